@@ -1,0 +1,1 @@
+"""The Ray floor: trials, searches and jobs over a cluster."""

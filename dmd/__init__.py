@@ -1,0 +1,1 @@
+"""DMD, Decoupled Multimodal Distilling for Emotion Recognition: model, losses, kernels, training, metrics."""

@@ -1,0 +1,47 @@
+"""The `dmd` command: finds its subcommands as entry points and loads only the one that is called.
+
+Each floor declares its subcommands in setup.cfg (entry-point group `dmd.commands`). A subcommand is a function
+`name(argv: list[str]) -> int` whose docstring's first line is its help. Run `dmd --help`, `dmd NAME --help`.
+"""
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+
+USER_ERROR = 2
+"""Exit code for a mistake of the user's: bad input, bad config, a file that is not there."""
+
+
+def _commands() -> dict[str, EntryPoint]:
+    return {point.name: point for point in sorted(entry_points(group="dmd.commands"), key=lambda point: point.name)}
+
+
+def _help(commands: dict[str, EntryPoint]) -> str:
+    lines = ["usage: dmd COMMAND [ARGUMENTS]", "", "commands (dmd COMMAND --help tells more):"]
+    for name, point in commands.items():
+        summary = (point.load().__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  {name:<12} {summary}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; a `ValueError` or `OSError` becomes one line on stderr and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    commands = _commands()
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help(commands))
+        return 0 if argv else USER_ERROR
+    name, *rest = argv
+    if name not in commands:
+        print(f"dmd: error: unknown command {name!r}; known: {', '.join(commands)}", file=sys.stderr)
+        return USER_ERROR
+    try:
+        return int(commands[name].load()(rest) or 0)
+    except (ValueError, OSError) as error:
+        print(f"dmd {name}: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The DeepSpeed floor: the script that the launcher runs, its engine, ranks and signals."""
