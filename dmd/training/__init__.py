@@ -1,0 +1,1 @@
+"""Training: steps, schedule, checkpoints, evaluation and the record of a run."""
