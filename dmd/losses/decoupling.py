@@ -1,0 +1,38 @@
+"""Reconstruction, cycle and orthogonality losses (paper, eqs. 2, 3, 5), per ghost batch."""
+
+from torch import Tensor
+
+from dmd.losses.ghost import sample_mean
+
+EPSILON = 1e-12
+"""Inside the square root of a cosine: a zero vector has cosine 0 and a finite gradient."""
+
+
+def cosine(first: Tensor, second: Tensor, dim: int) -> Tensor:
+    """a.b / sqrt((a.a + eps)(b.b + eps)) along `dim` (PyTorch 1.9's CosineEmbeddingLoss)."""
+    dot = (first * second).sum(dim)
+    norms = ((first * first).sum(dim) + EPSILON) * ((second * second).sum(dim) + EPSILON)
+    return dot / norms.sqrt()
+
+
+def mean_squared(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error over samples, time steps and channels: [G, S, T, d] twice, mask [G, S] -> [G].
+
+    The published code's form of eqs. 2 and 3, which the paper prints as squared Frobenius norms.
+    """
+    return sample_mean((first - second).square().mean((-2, -1)), mask)
+
+
+def orthogonality(private: Tensor, shared: Tensor, mask: Tensor, *, along: str) -> Tensor:
+    """Clamped cosine between private and shared features [G, S, T, d], mask [G, S] -> [G].
+
+    Args:
+        along: "batch": cosine of the vectors over the samples of a ghost batch, for each time step and channel, which
+            is what the published code computes on PyTorch 1.9 (see FIELD.md A3.9); "feature": cosine over the
+            channels, for each sample and time step, as eq. 5 reads.
+    """
+    if along == "batch":
+        valid = mask[:, :, None, None]
+        return cosine(private * valid, shared * valid, 1).clamp(min=0).mean((-2, -1))
+    assert along == "feature", along
+    return sample_mean(cosine(private, shared, -1).clamp(min=0).mean(-1), mask)

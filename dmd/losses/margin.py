@@ -1,0 +1,42 @@
+"""The margin loss (paper, eq. 4) in the published code's form, vectorised over ghost batches."""
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-8
+"""Inside the square root of a norm."""
+MARGIN_PER_LABEL = 0.15
+"""Margin between two samples whose labels differ by one."""
+
+
+def margin_loss(features: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Triplet hinge over the 3S rows of each ghost batch.
+
+    For an anchor i, positives j are the other rows with the equal label and negatives k the rows with another label,
+    whatever their modality or sample: mean over pairs of max(0, 0.15 |y_i - y_k| - cos_ij + cos_ik), then the mean
+    over the anchors that have both, 0 where none has. (Eq. 4 prints a constant margin and restricts modalities.)
+
+    Args:
+        features: [G, 3, S, d].
+        labels: [G, S].
+        mask: [G, S].
+
+    Returns:
+        [G].
+    """
+    rows = features.flatten(1, 2)  # [G, R, d], R = 3S
+    rows = rows / (rows.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    similarity = rows @ rows.transpose(1, 2)  # [G, R, R]
+    label = labels.repeat(1, 3)
+    valid = mask.repeat(1, 3)
+    both = valid[:, :, None] * valid[:, None]
+    same = (label[:, :, None] == label[:, None]).to(rows.dtype)
+    other_row = 1 - torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    positive = same * both * other_row  # [G, R, R]
+    negative = (1 - same) * both
+    reach = MARGIN_PER_LABEL * (label[:, :, None] - label[:, None]).abs() + similarity  # [G, i, k]
+    hinge = (reach[:, :, None] - similarity[:, :, :, None]).clamp(min=0)  # [G, i, j, k]
+    total = torch.einsum("gijk,gij,gik->gi", hinge, positive, negative)
+    pairs = positive.sum(-1) * negative.sum(-1)  # [G, R]
+    anchors = (pairs > 0).to(rows.dtype)
+    return (total / pairs.clamp(min=1)).sum(-1) / anchors.sum(-1).clamp(min=1)

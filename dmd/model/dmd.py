@@ -1,0 +1,153 @@
+"""The DMD network, in the order of Fig. 2 of the paper: convolve, decouple, distil shared, distil private, fuse."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.decouple import Decoupled, Decoupler
+from dmd.model.heads import ResidualHead
+from dmd.model.noise import Noise, dropout
+from dmd.model.text import TextEncoder
+from dmd.model.transformer import TransformerStack
+
+CROSSMODAL = (
+    ("text", "audio"), ("text", "vision"), ("audio", "text"), ("audio", "vision"), ("vision", "text"),
+    ("vision", "audio"),
+)  # fmt: skip
+"""(target, source) of the six crossmodal encoders; two consecutive ones feed one memory encoder."""
+PUBLISHED_ORDER = ("text", "vision", "audio")
+"""The order in which the published code concatenates modalities before its fusion layers."""
+HEADS = (
+    "fused", "shared", "text_homo", "audio_homo", "vision_homo", "text_hetero", "audio_hetero", "vision_hetero",
+)  # fmt: skip
+"""The eight predictions: the fused one, the one from all shared features, and one per modality and space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DMDOutput:
+    """Everything that the objective and the reports read. B samples, d channels."""
+
+    predictions: dict[str, Tensor]
+    """{head: [B]} for each of `HEADS`."""
+    decoupled: Decoupled
+    """Features [B, T_m, d] of every modality."""
+    margin_features: dict[str, Tensor]
+    """{m: [B, d]}, what the margin loss compares."""
+    homo_repr: dict[str, Tensor]
+    """{m: [B, d]}, homogeneous representations (after their ReLU)."""
+    hetero_repr: dict[str, Tensor]
+    """{m: [B, 2d]}, heterogeneous representations."""
+
+
+class DMD(nn.Module):
+    """Decoupled Multimodal Distilling (CVPR 2023), without the GD-Units, which belong to the objective.
+
+    Args:
+        config: hyperparameters.
+        dims: feature dimension of each modality; that of the text is the encoder's where there is one.
+        lengths: time steps of each modality, as padded in the shards.
+        text_encoder: turns token ids into features; None where the shards hold text features.
+
+    Raises:
+        ValueError: a sequence is shorter than its convolution.
+    """
+
+    def __init__(
+        self, config: ModelConfig, dims: Mapping[str, int], lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = text_encoder
+        dim = config.dim
+        dims = dict(dims) if text_encoder is None else {**dims, "text": text_encoder.dim}
+        steps = {m: conv_length(m, config, dims[m], lengths[m]) for m in MODALITIES}
+        self.convolution = nn.ModuleDict({
+            m: nn.Identity() if dims[m] == dim else nn.Conv1d(dims[m], dim, config.kernels[m], bias=False)
+            for m in MODALITIES
+        })  # fmt: skip
+        self.decoupler = Decoupler(dim)
+        self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
+        self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True)
+        targets, sources = zip(*CROSSMODAL, strict=True)
+        self.crossmodal_encoders = self._stack(dim, targets, sources, steps, last_step=False)
+        self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True)
+        rate = config.output_dropout
+        self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate) for m in MODALITIES})
+        self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate) for m in MODALITIES})
+        self.shared_head = ResidualHead(3 * dim, 3 * dim, rate)
+        self.gates = nn.ModuleDict({m: nn.Linear(2 * dim, 2 * dim) for m in MODALITIES})
+        self.shared_gate = nn.Linear(3 * dim, 3 * dim)
+        self.fused_head = ResidualHead(9 * dim, 9 * dim, rate)
+
+    def _stack(
+        self, dim: int, targets: tuple[str, ...], sources: tuple[str, ...], steps: Mapping[str, int], *,
+        last_step: bool,
+    ) -> TransformerStack:
+        config = self.config
+        memory = dim != config.dim
+        return TransformerStack(
+            dim, config.heads, max(config.levels, 3) if memory else config.levels,
+            queries=[steps[m] for m in targets], keys=[steps[m] for m in sources],
+            attn_dropout=[config.attn_dropout if memory else config.source_dropout[m] for m in sources],
+            relu_dropout=config.relu_dropout, res_dropout=config.res_dropout, embed_dropout=config.embed_dropout,
+            last_step=last_step,
+        )  # fmt: skip
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:
+        """Predict the sentiment of B samples.
+
+        Args:
+            text: features [B, T, D] or token ids [B, 3, T].
+            audio: [B, T, D].
+            vision: [B, T, D].
+            noise: random source of the dropouts; None switches them off.
+        """
+        if self.text_encoder is not None:
+            text = self.text_encoder(text)
+        text = dropout(text, self.config.text_dropout, noise)
+        features = {"text": text, "audio": audio, "vision": vision}
+        origin = {m: self.convolution[m](features[m].transpose(1, 2)).transpose(1, 2) for m in MODALITIES}
+        decoupled = self.decoupler(origin)
+        predictions: dict[str, Tensor] = {}
+
+        homo = {m: self.homo_heads[m](decoupled.shared[m].flatten(1), noise) for m in MODALITIES}
+        margin = {m: self.margin[m](decoupled.shared[m].transpose(1, 2).flatten(1)) for m in MODALITIES}
+        shared_last = self.shared_encoders([decoupled.shared[m] for m in MODALITIES], noise=noise)
+        shared = torch.cat([shared_last[MODALITIES.index(m)] for m in PUBLISHED_ORDER], dim=-1)  # [B, 3d]
+
+        reinforced = self.crossmodal_encoders(
+            [decoupled.private[target] for target, _ in CROSSMODAL],
+            [decoupled.private[source] for _, source in CROSSMODAL], noise=noise,
+        )  # fmt: skip
+        pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
+        memory = dict(zip(MODALITIES, self.memory_encoders(pairs, noise=noise), strict=True))  # {m: [B, 2d]}
+        hetero = {m: self.hetero_heads[m](memory[m], noise) for m in MODALITIES}
+
+        gated = [torch.sigmoid(self.gates[m](memory[m])) for m in PUBLISHED_ORDER]
+        fused = torch.cat([*gated, torch.sigmoid(self.shared_gate(shared))], dim=-1)  # [B, 9d]
+        predictions["fused"] = self.fused_head(fused, noise).logit
+        predictions["shared"] = self.shared_head(shared, noise).logit
+        predictions.update({f"{m}_homo": homo[m].logit for m in MODALITIES})
+        predictions.update({f"{m}_hetero": hetero[m].logit for m in MODALITIES})
+        return DMDOutput(
+            predictions=predictions, decoupled=decoupled, margin_features=margin,
+            homo_repr={m: homo[m].hidden for m in MODALITIES},
+            hetero_repr={m: hetero[m].residual for m in MODALITIES},
+        )  # fmt: skip
+
+
+def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:
+    """Time steps that the temporal convolution leaves; a modality that has `config.dim` channels skips it."""
+    if dim == config.dim:
+        return length
+    left = length - config.kernels[modality] + 1
+    if left < 1:
+        raise ValueError(
+            f"{modality} sequences have {length} steps, fewer than model.kernel_{modality}={config.kernels[modality]}; "
+            f"set model.kernel_{modality} to at most {length}"
+        )
+    return left

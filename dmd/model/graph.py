@@ -1,0 +1,43 @@
+"""GD-Unit (paper, eqs. 7-8): learned weights of distilling one modality into another.
+
+Pairs (to, from), in the order of the published edges: text<-vision, text<-audio, vision<-text, vision<-audio,
+audio<-text, audio<-vision.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dmd.model.config import MODALITIES
+
+PAIRS = (
+    ("text", "vision"), ("text", "audio"), ("vision", "text"), ("vision", "audio"), ("audio", "text"),
+    ("audio", "vision"),
+)  # fmt: skip
+"""(student, teacher) of each edge."""
+TEMPERATURE = 8.0
+"""Divides the scores before the softmax over the six pairs."""
+
+
+class GDUnit(nn.Module):
+    """Edge weights from the logits and representations of three modalities.
+
+    z_m = [W_logit logit_m, W_repr repr_m]; edges = softmax over pairs of W_edge [z_to, z_from] / 8.
+    """
+
+    def __init__(self, repr_dim: int, size: int) -> None:
+        super().__init__()
+        self.logit = nn.Linear(1, size)
+        self.repr = nn.Linear(repr_dim, size)
+        self.edge = nn.Linear(4 * size, 1)
+
+    def forward(self, logits: dict[str, Tensor], reprs: dict[str, Tensor]) -> Tensor:
+        """Edges [..., 6] from logits {m: [...]} and representations {m: [..., repr_dim]}."""
+        logit = torch.stack([logits[m] for m in MODALITIES]).unsqueeze(-1)  # [3, ..., 1]
+        z = torch.cat([self.logit(logit), self.repr(torch.stack([reprs[m] for m in MODALITIES]))], dim=-1)
+        as_student, as_teacher = self.edge.weight.chunk(2, dim=1)
+        student = (z @ as_student.T).squeeze(-1)  # [3, ...]
+        teacher = (z @ as_teacher.T).squeeze(-1)
+        scores = torch.stack([
+            student[MODALITIES.index(to)] + teacher[MODALITIES.index(source)] for to, source in PAIRS
+        ], dim=-1)  # fmt: skip
+        return torch.softmax((scores + self.edge.bias) / TEMPERATURE, dim=-1)

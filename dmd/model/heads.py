@@ -1,0 +1,35 @@
+"""Prediction heads: a residual MLP and a linear output; and the sigmoid gate before the final fusion."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from dmd.model.noise import Noise, dropout
+
+
+class HeadOutput(NamedTuple):
+    """What a head gives."""
+
+    logit: Tensor
+    """[B]."""
+    hidden: Tensor
+    """[B, hidden], after the ReLU, before the dropout: what HomoGD distils (the published in-place ReLU)."""
+    residual: Tensor
+    """[B, n], input plus MLP: what HeteroGD distils."""
+
+
+class ResidualHead(nn.Module):
+    """out(W2 dropout(relu(W1 h)) + h)."""
+
+    def __init__(self, width: int, hidden: int, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, h: Tensor, noise: Noise | None) -> HeadOutput:
+        """Predict from h [B, n]."""
+        hidden = self.fc1(h).relu()
+        residual = self.fc2(dropout(hidden, self.rate, noise)) + h
+        return HeadOutput(self.out(residual).squeeze(-1), hidden, residual)
