@@ -1,0 +1,194 @@
+"""The record of a run, written by one rank: TensorBoard, the same numbers as JSON lines, and what the run was.
+
+    RUN/events.out.tfevents.*   TensorBoard: scalars by tag `KIND/NAME`, hyperparameters in the same file
+    RUN/metrics.jsonl           {"step": 42, "time": 1760000000.0, "kind": "train", "train/loss": 1.25, ...}
+    RUN/run.json                config, data, versions, and one entry per session (start or resume)
+
+A number that is not finite is null in the JSON lines. A resume at step s leaves what the log says up to s, and takes
+up from there: no step is missing, none is there twice.
+"""
+
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, cast
+
+from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
+
+from dmd.training.durable import replace_file
+from dmd.training.provenance import provenance
+
+_CLOCK_PATIENCE = 5
+"""Seconds to wait at most for a clock that is behind the one that named the last event file."""
+
+
+class Recorder:
+    """Writes the record of a run from its start or a resume until `close`."""
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        config: dict[str, Any],
+        info: dict[str, Any],
+        resume_step: int | None,
+        compare: Sequence[str] = ("valid/loss",),
+    ) -> None:
+        """Open the record of the run directory `run`, which is made if it is missing.
+
+        `config` (nested, JSON-able) becomes the hyperparameters; `info` (data generation, ranks, ...) goes to run.json
+        beside it; `compare` names the tags that TensorBoard's hyperparameter page shows as metrics. With
+        `resume_step` None the record starts empty, whatever an earlier start left in `run`.
+
+        Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
+        """
+        run.mkdir(parents=True, exist_ok=True)
+        self._document_path, self._lines_path = run / "run.json", run / "metrics.jsonl"
+        self._resume_step = resume_step
+        self._last_step = resume_step or 0
+        session = {"started": _now(), "resume_step": resume_step, **provenance()}
+        sessions = [*_earlier_sessions(self._document_path), session]
+        self._document: dict[str, Any] = {"config": config, "info": info, "sessions": sessions}
+        self._write_document()
+        at_resume = _cut(self._lines_path, resume_step)
+        self._present = {tag for line in at_resume for tag in line if "/" in tag}
+        self._lines = os.open(self._lines_path, os.O_WRONLY | os.O_APPEND)
+        self._board = _open_board(run, resume_step)
+        self._events = cast(FileWriter, self._board.file_writer)
+        experiment, session_start, self._session_end = hparams(_flatten(config), dict.fromkeys(compare, 0.0))
+        for summary in (experiment, session_start):
+            self._events.add_summary(summary)
+        for line in at_resume:
+            self._draw(line)
+        self._board.flush()
+
+    def scalars(self, step: int, values: dict[str, float], *, kind: str) -> None:
+        """Record numbers of one step, durable against the death of this process when the call returns.
+
+        `kind` is "train", "valid", "epoch", ...; a number's tag is `KIND/NAME`. What the log of a resumed run already
+        holds of the resume step itself is not written again. Raises OSError, naming the file, if the storage fails.
+        """
+        tags = {f"{kind}/{name}": float(value) for name, value in values.items()}
+        if step == self._resume_step:
+            tags = {tag: value for tag, value in tags.items() if tag not in self._present}
+        if not tags:
+            return
+        self._last_step = max(self._last_step, step)
+        line = {"step": step, "time": time.time(), "kind": kind, **tags}
+        self._append(json.dumps(_finite(line), allow_nan=False).encode() + b"\n")
+        self._draw(line)
+        self._board.flush()
+
+    def close(self, metrics: dict[str, float] | None) -> None:
+        """End the session: finished, with these final metrics (kind "final"), or with None to be resumed later."""
+        if metrics is not None:
+            self.scalars(self._last_step, metrics, kind="final")
+            self._events.add_summary(self._session_end)
+            self._document["metrics"] = metrics
+        ended = {"ended": _now(), "last_step": self._last_step, "finished": metrics is not None}
+        self._document["sessions"][-1] |= ended
+        os.fsync(self._lines)
+        os.close(self._lines)
+        self._board.close()
+        self._write_document()
+
+    def _write_document(self) -> None:
+        replace_file(self._document_path, json.dumps(_finite(self._document), indent=1, allow_nan=False).encode())
+
+    def _append(self, line: bytes) -> None:
+        """Append a line, or nothing of it."""
+        size = os.fstat(self._lines).st_size
+        try:
+            if os.write(self._lines, line) < len(line):  # a full disk takes what still fits
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(self._lines, size)
+            raise OSError(error.errno, f"cannot append to {self._lines_path}: {error.strerror}") from error
+
+    def _draw(self, line: dict[str, Any]) -> None:
+        """Put a line's numbers on the board, at the time that the line tells."""
+        for tag, value in line.items():
+            if "/" in tag:
+                self._board.add_scalar(tag, math.nan if value is None else value, line["step"], walltime=line["time"])
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """A nested config as hyperparameters with dotted names; what is no number nor text is spelled as JSON."""
+    flat: dict[str, bool | int | float | str] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    return flat
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with null for every number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """A JSON object, or None for anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _earlier_sessions(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    document = _parse(path.read_bytes())
+    if document is None:
+        raise ValueError(f"{path} is not a JSON object; move it away, a new one will be written")
+    return list(document["sessions"])
+
+
+def _cut(path: Path, last: int | None) -> list[dict[str, Any]]:
+    """Cut the JSON lines after step `last` (all of them for None) and a torn last line; return those of `last`."""
+    if last is None or not path.exists():
+        replace_file(path, b"")
+        return []
+    kept, of_last = [], []
+    texts = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    for number, text in enumerate(texts, 1):
+        line = _parse(text)
+        if line is None and number < len(texts):
+            raise ValueError(f"{path}: line {number} is damaged; remove it to resume without its numbers")
+        if line is not None and line["step"] <= last:
+            kept.append(text + b"\n")
+            of_last += [line] if line["step"] == last else []
+    replace_file(path, b"".join(kept))
+    return of_last
+
+
+def _open_board(run: Path, resume_step: int | None) -> SummaryWriter:
+    """A new event file, in which the numbers of earlier ones no longer count from `resume_step` on (all for None).
+
+    TensorBoard reads event files in the order of their names, which tell the second of their creation; so a session
+    that follows within the same second waits for the next.
+    """
+    earlier = list(run.glob("events.out.tfevents.*"))
+    if resume_step is None:
+        for path in earlier:
+            path.unlink()
+    elif earlier:
+        newest = max(int(path.name.split(".")[3]) for path in earlier)
+        time.sleep(min(max(newest + 1 - time.time(), 0), _CLOCK_PATIENCE))
+    return SummaryWriter(str(run), purge_step=resume_step, max_queue=1000)
