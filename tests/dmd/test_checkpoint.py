@@ -1,11 +1,8 @@
-"""Checkpoints are whole or invisible: damage in every file, retention, superseded steps, storage that fails."""
+"""Checkpoints are whole or invisible: damage in every file, retention, superseded steps, two writers."""
 
 import contextlib
-import errno
-import math
 import os
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 
@@ -17,50 +14,20 @@ from dmd.training.checkpoint import (
     FILES,
     MANIFEST,
     Snapshot,
-    checkpoint_paths,
     find_step,
     list_checkpoints,
     newest_valid,
     read_checkpoint,
     verify_checkpoint,
 )
-from dmd.training.checkpoint_writer import AsyncWriter, tensor_bytes, write_checkpoint
+from dmd.training.checkpoint_writer import tensor_bytes, write_checkpoint
 from dmd.training.durable import read_entry, replace_file, write_file
-
-
-def snapshot(step: int, best: int | None = None, salt: int = 0, size: int = 64) -> Snapshot:
-    generator = torch.Generator().manual_seed(step + 1000 * salt)
-    weight = torch.randn(size, 4, generator=generator)
-    return Snapshot(
-        step=step,
-        model={"dmd.head.weight": weight, "homo.scale": torch.tensor(2.5)},
-        optimizer={"exp_avg/dmd.head.weight": weight * 2, "step/dmd.head.weight": torch.tensor(step)},
-        state={"cursor": {"epoch": 1, "step": step}, "best": math.inf, "best_step": best, "salt": salt},
-    )
-
-
-def equal(one: Snapshot, other: Snapshot) -> bool:
-    def tensors(a: dict, b: dict) -> bool:
-        return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-    same = tensors(one.model, other.model) and tensors(one.optimizer, other.optimizer)
-    return same and one.step == other.step and one.state == other.state
-
-
-def steps(root: Path) -> list[int]:
-    return list(checkpoint_paths(root))
-
-
-def hidden(root: Path) -> list[str]:
-    return [path.name for path in root.iterdir() if path.name.startswith(".")]
+from tests.dmd.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """RUN/checkpoints with the steps 10, 20 and 30; 10 is the best."""
-    for step in (10, 20, 30):
-        write_checkpoint(tmp_path / "checkpoints", snapshot(step, best=10), keep=2)
-    return tmp_path / "checkpoints"
+    return three_checkpoints(tmp_path)
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -225,79 +192,3 @@ def test_replace_file_is_whole_or_not_at_all(tmp_path):
     replace_file(tmp_path / "run.json", b"two")
     assert (tmp_path / "run.json").read_bytes() == b"two"
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_vanished_run_directory_is_named(root):
-    shutil.rmtree(root.parent)
-    with pytest.raises(FileNotFoundError, match=f"step 40 in {root}: No such file.*no earlier checkpoint"):
-        write_checkpoint(root, snapshot(40), keep=2)
-
-
-def test_async_writer_writes_in_order_and_waits(tmp_path):
-    writer = AsyncWriter(tmp_path / "checkpoints", keep=2)
-    assert writer.wait() is None
-    for step in (1, 2, 3):
-        writer.submit(snapshot(step, best=1))
-    assert writer.wait() == tmp_path / "checkpoints" / "step_00000003"
-    assert not writer.busy
-    writer.submit(snapshot(4, best=1))
-    writer.close()
-    assert steps(tmp_path / "checkpoints") == [1, 3, 4]
-    assert all(info.reason is None for info in list_checkpoints(tmp_path / "checkpoints"))
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
-
-
-def test_async_writer_raises_the_error_once_and_goes_on(tmp_path):
-    run, away = tmp_path / "run", tmp_path / "away"
-    run.mkdir()
-    writer = AsyncWriter(run / "checkpoints", keep=2)
-    writer.submit(snapshot(1))
-    writer.wait()
-    run.rename(away)
-    writer.submit(snapshot(2))
-    with pytest.raises(FileNotFoundError, match=f"step 2 in {run / 'checkpoints'}"):
-        writer.submit(snapshot(3))
-    away.rename(run)
-    writer.submit(snapshot(3))
-    assert writer.wait() == run / "checkpoints" / "step_00000003"
-    writer.close()
-    with pytest.raises(ValueError, match="keep=0 "):
-        AsyncWriter(run, keep=0)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A tmpfs of 1 MiB with a checkpoint of step 10 on it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("mounting a tmpfs needs root and mount(8)")
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mount.stderr.strip()}")
-    write_checkpoint(disk / "checkpoints", snapshot(10), keep=2)
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-@pytest.mark.parametrize("size", [20_000, 50_000, 100_000], ids=["optimizer", "model-and-optimizer", "model"])
-def test_a_full_disk_keeps_the_previous_checkpoint(small_disk, size):
-    root = small_disk / "checkpoints"
-    writer = AsyncWriter(root, keep=2)
-    writer.submit(snapshot(20, size=4 * size))
-    with pytest.raises(OSError, match=f"step 20 in {root}: No space left.*is kept: step_00000010") as caught:
-        writer.close()
-    assert caught.value.errno == errno.ENOSPC
-    assert not hidden(root), "the room that the torn one took is free again"
-    assert newest_valid(root) == (root / "step_00000010", [])
-    write_checkpoint(root, snapshot(20), keep=2)
-    assert steps(root) == [10, 20]
-
-
-def test_a_read_only_disk_keeps_the_previous_checkpoint(small_disk):
-    root = small_disk / "checkpoints"
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(OSError, match=f"step 20 in {root}: Read-only file system; .*is kept: step_00000010") as caught:
-        write_checkpoint(root, snapshot(20), keep=2)
-    assert caught.value.errno == errno.EROFS
-    assert equal(read_checkpoint(newest_valid(root)[0]), snapshot(10))
