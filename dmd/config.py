@@ -1,0 +1,108 @@
+"""The config of a training: a typed tree of frozen dataclasses. `dmd.presets` makes one from files and overrides."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dmd.losses import ObjectiveConfig
+from dmd.model import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text encoder, used when the shards hold token ids; shards with text features need none."""
+
+    encoder: str = "bert-base-uncased"
+    """Local directory or hub name of any Hugging Face encoder; its tokenizer must be the one that made the shards."""
+    frozen: bool = False
+    """Keep the encoder's pretrained weights."""
+    learning_rate: float | None = None
+    """Learning rate of the encoder's weights; none: `train.learning_rate`."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"text.learning_rate is {self.learning_rate}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How samples are read."""
+
+    workers: int = 0
+    """Reader processes per rank; 0 reads in the training process. Does not change the order."""
+    window: int = 16
+    """Shards whose samples are mixed with each other at a time; changes the order."""
+    check: bool = True
+    """Compare each sample's checksum when it is first read."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"data.workers is {self.workers}; it must be at least 0")
+        if self.window < 1:
+            raise ValueError(f"data.window is {self.window}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Steps, optimizer, schedule, stopping. Defaults are the published ones for CMU-MOSI."""
+
+    seed: int = 1111
+    """Seed of weights, sample order and dropout."""
+    epochs: int = 100
+    """Epochs at most; early stopping usually comes first."""
+    max_steps: int | None = None
+    """Optimizer steps at most; none: no limit."""
+    ghost_batch_size: int = 16
+    """Samples that the relational losses compare with each other: a hyperparameter of the objective."""
+    ghost_batches_per_step: int = 10
+    """Ghost batches of one optimizer step, over all ranks."""
+    ghost_batches_per_forward: int = 10
+    """Ghost batches that a rank runs at once, at most: memory against speed, the result is the same."""
+    learning_rate: float = 1e-4
+    """Adam's learning rate."""
+    clip: Literal["none", "value", "norm"] = "value"
+    """Clip the gradient of a step by value, by its global norm, or not at all."""
+    clip_at: float = 0.06
+    """Limit of the clip. The published 0.6 is for the sum of ten ghost batches; a step here is their mean."""
+    plateau_factor: float = 0.5
+    """Factor on the learning rate after `plateau_patience` epochs without a better validation loss."""
+    plateau_patience: int = 5
+    """Epochs without improvement that the schedule accepts."""
+    early_stop: int = 10
+    """Epochs without a better validation loss after which the training ends."""
+    zero_stage: Literal[0, 1] = 0
+    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the forward pass; weights and losses stay in float32. auto: bf16 on CUDA, fp32 on CPU."""
+    save_every: int = 0
+    """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept beside the best; at least 2."""
+    log_every: int = 1
+    """Steps between two lines of the log."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "epochs": 1, "ghost_batch_size": 2, "ghost_batches_per_step": 1, "ghost_batches_per_forward": 1,
+            "plateau_patience": 0, "early_stop": 1, "save_every": 0, "keep_checkpoints": 2, "log_every": 1, "seed": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("learning_rate", "clip_at"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"train.plateau_factor is {self.plateau_factor}; it must lie between 0 and 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"train.max_steps is {self.max_steps}; it must be at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a training is, but its data and its run directory."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

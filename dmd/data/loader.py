@@ -1,0 +1,132 @@
+"""Reads forward passes of training steps, and the batches of an evaluation, through stateless torch DataLoaders."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_shards.order import epoch_order
+from data_shards.reader import ShardReader
+from dmd.config import DataConfig
+from dmd.data.plan import EMPTY, EpochPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """G ghost batches of S samples, one after the other; padding repeats a sample and has mask 0."""
+
+    text: Tensor
+    """[G*S, T, D] features or [G*S, 3, T] token ids."""
+    audio: Tensor
+    """[G*S, T, D]"""
+    vision: Tensor
+    """[G*S, T, D]"""
+    labels: Tensor
+    """[G, S]"""
+    mask: Tensor
+    """[G, S], float32: 1 for a sample, 0 for padding."""
+    rows: Tensor
+    """[G, S], row of each sample in its split; -1 for padding. Stays on the CPU."""
+    ghosts: tuple[int, ...]
+    """Number of each ghost batch inside its step; EMPTY where there is none."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device without waiting for the copy."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("text", "audio", "vision", "labels", "mask")
+        }
+        return Batch(**moved, rows=self.rows, ghosts=self.ghosts)
+
+    def pin_memory(self) -> "Batch":
+        """Pinned copy, for asynchronous transfers (called by the DataLoader)."""
+        pinned = {n: getattr(self, n).pin_memory() for n in ("text", "audio", "vision", "labels", "mask")}
+        return Batch(**pinned, rows=self.rows, ghosts=self.ghosts)
+
+
+def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequence[int]) -> Batch:
+    """Read rows [G, S] of a split (-1: padding, which repeats the first valid row)."""
+    valid = rows >= 0
+    filled = np.where(valid, rows, rows[valid][0] if valid.any() else 0)
+    arrays = reader.read(split, filled.ravel().tolist())
+    return Batch(
+        text=torch.from_numpy(arrays["text"]), audio=torch.from_numpy(arrays["audio"]),
+        vision=torch.from_numpy(arrays["vision"]), labels=torch.from_numpy(arrays["label"]).view(*rows.shape),
+        mask=torch.from_numpy(valid.astype(np.float32)), rows=torch.from_numpy(rows), ghosts=tuple(ghosts),
+    )  # fmt: skip
+
+
+class _Training(Dataset[Batch]):
+    """Keys (epoch, step, forward) -> the batch that this rank runs."""
+
+    def __init__(self, reader: ShardReader, plan: EpochPlan, *, seed: int, window: int, rank: int) -> None:
+        self.reader, self.plan, self.seed, self.window, self.rank = reader, plan, seed, window, rank
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
+        epoch, step, forward = key
+        plan = self.plan
+        ghosts = plan.slots(step, forward, self.rank)
+        rows = np.full((len(ghosts), plan.ghost_batch_size), -1, dtype=np.int64)
+        for slot, ghost in enumerate(ghosts):
+            places = plan.positions(step, ghost)
+            rows[slot, : len(places)] = epoch_order(
+                np.arange(places.start, places.stop), seed=self.seed, epoch=epoch, num_samples=plan.num_samples,
+                shard_size=self.reader.index.shard_size("train"), window=self.window,
+            )  # fmt: skip
+        return _assemble(self.reader, "train", rows, ghosts)
+
+
+class _Evaluation(Dataset[Batch]):
+    """Batch numbers -> consecutive samples of a split."""
+
+    def __init__(self, reader: ShardReader, split: str, batch_size: int) -> None:
+        self.reader, self.split, self.batch_size = reader, split, batch_size
+
+    def __getitem__(self, number: int) -> Batch:
+        begin = number * self.batch_size
+        rows = np.arange(begin, begin + self.batch_size, dtype=np.int64)
+        rows[rows >= self.reader.index.num_samples(self.split)] = -1
+        return _assemble(self.reader, self.split, rows[None], [EMPTY])
+
+
+class _StepKeys:
+    """(epoch, step, forward) of the rest of an epoch, one at a time: an epoch may have millions."""
+
+    def __init__(self, plan: EpochPlan, epoch: int, first_step: int) -> None:
+        self.plan, self.epoch, self.first_step = plan, epoch, first_step
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        for step in range(self.first_step, self.plan.num_steps):
+            for forward in range(self.plan.forwards_per_step):
+                yield self.epoch, step, forward
+
+
+def _loader(dataset: Dataset[Batch], keys: Iterable[Any], config: DataConfig) -> Iterator[Batch]:
+    return iter(
+        DataLoader(
+            dataset, batch_size=None, sampler=keys, num_workers=config.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+    )  # fmt: skip
+
+
+def training_steps(
+    reader: ShardReader, plan: EpochPlan, config: DataConfig, *, seed: int, rank: int, epoch: int, first_step: int = 0
+) -> Iterator[list[Batch]]:
+    """The forward passes of each step of an epoch, from `first_step` on, for one rank."""
+    keys = _StepKeys(plan, epoch, first_step)
+    batches = _loader(_Training(reader, plan, seed=seed, window=config.window, rank=rank), keys, config)
+    for _ in range(first_step, plan.num_steps):
+        yield [next(batches) for _ in range(plan.forwards_per_step)]
+
+
+def evaluation_batches(
+    reader: ShardReader, split: str, config: DataConfig, *, batch_size: int, rank: int, num_ranks: int
+) -> Iterator[Batch]:
+    """This rank's batches of a split; what a batch holds does not depend on the number of ranks."""
+    num_batches = -(-reader.index.num_samples(split) // batch_size)
+    return _loader(_Evaluation(reader, split, batch_size), range(rank, num_batches, num_ranks), config)

@@ -1,0 +1,77 @@
+"""Which samples make up which ghost batch, step, forward pass and rank share: arithmetic, nothing stored.
+
+An epoch's order is cut into ghost batches of S; a step owns G of them; a rank gets whole ghost batches and runs F at
+once. The last ghost batch of an epoch may be short and the last step may have fewer than G: slots without a ghost
+batch keep every rank at the same number of forward passes.
+"""
+
+from dataclasses import dataclass
+
+EMPTY = -1
+"""A slot without a ghost batch: a rank runs it with weight zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """The steps of an epoch of `num_samples`, for any number of ranks.
+
+    Raises:
+        ValueError: no sample, or more ranks than ghost batches per step.
+    """
+
+    num_samples: int
+    ghost_batch_size: int
+    ghost_batches_per_step: int
+    ghost_batches_per_forward: int
+    num_ranks: int
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError("the train split is empty; give shards that hold training samples")
+        if self.num_ranks > self.ghost_batches_per_step:
+            raise ValueError(
+                f"{self.num_ranks} ranks for {self.ghost_batches_per_step} ghost batches per step: a rank would have "
+                f"no work; use at most {self.ghost_batches_per_step} ranks or raise train.ghost_batches_per_step"
+            )
+
+    @property
+    def num_ghost_batches(self) -> int:
+        """Ghost batches of an epoch, the short one included."""
+        return -(-self.num_samples // self.ghost_batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-self.num_ghost_batches // self.ghost_batches_per_step)
+
+    @property
+    def forwards_per_step(self) -> int:
+        """Forward passes that each rank makes in a step."""
+        slots = -(-self.ghost_batches_per_step // self.num_ranks)
+        return -(-slots // self.ghost_batches_per_forward)
+
+    @property
+    def ghost_batches_at_once(self) -> int:
+        """Ghost batch slots of one forward pass: the share of a rank, spread evenly over its passes."""
+        slots = -(-self.ghost_batches_per_step // self.num_ranks)
+        return -(-slots // self.forwards_per_step)
+
+    def step_samples(self, step: int) -> int:
+        """Samples of a step, over all ranks."""
+        per_step = self.ghost_batch_size * self.ghost_batches_per_step
+        return min(per_step, self.num_samples - step * per_step)
+
+    def slots(self, step: int, forward: int, rank: int) -> list[int]:
+        """The ghost batches (numbered inside the step) that a rank runs in one forward pass; EMPTY where none."""
+        first_ghost = step * self.ghost_batches_per_step
+        in_step = min(self.ghost_batches_per_step, self.num_ghost_batches - first_ghost)
+        begin = forward * self.ghost_batches_at_once
+        ghosts = [slot * self.num_ranks + rank for slot in range(begin, begin + self.ghost_batches_at_once)]
+        return [ghost if ghost < in_step else EMPTY for ghost in ghosts]
+
+    def positions(self, step: int, ghost: int) -> range:
+        """Places in the epoch's order that a ghost batch of a step takes; none for EMPTY."""
+        if ghost == EMPTY:
+            return range(0)
+        begin = (step * self.ghost_batches_per_step + ghost) * self.ghost_batch_size
+        return range(begin, min(begin + self.ghost_batch_size, self.num_samples))

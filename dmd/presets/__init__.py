@@ -1,0 +1,154 @@
+"""Configs from YAML presets and dotted overrides.
+
+    load_config("mosi-aligned", ["train.learning_rate=5e-5", "model.levels=2"])
+
+An unknown key or an impossible value is a ValueError that names the key, the value and the nearest valid one.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from dmd.config import Config
+
+
+def preset_names() -> list[str]:
+    """Names that `load_config` knows."""
+    return sorted(p.name.removesuffix(".yaml") for p in files("dmd.presets").iterdir() if p.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The values that a preset sets: a shipped one by name, or a YAML file by path.
+
+    Raises:
+        ValueError: unknown name, or a file that is not a YAML mapping.
+    """
+    if name.endswith((".yaml", ".yml")):
+        try:
+            with open(name, encoding="utf-8") as stream:
+                text = stream.read()
+        except OSError as error:
+            raise ValueError(f"preset file {name!r} cannot be read: {error.strerror}") from error
+    elif name in preset_names():
+        text = files("dmd.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}; a path must end in .yaml")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"preset {name!r} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"preset {name!r} holds a {type(values).__name__}, not a mapping of sections")
+    return values
+
+
+def load_config(preset: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """A config from a preset (or the defaults) and `section.key=value` overrides; later ones win.
+
+    Raises:
+        ValueError: unknown preset or key, or an impossible value.
+    """
+    values = {} if preset is None else read_preset(preset)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"override {override!r} is not of the form section.key=value")
+        _set(values, key.strip(), _scalar(key, text))
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """A config from nested values, as `config_to_dict` gives them.
+
+    Raises:
+        ValueError: unknown key or impossible value.
+    """
+    _check_keys(values, Config, "")
+    try:
+        return TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":
+            raise ValueError(str(first["ctx"]["error"])) from error
+        key = ".".join(str(part) for part in first["loc"] if part in _all_names())
+        raise ValueError(f"{key} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain values, for JSON and YAML."""
+    return asdict(config)
+
+
+def all_keys() -> list[str]:
+    """Every dotted key of the config tree."""
+    return [f"{s.name}.{key}" for s in fields(Config) for key in _names(_section(s.name))]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest known one (or the one it abbreviates), else all of them."""
+    known = list(known)
+    section, _, key = name.rpartition(".")
+    for candidate in known:
+        if candidate.rpartition(".")[0] == section and "".join(word[0] for word in _words(candidate)) == key:
+            return f", did you mean {candidate!r}?"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _words(key: str) -> list[str]:
+    return key.rpartition(".")[2].split("_")
+
+
+def _scalar(key: str, text: str) -> Any:
+    """A value of the command line, read as YAML; 1e-4 is a number here too (YAML 1.1 asks for 1.0e-4)."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the value of {key}, {text!r}, is no valid YAML") from error
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _section(name: str) -> type:
+    section = Config.__dataclass_fields__[name].type
+    assert isinstance(section, type)
+    return section
+
+
+def _names(section: type) -> list[str]:
+    assert is_dataclass(section)
+    return [f.name for f in fields(section)]
+
+
+def _all_names() -> set[str]:
+    return {part for key in all_keys() for part in key.split(".")}
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    section, dot, name = key.partition(".")
+    if key not in all_keys():
+        raise ValueError(f"unknown config key {key!r}{nearest(key, all_keys())}")
+    assert dot
+    inner = values.setdefault(section, {})
+    if not isinstance(inner, dict):
+        raise ValueError(f"config section {section!r} is {inner!r}, not a mapping")
+    inner[name] = value
+
+
+def _check_keys(values: Mapping[str, Any], kind: type, prefix: str) -> None:
+    for key, value in values.items():
+        if key not in _names(kind):
+            raise ValueError(f"unknown config key {prefix + str(key)!r}{nearest(prefix + str(key), all_keys())}")
+        if not prefix:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"config section {key!r} is {value!r}, not a mapping")
+            _check_keys(value, _section(key), f"{key}.")

@@ -1,0 +1,80 @@
+"""Evaluation of a split: every sample exactly once at any number of ranks, metrics computed once from all of them."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data_shards.reader import ShardReader
+from dmd.config import Config
+from dmd.data.loader import evaluation_batches
+from dmd.metrics import sentiment_metrics
+from dmd.model.dmd import HEADS
+from dmd.training.system import TrainingSystem
+
+BATCH_SIZE = 64
+"""Samples per pass. Fixed, so that a prediction has the same digits at any number of ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Predictions and labels of a split, in the order of the index."""
+
+    predictions: dict[str, Tensor]
+    """{head: [N]}"""
+    labels: Tensor
+    """[N]"""
+
+    @property
+    def loss(self) -> float:
+        """Mean absolute error of the fused prediction over samples: what selection looks at."""
+        return float((self.predictions["fused"] - self.labels).abs().double().mean())
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """{head: {metric: value}} for all eight heads, the fused one first."""
+        return {head: sentiment_metrics(self.predictions[head], self.labels) for head in HEADS}
+
+
+def evaluate(
+    system: TrainingSystem, reader: ShardReader, split: str, config: Config, *, device: torch.device
+) -> Evaluation:
+    """Predict a split with this rank's share and gather all shares on every rank.
+
+    Raises:
+        ValueError: the shards have no such split.
+    """
+    total = reader.index.num_samples(split)
+    if total == 0:
+        there = ", ".join(reader.index.info.counts) or "none"
+        raise ValueError(f"the shards have no split {split!r}; splits that are there: {there}")
+    distributed = dist.is_initialized()
+    rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    was_training = system.training
+    system.eval()
+    rows, values = [], []
+    batches = evaluation_batches(
+        reader, split, config.data, batch_size=BATCH_SIZE, rank=rank, num_ranks=num_ranks
+    )
+    with torch.inference_mode():
+        for batch in batches:
+            output = system.predict(batch.to(device))
+            table = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)  # [B, 8]
+            rows.append(batch.rows.flatten())
+            values.append(torch.cat([table.cpu(), batch.labels.view(-1, 1)], dim=1))
+    system.train(was_training)
+    share = (torch.cat(rows), torch.cat(values)) if rows else (torch.empty(0, dtype=torch.int64), torch.empty(0, 9))
+    shares: list[tuple[Tensor, Tensor]] = [share] * num_ranks
+    if distributed:
+        dist.all_gather_object(shares, share)
+    return _merge(shares, total)
+
+
+def _merge(shares: list[tuple[Tensor, Tensor]], total: int) -> Evaluation:
+    rows = torch.cat([rows for rows, _ in shares])
+    values = torch.cat([values for _, values in shares])
+    values, rows = values[rows >= 0], rows[rows >= 0]
+    order = rows.argsort()
+    assert rows[order].equal(torch.arange(total)), "every sample exactly once"
+    table = values[order]
+    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=table[:, -1])

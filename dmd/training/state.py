@@ -1,0 +1,88 @@
+"""What a checkpoint of a training holds, and whether a training may continue from it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_shards.schema import DatasetInfo
+from dmd.config import Config
+from dmd.presets import config_from_dict, config_to_dict
+from dmd.training.checkpoint import Snapshot
+from dmd.training.system import TrainingSystem
+
+VERSION = 1
+FREE_KEYS = frozenset({
+    "data.workers", "data.check", "text.encoder", "train.epochs", "train.max_steps", "train.ghost_batches_per_forward",
+    "train.zero_stage", "train.precision", "train.save_every", "train.keep_checkpoints", "train.log_every",
+})  # fmt: skip
+"""Config keys that may change between two starts of one run; every other change asks for a new run directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """Where in the data a training stands, the same on every rank."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps of this epoch that are done."""
+
+
+def make_state(
+    *, config: Config, info: DatasetInfo, cursor: Cursor, schedule: dict[str, Any], text_encoder: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The JSON part of a checkpoint."""
+    return {
+        "version": VERSION, "cursor": asdict(cursor), "config": config_to_dict(config), "schedule": schedule,
+        "best_step": schedule["best_step"] if schedule["best_step"] >= 0 else None,
+        "data": {"name": info.name, "generation": info.generation, "text_kind": info.text_kind,
+                 "dims": info.dims, "lengths": info.lengths},
+        "text_encoder": text_encoder,
+    }  # fmt: skip
+
+
+def model_state(system: TrainingSystem) -> dict[str, Tensor]:
+    """Copies of all weights on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in system.state_dict().items()}
+
+
+def saved_config(state: dict[str, Any]) -> Config:
+    """The config that a checkpoint was written with."""
+    return config_from_dict(state["config"])
+
+
+def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, run: Path) -> None:
+    """Raise ValueError unless a training with this config on this data may continue from the state."""
+    if state["version"] != VERSION:
+        raise ValueError(f"{run}: its checkpoints have version {state['version']}, this program reads {VERSION}")
+    there, here = state["data"]["generation"], info.generation
+    if there != here:
+        raise ValueError(
+            f"{run} was trained on data generation {there} ({state['data']['name']}), these shards are {here} "
+            f"({info.name}); give the same shards, or another --run"
+        )
+    for section, values in config_to_dict(config).items():
+        for name, value in values.items():
+            before = state["config"][section].get(name)
+            if before != value and f"{section}.{name}" not in FREE_KEYS:
+                raise ValueError(
+                    f"{run} was trained with {section}.{name}={before}, not {value}; give that value, or another --run"
+                )
+
+
+def check_fits(data: dict[str, Any], info: DatasetInfo) -> None:
+    """Raise ValueError unless a model that was trained on `data` can read these shards."""
+    for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
+        if data[what] != here:
+            raise ValueError(
+                f"the model was trained on data with {what} {data[what]}, these shards have {here}; give shards that "
+                "were made from the same features"
+            )
+
+
+def load_weights(system: TrainingSystem, snapshot: Snapshot) -> None:
+    """Put a checkpoint's weights into a bare system."""
+    with torch.no_grad():
+        system.load_state_dict(snapshot.model)

@@ -1,0 +1,65 @@
+"""The three modules that are trained together, as one: DMD and the two GD-Units of its objective."""
+
+import torch
+from torch import Tensor, nn
+
+from data_shards.schema import DatasetInfo
+from dmd.config import Config
+from dmd.data.loader import Batch
+from dmd.losses import Objective
+from dmd.model import DMD
+from dmd.model.dmd import DMDOutput
+from dmd.model.noise import Noise
+from dmd.model.text import TextEncoder
+
+
+class TrainingSystem(nn.Module):
+    """DMD with its objective; `forward` gives every loss term of every ghost batch.
+
+    Args:
+        autocast: precision of the network's products where it is not float32; weights and losses stay in float32.
+    """
+
+    def __init__(
+        self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.autocast = autocast
+        self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder)
+        self.objective = Objective(config.objective, config.model)
+
+    def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
+        """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
+        return self.objective(self.predict(batch, noise), batch.labels, batch.mask)
+
+    def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
+        """The network's output for the G * S samples of a batch."""
+        with torch.autocast(batch.audio.device.type, self.autocast, enabled=self.autocast is not None):
+            return self.dmd(batch.text, batch.audio, batch.vision, noise)
+
+
+def parameter_groups(system: TrainingSystem, config: Config) -> list[dict[str, object]]:
+    """Optimizer groups: the text encoder's weights (if they are trained) and the rest."""
+    encoder = system.dmd.text_encoder
+    text = [] if encoder is None else [p for p in encoder.parameters() if p.requires_grad]
+    of_text = {id(p) for p in text}
+    rest = [p for p in system.parameters() if p.requires_grad and id(p) not in of_text]
+    rate = config.train.learning_rate
+    groups: list[dict[str, object]] = [{"params": rest, "lr": rate}]
+    if text:
+        groups.append({"params": text, "lr": config.text.learning_rate or rate})
+    return groups
+
+
+def autocast_dtype(config: Config, device: torch.device) -> torch.dtype | None:
+    """Precision that the config asks for on a device; None: float32."""
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def adam(system: TrainingSystem, config: Config) -> torch.optim.Adam:
+    """The published optimizer: Adam without weight decay."""
+    return torch.optim.Adam(parameter_groups(system, config))

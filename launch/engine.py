@@ -1,0 +1,130 @@
+"""A DeepSpeed engine behind the interface that the training loop asks for (`dmd.training.engine.Engine`)."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from torch import Tensor
+
+from dmd.config import Config
+from dmd.data.plan import EpochPlan
+from dmd.training.system import TrainingSystem, adam
+from launch.deepspeed_config import deepspeed_config
+
+STATE_KEYS = ("exp_avg", "exp_avg_sq")
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
+
+def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
+    """Join the ranks that the launcher (or Ray) started; returns this rank's device.
+
+    DeepSpeed's shared-memory collective stays off on CPUs: it compiles for a minute and a half at first use, and it
+    waits for a dead peer without a time limit, where gloo ends with an error.
+    """
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        return torch.device("cpu")
+    accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    return torch.device(accelerator.current_device_name())
+
+
+class DeepSpeedEngine:
+    """Data-parallel training of a system at ZeRO stage 0 or 1."""
+
+    def __init__(self, system: TrainingSystem, config: Config, plan: EpochPlan, device: torch.device) -> None:
+        self.system = system
+        self.device = device
+        self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
+        self._zero_stage = config.train.zero_stage
+        self._clip, self._clip_at = config.train.clip, config.train.clip_at
+        self._gradient_norm = torch.zeros((), device=device)
+        self.optimizer: torch.optim.Optimizer = adam(system, config)
+        self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
+        self._engine, *_ = deepspeed.initialize(
+            model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
+        )
+        self.optimizer.register_step_pre_hook(self._clip_gradient)
+
+    def forward(self, *arguments: object) -> dict[str, Tensor]:
+        """Loss terms of a batch (see `TrainingSystem.forward`)."""
+        return self._engine(*arguments)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add gradients; reduces them over the ranks after the last pass of a step."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # moves DeepSpeed's count of passes, no update
+
+    def step(self) -> Tensor:
+        """Update the weights; returns the norm of the reduced gradient before the clip."""
+        assert self._engine.is_gradient_accumulation_boundary()
+        self._engine.step()
+        return self._gradient_norm
+
+    def _clip_gradient(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Clip the reduced gradient. At ZeRO 1 a rank sees its part of it: a value clip is elementwise all the same."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        square = torch.stack([g.square().sum() for g in gradients]).sum()
+        if self._zero_stage > 0:
+            dist.all_reduce(square)
+        self._gradient_norm = square.sqrt()
+        if self._clip == "value":
+            for gradient in gradients:
+                gradient.clamp_(-self._clip_at, self._clip_at)
+        elif self._clip == "norm":
+            factor = (self._clip_at / (self._gradient_norm + 1e-6)).clamp(max=1)
+            for gradient in gradients:
+                gradient.mul_(factor)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Copies of Adam's moments on the CPU, `KEY/PARAMETER`, and `step`; empty before the first step."""
+        first: dict[str, Tensor] = next(iter(self.optimizer.state.values()), {})
+        if not first:
+            return {}
+        state = {"step": first["step"].detach().clone().cpu()}
+        for name, parameter in self._parameters.items():
+            for key in STATE_KEYS:
+                if self._zero_stage > 0:
+                    value = safe_get_full_optimizer_state(parameter, key)
+                else:
+                    value = self.optimizer.state[parameter][key]
+                state[f"{key}/{name}"] = value.detach().to("cpu", copy=True)
+        return state
+
+    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
+        """Take over `optimizer_state`, written at any stage and number of ranks."""
+        if not state:
+            return
+        if self._zero_stage > 0:
+            self._load_partitions(state)
+            return
+        for name, parameter in self._parameters.items():
+            self.optimizer.state[parameter] = {
+                "step": state["step"].clone(),
+                **{key: state[f"{key}/{name}"].to(self.device, copy=True) for key in STATE_KEYS},
+            }
+
+    def _load_partitions(self, state: dict[str, Tensor]) -> None:
+        """Give each flat partition an empty state, let DeepSpeed link the parameters to it, fill it by the links."""
+        for group in self.optimizer.param_groups:
+            for flat in group["params"]:
+                self.optimizer.state[flat] = {
+                    "step": state["step"].clone(), **{key: torch.zeros_like(flat) for key in STATE_KEYS}
+                }  # fmt: skip
+        self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._parameters.items():
+            for key in STATE_KEYS:
+                safe_set_full_optimizer_state(parameter, state[f"{key}/{name}"].to(self.device), key)
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """Take over the system's weights, and ZeRO's own float32 copy of them."""
+        self.system.load_state_dict(state)
+        if self._zero_stage > 0:
+            self._engine.optimizer.refresh_fp32_params()

@@ -1,0 +1,78 @@
+"""Everything that can be checked about a training before a rank starts, and what every rank builds from it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_shards.reader import ShardReader
+from data_shards.schema import DatasetInfo
+from dmd.config import Config
+from dmd.data.plan import EpochPlan
+from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config, load_text_encoder
+from dmd.training.checkpoint import newest_valid, read_state
+from dmd.training.loop import CHECKPOINTS, make_plan
+from dmd.training.state import check_continues
+from dmd.training.system import TrainingSystem, autocast_dtype
+
+
+def open_shards(data: str, config: Config) -> ShardReader:
+    """The shards of a training.
+
+    Raises:
+        ValueError: no index there, or a split that a training needs is missing.
+    """
+    reader = ShardReader(data, check=config.data.check)
+    for split in ("train", "valid"):
+        if reader.index.num_samples(split) == 0:
+            there = ", ".join(reader.index.info.counts) or "none"
+            raise ValueError(
+                f"{data} has no {split} split (it has: {there}), which a training needs; shard a file that holds it"
+            )
+    return reader
+
+
+def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
+    """Refuse, before anything is written, what cannot be trained.
+
+    Raises:
+        ValueError: more ranks than ghost batches per step, sequences shorter than their convolution, an encoder that
+            is not there or does not fit the tokens, or a run directory of another training.
+    """
+    info = reader.index.info
+    plan = make_plan(config, info.counts["train"], num_ranks)
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"the run directory {run} is a file; give another --run")
+    newest, _ = newest_valid(run / CHECKPOINTS)
+    if newest is not None:
+        check_continues(read_state(newest), config, info, run)
+    elif info.text_kind == "tokens":
+        check_tokens(encoder_config(config.text.encoder), vocab_size=info.vocab_size, length=info.lengths["text"])
+    with torch.device("meta"):
+        TrainingSystem(config, info, None if info.text_kind == "features" else _meta_encoder(config))
+    return plan
+
+
+def _meta_encoder(config: Config) -> TextEncoder:
+    return build_text_encoder(encoder_config(config.text.encoder), frozen=config.text.frozen)
+
+
+def build_system(
+    config: Config, info: DatasetInfo, device: torch.device
+) -> tuple[TrainingSystem, dict[str, Any] | None]:
+    """The system with its initial weights on a device, and the text encoder's configuration for checkpoints."""
+    torch.manual_seed(config.train.seed)
+    encoder, settings = None, None
+    if info.text_kind == "tokens":
+        settings = encoder_config(config.text.encoder)
+        encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
+    torch.manual_seed(config.train.seed)  # an encoder's missing weights may have drawn
+    system = TrainingSystem(config, info, encoder, autocast_dtype(config, device))
+    return system.to(device), settings
+
+
+def use_fair_share_of_cores(local_ranks: int) -> None:
+    """Divide the CPU cores among the ranks of this host, unless the user has (OMP_NUM_THREADS)."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
