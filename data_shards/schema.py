@@ -1,0 +1,160 @@
+"""What a sample and a data set are: names, shapes, limits, and the facts that an index carries about a whole set.
+
+Everything above `data_shards` takes its dimensions, lengths and counts from `DatasetInfo`, never from a config.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+TextKind = Literal["features", "tokens"]
+Storage = Literal["float32", "float16"]
+
+MODALITIES = ("text", "audio", "vision")
+SPLITS = ("train", "valid", "test")
+MEMBERS = (*MODALITIES, "json")
+"""The members of a sample in a tar, in this order."""
+LABEL_LIMIT = 3.0
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One utterance, as a source yields it and a shard stores it."""
+
+    id: str
+    """The data set's own name for it; any text that can be written as UTF-8."""
+    split: str
+    label: float
+    """Sentiment in [-3, 3]."""
+    raw_text: str
+    text: NDArray[Any]
+    """Features [T, D] float32, or tokens [3, T] int32: ids, attention mask, token types."""
+    audio: NDArray[np.float32]
+    """[T, D]"""
+    vision: NDArray[np.float32]
+    """[T, D]"""
+    lengths: tuple[int, int, int]
+    """Valid steps of text, audio, vision; the rest is padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One tar of a data set."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What an index says about the whole set."""
+
+    name: str
+    text_kind: TextKind
+    dims: dict[str, int]
+    """Feature dimension per modality; 0 for text tokens."""
+    lengths: dict[str, int]
+    """Padded sequence length per modality."""
+    vocab_size: int
+    """1 + the largest token id, 0 for text features."""
+    counts: dict[str, int]
+    """Samples per split, in the order of SPLITS; a split that the set lacks is absent."""
+    samples_per_shard: int
+    """Samples in every shard of a split but its last."""
+    dtype: Storage
+    """How features are stored; they are always read as float32."""
+    shards: tuple[ShardInfo, ...]
+    """All shards, in the order of the index."""
+    generation: str
+    """Digest of the content: equal exactly when every stored byte of every sample is."""
+    builder: str
+    """The program and version that wrote the set."""
+    schema_version: int = SCHEMA_VERSION
+
+    def shape(self, modality: str) -> tuple[int, int]:
+        """The shape of one sample's stored array: [T, D], or [3, T] for text tokens."""
+        if modality == "text" and self.text_kind == "tokens":
+            return 3, self.lengths["text"]
+        return self.lengths[modality], self.dims[modality]
+
+    def stored_dtype(self, modality: str) -> np.dtype[Any]:
+        """The little-endian dtype of a modality's arrays in the shards."""
+        if modality == "text" and self.text_kind == "tokens":
+            return np.dtype("<i4")
+        return np.dtype("<f4" if self.dtype == "float32" else "<f2")
+
+    def to_json(self) -> str:
+        """The canonical text of this object: sorted keys, no spaces, ASCII."""
+        return canonical(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "DatasetInfo":
+        """Read what `to_json` wrote; `ValueError` on another schema version or unknown or missing fields."""
+        fields = json.loads(text)
+        version = fields.get("schema_version") if isinstance(fields, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"schema version {version!r} is not {SCHEMA_VERSION}: rebuild the shards with `dmd shard`")
+        try:
+            fields["shards"] = tuple(ShardInfo(**shard) for shard in fields["shards"])
+            fields["counts"] = {split: fields["counts"][split] for split in SPLITS if split in fields["counts"]}
+            for name in ("dims", "lengths"):
+                fields[name] = {modality: fields[name][modality] for modality in MODALITIES}
+            return cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"the index metadata is incomplete: {error}") from error
+
+
+def canonical(value: object) -> str:
+    """JSON with one spelling per value, for digests and files that must be reproducible."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def generation_of(*, facts: dict[str, Any], shards: list[tuple[str, int, str]]) -> str:
+    """The content digest of a set: `facts` are name, shapes and kinds; each shard gives (split, samples, sha256)."""
+    return hashlib.sha256(canonical({"facts": facts, "shards": shards}).encode()).hexdigest()[:16]
+
+
+def check_sample(sample: Sample) -> None:
+    """Refuse a sample that no shard may hold; the `ValueError` names the sample and what is wrong with it."""
+    where = f"{sample.split} sample {sample.id!r}"
+    if not sample.id or not _encodes(sample.id) or not _encodes(sample.raw_text):
+        raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8")
+    if not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
+        raise ValueError(f"{where}: label {sample.label} is outside [-3, 3]; rescale the labels first")
+    tokens = sample.text.dtype == np.int32
+    for modality, length in zip(MODALITIES, sample.lengths, strict=True):
+        array: NDArray[Any] = getattr(sample, modality)
+        if array.ndim != 2 or 0 in array.shape or (modality == "text" and tokens and array.shape[0] != 3):
+            raise ValueError(f"{where}: {modality} has shape {array.shape}; it must be [steps, features]")
+        steps = array.shape[1] if modality == "text" and tokens else array.shape[0]
+        if not 0 <= length <= steps:
+            raise ValueError(f"{where}: {modality} length {length} is not between 0 and its {steps} steps")
+        if array.dtype != np.float32 and not (modality == "text" and tokens):
+            raise ValueError(f"{where}: {modality} is {array.dtype}; it must be float32")
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            bad = int(array.size - np.isfinite(array).sum())
+            raise ValueError(f"{where}: {modality} has {bad} non-finite values; clean them or use --nonfinite zero")
+    if tokens and sample.text.min() < 0:
+        raise ValueError(f"{where}: text has a negative token id")
+
+
+def check_kind(value: str, kinds: Any, what: str) -> None:
+    """Refuse a word that is not one of a `Literal`'s values."""
+    if value not in get_args(kinds):
+        raise ValueError(f"{what} {value!r} is unknown; use one of {', '.join(get_args(kinds))}")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

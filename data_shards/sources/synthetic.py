@@ -1,0 +1,141 @@
+"""The embedded data set: MOSI-shaped samples whose sentences come from a small grammar, deterministic by seed.
+
+What a sentence says gives most of its label; a tone that only voice and face carry gives the rest. So text alone does
+well, voice and face alone do poorly, and all three together do best, as in the real data. Every number comes from
+the hash in `data_shards.hashing`, so the same seed gives the same bytes on every machine.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_shards.hashing import key_of, normal, uniform
+from data_shards.schema import SPLITS, Sample, TextKind, check_kind
+
+_SUBJECTS = ("the movie", "the plot", "the acting", "the music", "the ending", "the director", "this film", "the story")
+_OPENINGS = ("", "i think", "i must say", "for me", "honestly", "well", "in my opinion", "to be fair")
+_VERBS = ("was", "is", "felt", "seemed")
+_DEGREES = {"": 1.0, "really": 1.4, "very": 1.4, "somewhat": 0.6, "a bit": 0.5, "absolutely": 1.7}
+_OPINIONS = {
+    "terrible": -1.8, "awful": -1.6, "boring": -1.1, "weak": -0.8, "slow": -0.5, "predictable": -0.4,
+    "okay": 0.1, "fine": 0.3, "decent": 0.5, "good": 0.9, "funny": 1.0, "great": 1.4, "brilliant": 1.7, "perfect": 1.8,
+}  # fmt: skip
+_JOINTS = ("and", "but", "while")
+_SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
+_TONE_SCALE, _STEP_NOISE = 0.9, 0.5
+_BLUR = {"audio": 3.0, "vision": 4.5}
+"""How far a voice or a face is off the speaker's mood, in label units."""
+_LABEL_STEPS = 5  # per unit: labels are multiples of 0.2
+_FRACTIONS = {"train": 0.7, "valid": 0.1, "test": 0.2}
+
+
+class SyntheticSource:
+    """As many samples as asked for, split 70/10/20; sample `i` of a split depends on the seed, the split and `i`."""
+
+    def __init__(
+        self,
+        *,
+        name: str = "synthetic",
+        samples: int = 640,
+        seed: int = 0,
+        steps: int = 50,
+        text_dim: int = 768,
+        audio_dim: int = 5,
+        vision_dim: int = 20,
+        text_kind: TextKind = "features",
+    ) -> None:
+        check_kind(text_kind, TextKind, "text kind")
+        sizes = {
+            "samples": (samples, 10),
+            "steps": (steps, 20),
+            "dimensions": (min(text_dim, audio_dim, vision_dim), 1),
+        }
+        for what, (value, least) in sizes.items():
+            if value < least:
+                raise ValueError(f"synthetic {what}: {value} is too few; use at least {least}")
+        valid, test = int(samples * _FRACTIONS["valid"]), int(samples * _FRACTIONS["test"])
+        self.name = name
+        self._counts = {"train": samples - valid - test, "valid": valid, "test": test}
+        self._seed, self._steps, self._text_kind = seed, steps, text_kind
+        self._dims = {"text": text_dim, "audio": audio_dim, "vision": vision_dim}
+        phrases = (*_OPENINGS, *_SUBJECTS, *_VERBS, *_DEGREES, *_OPINIONS, *_JOINTS)
+        self._vocabulary = (*_SPECIAL, *dict.fromkeys(word for phrase in phrases for word in phrase.split()))
+        self._number = {word: i for i, word in enumerate(self._vocabulary)}
+        self._embedding = self._embed(text_dim)
+
+    def counts(self) -> dict[str, int]:
+        """Samples per split."""
+        return dict(self._counts)
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """Samples `start` to `stop` of a split."""
+        for i in range(start, stop):
+            yield self._sample(split, i)
+
+    def _sample(self, split: str, i: int) -> Sample:
+        key = key_of(self._seed, SPLITS.index(split), i)
+        words, meaning = _sentence(uniform(key_of(key, 1), 16))
+        tone = _TONE_SCALE * float(normal(key_of(key, 2), 1)[0])
+        label = float(np.clip(round((meaning + tone) * _LABEL_STEPS) / _LABEL_STEPS, -3, 3))
+        length = len(words) if self._text_kind == "features" else len(words) + 2
+        return Sample(
+            id=f"synthetic{i // 20:05d}$_${split}{i % 20}",
+            split=split,
+            label=label,
+            raw_text=" ".join(words),
+            text=self._text(words, key),
+            audio=self._signal("audio", meaning + 2 * tone, length, key),
+            vision=self._signal("vision", meaning + 2 * tone, length, key),
+            lengths=(length, length, length),
+        )
+
+    def _text(self, words: list[str], key: int) -> NDArray[np.float32] | NDArray[np.int32]:
+        numbers = np.array([self._number[word] for word in words])
+        if self._text_kind == "tokens":
+            tokens = np.zeros((3, self._steps), dtype=np.int32)
+            tokens[0, : len(words) + 2] = [1, *numbers, 2]
+            tokens[1, : len(words) + 2] = 1
+            return tokens
+        features = np.zeros((self._steps, self._dims["text"]), dtype=np.float32)
+        noise = normal(key_of(key, 3), features[: len(words)].size).reshape(len(words), -1)
+        features[: len(words)] = self._embedding[numbers] + _STEP_NOISE * noise
+        return features
+
+    def _signal(self, modality: str, mood: float, length: int, key: int) -> NDArray[np.float32]:
+        """[T, D]: the mood, blurred, louder in some channels than in others; zero after `length` steps."""
+        dim, kind = self._dims[modality], 4 if modality == "audio" else 5
+        loading = normal(key_of(self._seed, 100 + kind), dim)
+        signal = np.zeros((self._steps, dim), dtype=np.float32)
+        noise = normal(key_of(key, kind), length * dim).reshape(length, dim)
+        seen = mood + _BLUR[modality] * float(normal(key_of(key, 10 + kind), 1)[0])
+        signal[:length] = 0.3 * seen * loading + _STEP_NOISE * noise
+        return signal
+
+    def _embed(self, dim: int) -> NDArray[np.float64]:
+        """One vector per word [V, dim]: a random part, and along fixed directions what it adds to the meaning."""
+        table = normal(key_of(self._seed, 200), len(self._vocabulary) * dim).reshape(-1, dim)
+        valence, degree = normal(key_of(self._seed, 201), dim), normal(key_of(self._seed, 202), dim)
+        for word, weight in _OPINIONS.items():
+            table[self._number[word]] += weight * valence
+        for phrase, weight in _DEGREES.items():
+            for word in phrase.split():
+                table[self._number[word]] += (weight - 1) * degree
+        return table
+
+
+def _sentence(draws: NDArray[np.float64]) -> tuple[list[str], float]:
+    """The words of a sentence and what it means, in label units, from uniform draws."""
+    words: list[str] = _pick(_OPENINGS, draws[0]).split()
+    meaning, clauses = 0.0, 1 + int(draws[1] < 0.5)
+    for clause in range(clauses):
+        subject, verb, degree, opinion = draws[2 + 5 * clause : 6 + 5 * clause]
+        words += _pick(_JOINTS, draws[6 + 5 * clause]).split() if clause else []
+        adverb, adjective = _pick(tuple(_DEGREES), degree), _pick(tuple(_OPINIONS), opinion)
+        words += [*_pick(_SUBJECTS, subject).split(), _pick(_VERBS, verb), *adverb.split(), adjective]
+        meaning += _DEGREES[adverb] * _OPINIONS[adjective]
+    return words, meaning / clauses**0.5
+
+
+def _pick(choices: tuple[str, ...], draw: float) -> str:
+    return choices[int(draw * len(choices))]

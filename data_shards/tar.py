@@ -1,0 +1,128 @@
+"""The bytes of one shard: a plain ustar archive whose every byte follows from its samples."""
+
+import hashlib
+import json
+import tarfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_shards import npy
+from data_shards.durable import synced
+from data_shards.schema import MEMBERS, MODALITIES, Sample, canonical, check_sample
+
+BLOCK = 512
+_END = bytes(2 * BLOCK)
+KEY_DIGITS = 9
+
+
+def key_name(number: int) -> str:
+    """The key of sample `number` of the set: zero-padded, so that sorting names sorts samples."""
+    return f"{number:0{KEY_DIGITS}d}"
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The 512 bytes before a member: regular file, mode 0644, owner 0, time 0."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o644, 0
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def json_member(sample: Sample) -> bytes:
+    """What a sample's `.json` holds."""
+    lengths = dict(zip(MODALITIES, sample.lengths, strict=True))
+    facts = {"id": sample.id, "label": sample.label, "lengths": lengths, "raw_text": sample.raw_text}
+    return canonical({**facts, "split": sample.split}).encode()
+
+
+def read_json_member(raw: bytes) -> dict[str, Any]:
+    """The object in a `.json` member; `ValueError` where it is none."""
+    facts = json.loads(raw)
+    if not isinstance(facts, dict):
+        raise ValueError("a .json member must hold an object")
+    return facts
+
+
+@dataclass
+class ShardRows:
+    """One shard's part of the index, a list entry per sample; and what the whole shard is."""
+
+    split: str
+    keys: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    offsets: list[list[int]] = field(default_factory=list)
+    """Where each member's content starts in the tar, in the order of MEMBERS."""
+    sizes: list[list[int]] = field(default_factory=list)
+    crc32: list[list[int]] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    lengths: list[tuple[int, int, int]] = field(default_factory=list)
+    bytes: int = 0
+    sha256: str = ""
+    vocab_size: int = 0
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Every sample's array shape per modality."""
+    tokens: bool = False
+    """Whether text is tokens."""
+
+
+def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int, storage: str) -> ShardRows:
+    """Write samples to a new tar, flushed to disk. Keys count up from `first`; arrays must all have the same shape."""
+    rows = ShardRows(split)
+    digest = hashlib.sha256()
+    with synced(path) as file:
+        for number, sample in enumerate(samples, start=first):
+            check_sample(sample)
+            for modality in MODALITIES:
+                shape = getattr(sample, modality).shape
+                if rows.shapes.setdefault(modality, shape) != shape:
+                    raise ValueError(
+                        f"{split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
+                        "pad all samples to one length"
+                    )
+            _append(file, digest, rows, key_name(number), _members(sample, storage))
+            rows.ids.append(sample.id)
+            rows.labels.append(sample.label)
+            rows.lengths.append(sample.lengths)
+            rows.tokens = sample.text.dtype == np.int32
+            if rows.tokens:
+                rows.vocab_size = max(rows.vocab_size, int(sample.text[0].max()) + 1)
+        file.write(_END)
+        digest.update(_END)
+        rows.bytes += len(_END)
+    rows.sha256 = digest.hexdigest()
+    return rows
+
+
+def _members(sample: Sample, storage: str) -> list[tuple[bytes, memoryview]]:
+    """For each member a header and a body."""
+    bodies: list[tuple[bytes, memoryview]] = []
+    for modality in MODALITIES:
+        array: NDArray[Any] = getattr(sample, modality)
+        dtype = np.dtype("<i4") if array.dtype == np.int32 else np.dtype("<f4" if storage == "float32" else "<f2")
+        stored = np.ascontiguousarray(array, dtype=dtype)
+        bodies.append((npy.header(stored.shape, dtype), stored.data.cast("B")))
+    return [*bodies, (b"", memoryview(json_member(sample)))]
+
+
+def _append(file: BinaryIO, digest: Any, rows: ShardRows, key: str, members: list[tuple[bytes, memoryview]]) -> None:
+    offsets, sizes, checksums = [], [], []
+    for extension, (head, content) in zip(MEMBERS, members, strict=True):
+        size = len(head) + len(content)
+        suffix = "json" if extension == "json" else f"{extension}.npy"
+        parts = (member_header(f"{key}.{suffix}", size), head, content, bytes(-size % BLOCK))
+        offsets.append(rows.bytes + BLOCK)
+        sizes.append(size)
+        checksums.append(zlib.crc32(content, zlib.crc32(head)))
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            rows.bytes += len(part)
+    rows.keys.append(key)
+    rows.offsets.append(offsets)
+    rows.sizes.append(sizes)
+    rows.crc32.append(checksums)

@@ -1,0 +1,196 @@
+"""Sets of shards as files: reproducible bytes, standard tars, whole or absent, and one builder at a time."""
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+
+from data_shards.index import ShardIndex
+from data_shards.reader import ShardReader
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.verify import verify
+from data_shards.writer import build
+from tests.data_shards.making import COUNTS, build_from, files, mmsa
+
+
+def test_two_builds_are_byte_identical(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = build_from(mmsa(), tmp_path / "a")
+    time.sleep(1.1)  # a clock that reached the files would show
+    assert build_from(mmsa(), tmp_path / "b") == first
+    assert files(tmp_path / "a" / "shards") == files(tmp_path / "b" / "shards")
+
+
+def test_the_generation_follows_the_content(tmp_path):
+    generations = set()
+    for number, change in enumerate(["none", "label", "value", "name"]):
+        data = mmsa()
+        if change == "label":
+            data["test"]["regression_labels"][3] += 0.1 if data["test"]["regression_labels"][3] < 0 else -0.1
+        if change == "value":
+            data["test"]["vision"][6, 6, 1] += 1e-3
+        (tmp_path / str(number)).mkdir()
+        info = build_from(data, tmp_path / str(number), name="other" if change == "name" else "tiny")
+        generations.add(info.generation)
+    assert len(generations) == 4
+
+
+def test_tars_are_standard(tmp_path):
+    info = build_from(mmsa(), tmp_path)
+    assert [shard.samples for shard in info.shards] == [4] * 5 + [3] + [4, 1] + [4, 3]
+    with tarfile.open(tmp_path / "shards" / info.shards[6].name) as tar:
+        members = tar.getmembers()
+        assert [member.name for member in members][:4] == [
+            f"{23:09d}.{suffix}" for suffix in ("text.npy", "audio.npy", "vision.npy", "json")
+        ]
+        assert {(member.mtime, member.uid, member.gid, member.mode) for member in members} == {(0, 0, 0, 0o644)}
+        array = np.load(io.BytesIO(tar.extractfile(members[1]).read()), allow_pickle=False)
+    assert np.array_equal(array, mmsa()["valid"]["audio"][0])
+
+
+def test_webdataset_reads_the_same_samples(tmp_path):
+    info = build_from(mmsa(), tmp_path)
+    data = mmsa()["train"]
+    urls = [str(tmp_path / "shards" / shard.name) for shard in info.shards if shard.split == "train"]
+    samples = list(wds.WebDataset(urls, shardshuffle=False).decode())
+    assert [sample["json"]["id"] for sample in samples] == data["id"]
+    assert [sample["json"]["raw_text"] for sample in samples] == data["raw_text"]
+    for name in ("text", "audio", "vision"):
+        assert np.array_equal(np.stack([sample[f"{name}.npy"] for sample in samples]), data[name])
+    assert np.allclose([sample["json"]["label"] for sample in samples], data["regression_labels"], atol=0)
+
+
+def test_the_index_is_a_plain_parquet_table(tmp_path):
+    info = build_from(mmsa(), tmp_path)
+    table = pq.read_table(tmp_path / "shards" / "index.parquet").to_pydict()
+    data = mmsa()
+    assert table["id"] == [name for fields in data.values() for name in fields["id"]]
+    assert table["split"] == [split for split, n in COUNTS.items() for _ in range(n)]
+    row = 25
+    shard = tmp_path / "shards" / info.shards[table["shard"][row]].name
+    content = shard.read_bytes()[table["audio_offset"][row] :][: table["audio_size"][row]]
+    assert content.endswith(data["valid"]["audio"][2].tobytes())
+
+
+def test_a_reader_survives_pickling_and_forking(tmp_path):
+    build_from(mmsa(), tmp_path)
+    reader = ShardReader(tmp_path / "shards")
+    before = reader.read("train", [22, 0, 7])
+    copy = pickle.loads(pickle.dumps(reader)).read("train", [22, 0, 7])
+    assert all(np.array_equal(before[name], copy[name]) for name in before)
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            same = all(
+                np.array_equal(before["text"], reader.read("train", [22, 0, 7])["text"])
+                and np.array_equal(mmsa()["test"]["audio"], reader.read("test", range(7))["audio"])
+                for _ in range(50)
+            )
+            os._exit(0 if same else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+
+def test_positions_and_splits_that_are_not_there(tmp_path):
+    build_from(mmsa({"train": 6}), tmp_path)
+    reader = ShardReader(tmp_path / "shards")
+    with pytest.raises(ValueError, match="outside the 6 samples of train"):
+        reader.read("train", [6])
+    with pytest.raises(ValueError, match="outside the 6 samples of train"):
+        reader.read("train", [-1])
+    with pytest.raises(ValueError, match="has no test split; it has train"):
+        reader.read("test", [0])
+    assert reader.index.num_samples("test") == 0
+    assert reader.read("train", [])["text"].shape == (0, 6, 8)
+
+
+def test_rebuilding_keeps_one_generation_back_and_no_more(tmp_path):
+    infos = [build_from(mmsa(seed=seed), tmp_path) for seed in range(3)]
+    found = {path.name for path in (tmp_path / "shards").iterdir()}
+    assert found == {"index.parquet", *(shard.name for info in infos[1:] for shard in info.shards)}
+
+
+def test_an_open_reader_keeps_its_generation_and_says_when_the_index_changed(tmp_path):
+    build_from(mmsa(), tmp_path)
+    reader, idle = ShardReader(tmp_path / "shards"), ShardReader(tmp_path / "shards")
+    reader.read("train", [0])
+    build_from(mmsa(seed=1), tmp_path)
+    assert np.array_equal(reader.read("train", range(23))["audio"], mmsa()["train"]["audio"])
+    with pytest.raises(ValueError, match="was rebuilt since its index was read"):
+        idle.read("train", [0])
+
+
+SLOW_BUILD = """
+import sys, time
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.writer import build
+class Slow(SyntheticSource):
+    def read(self, split, start, stop):
+        for sample in super().read(split, start, stop):
+            time.sleep(0.01)
+            yield sample
+build(Slow(samples=200, steps=20, text_dim=4, seed=int(sys.argv[2])), sys.argv[1], samples_per_shard=8)
+"""
+
+
+def _start_slow_build(out, seed):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_BUILD, str(out), str(seed)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob(".staging-*/train-000003.tar")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def _tiny(seed):
+    return SyntheticSource(samples=40, steps=20, text_dim=4, seed=seed)
+
+
+def test_kill_9_leaves_the_old_generation_and_removable_leftovers(tmp_path):
+    out = tmp_path / "shards"
+    old = build(_tiny(0), out)
+    before = files(out)
+    process = _start_slow_build(out, 1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert list(out.glob(".staging-*"))
+    assert ShardIndex.load(out).info == old
+    assert not verify(out).damage
+    assert before.items() <= files(out).items()
+    new = build(_tiny(2), out)
+    assert {path.name for path in out.iterdir()} == {
+        "index.parquet",
+        *(shard.name for info in (old, new) for shard in info.shards),
+    }
+
+
+def test_two_builds_at_once_one_wins_the_other_is_told(tmp_path):
+    out = tmp_path / "shards"
+    process = _start_slow_build(out, 1)
+    with pytest.raises(ValueError, match=rf"another build is writing to .*shards \(process {process.pid}\)"):
+        build(_tiny(0), out)
+    assert process.wait(timeout=60) == 0
+    process.stderr.close()
+    assert ShardIndex.load(out).num_samples("train") == 140
+    assert not verify(out).damage
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "shards").write_text("mine")
+    with pytest.raises(ValueError, match="shards is a file"):
+        build(_tiny(0), tmp_path / "shards")

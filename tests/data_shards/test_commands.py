@@ -1,0 +1,47 @@
+"""`dmd shard` and `dmd verify` as a user meets them."""
+
+import pytest
+
+from data_shards.commands import shard, verify
+from data_shards.index import ShardIndex
+from tests.data_shards.making import mmsa, save
+
+
+def test_a_pickle_becomes_shards_that_verify(tmp_path, capsys):
+    data = mmsa()
+    data["train"]["audio"][0, 0, 0] = float("nan")
+    path, out = save(data, tmp_path / "mosi.pkl"), str(tmp_path / "shards")
+    assert shard([str(path), out, "--samples-per-shard", "10", "--nonfinite", "zero"]) == 0
+    printed = capsys.readouterr().out
+    assert "train/audio: 1 non-finite values stored as 0" in printed
+    assert "mosi, train 23, valid 5, test 7; 5 shards, generation" in printed
+    assert verify([out]) == 0
+    assert "35 samples in 5 shards" in capsys.readouterr().out
+
+
+def test_verify_names_broken_samples(tmp_path, capsys):
+    out = tmp_path / "shards"
+    assert shard(["--synthetic", str(out), "--samples", "20", "--text-kind", "tokens", "--name", "made-up"]) == 0
+    info = ShardIndex.load(out).info
+    assert (info.name, info.text_kind) == ("made-up", "tokens")
+    path = out / info.shards[0].name
+    raw = bytearray(path.read_bytes())
+    raw[int(ShardIndex.load(out).records("train", [1])["offset"][0, 2]) + 300] ^= 4
+    path.write_bytes(raw)
+    assert verify([str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert f"{path.name}: sample 000000001:" in printed
+    assert "1 broken" in printed
+
+
+@pytest.mark.parametrize("argv", [["only-shards"], ["--synthetic", "a", "b"], ["a", "b", "--text", "words"]])
+def test_wrong_arguments_exit_2(argv, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        shard(argv)
+    assert "usage: dmd shard" in capsys.readouterr().err
+
+
+def test_bad_options_are_value_errors(tmp_path):
+    with pytest.raises(ValueError, match="samples per shard: 0 is too few"):
+        shard(["--synthetic", str(tmp_path / "s"), "--samples-per-shard", "0"])
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,81 @@
+"""The embedded data: the same on every machine, and shaped like the task."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from data_shards.sources.synthetic import SyntheticSource
+
+
+def _read(source, split="train"):
+    return list(source.read(split, 0, source.counts()[split]))
+
+
+def test_golden_bytes():
+    digest = hashlib.sha256()
+    for kind in ("features", "tokens"):
+        for sample in SyntheticSource(samples=20, seed=3, text_kind=kind).read("valid", 0, 2):
+            digest.update(f"{sample.id}{sample.label}{sample.raw_text}{sample.lengths}".encode())
+            for array in (sample.text, sample.audio, sample.vision):
+                digest.update(array.tobytes())
+    assert digest.hexdigest() == "0c397345665162cbaf09958ecd421e33c20eb308057b29da721288534a720d8e"
+
+
+def test_samples_depend_on_seed_split_and_number_only():
+    source = SyntheticSource(samples=50, text_dim=6)
+    everything = _read(source)
+    again = list(SyntheticSource(samples=1000, text_dim=6).read("train", 7, 9))
+    for old, new in zip(everything[7:9], again, strict=True):
+        assert (old.raw_text, old.label) == (new.raw_text, new.label)
+        assert np.array_equal(old.text, new.text)
+    other = next(SyntheticSource(samples=50, text_dim=6, seed=1).read("train", 7, 8))
+    assert not np.array_equal(everything[7].audio, other.audio)
+    assert not np.array_equal(everything[0].audio, next(source.read("valid", 0, 1)).audio)
+
+
+@pytest.mark.parametrize("kind", ["features", "tokens"])
+def test_shapes_labels_and_padding(kind):
+    source = SyntheticSource(samples=400, text_kind=kind, text_dim=12)
+    assert source.counts() == {"train": 280, "valid": 40, "test": 80}
+    samples = _read(source)
+    labels = np.array([sample.label for sample in samples])
+    assert np.allclose(labels * 5, np.round(labels * 5))
+    assert labels.min() < -2
+    assert labels.max() > 2
+    assert abs(labels.mean()) < 0.3
+    for sample in samples:
+        length = sample.lengths[0]
+        assert sample.lengths == (length, length, length)
+        assert length == len(sample.raw_text.split()) + (2 if kind == "tokens" else 0)
+        steps = np.moveaxis(sample.text, -1, 0) if kind == "tokens" else sample.text
+        assert steps.shape[0] == 50
+        assert not steps[length:].any()
+        assert not sample.audio[length:].any()
+        assert sample.audio[:length].any(axis=1).all()
+
+
+def _error(features, labels, half):
+    """Mean absolute error on the second half of a ridge fitted on the first."""
+    columns = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+    known = columns[:half]
+    weights = np.linalg.solve(known.T @ known + 3 * np.eye(known.shape[1]), known.T @ labels[:half])
+    return float(np.abs(columns[half:] @ weights - labels[half:]).mean())
+
+
+def test_language_tells_most_and_voice_and_face_add_to_it():
+    samples = _read(SyntheticSource(samples=3000, text_dim=96))
+    labels = np.array([sample.label for sample in samples])
+    sums = {m: np.stack([getattr(s, m).sum(axis=0) for s in samples]) / 8 for m in ("text", "audio", "vision")}
+    half = len(samples) // 2
+    constant = float(np.abs(labels[half:] - labels[:half].mean()).mean())
+    errors = {m: _error(values, labels, half) for m, values in sums.items()}
+    together = _error(np.concatenate(list(sums.values()), axis=1), labels, half)
+    assert errors["text"] < min(errors["audio"], errors["vision"]) < max(errors.values()) < 0.97 * constant
+    assert together < 0.95 * errors["text"] < 0.75 * constant
+
+
+@pytest.mark.parametrize("wrong", [{"samples": 5}, {"steps": 3}, {"text_dim": 0}, {"text_kind": "words"}])
+def test_impossible_sizes_are_refused(wrong):
+    with pytest.raises(ValueError, match="at least|text kind 'words'"):
+        SyntheticSource(**wrong)
