@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from dmd.presets import load_config, preset_names
-from dmd.training.loop import Outcome, Training
-from launch.setup import build_system, check_training, open_shards, use_fair_share_of_cores
+from dmd.training.loop import Outcome
+from launch.setup import use_fair_share_of_cores
 
 USER_ERROR = 2
 STOPPED = 75
@@ -53,18 +53,14 @@ class StopSignal:
 
 def train(options: argparse.Namespace) -> Outcome:
     """Train on this rank."""
-    from launch.engine import DeepSpeedEngine, join_process_group
+    from launch.engine import join_process_group
+    from launch.training import make_training
 
     stop = StopSignal()
     use_fair_share_of_cores(int(os.environ.get("LOCAL_SIZE", "1")))
     device = join_process_group()
     config = load_config(options.preset, options.overrides)
-    reader = open_shards(options.data, config)
-    plan = check_training(config, reader, options.run, int(os.environ["WORLD_SIZE"]))
-    system, text_encoder = build_system(config, reader.index.info, device)
-    engine = DeepSpeedEngine(system, config, plan, device)
-    training = Training(engine, config, reader, options.run, text_encoder=text_encoder, stop_requested=stop)
-    return training.run()
+    return make_training(config, options.data, options.run, device=device, stop_requested=stop).run()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from dmd.presets import config_to_dict
 from dmd.training.checkpoint import Snapshot, newest_valid, read_checkpoint
 from dmd.training.checkpoint_writer import AsyncWriter
 from dmd.training.engine import Engine
+from dmd.training.epoch_report import EpochReport
 from dmd.training.evaluate import Evaluation, evaluate
 from dmd.training.faults import fault_point
 from dmd.training.record import Recorder
@@ -67,14 +68,16 @@ class Training:
         run: the run directory, on storage that rank 0 writes and every rank reads.
         text_encoder: the encoder's configuration, for checkpoints; None where the shards hold features.
         stop_requested: asked at step boundaries; one rank that says so stops all of them.
+        on_epoch: called on every rank after each validation.
     """
 
     def __init__(
         self, engine: Engine, config: Config, reader: ShardReader, run: Path, *,
         text_encoder: dict[str, Any] | None = None, stop_requested: Callable[[], bool] = lambda: False,
+        on_epoch: Callable[[EpochReport], None] = lambda report: None,
     ) -> None:
         self.engine, self.config, self.reader, self.run_path = engine, config, reader, run
-        self.text_encoder, self.stop_requested = text_encoder, stop_requested
+        self.text_encoder, self.stop_requested, self.on_epoch = text_encoder, stop_requested, on_epoch
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
         self.schedule = Schedule(engine.optimizer, config.train)
         self.cursor, self.step = Cursor(), 0
@@ -159,6 +162,10 @@ class Training:
         if self.record is not None:
             self._log_epoch(self.record, evaluation, epoch, best)
         self._save()
+        self.on_epoch(EpochReport(
+            epoch=epoch + 1, step=self.step, loss=evaluation.loss, best_loss=self.schedule.best_loss,
+            metrics=evaluation.metrics()["fused"],
+        ))  # fmt: skip
 
     def _agree_to_stop(self) -> bool:
         asked = torch.tensor(float(self.stop_requested()), device=self.engine.device)

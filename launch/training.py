@@ -1,0 +1,31 @@
+"""One rank's training on a DeepSpeed engine: what `launch.train` runs, and what a trial on a Ray cluster runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from dmd.config import Config
+from dmd.training.epoch_report import EpochReport
+from dmd.training.loop import Training
+from launch.engine import DeepSpeedEngine
+from launch.setup import build_system, check_training, open_shards
+
+
+def make_training(
+    config: Config, data: str, run: Path, *, device: torch.device, stop_requested: Callable[[], bool] = lambda: False,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+) -> Training:
+    """Build a rank's part of a training; `launch.engine.join_process_group` has been called. See `Training`.
+
+    Raises:
+        ValueError: what `open_shards` and `check_training` refuse.
+    """
+    reader = open_shards(data, config)
+    plan = check_training(config, reader, run, dist.get_world_size())
+    system, text_encoder = build_system(config, reader.index.info, device)
+    engine = DeepSpeedEngine(system, config, plan, device)
+    return Training(
+        engine, config, reader, run, text_encoder=text_encoder, stop_requested=stop_requested, on_epoch=on_epoch
+    )
