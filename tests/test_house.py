@@ -1,0 +1,99 @@
+"""The house: every module imports, floors are kept, the network needs torch alone, help is everywhere."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ("data_shards", "dmd", "launch", "cluster")
+MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+
+
+def names(path: Path) -> list[str]:
+    """Modules that a file imports, anywhere in it."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+    return found
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_every_module_imports():
+    names = [dotted(path) for path in MODULES]
+    assert len(names) > 30
+    code = "import importlib\nfor name in " + repr(names) + ": importlib.import_module(name)"
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_imports_only_go_down():
+    for path in MODULES:
+        own = FLOORS.index(path.relative_to(ROOT).parts[0])
+        for name in names(path):
+            top = name.split(".")[0]
+            assert top not in FLOORS or FLOORS.index(top) <= own, f"{path} imports {name}"
+            assert own > 1 or top not in ("deepspeed", "ray"), f"{path} imports {name}"
+            assert own > 0 or top != "torch", f"{path} imports {name}"
+
+
+def test_the_network_works_with_torch_alone():
+    """In a Python that cannot import anything else of ours or the stack's, a DMD still trains."""
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in BLOCKED: raise ImportError(name + ' is blocked')
+BLOCKED = {'deepspeed', 'ray', 'webdataset', 'transformers', 'pyarrow', 'data_shards', 'pydantic', 'tensorboard'}
+sys.meta_path.insert(0, Block())
+import torch
+import dmd.metrics
+from dmd.losses import Objective, ObjectiveConfig
+from dmd.model import DMD, ModelConfig
+config = ModelConfig(dim=8, heads=2, levels=1)
+model = DMD(config, dict(text=3, audio=4, vision=5), dict(text=6, audio=6, vision=6))
+labels = torch.ones(1, 2)
+loss = Objective(ObjectiveConfig(), config)(model(*(torch.ones(2, 6, n) for n in (3, 4, 5))), labels, labels)
+loss['total'].sum().backward()
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_size_and_docstrings(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert text.count("\n") <= 250
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_every_command_has_help():
+    listing = subprocess.run([sys.executable, "-m", "dmd.cli", "--help"], capture_output=True, text=True)
+    commands = [line.split()[0] for line in listing.stdout.splitlines() if line.startswith("  ")]
+    assert {"shard", "verify", "train", "evaluate", "demo"} <= set(commands)
+    for command in commands:
+        result = subprocess.run([sys.executable, "-m", "dmd.cli", command, "--help"], capture_output=True, text=True)
+        assert result.returncode == 0, command
+        assert f"usage: dmd {command}" in result.stdout
+
+
+def test_unknown_commands():
+    result = subprocess.run([sys.executable, "-m", "dmd.cli", "trian"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "unknown command 'trian'" in result.stderr
