@@ -1,0 +1,144 @@
+"""The main job through its commands: shards, a DeepSpeed training, a test result; and what it refuses.
+
+Real launchers and real engines: one rank against two, ZeRO 0 against 1, the same digits from `dmd evaluate`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_shards.reader import ShardReader
+from dmd.config import DataConfig
+from dmd.data.loader import training_steps
+from dmd.data.plan import EpochPlan
+
+pytestmark = pytest.mark.slow
+SMALL = ["model.dim=8", "model.heads=2", "model.levels=1", "train.learning_rate=1e-3"]
+NO_DROPOUT = [f"model.{name}=0" for name in (
+    "text_dropout", "attn_dropout", "attn_dropout_audio", "embed_dropout", "output_dropout"
+)]  # fmt: skip
+
+
+def dmd(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dmd.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def done(*arguments: str | Path) -> str:
+    result = dmd(*arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "shards"
+    done("shard", "--synthetic", path, "--samples", "280", "--samples-per-shard", "64")
+    return path
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/total"] for line in lines if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def runs(shards, tmp_path_factory) -> dict[str, Path]:
+    """Twenty steps without dropout: one rank, two ranks, and two ranks at ZeRO 1."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, ranks, more in (("one", 1, []), ("two", 2, []), ("zero1", 2, ["train.zero_stage=1"])):
+        done("train", "--data", shards, "--run", folder / name, "--ranks", str(ranks), "train.max_steps=20",
+             "train.early_stop=99", *SMALL, *NO_DROPOUT, *more)  # fmt: skip
+    return {name: folder / name for name in ("one", "two", "zero1")}
+
+
+@pytest.mark.multiproc
+def test_the_losses_do_not_depend_on_ranks_nor_on_the_zero_stage(runs):
+    one = losses(runs["one"])
+    assert len(one) == 20
+    assert one[-1] < one[0]
+    for name in ("two", "zero1"):
+        assert losses(runs[name]) == pytest.approx(one, rel=1e-4)
+    assert losses(runs["zero1"]) == pytest.approx(losses(runs["two"]), rel=1e-6)
+
+
+@pytest.mark.multiproc
+def test_evaluate_prints_the_same_digits_from_one_and_two_ranks(runs, tmp_path):
+    first = done("evaluate", runs["two"], "--json", tmp_path / "one.json")
+    second = done("evaluate", runs["two"], "--ranks", "2", "--json", tmp_path / "two.json")
+    assert first == second
+    assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
+    result = json.loads((tmp_path / "one.json").read_text())
+    assert set(result["metrics"]) >= {"fused", "shared", "text_homo", "vision_hetero"}
+    assert set(result["metrics"]["fused"]) >= {"mae", "corr", "acc7", "acc5", "acc3", "acc2_has0", "acc2_non0"}
+
+
+def test_a_run_directory_holds_everything_about_a_run(runs):
+    run = json.loads((runs["two"] / "run.json").read_text())
+    assert run["config"]["model"]["dim"] == 8
+    assert run["info"]["ranks"] == 2
+    assert run["info"]["generation"]
+    assert list(runs["two"].glob("events.out.tfevents.*"))
+    assert len(list((runs["two"] / "checkpoints").iterdir())) >= 2
+
+
+@pytest.mark.parametrize("samples", [280, 400])
+def test_a_two_rank_epoch_consumes_every_sample_once(samples, tmp_path):
+    """Train splits that the ghost batches divide (or not), read through the loader of each rank, with workers."""
+    done("shard", "--synthetic", tmp_path / "shards", "--samples", str(samples), "--samples-per-shard", "50")
+    with ShardReader(tmp_path / "shards") as reader:
+        total = reader.index.num_samples("train")
+        consumed: list[str] = []
+        per_step: list[list[int]] = [[], []]
+        for rank in range(2):
+            plan = EpochPlan(num_samples=total, ghost_batch_size=16, ghost_batches_per_step=5,
+                             ghost_batches_per_forward=2, num_ranks=2)  # fmt: skip
+            config = DataConfig(workers=rank)
+            for batches in training_steps(reader, plan, config, seed=3, rank=rank, epoch=1):
+                rows = np.concatenate([batch.rows[batch.rows >= 0] for batch in batches])
+                consumed += reader.index.ids("train", rows)
+                per_step[rank].append(len(rows))
+        assert sorted(consumed) == sorted(reader.index.ids("train", range(total)))
+        sums = [a + b for a, b in zip(*per_step, strict=True)]
+        assert sums == [plan.step_samples(step) for step in range(plan.num_steps)]
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, result.stderr
+    for part in parts:
+        assert part in lines[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_train_refuses_before_it_writes(shards, runs, tmp_path):
+    run = tmp_path / "run"
+    common = ("--data", shards, "--run", run)
+    refused(dmd("train", *common, "--preset", "mosy"), "unknown preset 'mosy'")
+    refused(dmd("train", *common, "train.lr=3"), "train.lr", "train.learning_rate")
+    refused(dmd("train", *common, "--ranks", "11"), "11 ranks for 10 ghost batches")
+    refused(dmd("train", *common, "--ranks", "0"), "--ranks is 0")
+    refused(dmd("train", "--data", tmp_path / "gone", "--run", run), "gone", "dmd shard")
+    refused(dmd("train", *common, "model.kernel_text=99"), "text sequences have 50 steps", "model.kernel_text")
+    assert not run.exists()
+    other = ("train", "--data", shards, "--run", runs["one"])
+    refused(dmd(*other, *SMALL, *NO_DROPOUT, "model.dim=16"), "model.dim=8, not 16", "another --run")
+
+
+def test_train_refuses_other_data_and_missing_splits(shards, runs, tmp_path):
+    done("shard", "--synthetic", tmp_path / "other", "--samples", "280", "--seed", "7")
+    refused(dmd("train", "--data", tmp_path / "other", "--run", runs["one"], *SMALL, *NO_DROPOUT), "data generation")
+    refused(dmd("evaluate", tmp_path), "no readable run.json")
+    refused(dmd("evaluate", tmp_path / "gone"), "there is no run directory")
+    refused(dmd("evaluate", runs["one"], "--data", tmp_path / "gone"), "gone")
+    done("shard", "--synthetic", tmp_path / "tokens", "--samples", "50", "--text-kind", "tokens")
+    refused(dmd("evaluate", runs["one"], "--data", tmp_path / "tokens"), "text_kind")
+    refused(dmd("train", "--data", tmp_path / "tokens", "--run", tmp_path / "r", "text.encoder=/nowhere"),
+            "'/nowhere'", "text.encoder=PATH")  # fmt: skip
+    assert not (tmp_path / "r").exists()
