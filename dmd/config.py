@@ -69,26 +69,40 @@ class TrainConfig:
     """Epochs without improvement that the schedule accepts."""
     early_stop: int = 10
     """Epochs without a better validation loss after which the training ends."""
-    zero_stage: Literal[0, 1] = 0
-    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it."""
+    zero_stage: Literal[0, 1, 2] = 0
+    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; weights and losses stay in float32. auto: bf16 on CUDA, fp32 on CPU."""
     save_every: int = 0
     """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
+    save_minutes: float = 0
+    """Minutes after which a checkpoint is written at the next step; 0: no limit."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept beside the best; at least 2."""
     log_every: int = 1
     """Steps between two lines of the log."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite is never applied: end the training, or skip the step and go on."""
+    nonfinite_limit: int = 3
+    """Steps in a row that `on_nonfinite: skip` bears with; one more ends the training."""
+    on_storage_error: Literal["continue", "stop"] = "continue"
+    """A checkpoint or log that cannot be written: go on and try again at the next, or end the training. The weights
+    in memory may be all there is of the last steps; the end of a training must be written either way."""
+    collective_timeout: float = 600
+    """Seconds that a rank waits for the others, or works without a sign of life, before the training ends."""
 
     def __post_init__(self) -> None:
         at_least = {
             "epochs": 1, "ghost_batch_size": 2, "ghost_batches_per_step": 1, "ghost_batches_per_forward": 1,
-            "plateau_patience": 0, "early_stop": 1, "save_every": 0, "keep_checkpoints": 2, "log_every": 1, "seed": 0,
+            "plateau_patience": 0, "early_stop": 1, "save_every": 0, "keep_checkpoints": 2, "log_every": 1,
+            "seed": 0, "nonfinite_limit": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("learning_rate", "clip_at"):
+        if self.save_minutes < 0:
+            raise ValueError(f"train.save_minutes is {self.save_minutes}; it must be at least 0")
+        for name in ("learning_rate", "clip_at", "collective_timeout"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be above 0")
         if not 0 < self.plateau_factor < 1:

@@ -5,33 +5,63 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from launch.runner import Place
 
 
 def train(argv: list[str]) -> int:
     """Train DMD on shards with DeepSpeed; the same command again continues the run."""
-    from launch.train import make_parser
+    from launch.arguments import make_parser
 
     parser = make_parser("dmd train")
     parser.add_argument("--ranks", type=int, help="processes on this machine (default: one per GPU, on a CPU one)")
-    options = parser.parse_args(argv)
-    return _train(options)
+    several = parser.add_argument_group("several hosts", "a hostfile has one `NAME slots=RANKS` per line, rank 0 first")
+    several.add_argument("--hosts", type=Path, metavar="HOSTFILE", help="start the ranks of all hosts through ssh")
+    several.add_argument(
+        "--host-rank", type=int, metavar="N",
+        help="start the ranks of this host alone, the N-th of the hostfile from 0: one such command per host, no ssh",
+    )  # fmt: skip
+    several.add_argument("--port", type=int, help="TCP port on rank 0's host (default: 29500; one host: a free one)")
+    several.add_argument("--ssh-port", type=int, help="where sshd listens (default: as ssh says)")
+    return _train(parser.parse_intermixed_args(argv))
 
 
 def _train(options: argparse.Namespace) -> int:
     from dmd.presets import load_config
-    from launch.runner import default_ranks, run_launcher
-    from launch.setup import check_training, open_shards
+    from dmd.training.resume import parse_resume
+    from launch.arguments import rank_arguments
+    from launch.runner import run_launcher
+    from launch.setup import check_resume, check_training, open_shards
 
-    ranks = default_ranks() if options.ranks is None else options.ranks
-    if ranks < 1:
-        raise ValueError(f"--ranks is {ranks}; it must be at least 1")
+    place = _place(options)
+    num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
     config = load_config(options.preset, options.overrides)
     with open_shards(options.data, config) as reader:
-        check_training(config, reader, options.run, ranks)
-    arguments = ["--data", options.data, "--run", str(options.run), *options.overrides]
-    if options.preset is not None:
-        arguments = ["--preset", options.preset, *arguments]
-    return run_launcher(ranks, arguments)
+        check_training(config, reader, options.run, num_ranks)
+        check_resume(config, reader, options.run, parse_resume(options.resume))
+    return run_launcher(place, rank_arguments(options))
+
+
+def _place(options: argparse.Namespace) -> "Place":
+    from launch.hosts import read_hosts
+    from launch.runner import Place, default_ranks
+
+    if options.hosts is None:
+        if options.host_rank is not None:
+            raise ValueError(f"--host-rank {options.host_rank} without --hosts; name the hostfile")
+        ranks = default_ranks() if options.ranks is None else options.ranks
+        if ranks < 1:
+            raise ValueError(f"--ranks is {ranks}; it must be at least 1")
+        return Place(ranks=ranks, port=options.port)
+    hosts = read_hosts(options.hosts)
+    if options.ranks is not None:
+        raise ValueError(f"--ranks {options.ranks} and --hosts; the hostfile's slots say how many ranks a host gets")
+    if options.host_rank is not None and not 0 <= options.host_rank < len(hosts.slots):
+        last = len(hosts.slots) - 1
+        raise ValueError(f"--host-rank is {options.host_rank}; {options.hosts} has the hosts 0 to {last}")
+    return Place(ranks=0, hosts=hosts, host_rank=options.host_rank, port=options.port, ssh_port=options.ssh_port)
 
 
 def demo(argv: list[str]) -> int:

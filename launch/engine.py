@@ -36,7 +36,7 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
 
 
 class DeepSpeedEngine:
-    """Data-parallel training of a system at ZeRO stage 0 or 1."""
+    """Data-parallel training of a system at ZeRO stage 0, 1 or 2."""
 
     def __init__(self, system: TrainingSystem, config: Config, plan: EpochPlan, device: torch.device) -> None:
         self.system = system
@@ -44,13 +44,14 @@ class DeepSpeedEngine:
         self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
         self._zero_stage = config.train.zero_stage
         self._clip, self._clip_at = config.train.clip, config.train.clip_at
-        self._gradient_norm = torch.zeros((), device=device)
+        self._gradient_norm = self._loss = torch.zeros((), device=device)
+        self._applied = False
         self.optimizer: torch.optim.Optimizer = adam(system, config)
         self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
             model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
         )
-        self.optimizer.register_step_pre_hook(self._clip_gradient)
+        self.optimizer.register_step_pre_hook(self._before_update)
 
     def forward(self, *arguments: object) -> dict[str, Tensor]:
         """Loss terms of a batch (see `TrainingSystem.forward`)."""
@@ -62,20 +63,31 @@ class DeepSpeedEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # moves DeepSpeed's count of passes, no update
 
-    def step(self) -> Tensor:
-        """Update the weights; returns the norm of the reduced gradient before the clip."""
+    def step(self, loss: Tensor) -> tuple[Tensor, bool]:
+        """Update the weights if loss and gradient are finite; see `dmd.training.engine.Engine`."""
         assert self._engine.is_gradient_accumulation_boundary()
+        self._loss, self._applied = loss, False
+        self._gradient_norm = torch.full((), torch.nan, device=self.device)
         self._engine.step()
-        return self._gradient_norm
+        return self._gradient_norm, self._applied
 
-    def _clip_gradient(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Clip the reduced gradient. At ZeRO 1 a rank sees its part of it: a value clip is elementwise all the same."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        square = torch.stack([g.square().sum() for g in gradients]).sum()
+    def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Clip the reduced gradient, or take it away so that Adam does nothing.
+
+        From ZeRO 1 on this is called once per parameter group, with this rank's flat part of it, after DeepSpeed has
+        the norm over all groups; where that is not finite DeepSpeed does not come here at all.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters]
         if self._zero_stage > 0:
-            dist.all_reduce(square)
-        self._gradient_norm = square.sqrt()
-        if self._clip == "value":
+            self._gradient_norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, device=self.device)
+        else:
+            self._gradient_norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+        self._applied = bool(torch.isfinite(self._gradient_norm + self._loss))
+        if not self._applied:
+            for parameter in parameters:
+                parameter.grad = None
+        elif self._clip == "value":
             for gradient in gradients:
                 gradient.clamp_(-self._clip_at, self._clip_at)
         elif self._clip == "norm":
@@ -89,6 +101,8 @@ class DeepSpeedEngine:
         if not first:
             return {}
         state = {"step": first["step"].detach().clone().cpu()}
+        if self._zero_stage > 0:
+            self._link_partitions()
         for name, parameter in self._parameters.items():
             for key in STATE_KEYS:
                 if self._zero_stage > 0:
@@ -118,10 +132,16 @@ class DeepSpeedEngine:
                 self.optimizer.state[flat] = {
                     "step": state["step"].clone(), **{key: torch.zeros_like(flat) for key in STATE_KEYS}
                 }  # fmt: skip
-        self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_partitions()
         for name, parameter in self._parameters.items():
             for key in STATE_KEYS:
                 safe_set_full_optimizer_state(parameter, state[f"{key}/{name}"].to(self.device), key)
+
+    def _link_partitions(self) -> None:
+        """Link the parameters to their parts of the flat state. DeepSpeed does so once, after the first group's first
+        update, when other groups (or a first step that was skipped) have no state yet."""
+        self._engine.optimizer._hp_optimizer_states_linked = False
+        self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """Take over the system's weights, and ZeRO's own float32 copy of them."""

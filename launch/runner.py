@@ -1,14 +1,52 @@
-"""Starts DeepSpeed's launcher for `launch/train.py` and carries signals to it."""
+"""Starts DeepSpeed's launcher for `launch/train.py`: on this machine, on this host's part of several, or through ssh.
+
+What the stock launcher lacks is here: SIGINT and SIGTERM reach every rank, and nothing of it outlives this process
+(`launch.supervise` watches for its death).
+"""
 
 import os
+import re
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
-SCRIPT = Path(__file__).with_name("train.py")
+from launch.environment import forwarded
+from launch.exit_codes import SIGNALLED
+from launch.hosts import Hosts
+
+SCRIPT = Path(__file__).with_name("train.py").absolute()
+SWEEP_SECONDS = 40
+"""Time for ranks whose launcher has died to write a checkpoint, before they are killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where ranks run."""
+
+    ranks: int
+    """On this machine, where `hosts` is None."""
+    hosts: Hosts | None = None
+    host_rank: int | None = None
+    """This host's line in the hostfile, where every host gets its own command; None: ssh starts all of them."""
+    port: int | None = None
+    """Of rank 0's host; None: a free one on this machine, 29500 between hosts."""
+    ssh_port: int | None = None
+
+    @property
+    def by_ssh(self) -> bool:
+        """Whether ranks are started through ssh."""
+        return self.hosts is not None and self.host_rank is None
 
 
 def default_ranks() -> int:
@@ -16,32 +54,107 @@ def default_ranks() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def run_launcher(ranks: int, arguments: list[str]) -> int:
-    """Run the training script on `ranks` processes of this machine; returns its exit code.
+def launcher_command(place: Place, arguments: list[str]) -> list[str]:
+    """The command that starts the ranks of a place with these arguments.
 
-    SIGINT and SIGTERM reach every rank: the stock launcher leaves its children alone with them (STACK.md B3).
+    Raises:
+        ValueError: ssh is asked for and pdsh is not installed.
     """
-    accelerator = {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}
-    command = [
-        sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port",
-        str(_free_port()), str(SCRIPT), *arguments,
-    ]  # fmt: skip
-    process = subprocess.Popen(command, env={**accelerator, **os.environ}, start_new_session=True)
+    if place.hosts is None:
+        where = ["--num_accelerators", str(place.ranks), "--master_port", str(place.port or free_port())]
+    else:
+        where = ["--hostfile", str(place.hosts.path), "--master_addr", place.hosts.first]
+        where += ["--master_port", str(place.port or 29500)]
+        if place.host_rank is not None:
+            where += ["--no_ssh", "--node_rank", str(place.host_rank)]
+        elif not (shutil.which("pdsh") and shutil.which("ssh")):
+            raise ValueError("--hosts without --host-rank needs pdsh and ssh; install them, or use --host-rank")
+        elif place.ssh_port is not None:
+            where += ["--ssh_port", str(place.ssh_port)]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", *where, str(SCRIPT), *arguments]
+
+
+def run_launcher(place: Place, arguments: list[str]) -> int:
+    """Run the training script on all ranks of a place; returns its exit code (`launch.exit_codes`)."""
+    environment = {**({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}), **os.environ}
+    if not place.by_ssh:
+        return _run(launcher_command(place, arguments), {**environment, "DMD_WRAPPER": str(os.getpid())}, _signal_local)
+    assert place.hosts is not None
+    hosts = ",".join(place.hosts.slots)
+    with tempfile.NamedTemporaryFile("w", prefix="dmd-environment-") as file:
+        file.writelines(f"{name}={value}\n" for name, value in forwarded(environment).items())
+        file.flush()
+        port = "" if place.ssh_port is None else f" -p {place.ssh_port}"
+        ssh = {**environment, "PDSH_SSH_ARGS_APPEND": environment.get("PDSH_SSH_ARGS_APPEND", "") + port}
+
+        def signal_remote(launcher: int, number: int) -> bool:
+            pattern = shlex.quote(f"^{re.escape(sys.executable)} -u {re.escape(str(SCRIPT))} ")
+            kill = ["pdsh", "-R", "ssh", "-w", hosts, f"pkill -{number} -f {pattern}"]
+            return subprocess.run(kill, env=ssh, stderr=subprocess.DEVNULL).returncode == 0
+
+        return _run(launcher_command(place, arguments), {**environment, "DS_ENV_FILE": file.name}, signal_remote)
+
+
+def _run(command: list[str], environment: dict[str, str], reach: Callable[[int, int], bool]) -> int:
+    """Run the launcher, carrying signals to the ranks; a second one of a kind ends everything at once.
+
+    Args:
+        reach: sends a signal to the ranks of a launcher (its process id); says whether there were any.
+    """
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    asked: Counter[int] = Counter()
 
     def forward(number: int, frame: object) -> None:
-        os.killpg(process.pid, number)
+        asked[number] += 1
+        if asked[number] > 1:
+            reach(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
+        elif not reach(process.pid, number):
+            os.killpg(process.pid, number)  # no rank runs yet
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return process.wait()
+        code = process.wait()
+        _sweep(process.pid)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    return code if code >= 0 else SIGNALLED - code
 
 
-def _free_port() -> int:
-    import socket
+def _ranks(group: int) -> list[psutil.Process]:
+    """The rank processes in the process group of a launcher on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.cmdline()[2:3] == [str(SCRIPT)]:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+            continue
+    return found
 
+
+def _signal_local(launcher: int, number: int) -> bool:
+    ranks = _ranks(launcher)
+    for rank in ranks:
+        rank.send_signal(number)
+    return bool(ranks)
+
+
+def _sweep(group: int) -> None:
+    """End the ranks that a dead launcher has left behind, after a checkpoint if they manage in time."""
+    ranks = _ranks(group)
+    for rank in ranks:
+        rank.send_signal(signal.SIGTERM)
+    psutil.wait_procs(ranks, timeout=SWEEP_SECONDS)
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

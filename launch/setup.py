@@ -11,9 +11,11 @@ from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config, load_text_encoder
-from dmd.training.checkpoint import newest_valid, read_state
-from dmd.training.loop import CHECKPOINTS, make_plan
+from dmd.training.checkpoint import checkpoint_paths, read_state
+from dmd.training.resume import Resume, choose_checkpoint
+from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import check_continues
+from dmd.training.step import make_plan
 from dmd.training.system import TrainingSystem, autocast_dtype
 
 
@@ -34,24 +36,32 @@ def open_shards(data: str, config: Config) -> ShardReader:
 
 
 def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
-    """Refuse, before anything is written, what cannot be trained.
+    """Refuse, before anything is written, what cannot be trained; cheap enough for every rank.
 
     Raises:
-        ValueError: more ranks than ghost batches per step, sequences shorter than their convolution, an encoder that
-            is not there or does not fit the tokens, or a run directory of another training.
+        ValueError: more ranks than ghost batches per step, sequences shorter than their convolution, or an encoder
+            that is not there or does not fit the tokens.
     """
     info = reader.index.info
     plan = make_plan(config, info.counts["train"], num_ranks)
     if run.exists() and not run.is_dir():
         raise ValueError(f"the run directory {run} is a file; give another --run")
-    newest, _ = newest_valid(run / CHECKPOINTS)
-    if newest is not None:
-        check_continues(read_state(newest), config, info, run)
-    elif info.text_kind == "tokens":
+    if info.text_kind == "tokens" and not checkpoint_paths(run / CHECKPOINTS):
         check_tokens(encoder_config(config.text.encoder), vocab_size=info.vocab_size, length=info.lengths["text"])
     with torch.device("meta"):
         TrainingSystem(config, info, None if info.text_kind == "features" else _meta_encoder(config))
     return plan
+
+
+def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume) -> None:
+    """Refuse a run directory that the training cannot continue; reads whole checkpoints.
+
+    Raises:
+        ValueError: as `choose_checkpoint`, or a run of another training.
+    """
+    path, _ = choose_checkpoint(run / CHECKPOINTS, resume)
+    if path is not None:
+        check_continues(read_state(path), config, reader.index.info, run)
 
 
 def _meta_encoder(config: Config) -> TextEncoder:

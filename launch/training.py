@@ -9,13 +9,15 @@ import torch.distributed as dist
 from dmd.config import Config
 from dmd.training.epoch_report import EpochReport
 from dmd.training.loop import Training
+from dmd.training.resume import Resume
 from launch.engine import DeepSpeedEngine
 from launch.setup import build_system, check_training, open_shards
 
 
 def make_training(
-    config: Config, data: str, run: Path, *, device: torch.device, stop_requested: Callable[[], bool] = lambda: False,
-    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    config: Config, data: str, run: Path, *, device: torch.device, resume: Resume = "auto",
+    stop_requested: Callable[[], bool] = lambda: False, on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Training:
     """Build a rank's part of a training; `launch.engine.join_process_group` has been called. See `Training`.
 
@@ -27,5 +29,6 @@ def make_training(
     system, text_encoder = build_system(config, reader.index.info, device)
     engine = DeepSpeedEngine(system, config, plan, device)
     return Training(
-        engine, config, reader, run, text_encoder=text_encoder, stop_requested=stop_requested, on_epoch=on_epoch
-    )
+        engine, config, reader, run, text_encoder=text_encoder, resume=resume, stop_requested=stop_requested,
+        on_epoch=on_epoch, heartbeat=heartbeat,
+    )  # fmt: skip

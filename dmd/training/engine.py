@@ -27,8 +27,15 @@ class Engine(Protocol):
         """Add the gradients of a loss; the last one of a step starts the reduction."""
         ...
 
-    def step(self) -> Tensor:
-        """Clip, update the weights, clear the gradients; returns the norm of the reduced gradient before the clip."""
+    def step(self, loss: Tensor) -> tuple[Tensor, bool]:
+        """Clip, update the weights, clear the gradients; nothing is applied unless loss and gradient are finite.
+
+        Args:
+            loss: the step's loss over all ranks, so that all of them decide the same.
+
+        Returns:
+            the norm of the reduced gradient before the clip, and whether the step was applied.
+        """
         ...
 
     def optimizer_state(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Evaluation of a split: every sample exactly once at any number of ranks, metrics computed once from all of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +38,10 @@ class Evaluation:
 
 
 def evaluate(
-    system: TrainingSystem, reader: ShardReader, split: str, config: Config, *, device: torch.device
+    system: TrainingSystem, reader: ShardReader, split: str, config: Config, *, device: torch.device,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Predict a split with this rank's share and gather all shares on every rank.
+    """Predict a split with this rank's share and gather all shares on every rank; `heartbeat` is called per batch.
 
     Raises:
         ValueError: the shards have no such split.
@@ -62,6 +64,7 @@ def evaluate(
             table = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)  # [B, 8]
             rows.append(batch.rows.flatten())
             values.append(torch.cat([table.cpu(), batch.labels.view(-1, 1)], dim=1))
+            heartbeat()
     system.train(was_training)
     share = (torch.cat(rows), torch.cat(values)) if rows else (torch.empty(0, dtype=torch.int64), torch.empty(0, 9))
     shares: list[tuple[Tensor, Tensor]] = [share] * num_ranks

@@ -9,31 +9,31 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
 from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import training_steps
-from dmd.data.plan import EpochPlan
-from dmd.model.graph import PAIRS
-from dmd.presets import config_to_dict
-from dmd.training.checkpoint import Snapshot, newest_valid, read_checkpoint
-from dmd.training.checkpoint_writer import AsyncWriter
+from dmd.training.agreement import Audit, StorageFailed, any_rank
+from dmd.training.checkpoint import Snapshot
+from dmd.training.divergence import NonfiniteGuard
 from dmd.training.engine import Engine
 from dmd.training.epoch_report import EpochReport
-from dmd.training.evaluate import Evaluation, evaluate
+from dmd.training.evaluate import evaluate
 from dmd.training.faults import fault_point
+from dmd.training.logbook import Logbook, open_record
+from dmd.training.provenance import versions
 from dmd.training.record import Recorder
+from dmd.training.resume import Resume, load_checkpoint
+from dmd.training.saving import CHECKPOINTS, Saver
 from dmd.training.schedule import Schedule
 from dmd.training.state import Cursor, check_continues, make_state, model_state
-from dmd.training.step import train_step
-
-CHECKPOINTS = "checkpoints"
+from dmd.training.step import StepResult, make_plan, train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,8 @@ class Outcome:
     """A stop was asked for: the same command continues."""
 
 
-def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:
-    """The epoch plan of a config."""
-    train = config.train
-    return EpochPlan(
-        num_samples=num_samples, ghost_batch_size=train.ghost_batch_size,
-        ghost_batches_per_step=train.ghost_batches_per_step,
-        ghost_batches_per_forward=train.ghost_batches_per_forward, num_ranks=num_ranks,
-    )  # fmt: skip
-
-
 class Training:
-    """One training from its start, or from the newest valid checkpoint in its run directory.
+    """One training from its start, or from a checkpoint in its run directory.
 
     Args:
         engine: the system, its optimizer and its collectives.
@@ -67,38 +57,52 @@ class Training:
         reader: shards with a train and a valid split.
         run: the run directory, on storage that rank 0 writes and every rank reads.
         text_encoder: the encoder's configuration, for checkpoints; None where the shards hold features.
+        resume: which checkpoint to continue from.
         stop_requested: asked at step boundaries; one rank that says so stops all of them.
         on_epoch: called on every rank after each validation.
+        heartbeat: called on every rank at each sign of progress.
+
+    Raises:
+        ValueError: a checkpoint of another training, or none that is valid.
     """
 
     def __init__(
         self, engine: Engine, config: Config, reader: ShardReader, run: Path, *,
-        text_encoder: dict[str, Any] | None = None, stop_requested: Callable[[], bool] = lambda: False,
+        text_encoder: dict[str, Any] | None = None, resume: Resume = "auto",
+        stop_requested: Callable[[], bool] = lambda: False,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self.engine, self.config, self.reader, self.run_path = engine, config, reader, run
         self.text_encoder, self.stop_requested, self.on_epoch = text_encoder, stop_requested, on_epoch
+        self.heartbeat = heartbeat
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
         self.schedule = Schedule(engine.optimizer, config.train)
         self.cursor, self.step = Cursor(), 0
-        resumed = self._resume()
         self.leads = engine.rank == 0
-        self.writer = AsyncWriter(run / CHECKPOINTS, config.train.keep_checkpoints) if self.leads else None
-        self.record = self._open_record(resumed) if self.leads else None
+        self.guard = NonfiniteGuard(config.train, reader, run, leads=self.leads)
+        self.versions = versions()
+        resumed = self._resume(resume)
+        self.audit = Audit(engine, self.step)
+        self.saver = Saver(run, config.train) if self.leads else None
+        self.log = Logbook(run, self._open_log, resumed) if self.leads else None
 
     def run(self) -> Outcome:
-        """Train until the config or a stop request ends it; the record and the last checkpoint are closed."""
+        """Train until the config or a stop request ends it; the record and the last checkpoint are closed.
+
+        Raises:
+            Diverged: too many steps in a row could not be applied.
+            StorageFailed: the storage failed where the config says stop, or at the end.
+            ValueError: a damaged shard; on the rank that reads it.
+        """
         stopped = False
         while not stopped and not self.finished:
             stopped = self._epoch()
             if not stopped:
                 self._end_epoch()
+                stopped = not self.finished and any_rank(self.engine, self.stop_requested())[0]
         best = self.schedule
-        if self.writer is not None and self.record is not None:
-            self.writer.close()
-            self.record.close(None if stopped else {"valid/loss": best.best_loss})
-        if dist.is_initialized():
-            dist.barrier()
+        self._close(None if stopped else {"valid/loss": best.best_loss})
         return Outcome(
             step=self.step, epoch=self.cursor.epoch, best_step=best.best_step, best_loss=best.best_loss,
             stopped=stopped,
@@ -115,7 +119,7 @@ class Training:
         return by_steps or by_epochs
 
     def _epoch(self) -> bool:
-        """Steps from the cursor to the end of its epoch; returns whether a stop was asked for."""
+        """Steps from the cursor to the end of its epoch; returns whether a stop was asked for, after saving."""
         train, plan = self.config.train, self.plan
         self.engine.system.train()
         steps = training_steps(
@@ -129,116 +133,116 @@ class Training:
         begin = time.perf_counter()
         with bar:
             for batches in steps:
-                values = train_step(
+                result = train_step(
                     self.engine, batches, self.config, plan, step=self.step, step_in_epoch=self.cursor.step
                 )
                 samples = plan.step_samples(self.cursor.step)
-                self.step += 1
-                self.cursor = Cursor(epoch=self.cursor.epoch, step=self.cursor.step + 1)
-                fault_point("step")
+                self._advance(result)
                 bar.update()
-                if self.step % train.log_every == 0:
+                if self.log is not None and self.step % train.log_every == 0:
                     now = time.perf_counter()
-                    self._log_step(values, samples * train.log_every / (now - begin), bar)
+                    rates = [group["lr"] for group in self.engine.optimizer.param_groups]
+                    self.log.step(self.step, result.values, rates, samples * train.log_every / (now - begin))
+                    bar.set_postfix(loss=f"{result.values['total']:.3f}", best_valid=f"{self.schedule.best_loss:.4f}")
                     begin = now
                 if self.finished or self.cursor.step == plan.num_steps:
                     return False
-                if self._agree_to_stop():
-                    self._save()
+                if self._between_steps():
                     return True
-                if train.save_every and self.step % train.save_every == 0:
-                    self._save()
         return False
+
+    def _advance(self, result: StepResult) -> None:
+        """Count a step that was made, and look at what it gave."""
+        epoch = self.cursor.epoch
+        self.step += 1
+        self.cursor = Cursor(epoch=epoch, step=self.cursor.step + 1)
+        self.heartbeat()
+        fault_point("step")
+        if self.audit.on:
+            self.audit.step(epoch=epoch, step=self.step, ids=self.reader.index.ids("train", result.rows))
+        if not result.applied and self.saver is not None:
+            self.saver.wait()
+        self.guard.look(result, epoch=epoch, step=self.step)
+
+    def _between_steps(self) -> bool:
+        """Save where it is due; returns whether a stop was asked for. The ranks agree in one collective."""
+        due = self.saver is not None and self.saver.due(self.step)
+        stop, save, failed = any_rank(self.engine, self.stop_requested(), due, self._storage_failed())
+        if failed and self.config.train.on_storage_error == "stop":
+            failures = [part.failure for part in (self.saver, self.log) if part is not None and part.failure]
+            raise self._storage_error(failures)
+        if stop or save:
+            self._save()
+        return stop
 
     def _end_epoch(self) -> None:
         """Validate, log and save; the schedule looks at whole epochs only, `max_steps` may end inside one."""
-        evaluation = evaluate(self.engine.system, self.reader, "valid", self.config, device=self.engine.device)
+        evaluation = evaluate(
+            self.engine.system, self.reader, "valid", self.config, device=self.engine.device, heartbeat=self.heartbeat
+        )
         fault_point("evaluate")
         epoch = self.cursor.epoch
         best = False
         if self.cursor.step == self.plan.num_steps:
             best = self.schedule.update(evaluation.loss, epoch=epoch, step=self.step)
             self.cursor = Cursor(epoch=epoch + 1)
-        if self.record is not None:
-            self._log_epoch(self.record, evaluation, epoch, best)
+        self.audit.same(schedule=self.schedule.state(), best=best, cursor=self.cursor, finished=self.finished)
+        if self.log is not None:
+            self.log.epoch(self.step, epoch, evaluation, best)
         self._save()
         self.on_epoch(EpochReport(
             epoch=epoch + 1, step=self.step, loss=evaluation.loss, best_loss=self.schedule.best_loss,
             metrics=evaluation.metrics()["fused"],
         ))  # fmt: skip
 
-    def _agree_to_stop(self) -> bool:
-        asked = torch.tensor(float(self.stop_requested()), device=self.engine.device)
-        if self.engine.num_ranks > 1:
-            dist.all_reduce(asked)
-        return bool(asked)
+    def _storage_failed(self) -> bool:
+        return (self.saver is not None and self.saver.poll() is not None) or (
+            self.log is not None and self.log.failure is not None
+        )
+
+    def _storage_error(self, failures: list[OSError]) -> StorageFailed:
+        return StorageFailed(str(failures[0]) if failures else f"rank 0 cannot write to {self.run_path}")
+
+    def _close(self, metrics: dict[str, float] | None) -> None:
+        """Wait for what is being written; the ranks leave together, and all of them know if it failed."""
+        failures: list[OSError] = []
+        if self.saver is not None and self.log is not None:
+            for close in (self.saver.close, partial(self.log.close, metrics)):
+                try:
+                    close()
+                except OSError as error:
+                    failures.append(error)
+        if any_rank(self.engine, bool(failures))[0]:
+            raise self._storage_error(failures)
+        if dist.is_initialized():
+            dist.barrier()
 
     def _save(self) -> None:
         """Snapshot on every rank (a collective), written in the background by one."""
         optimizer = self.engine.optimizer_state()
-        if self.writer is None:
+        if self.saver is None:
             return
         state = make_state(
             config=self.config, info=self.reader.index.info, cursor=self.cursor, schedule=self.schedule.state(),
-            text_encoder=self.text_encoder,
+            text_encoder=self.text_encoder, nonfinite_in_a_row=self.guard.in_a_row, library_versions=self.versions,
         )  # fmt: skip
         model = model_state(self.engine.system)
-        self.writer.submit(Snapshot(step=self.step, model=model, optimizer=optimizer, state=state))
+        self.saver.save(Snapshot(step=self.step, model=model, optimizer=optimizer, state=state))
 
-    def _resume(self) -> int | None:
-        """Continue from the newest valid checkpoint, if there is one; returns its step."""
-        path, skipped = newest_valid(self.run_path / CHECKPOINTS)
-        if self.engine.rank == 0:
-            for reason in skipped:
-                print(f"skipped an invalid checkpoint: {reason}", flush=True)
-        if path is None:
+    def _resume(self, resume: Resume) -> int | None:
+        """Continue from a checkpoint, if there is one; returns its step."""
+        snapshot = load_checkpoint(self.engine, self.run_path / CHECKPOINTS, resume)
+        if snapshot is None:
             return None
-        snapshot = read_checkpoint(path)
         check_continues(snapshot.state, self.config, self.reader.index.info, self.run_path)
         self.engine.load_weights(snapshot.model)
         self.engine.load_optimizer_state(snapshot.optimizer)
         self.schedule.load_state(snapshot.state["schedule"])
+        self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]
         self.cursor, self.step = Cursor(**snapshot.state["cursor"]), snapshot.step
-        if self.engine.rank == 0:
+        if self.leads:
             print(f"resumed {self.run_path} at step {self.step} (epoch {self.cursor.epoch})", flush=True)
         return self.step
 
-    def _open_record(self, resumed: int | None) -> Recorder:
-        info = self.reader.index.info
-        about = {
-            "data": str(self.reader.index.root), "data_name": info.name, "generation": info.generation,
-            "counts": info.counts, "dims": info.dims, "lengths": info.lengths, "ranks": self.engine.num_ranks,
-            "device": str(self.engine.device), "steps_per_epoch": self.plan.num_steps,
-            "parameters": sum(p.numel() for p in self.engine.system.parameters()),
-        }  # fmt: skip
-        compare = ("valid/loss", "valid/acc2_non0", "valid/f1_non0", "valid/acc7", "valid/corr")
-        return Recorder(
-            self.run_path, config=config_to_dict(self.config), info=about, resume_step=resumed, compare=compare
-        )
-
-    def _log_step(self, values: dict[str, torch.Tensor], samples_per_second: float, bar: Any) -> None:
-        if self.record is None:
-            return
-        numbers = {
-            name: value.item() for name, value in values.items() if not name.startswith("edges_")
-        }
-        for name, edges in values.items():
-            if name.startswith("edges_"):
-                numbers.update({f"{name}/{to}_from_{source}": edge for (to, source), edge in
-                                zip(PAIRS, edges.tolist(), strict=True)})  # fmt: skip
-        numbers["samples_per_second"] = samples_per_second
-        for number, group in enumerate(self.engine.optimizer.param_groups):
-            numbers["learning_rate_text" if number else "learning_rate"] = group["lr"]
-        bar.set_postfix(loss=f"{numbers['total']:.3f}", best_valid=f"{self.schedule.best_loss:.4f}")
-        self.record.scalars(self.step, numbers, kind="train")
-
-    def _log_epoch(self, record: Recorder, evaluation: Evaluation, epoch: int, best: bool) -> None:
-        metrics = evaluation.metrics()
-        record.scalars(self.step, {"loss": evaluation.loss, "epoch": epoch, **metrics["fused"]}, kind="valid")
-        heads = {f"{head}/{name}": value for head, of in metrics.items() for name, value in of.items()}
-        record.scalars(self.step, heads, kind="valid_heads")
-        fused = metrics["fused"]
-        tqdm.write(
-            f"epoch {epoch:3d}  step {self.step:5d}  valid MAE {fused['mae']:.4f}  Corr {fused['corr']:.4f}  "
-            f"Acc2 {fused['acc2_non0']:.4f}  Acc7 {fused['acc7']:.4f}{'  best' if best else ''}"
-        )
+    def _open_log(self, resumed: int | None) -> Recorder:
+        return open_record(self.run_path, self.config, self.reader.index, self.plan, self.engine, resumed=resumed)

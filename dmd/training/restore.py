@@ -17,7 +17,7 @@ from dmd.config import Config
 from dmd.model.text import build_text_encoder
 from dmd.training.checkpoint import Snapshot, find_step, newest_valid, read_checkpoint
 from dmd.training.evaluate import evaluate
-from dmd.training.loop import CHECKPOINTS
+from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import check_fits, saved_config
 from dmd.training.system import TrainingSystem, autocast_dtype
 

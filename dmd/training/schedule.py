@@ -6,6 +6,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dmd.config import TrainConfig
+from dmd.training.agreement import Diverged
 
 
 class Schedule:
@@ -24,10 +25,10 @@ class Schedule:
         """Take the validation loss after an epoch; returns whether it is the best one.
 
         Raises:
-            ValueError: the loss is not a number: the training has diverged.
+            Diverged: the loss is not a number: the training has diverged.
         """
         if loss != loss:
-            raise ValueError(
+            raise Diverged(
                 f"the validation loss after step {step} is not a number: the training has diverged; lower "
                 "train.learning_rate and start again in a new run directory"
             )

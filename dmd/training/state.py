@@ -4,19 +4,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.presets import config_from_dict, config_to_dict
-from dmd.training.checkpoint import Snapshot
 from dmd.training.system import TrainingSystem
 
 VERSION = 1
 FREE_KEYS = frozenset({
     "data.workers", "data.check", "text.encoder", "train.epochs", "train.max_steps", "train.ghost_batches_per_forward",
-    "train.zero_stage", "train.precision", "train.save_every", "train.keep_checkpoints", "train.log_every",
+    "train.zero_stage", "train.precision", "train.save_every", "train.save_minutes", "train.keep_checkpoints",
+    "train.log_every", "train.on_nonfinite", "train.nonfinite_limit", "train.on_storage_error",
+    "train.collective_timeout",
 })  # fmt: skip
 """Config keys that may change between two starts of one run; every other change asks for a new run directory."""
 
@@ -31,7 +31,8 @@ class Cursor:
 
 
 def make_state(
-    *, config: Config, info: DatasetInfo, cursor: Cursor, schedule: dict[str, Any], text_encoder: dict[str, Any] | None
+    *, config: Config, info: DatasetInfo, cursor: Cursor, schedule: dict[str, Any], nonfinite_in_a_row: int,
+    text_encoder: dict[str, Any] | None, library_versions: dict[str, str],
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
     return {
@@ -39,7 +40,8 @@ def make_state(
         "best_step": schedule["best_step"] if schedule["best_step"] >= 0 else None,
         "data": {"name": info.name, "generation": info.generation, "text_kind": info.text_kind,
                  "dims": info.dims, "lengths": info.lengths},
-        "text_encoder": text_encoder,
+        "text_encoder": text_encoder, "nonfinite_in_a_row": nonfinite_in_a_row,
+        "versions": library_versions,
     }  # fmt: skip
 
 
@@ -80,9 +82,3 @@ def check_fits(data: dict[str, Any], info: DatasetInfo) -> None:
                 f"the model was trained on data with {what} {data[what]}, these shards have {here}; give shards that "
                 "were made from the same features"
             )
-
-
-def load_weights(system: TrainingSystem, snapshot: Snapshot) -> None:
-    """Put a checkpoint's weights into a bare system."""
-    with torch.no_grad():
-        system.load_state_dict(snapshot.model)

@@ -1,5 +1,7 @@
 """One optimizer step: the sample-weighted mean over its ghost batches, however ranks and passes share them."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,6 +11,16 @@ from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY, EpochPlan
 from dmd.model.noise import Noise, derived_seed
 from dmd.training.engine import Engine
+
+
+def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:
+    """The epoch plan of a config."""
+    train = config.train
+    return EpochPlan(
+        num_samples=num_samples, ghost_batch_size=train.ghost_batch_size,
+        ghost_batches_per_step=train.ghost_batches_per_step,
+        ghost_batches_per_forward=train.ghost_batches_per_forward, num_ranks=num_ranks,
+    )  # fmt: skip
 
 
 def ghost_weights(batch: Batch, samples: int) -> Tensor:
@@ -25,16 +37,27 @@ def make_noise(batch: Batch, config: Config, *, step: int, forward: int, device:
     return Noise(seed=config.train.seed, step=step, ghosts=ghosts, ghost_size=size, device=device)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step did, the same on every rank but for `rows`."""
+
+    values: dict[str, Tensor]
+    """Loss terms and mean edges over all ranks, and the gradient norm, as tensors on the device."""
+    applied: bool
+    """Whether the weights were updated: loss and gradient were finite."""
+    suspects: list[list[int]]
+    """Of a step that was not applied: rows of each ghost batch whose loss is not finite; of all where each is."""
+    rows: list[int]
+    """Rows of the train split that this rank consumed."""
+
+
 def train_step(
     engine: Engine, batches: list[Batch], config: Config, plan: EpochPlan, *, step: int, step_in_epoch: int
-) -> dict[str, Tensor]:
-    """Run the passes of this rank and update the weights.
-
-    Returns:
-        the step's loss terms and mean edges over all ranks, and the gradient norm, as tensors on the device.
-    """
+) -> StepResult:
+    """Run the passes of this rank and update the weights, unless the loss or the gradient is not finite."""
     samples = plan.step_samples(step_in_epoch)
     sums: dict[str, Tensor] = {}
+    totals: list[Tensor] = []
     for forward, batch in enumerate(batches):
         batch = batch.to(engine.device)
         noise = make_noise(batch, config, step=step, forward=forward, device=engine.device)
@@ -42,11 +65,32 @@ def train_step(
         weights = ghost_weights(batch, samples)  # [G]
         # The engine averages over ranks, a step sums their shares: hence the factor.
         engine.backward((terms["total"] * weights).sum() * engine.num_ranks)
+        totals.append(terms["total"].detach())
         for name, term in terms.items():
             share = torch.tensordot(weights, term.detach(), dims=1)
             sums[name] = share + sums[name] if name in sums else share
-    norm = engine.step()
-    return {**reduce_sums(sums), "gradient_norm": norm}
+    sums = reduce_sums(sums)
+    norm, applied = engine.step(sums["total"])
+    return StepResult(
+        values={**sums, "gradient_norm": norm}, applied=applied,
+        suspects=[] if applied else _suspects(batches, totals),
+        rows=[row for batch in batches for row in batch.rows.flatten().tolist() if row >= 0],
+    )  # fmt: skip
+
+
+def _suspects(batches: list[Batch], totals: list[Tensor]) -> list[list[int]]:
+    """Rows of the ghost batches, of all ranks, that may have spoilt the step. A collective."""
+    mine: list[tuple[bool, list[int]]] = []
+    for batch, total in zip(batches, totals, strict=True):
+        for rows, finite in zip(batch.rows.tolist(), total.isfinite().tolist(), strict=True):
+            kept = [row for row in rows if row >= 0]
+            mine += [(finite, kept)] if kept else []
+    shares = [mine]
+    if dist.is_initialized():
+        shares = [mine] * dist.get_world_size()
+        dist.all_gather_object(shares, mine)
+    every = [ghost for share in shares for ghost in share]
+    return [rows for finite, rows in every if not finite] or [rows for _, rows in every]
 
 
 def reduce_sums(sums: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,115 @@
+"""The log of a training as its loop sees it: numbers of a step, of a validation, and a line on the terminal.
+
+Where the storage fails the numbers wait in memory, and the record is opened again as a resume would, so that neither
+log gets a hole or a double.
+"""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from data_shards.index import ShardIndex
+from dmd.config import Config
+from dmd.data.plan import EpochPlan
+from dmd.model.graph import PAIRS
+from dmd.presets import config_to_dict
+from dmd.training.engine import Engine
+from dmd.training.evaluate import Evaluation
+from dmd.training.record import Recorder
+
+RETRY_SECONDS = 30
+"""Time between two attempts to reopen a record that could not be written."""
+
+
+def open_record(
+    run: Path, config: Config, index: ShardIndex, plan: EpochPlan, engine: Engine, *, resumed: int | None
+) -> Recorder:
+    """The record of a training in its run directory, to continue after step `resumed` (None: from the start)."""
+    info = index.info
+    about = {
+        "data": str(index.root), "data_name": info.name, "generation": info.generation, "counts": info.counts,
+        "dims": info.dims, "lengths": info.lengths, "ranks": engine.num_ranks, "device": str(engine.device),
+        "steps_per_epoch": plan.num_steps, "parameters": sum(p.numel() for p in engine.system.parameters()),
+    }  # fmt: skip
+    compare = ("valid/loss", "valid/acc2_non0", "valid/f1_non0", "valid/acc7", "valid/corr")
+    return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
+
+
+class Logbook:
+    """Writes the record of a run; held by the rank that writes.
+
+    Args:
+        run: the run directory.
+        open_record: opens the record to continue after a step (None: from the start).
+        resumed: step that the training continues from.
+    """
+
+    def __init__(self, run: Path, open_record: Callable[[int | None], Recorder], resumed: int | None) -> None:
+        self._run, self._open_record = run, open_record
+        self._record: Recorder | None = open_record(resumed)
+        self._written = resumed
+        self._waiting: deque[tuple[int, dict[str, float], str]] = deque()
+        self._retry_at = 0.0
+        self.failure: OSError | None = None
+
+    def step(self, step: int, values: dict[str, Tensor], rates: list[float], samples_per_second: float) -> None:
+        """The numbers of one optimizer step; edges of the GD-Units become one number each."""
+        numbers = {name: value.item() for name, value in values.items() if not name.startswith("edges_")}
+        for name, edges in values.items():
+            if name.startswith("edges_"):
+                named = zip(PAIRS, edges.tolist(), strict=True)
+                numbers.update({f"{name}/{to}_from_{source}": edge for (to, source), edge in named})
+        numbers["samples_per_second"] = samples_per_second
+        for number, rate in enumerate(rates):
+            numbers["learning_rate_text" if number else "learning_rate"] = rate
+        self._write(step, numbers, "train")
+
+    def epoch(self, step: int, epoch: int, evaluation: Evaluation, best: bool) -> None:
+        """The numbers of a validation."""
+        metrics = evaluation.metrics()
+        fused = metrics["fused"]
+        self._write(step, {"loss": evaluation.loss, "epoch": epoch, **fused}, "valid")
+        heads = {f"{head}/{name}": value for head, of in metrics.items() for name, value in of.items()}
+        self._write(step, heads, "valid_heads")
+        tqdm.write(
+            f"epoch {epoch:3d}  step {step:5d}  valid MAE {fused['mae']:.4f}  Corr {fused['corr']:.4f}  "
+            f"Acc2 {fused['acc2_non0']:.4f}  Acc7 {fused['acc7']:.4f}{'  best' if best else ''}"
+        )
+
+    def close(self, metrics: dict[str, float] | None) -> None:
+        """End the session (see `Recorder.close`). Raises OSError if the record cannot be brought up to date."""
+        self._retry_at = 0.0
+        self._flush()
+        if self._record is None or self._waiting:
+            assert self.failure is not None
+            raise self.failure
+        self._record.close(metrics)
+
+    def _write(self, step: int, numbers: dict[str, float], kind: str) -> None:
+        self._waiting.append((step, numbers, kind))
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._record is None and time.monotonic() < self._retry_at:
+            return
+        try:
+            if self._record is None:
+                os.stat(self._run)  # a run directory that is gone is not made anew: its storage may come back
+                self._record = self._open_record(self._written)
+            while self._waiting:
+                step, numbers, kind = self._waiting[0]
+                self._record.scalars(step, numbers, kind=kind)
+                self._written = step
+                self._waiting.popleft()
+            self.failure = None
+        except OSError as error:
+            if self.failure is None:
+                print(f"storage: {error}; the log waits in memory", file=sys.stderr, flush=True)
+            self._record, self.failure = None, error
+            self._retry_at = time.monotonic() + RETRY_SECONDS

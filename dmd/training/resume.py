@@ -1,0 +1,60 @@
+"""Which checkpoint a training continues from: one rank chooses, all of them load it."""
+
+from pathlib import Path
+from typing import Literal
+
+from dmd.training.agreement import from_first_rank
+from dmd.training.checkpoint import Snapshot, checkpoint_paths, find_step, newest_valid, read_checkpoint
+from dmd.training.engine import Engine
+
+Resume = Literal["auto", "never"] | int
+"""auto: the newest valid checkpoint, a fresh start where there is none; never: a fresh start in a new run directory;
+a number: the checkpoint of that step, later ones are given up."""
+
+
+def parse_resume(text: str) -> Resume:
+    """The value of `--resume`. Raises ValueError for anything but auto, never or a step."""
+    if text == "auto":
+        return "auto"
+    if text == "never":
+        return "never"
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"--resume is {text!r}; it must be auto, never, or the step of a checkpoint")
+
+
+def choose_checkpoint(root: Path, resume: Resume) -> tuple[Path | None, list[str]]:
+    """The checkpoint to continue from (None: a fresh start), and why newer ones were skipped; reads whole files.
+
+    Raises:
+        ValueError: checkpoints, none of them valid; a step that is not there or not valid; `never` where a run is.
+    """
+    if resume == "auto":
+        return newest_valid(root)
+    if resume != "never":
+        return find_step(root, resume), []
+    if checkpoint_paths(root):
+        raise ValueError(f"{root} holds the checkpoints of a run, which --resume never would replace; give a new --run")
+    return None, []
+
+
+def load_checkpoint(engine: Engine, root: Path, resume: Resume) -> Snapshot | None:
+    """Choose on the first rank and read on all. A collective.
+
+    Raises:
+        ValueError: as `choose_checkpoint`, on every rank.
+    """
+    path: Path | None = None
+    refusal: str | None = None
+    if engine.rank == 0:
+        try:
+            path, skipped = choose_checkpoint(root, resume)
+        except ValueError as error:
+            refusal = str(error)
+        else:
+            for reason in skipped:
+                print(f"skipped an invalid checkpoint: {reason}", flush=True)
+    path, refusal = from_first_rank(engine, (path, refusal))
+    if refusal is not None:
+        raise ValueError(refusal)
+    return None if path is None else read_checkpoint(path)

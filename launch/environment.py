@@ -1,0 +1,58 @@
+"""The environment of the ranks: what must reach every host, and which network interface they talk through."""
+
+import socket
+from collections.abc import Mapping, MutableMapping
+
+import psutil
+
+FORWARDED = (
+    "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "DMD_AUDIT", "DMD_FAULT", "DS_ACCELERATOR", "GLOO_", "HF_",
+    "LD_LIBRARY_PATH", "NCCL_", "OMP_NUM_THREADS", "PATH", "PYTHON", "TOKENIZERS_PARALLELISM", "TORCH_", "TRITON_",
+)  # fmt: skip
+"""Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts."""
+
+
+def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that must reach every host.
+
+    Raises:
+        ValueError: a value that DeepSpeed's environment file cannot hold.
+    """
+    chosen = {name: value for name, value in environment.items() if name.startswith(FORWARDED)}
+    for name, value in chosen.items():
+        if "\n" in value or '"' in value:
+            raise ValueError(f"{name}={value!r} has a quote or a line break, which cannot reach other hosts; change it")
+    return chosen
+
+
+def interface_to(address: str) -> tuple[str, str]:
+    """The network interface of this host that leads to an address, and its own address there.
+
+    Raises:
+        ValueError: no such host, or no way there.
+    """
+    try:
+        family, _, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:  # a datagram socket's connect sends nothing
+            probe.connect(target)
+            own = str(probe.getsockname()[0])
+    except OSError as error:
+        raise ValueError(f"there is no way to {address} from {socket.gethostname()}: {error.strerror}") from error
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == own for entry in addresses):
+            return name, own
+    return "lo", own  # the rest of 127.0.0.0/8
+
+
+def choose_interfaces(environment: MutableMapping[str, str]) -> None:
+    """Make gloo, and between hosts NCCL, use the interface that leads to rank 0, unless the user has chosen one.
+
+    Left alone, gloo takes the one that the host's name resolves to, which on many hosts is a loopback.
+    """
+    address = environment.get("MASTER_ADDR")
+    if address is None:
+        return
+    name, _ = interface_to(address)
+    environment.setdefault("GLOO_SOCKET_IFNAME", name)
+    if int(environment.get("CROSS_SIZE", "1")) > 1:
+        environment.setdefault("NCCL_SOCKET_IFNAME", name)
