@@ -1,1 +1,1 @@
-"""The Ray floor: trials, searches and jobs over a cluster."""
+"""The Ray floor: trials over a cluster, each a DeepSpeed training; experiments over seeds; job submission."""

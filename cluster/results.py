@@ -1,0 +1,102 @@
+"""Tables of an experiment, as CSV and Markdown, and the statistics of its seeds."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.ledger import Ledger
+from cluster.space import apply
+from cluster.table import short
+from dmd.commands import METRIC_NAMES
+from dmd.config import Config
+from dmd.presets import config_to_dict
+from dmd.training.durable import replace_file
+
+_T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+"""0.975 quantile of Student's t at 1 to 9 degrees of freedom."""
+_Z_975 = 1.959964
+
+Row = dict[str, Any]
+
+
+def student_t(degrees: int) -> float:
+    """The 0.975 quantile of Student's t; from 10 degrees on by its Cornish-Fisher expansion (error below 1e-3)."""
+    if degrees <= len(_T_975):
+        return _T_975[degrees - 1]
+    z = _Z_975
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def summary(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, standard deviation (n - 1), and half the width of the 95 % interval of the mean; nan from one value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    deviation = statistics.stdev(values)
+    return mean, deviation, student_t(len(values) - 1) * deviation / math.sqrt(len(values))
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows of equal keys to `path` as CSV, and beside it as Markdown."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())
+    replace_file(path.with_suffix(".md"), markdown(rows).encode())
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    for row in rows:
+        lines.append("| " + " | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
+    """trials.csv and trials.md, best first; best.yaml, the best trial's whole config for `dmd train --preset`."""
+    ordered = sorted(ledger.records.values(), key=lambda record: (record.best_loss, record.number))
+    keys = list(dict.fromkeys(key for record in ordered for key in record.values))
+    rows = [
+        {
+            "trial": record.number, "state": record.state, "epochs": record.epoch, "valid_loss": record.best_loss,
+            **{f"valid_{name}": record.metrics.get(name, math.nan) for name in ("acc2_non0", "acc7", "corr")},
+            **{key: short(record.values.get(key, "")) for key in keys},
+        }
+        for record in ordered
+    ]  # fmt: skip
+    if rows:
+        write_table(experiment / "trials.csv", rows)
+    best = ledger.best()
+    if best is not None:
+        content = yaml.safe_dump(config_to_dict(apply(base, best.values)), sort_keys=False)
+        header = f"# Trial {best.number}: validation loss {best.best_loss:.4f}, the lowest of {len(ordered)} trials.\n"
+        replace_file(experiment / "best.yaml", (header + content).encode())
+
+
+def seed_rows(results: Iterable[Row]) -> list[Row]:
+    """One row per seed and three rows per name below them: mean, standard deviation, half a 95 % interval.
+
+    Args:
+        results: rows with `name`, `seed` and `metrics` (the fused head's, by name).
+    """
+    results = list(results)
+    rows: list[Row] = []
+    for name in dict.fromkeys(result["name"] for result in results):
+        own = [result for result in results if result["name"] == name]
+        rows += [{"name": name, "seed": result["seed"], **_named(result["metrics"])} for result in own]
+        columns = {key: summary([result["metrics"][key] for result in own]) for key in METRIC_NAMES}
+        for place, label in enumerate(("mean", "std", "95 % +-")):
+            rows.append({"name": name, "seed": label, **_named({k: column[place] for k, column in columns.items()})})
+    return rows
+
+
+def _named(metrics: dict[str, float]) -> dict[str, float]:
+    return {label: metrics[key] for key, label in METRIC_NAMES.items()}

@@ -1,0 +1,175 @@
+"""What `dmd tune` and `dmd experiment` do, in order: check everything, search or train, write the tables."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cluster.experiment import make_cells, parse_seeds, run_cells
+from cluster.ledger import Ledger, keep_request
+from cluster.options import Request, check_test_split, read_request
+from cluster.resources import concurrent_trials
+from cluster.results import markdown, seed_rows, write_table, write_trials
+from cluster.search import GridStrategy, Strategy, make_strategy
+from cluster.selection import selection_shards
+from cluster.session import check_storage, cluster, has_gpus, live_nodes
+from cluster.space import apply, load_space
+from cluster.trial import TrialOptions
+from cluster.tune import SearchOptions, search
+from data_shards.reader import ShardReader
+from dmd.config import Config
+from dmd.presets import config_to_dict
+from launch.setup import check_training, open_shards
+
+FAILED = 1
+"""Exit code where a trial or a training failed; the same command tries it again."""
+_DEFAULT_TRIALS = 20
+_PROBES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A cluster that is connected and shards that every node sees."""
+
+    trial: TrialOptions
+    concurrent: int
+
+
+@contextmanager
+def _connected(request: Request, reader: ShardReader, what: dict[str, Any]) -> Iterator[Ready]:
+    """Connect, check nodes and storage, note what the experiment is, make the shards of its trainings."""
+    with cluster(request.address, cpus=request.cpus, verbose=request.verbose):
+        trial = request.trial_options(request.out / "shards", gpus=has_gpus())
+        concurrent = request.concurrent or concurrent_trials(trial.size, live_nodes())
+        check_storage(request.out, request.data)
+        keep_request(
+            request.out / "experiment.json",
+            {"config": config_to_dict(request.config), "generation": reader.index.info.generation, **what},
+        )
+        selection_shards(reader, request.out / "shards")
+        yield Ready(trial=trial, concurrent=concurrent)
+
+
+def run_tune(options: argparse.Namespace) -> int:
+    """The search, then the final seeds if they were asked for; returns the exit code.
+
+    Raises:
+        ValueError: the user's mistakes, all before the first trial starts.
+    """
+    request = read_request(options)
+    space = load_space(options.space, request.config)
+    strategy = make_strategy(options.search, space, options.search_seed)
+    num_trials = _num_trials(options.trials, strategy)
+    seeds = parse_seeds(options.final_seeds) if options.final_seeds else []
+    with open_shards(str(request.data), request.config) as reader:
+        if seeds:
+            check_test_split(reader)
+        _check_configs(request, reader, (apply(request.config, values) for values in space.probes()))
+        what = {
+            "space": [repr(parameter) for parameter in space.parameters], "search": options.search,
+            "search_seed": options.search_seed, "scheduler": options.scheduler, "grace": options.grace,
+            "reduction": options.reduction,
+        }  # fmt: skip
+        with _connected(request, reader, what) as ready:
+            ledger = Ledger(request.out)
+            search(
+                request.config, request.out, ledger, strategy, ready.trial,
+                SearchOptions(
+                    num_trials=num_trials, scheduler=options.scheduler, grace=options.grace,
+                    reduction=options.reduction, concurrent=ready.concurrent,
+                ),
+            )  # fmt: skip
+            code = _report_search(request, ledger)
+            best = ledger.best()
+            if seeds and best is not None:
+                configs = {"best": apply(request.config, best.values)}
+                code = max(code, _train_seeds(request, ready, configs, seeds, request.out / "final"))
+    return code
+
+
+def run_experiment(options: argparse.Namespace) -> int:
+    """Every config with every seed; returns the exit code.
+
+    Raises:
+        ValueError: the user's mistakes, all before the first training starts.
+    """
+    request = read_request(options)
+    seeds = parse_seeds(options.seeds)
+    configs = {"preset": request.config}
+    for text in options.ablation:
+        name, config = parse_ablation(text, request.config)
+        if name in configs:
+            raise ValueError(f"two configs are called {name!r}; give each --ablation a name of its own")
+        configs[name] = config
+    make_cells(configs, seeds, request.out)
+    with open_shards(str(request.data), request.config) as reader:
+        check_test_split(reader)
+        _check_configs(request, reader, iter(configs.values()))
+        with _connected(request, reader, {"ablations": options.ablation}) as ready:
+            return _train_seeds(request, ready, configs, seeds, request.out)
+
+
+def parse_ablation(text: str, base: Config) -> tuple[str, Config]:
+    """A name and its config from `no-graph:objective.distillation_weight=0,model.levels=2`.
+
+    Raises:
+        ValueError: another form, or a config that the tree refuses.
+    """
+    from dmd.presets import load_config
+
+    name, colon, changes = text.partition(":")
+    if not colon or not name.replace("-", "").replace("_", "").isalnum() or not changes:
+        raise ValueError(f"--ablation is {text!r}; give NAME:section.key=value, the name of letters, digits, - and _")
+    changed = changes.split(",")
+    values = config_to_dict(load_config(None, changed))
+    keys = [change.partition("=")[0].strip() for change in changed]
+    return name, apply(base, {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys})
+
+
+def _num_trials(asked: int | None, strategy: Strategy) -> int:
+    if asked is not None and asked < 1:
+        raise ValueError(f"--trials is {asked}; it must be at least 1")
+    if isinstance(strategy, GridStrategy):
+        return min(len(strategy), asked or len(strategy))
+    return asked or _DEFAULT_TRIALS
+
+
+def _check_configs(request: Request, reader: ShardReader, configs: Iterator[Config]) -> None:
+    """Refuse a trial that could not start: each is built without memory for its weights."""
+    for config in islice(configs, _PROBES):
+        check_training(config, reader, request.out / "not-there", request.ranks[1])
+
+
+def _report_search(request: Request, ledger: Ledger) -> int:
+    write_trials(ledger, request.out, request.config)
+    failed = [record for record in ledger.records.values() if record.state == "failed"]
+    for record in failed:
+        print(f"trial {record.number} failed: {record.reason}")
+    best = ledger.best()
+    if best is None:
+        print(f"no trial has a validation loss; see {request.out}")
+        return FAILED
+    print(
+        f"best: trial {best.number}, validation MAE {best.best_loss:.4f}; {request.out}/best.yaml, trials.md\n"
+        f"TensorBoard: tensorboard --logdir {ledger.root}"
+    )
+    return FAILED if failed else 0
+
+
+def _train_seeds(
+    request: Request, ready: Ready, configs: Mapping[str, Config], seeds: list[int], out: Path
+) -> int:
+    """Train and test every cell, write results.csv and results.md; a failed cell is named and left out."""
+    results = run_cells(make_cells(configs, seeds, out), ready.trial, str(request.data), ready.concurrent)
+    good = [result for result in results if "error" not in result]
+    for result in results:
+        if "error" in result:
+            print(f"{result['name']} seed {result['seed']} failed: {result['error']}")
+    if good:
+        rows = seed_rows(good)
+        write_table(out / "results.csv", rows)
+        print(markdown(rows), end="")
+    return FAILED if len(good) < len(results) else 0

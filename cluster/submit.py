@@ -1,0 +1,150 @@
+"""Run `dmd tune` or `dmd experiment` as a job on a Ray cluster, from a machine that only reaches its dashboard.
+
+    dmd submit --address http://HEAD:8265 tune --preset mosi-aligned --data /nfs/shards --out /nfs/mosi --space ...
+    dmd submit --address http://HEAD:8265 status ID      (or: logs ID, stop ID)
+
+Uploaded are the four packages, constraints.txt, and files that the command names; never data, runs or a virtual
+environment, whatever the directory holds. A token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token) goes with
+every request.
+"""
+
+import argparse
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from cluster.job import COMMANDS
+
+UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
+ABSOLUTE = ("--data", "--out")
+MANAGED = ("status", "logs", "stop")
+_LARGEST_FILE = 2**20
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd submit`; what follows the command is the command's."""
+    parser = argparse.ArgumentParser(prog="dmd submit", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--address", default="http://127.0.0.1:8265", help="the dashboard (default: %(default)s)")
+    parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
+    parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIR", help="the checkout (default: here)")
+    parser.add_argument(
+        "--environment", choices=("pinned", "node"), default="pinned",
+        help="pinned: the job runs with the versions of constraints.txt; node: with what the nodes have",
+    )  # fmt: skip
+    parser.add_argument("--entrypoint-cpus", type=float, default=0, metavar="N", help="0: the driver runs on the head")
+    parser.add_argument("--id", help="a name for the job (default: Ray makes one)")
+    parser.add_argument("command", choices=(*COMMANDS, *MANAGED))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own, or a job's id")
+    return parser
+
+
+def submit(argv: list[str]) -> int:
+    """Submit, look at or stop a job; returns its exit code where it waits for it.
+
+    Raises:
+        ValueError: the user's mistakes. OSError: no dashboard at the address.
+    """
+    options = make_parser().parse_args(argv)
+    if options.command in MANAGED:
+        return _manage(options)
+    root = options.working_dir.absolute()
+    environment = runtime_environment(root, options.arguments, pinned=options.environment == "pinned")
+    entrypoint = shlex.join(["python", "-m", "cluster.job", options.command, *options.arguments])
+    client = connect(options.address)
+    job = client.submit_job(
+        entrypoint=entrypoint, submission_id=options.id, runtime_env=environment,
+        entrypoint_num_cpus=options.entrypoint_cpus or None,
+    )  # fmt: skip
+    print(f"job {job} on {options.address}: dmd submit --address {options.address} status|logs|stop {job}", flush=True)
+    return 0 if options.no_wait else follow(client, job)
+
+
+def runtime_environment(root: Path, arguments: list[str], *, pinned: bool) -> dict[str, Any]:
+    """What Ray uploads and installs for a job.
+
+    Raises:
+        ValueError: not a checkout, a path that means nothing on the cluster, or a named file that is large.
+    """
+    missing = [name for name in UPLOADED if not (root / name).exists()]
+    if missing:
+        raise ValueError(f"{root} is not the project's directory (no {missing[0]}); name it with --working-dir")
+    for option, value in zip(arguments, arguments[1:], strict=False):
+        if option in ABSOLUTE and not Path(value).is_absolute():
+            raise ValueError(f"{option} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
+    named = [Path(argument) for argument in arguments if not Path(argument).is_absolute()]
+    extra = [path for path in named if (root / path).is_file() and path.parts[0] not in UPLOADED]
+    for path in extra:
+        if (root / path).stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
+    return {
+        "working_dir": str(root), "excludes": excludes([*UPLOADED, *(path.as_posix() for path in extra)]),
+        **({"pip": pins(root / "constraints.txt")} if pinned else {}),
+    }  # fmt: skip
+
+
+def excludes(kept: list[str]) -> list[str]:
+    """Patterns, as in .gitignore, that leave out all of a directory but `kept`."""
+    parents = {parent.as_posix() for name in kept for parent in Path(name).parents} - {"."}
+    opened = [pattern for parent in sorted(parents) for pattern in (f"!/{parent}/", f"/{parent}/*")]
+    return ["/*", *opened, *(f"!/{name}" for name in kept), "__pycache__/", "*.tar", "*.pkl", "*.safetensors"]
+
+
+def pins(constraints: Path) -> list[str]:
+    """The requirements of constraints.txt."""
+    lines = (line.partition("#")[0].strip() for line in constraints.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("-")]
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the dashboard.
+
+    Raises:
+        ValueError: no dashboard there, or one that refuses the token.
+    """
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"no Ray dashboard for jobs at {address}: {reason}") from error
+
+
+def follow(client: JobSubmissionClient, job: str) -> int:
+    """Print a job's log until it ends; its exit code. Ctrl-C leaves the job running."""
+
+    async def print_log() -> None:
+        async for text in client.tail_job_logs(job):
+            print(text, end="", flush=True)
+
+    asyncio.run(print_log())
+    return exit_code(client, job)
+
+
+def exit_code(client: JobSubmissionClient, job: str) -> int:
+    """What a job that has ended returned; 1 where it ended without (it was stopped, or never started)."""
+    info = client.get_job_info(job)
+    if info.status == JobStatus.SUCCEEDED:
+        return 0
+    print(f"job {job} {info.status.value.lower()}: {info.message}", file=sys.stderr)
+    return info.driver_exit_code or 1
+
+
+def _manage(options: argparse.Namespace) -> int:
+    if len(options.arguments) != 1:
+        raise ValueError(f"dmd submit {options.command} wants one job id")
+    client, job = connect(options.address), options.arguments[0]
+    try:
+        client.get_job_info(job)
+    except RuntimeError as error:
+        raise ValueError(f"there is no job {job} at {options.address}") from error
+    if options.command == "stop":
+        print("stopping" if client.stop_job(job) else "has already ended")
+        return 0
+    if options.command == "logs":
+        return follow(client, job)
+    info = client.get_job_info(job)
+    print(f"{job} {info.status.value}: {info.message or info.entrypoint}")
+    return 0

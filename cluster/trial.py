@@ -1,0 +1,64 @@
+"""One training on a Ray cluster: ranks placed and watched by Ray Train, restarted together when one is lost."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.resources import TrialSize
+from cluster.worker import train_rank
+from dmd.config import Config
+from dmd.presets import config_to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """What every trial of an experiment shares."""
+
+    data: str
+    """Absolute path of the shards."""
+    ray_storage: str
+    """Absolute path where Ray keeps its own notes."""
+    size: TrialSize
+    max_failures: int = 3
+    """Restarts from the last checkpoint after a lost rank or node."""
+    timeout: int = 300
+    """Seconds that a rank waits for the others before it counts them as lost."""
+
+
+def run_training(
+    config: Config, run: Path, options: TrialOptions, *, name: str, callbacks: list[Any] | None = None
+) -> str | None:
+    """Train a config in a run directory, or continue what is there; blocks until it ends.
+
+    Returns:
+        None, or why the training refuses to go on (a config that the data cannot take, a divergence).
+
+    Raises:
+        ray.train.TrainingFailedError: ranks were lost more often than `max_failures`.
+    """
+    size = options.size
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(options.timeout))
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(options.timeout))
+    ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
+    trainer = TorchTrainer(
+        train_rank,  # type: ignore[arg-type]  # Ray's annotation leaves out what rank 0 may return
+        train_loop_config={"config": config_to_dict(config), "data": options.data, "run": str(run)},
+        scaling_config=ScalingConfig(
+            num_workers=ranks,  # type: ignore[arg-type]  # nor does it know the elastic form
+            use_gpu=size.gpus_per_rank > 0, resources_per_worker=size.per_rank,
+            placement_strategy="PACK",
+        ),
+        torch_config=TorchConfig(timeout_s=options.timeout),
+        run_config=RunConfig(
+            name=name, storage_path=options.ray_storage, callbacks=callbacks or [],
+            failure_config=FailureConfig(max_failures=options.max_failures),
+        ),
+    )  # fmt: skip
+    outcome = trainer.fit().return_value  # type: ignore[attr-defined]
+    assert isinstance(outcome, dict), "rank 0 returns how it ended"
+    refused = outcome["refused"]
+    return None if refused is None else str(refused)

@@ -1,0 +1,64 @@
+"""What Ray Train runs on every rank of a trial: the same training as the launcher's, reporting after each epoch.
+
+Ray has started the process group and set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*; DeepSpeed finds it initialised. The
+truth for a resume is RUN/checkpoints on the shared storage, never what Ray remembers: after a restart every rank
+looks there for the newest valid checkpoint.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from cluster.fence import Fence
+from dmd.training.epoch_report import EpochReport
+
+
+def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train on this rank; settings are `config` (nested), `data` and `run`, absolute paths.
+
+    Returns:
+        {"refused": None}, or why the training cannot go on: the user's mistake or a divergence, the same on a retry.
+
+    Raises:
+        RuntimeError: a later attempt has taken over the run directory, or a rank is gone: Ray starts all ranks again.
+    """
+    _complete_environment()
+    from dmd.presets import config_from_dict
+    from launch.engine import join_process_group
+    from launch.training import make_training
+
+    config, run = config_from_dict(settings["config"]), Path(settings["run"])
+    device = join_process_group()
+    fence = Fence(run) if ray.train.get_context().get_world_rank() == 0 else None
+
+    def stop_requested() -> bool:
+        if fence is not None:
+            fence.check()
+        return False
+
+    try:
+        make_training(
+            config, settings["data"], run, device=device, stop_requested=stop_requested, on_epoch=report
+        ).run()
+    except ValueError as error:
+        return {"refused": str(error)}
+    return {"refused": None}
+
+
+def report(epoch: EpochReport) -> None:
+    """Tell Ray about an epoch: a barrier, so every rank calls it; numbers only, rank 0's are kept."""
+    numbers = {f"valid/{name}": value for name, value in epoch.metrics.items()}
+    ray.train.report({
+        "epoch": epoch.epoch, "step": epoch.step, "loss": epoch.loss,
+        "best_loss": min(epoch.best_loss, epoch.loss), **numbers,
+    })  # fmt: skip
+
+
+def _complete_environment() -> None:
+    """What DeepSpeed reads and Ray does not set (STACK.md B2)."""
+    os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
