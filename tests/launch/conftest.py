@@ -1,0 +1,35 @@
+"""Shards and reference runs that the launch tests share; a test that starts ranks begins in an empty directory."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_shards.commands import shard
+from tests.launch.ranks import finish
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """112 samples to train on, 16 to validate."""
+    path = tmp_path_factory.mktemp("launch") / "shards"
+    assert shard(["--synthetic", "--samples", "160", "--samples-per-shard", "32", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Uninterrupted runs: `reference(*overrides, ranks=2)`; each is trained once."""
+    runs: dict[tuple[object, ...], Path] = {}
+
+    def find(*overrides: str, ranks: int = 1) -> Path:
+        key = (*overrides, ranks)
+        if key not in runs:
+            runs[key] = tmp_path_factory.mktemp("reference") / "run"
+            finish(shards, runs[key], *overrides, ranks=ranks)
+        return runs[key]
+
+    return find

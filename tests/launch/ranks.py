@@ -1,0 +1,156 @@
+"""Real ranks for tests: real processes, signals, gloo and files, each forked from one process that has imported all.
+
+A rank is what `launch/train.py` makes of it: a supervisor and the process that trains. Only the launcher is left out,
+which takes ten seconds to start; `test_launcher.py` and `test_hosts.py` go through it.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dmd.training.checkpoint import Snapshot, newest_valid, read_checkpoint
+from launch.rank import main
+from launch.runner import free_port
+from launch.supervise import supervise
+
+TINY = [
+    "model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=6",
+    "train.ghost_batches_per_forward=2", "train.epochs=2", "train.collective_timeout=120",
+]  # fmt: skip
+"""A small model; with the shards of the fixture an epoch has 5 steps, the last one of 4 ghost batches."""
+PATIENCE = 240
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["launch.rank", "launch.training", "tests.launch.ranks"])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a session of a training ended."""
+
+    codes: list[int]
+    output: str
+
+
+def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    torch.set_num_threads(1)
+    sys.exit(supervise(lambda stop, stacks: main(argv, stop, stacks)))
+
+
+class Session:
+    """A training under way on `ranks` processes of this machine."""
+
+    def __init__(self, shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str):
+        self.log = tempfile.mkstemp(prefix="dmd-test-", suffix=".log", dir=run.parent)[1]
+        argv = ["--data", str(shards), "--run", str(run), "--resume", resume, *TINY, *overrides]
+        port = str(free_port())
+        self.processes = []
+        for rank in range(ranks):
+            environment = {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **env,
+            }  # fmt: skip
+            self.processes.append(_forks.Process(target=_rank, args=(argv, environment, self.log)))
+        for process in self.processes:
+            process.start()
+
+    @property
+    def output(self) -> str:
+        return Path(self.log).read_text(errors="replace")
+
+    def supervisor(self, rank: int) -> int:
+        """Process id of a rank's supervisor."""
+        pid = self.processes[rank].pid
+        assert pid is not None
+        return pid
+
+    def trainer(self, rank: int) -> int:
+        """Process id of the process that trains."""
+        supervisor = self.supervisor(rank)
+        return int(Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()[0])
+
+    def wait(self) -> Ended:
+        for process in self.processes:
+            process.join(PATIENCE)
+        codes = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            process.kill()
+        assert None not in codes, f"a rank hangs: {codes}\n{self.output}"
+        return Ended(codes, self.output)
+
+
+def train(shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str) -> Ended:
+    """Train to the end of the session. `env` goes to the ranks: DMD_FAULT, DMD_AUDIT."""
+    return Session(shards, run, *overrides, ranks=ranks, resume=resume, **env).wait()
+
+
+def finish(shards: Path, run: Path, *overrides: str, ranks: int = 1, **env: str) -> Ended:
+    """Train, and insist that all ranks ended well."""
+    ended = train(shards, run, *overrides, ranks=ranks, **env)
+    assert ended.codes == [0] * ranks, ended.output
+    return ended
+
+
+def last(run: Path) -> Snapshot:
+    """The newest checkpoint of a run."""
+    path, skipped = newest_valid(run / "checkpoints")
+    assert path is not None
+    assert not skipped
+    return read_checkpoint(path)
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    """(step, total loss) as the log has them."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["train/total"]) for line in lines if "train/total" in line]
+
+
+def assert_bitwise(run: Path, reference: Path) -> None:
+    """Weights, optimizer, schedule, cursor and the whole curve of two runs are the same, bit for bit."""
+    one, other = last(run), last(reference)
+    assert one.step == other.step
+    for name in ("schedule", "cursor", "best_step", "nonfinite_in_a_row"):
+        assert one.state[name] == other.state[name], name
+    for mine, its in ((one.model, other.model), (one.optimizer, other.optimizer)):
+        assert mine.keys() == its.keys()
+        assert [name for name in mine if not torch.equal(mine[name], its[name])] == []
+    assert losses(run) == losses(reference)
+    assert [step for step, _ in losses(run)] == list(range(1, one.step + 1))
+
+
+def assert_close(run: Path, reference: Path, tolerance: float = 2e-4) -> None:
+    """The losses and weights of two runs are equal within a relative tolerance."""
+    assert [step for step, _ in losses(run)] == [step for step, _ in losses(reference)]
+    for (step, mine), (_, its) in zip(losses(run), losses(reference), strict=True):
+        assert abs(mine - its) <= tolerance * abs(its), f"step {step}: {mine} and {its}"
+    one, other = last(run), last(reference)
+    assert one.model.keys() == other.model.keys()
+    for name, weight in one.model.items():
+        torch.testing.assert_close(weight, other.model[name], rtol=0.01, atol=2e-4, msg=name)
+
+
+def ledger(audit: Path) -> dict[tuple[int, int], Counter[str]]:
+    """Samples of each committed step, {(epoch, step): ids}: a session takes back what came after its checkpoint."""
+    steps: dict[tuple[int, int], Counter[str]] = {}
+    sessions: dict[str, list[Path]] = {}
+    for path in sorted(audit.iterdir()):
+        sessions.setdefault(path.name.rpartition("-")[0], []).append(path)
+    for paths in sessions.values():
+        parsed = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+        resumed = {lines[0]["resumed"] for lines in parsed}
+        assert len(resumed) == 1
+        steps = {key: ids for key, ids in steps.items() if key[1] <= min(resumed)}
+        for line in (line for lines in parsed for line in lines[1:]):
+            steps.setdefault((line["epoch"], line["step"]), Counter()).update(line["ids"])
+    return steps

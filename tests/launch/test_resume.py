@@ -1,0 +1,62 @@
+"""A run that was stopped and continued is the run that never stopped: bitwise, or at other ranks within tolerance."""
+
+from collections import Counter
+
+import pytest
+
+from data_shards.reader import ShardReader
+from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, train
+
+pytestmark = pytest.mark.multiproc
+SAVES = "train.save_every=2"
+
+
+def test_bitwise_within_an_epoch_and_across_its_end(shards, reference, tmp_path):
+    run = tmp_path / "run"
+    for steps in (3, 5, 7):
+        finish(shards, run, f"train.max_steps={steps}", ranks=2)
+    finish(shards, run, ranks=2)
+    assert_bitwise(run, reference(ranks=2))
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_zero_writes_the_same_checkpoints_and_resumes_bitwise(shards, reference, tmp_path, stage):
+    run, zero = tmp_path / "run", f"train.zero_stage={stage}"
+    finish(shards, run, zero, "train.max_steps=3", ranks=2)
+    finish(shards, run, zero, ranks=2)
+    assert_bitwise(run, reference(zero, ranks=2))
+    assert_close(run, reference(ranks=2))
+    ours, plain = last(run), last(reference(ranks=2))
+    for mine, its in ((ours.model, plain.model), (ours.optimizer, plain.optimizer)):
+        assert {name: tensor.shape for name, tensor in mine.items()} == {name: t.shape for name, t in its.items()}
+
+
+def test_elastic_over_ranks_and_stages(shards, reference, tmp_path):
+    run, audit = tmp_path / "run", tmp_path / "audit"
+    audit.mkdir()
+    for ranks, stage, steps in ((2, 0, 2), (1, 2, 4), (3, 1, 7), (2, 2, 10)):
+        overrides = (f"train.zero_stage={stage}", f"train.max_steps={steps}")
+        finish(shards, run, *overrides, ranks=ranks, DMD_AUDIT=str(audit))
+    assert_close(run, reference(ranks=1))
+    with ShardReader(shards) as reader:
+        split = Counter(reader.index.ids("train", range(reader.index.num_samples("train"))))
+    steps = ledger(audit)
+    assert sorted(steps) == [(step // 5, step + 1) for step in range(10)]
+    for epoch in (0, 1):
+        assert sum((ids for (of, _), ids in steps.items() if of == epoch), Counter()) == split
+
+
+def test_going_back_to_a_step_gives_up_what_came_later(shards, reference, tmp_path):
+    run = tmp_path / "run"
+    finish(shards, run, SAVES, "train.max_steps=8")
+    refused = train(shards, run, SAVES, resume="never")
+    assert refused.codes == [2]
+    assert "--resume never would replace" in refused.output
+    missing = train(shards, run, SAVES, resume="7")
+    assert missing.codes == [2]
+    assert "there is no checkpoint of step 7" in missing.output
+    assert "6, 8" in missing.output
+    assert train(shards, run, SAVES, "train.max_steps=7", resume="6").codes == [0]
+    assert last(run).step == 7
+    finish(shards, run, SAVES)
+    assert_bitwise(run, reference())
