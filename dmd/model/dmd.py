@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dmd.kernels.noise import Noise, dropout
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.decouple import Decoupled, Decoupler
 from dmd.model.heads import ResidualHead
-from dmd.model.noise import Noise, dropout
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 

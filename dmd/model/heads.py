@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from dmd.model.noise import Noise, dropout
+from dmd.kernels.noise import Noise, dropout
 
 
 class HeadOutput(NamedTuple):

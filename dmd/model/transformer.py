@@ -6,13 +6,15 @@ together, padded to the longest; the rest run in groups of their own.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmd.model.noise import Noise, dropout
+from dmd.kernels.attention import AttentionPlan, attention
+from dmd.kernels.noise import Noise, dropout
 
 PADDING_ALLOWANCE = 1.25
 """Encoders share a batch when padding to the longest raises their attention work by no more than this factor."""
@@ -52,35 +54,29 @@ def position_table(length: int, dim: int) -> Tensor:
     return F.pad(table, (0, dim - 2 * half))
 
 
-def causal_mask(group: Group) -> Tensor:
-    """Additive mask [E, Tq, Tk]: key j is visible to query i iff j <= i + |Tq - Tk|, by each encoder's own lengths."""
-    row = torch.arange(max(group.queries))[:, None]
-    column = torch.arange(max(group.keys))[None]
-    visible = [
-        (column <= row + abs(tq - tk)) & (column < tk) for tq, tk in zip(group.queries, group.keys, strict=True)
-    ]
-    return torch.zeros(len(visible), *visible[0].shape).masked_fill_(~torch.stack(visible), -math.inf)
-
-
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """One linear layer per encoder: x [E, B, T, n], weight [E, m, n], bias [E, m] -> [E, B, T, m]."""
     flat = x.flatten(1, 2)  # [E, B*T, n]
     return torch.baddbmm(bias[:, None], flat, weight.transpose(1, 2)).unflatten(1, x.shape[1:3])
 
 
-def grouped_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """One layer norm per encoder over the last axis: x [E, B, T, d], weight and bias [E, d]."""
-    return torch.addcmul(bias[:, None, None], F.layer_norm(x, x.shape[-1:]), weight[:, None, None])
+def normalise(x: Tensor) -> Tensor:
+    """Layer norm over the last axis without its gain and shift, which `after_norm` puts into the next layer."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def after_norm(weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [E, m, n] and bias [E, m] of a linear layer that takes over a layer norm's gain and shift [E, n]."""
+    return weight * gain[:, None], bias + (weight @ shift[..., None]).squeeze(-1)
 
 
 class EncoderLayer(nn.Module):
     """One pre-norm layer of E encoders: attention and a ReLU MLP of width 4d, each with its residual."""
 
     def __init__(
-        self, num_encoders: int, dim: int, heads: int, *, relu_dropout: float, res_dropout: float
+        self, num_encoders: int, dim: int, *, relu_dropout: float, res_dropout: float
     ) -> None:
         super().__init__()
-        self.heads = heads
         self.relu_dropout = relu_dropout
         self.res_dropout = res_dropout
         self.in_proj_weight = nn.Parameter(torch.empty(num_encoders, 3 * dim, dim))
@@ -98,55 +94,35 @@ class EncoderLayer(nn.Module):
                 nn.init.xavier_uniform_(encoder)
 
     def forward(
-        self, x: Tensor, source: Tensor | None, mask: Tensor, members: Tensor, *, last: Tensor | None,
-        attn_dropout: Sequence[float], noise: Noise | None,
+        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
+        noise: Noise | None,
     ) -> Tensor:
         """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` [E] picks one step of each encoder.
 
         Args:
-            source: key and value input [E, B, Tk, d], or None for self-attention.
-            mask: additive attention mask [E, Tq, Tk].
+            source: normalised key and value input [E, B, Tk, d], or None for self-attention.
             members: which of the layer's encoders these are, [E].
-            attn_dropout: rate of each of them.
+            plan: lengths, heads and dropout of the attention.
         """
-        norm_weight, norm_bias = self.norm_weight[:, members], self.norm_bias[:, members]
-        key = grouped_norm(x if source is None else source, norm_weight[0], norm_bias[0])
+        dim = x.shape[-1]
+        gain, shift = self.norm_weight[:, members], self.norm_bias[:, members]
+        weight, bias = after_norm(self.in_proj_weight[members], self.in_proj_bias[members], gain[0], shift[0])
+        key = normalise(x) if source is None else source
         if last is not None:
-            every = torch.arange(len(members), device=x.device)
-            x = x[every, :, last].unsqueeze(2)  # [E, B, 1, d]
-            mask = mask[every, last].unsqueeze(1)  # [E, 1, Tk]
-            query = grouped_norm(x, norm_weight[0], norm_bias[0])
+            x = x[torch.arange(len(members), device=x.device), :, last].unsqueeze(2)  # [E, B, 1, d]
+        if source is None and last is None:
+            q, k, v = grouped_linear(key, weight, bias).chunk(3, dim=-1)
         else:
-            query = key if source is None else grouped_norm(x, norm_weight[0], norm_bias[0])
-        attended = self._attention(query, key, mask, members, attn_dropout, noise)
+            q = grouped_linear(normalise(x), weight[:, :dim], bias[:, :dim])
+            k, v = grouped_linear(key, weight[:, dim:], bias[:, dim:]).chunk(2, dim=-1)
+        mixed = attention(q, k, v, plan, noise)
+        attended = grouped_linear(mixed, self.out_proj_weight[members], self.out_proj_bias[members])
         x = x + dropout(attended, self.res_dropout, noise, batch_dim=1)
-        hidden = grouped_norm(x, norm_weight[1], norm_bias[1])
-        hidden = grouped_linear(hidden, self.fc1_weight[members], self.fc1_bias[members]).relu()
+        weight, bias = after_norm(self.fc1_weight[members], self.fc1_bias[members], gain[1], shift[1])
+        hidden = grouped_linear(normalise(x), weight, bias).relu_()
         hidden = dropout(hidden, self.relu_dropout, noise, batch_dim=1)
         hidden = grouped_linear(hidden, self.fc2_weight[members], self.fc2_bias[members])
         return x + dropout(hidden, self.res_dropout, noise, batch_dim=1)
-
-    def _attention(
-        self, query: Tensor, key: Tensor, mask: Tensor, members: Tensor, attn_dropout: Sequence[float],
-        noise: Noise | None,
-    ) -> Tensor:
-        encoders, batch, num_queries, dim = query.shape
-        weight, bias = self.in_proj_weight[members], self.in_proj_bias[members]
-        if query is key:
-            q, k, v = grouped_linear(query, weight, bias).chunk(3, dim=-1)
-        else:
-            q = grouped_linear(query, weight[:, :dim], bias[:, :dim])
-            k, v = grouped_linear(key, weight[:, dim:], bias[:, dim:]).chunk(2, dim=-1)
-        head_dim = dim // self.heads
-        q, k, v = (part.unflatten(-1, (self.heads, head_dim)).transpose(2, 3) for part in (q, k, v))
-        scores = (q * head_dim**-0.5) @ k.transpose(-1, -2) + mask[:, None, None].to(q.dtype)  # [E, B, H, Tq, Tk]
-        attention = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
-        if noise is not None and any(attn_dropout):
-            attention = torch.stack([
-                dropout(weights, rate, noise) for weights, rate in zip(attention.unbind(), attn_dropout, strict=True)
-            ])  # fmt: skip
-        mixed = (attention @ v).transpose(2, 3).reshape(encoders, batch, num_queries, dim)
-        return grouped_linear(mixed, self.out_proj_weight[members], self.out_proj_bias[members])
 
 
 class TransformerStack(nn.Module):
@@ -167,15 +143,20 @@ class TransformerStack(nn.Module):
         self.dim, self.embed_dropout, self.last_step = dim, embed_dropout, last_step
         self.groups = group_by_length(queries, keys)
         self.layers = nn.ModuleList(
-            EncoderLayer(len(queries), dim, heads, relu_dropout=relu_dropout, res_dropout=res_dropout)
+            EncoderLayer(len(queries), dim, relu_dropout=relu_dropout, res_dropout=res_dropout)
             for _ in range(levels)
         )
-        self.attn_dropout = tuple(attn_dropout)
+        self.plans = [
+            AttentionPlan(
+                heads=heads, queries=group.queries, keys=group.keys, last_step=False,
+                rates=tuple(attn_dropout[member] for member in group.members),
+            )
+            for group in self.groups
+        ]  # fmt: skip
         self.norm_weight = nn.Parameter(torch.ones(len(queries), dim))
         self.norm_bias = nn.Parameter(torch.zeros(len(queries), dim))
         self.register_buffer("positions", position_table(max(*queries, *keys), dim), persistent=False)
         for number, group in enumerate(self.groups):
-            self.register_buffer(f"mask{number}", causal_mask(group), persistent=False)
             self.register_buffer(f"members{number}", torch.tensor(group.members), persistent=False)
             self.register_buffer(f"last{number}", torch.tensor(group.queries) - 1, persistent=False)
 
@@ -190,14 +171,16 @@ class TransformerStack(nn.Module):
         results: list[Tensor] = [inputs[0]] * len(inputs)
         for number, group in enumerate(self.groups):
             x = self._embed([inputs[e] for e in group.members], noise)
-            source = None if sources is None else self._embed([sources[e] for e in group.members], noise)
-            mask, members = self.get_buffer(f"mask{number}"), self.get_buffer(f"members{number}")
-            last = self.get_buffer(f"last{number}") if self.last_step else None
-            rates = [self.attn_dropout[e] for e in group.members]
+            source = None
+            if sources is not None:  # every layer normalises the same source
+                source = normalise(self._embed([sources[e] for e in group.members], noise))
+            members, last = self.get_buffer(f"members{number}"), self.get_buffer(f"last{number}")
             for depth, layer in enumerate(self.layers):
-                final = depth == len(self.layers) - 1
-                x = layer(x, source, mask, members, last=last if final else None, attn_dropout=rates, noise=noise)
-            x = grouped_norm(x, self.norm_weight[members], self.norm_bias[members])
+                ends = self.last_step and depth == len(self.layers) - 1
+                plan = replace(self.plans[number], last_step=ends)
+                x = layer(x, source, members, plan, last if ends else None, noise)
+            gain, shift = self.norm_weight[members], self.norm_bias[members]
+            x = torch.addcmul(shift[:, None, None], normalise(x), gain[:, None, None])
             for position, encoder in enumerate(group.members):
                 results[encoder] = x[position, :, 0] if self.last_step else x[position, :, : group.queries[position]]
         return results
