@@ -1,4 +1,4 @@
-"""Files that are on disk when they have their name: flushed writes, directory syncs, and one builder at a time."""
+"""Files that are on disk when they have their name: flushed writes, directory syncs, and locks that die with you."""
 
 import fcntl
 import os
@@ -27,29 +27,34 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`, which goes away with the block; `ValueError` while another process holds it.
+def locked(path: Path, *, busy: str = "") -> Iterator[int]:
+    """Hold the lock file `path`, which goes away with the block; yields its file descriptor.
 
-    The kernel drops the lock when its holder dies, however it dies.
+    With `busy`, a lock that another process holds is a `ValueError` with this text; without, wait for it. The kernel
+    drops the lock when its holder dies, however it dies.
     """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.read(handle, 64).decode(errors="replace").strip()
-            os.close(handle)
-            raise ValueError(f"{what} (process {owner}); wait for it or stop it") from error
-        if _is_at(handle, path):
-            break
-        os.close(handle)  # the former holder removed the file between our open and our lock
+    handle = _acquire(path, busy)
     try:
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
-        yield
+        yield handle
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _acquire(path: Path, busy: str) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            owner = os.read(handle, 64).decode(errors="replace").strip()
+            os.close(handle)
+            raise ValueError(f"{busy} (process {owner}); wait for it or stop it") from error
+        if _is_at(handle, path):
+            return handle
+        os.close(handle)  # the former holder removed the file between our open and our lock
 
 
 def _is_at(handle: int, path: Path) -> bool:

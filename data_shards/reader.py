@@ -1,16 +1,13 @@
 """Random access to samples: one `preadv` per sample, straight into the arrays of a batch, no tar parsing.
 
-    reader = ShardReader("shards")
+    reader = ShardReader("shards")             # or "s3://bucket/shards", through the node's cache
     batch = reader.read("train", [5, 0, 17])   # {"text": [3, T, D], "audio": ..., "label": [3], "lengths": [3, 3]}
 
 A reader keeps only open files and a few index rows, so any number of processes may hold one: it is picklable, and
 safe across fork because nothing reads at a shared file position.
 """
 
-import os
 import zlib
-from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards import npy
-from data_shards.index import Records, ShardIndex
-from data_shards.schema import MODALITIES
-from data_shards.tar import read_json_member
+from data_shards.cache import CacheOptions
+from data_shards.decode import decode_array, fit, json_field
+from data_shards.index import Positions, Records, ShardIndex
+from data_shards.remote import RemoteOptions
+from data_shards.schema import MEMBERS, MODALITIES
+from data_shards.shard_files import REPAIR, CutShort, ShardFiles
+from data_shards.store import open_store
+from data_shards.tar import BLOCK
 
-_OPEN_SHARDS = 128
-_JSON = len(MODALITIES)
-REPAIR = "restore the shard or rebuild with `dmd shard`; `dmd verify` lists all damage"
+_JSON = MEMBERS.index("json")
 
 
 class ShardReader:
     """Reads samples of one set of shards by split and position."""
 
-    def __init__(self, path: str | Path, *, check: bool = True) -> None:
-        """Open the shards in directory `path`; with `check` a sample's crc32 is compared the first time it is read."""
-        self.index = ShardIndex.load(path)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        check: bool = True,
+        cache: CacheOptions | None = None,
+        remote: RemoteOptions | None = None,
+    ) -> None:
+        """Open the shards at a directory or URL.
+
+        Args:
+            check: compare a sample's crc32 the first time it is read.
+            cache: where copies of remote shards live; default: as the environment says.
+            remote: how patient to be with a server.
+        """
+        self.index = ShardIndex(open_store(path, cache=cache, remote=remote))
         self._check = check
-        info = self.index.info
-        self._heads = [npy.header(info.shape(m), info.stored_dtype(m)) for m in MODALITIES]
-        self._bytes = [int(np.prod(info.shape(m))) * info.stored_dtype(m).itemsize for m in MODALITIES]
-        self._sizes = np.array([len(head) + size for head, size in zip(self._heads, self._bytes, strict=True)])
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._files = ShardFiles(self.index.store, self.index.info.shards)
+        self._layout = _Layout(self.index)
         self._checked: dict[str, NDArray[np.bool_]] = {}
 
-    def read(self, split: str, positions: Sequence[int] | NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+    def read(self, split: str, positions: Positions) -> dict[str, NDArray[Any]]:
         """The samples at `positions` (row numbers inside the split), stacked.
 
         Returns:
@@ -52,12 +62,13 @@ class ShardReader:
             ValueError: a position or split that is not there; a shard that is missing, cut short or damaged.
         """
         info = self.index.info
-        records = self.index.records(split, positions)
+        wanted = np.asarray(positions, dtype=np.int64)
+        records = self.index.records(split, wanted)
         arrays = [np.empty((len(records), *info.shape(m)), info.stored_dtype(m)) for m in MODALITIES]
-        unchecked = self._unchecked(split, positions)
-        self._fill(records, arrays, unchecked, split, positions)
+        fill = self._fill_packed if info.layout == "packed" else self._fill_mapped
+        fill(records, arrays, split, wanted, self._unchecked(split, wanted))
         if self._check:
-            self._checked[split][np.asarray(positions, dtype=np.int64)] = True
+            self._checked[split][wanted] = True
         tokens = info.text_kind == "tokens"
         batch: dict[str, NDArray[Any]] = {
             m: array.astype(np.int64 if tokens and m == "text" else np.float32, copy=False)
@@ -65,22 +76,24 @@ class ShardReader:
         }
         return {**batch, "label": records["label"], "lengths": records["length"].astype(np.int64)}
 
-    def raw_texts(self, split: str, positions: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """The sentences of the samples at `positions`, from their `.json` members."""
+    def raw_texts(self, split: str, positions: Positions) -> list[str]:
+        """The sentences of the samples at `positions`; empty where the set has none."""
+        member = self.index.info.members["json"]
         texts = []
-        for record, position in zip(self.index.records(split, positions), positions, strict=True):
-            raw = bytearray(int(record["size"][_JSON]))
-            self._read_at(record, int(record["offset"][_JSON]), [memoryview(raw)], split, int(position))
-            if zlib.crc32(raw) != record["crc32"][_JSON]:
-                raise self._damaged(record, _JSON, split, int(position))
-            texts.append(str(read_json_member(bytes(raw)).get("raw_text", "")))
+        for record, position in zip(self.index.records(split, positions), np.asarray(positions).tolist(), strict=True):
+            raw = self._member(record, _JSON, split, position, check=True) if member else b""
+            field = member.partition(":")[2]
+            texts.append(str(json_field(raw, field)) if field else raw.decode("utf-8", errors="replace"))
         return texts
+
+    def prefetch(self, split: str, positions: Positions) -> None:
+        """Have the shards of these samples at hand before they are read; matters for remote shards only."""
+        for shard in np.unique(self.index.records(split, positions)["shard"]).tolist():
+            self._files.fetch(shard)
 
     def close(self) -> None:
         """Give back all file handles; the next read opens what it needs."""
-        for handle in self._files.values():
-            os.close(handle)
-        self._files.clear()
+        self._files.close()
         self.index.close()
 
     def __enter__(self) -> "ShardReader":
@@ -90,69 +103,115 @@ class ShardReader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict(), "_checked": {}}
+        return {**self.__dict__, "_checked": {}}
 
-    def _unchecked(self, split: str, positions: Sequence[int] | NDArray[np.integer]) -> NDArray[np.bool_]:
+    def _unchecked(self, split: str, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
         if not self._check:
-            return np.zeros(len(positions), dtype=bool)
+            return np.zeros(len(wanted), dtype=bool)
         if split not in self._checked:
             self._checked[split] = np.zeros(self.index.num_samples(split), dtype=bool)
-        return ~self._checked[split][np.asarray(positions, dtype=np.int64)]
+        return ~self._checked[split][wanted]
 
-    def _fill(
+    def _fill_packed(
         self,
         records: Records,
         arrays: list[NDArray[Any]],
-        unchecked: NDArray[np.bool_],
         split: str,
-        positions: Sequence[int] | NDArray[np.integer],
+        wanted: NDArray[np.int64],
+        unchecked: NDArray[np.bool_],
     ) -> None:
-        """Read each record's arrays into its row of `arrays`; the gaps between them go to scratch memory."""
-        offsets, sizes = records["offset"][:, :_JSON], records["size"][:, :_JSON]
-        wrong = np.flatnonzero((sizes != self._sizes).any(axis=1))
-        if len(wrong):
-            raise ValueError(f"{split} sample {positions[wrong[0]]}: its members do not have the shape of the set")
-        gaps = offsets[:, 1:] - offsets[:, :-1] - sizes[:, :-1]
+        """Read each record's arrays into its row of `arrays`; what lies between them goes to scratch memory."""
+        layout = self._layout
+        layout.check(records, self.index.root)
         views = [array.reshape(-1).view(np.uint8).data for array in arrays]
-        heads = [memoryview(bytearray(len(head))) for head in self._heads]
+        before = [memoryview(bytearray(size)) for size in layout.before]
+        shards, offsets = records["shard"].tolist(), records["offset"][:, 0].tolist()
+        sizes, total = layout.sizes, layout.total
+        for i, (shard, offset) in enumerate(zip(shards, offsets, strict=True)):
+            parts = []
+            for view, size, scratch in zip(views, sizes, before, strict=True):
+                parts += [scratch, view[i * size : (i + 1) * size]]
+            for last_try in (False, True):
+                try:
+                    self._files.read(shard, offset, parts, total)
+                    if unchecked[i]:
+                        self._check_parts(parts, records[i], split, int(wanted[i]))
+                    break
+                except (CutShort, _Damaged) as error:
+                    if last_try or not self._files.discard(shard):
+                        raise self._explain(error, shard, offset, split, int(wanted[i])) from error
+
+    def _check_parts(self, parts: list[memoryview], record: np.void, split: str, position: int) -> None:
+        for m, head in enumerate(self._layout.heads):
+            found = zlib.crc32(parts[2 * m + 1], zlib.crc32(parts[2 * m][-len(head) :]))
+            if found != record["crc32"][m]:
+                raise _Damaged(m, int(record["offset"][m]))
+
+    def _fill_mapped(
+        self,
+        records: Records,
+        arrays: list[NDArray[Any]],
+        split: str,
+        wanted: NDArray[np.int64],
+        unchecked: NDArray[np.bool_],
+    ) -> None:
+        """The same for tars of other programs, member by member."""
+        info = self.index.info
         for i, record in enumerate(records):
-            parts: list[memoryview] = []
-            for m, size in enumerate(self._bytes):
-                if m:
-                    parts.append(memoryview(bytearray(int(gaps[i, m - 1]))))
-                parts += [heads[m], views[m][i * size : (i + 1) * size]]
-            self._read_at(record, int(offsets[i, 0]), parts, split, int(positions[i]))
-            if unchecked[i]:
-                for m, size in enumerate(self._bytes):
-                    found = zlib.crc32(views[m][i * size : (i + 1) * size], zlib.crc32(heads[m]))
-                    if found != record["crc32"][m]:
-                        raise self._damaged(record, m, split, int(positions[i]))
+            for m, modality in enumerate(MODALITIES):
+                raw = self._member(record, m, split, int(wanted[i]), check=bool(unchecked[i]))
+                array = decode_array(raw, info.members[modality])
+                arrays[m][i] = fit(array, info.shape(modality), info.stored_dtype(modality))
 
-    def _read_at(self, record: np.void, offset: int, parts: list[memoryview], split: str, position: int) -> None:
-        """Fill `parts` from the record's shard, from `offset` on."""
-        shard = int(record["shard"])
-        handle = self._files.get(shard)
-        if handle is None:
-            handle = self._open(shard)
-        if os.preadv(handle, parts, offset) != sum(map(len, parts)):
-            name = self.index.info.shards[shard].name
-            key = self.index.strings("key", split, [position])[0]
-            raise ValueError(f"{self.index.root / name} is cut short: sample {key} at {offset} is missing; {REPAIR}")
+    def _member(self, record: np.void, m: int, split: str, position: int, *, check: bool) -> bytes:
+        """The bytes of one member."""
+        shard, offset, size = int(record["shard"]), int(record["offset"][m]), int(record["size"][m])
+        for last_try in (False, True):
+            try:
+                raw = bytearray(size)
+                self._files.read(shard, offset, [memoryview(raw)], size)
+                if check and zlib.crc32(raw) != record["crc32"][m]:
+                    raise _Damaged(m, offset)
+                break
+            except (CutShort, _Damaged) as error:
+                if last_try or not self._files.discard(shard):
+                    raise self._explain(error, shard, offset, split, position) from error
+        return bytes(raw)
 
-    def _open(self, shard: int) -> int:
-        path = self.index.root / self.index.info.shards[shard].name
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ValueError(f"cannot read {path}: {error.strerror}; {REPAIR}") from error
-        self._files[shard] = handle
-        if len(self._files) > _OPEN_SHARDS:
-            os.close(self._files.popitem(last=False)[1])
-        return handle
-
-    def _damaged(self, record: np.void, member: int, split: str, position: int) -> ValueError:
-        name = self.index.info.shards[int(record["shard"])].name
+    def _explain(self, error: Exception, shard: int, offset: int, split: str, position: int) -> ValueError:
         key = self.index.strings("key", split, [position])[0]
-        what = (*MODALITIES, "json")[member]
-        at = int(record["offset"][member])
-        return ValueError(f"{self.index.root / name} is damaged: {what} of sample {key} at offset {at}; {REPAIR}")
+        if isinstance(error, _Damaged):
+            what = f"is damaged: {MEMBERS[error.member]} of sample {key} at offset {error.offset}"
+        else:
+            what = f"is cut short: sample {key} at offset {offset} is missing"
+        return ValueError(f"{self._files.name(shard)} {what}; {REPAIR}")
+
+
+class _Damaged(Exception):
+    """A member does not match its crc32."""
+
+    def __init__(self, member: int, offset: int) -> None:
+        super().__init__()
+        self.member, self.offset = member, offset
+
+
+class _Layout:
+    """How a sample lies in our own tars: the same for all samples of a set, as all have the same shapes."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        info = index.info
+        self.heads = [npy.header(info.shape(m), info.stored_dtype(m)) for m in MODALITIES]
+        self.sizes = [int(np.prod(info.shape(m))) * info.stored_dtype(m).itemsize for m in MODALITIES]
+        members = [len(head) + size for head, size in zip(self.heads, self.sizes, strict=True)]
+        steps = [size + -size % BLOCK + BLOCK for size in members]
+        gaps = [0, *(step - size for step, size in zip(steps[:-1], members[:-1], strict=True))]
+        self.before = [gap + len(head) for gap, head in zip(gaps, self.heads, strict=True)]
+        """Bytes to skip before each array: padding and tar header, then its own header."""
+        self.total = sum(self.before) + sum(self.sizes)
+        self._members, self._steps = np.array(members), np.array(steps[:-1])
+
+    def check(self, records: Records, place: str) -> None:
+        """Make sure that records do lie so."""
+        offsets, sizes = records["offset"][:, :_JSON], records["size"][:, :_JSON]
+        if (sizes != self._members).any() or (offsets[:, 1:] - offsets[:, :-1] != self._steps).any():
+            raise ValueError(f"{place}: samples do not have the shape that the index names; rebuild with `dmd shard`")

@@ -5,7 +5,7 @@ Everything above `data_shards` takes its dimensions, lengths and counts from `Da
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 TextKind = Literal["features", "tokens"]
 Storage = Literal["float32", "float16"]
+Layout = Literal["packed", "mapped"]
 
 MODALITIES = ("text", "audio", "vision")
 SPLITS = ("train", "valid", "test")
 MEMBERS = (*MODALITIES, "json")
 """The members of a sample in a tar, in this order."""
+OWN_MEMBERS = {"text": "text.npy", "audio": "audio.npy", "vision": "vision.npy", "json": "json:raw_text"}
 LABEL_LIMIT = 3.0
 SCHEMA_VERSION = 1
 
@@ -71,6 +73,14 @@ class DatasetInfo:
     """Samples in every shard of a split but its last."""
     dtype: Storage
     """How features are stored; they are always read as float32."""
+    layout: Layout = "packed"
+    """`packed`: our own tars, where every sample has the same shape. `mapped`: tars of other programs."""
+    members: dict[str, str] = field(default_factory=lambda: dict(OWN_MEMBERS))
+    """Which member of a sample holds what, such as `audio.npy`, `feats.npz:audio` or `json:raw_text`; "" for none."""
+    rounding: dict[str, float] = field(default_factory=dict)
+    """Per modality the largest error that float16 storage cost; empty for float32."""
+    zeroed: dict[str, int] = field(default_factory=dict)
+    """Non-finite values that were stored as 0, by `split/modality`; stored values are always finite."""
     shards: tuple[ShardInfo, ...]
     """All shards, in the order of the index."""
     generation: str

@@ -1,7 +1,6 @@
 """The bytes of one shard: a plain ustar archive whose every byte follows from its samples."""
 
 import hashlib
-import json
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -40,14 +39,6 @@ def json_member(sample: Sample) -> bytes:
     return canonical({**facts, "split": sample.split}).encode()
 
 
-def read_json_member(raw: bytes) -> dict[str, Any]:
-    """The object in a `.json` member; `ValueError` where it is none."""
-    facts = json.loads(raw)
-    if not isinstance(facts, dict):
-        raise ValueError("a .json member must hold an object")
-    return facts
-
-
 @dataclass
 class ShardRows:
     """One shard's part of the index, a list entry per sample; and what the whole shard is."""
@@ -68,6 +59,8 @@ class ShardRows:
     """Every sample's array shape per modality."""
     tokens: bool = False
     """Whether text is tokens."""
+    rounding: dict[str, float] = field(default_factory=dict)
+    """Per modality the largest difference between a value and its float16; empty where nothing was rounded."""
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int, storage: str) -> ShardRows:
@@ -84,7 +77,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
                         f"{split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
                         "pad all samples to one length"
                     )
-            _append(file, digest, rows, key_name(number), _members(sample, storage))
+            _append(file, digest, rows, key_name(number), _members(sample, storage, rows.rounding))
             rows.ids.append(sample.id)
             rows.labels.append(sample.label)
             rows.lengths.append(sample.lengths)
@@ -98,13 +91,22 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
     return rows
 
 
-def _members(sample: Sample, storage: str) -> list[tuple[bytes, memoryview]]:
-    """For each member a header and a body."""
+def _members(sample: Sample, storage: str, rounding: dict[str, float]) -> list[tuple[bytes, memoryview]]:
+    """For each member a header and a body; `rounding` learns what float16 costs."""
     bodies: list[tuple[bytes, memoryview]] = []
     for modality in MODALITIES:
         array: NDArray[Any] = getattr(sample, modality)
         dtype = np.dtype("<i4") if array.dtype == np.int32 else np.dtype("<f4" if storage == "float32" else "<f2")
-        stored = np.ascontiguousarray(array, dtype=dtype)
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(array, dtype=dtype)
+        if dtype == np.float16:
+            error = float(np.abs(array - stored.astype(np.float32)).max())
+            rounding[modality] = max(error, rounding.get(modality, 0.0))
+            if not np.isfinite(error):
+                raise ValueError(
+                    f"{sample.split} sample {sample.id!r}: {modality} has values beyond float16 (65504); "
+                    "scale the features or store float32"
+                )
         bodies.append((npy.header(stored.shape, dtype), stored.data.cast("B")))
     return [*bodies, (b"", memoryview(json_member(sample)))]
 

@@ -51,7 +51,7 @@ def verify(path: str | Path) -> Report:
         starts[shard.split] += shard.samples
         keys = index.strings("key", shard.split, positions)
         records = index.records(shard.split, positions)
-        damage += _verify_shard(index.root / shard.name, shard, keys, records)
+        damage += _verify_shard(index.store.shard(shard), shard, keys, records)
         done += shard.bytes
     return Report(info=index.info, damage=tuple(damage), bytes=done)
 

@@ -1,6 +1,6 @@
 """What a source is, and the small conversions that sources share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ class Source(Protocol):
         """Samples per split, for the splits that exist; `ValueError` where the data cannot be read as samples."""
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
-        """Samples `start` to `stop` of a split, one at a time."""
+        """Samples `start` to `stop` of a split, one at a time, none kept."""
 
 
 def to_text(value: object) -> str:
@@ -36,9 +36,25 @@ def to_text(value: object) -> str:
     raise ValueError(f"{value!r:.60} is neither a text nor a number")
 
 
-def to_features(array: NDArray[Any]) -> NDArray[np.float32]:
-    """A float32 copy of one sample's features, so that the source's own array may be read-only or of any float type."""
-    return np.array(array, dtype=np.float32)
+def to_features(array: object, *, zero: bool = False, steps: int = 0) -> NDArray[np.float32]:
+    """One sample's features as a new float32 array [T, D].
+
+    Args:
+        array: numbers of any type.
+        zero: replace NaN and infinities by 0.
+        steps: fill up with zero rows to this many steps.
+
+    Raises:
+        ValueError: not numbers in a rectangle.
+    """
+    values = np.asarray(array)
+    if values.dtype.kind not in "iuf" or values.ndim != 2:
+        raise ValueError(f"features are {values.dtype} {values.shape}; they must be numbers [steps, features]")
+    with np.errstate(over="ignore"):
+        features = np.array(values, dtype=np.float32)
+    if zero:
+        np.nan_to_num(features, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return pad_steps(features, steps) if steps > len(features) else features
 
 
 def to_tokens(array: NDArray[Any]) -> NDArray[np.int32]:
@@ -50,16 +66,11 @@ def to_tokens(array: NDArray[Any]) -> NDArray[np.int32]:
     return tokens
 
 
-def count_nonfinite(array: NDArray[Any], *, block: int = 256) -> tuple[int, int]:
-    """How many values of [N, ...] are NaN or infinite, and the first sample that has one (-1: none)."""
-    total, first = 0, -1
-    for start in range(0, len(array), block):
-        bad = ~np.isfinite(array[start : start + block])
-        if bad.any():
-            rows = bad.reshape(len(bad), -1).sum(axis=1)
-            first = start + int(np.argmax(rows > 0)) if first < 0 else first
-            total += int(rows.sum())
-    return total, first
+def pad_steps(array: NDArray[Any], steps: int) -> NDArray[Any]:
+    """[T, D] with zero rows appended up to `steps`."""
+    padded = np.zeros((steps, *array.shape[1:]), dtype=array.dtype)
+    padded[: len(array)] = array
+    return padded
 
 
 def check_nonfinite(counts: dict[str, tuple[int, str]]) -> None:
@@ -67,14 +78,3 @@ def check_nonfinite(counts: dict[str, tuple[int, str]]) -> None:
     found = [f"{name} {count} (first in {first})" for name, (count, first) in counts.items() if count]
     if found:
         raise ValueError(f"non-finite values: {', '.join(found)}; repair them, or zero them with --nonfinite zero")
-
-
-def same_lengths(fields: dict[str, Sequence[Any] | NDArray[Any]], where: str) -> int:
-    """The common number of samples of a split's fields; `ValueError` where they differ or there is none."""
-    counts = {name: len(values) for name, values in fields.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"{where}: fields disagree on the number of samples: {counts}")
-    count = next(iter(counts.values()))
-    if count == 0:
-        raise ValueError(f"{where} is empty; leave the split out or fill it")
-    return count

@@ -88,13 +88,10 @@ def test_a_truncated_or_missing_shard(shards):
 def test_the_index_notices_every_flipped_byte(shards):
     root, _ = shards
     path = root / "index.parquet"
-    for position in range(0, path.stat().st_size, 11):
+    for position in range(4, path.stat().st_size, 11):  # the leading magic word holds nothing
         _flip(path, position, bit=1 << position % 8)
         with pytest.raises(ValueError, match=r"index\.parquet"):
-            index = ShardIndex.load(root)
-            index.records("train", [0])
-            if position < 4:  # the leading magic word holds nothing
-                raise ValueError("index.parquet")
+            ShardIndex.load(root).records("train", [0])
         _flip(path, position, bit=1 << position % 8)
     assert ShardIndex.load(root).records("train", [0])["shard"].tolist() == [0]
 

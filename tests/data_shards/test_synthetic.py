@@ -77,5 +77,5 @@ def test_language_tells_most_and_voice_and_face_add_to_it():
 
 @pytest.mark.parametrize("wrong", [{"samples": 5}, {"steps": 3}, {"text_dim": 0}, {"text_kind": "words"}])
 def test_impossible_sizes_are_refused(wrong):
-    with pytest.raises(ValueError, match="at least|text kind 'words'"):
+    with pytest.raises(ValueError, match=r"at least|text kind 'words'"):
         SyntheticSource(**wrong)

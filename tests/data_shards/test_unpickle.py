@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_shards.unpickle import load, loads
+from data_shards.unpickle import Pickle, loads
 
 VALUES = {
     "float": np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4),
@@ -109,21 +109,20 @@ def test_a_pickle_cannot_change_our_functions():
     ],
 )
 def test_damaged_pickles_are_one_line_errors(data):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"^features\.pkl ") as caught:
         loads(data, name="features.pkl")
-    assert "features.pkl" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_is_read_like_bytes(tmp_path):
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps({"a": np.arange(3)}))
-    assert load(path)["a"].tolist() == [0, 1, 2]
+    assert Pickle(path).value["a"].tolist() == [0, 1, 2]
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="empty or no file"):
-        load(path)
+        Pickle(path)
     with pytest.raises(ValueError, match="empty or no file"):
-        load(tmp_path / "absent.pkl")
+        Pickle(tmp_path / "absent.pkl")
 
 
 def test_lying_sizes_take_no_memory():
@@ -131,9 +130,9 @@ def test_lying_sizes_take_no_memory():
     lies = b"\x80\x04]" + b"r\xfe\xff\xff\xff" + b"."
     assert [op.name for op, _, _ in pickletools.genops(lies)][2] == "LONG_BINPUT"
     code = (
-        "import resource, sys; from data_shards.unpickle import loads\n"
+        "import sys; from data_shards.unpickle import loads\n"
         "try: loads(bytes.fromhex(sys.argv[1]))\n"
-        "except ValueError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 400_000)"
+        "except ValueError: print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) < 200_000)"
     )
     done = subprocess.run([sys.executable, "-c", code, lies.hex()], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

@@ -1,4 +1,4 @@
-"""How an index is laid out, and its writer: see `data_shards.index` for the reader."""
+"""Writes an index: see `data_shards.index_file` for the file and `data_shards.index` for look-ups."""
 
 import hashlib
 import json
@@ -9,54 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from data_shards.index_file import MAGIC, ROWS_PER_GROUP, SCHEMA
 from data_shards.schema import MEMBERS, MODALITIES, DatasetInfo
 from data_shards.tar import ShardRows
-
-INDEX_NAME = "index.parquet"
-MAGIC = b"PAR1"
-ROWS_PER_GROUP = 16384
-TAIL = hashlib.sha256().digest_size + 8
-"""Bytes at the end of an index: the footer's sha256, its length and the magic word."""
-
-SCHEMA = pa.schema(
-    [
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
-        *(pa.field(f"{member}_offset", pa.int64(), nullable=False) for member in MEMBERS),
-        *(pa.field(f"{member}_size", pa.int64(), nullable=False) for member in MEMBERS),
-        *(pa.field(f"{member}_crc32", pa.uint32(), nullable=False) for member in MEMBERS),
-        pa.field("label", pa.float32(), nullable=False),
-        *(pa.field(f"{modality}_length", pa.int32(), nullable=False) for modality in MODALITIES),
-    ]
-)
-"""`shard` counts the shards in the order of the metadata; offsets are of a member's content in its tar."""
-
-RECORD = np.dtype(
-    [
-        ("shard", np.int32),
-        ("offset", np.int64, len(MEMBERS)),
-        ("size", np.int64, len(MEMBERS)),
-        ("crc32", np.uint32, len(MEMBERS)),
-        ("label", np.float32),
-        ("length", np.int32, len(MODALITIES)),
-    ]
-)
-"""One sample as the reader wants it: the numeric columns of a row."""
-
-
-def to_records(table: pa.Table) -> NDArray[np.void]:
-    """The numeric columns of index rows as one array of dtype RECORD."""
-    records = np.empty(len(table), RECORD)
-    for name in ("shard", "label"):
-        records[name] = table.column(name).to_numpy()
-    for name, parts in (("offset", MEMBERS), ("size", MEMBERS), ("crc32", MEMBERS), ("length", MODALITIES)):
-        for i, part in enumerate(parts):
-            records[name][:, i] = table.column(f"{part}_{name}").to_numpy()
-    return records
 
 
 class IndexWriter:

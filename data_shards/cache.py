@@ -1,0 +1,133 @@
+"""The local copy of remote shards, shared by all processes of a node: checksummed, bounded, least recently used first.
+
+A shard is stored under its sha256, fetched by one process while others wait, and has its name only when it is whole.
+Locks are the kernel's, so a process that is killed leaves nothing that stands in another's way. Files that are open
+when they are dropped stay readable until they are closed.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_shards.durable import locked
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """Where copies live and how much room they may take."""
+
+    root: Path
+    limit: int
+    """Bytes."""
+
+    @classmethod
+    def from_environment(cls) -> "CacheOptions":
+        """DMD_CACHE_DIR (default ~/.cache/dmd-shards) and DMD_CACHE_BYTES (default 100G; K, M, G, T are understood)."""
+        root = os.environ.get("DMD_CACHE_DIR") or os.path.join(Path.home(), ".cache", "dmd-shards")
+        return cls(root=Path(root), limit=parse_bytes(os.environ.get("DMD_CACHE_BYTES") or "100G", "DMD_CACHE_BYTES"))
+
+
+def parse_bytes(text: str, what: str) -> int:
+    """A size such as `500M` in bytes."""
+    number = text.strip().upper().removesuffix("B")
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    try:
+        size = int(float(number.removesuffix(unit)) * _UNITS[unit])
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{what} {text!r} is no size; write for example 100G") from error
+    if size < 1:
+        raise ValueError(f"{what} {text!r} is no size; write for example 100G")
+    return size
+
+
+class Cache:
+    """The copies in one directory."""
+
+    def __init__(self, options: CacheOptions) -> None:
+        self.options = options
+        self._shards = options.root / "shards"
+
+    def index_directory(self, name: str) -> Path:
+        """Where the indexes of one remote set live; not counted against the limit."""
+        directory = self.options.root / "indexes" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def shard(self, sha256: str, size: int, fetch: Callable[[Path], None]) -> Path:
+        """The copy of a shard; `fetch(path)` gets it if it is not here, and must raise unless it is whole and right."""
+        path = self._shards / f"{sha256}.tar"
+        if self._touch(path, size):
+            return path
+        if size > self.options.limit:
+            raise ValueError(
+                f"a shard of {size} bytes does not fit into the cache {self.options.root} "
+                f"of {self.options.limit}; raise DMD_CACHE_BYTES"
+            )
+        self._shards.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with locked(path.with_suffix(".lock")):
+            if not self._touch(path, size):
+                with locked(self._shards / "room.lock"):
+                    self._make_room(size)
+                    _reserve(part, size)
+                try:
+                    fetch(part)
+                    os.replace(part, path)
+                finally:
+                    part.unlink(missing_ok=True)
+        return path
+
+    def discard(self, sha256: str) -> None:
+        """Drop the copy of a shard, so that it is fetched anew."""
+        (self._shards / f"{sha256}.tar").unlink(missing_ok=True)
+
+    def _touch(self, path: Path, size: int) -> bool:
+        """Note the use of a copy; False where there is none, or a cut one."""
+        try:
+            os.utime(path)
+            return path.stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def _make_room(self, size: int) -> None:
+        """Drop abandoned downloads, then the copies not used for longest, until `size` more bytes fit."""
+        for part in self._shards.glob("*.part"):
+            if not _is_locked(part.with_suffix(".lock")):
+                part.unlink(missing_ok=True)
+        entries = []
+        for path in [*self._shards.glob("*.tar"), *self._shards.glob("*.part")]:
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            entries.append((path.suffix == ".part", status.st_mtime_ns, status.st_size, path))
+        used = sum(entry[2] for entry in entries)
+        for is_part, _, held, path in sorted(entries):
+            if used + size <= self.options.limit or is_part:
+                break
+            path.unlink(missing_ok=True)
+            used -= held
+
+
+def _reserve(part: Path, size: int) -> None:
+    """Let a download count with its full size from its start."""
+    with open(part, "wb") as file:
+        file.truncate(size)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

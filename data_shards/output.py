@@ -1,0 +1,124 @@
+"""Where a build puts its shards: a directory, or a URL. In both the index comes last, so a set changes in one step."""
+
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_shards.durable import locked, sync_directory
+from data_shards.index import ShardIndex
+from data_shards.index_file import INDEX_NAME
+from data_shards.remote import Remote, RemoteOptions, is_url
+from data_shards.store import open_store
+
+_LOCK, _STAGING = ".building.lock", ".staging-"
+_SHARD_NAME = re.compile(r"(train|valid|test)-\d{6}-[0-9a-f]{16}\.tar")
+
+
+class Output:
+    """A build under way: files are made in `staging`, then taken over shard by shard, then published."""
+
+    def __init__(self, place: str, staging: Path, lock: int | None = None) -> None:
+        self.staging = staging
+        self.inherited = () if lock is None else (lock,)
+        """File descriptors that writer processes must close."""
+        self._former = _shard_names(place)
+
+    def take(self, file: Path, name: str) -> None:
+        """Take a finished shard over under its final name."""
+        raise NotImplementedError
+
+    def publish(self) -> None:
+        """Make the staged index the current one."""
+        raise NotImplementedError
+
+
+class _LocalOutput(Output):
+    def __init__(self, root: Path, staging: Path, lock: int) -> None:
+        super().__init__(str(root), staging, lock)
+        self._root = root
+        self._names: list[str] = []
+
+    def take(self, file: Path, name: str) -> None:
+        os.replace(file, self.staging / name)
+        self._names.append(name)
+
+    def publish(self) -> None:
+        sync_directory(self.staging)
+        for name in self._names:
+            os.replace(self.staging / name, self._root / name)
+        sync_directory(self._root)
+        os.replace(self.staging / INDEX_NAME, self._root / INDEX_NAME)
+        sync_directory(self._root)
+        for path in self._root.iterdir():  # the generation before this one stays for whoever still reads it
+            if _SHARD_NAME.fullmatch(path.name) and path.name not in {*self._names, *self._former}:
+                path.unlink()
+
+
+class _RemoteOutput(Output):
+    def __init__(self, remote: Remote, staging: Path) -> None:
+        super().__init__(remote.url, staging)
+        self._remote = remote
+        self._uploaded: list[str] = []
+
+    def take(self, file: Path, name: str) -> None:
+        if name not in self._former:
+            self._uploaded.append(name)
+            self._remote.upload(file, name)
+        file.unlink()
+
+    def publish(self) -> None:
+        self._remote.upload(self.staging / INDEX_NAME, INDEX_NAME)
+        self._uploaded.clear()
+
+    def withdraw(self) -> None:
+        """Remove what was uploaded for an index that never came."""
+        for name in self._uploaded:
+            self._remote.remove(name)
+
+
+@contextmanager
+def open_output(place: str | Path, *, remote: RemoteOptions | None = None) -> Iterator[Output]:
+    """Begin a build at a directory or URL. What is there stays as it is unless the build publishes.
+
+    Raises:
+        ValueError: another build is at work in the directory, or a file is in the way.
+    """
+    if is_url(place):
+        with tempfile.TemporaryDirectory(prefix="dmd-shards-") as staging:
+            output = _RemoteOutput(Remote(str(place), remote), Path(staging))
+            try:
+                yield output
+            finally:
+                output.withdraw()
+        return
+    root = Path(str(place).removeprefix("file://"))
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file; give a directory for the shards")
+    created = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(root / _LOCK, busy=f"another build is writing to {root}") as lock:
+            for leftover in root.glob(f"{_STAGING}*"):
+                shutil.rmtree(leftover)
+            folder = root / f"{_STAGING}{uuid.uuid4().hex[:8]}"
+            folder.mkdir()
+            try:
+                yield _LocalOutput(root, folder, lock)
+            finally:
+                shutil.rmtree(folder)
+    finally:
+        if created and not any(root.iterdir()):
+            root.rmdir()
+
+
+def _shard_names(place: str) -> set[str]:
+    """The shards of the set that is at a place now; none where there is no set that can be read."""
+    try:
+        return {shard.name for shard in ShardIndex(open_store(place)).info.shards}
+    except ValueError:
+        return set()

@@ -1,0 +1,80 @@
+"""Open shards: reading at an offset, with the file handles used last kept open."""
+
+import os
+from collections import OrderedDict
+from typing import Any
+
+from data_shards.schema import ShardInfo
+from data_shards.store import Store
+
+_OPEN_SHARDS = 64
+REPAIR = "restore the shard or rebuild with `dmd shard`; `dmd verify` lists all damage"
+
+
+class CutShort(Exception):
+    """A shard ends before what was asked for."""
+
+
+class ShardFiles:
+    """The shards of one set by their number. Picklable; safe across fork, as nothing reads at a shared position."""
+
+    def __init__(self, store: Store, shards: tuple[ShardInfo, ...]) -> None:
+        self._store, self._shards = store, shards
+        self._handles: OrderedDict[int, int] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": OrderedDict()}
+
+    def read(self, shard: int, offset: int, parts: list[memoryview], size: int) -> None:
+        """Fill `parts`, `size` bytes in all, from a shard, from `offset` on; `CutShort` where it ends before."""
+        handle = self._handles.get(shard)
+        if handle is None:
+            handle = self._open(shard)
+        got = os.preadv(handle, parts, offset)
+        while got < size:  # a signal or a network file system may give less at a time
+            more = os.preadv(handle, _rest(parts, got), offset + got)
+            if more == 0:
+                raise CutShort
+            got += more
+
+    def name(self, shard: int) -> str:
+        """What errors call a shard."""
+        return f"{self._store.place}/{self._shards[shard].name}"
+
+    def fetch(self, shard: int) -> None:
+        """Have a shard at hand: nothing to do for a local one."""
+        self._store.shard(self._shards[shard])
+
+    def discard(self, shard: int) -> bool:
+        """Forget a damaged copy, so that the next read fetches it anew; False where there is nothing to fetch from."""
+        handle = self._handles.pop(shard, None)
+        if handle is not None:
+            os.close(handle)
+        return self._store.discard(self._shards[shard])
+
+    def close(self) -> None:
+        """Give back all handles; the next read opens what it needs."""
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles.clear()
+
+    def _open(self, shard: int) -> int:
+        path = self._store.shard(self._shards[shard])
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}; {REPAIR}") from error
+        self._handles[shard] = handle
+        if len(self._handles) > _OPEN_SHARDS:
+            os.close(self._handles.popitem(last=False)[1])
+        return handle
+
+
+def _rest(parts: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of `parts` after their first `done` bytes."""
+    rest = []
+    for part in parts:
+        if done < len(part):
+            rest.append(part[done:])
+        done = max(0, done - len(part))
+    return rest

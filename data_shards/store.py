@@ -1,0 +1,124 @@
+"""Where a set of shards is: a local directory, or a URL whose files come through the node's cache."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Protocol
+
+from data_shards.cache import Cache, CacheOptions
+from data_shards.durable import locked
+from data_shards.index_file import INDEX_NAME, TAIL, IndexFile
+from data_shards.remote import Remote, RemoteOptions, Unreachable, is_url
+from data_shards.schema import ShardInfo
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 3
+
+
+class Store(Protocol):
+    """Gives local paths of an index and of shards."""
+
+    @property
+    def place(self) -> str:
+        """What the user called it."""
+
+    def index(self) -> Path:
+        """A local file with the current index; `ValueError` where there is none."""
+
+    def shard(self, shard: ShardInfo) -> Path:
+        """A local file with a shard; `ValueError` where it cannot be had."""
+
+    def discard(self, shard: ShardInfo) -> bool:
+        """Forget a damaged local copy; False where the local file is the original."""
+
+
+def open_store(path: str | Path, *, cache: CacheOptions | None = None, remote: RemoteOptions | None = None) -> Store:
+    """The store at a directory or URL."""
+    if is_url(path):
+        return RemoteStore(str(path), cache or CacheOptions.from_environment(), remote)
+    return LocalStore(Path(str(path).removeprefix("file://")))
+
+
+class LocalStore:
+    """A directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.place = str(root)
+
+    def index(self) -> Path:
+        """The index in the directory."""
+        path = self.root / INDEX_NAME
+        if not path.is_file():
+            what = f"holds no {INDEX_NAME}" if self.root.is_dir() else "is no directory"
+            raise ValueError(f"{self.root} {what}: not a set of shards; make one with `dmd shard`")
+        return path
+
+    def shard(self, shard: ShardInfo) -> Path:
+        """The shard in the directory, whether it is there or not."""
+        return self.root / shard.name
+
+    def discard(self, shard: ShardInfo) -> bool:
+        """Nothing: the file is the original."""
+        return False
+
+
+class RemoteStore:
+    """A URL. After every shard was fetched once, no more requests are made but for the index, which may fail."""
+
+    def __init__(self, url: str, cache: CacheOptions, remote: RemoteOptions | None = None) -> None:
+        self.place = url
+        self._remote = Remote(url, remote)
+        self._cache = Cache(cache)
+
+    def index(self) -> Path:
+        """A copy of the index that the URL offers now, or of its last one if the server does not answer."""
+        directory = self._cache.index_directory(hashlib.sha256(self._remote.url.encode()).hexdigest()[:16])
+        try:
+            return self._fetch_index(directory)
+        except Unreachable as error:
+            copies = sorted(directory.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+            if not copies:
+                raise
+            _log.warning("%s; using the index that was fetched before", error)
+            return copies[-1]
+
+    def shard(self, shard: ShardInfo) -> Path:
+        """The node's copy of a shard, fetched if need be."""
+
+        def fetch(path: Path) -> None:
+            self._remote.download(shard.name, path, size=shard.bytes, sha256=shard.sha256)
+
+        return self._cache.shard(shard.sha256, shard.bytes, fetch)
+
+    def discard(self, shard: ShardInfo) -> bool:
+        """Drop the node's copy."""
+        self._cache.discard(shard.sha256)
+        return True
+
+    def _fetch_index(self, directory: Path) -> Path:
+        """The tail of an index holds its footer's sha256: enough to know whether a copy is current."""
+        problem = ValueError(f"{self.place}/{INDEX_NAME} changes faster than it can be read")
+        for _ in range(_ATTEMPTS):
+            size = self._remote.size(INDEX_NAME)
+            tail = self._remote.read(INDEX_NAME, max(0, size - TAIL), size)
+            path = directory / f"{hashlib.sha256(tail).hexdigest()[:32]}.parquet"
+            with locked(path.with_suffix(".lock")):
+                if path.is_file():
+                    os.utime(path)
+                    return path
+                part = path.with_suffix(".part")
+                self._remote.download(INDEX_NAME, part, size=size)
+                try:
+                    file = IndexFile(part, name=f"{self.place}/{INDEX_NAME}")
+                    if file.tail == tail:
+                        file.check()
+                        os.replace(part, path)
+                        return path
+                except ValueError as error:
+                    _log.warning("%s", error)
+                    problem = error
+                finally:
+                    part.unlink(missing_ok=True)
+        raise problem
