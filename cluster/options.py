@@ -26,7 +26,6 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
     group.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
     group.add_argument("--max-failures", type=int, default=3, metavar="N", help="restarts of a trial (default: 3)")
-    group.add_argument("--timeout", type=int, default=300, metavar="S", help="seconds that ranks wait for each other")
     group.add_argument("--verbose", action="store_true", help="show what Ray and the ranks print")
 
 
@@ -44,7 +43,6 @@ class Request:
     gpus_per_rank: float | None
     concurrent: int | None
     max_failures: int
-    timeout: int
     verbose: bool
 
     def trial_options(self, data: Path, *, gpus: bool) -> TrialOptions:
@@ -58,9 +56,8 @@ class Request:
             min_ranks=self.ranks[0], max_ranks=self.ranks[1], cpus_per_rank=self.cpus_per_rank, gpus_per_rank=per_rank
         )
         return TrialOptions(
-            data=str(data), ray_storage=str(self.out / "ray"), size=size, max_failures=self.max_failures,
-            timeout=self.timeout,
-        )  # fmt: skip
+            data=str(data), ray_storage=str(self.out / "ray"), size=size, max_failures=self.max_failures
+        )
 
 
 def read_request(options: argparse.Namespace) -> Request:
@@ -69,7 +66,7 @@ def read_request(options: argparse.Namespace) -> Request:
     Raises:
         ValueError: a value out of range, or anything that `load_config` refuses.
     """
-    for name, least in (("cpus", 1), ("concurrent", 1), ("max_failures", 0), ("timeout", 1)):
+    for name, least in (("cpus", 1), ("concurrent", 1), ("max_failures", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
@@ -83,7 +80,7 @@ def read_request(options: argparse.Namespace) -> Request:
         config=config, data=Path(os.path.abspath(options.data)), out=options.out.absolute(), address=options.address,
         cpus=options.cpus, ranks=parse_ranks(options.ranks_per_trial), cpus_per_rank=options.cpus_per_rank,
         gpus_per_rank=options.gpus_per_rank, concurrent=options.concurrent, max_failures=options.max_failures,
-        timeout=options.timeout, verbose=options.verbose,
+        verbose=options.verbose,
     )  # fmt: skip
 
 

@@ -10,8 +10,10 @@ every request.
 
 import argparse
 import asyncio
+import configparser
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,7 @@ def runtime_environment(root: Path, arguments: list[str], *, pinned: bool) -> di
     missing = [name for name in UPLOADED if not (root / name).exists()]
     if missing:
         raise ValueError(f"{root} is not the project's directory (no {missing[0]}); name it with --working-dir")
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in pairwise(arguments):
         if option in ABSOLUTE and not Path(value).is_absolute():
             raise ValueError(f"{option} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
     named = [Path(argument) for argument in arguments if not Path(argument).is_absolute()]
@@ -82,21 +84,27 @@ def runtime_environment(root: Path, arguments: list[str], *, pinned: bool) -> di
             raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
     return {
         "working_dir": str(root), "excludes": excludes([*UPLOADED, *(path.as_posix() for path in extra)]),
-        **({"pip": pins(root / "constraints.txt")} if pinned else {}),
+        **({"pip": requirements(root / "setup.cfg")} if pinned else {}),
     }  # fmt: skip
 
 
 def excludes(kept: list[str]) -> list[str]:
-    """Patterns, as in .gitignore, that leave out all of a directory but `kept`."""
+    """Patterns, as in .gitignore, that leave out all of a directory but `kept`; Ray enters no directory left out."""
     parents = {parent.as_posix() for name in kept for parent in Path(name).parents} - {"."}
-    opened = [pattern for parent in sorted(parents) for pattern in (f"!/{parent}/", f"/{parent}/*")]
-    return ["/*", *opened, *(f"!/{name}" for name in kept), "__pycache__/", "*.tar", "*.pkl", "*.safetensors"]
+    opened = [pattern for parent in sorted(parents) for pattern in (f"!/{parent}", f"/{parent}/*")]
+    return ["/*", *opened, *(f"!/{name}" for name in kept), "__pycache__", "*.tar", "*.pkl", "*.safetensors"]
 
 
-def pins(constraints: Path) -> list[str]:
-    """The requirements of constraints.txt."""
-    lines = (line.partition("#")[0].strip() for line in constraints.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line and not line.startswith("-")]
+def requirements(setup: Path) -> list[str]:
+    """What pip makes of the project's own requirements, at the versions of the uploaded constraints.txt.
+
+    Ray is left out: a job runs on the cluster's.
+    """
+    parser = configparser.ConfigParser()
+    parser.read(setup, encoding="utf-8")
+    wanted = parser["options"]["install_requires"].split("\n")
+    constrained = "-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt"
+    return [constrained, *(line for line in wanted if line and not line.startswith("ray"))]
 
 
 def connect(address: str) -> JobSubmissionClient:

@@ -1,13 +1,15 @@
 """One training on a Ray cluster: ranks placed and watched by Ray Train, restarted together when one is lost."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
+from cluster.process_group import OwnInterface
 from cluster.resources import TrialSize
 from cluster.worker import train_rank
 from dmd.config import Config
@@ -25,8 +27,6 @@ class TrialOptions:
     size: TrialSize
     max_failures: int = 3
     """Restarts from the last checkpoint after a lost rank or node."""
-    timeout: int = 300
-    """Seconds that a rank waits for the others before it counts them as lost."""
 
 
 def run_training(
@@ -40,9 +40,9 @@ def run_training(
     Raises:
         ray.train.TrainingFailedError: ranks were lost more often than `max_failures`.
     """
-    size = options.size
-    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(options.timeout))
-    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(options.timeout))
+    size, timeout = options.size, config.train.collective_timeout
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(timeout))
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(timeout))
     ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
     trainer = TorchTrainer(
         train_rank,  # type: ignore[arg-type]  # Ray's annotation leaves out what rank 0 may return
@@ -52,7 +52,7 @@ def run_training(
             use_gpu=size.gpus_per_rank > 0, resources_per_worker=size.per_rank,
             placement_strategy="PACK",
         ),
-        torch_config=TorchConfig(timeout_s=options.timeout),
+        torch_config=OwnInterface(timeout_s=math.ceil(timeout)),
         run_config=RunConfig(
             name=name, storage_path=options.ray_storage, callbacks=callbacks or [],
             failure_config=FailureConfig(max_failures=options.max_failures),

@@ -13,6 +13,7 @@ import ray.train
 import torch
 
 from cluster.fence import Fence
+from dmd.training.agreement import Diverged
 from dmd.training.epoch_report import EpochReport
 
 
@@ -24,6 +25,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         RuntimeError: a later attempt has taken over the run directory, or a rank is gone: Ray starts all ranks again.
+        ValueError: a damaged shard, which one rank alone may see.
     """
     _complete_environment()
     from dmd.presets import config_from_dict
@@ -40,10 +42,14 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         return False
 
     try:
-        make_training(
+        training = make_training(
             config, settings["data"], run, device=device, stop_requested=stop_requested, on_epoch=report
-        ).run()
+        )
     except ValueError as error:
+        return {"refused": str(error)}
+    try:
+        training.run()
+    except Diverged as error:
         return {"refused": str(error)}
     return {"refused": None}
 

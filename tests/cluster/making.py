@@ -1,0 +1,124 @@
+"""Tiny shards, real Ray nodes and real `dmd` processes for the cluster tests."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from data_shards.schema import Sample
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.writer import build
+
+TINY = [
+    "model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=6",
+    "train.ghost_batches_per_forward=2",
+]  # fmt: skip
+PATIENCE = 300
+
+
+class Contrary(SyntheticSource):
+    """Small samples whose test labels have the wrong sign: what helps on valid harms on test."""
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        for sample in super().read(split, start, stop):
+            yield replace(sample, label=-sample.label) if split == "test" else sample
+
+
+def make_shards(path: Path) -> Path:
+    """70 samples to train on, 10 to validate, 20 to test, in shards of 32."""
+    build(Contrary(samples=100, steps=20, text_dim=8), path, samples_per_shard=32)
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.2)
+
+
+class Node:
+    """`ray start --block` and all that it starts, on this host or inside a network namespace."""
+
+    def __init__(self, temp: Path, *arguments: str, inside: list[str] | None = None, **environment: str) -> None:
+        command = [
+            *(inside or []), sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-gpus", "0",
+            "--object-store-memory", "100000000", "--disable-usage-stats", *arguments,
+        ]  # fmt: skip
+        with open(temp.parent / f"{temp.name}.log", "ab") as log:
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything of this node that lives."""
+        try:
+            root = psutil.Process(self.process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes that train."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL to all of it, at once."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+
+def dmd(*arguments: object, inside: list[str] | None = None, log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """A `dmd` command under way, its output in a file."""
+    command = [*(inside or []), sys.executable, "-m", "dmd.cli", *map(str, arguments)]
+    with open(log, "ab") as output:
+        return subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
+
+
+def finish(process: subprocess.Popen[bytes], log: Path, code: int = 0) -> str:
+    """Wait for a command; its output."""
+    try:
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+    text = log.read_text(errors="replace")
+    assert process.returncode == code, text
+    return text
+
+
+def records(experiment: Path) -> list[dict]:
+    """The trial records of an experiment."""
+    return [json.loads(path.read_text()) for path in sorted(experiment.glob("trials/*/trial.json"))]
+
+
+def lines(run: Path, kind: str) -> list[dict]:
+    """The lines of a kind in a run's log."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    found = []
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(text))
+    return [line for line in found if line["kind"] == kind]

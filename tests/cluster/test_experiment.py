@@ -1,0 +1,221 @@
+"""One experiment on a real Ray cluster of two CPUs: its driver is killed, the same command finishes it; then a job.
+
+ASHA stops trials of a grid over the learning rate. The test labels of the shards have the wrong sign, so the trial
+that validation chooses is not the one that the test split would choose.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from cluster.submit import UPLOADED
+from dmd.presets import load_config
+from dmd.training.restore import evaluate_run
+from tests.cluster.making import TINY, Node, dmd, finish, free_port, make_shards, records, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 6
+SPACE = "train.learning_rate: {choice: [1.0e-2, 3.0e-3, 1.0e-6, 2.0e-6]}\n"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head node of two CPUs."""
+
+    node: Node
+    address: str
+    dashboard: str
+    temp: Path
+
+    def free(self) -> dict[str, float]:
+        """CPUs that nobody holds, and placement groups that still stand."""
+        groups = ray.util.placement_group_table().values()
+        standing = sum(group["state"] != "REMOVED" for group in groups)
+        return {"CPU": ray.available_resources().get("CPU", 0), "groups": standing}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    temp = tmp_path_factory.mktemp("r") / "r"  # short: Ray's sockets have long names
+    port, dashboard = free_port(), free_port()
+    node = Node(
+        temp, "--head", "--port", str(port), "--dashboard-port", str(dashboard), "--dashboard-host", "127.0.0.1",
+        "--num-cpus", "2", "--temp-dir", str(temp), "--node-ip-address", "127.0.0.1",
+    )  # fmt: skip
+    try:
+        log = temp.parent / "r.log"
+        wait_for(lambda: "Ray runtime started" in log.read_text(), "the head node", 120)
+        ray.init(f"127.0.0.1:{port}", log_to_driver=False)
+        yield Cluster(node, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", temp)
+    finally:
+        ray.shutdown()
+        node.kill()
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened to the experiment."""
+
+    out: Path
+    shards: Path
+    at_kill: list[dict]
+    """Records when the driver was killed."""
+    free_after_kill: dict[str, float]
+    free_at_end: dict[str, float]
+    ranks_at_end: list[psutil.Process]
+    output: str
+
+
+@pytest.fixture(scope="module")
+def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = tmp_path_factory.mktemp("experiment")
+    shards, out, log = make_shards(folder / "shards"), folder / "out", folder / "log"
+    (folder / "space.yaml").write_text(SPACE)
+    command = [
+        "tune", "--address", cluster.address, "--data", shards, "--out", out, "--space", folder / "space.yaml",
+        "--search", "grid", "--reduction", "2", "--final-seeds", "1,2", *TINY, f"train.epochs={EPOCHS}",
+    ]  # fmt: skip
+    driver = dmd(*command, log=log)
+    wait_for(lambda: driver.poll() is not None or sum(r["state"] != "running" for r in records(out)) >= 2, "two trials")
+    assert driver.poll() is None, log.read_text()
+    driver.kill()
+    driver.wait()
+    at_kill = records(out)
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the killed driver's resources", 60)
+    free_after_kill = cluster.free()
+    output = finish(dmd(*command, log=log), log)
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the resources of the experiment", 60)
+    return Story(out, shards, at_kill, free_after_kill, cluster.free(), cluster.node.ranks(), output)
+
+
+def sessions(run: Path) -> int:
+    return len(json.loads((run / "run.json").read_text())["sessions"])
+
+
+def test_the_same_command_finishes_the_rest_only(story):
+    done = [record for record in story.at_kill if record["state"] in ("finished", "stopped")]
+    assert len(done) >= 2
+    for record in done:
+        assert record == records(story.out)[record["number"]]
+        assert sessions(story.out / "trials" / f"{record['number']:04d}") == 1
+    rows = list(csv.DictReader((story.out / "trials.csv").read_text().splitlines()))
+    assert sorted(int(row["trial"]) for row in rows) == [0, 1, 2, 3]
+    assert {row["state"] for row in rows} <= {"finished", "stopped"}
+
+
+def test_asha_stops_trials_and_resources_come_back(story):
+    stopped = [record for record in records(story.out) if record["state"] == "stopped"]
+    finished = [record for record in records(story.out) if record["state"] == "finished"]
+    assert stopped
+    assert all(record["losses"][-1][0] < EPOCHS for record in stopped)
+    assert finished
+    assert all(record["losses"][-1][0] == EPOCHS for record in finished)
+    assert story.free_after_kill == story.free_at_end == {"CPU": 2, "groups": 0}
+    assert story.ranks_at_end == []
+
+
+def test_the_best_trial_is_chosen_by_validation(story):
+    """Even though the test split would choose another."""
+    ordered = sorted(records(story.out), key=lambda record: record["losses"][-1][1])
+    best = load_config(str(story.out / "best.yaml"))
+    assert best.train.learning_rate == ordered[0]["values"]["train.learning_rate"] >= 3e-3
+    maes = {}
+    for record in (ordered[0], ordered[-1]):
+        result = evaluate_run(story.out / "trials" / f"{record['number']:04d}", data=str(story.shards), split="test")
+        maes[record["number"]] = result["metrics"]["fused"]["mae"]
+    assert maes[ordered[0]["number"]] > maes[ordered[-1]["number"]]
+
+
+def test_trials_cannot_read_the_test_split(story):
+    for record in records(story.out):
+        about = json.loads((story.out / "trials" / f"{record['number']:04d}" / "run.json").read_text())["info"]
+        assert about["data"] == str(story.out / "shards")
+        assert "test" not in about["counts"]
+
+
+def test_final_seeds(story):
+    rows = list(csv.DictReader((story.out / "final" / "results.csv").read_text().splitlines()))
+    assert [row["seed"] for row in rows] == ["1", "2", "mean", "std", "95 % +-"]
+    values = [float(row["MAE"]) for row in rows]
+    assert values[0] != values[1]
+    assert values[2] == pytest.approx((values[0] + values[1]) / 2)
+    assert values[4] == pytest.approx(12.7062 * values[3] / 2**0.5)
+    result = json.loads((story.out / "final" / "best" / "seed_1" / "test.json").read_text())
+    assert (result["split"], result["samples"]) == ("test", 20)
+
+
+def test_one_directory_per_trial_with_hparams(story):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = story.out / "trials" / "0000"
+    events = EventAccumulator(str(run)).Reload()
+    assert "valid/loss" in events.Tags()["scalars"]
+    assert events.PluginTagToContent("hparams").keys() >= {"_hparams_/experiment", "_hparams_/session_start_info"}
+
+
+def job_folder(path: Path) -> Path:
+    """A checkout with a large data folder, a virtual environment and runs in it."""
+    path.mkdir()
+    for name in UPLOADED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, path / name)
+    for name in ("data", ".venv", "runs"):
+        (path / name).mkdir()
+        with open(path / name / "large.bin", "wb") as file:
+            file.truncate(2**30)  # Ray refuses an upload of more than 500 MiB
+    (path / "my.yaml").write_text("train.learning_rate: {choice: [1.0e-3]}\n")
+    return path
+
+
+def test_submitted_job(cluster, tmp_path):
+    """Through the dashboard's job server, token and all; what the directory holds beside the code stays there."""
+    folder, log = job_folder(tmp_path / "checkout"), tmp_path / "log"
+    shards = make_shards(tmp_path / "shards")
+    job = [
+        "submit", "--address", cluster.dashboard, "--working-dir", folder, "--environment", "node", "--id", "tiny",
+        "tune", "--data", shards, "--out", tmp_path / "out", "--space", "my.yaml", "--search", "grid", "--scheduler",
+        "none", *TINY, "train.epochs=1",
+    ]  # fmt: skip
+    text = finish(dmd(*job, log=log), log)
+    assert "best: trial 0" in text
+    assert (tmp_path / "out" / "best.yaml").exists()
+    uploads = list(cluster.temp.glob("session_*/runtime_resources/working_dir_files/*"))
+    (unpacked,) = [path for path in uploads if path.is_dir()]
+    assert {path.name for path in unpacked.iterdir()} == {*UPLOADED, "my.yaml"}
+    assert "tiny SUCCEEDED" in finish(dmd("submit", "--address", cluster.dashboard, "status", "tiny", log=log), log)
+
+
+def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
+    folder, log = job_folder(tmp_path / "checkout"), tmp_path / "log"
+    options = ["submit", "--address", cluster.dashboard, "--working-dir", folder, "--environment", "node"]
+    bad = [*options, "tune", "--data", tmp_path / "none", "--out", tmp_path / "out", "--space", "my.yaml"]
+    assert "not a set of shards" in finish(dmd(*bad, log=log), log, code=2)
+    shards = make_shards(tmp_path / "shards")
+    long = ["experiment", "--data", shards, "--out", tmp_path / "long", "--seeds", "1", *TINY, "train.epochs=5000"]
+    assert "job long" in finish(dmd(*options, "--no-wait", "--id", "long", *long, log=log), log)
+    run = tmp_path / "long" / "preset" / "seed_1" / "metrics.jsonl"
+    wait_for(run.exists, "the job's training")
+    finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources", 60)
+    assert cluster.node.ranks() == []
+
+
+def test_requests_that_can_never_be_placed(cluster, tmp_path):
+    log, shards = tmp_path / "log", make_shards(tmp_path / "shards")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    common = ["--data", shards, "--out", tmp_path / "out", "--address", cluster.address]
+    tune = ["tune", *common, "--space", tmp_path / "space.yaml"]
+    text = finish(dmd(*tune, "--ranks-per-trial", "3", *TINY, log=log), log, code=2)
+    assert "a trial wants 3 ranks of 1 CPU; the cluster's nodes (2 CPU, 0 GPU) have room for 2" in text
+    text = finish(dmd("experiment", *common, "--gpus-per-rank", "1", *TINY, log=log), log, code=2)
+    assert "a trial wants 1 rank of 1 CPU and 1 GPU" in text
+    assert not (tmp_path / "out" / "trials").exists()

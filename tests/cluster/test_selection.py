@@ -1,0 +1,47 @@
+"""Shards for selection: nothing of the test split is in them, everything else is as it was."""
+
+import numpy as np
+import pytest
+
+from cluster.selection import selection_shards
+from data_shards.reader import ShardReader
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.verify import verify
+from data_shards.writer import build
+from dmd.config import Config
+from launch.setup import open_shards
+from tests.cluster.making import make_shards
+
+
+def test_the_test_split_is_not_there(tmp_path):
+    with ShardReader(make_shards(tmp_path / "all")) as whole:
+        ids = set(whole.index.ids("test", range(20)))
+        out = selection_shards(whole, tmp_path / "selection")
+        with open_shards(str(out), Config()) as reader:
+            assert reader.index.info.counts == {"train": 70, "valid": 10}
+            with pytest.raises(ValueError, match="has no test split"):
+                reader.read("test", [0])
+        assert not verify(out).damage
+    assert not list(out.glob("test-*"))
+    content = b"".join(path.read_bytes() for path in out.iterdir())
+    assert not any(name.encode() in content for name in ids), "no file of it names a test sample"
+
+
+def test_the_rest_is_the_same(tmp_path):
+    """Bit for bit, so a training on them is the training on all shards; made once."""
+    for kind, storage in (("features", "float16"), ("tokens", "float32")):
+        source = SyntheticSource(samples=100, steps=20, text_dim=8, text_kind=kind)
+        build(source, tmp_path / kind, samples_per_shard=32, storage=storage)
+        with ShardReader(tmp_path / kind) as whole:
+            out = selection_shards(whole, tmp_path / f"{kind}-selection")
+            before = (out / "index.parquet").stat().st_mtime_ns
+            selection_shards(whole, out)
+            assert (out / "index.parquet").stat().st_mtime_ns == before
+            with ShardReader(out) as reader:
+                assert reader.index.shard_size("train") == whole.index.shard_size("train")
+                for split, count in reader.index.info.counts.items():
+                    assert reader.index.ids(split, range(count)) == whole.index.ids(split, range(count))
+                    assert reader.raw_texts(split, range(count)) == whole.raw_texts(split, range(count))
+                    ours, theirs = reader.read(split, range(count)), whole.read(split, range(count))
+                    for name, array in theirs.items():
+                        assert np.array_equal(ours[name], array), (split, name)
