@@ -1,1 +1,20 @@
-"""DMD, Decoupled Multimodal Distilling for Emotion Recognition: model, losses, kernels, training, metrics."""
+"""DMD, Decoupled Multimodal Distilling for Emotion Recognition: model, losses, kernels, training, metrics.
+
+    model = dmd.load("exported")        # what `dmd export` wrote, or the directory of a run
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from dmd.predictor import Predictor
+
+
+def load(path: "str | Path", device: "str | torch.device | None" = None) -> "Predictor":
+    """A trained model that predicts, without DeepSpeed and Ray; see `dmd.exported.load`."""
+    from dmd.exported import load as load_export
+
+    return load_export(path, device)

@@ -1,4 +1,4 @@
-"""Subcommands of `dmd` that need the network but no launcher: evaluate."""
+"""Subcommands of `dmd` that need the network but no launcher: evaluate, predict, export, import, presets."""
 
 import argparse
 import json
@@ -57,3 +57,82 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     for head, values in metrics.items():
         lines.append(f"{head:<14} " + " ".join(f"{values[key]:9.4f}" for key in METRIC_NAMES))
     return "\n".join(lines)
+
+
+def predict(argv: list[str]) -> int:
+    """Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file."""
+    parser = argparse.ArgumentParser(prog="dmd predict", description=predict.__doc__)
+    parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
+    parser.add_argument("inputs", type=Path, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet or .csv file")
+    parser.add_argument("--split", action="append", choices=["train", "valid", "test"], help="default: all there are")
+    parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
+    options = parser.parse_args(argv)
+
+    from dmd.exported import load
+    from dmd.predict_inputs import read_samples
+    from dmd.predict_outputs import check_suffix, predictions, to_table, write_predictions
+
+    check_suffix(options.out)
+    model = load(options.model)
+    samples = read_samples(options.inputs, model.card, splits=options.split, ids=options.id)
+    rows = write_predictions(options.out, (to_table(*pair) for pair in predictions(model, samples)))
+    print(f"{options.out}: {rows} predictions")
+    return 0
+
+
+def export(argv: list[str]) -> int:
+    """Write a trained model as one directory that `dmd.load` reads without DeepSpeed and Ray."""
+    parser = argparse.ArgumentParser(prog="dmd export", description=export.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("out", type=Path, metavar="DIR")
+    parser.add_argument("--no-program", action="store_true", help="no torch.export program")
+    options = parser.parse_args(argv)
+
+    from dmd.exported import export as export_run
+
+    reason = export_run(options.run, options.out, program=not options.no_program)
+    program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
+    print(f'{options.out}: {program}; in Python: model = dmd.load("{options.out}")')
+    return 0
+
+
+def import_(argv: list[str]) -> int:
+    """Make a run directory from a published checkpoint (.pth of mdswyz/DMD)."""
+    parser = argparse.ArgumentParser(prog="dmd import", description=import_.__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE.pth")
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory to make")
+    parser.add_argument("--preset", required=True, metavar="P", help="what it was trained with (`dmd presets`)")
+    parser.add_argument("--data", metavar="SHARDS", help="shards that `dmd evaluate RUN` reads by default")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values, such as text.encoder=PATH")
+    options = parser.parse_intermixed_args(argv)
+
+    from dmd.importing import import_run
+    from dmd.presets import load_config
+
+    report = import_run(options.file, options.run, load_config(options.preset, options.overrides), data=options.data)
+    print(f"{options.run}: mapped {len(report.mapped)} tensors")
+    missing = "missing (published files hold no GD-Units; these stay as drawn)"
+    listed = (("skipped (unused or buffers)", report.skipped), ("unknown", report.unknown), (missing, report.missing))
+    for what, names in listed:
+        print(f"{what}: {len(names)}{': ' if names else ''}{', '.join(names)}")
+    return 0
+
+
+def presets(argv: list[str]) -> int:
+    """List the presets, or print one with every value that it does not set."""
+    parser = argparse.ArgumentParser(prog="dmd presets", description=presets.__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this one (or a .yaml file) in full")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values on top of it")
+    options = parser.parse_intermixed_args(argv)
+
+    import yaml
+
+    from dmd.presets import config_to_dict, load_config, preset_comment, preset_names
+
+    if options.name is None:
+        for name in preset_names():
+            print(f"{name:<16} {preset_comment(name)}")
+        return 0
+    print(yaml.safe_dump(config_to_dict(load_config(options.name, options.overrides)), sort_keys=False), end="")
+    return 0

@@ -22,6 +22,12 @@ def preset_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in files("dmd.presets").iterdir() if p.name.endswith(".yaml"))
 
 
+def preset_comment(name: str) -> str:
+    """The first line of a shipped preset: what it is for and where its values come from."""
+    with files("dmd.presets").joinpath(f"{name}.yaml").open(encoding="utf-8") as stream:
+        return stream.readline().removeprefix("#").strip()
+
+
 def read_preset(name: str) -> dict[str, Any]:
     """The values that a preset sets: a shipped one by name, or a YAML file by path.
 

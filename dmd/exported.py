@@ -1,0 +1,130 @@
+"""A trained model as one directory that anyone can load: `dmd export RUN DIR`, `dmd.load(DIR)`.
+
+    DIR/model.safetensors   weights of DMD, its text encoder and both GD-Units
+    DIR/model.json          config, data shapes, text encoder, origin (`ModelCard`)
+    DIR/program.pt2         the same as a `torch.export` program, where PyTorch can make one
+
+The program takes (text, audio, vision) with any number of samples and gives predictions [B, 8] and the edges of both
+GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without this package.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dmd.predictor import ModelCard, Modules, Predictor
+
+WEIGHTS, CARD, PROGRAM = "model.safetensors", "model.json", "program.pt2"
+FORMAT = 1
+"""Version of this layout, part of model.json."""
+PROGRAM_TOLERANCE = 1e-4
+"""Largest difference of a prediction between the program and the model that is accepted."""
+CPU = torch.device("cpu")
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
+    """A trained model from an export, or from the best checkpoint of a run directory.
+
+    Args:
+        path: directory that `dmd export` or a training wrote.
+        device: where it runs; None: the GPU where there is one.
+
+    Raises:
+        ValueError: neither of the two, or damaged.
+    """
+    path = Path(path)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if (path / CARD).is_file():
+        card, weights = _read_export(path)
+    elif path.is_dir():
+        card, weights = read_run(path)
+    else:
+        raise ValueError(f"there is no directory {path}; give a run, or what `dmd export` wrote")
+    return Predictor(card, weights, place)
+
+
+def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a run's best checkpoint.
+
+    Raises:
+        ValueError: no checkpoint, or a damaged one.
+    """
+    from dmd.training.restore import best_checkpoint
+
+    snapshot = best_checkpoint(run)
+    state = snapshot.state
+    source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
+    card = ModelCard(
+        config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source
+    )
+    return card, snapshot.model
+
+
+def export(run: Path, out: Path, *, program: bool) -> str | None:
+    """Write a run's best checkpoint as an export; returns why there is no program, None if there is one.
+
+    Raises:
+        ValueError: no checkpoint, or `out` holds files that are no export.
+    """
+    if out.exists() and (not out.is_dir() or any(p.name not in (WEIGHTS, CARD, PROGRAM) for p in out.iterdir())):
+        raise ValueError(f"{out} holds other files than an export; give a new directory")
+    card, weights = read_run(run)
+    predictor = Predictor(card, weights, CPU)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PROGRAM).unlink(missing_ok=True)
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / WEIGHTS)
+    content = {"format": FORMAT, **asdict(card)}
+    (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return save_program(predictor, out / PROGRAM) if program else "not asked for"
+
+
+def save_program(predictor: Predictor, path: Path) -> str | None:
+    """Write a model as a `torch.export` program; returns the reason where PyTorch cannot, None on success."""
+    samples = example(predictor.card, 3)
+    batch = torch.export.Dim("samples", min=1)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                predictor.modules, tuple(samples.values()), strict=False, dynamic_shapes=({0: batch},) * 3
+            )
+            other = example(predictor.card, 5)
+            difference = _difference(program.module(), predictor.modules, other)
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0][:200]
+    if not difference <= PROGRAM_TOLERANCE:
+        return f"its predictions differ from the model's by {difference:.1e}"
+    torch.export.save(program, path)
+    return None
+
+
+def example(card: ModelCard, count: int) -> dict[str, Tensor]:
+    """Made-up samples of the shapes that a model reads, {modality: [count, ...]}."""
+    generator = torch.Generator().manual_seed(count)
+    samples = {m: torch.randn(count, *card.shape(m), generator=generator) for m in ("text", "audio", "vision")}
+    if card.data["text_kind"] == "tokens":
+        samples["text"] = torch.ones(count, *card.shape("text"), dtype=torch.int64)
+        samples["text"][:, 2] = 0
+    return samples
+
+
+def _difference(program: torch.nn.Module, modules: Modules, samples: dict[str, Tensor]) -> float:
+    got, want = program(*samples.values()), modules(*samples.values())
+    return max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True))
+
+
+def _read_export(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    try:
+        content: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
+        version = content.pop("format")
+        if version != FORMAT:
+            raise ValueError(f"{path} has export format {version}, this program reads {FORMAT}; export the run again")
+        return ModelCard(**content), safetensors.torch.load_file(path / WEIGHTS)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no whole export ({reason}); export the run again") from error

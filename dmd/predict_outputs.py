@@ -1,0 +1,72 @@
+"""What `dmd predict` writes: one row per sample, as Parquet or CSV, batch after batch."""
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from dmd.model.dmd import HEADS
+from dmd.model.graph import PAIRS
+from dmd.predict_inputs import Samples
+from dmd.predictor import SPACES, Prediction, Predictor
+
+EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
+SCHEMA = pa.schema([
+    *((name, pa.string()) for name in ("split", "id", "text")), ("label", pa.float64()),
+    ("prediction", pa.float32()), *((head, pa.float32()) for head in HEADS[1:]),
+    *((name, pa.float32()) for name in EDGE_COLUMNS),
+])  # fmt: skip
+"""`prediction` is the fused head; the other heads and the twelve edges follow under their names."""
+
+
+def predictions(model: Predictor, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
+    """Predict batch after batch."""
+    for samples in batches:
+        yield samples, model.read(model.output(samples.arrays))
+
+
+def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
+    """One batch as a table of `SCHEMA`; a missing label is null."""
+    columns = {
+        "split": pa.array([samples.split] * len(samples.ids)), "id": pa.array(samples.ids),
+        "text": pa.array(samples.texts), "label": pa.array(samples.labels, from_pandas=True),
+        "prediction": pa.array(prediction.heads["fused"].numpy()),
+        **{head: pa.array(prediction.heads[head].numpy()) for head in HEADS[1:]},
+    }  # fmt: skip
+    for space in SPACES:
+        for number, (to, source) in enumerate(PAIRS):
+            column = prediction.edges[space][:, number].contiguous()
+            columns[f"edge_{space}_{to}_from_{source}"] = pa.array(column.numpy())
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_predictions(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write tables to a .parquet or .csv file, whole or not at all; returns the number of rows.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    rows = 0
+    try:
+        parquet = path.suffix == ".parquet"
+        with pa.parquet.ParquetWriter(staged, SCHEMA) if parquet else pa.csv.CSVWriter(str(staged), SCHEMA) as writer:
+            for table in tables:
+                writer.write_table(table)
+                rows += table.num_rows
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+    return rows
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError for a file that is neither Parquet nor CSV."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"the output {path} ends in {path.suffix!r}; name a .parquet or a .csv file")

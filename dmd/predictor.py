@@ -1,0 +1,180 @@
+"""A trained DMD that predicts: network, GD-Units and what they were trained with; needs neither DeepSpeed nor Ray.
+
+    import dmd
+    model = dmd.load("exported")                       # or the directory of a run
+    result = model.predict(text=text, audio=audio, vision=vision)
+    result.sentiment                                   # [N], in [-3, 3]
+    result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dmd.config import Config
+from dmd.losses import Objective
+from dmd.model import DMD
+from dmd.model.config import MODALITIES
+from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.text import build_text_encoder
+from dmd.presets import config_from_dict
+
+BATCH_SIZE = 64
+"""Samples per pass, as in `dmd evaluate`, so that both give the same digits."""
+SPACES = ("homo", "hetero")
+Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a trained model is, beside its weights; plain values, for JSON."""
+
+    config: dict[str, Any]
+    """The config of the training, as `dmd.presets.config_to_dict` gives it."""
+    data: dict[str, Any]
+    """`name`, `generation`, `text_kind`, `dims` and `lengths` of the data that it was trained on."""
+    text_encoder: dict[str, Any] | None
+    """Configuration of the text encoder; None where the text comes as features."""
+    source: dict[str, Any]
+    """Where the weights come from: `run`, `step`, `versions`."""
+
+    def shape(self, modality: str) -> tuple[int, int]:
+        """Shape of one sample of a modality: [T, D], or [3, T] for token ids."""
+        steps = int(self.data["lengths"][modality])
+        if modality == "text" and self.data["text_kind"] == "tokens":
+            return 3, steps
+        return steps, int(self.data["dims"][modality])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says about N samples; tensors on the CPU, float32."""
+
+    heads: dict[str, Tensor]
+    """{head: [N]} for the eight heads of `dmd.model.dmd.HEADS`."""
+    edges: dict[str, Tensor]
+    """{"homo", "hetero": [N, 6]}, weights of the GD-Units in the order of `dmd.model.graph.PAIRS`."""
+
+    @property
+    def sentiment(self) -> Tensor:
+        """The fused prediction, [N]."""
+        return self.heads["fused"]
+
+
+class Modules(nn.Module):
+    """DMD and the objective under the names that checkpoints give them."""
+
+    def __init__(self, dmd: DMD, objective: Objective) -> None:
+        super().__init__()
+        self.dmd, self.objective = dmd, objective
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions [B, 8] in the order of `HEADS`, and the edges of both GD-Units, [B, 6] each."""
+        output = self.dmd(text, audio, vision)
+        heads = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)
+        return heads, *(self.edges(space, output) for space in SPACES)  # type: ignore[return-value]
+
+    def edges(self, space: str, output: DMDOutput) -> Tensor:
+        """Edges of a space's GD-Unit per sample, [B, 6]."""
+        logits = {m: output.predictions[f"{m}_{space}"].float() for m in MODALITIES}
+        reprs = output.homo_repr if space == "homo" else output.hetero_repr
+        return self.objective.get_submodule(space)(logits, {m: reprs[m].float() for m in MODALITIES})
+
+
+class Predictor:
+    """A trained model in evaluation mode on one device.
+
+    Args:
+        card: what the model is.
+        weights: tensors under the names of a checkpoint.
+        device: where it runs.
+
+    Raises:
+        ValueError: weights that are not those of the card's model.
+    """
+
+    def __init__(self, card: ModelCard, weights: dict[str, Tensor], device: torch.device) -> None:
+        self.card, self.device = card, device
+        self.config: Config = config_from_dict(card.config)
+        frozen = self.config.text.frozen
+        encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
+        network = DMD(self.config.model, card.data["dims"], card.data["lengths"], encoder)
+        self.modules = Modules(network, Objective(self.config.objective, self.config.model))
+        try:
+            self.modules.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"the weights do not belong to this model: {reason}; export the run again") from error
+        self.modules.requires_grad_(False).to(device).eval()
+        precision = self.config.train.precision
+        automatic = "bf16" if device.type == "cuda" else "fp32"
+        self.autocast = (automatic if precision == "auto" else precision) == "bf16"
+
+    @torch.inference_mode()
+    def output(self, batch: Arrays) -> DMDOutput:
+        """The network's full output (features, representations) for a batch {modality: [B, ...]}."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.modules.dmd(*(batch[m].to(self.device) for m in MODALITIES))
+
+    def predict(self, *, text: Any, audio: Any, vision: Any) -> Prediction:
+        """Predict N samples, or one without its first axis.
+
+        Args:
+            text: [N, T, D] features, or [N, 3, T] token ids where the model has a text encoder.
+            audio: [N, T, D].
+            vision: [N, T, D]; all three are tensors or arrays.
+
+        Raises:
+            ValueError: other shapes than those of the training, or values that are not finite.
+        """
+        arrays = check_arrays(self.card, {"text": text, "audio": audio, "vision": vision})
+        parts = []
+        for begin in range(0, len(arrays["audio"]), BATCH_SIZE):
+            batch = {m: array[begin : begin + BATCH_SIZE] for m, array in arrays.items()}
+            parts.append(self.read(self.output(batch)))
+        return join(parts)
+
+    @torch.inference_mode()
+    def read(self, output: DMDOutput) -> Prediction:
+        """The predictions and edges of an output."""
+        heads = {head: output.predictions[head].float().cpu() for head in HEADS}
+        return Prediction(heads=heads, edges={space: self.modules.edges(space, output).cpu() for space in SPACES})
+
+
+def join(parts: list[Prediction]) -> Prediction:
+    """Predictions of consecutive batches as one."""
+    return Prediction(
+        heads={head: torch.cat([part.heads[head] for part in parts]) for head in HEADS},
+        edges={space: torch.cat([part.edges[space] for part in parts]) for space in SPACES},
+    )
+
+
+def check_arrays(card: ModelCard, arrays: dict[str, Any], where: str = "") -> Arrays:
+    """Tensors [N, ...] of the shapes and types that the model reads; a single sample gets its first axis.
+
+    Raises:
+        ValueError: another shape, no sample, different numbers of samples, or values that are not finite.
+    """
+    checked: Arrays = {}
+    for modality in MODALITIES:
+        array: NDArray[Any] = np.asarray(arrays[modality])
+        wanted = card.shape(modality)
+        if array.ndim == 2:
+            array = array[None]
+        if array.ndim != 3 or array.shape[1:] != wanted or array.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{where}{modality} has shape {list(array.shape[1:])} per sample, the model was trained on "
+                f"{list(wanted)}; give the features that it was trained on"
+            )
+        tokens = modality == "text" and card.data["text_kind"] == "tokens"
+        if not np.isfinite(array).all():
+            raise ValueError(f"{where}{modality} holds values that are not finite; repair or zero them")
+        checked[modality] = torch.from_numpy(np.array(array, dtype=np.int64 if tokens else np.float32))
+    counts = {m: len(tensor) for m, tensor in checked.items()}
+    if len(set(counts.values())) > 1 or not counts["text"]:
+        raise ValueError(f"{where}the modalities hold {counts} samples; give equally many, at least one")
+    return checked

@@ -1,0 +1,263 @@
+"""Predictions, exports and published checkpoints: the same numbers by every way, and what each refuses."""
+
+import csv
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import BertConfig
+
+import dmd
+from dmd.exported import CARD, PROGRAM, example
+from dmd.model import DMD, ModelConfig
+from dmd.model.dmd import HEADS
+from dmd.model.published import slots, to_published
+from dmd.model.text import build_text_encoder
+from dmd.predict_outputs import SCHEMA
+from dmd.predictor import Predictor
+from dmd.presets import load_config, preset_names
+from tests.dmd.golden import SETTINGS, Golden, relative_error
+from tests.dmd.trained import command, damage_state, make_shards, train
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory) -> Path:
+    return train(shards, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("exports") / "model"
+    assert command("export", run, out) == 0
+    return out
+
+
+def features(path: Path, model: Predictor, count: int, **more: object) -> Path:
+    arrays = {m: array.numpy() for m, array in example(model.card, count).items()}
+    path.write_bytes(pickle.dumps(arrays | more))
+    return path
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line that a command with a mistake prints."""
+    capsys.readouterr()
+    assert command(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1, error
+    return error
+
+
+def test_predict_and_evaluate_agree(run, shards, tmp_path):
+    assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
+    assert command("predict", run, shards, "--split", "test", "--out", tmp_path / "out.parquet") == 0
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.equals(SCHEMA)
+    metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]
+    label = table["label"].to_numpy()
+    for head in HEADS:
+        column = table["prediction" if head == "fused" else head].to_numpy()
+        assert np.abs(column - label).mean() == pytest.approx(metrics[head]["mae"], rel=1e-6)
+    edges = np.stack([table[name].to_numpy() for name in table.column_names if name.startswith("edge_homo")])
+    assert edges.sum(0) == pytest.approx(np.ones(table.num_rows), rel=1e-5)
+
+
+def test_csv_holds_every_split_once(run, shards, tmp_path):
+    assert command("predict", run, shards, "--out", tmp_path / "out.csv") == 0
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 100 == len({(row["split"], row["id"]) for row in rows})
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
+    assert all(row["text"] for row in rows)
+
+
+def test_one_sample_by_its_id_and_one_without_label(run, shards, tmp_path, capsys):
+    assert command("predict", run, shards, "--out", tmp_path / "all.parquet") == 0
+    everything = pq.read_table(tmp_path / "all.parquet")
+    name = everything["id"][70].as_py()
+    assert command("predict", run, shards, "--id", name, "--out", tmp_path / "one.parquet") == 0
+    one = pq.read_table(tmp_path / "one.parquet")
+    assert one["id"].to_pylist() == [name]
+    assert one["prediction"][0].as_py() == pytest.approx(everything["prediction"][70].as_py(), abs=1e-5)
+    model = dmd.load(run)
+    arrays = {m: array[0].numpy() for m, array in example(model.card, 1).items()}
+    (tmp_path / "single.pkl").write_bytes(pickle.dumps(arrays | {"id": "only", "raw_text": "hello"}))
+    assert command("predict", run, tmp_path / "single.pkl", "--out", tmp_path / "single.parquet") == 0
+    row = pq.read_table(tmp_path / "single.parquet").to_pylist()[0]
+    assert (row["id"], row["text"], row["label"]) == ("only", "hello", None)
+    assert row["prediction"] == pytest.approx(float(model.predict(**arrays).sentiment[0]), abs=1e-6)
+
+
+def test_predict_refuses(run, shards, tmp_path, capsys):
+    model = dmd.load(run)
+    out = ("--out", tmp_path / "out.csv")
+    sample = example(model.card, 3)
+    narrow = tmp_path / "narrow.pkl"
+    narrow.write_bytes(pickle.dumps({m: a.numpy()[..., :2] for m, a in sample.items()}))
+    assert "the model was trained on" in refused(capsys, "predict", run, narrow, *out)
+    (tmp_path / "empty.pkl").write_bytes(b"")
+    assert "is empty" in refused(capsys, "predict", run, tmp_path / "empty.pkl", *out)
+    (tmp_path / "none.pkl").write_bytes(pickle.dumps({m: a.numpy()[:0] for m, a in sample.items()}))
+    assert "no sample" in refused(capsys, "predict", run, tmp_path / "none.pkl", *out)
+    twice = features(tmp_path / "twice.pkl", model, 2, id=["a", "a"])
+    assert "'a' is there twice" in refused(capsys, "predict", run, twice, *out)
+    assert "asked for twice" in refused(capsys, "predict", run, shards, "--id", "x", "--id", "x", *out)
+    assert "no sample 'x'" in refused(capsys, "predict", run, shards, "--id", "x", *out)
+    no_audio = tmp_path / "no_audio.pkl"
+    no_audio.write_bytes(pickle.dumps({"text": sample["text"].numpy(), "vision": sample["vision"].numpy()}))
+    assert "'audio' is missing" in refused(capsys, "predict", run, no_audio, *out)
+    infinite = features(tmp_path / "inf.pkl", model, 2, audio=np.full((2, *model.card.shape("audio")), np.inf))
+    assert "not finite" in refused(capsys, "predict", run, infinite, *out)
+    assert "'.txt'" in refused(capsys, "predict", run, shards, "--out", tmp_path / "out.txt")
+    assert "there is no directory" in refused(capsys, "predict", tmp_path / "gone", shards, *out)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".pkl") == []
+
+
+def test_an_export_predicts_as_its_run_without_deepspeed_and_ray(run, exported):
+    model, again = dmd.load(run), dmd.load(exported)
+    samples = example(model.card, 70)
+    want, got = model.predict(**samples), again.predict(**samples)
+    for head in HEADS:
+        assert torch.equal(got.heads[head], want.heads[head])
+    assert torch.equal(got.edges["hetero"], want.edges["hetero"])
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('deepspeed', 'ray', 'tensorboard', 'webdataset'): raise ImportError(name)
+sys.meta_path.insert(0, Block())
+import dmd, torch
+from dmd.exported import example
+model = dmd.load({str(exported)!r}, device='cpu')
+print(float(model.predict(**example(model.card, 70)).sentiment.sum()))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) == pytest.approx(float(want.sentiment.sum()), rel=1e-5)
+
+
+def test_the_exported_program_predicts_any_number_of_samples(run, exported):
+    program = torch.export.load(exported / PROGRAM).module()
+    for count in (1, 4, 33):
+        samples = example(dmd.load(run).card, count)
+        heads, homo, _ = program(*samples.values())
+        want = dmd.load(run).predict(**samples)
+        assert heads[:, 0] == pytest.approx(want.sentiment.numpy(), abs=1e-5)
+        assert homo.shape == (count, 6)
+
+
+def test_exports_refuse_damage(run, exported, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    assert command("export", run, copy, "--no-program") == 0
+    assert not (copy / PROGRAM).exists()
+    (copy / CARD).write_text("{}")
+    with pytest.raises(ValueError, match="no whole export"):
+        dmd.load(copy)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    assert "holds other files" in refused(capsys, "export", run, tmp_path / "taken")
+    assert "holds no checkpoint" in refused(capsys, "export", tmp_path / "taken", tmp_path / "new")
+    damage_state(run, tmp_path / "other")
+    with pytest.raises(ValueError, match="the weights do not belong to this model"):
+        dmd.load(tmp_path / "other")
+
+
+def published(setting: str, path: Path, **more: torch.Tensor) -> tuple[Golden, list[str]]:
+    """A .pth under the published names, and the overrides that describe it."""
+    golden = Golden(setting)
+    torch.save({**golden.under("state/dmd/"), **more}, path)
+    config = golden.model_config()
+    names = ("dim", "heads", "levels", "kernel_text", "kernel_audio", "kernel_vision")
+    return golden, [f"model.{name}={getattr(config, name)}" for name in names]
+
+
+OLD_BUFFERS = {
+    "text_model.model.embeddings.position_ids": torch.arange(512)[None], "trans_l_with_a.version": torch.ones(1),
+    "trans_l_with_a.embed_positions._float_tensor": torch.ones(1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("buffers", [{}, OLD_BUFFERS], ids=["new", "old"])
+def test_a_published_checkpoint_predicts_what_the_published_code_did(setting, buffers, tmp_path, capsys):
+    golden, overrides = published(setting, tmp_path / "dmd.pth", **buffers)
+    text, audio, vision, labels = (tensor.numpy() for tensor in golden.batch("in/"))
+    fields = {"text": text, "audio": audio, "vision": vision, "regression_labels": labels.ravel() * 0}
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps({"test": fields | {"id": [str(n) for n in range(len(text))]}}))
+    run = tmp_path / "run"
+    assert command("import", tmp_path / "dmd.pth", run, "--preset", "mosi-aligned", *overrides) == 0
+    told = capsys.readouterr().out
+    assert "unknown: 0" in told
+    assert ("position_ids" in told) == bool(buffers)
+    assert command("predict", run, tmp_path / "in.pkl", "--out", tmp_path / "out.parquet") == 0
+    got = torch.from_numpy(pq.read_table(tmp_path / "out.parquet")["prediction"].to_numpy().copy())
+    assert relative_error(got, golden["out/output_logit"]) < 1e-5
+    assert command("shard", tmp_path / "in.pkl", tmp_path / "shards") == 0
+    assert command("evaluate", run, "--data", tmp_path / "shards", "--json", tmp_path / "test.json") == 0
+    mae = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]["mae"]
+    assert mae == pytest.approx(float(golden["out/output_logit"].abs().mean()), rel=1e-5)
+
+
+def test_a_published_checkpoint_with_a_text_encoder(tmp_path, capsys):
+    settings = BertConfig(vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
+                          intermediate_size=8)  # fmt: skip
+    settings.save_pretrained(tmp_path / "encoder")
+    encoder = build_text_encoder(settings.to_dict(), frozen=False)
+    model = DMD(ModelConfig(dim=8, heads=2, levels=1), {"text": 0, "audio": 3, "vision": 4},
+                dict.fromkeys(("text", "audio", "vision"), 9), encoder).eval()  # fmt: skip
+    state = to_published(model.state_dict(), slots(1))
+    extra = {"text_model.model.pooler.dense.weight": torch.zeros(12, 12)}
+    torch.save({**state, **extra, **OLD_BUFFERS}, tmp_path / "dmd.pth")
+    where = f"text.encoder={tmp_path / 'encoder'}"
+    small = ["model.dim=8", "model.heads=2", "model.levels=1", where]
+    assert command("import", tmp_path / "dmd.pth", tmp_path / "run", "--preset", "mosi-aligned", *small) == 0
+    assert "pooler" in capsys.readouterr().out
+    loaded = dmd.load(tmp_path / "run")
+    samples = example(loaded.card, 4)
+    with torch.no_grad():
+        want = model(*samples.values()).predictions["fused"]
+    assert loaded.predict(**samples).sentiment == pytest.approx(want.numpy(), abs=1e-6)
+
+
+def test_import_refuses(tmp_path, capsys):
+    golden, overrides = published("aligned", tmp_path / "dmd.pth")
+    state = golden.under("state/dmd/")
+
+    def attempt(content: object, *changed: str) -> str:
+        torch.save(content, tmp_path / "bad.pth")
+        return refused(capsys, "import", tmp_path / "bad.pth", tmp_path / "run", "--preset", "mosi-aligned",
+                       *overrides, *changed)  # fmt: skip
+
+    assert "choose the preset" in attempt(state, "model.dim=12")
+    assert "choose the preset" in attempt(state | {"weight_c.bias": torch.zeros(3)})
+    assert "lacks 1 weights" in attempt({name: t for name, t in state.items() if name != "weight_c.bias"})
+    assert "no state dict" in attempt([1, 2])
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Path("/tmp/made")))
+    told = refused(capsys, "import", tmp_path / "code.pth", tmp_path / "run", "--preset", "mosi-aligned")
+    assert "nothing in it was run" in told
+    gone = ("import", tmp_path / "gone", tmp_path / "run", "--preset", "mosi-aligned")
+    assert "there is no file" in refused(capsys, *gone)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    assert "is there already" in attempt(state)
+
+
+def test_presets_are_listed_and_printed(capsys, tmp_path):
+    assert command("presets") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in listed} == set(preset_names())
+    assert all(len(line.split()) > 4 for line in listed), "each says where its values come from"
+    assert command("presets", "mosei-aligned", "train.seed=5") == 0
+    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
+    assert load_config(str(tmp_path / "again.yaml")) == load_config("mosei-aligned", ["train.seed=5"])
+    assert "unknown preset 'mosy'" in refused(capsys, "presets", "mosy")
