@@ -1,31 +1,46 @@
-"""Fault points: places where a test kills the process, as a power cut or the kernel would.
+"""Fault points: places where a test stops a process as a power cut, a deadlock or a scheduler would.
 
-`DMD_FAULT=NAME@COUNT[@RANK]` sends SIGKILL to the process when it reaches the fault point NAME for the COUNT-th time
-(on the rank whose RANK is given, or on any). Without the variable a fault point does nothing.
+`DMD_FAULT=[ACTION:]NAME@COUNT[@RANK]` acts on the process that reaches the fault point NAME for the COUNT-th time (on
+the rank whose RANK is given, or on any). ACTION is `kill` (the default: SIGKILL), `hang` (this thread waits for ever)
+or `stop` (SIGTERM to the parent process, the rank's supervisor). Without the variable a fault point does nothing.
 """
 
 import os
 import signal
+import threading
 from collections import Counter
+
+ACTIONS = ("kill", "hang", "stop")
 
 _reached: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """Die here if the environment says so. Raises ValueError for a `DMD_FAULT` of another form."""
+    """Act here if the environment says so. Raises ValueError for a `DMD_FAULT` of another form."""
     order = os.environ.get("DMD_FAULT")
     if not order:
         return
-    wanted, count, rank = _parse(order)
+    action, wanted, count, rank = _parse(order)
     if wanted != name or rank not in (None, int(os.environ.get("RANK", "0"))):
         return
     _reached[name] += 1
-    if _reached[name] == count:
+    if _reached[name] != count:
+        return
+    if action == "hang":
+        threading.Event().wait()
+    elif action == "stop":
+        os.kill(os.getppid(), signal.SIGTERM)
+    else:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _parse(order: str) -> tuple[str, int, int | None]:
-    name, *numbers = order.split("@")
-    if not name or len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"DMD_FAULT={order!r} is not NAME@COUNT or NAME@COUNT@RANK; unset it outside tests")
-    return name, int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else None
+def _parse(order: str) -> tuple[str, str, int, int | None]:
+    action, colon, place = order.rpartition(":")
+    name, *numbers = place.split("@")
+    known = not colon or action in ACTIONS
+    if not known or not name or len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
+        raise ValueError(
+            f"DMD_FAULT={order!r} is not NAME@COUNT or NAME@COUNT@RANK, with {', '.join(ACTIONS)} and a colon before "
+            "it or not; unset it outside tests"
+        )
+    return action or "kill", name, int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else None

@@ -9,8 +9,9 @@ from torch import Tensor
 from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY, EpochPlan
-from dmd.model.noise import Noise, derived_seed
+from dmd.kernels.noise import Noise, derived_seed
 from dmd.training.engine import Engine
+from dmd.training.faults import fault_point
 
 
 def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:
@@ -69,6 +70,7 @@ def train_step(
         for name, term in terms.items():
             share = torch.tensordot(weights, term.detach(), dims=1)
             sums[name] = share + sums[name] if name in sums else share
+    fault_point("backward")
     sums = reduce_sums(sums)
     norm, applied = engine.step(sums["total"])
     return StepResult(

@@ -9,7 +9,7 @@ from dmd.data.loader import Batch
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.dmd import DMDOutput
-from dmd.model.noise import Noise
+from dmd.kernels.noise import Noise
 from dmd.model.text import TextEncoder
 
 

@@ -1,6 +1,7 @@
 """Shards and reference runs that the launch tests share; a test that starts ranks begins in an empty directory."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         return runs[key]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def half_done(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Copies of a run of one rank that has saved every second step up to 8: `half_done(folder)`."""
+    made = tmp_path_factory.mktemp("half-done") / "run"
+    finish(shards, made, "train.save_every=2", "train.max_steps=8")
+    return lambda folder: shutil.copytree(made, folder / "run")

@@ -9,8 +9,10 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -37,6 +39,8 @@ class Ended:
 
     codes: list[int]
     output: str
+    seconds: float
+    """From the end of the first rank to the end of the last: what it takes to notice a death."""
 
 
 def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
@@ -81,13 +85,18 @@ class Session:
         return int(Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()[0])
 
     def wait(self) -> Ended:
-        for process in self.processes:
-            process.join(PATIENCE)
-        codes = [process.exitcode for process in self.processes]
+        running = {process.sentinel for process in self.processes}
+        ends: list[float] = []
+        while running and (ended := wait(running, PATIENCE)):
+            ends += [time.monotonic()] * len(ended)
+            running -= set(ended)
+        hanging = [rank for rank, process in enumerate(self.processes) if process.sentinel in running]
         for process in self.processes:
             process.kill()
-        assert None not in codes, f"a rank hangs: {codes}\n{self.output}"
-        return Ended(codes, self.output)
+            process.join()
+        assert not hanging, f"ranks hang: {hanging}\n{self.output}"
+        codes = [process.exitcode for process in self.processes]
+        return Ended([code for code in codes if code is not None], self.output, ends[-1] - ends[0])
 
 
 def train(shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str) -> Ended:

@@ -1,0 +1,161 @@
+"""`dmd doctor`: what to know before a long run. Each line is a fact, or a check that ends with ok or with what to do."""
+
+import argparse
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from dmd.training.durable import sync_directory, write_file
+from dmd.training.provenance import versions
+from launch.environment import interface_to
+from launch.hosts import read_hosts
+from launch.runner import free_port
+
+ALL_REDUCE = """
+import os, sys, datetime, torch, torch.distributed as dist
+backend = "nccl" if torch.cuda.device_count() >= 2 else "gloo"
+dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
+rank = dist.get_rank()
+if backend == "nccl":
+    torch.cuda.set_device(rank)
+value = torch.full((1000,), float(rank + 1), device="cuda" if backend == "nccl" else "cpu")
+dist.all_reduce(value)
+assert value.eq(3).all(), value
+if rank == 0:
+    print(backend)
+dist.destroy_process_group()
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `ok` None for a fact that is neither good nor bad."""
+
+    what: str
+    text: str
+    ok: bool | None = None
+
+
+def doctor(argv: list[str]) -> int:
+    """Print what to know before a long run: devices, network, compiler, versions, storage; 1 if a check fails."""
+    parser = argparse.ArgumentParser(prog="dmd doctor", description=doctor.__doc__)
+    parser.add_argument("--run", type=Path, default=Path(), help="where runs are to be written (default: here)")
+    parser.add_argument("--hosts", type=Path, metavar="HOSTFILE", help="the hosts of a training, rank 0 first")
+    parser.add_argument("--port", type=int, default=29500, help="TCP port on rank 0's host (default: 29500)")
+    options = parser.parse_args(argv)
+    address = read_hosts(options.hosts).first if options.hosts is not None else socket.gethostname()
+    failed = 0
+    for checks in (devices(), network(address, options.port), tools(), collectives(), storage(options.run)):
+        for finding in checks:
+            mark = {None: "    ", True: "ok  ", False: "BAD "}[finding.ok]
+            print(f"{mark}{finding.what:<12} {finding.text}", flush=True)
+            failed += finding.ok is False
+    print("no check failed" if not failed else f"{failed} checks failed")
+    return 1 if failed else 0
+
+
+def devices() -> Iterator[Finding]:
+    """Host, cores, memory, GPUs."""
+    cores = len(os.sched_getaffinity(0))
+    memory = psutil.virtual_memory().total / 2**30
+    yield Finding("host", f"{socket.gethostname()}, {platform.platform()}, {cores} cores, {memory:.0f} GiB")
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        yield Finding("device", f"cuda:{number} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        yield Finding("device", f"cpu (torch {torch.__version__} sees no GPU)")
+
+
+def network(address: str, port: int) -> Iterator[Finding]:
+    """Interfaces, which one collectives take towards rank 0's host, and its port."""
+    for name, addresses in psutil.net_if_addrs().items():
+        numbers = [entry.address for entry in addresses if entry.family in (socket.AF_INET, socket.AF_INET6)]
+        up = "up" if psutil.net_if_stats()[name].isup else "down"
+        yield Finding("interface", f"{name} ({up}): {', '.join(numbers) or 'no address'}")
+    try:
+        name, own = interface_to(address)
+    except ValueError as error:
+        yield Finding("interface", str(error), ok=False)
+        return
+    chosen = {variable: os.environ[variable] for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+              if variable in os.environ}  # fmt: skip
+    told = ", ".join(f"{key}={value}" for key, value in chosen.items()) or "the way to rank 0's host"
+    taken = next(iter(chosen.values()), name)
+    yield Finding("collectives", f"take {taken} ({told}; this host is {own} towards {address})", ok=True)
+    if own in ("127.0.0.1", "127.0.1.1", "::1"):
+        yield Finding("collectives", f"{address} is a loopback: good for this host alone; --hosts tells the others' way")
+    with socket.socket() as probe:
+        busy = probe.connect_ex(("127.0.0.1", port)) == 0
+    busy_text = "is taken on this host; give --port if it is to hold rank 0" if busy else "is free on this host"
+    yield Finding("port", f"{port} {busy_text}", ok=not busy)
+
+
+def tools() -> Iterator[Finding]:
+    """Compiler (DeepSpeed and Triton build with it), remote shells, versions."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        needed = torch.cuda.is_available()
+        yield Finding("compiler", "none; install g++: Triton's kernels need it", ok=False if needed else None)
+    else:
+        told = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()
+        yield Finding("compiler", f"{compiler}: {told[0] if told else 'says no version'}", ok=True)
+    remote = [name for name in ("ssh", "pdsh") if shutil.which(name)]
+    missing = sorted({"ssh", "pdsh"} - set(remote))
+    way = f"without {', '.join(missing)}: use --host-rank on every host" if missing else "--hosts can start all hosts"
+    yield Finding("remote", way)
+    yield Finding("versions", ", ".join(f"{name} {number}" for name, number in versions().items()))
+
+
+def collectives() -> Iterator[Finding]:
+    """Two ranks of this machine add their numbers."""
+    port = str(free_port())
+    ranks = []
+    for rank in range(2):
+        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank),
+                       "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}  # fmt: skip
+        ranks.append(subprocess.Popen([sys.executable, "-c", ALL_REDUCE], env=environment, text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
+    told = [rank.communicate() for rank in ranks]
+    if any(rank.returncode for rank in ranks):
+        errors = " / ".join(error.strip().splitlines()[-1] for _, error in told if error.strip())
+        yield Finding("all-reduce", f"fails between two ranks of this host: {errors}", ok=False)
+    else:
+        yield Finding("all-reduce", f"two ranks of this host, {told[0][0].strip()}", ok=True)
+
+
+def storage(run: Path) -> Iterator[Finding]:
+    """Whether a directory can be written, renamed as a whole and made durable; how much room it has."""
+    there = next(path for path in (run.absolute(), *run.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free / 2**30
+    try:
+        with tempfile.TemporaryDirectory(prefix=".dmd-doctor-", dir=there) as name:
+            folder = Path(name)
+            _try_rename(folder)
+    except OSError as error:
+        yield Finding("storage", f"{there} cannot hold a run: {error}", ok=False)
+        return
+    yield Finding("storage", f"{there} is writable, a directory appears by one rename; {free:.1f} GiB free", ok=free > 1)
+
+
+def _try_rename(folder: Path) -> None:
+    """What a checkpoint needs: new files, fsync, a directory renamed into sight. Raises OSError."""
+    staged, visible = folder / ".staged", folder / "visible"
+    staged.mkdir()
+    content = uuid.uuid4().bytes
+    write_file(staged / "file", [content])
+    sync_directory(staged)
+    os.rename(staged, visible)
+    sync_directory(folder)
+    if staged.exists() or (visible / "file").read_bytes() != content:
+        raise OSError("a renamed directory does not hold what was written")

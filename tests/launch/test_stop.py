@@ -1,0 +1,197 @@
+"""Signals, hangs, divergence, failing storage: a rank says what happened, ends as documented, and can go on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmd.training.checkpoint import newest_valid
+from tests.data_shards.making import build_from, mmsa
+from tests.launch.ranks import PATIENCE, Session, assert_bitwise, finish, last, losses, train
+
+pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
+SAVES = "train.save_every=2"
+KILLED, LOST, STORAGE, STOPPED = 137, 69, 74, 75
+
+
+def until(true: Callable[[], object], what: Callable[[], str]) -> None:
+    """Poll for something that must come to be."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
+
+
+def test_sigterm_to_one_rank_stops_all_after_a_checkpoint(shards, reference, tmp_path):
+    run = tmp_path / "run"
+    for fault, step in (("stop:step@3@1", 3), ("stop:backward@2@0", 5), ("stop:evaluate@1@1", 10)):
+        ended = train(shards, run, ranks=2, DMD_FAULT=fault)
+        if step < 10:
+            assert ended.codes == [STOPPED, STOPPED], ended.output
+            assert f"stopped at step {step}; the same command continues" in ended.output
+        assert last(run).step == step
+    finish(shards, run, ranks=2)
+    assert_bitwise(run, reference(ranks=2))
+
+
+def test_sigterm_twice_leaves_at_once(shards, reference, tmp_path):
+    """The first one cannot be obeyed: the write of step 4 hangs."""
+    run = tmp_path / "run"
+    session = Session(shards, run, SAVES, DMD_FAULT="hang:checkpoint.model@2")
+    until(lambda: list((run / "checkpoints").glob(".staging-step_00000004-*/model.safetensors")), lambda: session.output)
+    os.kill(session.supervisor(0), signal.SIGTERM)
+    os.kill(session.supervisor(0), signal.SIGINT)
+    os.kill(session.supervisor(0), signal.SIGTERM)
+    ended = session.wait()
+    assert ended.codes == [KILLED], ended.output
+    path, skipped = newest_valid(run / "checkpoints")
+    assert (path, skipped) == (run / "checkpoints" / "step_00000002", [])
+    finish(shards, run, SAVES)
+    assert_bitwise(run, reference(SAVES))
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_dead_supervisor_leaves_no_rank_and_a_crash_shows_its_stack(shards, tmp_path, death):
+    session = Session(shards, tmp_path / "run", DMD_FAULT="hang:step@2")
+    until(lambda: len(losses(tmp_path / "run")) == 1 if (tmp_path / "run" / "metrics.jsonl").exists() else 0,
+          lambda: session.output)  # fmt: skip
+    trainer = session.trainer(0)
+    os.kill(session.supervisor(0) if death == signal.SIGKILL else trainer, death)
+    ended = session.wait()
+    if death == signal.SIGSEGV:
+        assert ended.codes == [128 + death]
+        assert "stack of rank 0 on" in ended.output
+        assert "Segmentation fault" in ended.output
+        assert "was killed by SIGSEGV (signal 11)" in ended.output
+    until(lambda: not Path(f"/proc/{trainer}").exists(), lambda: f"{trainer} lives")
+
+
+def test_a_rank_that_hangs_is_noticed_and_every_stack_is_shown(shards, reference, tmp_path, capsys):
+    run, timeout = tmp_path / "run", "train.collective_timeout=20"
+    ended = train(shards, run, SAVES, timeout, ranks=2, DMD_FAULT="hang:step@3@1")
+    assert ended.codes == [LOST, KILLED], ended.output
+    assert "rank 1 on" in ended.output
+    assert "gave no sign of life in time" in ended.output
+    assert "stack of rank 0 on" in ended.output
+    assert "stack of rank 1 on" in ended.output
+    assert "in fault_point" in ended.output
+    finish(shards, run, SAVES, ranks=2)
+    assert_bitwise(run, reference(SAVES, ranks=2))
+    with capsys.disabled():
+        print(f"\na hang: the last rank ended {ended.seconds:.1f} s after the first")
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory) -> Path:
+    """Shards of 23 training samples, the audio of one of which overflows in float32."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    data = mmsa()
+    data["train"]["audio"][7] = np.float32(3e38)
+    build_from(data, folder)
+    return folder / "shards"
+
+
+SMALL_STEPS = ("train.ghost_batches_per_step=2", "train.epochs=3", "model.kernel_text=1")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_step_that_is_not_finite_is_never_applied(poisoned, tmp_path, stage):
+    stop, skip, zero = tmp_path / "stop", tmp_path / "skip", f"train.zero_stage={stage}"
+    ended = train(poisoned, stop, *SMALL_STEPS, zero, "train.save_every=1", ranks=2)
+    assert ended.codes == [2, 2], ended.output
+    assert "the training has diverged: step" in ended.output
+    ended = train(poisoned, skip, *SMALL_STEPS, zero, "train.on_nonfinite=skip", ranks=2)
+    assert ended.codes == [0, 0], ended.output
+    logs = sorted((skip / "nonfinite").iterdir())
+    assert len(logs) == 3, "once per epoch"
+    for log in logs:
+        ghosts = json.loads(log.read_text())["ghost_batches"]
+        assert len(ghosts) == 1
+        assert "video7.mp4/é$_$7" in ghosts[0]
+    assert len([loss for _, loss in losses(skip) if loss is None]) == 3
+    assert len(losses(skip)) == 9
+    assert all(tensor.isfinite().all() for tensor in last(skip).model.values())
+    assert last(skip).optimizer["step"] == 6
+
+
+def test_too_many_in_a_row_end_the_training_and_name_the_last_good_checkpoint(shards, tmp_path):
+    run = tmp_path / "run"
+    finish(shards, run, "train.max_steps=2", "train.learning_rate=1e18")
+    ended = train(
+        shards, run, "train.learning_rate=1e18", "train.on_nonfinite=skip", "train.nonfinite_limit=2", ranks=2
+    )
+    assert ended.codes == [2, 2], ended.output
+    assert f"last good checkpoint: {run / 'checkpoints' / 'step_00000002'}" in ended.output
+    assert len(list((run / "nonfinite").iterdir())) == 3
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A tmpfs of 16 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a tmpfs needs root and mount(8)")
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", path], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mount.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a disk but for some bytes."""
+    filler = disk / "filler"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    filler.write_bytes(b"x" * (free - leave))
+    return filler
+
+
+def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, reference, disk):
+    run = disk / "run"
+    finish(shards, run, SAVES, "train.max_steps=2", ranks=2)
+    filler = fill(disk, leave=300_000)
+    for policy in ("stop", "continue"):
+        ended = train(shards, run, SAVES, f"train.on_storage_error={policy}", ranks=2)
+        assert ended.codes == [STORAGE, STORAGE], ended.output
+        assert "cannot write the checkpoint of step 4" in ended.output
+        assert "No space left on device; the previous checkpoint is kept: step_00000002" in ended.output
+        assert ("step 10 in" in ended.output) == (policy == "continue")
+        assert last(run).step == 2
+    filler.unlink()
+    finish(shards, run, SAVES, ranks=2)
+    assert_bitwise(run, reference(SAVES, ranks=2))
+
+
+def newest_name(run: Path) -> str:
+    """Name of the newest checkpoint of a run that is under way."""
+    return max(path.name for path in (run / "checkpoints").glob("step_*"))
+
+
+@pytest.mark.parametrize("trouble", ["full", "vanished"])
+def test_storage_that_comes_back_costs_nothing(shards, disk, trouble):
+    """Training goes on without its storage, and what the log missed is in it afterwards."""
+    run, away = disk / "run", disk / "away"
+    session = Session(shards, run, "train.save_every=1", "train.epochs=500", "train.early_stop=500", ranks=2)
+    until(lambda: (run / "checkpoints" / "step_00000003").exists(), lambda: session.output)
+    if trouble == "full":
+        trouble_maker = fill(disk, leave=0)
+        back = trouble_maker.unlink
+    else:
+        run.rename(away)
+        back = lambda: away.rename(run)  # noqa: E731
+    until(lambda: "storage: " in session.output, lambda: session.output)
+    back()
+    newest = newest_name(run)
+    until(lambda: newest_name(run) > newest, lambda: session.output)
+    os.kill(session.supervisor(1), signal.SIGTERM)
+    ended = session.wait()
+    assert ended.codes == [STOPPED, STOPPED], ended.output
+    assert [step for step, _ in losses(run)] == list(range(1, last(run).step + 1))
