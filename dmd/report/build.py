@@ -1,0 +1,163 @@
+"""A report from runs: read, evaluate once, group by config, and lay out the page.
+
+    build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from numpy.typing import NDArray
+
+from dmd.report.compare import comparison_figure
+from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
+from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
+from dmd.report.groups import Group, Measured, flatten, make_groups
+from dmd.report.inference import load_and_run
+from dmd.report.page import Picture, Section, write_page
+from dmd.report.predictions import heads_figure, prediction_figure
+from dmd.report.projection import Method, projection_figure
+from dmd.report.published_results import EXPECTED
+from dmd.report.runs import RunRecord, read_run
+from dmd.report.style import RC
+from dmd.report.tables import (
+    Table,
+    ablation_table,
+    comparison_table,
+    heads_table,
+    published_table,
+    run_table,
+    summary_table,
+    unimodal_table,
+)
+
+_PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
+
+
+def build_report(
+    paths: list[Path], out: Path, *, data: Path | None = None, split: str = "test", method: Method = "tsne",
+    unfinished: bool = False,
+) -> Path:
+    """Write the report of one or more runs; returns the page.
+
+    Args:
+        paths: run directories, each once.
+        out: directory of the page and its files.
+        data: shards to evaluate on; None: those of each run's training.
+        split: evaluated once per run.
+        method: how features are projected into the plane.
+        unfinished: take runs whose training has not ended too.
+
+    Raises:
+        ValueError: a run that is named twice, is none, or whose shards are not there.
+    """
+    resolved = [path.resolve() for path in paths]
+    for number, path in enumerate(resolved):
+        if path in resolved[:number]:
+            raise ValueError(f"{paths[number]} is named twice; name each run once")
+    records = [read_run(path, unfinished=unfinished) for path in paths]
+    measured = [Measured(run=run, result=load_and_run(run.path, data or _data(run), split)) for run in records]
+    groups = make_groups(measured)
+    with rc_context(RC):  # type: ignore[arg-type]
+        sections = [_overview(groups, split)]
+        anchors = _anchors(records)
+        for one, anchor in zip(measured, anchors, strict=True):
+            sections.append(_run_section(one, anchor, method))
+        sections.append(_config_section(groups))
+        names = ", ".join(sorted({str(run.info.get("data_name")) for run in records}))
+        count = f"{len(records)} run{'s' if len(records) > 1 else ''}, {len(groups)} config{'s' * (len(groups) > 1)}"
+        return write_page(out, f"DMD on {names}", f"{count}; {split} split, {len(measured[0].result.ids)} samples",
+                          sections)  # fmt: skip
+
+
+def _data(run: RunRecord) -> Path:
+    if "data" not in run.info:
+        raise ValueError(f"{run.path} does not say where its shards are; name them with --data")
+    return Path(str(run.info["data"]))
+
+
+def _anchors(records: list[RunRecord]) -> list[str]:
+    names = [record.name for record in records]
+    return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
+
+
+def _overview(groups: list[Group], split: str) -> Section:
+    """What the runs reach, what differs, and the published figures."""
+    runs = {group.name: [member.run for member in group.members] for group in groups}
+    tables: list[Table | None] = [
+        summary_table(groups, split), run_table(groups), comparison_table(groups), published_table(groups, split),
+        ablation_table(groups), unimodal_table(groups),
+    ]  # fmt: skip
+    pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation MAE of every run by step.")]
+    if sum(len(group.members) for group in groups) > 1:
+        pictures.append(Picture(
+            name="comparison", figure=comparison_figure(groups),
+            caption=f"Metrics on the {split} split: a dot per seed, the mean and its 95 % interval per config.",
+        ))  # fmt: skip
+    return Section(
+        anchor="overview", title="Overview", text=EXPECTED, tables=[t for t in tables if t is not None],
+        pictures=pictures,
+    )  # fmt: skip
+
+
+def _run_section(one: Measured, anchor: str, method: Method) -> Section:
+    """Everything about one run: is it learning, what is distilled into what, what does it predict."""
+    run, result = one.run, one.result
+    pictures = [Picture(name="learning", figure=learning(run), caption="Is it learning? Objective and validation MAE.")]
+    curves = edge_curves(run)
+    if curves is not None:
+        pictures.append(Picture(name="edges", figure=curves, caption=(
+            "What is distilled into what? Each edge teacher → student over the steps, with the prior that the "
+            "objective pulls it to. An edge that only follows its prior says nothing about the data."
+        )))  # fmt: skip
+        ends: dict[str, NDArray[np.floating]] = {
+            space: edges for space in SPACES if (edges := last_edges(run, space)) is not None
+        }
+        priors: dict[str, NDArray[np.floating]] = {space: prior_of(run, space) for space in ends}
+        pictures.append(Picture(
+            name="edge_matrices", figure=edge_heatmaps(ends, priors),
+            caption="Edges over the last tenth of the training, each matrix beside its prior.",
+        ))  # fmt: skip
+    pictures += [
+        Picture(name="predictions", figure=prediction_figure(result),
+                caption=f"Fused predictions on the {result.split} split: confusion, scatter, residuals."),
+        Picture(name="heads", figure=heads_figure(result), caption="The eight heads; the fused one is the model's."),
+        Picture(name="features", figure=projection_figure(result, method), caption=(
+            f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
+            f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
+        )),
+        Picture(name="validation", figure=validation_metrics(run), caption=(
+            "Validation metrics of the fused prediction by step; the line marks the best validation loss."
+        )),
+        Picture(name="losses", figure=loss_terms(run), caption=(
+            "Every loss term by step before weighting, with a running mean; outliers of the first steps are cut."
+        )),
+    ]  # fmt: skip
+    return Section(anchor=anchor, title=f"Run {anchor}", facts=_facts(run), tables=[heads_table(one)],
+                   pictures=pictures)  # fmt: skip
+
+
+def _facts(run: RunRecord) -> list[tuple[str, str]]:
+    info, last = run.info, run.sessions[-1]
+    step, loss = run.best()
+    versions: dict[str, Any] = last.get("versions", {})
+    facts = [
+        ("directory", str(run.path)), ("seed", str(run.seed)),
+        ("data", f"{info.get('data_name')}, generation {info.get('generation')}, samples {info.get('counts')}"),
+        ("best", f"validation MAE {loss:.4f} at step {step}"),
+        ("ranks", f"{info.get('ranks')} on {info.get('device')}; {info.get('parameters')} parameters"),
+        ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'}"),
+        ("command", str(last.get("command"))), ("commit", str(last.get("git_commit"))),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]  # fmt: skip
+    return [(name, value) for name, value in facts if value not in ("None", "")]
+
+
+def _config_section(groups: list[Group]) -> Section:
+    """Every config value, a column per config."""
+    flat = [flatten(group.config) for group in groups]
+    keys = list(dict.fromkeys(key for config in flat for key in config))
+    rows = [[key, *(str(config.get(key, "–")) for config in flat)] for key in keys if key != "train.seed"]
+    table = Table(name="config", title="Every value", header=["key", *(group.name for group in groups)], rows=rows)
+    return Section(anchor="config", title="Configuration", tables=[table])

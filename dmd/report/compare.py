@@ -1,0 +1,32 @@
+"""The figure over runs: every seed, and the mean with its interval per config."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dmd.report.groups import Group
+from dmd.report.statistics import summarise
+from dmd.report.style import COLOURS, INK, METRIC_TITLE, grid_of, new_figure
+
+SHOWN = ("mae", "corr", "acc7", "acc2_non0", "f1_non0")
+
+
+def comparison_figure(groups: list[Group]) -> Figure:
+    """A panel per metric, configs down."""
+    figure = new_figure(9.8, 1.1 + 0.45 * len(groups))
+    places = np.arange(len(groups))
+    for axes, metric in zip(grid_of(figure, len(SHOWN), len(SHOWN), sharey=True), SHOWN, strict=True):
+        for place, group in zip(places, groups, strict=True):
+            values = group.values(metric)
+            summary = summarise(values)
+            width = 0.0 if np.isnan(summary.half_width) else summary.half_width
+            axes.errorbar(summary.mean, place, xerr=width, fmt="D", color=COLOURS[1], markersize=5, capsize=3)
+            axes.scatter(values, np.full(len(values), place - 0.22), s=14, color=INK, alpha=0.6, linewidths=0)
+        axes.set_title(METRIC_TITLE[metric])
+        axes.set_yticks(places, [_short(group.name) for group in groups])
+        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.locator_params(axis="x", nbins=4)
+    return figure
+
+
+def _short(name: str, limit: int = 34) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -1,0 +1,98 @@
+"""Figures of a training over its steps: is it learning, every loss term, validation metrics, seeds together."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from dmd.report.runs import Curve, RunRecord
+from dmd.report.style import COLOURS, INK, METRIC_TITLE, SOFT, grid_of, new_figure
+
+_NOT_TERMS = ("samples_per_second", "learning_rate", "learning_rate_text", "gradient_norm", "total")
+
+
+def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Centred running mean over `width` values, shorter at both ends; NaN counts as absent."""
+    known = np.isfinite(values)
+    kernel = np.ones(width)
+    total = np.convolve(np.where(known, values, 0), kernel, mode="same")
+    count = np.convolve(known, kernel, mode="same")
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def learning(run: RunRecord) -> Figure:
+    """Training loss and validation MAE, with the best epoch marked."""
+    figure = new_figure(9, 2.7)
+    left, right = figure.subplots(1, 2)
+    total = run.curves["train/total"]
+    left.plot(total.steps, total.values, color=SOFT, linewidth=0.7, label="each step")
+    left.plot(total.steps, smooth(total.values, _width(total)), color=INK, label="running mean")
+    left.set(title="training objective", xlabel="step")
+    _headroom(left, total.values)
+    left.legend()
+    valid = run.curves["valid/loss"]
+    step, loss = run.best()
+    right.plot(valid.steps, valid.values, color=INK, marker="o", markersize=3)
+    right.axvline(step, color=COLOURS[1], linestyle="--", linewidth=1)
+    right.set(title=f"validation MAE; best {loss:.4f} at step {step}", xlabel="step")
+    return figure
+
+
+def loss_terms(run: RunRecord) -> Figure:
+    """Every loss term, the gradient norm and the learning rate, a panel each."""
+    tags = [tag for tag in run.curves if tag.startswith("train/") and "/edges" not in tag]
+    terms = [tag for tag in tags if tag.removeprefix("train/") not in _NOT_TERMS]
+    terms += [f"train/{name}" for name in ("gradient_norm", "learning_rate") if f"train/{name}" in tags]
+    figure = new_figure(9.6, 1.55 * -(-len(terms) // 4))
+    for axes, tag in zip(grid_of(figure, len(terms), 4, sharex=True), terms, strict=True):
+        curve = run.curves[tag]
+        axes.plot(curve.steps, curve.values, color=SOFT, linewidth=0.5)
+        axes.plot(curve.steps, smooth(curve.values, _width(curve)), color=INK, linewidth=1.2)
+        axes.set_title(tag.removeprefix("train/").replace("_", " "))
+        if tag == "train/gradient_norm":
+            axes.set_yscale("log")
+        else:
+            _headroom(axes, curve.values)
+    return figure
+
+
+def validation_metrics(run: RunRecord) -> Figure:
+    """Validation metrics of the fused prediction, a panel each."""
+    names = [name for name in METRIC_TITLE if f"valid/{name}" in run.curves]
+    figure = new_figure(9.6, 1.7 * -(-len(names) // 5))
+    step, _ = run.best()
+    for axes, name in zip(grid_of(figure, len(names), 5, sharex=True), names, strict=True):
+        curve = run.curves[f"valid/{name}"]
+        axes.plot(curve.steps, curve.values, color=INK, marker="o", markersize=2)
+        axes.axvline(step, color=COLOURS[1], linestyle="--", linewidth=0.9)
+        axes.set_title(METRIC_TITLE[name])
+    return figure
+
+
+def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
+    """Validation MAE of every run, a panel per config, on one scale."""
+    columns = min(3, len(groups))
+    figure = new_figure(3.6 * max(columns, 2), 2.6 * -(-len(groups) // columns))
+    for axes, (name, runs) in zip(grid_of(figure, len(groups), columns, sharey=True), groups.items(), strict=True):
+        for number, run in enumerate(runs):
+            curve = run.curves["valid/loss"]
+            style = ("-", "--", ":", "-.")[number % 4]
+            axes.plot(curve.steps, curve.values, linestyle=style, color=(INK, *COLOURS[1:])[number % 3],
+                      label=f"seed {run.seed}")  # fmt: skip
+        axes.set(title=f"validation MAE: {name}", xlabel="step")
+        axes.legend(ncols=2)
+    return figure
+
+
+def _width(curve: Curve) -> int:
+    return max(1, len(curve.steps) // 25) | 1
+
+
+def _headroom(axes: object, values: NDArray[np.float64]) -> None:
+    """Let one outlier not flatten a panel: cut above ten spreads of the middle half."""
+    known = values[np.isfinite(values)]
+    if len(known) < 4:
+        return
+    low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
+    top = middle + 10 * max(high - middle, 1e-12)
+    if known.max() > top:
+        axes.set_ylim(known.min() - 0.1 * (high - low), high + 2 * (high - low))  # type: ignore[attr-defined]

@@ -1,0 +1,72 @@
+"""A run's best checkpoint on one split: predictions of all heads, edges per sample, and features to look at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmd.exported import load
+from dmd.metrics import sentiment_metrics
+from dmd.model.config import MODALITIES
+from dmd.model.dmd import HEADS
+from dmd.predict_inputs import read_samples
+from dmd.predictor import SPACES, Predictor, join
+
+FEATURE_SAMPLES = 400
+"""Samples whose features are kept, evenly spread over the split (Fig. 4 of the paper shows 400)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """What a model says about the N samples of a split."""
+
+    split: str
+    ids: list[str]
+    labels: NDArray[np.float64]
+    """[N]"""
+    predictions: dict[str, NDArray[np.float32]]
+    """{head: [N]}"""
+    edges: dict[str, NDArray[np.float32]]
+    """{space: [N, 6]}"""
+    features: dict[str, NDArray[np.float32]]
+    """{space: [3, F, n]}, the representations that the GD-Units compare, of F samples."""
+    feature_labels: NDArray[np.float64]
+    """[F]"""
+    metrics: dict[str, dict[str, float]]
+    """{head: {metric: value}}"""
+
+
+def run_split(model: Predictor, data: Path, split: str) -> SplitResult:
+    """Run a model over a split of shards, once.
+
+    Raises:
+        ValueError: shards that are not there, lack the split, or do not fit the model.
+    """
+    parts, reprs = [], {space: list[Tensor]() for space in SPACES}
+    ids: list[str] = []
+    labels: list[NDArray[np.float64]] = []
+    for samples in read_samples(data, model.card, splits=[split]):
+        output = model.output(samples.arrays)
+        parts.append(model.read(output))
+        for space, of in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
+            reprs[space].append(torch.stack([of[m].float().cpu() for m in MODALITIES]))
+        ids += samples.ids
+        labels.append(samples.labels)
+    prediction, label = join(parts), np.concatenate(labels)
+    kept = np.unique(np.linspace(0, len(label) - 1, min(FEATURE_SAMPLES, len(label))).astype(int))
+    return SplitResult(
+        split=split, ids=ids, labels=label,
+        predictions={head: prediction.heads[head].numpy() for head in HEADS},
+        edges={space: prediction.edges[space].numpy() for space in SPACES},
+        features={space: torch.cat(reprs[space], dim=1).numpy()[:, kept] for space in SPACES},
+        feature_labels=label[kept],
+        metrics={head: sentiment_metrics(prediction.heads[head], torch.from_numpy(label)) for head in HEADS},
+    )  # fmt: skip
+
+
+def load_and_run(run: Path, data: Path, split: str) -> SplitResult:
+    """`run_split` with the best checkpoint of a run."""
+    return run_split(load(run), data, split)

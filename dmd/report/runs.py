@@ -1,0 +1,97 @@
+"""What a run directory says about its training: config, data, and every recorded number by tag."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One tag over the training."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+    """NaN where the number was not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The record of one run."""
+
+    path: Path
+    name: str
+    config: dict[str, dict[str, Any]]
+    info: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    curves: dict[str, Curve]
+    """By tag, such as `train/total`, `valid/loss`, `train/edges_homo/text_from_vision`."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last session ended the training."""
+        return bool(self.sessions[-1].get("finished"))
+
+    @property
+    def seed(self) -> int:
+        """The seed of the training."""
+        return int(self.config["train"]["seed"])
+
+    def best(self) -> tuple[int, float]:
+        """Step and validation loss of the best epoch."""
+        curve = self.curves["valid/loss"]
+        row = int(np.nanargmin(curve.values))
+        return int(curve.steps[row]), float(curve.values[row])
+
+
+def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
+    """Read run.json and metrics.jsonl.
+
+    Args:
+        path: the run directory.
+        unfinished: take a run whose training has not ended too.
+
+    Raises:
+        ValueError: no directory, not one of a run, one without a validation, or an unfinished run.
+    """
+    if not path.is_dir():
+        raise ValueError(f"there is no run directory {path}")
+    try:
+        document = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        config, info, sessions = document["config"], document["info"], document["sessions"]
+        curves = _curves((path / "metrics.jsonl").read_text(encoding="utf-8"))
+        record = RunRecord(
+            path=path, name=path.resolve().name, config=config, info=info, sessions=sessions, curves=curves
+        )
+        done = record.finished
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is not the directory of a training ({type(error).__name__}: {error})") from error
+    if "valid/loss" not in curves or not np.isfinite(curves["valid/loss"].values).any():
+        raise ValueError(f"{path} has no validation yet; let `dmd train` reach the end of an epoch")
+    if not done and not unfinished:
+        raise ValueError(f"{path} is not finished; let `dmd train` finish it, or give --unfinished")
+    return record
+
+
+def _curves(text: str) -> dict[str, Curve]:
+    """Every tag of the JSON lines; a torn last line is what a kill leaves, and is left out."""
+    found: dict[str, dict[int, float]] = {}
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                break
+            raise
+        for tag, value in values.items():
+            if "/" in tag:
+                found.setdefault(tag, {})[values["step"]] = math.nan if value is None else float(value)
+    return {
+        tag: Curve(steps=np.array(list(points), dtype=np.int64), values=np.array(list(points.values())))
+        for tag, points in found.items()
+    }

@@ -1,0 +1,44 @@
+"""How figures look: fonts, sizes, and colours that stay apart in grey and for colour-blind readers."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, SOFT, GRID = "#1a1a1a", "#6b7280", "#e5e7eb"
+COLOURS = ("#0b3c5d", "#d1495b", "#edae49")
+"""Dark blue, red, light yellow-orange: three distinct greys when printed."""
+MARKERS = ("o", "^", "s")
+DASHES: tuple[str, ...] = ("-", "--", ":", "-.")
+SEQUENTIAL = "cividis"
+RC = {
+    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8, "svg.hashsalt": "dmd",
+    "figure.dpi": 100, "lines.linewidth": 1.4,
+}  # fmt: skip
+"""Settings for `matplotlib.rc_context`."""
+SPACE_TITLE = {"homo": "homogeneous (HomoGD)", "hetero": "heterogeneous (HeteroGD)"}
+HEAD_TITLE = {
+    "fused": "fused", "shared": "shared", "text_homo": "text, homo", "audio_homo": "audio, homo",
+    "vision_homo": "vision, homo", "text_hetero": "text, hetero", "audio_hetero": "audio, hetero",
+    "vision_hetero": "vision, hetero",
+}  # fmt: skip
+METRIC_TITLE = {
+    "mae": "MAE", "corr": "Corr", "acc7": "Acc7", "acc5": "Acc5", "acc3": "Acc3", "acc2_has0": "Acc2 Has0",
+    "f1_has0": "F1 Has0", "acc2_non0": "Acc2 Non0", "f1_non0": "F1 Non0",
+}  # fmt: skip
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches that lays itself out; it belongs to no window and no global state."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def grid_of(figure: Figure, count: int, columns: int, **options: bool) -> list[Axes]:
+    """`count` axes in rows of `columns`; the rest of the last row stays empty."""
+    rows = -(-count // columns)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)  # type: ignore[call-overload]
+    flat: list[Axes] = list(axes.flat)
+    for extra in flat[count:]:
+        extra.set_axis_off()
+    return flat[:count]

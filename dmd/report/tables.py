@@ -1,0 +1,193 @@
+"""Tables of a report: each is written as CSV and shown on the page."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmd.model.config import MODALITIES
+from dmd.report.groups import Group, Measured
+from dmd.report.published_results import ABLATION, RESULTS, UNIMODAL
+from dmd.report.statistics import paired_bootstrap, summarise
+from dmd.report.style import HEAD_TITLE, METRIC_TITLE
+
+SHARES = ("acc7", "acc5", "acc3", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0")
+"""Metrics shown in per cent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Text cells under a header; the first column names the row."""
+
+    name: str
+    """File name without suffix."""
+    title: str
+    note: str = ""
+    header: list[str]
+    rows: list[list[str]]
+
+    def words(self, column: int) -> bool:
+        """Whether a column holds words rather than numbers."""
+        cells = [row[column] for row in self.rows]
+        return any(len(cell) > 3 and cell[0].isalpha() for cell in cells)
+
+    def csv(self) -> str:
+        """The table as CSV."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        return text.getvalue()
+
+
+def show(metric: str, value: float) -> str:
+    """A number as a table shows it: per cent with one decimal, or three decimals."""
+    if math.isnan(value):
+        return "–"
+    return f"{100 * value:.1f}" if metric in SHARES else f"{value:.3f}"
+
+
+def spread(metric: str, values: Sequence[float]) -> str:
+    """`mean ± std [95 % interval of the mean]`, the mean alone for one value."""
+    summary = summarise(values)
+    if summary.count == 1:
+        return show(metric, summary.mean)
+    low, high = summary.mean - summary.half_width, summary.mean + summary.half_width
+    deviation = show(metric, summary.std)
+    return f"{show(metric, summary.mean)} ± {deviation} [{show(metric, low)}, {show(metric, high)}]"
+
+
+def summary_table(groups: list[Group], split: str) -> Table:
+    """Every config with its mean, deviation and interval over seeds."""
+    return Table(
+        name="summary", title=f"Results on the {split} split, fused prediction",
+        note="Mean ± standard deviation over seeds (n - 1) [95 % interval of the mean, Student's t]; shares in per "
+        "cent. Each run is evaluated once, with the checkpoint of its best validation loss.",
+        header=["config", "seeds", *METRIC_TITLE.values()],
+        rows=[[group.name, str(len(group.members)), *(spread(m, group.values(m)) for m in METRIC_TITLE)]
+              for group in groups],
+    )  # fmt: skip
+
+
+def run_table(groups: list[Group]) -> Table:
+    """Every run by itself."""
+    rows = []
+    for group in groups:
+        for member in group.members:
+            step, loss = member.run.best()
+            metrics = member.result.metrics["fused"]
+            values = [show(m, metrics[m]) for m in METRIC_TITLE]
+            rows.append([member.run.name, group.name, str(member.run.seed), str(step), f"{loss:.4f}", *values])
+    return Table(
+        name="runs", title="Each run",
+        header=["run", "config", "seed", "best step", "valid MAE", *METRIC_TITLE.values()], rows=rows,
+    )  # fmt: skip
+
+
+def heads_table(measured: Measured) -> Table:
+    """All metrics of all eight heads of one run."""
+    rows = [
+        [HEAD_TITLE[head], *(show(m, values[m]) for m in METRIC_TITLE)]
+        for head, values in measured.result.metrics.items()
+    ]
+    return Table(
+        name="heads", title="All metrics of all eight heads", header=["head", *METRIC_TITLE.values()], rows=rows
+    )
+
+
+def comparison_table(groups: list[Group]) -> Table | None:
+    """Paired bootstrap of every config against the first one on the same samples; None where there is none."""
+    reference, rows = groups[0], []
+    for group in groups[1:]:
+        if group.members[0].result.ids != reference.members[0].result.ids:
+            continue
+        first, second = (np.stack([m.result.predictions["fused"] for m in g.members]) for g in (reference, group))
+        for found in paired_bootstrap(first, second, reference.members[0].result.labels):
+            scale = 100 if found.metric in SHARES else 1
+            mean, low, high = (scale * value for value in (found.mean, found.low, found.high))
+            verdict = "differs" if low > 0 or high < 0 else "no difference shown"
+            rows.append([
+                group.name, METRIC_TITLE[found.metric], f"{mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", f"{found.p:.3f}",
+                verdict,
+            ])  # fmt: skip
+    if not rows:
+        return None
+    return Table(
+        name="bootstrap", title=f"Paired bootstrap against: {reference.name}",
+        note="Config minus reference (per cent points for shares). Samples and seeds are drawn with replacement, the "
+        "same samples for both; percentile interval of 10,000 resamples. MAE: lower is better.",
+        header=["config", "metric", "difference", "95 % interval", "p", "at 5 %"], rows=rows,
+    )  # fmt: skip
+
+
+def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
+    """(FD, HomoGD, CA, HeteroGD) of a config, as the columns of the paper's Table 3."""
+    model, objective = group.config["model"], group.config["objective"]
+    return (
+        bool(model.get("decoupling", True)), bool(objective.get("homo_distillation", True)),
+        bool(model.get("crossmodal", True)), bool(objective.get("hetero_distillation", True)),
+    )  # fmt: skip
+
+
+def ablation_table(groups: list[Group]) -> Table:
+    """Our configs in the form of the paper's Table 3, above the figures that it prints."""
+
+    def marks(flags: Sequence[bool]) -> list[str]:
+        return ["✓" if flag else "✗" for flag in flags]
+
+    rows = [
+        ["here", group.name, *marks(ablation_flags(group)), spread("acc7", group.values("acc7")),
+         spread("f1_non0", group.values("f1_non0"))] for group in groups
+    ]  # fmt: skip
+    for flags, mosi, mosei in ABLATION:
+        for data, (acc7, f1) in (("MOSI", mosi), ("MOSEI", mosei)):
+            rows.append(["paper", f"{data}, unaligned", *marks(flags), f"{acc7}", f"{f1}"])
+    return Table(
+        name="ablation", title="Ablation, in the form of the paper's Table 3",
+        note="FD feature decoupling, CA crossmodal attention; Acc7 and F1 (non-zero) in per cent.",
+        header=["source", "config", "FD", "HomoGD", "CA", "HeteroGD", "Acc7", "F1"], rows=rows,
+    )  # fmt: skip
+
+
+def unimodal_table(groups: list[Group]) -> Table:
+    """Heads of the single modalities in the form of the paper's Table 4, above the figures that it prints."""
+    rows = []
+    for group in groups:
+        for space in ("homo", "hetero"):
+            heads = [f"{m}_{space}" for m in MODALITIES]
+            pairs = [(float(np.mean(group.values("acc2_non0", h))), float(np.mean(group.values("f1_non0", h))))
+                     for h in heads]  # fmt: skip
+            rows.append(["here", f"{group.name}: {space}", *_with_spread([(100 * a, 100 * f) for a, f in pairs])])
+    for name, values in UNIMODAL.items():
+        rows.append(["paper", f"MOSEI, {name}", *_with_spread([values[m] for m in MODALITIES])])
+    return Table(
+        name="unimodal", title="Single modalities, in the form of the paper's Table 4",
+        note="Acc2 / F1 (non-zero) in per cent; deviation over the three modalities, n - 1 in its denominator.",
+        header=["source", "heads", *MODALITIES, "mean", "deviation"], rows=rows,
+    )  # fmt: skip
+
+
+def _with_spread(pairs: list[tuple[float, float]]) -> list[str]:
+    array = np.array(pairs)
+    cells = [*pairs, tuple(array.mean(0)), tuple(array.std(0, ddof=1))]
+    return [f"{acc2:.1f} / {f1:.1f}" for acc2, f1 in cells]
+
+
+def published_table(groups: list[Group], split: str) -> Table:
+    """Ours beside what the paper prints, each with its setting."""
+    rows = []
+    for group in groups:
+        info = group.members[0].run.info
+        text = group.config["text"]["encoder"] if not info["dims"]["text"] else f"{info['dims']['text']}-d features"
+        setting = f"{'/'.join(str(n) for n in info['lengths'].values())} steps, text: {text}"
+        rows.append([
+            f"here: {group.name}", str(info["data_name"]), f"{setting}, {len(group.members)} seeds, {split}",
+            *(spread(m, group.values(m)) for m in ("acc7", "acc2_non0", "f1_non0")),
+        ])  # fmt: skip
+    rows += [[r.method, r.data, f"{r.setting}, paper", f"{r.acc7}", f"{r.acc2}", f"{r.f1}"] for r in RESULTS]
+    return Table(
+        name="published", title="Beside the published figures",
+        note="Comparable only on the same data and features. Acc2 and F1 in the non-zero protocol, per cent.",
+        header=["method", "data", "setting", "Acc7", "Acc2", "F1"], rows=rows,
+    )  # fmt: skip
