@@ -92,7 +92,7 @@ def excludes(kept: list[str]) -> list[str]:
     """Patterns, as in .gitignore, that leave out all of a directory but `kept`; Ray enters no directory left out."""
     parents = {parent.as_posix() for name in kept for parent in Path(name).parents} - {"."}
     opened = [pattern for parent in sorted(parents) for pattern in (f"!/{parent}", f"/{parent}/*")]
-    return ["/*", *opened, *(f"!/{name}" for name in kept), "__pycache__", "*.tar", "*.pkl", "*.safetensors"]
+    return ["/*", "!/.", *opened, *(f"!/{name}" for name in kept), "__pycache__", "*.tar", "*.pkl", "*.safetensors"]
 
 
 def requirements(setup: Path) -> list[str]:

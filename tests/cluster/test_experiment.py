@@ -188,7 +188,7 @@ def test_submitted_job(cluster, tmp_path):
     text = finish(dmd(*job, log=log), log)
     assert "best: trial 0" in text
     assert (tmp_path / "out" / "best.yaml").exists()
-    uploads = list(cluster.temp.glob("session_*/runtime_resources/working_dir_files/*"))
+    uploads = list(cluster.temp.glob("session_latest/runtime_resources/working_dir_files/*"))
     (unpacked,) = [path for path in uploads if path.is_dir()]
     assert {path.name for path in unpacked.iterdir()} == {*UPLOADED, "my.yaml"}
     assert "tiny SUCCEEDED" in finish(dmd("submit", "--address", cluster.dashboard, "status", "tiny", log=log), log)

@@ -134,6 +134,7 @@ def test_excludes():
         parts = path.split("/")
         return not any(spec.match_file("/".join(parts[:end])) for end in range(1, len(parts) + 1))
 
+    assert uploaded("."), "Ray asks of the directory itself, too"
     for path in ("dmd/cli.py", "dmd/model/dmd.py", "my/spaces/a.yaml"):
         assert uploaded(path), path
     for path in ("data/x", ".venv/bin/python", ".git/HEAD", "my/data/x", "my/spaces/b.yaml", "dmd/x.tar",

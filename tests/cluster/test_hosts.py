@@ -1,0 +1,150 @@
+"""A trial over two hosts: the worker is killed, then the link goes down; what it ends with is what it would have.
+
+Head and worker are Ray nodes of one CPU in network namespaces of their own, one rank on each, DeepSpeed over gloo
+between them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.making import TINY, Node, dmd, finish, lines, make_shards, records, wait_for
+from tests.hosts import Host, can_make_hosts, hosts
+from tests.launch import ranks
+
+pytestmark = [
+    pytest.mark.ray, pytest.mark.hosts, pytest.mark.multiproc, pytest.mark.slow,
+    pytest.mark.skipif(not can_make_hosts, reason="needs root and iproute2"),
+]  # fmt: skip
+
+PORT = 6379
+EPOCHS = 40
+WATCHFUL = {
+    "RAY_health_check_initial_delay_ms": "2000", "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "4",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}  # fmt: skip
+"""Ray notices a lost node within seconds instead of half a minute."""
+SETTINGS = [*TINY, f"train.epochs={EPOCHS}", "train.early_stop=1000", "train.collective_timeout=10"]
+
+
+@dataclass
+class Two:
+    """A cluster of two hosts."""
+
+    head: Host
+    worker: Host
+    temp: Path
+    audit: Path
+    worker_node: Node | None = None
+
+    def join(self) -> None:
+        """Start Ray on the worker."""
+        self.worker_node = Node(
+            self.temp, "--address", f"{self.head.address}:{PORT}", "--node-ip-address", self.worker.address,
+            "--num-cpus", "1", inside=self.worker.inside, DMD_AUDIT=str(self.audit), **WATCHFUL,
+        )  # fmt: skip
+
+    def trains_on_worker(self) -> bool:
+        """Whether a rank lives there."""
+        assert self.worker_node is not None
+        return bool(self.worker_node.ranks())
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    folder = tmp_path_factory.mktemp("h")
+    audit = folder / "audit"
+    audit.mkdir()
+    with hosts(2) as (head, worker):
+        head_node = Node(
+            folder / "r", "--head", "--port", str(PORT), "--node-ip-address", head.address, "--num-cpus", "1",
+            "--temp-dir", str(folder / "r"), inside=head.inside, DMD_AUDIT=str(audit), **WATCHFUL,
+        )  # fmt: skip
+        cluster = Two(head, worker, folder / "r", audit)
+        try:
+            wait_for(lambda: "Ray runtime started" in (folder / "r.log").read_text(), "the head node", 120)
+            cluster.join()
+            yield cluster
+        finally:
+            if cluster.worker_node is not None:
+                cluster.worker_node.kill()
+            head_node.kill()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("hosts") / "shards")
+
+
+@pytest.fixture(scope="module")
+def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training on two ranks of one host, never interrupted."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    ranks.finish(shards, run, *SETTINGS, "train.learning_rate=3e-3", ranks=2)
+    return run
+
+
+@pytest.fixture(scope="module")
+def trial(two: Two, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trial over both hosts; on its way the worker is killed and comes back, and its link fails and comes back."""
+    folder = tmp_path_factory.mktemp("trial")
+    out, log, space = folder / "out", folder / "log", folder / "space.yaml"
+    space.write_text("train.learning_rate: {choice: [3.0e-3]}\n")
+    run = out / "trials" / "0000"
+
+    def epochs() -> int:
+        assert driver.poll() is None or records(out)[0]["state"] == "finished", log.read_text()
+        return len(lines(run, "valid"))
+
+    def trains_again(since: int) -> bool:
+        return epochs() >= since + 2 and two.trains_on_worker()
+
+    driver = dmd(
+        "tune", "--address", f"{two.head.address}:{PORT}", "--data", shards, "--out", out, "--space", space,
+        "--search", "grid", "--ranks-per-trial", "2", "--max-failures", "8", *SETTINGS, inside=two.head.inside, log=log,
+        RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
+    )  # fmt: skip
+    try:
+        wait_for(lambda: epochs() >= 3, "the first epochs")
+        assert two.worker_node is not None
+        assert len(two.worker_node.ranks()) == 1
+        two.worker_node.kill()
+        at_kill = epochs()
+        assert at_kill < EPOCHS, "killed in mid-trial"
+        two.join()
+        wait_for(lambda: trains_again(at_kill), "the trial to go on after a kill")
+        two.worker.link("down")
+        lost = epochs()
+        assert lost < EPOCHS, "lost in mid-trial"
+        wait_for(lambda: not two.worker_node.processes() or not two.trains_on_worker(), "the lost rank to end")
+        two.worker_node.kill()
+        two.worker.link("up")
+        two.join()
+        wait_for(lambda: driver.poll() is not None, "the trial to end")
+        finish(driver, log)
+    finally:
+        driver.kill()
+    return run
+
+
+def test_the_trial_ran_over_two_hosts(trial):
+    about = json.loads((trial / "run.json").read_text())
+    assert about["info"]["ranks"] == 2
+    assert len(about["sessions"]) == 3, "one start, one resume per loss"
+
+
+def test_the_result_is_that_of_one_host_without_a_loss(trial, reference):
+    ranks.assert_bitwise(trial, reference)
+
+
+def test_every_sample_once_per_epoch(trial, two):
+    steps = ranks.ledger(two.audit)
+    for epoch in range(EPOCHS):
+        seen = sum((ids for (of, _), ids in steps.items() if of == epoch), Counter())
+        assert len(seen) == 70
+        assert set(seen.values()) == {1}
