@@ -1,4 +1,4 @@
-"""`dmd doctor`: what to know before a long run. Each line is a fact, or a check that ends with ok or with what to do."""
+"""`dmd doctor`: what to know before a long run. Each line is a fact, or a check that says ok or BAD."""
 
 import argparse
 import os
@@ -94,7 +94,7 @@ def network(address: str, port: int) -> Iterator[Finding]:
     taken = next(iter(chosen.values()), name)
     yield Finding("collectives", f"take {taken} ({told}; this host is {own} towards {address})", ok=True)
     if own in ("127.0.0.1", "127.0.1.1", "::1"):
-        yield Finding("collectives", f"{address} is a loopback: good for this host alone; --hosts tells the others' way")
+        yield Finding("collectives", f"{address} is a loopback here: good for one host; --hosts looks further")
     with socket.socket() as probe:
         busy = probe.connect_ex(("127.0.0.1", port)) == 0
     busy_text = "is taken on this host; give --port if it is to hold rank 0" if busy else "is free on this host"
@@ -145,7 +145,7 @@ def storage(run: Path) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("storage", f"{there} cannot hold a run: {error}", ok=False)
         return
-    yield Finding("storage", f"{there} is writable, a directory appears by one rename; {free:.1f} GiB free", ok=free > 1)
+    yield Finding("storage", f"{there} is writable, renames are whole; {free:.1f} GiB free", ok=free > 1)
 
 
 def _try_rename(folder: Path) -> None:

@@ -80,6 +80,9 @@ class _Supervisor:
     def _forward(self, number: int, frame: object) -> None:
         self._asked[number] += 1
         hopeless = self._hangs_since is not None or self._asked[number] > 1
+        if not hopeless and os.environ.get("RANK", "0") == "0":
+            name = signal.Signals(number).name
+            print(f"{name}: stopping after a checkpoint; once more leaves at once", file=sys.stderr, flush=True)
         os.kill(self._child, signal.SIGKILL if hopeless else ASK)
 
     def wait(self) -> int:
