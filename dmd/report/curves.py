@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dmd.report.runs import Curve, RunRecord
-from dmd.report.style import COLOURS, INK, METRIC_TITLE, SOFT, grid_of, new_figure
+from dmd.report.style import COLOURS, DASHES, INK, METRIC_TITLE, SOFT, grid_of, new_figure
 
 _NOT_TERMS = ("samples_per_second", "learning_rate", "learning_rate_text", "gradient_norm", "total")
 
@@ -45,8 +45,10 @@ def loss_terms(run: RunRecord) -> Figure:
     figure = new_figure(9.6, 1.55 * -(-len(terms) // 4))
     for axes, tag in zip(grid_of(figure, len(terms), 4, sharex=True), terms, strict=True):
         curve = run.curves[tag]
-        axes.plot(curve.steps, curve.values, color=SOFT, linewidth=0.5)
-        axes.plot(curve.steps, smooth(curve.values, _width(curve)), color=INK, linewidth=1.2)
+        rate = tag == "train/learning_rate"
+        axes.plot(curve.steps, curve.values, color=INK if rate else SOFT, linewidth=1.2 if rate else 0.5)
+        if not rate:
+            axes.plot(curve.steps, smooth(curve.values, _width(curve)), color=INK, linewidth=1.2)
         axes.set_title(tag.removeprefix("train/").replace("_", " "))
         if tag == "train/gradient_norm":
             axes.set_yscale("log")
@@ -75,9 +77,8 @@ def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
     for axes, (name, runs) in zip(grid_of(figure, len(groups), columns, sharey=True), groups.items(), strict=True):
         for number, run in enumerate(runs):
             curve = run.curves["valid/loss"]
-            style = ("-", "--", ":", "-.")[number % 4]
-            axes.plot(curve.steps, curve.values, linestyle=style, color=(INK, *COLOURS[1:])[number % 3],
-                      label=f"seed {run.seed}")  # fmt: skip
+            axes.plot(curve.steps, curve.values, linestyle=DASHES[number % 4], linewidth=1.8,
+                      color=(INK, *COLOURS[1:])[number % 3], label=f"seed {run.seed}")  # fmt: skip
         axes.set(title=f"validation MAE: {name}", xlabel="step")
         axes.legend(ncols=2)
     return figure

@@ -41,8 +41,8 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
                                    vmin=-3, vmax=3, alpha=0.85, linewidths=0)  # fmt: skip
         upper.set_title(f"{SPACE_TITLE[space]}: by modality")
         lower.set_title(f"{SPACE_TITLE[space]}: by label")
-        upper.legend(loc="upper right", markerscale=1.4)
         for axes in (upper, lower):
             axes.set(xticks=[], yticks=[])
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=1.4)
     figure.colorbar(shades, ax=list(grid[1]), label="true sentiment", shrink=0.8, aspect=25)
     return figure

@@ -35,10 +35,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def grid_of(figure: Figure, count: int, columns: int, **options: bool) -> list[Axes]:
-    """`count` axes in rows of `columns`; the rest of the last row stays empty."""
+    """`count` axes in rows of `columns`; above an empty place of the last row, tick labels stay."""
     rows = -(-count // columns)
     axes = figure.subplots(rows, columns, squeeze=False, **options)  # type: ignore[call-overload]
     flat: list[Axes] = list(axes.flat)
-    for extra in flat[count:]:
+    for number, extra in enumerate(flat[count:], count):
         extra.set_axis_off()
+        if number >= columns:
+            flat[number - columns].tick_params(labelbottom=True)
     return flat[:count]

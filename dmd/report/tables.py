@@ -64,10 +64,14 @@ def summary_table(groups: list[Group], split: str) -> Table:
         name="summary", title=f"Results on the {split} split, fused prediction",
         note="Mean ± standard deviation over seeds (n - 1) [95 % interval of the mean, Student's t]; shares in per "
         "cent. Each run is evaluated once, with the checkpoint of its best validation loss.",
-        header=["config", "seeds", *METRIC_TITLE.values()],
-        rows=[[group.name, str(len(group.members)), *(spread(m, group.values(m)) for m in METRIC_TITLE)]
-              for group in groups],
+        header=["metric", *(f"{group.name}, {_seeds(group)}" for group in groups)],
+        rows=[[title, *(spread(m, group.values(m)) for group in groups)] for m, title in METRIC_TITLE.items()],
     )  # fmt: skip
+
+
+def _seeds(group: Group) -> str:
+    count = len(group.members)
+    return f"{count} seeds" if count > 1 else "1 seed"
 
 
 def run_table(groups: list[Group]) -> Table:
@@ -182,7 +186,7 @@ def published_table(groups: list[Group], split: str) -> Table:
         text = group.config["text"]["encoder"] if not info["dims"]["text"] else f"{info['dims']['text']}-d features"
         setting = f"{'/'.join(str(n) for n in info['lengths'].values())} steps, text: {text}"
         rows.append([
-            f"here: {group.name}", str(info["data_name"]), f"{setting}, {len(group.members)} seeds, {split}",
+            f"here: {group.name}", str(info["data_name"]), f"{setting}, {_seeds(group)}, {split}",
             *(spread(m, group.values(m)) for m in ("acc7", "acc2_non0", "f1_non0")),
         ])  # fmt: skip
     rows += [[r.method, r.data, f"{r.setting}, paper", f"{r.acc7}", f"{r.acc2}", f"{r.f1}"] for r in RESULTS]

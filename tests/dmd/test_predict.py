@@ -23,17 +23,7 @@ from dmd.predict_outputs import SCHEMA
 from dmd.predictor import Predictor
 from dmd.presets import load_config, preset_names
 from tests.dmd.golden import SETTINGS, Golden, relative_error
-from tests.dmd.trained import command, damage_state, make_shards, train
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-@pytest.fixture(scope="module")
-def run(shards, tmp_path_factory) -> Path:
-    return train(shards, tmp_path_factory.mktemp("runs") / "run")
+from tests.dmd.trained import command, damage_state
 
 
 @pytest.fixture(scope="module")

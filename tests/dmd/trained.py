@@ -1,13 +1,13 @@
-"""Small runs for tests of what reads runs: trained through the loop itself, without a launcher."""
+"""Small runs for tests of what reads runs: trained by the loop itself, all in one process."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 from dmd.cli import main
-from dmd.config import Config
-from dmd.presets import load_config
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
 
@@ -19,23 +19,33 @@ def command(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def config(*overrides: str) -> Config:
-    return load_config(None, [*SMALL, *overrides])
-
-
 def make_shards(path: Path, samples: int = 100, *more: str) -> Path:
     assert command("shard", "--synthetic", path, "--samples", samples, *more) == 0
     return path
 
 
-def train(shards: Path, run: Path, *overrides: str) -> Path:
-    """A run of two epochs by the real command, on one rank."""
-    assert command("train", "--data", shards, "--run", run, "--ranks", 1, *SMALL, *overrides) == 0
-    return run
+TRAIN = """
+import json, os, socket, sys
+from pathlib import Path
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+from dmd.presets import load_config
+from launch.engine import join_process_group
+from launch.training import make_training
+device = join_process_group()
+for run, overrides in json.loads(sys.argv[2]).items():
+    make_training(load_config(None, overrides), sys.argv[1], Path(run), device=device).run()
+"""
 
 
-def lines(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def train(shards: Path, runs: dict[Path, list[str]]) -> list[Path]:
+    """Runs of two epochs with the given overrides on top of `SMALL`, on one rank, all in one other process."""
+    wanted = json.dumps({str(run): [*SMALL, *overrides] for run, overrides in runs.items()})
+    result = subprocess.run([sys.executable, "-c", TRAIN, str(shards), wanted], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return list(runs)
 
 
 def damage_state(run: Path, to: Path) -> None:

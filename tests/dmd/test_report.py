@@ -1,0 +1,212 @@
+"""Reports: the numbers of `dmd evaluate`, statistics against SciPy, a page that loads nothing, and what is refused."""
+
+import base64
+import csv
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from dmd.losses.distillation import make_prior
+from dmd.metrics import sentiment_metrics
+from dmd.model.graph import PAIRS
+from dmd.report.curves import smooth
+from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
+from dmd.report.groups import Measured, make_groups
+from dmd.report.inference import load_and_run
+from dmd.report.page import render
+from dmd.report.predictions import confusion
+from dmd.report.projection import project
+from dmd.report.runs import read_run
+from dmd.report.statistics import COMPARED, paired_bootstrap, sample_scores, summarise
+from tests.dmd.trained import command
+
+
+@pytest.fixture(scope="module")
+def report(runs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("reports") / "report"
+    assert command("report", *runs, "--out", out, "--projection", "pca") == 0
+    return out
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(report):
+    html = (report / "index.html").read_text()
+    for address in re.findall(r'(?:src|href)="([^"]*)"', html):
+        assert address.startswith(("data:", "#")), address[:80]
+    assert not re.search(r"<script|@import|url\(|https?://", html)
+    pictures = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
+    assert len(pictures) == len(list(report.rglob("*.svg"))) == len(list(report.rglob("*.png"))) > 20
+    for picture in pictures:
+        ElementTree.fromstring(base64.b64decode(picture))
+
+
+def test_every_picture_has_content(report):
+    for path in report.rglob("*.png"):
+        shades = np.asarray(Image.open(path).convert("L"))
+        assert min(shades.shape) > 200
+        assert 0.003 < (shades < 128).mean() < 0.6, path
+
+
+def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
+    maes = []
+    for run, row in zip(runs, table(report / "overview" / "runs.csv"), strict=True):
+        assert command("evaluate", run, "--json", tmp_path / "test.json") == 0
+        metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]
+        maes.append(metrics["mae"])
+        assert row["MAE"] == f"{metrics['mae']:.3f}"
+        assert row["Acc2 Non0"] == f"{100 * metrics['acc2_non0']:.1f}"
+    summary = {row["metric"]: row for row in table(report / "overview" / "summary.csv")}
+    first = summary["MAE"]["prior=published, 2 seeds"]
+    assert first.startswith(f"{np.mean(maes[:2]):.3f} ± {np.std(maes[:2], ddof=1):.3f} [")
+    assert summary["MAE"]["prior=uniform, 1 seed"] == f"{maes[2]:.3f}"
+    assert {row["config"] for row in table(report / "overview" / "bootstrap.csv")} == {"prior=uniform"}
+    heads = table(report / "one" / "heads.csv")
+    assert len(heads) == 8
+    config = {row["key"]: row for row in table(report / "config" / "config.csv")}
+    assert config["objective.prior"]["prior=uniform"] == "uniform"
+
+
+def test_published_figures_stand_beside_ours(report):
+    published = table(report / "overview" / "published.csv")
+    assert {"method": "DMD", "data": "MOSI", "setting": "aligned, BERT, paper", "Acc7": "45.6", "Acc2": "86.0",
+            "F1": "86.0"} in published  # fmt: skip
+    ablation = table(report / "overview" / "ablation.csv")
+    assert [row["source"] for row in ablation].count("here") == 2
+    assert [row["Acc7"] for row in ablation if row["source"] == "paper" and row["FD"] == "✗"] == ["32.4", "50.0"]
+    unimodal = [row for row in table(report / "overview" / "unimodal.csv") if row["source"] == "paper"]
+    assert (unimodal[1]["mean"], unimodal[1]["deviation"]) == ("70.1 / 68.3", "10.9 / 12.3")
+
+
+def test_edges_are_drawn_with_their_prior(runs):
+    run = read_run(runs[0])
+    assert np.allclose(prior_of(run, "hetero"), make_prior("published", "hetero").numpy())
+    curves = edge_curves(run)
+    assert curves is not None
+    panels = curves.get_axes()
+    assert len(panels) == 2 * len(PAIRS)
+    for axes, prior in zip(panels, [*prior_of(run, "homo"), *prior_of(run, "hetero")], strict=True):
+        heights = {line.get_label(): float(np.asarray(line.get_ydata()).ravel()[-1]) for line in axes.get_lines()}
+        assert heights["prior"] == pytest.approx(prior)
+        assert set(heights) == {"prior", "edge", "1/6, where edges start"}
+    none = read_run(runs[0])
+    none.config["objective"]["prior"] = "none"
+    figure = edge_curves(none)
+    assert figure is not None
+    assert all(line.get_label() != "prior" for axes in figure.get_axes() for line in axes.get_lines())
+
+
+def test_edge_matrices_put_teacher_and_student_in_their_place(runs):
+    edges = {"homo": np.arange(6) / 15}
+    panel = edge_heatmaps(edges, {"homo": make_prior("published", "homo").numpy()}).get_axes()[0]
+    shown = {(t.get_position()[0], t.get_position()[1]): t.get_text() for t in panel.texts}
+    assert shown[(0, 2)] == "0.000", "text <- vision: student text is column 0, teacher vision is row 2"
+    assert shown[(1, 0)] == f"{4 / 15:.3f}", "audio <- text"
+    last = last_edges(read_run(runs[0]), "homo")
+    assert last is not None
+    assert last.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_figures_are_reproducible(runs):
+    run = read_run(runs[0])
+    first, again = (edge_curves(run) for _ in range(2))
+    assert first is not None
+    assert again is not None
+    for kind in ("png", "svg"):
+        assert render(first, kind) == render(again, kind)
+
+
+def test_summaries_are_scipys():
+    values = [0.7, 0.75, 0.74, 0.71]
+    summary = summarise(values)
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (summary.mean - summary.half_width, summary.mean + summary.half_width) == pytest.approx((low, high))
+    assert summary.std == pytest.approx(stats.tstd(values))
+    assert math.isnan(summarise([1.0]).half_width)
+
+
+def test_scores_average_to_the_metrics():
+    generator = np.random.default_rng(0)
+    labels = np.round(generator.uniform(-3, 3, 200) * 5) / 5
+    labels[:20] = 0
+    predictions = labels + generator.normal(size=200)
+    metrics = sentiment_metrics(torch.from_numpy(predictions), torch.from_numpy(labels))
+    for metric in COMPARED:
+        assert np.nanmean(sample_scores(metric, predictions, labels)) == pytest.approx(metrics[metric])
+
+
+def test_the_bootstrap_finds_a_difference_and_only_where_there_is_one():
+    generator = np.random.default_rng(1)
+    labels = generator.uniform(-3, 3, 300)
+    good, same = (labels + generator.normal(scale=0.5, size=(3, 300)) for _ in range(2))
+    worse = labels + generator.normal(scale=0.8, size=(4, 300))
+    found = {d.metric: d for d in paired_bootstrap(good, worse, labels, resamples=1000)}
+    assert found["mae"].low > 0
+    assert found["mae"].p < 0.01
+    assert found["mae"].mean == pytest.approx(np.abs(worse - labels).mean() - np.abs(good - labels).mean())
+    alike = {d.metric: d for d in paired_bootstrap(good, same, labels, resamples=1000)}
+    assert alike["mae"].low < 0 < alike["mae"].high
+
+
+def test_grouping_ignores_the_seed_and_names_what_differs(runs):
+    measured = [Measured(run=read_run(run), result=load_and_run(run, Path(read_run(run).info["data"]), "valid"))
+                for run in runs]  # fmt: skip
+    groups = make_groups(measured)
+    assert [(group.name, len(group.members)) for group in groups] == [("prior=published", 2), ("prior=uniform", 1)]
+    assert [group.name for group in make_groups(measured[:2])] == ["synthetic"]
+
+
+def test_confusion_counts_every_sample(runs, shards):
+    result = load_and_run(runs[0], shards, "test")
+    counts = confusion(result)
+    assert counts.sum() == len(result.labels)
+    assert np.trace(counts) / counts.sum() == pytest.approx(result.metrics["fused"]["acc7"])
+
+
+def test_projection_and_smoothing():
+    generator = np.random.default_rng(0)
+    points = np.concatenate([generator.normal(size=(40, 5)), generator.normal(size=(40, 5)) + 20])
+    for method in ("pca", "tsne"):
+        plane = project(points, method)
+        gap = np.linalg.norm(plane[:40].mean(0) - plane[40:].mean(0))
+        assert gap > 2 * plane[:40].std()
+    assert smooth(np.array([1.0, math.nan, 3.0]), 3).tolist() == [1, 2, 3]
+
+
+def test_report_refuses(runs, tmp_path, capsys):
+    def refused(*arguments: object) -> str:
+        capsys.readouterr()
+        assert command("report", *arguments, "--out", tmp_path / "out") == 2
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+        return error
+
+    assert "there is no run directory" in refused(tmp_path / "gone")
+    assert "is not the directory of a training" in refused(tmp_path)
+    assert "named twice" in refused(runs[0], runs[0])
+    assert "holds no index" in refused(runs[0], "--data", tmp_path)
+    killed = tmp_path / "killed"
+    shutil.copytree(runs[0], killed)
+    document = json.loads((killed / "run.json").read_text())
+    document["sessions"][-1].pop("finished")
+    (killed / "run.json").write_text(json.dumps(document))
+    assert "is not finished" in refused(killed)
+    text = (killed / "metrics.jsonl").read_text()
+    (killed / "metrics.jsonl").write_text(text + '{"step": 3, "tra')
+    assert command("report", killed, "--out", tmp_path / "killed_report", "--unfinished") == 0
+    assert "NOT FINISHED" in (tmp_path / "killed_report" / "index.html").read_text()
+    (killed / "metrics.jsonl").write_text(text.replace("valid/loss", "valid/lost"))
+    assert "has no validation yet" in refused(killed)
