@@ -1,4 +1,4 @@
-"""Subcommands of `dmd` that draw: report."""
+"""Subcommands of `dmd` that draw: report, missing."""
 
 import argparse
 from pathlib import Path
@@ -25,6 +25,29 @@ def report(argv: list[str]) -> int:
     page = build_report(
         options.runs, out, data=options.data, split=options.split, method=options.projection,
         unfinished=options.unfinished,
+    )  # fmt: skip
+    print(f"{page}: open it in a browser; figures and tables are beside it")
+    return 0
+
+
+def missing(argv: list[str]) -> int:
+    """Evaluate runs with parts of their input missing: drop rate x modality, by sample and by frame."""
+    parser = argparse.ArgumentParser(prog="dmd missing", description=missing.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several are seeds: the plot is their mean")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/missing, with several runs ./missing")
+    parser.add_argument("--data", type=Path, metavar="SHARDS", help="other shards than those of the training")
+    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="default: test")
+    parser.add_argument("--rates", type=float, nargs="+", metavar="R", help="default: 0 0.1 0.3 0.5 0.7 0.9 1")
+    parser.add_argument("--unit", choices=["sample", "frame"], help="drop by this alone (default: both)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is dropped (default: 0)")
+    options = parser.parse_args(argv)
+
+    from dmd.report.missing import RATES, UNITS, missing_page
+
+    out = options.out or (options.runs[0] / "missing" if len(options.runs) == 1 else Path("missing"))
+    page = missing_page(
+        options.runs, out, data=options.data, split=options.split, rates=options.rates or RATES,
+        units=(options.unit,) if options.unit else UNITS, seed=options.seed,
     )  # fmt: skip
     print(f"{page}: open it in a browser; figures and tables are beside it")
     return 0

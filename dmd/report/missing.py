@@ -1,0 +1,185 @@
+"""Missing modalities: metrics over a grid of drop rate x modality, whole samples or single frames set to zero.
+
+What is dropped depends on (seed, modality, unit, place in the split) alone, and a higher rate drops what a lower one
+does and more, so a curve over rates is not shaken by the draw. Text tokens are dropped after the text encoder, so that
+every modality loses the same thing: its features.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dmd.exported import load
+from dmd.metrics import sentiment_metrics
+from dmd.model.config import MODALITIES
+from dmd.predict_inputs import read_samples
+from dmd.predictor import Arrays, Predictor, join
+from dmd.report.page import Picture, Section, write_page
+from dmd.report.style import COLOURS, DASHES, INK, METRIC_TITLE, RC, new_figure
+from dmd.report.tables import Table, show
+from dmd.training.restore import training_data
+
+Unit = Literal["sample", "frame"]
+UNITS: tuple[Unit, ...] = ("sample", "frame")
+TARGETS = (*MODALITIES, "all")
+"""What is dropped: one modality, or each of the three by its own draw."""
+RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One place of the grid."""
+
+    unit: Unit
+    target: str
+    rate: float
+    metrics: dict[str, float]
+    """Of the fused prediction, over the whole split."""
+
+
+def dropped(modality: str, count: int, steps: int, *, unit: Unit, rate: float, seed: int) -> NDArray[np.bool_]:
+    """Which frames [count, steps] of a modality are missing; equal along the steps for `unit="sample"`."""
+    generator = np.random.default_rng([seed, MODALITIES.index(modality), UNITS.index(unit)])
+    draws = generator.random((count, steps if unit == "frame" else 1))
+    return np.broadcast_to(draws < rate, (count, steps))
+
+
+def check_rates(rates: Sequence[float]) -> None:
+    """Raise ValueError unless every rate lies in [0, 1]."""
+    for rate in rates:
+        if not 0 <= rate <= 1:
+            raise ValueError(f"the drop rate {rate} is outside [0, 1]; give shares of samples or frames")
+
+
+def evaluate_grid(
+    model: Predictor, data: Path, split: str, *, rates: Sequence[float] = RATES, units: Sequence[Unit] = UNITS,
+    seed: int = 0,
+) -> list[Cell]:
+    """Evaluate a model with parts of its input missing.
+
+    Raises:
+        ValueError: a rate outside [0, 1], or data that the model cannot read.
+    """
+    check_rates(rates)
+    batches = list(read_samples(data, model.card, splits=[split]))
+    labels = torch.from_numpy(np.concatenate([samples.labels for samples in batches]))
+    cells = []
+    for unit in units:
+        for target in TARGETS:
+            lost = MODALITIES if target == "all" else (target,)
+            for rate in rates:
+                arrays = [samples.arrays for samples in batches]
+                predicted = _predict(model, arrays, _masks(model, len(labels), lost, unit, rate, seed))
+                cells.append(Cell(
+                    unit=unit, target=target, rate=rate, metrics=sentiment_metrics(predicted, labels)
+                ))  # fmt: skip
+    return cells
+
+
+def _masks(model: Predictor, count: int, lost: Sequence[str], unit: Unit, rate: float, seed: int) -> Arrays:
+    """{modality: [count, T, 1]}, 1 where a frame is there, for the modalities that lose some."""
+    lengths = model.card.data["lengths"]
+    kept = {m: ~dropped(m, count, int(lengths[m]), unit=unit, rate=rate, seed=seed) for m in lost}
+    return {m: torch.from_numpy(mask.astype(np.float32))[..., None] for m, mask in kept.items()}
+
+
+def _predict(model: Predictor, batches: list[Arrays], masks: Arrays) -> Tensor:
+    """Fused predictions [N] with the masks applied to the features."""
+    parts, begin = [], 0
+    encoder = model.modules.dmd.text_encoder
+    for arrays in batches:
+        end = begin + len(arrays["audio"])
+        part = {m: mask[begin:end] for m, mask in masks.items()}
+        behind = part.pop("text") if encoder is not None and "text" in part else None
+        masked = {m: array * part[m] if m in part else array for m, array in arrays.items()}
+        with _masked_output(encoder, behind):
+            parts.append(model.read(model.output(masked)))
+        begin = end
+    return join(parts).sentiment
+
+
+@contextmanager
+def _masked_output(module: nn.Module | None, mask: Tensor | None) -> Iterator[None]:
+    """Multiply what a module gives by a mask, inside the block; nothing without a mask."""
+    if module is None or mask is None:
+        yield
+        return
+
+    def multiply(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        return output * mask.to(output.device, output.dtype)
+
+    handle = module.register_forward_hook(multiply)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def missing_table(cells: Sequence[Cell]) -> Table:
+    """Every cell of the grid with all metrics."""
+    rows = [
+        [cell.unit, cell.target, f"{cell.rate:g}", *(show(m, cell.metrics[m]) for m in METRIC_TITLE)] for cell in cells
+    ]
+    return Table(
+        name="missing", title="Missing modalities", note="Shares in per cent.",
+        header=["dropped by", "modality", "rate", *METRIC_TITLE.values()], rows=rows,
+    )  # fmt: skip
+
+
+def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
+    """MAE and Acc2 over the drop rate, a line per modality: the mean over the runs whose grids are given."""
+    units = list(dict.fromkeys(cell.unit for cell in grids[0]))
+    figure = new_figure(9.2, 2.9 * len(units))
+    panels = figure.subplots(len(units), 2, squeeze=False, sharex=True)
+    for row, unit in zip(panels, units, strict=True):
+        for axes, metric in zip(row, ("mae", "acc2_non0"), strict=True):
+            for number, target in enumerate(TARGETS):
+                rates = [cell.rate for cell in grids[0] if (cell.unit, cell.target) == (unit, target)]
+                values = np.array([
+                    [cell.metrics[metric] for cell in grid if (cell.unit, cell.target) == (unit, target)]
+                    for grid in grids
+                ]).mean(0)  # fmt: skip
+                axes.plot(rates, values, linestyle=DASHES[number], marker="o^sD"[number], markersize=5,
+                          color=(*COLOURS, INK)[number], label=target)  # fmt: skip
+            axes.set_title(f"{METRIC_TITLE[metric]}, dropped by {unit}")
+    for axes in panels[-1]:
+        axes.set_xlabel("drop rate")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(TARGETS))
+    return figure
+
+
+def missing_page(
+    runs: Sequence[Path], out: Path, *, data: Path | None, split: str, rates: Sequence[float], units: Sequence[Unit],
+    seed: int,
+) -> Path:
+    """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.
+
+    Raises:
+        ValueError: as `evaluate_grid`, or a run that is not there.
+    """
+    check_rates(rates)
+    grids = [
+        evaluate_grid(load(run), data or Path(training_data(run)), split, rates=rates, units=units, seed=seed)
+        for run in runs
+    ]
+    tables = [missing_table(grid) for grid in grids]
+    sections = []
+    with rc_context(RC):  # type: ignore[arg-type]
+        picture = Picture(name="missing", figure=missing_figure(grids), caption=(
+            f"Metrics of the fused prediction on the {split} split, mean over {len(runs)} runs; a rate of 1 leaves "
+            "nothing of the modality."
+        ))  # fmt: skip
+        sections.append(Section(anchor="grid", title="Drop rate x modality", pictures=[picture]))
+        for run, table in zip(runs, tables, strict=True):
+            sections.append(Section(anchor=run.resolve().name, title=f"Run {run.resolve().name}", tables=[table]))
+        return write_page(out, "Missing modalities", f"{split} split, seed {seed} of what is dropped", sections)

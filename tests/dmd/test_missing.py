@@ -1,0 +1,96 @@
+"""The missing-modality grid: what is dropped, that nothing else is, and that rate 0 is `dmd evaluate`."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig
+
+import dmd
+from dmd.exported import example
+from dmd.losses import Objective
+from dmd.model import DMD
+from dmd.model.config import MODALITIES
+from dmd.model.text import build_text_encoder
+from dmd.predictor import ModelCard, Modules, Predictor
+from dmd.presets import config_to_dict, load_config
+from dmd.report.missing import TARGETS, _masks, _predict, dropped, evaluate_grid
+from tests.dmd.trained import SMALL, command
+
+
+def test_higher_rates_drop_what_lower_ones_do_and_more():
+    before = np.zeros((300, 20), dtype=bool)
+    for rate in (0.0, 0.2, 0.5, 1.0):
+        now = dropped("audio", 300, 20, unit="frame", rate=rate, seed=3)
+        assert (now | ~before).all()
+        assert now.mean() == pytest.approx(rate, abs=0.03)
+        before = now
+    whole = dropped("text", 300, 20, unit="sample", rate=0.5, seed=3)
+    assert (whole == whole[:, :1]).all()
+    assert whole.mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_draw_depends_on_seed_modality_and_unit():
+    base = dropped("text", 50, 8, unit="frame", rate=0.5, seed=0)
+    assert (base == dropped("text", 50, 8, unit="frame", rate=0.5, seed=0)).all()
+    for other in (dropped("text", 50, 8, unit="frame", rate=0.5, seed=1),
+                  dropped("audio", 50, 8, unit="frame", rate=0.5, seed=0)):  # fmt: skip
+        assert (base != other).any()
+
+
+def test_the_grid_starts_at_evaluate_and_all_missing_is_one_prediction(run, shards, tmp_path):
+    assert command("evaluate", run, "--json", tmp_path / "test.json") == 0
+    whole = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]
+    cells = evaluate_grid(dmd.load(run), shards, "test", rates=[0, 1], units=["sample"])
+    assert {(cell.target, cell.rate) for cell in cells} == {(target, rate) for target in TARGETS for rate in (0, 1)}
+    for cell in cells:
+        if cell.rate == 0:
+            assert cell.metrics["mae"] == pytest.approx(whole["mae"], rel=1e-6)
+    nothing = next(cell for cell in cells if (cell.target, cell.rate) == ("all", 1))
+    assert np.isnan(nothing.metrics["corr"]), "without any input every prediction is the same"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_dropped_modality_is_as_good_as_zero_and_the_others_stay(run, modality):
+    model = dmd.load(run)
+    arrays = example(model.card, 6)
+    got = _predict(model, [arrays], _masks(model, 6, [modality], "sample", 1.0, 0))
+    zeroed = arrays | {modality: torch.zeros_like(arrays[modality])}
+    assert torch.equal(got, model.predict(**zeroed).sentiment)
+    assert not torch.equal(got, model.predict(**arrays).sentiment)
+
+
+def test_text_tokens_are_dropped_behind_the_encoder():
+    settings = BertConfig(vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
+                          intermediate_size=8).to_dict()  # fmt: skip
+    config = load_config(None, SMALL)
+    lengths = dict.fromkeys(MODALITIES, 9)
+    data = {"text_kind": "tokens", "dims": {"text": 0, "audio": 3, "vision": 4}, "lengths": lengths}
+    card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
+    network = DMD(config.model, data["dims"], lengths, build_text_encoder(settings, frozen=False))
+    weights = Modules(network, Objective(config.objective, config.model)).state_dict()
+    model = Predictor(card, weights, torch.device("cpu"))
+    arrays, other = example(card, 4), example(card, 4)
+    other["text"] = arrays["text"].clone()
+    other["text"][:, 0] = torch.arange(9)
+    masks = _masks(model, 4, ["text"], "sample", 1.0, 0)
+    other |= {"audio": arrays["audio"], "vision": arrays["vision"]}
+    assert not torch.equal(model.predict(**arrays).sentiment, model.predict(**other).sentiment)
+    assert torch.equal(_predict(model, [arrays], masks), _predict(model, [other], masks))
+    assert not torch.equal(_predict(model, [arrays], masks), model.predict(**arrays).sentiment)
+
+
+def test_the_command_writes_table_and_plot(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert command("missing", *runs[:2], "--out", out, "--rates", 0, 0.5, "--unit", "frame") == 0
+    with open(out / "one" / "missing.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["modality"], row["rate"]) for row in rows] == [(t, r) for t in TARGETS for r in ("0", "0.5")]
+    assert (out / "grid" / "missing.svg").stat().st_size > 5000
+    assert (out / "index.html").is_file()
+    capsys.readouterr()
+    assert command("missing", runs[0], "--rates", 1.5, "--out", tmp_path / "no") == 2
+    assert "1.5 is outside [0, 1]" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
