@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmd.kernels.noise import Noise, draw_dropped, keep_scale
+from dmd.kernels.noise import Noise, keep_scale, kept_elements
 
 PIECE_ELEMENTS = 2**19
 """Attention weights of one piece: 2 MB in float32."""
 PIECE_ROWS = 64
 """Query rows of one piece."""
+SAFE_BOUND = 30.0
+"""Scores (base 2) up to which their Cauchy-Schwarz bound replaces the row maximum before the exponential."""
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,69 +76,100 @@ class _Piece:
     """Query rows, as in the whole sequence."""
     keys: int
     """Keys that any of these rows sees."""
-    seed: tuple[int, ...]
-    """(place of the ghost batch, site parts...) of the dropout; empty without one."""
+    ghost: int
+    """Place of its ghost batch in the batch."""
+    first_sample: int
+    """Its first sample inside that ghost batch."""
 
 
-def _pieces(plan: AttentionPlan, batch: int, ghost_size: int | None, site: int | None) -> Iterator[_Piece]:
-    """All pieces. What a piece draws depends on its ghost batch, not on how many there are."""
-    unit = batch if ghost_size is None else ghost_size
+def _pieces(plan: AttentionPlan, batch: int, unit: int) -> Iterator[_Piece]:
+    """All pieces of a batch of ghost batches of `unit` samples."""
     for encoder in range(len(plan.queries)):
         first, end = plan.rows(encoder)
-        for number, begin in enumerate(range(first, end, PIECE_ROWS)):
+        for begin in range(first, end, PIECE_ROWS):
             rows = range(begin, min(begin + PIECE_ROWS, end))
             keys = plan.visible(encoder, rows[-1])
             at_once = max(1, PIECE_ELEMENTS // (plan.heads * len(rows) * keys))
             for ghost in range(batch // unit):
-                for part, sample in enumerate(range(0, unit, at_once)):
+                for sample in range(0, unit, at_once):
                     where = slice(ghost * unit + sample, ghost * unit + min(sample + at_once, unit))
-                    seed = () if site is None or not plan.rates[encoder] else (ghost, site, encoder, number, part)
-                    yield _Piece(encoder, where, rows, keys, seed)
+                    yield _Piece(encoder, where, rows, keys, ghost, sample)
 
 
-def _by_head(x: Tensor, heads: int) -> Tensor:
-    """[b, t, d] -> [b * H, t, d / H], contiguous."""
-    batch, steps, dim = x.shape
-    return x.view(batch, steps, heads, dim // heads).transpose(1, 2).reshape(batch * heads, steps, dim // heads)
+class _Heads:
+    """Moves between [b, t, d] and [b * H, d / H, t]; products over so few channels are fastest with time last."""
 
+    def __init__(self, heads: int) -> None:
+        self.heads = heads
 
-def _from_heads(x: Tensor, heads: int) -> Tensor:
-    """[b * H, t, d / H] -> [b, t, d]."""
-    rows, steps, width = x.shape
-    return x.view(rows // heads, heads, steps, width).transpose(1, 2).reshape(rows // heads, steps, heads * width)
+    def split(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        batch, steps, dim = x.shape
+        out = torch.empty(batch, self.heads, dim // self.heads, steps, dtype=x.dtype, device=x.device)
+        torch.mul(x.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1), scale, out=out)
+        return out.flatten(0, 1)
+
+    def join(self, x: Tensor) -> Tensor:
+        rows, width, steps = x.shape
+        return x.view(rows // self.heads, self.heads, width, steps).permute(0, 3, 1, 2).flatten(2)
 
 
 class _Weights:
-    """Attention weights of pieces, into buffers that every piece of a call shares."""
+    """Attention weights and dropout masks of the pieces of one call."""
 
-    def __init__(self, plan: AttentionPlan, noise: Noise | None) -> None:
-        self.plan, self.noise = plan, noise
-        self._masks: dict[tuple[int, int, int], Tensor | None] = {}
+    def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None) -> None:
+        self.plan, self.noise, self.site = plan, noise, site
+        self._hidden: dict[tuple[int, int, int], Tensor | None] = {}
+        self._words: dict[tuple[int, int, int, int], Tensor] = {}
 
-    def __call__(self, piece: _Piece, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Softmax [b*H, rows, keys] from scaled query and key heads, and what dropout drops of it (None: nothing)."""
-        weights = torch.bmm(query, key.transpose(1, 2))
-        mask = self._mask(piece, weights)
-        if mask is not None:
-            weights += mask
-        weights = torch.softmax(weights, dim=-1)
-        if not piece.seed:
-            return weights, None
+    def unit(self, batch: int) -> int:
+        """Samples that belong together in the pieces."""
+        return batch if self.site is None or self.noise is None else self.noise.ghost_size
+
+    def row_shift(self, piece: _Piece, q: Tensor, k: Tensor) -> Tensor:
+        """A number for each row that its scores (base 2) do not exceed by much: [b*H, rows]."""
+        bound = (q.square().sum(1) * k.square().sum(1).amax(-1, keepdim=True)).sqrt()
+        if float(bound.max()) <= SAFE_BOUND:
+            return bound
+        scores = torch.bmm(q.transpose(1, 2), k)
+        hidden = self._mask(piece, scores)
+        return (scores if hidden is None else scores + hidden).amax(-1)
+
+    def __call__(self, piece: _Piece, q: Tensor, k: Tensor, shift: Tensor) -> Tensor:
+        """2 ** (q k - shift), 0 where hidden: q [b*H, h, rows] and k [b*H, h, keys] -> [b*H, rows, keys]."""
+        q = torch.cat([q, shift.neg().unsqueeze(1)], dim=1).transpose(1, 2)
+        k = torch.cat([k, torch.ones_like(k[:, :1])], dim=1)
+        hidden = self._mask(piece, q)
+        return (torch.bmm(q, k) if hidden is None else torch.baddbmm(hidden, q, k)).exp2_()
+
+    def kept(self, piece: _Piece, like: Tensor) -> Tensor | None:
+        """1 where dropout keeps a weight [b*H, rows, keys], 0 where not; None without dropout."""
+        rate = self.plan.rates[piece.encoder]
+        if self.site is None or rate == 0:
+            return None
         assert self.noise is not None
-        generator = self.noise.generator(*piece.seed)
-        return weights, draw_dropped(weights.numel(), self.plan.rates[piece.encoder], generator).view_as(weights)
+        length, words = self.plan.queries[piece.encoder], (self.plan.keys[piece.encoder] + 1) // 2
+        first, end = piece.rows.start, piece.rows.stop
+        shape = (piece.encoder, like.shape[0], first, piece.keys)
+        if shape not in self._words:
+            matrix = torch.arange(like.shape[0], dtype=torch.int32)[:, None, None] * length
+            row = torch.arange(first, end, dtype=torch.int32)[:, None]
+            self._words[shape] = (matrix + row) * words + torch.arange((piece.keys + 1) // 2, dtype=torch.int32)
+        low, high = self.noise.key(piece.ghost, self.site, piece.encoder)
+        offset = piece.first_sample * self.plan.heads * length * words
+        key = ((low + offset + 2**31) % 2**32 - 2**31, high)
+        return kept_elements(self._words[shape], rate, key, like.dtype)[..., : piece.keys]
 
     def _mask(self, piece: _Piece, like: Tensor) -> Tensor | None:
         """Additive mask [rows, keys]; None where every row sees every key."""
         key = (piece.encoder, piece.rows.start, piece.keys)
-        if key not in self._masks:
+        if key not in self._hidden:
             visible = [self.plan.visible(piece.encoder, row) for row in piece.rows]
             mask = None
             if min(visible) < piece.keys:
                 hidden = torch.arange(piece.keys)[None] >= torch.tensor(visible)[:, None]
-                mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf).to(like.device)
-            self._masks[key] = mask
-        return self._masks[key]
+                mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf)
+            self._hidden[key] = mask
+        return self._hidden[key]
 
 
 def _local(plan: AttentionPlan, piece: _Piece) -> slice:
@@ -144,56 +178,57 @@ def _local(plan: AttentionPlan, piece: _Piece) -> slice:
 
 
 class _Attention(torch.autograd.Function):
-    """Forward keeps query, key, value and the output; backward computes the weights again."""
+    """Keeps query, key, value, the output and each row's log-sum (base 2) for backward."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
                 site: int | None) -> Tensor:  # fmt: skip
-        heads, factor = plan.heads, (query.shape[-1] // plan.heads) ** -0.5
+        heads, factor = _Heads(plan.heads), (query.shape[-1] // plan.heads) ** -0.5
         out = torch.zeros_like(query)
-        weigh = _Weights(plan, noise)
-        for piece in _pieces(plan, query.shape[1], None if site is None or noise is None else noise.ghost_size, site):
+        weigh = _Weights(plan, noise, site)
+        sums = []
+        for piece in _pieces(plan, query.shape[1], weigh.unit(query.shape[1])):
             e, b, rows = piece.encoder, piece.samples, _local(plan, piece)
-            q = _by_head(query[e, b, rows], heads) * factor
-            weights, dropped = weigh(piece, q, _by_head(key[e, b, : piece.keys], heads))
-            if dropped is not None:
-                weights.masked_fill_(dropped, 0)
-            mixed = torch.bmm(weights, _by_head(value[e, b, : piece.keys], heads))
-            if dropped is not None:
-                mixed *= keep_scale(plan.rates[e])
-            out[e, b, rows] = _from_heads(mixed, heads)
-        ctx.save_for_backward(query, key, value, out)
+            q = heads.split(query[e, b, rows], factor * LOG2_E)
+            k, v = heads.split(key[e, b, : piece.keys]), heads.split(value[e, b, : piece.keys])
+            shift = weigh.row_shift(piece, q, k)
+            weights = weigh(piece, q, k, shift)
+            total = weights.sum(-1)  # [b*H, rows]
+            kept = weigh.kept(piece, weights)
+            scale = 1.0 if kept is None else keep_scale(plan.rates[e])
+            if kept is not None:
+                weights *= kept
+            mixed = torch.bmm(v, weights.transpose(1, 2)) * (scale / total).unsqueeze(1)
+            out[e, b, rows] = heads.join(mixed)
+            sums.append(shift + total.log2())
+        ctx.save_for_backward(query, key, value, out, *sums)
         ctx.plan, ctx.noise, ctx.site = plan, noise, site
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out = ctx.saved_tensors
-        (grad_out,) = gradients
+        query, key, value, out, *sums = ctx.saved_tensors
         plan: AttentionPlan = ctx.plan
-        noise: Noise | None = ctx.noise
-        heads, factor = plan.heads, (query.shape[-1] // plan.heads) ** -0.5
+        heads, factor = _Heads(plan.heads), (query.shape[-1] // plan.heads) ** -0.5
         grad_q, grad_k, grad_v = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        weigh = _Weights(plan, noise)
-        ghost_size = None if ctx.site is None or noise is None else noise.ghost_size
-        for piece in _pieces(plan, query.shape[1], ghost_size, ctx.site):
+        weigh = _Weights(plan, ctx.noise, ctx.site)
+        for piece, shift in zip(_pieces(plan, query.shape[1], weigh.unit(query.shape[1])), sums, strict=True):
             e, b, rows = piece.encoder, piece.samples, _local(plan, piece)
-            q = _by_head(query[e, b, rows], heads) * factor
-            k, v = _by_head(key[e, b, : piece.keys], heads), _by_head(value[e, b, : piece.keys], heads)
-            grad = _by_head(grad_out[e, b, rows], heads)
-            mean = (grad * _by_head(out[e, b, rows], heads)).sum(-1, keepdim=True)  # rows' sum of weight * gradient
-            weights, dropped = weigh(piece, q, k)
-            if dropped is None:
-                grad_weights = torch.bmm(grad, v.transpose(1, 2))
-                grad_value = torch.bmm(weights.transpose(1, 2), grad)
-            else:
-                grad = grad * keep_scale(plan.rates[e])
-                grad_weights = torch.bmm(grad, v.transpose(1, 2)).masked_fill_(dropped, 0)
-                grad_value = torch.bmm(weights.masked_fill(dropped, 0).transpose(1, 2), grad)
-            grad_scores = grad_weights.sub_(mean).mul_(weights)
-            grad_v[e, b, : piece.keys] += _from_heads(grad_value, heads)
-            grad_k[e, b, : piece.keys] += _from_heads(torch.bmm(grad_scores.transpose(1, 2), q), heads)
-            grad_q[e, b, rows] = _from_heads(torch.bmm(grad_scores, k).mul_(factor), heads)
+            q = heads.split(query[e, b, rows], factor)
+            k, v = heads.split(key[e, b, : piece.keys]), heads.split(value[e, b, : piece.keys])
+            grad = heads.split(gradients[0][e, b, rows])  # [b*H, h, rows]
+            mean = (grad * heads.split(out[e, b, rows])).sum(1)  # each row's sum of weight * its gradient
+            weights = weigh(piece, q * LOG2_E, k, shift)
+            kept = weigh.kept(piece, weights)
+            if kept is not None:
+                grad *= keep_scale(plan.rates[e])
+            grad_scores = torch.bmm(grad.transpose(1, 2), v)
+            if kept is not None:
+                grad_scores *= kept
+            grad_scores.sub_(mean.unsqueeze(-1)).mul_(weights)
+            if kept is not None:
+                weights *= kept
+            grad_v[e, b, : piece.keys] += heads.join(torch.bmm(grad, weights))
+            grad_k[e, b, : piece.keys] += heads.join(torch.bmm(q, grad_scores))
+            grad_q[e, b, rows] = heads.join(torch.bmm(k, grad_scores.transpose(1, 2))) * factor
         return grad_q, grad_k, grad_v, None, None, None
-
-
