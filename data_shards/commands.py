@@ -1,63 +1,103 @@
-"""The subcommands of this floor: `dmd shard` and `dmd verify`. Each is a thin function over the library."""
+"""The subcommands of this floor: `dmd shard`, `verify`, `inspect` and `index`, thin functions over the library.
+
+Run `dmd NAME --help`. Remote places are fsspec URLs; DMD_CACHE_DIR and DMD_CACHE_BYTES say where and how large the
+node's copies of remote shards may be.
+"""
 
 import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 
 def shard(argv: list[str]) -> int:
-    """Turn a feature pickle, or made-up data, into shards with an index."""
-    parser = argparse.ArgumentParser(
-        prog="dmd shard",
-        description="Turn an MMSA feature pickle, or made-up data (--synthetic), into WebDataset shards with an index.",
-        epilog="Nothing changes in SHARDS until all shards are written; those that are there stay readable until then.",
-    )
-    parser.add_argument("features", nargs="?", metavar="FEATURES.pkl", help="an MMSA feature pickle")
-    parser.add_argument("shards", metavar="SHARDS", help="directory for the shards; made if it is not there")
-    parser.add_argument("--name", help="the data set's name (default: the file's, or synthetic)")
-    parser.add_argument(
-        "--samples-per-shard", type=int, default=512, metavar="N", help="samples in a tar (default: 512)"
-    )
-    pickled = parser.add_argument_group("feature pickle")
-    pickled.add_argument(
-        "--text",
-        choices=("auto", "features", "tokens"),
-        default="auto",
-        help="store the float array `text`, the tokens `text_bert`, or (auto) the first of them that is there",
-    )
-    pickled.add_argument(
-        "--nonfinite", choices=("refuse", "zero"), default="refuse", help="NaN and infinite values: stop, or store 0"
-    )
-    made = parser.add_argument_group("made-up data")
-    made.add_argument(
-        "--synthetic", action="store_true", help="make MOSI-shaped samples up instead of reading a pickle"
-    )
-    made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
-    made.add_argument("--text-kind", choices=("features", "tokens"), default="features", help="default: features")
-    options = parser.parse_args(argv)
-    if options.synthetic == (options.features is not None):
-        parser.error("give either FEATURES.pkl or --synthetic")
+    """Turn feature files, or made-up data, into shards with an index."""
+    options = _shard_options(argv)
 
     from data_shards.sources.base import Source
     from data_shards.writer import build
 
     source: Source
+    zeroed: dict[str, int] = {}
     if options.synthetic:
         from data_shards.sources.synthetic import SyntheticSource
 
+        name = options.name or "synthetic"
         source = SyntheticSource(
-            name=options.name or "synthetic", samples=options.samples, seed=options.seed, text_kind=options.text_kind
-        )
+            name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind
+        )  # fmt: skip
     else:
-        from data_shards.sources.mmsa import MmsaSource
+        from data_shards.sources.detect import SourceOptions, open_source
 
-        source = MmsaSource(options.features, name=options.name, text=options.text, nonfinite=options.nonfinite)
-        for field, count in source.nonfinite.items():
-            if count:
-                print(f"{field}: {count} non-finite values stored as 0")
-    info = build(source, options.shards, samples_per_shard=options.samples_per_shard)
+        others = {name: path for name, path in (("text", options.feature_text), ("audio", options.feature_audio),
+                                                ("vision", options.feature_vision)) if path}  # fmt: skip
+        found = open_source(
+            options.features,
+            SourceOptions(
+                name=options.name, format=options.format, text=options.text, nonfinite=options.nonfinite,
+                vocab=options.vocab, others=others,
+            ),
+        )  # fmt: skip
+        source, zeroed = found, found.nonfinite
+        for field, count in zeroed.items():
+            print(f"{field}: {count} non-finite values stored as 0")
+    with _bar(sum(source.counts().values())) as progress:
+        info = build(
+            source, options.shards, samples_per_shard=options.samples_per_shard, storage=options.dtype,
+            processes=options.processes or _cores(), zeroed=zeroed, progress=progress,
+        )  # fmt: skip
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
+    for modality, error in info.rounding.items():
+        print(f"{modality}: float16 storage changed no value by more than {error:.3g}")
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
     return 0
+
+
+def _shard_options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dmd shard",
+        description="Turn feature files, or made-up data (--synthetic), into WebDataset shards with an index.",
+        epilog="Nothing changes in SHARDS until all shards are written; those that are there stay readable until then.",
+    )
+    parser.add_argument(
+        "features", nargs="?", metavar="FEATURES",
+        help="an MMSA, MulT, MISA or MAG-BERT pickle, a directory of MISA pickles, or a Parquet or Arrow table",
+    )  # fmt: skip
+    parser.add_argument("shards", metavar="SHARDS", help=f"where the shards go: {_PLACE}; made if it is not there")
+    parser.add_argument("--name", help="the data set's name (default: the file's, or synthetic)")
+    parser.add_argument(
+        "--samples-per-shard", type=int, default=512, metavar="N", help="samples in a tar (default: 512)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32",
+        help="how features are stored; float16 halves the size, and its rounding error is reported (default: float32)",
+    )  # fmt: skip
+    parser.add_argument("--processes", type=int, metavar="N", help="writer processes (default: one per core)")
+    given = parser.add_argument_group("feature files")
+    given.add_argument("--format", choices=("auto", "mmsa", "misa", "table"), default="auto", help="default: auto")
+    given.add_argument(
+        "--text", choices=("auto", "features", "tokens"), default="auto",
+        help="store the float array `text`, the tokens `text_bert`, or (auto) the first of them that is there",
+    )  # fmt: skip
+    given.add_argument(
+        "--nonfinite", choices=("refuse", "zero"), default="refuse", help="NaN and infinite values: stop, or store 0"
+    )
+    given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that cuts MISA's and MAG-BERT's words")
+    for modality in ("text", "audio", "vision"):
+        given.add_argument(
+            f"--feature-{modality}", metavar="FILE.pkl", help=f"take {modality} from another MMSA pickle, joined by id"
+        )
+    made = parser.add_argument_group("made-up data")
+    made.add_argument("--synthetic", action="store_true", help="make MOSI-shaped samples up instead of reading a file")
+    made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
+    made.add_argument("--text-kind", choices=("features", "tokens"), default="features", help="default: features")
+    options = parser.parse_args(argv)
+    if options.synthetic == (options.features is not None):
+        parser.error("give either FEATURES or --synthetic")
+    return options
 
 
 def verify(argv: list[str]) -> int:
@@ -66,15 +106,105 @@ def verify(argv: list[str]) -> int:
         prog="dmd verify",
         description="Compare every byte of a set of shards with its index. Exit code 1: something is broken.",
     )
-    parser.add_argument("shards", metavar="SHARDS", help="directory of the shards")
+    parser.add_argument("shards", metavar="SHARDS", help=_PLACE)
+    parser.add_argument("--threads", type=int, metavar="N", help="shards read at once (default: one per core)")
     options = parser.parse_args(argv)
 
+    from data_shards.index import ShardIndex
     from data_shards.verify import verify as check
 
-    report = check(options.shards)
+    samples = sum(ShardIndex.load(options.shards).info.counts.values())
+    with _bar(samples) as progress:
+        report = check(options.shards, threads=options.threads or _cores(), progress=progress)
     for damage in report.damage:
         print(damage)
-    total = sum(report.info.counts.values())
     verdict = f"{len(report.damage)} broken; restore them or rebuild" if report.damage else "all intact"
-    print(f"{options.shards}: {total} samples in {len(report.info.shards)} shards, {report.bytes} bytes: {verdict}")
+    print(f"{options.shards}: {samples} samples in {len(report.info.shards)} shards, {report.bytes} bytes: {verdict}")
     return 1 if report.damage else 0
+
+
+def inspect(argv: list[str]) -> int:
+    """Say what is in a set of shards: splits, shapes, labels, lengths, sizes."""
+    parser = argparse.ArgumentParser(prog="dmd inspect", description="Say what is in a set of shards, from its index.")
+    parser.add_argument("shards", metavar="SHARDS", help=_PLACE)
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw label and length distributions")
+    options = parser.parse_args(argv)
+
+    import json
+
+    from data_shards.summary import plot, summarize, to_text
+
+    facts = summarize(options.shards)
+    print(json.dumps(facts, indent=2) if options.json else to_text(facts))
+    if options.plot:
+        plot(facts, options.plot)
+    return 0
+
+
+def index(argv: list[str]) -> int:
+    """Index tars that another WebDataset program wrote, in place."""
+    parser = argparse.ArgumentParser(
+        prog="dmd index",
+        description="Write an index for the tars in a directory, which then is a set of shards. The tars stay as they "
+        "are. Members that can hold code (.pth, .pkl, ...) are refused.",
+        epilog="example: dmd index tars --map text=emb.npy,audio=feats.npz:audio,vision=feats.npz:face,"
+        "label=json:sentiment,id=json:clip,raw_text=txt",
+    )
+    parser.add_argument("shards", metavar="DIR", help="a local directory with .tar files, in subdirectories too")
+    parser.add_argument(
+        "--map", metavar="NAME=MEMBER,...", default="",
+        help="the members that hold text, audio, vision, label, and optionally id, raw_text, text_length, "
+        "audio_length, vision_length (default: as in our own tars)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", metavar="SPLIT=PATTERN", action="append", default=[],
+        help="files of a split; repeatable (default: by the word train, valid, val, dev or test in the path)",
+    )  # fmt: skip
+    parser.add_argument("--name", help="the data set's name (default: the directory's)")
+    parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
+    options = parser.parse_args(argv)
+
+    from data_shards.foreign import index_tars
+
+    with _bar(None) as progress:
+        info = index_tars(
+            options.shards, mapping=_pairs(options.map.split(","), "--map"), splits=_pairs(options.split, "--split"),
+            name=options.name, processes=options.processes or _cores(), progress=progress,
+        )  # fmt: skip
+    counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
+    print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} tars, generation {info.generation}")
+    return 0
+
+
+def _pairs(items: list[str], option: str) -> dict[str, str]:
+    """`a=b` items as a dict."""
+    pairs: dict[str, str] = {}
+    for item in filter(None, items):
+        name, found, value = item.strip().partition("=")
+        if not found or not value:
+            raise ValueError(f"{option} {item!r} is not NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def _bar(samples: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal, with samples and bytes per second."""
+    from tqdm import tqdm
+
+    with tqdm(total=samples, unit=" samples", disable=None, smoothing=0.1) as bar:
+        total = 0
+
+        def advance(count: int, size: int) -> None:
+            nonlocal total
+            total += size
+            bar.update(count)
+            elapsed = bar.format_dict["elapsed"] or 1e-9
+            bar.set_postfix_str(f"{total / elapsed / 2**20:.0f} MiB/s")
+
+        yield advance

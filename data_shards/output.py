@@ -1,11 +1,13 @@
 """Where a build puts its shards: a directory, or a URL. In both the index comes last, so a set changes in one step."""
 
+import logging
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +17,12 @@ from data_shards.index_file import INDEX_NAME
 from data_shards.remote import Remote, RemoteOptions, is_url
 from data_shards.store import open_store
 
+_log = logging.getLogger(__name__)
 _LOCK, _STAGING = ".building.lock", ".staging-"
 _SHARD_NAME = re.compile(r"(train|valid|test)-\d{6}-[0-9a-f]{16}\.tar")
 
 
-class Output:
+class Output(ABC):
     """A build under way: files are made in `staging`, then taken over shard by shard, then published."""
 
     def __init__(self, place: str, staging: Path, lock: int | None = None) -> None:
@@ -28,19 +31,19 @@ class Output:
         """File descriptors that writer processes must close."""
         self._former = _shard_names(place)
 
+    @abstractmethod
     def take(self, file: Path, name: str) -> None:
         """Take a finished shard over under its final name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def publish(self) -> None:
         """Make the staged index the current one."""
-        raise NotImplementedError
 
 
 class _LocalOutput(Output):
-    def __init__(self, root: Path, staging: Path, lock: int) -> None:
+    def __init__(self, root: Path, staging: Path, lock: int, keep: Collection[str]) -> None:
         super().__init__(str(root), staging, lock)
-        self._root = root
+        self._root, self._keep = root, keep
         self._names: list[str] = []
 
     def take(self, file: Path, name: str) -> None:
@@ -54,8 +57,9 @@ class _LocalOutput(Output):
         sync_directory(self._root)
         os.replace(self.staging / INDEX_NAME, self._root / INDEX_NAME)
         sync_directory(self._root)
-        for path in self._root.iterdir():  # the generation before this one stays for whoever still reads it
-            if _SHARD_NAME.fullmatch(path.name) and path.name not in {*self._names, *self._former}:
+        wanted = {*self._names, *self._keep, *self._former}  # the former set stays for whoever still reads it
+        for path in self._root.iterdir():
+            if _SHARD_NAME.fullmatch(path.name) and path.name not in wanted:
                 path.unlink()
 
 
@@ -73,28 +77,38 @@ class _RemoteOutput(Output):
 
     def publish(self) -> None:
         self._remote.upload(self.staging / INDEX_NAME, INDEX_NAME)
-        self._uploaded.clear()
 
     def withdraw(self) -> None:
         """Remove what was uploaded for an index that never came."""
         for name in self._uploaded:
-            self._remote.remove(name)
+            try:
+                self._remote.remove(name)
+            except ValueError as error:
+                _log.warning("left over: %s", error)
 
 
 @contextmanager
-def open_output(place: str | Path, *, remote: RemoteOptions | None = None) -> Iterator[Output]:
+def open_output(
+    place: str | Path, *, keep: Collection[str] = (), remote: RemoteOptions | None = None
+) -> Iterator[Output]:
     """Begin a build at a directory or URL. What is there stays as it is unless the build publishes.
+
+    Args:
+        keep: shards that are in their place already.
 
     Raises:
         ValueError: another build is at work in the directory, or a file is in the way.
     """
     if is_url(place):
+        if str(place).startswith(("http://", "https://")):
+            raise ValueError(f"{place} cannot be written to; give a directory or a bucket")
         with tempfile.TemporaryDirectory(prefix="dmd-shards-") as staging:
             output = _RemoteOutput(Remote(str(place), remote), Path(staging))
             try:
                 yield output
-            finally:
+            except BaseException:
                 output.withdraw()
+                raise
         return
     root = Path(str(place).removeprefix("file://"))
     if root.exists() and not root.is_dir():
@@ -108,7 +122,7 @@ def open_output(place: str | Path, *, remote: RemoteOptions | None = None) -> It
             folder = root / f"{_STAGING}{uuid.uuid4().hex[:8]}"
             folder.mkdir()
             try:
-                yield _LocalOutput(root, folder, lock)
+                yield _LocalOutput(root, folder, lock, keep)
             finally:
                 shutil.rmtree(folder)
     finally:

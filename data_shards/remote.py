@@ -117,10 +117,7 @@ class Remote:
             else:
                 fs.put_file(str(path), target)
 
-        try:
-            self._retry(name, put)
-        except NotImplementedError as error:
-            raise ValueError(f"{self.url} cannot be written to; give a directory or a bucket") from error
+        self._retry(name, put)
 
     def exists(self, name: str) -> bool:
         """Whether a file is there."""

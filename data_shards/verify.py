@@ -1,16 +1,21 @@
-"""Check every byte of a set of shards against its index, and name what is broken."""
+"""Check every byte of a set of shards against its index, several shards at once, and name what is broken."""
 
 import hashlib
+import json
 import os
 import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_shards.index import Records, ShardIndex
-from data_shards.schema import MEMBERS, DatasetInfo, ShardInfo
+from data_shards.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
 from data_shards.tar import BLOCK, member_header
+
+_JSON = MEMBERS.index("json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,23 @@ class Report:
     """Bytes that were read and compared."""
 
 
-def verify(path: str | Path) -> Report:
-    """Read every shard of the set in directory `path`: its sha256, and each member's header and crc32.
+@dataclass(frozen=True)
+class _Job:
+    """One shard and what the index says about it."""
+
+    shard: ShardInfo
+    keys: list[str]
+    ids: list[str]
+    records: Records
+    packed: bool
+
+
+def verify(path: str | Path, *, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Read every shard of the set at a directory or URL: its sha256, and each member's header, crc32 and facts.
+
+    Args:
+        threads: shards that are read at once; hashing lets threads run side by side.
+        progress: called with (samples, bytes) after each shard.
 
     Raises:
         ValueError: the index itself is missing or damaged, so there is nothing to compare with.
@@ -45,42 +65,88 @@ def verify(path: str | Path) -> Report:
     index = ShardIndex.load(path)
     damage: list[Damage] = []
     done = 0
+    with ThreadPoolExecutor(threads) as pool:
+        pending = []
+        for job in _jobs(index):
+            pending.append(pool.submit(_verify_shard, index, job))
+            while len(pending) > threads or (pending and len(pending) + done == len(index.info.shards)):
+                damage += pending.pop(0).result()
+                shard = index.info.shards[done]
+                done += 1
+                if progress:
+                    progress(shard.samples, shard.bytes)
+    return Report(info=index.info, damage=tuple(damage), bytes=sum(shard.bytes for shard in index.info.shards))
+
+
+def _jobs(index: ShardIndex) -> Iterator[_Job]:
     starts = dict.fromkeys(index.info.counts, 0)
     for shard in index.info.shards:
         positions = np.arange(starts[shard.split], starts[shard.split] + shard.samples)
         starts[shard.split] += shard.samples
-        keys = index.strings("key", shard.split, positions)
-        records = index.records(shard.split, positions)
-        damage += _verify_shard(index.store.shard(shard), shard, keys, records)
-        done += shard.bytes
-    return Report(info=index.info, damage=tuple(damage), bytes=done)
+        keys, ids = (index.strings(column, shard.split, positions) for column in ("key", "id"))
+        yield _Job(shard, keys, ids, index.records(shard.split, positions), index.info.layout == "packed")
 
 
-def _verify_shard(path: Path, shard: ShardInfo, keys: list[str], records: Records) -> list[Damage]:
+def _verify_shard(index: ShardIndex, job: _Job) -> list[Damage]:
+    shard = job.shard
+    try:
+        path = index.store.shard(shard)
+    except ValueError as error:  # a remote shard that cannot be had whole
+        return [Damage(shard=shard.name, key="", what=str(error))]
     if not path.is_file():
         return [Damage(shard=shard.name, key="", what="the shard is missing")]
     size = os.path.getsize(path)
     found: list[Damage] = []
     if size != shard.bytes:
         found.append(Damage(shard=shard.name, key="", what=f"{size} bytes instead of {shard.bytes}"))
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for key, record in zip(keys, records, strict=True):
-            broken = []
-            for m, member in enumerate(MEMBERS):
-                offset, length = int(record["offset"][m]), int(record["size"][m])
-                raw = file.read(offset + length + -length % BLOCK - file.tell())
-                digest.update(raw)
-                name = f"{key}.{'json' if member == 'json' else f'{member}.npy'}"
-                if len(raw) != BLOCK + length + -length % BLOCK:
-                    broken.append(f"{member} is cut short")
-                elif raw[:BLOCK] != member_header(name, length):
-                    broken.append(f"{member} has a damaged tar header")
-                elif zlib.crc32(memoryview(raw)[BLOCK : BLOCK + length]) != record["crc32"][m]:
-                    broken.append(f"{member} does not match its crc32")
-            if broken:
-                found.append(Damage(shard=shard.name, key=key, what=", ".join(broken)))
-        digest.update(file.read())
-    if not found and digest.hexdigest() != shard.sha256:
+    sha256, broken = _read_members(path, job)
+    found += [Damage(shard=shard.name, key=job.keys[i], what=", ".join(what)) for i, what in sorted(broken.items())]
+    if not found and sha256 != shard.sha256:
         found.append(Damage(shard=shard.name, key="", what="sha256 differs, in padding between the samples' members"))
     return found
+
+
+def _read_members(path: Path, job: _Job) -> tuple[str, dict[int, list[str]]]:
+    """Read a shard from end to end: its sha256, and what is wrong with which sample."""
+    broken: dict[int, list[str]] = {}
+    offsets, sizes, checksums = (job.records[name] for name in ("offset", "size", "crc32"))
+    digest = hashlib.sha256()
+    at, raw, gap = 0, b"", b""
+    with open(path, "rb") as file:
+        for place in np.argsort(offsets, axis=None, kind="stable").tolist():
+            i, m = divmod(place, len(MEMBERS))
+            offset, size = int(offsets[i, m]), int(sizes[i, m])
+            if size == 0:
+                continue
+            if offset + size != at:  # two modalities may share a member, which then was just read
+                gap, raw = file.read(offset - at), file.read(size)
+                digest.update(gap)
+                digest.update(raw)
+                at = offset + size
+            wrong = _wrong(job, i, m, gap, raw, int(checksums[i, m]))
+            if wrong:
+                broken.setdefault(i, []).append(f"{MEMBERS[m]} {wrong}")
+        while rest := file.read(1 << 20):
+            digest.update(rest)
+    return digest.hexdigest(), broken
+
+
+def _wrong(job: _Job, i: int, m: int, gap: bytes, raw: bytes, crc32: int) -> str:
+    """What is wrong with a member, in words; empty where nothing is."""
+    if len(raw) != job.records["size"][i, m]:
+        return "is cut short"
+    if zlib.crc32(raw) != crc32:
+        return "does not match its crc32"
+    if not job.packed:
+        return ""
+    suffix = "json" if m == _JSON else f"{MEMBERS[m]}.npy"
+    if gap[-BLOCK:] != member_header(f"{job.keys[i]}.{suffix}", len(raw)):
+        return "has a damaged tar header"
+    if m == _JSON:
+        facts, record = json.loads(raw), job.records[i]
+        lengths = [facts["lengths"][modality] for modality in MODALITIES]
+        if (facts["id"], lengths) != (job.ids[i], record["length"].tolist()) or np.float32(facts["label"]) != record[
+            "label"
+        ]:
+            return "differs from the index"
+    return ""

@@ -151,11 +151,12 @@ def _describe(plan: _Plan, rows: ShardRows, shards: list[ShardInfo]) -> DatasetI
         zeroed=plan.zeroed,
         shards=tuple(shards),
         generation=generation,
-        builder=_builder(),
+        builder=builder(),
     )
 
 
-def _builder() -> str:
+def builder() -> str:
+    """The program and version that writes."""
     try:
         return f"dmd-cluster {version('dmd-cluster')}"
     except PackageNotFoundError:

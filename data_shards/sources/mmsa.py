@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.schema import MODALITIES, SPLITS, Sample, TextKind, check_kind
+from data_shards.schema import MODALITIES, SPLITS, Sample, TextKind
 from data_shards.sources import fields as fields_of
 from data_shards.sources.base import check_nonfinite, to_features, to_text, to_tokens
 from data_shards.unpickle import Pickle
@@ -34,14 +34,13 @@ class MmsaSource:
         name: str | None = None,
         text: TextChoice = "auto",
         nonfinite: Nonfinite = "refuse",
-        others: dict[str, str | Path] | None = None,
+        others: dict[str, str] | None = None,
+        opened: Pickle | None = None,
     ) -> None:
         """Open a pickle; `others` maps a modality to the pickle that it comes from instead."""
-        check_kind(text, TextChoice, "--text")
-        check_kind(nonfinite, Nonfinite, "--nonfinite")
         self.name = name or Path(path).stem
         self._zero = nonfinite == "zero"
-        main = Pickle(path)
+        main = opened or Pickle(path)
         extra = {modality: (str(other), Pickle(other)) for modality, other in (others or {}).items()}
         self._pickles = [main, *(pickle for _, pickle in extra.values())]
         present = [split for split in SPLITS if isinstance(main.value, dict) and split in main.value]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,10 +17,11 @@ import webdataset as wds
 
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
+from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.verify import verify
 from data_shards.writer import build
-from tests.data_shards.making import COUNTS, build_from, files, mmsa
+from tests.data_shards.making import COUNTS, build_from, files, mmsa, save
 
 
 def test_two_builds_are_byte_identical(tmp_path):
@@ -134,6 +136,7 @@ def test_an_open_reader_keeps_its_generation_and_says_when_the_index_changed(tmp
 
 SLOW_BUILD = """
 import sys, time
+from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writer import build
 class Slow(SyntheticSource):
@@ -195,3 +198,53 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "shards").write_text("mine")
     with pytest.raises(ValueError, match="shards is a file"):
         build(_tiny(0), tmp_path / "shards")
+
+
+def test_float16_halves_features_and_is_read_as_float32(tmp_path):
+    data = mmsa(tokens=True)
+    path = save(data, tmp_path / "x.pkl")
+    wide = build(MmsaSource(path), tmp_path / "wide")
+    narrow = build(MmsaSource(path), tmp_path / "narrow", storage="float16", processes=2)
+    assert narrow.generation != wide.generation
+    with ShardReader(tmp_path / "narrow") as reader:
+        batch = reader.read("train", range(23))
+    assert batch["audio"].dtype == np.float32
+    assert np.array_equal(batch["audio"], data["train"]["audio"].astype(np.float16).astype(np.float32))
+    assert np.array_equal(batch["text"], data["train"]["text_bert"])
+    assert set(narrow.rounding) == {"audio", "vision"}
+    assert 0 < narrow.rounding["audio"] < 2e-3
+    data["valid"]["vision"][1, 0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"valid sample 'video1.*vision has values beyond float16"):
+        build(MmsaSource(save(data, tmp_path / "big.pkl")), tmp_path / "big", storage="float16")
+
+
+def test_a_dead_writer_process_is_an_error_and_leaves_nothing(tmp_path):
+    class Dies(SyntheticSource):
+        def read(self, split, start, stop):
+            if split == "valid":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().read(split, start, stop)
+
+    with pytest.raises(ValueError, match=r"a writer process died \(exit code -9\)"):
+        build(Dies(samples=40, steps=20, text_dim=4), tmp_path / "shards", samples_per_shard=8, processes=2)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_writer_processes_die_with_a_killed_build_and_leave_no_lock(tmp_path):
+    out = tmp_path / "shards"
+    code = SLOW_BUILD.replace("samples_per_shard=8)", "samples_per_shard=8, processes=3)")
+    process = subprocess.Popen([sys.executable, "-c", code, str(out), "1"])
+    deadline = time.monotonic() + 60
+    while not list(out.glob(".staging-*/train-000003-*.tar")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 3
+    process.kill()
+    process.wait()
+    build(_tiny(2), out)
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not verify(out).damage
+    assert not list(out.glob(".*"))

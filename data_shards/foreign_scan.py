@@ -1,0 +1,139 @@
+"""Reading one tar of another program from end to end, for its rows in an index: see `data_shards.foreign`."""
+
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_shards.decode import decode_array, json_field
+from data_shards.schema import MODALITIES, Sample, check_sample
+from data_shards.sources.base import to_features, to_text, to_tokens
+from data_shards.tar import ShardRows
+
+
+class _Group:
+    """One sample's members that matter: suffix -> where its bytes are, and the bytes."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.members: dict[str, tuple[int, bytes]] = {}
+
+    def place(self, member: str) -> tuple[int, bytes]:
+        """Offset and bytes of a member; what follows a colon is for whoever decodes it."""
+        suffix = member.partition(":")[0]
+        if suffix not in self.members:
+            raise ValueError(f"it has no {suffix}, only {', '.join(self.members) or 'others'}")
+        return self.members[suffix]
+
+    def value(self, member: str) -> Any:
+        """A field of a JSON member, or the text of another."""
+        raw, field = self.place(member)[1], member.partition(":")[2]
+        return json_field(raw, field) if field else raw.decode("utf-8").strip()
+
+
+def scan(path: Path, split: str, mapping: dict[str, str]) -> ShardRows:
+    """The index rows of a tar, and the largest shape of each modality; `ValueError` names the sample that is wrong."""
+    rows = ShardRows(split)
+    members = [*(mapping[modality] for modality in MODALITIES), mapping.get("raw_text", "")]
+    for group in _groups(path, {member.partition(":")[0] for member in mapping.values()}):
+        try:
+            sample = _sample(group, split, mapping)
+            check_sample(sample)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: sample {group.key}: {error}") from error
+        places = [group.place(member) if member else (0, b"") for member in members]
+        rows.keys.append(group.key)
+        rows.ids.append(sample.id)
+        rows.offsets.append([offset for offset, _ in places])
+        rows.sizes.append([len(raw) for _, raw in places])
+        rows.crc32.append([zlib.crc32(raw) for _, raw in places])
+        rows.labels.append(sample.label)
+        rows.lengths.append(sample.lengths)
+        tokens = sample.text.dtype == np.int32
+        vocab_size = int(sample.text[0].max()) + 1 if tokens else 0
+        shapes = {m: getattr(sample, m).shape for m in MODALITIES}
+        widen(rows, ShardRows(split, shapes=shapes, tokens=tokens, vocab_size=vocab_size), f"{path}: {group.key}")
+    if not rows.keys:
+        raise ValueError(f"{path} holds no samples; remove it, or name its members with --map")
+    rows.bytes, rows.sha256 = _digest(path)
+    return rows
+
+
+def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
+    """Make room in `facts` for the steps of `rows`; everything else about their shapes must agree."""
+    if not facts.shapes:
+        facts.shapes, facts.tokens = dict(rows.shapes), rows.tokens
+    facts.vocab_size = max(facts.vocab_size, rows.vocab_size)
+    for modality, shape in rows.shapes.items():
+        steps = 1 if modality == "text" and rows.tokens else 0
+        held = facts.shapes[modality]
+        if rows.tokens != facts.tokens or shape[1 - steps] != held[1 - steps]:
+            raise ValueError(f"{where}: {modality} has shape {shape}, which does not go with {held} elsewhere")
+        longest = max(shape[steps], held[steps])
+        facts.shapes[modality] = (3, longest) if steps else (longest, shape[1])
+
+
+def _groups(path: Path, wanted: set[str]) -> Iterator[_Group]:
+    """The samples of a tar in their order: runs of members whose names are equal up to the first dot."""
+    group: _Group | None = None
+    try:
+        with tarfile.open(path, "r:") as tar, open(path, "rb") as file:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                if not member.isfile() or member.issparse() or not suffix:
+                    continue
+                if group is None or group.key != key:
+                    if group is not None:
+                        yield group
+                    group = _Group(key)
+                if suffix in group.members:
+                    raise ValueError(f"{path}: sample {key} has two members {suffix}")
+                if suffix in wanted:
+                    file.seek(member.offset_data)
+                    group.members[suffix] = member.offset_data, file.read(member.size)
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{path} is no tar that can be read: {error}") from error
+    if group is not None:
+        yield group
+
+
+def _sample(group: _Group, split: str, mapping: dict[str, str]) -> Sample:
+    arrays = {m: decode_array(group.place(mapping[m])[1], mapping[m]) for m in MODALITIES}
+    text = arrays["text"]
+    tokens = text.dtype.kind in "iu" and text.ndim == 2 and text.shape[0] == 3
+    found = {
+        "text": to_tokens(text) if tokens else to_features(text),
+        "audio": to_features(arrays["audio"]),
+        "vision": to_features(arrays["vision"]),
+    }
+    steps = {m: array.shape[1 if m == "text" and tokens else 0] for m, array in found.items()}
+    if tokens:
+        steps["text"] = int(np.count_nonzero(found["text"][1]))
+    given = {m: mapping.get(f"{m}_length") for m in MODALITIES}
+    lengths = [int(group.value(member)) if (member := given[m]) else steps[m] for m in MODALITIES]
+    return Sample(
+        id=to_text(group.value(mapping["id"])) if mapping.get("id") else group.key,
+        split=split,
+        label=float(group.value(mapping["label"])),
+        raw_text=to_text(group.value(mapping["raw_text"])) if mapping.get("raw_text") else "",
+        text=found["text"],
+        audio=found["audio"].astype(np.float32),
+        vision=found["vision"].astype(np.float32),
+        lengths=(lengths[0], lengths[1], lengths[2]),
+    )
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    """Bytes and sha256 of a file."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()

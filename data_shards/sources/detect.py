@@ -1,0 +1,62 @@
+"""Which source fits a file or directory."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_shards.schema import MODALITIES, SPLITS, check_kind
+from data_shards.sources.misa import MisaSource
+from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
+from data_shards.sources.table import TABLE_SUFFIXES, TableSource
+from data_shards.unpickle import Pickle
+
+Format = Literal["auto", "mmsa", "misa", "table"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How to read features; what a format does not know is refused."""
+
+    name: str | None = None
+    format: Format = "auto"
+    text: TextChoice = "auto"
+    nonfinite: Nonfinite = "refuse"
+    vocab: str | None = None
+    """A BERT vocabulary for pickles that hold words."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Modality -> the MMSA pickle that it comes from instead."""
+
+
+def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSource | TableSource:
+    """The source for a feature pickle, a directory of them, or a table; `ValueError` where none fits."""
+    check_kind(options.format, Format, "--format")
+    check_kind(options.text, TextChoice, "--text")
+    check_kind(options.nonfinite, Nonfinite, "--nonfinite")
+    if unknown := set(options.others) - set(MODALITIES):
+        raise ValueError(f"{unknown.pop()!r} is no modality; use {', '.join(MODALITIES)}")
+    kind, opened = _kind(Path(path), options.format)
+    common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite}
+    if options.others and kind != "mmsa":
+        raise ValueError("separate feature files can be given with MMSA pickles only")
+    if options.vocab and kind != "misa":
+        raise ValueError("--vocab is for MISA and MAG-BERT pickles, whose text is words; leave it out")
+    if kind == "misa":
+        return MisaSource(path, vocab=options.vocab, opened=opened, **common)
+    if kind == "table":
+        return TableSource(path, text=options.text, **common)
+    return MmsaSource(path, text=options.text, others=dict(options.others), opened=opened, **common)
+
+
+def _kind(path: Path, chosen: Format) -> tuple[Format, Pickle | None]:
+    if not path.exists():
+        raise ValueError(f"{path} is not there; give a feature pickle, a directory of them, or a table")
+    if chosen != "auto":
+        return chosen, None
+    if path.is_dir():
+        return ("misa" if any(path.glob("*.pkl")) else "table"), None
+    if path.suffix in TABLE_SUFFIXES:
+        return "table", None
+    opened = Pickle(path)
+    splits = opened.value if isinstance(opened.value, dict) else {}
+    parts = [splits[split] for split in (*SPLITS, "dev", "val") if split in splits]
+    return ("misa" if parts and isinstance(parts[0], (list, tuple)) else "mmsa"), opened

@@ -1,0 +1,145 @@
+"""MISA and MAG-BERT pickles: lists of `((words, visual, acoustic[, actual words]), label, segment)`.
+
+MAG-BERT has one file `{train, dev, test}`, MISA a directory with train.pkl, dev.pkl and test.pkl. Their text becomes
+tokens: with a BERT vocabulary the words (MISA's actual words) are cut into pieces; without one, words must already be
+numbers, which then are the tokens. Sequences keep their own lengths and are padded at the end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_shards.schema import SPLITS, Sample
+from data_shards.sources.base import check_nonfinite, to_features, to_text
+from data_shards.sources.mmsa import Nonfinite
+from data_shards.unpickle import Pickle
+from data_shards.wordpiece import Vocabulary
+
+_NAMES = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One sample as it is in the pickle, checked."""
+
+    tokens: list[int]
+    raw_text: str
+    vision: NDArray[np.float32]
+    audio: NDArray[np.float32]
+    label: float
+    segment: str
+
+
+class MisaSource:
+    """Word-level pickles; held in memory, as they are many small arrays."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        vocab: str | Path | None = None,
+        nonfinite: Nonfinite = "refuse",
+        opened: Pickle | None = None,
+    ) -> None:
+        self.name = name or Path(path).stem
+        self._vocabulary = Vocabulary(vocab) if vocab else None
+        self._zero = nonfinite == "zero"
+        self._entries = {
+            split: self._parse(entries, where) for split, (entries, where) in _splits(path, opened).items()
+        }
+        everything = [entry for entries in self._entries.values() for entry in entries]
+        self._steps = {
+            "text": max(len(entry.tokens) for entry in everything),
+            "audio": max(len(entry.audio) for entry in everything),
+            "vision": max(len(entry.vision) for entry in everything),
+        }
+        counted = {
+            f"{split}/{modality}": _nonfinite(entries, modality)
+            for split, entries in self._entries.items()
+            for modality in ("audio", "vision")
+        }
+        self.nonfinite = {name: count for name, (count, _) in counted.items() if count}
+        """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
+        if not self._zero:
+            check_nonfinite(counted)
+
+    def counts(self) -> dict[str, int]:
+        """Samples per split."""
+        return {split: len(entries) for split, entries in self._entries.items()}
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """Samples `start` to `stop` of a split."""
+        for entry in self._entries[split][start:stop]:
+            text = np.zeros((3, self._steps["text"]), dtype=np.int32)
+            text[0, : len(entry.tokens)] = entry.tokens
+            text[1, : len(entry.tokens)] = 1
+            yield Sample(
+                id=entry.segment,
+                split=split,
+                label=entry.label,
+                raw_text=entry.raw_text,
+                text=text,
+                audio=to_features(entry.audio, zero=self._zero, steps=self._steps["audio"]),
+                vision=to_features(entry.vision, zero=self._zero, steps=self._steps["vision"]),
+                lengths=(len(entry.tokens), len(entry.audio), len(entry.vision)),
+            )
+
+    def _parse(self, entries: object, where: str) -> list[_Entry]:
+        if not isinstance(entries, (list, tuple)) or not entries:
+            raise ValueError(f"{where} is no list of samples, or an empty one; leave the split out or fill it")
+        return [self._entry(entry, f"{where} sample {number}") for number, entry in enumerate(entries)]
+
+    def _entry(self, entry: Any, where: str) -> _Entry:
+        match entry:
+            case ((words, vision, audio), label, segment):
+                spoken = words
+            case ((words, vision, audio, spoken), label, segment):
+                pass
+            case _:
+                raise ValueError(f"{where} is not ((words, visual, acoustic), label, segment)")
+        try:
+            texts = [to_text(word) for word in spoken]
+            number = float(np.asarray(label, dtype=np.float64).reshape(-1)[0])
+            vision, audio = to_features(vision), to_features(audio)
+            tokens = self._vocabulary.encode(texts) if self._vocabulary else _numbers(words)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        if not tokens or not len(vision) or not len(audio):
+            raise ValueError(f"{where} ({to_text(segment)}) has no words, no frames or no sound; leave it out")
+        return _Entry(tokens, " ".join(texts), vision, audio, number, to_text(segment))
+
+
+def _numbers(words: Any) -> list[int]:
+    array = np.asarray(words)
+    if array.dtype.kind not in "iu":
+        raise ValueError("its words are text; give the text encoder's vocabulary with --vocab vocab.txt")
+    return [int(word) for word in array.reshape(-1)]
+
+
+def _splits(path: str | Path, opened: Pickle | None) -> dict[str, tuple[object, str]]:
+    """The lists of samples, and what errors call them."""
+    found: dict[str, tuple[object, str]] = {}
+    root = Path(path)
+    if root.is_dir():
+        for split, names in _NAMES.items():
+            for file in [root / f"{name}.pkl" for name in names if (root / f"{name}.pkl").is_file()]:
+                found[split] = Pickle(file).value, str(file)
+    else:
+        data = (opened or Pickle(root)).value
+        if isinstance(data, dict):
+            for split, names in _NAMES.items():
+                for name in [name for name in names if name in data]:
+                    found[split] = data[name], f"{path}: {name}"
+    if not found:
+        raise ValueError(f"{path} has no split: give a pickle or a directory with train, dev or test")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _nonfinite(entries: list[_Entry], modality: str) -> tuple[int, str]:
+    bad = [(int((~np.isfinite(getattr(entry, modality))).sum()), entry.segment) for entry in entries]
+    return sum(count for count, _ in bad), next((segment for count, segment in bad if count), "")

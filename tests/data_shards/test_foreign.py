@@ -1,0 +1,221 @@
+"""Tars of other WebDataset programs, indexed in place; and other programs reading ours."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset as wds
+
+from data_shards.foreign import index_tars
+from data_shards.index import ShardIndex
+from data_shards.reader import ShardReader
+from data_shards.verify import verify
+from tests.data_shards.making import build_from, files, mmsa
+
+MAP = {
+    "text": "emb.npy",
+    "audio": "feats.npz:sound",
+    "vision": "feats.npz:face",
+    "label": "json:ratings.sentiment",
+    "id": "json:clip",
+    "raw_text": "txt",
+}
+
+
+def _arrays(i):
+    draw = np.random.RandomState(i)
+    steps = 1 + i % 4
+    return {
+        "text": np.asfortranarray(draw.randn(steps, 5)),
+        "sound": draw.randn(steps + 2, 3).astype(">f4"),
+        "face": draw.randint(0, 9, (3, 2)),
+    }
+
+
+def _npz(compressed, **arrays):
+    file = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(file, **arrays)
+    return file.getvalue()
+
+
+def _write(path, numbers, *, change=None):
+    """A tar as `wds.TarWriter` makes it, with members that we do not need among the others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wds.TarWriter(str(path)) as tar:
+        for i in numbers:
+            arrays = _arrays(i)
+            sample = {
+                "__key__": f"clips/{i:03d}",
+                "emb.npy": arrays["text"],
+                "feats.npz": _npz(i % 2, sound=arrays["sound"], face=arrays["face"]),
+                "json": {"clip": f"vid.{i}/a", "ratings": {"sentiment": i % 7 - 3}},
+                "txt": f"spoken {i} ü",
+                "jpg": b"no picture",
+            }
+            tar.write(change(sample) if change else sample)
+
+
+def _write_all(root):
+    _write(root / "train" / "a.tar", range(9))
+    _write(root / "train" / "b.tar", range(9, 12))
+    _write(root / "dev-0.tar", range(12, 14))
+
+
+def test_tars_are_indexed_in_place(tmp_path):
+    _write_all(tmp_path)
+    before = files(tmp_path)
+    info = index_tars(tmp_path, mapping=MAP, name="foreign", processes=2)
+    assert {name: raw for name, raw in files(tmp_path).items() if name != "index.parquet"} == before
+    assert info.counts == {"train": 12, "valid": 2}
+    assert [shard.name for shard in info.shards] == ["train/a.tar", "train/b.tar", "dev-0.tar"]
+    assert (info.lengths, info.dims) == ({"text": 4, "audio": 6, "vision": 3}, {"text": 5, "audio": 3, "vision": 2})
+    with ShardReader(tmp_path) as reader:
+        for split, numbers in (("train", range(12)), ("valid", range(12, 14))):
+            batch = reader.read(split, range(len(numbers)))
+            assert reader.index.ids(split, range(len(numbers))) == [f"vid.{i}/a" for i in numbers]
+            assert reader.raw_texts(split, range(len(numbers))) == [f"spoken {i} ü" for i in numbers]
+            assert batch["label"].tolist() == [i % 7 - 3 for i in numbers]
+            for row, i in enumerate(numbers):
+                arrays = _arrays(i)
+                assert batch["lengths"][row].tolist() == [len(array) for array in arrays.values()]
+                for modality, array in zip(("text", "audio", "vision"), arrays.values(), strict=True):
+                    assert np.array_equal(batch[modality][row, : len(array)], array.astype(np.float32))
+                    assert not batch[modality][row, len(array) :].any()
+    assert not verify(tmp_path, threads=2).damage
+
+
+def test_damage_in_foreign_tars_is_named(tmp_path):
+    _write_all(tmp_path)
+    index_tars(tmp_path, mapping=MAP)
+    offset = int(ShardIndex.load(tmp_path).records("train", [10])["offset"][0, 1])
+    path = tmp_path / "train" / "b.tar"
+    raw = bytearray(path.read_bytes())
+    raw[offset + 60] ^= 8
+    path.write_bytes(raw)
+    with ShardReader(tmp_path) as reader:
+        reader.read("train", [9, 11])
+        with pytest.raises(ValueError, match=rf"train/b\.tar is damaged: audio of sample clips/010 at offset {offset}"):
+            reader.read("train", [10])
+    (damage,) = verify(tmp_path).damage
+    assert (damage.shard, damage.key) == ("train/b.tar", "clips/010")
+    assert damage.what == "audio does not match its crc32, vision does not match its crc32"  # they share a member
+
+
+def test_tokens_and_split_patterns(tmp_path):
+    tokens = np.array([[5, 6, 7, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    _write(tmp_path / "x1.tar", range(3), change=lambda sample: {**sample, "emb.npy": tokens})
+    with pytest.raises(ValueError, match=r"x1\.tar belongs to no split"):
+        index_tars(tmp_path, mapping=MAP)
+    info = index_tars(tmp_path, mapping=MAP, splits={"test": "x*.tar"})
+    assert (info.text_kind, info.vocab_size, info.counts) == ("tokens", 8, {"test": 3})
+    batch = ShardReader(tmp_path).read("test", [1])
+    assert batch["text"].tolist() == [tokens.tolist()]
+    assert batch["lengths"][0, 0] == 3
+
+
+def test_our_own_tars_without_their_index(tmp_path):
+    build_from(mmsa(), tmp_path)
+    root = tmp_path / "shards"
+    with ShardReader(root) as reader:
+        before = reader.read("test", range(7))
+        ids = reader.index.ids("test", range(7))
+    (root / "index.parquet").unlink()
+    info = index_tars(root)
+    assert sum(info.counts.values()) == 35
+    with ShardReader(root) as reader:
+        after = reader.read("test", range(7))
+        assert reader.index.ids("test", range(7)) == ids
+        assert reader.raw_texts("test", [3]) == mmsa()["test"]["raw_text"][3:4]
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+class _Opens:
+    """What a malicious pickle would do."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def _without(name):
+    return lambda sample: {key: value for key, value in sample.items() if key != name}
+
+
+def _with(name, value):
+    return lambda sample: {**sample, name: value}
+
+
+@pytest.mark.parametrize(
+    "change, mapping, message",
+    [
+        (None, {**MAP, "text": "emb.pth"}, r"emb\.pth: \.pth files can run code"),
+        (None, {**MAP, "audio": "a.pkl"}, r"\.pkl files can run code"),
+        (None, {**MAP, "audio": "feats.npz"}, r"name the array in an \.npz"),
+        (None, {**MAP, "label": "jpg"}, r"label=jpg: use a \.json field"),
+        (None, {**MAP, "colour": "x.npy"}, "does not know 'colour'"),
+        (None, {"text": "emb.npy"}, "lacks audio"),
+        (None, {**MAP, "text": "other.npy"}, r"sample clips/000: it has no other\.npy, only"),
+        (None, {**MAP, "audio": "feats.npz:voice"}, "feats.npz:voice is no array that can be read"),
+        (None, {**MAP, "label": "json:ratings.anger"}, r"the JSON has no ratings\.anger"),
+        (_with("json", {"clip": "x", "ratings": {"sentiment": 4}}), MAP, r"label 4\.0 is outside"),
+        (_with("json", {"clip": "x", "ratings": {"sentiment": "good"}}), MAP, "could not convert"),
+        (_with("emb.npy", np.zeros((2, 2, 2))), MAP, r"features are float64 \(2, 2, 2\)"),
+        (_with("emb.npy", np.full((2, 5), np.nan)), MAP, "10 non-finite values"),
+        (_without("feats.npz"), MAP, r"it has no feats\.npz"),
+    ],
+)
+def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(tmp_path, change, mapping, message):
+    _write(tmp_path / "train.tar", range(2), change=change)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        index_tars(tmp_path, mapping=mapping)
+    assert files(tmp_path) == before
+
+
+def test_a_pickle_inside_a_npy_is_refused_and_not_run(tmp_path):
+    file = io.BytesIO()
+    np.save(file, np.array([_Opens(tmp_path / "PWNED")], dtype=object), allow_pickle=True)
+
+    def add(tar, name, raw):
+        info = tarfile.TarInfo(name)
+        info.size = len(raw)
+        tar.addfile(info, io.BytesIO(raw))
+
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        add(tar, "1.emb.npy", file.getvalue())
+        add(tar, "1.feats.npz", _npz(False, sound=np.ones((2, 2)), face=np.ones((2, 2))))
+        add(tar, "1.json", json.dumps({"clip": "x", "ratings": {"sentiment": 1}}).encode())
+        add(tar, "1.txt", b"x")
+    with pytest.raises(ValueError, match=r"emb\.npy is no array that can be read: Object arrays"):
+        index_tars(tmp_path, mapping=MAP)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_directories_without_tars(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no \.tar files$"):
+        index_tars(tmp_path)
+    (tmp_path / "train.tar.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"uncompress train\.tar\.gz"):
+        index_tars(tmp_path)
+    with pytest.raises(ValueError, match="no local directory"):
+        index_tars("s3://bucket/tars")
+    (tmp_path / "train.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(ValueError, match=r"train\.tar is no tar that can be read"):
+        index_tars(tmp_path)
+
+
+def test_webdataset_splits_our_shards_by_node_and_worker(tmp_path, monkeypatch):
+    info = build_from(mmsa(), tmp_path)
+    urls = [str(tmp_path / "shards" / shard.name) for shard in info.shards if shard.split == "train"]
+    seen = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        samples = wds.WebDataset(urls, shardshuffle=False, nodesplitter=wds.split_by_node).decode()
+        seen.append([sample["json"]["id"] for sample in samples])
+    assert sorted(seen[0] + seen[1]) == sorted(mmsa()["train"]["id"])
+    assert all(seen)

@@ -1,0 +1,264 @@
+"""The other layouts that samples come in: MulT, separate feature files, MISA and MAG-BERT lists, tables."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+from transformers import BertTokenizer
+
+from data_shards.reader import ShardReader
+from data_shards.sources.misa import MisaSource
+from data_shards.sources.mmsa import MmsaSource
+from data_shards.sources.table import TableSource
+from data_shards.wordpiece import Vocabulary
+from data_shards.writer import build
+from tests.data_shards.making import COUNTS, files, mmsa, save
+
+WORDS = ["this", "movie", "was", "un", "##believ", "##able", "bad", "##ly", "!", "'", "s", "it", "cafe", "##s", "電"]
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n", encoding="utf-8")
+    return path
+
+
+def _everything(root, split="train"):
+    with ShardReader(root) as reader:
+        positions = range(reader.index.num_samples(split))
+        ids = reader.index.ids(split, positions)
+        return {**reader.read(split, positions), "id": ids, "raw_text": reader.raw_texts(split, positions)}
+
+
+def test_mult_pickles(tmp_path):
+    data = {}
+    for split, fields in mmsa().items():
+        data[split] = {
+            "text": fields["text"],
+            "audio": fields["audio"].astype(np.float64),
+            "vision": fields["vision"],
+            "labels": fields["regression_labels"].reshape(-1, 1, 1),
+            "id": np.array([[f"video{i}", str(i), str(i + 1)] for i in range(COUNTS[split])], dtype=object),
+        }
+    build(MmsaSource(save(data, tmp_path / "mosi_data.pkl", protocol=2)), tmp_path / "shards")
+    found = _everything(tmp_path / "shards")
+    assert found["id"][2] == "video2$_$2$_$3"
+    assert np.array_equal(found["audio"], mmsa()["train"]["audio"])
+    assert np.array_equal(found["label"], mmsa()["train"]["regression_labels"])
+    assert found["lengths"][5].tolist() == [6, 9, 7]
+
+
+def test_separate_feature_files_are_joined_by_id(tmp_path):
+    data, other = mmsa(), mmsa(seed=1)
+    for fields in other.values():
+        order = np.random.RandomState(3).permutation(len(fields["id"]))
+        fields["id"] = [fields["id"][i] for i in order]
+        fields["audio"] = fields["audio"][order][:, :5]
+        fields["audio_lengths"] = [min(5, fields["audio_lengths"][i]) for i in order]
+    source = MmsaSource(save(data, tmp_path / "main.pkl"), others={"audio": str(save(other, tmp_path / "audio.pkl"))})
+    build(source, tmp_path / "shards")
+    found = _everything(tmp_path / "shards")
+    assert np.array_equal(found["audio"], mmsa(seed=1)["train"]["audio"][:, :5])
+    assert found["lengths"][:, 1].tolist() == [min(5, length) for length in data["train"]["audio_lengths"]]
+    assert np.array_equal(found["text"], data["train"]["text"])
+
+
+def test_separate_feature_files_must_have_every_sample(tmp_path):
+    main, other = mmsa(), mmsa()
+    other["valid"]["id"][3] = "somebody else"
+    with pytest.raises(ValueError, match=r"audio\.pkl: valid lacks 1 samples of .*the first is video3"):
+        MmsaSource(save(main, tmp_path / "main.pkl"), others={"audio": str(save(other, tmp_path / "audio.pkl"))})
+    del other["valid"]
+    with pytest.raises(ValueError, match=r"audio\.pkl lacks the valid split"):
+        MmsaSource(save(main, tmp_path / "main.pkl"), others={"audio": str(save(other, tmp_path / "audio.pkl"))})
+
+
+def _sentences(count, *, numbered):
+    """MISA's lists (words as numbers, and spelled) or MAG-BERT's (words only)."""
+    entries = []
+    for i in range(count):
+        words = ["This", "MOVIE", "was", "unbelievable", "badly", "café"][: 1 + i % 6]
+        draw = np.random.RandomState(i)
+        vision = draw.randn(len(words), 4).astype(np.float32)
+        audio = draw.randn(len(words) + 2, 3)
+        features = (np.arange(len(words)) + 4, vision, audio, words) if numbered else (words, vision, audio)
+        entries.append((features, np.array([[i % 7 - 3.0]], dtype=np.float32), f"vid[{i}]"))
+    return entries
+
+
+def test_mag_bert_pickles(tmp_path, vocab):
+    lists = {"train": _sentences(12, numbered=False), "dev": _sentences(3, numbered=False)}
+    info = build(MisaSource(save(lists, tmp_path / "mosi.pkl"), vocab=vocab), tmp_path / "shards")
+    assert info.counts == {"train": 12, "valid": 3}
+    assert info.dims == {"text": 0, "audio": 3, "vision": 4}
+    assert info.lengths == {"text": 11, "audio": 8, "vision": 6}
+    found = _everything(tmp_path / "shards")
+    assert found["id"][4] == "vid[4]"
+    assert found["raw_text"][4] == "This MOVIE was unbelievable badly"
+    pieces = ["this", "movie", "was", "un", "##believ", "##able", "bad", "##ly"]
+    expected = [2, *[5 + WORDS.index(piece) for piece in pieces], 3]
+    assert found["text"][4, 0].tolist() == [*expected, 0]
+    assert found["text"][4, 1].tolist() == [1] * 10 + [0]
+    assert found["lengths"][4].tolist() == [10, 7, 5]
+    assert np.array_equal(found["vision"][4, :5], lists["train"][4][0][1])
+    assert not found["vision"][4, 5:].any()
+    assert np.allclose(found["audio"][4, :7], lists["train"][4][0][2])
+    assert found["label"].tolist() == [i % 7 - 3.0 for i in range(12)]
+
+
+def test_misa_directories(tmp_path, vocab):
+    (tmp_path / "MOSI").mkdir()
+    for name, count in (("train", 9), ("dev", 2), ("test", 4)):
+        save(_sentences(count, numbered=True), tmp_path / "MOSI" / f"{name}.pkl")
+    info = build(MisaSource(tmp_path / "MOSI"), tmp_path / "numbers")
+    assert info.counts == {"train": 9, "valid": 2, "test": 4}
+    assert _everything(tmp_path / "numbers")["text"][3].tolist() == [[4, 5, 6, 7, 0, 0], [1, 1, 1, 1, 0, 0], [0] * 6]
+    build(MisaSource(tmp_path / "MOSI", vocab=vocab), tmp_path / "pieces")
+    assert _everything(tmp_path / "pieces")["text"][0, 0].tolist()[:3] == [2, 5, 3]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda lists: lists.clear(), "has no split"),
+        (lambda lists: lists.update(train=[]), "no list of samples, or an empty one"),
+        (lambda lists: lists["train"].append(("x", 1)), "sample 12 is not"),
+        (lambda lists: lists["train"].append(((["a"], np.ones(3), np.ones((1, 3))), 0.0, "v")), "sample 12: features"),
+        (lambda lists: lists["train"].append((([], np.ones((0, 4)), np.ones((1, 3))), 0.0, "v")), "no words, no"),
+        (lambda lists: lists["train"].append(((["a"], np.ones((1, 4)), np.ones((1, 3))), "x", "v")), "12: could not"),
+        (lambda lists: lists["dev"][1][0][2].fill(np.inf), r"valid/audio 12 \(first in vid\[1\]\)"),
+        (lambda lists: lists["dev"][1][1].fill(4), "label 4.0 is outside"),
+    ],
+)  # fmt: skip
+def test_bad_lists_are_refused(tmp_path, vocab, change, message):
+    lists = {"train": _sentences(12, numbered=False), "dev": _sentences(3, numbered=False)}
+    change(lists)
+    with pytest.raises(ValueError, match=message):
+        build(MisaSource(save(lists, tmp_path / "mosi.pkl"), vocab=vocab), tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
+
+
+def test_words_need_a_vocabulary(tmp_path):
+    path = save({"train": _sentences(3, numbered=False)}, tmp_path / "mosi.pkl")
+    with pytest.raises(ValueError, match=r"words are text.*--vocab vocab\.txt"):
+        MisaSource(path)
+
+
+def test_word_pieces_are_berts(vocab):
+    texts = [
+        "This movie was unbelievable!",
+        "it's CAFÉS",
+        "badly, un  xyzzy",
+        "電 believ",
+        "unbelievably bad!!",
+        "a" * 200,
+    ]
+    tokenizer = BertTokenizer(str(vocab))
+    for text in texts:
+        assert Vocabulary(vocab).encode(text.split()) == tokenizer(text)["input_ids"]
+
+
+def _table(data, *, ragged=True):
+    rows = []
+    for split, fields in data.items():
+        for i, name in enumerate(fields["id"]):
+            cut = {m: int(fields[f"{m}_lengths"][i]) if ragged else None for m in ("audio", "vision")}
+            rows.append(
+                {
+                    "split": split,
+                    "id": name,
+                    "label": float(fields["regression_labels"][i]),
+                    "raw_text": fields["raw_text"][i],
+                    "text": fields["text"][i].tolist(),
+                    "audio": fields["audio"][i, : cut["audio"]].tolist(),
+                    "vision": fields["vision"][i, : cut["vision"]].tolist(),
+                }
+            )
+    order = np.random.RandomState(0).permutation(len(rows))  # the splits lie mixed, as in most tables
+    return pa.Table.from_pylist([rows[i] for i in order]), [rows[i] for i in order]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "directory", "hive", "feather"])
+def test_tables(tmp_path, kind):
+    table, rows = _table(mmsa())
+    if kind == "parquet":
+        path = tmp_path / "mosi.parquet"
+        pq.write_table(table, path, row_group_size=5)
+    elif kind == "feather":
+        path = tmp_path / "mosi.arrow"
+        feather.write_feather(table, path)
+    else:
+        path = tmp_path / "mosi"
+        path.mkdir()
+        if kind == "hive":
+            pq.write_to_dataset(table, path, partition_cols=["split"])
+        else:
+            for start in range(0, len(table), 10):
+                pq.write_table(table.slice(start, 10), path / f"part{start:03d}.parquet", row_group_size=4)
+    info = build(TableSource(path), tmp_path / "shards", samples_per_shard=4, processes=2)
+    assert (info.name, info.counts) == ("mosi", COUNTS)
+    assert info.lengths == {"text": 6, "audio": 9, "vision": 7}
+    for split in COUNTS:
+        expected = [row for row in rows if row["split"] == split]
+        found = _everything(tmp_path / "shards", split)
+        assert found["id"] == [row["id"] for row in expected]
+        assert found["raw_text"] == [row["raw_text"] for row in expected]
+        assert np.allclose(found["label"], [row["label"] for row in expected])
+        for i, row in enumerate(expected):
+            steps = len(row["audio"])
+            assert np.array_equal(found["audio"][i, :steps], np.array(row["audio"], np.float32))
+            assert not found["audio"][i, steps:].any()
+            assert found["lengths"][i].tolist() == [6, steps, len(row["vision"])]
+
+
+def test_tables_with_tokens_and_given_lengths(tmp_path):
+    rows = [
+        {"split": "train", "id": str(i), "label": 1.0, "text_bert": [[5, 6, 0], [1, 1, 0], [0, 0, 0]],
+         "audio": [[1.0, 2.0]], "vision": [[1.0]] * 4, "vision_length": i}
+        for i in range(3)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    assert build(TableSource(tmp_path / "t.parquet"), tmp_path / "shards").text_kind == "tokens"
+    assert _everything(tmp_path / "shards")["lengths"].tolist() == [[2, 1, 0], [2, 1, 1], [2, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"split": "dev"}, "split 'dev' is unknown"),
+        ({"audio": None}, "audio has 1 gaps"),
+        ({"audio": [[1.0, None, 2.0]]}, "audio holds double with 1 gaps"),
+        ({"audio": [[1.0, 2.0], [1.0]]}, "audio is ragged in its features"),
+        ({"vision": [[float("nan"), 1.0]]}, r"train/vision 1 \(first in video"),
+        ({"label": 7.0}, "label 7.0 is outside"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, change, message):
+    rows = _table(mmsa({"train": 6}))[1]
+    rows[3].update(change)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=message):
+        build(TableSource(tmp_path / "t.parquet"), tmp_path / "shards")
+
+
+def test_tables_that_are_none(tmp_path):
+    pq.write_table(
+        pa.table({"split": ["train"], "id": ["a"], "label": [0.0], "audio": [[[1.0]]]}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(ValueError, match="lacks the column text_bert; it has split, id, label, audio"):
+        TableSource(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(ValueError, match=r"b\.parquet is no table that can be read"):
+        TableSource(tmp_path / "b.parquet")
+    for name in ("absent.parquet", "notes.txt"):
+        with pytest.raises(ValueError, match="is no table"):
+            TableSource(tmp_path / name)
+
+
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
+    path = save(mmsa(), tmp_path / "x.pkl")
+    for processes in (1, 2, 3, 20):
+        build(MmsaSource(path), tmp_path / str(processes), samples_per_shard=3, processes=processes)
+    assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "3") == files(tmp_path / "20")
