@@ -11,17 +11,20 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, device
 from tqdm import tqdm
 
 from data_shards.index import ShardIndex
+from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.model.graph import PAIRS
 from dmd.presets import config_to_dict
+from dmd.training.board import sample_features, wants_figures
 from dmd.training.engine import Engine
 from dmd.training.evaluate import Evaluation
 from dmd.training.record import Recorder
+from dmd.training.system import TrainingSystem
 
 RETRY_SECONDS = 30
 """Time between two attempts to reopen a record that could not be written."""
@@ -57,12 +60,15 @@ class Logbook:
         self._waiting: deque[tuple[int, dict[str, float], str]] = deque()
         self._retry_at = 0.0
         self.failure: OSError | None = None
+        self._edges: dict[str, Tensor] = {}
+        self._undrawn: tuple[int, Evaluation] | None = None
 
     def step(self, step: int, values: dict[str, Tensor], rates: list[float], samples_per_second: float) -> None:
         """The numbers of one optimizer step; edges of the GD-Units become one number each."""
         numbers = {name: value.item() for name, value in values.items() if not name.startswith("edges_")}
         for name, edges in values.items():
             if name.startswith("edges_"):
+                self._edges[name.removeprefix("edges_")] = edges
                 named = zip(PAIRS, edges.tolist(), strict=True)
                 numbers.update({f"{name}/{to}_from_{source}": edge for (to, source), edge in named})
         numbers["samples_per_second"] = samples_per_second
@@ -77,6 +83,9 @@ class Logbook:
         self._write(step, {"loss": evaluation.loss, "epoch": epoch, **fused}, "valid")
         heads = {f"{head}/{name}": value for head, of in metrics.items() for name, value in of.items()}
         self._write(step, heads, "valid_heads")
+        self._undrawn = step, evaluation
+        if wants_figures(epoch):
+            self._draw()
         tqdm.write(
             f"epoch {epoch:3d}  step {step:5d}  valid MAE {fused['mae']:.4f}  Corr {fused['corr']:.4f}  "
             f"Acc2 {fused['acc2_non0']:.4f}  Acc7 {fused['acc7']:.4f}{'  best' if best else ''}"
@@ -90,6 +99,26 @@ class Logbook:
             assert self.failure is not None
             raise self.failure
         self._record.close(metrics)
+
+    def end(self, step: int, system: TrainingSystem, reader: ShardReader, config: Config, device: device) -> None:
+        """What is drawn at the end of a training: the last validation, and features for the projector."""
+        self._draw()
+        points = sample_features(system, reader, config, device)
+        self._show(lambda record: record.features(step, points))
+
+    def _draw(self) -> None:
+        if self._undrawn is not None:
+            step, evaluation = self._undrawn
+            self._show(lambda record: record.pictures(step, self._edges, evaluation))
+            self._undrawn = None
+
+    def _show(self, show: Callable[[Recorder], None]) -> None:
+        """Add a picture to the log, which can do without it where the storage fails."""
+        try:
+            if self._record is not None:
+                show(self._record)
+        except OSError as error:
+            print(f"storage: {error}; a picture of the log is left out", file=sys.stderr, flush=True)
 
     def _write(self, step: int, numbers: dict[str, float], kind: str) -> None:
         self._waiting.append((step, numbers, kind))

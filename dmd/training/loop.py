@@ -101,6 +101,8 @@ class Training:
             if not stopped:
                 self._end_epoch()
                 stopped = not self.finished and any_rank(self.engine, self.stop_requested())[0]
+        if self.log is not None and not stopped:
+            self.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         best = self.schedule
         self._close(None if stopped else {"valid/loss": best.best_loss})
         return Outcome(

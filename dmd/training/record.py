@@ -1,6 +1,7 @@
 """The record of a run, written by one rank: TensorBoard, the same numbers as JSON lines, and what the run was.
 
-    RUN/events.out.tfevents.*   TensorBoard: scalars by tag `KIND/NAME`, hyperparameters in the same file
+    RUN/events.out.tfevents.*   TensorBoard: scalars by tag `KIND/NAME`, hyperparameters, figures in the same file
+    RUN/STEP/, RUN/projector_config.pbtxt   features for TensorBoard's projector
     RUN/metrics.jsonl           {"step": 42, "time": 1760000000.0, "kind": "train", "train/loss": 1.25, ...}
     RUN/run.json                config, data, versions, and one entry per session (start or resume)
 
@@ -18,10 +19,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
+from dmd.training.board import Features, config_text, figures
 from dmd.training.durable import replace_file
+from dmd.training.evaluate import Evaluation
 from dmd.training.provenance import provenance
 
 _CLOCK_PATIENCE = 5
@@ -64,6 +68,8 @@ class Recorder:
         experiment, session_start, self._session_end = hparams(_flatten(config), dict.fromkeys(compare, 0.0))
         for summary in (experiment, session_start):
             self._events.add_summary(summary)
+        if resume_step is None:
+            self._board.add_text("config", config_text(config, info))
         for line in at_resume:
             self._draw(line)
         self._board.flush()
@@ -84,6 +90,19 @@ class Recorder:
         self._append(json.dumps(_finite(line), allow_nan=False).encode() + b"\n")
         self._draw(line)
         self._board.flush()
+
+    def pictures(self, step: int, edges: dict[str, Tensor], evaluation: Evaluation) -> None:
+        """Show mean edges {space: [6]} beside their prior, and a validation. Raises OSError if the storage fails."""
+        prior = str(self._document["config"]["objective"]["prior"])
+        for tag, figure in figures(edges, prior, evaluation).items():
+            self._board.add_figure(tag, figure, step)
+        self._board.flush()
+
+    def features(self, step: int, features: Sequence[Features]) -> None:
+        """Give points to the projector. Raises OSError if the storage fails."""
+        for space, points, about in features:
+            header = ["modality", "label", "sample"]
+            self._board.add_embedding(points, metadata=about, metadata_header=header, global_step=step, tag=space)
 
     def close(self, metrics: dict[str, float] | None) -> None:
         """End the session: finished, with these final metrics (kind "final"), or with None to be resumed later."""
