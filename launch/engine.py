@@ -35,6 +35,13 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
     return torch.device(accelerator.current_device_name())
 
 
+def limit_waiting(timeout: timedelta) -> None:
+    """Give every process group this time limit. Those that DeepSpeed makes for itself (`groups._clone_world_group`)
+    wait half an hour for a host that is gone, whatever `init_distributed` was told."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
 class DeepSpeedEngine:
     """Data-parallel training of a system at ZeRO stage 0, 1 or 2."""
 
@@ -51,6 +58,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
         )
+        limit_waiting(timedelta(seconds=config.train.collective_timeout))
         self.optimizer.register_step_pre_hook(self._before_update)
 
     def forward(self, *arguments: object) -> dict[str, Tensor]:

@@ -77,7 +77,9 @@ def main(argv: list[str], stop: StopRequest, stacks: int) -> int:
         if not lost_others(error):
             raise
         reason = str(error).splitlines()[0]
-        return _fail(f"{rank_name()} lost the other ranks ({reason}); the same command continues", LOST, tell=True)
+        _fail(f"{rank_name()} lost the other ranks ({reason}); the same command continues", LOST, tell=True)
+        sys.stdout.flush()
+        os._exit(LOST)  # gloo aborts the process when it takes down what a failed collective has left
     if leads and outcome.stopped:
         print(f"stopped at step {outcome.step}; the same command continues", flush=True)
     elif leads:

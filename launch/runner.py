@@ -4,6 +4,7 @@ What the stock launcher lacks is here: SIGINT and SIGTERM reach every rank, and 
 (`launch.supervise` watches for its death).
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ import psutil
 import torch
 
 from launch.environment import forwarded
-from launch.exit_codes import SIGNALLED
+from launch.exit_codes import LOST, SIGNALLED
 from launch.hosts import Hosts
 
 SCRIPT = Path(__file__).with_name("train.py").absolute()
@@ -115,10 +116,13 @@ def _run(command: list[str], environment: dict[str, str], reach: Callable[[int, 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = process.wait()
-        _sweep(process.pid)
+        abandoned = _sweep(process.pid)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if abandoned:
+        print("dmd train: error: the launcher has died; the same command continues", file=sys.stderr, flush=True)
+        return LOST
     return code if code >= 0 else SIGNALLED - code
 
 
@@ -141,16 +145,17 @@ def _signal_local(launcher: int, number: int) -> bool:
     return bool(ranks)
 
 
-def _sweep(group: int) -> None:
-    """End the ranks that a dead launcher has left behind, after a checkpoint if they manage in time."""
+def _sweep(group: int) -> bool:
+    """Wait for ranks that a dead launcher has left behind, which stop by themselves, and end what is left after that.
+
+    Returns:
+        whether there were any. The stock launcher's own exit code is 0 where a signal killed its child.
+    """
     ranks = _ranks(group)
-    for rank in ranks:
-        rank.send_signal(signal.SIGTERM)
     psutil.wait_procs(ranks, timeout=SWEEP_SECONDS)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    return bool(ranks)
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ from dmd.training.resume import Resume, choose_checkpoint
 from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import check_continues
 from dmd.training.step import make_plan
-from dmd.training.system import TrainingSystem, autocast_dtype
+from dmd.training.system import TrainingSystem
 
 
 def open_shards(data: str, config: Config) -> ShardReader:
@@ -36,10 +36,23 @@ def open_shards(data: str, config: Config) -> ShardReader:
 
 
 def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
-    """Refuse, before anything is written, what cannot be trained; cheap enough for every rank.
+    """Refuse, before anything is written, what cannot be trained; builds the network without memory for its weights.
 
     Raises:
-        ValueError: more ranks than ghost batches per step, sequences shorter than their convolution, or an encoder
+        ValueError: as `plan_training`, or sequences shorter than their convolution.
+    """
+    plan = plan_training(config, reader, run, num_ranks)
+    info = reader.index.info
+    with torch.device("meta"):
+        TrainingSystem(config, info, None if info.text_kind == "features" else _meta_encoder(config), own_device())
+    return plan
+
+
+def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
+    """The plan of a training's epochs; cheap, every rank makes it.
+
+    Raises:
+        ValueError: more ranks than ghost batches per step, a file in the place of the run directory, or an encoder
             that is not there or does not fit the tokens.
     """
     info = reader.index.info
@@ -48,8 +61,6 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
         raise ValueError(f"the run directory {run} is a file; give another --run")
     if info.text_kind == "tokens" and not checkpoint_paths(run / CHECKPOINTS):
         check_tokens(encoder_config(config.text.encoder), vocab_size=info.vocab_size, length=info.lengths["text"])
-    with torch.device("meta"):
-        TrainingSystem(config, info, None if info.text_kind == "features" else _meta_encoder(config))
     return plan
 
 
@@ -62,6 +73,11 @@ def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume)
     path, _ = choose_checkpoint(run / CHECKPOINTS, resume)
     if path is not None:
         check_continues(read_state(path), config, reader.index.info, run)
+
+
+def own_device() -> torch.device:
+    """The kind of device that ranks of this machine run on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _meta_encoder(config: Config) -> TextEncoder:
@@ -78,7 +94,7 @@ def build_system(
         settings = encoder_config(config.text.encoder)
         encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
     torch.manual_seed(config.train.seed)  # an encoder's missing weights may have drawn
-    system = TrainingSystem(config, info, encoder, autocast_dtype(config, device))
+    system = TrainingSystem(config, info, encoder, device)
     return system.to(device), settings
 
 

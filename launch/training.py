@@ -11,7 +11,7 @@ from dmd.training.epoch_report import EpochReport
 from dmd.training.loop import Training
 from dmd.training.resume import Resume
 from launch.engine import DeepSpeedEngine
-from launch.setup import build_system, check_training, open_shards
+from launch.setup import build_system, open_shards, plan_training
 
 
 def make_training(
@@ -22,10 +22,10 @@ def make_training(
     """Build a rank's part of a training; `launch.engine.join_process_group` has been called. See `Training`.
 
     Raises:
-        ValueError: what `open_shards` and `check_training` refuse.
+        ValueError: what `open_shards` and `plan_training` refuse.
     """
     reader = open_shards(data, config)
-    plan = check_training(config, reader, run, dist.get_world_size())
+    plan = plan_training(config, reader, run, dist.get_world_size())
     system, text_encoder = build_system(config, reader.index.info, device)
     engine = DeepSpeedEngine(system, config, plan, device)
     return Training(

@@ -96,13 +96,15 @@ class Training:
             ValueError: a damaged shard; on the rank that reads it.
         """
         stopped = False
-        while not stopped and not self.finished:
-            stopped = self._epoch()
-            if not stopped:
-                self._end_epoch()
-                stopped = not self.finished and any_rank(self.engine, self.stop_requested())[0]
-        if self.log is not None and not stopped:
-            self.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
+        try:
+            while not stopped and not self.finished:
+                stopped = self._epoch()
+                if not stopped:
+                    self._end_epoch()
+                    stopped = not self.finished and any_rank(self.engine, self.stop_requested())[0]
+        finally:
+            if self.saver is not None:
+                self.saver.wait()
         best = self.schedule
         self._close(None if stopped else {"valid/loss": best.best_loss})
         return Outcome(

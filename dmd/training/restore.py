@@ -19,7 +19,7 @@ from dmd.training.checkpoint import Snapshot, find_step, newest_valid, read_chec
 from dmd.training.evaluate import evaluate
 from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import check_fits, saved_config
-from dmd.training.system import TrainingSystem, autocast_dtype
+from dmd.training.system import TrainingSystem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = snapshot.state["text_encoder"]
     encoder = None if settings is None else build_text_encoder(settings, frozen=config.text.frozen)
-    system = TrainingSystem(config, info, encoder, autocast_dtype(config, device))
+    system = TrainingSystem(config, info, encoder, device)
     system.load_state_dict(snapshot.model)
     return TrainedRun(
         system=system.to(device).eval(), config=config, state=snapshot.state, step=snapshot.step, device=device

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.loader import Batch
+from dmd.kernels.choice import choose_kernels
+from dmd.kernels.noise import Noise
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.dmd import DMDOutput
-from dmd.kernels.noise import Noise
 from dmd.model.text import TextEncoder
 
 
@@ -17,17 +18,22 @@ class TrainingSystem(nn.Module):
     """DMD with its objective; `forward` gives every loss term of every ghost batch.
 
     Args:
-        autocast: precision of the network's products where it is not float32; weights and losses stay in float32.
+        device: where it will run, which settles the precision of the network's products (weights and losses stay in
+            float32) and the form of the kernels.
+
+    Raises:
+        ValueError: fused kernels are asked for on a device that has none.
     """
 
     def __init__(
-        self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None,
-        autocast: torch.dtype | None = None,
+        self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None, device: torch.device
     ) -> None:
         super().__init__()
-        self.autocast = autocast
-        self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder)
-        self.objective = Objective(config.objective, config.model)
+        self.autocast = autocast_dtype(config, device)
+        fused, reason = choose_kernels(config.train.kernels, device)
+        self.kernels = f"{'fused' if fused else 'plain'} ({reason})"
+        self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder, fused=fused)
+        self.objective = Objective(config.objective, config.model, fused=fused)
 
     def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
