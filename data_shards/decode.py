@@ -2,7 +2,11 @@
 
 import io
 import json
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,26 @@ from data_shards.sources.base import pad_steps
 
 UNSAFE = ("pth", "pt", "pkl", "pickle", "pyd", "joblib", "ckpt", "bin")
 """Formats that are, or may be, pickles: reading one can run code."""
+_LARGEST = 1 << 31
+"""Bytes of one unpacked array; an archive can claim any size."""
+
+
+_FAILURES = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise on damaged files."""
 
 
 def check_format(member: str) -> None:
@@ -29,12 +53,35 @@ def decode_array(raw: bytes, member: str) -> NDArray[Any]:
     """The array in a member's bytes; `ValueError` where there is none, or one of objects."""
     entry = member.partition(":")[2]
     try:
-        if not entry:
-            return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive, archive.open(f"{entry}.npy") as file:
-            return np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"{member} is no array that can be read: {error}") from error
+        return _npy(_unzip(raw, f"{entry}.npy") if entry else raw)
+    except _FAILURES as error:
+        raise ValueError(f"{member} is no array that can be read: {' '.join(str(error).split())}") from error
+
+
+def _npy(raw: bytes) -> NDArray[Any]:
+    """The array of a `.npy` file, which must have exactly the bytes that its shape needs."""
+    file = io.BytesIO(raw)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"npy format {version}")
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise ValueError(f"it holds {dtype}, not numbers")
+    if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
+        raise ValueError(f"its shape {shape} does not fit its {len(raw)} bytes")
+    flat: NDArray[Any] = np.frombuffer(raw, dtype, offset=file.tell()) if math.prod(shape) else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _unzip(raw: bytes, entry: str) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        info = archive.getinfo(entry)
+        if info.file_size > _LARGEST:
+            raise ValueError(f"{entry} claims {info.file_size} bytes")
+        return archive.read(info)
 
 
 def fit(array: NDArray[Any], shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -29,7 +29,11 @@ class IndexWriter:
 
     def add(self, rows: ShardRows, *, shard: int) -> None:
         """Append one shard's rows; shards come in the order of the index."""
-        self._pending.append(_table(rows, shard))
+        self.append(_table(rows, shard))
+
+    def append(self, table: pa.Table) -> None:
+        """Append rows that have the index's schema."""
+        self._pending.append(table)
         if sum(map(len, self._pending)) >= ROWS_PER_GROUP:
             table = pa.concat_tables(self._pending).combine_chunks()
             whole = len(table) // ROWS_PER_GROUP * ROWS_PER_GROUP

@@ -49,7 +49,8 @@ class ShardReader:
         self._check = check
         self._files = ShardFiles(self.index.store, self.index.info.shards)
         self._layout = _Layout(self.index)
-        self._checked: dict[str, NDArray[np.bool_]] = {}
+        self._checked: dict[str, NDArray[np.uint8]] = {}
+        """A bit per sample of a split: whether it was found intact."""
 
     def read(self, split: str, positions: Positions) -> dict[str, NDArray[Any]]:
         """The samples at `positions` (row numbers inside the split), stacked.
@@ -66,9 +67,10 @@ class ShardReader:
         records = self.index.records(split, wanted)
         arrays = [np.empty((len(records), *info.shape(m)), info.stored_dtype(m)) for m in MODALITIES]
         fill = self._fill_packed if info.layout == "packed" else self._fill_mapped
-        fill(records, arrays, split, wanted, self._unchecked(split, wanted))
-        if self._check:
-            self._checked[split][wanted] = True
+        unchecked = self._unchecked(split, wanted)
+        fill(records, arrays, split, wanted, unchecked)
+        if unchecked.any():
+            np.bitwise_or.at(self._checked[split], wanted >> 3, np.uint8(1) << (wanted & 7).astype(np.uint8))
         tokens = info.text_kind == "tokens"
         batch: dict[str, NDArray[Any]] = {
             m: array.astype(np.int64 if tokens and m == "text" else np.float32, copy=False)
@@ -109,8 +111,8 @@ class ShardReader:
         if not self._check:
             return np.zeros(len(wanted), dtype=bool)
         if split not in self._checked:
-            self._checked[split] = np.zeros(self.index.num_samples(split), dtype=bool)
-        return ~self._checked[split][wanted]
+            self._checked[split] = np.zeros(self.index.num_samples(split) // 8 + 1, dtype=np.uint8)
+        return (self._checked[split][wanted >> 3] >> (wanted & 7) & 1) == 0
 
     def _fill_packed(
         self,

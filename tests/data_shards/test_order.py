@@ -98,3 +98,22 @@ def test_impossible_sizes_are_refused(wrong):
 def test_positions_outside_the_epoch_are_refused(position):
     with pytest.raises(ValueError, match="outside the 10 samples"):
         epoch_order(np.array([position]), seed=0, epoch=0, num_samples=10, shard_size=3, window=2)
+
+
+def test_a_rank_touches_few_shards_at_scale():
+    """10^8 samples in 10^4 shards, 8 ranks, 160 samples per step: a rank's 1,000 steps stay within few windows."""
+    ghosts = np.arange(1000)[:, None] * 160 + np.array([3, 131])[:, None, None] * 1000 * 160
+    positions = (ghosts[..., None] + np.arange(16)).reshape(2, -1)  # the first ghost batch of each step
+    for window in (1, 4, 16):
+        for start in range(2):
+            order = epoch_order(positions[start], seed=1, epoch=0, num_samples=10**8, shard_size=10**4, window=window)
+            windows = -(-160_000 // (window * 10**4)) + 1
+            assert len(np.unique(order // 10**4)) <= windows * window
+
+
+def test_a_look_up_costs_the_same_everywhere():
+    """A billion samples: positions at both ends, without anything of that size in memory."""
+    ends = np.array([0, 10**9 - 1])
+    order = epoch_order(ends, seed=3, epoch=9, num_samples=10**9, shard_size=10**5, window=8)
+    assert len(set(order.tolist())) == 2
+    assert (order < 10**9).all()
