@@ -1,0 +1,115 @@
+"""The documents: every command in them runs, every message they explain exists, the reference is up to date."""
+
+import pickle
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import dmd
+from dmd.cli import main
+from dmd.exported import example
+from dmd.presets import all_keys, config_to_dict, load_config, preset_names
+from dmd.presets.reference import field_documents, reference
+from tests.dmd.trained import SMALL, train
+
+ROOT = Path(__file__).parents[2]
+RUN_PAGES = ("docs/results.md",)
+"""Pages whose every command is run as it stands; the others' are parsed."""
+PAGES = ("docs/results.md", "docs/reproducing.md", "docs/troubleshooting.md", "CONTRIBUTING.md")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    """Every `dmd ...` line of a page: in blocks, and between backticks where it names its arguments."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("dmd ")]
+
+
+def test_the_configuration_reference_is_up_to_date():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == reference(), "run: python -m dmd.presets.reference > docs/configuration.md"
+    for key in all_keys():
+        assert f"| `{key}` |" in page
+    for name in preset_names():
+        assert f"| `{name}` |" in page
+
+
+def test_every_config_value_is_documented():
+    for section in config_to_dict(load_config()):
+        kind = type(getattr(load_config(), section))
+        documents = field_documents(kind)
+        assert set(documents) == set(kind.__dataclass_fields__)
+        assert all(text.endswith(".") for text in documents.values())
+
+
+def test_every_message_that_is_explained_exists():
+    sources = "".join(path.read_text() for floor in ("data_shards", "dmd", "launch", "cluster")
+                      for path in (ROOT / floor).rglob("*.py"))  # fmt: skip
+    joined = re.sub(r'"\s*\n\s*f?"', "", sources)
+    explained = re.findall(r"^- (`[^:]*`):", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(explained) > 15
+    for entry in explained:
+        for message in re.findall(r"`([^`]+)`", entry):
+            assert message in joined, f"no error says {message!r}"
+
+
+def test_links_between_documents_lead_somewhere():
+    for page in (*PAGES, "docs/configuration.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
+            if "://" not in target:
+                assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_commands_and_keys_exist(page, capsys):
+    known = [line.split()[0] for line in _help(capsys).splitlines() if line.startswith("  ")]
+    text = (ROOT / page).read_text()
+    for name in re.findall(r"`dmd ([a-z]+)[ `]", text) + [command[0] for command in commands(page)]:
+        assert name in known, f"{page}: dmd {name}"
+    for key in re.findall(r"\b((?:model|objective|text|data|train)\.[a-z_]+)=", text):
+        assert key in all_keys(), f"{page}: {key}"
+    for preset in re.findall(r"--preset ([a-z][\w-]+)", text):
+        assert preset in preset_names()
+
+
+def _help(capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    main(["--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_every_command_of_a_page_runs(page, shards, tmp_path, monkeypatch):
+    """In order, in an empty directory; trainings are shortened, all in one other process."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mosi").symlink_to(shards)
+    monkeypatch.chdir(tmp_path)
+    asked = commands(page)
+    assert len(asked) > 6
+    trainings = {}
+    for command in asked:
+        if command[0] == "train":
+            assert command[:5] == ["train", "--preset", "mosi-aligned", "--data", "shards/mosi"]
+            trainings[tmp_path / command[command.index("--run") + 1]] = [part for part in command if "=" in part]
+    train(tmp_path / "shards" / "mosi", trainings)
+    first = dmd.load(next(iter(trainings)))
+    samples = {m: array.numpy() for m, array in example(first.card, 3).items()}
+    Path("new_videos.pkl").write_bytes(pickle.dumps(samples))
+    for command in asked:
+        if command[0] != "train":
+            assert main(command) == 0, command
+    for code in blocks(page, "python"):
+        exec(compile(code, page, "exec"), dict(samples))
+
+
+def test_the_trainings_of_the_documents_have_valid_configs():
+    for page in PAGES:
+        for command in commands(page):
+            if command[0] == "train":
+                load_config(command[command.index("--preset") + 1], [part for part in command if "=" in part])
+    assert load_config(None, SMALL).model.dim == 8
