@@ -32,13 +32,7 @@ class Cell:
 
 
 def make_cells(configs: Mapping[str, Config], seeds: Sequence[int], out: Path) -> list[Cell]:
-    """Every config with every seed.
-
-    Raises:
-        ValueError: no seed, or one that is given twice.
-    """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds are {list(seeds)}; give at least one, and none twice")
+    """Every config with every seed."""
     return [
         Cell(
             name=name, seed=seed, config=replace(config, train=replace(config.train, seed=seed)),
@@ -53,12 +47,15 @@ def parse_seeds(text: str) -> list[int]:
     """Seeds from `1111,1112,1113`.
 
     Raises:
-        ValueError: another form.
+        ValueError: another form, or a seed that is given twice.
     """
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise ValueError(f"seeds are {text!r}; give whole numbers with commas between them, such as 1111,1112")
-    return [int(part) for part in parts]
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds are {text!r}; give none twice")
+    return seeds
 
 
 def run_cells(cells: Sequence[Cell], options: TrialOptions, data: str, concurrent: int) -> list[dict[str, Any]]:

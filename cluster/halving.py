@@ -14,18 +14,23 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from cluster.ledger import DONE, Ledger
 
 
+def check_halving(*, epochs: int, grace: int, reduction: float) -> None:
+    """Raise ValueError for a grace period outside the epochs, or a reduction of at most 1."""
+    if not 1 <= grace <= epochs:
+        raise ValueError(f"--grace is {grace}; it must lie between 1 and train.epochs, which is {epochs}")
+    if reduction <= 1:
+        raise ValueError(f"--reduction is {reduction}; it must be above 1")
+
+
 class Halving(ASHAScheduler):
     """Stops a trial at epochs `grace`, `grace * reduction`, ... unless it is in the best 1 / `reduction` so far.
 
     Raises:
-        ValueError: a grace period outside the epochs, or a reduction of at most 1.
+        ValueError: as `check_halving`.
     """
 
     def __init__(self, ledger: Ledger, *, epochs: int, grace: int, reduction: float) -> None:
-        if not 1 <= grace <= epochs:
-            raise ValueError(f"--grace is {grace}; it must lie between 1 and train.epochs, which is {epochs}")
-        if reduction <= 1:
-            raise ValueError(f"--reduction is {reduction}; it must be above 1")
+        check_halving(epochs=epochs, grace=grace, reduction=reduction)
         super().__init__(
             time_attr="epoch", metric="best_loss", mode="min", max_t=epochs, grace_period=grace,
             reduction_factor=reduction, stop_last_trials=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.experiment import make_cells, parse_seeds, run_cells
+from cluster.halving import check_halving
 from cluster.ledger import Ledger, keep_request
 from cluster.options import Request, check_test_split, read_request
 from cluster.resources import concurrent_trials
@@ -64,6 +65,7 @@ def run_tune(options: argparse.Namespace) -> int:
     strategy = make_strategy(options.search, space, options.search_seed)
     num_trials = _num_trials(options.trials, strategy)
     seeds = parse_seeds(options.final_seeds) if options.final_seeds else []
+    check_halving(epochs=request.config.train.epochs, grace=options.grace, reduction=options.reduction)
     with open_shards(str(request.data), request.config) as reader:
         if seeds:
             check_test_split(reader)
@@ -104,7 +106,6 @@ def run_experiment(options: argparse.Namespace) -> int:
         if name in configs:
             raise ValueError(f"two configs are called {name!r}; give each --ablation a name of its own")
         configs[name] = config
-    make_cells(configs, seeds, request.out)
     with open_shards(str(request.data), request.config) as reader:
         check_test_split(reader)
         _check_configs(request, reader, iter(configs.values()))

@@ -5,6 +5,7 @@ between them.
 """
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,11 +44,25 @@ class Two:
     audit: Path
     worker_node: Node | None = None
 
+    @property
+    def private(self) -> Path:
+        """A directory of which the worker has another one under the same path."""
+        return self.temp.parent / "private"
+
     def join(self) -> None:
         """Start Ray on the worker."""
+        mount = ["sh", "-c", f'mount -t tmpfs none {self.private} && exec "$@"', "sh"]
         self.worker_node = Node(
             self.temp, "--address", f"{self.head.address}:{PORT}", "--node-ip-address", self.worker.address,
-            "--num-cpus", "1", inside=self.worker.inside, DMD_AUDIT=str(self.audit), **WATCHFUL,
+            "--num-cpus", "1", inside=[*self.worker.inside, *mount], DMD_AUDIT=str(self.audit), **WATCHFUL,
+        )  # fmt: skip
+
+    def dmd(self, *arguments: object, log: Path) -> subprocess.Popen[bytes]:
+        """A `dmd` command on the head, on this cluster."""
+        name, *rest = arguments
+        return dmd(
+            name, "--address", f"{self.head.address}:{PORT}", *rest, inside=self.head.inside, log=log,
+            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
         )  # fmt: skip
 
     def trains_on_worker(self) -> bool:
@@ -67,6 +82,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
             "--temp-dir", str(folder / "r"), inside=head.inside, DMD_AUDIT=str(audit), **WATCHFUL,
         )  # fmt: skip
         cluster = Two(head, worker, folder / "r", audit)
+        cluster.private.mkdir()
         try:
             wait_for(lambda: "Ray runtime started" in (folder / "r.log").read_text(), "the head node", 120)
             cluster.join()
@@ -105,10 +121,9 @@ def trial(two: Two, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     def trains_again(since: int) -> bool:
         return epochs() >= since + 2 and two.trains_on_worker()
 
-    driver = dmd(
-        "tune", "--address", f"{two.head.address}:{PORT}", "--data", shards, "--out", out, "--space", space,
-        "--search", "grid", "--ranks-per-trial", "2", "--max-failures", "8", *SETTINGS, inside=two.head.inside, log=log,
-        RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
+    driver = two.dmd(
+        "tune", "--data", shards, "--out", out, "--space", space, "--search", "grid", "--ranks-per-trial", "2",
+        "--max-failures", "8", *SETTINGS, log=log,
     )  # fmt: skip
     try:
         wait_for(lambda: epochs() >= 3, "the first epochs")
@@ -149,3 +164,36 @@ def test_every_sample_once_per_epoch(trial, two):
         seen = sum((ids for (of, _), ids in steps.items() if of == epoch), Counter())
         assert len(seen) == 70
         assert set(seen.values()) == {1}
+
+
+def test_storage_that_is_not_shared(trial, two, shards, tmp_path):
+    """One line that names the node, before a trial starts."""
+    log = tmp_path / "log"
+    space = shards.parent / "space.yaml"
+    space.write_text("train.learning_rate: {choice: [3.0e-3]}\n")
+    options = ["tune", "--space", space, *SETTINGS]
+    text = finish(two.dmd(*options, "--data", shards, "--out", two.private / "out", log=log), log, code=2)
+    assert f"node {two.worker.address} does not see the experiment's directory {two.private}/out; put --out" in text
+    assert not (two.private / "out" / "trials").exists()
+    here = make_shards(two.private / "shards")
+    text = finish(two.dmd(*options, "--data", here, "--out", tmp_path / "out", log=log), log, code=2)
+    assert f"node {two.worker.address} does not see the shards" in text
+
+
+def test_an_elastic_trial_goes_on_with_the_rank_that_is_left(trial, two, shards, tmp_path):
+    log, out = tmp_path / "log", tmp_path / "out"
+    run = out / "preset" / "seed_1"
+    driver = two.dmd(
+        "experiment", "--data", shards, "--out", out, "--seeds", "1", "--ranks-per-trial", "1:2", *SETTINGS, log=log
+    )
+    try:
+        wait_for(lambda: len(lines(run, "valid")) >= 2, "the first epochs")
+        assert two.trains_on_worker()
+        two.worker_node.kill()
+        finish(driver, log)
+    finally:
+        driver.kill()
+    about = json.loads((run / "run.json").read_text())
+    assert (about["info"]["ranks"], len(about["sessions"])) == (1, 2)
+    steps = [line["step"] for line in lines(run, "train")]
+    assert steps == list(range(1, 3 * EPOCHS + 1))

@@ -116,7 +116,12 @@ def test_seeds_and_ablations(tmp_path):
     with pytest.raises(ValueError, match="give whole numbers"):
         parse_seeds("1;2")
     with pytest.raises(ValueError, match="none twice"):
-        make_cells({"preset": Config()}, [1, 1], tmp_path)
+        parse_seeds("1,2,1")
+    cells = make_cells({"preset": Config(), "other": Config()}, [1, 2], tmp_path)
+    assert [(cell.name, cell.config.train.seed) for cell in cells] == [
+        ("preset", 1), ("preset", 2), ("other", 1), ("other", 2),
+    ]  # fmt: skip
+    assert len({cell.run for cell in cells}) == 4
     name, config = parse_ablation("no-graph:objective.distillation_weight=0,model.levels=2", load_config("demo"))
     assert (name, config.objective.distillation_weight, config.model.levels, config.model.dim) == ("no-graph", 0, 2, 20)
     for text in ("no-graph", "a/b:model.levels=2", "x:"):
