@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from dmd.presets import load_config
 from dmd.training.agreement import Diverged, StorageFailed
-from dmd.training.loop import Outcome
+from dmd.training.epoch_report import Outcome
 from dmd.training.resume import parse_resume
 from launch.arguments import make_parser
 from launch.environment import choose_interfaces

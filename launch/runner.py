@@ -89,8 +89,10 @@ def run_launcher(place: Place, arguments: list[str]) -> int:
         ssh = {**environment, "PDSH_SSH_ARGS_APPEND": environment.get("PDSH_SSH_ARGS_APPEND", "") + port}
 
         def signal_remote(launcher: int, number: int) -> bool:
-            pattern = shlex.quote(f"^{re.escape(sys.executable)} -u {re.escape(str(SCRIPT))} ")
-            kill = ["pdsh", "-R", "ssh", "-w", hosts, f"pkill -{number} -f {pattern}"]
+            run = re.escape(arguments[arguments.index("--run") + 1])
+            pattern = shlex.quote(f"^{re.escape(sys.executable)} -u {re.escape(str(SCRIPT))} .*--run {run} ")
+            of_this_host = "--ns $$ --nslist net"  # containers of one machine share processes, not the network
+            kill = ["pdsh", "-R", "ssh", "-w", hosts, f"pkill -{number} {of_this_host} -f {pattern}"]
             return subprocess.run(kill, env=ssh, stderr=subprocess.DEVNULL).returncode == 0
 
         return _run(launcher_command(place, arguments), {**environment, "DS_ENV_FILE": file.name}, signal_remote)

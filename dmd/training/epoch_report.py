@@ -1,4 +1,4 @@
-"""What a training tells its caller after each validation (`Training(on_epoch=...)`)."""
+"""What a training tells its caller: after each validation (`Training(on_epoch=...)`), and at its end."""
 
 from dataclasses import dataclass
 
@@ -16,3 +16,15 @@ class EpochReport:
     """Lowest validation loss of a whole epoch so far."""
     metrics: dict[str, float]
     """Validation metrics of the fused prediction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a training ended."""
+
+    step: int
+    epoch: int
+    best_step: int
+    best_loss: float
+    stopped: bool
+    """A stop was asked for: the same command continues."""

@@ -8,7 +8,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from dmd.training.agreement import Audit, StorageFailed, any_rank
 from dmd.training.checkpoint import Snapshot
 from dmd.training.divergence import NonfiniteGuard
 from dmd.training.engine import Engine
-from dmd.training.epoch_report import EpochReport
+from dmd.training.epoch_report import EpochReport, Outcome
 from dmd.training.evaluate import evaluate
 from dmd.training.faults import fault_point
 from dmd.training.logbook import Logbook, open_record
@@ -34,18 +33,6 @@ from dmd.training.saving import CHECKPOINTS, Saver
 from dmd.training.schedule import Schedule
 from dmd.training.state import Cursor, check_continues, make_state, model_state
 from dmd.training.step import StepResult, make_plan, train_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a training ended."""
-
-    step: int
-    epoch: int
-    best_step: int
-    best_loss: float
-    stopped: bool
-    """A stop was asked for: the same command continues."""
 
 
 class Training:
