@@ -73,6 +73,8 @@ class TrainConfig:
     """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; weights and losses stay in float32. auto: bf16 on CUDA, fp32 on CPU."""
+    kernels: Literal["auto", "fused", "plain"] = "auto"
+    """Form of attention and margin loss: Triton, or plain torch. auto: fused on CUDA where Triton is installed."""
     save_every: int = 0
     """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
     save_minutes: float = 0

@@ -86,16 +86,17 @@ def kept_elements(words: Tensor, rate: float, key: tuple[int, int], dtype: torch
     """1 where an element is kept, 0 where it is dropped: words [..., W] -> [..., 2 W]."""
     halves = hash_words(words, key).view(torch.int16)
     kept = torch.empty(halves.shape, dtype=dtype, device=words.device)
-    return torch.ge(halves, _cut(rate) - 2 ** (_BITS - 1), out=kept)
+    return torch.ge(halves, cut(rate) - 2 ** (_BITS - 1), out=kept)
 
 
-def _cut(rate: float) -> int:
+def cut(rate: float) -> int:
+    """The rate in 1/65536."""
     return round(rate * 2**_BITS)
 
 
 def keep_scale(rate: float) -> float:
     """What the kept elements are multiplied by: 1 / (1 - rate), with the rate that is drawn."""
-    return 2**_BITS / (2**_BITS - _cut(rate))
+    return 2**_BITS / (2**_BITS - cut(rate))
 
 
 def _signed(word: int) -> int:

@@ -9,7 +9,7 @@ MARGIN_PER_LABEL = 0.15
 """Margin between two samples whose labels differ by one."""
 
 
-def margin_loss(features: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+def margin_loss(features: Tensor, labels: Tensor, mask: Tensor, *, fused: bool = False) -> Tensor:
     """Triplet hinge over the 3S rows of each ghost batch.
 
     For an anchor i, positives j are the other rows with the equal label and negatives k the rows with another label,
@@ -20,15 +20,21 @@ def margin_loss(features: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         features: [G, 3, S, d].
         labels: [G, S].
         mask: [G, S].
+        fused: as Triton kernels.
 
     Returns:
         [G].
     """
     rows = features.flatten(1, 2)  # [G, R, d], R = 3S
-    rows = rows / (rows.square().sum(-1, keepdim=True) + EPSILON).sqrt()
-    similarity = rows @ rows.transpose(1, 2)  # [G, R, R]
     label = labels.repeat(1, 3)
     valid = mask.repeat(1, 3)
+    if fused:
+        from dmd.kernels.margin_fused import FusedMargin
+
+        loss: Tensor = FusedMargin.apply(rows, label, valid)
+        return loss
+    rows = rows / (rows.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    similarity = rows @ rows.transpose(1, 2)  # [G, R, R]
     both = valid[:, :, None] * valid[:, None]
     same = (label[:, :, None] == label[:, None]).to(rows.dtype)
     other_row = 1 - torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)

@@ -51,11 +51,13 @@ class Objective(nn.Module):
     Args:
         config: weights and switches.
         model: the network's hyperparameters, for the sizes of the GD-Units.
+        fused: run the margin loss as Triton kernels.
     """
 
-    def __init__(self, config: ObjectiveConfig, model: ModelConfig) -> None:
+    def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, fused: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.fused = fused
         self.homo = GDUnit(model.dim, model.gd_size_homo)
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
@@ -86,7 +88,8 @@ class Objective(nn.Module):
             orthogonality(parts.private[m], parts.shared[m], mask, along=self.config.orthogonality)
             for m in MODALITIES
         )
-        terms["margin"] = margin_loss(torch.stack([output.margin_features[m] for m in MODALITIES], 1), labels, mask)
+        features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
+        terms["margin"] = margin_loss(features, labels, mask, fused=self.fused)
         terms.update(self._distillation("homo", output.homo_repr, output, mask))
         terms.update(self._distillation("hetero", output.hetero_repr, output, mask))
         terms["total"] = self.weighted_sum(terms)

@@ -50,6 +50,7 @@ class DMD(nn.Module):
         dims: feature dimension of each modality; that of the text is the encoder's where there is one.
         lengths: time steps of each modality, as padded in the shards.
         text_encoder: turns token ids into features; None where the shards hold text features.
+        fused: run the encoders' attention as Triton kernels.
 
     Raises:
         ValueError: a sequence is shorter than its convolution.
@@ -57,7 +58,7 @@ class DMD(nn.Module):
 
     def __init__(
         self, config: ModelConfig, dims: Mapping[str, int], lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
+        text_encoder: TextEncoder | None = None, *, fused: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -71,10 +72,10 @@ class DMD(nn.Module):
         })  # fmt: skip
         self.decoupler = Decoupler(dim)
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
-        self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True)
+        self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
         targets, sources = zip(*CROSSMODAL, strict=True)
-        self.crossmodal_encoders = self._stack(dim, targets, sources, steps, last_step=False)
-        self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True)
+        self.crossmodal_encoders = self._stack(dim, targets, sources, steps, last_step=False, fused=fused)
+        self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
         rate = config.output_dropout
         self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate) for m in MODALITIES})
         self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate) for m in MODALITIES})
@@ -85,7 +86,7 @@ class DMD(nn.Module):
 
     def _stack(
         self, dim: int, targets: tuple[str, ...], sources: tuple[str, ...], steps: Mapping[str, int], *,
-        last_step: bool,
+        last_step: bool, fused: bool,
     ) -> TransformerStack:
         config = self.config
         memory = dim != config.dim
@@ -94,7 +95,7 @@ class DMD(nn.Module):
             queries=[steps[m] for m in targets], keys=[steps[m] for m in sources],
             attn_dropout=[config.attn_dropout if memory else config.source_dropout[m] for m in sources],
             relu_dropout=config.relu_dropout, res_dropout=config.res_dropout, embed_dropout=config.embed_dropout,
-            last_step=last_step,
+            last_step=last_step, fused=fused,
         )  # fmt: skip
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:

@@ -132,12 +132,13 @@ class TransformerStack(nn.Module):
         queries: length of each encoder's input; `keys`: of its source (equal to `queries` for self-attention).
         attn_dropout: per encoder.
         last_step: whether only the last time step of each encoder is wanted.
+        fused: run attention as Triton kernels.
     """
 
     def __init__(
         self, dim: int, heads: int, levels: int, *, queries: Sequence[int], keys: Sequence[int],
         attn_dropout: Sequence[float], relu_dropout: float, res_dropout: float, embed_dropout: float,
-        last_step: bool,
+        last_step: bool, fused: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.embed_dropout, self.last_step = dim, embed_dropout, last_step
@@ -148,7 +149,7 @@ class TransformerStack(nn.Module):
         )
         self.plans = [
             AttentionPlan(
-                heads=heads, queries=group.queries, keys=group.keys, last_step=False,
+                heads=heads, queries=group.queries, keys=group.keys, fused=fused,
                 rates=tuple(attn_dropout[member] for member in group.members),
             )
             for group in self.groups

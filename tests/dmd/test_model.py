@@ -7,9 +7,9 @@ import torch
 from transformers import BertConfig, RobertaConfig
 
 from dmd.data.plan import EpochPlan
+from dmd.kernels.noise import Noise, dropout
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD, ModelConfig
-from dmd.model.noise import Noise, dropout
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, load_text_encoder
 from dmd.model.transformer import TransformerStack, group_by_length
 

@@ -1,0 +1,163 @@
+"""Fused kernels against plain torch in float64, forward and backward: on CUDA where there is one, else interpreted.
+
+The interpreter runs in a process of its own, since Triton decides about it when the kernels are defined.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+CUDA = torch.cuda.is_available()
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+needs_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+
+
+def interpreted(*arguments: str) -> None:
+    """Run the checks below on the CPU."""
+    code = f"import {__name__} as checks; checks.{arguments[0]}({', '.join(map(repr, arguments[1:]))})"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def error(got: torch.Tensor, want: torch.Tensor) -> float:
+    assert bool(got.isfinite().all())
+    return float((got.detach().double().cpu() - want.detach().cpu()).norm() / want.detach().norm().clamp(min=1e-6))
+
+
+def check_attention(device: str, dtype_name: str = "float32", full_size: bool = False) -> None:
+    """Lengths, head widths, one step or all, dropout or none; the same elements are dropped in both forms."""
+    from dmd.kernels.attention import AttentionPlan, attention
+    from dmd.kernels.noise import Noise
+
+    dtype = getattr(torch, dtype_name)
+    cases = [
+        ((1, 9), (3, 9), 2, 5, 4), ((7, 20), (33, 20), 2, 5, 4), ((18,), (18,), 1, 10, 2), ((70,), (70,), 1, 16, 2),
+        ((17, 16, 15), (17, 16, 15), 3, 8, 2), ((5, 66), (66, 5), 2, 10, 2),
+    ] if not full_size else [
+        ((46,) * 6, (46,) * 6, 10, 5, 32), ((46, 50, 48), (46, 50, 48), 6, 10, 16),
+        ((46, 371, 496), (496, 46, 371), 10, 5, 16), ((496, 500), (496, 500), 10, 10, 8), ((50,), (50,), 1, 64, 64),
+    ]  # fmt: skip
+    for queries, keys, heads, width, batch in cases:
+        for last_step in (False, True):
+            for dropping in (False, True):
+                results = []
+                for fused, kind in ((True, dtype), (False, torch.float64)):
+                    rates = tuple(0.3 * (e % 2 == 0) for e in range(len(queries)))
+                    plan = AttentionPlan(
+                        heads=heads, queries=queries, keys=keys, rates=rates, last_step=last_step, fused=fused
+                    )
+                    torch.manual_seed(0)
+                    steps = (1 if last_step else max(queries), max(keys), max(keys))
+                    place = torch.device(device if fused else "cpu")
+                    parts = [
+                        torch.randn(len(queries), batch, t, heads * width).to(dtype).to(kind).to(place).requires_grad_()
+                        for t in steps
+                    ]
+                    noise = Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=batch // 2, device=place)
+                    out = attention(*parts, plan, noise if dropping else None)
+                    valid = torch.cat([out[e, :, : 1 if last_step else t].flatten() for e, t in enumerate(queries)])
+                    weight = torch.linspace(-1, 1, len(valid), dtype=torch.float64).to(valid)
+                    (valid * weight).sum().backward()
+                    results.append([valid, *(part.grad for part in parts)])
+                for got, want in zip(*results, strict=True):
+                    found = error(got, want)
+                    assert found <= TOLERANCE[dtype], (queries, keys, heads, width, last_step, dropping, found)
+
+
+def check_margin(device: str) -> None:
+    """Ghost batches with masked samples, equal labels only, no pair at all, zero rows."""
+    from dmd.losses.margin import margin_loss
+
+    for ghosts, size, dim, kind in ((2, 5, 6, "mixed"), (3, 16, 50, "mixed"), (1, 4, 6, "equal"), (2, 1, 5, "mixed"),
+                                    (1, 6, 8, "different"), (1, 6, 8, "zero")):  # fmt: skip
+        torch.manual_seed(0)
+        features = torch.randn(ghosts, 3, size, dim) * (kind != "zero")
+        labels = torch.randint(-2, 3, (ghosts, size)) / 2.0
+        if kind in ("equal", "different"):
+            labels = (torch.arange(size) / 5.0 * (kind == "different")).expand(ghosts, size)
+        mask = torch.ones(ghosts, size)
+        mask[-1, size // 2 + 1 :] = 0
+        upstream = torch.arange(1.0, ghosts + 1)
+        got = features.to(device, copy=True).requires_grad_()
+        want = features.double().requires_grad_()
+        fused = margin_loss(got, labels.to(device), mask.to(device), fused=True)
+        plain = margin_loss(want, labels.double(), mask.double())
+        (fused * upstream.to(device)).sum().backward()
+        (plain * upstream.double()).sum().backward()
+        assert error(fused, plain) <= 2e-6, kind
+        assert error(got.grad, want.grad) <= 2e-6, kind
+
+
+def check_parity(device: str) -> None:
+    """The golden batch through the fused forms: every loss term and every gradient as in plain torch."""
+    from dmd.losses import Objective, ObjectiveConfig
+    from dmd.model import DMD
+    from tests.dmd.golden import Golden
+
+    golden = Golden("unaligned")
+    plain, plain_losses = golden.build()
+    fused = DMD(golden.model_config(), golden.settings["feature_dims"], golden.settings["seq_lens"], fused=True)
+    fused.load_state_dict(plain.state_dict())
+    losses = Objective(ObjectiveConfig(), golden.model_config(), fused=True)
+    losses.load_state_dict(plain_losses.state_dict())
+    found = []
+    for model, objective, place in ((plain, plain_losses, "cpu"), (fused.to(device), losses.to(device), device)):
+        text, audio, vision, labels = (part.to(place) for part in golden.batch("in/"))
+        labels = labels.reshape(1, -1)
+        terms = objective(model(text, audio, vision), labels, torch.ones_like(labels))
+        terms["total"].sum().backward()
+        gradient = torch.cat([p.grad.flatten().cpu() for p in (*model.parameters(), *objective.parameters())])
+        found.append((terms, gradient))
+    for name, term in found[0][0].items():
+        assert error(found[1][0][name], term.double()) <= 1e-5, name
+    for name in ("total", "margin"):
+        published = golden[f"loss/{name}"].double()
+        assert error(found[1][0][name][0], published) <= 1e-5, name
+    assert error(found[1][1], found[0][1].double()) <= 1e-5
+
+
+def test_attention_interpreted():
+    interpreted("check_attention", "cpu")
+
+
+def test_margin_interpreted():
+    interpreted("check_margin", "cpu")
+
+
+def test_golden_parity_interpreted():
+    interpreted("check_parity", "cpu")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("full_size", [False, True])
+def test_attention_on_cuda(dtype, full_size):
+    check_attention("cuda", dtype, full_size)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_margin_on_cuda():
+    check_margin("cuda")
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_golden_parity_on_cuda():
+    check_parity("cuda")
+
+
+def test_the_choice_is_made_for_a_reason():
+    from dmd.kernels.choice import choose_kernels
+
+    assert choose_kernels("plain", torch.device("cuda")) == (False, "asked for")
+    assert choose_kernels("auto", torch.device("cpu"))[0] is False
+    assert choose_kernels("auto", torch.device("cuda"))[0] is True
+    with pytest.raises(ValueError, match=r"train\.kernels is 'fused', but there is no Triton for cpu devices"):
+        choose_kernels("fused", torch.device("cpu"))
