@@ -96,13 +96,14 @@ def all_keys() -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one (or the one it abbreviates), else all of them."""
+    """A hint for an unknown name: one that it abbreviates or begins, the nearest, else all of them."""
     known = list(known)
     section, _, key = name.rpartition(".")
     for candidate in known:
         if candidate.rpartition(".")[0] == section and "".join(word[0] for word in _words(candidate)) == key:
             return f", did you mean {candidate!r}?"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    begun = [candidate for candidate in known if candidate.startswith(name)]
+    close = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
