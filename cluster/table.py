@@ -1,6 +1,7 @@
 """The table of trials in the terminal: redrawn in place on a screen, a line per change in a log file."""
 
 import math
+import shutil
 import sys
 import time
 
@@ -30,7 +31,8 @@ class LiveTable:
     def show(self, records: list[TrialRecord], changed: TrialRecord) -> None:
         """Draw the table after a trial changed."""
         if sys.stdout.isatty():
-            lines = self.lines(records)
+            size = shutil.get_terminal_size()  # a line that wraps, or scrolls away, cannot be redrawn
+            lines = [line[: size.columns - 1] for line in self.lines(records)[: size.lines - 1]]
             sys.stdout.write(f"\x1b[{self._height}A\x1b[J" if self._height else "")
             self._height = len(lines)
             print(*lines, sep="\n", flush=True)

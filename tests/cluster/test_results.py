@@ -14,6 +14,7 @@ from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_sl
 from cluster.results import seed_rows, student_t, summary, write_table, write_trials
 from cluster.run import parse_ablation
 from cluster.submit import excludes
+from cluster.table import LiveTable
 from dmd.commands import METRIC_NAMES
 from dmd.config import Config
 from dmd.presets import load_config
@@ -145,3 +146,14 @@ def test_excludes():
     for path in ("data/x", ".venv/bin/python", ".git/HEAD", "my/data/x", "my/spaces/b.yaml", "dmd/x.tar",
                  "dmd/__pycache__/cli.pyc", "runs/1/run.json", "dmdx"):  # fmt: skip
         assert not uploaded(path), path
+
+
+def test_live_table():
+    table = LiveTable(num_trials=3, epochs=6)
+    records = [TrialRecord(number=number, values={"train.learning_rate": 0.001}) for number in range(2)]
+    records[0].state = "stopped"
+    records[0].note(2, 0.75, {})
+    lines = table.lines(records)
+    assert lines[0].startswith("1 of 3 trials ended, 1 running")
+    assert [line.split()[:2] for line in lines[2:]] == [["1", "running"], ["0", "stopped"]]
+    assert lines[3].split()[2:] == ["2/6", "0.7500", "learning_rate=0.001"]
