@@ -147,7 +147,8 @@ def _backward_query(
 @triton.jit
 def _backward_key(
     q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gk_ptr, gv_ptr, shape, keys, scales, q_e, q_b, q_t, k_e, k_b, k_t,
-    o_e, o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr,
+    o_e, o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr,
+    LAST: tl.constexpr,
     DROP: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     bh = tl.program_id(1)
