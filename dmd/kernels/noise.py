@@ -109,3 +109,11 @@ def dropout(x: Tensor, rate: float, noise: Noise | None, *, batch_dim: int = 0) 
     if noise is None or rate == 0:
         return x
     return x * noise.keep(x.shape, rate, batch_dim=batch_dim, dtype=x.dtype)
+
+
+def drop_samples(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
+    """Set whole samples of x [B, ...] to zero, the rest as it is; the identity where `noise` is None or the rate 0."""
+    if noise is None or rate == 0:
+        return x
+    kept = noise.keep((len(x), *[1] * (x.dim() - 1)), rate, batch_dim=0, dtype=x.dtype)
+    return x * (kept > 0)

@@ -9,18 +9,21 @@ MARGIN_PER_LABEL = 0.15
 """Margin between two samples whose labels differ by one."""
 
 
-def margin_loss(features: Tensor, labels: Tensor, mask: Tensor, *, fused: bool = False) -> Tensor:
+def margin_loss(
+    features: Tensor, labels: Tensor, mask: Tensor, *, constant: float | None = None, fused: bool = False
+) -> Tensor:
     """Triplet hinge over the 3S rows of each ghost batch.
 
     For an anchor i, positives j are the other rows with the equal label and negatives k the rows with another label,
     whatever their modality or sample: mean over pairs of max(0, 0.15 |y_i - y_k| - cos_ij + cos_ik), then the mean
-    over the anchors that have both, 0 where none has. (Eq. 4 prints a constant margin and restricts modalities.)
+    over the anchors that have both, 0 where none has. (Eq. 4 restricts the modalities of j and k.)
 
     Args:
         features: [G, 3, S, d].
         labels: [G, S].
         mask: [G, S].
-        fused: as Triton kernels.
+        constant: the margin, in the place of 0.15 |y_i - y_k| (eq. 4).
+        fused: as Triton kernels, which know the published margin alone.
 
     Returns:
         [G].
@@ -28,7 +31,7 @@ def margin_loss(features: Tensor, labels: Tensor, mask: Tensor, *, fused: bool =
     rows = features.flatten(1, 2)  # [G, R, d], R = 3S
     label = labels.repeat(1, 3)
     valid = mask.repeat(1, 3)
-    if fused:
+    if fused and constant is None:
         from dmd.kernels.margin_fused import FusedMargin
 
         loss: Tensor = FusedMargin.apply(rows, label, valid)
@@ -40,7 +43,8 @@ def margin_loss(features: Tensor, labels: Tensor, mask: Tensor, *, fused: bool =
     other_row = 1 - torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     positive = same * both * other_row  # [G, R, R]
     negative = (1 - same) * both
-    reach = MARGIN_PER_LABEL * (label[:, :, None] - label[:, None]).abs() + similarity  # [G, i, k]
+    distance = (label[:, :, None] - label[:, None]).abs()
+    reach = (MARGIN_PER_LABEL * distance if constant is None else constant) + similarity  # [G, i, k]
     hinge = (reach[:, :, None] - similarity[:, :, :, None]).clamp(min=0)  # [G, i, j, k]
     total = torch.einsum("gijk,gij,gik->gi", hinge, positive, negative)
     pairs = positive.sum(-1) * negative.sum(-1)  # [G, R]

@@ -38,9 +38,18 @@ class ObjectiveConfig:
     prior: Literal["published", "uniform", "none"] = "published"
     """Target of the edges and addend of the distillation weights (published code). `none`, as in the paper: the
     weights are the edges alone and nothing regularises them."""
+    homo_distillation: bool = True
+    """HomoGD (paper, Table 3); without it its terms are logged but weigh nothing."""
+    hetero_distillation: bool = True
+    """HeteroGD (paper, Table 3); without it its terms are logged but weigh nothing."""
+    margin: Literal["label_distance", "constant"] = "label_distance"
+    """Margin of the margin loss: 0.15 times the distance of the labels (published code), or `margin_constant` (eq. 4,
+    which does not tell its value; 0.1 is a default that the published function declares and never uses)."""
+    margin_constant: float = 0.1
+    """The margin for `margin: constant`."""
 
     def __post_init__(self) -> None:
-        for name in ("decoupling_weight", "gamma", "distillation_weight"):
+        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant"):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}; a loss weight is at least 0")
 
@@ -58,6 +67,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.fused = fused
+        self.decoupling = model.decoupling
         self.homo = GDUnit(model.dim, model.gd_size_homo)
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
@@ -89,7 +99,8 @@ class Objective(nn.Module):
             for m in MODALITIES
         )
         features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
-        terms["margin"] = margin_loss(features, labels, mask, fused=self.fused)
+        constant = self.config.margin_constant if self.config.margin == "constant" else None
+        terms["margin"] = margin_loss(features, labels, mask, constant=constant, fused=self.fused)
         terms.update(self._distillation("homo", output.homo_repr, output, mask))
         terms.update(self._distillation("hetero", output.hetero_repr, output, mask))
         terms["total"] = self.weighted_sum(terms)
@@ -103,7 +114,9 @@ class Objective(nn.Module):
         hetero = terms["hetero_logit"] + terms["hetero_representation"] + terms["hetero_regulariser"]
         relation = terms["margin"] + terms["orthogonality"]
         decoupling = terms["reconstruction"] + terms["cycle"] + config.gamma * relation
-        return task + config.decoupling_weight * decoupling + config.distillation_weight * (homo + hetero)
+        distillation = homo * config.homo_distillation + hetero * config.hetero_distillation
+        weight = config.decoupling_weight * self.decoupling
+        return task + weight * decoupling + config.distillation_weight * distillation
 
     def _distillation(
         self, space: str, reprs: dict[str, Tensor], output: DMDOutput, mask: Tensor

@@ -41,6 +41,14 @@ class ModelConfig:
     """Width of the homogeneous GD-Unit's projections."""
     gd_size_hetero: int = 32
     """Width of the heterogeneous GD-Unit's projections."""
+    decoupling: bool = True
+    """Feature decoupling (FD in the paper's Table 3). Without it both spaces see the convolved features themselves, and
+    the objective has no decoupling loss."""
+    crossmodal: bool = True
+    """Crossmodal attention (CA in Table 3). Without it each memory encoder sees its own modality twice."""
+    modality_dropout: float = 0.0
+    """Rate at which a whole modality of a training sample is set to zero, each by its own draw, behind the text
+    encoder: practice for missing modalities. What is left is not scaled up."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "heads", "levels", "kernel_text", "kernel_audio", "kernel_vision"):

@@ -23,6 +23,14 @@ class Decoupled(NamedTuple):
     """Private encoder applied to the reconstruction."""
 
 
+class Undecoupled(nn.Module):
+    """The ablation without feature decoupling: both spaces are the convolved features, and nothing is to rebuild."""
+
+    def forward(self, origin: dict[str, Tensor]) -> Decoupled:
+        """{modality: [B, T_m, d]} as it is, in every place."""
+        return Decoupled(origin, origin, origin, origin, origin)
+
+
 class Decoupler(nn.Module):
     """E^com, E_m^prt and D_m: linear maps per time step without bias (the published 1x1 convolutions)."""
 

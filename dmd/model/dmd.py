@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.noise import Noise, dropout
+from dmd.kernels.noise import Noise, drop_samples, dropout
 from dmd.model.config import MODALITIES, ModelConfig
-from dmd.model.decouple import Decoupled, Decoupler
+from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
@@ -70,11 +70,13 @@ class DMD(nn.Module):
             m: nn.Identity() if dims[m] == dim else nn.Conv1d(dims[m], dim, config.kernels[m], bias=False)
             for m in MODALITIES
         })  # fmt: skip
-        self.decoupler = Decoupler(dim)
+        self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
         self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
         targets, sources = zip(*CROSSMODAL, strict=True)
-        self.crossmodal_encoders = self._stack(dim, targets, sources, steps, last_step=False, fused=fused)
+        self.crossmodal_encoders = (
+            self._stack(dim, targets, sources, steps, last_step=False, fused=fused) if config.crossmodal else None
+        )
         self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
         rate = config.output_dropout
         self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate) for m in MODALITIES})
@@ -110,7 +112,10 @@ class DMD(nn.Module):
         if self.text_encoder is not None:
             text = self.text_encoder(text)
         text = dropout(text, self.config.text_dropout, noise)
-        features = {"text": text, "audio": audio, "vision": vision}
+        features = {
+            m: drop_samples(x, self.config.modality_dropout, noise)
+            for m, x in zip(MODALITIES, (text, audio, vision), strict=True)
+        }
         origin = {m: self.convolution[m](features[m].transpose(1, 2)).transpose(1, 2) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}
@@ -120,10 +125,10 @@ class DMD(nn.Module):
         shared_last = self.shared_encoders([decoupled.shared[m] for m in MODALITIES], noise=noise)
         shared = torch.cat([shared_last[MODALITIES.index(m)] for m in PUBLISHED_ORDER], dim=-1)  # [B, 3d]
 
-        reinforced = self.crossmodal_encoders(
-            [decoupled.private[target] for target, _ in CROSSMODAL],
-            [decoupled.private[source] for _, source in CROSSMODAL], noise=noise,
-        )  # fmt: skip
+        reinforced = [decoupled.private[target] for target, _ in CROSSMODAL]
+        if self.crossmodal_encoders is not None:
+            sources = [decoupled.private[source] for _, source in CROSSMODAL]
+            reinforced = self.crossmodal_encoders(reinforced, sources, noise=noise)
         pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
         memory = dict(zip(MODALITIES, self.memory_encoders(pairs, noise=noise), strict=True))  # {m: [B, 2d]}
         hetero = {m: self.hetero_heads[m](memory[m], noise) for m in MODALITIES}

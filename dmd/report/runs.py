@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmd.presets import config_from_dict, config_to_dict
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -62,7 +64,8 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         raise ValueError(f"there is no run directory {path}")
     try:
         document = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        config, info, sessions = document["config"], document["info"], document["sessions"]
+        config = config_to_dict(config_from_dict(document["config"]))
+        info, sessions = document["info"], document["sessions"]
         curves = _curves((path / "metrics.jsonl").read_text(encoding="utf-8"))
         record = RunRecord(
             path=path, name=path.resolve().name, config=config, info=info, sessions=sessions, curves=curves

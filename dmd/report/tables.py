@@ -129,8 +129,8 @@ def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
     """(FD, HomoGD, CA, HeteroGD) of a config, as the columns of the paper's Table 3."""
     model, objective = group.config["model"], group.config["objective"]
     return (
-        bool(model.get("decoupling", True)), bool(objective.get("homo_distillation", True)),
-        bool(model.get("crossmodal", True)), bool(objective.get("hetero_distillation", True)),
+        bool(model["decoupling"]), bool(objective["homo_distillation"]), bool(model["crossmodal"]),
+        bool(objective["hetero_distillation"]),
     )  # fmt: skip
 
 

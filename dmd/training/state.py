@@ -65,9 +65,10 @@ def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, ru
             f"{run} was trained on data generation {there} ({state['data']['name']}), these shards are {here} "
             f"({info.name}); give the same shards, or another --run"
         )
+    began = config_to_dict(saved_config(state))
     for section, values in config_to_dict(config).items():
         for name, value in values.items():
-            before = state["config"][section].get(name)
+            before = began[section][name]
             if before != value and f"{section}.{name}" not in FREE_KEYS:
                 raise ValueError(
                     f"{run} was trained with {section}.{name}={before}, not {value}; give that value, or another --run"
