@@ -17,10 +17,14 @@ class TextConfig:
     """Keep the encoder's pretrained weights."""
     learning_rate: float | None = None
     """Learning rate of the encoder's weights; none: `train.learning_rate`."""
+    warmup_epochs: int = 0
+    """Epochs over which the encoder's learning rate rises to its own, in equal parts; 0: at once, as published."""
 
     def __post_init__(self) -> None:
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"text.learning_rate is {self.learning_rate}; it must be above 0")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"text.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,8 @@ class TrainConfig:
     """Clip the gradient of a step by value, by its global norm, or not at all."""
     clip_at: float = 0.06
     """Limit of the clip. The published 0.6 is for the sum of ten ghost batches; a step here is their mean."""
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """Learning rate over the epochs: `plateau` (published), or `cosine`, half a wave down to 0 over `epochs`."""
     plateau_factor: float = 0.5
     """Factor on the learning rate after `plateau_patience` epochs without a better validation loss."""
     plateau_patience: int = 5

@@ -64,7 +64,7 @@ class Training:
         self.text_encoder, self.stop_requested, self.on_epoch = text_encoder, stop_requested, on_epoch
         self.heartbeat = heartbeat
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
-        self.schedule = Schedule(engine.optimizer, config.train)
+        self.schedule = Schedule(engine.optimizer, config.train, text_warmup=config.text.warmup_epochs)
         self.cursor, self.step = Cursor(), 0
         self.leads = engine.rank == 0
         self.guard = NonfiniteGuard(config.train, reader, run, leads=self.leads)

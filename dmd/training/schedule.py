@@ -1,5 +1,6 @@
 """Learning rate and stopping, decided after each epoch from the validation loss, equal on every rank."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,16 +11,24 @@ from dmd.training.agreement import Diverged
 
 
 class Schedule:
-    """Plateau schedule and early stopping (the published rules): both watch the validation loss."""
+    """Early stopping by the validation loss, and learning rates by the plateau rule (published) or a half cosine.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
-        self.config = config
+    Args:
+        optimizer: its first group is the network, a second one the text encoder.
+        config: `schedule`, `epochs`, the plateau's values and `early_stop`.
+        text_warmup: epochs over which the text encoder's rate rises to its own.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, *, text_warmup: int = 0) -> None:
+        self.config, self.text_warmup = config, text_warmup
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.plateau = ReduceLROnPlateau(
             optimizer, mode="min", factor=config.plateau_factor, patience=config.plateau_patience
         )
         self.best_loss = float("inf")
         self.best_epoch = -1
         self.best_step = -1
+        self._set_rates(0)
 
     def update(self, loss: float, *, epoch: int, step: int) -> bool:
         """Take the validation loss after an epoch; returns whether it is the best one.
@@ -33,10 +42,22 @@ class Schedule:
                 "train.learning_rate and start again in a new run directory"
             )
         self.plateau.step(loss)
+        self._set_rates(epoch + 1)
         if loss >= self.best_loss:
             return False
         self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
         return True
+
+    def _set_rates(self, epoch: int) -> None:
+        """The rates of an epoch, counted from 0; where neither option is on they are the plateau's own."""
+        network, *text = self.plateau.optimizer.param_groups
+        if self.config.schedule == "cosine":
+            part = 0.5 * (1 + math.cos(math.pi * min(epoch, self.config.epochs) / self.config.epochs))
+            for group, rate in zip(self.plateau.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * part
+        if text and self.text_warmup:
+            warm = min(1.0, (epoch + 1) / (self.text_warmup + 1))
+            text[0]["lr"] = self.base_rates[1] * warm * network["lr"] / self.base_rates[0]
 
     def should_stop(self, epoch: int) -> bool:
         """Whether `early_stop` epochs have passed since the best one."""
