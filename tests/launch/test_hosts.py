@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, last
+from tests.launch.test_launcher import ENDLESS
 from tests.launch.test_stop import until
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.hosts, pytest.mark.slow]
@@ -100,8 +101,7 @@ def per_host(
 
 def test_per_host_commands_a_cut_cable_and_back(hosts, shards, reference, tmp_path, capsys):
     run = tmp_path / "run"
-    endless = ("train.epochs=500", "train.early_stop=500")
-    processes, logs = per_host(hosts, shards, run, *endless)
+    processes, logs = per_host(hosts, shards, run, *ENDLESS)
     text = lambda: "\n".join(log.read_text(errors="replace") for log in logs)  # noqa: E731
     until(lambda: (run / "checkpoints" / "step_00000004").exists(), text)
     cut = time.monotonic()
@@ -150,9 +150,8 @@ def ssh(hosts: Hosts, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_ssh_starts_all_hosts_and_carries_a_signal(hosts, ssh, shards, reference, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
-    endless = ("train.epochs=500", "train.early_stop=500")
     text = lambda: log.read_text(errors="replace")  # noqa: E731
-    wrapper = hosts.start(0, log, dmd_train(shards, run, "--hosts", str(hosts.file), *endless), **ssh)
+    wrapper = hosts.start(0, log, dmd_train(shards, run, "--hosts", str(hosts.file), *ENDLESS), **ssh)
     until(lambda: (run / "checkpoints" / "step_00000004").exists() or wrapper.poll() is not None, text)
     wrapper.send_signal(signal.SIGTERM)
     assert wrapper.wait(PATIENCE) == STOPPED, text()

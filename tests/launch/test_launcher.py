@@ -15,6 +15,8 @@ from tests.launch.test_stop import until
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 SAVES = "train.save_every=2"
+ENDLESS = ("train.epochs=500", "train.early_stop=500", "train.keep_checkpoints=9999")
+"""Stopped by the test; every checkpoint stays, for `--resume 4`."""
 KILLED, STOPPED, LOST = 137, 75, 69
 
 
@@ -57,7 +59,7 @@ def test_a_killed_rank_is_reported_and_nothing_is_left(shards, reference, tmp_pa
     assert "rank 1 on" in killed.output
     assert "was killed by SIGKILL (signal 9)" in killed.output
     assert killed.leftovers() == []
-    held = Command(shards, run, "--ranks", "2", "train.epochs=500", "train.early_stop=500")
+    held = Command(shards, run, "--ranks", "2", *ENDLESS)
     until(lambda: (run / "checkpoints" / "step_00000012").exists(), lambda: held.output)
     held.process.send_signal(signal.SIGTERM)
     assert held.wait() == STOPPED, held.output
@@ -71,7 +73,7 @@ def test_a_killed_rank_is_reported_and_nothing_is_left(shards, reference, tmp_pa
 @pytest.mark.parametrize("victim", ["wrapper", "launcher"])
 def test_what_dies_above_the_ranks_takes_them_along(shards, tmp_path, victim):
     run = tmp_path / "run"
-    command = Command(shards, run, "train.epochs=500", "train.early_stop=500")
+    command = Command(shards, run, *ENDLESS)
     until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: command.output)
     runner = psutil.Process(command.process.pid).children()[0]
     launcher = runner.children()[0]
