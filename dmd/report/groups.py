@@ -58,13 +58,19 @@ def make_groups(measured: list[Measured]) -> list[Group]:
 
 
 def _names(runs: list[RunRecord]) -> list[str]:
-    """The data set's name where it differs or nothing else does, and every value that is not the same in all."""
+    """The data set's name where it differs or nothing else does, and the values that are not the same in all.
+
+    Where more than two keys differ, the first config is the reference and the others tell what they changed.
+    """
     configs = [flatten(run.config) for run in runs]
     keys = sorted({key for config in configs for key in config} - FREE_KEYS - {"train.seed"})
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
     data = [str(run.info.get("data_name", "data")) for run in runs]
     names = []
     for config, source in zip(configs, data, strict=True):
-        parts = [f"{key.partition('.')[2]}={config.get(key)}" for key in differing]
+        told = [key for key in differing if len(differing) <= 2 or config.get(key) != configs[0].get(key)]
+        parts = [f"{key.partition('.')[2]}={config.get(key)}" for key in told]
+        if differing and not parts:
+            parts = ["reference"]
         names.append(", ".join([source, *parts] if len(set(data)) > 1 or not parts else parts))
     return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]

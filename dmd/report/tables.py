@@ -120,7 +120,8 @@ def comparison_table(groups: list[Group]) -> Table | None:
     return Table(
         name="bootstrap", title=f"Paired bootstrap against: {reference.name}",
         note="Config minus reference (per cent points for shares). Samples and seeds are drawn with replacement, the "
-        "same samples for both; percentile interval of 10,000 resamples. MAE: lower is better.",
+        "same samples for both; percentile interval of 10,000 resamples. One seed per config says nothing of "
+        "the spread between seeds. MAE: lower is better.",
         header=["config", "metric", "difference", "95 % interval", "p", "at 5 %"], rows=rows,
     )  # fmt: skip
 

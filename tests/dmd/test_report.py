@@ -166,6 +166,10 @@ def test_grouping_ignores_the_seed_and_names_what_differs(runs):
     groups = make_groups(measured)
     assert [(group.name, len(group.members)) for group in groups] == [("prior=published", 2), ("prior=uniform", 1)]
     assert [group.name for group in make_groups(measured[:2])] == ["synthetic"]
+    changed = measured[2].run.config
+    changed["objective"]["gamma"], changed["model"]["dim"] = 0.2, 16
+    names = [group.name for group in make_groups(measured)]
+    assert names == ["reference", "dim=16, gamma=0.2, prior=uniform"]
 
 
 def test_confusion_counts_every_sample(runs, shards):
