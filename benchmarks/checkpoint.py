@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from dmd.config import Config
-from dmd.data.loader import training_steps
+from dmd.data.loader import Batch, training_steps
 from dmd.presets import load_config
 from dmd.training.checkpoint import Snapshot
 from dmd.training.provenance import git_commit, versions
@@ -34,10 +34,8 @@ from launch.setup import build_system, open_shards, plan_training
 EVERY = 20
 
 
-def step_maker(
-    config: Config, data: str, run: Path, device: torch.device
-) -> tuple[Callable[[bool], float], Callable[[], int]]:
-    """A function that makes a step, saving after it or not, and says how many seconds it took; and the step count."""
+def step_maker(config: Config, data: str, run: Path, device: torch.device) -> Callable[[bool], float]:
+    """A function that makes a step, saving after it or not, and says how many seconds it took."""
     reader = open_shards(data, config)
     plan = plan_training(config, reader, run, 1)
     system, _ = build_system(config, reader.index.info, device)
@@ -45,7 +43,7 @@ def step_maker(
     saver = Saver(run, config.train)
     count = 0
 
-    def batches() -> Iterator[tuple[int, list[object]]]:
+    def batches() -> Iterator[tuple[int, list[Batch]]]:
         epoch = 0
         while True:
             steps = training_steps(reader, plan, config.data, seed=config.train.seed, rank=0, epoch=epoch)
@@ -64,12 +62,12 @@ def step_maker(
             saver.save(Snapshot(step=count, model=model_state(system), optimizer=engine.optimizer_state(), state={}))
         return time.perf_counter() - begin
 
-    return make, lambda: count
+    return make
 
 
 def measure(config: Config, data: str, run: Path, device: torch.device, steps: int) -> dict[str, float]:
     """Seconds per step with and without saving every 20 steps, by blocks of 20, and the size of a checkpoint."""
-    make, _ = step_maker(config, data, run, device)
+    make = step_maker(config, data, run, device)
     for _ in range(5):
         make(False)
     plain: list[float] = []
