@@ -7,6 +7,7 @@ Memory is linear in the lengths: backward computes the weights again, dropout in
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dmd.kernels.noise import Noise
@@ -50,6 +51,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, no
     Returns:
         like `query`; rows past an encoder's length are zero.
     """
+    if torch.compiler.is_exporting():
+        from dmd.kernels.attention_whole import whole_attention
+
+        return whole_attention(query, key, value, plan)
     site = None if noise is None or not any(plan.rates) else noise.next_site()
     if plan.fused:
         from dmd.kernels.attention_fused import FusedAttention

@@ -92,6 +92,8 @@ class Training:
         finally:
             if self.saver is not None:
                 self.saver.wait()
+        if self.log is not None and not stopped:
+            self.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         best = self.schedule
         self._close(None if stopped else {"valid/loss": best.best_loss})
         return Outcome(
