@@ -1,0 +1,181 @@
+"""Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but row sums.
+
+Tensors are [E, B, T, H * h]; a program works on one block of rows (or keys) of one head of one sample of one encoder.
+`shape` holds (query length, key length, dropout's cut) of each encoder, `keys` the dropout key of each encoder and
+ghost batch, `scales` what dropout multiplies the kept weights by. `dmd.kernels.attention_fused` launches them.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _kept(word, odd, key_low, key_high, cut_at):
+    """Whether dropout keeps elements: the hash of `dmd.kernels.noise`, in unsigned arithmetic."""
+    x = (word + key_low).to(tl.uint32, bitcast=True)
+    high = key_high.to(tl.uint32, bitcast=True)
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) ^ high
+    x = ((x ^ (x >> 15)) * 0x846CA68B) ^ high
+    x = x ^ (x >> 16)
+    half = tl.where(odd == 1, x >> 16, x & 0xFFFF)
+    return (half ^ 0x8000) >= cut_at.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _weights(q, k, row, col, len_q, len_k, shift, scale):
+    """2 ** (score - shift) of a tile, 0 where hidden."""
+    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    span = tl.abs(len_q - len_k)
+    seen = (col[None, :] <= row[:, None] + span) & (col[None, :] < len_k) & (row[:, None] < len_q)
+    return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0), seen
+
+
+@triton.jit
+def _locate(shape, keys, pid, blocks, bh, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr):
+    """What a program works on: encoder, block, sample, head, lengths, first row, dropout's cut and key."""
+    e = pid // blocks
+    block = pid % blocks
+    b = bh // HEADS
+    h = bh % HEADS
+    len_q = tl.load(shape + 3 * e)
+    len_k = tl.load(shape + 3 * e + 1)
+    cut_at = tl.load(shape + 3 * e + 2)
+    ghosts = tl.num_programs(1) // HEADS // GHOST
+    at = keys + 2 * (e * ghosts + b // GHOST)
+    key_low = tl.load(at)
+    key_high = tl.load(at + 1)
+    first = 0
+    if LAST:
+        first = len_q - 1
+    return e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first
+
+
+@triton.jit
+def forward(
+    q_ptr, k_ptr, v_ptr, o_ptr, sums_ptr, shape, keys, scales, q_e, q_b, q_t, k_e, k_b, k_t, o_e, o_b, o_t, rows,
+    blocks, scale, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr, DROP: tl.constexpr, HEAD: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Attention output and each row's log-sum (base 2)."""
+    bh = tl.program_id(1)
+    e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+        shape, keys, tl.program_id(0), blocks, bh, HEADS, GHOST, LAST
+    )
+    local = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = first + local
+    channel = tl.arange(0, WIDTH)
+    q_mask = (row[:, None] < len_q) & (channel[None, :] < HEAD)
+    q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
+    top = tl.full([BLOCK_M], -1e30, tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    mixed = tl.zeros([BLOCK_M, WIDTH], tl.float32)
+    end = tl.minimum(len_k, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(0, end, BLOCK_N):
+        col = begin + tl.arange(0, BLOCK_N)
+        kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
+        offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
+        k = tl.load(k_ptr + offset, kv_mask, 0.0)
+        v = tl.load(v_ptr + offset, kv_mask, 0.0)
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        seen = (col[None, :] <= row[:, None] + tl.abs(len_q - len_k)) & (col[None, :] < len_k)
+        score = tl.where(seen, score, -1e30)
+        new_top = tl.maximum(top, tl.max(score, 1))
+        weights = tl.where(seen, tl.exp2(score - new_top[:, None]), 0.0)
+        decay = tl.exp2(top - new_top)
+        total = total * decay + tl.sum(weights, 1)
+        if DROP:
+            word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
+            weights = tl.where(_kept(word, (col % 2)[None, :], key_low, key_high, cut_at), weights, 0.0)
+        mixed = mixed * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        top = new_top
+    mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
+    o_at = o_ptr + e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
+    tl.store(o_at, mixed.to(o_ptr.dtype.element_ty), q_mask)
+    sums = top + tl.log2(tl.where(total > 0, total, 1.0))
+    tl.store(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, sums, row < len_q)
+
+
+@triton.jit
+def backward_query(
+    q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gq_ptr, shape, keys, scales, q_e, q_b, q_t, k_e, k_b, k_t, o_e, o_b,
+    o_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr, DROP: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the query, over the keys that each row sees."""
+    bh = tl.program_id(1)
+    e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+        shape, keys, tl.program_id(0), blocks, bh, HEADS, GHOST, LAST
+    )
+    keep = tl.load(scales + e)
+    local = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = first + local
+    channel = tl.arange(0, WIDTH)
+    q_mask = (row[:, None] < len_q) & (channel[None, :] < HEAD)
+    o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
+    q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
+    go = tl.load(go_ptr + o_at, q_mask, 0.0)
+    mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
+    shift = tl.load(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, row < len_q, 0.0)
+    gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
+    end = tl.minimum(len_k, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(0, end, BLOCK_N):
+        col = begin + tl.arange(0, BLOCK_N)
+        kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
+        offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
+        k = tl.load(k_ptr + offset, kv_mask, 0.0)
+        v = tl.load(v_ptr + offset, kv_mask, 0.0)
+        weights, _ = _weights(q, k, row, col, len_q, len_k, shift, scale)
+        grad = tl.dot(go, tl.trans(v), input_precision="ieee") * keep
+        if DROP:
+            word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
+            grad = tl.where(_kept(word, (col % 2)[None, :], key_low, key_high, cut_at), grad, 0.0)
+        grad = weights * (grad - mean[:, None])
+        gq += tl.dot(grad.to(k.dtype), k, input_precision="ieee")
+    tl.store(gq_ptr + o_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
+
+
+@triton.jit
+def backward_key(
+    q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gk_ptr, gv_ptr, shape, keys, scales, q_e, q_b, q_t, k_e, k_b, k_t,
+    o_e, o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr,
+    LAST: tl.constexpr,
+    DROP: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Gradients of key and value, over the rows that see them."""
+    bh = tl.program_id(1)
+    e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+        shape, keys, tl.program_id(0), blocks, bh, HEADS, GHOST, LAST
+    )
+    keep = tl.load(scales + e)
+    col = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    channel = tl.arange(0, WIDTH)
+    kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
+    offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
+    k = tl.load(k_ptr + offset, kv_mask, 0.0)
+    v = tl.load(v_ptr + offset, kv_mask, 0.0)
+    gk = tl.zeros([BLOCK_N, WIDTH], tl.float32)
+    gv = tl.zeros([BLOCK_N, WIDTH], tl.float32)
+    start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // BLOCK_M * BLOCK_M
+    for begin in range(start, len_q - first, BLOCK_M):
+        local = begin + tl.arange(0, BLOCK_M)
+        row = first + local
+        q_mask = (row[:, None] < len_q) & (channel[None, :] < HEAD)
+        o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
+        q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
+        go = tl.load(go_ptr + o_at, q_mask, 0.0)
+        mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
+        shift = tl.load(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, row < len_q, 0.0)
+        weights, _ = _weights(q, k, row, col, len_q, len_k, shift, scale)
+        grad = tl.dot(go, tl.trans(v), input_precision="ieee") * keep
+        dropped = weights * keep
+        if DROP:
+            word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
+            kept = _kept(word, (col % 2)[None, :], key_low, key_high, cut_at)
+            grad = tl.where(kept, grad, 0.0)
+            dropped = tl.where(kept, dropped, 0.0)
+        gv += tl.dot(tl.trans(dropped).to(go.dtype), go, input_precision="ieee")
+        grad = weights * (grad - mean[:, None])
+        gk += tl.dot(tl.trans(grad).to(q.dtype), q, input_precision="ieee")
+    g_at = e * g_e + b * g_b + col[:, None] * g_t + h * HEAD + channel[None, :]
+    tl.store(gk_ptr + g_at, (gk * factor).to(gk_ptr.dtype.element_ty), kv_mask)
+    tl.store(gv_ptr + g_at, gv.to(gv_ptr.dtype.element_ty), kv_mask)
