@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit packages clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,8 +21,14 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-unit: .venv/installed
+unit: .venv/installed packages
 	$(BIN)/pytest
+
+# Tests over several hosts need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
+packages:
+	@for program in ip sshd pdsh; do command -v $$program >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq iproute2 openssh-server pdsh >/dev/null; fi
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache
