@@ -30,7 +30,7 @@ TINY = [
 PATIENCE = 240
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["launch.rank", "launch.training", "tests.launch.ranks"])
+_forks.set_forkserver_preload(["torch._dynamo", "launch.rank", "launch.training", "tests.launch.ranks"])
 
 
 @dataclass(frozen=True)
