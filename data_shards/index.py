@@ -3,8 +3,9 @@
 Only the row groups in use are held in memory, so an index of 10^8 samples takes no more room than one of 10^5.
 """
 
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from data_shards.store import Store, open_store
 
 _CACHED_GROUPS = 32
 _CACHED_STRINGS = 4
-_STRINGS = ("split", "key", "id")
+_NUMBERS = [name for name in SCHEMA.names if name not in ("split", "key", "id")]
 
 Records = NDArray[np.void]
 Positions = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class ShardIndex:
-    """An index opened for look-ups. Holds its metadata and a few row groups; picklable, and safe across fork."""
+    """An index opened for look-ups. Holds its facts and a few row groups; picklable, safe across fork and threads."""
 
     def __init__(self, store: Store) -> None:
         """Open the index of a store; `ValueError` where it is missing or damaged."""
@@ -36,8 +37,8 @@ class ShardIndex:
         self._tail = self._file.tail
         self.info = self._file.info
         self._first_row = dict(zip(self.info.counts, np.cumsum([0, *self.info.counts.values()]).tolist(), strict=False))
-        self._records: OrderedDict[int, Records] = OrderedDict()
-        self._strings: OrderedDict[tuple[int, str], pa.ChunkedArray] = OrderedDict()
+        self._records = _Recent(_CACHED_GROUPS)
+        self._strings = _Recent(_CACHED_STRINGS)
 
     @classmethod
     def load(cls, path: str | Path) -> "ShardIndex":
@@ -63,7 +64,7 @@ class ShardIndex:
         groups = rows // ROWS_PER_GROUP
         result = np.empty(len(rows), dtype=object)
         for group in np.unique(groups).tolist():
-            values = _remember(self._strings, (group, column), _CACHED_STRINGS, lambda key: self._column(*key))
+            values = self._strings.get((group, column), lambda key: self._column(*key))
             chosen = groups == group
             result[chosen] = values.take(pa.array(rows[chosen] % ROWS_PER_GROUP)).to_pylist()
         return list(result)
@@ -87,7 +88,7 @@ class ShardIndex:
         self._file = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_records": OrderedDict(), "_strings": OrderedDict()}
+        return {**self.__dict__, "_file": None}
 
     def _known(self, split: str) -> str:
         if split not in self.info.counts:
@@ -102,10 +103,11 @@ class ShardIndex:
         return wanted + self._first_row[split]
 
     def _group(self, number: int) -> Records:
-        columns = [name for name in SCHEMA.names if name not in _STRINGS]
-        return _remember(
-            self._records, number, _CACHED_GROUPS, lambda group: to_records(self._opened().read_group(group, columns))
-        )
+        records: Records = self._records.get(number, self._read_records)
+        return records
+
+    def _read_records(self, group: int) -> Records:
+        return to_records(self._opened().read_group(group, _NUMBERS))
 
     def _column(self, group: int, column: str) -> pa.ChunkedArray:
         return self._opened().read_group(group, [column]).column(column)
@@ -119,12 +121,24 @@ class ShardIndex:
         return self._file
 
 
-def _remember(cache: OrderedDict[Any, Any], key: Any, limit: int, make: Any) -> Any:
-    """`make(key)`, or what it gave before, kept for the `limit` keys used last."""
-    if key in cache:
-        cache.move_to_end(key)
-    else:
-        cache[key] = make(key)
-        if len(cache) > limit:
-            cache.popitem(last=False)
-    return cache[key]
+class _Recent:
+    """What was made last, up to a number of things; may be shared by threads. Pickles as an empty one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type["_Recent"], tuple[int]]:
+        return _Recent, (self._limit,)
+
+    def get(self, key: Any, make: Callable[[Any], Any]) -> Any:
+        """`make(key)`, or what it gave before."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                self._kept[key] = make(key)
+                if len(self._kept) > self._limit:
+                    self._kept.popitem(last=False)
+            return self._kept[key]

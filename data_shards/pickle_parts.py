@@ -1,12 +1,14 @@
 """What stands for numpy's objects while an untrusted pickle is read: see `data_shards.unpickle`."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-_KINDS = "biufcSUO"
+_SPEC = re.compile(r"[<>=|]?[?biufcSUO]\d{0,9}")
+"""Numbers, booleans, strings of fixed width and objects; numpy's own parser takes whole expressions."""
 
 
 class Forbidden(Exception):
@@ -39,13 +41,13 @@ class LongText:
         self.view = view
 
 
-class _Dtype:
+class Dtype:
     """A pickled dtype: numbers, booleans, fixed-width strings, or `object` (a list of admitted things)."""
 
     def __init__(self, spec: object, align: object = False, copy: object = False) -> None:
-        if not isinstance(spec, str) or len(spec) > 16 or (dtype := np.dtype(spec)).kind not in _KINDS:
+        if not isinstance(spec, str) or not _SPEC.fullmatch(spec):
             raise Forbidden(f"the pickle holds an array of dtype {spec!r}; only plain numbers and strings are read")
-        self.dtype: np.dtype[Any] = dtype
+        self.dtype: np.dtype[Any] = np.dtype(spec)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         order = state[1]
@@ -70,7 +72,7 @@ class Array:
 def _rebuild(raw: object, stub: object, shape: object, order: object) -> np.ndarray[Any, Any]:
     """The one place where arrays are made: from exactly as many bytes, or objects, as their shape needs."""
     sound = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
-    if not isinstance(stub, _Dtype) or not sound or order not in ("C", "F"):
+    if not isinstance(stub, Dtype) or not sound or order not in ("C", "F"):
         raise ValueError("malformed array state")
     assert isinstance(shape, tuple)
     count = math.prod(shape)
@@ -94,7 +96,7 @@ def _to_bytes(raw: object) -> object:
 
 
 def _scalar(stub: object, raw: object = b"") -> Any:
-    if isinstance(stub, _Dtype) and stub.dtype.kind == "O":
+    if isinstance(stub, Dtype) and stub.dtype.kind == "O":
         raise ValueError("malformed numpy scalar")
     return _rebuild(raw, stub, (1,), "C")[0]
 
@@ -123,7 +125,7 @@ ADMITTED: dict[str, Callable[..., Any]] = {
     "builtins.bytes": _no_bytes,
     "builtins.frozenset": frozenset,
     "builtins.set": set,
-    "numpy.dtype": _Dtype,
+    "numpy.dtype": Dtype,
     "numpy.multiarray._reconstruct": Array,
     "numpy.multiarray.scalar": _scalar,
     "numpy.ndarray": _no_ndarray,

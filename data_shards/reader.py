@@ -3,8 +3,8 @@
     reader = ShardReader("shards")             # or "s3://bucket/shards", through the node's cache
     batch = reader.read("train", [5, 0, 17])   # {"text": [3, T, D], "audio": ..., "label": [3], "lengths": [3, 3]}
 
-A reader keeps only open files and a few index rows, so any number of processes may hold one: it is picklable, and
-safe across fork because nothing reads at a shared file position.
+A reader keeps only open files, a few index rows and the memory of past batches, so any number of processes may hold
+one: it is picklable, safe across fork because nothing reads at a shared file position, and threads may share it.
 """
 
 import zlib
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards import npy
+from data_shards.buffers import Buffers
 from data_shards.cache import CacheOptions
 from data_shards.decode import decode_array, fit, json_field
 from data_shards.index import Positions, Records, ShardIndex
@@ -49,6 +50,7 @@ class ShardReader:
         self._check = check
         self._files = ShardFiles(self.index.store, self.index.info.shards)
         self._layout = _Layout(self.index)
+        self._buffers = Buffers()
         self._checked: dict[str, NDArray[np.uint8]] = {}
         """A bit per sample of a split: whether it was found intact."""
 
@@ -65,17 +67,13 @@ class ShardReader:
         info = self.index.info
         wanted = np.asarray(positions, dtype=np.int64)
         records = self.index.records(split, wanted)
-        arrays = [np.empty((len(records), *info.shape(m)), info.stored_dtype(m)) for m in MODALITIES]
+        arrays = [self._buffers.empty((len(records), *info.shape(m)), info.stored_dtype(m)) for m in MODALITIES]
         fill = self._fill_packed if info.layout == "packed" else self._fill_mapped
         unchecked = self._unchecked(split, wanted)
         fill(records, arrays, split, wanted, unchecked)
         if unchecked.any():
             np.bitwise_or.at(self._checked[split], wanted >> 3, np.uint8(1) << (wanted & 7).astype(np.uint8))
-        tokens = info.text_kind == "tokens"
-        batch: dict[str, NDArray[Any]] = {
-            m: array.astype(np.int64 if tokens and m == "text" else np.float32, copy=False)
-            for m, array in zip(MODALITIES, arrays, strict=True)
-        }
+        batch = {m: self._widened(array) for m, array in zip(MODALITIES, arrays, strict=True)}
         return {**batch, "label": records["label"], "lengths": records["length"].astype(np.int64)}
 
     def raw_texts(self, split: str, positions: Positions) -> list[str]:
@@ -106,6 +104,15 @@ class ShardReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checked": {}}
+
+    def _widened(self, array: NDArray[Any]) -> NDArray[Any]:
+        """What was stored, in the type that models want."""
+        dtype = np.dtype(np.int64 if array.dtype.kind == "i" else np.float32)
+        if array.dtype == dtype:
+            return array
+        wide = self._buffers.empty(array.shape, dtype)
+        np.copyto(wide, array)
+        return wide
 
     def _unchecked(self, split: str, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
         if not self._check:

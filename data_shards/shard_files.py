@@ -11,28 +11,38 @@ _OPEN_SHARDS = 64
 REPAIR = "restore the shard or rebuild with `dmd shard`; `dmd verify` lists all damage"
 
 
+class _Handle:
+    """An open file that closes when nobody uses it any more: not under a thread that still reads."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
 class CutShort(Exception):
     """A shard ends before what was asked for."""
 
 
 class ShardFiles:
-    """The shards of one set by their number. Picklable; safe across fork, as nothing reads at a shared position."""
+    """The shards of one set by their number. Picklable; safe across fork and threads: nothing shares a position."""
 
     def __init__(self, store: Store, shards: tuple[ShardInfo, ...]) -> None:
         self._store, self._shards = store, shards
-        self._handles: OrderedDict[int, int] = OrderedDict()
+        self._handles: OrderedDict[int, _Handle] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": OrderedDict()}
 
     def read(self, shard: int, offset: int, parts: list[memoryview], size: int) -> None:
         """Fill `parts`, `size` bytes in all, from a shard, from `offset` on; `CutShort` where it ends before."""
-        handle = self._handles.get(shard)
-        if handle is None:
-            handle = self._open(shard)
-        got = os.preadv(handle, parts, offset)
+        handle = self._handles.get(shard) or self._open(shard)
+        got = os.preadv(handle.number, parts, offset)
         while got < size:  # a signal or a network file system may give less at a time
-            more = os.preadv(handle, _rest(parts, got), offset + got)
+            more = os.preadv(handle.number, _rest(parts, got), offset + got)
             if more == 0:
                 raise CutShort
             got += more
@@ -47,26 +57,22 @@ class ShardFiles:
 
     def discard(self, shard: int) -> bool:
         """Forget a damaged copy, so that the next read fetches it anew; False where there is nothing to fetch from."""
-        handle = self._handles.pop(shard, None)
-        if handle is not None:
-            os.close(handle)
+        self._handles.pop(shard, None)
         return self._store.discard(self._shards[shard])
 
     def close(self) -> None:
         """Give back all handles; the next read opens what it needs."""
-        for handle in self._handles.values():
-            os.close(handle)
         self._handles.clear()
 
-    def _open(self, shard: int) -> int:
+    def _open(self, shard: int) -> _Handle:
         path = self._store.shard(self._shards[shard])
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = _Handle(os.open(path, os.O_RDONLY))
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}; {REPAIR}") from error
         self._handles[shard] = handle
         if len(self._handles) > _OPEN_SHARDS:
-            os.close(self._handles.popitem(last=False)[1])
+            self._handles.popitem(last=False)
         return handle
 
 

@@ -1,18 +1,17 @@
 """The bytes of one shard: a plain ustar archive whose every byte follows from its samples."""
 
-import hashlib
 import tarfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_shards import npy
-from data_shards.durable import synced
+from data_shards.durable import BlockWriter
 from data_shards.schema import MEMBERS, MODALITIES, Sample, canonical, check_sample
 
 BLOCK = 512
@@ -66,8 +65,8 @@ class ShardRows:
 def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int, storage: str) -> ShardRows:
     """Write samples to a new tar, flushed to disk. Keys count up from `first`; arrays must all have the same shape."""
     rows = ShardRows(split)
-    digest = hashlib.sha256()
-    with synced(path) as file:
+    with open(path, "xb", buffering=0) as raw:
+        file = BlockWriter(raw)
         for number, sample in enumerate(samples, start=first):
             check_sample(sample)
             for modality in MODALITIES:
@@ -77,7 +76,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
                         f"{split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
                         "pad all samples to one length"
                     )
-            _append(file, digest, rows, key_name(number), _members(sample, storage, rows.rounding))
+            _append(file, rows, key_name(number), _members(sample, storage, rows.rounding))
             rows.ids.append(sample.id)
             rows.labels.append(sample.label)
             rows.lengths.append(sample.lengths)
@@ -85,9 +84,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
             if rows.tokens:
                 rows.vocab_size = max(rows.vocab_size, int(sample.text[0].max()) + 1)
         file.write(_END)
-        digest.update(_END)
-        rows.bytes += len(_END)
-    rows.sha256 = digest.hexdigest()
+        rows.bytes, rows.sha256 = file.position, file.finish()
     return rows
 
 
@@ -111,19 +108,17 @@ def _members(sample: Sample, storage: str, rounding: dict[str, float]) -> list[t
     return [*bodies, (b"", memoryview(json_member(sample)))]
 
 
-def _append(file: BinaryIO, digest: Any, rows: ShardRows, key: str, members: list[tuple[bytes, memoryview]]) -> None:
+def _append(file: BlockWriter, rows: ShardRows, key: str, members: list[tuple[bytes, memoryview]]) -> None:
     offsets, sizes, checksums = [], [], []
     for extension, (head, content) in zip(MEMBERS, members, strict=True):
         size = len(head) + len(content)
         suffix = "json" if extension == "json" else f"{extension}.npy"
         parts = (member_header(f"{key}.{suffix}", size), head, content, bytes(-size % BLOCK))
-        offsets.append(rows.bytes + BLOCK)
+        offsets.append(file.position + BLOCK)
         sizes.append(size)
         checksums.append(zlib.crc32(content, zlib.crc32(head)))
         for part in parts:
             file.write(part)
-            digest.update(part)
-            rows.bytes += len(part)
     rows.keys.append(key)
     rows.offsets.append(offsets)
     rows.sizes.append(sizes)

@@ -12,13 +12,13 @@ import mmap
 import os
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.pickle_parts import ADMITTED, Array, Forbidden, LongText, Rebuilder
+from data_shards.pickle_parts import ADMITTED, Array, Dtype, Forbidden, LongText, Rebuilder
 from data_shards.pickle_scan import scan
 
 _VIEWED = 4096
@@ -64,9 +64,14 @@ def _load(data: bytes | mmap.mmap, name: str) -> Any:
     try:
         return _Settler().settle(_Unpickler(_Bytes(data)).load())
     except Forbidden as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {_one_line(error)}") from error
     except _FAILURES as error:
-        raise ValueError(f"{name} is damaged or not a feature pickle: {str(error) or type(error).__name__}") from error
+        raise ValueError(f"{name} is damaged or not a feature pickle: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says, which may quote anything from the pickle."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class _Bytes:
@@ -123,9 +128,15 @@ class _Settler:
             return self.settle(value.array) if value.array.dtype.kind == "O" else value.array
         if isinstance(value, memoryview):
             return bytes(value)
+        if isinstance(value, Dtype):
+            return value.dtype
         if isinstance(value, LongText):
             return str(value.view, "latin1")
+        if isinstance(value, Rebuilder):
+            raise Forbidden("the pickle holds a function instead of data; save plain numpy arrays instead")
         if not isinstance(value, (list, dict, tuple, np.ndarray)):
+            if isinstance(value, (set, frozenset)):
+                _check_keys(value)
             return value
         if id(value) not in self._done:
             self._done[id(value)] = value, value  # holds the key alive, and ends the walk of a list in itself
@@ -138,6 +149,7 @@ class _Settler:
         if isinstance(value, list):
             value[:] = [self.settle(part) for part in value]
         elif isinstance(value, dict):
+            _check_keys(value)
             for key in value:
                 value[key] = self.settle(value[key])
         elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
@@ -146,3 +158,9 @@ class _Settler:
                 flat[i] = self.settle(flat[i])
             return flat.reshape(value.shape)
         return value
+
+
+def _check_keys(keys: Iterable[object]) -> None:
+    """Refuse what stands for arrays and functions where only plain things make sense."""
+    if any(isinstance(key, (Array, Dtype, LongText, Rebuilder)) for key in keys):
+        raise Forbidden("the pickle uses an array or a function as a key; save plain numpy arrays instead")

@@ -1,18 +1,28 @@
-"""Reads forward passes of training steps, and the batches of an evaluation, through stateless torch DataLoaders."""
+"""Reads forward passes of training steps, and the batches of an evaluation, ahead of their use.
 
-from collections.abc import Iterable, Iterator, Sequence
+Readers are threads, not the processes of torch's DataLoader: reading is one system call per sample, which leaves
+Python to others, and a batch that a thread read needs no copy through shared memory, whose fresh pages cost several
+times the reading (`benchmarks/loader.py` has the figures). What is read, and in which order, does not depend on them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from data_shards.order import epoch_order
 from data_shards.reader import ShardReader
 from dmd.config import DataConfig
 from dmd.data.plan import EMPTY, EpochPlan
+
+Key = TypeVar("Key")
+_STEPS_AT_ONCE = 32
+"""Steps whose order is computed together: a call for many positions costs little more than one for few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +53,7 @@ class Batch:
         return Batch(**moved, rows=self.rows, ghosts=self.ghosts)
 
     def pin_memory(self) -> "Batch":
-        """Pinned copy, for asynchronous transfers (called by the DataLoader)."""
+        """Pinned copy, for asynchronous transfers."""
         pinned = {n: getattr(self, n).pin_memory() for n in ("text", "audio", "vision", "labels", "mask")}
         return Batch(**pinned, rows=self.rows, ghosts=self.ghosts)
 
@@ -52,7 +62,7 @@ def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequenc
     """Read rows [G, S] of a split (-1: padding, which repeats the first valid row)."""
     valid = rows >= 0
     filled = np.where(valid, rows, rows[valid][0] if valid.any() else 0)
-    arrays = reader.read(split, filled.ravel().tolist())
+    arrays = reader.read(split, filled.ravel())
     return Batch(
         text=torch.from_numpy(arrays["text"]), audio=torch.from_numpy(arrays["audio"]),
         vision=torch.from_numpy(arrays["vision"]), labels=torch.from_numpy(arrays["label"]).view(*rows.shape),
@@ -60,33 +70,48 @@ def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequenc
     )  # fmt: skip
 
 
-class _Training(Dataset[Batch]):
+class _Training:
     """Keys (epoch, step, forward) -> the batch that this rank runs."""
 
     def __init__(self, reader: ShardReader, plan: EpochPlan, *, seed: int, window: int, rank: int) -> None:
         self.reader, self.plan, self.seed, self.window, self.rank = reader, plan, seed, window, rank
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
+    def __call__(self, key: tuple[int, int, int]) -> Batch:
         epoch, step, forward = key
         plan = self.plan
         ghosts = plan.slots(step, forward, self.rank)
         rows = np.full((len(ghosts), plan.ghost_batch_size), -1, dtype=np.int64)
         for slot, ghost in enumerate(ghosts):
             places = plan.positions(step, ghost)
-            rows[slot, : len(places)] = epoch_order(
-                np.arange(places.start, places.stop), seed=self.seed, epoch=epoch, num_samples=plan.num_samples,
-                shard_size=self.reader.index.shard_size("train"), window=self.window,
-            )  # fmt: skip
+            if places:
+                begin, order = self._order(epoch, step)
+                rows[slot, : len(places)] = order[places.start - begin : places.stop - begin]
         return _assemble(self.reader, "train", rows, ghosts)
 
+    def _order(self, epoch: int, step: int) -> tuple[int, np.ndarray]:
+        """The first position, and the order from there on, of the steps around a step."""
+        block = step // _STEPS_AT_ONCE
+        per_step = self.plan.ghost_batch_size * self.plan.ghost_batches_per_step
+        begin = block * _STEPS_AT_ONCE * per_step
+        order = self._orders.get((epoch, block))
+        if order is None:
+            end = min(begin + _STEPS_AT_ONCE * per_step, self.plan.num_samples)
+            order = epoch_order(
+                np.arange(begin, end), seed=self.seed, epoch=epoch, num_samples=self.plan.num_samples,
+                shard_size=self.reader.index.shard_size("train"), window=self.window,
+            )  # fmt: skip
+            self._orders = {(epoch, block): order}
+        return begin, order
 
-class _Evaluation(Dataset[Batch]):
+
+class _Evaluation:
     """Batch numbers -> consecutive samples of a split."""
 
     def __init__(self, reader: ShardReader, split: str, batch_size: int) -> None:
         self.reader, self.split, self.batch_size = reader, split, batch_size
 
-    def __getitem__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> Batch:
         begin = number * self.batch_size
         rows = np.arange(begin, begin + self.batch_size, dtype=np.int64)
         rows[rows >= self.reader.index.num_samples(self.split)] = -1
@@ -105,13 +130,28 @@ class _StepKeys:
                 yield self.epoch, step, forward
 
 
-def _loader(dataset: Dataset[Batch], keys: Iterable[Any], config: DataConfig) -> Iterator[Batch]:
-    return iter(
-        DataLoader(
-            dataset, batch_size=None, sampler=keys, num_workers=config.workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-    )  # fmt: skip
+def _in_order(read: Callable[[Key], Batch], keys: Iterable[Key], workers: int) -> Iterator[Batch]:
+    """`read(key)` for all keys in their order; with workers, a few of them ahead."""
+    pin = torch.cuda.is_available()
+
+    def fetch(key: Key) -> Batch:
+        batch = read(key)
+        return batch.pin_memory() if pin else batch
+
+    if workers == 0:
+        yield from map(fetch, keys)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
+    ahead: deque[Future[Batch]] = deque()
+    try:
+        for key in keys:
+            ahead.append(pool.submit(fetch, key))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def training_steps(
@@ -119,7 +159,7 @@ def training_steps(
 ) -> Iterator[list[Batch]]:
     """The forward passes of each step of an epoch, from `first_step` on, for one rank."""
     keys = _StepKeys(plan, epoch, first_step)
-    batches = _loader(_Training(reader, plan, seed=seed, window=config.window, rank=rank), keys, config)
+    batches = _in_order(_Training(reader, plan, seed=seed, window=config.window, rank=rank), keys, config.workers)
     for _ in range(first_step, plan.num_steps):
         yield [next(batches) for _ in range(plan.forwards_per_step)]
 
@@ -129,4 +169,4 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This rank's batches of a split; what a batch holds does not depend on the number of ranks."""
     num_batches = -(-reader.index.num_samples(split) // batch_size)
-    return _loader(_Evaluation(reader, split, batch_size), range(rank, num_batches, num_ranks), config)
+    return _in_order(_Evaluation(reader, split, batch_size), range(rank, num_batches, num_ranks), config.workers)

@@ -1,0 +1,63 @@
+"""One reader for many threads, and memory that is used again without anybody's batch changing."""
+
+import pickle
+import threading
+
+import numpy as np
+
+from data_shards.buffers import Buffers
+from data_shards.reader import ShardReader
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.writer import build
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it():
+    pool = Buffers()
+    shape, dtype = (64, 512), np.dtype(np.float32)
+    first = pool.empty(shape, dtype)
+    first[:] = 1
+    address = first.ctypes.data
+    part = first[3:5, 7:]
+    second = pool.empty(shape, dtype)
+    assert second.ctypes.data != address
+    del first
+    assert pool.empty(shape, dtype).ctypes.data != address  # a slice of it lives
+    assert (part == 1).all()
+    del part
+    seen = [pool.empty(shape, dtype) for _ in range(4)]
+    assert address in [array.ctypes.data for array in seen]
+    assert len({array.ctypes.data for array in seen}) == 4
+    assert pickle.loads(pickle.dumps(pool)).empty((2, 2), dtype).shape == (2, 2)
+
+
+def test_batches_keep_their_values_while_others_are_read(tmp_path):
+    build(SyntheticSource(samples=200, text_dim=64), tmp_path, samples_per_shard=20)
+    with ShardReader(tmp_path) as reader:
+        held = [reader.read("train", range(start, start + 16)) for start in range(0, 112, 16)]
+        fresh = ShardReader(tmp_path)
+        for number, batch in enumerate(held):
+            again = fresh.read("train", range(16 * number, 16 * number + 16))
+            assert all(np.array_equal(batch[name], again[name]) for name in batch)
+
+
+def test_threads_share_a_reader(tmp_path):
+    """More shards than stay open, and every thread reads all of them in an order of its own."""
+    build(SyntheticSource(samples=400, steps=20, text_dim=64), tmp_path, samples_per_shard=2)
+    reader = ShardReader(tmp_path)
+    expected = {position: ShardReader(tmp_path).read("train", [position]) for position in range(0, 280, 7)}
+    wrong: list[int] = []
+
+    def run(seed: int) -> None:
+        for position in np.random.RandomState(seed).permutation(280):
+            batch = reader.read("train", [position])
+            known = expected.get(int(position))
+            if known and not all(np.array_equal(batch[name], known[name]) for name in known):
+                wrong.append(int(position))
+        wrong.extend(i for i, name in enumerate(reader.index.ids("train", range(280))) if f"train{i % 20}" not in name)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
