@@ -1,6 +1,8 @@
 """The three ways to read that `benchmarks/loader.py` compares, and data of the shapes that they read."""
 
+import os
 import pickle
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
 
 BATCH = 16
+WRITTEN_PER_SHARD = 128
 SHAPES = {
     "MOSI aligned": ((50, 768), (50, 5), (50, 20)),
     "MOSEI aligned": ((50, 768), (50, 74), (50, 35)),
@@ -30,8 +33,12 @@ SHAPES = {
 class Noise:
     """Random samples of one shape: a source for shards, and the dict that an MMSA pickle holds."""
 
-    def __init__(self, shape: str, samples: int) -> None:
+    def __init__(self, shape: str, samples: int, *, held: bool = False) -> None:
+        """With `held`, all samples are made now and kept, so that reading them costs nothing."""
         self.name, self._samples, self._shapes = shape, samples, SHAPES[shape]
+        self._held: list[Sample] = []
+        self._held = list(self.read("train", 0, samples)) if held else []
+        self.megabytes = samples * sum(steps * features * 4 for steps, features in self._shapes) / 2**20
 
     def counts(self) -> dict[str, int]:
         """All of them are for training."""
@@ -39,6 +46,9 @@ class Noise:
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Samples `start` to `stop`."""
+        if self._held:
+            yield from self._held[start:stop]
+            return
         for i in range(start, stop):
             text, audio, vision = (
                 np.random.default_rng((i, m)).standard_normal(shape, dtype=np.float32)
@@ -129,6 +139,35 @@ def prepare(folder: Path, shape: str, samples: int) -> Path:
     if not (root / "index.parquet").exists():
         build(Noise(shape, samples), root, samples_per_shard=max(1, min(512, samples // 8)), processes=2)
     return root
+
+
+def drop_from_cache(root: Path) -> None:
+    """Let the kernel forget the shards, as after a restart of the machine."""
+    for path in root.glob("*.tar"):
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def write_ours(source: Noise, processes: int) -> None:
+    """A set of shards, as `dmd shard` makes it: validated, hashed, indexed, flushed."""
+    with tempfile.TemporaryDirectory() as name:
+        build(source, Path(name) / "set", samples_per_shard=WRITTEN_PER_SHARD, processes=processes)
+
+
+def write_webdataset(source: Noise, flush: bool) -> None:
+    """The same samples through `wds.ShardWriter`; with `flush`, on the disk as ours are."""
+    with tempfile.TemporaryDirectory() as name:
+        with wds.ShardWriter(f"{name}/%06d.tar", maxcount=WRITTEN_PER_SHARD, verbose=0) as writer:
+            for number, sample in enumerate(source.read("train", 0, source.counts()["train"])):
+                facts = {"id": sample.id, "label": sample.label, "raw_text": sample.raw_text}
+                arrays = {"text.npy": sample.text, "audio.npy": sample.audio, "vision.npy": sample.vision}
+                writer.write({"__key__": f"{number:09d}", **arrays, "json": facts})
+        if flush:
+            for path in Path(name).iterdir():
+                handle = os.open(path, os.O_RDONLY)
+                os.fsync(handle)
+                os.close(handle)
 
 
 def peak_memory(side: str, folder: Path, shape: str, samples: int) -> float:

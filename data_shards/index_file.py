@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,11 +59,20 @@ def to_records(table: pa.Table) -> NDArray[np.void]:
     """The numeric columns of index rows as one array of dtype RECORD."""
     records = np.empty(len(table), RECORD)
     for name in ("shard", "label"):
-        records[name] = table.column(name).to_numpy()
+        records[name] = _values(table, name)
     for name, parts in (("offset", MEMBERS), ("size", MEMBERS), ("crc32", MEMBERS), ("length", MODALITIES)):
         for i, part in enumerate(parts):
-            records[name][:, i] = table.column(f"{part}_{name}").to_numpy()
+            records[name][:, i] = _values(table, f"{part}_{name}")
     return records
+
+
+def _values(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column without gaps as an array; arrow's own conversion would import pandas, which takes long."""
+    array = table.column(name).combine_chunks()
+    if not len(array):
+        return np.empty(0)
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(array.buffers()[1], dtype, count=len(array), offset=array.offset * dtype.itemsize)
 
 
 class IndexFile:

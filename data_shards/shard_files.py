@@ -4,6 +4,7 @@ import os
 from collections import OrderedDict
 from typing import Any
 
+from data_shards.page_cache import PageCache
 from data_shards.schema import ShardInfo
 from data_shards.store import Store
 
@@ -33,6 +34,7 @@ class ShardFiles:
     def __init__(self, store: Store, shards: tuple[ShardInfo, ...]) -> None:
         self._store, self._shards = store, shards
         self._handles: OrderedDict[int, _Handle] = OrderedDict()
+        self._page_cache = PageCache(sum(shard.bytes for shard in shards))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": OrderedDict()}
@@ -70,6 +72,7 @@ class ShardFiles:
             handle = _Handle(os.open(path, os.O_RDONLY))
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}; {REPAIR}") from error
+        self._page_cache.bring(handle.number, self._shards[shard].bytes)
         self._handles[shard] = handle
         if len(self._handles) > _OPEN_SHARDS:
             self._handles.popitem(last=False)

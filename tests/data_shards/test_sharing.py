@@ -1,9 +1,12 @@
 """One reader for many threads, and memory that is used again without anybody's batch changing."""
 
+import os
 import pickle
 import threading
+import time
 
 import numpy as np
+import pytest
 
 from data_shards.buffers import Buffers
 from data_shards.reader import ShardReader
@@ -61,3 +64,35 @@ def test_threads_share_a_reader(tmp_path):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def _drop(path):
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        os.preadv(handle, [bytearray(1)], os.path.getsize(path) // 2, os.RWF_NOWAIT)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(handle)
+    return False
+
+
+def test_shards_that_are_not_in_memory_are_streamed_beside_reading(tmp_path):
+    info = build(SyntheticSource(samples=100, text_dim=64), tmp_path, samples_per_shard=50)
+    path = tmp_path / info.shards[0].name
+    if not _drop(path):
+        pytest.skip("this file system keeps files in memory, or does not tell")
+    with ShardReader(tmp_path) as reader:
+        reader.read("train", [0])
+        handle = os.open(path, os.O_RDONLY)
+        deadline = time.monotonic() + 20
+        present = False
+        while not present and time.monotonic() < deadline:
+            try:
+                present = os.preadv(handle, [bytearray(1)], path.stat().st_size - 1, os.RWF_NOWAIT) == 1
+            except BlockingIOError:
+                time.sleep(0.01)
+        os.close(handle)
+    assert present
