@@ -1,6 +1,6 @@
 """The fields of one split of a feature pickle, each checked for what it should be; errors say where and what."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,11 @@ class Rows:
     def __getitem__(self, i: int) -> NDArray[Any]:
         return np.asarray(self._values[i])
 
-    def nonfinite(self) -> tuple[int, int]:
-        """How many values are NaN or infinite, and the first sample that has one (-1: none)."""
+    def nonfinite(self, release: Callable[[], None]) -> tuple[int, int]:
+        """How many values are NaN or infinite, and the first sample that has one (-1: none).
+
+        `release` is called now and then: it may let go of memory that arrays in a file take while they are read.
+        """
         total, first = 0, -1
         for start in range(0, len(self), _BLOCK):
             bad = ~np.isfinite(np.asarray(self._values[start : start + _BLOCK]))
@@ -45,6 +48,7 @@ class Rows:
                 rows = bad.reshape(len(bad), -1).sum(axis=1)
                 first = start + int(np.argmax(rows > 0)) if first < 0 else first
                 total += int(rows.sum())
+            release()
         return total, first
 
 

@@ -8,7 +8,7 @@ length counts as full. A modality may come from another pickle of this layout (M
 feature_V): its samples are joined by id.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,12 +49,13 @@ class MmsaSource:
         self._splits = {split: _Split(main.value, str(path), split, text, extra) for split in present}
         if len({split.text_kind for split in self._splits.values()}) > 1:
             raise ValueError(f"{path}: some splits have text features and others only tokens; choose with --text")
-        counted = {f"{name}/{m}": split.nonfinite(m) for name, split in self._splits.items() for m in MODALITIES}
+        counted = {
+            f"{name}/{m}": split.nonfinite(m, self._release) for name, split in self._splits.items() for m in MODALITIES
+        }
         self.nonfinite = {name: count for name, (count, _) in counted.items() if count}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
         if not self._zero:
             check_nonfinite(counted)
-        self._release()
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""
@@ -98,11 +99,11 @@ class _Split:
             raise ValueError(f"{self._where}: text_bert has shape {shape}; it must be [N, 3, T]")
         self._lengths = {m: self._modality_lengths(m, *homes[m]) for m in MODALITIES}
 
-    def nonfinite(self, modality: str) -> tuple[int, str]:
+    def nonfinite(self, modality: str, release: Callable[[], None]) -> tuple[int, str]:
         """How many values of a modality are not finite, and the id of the first sample that has one."""
         if modality == "text" and self.text_kind == "tokens":
             return 0, ""
-        count, first = self._arrays[modality].nonfinite()
+        count, first = self._arrays[modality].nonfinite(release)
         order = self._order.get(modality)
         if count and order is not None:
             first = int(np.argmax(order == first))
