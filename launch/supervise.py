@@ -38,6 +38,10 @@ class StopRequest:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
+    def close(self) -> None:
+        """Be deaf to requests from here on: on its way out Python gives back a handler, and the default is death."""
+        signal.signal(ASK, signal.SIG_IGN)
+
     def _note(self, number: int, frame: object) -> None:
         self._received = True
 
@@ -63,7 +67,10 @@ def supervise(train: Callable[[StopRequest, int], int]) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         stop = StopRequest()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, ASK})
-        return train(stop, stacks)
+        try:
+            return train(stop, stacks)
+        finally:
+            stop.close()
     supervisor = _Supervisor(child, stacks)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, ASK})
     return supervisor.wait()
