@@ -18,7 +18,7 @@ from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
 
 pytestmark = pytest.mark.slow
-SMALL = ["model.dim=8", "model.heads=2", "model.levels=1", "train.learning_rate=1e-3"]
+SMALL = ["model.dim=8", "model.heads=2", "model.levels=1"]
 NO_DROPOUT = [f"model.{name}=0" for name in (
     "text_dropout", "attn_dropout", "attn_dropout_audio", "embed_dropout", "output_dropout"
 )]  # fmt: skip
@@ -49,7 +49,10 @@ def losses(run: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def runs(shards, tmp_path_factory) -> dict[str, Path]:
-    """Twenty steps without dropout: one rank, two ranks, and two ranks at ZeRO 1."""
+    """Twenty steps without dropout: one rank, two ranks, and two ranks at ZeRO 1.
+
+    At the published learning rate: Adam turns gradients that are rounding alone into steps of that size.
+    """
     folder = tmp_path_factory.mktemp("runs")
     for name, ranks, more in (("one", 1, []), ("two", 2, []), ("zero1", 2, ["train.zero_stage=1"])):
         done("train", "--data", shards, "--run", folder / name, "--ranks", str(ranks), "train.max_steps=20",
@@ -61,10 +64,9 @@ def runs(shards, tmp_path_factory) -> dict[str, Path]:
 def test_the_losses_do_not_depend_on_ranks_nor_on_the_zero_stage(runs):
     one = losses(runs["one"])
     assert len(one) == 20
-    assert one[-1] < one[0]
+    assert len(set(one)) == 20
     for name in ("two", "zero1"):
-        assert losses(runs[name]) == pytest.approx(one, rel=1e-4)
-    assert losses(runs["zero1"]) == pytest.approx(losses(runs["two"]), rel=1e-6)
+        assert losses(runs[name]) == pytest.approx(one, rel=1e-6)
 
 
 @pytest.mark.multiproc
