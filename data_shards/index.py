@@ -107,7 +107,10 @@ class ShardIndex:
         return records
 
     def _read_records(self, group: int) -> Records:
-        return to_records(self._opened().read_group(group, _NUMBERS))
+        records = to_records(self._opened().read_group(group, _NUMBERS))
+        if len(records) and not 0 <= records["shard"].min() <= records["shard"].max() < len(self.info.shards):
+            raise ValueError(f"{self.root}: the index names a shard that it does not list; rebuild with `dmd shard`")
+        return records
 
     def _column(self, group: int, column: str) -> pa.ChunkedArray:
         return self._opened().read_group(group, [column]).column(column)

@@ -98,8 +98,12 @@ class IndexFile:
             self._groups = [(int(end), int(crc)) for end, crc in json.loads(metadata[b"dmd.row_groups"])]
         except KeyError as error:
             raise ValueError(f"{self._name} is not an index of shards: it lacks {error}") from error
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{self._name}: {error}") from error
+        rows = sum(self.info.counts.values())
+        sound = len(self._groups) == self._parquet.num_row_groups == -(-rows // ROWS_PER_GROUP)
+        if not sound or self._parquet.metadata.num_rows != rows or not self._parquet.schema_arrow.equals(SCHEMA):
+            raise ValueError(f"{self._name} does not hold the {rows} rows that it tells of: {_REPAIR}")
 
     def read_group(self, number: int, columns: list[str]) -> pa.Table:
         """Some columns of a row group, after its bytes were found intact."""

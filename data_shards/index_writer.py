@@ -50,7 +50,7 @@ class IndexWriter:
         self._writer.close()
         self._sink.close()
         with open(self._path, "r+b") as file:
-            _seal(file.fileno())
+            seal(file.fileno())
             os.fsync(file.fileno())
 
     def abort(self) -> None:
@@ -68,7 +68,7 @@ class IndexWriter:
             self._ends.append((end, zlib.crc32(file.read(end - start))))
 
 
-def _seal(handle: int) -> None:
+def seal(handle: int) -> None:
     """Put the footer's sha256 between the footer and its length."""
     size = os.fstat(handle).st_size
     length = int.from_bytes(os.pread(handle, 4, size - 8), "little")

@@ -87,7 +87,9 @@ class ShardReader:
         return texts
 
     def prefetch(self, split: str, positions: Positions) -> None:
-        """Have the shards of these samples at hand before they are read; matters for remote shards only."""
+        """Fetch the shards of these samples before they are read; nothing to do where they are local."""
+        if not self.index.store.is_remote:
+            return
         for shard in np.unique(self.index.records(split, positions)["shard"]).tolist():
             self._files.fetch(shard)
 
@@ -175,6 +177,8 @@ class ShardReader:
     def _member(self, record: np.void, m: int, split: str, position: int, *, check: bool) -> bytes:
         """The bytes of one member."""
         shard, offset, size = int(record["shard"]), int(record["offset"][m]), int(record["size"][m])
+        if not 0 <= offset <= offset + size <= self.index.info.shards[shard].bytes:
+            raise self._explain(CutShort(), shard, offset, split, position)
         for last_try in (False, True):
             try:
                 raw = bytearray(size)
@@ -217,6 +221,8 @@ class _Layout:
         self.before = [gap + len(head) for gap, head in zip(gaps, self.heads, strict=True)]
         """Bytes to skip before each array: padding and tar header, then its own header."""
         self.total = sum(self.before) + sum(self.sizes)
+        if info.layout == "packed" and self.total > max(shard.bytes for shard in info.shards):
+            raise ValueError(f"{index.root}: no shard is as large as one sample; rebuild with `dmd shard`")
         self._members, self._steps = np.array(members), np.array(steps[:-1])
 
     def check(self, records: Records, place: str) -> None:

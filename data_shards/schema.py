@@ -49,10 +49,17 @@ class ShardInfo:
     """One tar of a data set."""
 
     name: str
+    """Its path relative to the set's directory."""
     split: str
     samples: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        inside = isinstance(self.name, str) and ".." not in self.name.split("/") and not self.name.startswith("/")
+        digest = isinstance(self.sha256, str) and len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
+        if not inside or not digest or self.split not in SPLITS or not _are_sizes([self.samples, self.bytes]):
+            raise ValueError(f"the index names an impossible shard: {self.name!r:.80}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +96,20 @@ class DatasetInfo:
     """The program and version that wrote the set."""
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        check_kind(self.text_kind, TextKind, "text kind")
+        check_kind(self.dtype, Storage, "storage type")
+        check_kind(self.layout, Layout, "layout")
+        sizes = [*self.lengths.values(), *self.counts.values(), self.samples_per_shard]
+        dims = [self.dims.get(m) for m in MODALITIES if m != "text" or self.text_kind == "features"]
+        held = {split: sum(shard.samples for shard in self.shards if shard.split == split) for split in self.counts}
+        texts = [self.name, self.generation, self.builder, *self.members.values()]
+        named = set(self.lengths) == set(MODALITIES) and set(self.members) == set(MEMBERS)
+        if not (
+            named and _are_sizes([*sizes, *dims]) and held == self.counts and all(isinstance(t, str) for t in texts)
+        ):
+            raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
+
     def shape(self, modality: str) -> tuple[int, int]:
         """The shape of one sample's stored array: [T, D], or [3, T] for text tokens."""
         if modality == "text" and self.text_kind == "tokens":
@@ -118,7 +139,7 @@ class DatasetInfo:
             for name in ("dims", "lengths"):
                 fields[name] = {modality: fields[name][modality] for modality in MODALITIES}
             return cls(**fields)
-        except (TypeError, KeyError) as error:
+        except (AttributeError, TypeError, KeyError) as error:
             raise ValueError(f"the index metadata is incomplete: {error}") from error
 
 
@@ -160,6 +181,11 @@ def check_kind(value: str, kinds: Any, what: str) -> None:
     """Refuse a word that is not one of a `Literal`'s values."""
     if value not in get_args(kinds):
         raise ValueError(f"{what} {value!r} is unknown; use one of {', '.join(get_args(kinds))}")
+
+
+def _are_sizes(values: list[Any]) -> bool:
+    """Whether all values are whole numbers above zero that fit into an index."""
+    return all(type(value) is int and 0 < value < 1 << 62 for value in values)
 
 
 def _encodes(text: str) -> bool:

@@ -23,6 +23,10 @@ class Store(Protocol):
     def place(self) -> str:
         """What the user called it."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards must be fetched before they can be read."""
+
     def index(self) -> Path:
         """A local file with the current index; `ValueError` where there is none."""
 
@@ -42,6 +46,8 @@ def open_store(path: str | Path, *, cache: CacheOptions | None = None, remote: R
 
 class LocalStore:
     """A directory."""
+
+    is_remote = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -66,6 +72,8 @@ class LocalStore:
 
 class RemoteStore:
     """A URL. After every shard was fetched once, no more requests are made but for the index, which may fail."""
+
+    is_remote = True
 
     def __init__(self, url: str, cache: CacheOptions, remote: RemoteOptions | None = None) -> None:
         self.place = url

@@ -8,7 +8,9 @@ times the reading (`benchmarks/loader.py` has the figures). What is read, and in
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import TypeVar
 
 import numpy as np
@@ -92,17 +94,30 @@ class _Training:
     def _order(self, epoch: int, step: int) -> tuple[int, np.ndarray]:
         """The first position, and the order from there on, of the steps around a step."""
         block = step // _STEPS_AT_ONCE
-        per_step = self.plan.ghost_batch_size * self.plan.ghost_batches_per_step
-        begin = block * _STEPS_AT_ONCE * per_step
         order = self._orders.get((epoch, block))
         if order is None:
-            end = min(begin + _STEPS_AT_ONCE * per_step, self.plan.num_samples)
-            order = epoch_order(
-                np.arange(begin, end), seed=self.seed, epoch=epoch, num_samples=self.plan.num_samples,
-                shard_size=self.reader.index.shard_size("train"), window=self.window,
-            )  # fmt: skip
+            order = self._block(epoch, block)
             self._orders = {(epoch, block): order}
-        return begin, order
+            if self.reader.index.store.is_remote:
+                Thread(target=self._fetch, args=(epoch, block + 1), name="fetcher", daemon=True).start()
+        return block * self._per_block, order
+
+    @property
+    def _per_block(self) -> int:
+        return _STEPS_AT_ONCE * self.plan.ghost_batch_size * self.plan.ghost_batches_per_step
+
+    def _block(self, epoch: int, block: int) -> np.ndarray:
+        """The order of a run of steps; empty beyond the epoch."""
+        end = min((block + 1) * self._per_block, self.plan.num_samples)
+        return epoch_order(
+            np.arange(block * self._per_block, end), seed=self.seed, epoch=epoch, num_samples=self.plan.num_samples,
+            shard_size=self.reader.index.shard_size("train"), window=self.window,
+        )  # fmt: skip
+
+    def _fetch(self, epoch: int, block: int) -> None:
+        """Bring the shards of later steps here while earlier ones run."""
+        with suppress(ValueError):  # what cannot be fetched now is reported when it is read
+            self.reader.prefetch("train", self._block(epoch, block))
 
 
 class _Evaluation:

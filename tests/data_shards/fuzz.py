@@ -1,6 +1,6 @@
 """Mutated files thrown at everything that reads files: a clear error or the right data, never anything else.
 
-    python -m tests.data_shards.fuzz --pickles 8000 --indexes 2000 --shards 1500 --tars 500 --seed 0
+    python -m tests.data_shards.fuzz --pickles 8000 --indexes 2000 --forged 500 --shards 1500 --tars 500 --seed 0
 
 Prints one JSON object with the counts. An audit hook stops the run when a pickle makes the interpreter import, open,
 compile or start anything; a case that takes longer than two seconds stops it too, and so does one that returns a
@@ -18,16 +18,20 @@ import shutil
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import webdataset as wds
 
 from data_shards.foreign import index_tars
 from data_shards.index import ShardIndex
+from data_shards.index_writer import seal
 from data_shards.reader import ShardReader
 from data_shards.unpickle import loads
 from tests.data_shards.making import build_from, mmsa
@@ -146,6 +150,62 @@ def _fuzz_indexes(cases: int, draw: random.Random, folder: Path) -> Iterator[str
         yield _attempt(read, lambda found: found == expected, mutant)
 
 
+def _fuzz_forged(cases: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """Indexes whose checksums are right and whose content is not: made, not damaged."""
+    build_from(mmsa({"train": 9, "test": 2}), folder)
+    path = folder / "shards" / "index.parquet"
+    table = pq.read_table(path)
+    facts = json.loads(pq.ParquetFile(path).metadata.metadata[b"dmd.info"])
+
+    def read() -> bool:
+        with ShardReader(folder / "shards") as reader:
+            for split in reader.index.info.counts:
+                rows = range(min(20, reader.index.num_samples(split)))
+                reader.read(split, rows)
+                reader.raw_texts(split, rows)
+        return True
+
+    for _ in range(cases):
+        forged, rows = json.loads(json.dumps(facts)), table
+        if draw.randrange(2):
+            _forge(forged, draw)
+        else:
+            at, number = draw.randrange(table.num_columns), draw.randrange(len(table))
+            values = table.column(at).to_pylist()
+            kind = table.schema.field(at).type
+            values[number] = "?" if kind == pa.string() else draw.choice(_numbers(kind))
+            rows = table.set_column(at, table.schema.field(at), pa.array(values, kind))
+        _write_sealed(path, rows, json.dumps(forged))
+        yield _attempt(read, bool, path.read_bytes())
+
+
+def _forge(value: Any, draw: random.Random) -> None:
+    """Put something odd somewhere into a JSON object."""
+    key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
+    if isinstance(value[key], (dict, list)) and value[key] and draw.randrange(4):
+        _forge(value[key], draw)
+    else:
+        numbers, others = [0, -1, 1, 7, 10**9, 10**17, 2**70, 1.5], [True, None, [], {}, [1], {"a": 1}]
+        value[key] = draw.choice([*numbers, *others, "x", "../x", "", "mapped", "float16", "tokens"])
+
+
+def _numbers(kind: pa.DataType) -> list[float]:
+    if pa.types.is_floating(kind):
+        return [float("nan"), float("inf"), -7.0, 1e30]
+    bits = kind.bit_width - (0 if str(kind).startswith("u") else 1)
+    return [0, 1, 511, 2**bits - 1, *([] if str(kind).startswith("u") else [-1, -(2**bits)])]
+
+
+def _write_sealed(path: Path, table: pa.Table, info: str) -> None:
+    with pq.ParquetWriter(path, table.schema.remove_metadata(), write_statistics=False) as writer:
+        writer.write_table(table)
+        start, end = 4, path.stat().st_size
+        crc = zlib.crc32(path.read_bytes()[start:end])
+        writer.add_key_value_metadata({"dmd.info": info, "dmd.row_groups": json.dumps([[end, crc]])})
+    with open(path, "r+b") as file:
+        seal(file.fileno())
+
+
 def _fuzz_shards(cases: int, draw: random.Random, folder: Path) -> Iterator[str]:
     info = build_from(mmsa(), folder)
     path = folder / "shards" / info.shards[1].name
@@ -194,7 +254,7 @@ def _attempt(run: Callable[[], Any], is_right: Callable[[Any], bool], raw: bytes
     start = time.process_time()
     try:
         found = run()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if "\n" in str(error):
             _stop(f"an error of several lines: {error}", raw)
         outcome = "error"
@@ -216,7 +276,7 @@ def _stop(what: str, raw: bytes) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.data_shards.fuzz", description=__doc__)
-    for kind in ("pickles", "indexes", "shards", "tars"):
+    for kind in ("pickles", "indexes", "forged", "shards", "tars"):
         parser.add_argument(f"--{kind}", type=int, default=0, metavar="CASES")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -226,11 +286,12 @@ def main() -> None:
         counts = {}
         for kind, cases in (
             ("indexes", lambda draw: _fuzz_indexes(options.indexes, draw, folder / "indexes")),
+            ("forged", lambda draw: _fuzz_forged(options.forged, draw, folder / "forged")),
             ("shards", lambda draw: _fuzz_shards(options.shards, draw, folder / "shards")),
             ("tars", lambda draw: _fuzz_tars(options.tars, draw, folder / "tars")),
             ("pickles", lambda draw: _fuzz_pickles(options.pickles, draw)),
         ):
-            (folder / kind).mkdir() if kind in ("indexes", "shards") else None
+            (folder / kind).mkdir() if kind in ("indexes", "forged", "shards") else None
             counts[kind] = dict(Counter(cases(random.Random(f"{options.seed}{kind}"))))
         print(json.dumps(counts))
     finally:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-CASES = {"pickles": 8000, "indexes": 2000, "shards": 1500, "tars": 500}
+CASES = {"pickles": 8000, "indexes": 2000, "forged": 500, "shards": 1500, "tars": 500}
 
 
 def test_mutated_files_give_a_clear_error_or_the_right_data():

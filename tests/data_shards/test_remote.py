@@ -354,3 +354,36 @@ def test_a_server_without_ranges(tmp_path):
         assert whole.read("a.tar", 100, 200) == (tmp_path / "a.tar").read_bytes()[100:200]
         assert whole.exists("a.tar")
         assert not whole.exists("b.tar")
+
+
+KILLED = """
+import json, sys
+import fsspec
+fsspec.config.conf["s3"] = json.loads(sys.argv[2])
+from data_shards.sources.mmsa import MmsaSource
+from data_shards.writer import build
+build(MmsaSource(sys.argv[3]), sys.argv[1], samples_per_shard=4)
+"""
+
+
+def test_kill_9_in_an_upload_leaves_the_old_set(s3, tmp_path, cache):
+    url = f"s3://{s3.bucket}/set"
+    old = build(MmsaSource(save(mmsa(), tmp_path / "x.pkl")), url, samples_per_shard=4)
+    s3.log.clear()
+    s3.method, s3.part, s3.faults = "PUT", "train-000003", ["stall"]
+    settings = json.dumps(fsspec.config.conf["s3"])
+    path = str(save(mmsa(seed=1), tmp_path / "y.pkl"))
+    process = subprocess.Popen([sys.executable, "-c", KILLED, url, settings, path])
+    deadline = time.monotonic() + 60
+    while s3.faults:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert len([1 for method, name, _ in s3.log if method == "PUT" and ".tar" in name]) >= 3
+    with ShardReader(url, cache=cache, remote=QUICK) as reader:
+        assert reader.index.info == old
+        assert _is_right(reader)
+    new = build(MmsaSource(save(mmsa(seed=2), tmp_path / "z.pkl")), url, samples_per_shard=4, remote=QUICK)
+    assert ShardIndex.load(url).info == new

@@ -1,0 +1,91 @@
+"""Reading ahead: the same batches for any number of reader threads, errors where they belong, nothing left running."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.order import epoch_order
+from data_shards.reader import ShardReader
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.writer import build
+from dmd.config import DataConfig
+from dmd.data.loader import evaluation_batches, training_steps
+from dmd.data.plan import EpochPlan
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("loader") / "shards"
+    build(SyntheticSource(samples=730, steps=20, text_dim=8), root, samples_per_shard=30)
+    return root
+
+
+def _plan(reader, *, per_forward=2, ranks=1):
+    return EpochPlan(
+        num_samples=reader.index.num_samples("train"), ghost_batch_size=4, ghost_batches_per_step=3,
+        ghost_batches_per_forward=per_forward, num_ranks=ranks,
+    )  # fmt: skip
+
+
+def _epoch(reader, plan, workers, **key):
+    steps = training_steps(reader, plan, DataConfig(workers=workers, window=4), seed=5, rank=0, epoch=2, **key)
+    return [batch for batches in steps for batch in batches]
+
+
+def _readers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("reader", "fetcher"))]
+
+
+def test_batches_do_not_depend_on_reader_threads(shards):
+    """More steps than the order is computed for at once, and every batch held until the end."""
+    with ShardReader(shards) as reader:
+        plan = _plan(reader)
+        alone = _epoch(reader, plan, 0)
+        rows = torch.cat([batch.rows[batch.rows >= 0] for batch in alone])
+        expected = epoch_order(
+            np.arange(plan.num_samples), seed=5, epoch=2, num_samples=plan.num_samples, shard_size=30, window=4
+        )
+        assert rows.tolist() == expected.tolist()
+        for workers in (1, 3):
+            for one, other in zip(alone, _epoch(reader, plan, workers), strict=True):
+                assert one.ghosts == other.ghosts
+                for name in ("text", "audio", "vision", "labels", "mask", "rows"):
+                    assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("first_step", [1, 31, 32, 33])
+def test_an_epoch_resumes_at_any_step(shards, first_step):
+    with ShardReader(shards) as reader:
+        plan = _plan(reader, per_forward=3)
+        assert plan.num_steps > 40
+        whole, rest = _epoch(reader, plan, 0), _epoch(reader, plan, 2, first_step=first_step)
+        assert [batch.rows.tolist() for batch in rest] == [batch.rows.tolist() for batch in whole[first_step:]]
+
+
+def test_evaluation_reads_ahead_too(shards):
+    with ShardReader(shards) as reader:
+        runs = [
+            list(evaluation_batches(reader, "test", DataConfig(workers=workers), batch_size=16, rank=0, num_ranks=1))
+            for workers in (0, 2)
+        ]
+    assert [batch.rows.tolist() for batch in runs[0]] == [batch.rows.tolist() for batch in runs[1]]
+    assert sum(int(batch.mask.sum()) for batch in runs[0]) == 146
+
+
+def test_a_reader_thread_hands_its_error_over_and_ends(shards, tmp_path):
+    build(SyntheticSource(samples=60, steps=20, text_dim=8), tmp_path / "broken", samples_per_shard=10)
+    next((tmp_path / "broken").glob("train-000002-*.tar")).unlink()
+    with ShardReader(tmp_path / "broken") as reader, pytest.raises(ValueError, match="train-000002"):
+        _epoch(reader, _plan(reader), 2)
+    with ShardReader(shards) as reader:
+        steps = training_steps(reader, _plan(reader), DataConfig(workers=2), seed=0, rank=0, epoch=0)
+        next(steps)
+        assert _readers()
+        del steps
+    deadline = time.monotonic() + 10
+    while _readers() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _readers()
