@@ -1,0 +1,1 @@
+"""Tests of `data_shards`; they import no torch."""

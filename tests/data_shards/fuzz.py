@@ -10,15 +10,12 @@ wrong sample or fails with anything but a `ValueError` of one line.
 import argparse
 import io
 import json
-import pickle
-import pickletools
 import random
 import resource
 import shutil
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,62 +28,15 @@ import webdataset as wds
 
 from data_shards.foreign import index_tars
 from data_shards.index import ShardIndex
-from data_shards.index_writer import seal
 from data_shards.reader import ShardReader
 from data_shards.unpickle import loads
+from tests.data_shards.fuzz_cases import forge, mutate, odd_numbers, pickles, write_sealed
 from tests.data_shards.making import build_from, mmsa
 
 SLOWEST = 2.0
 MEMORY = 6 << 30
 _ACTS = ("os", "open", "exec", "compile", "import", "subprocess", "socket", "ctypes")
 _PLAIN = (int, float, str, bytes, bool, type(None), complex, np.generic, np.ndarray, np.dtype, set, frozenset)
-
-
-def mutate(raw: bytes, draw: random.Random, others: list[bytes]) -> bytes:
-    """A file with one to four things wrong with it."""
-    data = bytearray(raw)
-    for _ in range(draw.randint(1, 4)):
-        at = draw.randrange(len(data)) if data else 0
-        length = min(draw.choice((1, 1, 2, 4, 16, 200)), len(data) - at)
-        match draw.randrange(8):
-            case 0:
-                data[at : at + 1] = bytes([(data[at] if data else 0) ^ 1 << draw.randrange(8)])
-            case 1:
-                data[at : at + length] = draw.randbytes(length)
-            case 2:
-                del data[at : at + length]
-            case 3:
-                data[at:at] = draw.randbytes(length)
-            case 4:
-                data[at:at] = data[at : at + length]
-            case 5:
-                data[at : at + 1] = draw.choice(pickletools.opcodes).code.encode("latin1")
-            case 6:
-                del data[at:]
-            case _:
-                other = draw.choice(others)
-                start = draw.randrange(len(other))
-                data[at : at + length] = other[start : start + draw.choice((4, 40, 400))]
-    return bytes(data)
-
-
-class _Runs:
-    """What a malicious pickle asks for."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return eval, ("__import__('os').system('true')",)
-
-
-def _pickles() -> list[bytes]:
-    data = mmsa({"train": 2, "test": 1})
-    small = {
-        "a": np.arange(3, dtype=">i4"),
-        "b": [np.float32(1.5), ("x", b"y", {1, 2})],
-        "c": np.array(["u", None], object),
-    }
-    words = [((["so", "good"], np.ones((2, 3), np.float32), np.ones((2, 2))), np.array([[1.0]]), "v[0]")]
-    wanted: list[Any] = [data, small, words, {"train": _Runs()}]
-    return [pickle.dumps(value, protocol=protocol) for value in wanted for protocol in range(6)]
 
 
 def _is_data(value: object, depth: int = 0) -> bool:
@@ -99,7 +49,7 @@ def _is_data(value: object, depth: int = 0) -> bool:
 
 
 def _fuzz_pickles(cases: int, draw: random.Random) -> Iterator[str]:
-    seeds = _pickles()
+    seeds = pickles()
     watching = [False]
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -168,42 +118,15 @@ def _fuzz_forged(cases: int, draw: random.Random, folder: Path) -> Iterator[str]
     for _ in range(cases):
         forged, rows = json.loads(json.dumps(facts)), table
         if draw.randrange(2):
-            _forge(forged, draw)
+            forge(forged, draw)
         else:
             at, number = draw.randrange(table.num_columns), draw.randrange(len(table))
             values = table.column(at).to_pylist()
             kind = table.schema.field(at).type
-            values[number] = "?" if kind == pa.string() else draw.choice(_numbers(kind))
+            values[number] = "?" if kind == pa.string() else draw.choice(odd_numbers(kind))
             rows = table.set_column(at, table.schema.field(at), pa.array(values, kind))
-        _write_sealed(path, rows, json.dumps(forged))
+        write_sealed(path, rows, json.dumps(forged))
         yield _attempt(read, bool, path.read_bytes())
-
-
-def _forge(value: Any, draw: random.Random) -> None:
-    """Put something odd somewhere into a JSON object."""
-    key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
-    if isinstance(value[key], (dict, list)) and value[key] and draw.randrange(4):
-        _forge(value[key], draw)
-    else:
-        numbers, others = [0, -1, 1, 7, 10**9, 10**17, 2**70, 1.5], [True, None, [], {}, [1], {"a": 1}]
-        value[key] = draw.choice([*numbers, *others, "x", "../x", "", "mapped", "float16", "tokens"])
-
-
-def _numbers(kind: pa.DataType) -> list[float]:
-    if pa.types.is_floating(kind):
-        return [float("nan"), float("inf"), -7.0, 1e30]
-    bits = kind.bit_width - (0 if str(kind).startswith("u") else 1)
-    return [0, 1, 511, 2**bits - 1, *([] if str(kind).startswith("u") else [-1, -(2**bits)])]
-
-
-def _write_sealed(path: Path, table: pa.Table, info: str) -> None:
-    with pq.ParquetWriter(path, table.schema.remove_metadata(), write_statistics=False) as writer:
-        writer.write_table(table)
-        start, end = 4, path.stat().st_size
-        crc = zlib.crc32(path.read_bytes()[start:end])
-        writer.add_key_value_metadata({"dmd.info": info, "dmd.row_groups": json.dumps([[end, crc]])})
-    with open(path, "r+b") as file:
-        seal(file.fileno())
 
 
 def _fuzz_shards(cases: int, draw: random.Random, folder: Path) -> Iterator[str]:

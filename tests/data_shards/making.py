@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writer import build
@@ -55,3 +56,22 @@ def build_from(
 def files(root: Path) -> dict[str, bytes]:
     """Everything in a directory, hidden files too."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def everything(root: str | Path, split: str = "train") -> dict[str, Any]:
+    """All samples of a split, with ids and sentences."""
+    with ShardReader(root) as reader:
+        positions = range(reader.index.num_samples(split))
+        ids = reader.index.ids(split, positions)
+        return {**reader.read(split, positions), "id": ids, "raw_text": reader.raw_texts(split, positions)}
+
+
+def is_right(reader: ShardReader) -> bool:
+    """Whether a reader gives the training samples of `mmsa()`."""
+    batch, data = reader.read("train", range(COUNTS["train"])), mmsa()["train"]
+    return all(np.array_equal(batch[name], data[name]) for name in ("text", "audio", "vision"))
+
+
+def held(root: Path) -> list[str]:
+    """The names of a cache's files."""
+    return sorted(path.name for path in (root / "shards").iterdir())

@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from data_shards.remote import RemoteOptions
+
 STALL = 3.0
+QUICK = RemoteOptions(timeout=1.5, attempts=5, pause=0.02, chunk_bytes=4096, streams=3)
+"""For servers that are near and fail on purpose."""
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
 

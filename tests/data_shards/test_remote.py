@@ -1,84 +1,25 @@
-"""Shards behind S3 and HTTP: real servers on loopback that fail, stall, cut and lie; the node's cache under kills."""
+"""Shards behind S3 and HTTP: real servers on loopback that fail, stall, cut and lie."""
 
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
-import uuid
 
 import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
-from data_shards.cache import Cache, CacheOptions, parse_bytes
+from data_shards.cache import CacheOptions
 from data_shards.commands import inspect, verify
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
 from data_shards.remote import Remote, RemoteOptions
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writer import build
-from tests.data_shards.making import build_from, mmsa, save
-from tests.data_shards.servers import proxy, serve_files
-
-QUICK = RemoteOptions(timeout=1.5, attempts=5, pause=0.02, chunk_bytes=4096, streams=3)
-COUNT = 23
-
-
-@pytest.fixture(scope="module")
-def moto():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
-
-
-@pytest.fixture
-def s3(moto, monkeypatch):
-    """An S3 server behind a proxy that can fail; `bucket` is a name of the test's own."""
-    with proxy(*moto) as server:
-        settings = {"endpoint_url": server.url, "key": "user", "secret": "secret"}
-        settings["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}}
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setitem(fsspec.config.conf, "s3", settings)
-        server.bucket = f"bucket{uuid.uuid4().hex[:8]}"
-        fsspec.filesystem("s3").mkdir(server.bucket)
-        server.log.clear()
-        yield server
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return CacheOptions(root=tmp_path / "cache", limit=1 << 30)
-
-
-@pytest.fixture(params=["s3", "http"])
-def served(request, tmp_path):
-    """A set of shards behind a server: its URL, the server, and what is in it."""
-    if request.param == "http":
-        info = build_from(mmsa(), tmp_path)
-        with serve_files(tmp_path / "shards") as server:
-            yield server.url, server, info
-    else:
-        server = request.getfixturevalue("s3")
-        url = f"s3://{server.bucket}/set"
-        info = build(MmsaSource(save(mmsa(), tmp_path / "x.pkl"), name="tiny"), url, samples_per_shard=4)
-        server.log.clear()
-        yield url, server, info
-
-
-def _is_right(reader):
-    batch = reader.read("train", range(COUNT))
-    return np.array_equal(batch["audio"], mmsa()["train"]["audio"]) and np.array_equal(
-        batch["text"], mmsa()["train"]["text"]
-    )
-
-
-def _held(cache):
-    return sorted(path.name for path in (cache.root / "shards").iterdir())
+from tests.data_shards.making import COUNTS, held, is_right, mmsa, save
+from tests.data_shards.servers import QUICK, serve_files
 
 
 def test_a_remote_set_is_the_local_one(served, cache):
@@ -86,17 +27,17 @@ def test_a_remote_set_is_the_local_one(served, cache):
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
         assert reader.index.info == info
         assert reader.index.root == url
-        assert _is_right(reader)
+        assert is_right(reader)
         assert reader.raw_texts("test", [2]) == mmsa()["test"]["raw_text"][2:3]
-    held = [shard for shard in info.shards if shard.split == "train" or shard is info.shards[-2]]
-    assert _held(cache) == sorted(f"{shard.sha256}.tar" for shard in held)
+    wanted = [shard for shard in info.shards if shard.split == "train" or shard is info.shards[-2]]
+    assert held(cache.root) == sorted(f"{shard.sha256}.tar" for shard in wanted)
 
 
 def test_every_shard_is_fetched_once(served, cache):
     url, server, info = served
     for _ in range(3):
         with ShardReader(url, cache=cache, remote=QUICK) as reader:
-            assert _is_right(reader)
+            assert is_right(reader)
     assert server.served(".tar") == sum(shard.bytes for shard in info.shards if shard.split == "train")
 
 
@@ -105,7 +46,7 @@ def test_faults_are_survived(served, cache, fault, caplog):
     url, server, _ = served
     server.faults = [fault] * 3
     with caplog.at_level(logging.INFO), ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert _is_right(reader)
+        assert is_right(reader)
     assert not server.faults
     assert ("wrong bytes" in caplog.text) == (fault == "flip")
 
@@ -115,7 +56,7 @@ def test_faults_in_the_index_are_survived(served, cache, fault):
     url, server, _ = served
     server.part, server.faults = "index.parquet", [fault] * 2
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert _is_right(reader)
+        assert is_right(reader)
     assert not server.faults
 
 
@@ -135,24 +76,24 @@ def test_lasting_faults_are_one_line_errors(served, cache, fault, message):
             reader.read("train", [0])
         assert f"{url}/{info.shards[0].name}" in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert _held(cache) == []
+        assert held(cache.root) == []
         server.faults = []
-        assert _is_right(reader)
+        assert is_right(reader)
 
 
 def test_offline_after_the_first_epoch(served, cache, caplog):
     url, server, _ = served
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert _is_right(reader)
+        assert is_right(reader)
         server.part, server.faults = "", ["500"] * 10_000
         server.method = "GET"
         requests = len(server.log)
-        assert _is_right(reader)
+        assert is_right(reader)
         assert len(server.log) == requests
     impatient = RemoteOptions(timeout=1, attempts=2, pause=0.01)
     with ShardReader(url, cache=cache, remote=impatient) as reader:
         assert "using the index that was fetched before" in caplog.text
-        assert _is_right(reader)
+        assert is_right(reader)
         with pytest.raises(ValueError, match="gave up"):
             reader.read("valid", [0])
     with pytest.raises(ValueError, match="gave up"):
@@ -163,7 +104,7 @@ def test_a_rebuilt_remote_set_is_noticed(s3, tmp_path, cache):
     for seed in (0, 1):
         build(MmsaSource(save(mmsa(seed=seed), tmp_path / "x.pkl")), f"s3://{s3.bucket}/set", samples_per_shard=4)
         reader = ShardReader(f"s3://{s3.bucket}/set", cache=cache, remote=QUICK)
-        assert np.array_equal(reader.read("train", range(COUNT))["audio"], mmsa(seed=seed)["train"]["audio"])
+        assert np.array_equal(reader.read("train", range(COUNTS["train"]))["audio"], mmsa(seed=seed)["train"]["audio"])
     names = [path.rsplit("/", 1)[-1] for path in fsspec.filesystem("s3").ls(f"{s3.bucket}/set")]
     assert len(names) == 1 + 2 * 10
 
@@ -197,7 +138,7 @@ def test_uploads_survive_faults(s3, tmp_path, cache):
     build(MmsaSource(save(mmsa(), tmp_path / "x.pkl")), f"s3://{s3.bucket}/set", samples_per_shard=4, remote=QUICK)
     assert not s3.faults
     with ShardReader(f"s3://{s3.bucket}/set", cache=cache, remote=QUICK) as reader:
-        assert _is_right(reader)
+        assert is_right(reader)
 
 
 def test_http_cannot_be_written_to(tmp_path):
@@ -221,129 +162,6 @@ def test_commands_take_urls(served, monkeypatch, tmp_path, capsys):
     assert inspect([url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["generation"] == info.generation
     assert len(list((tmp_path / "mine" / "shards").glob("*.tar"))) == len(info.shards)
-
-
-def test_a_damaged_copy_heals_itself(served, cache):
-    url, _server, info = served
-    with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert _is_right(reader)
-    for number, shard in enumerate(info.shards[:4]):
-        path = cache.root / "shards" / f"{shard.sha256}.tar"
-        raw = bytearray(path.read_bytes())
-        raw[1100] ^= 1
-        path.write_bytes(raw if number % 2 else raw[:2000])
-    with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert _is_right(reader)
-
-
-def test_the_cache_stays_below_its_limit_and_drops_what_was_used_longest_ago(served, tmp_path):
-    url, _server, info = served
-    train = [shard for shard in info.shards if shard.split == "train"]
-    limit = sum(shard.bytes for shard in train[:3])
-    small = CacheOptions(root=tmp_path / "small", limit=limit)
-    reader = ShardReader(url, cache=small, remote=QUICK)
-    for positions in ([0], [4], [8], [0], [12]):  # shards 0 1 2 0 3
-        reader.read("train", positions)
-        reader.close()
-        assert sum(path.stat().st_size for path in (tmp_path / "small" / "shards").iterdir()) <= limit
-    assert _held(small) == sorted(f"{train[i].sha256}.tar" for i in (2, 0, 3))
-    assert _is_right(reader)
-    tiny = CacheOptions(root=tmp_path / "tiny", limit=100)
-    with pytest.raises(ValueError, match=r"does not fit into the cache .*raise DMD_CACHE_BYTES"):
-        ShardReader(url, cache=tiny, remote=QUICK).read("train", [0])
-
-
-RANK = """
-import json, sys
-import fsspec, numpy as np
-from data_shards.cache import CacheOptions
-from data_shards.reader import ShardReader
-from data_shards.remote import RemoteOptions
-from pathlib import Path
-url, root, limit, settings, patience = sys.argv[1:]
-fsspec.config.conf["s3"] = json.loads(settings)
-reader = ShardReader(url, cache=CacheOptions(root=Path(root), limit=int(limit)),
-                     remote=RemoteOptions(timeout=float(patience), attempts=5, pause=0.02, chunk_bytes=4096))
-for epoch in range(2):
-    for position in range(23):
-        batch = reader.read("train", [position])
-        assert batch["lengths"][0, 1] == 1 + position % 9
-print("done")
-"""
-
-
-def _start_rank(url, cache, *, limit=1 << 30, patience=20.0):
-    settings = json.dumps(fsspec.config.conf.get("s3", {}))
-    command = [sys.executable, "-c", RANK, url, str(cache.root), str(limit), settings, str(patience)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def _finish(process):
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
-
-
-def test_ranks_share_one_cache(served, cache):
-    url, server, info = served
-    ranks = [_start_rank(url, cache) for _ in range(3)]
-    assert [_finish(rank) for rank in ranks] == [(0, "done\n")] * 3
-    assert server.served(".tar") == sum(shard.bytes for shard in info.shards if shard.split == "train")
-
-
-def test_ranks_share_a_cache_that_is_too_small(served, cache):
-    url, _server, info = served
-    limit = 2 * max(shard.bytes for shard in info.shards)
-    ranks = [_start_rank(url, cache, limit=limit) for _ in range(2)]
-    assert [_finish(rank) for rank in ranks] == [(0, "done\n")] * 2
-    assert sum(path.stat().st_size for path in (cache.root / "shards").iterdir()) <= limit
-
-
-def test_kill_9_in_a_download_harms_nobody(served, cache):
-    url, server, _ = served
-    server.faults = ["stall"]
-    victim, waiting = _start_rank(url, cache), None
-    deadline = time.monotonic() + 60
-    while not list((cache.root / "shards").glob("*.part")):
-        assert time.monotonic() < deadline
-        assert victim.poll() is None
-        time.sleep(0.01)
-    waiting = _start_rank(url, cache)
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    assert _finish(waiting) == (0, "done\n")
-    with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert _is_right(reader)
-        reader.prefetch("valid", range(5))
-    assert {name.rsplit(".", 1)[1] for name in _held(cache)} == {"tar"}
-
-
-def test_abandoned_downloads_make_room(tmp_path):
-    cache = Cache(CacheOptions(root=tmp_path, limit=1000))
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "dead.part").write_bytes(bytes(900))
-    path = cache.shard("ab", 500, lambda part: part.write_bytes(bytes(500)))
-    assert [file.name for file in (tmp_path / "shards").iterdir()] == ["ab.tar"]
-    assert path.stat().st_size == 500
-
-    def fail(part):
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        cache.shard("cd", 500, fail)
-    assert [file.name for file in (tmp_path / "shards").iterdir()] == ["ab.tar"]
-
-
-@pytest.mark.parametrize(
-    "text, size", [("1", 1), ("500M", 500 << 20), ("1.5g", 3 << 29), ("2TB", 2 << 40), ("7k", 7168)]
-)
-def test_sizes(text, size):
-    assert parse_bytes(text, "DMD_CACHE_BYTES") == size
-
-
-@pytest.mark.parametrize("text", ["", "x", "0", "-1G", "1E", "nan", "inf"])
-def test_sizes_that_are_none(text, monkeypatch):
-    with pytest.raises(ValueError, match=r"DMD_CACHE_BYTES .* is no size"):
-        parse_bytes(text, "DMD_CACHE_BYTES")
 
 
 def test_a_server_without_ranges(tmp_path):
@@ -384,6 +202,6 @@ def test_kill_9_in_an_upload_leaves_the_old_set(s3, tmp_path, cache):
     assert len([1 for method, name, _ in s3.log if method == "PUT" and ".tar" in name]) >= 3
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
         assert reader.index.info == old
-        assert _is_right(reader)
+        assert is_right(reader)
     new = build(MmsaSource(save(mmsa(seed=2), tmp_path / "z.pkl")), url, samples_per_shard=4, remote=QUICK)
     assert ShardIndex.load(url).info == new

@@ -1,0 +1,138 @@
+"""The node's cache of remote shards: shared, bounded, self-healing, and indifferent to kill -9."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import fsspec
+import pytest
+
+from data_shards.cache import Cache, CacheOptions, parse_bytes
+from data_shards.reader import ShardReader
+from tests.data_shards.making import held, is_right
+from tests.data_shards.servers import QUICK
+
+
+def test_a_damaged_copy_heals_itself(served, cache):
+    url, _server, info = served
+    with ShardReader(url, cache=cache, remote=QUICK) as reader:
+        assert is_right(reader)
+    for number, shard in enumerate(info.shards[:4]):
+        path = cache.root / "shards" / f"{shard.sha256}.tar"
+        raw = bytearray(path.read_bytes())
+        raw[1100] ^= 1
+        path.write_bytes(raw if number % 2 else raw[:2000])
+    with ShardReader(url, cache=cache, remote=QUICK) as reader:
+        assert is_right(reader)
+
+
+def test_the_cache_stays_below_its_limit_and_drops_what_was_used_longest_ago(served, tmp_path):
+    url, _server, info = served
+    train = [shard for shard in info.shards if shard.split == "train"]
+    limit = sum(shard.bytes for shard in train[:3])
+    small = CacheOptions(root=tmp_path / "small", limit=limit)
+    reader = ShardReader(url, cache=small, remote=QUICK)
+    for positions in ([0], [4], [8], [0], [12]):  # shards 0 1 2 0 3
+        reader.read("train", positions)
+        reader.close()
+        assert sum(path.stat().st_size for path in (tmp_path / "small" / "shards").iterdir()) <= limit
+    assert held(small.root) == sorted(f"{train[i].sha256}.tar" for i in (2, 0, 3))
+    assert is_right(reader)
+    tiny = CacheOptions(root=tmp_path / "tiny", limit=100)
+    with pytest.raises(ValueError, match=r"does not fit into the cache .*raise DMD_CACHE_BYTES"):
+        ShardReader(url, cache=tiny, remote=QUICK).read("train", [0])
+
+
+RANK = """
+import json, sys
+import fsspec, numpy as np
+from data_shards.cache import CacheOptions
+from data_shards.reader import ShardReader
+from data_shards.remote import RemoteOptions
+from pathlib import Path
+url, root, limit, settings, patience = sys.argv[1:]
+fsspec.config.conf["s3"] = json.loads(settings)
+reader = ShardReader(url, cache=CacheOptions(root=Path(root), limit=int(limit)),
+                     remote=RemoteOptions(timeout=float(patience), attempts=5, pause=0.02, chunk_bytes=4096))
+for epoch in range(2):
+    for position in range(23):
+        batch = reader.read("train", [position])
+        assert batch["lengths"][0, 1] == 1 + position % 9
+print("done")
+"""
+
+
+def _start_rank(url, cache, *, limit=1 << 30, patience=20.0):
+    settings = json.dumps(fsspec.config.conf.get("s3", {}))
+    command = [sys.executable, "-c", RANK, url, str(cache.root), str(limit), settings, str(patience)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _finish(process):
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def test_ranks_share_one_cache(served, cache):
+    url, server, info = served
+    ranks = [_start_rank(url, cache) for _ in range(3)]
+    assert [_finish(rank) for rank in ranks] == [(0, "done\n")] * 3
+    assert server.served(".tar") == sum(shard.bytes for shard in info.shards if shard.split == "train")
+
+
+def test_ranks_share_a_cache_that_is_too_small(served, cache):
+    url, _server, info = served
+    limit = 2 * max(shard.bytes for shard in info.shards)
+    ranks = [_start_rank(url, cache, limit=limit) for _ in range(2)]
+    assert [_finish(rank) for rank in ranks] == [(0, "done\n")] * 2
+    assert sum(path.stat().st_size for path in (cache.root / "shards").iterdir()) <= limit
+
+
+def test_kill_9_in_a_download_harms_nobody(served, cache):
+    url, server, _ = served
+    server.faults = ["stall"]
+    victim, waiting = _start_rank(url, cache), None
+    deadline = time.monotonic() + 60
+    while not list((cache.root / "shards").glob("*.part")):
+        assert time.monotonic() < deadline
+        assert victim.poll() is None
+        time.sleep(0.01)
+    waiting = _start_rank(url, cache)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert _finish(waiting) == (0, "done\n")
+    with ShardReader(url, cache=cache, remote=QUICK) as reader:
+        assert is_right(reader)
+        reader.prefetch("valid", range(5))
+    assert {name.rsplit(".", 1)[1] for name in held(cache.root)} == {"tar"}
+
+
+def test_abandoned_downloads_make_room(tmp_path):
+    cache = Cache(CacheOptions(root=tmp_path, limit=1000))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "dead.part").write_bytes(bytes(900))
+    path = cache.shard("ab", 500, lambda part: part.write_bytes(bytes(500)))
+    assert [file.name for file in (tmp_path / "shards").iterdir()] == ["ab.tar"]
+    assert path.stat().st_size == 500
+
+    def fail(part):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        cache.shard("cd", 500, fail)
+    assert [file.name for file in (tmp_path / "shards").iterdir()] == ["ab.tar"]
+
+
+@pytest.mark.parametrize(
+    "text, size", [("1", 1), ("500M", 500 << 20), ("1.5g", 3 << 29), ("2TB", 2 << 40), ("7k", 7168)]
+)
+def test_sizes(text, size):
+    assert parse_bytes(text, "DMD_CACHE_BYTES") == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1G", "1E", "nan", "inf"])
+def test_sizes_that_are_none(text, monkeypatch):
+    with pytest.raises(ValueError, match=r"DMD_CACHE_BYTES .* is no size"):
+        parse_bytes(text, "DMD_CACHE_BYTES")
