@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from data_shards.reader import ShardReader
+from dmd.training.checkpoint import newest_valid
 from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, train
 
 pytestmark = pytest.mark.multiproc
@@ -44,6 +45,19 @@ def test_elastic_over_ranks_and_stages(shards, reference, tmp_path):
     assert sorted(steps) == [(step // 5, step + 1) for step in range(10)]
     for epoch in (0, 1):
         assert sum((ids for (of, _), ids in steps.items() if of == epoch), Counter()) == split
+
+
+def test_saving_by_minutes(shards, reference, tmp_path):
+    """At each step when the minutes are over at once, which costs a killed run two steps at most; never in an hour."""
+    often, seldom = tmp_path / "often", tmp_path / "seldom"
+    for run, minutes, found in ((often, "1e-6", {2, 3}), (seldom, "60", {0})):
+        ended = train(shards, run, f"train.save_minutes={minutes}", DMD_FAULT="step@4")
+        assert ended.codes == [137], ended.output
+        newest, skipped = newest_valid(run / "checkpoints")
+        assert not skipped
+        assert (int(newest.name.removeprefix("step_")) if newest else 0) in found
+    finish(shards, often)
+    assert_bitwise(often, reference())
 
 
 def test_going_back_to_a_step_gives_up_what_came_later(shards, reference, tmp_path):
