@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.10+, pip, a C++ compiler and make; the rest they install into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+ALONE := multiproc or ray or hosts
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
 .PHONY: demo test lint types unit packages clean
@@ -21,8 +22,10 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
+# Tests that start processes, hosts or clusters have the machine for themselves; the others share its cores.
 unit: .venv/installed packages
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -m "not ($(ALONE))"
+	$(BIN)/pytest -m "$(ALONE)"
 
 # Tests over several hosts need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
 packages:

@@ -17,7 +17,7 @@ from dmd.config import DataConfig
 from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
 SMALL = ["model.dim=8", "model.heads=2", "model.levels=1"]
 NO_DROPOUT = [f"model.{name}=0" for name in (
     "text_dropout", "attn_dropout", "attn_dropout_audio", "embed_dropout", "output_dropout"
@@ -60,7 +60,6 @@ def runs(shards, tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in ("one", "two", "zero1")}
 
 
-@pytest.mark.multiproc
 def test_the_losses_do_not_depend_on_ranks_nor_on_the_zero_stage(runs):
     one = losses(runs["one"])
     assert len(one) == 20
@@ -69,7 +68,6 @@ def test_the_losses_do_not_depend_on_ranks_nor_on_the_zero_stage(runs):
         assert losses(runs[name]) == pytest.approx(one, rel=1e-6)
 
 
-@pytest.mark.multiproc
 def test_evaluate_prints_the_same_digits_from_one_and_two_ranks(runs, tmp_path):
     first = done("evaluate", runs["two"], "--json", tmp_path / "one.json")
     second = done("evaluate", runs["two"], "--ranks", "2", "--json", tmp_path / "two.json")
