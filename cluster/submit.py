@@ -11,6 +11,7 @@ every request.
 import argparse
 import asyncio
 import configparser
+import hashlib
 import shlex
 import sys
 from itertools import pairwise
@@ -25,6 +26,8 @@ UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup
 ABSOLUTE = ("--data", "--out")
 MANAGED = ("status", "logs", "stop")
 _LARGEST_FILE = 2**20
+_SETUP_SECONDS = 3600
+"""How long pip may take for the pinned environment; with CUDA libraries it is gigabytes. Ray's own limit is 600."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -84,7 +87,7 @@ def runtime_environment(root: Path, arguments: list[str], *, pinned: bool) -> di
             raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
     return {
         "working_dir": str(root), "excludes": excludes([*UPLOADED, *(path.as_posix() for path in extra)]),
-        **({"pip": requirements(root / "setup.cfg")} if pinned else {}),
+        **(pinned_environment(root) if pinned else {}),
     }  # fmt: skip
 
 
@@ -95,16 +98,25 @@ def excludes(kept: list[str]) -> list[str]:
     return ["/*", "!/.", *opened, *(f"!/{name}" for name in kept), "__pycache__", "*.tar", "*.pkl", "*.safetensors"]
 
 
+def pinned_environment(root: Path) -> dict[str, Any]:
+    """The part of a runtime environment that lets pip make the versions of constraints.txt on every node."""
+    return {"pip": requirements(root / "setup.cfg"), "config": {"setup_timeout_seconds": _SETUP_SECONDS}}
+
+
 def requirements(setup: Path) -> list[str]:
     """What pip makes of the project's own requirements, at the versions of the uploaded constraints.txt.
 
-    Ray is left out: a job runs on the cluster's.
+    Optuna and the remote file systems are among them, since a search may ask for either. Ray is left out: a job runs
+    on the cluster's. Nodes keep an environment for the next job with the same lines, so
+    one of them, a comment to pip, says what is in constraints.txt.
     """
     parser = configparser.ConfigParser()
     parser.read(setup, encoding="utf-8")
-    wanted = parser["options"]["install_requires"].split("\n")
-    constrained = "-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt"
-    return [constrained, *(line for line in wanted if line and not line.startswith("ray"))]
+    extras = parser["options.extras_require"]
+    wanted = "\n".join([parser["options"]["install_requires"], extras["optuna"], extras["remote"]]).split("\n")
+    digest = hashlib.sha256(setup.with_name("constraints.txt").read_bytes()).hexdigest()
+    constrained = ["-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt", f"# sha256 of constraints.txt: {digest}"]
+    return [*constrained, *(line for line in wanted if line and not line.startswith("ray"))]
 
 
 def connect(address: str) -> JobSubmissionClient:
