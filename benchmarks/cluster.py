@@ -26,13 +26,14 @@ from typing import Any
 import psutil
 
 from benchmarks.cluster_runs import finish, lines, standing_cluster, start, step_seconds, train, tune, wait_for
-from benchmarks.cluster_scaling import PARAMETERS, StepModel, line, spread
+from benchmarks.cluster_scaling import StepModel, line, spread
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writer import build
 from dmd.training.provenance import git_commit, versions
 from launch.runner import free_port
 
 SMALL = ["model.dim=20", "model.heads=4", "model.levels=2", "train.early_stop=1000"]
+SCALED = ["model.dim=30", "model.heads=6", "model.levels=2"]
 RATES = (1e-3, 1.5e-3, 2e-3, 3e-3)
 Figures = dict[str, float]
 
@@ -126,7 +127,7 @@ def scaling(shards: Path, folder: Path, rounds: int) -> Figures:
 
     def begin(ghost_batches: int, ranks: int, name: str) -> "subprocess.Popen[bytes]":
         return train(
-            shards, folder / name, "--preset", "mosi-aligned", "--ranks", ranks, "train.max_steps=26",
+            shards, folder / name, "--ranks", ranks, *SCALED, "train.max_steps=30",
             f"train.ghost_batches_per_step={ghost_batches}", "train.ghost_batches_per_forward=2", OMP_NUM_THREADS="1",
         )  # fmt: skip
 
@@ -139,16 +140,16 @@ def scaling(shards: Path, folder: Path, rounds: int) -> Figures:
         for process, side in zip(beside, ("left", "right"), strict=True):
             finish(process)
             seen.setdefault("beside", []).extend(step_seconds(folder / f"{number}-{side}"))
-    port = free_port()
-    pair = [start("benchmarks.cluster_scaling", rank, 2, port, OMP_NUM_THREADS="1") for rank in (0, 1)]
+    about = json.loads((folder / "0-4-1" / "run.json").read_text())["info"]
+    gradient, port = 4 * about["parameters"], free_port()
+    pair = [start("benchmarks.cluster_scaling", rank, 2, port, gradient, OMP_NUM_THREADS="1") for rank in (0, 1)]
     outputs = [finish(process) for process in pair]
     small, large = json.loads(outputs[0].strip().splitlines()[-1]).values()
     median = {name: statistics.median(seconds) for name, seconds in seen.items()}
     fixed, slope = line({2: median["2/1"], 8: median["8/1"]})
-    about = json.loads((folder / "0-4-1" / "run.json").read_text())["info"]
     model = StepModel(
-        fixed=fixed, per_ghost_batch=slope, gradient_bytes=4 * about["parameters"], jitter=spread(seen["4/1"]),
-        bandwidth=4 * PARAMETERS / (large - small), latency=small / 2,
+        fixed=fixed, per_ghost_batch=slope, gradient_bytes=gradient, jitter=spread(seen["4/1"]),
+        bandwidth=gradient / (large - small), latency=small / 2,
     )  # fmt: skip
     crowding = median["beside"] / median["4/1"]
     result = {

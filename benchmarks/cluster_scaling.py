@@ -101,11 +101,11 @@ def predictions() -> str:
     return "\n".join(lines)
 
 
-def time_all_reduce(rank: int, ranks: int, port: int, rounds: int = 30) -> None:
-    """One of `ranks` processes: rank 0 prints seconds of an all-reduce over gloo, by bytes, as JSON."""
+def time_all_reduce(rank: int, ranks: int, port: int, gradient: int, rounds: int = 30) -> None:
+    """One of `ranks` processes: rank 0 prints seconds of all-reduces of 64 and of `gradient` bytes over gloo, as JSON."""
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     result = {}
-    for size in (64, 4 * PARAMETERS):
+    for size in (64, gradient):
         tensor = torch.ones(size // 4)
         seconds = []
         for _ in range(rounds):
