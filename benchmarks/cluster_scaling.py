@@ -102,7 +102,7 @@ def predictions() -> str:
 
 
 def time_all_reduce(rank: int, ranks: int, port: int, gradient: int, rounds: int = 30) -> None:
-    """One of `ranks` processes: rank 0 prints seconds of all-reduces of 64 and of `gradient` bytes over gloo, as JSON."""
+    """One of `ranks` processes: rank 0 prints seconds of all-reduces of 64 and `gradient` bytes over gloo (JSON)."""
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     result = {}
     for size in (64, gradient):
