@@ -34,6 +34,8 @@ def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = Fal
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray.tune").setLevel(level)
     if address is None:
+        # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
         # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
         ray.init(
             address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",

@@ -150,10 +150,30 @@ def test_excludes():
 
 def test_live_table():
     table = LiveTable(num_trials=3, epochs=6)
-    records = [TrialRecord(number=number, values={"train.learning_rate": 0.001}) for number in range(2)]
+    records = [
+        TrialRecord(number=number, values={"train.learning_rate": 0.00123456, "model.levels": number, **more})
+        for number, more in enumerate(({"train.clip_at": 0.1}, {}))
+    ]
     records[0].state = "stopped"
     records[0].note(2, 0.75, {})
-    lines = table.lines(records)
+    lines = table.lines(records, 80)
     assert lines[0].startswith("1 of 3 trials ended, 1 running")
-    assert [line.split()[:2] for line in lines[2:]] == [["1", "running"], ["0", "stopped"]]
-    assert lines[3].split()[2:] == ["2/6", "0.7500", "learning_rate=0.001"]
+    assert lines[1].split() == ["valid", "learning", "clip"]
+    assert lines[2].split() == ["trial", "state", "epoch", "MAE", "rate", "levels", "at"]
+    assert [line.split() for line in lines[3:]] == [
+        ["1", "running", "0/6", "-", "0.00123", "1"], ["0", "stopped", "2/6", "0.7500", "0.00123", "0", "0.1"],
+    ]  # fmt: skip
+    ends = [line.index(text) + len(text) for line, text in zip(lines[2:], ("rate", "0.00123", "0.00123"), strict=True)]
+    assert len(set(ends)) == 1, "numbers stand under their names"
+
+
+def test_a_table_that_is_too_wide_leaves_out_whole_columns():
+    keys = ("train.learning_rate", "model.levels", "train.clip_at", "model.text_dropout")
+    records = [TrialRecord(number=0, values=dict.fromkeys(keys, 0.25))]
+    wide = LiveTable(1, 6).lines(records, 200)
+    assert len(wide) == 4
+    for width in range(30, 70):
+        lines = LiveTable(1, 6).lines(records, width)
+        assert all(len(line) <= width for line in lines[1:4])
+        left_out = [key.partition(".")[2] for key in keys[len(lines[3].split()) - 4 :]]
+        assert lines[4:] == ([f"not shown: {', '.join(left_out)}"] if left_out else [])
