@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import platform
+import secrets
 import shlex
 import statistics
 import subprocess
@@ -46,8 +47,8 @@ def timed(begin: float, run: Path) -> tuple[float, float, float, float]:
 
 
 def overhead(shards: Path, folder: Path, rounds: int) -> Figures:
-    """One training of 20 epochs three ways, on one thread: launcher, a trial on a standing cluster, one on its own."""
-    settings = [*SMALL, "train.epochs=20"]
+    """One training of 15 epochs three ways, on one thread: launcher, a trial on a standing cluster, one on its own."""
+    settings = [*SMALL, "train.epochs=15"]
     seen: dict[str, list[tuple[float, ...]]] = {"launcher": [], "standing cluster": [], "own cluster": []}
     with standing_cluster(folder) as address:
         for number in range(rounds):
@@ -103,8 +104,8 @@ def recovery(shards: Path, folder: Path, rounds: int) -> Figures:
 
 
 def throughput(shards: Path, folder: Path, rounds: int) -> Figures:
-    """The same four trainings of 20 epochs: two at a time through Ray, and one after the other, on all cores each."""
-    settings = [*SMALL, "train.epochs=20"]
+    """The same four trainings of 10 epochs: two at a time through Ray, and one after the other, on all cores each."""
+    settings = [*SMALL, "train.epochs=10"]
     sequential, parallel = [], []
     for number in range(max(1, rounds // 2)):
         begin = time.time()
@@ -196,7 +197,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
+                   "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # fmt: skip
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for part in options.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="b-") as name:

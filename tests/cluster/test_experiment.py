@@ -143,13 +143,14 @@ def test_trials_cannot_read_the_test_split(story):
 
 
 def test_final_seeds(story):
+    best = min(records(story.out), key=lambda record: record["losses"][-1][1])
     rows = list(csv.DictReader((story.out / "final" / "results.csv").read_text().splitlines()))
     assert [row["seed"] for row in rows] == ["1", "2", "mean", "std", "95 % +-"]
     values = [float(row["MAE"]) for row in rows]
     assert values[0] != values[1]
     assert values[2] == pytest.approx((values[0] + values[1]) / 2)
     assert values[4] == pytest.approx(12.7062 * values[3] / 2**0.5)
-    result = json.loads((story.out / "final" / "best" / "seed_1" / "test.json").read_text())
+    result = json.loads((story.out / "final" / f"trial_{best['number']:04d}" / "seed_1" / "test.json").read_text())
     assert (result["split"], result["samples"]) == ("test", 20)
 
 
