@@ -47,8 +47,8 @@ def timed(begin: float, run: Path) -> tuple[float, float, float, float]:
 
 
 def overhead(shards: Path, folder: Path, rounds: int) -> Figures:
-    """One training of 15 epochs three ways, on one thread: launcher, a trial on a standing cluster, one on its own."""
-    settings = [*SMALL, "train.epochs=15"]
+    """One training of 8 epochs three ways, on one thread: launcher, a trial on a standing cluster, one on its own."""
+    settings = [*SMALL, "train.epochs=8"]
     seen: dict[str, list[tuple[float, ...]]] = {"launcher": [], "standing cluster": [], "own cluster": []}
     with standing_cluster(folder) as address:
         for number in range(rounds):
