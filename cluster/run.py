@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cluster.board import describe_search
 from cluster.experiment import make_cells, parse_seeds, run_cells
 from cluster.halving import check_halving
 from cluster.ledger import Ledger, keep_request
@@ -79,6 +80,7 @@ def run_tune(options: argparse.Namespace) -> int:
         }  # fmt: skip
         with _connected(request, reader, what) as ready:
             ledger = Ledger(request.out)
+            describe_search(space, ledger.root)
             search(
                 request.config, request.out, ledger, strategy, ready.trial,
                 SearchOptions(

@@ -6,18 +6,24 @@ import math
 import pytest
 import yaml
 from ray._private.thirdparty.pathspec import PathSpec
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experiment_plugin_data
 
+from cluster.board import describe_search
 from cluster.experiment import make_cells, parse_seeds
 from cluster.fence import Fence
 from cluster.ledger import Ledger, TrialRecord, keep_request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
 from cluster.results import seed_rows, student_t, summary, write_table, write_trials
 from cluster.run import parse_ablation
+from cluster.space import load_space
 from cluster.submit import excludes
 from cluster.table import LiveTable
 from dmd.commands import METRIC_NAMES
 from dmd.config import Config
 from dmd.presets import load_config
+from dmd.training.record import Recorder
 
 
 def test_student_t():
@@ -177,3 +183,25 @@ def test_a_table_that_is_too_wide_leaves_out_whole_columns():
         assert all(len(line) <= width for line in lines[1:4])
         left_out = [key.partition(".")[2] for key in keys[len(lines[3].split()) - 4 :]]
         assert lines[4:] == ([f"not shown: {', '.join(left_out)}"] if left_out else [])
+
+
+def test_the_hparams_page_shows_what_varies(tmp_path):
+    """TensorBoard takes the first description that it finds, and that is the search's, not a trial's whole config."""
+    (tmp_path / "space.yaml").write_text(
+        "train.clip: {choice: [value, none]}\nmodel.levels: {int: [2, 4]}\nmodel.heads: {choice: [5, 10]}\n"
+    )
+    space = load_space(tmp_path / "space.yaml", Config())
+    trials = tmp_path / "trials"
+    for _ in range(2):
+        describe_search(space, trials)
+    assert len(list(trials.iterdir())) == 1
+    log = Recorder(trials / "0000", config={"train": {"clip": "none"}, "model": {"dim": 1}}, info={}, resume_step=None)
+    log.close({"valid/loss": 1.0})
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(trials)).Reload()
+    assert next(iter(multiplexer.PluginRunToTagToContent("hparams"))) == "."
+    content = multiplexer.PluginRunToTagToContent("hparams")["."][EXPERIMENT_TAG]
+    found = parse_experiment_plugin_data(content)
+    kinds = {info.name: api_pb2.DataType.Name(info.type) for info in found.hparam_infos}
+    assert kinds == {
+        "train.clip": "DATA_TYPE_STRING", "model.levels": "DATA_TYPE_FLOAT64", "model.heads": "DATA_TYPE_FLOAT64",
+    }  # fmt: skip
