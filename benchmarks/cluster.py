@@ -1,230 +1,213 @@
-"""What Ray costs a training, how long a lost rank takes, and a model of step time over ranks (docs/scaling.md).
+"""What Ray costs a training, how long a lost rank takes, and the model of docs/scaling.md against two ranks.
 
-    python benchmarks/cluster.py overhead SHARDS     a trial through Ray over the same training through the launcher
-    python benchmarks/cluster.py recovery SHARDS     SIGKILL to a rank: seconds to the first step made again
-    python benchmarks/cluster.py throughput SHARDS   trials per hour on this machine, against one `dmd train` by one
-    python benchmarks/cluster.py scaling SHARDS      the model, from step times measured here at 1 and 2 ranks
+    python -m benchmarks.cluster OUT.csv [overhead] [recovery] [throughput] [scaling] [--rounds 2]
 
-Each prints one JSON object. They start a local Ray cluster and stop it; run them on an idle machine.
+overhead: a trial over the same training through the launcher; recovery: SIGKILL to a rank; throughput: trials per hour
+on this machine against one `dmd train` after the other; scaling: step times at one and two ranks. Each takes two to
+five minutes on two idle cores. Data are made up, trainings are small; sides alternate, medians of the rounds. Ray's own
+processes get the priority of ours, not the lower one that is its default. Rows of a part replace those of an earlier
+run in OUT.csv.
 """
 
 import argparse
+import csv
 import json
-import math
 import os
+import platform
+import secrets
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-TINY = ["model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batches_per_step=2"]
-RATES = (1e-3, 2e-3, 3e-3, 4e-3)
-PATIENCE = 1200
+from benchmarks.cluster_runs import finish, lines, standing_cluster, start, step_seconds, train, tune, wait_for
+from benchmarks.cluster_scaling import StepModel, line, spread
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.writer import build
+from dmd.training.provenance import git_commit, versions
+from launch.runner import free_port
+
+SMALL = ["model.dim=20", "model.heads=4", "model.levels=2", "train.early_stop=1000"]
+SCALED = ["model.dim=30", "model.heads=6", "model.levels=2"]
+RATES = (1e-3, 1.5e-3, 2e-3, 3e-3)
+Figures = dict[str, float]
 
 
-def dmd(*arguments: object, wait: bool = True) -> "subprocess.Popen[bytes]":
-    """A `dmd` command; its output goes nowhere."""
-    command = [sys.executable, "-m", "dmd.cli", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    if wait:
-        _, errors = process.communicate(timeout=PATIENCE)
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{errors.decode()[-2000:]}")
-    return process
+def timed(begin: float, run: Path) -> tuple[float, float, float, float]:
+    """Seconds of a command that has just ended: all, to its first step, from first to last, from there to its end."""
+    end, steps = time.time(), lines(run)
+    first, last = steps[0]["time"], steps[-1]["time"]
+    return end - begin, first - begin, last - first, end - last
 
 
-def log_lines(run: Path, kind: str = "train") -> list[dict[str, Any]]:
-    """The whole lines of a kind in a run's log."""
-    path = run / "metrics.jsonl"
-    texts = path.read_text().splitlines(keepends=True) if path.exists() else []
-    lines = [json.loads(text) for text in texts if text.endswith("\n")]
-    return [line for line in lines if line["kind"] == kind]
+def overhead(shards: Path, folder: Path, rounds: int) -> Figures:
+    """One training of 8 epochs three ways, on one thread: launcher, a trial on a standing cluster, one on its own."""
+    settings = [*SMALL, "train.epochs=8"]
+    seen: dict[str, list[tuple[float, ...]]] = {"launcher": [], "standing cluster": [], "own cluster": []}
+    with standing_cluster(folder) as address:
+        for number in range(rounds):
+            begin, run = time.time(), folder / f"run{number}"
+            finish(train(shards, run, "--ranks", 1, *settings, f"train.learning_rate={RATES[0]}", OMP_NUM_THREADS="1"))
+            seen["launcher"].append((*timed(begin, run), statistics.median(step_seconds(run))))
+            for side, options in (("standing cluster", ["--address", address]), ("own cluster", ["--cpus", 2])):
+                begin, out = time.time(), folder / f"{side.replace(' ', '-')}{number}"
+                finish(tune(shards, out, RATES[:1], *options, *settings))
+                trial = out / "trials" / "0000"
+                seen[side].append((*timed(begin, trial), statistics.median(step_seconds(trial))))
+    names = (
+        "seconds", "seconds to the first step", "seconds of the steps", "seconds after the last step", "step seconds",
+    )  # fmt: skip
+    medians = {
+        side: dict(zip(names, map(statistics.median, zip(*values, strict=True)), strict=True))
+        for side, values in seen.items()
+    }
+    result = {f"{side}: {name}": value for side, values in medians.items() for name, value in values.items()}
+    for side in ("standing cluster", "own cluster"):
+        for place, name in ((0, "wall time"), (4, "step time")):
+            ratios = [ours[place] / base[place] for ours, base in zip(seen[side], seen["launcher"], strict=True)]
+            result[f"{side} over launcher: {name}"] = statistics.median(ratios)
+    return result
 
 
-def step_seconds(run: Path) -> list[float]:
-    """Seconds between one step and the next inside an epoch, without the first."""
-    ends = {line["step"] for line in log_lines(run, "valid")}
-    times = [(line["step"], line["time"]) for line in log_lines(run)]
-    return [after - before for (step, before), (_, after) in pairwise(times[1:]) if step not in ends]
-
-
-def tune(shards: Path, out: Path, *options: object, rates: tuple[float, ...] = RATES, wait: bool = True) -> Any:
-    """`dmd tune` over learning rates, on a local cluster."""
-    out.mkdir(parents=True)
-    space = out.parent / f"{out.name}.yaml"
-    space.write_text(f"train.learning_rate: {{choice: {list(rates)}}}\n")
-    fixed = ("--search", "grid", "--scheduler", "none", "--space", space, "--data", shards, "--out", out)
-    return dmd("tune", *fixed, *options, wait=wait)
-
-
-def overhead(shards: Path, folder: Path, epochs: int) -> dict[str, float]:
-    """Wall time of one trial through Ray over the launcher's, and of the parts of a trial."""
-    settings = [*TINY, f"train.epochs={epochs}"]
-    begin = time.time()
-    dmd("train", "--data", shards, "--run", folder / "run", "--ranks", "1", *settings, "train.learning_rate=1e-3")
-    launcher = time.time() - begin
-    launcher_first = log_lines(folder / "run")[0]["time"] - begin
-    begin = time.time()
-    tune(shards, folder / "out", *settings, rates=RATES[:1])
-    whole = time.time() - begin
+def recovery(shards: Path, folder: Path, rounds: int) -> Figures:
+    """A trial of one rank is killed `rounds` times, two epochs apart."""
+    driver = tune(shards, folder / "out", RATES[:1], "--cpus", 2, "--max-failures", 9, *SMALL, "train.epochs=5000")
     trial = folder / "out" / "trials" / "0000"
-    first = log_lines(trial)[0]["time"]
-    return {
-        "epochs": epochs, "launcher_seconds": launcher, "ray_seconds": whole, "ratio": whole / launcher,
-        "launcher_submit_to_first_step_seconds": launcher_first, "ray_submit_to_first_step_seconds": first - begin,
-        "of_which_to_the_cluster_seconds": (folder / "out" / "experiment.json").stat().st_mtime - begin,
-        "launcher_step_seconds": statistics.median(step_seconds(folder / "run")),
-        "ray_step_seconds": statistics.median(step_seconds(trial)),
-    }  # fmt: skip
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Poll until a condition holds."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit(f"waited in vain for {what}")
-        time.sleep(0.05)
-
-
-def recovery(shards: Path, folder: Path) -> dict[str, float]:
-    """A rank is killed in mid-trial."""
-    settings = [*TINY, "train.epochs=400", "train.early_stop=1000"]
-    driver = tune(shards, folder / "out", *settings, rates=RATES[:1], wait=False)
-    trial = folder / "out" / "trials" / "0000"
+    seconds, lost = [], []
     try:
-        wait_for(lambda: len(log_lines(trial, "valid")) >= 3, "the first epochs")
-        started = psutil.Process(driver.pid).children(recursive=True)
-        rank = next(process for process in started if "RayTrainWorker" in " ".join(process.cmdline()))
-        rank.kill()
-        killed = time.time()
-        last = log_lines(trial)[-1]["step"]
-        wait_for(lambda: [line for line in log_lines(trial) if line["time"] > killed + 1], "the trial to go on")
-        again = next(line for line in log_lines(trial) if line["time"] > killed + 1)
+        for _ in range(rounds):
+            there = len(lines(trial, "valid"))
+            wait_for(lambda known=there: len(lines(trial, "valid")) >= known + 2, "two epochs")  # type: ignore[misc]
+            wait_for(lambda: lines(trial)[-1]["step"] > lines(trial, "valid")[-1]["step"] + 2, "the middle of an epoch")
+            started = psutil.Process(driver.pid).children(recursive=True)
+            rank = next(process for process in started if "RayTrainWorker" in " ".join(process.cmdline()))
+            rank.kill()
+            rank.wait()
+            killed, last = time.time(), lines(trial)[-1]["step"]
+            wait_for(lambda since=killed: lines(trial) and lines(trial)[-1]["time"] > since, "a step")  # type: ignore[misc]
+            again = next(entry for entry in lines(trial) if entry["time"] > killed)
+            seconds.append(again["time"] - killed)
+            lost.append(last + 1 - again["step"])
     finally:
         driver.kill()
         driver.wait()
     return {
-        "kill_to_first_resumed_step_seconds": again["time"] - killed, "step_at_kill": last,
-        "first_resumed_step": again["step"],
+        "kill to the first step made again: seconds": statistics.median(seconds), "longest: seconds": max(seconds),
+        "steps made again": statistics.median(lost), "kills": len(seconds),
     }  # fmt: skip
 
 
-def throughput(shards: Path, folder: Path, epochs: int) -> dict[str, float]:
-    """Trials per hour, two at a time through Ray and one after the other through the launcher."""
-    settings = [*TINY, f"train.epochs={epochs}"]
-    begin = time.time()
-    for number, rate in enumerate(RATES):
-        dmd("train", "--data", shards, "--run", folder / str(number), *settings, f"train.learning_rate={rate}")
-    sequential = time.time() - begin
-    begin = time.time()
-    tune(shards, folder / "out", *settings)
-    parallel = time.time() - begin
+def throughput(shards: Path, folder: Path, rounds: int) -> Figures:
+    """The same four trainings of 10 epochs: two at a time through Ray, and one after the other, on all cores each."""
+    settings = [*SMALL, "train.epochs=10"]
+    sequential, parallel = [], []
+    for number in range(max(1, rounds // 2)):
+        begin = time.time()
+        for rate in RATES:
+            finish(train(shards, folder / f"{number}-{rate}", "--ranks", 1, *settings, f"train.learning_rate={rate}"))
+        sequential.append(time.time() - begin)
+        begin = time.time()
+        finish(tune(shards, folder / f"out{number}", RATES, "--cpus", 2, *settings))
+        parallel.append(time.time() - begin)
     return {
-        "trials": len(RATES), "epochs": epochs, "sequential_trials_per_hour": 3600 * len(RATES) / sequential,
-        "ray_trials_per_hour": 3600 * len(RATES) / parallel, "ratio": sequential / parallel,
+        "dmd train one by one: trials per hour": 3600 * len(RATES) / statistics.median(sequential),
+        "dmd tune: trials per hour": 3600 * len(RATES) / statistics.median(parallel),
+        "dmd tune over one by one": statistics.median(a / b for a, b in zip(sequential, parallel, strict=True)),
     }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepModel:
-    """Step time of R ranks: compute of the slowest one, then a ring all-reduce of the gradient, nothing overlapped.
+def scaling(shards: Path, folder: Path, rounds: int) -> Figures:
+    """Fit the model to one rank at 2 and 8 ghost batches, hold it against 4 at one rank, and 4 and 8 at two."""
+    seen: dict[str, list[float]] = {}
 
-    compute(R) = fixed + ceil(G / R) * per_ghost_batch, times the slowest of R draws with relative deviation `jitter`
-    (expected maximum of R normal draws: about jitter * sqrt(2 ln R)); reduce(R) = 2 (R - 1) / R * bytes / bandwidth
-    + 2 ceil(log2 R) * latency.
-    """
-
-    fixed: float
-    """Seconds of a step that no rank can share."""
-    per_ghost_batch: float
-    gradient_bytes: int
-    jitter: float
-    bandwidth: float
-    """Bytes per second of one link."""
-    latency: float
-
-    def seconds(self, ranks: int, ghost_batches: int) -> float:
-        """Seconds of one step of so many ghost batches."""
-        compute = self.fixed + math.ceil(ghost_batches / ranks) * self.per_ghost_batch
-        straggler = 1 + self.jitter * math.sqrt(2 * math.log(ranks))
-        reduce = 2 * (ranks - 1) / ranks * self.gradient_bytes / self.bandwidth
-        return compute * straggler + reduce + 2 * math.ceil(math.log2(ranks)) * self.latency
-
-
-def measured(shards: Path, folder: Path, ghost_batches: int, ranks: int) -> list[float]:
-    """Step times of the small preset here, one core per rank."""
-    run = folder / f"{ghost_batches}-{ranks}"
-    dmd(
-        "train", "--preset", "demo", "--data", shards, "--run", run, "--ranks", ranks, "train.epochs=1",
-        f"train.ghost_batches_per_step={ghost_batches}", "train.ghost_batches_per_forward=2", "train.max_steps=10",
-    )  # fmt: skip
-    return step_seconds(run)
-
-
-def scaling(shards: Path, folder: Path) -> dict[str, Any]:
-    """Fit the model at 1 rank, hold it against 2 ranks, print what it says for more."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    two, four = (measured(shards, folder, ghost_batches, 1) for ghost_batches in (2, 4))
-    both = measured(shards, folder, 4, 2)
-    slope = (statistics.median(four) - statistics.median(two)) / 2
-    about = json.loads((folder / "4-1" / "run.json").read_text())["info"]
-    gradient_bytes = 4 * about["parameters"]
-    fixed = max(0.0, statistics.median(four) - 4 * slope)
-    jitter = statistics.pstdev(four) / statistics.fmean(four)
-    here = StepModel(
-        fixed=fixed, per_ghost_batch=slope, gradient_bytes=gradient_bytes, jitter=jitter, bandwidth=1e9, latency=1e-4
-    )
-    result: dict[str, Any] = {
-        "gradient_bytes": gradient_bytes, "fixed_seconds": fixed, "per_ghost_batch_seconds": slope, "jitter": jitter,
-        "measured_1_rank": statistics.median(four), "model_1_rank": here.seconds(1, 4),
-        "measured_2_ranks": statistics.median(both), "model_2_ranks": here.seconds(2, 4),
-    }  # fmt: skip
-    return {**result, **predictions(gradient_bytes)}
-
-
-def predictions(gradient_bytes: int) -> dict[str, Any]:
-    """The model on one GPU per rank; the assumptions are those of docs/scaling.md."""
-    networks = {"100 Gbit/s": (12.5e9, 2e-5), "10 Gbit/s": (1.25e9, 5e-5)}
-    table: dict[str, Any] = {}
-    for name, (bandwidth, latency) in networks.items():
-        model = StepModel(
-            fixed=0.02, per_ghost_batch=0.004, gradient_bytes=gradient_bytes, jitter=0.05, bandwidth=bandwidth,
-            latency=latency,
+    def begin(ghost_batches: int, ranks: int, name: str) -> "subprocess.Popen[bytes]":
+        return train(
+            shards, folder / name, "--ranks", ranks, *SCALED, "train.max_steps=30",
+            f"train.ghost_batches_per_step={ghost_batches}", "train.ghost_batches_per_forward=2", OMP_NUM_THREADS="1",
         )  # fmt: skip
-        for ranks in (1, 2, 8, 64, 512):
-            ten = model.seconds(ranks, 10) if ranks <= 10 else None
-            grown = model.seconds(ranks, 10 * ranks)
-            table[f"{name}, {ranks} ranks"] = {
-                "seconds_10_ghost_batches": ten, "seconds_10_per_rank": grown,
-                "efficiency_10_per_rank": model.seconds(1, 10) / grown,
-            }  # fmt: skip
-    return table
+
+    for number in range(rounds):
+        for ghost_batches, ranks in ((2, 1), (8, 1), (4, 1), (4, 2), (8, 2)):
+            run = f"{number}-{ghost_batches}-{ranks}"
+            finish(begin(ghost_batches, ranks, run))
+            seen.setdefault(f"{ghost_batches}/{ranks}", []).extend(step_seconds(folder / run))
+        beside = [begin(4, 1, f"{number}-{side}") for side in ("left", "right")]
+        for process, side in zip(beside, ("left", "right"), strict=True):
+            finish(process)
+            seen.setdefault("beside", []).extend(step_seconds(folder / f"{number}-{side}"))
+    about = json.loads((folder / "0-4-1" / "run.json").read_text())["info"]
+    gradient, port = 4 * about["parameters"], free_port()
+    pair = [start("benchmarks.cluster_scaling", rank, 2, port, gradient, OMP_NUM_THREADS="1") for rank in (0, 1)]
+    outputs = [finish(process) for process in pair]
+    small, large = json.loads(outputs[0].strip().splitlines()[-1]).values()
+    median = {name: statistics.median(seconds) for name, seconds in seen.items()}
+    fixed, slope = line({2: median["2/1"], 8: median["8/1"]})
+    model = StepModel(
+        fixed=fixed, per_ghost_batch=slope, gradient_bytes=gradient, jitter=spread(seen["4/1"]),
+        bandwidth=gradient / (large - small), latency=small / 2,
+    )  # fmt: skip
+    crowding = median["beside"] / median["4/1"]
+    result = {
+        "fitted: fixed seconds": fixed, "fitted: seconds per ghost batch": slope, "jitter": model.jitter,
+        "gradient bytes": model.gradient_bytes, "gloo: bytes per second": model.bandwidth,
+        "gloo: seconds per hop": model.latency, "crowding: two trainings at once over one alone": crowding,
+    }  # fmt: skip
+    for ghost_batches, ranks in ((4, 1), (4, 2), (8, 2)):
+        name, here = f"{ghost_batches} ghost batches, {ranks} rank{'s' * (ranks > 1)}", crowding if ranks > 1 else 1.0
+        predicted, found = model.seconds(ranks, ghost_batches, here), median[f"{ghost_batches}/{ranks}"]
+        result |= {f"{name}: model seconds": predicted, f"{name}: measured seconds": found,
+                   f"{name}: measured over model": found / predicted}  # fmt: skip
+    return result
+
+
+PARTS = {"overhead": overhead, "recovery": recovery, "throughput": throughput, "scaling": scaling}
+
+
+def write_rows(path: Path, part: str, figures: Figures) -> None:
+    """Put a part's figures into the table, in place of what it had."""
+    with open("/proc/cpuinfo") as file:
+        processor = next((text.split(":")[1].strip() for text in file if text.startswith("model name")), "unknown")
+    where = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor}", "commit": git_commit(),
+        "command": shlex.join(["python", "-m", "benchmarks.cluster", *sys.argv[1:]]),
+        "versions": json.dumps(versions(), sort_keys=True),
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with open(path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["part"] != part]
+    rows += [{"part": part, "figure": name, "value": f"{value:.4g}", **where} for name, value in figures.items()]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main() -> None:
-    """Run one measurement."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("overhead", "recovery", "throughput", "scaling"))
-    parser.add_argument("shards", type=Path)
-    parser.add_argument("--epochs", type=int, default=20, help="of each training (default: 20)")
+    """Measure parts, each written when it is done."""
+    summary = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=summary)
+    parser.add_argument("out", type=Path, metavar="OUT.csv")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
+    os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
+                   "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # fmt: skip
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with tempfile.TemporaryDirectory(prefix="dmd-cluster-") as name:
-        folder, shards = Path(name), options.shards.absolute()
-        if options.what in ("overhead", "throughput"):
-            result = (overhead if options.what == "overhead" else throughput)(shards, folder, options.epochs)
-        else:
-            result = (recovery if options.what == "recovery" else scaling)(shards, folder)
-    print(json.dumps(result, indent=1))
+    for part in options.parts or PARTS:
+        with tempfile.TemporaryDirectory(prefix="b-") as name:
+            folder = Path(name)
+            samples = 5000 if part == "scaling" else 1600
+            build(SyntheticSource(samples=samples, steps=20, text_dim=100), folder / "shards", samples_per_shard=512)
+            figures = PARTS[part](folder / "shards", folder, options.rounds)
+        write_rows(options.out, part, figures)
+        print(*(f"{part}: {name} {value:.4g}" for name, value in figures.items()), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

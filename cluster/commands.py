@@ -2,14 +2,18 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def tune(argv: list[str]) -> int:
     """Search hyperparameters by validation loss on a Ray cluster; the same command again continues."""
+    options = tune_parser().parse_intermixed_args(argv)
+    from cluster.run import run_tune
+
+    return run_tune(options)
+
+
+def tune_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd tune`."""
     from cluster.options import add_cluster_options
 
     parser = argparse.ArgumentParser(prog="dmd tune", description=tune.__doc__)
@@ -22,14 +26,19 @@ def tune(argv: list[str]) -> int:
     parser.add_argument("--reduction", type=float, default=3, metavar="X", help="ASHA keeps one of X (default: 3)")
     parser.add_argument("--final-seeds", metavar="1111,...", help="train the best config with these, then test it")
     add_cluster_options(parser)
-    options = parser.parse_args(argv)
-    from cluster.run import run_tune
-
-    return run_tune(options)
+    return parser
 
 
 def experiment(argv: list[str]) -> int:
     """Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."""
+    options = experiment_parser().parse_intermixed_args(argv)
+    from cluster.run import run_experiment
+
+    return run_experiment(options)
+
+
+def experiment_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd experiment`."""
     from cluster.options import add_cluster_options
 
     parser = argparse.ArgumentParser(prog="dmd experiment", description=experiment.__doc__)
@@ -39,10 +48,7 @@ def experiment(argv: list[str]) -> int:
         help="a changed copy of the preset, such as no-graph:objective.distillation_weight=0; may be repeated",
     )  # fmt: skip
     add_cluster_options(parser)
-    options = parser.parse_args(argv)
-    from cluster.run import run_experiment
-
-    return run_experiment(options)
+    return parser
 
 
 def submit(argv: list[str]) -> int:

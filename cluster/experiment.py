@@ -25,7 +25,7 @@ class Cell:
     """One training of an experiment."""
 
     name: str
-    """Its config's name: `preset`, an ablation, `best`."""
+    """Its config's name: `preset`, an ablation, the best trial's number."""
     seed: int
     config: Config
     run: Path

@@ -8,11 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cluster.board import describe_search
 from cluster.experiment import make_cells, parse_seeds, run_cells
 from cluster.halving import check_halving
 from cluster.ledger import Ledger, keep_request
 from cluster.options import Request, check_test_split, read_request
-from cluster.resources import concurrent_trials
+from cluster.resources import concurrent_trials, rank_slots
 from cluster.results import markdown, seed_rows, write_table, write_trials
 from cluster.search import GridStrategy, Strategy, make_strategy
 from cluster.selection import selection_shards
@@ -45,6 +46,8 @@ def _connected(request: Request, reader: ShardReader, what: dict[str, Any]) -> I
     with cluster(request.address, cpus=request.cpus, verbose=request.verbose):
         trial = request.trial_options(request.out / "shards", gpus=has_gpus())
         concurrent = request.concurrent or concurrent_trials(trial.size, live_nodes())
+        if rank_slots(trial.size, live_nodes()) < trial.size.min_ranks:
+            print(f"no node has room for a trial of {trial.size} yet: waiting for an autoscaler", flush=True)
         check_storage(request.out, request.data)
         keep_request(
             request.out / "experiment.json",
@@ -66,7 +69,7 @@ def run_tune(options: argparse.Namespace) -> int:
     num_trials = _num_trials(options.trials, strategy)
     seeds = parse_seeds(options.final_seeds) if options.final_seeds else []
     check_halving(epochs=request.config.train.epochs, grace=options.grace, reduction=options.reduction)
-    with open_shards(str(request.data), request.config) as reader:
+    with open_shards(request.data, request.config) as reader:
         if seeds:
             check_test_split(reader)
         _check_configs(request, reader, (apply(request.config, values) for values in space.probes()))
@@ -77,6 +80,7 @@ def run_tune(options: argparse.Namespace) -> int:
         }  # fmt: skip
         with _connected(request, reader, what) as ready:
             ledger = Ledger(request.out)
+            describe_search(space, ledger.root)
             search(
                 request.config, request.out, ledger, strategy, ready.trial,
                 SearchOptions(
@@ -87,7 +91,8 @@ def run_tune(options: argparse.Namespace) -> int:
             code = _report_search(request, ledger)
             best = ledger.best()
             if seeds and best is not None:
-                configs = {"best": apply(request.config, best.values)}
+                # By number: with more trials another one may become the best, whose seeds are to be trained then.
+                configs = {f"trial_{best.number:04d}": apply(request.config, best.values)}
                 code = max(code, _train_seeds(request, ready, configs, seeds, request.out / "final"))
     return code
 
@@ -106,7 +111,7 @@ def run_experiment(options: argparse.Namespace) -> int:
         if name in configs:
             raise ValueError(f"two configs are called {name!r}; give each --ablation a name of its own")
         configs[name] = config
-    with open_shards(str(request.data), request.config) as reader:
+    with open_shards(request.data, request.config) as reader:
         check_test_split(reader)
         _check_configs(request, reader, iter(configs.values()))
         with _connected(request, reader, {"ablations": options.ablation}) as ready:
@@ -164,7 +169,7 @@ def _train_seeds(
     request: Request, ready: Ready, configs: Mapping[str, Config], seeds: list[int], out: Path
 ) -> int:
     """Train and test every cell, write results.csv and results.md; a failed cell is named and left out."""
-    results = run_cells(make_cells(configs, seeds, out), ready.trial, str(request.data), ready.concurrent)
+    results = run_cells(make_cells(configs, seeds, out), ready.trial, request.data, ready.concurrent)
     good = [result for result in results if "error" not in result]
     for result in results:
         if "error" in result:

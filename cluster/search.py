@@ -6,6 +6,7 @@ TPE is told every recorded trial again before it proposes a new one.
 
 import math
 from collections import deque
+from itertools import islice
 from typing import Any, Literal, Protocol, cast
 
 from ray.tune.search import Searcher
@@ -14,6 +15,7 @@ from cluster.ledger import DONE, Ledger, TrialRecord
 from cluster.space import Parameter, Space, Values
 
 Method = Literal["random", "grid", "tpe"]
+_LARGEST_GRID = 10_000
 
 
 class Strategy(Protocol):
@@ -43,10 +45,16 @@ class RandomStrategy:
 
 
 class GridStrategy:
-    """Every combination, once."""
+    """Every combination, once.
+
+    Raises:
+        ValueError: a continuous parameter, or more combinations than anybody trains.
+    """
 
     def __init__(self, space: Space) -> None:
-        self._points = list(space.grid())
+        self._points = list(islice(space.grid(), _LARGEST_GRID + 1))
+        if len(self._points) > _LARGEST_GRID:
+            raise ValueError(f"a grid over this space has more than {_LARGEST_GRID} points; use another --search")
 
     def __len__(self) -> int:
         return len(self._points)

@@ -34,6 +34,8 @@ def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = Fal
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray.tune").setLevel(level)
     if address is None:
+        # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
         # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
         ray.init(
             address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",
@@ -53,7 +55,12 @@ def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = Fal
 
 def _probe(address: str) -> None:
     """Ray itself tries for minutes before it gives up."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--address is {address}, a Ray Client server, through which trainings cannot be driven; give the head's "
+            "host:port on a node of the cluster, or use dmd submit"
+        )
+    host, colon, port = address.rpartition(":")
     if address in ("auto", "local") or not colon or not port.isdecimal():
         return
     try:
@@ -79,7 +86,7 @@ def has_gpus() -> bool:
     return any(node.get("GPU", 0) > 0 for node in live_nodes())
 
 
-def check_storage(experiment: Path, data: Path) -> None:
+def check_storage(experiment: Path, data: str) -> None:
     """Let every node look at the experiment's directory and at its shards.
 
     Raises:
@@ -94,7 +101,7 @@ def check_storage(experiment: Path, data: Path) -> None:
         checks = {
             node["NodeManagerAddress"]: _see.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(marker), str(data), generation)
+            ).remote(str(marker), data, generation)
             for node in nodes
         }
         for host, check in checks.items():

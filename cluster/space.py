@@ -47,6 +47,12 @@ class Parameter:
         """Whether this key varies, given the values of keys before it."""
         return all(key in values and values[key] in allowed for key, allowed in self.when.items())
 
+    def takes(self, value: object) -> bool:
+        """Whether a `choice` or an `int` can have this value."""
+        if self.kind == "choice":
+            return value in self.choices
+        return isinstance(value, int) and self.low <= value <= self.high
+
     def extremes(self) -> tuple[Any, ...]:
         """Values that a check of the space must try."""
         if self.kind == "choice":
@@ -132,6 +138,8 @@ def load_space(path: Path, base: Config) -> Space:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"the space {path} cannot be read: {error.strerror}; shipped ones: {_shipped()}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the space {path} is no text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"the space {path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not content:
@@ -217,10 +225,12 @@ def _conditions(key: str, when: Any, before: Mapping[str, Parameter]) -> dict[st
     for parent, allowed in when.items():
         if parent not in before:
             raise ValueError(f"{key} depends on {parent!r}, which is not a key above it in the space; move it up")
+        kind, extremes = before[parent].kind, before[parent].extremes()
+        if kind in ("uniform", "loguniform"):
+            raise ValueError(f"{key} depends on {parent}, which is {kind}; only on a choice or an int can it depend")
         conditions[parent] = tuple(allowed) if isinstance(allowed, list) else (allowed,)
-        choices = before[parent].choices
-        if choices and not set(conditions[parent]) & set(choices):
-            raise ValueError(f"{key} never applies: {parent} is {allowed!r} in its when, of the choice {choices!r}")
+        if not any(before[parent].takes(value) for value in conditions[parent]):
+            raise ValueError(f"{key} never applies: {parent} is {allowed!r} in its when, of {kind} {list(extremes)}")
     return conditions
 
 

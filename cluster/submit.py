@@ -11,20 +11,24 @@ every request.
 import argparse
 import asyncio
 import configparser
+import hashlib
 import shlex
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cluster.job import COMMANDS
+from cluster.commands import experiment_parser, tune_parser
+from data_shards.remote import is_url
+from dmd.presets import load_config, preset_names
 
+PARSERS = {"tune": tune_parser, "experiment": experiment_parser}
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
-ABSOLUTE = ("--data", "--out")
 MANAGED = ("status", "logs", "stop")
 _LARGEST_FILE = 2**20
+_SETUP_SECONDS = 3600
+"""How long pip may take for the pinned environment; with CUDA libraries it is gigabytes. Ray's own limit is 600."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--entrypoint-cpus", type=float, default=0, metavar="N", help="0: the driver runs on the head")
     parser.add_argument("--id", help="a name for the job (default: Ray makes one)")
-    parser.add_argument("command", choices=(*COMMANDS, *MANAGED))
+    parser.add_argument("command", choices=(*PARSERS, *MANAGED))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own, or a job's id")
     return parser
 
@@ -54,37 +58,54 @@ def submit(argv: list[str]) -> int:
     if options.command in MANAGED:
         return _manage(options)
     root = options.working_dir.absolute()
-    environment = runtime_environment(root, options.arguments, pinned=options.environment == "pinned")
+    files = named_files(root, options.command, options.arguments)
+    environment = runtime_environment(root, files, pinned=options.environment == "pinned")
     entrypoint = shlex.join(["python", "-m", "cluster.job", options.command, *options.arguments])
     client = connect(options.address)
-    job = client.submit_job(
-        entrypoint=entrypoint, submission_id=options.id, runtime_env=environment,
-        entrypoint_num_cpus=options.entrypoint_cpus or None,
-    )  # fmt: skip
+    try:
+        job = client.submit_job(
+            entrypoint=entrypoint, submission_id=options.id, runtime_env=environment,
+            entrypoint_num_cpus=options.entrypoint_cpus or None,
+        )  # fmt: skip
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"{options.address} refuses the job: {reason}") from error
     print(f"job {job} on {options.address}: dmd submit --address {options.address} status|logs|stop {job}", flush=True)
     return 0 if options.no_wait else follow(client, job)
 
 
-def runtime_environment(root: Path, arguments: list[str], *, pinned: bool) -> dict[str, Any]:
-    """What Ray uploads and installs for a job.
+def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
+    """Files in the directory that a command names: its space, its preset. The command's line is checked on the way.
 
     Raises:
-        ValueError: not a checkout, a path that means nothing on the cluster, or a named file that is large.
+        ValueError: not a checkout, a config that the tree refuses, a path that means nothing on the cluster, or a
+            file that is not there or large. SystemExit: as argparse.
     """
     missing = [name for name in UPLOADED if not (root / name).exists()]
     if missing:
         raise ValueError(f"{root} is not the project's directory (no {missing[0]}); name it with --working-dir")
-    for option, value in pairwise(arguments):
-        if option in ABSOLUTE and not Path(value).is_absolute():
+    options = PARSERS[command]().parse_intermixed_args(arguments)
+    for option, value in (("--data", options.data), ("--out", options.out)):
+        if not is_url(str(value)) and not Path(value).is_absolute():
             raise ValueError(f"{option} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
-    named = [Path(argument) for argument in arguments if not Path(argument).is_absolute()]
-    extra = [path for path in named if (root / path).is_file() and path.parts[0] not in UPLOADED]
-    for path in extra:
-        if (root / path).stat().st_size > _LARGEST_FILE:
+    named = [options.space] if command == "tune" else []
+    named += [Path(options.preset)] if options.preset and options.preset not in preset_names() else []
+    for path in named:
+        if not path.is_absolute() and not (root / path).is_file():
+            raise ValueError(f"there is no {path} in {root}, which is what the job gets")
+        if not path.is_absolute() and (root / path).stat().st_size > _LARGEST_FILE:
             raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
+    if options.preset is None or options.preset in preset_names():
+        load_config(options.preset, options.overrides)
+    return [path for path in named if not path.is_absolute()]
+
+
+def runtime_environment(root: Path, files: list[Path], *, pinned: bool) -> dict[str, Any]:
+    """What Ray uploads, the project's packages and these files, and installs for a job."""
+    extra = [path.as_posix() for path in files if path.parts[0] not in UPLOADED]
     return {
-        "working_dir": str(root), "excludes": excludes([*UPLOADED, *(path.as_posix() for path in extra)]),
-        **({"pip": requirements(root / "setup.cfg")} if pinned else {}),
+        "working_dir": str(root), "excludes": excludes([*UPLOADED, *extra]),
+        **(pinned_environment(root) if pinned else {}),
     }  # fmt: skip
 
 
@@ -95,16 +116,25 @@ def excludes(kept: list[str]) -> list[str]:
     return ["/*", "!/.", *opened, *(f"!/{name}" for name in kept), "__pycache__", "*.tar", "*.pkl", "*.safetensors"]
 
 
+def pinned_environment(root: Path) -> dict[str, Any]:
+    """The part of a runtime environment that lets pip make the versions of constraints.txt on every node."""
+    return {"pip": requirements(root / "setup.cfg"), "config": {"setup_timeout_seconds": _SETUP_SECONDS}}
+
+
 def requirements(setup: Path) -> list[str]:
     """What pip makes of the project's own requirements, at the versions of the uploaded constraints.txt.
 
-    Ray is left out: a job runs on the cluster's.
+    Optuna and the remote file systems are among them, since a search may ask for either. Ray is left out: a job runs
+    on the cluster's. Nodes keep an environment for the next job with the same lines, so
+    one of them, a comment to pip, says what is in constraints.txt.
     """
     parser = configparser.ConfigParser()
     parser.read(setup, encoding="utf-8")
-    wanted = parser["options"]["install_requires"].split("\n")
-    constrained = "-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt"
-    return [constrained, *(line for line in wanted if line and not line.startswith("ray"))]
+    extras = parser["options.extras_require"]
+    wanted = "\n".join([parser["options"]["install_requires"], extras["optuna"], extras["remote"]]).split("\n")
+    digest = hashlib.sha256(setup.with_name("constraints.txt").read_bytes()).hexdigest()
+    constrained = ["-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt", f"# sha256 of constraints.txt: {digest}"]
+    return [*constrained, *(line for line in wanted if line and not line.startswith("ray"))]
 
 
 def connect(address: str) -> JobSubmissionClient:

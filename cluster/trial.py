@@ -15,6 +15,10 @@ from cluster.worker import train_rank
 from dmd.config import Config
 from dmd.presets import config_to_dict
 
+_START_SECONDS = 600
+"""How long ranks may take to start before Ray Train throws them away and begins anew. Its own limit of 60 is less than
+what imports take on a busy machine or a slow shared disk: the trial then starts for ever."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
@@ -43,6 +47,7 @@ def run_training(
     size, timeout = options.size, config.train.collective_timeout
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(timeout))
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(timeout))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
     ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
     trainer = TorchTrainer(
         train_rank,  # type: ignore[arg-type]  # Ray's annotation leaves out what rank 0 may return

@@ -6,11 +6,13 @@ looks there for the newest valid checkpoint.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
+from ray.util.metrics import Gauge
 
 from cluster.fence import Fence
 from dmd.training.agreement import Diverged
@@ -34,7 +36,8 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
 
     config, run = config_from_dict(settings["config"]), Path(settings["run"])
     device = join_process_group()
-    fence = Fence(run) if ray.train.get_context().get_world_rank() == 0 else None
+    leads = ray.train.get_context().get_world_rank() == 0
+    fence, on_epoch = (Fence(run), exporting(run)) if leads else (None, report)
 
     def stop_requested() -> bool:
         if fence is not None:
@@ -43,7 +46,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
 
     try:
         training = make_training(
-            config, settings["data"], run, device=device, stop_requested=stop_requested, on_epoch=report
+            config, settings["data"], run, device=device, stop_requested=stop_requested, on_epoch=on_epoch
         )
     except ValueError as error:
         return {"refused": str(error)}
@@ -52,6 +55,21 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     except Diverged as error:
         return {"refused": str(error)}
     return {"refused": None}
+
+
+def exporting(run: Path) -> Callable[[EpochReport], None]:
+    """`report` that also sets `ray_dmd_epoch` and `ray_dmd_valid_loss` of Ray's own Prometheus exporter, by run."""
+    gauges = {
+        name: Gauge(f"dmd_{name}", description=text, tag_keys=("run",)).set_default_tags({"run": str(run)})
+        for name, text in (("epoch", "Epochs done"), ("valid_loss", "Validation loss of the last epoch"))
+    }
+
+    def on_epoch(epoch: EpochReport) -> None:
+        gauges["epoch"].set(epoch.epoch)
+        gauges["valid_loss"].set(epoch.loss)
+        report(epoch)
+
+    return on_epoch
 
 
 def report(epoch: EpochReport) -> None:

@@ -1,11 +1,18 @@
 """Mistakes that are found before a trial starts, without a cluster: one line, exit code 2, nothing written."""
 
+from pathlib import Path
+
 import pytest
 
+from cluster.commands import experiment_parser
+from cluster.options import read_request
 from dmd.cli import main
 from tests.cluster.making import TINY, free_port, make_shards
 
 pytestmark = pytest.mark.ray
+
+SEARCH = ["--space", "cluster/spaces/mosi.yaml"]
+JOB = ["--data", "/nfs/s", "--out", "/nfs/x"]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +33,7 @@ def shards(tmp_path_factory):
         (["--final-seeds", "1,1"], "none twice"),
         (["--grace", "9"], "--grace is 9; it must lie between 1 and train.epochs, which is 2"),
         (["--reduction", "1"], "--reduction is 1.0; it must be above 1"),
+        (["--address", "ray://127.0.0.1:10001"], "a Ray Client server, through which trainings cannot be driven"),
         (["--search", "grid"], "train.learning_rate is uniform: a grid needs choice or int"),
         (["--space", "none.yaml"], "the space none.yaml cannot be read"),
         (["--data", "none"], "not a set of shards"),
@@ -58,19 +66,44 @@ def test_tune(options, message, shards, tmp_path, capsys, monkeypatch):
 def test_experiment(options, message, shards, tmp_path, capsys):
     common = ["--data", str(shards), "--out", str(tmp_path / "out"), *TINY]
     assert main(["experiment", *common, *options]) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["tune", "--data", "shards", "--out", "/nfs/x"], "--data is shards; a job runs elsewhere, give the absolute"),
-        (["--working-dir", "/tmp", "tune"], "/tmp is not the project's directory"),
+        (["tune", *SEARCH, "--data", "shards", "--out", "/nfs/x"], "--data is shards; a job runs elsewhere, give the"),
+        (["tune", *SEARCH, "--data=/nfs/s", "--out=x"], "--out is x; a job runs elsewhere, give the absolute"),
+        (["tune", *JOB, "--space", "none.yaml"], "there is no none.yaml in "),
+        (["experiment", *JOB, "--preset", "none.yaml"], "there is no none.yaml in "),
+        (["experiment", *JOB, "--preset", "demo", "train.epoch=3"], "unknown config key 'train.epoch'"),
+        (["--working-dir", "/tmp", "experiment", *JOB], "/tmp is not the project's directory"),
         (["stop"], "wants one job id"),
-        (["tune", "--data", "/nfs/s"], "no Ray dashboard for jobs at http://127.0.0.1:"),
+        (["tune", *SEARCH, *JOB], "no Ray dashboard for jobs at http://127.0.0.1:"),
+        (["experiment", "--data", "s3://bucket/s", "--out", "/nfs/x"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["status", "x"], "no Ray dashboard for jobs at http://127.0.0.1:"),
     ],
 )  # fmt: skip
-def test_submit(arguments, message, capsys):
+def test_submit(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["submit", "--address", f"http://127.0.0.1:{free_port()}", *arguments]) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_mistyped_option_of_a_job_is_found_before_it_is_submitted(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(SystemExit):
+        main(["submit", "experiment", *JOB, "--rank-per-trial", "2"])
+    assert "unrecognized arguments: --rank-per-trial" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data, absolute", [("s3://b/x", "s3://b/x"), ("file:///d/x", "/d/x"), ("/d/x/", "/d/x")])
+def test_data_may_be_a_url(data, absolute):
+    line = ["train.epochs=1", "--data", data, "--out", "o", "train.seed=2"]
+    request = read_request(experiment_parser().parse_intermixed_args(line))
+    assert request.data == absolute
+    assert (request.config.train.epochs, request.config.train.seed) == (1, 2)

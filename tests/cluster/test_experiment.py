@@ -7,6 +7,7 @@ that validation chooses is not the one that the test split would choose.
 import csv
 import json
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class Cluster:
     node: Node
     address: str
     dashboard: str
+    metrics: str
+    """Where Ray's Prometheus exporter listens."""
     temp: Path
 
     def free(self) -> dict[str, float]:
@@ -46,16 +49,19 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     temp = tmp_path_factory.mktemp("r") / "r"  # short: Ray's sockets have long names
-    port, dashboard = free_port(), free_port()
+    port, dashboard, metrics = free_port(), free_port(), free_port()
     node = Node(
         temp, "--head", "--port", str(port), "--dashboard-port", str(dashboard), "--dashboard-host", "127.0.0.1",
-        "--num-cpus", "2", "--temp-dir", str(temp), "--node-ip-address", "127.0.0.1",
+        "--num-cpus", "2", "--temp-dir", str(temp), "--node-ip-address", "127.0.0.1", "--metrics-export-port",
+        str(metrics),
     )  # fmt: skip
     try:
         log = temp.parent / "r.log"
         wait_for(lambda: "Ray runtime started" in log.read_text(), "the head node", 120)
         ray.init(f"127.0.0.1:{port}", log_to_driver=False)
-        yield Cluster(node, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", temp)
+        yield Cluster(
+            node, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", temp
+        )
     finally:
         ray.shutdown()
         node.kill()
@@ -143,13 +149,14 @@ def test_trials_cannot_read_the_test_split(story):
 
 
 def test_final_seeds(story):
+    best = min(records(story.out), key=lambda record: record["losses"][-1][1])
     rows = list(csv.DictReader((story.out / "final" / "results.csv").read_text().splitlines()))
     assert [row["seed"] for row in rows] == ["1", "2", "mean", "std", "95 % +-"]
     values = [float(row["MAE"]) for row in rows]
     assert values[0] != values[1]
     assert values[2] == pytest.approx((values[0] + values[1]) / 2)
     assert values[4] == pytest.approx(12.7062 * values[3] / 2**0.5)
-    result = json.loads((story.out / "final" / "best" / "seed_1" / "test.json").read_text())
+    result = json.loads((story.out / "final" / f"trial_{best['number']:04d}" / "seed_1" / "test.json").read_text())
     assert (result["split"], result["samples"]) == ("test", 20)
 
 
@@ -194,6 +201,12 @@ def test_submitted_job(cluster, tmp_path):
     assert "tiny SUCCEEDED" in finish(dmd("submit", "--address", cluster.dashboard, "status", "tiny", log=log), log)
 
 
+def exported(cluster: Cluster) -> list[str]:
+    """The lines of Ray's Prometheus exporter."""
+    with urllib.request.urlopen(cluster.metrics, timeout=30) as answer:
+        return answer.read().decode().splitlines()
+
+
 def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     folder, log = job_folder(tmp_path / "checkout"), tmp_path / "log"
     options = ["submit", "--address", cluster.dashboard, "--working-dir", folder, "--environment", "node"]
@@ -204,6 +217,8 @@ def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     assert "job long" in finish(dmd(*options, "--no-wait", "--id", "long", *long, log=log), log)
     run = tmp_path / "long" / "preset" / "seed_1" / "metrics.jsonl"
     wait_for(run.exists, "the job's training")
+    wait_for(lambda: any(text.startswith("ray_dmd_epoch{") and str(run.parent) in text for text in exported(cluster)),
+             "the training's epochs in Ray's exporter")  # fmt: skip
     finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources", 60)
     assert cluster.node.ranks() == []

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.commands import experiment, tune
+from tests.cluster.kuberay import KINDS, misfits
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 AUTOSCALER = sorted((CLUSTER / "autoscaler").glob("*.yaml"))
@@ -58,6 +60,42 @@ def test_kuberay_files_hang_together(path):
             requests, limits = container["resources"]["requests"], container["resources"]["limits"]
             assert set(requests) == set(limits)
             assert limits.get("nvidia.com/gpu") == requests.get("nvidia.com/gpu"), "Kubernetes wants them equal"
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
+def test_kuberay_files_fit_the_api(path):
+    content = load(path)
+    assert list(misfits(content, KINDS[content["kind"]])) == []
+
+
+@pytest.mark.parametrize(
+    "text, broken, message",
+    [
+        ('num-cpus: "0"', "num-cpus: 0", ".spec.headGroupSpec.rayStartParams.num-cpus is int, not str"),
+        ("minReplicas: 0", "", ".spec.workerGroupSpecs[0].minReplicas is missing"),
+        ("maxReplicas: 8", "maxReplica: 8", ".spec.workerGroupSpecs[0].maxReplica is unknown"),
+        ("sizeLimit: 8Gi", "sizeLimit: 8GiB", ".volumes[1].emptyDir.sizeLimit is no quantity"),
+        ("idleTimeoutSeconds: 300", "idleTimeoutSeconds: 5 min", ".idleTimeoutSeconds is str, not int"),
+    ],
+)  # fmt: skip
+def test_what_kubernetes_would_refuse_is_found(text, broken, message):
+    original = (CLUSTER / "kuberay" / "raycluster.yaml").read_text()
+    assert text in original
+    found = list(misfits(yaml.safe_load(original.replace(text, broken)), KINDS["RayCluster"]))
+    assert any(fault.endswith(message) for fault in found), found
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
+def test_rays_autoscaler_reads_the_kuberay_files(path):
+    """What KubeRay's autoscaler container makes of them: Ray's own code, which also checks the result's schema."""
+    content = load(path)
+    spec = content["spec"].get("rayClusterSpec", content["spec"])
+    metadata = {**content["metadata"], "namespace": "default"}
+    config = _derive_autoscaling_config_from_ray_cr({"metadata": metadata, "spec": spec})
+    kinds = config["available_node_types"]
+    assert kinds["headgroup"]["resources"]["CPU"] == 0, "no rank on the head"
+    assert {name: kinds["gpu"]["resources"][name] for name in ("CPU", "GPU")} == {"CPU": 8, "GPU": 1}
+    assert (kinds["gpu"]["min_workers"], kinds["gpu"]["max_workers"]) == (0, 8)
 
 
 def test_slurm_script():

@@ -6,18 +6,24 @@ import math
 import pytest
 import yaml
 from ray._private.thirdparty.pathspec import PathSpec
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experiment_plugin_data
 
+from cluster.board import describe_search
 from cluster.experiment import make_cells, parse_seeds
 from cluster.fence import Fence
 from cluster.ledger import Ledger, TrialRecord, keep_request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
 from cluster.results import seed_rows, student_t, summary, write_table, write_trials
 from cluster.run import parse_ablation
+from cluster.space import load_space
 from cluster.submit import excludes
 from cluster.table import LiveTable
 from dmd.commands import METRIC_NAMES
 from dmd.config import Config
 from dmd.presets import load_config
+from dmd.training.record import Recorder
 
 
 def test_student_t():
@@ -150,10 +156,52 @@ def test_excludes():
 
 def test_live_table():
     table = LiveTable(num_trials=3, epochs=6)
-    records = [TrialRecord(number=number, values={"train.learning_rate": 0.001}) for number in range(2)]
+    records = [
+        TrialRecord(number=number, values={"train.learning_rate": 0.00123456, "model.levels": number, **more})
+        for number, more in enumerate(({"train.clip_at": 0.1}, {}))
+    ]
     records[0].state = "stopped"
     records[0].note(2, 0.75, {})
-    lines = table.lines(records)
+    lines = table.lines(records, 80)
     assert lines[0].startswith("1 of 3 trials ended, 1 running")
-    assert [line.split()[:2] for line in lines[2:]] == [["1", "running"], ["0", "stopped"]]
-    assert lines[3].split()[2:] == ["2/6", "0.7500", "learning_rate=0.001"]
+    assert lines[1].split() == ["valid", "learning", "clip"]
+    assert lines[2].split() == ["trial", "state", "epoch", "MAE", "rate", "levels", "at"]
+    assert [line.split() for line in lines[3:]] == [
+        ["1", "running", "0/6", "-", "0.00123", "1"], ["0", "stopped", "2/6", "0.7500", "0.00123", "0", "0.1"],
+    ]  # fmt: skip
+    ends = [line.index(text) + len(text) for line, text in zip(lines[2:], ("rate", "0.00123", "0.00123"), strict=True)]
+    assert len(set(ends)) == 1, "numbers stand under their names"
+
+
+def test_a_table_that_is_too_wide_leaves_out_whole_columns():
+    keys = ("train.learning_rate", "model.levels", "train.clip_at", "model.text_dropout")
+    records = [TrialRecord(number=0, values=dict.fromkeys(keys, 0.25))]
+    wide = LiveTable(1, 6).lines(records, 200)
+    assert len(wide) == 4
+    for width in range(30, 70):
+        lines = LiveTable(1, 6).lines(records, width)
+        assert all(len(line) <= width for line in lines[1:4])
+        left_out = [key.partition(".")[2] for key in keys[len(lines[3].split()) - 4 :]]
+        assert lines[4:] == ([f"not shown: {', '.join(left_out)}"] if left_out else [])
+
+
+def test_the_hparams_page_shows_what_varies(tmp_path):
+    """TensorBoard takes the first description that it finds, and that is the search's, not a trial's whole config."""
+    (tmp_path / "space.yaml").write_text(
+        "train.clip: {choice: [value, none]}\nmodel.levels: {int: [2, 4]}\nmodel.heads: {choice: [5, 10]}\n"
+    )
+    space = load_space(tmp_path / "space.yaml", Config())
+    trials = tmp_path / "trials"
+    for _ in range(2):
+        describe_search(space, trials)
+    assert len(list(trials.iterdir())) == 1
+    log = Recorder(trials / "0000", config={"train": {"clip": "none"}, "model": {"dim": 1}}, info={}, resume_step=None)
+    log.close({"valid/loss": 1.0})
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(trials)).Reload()
+    assert next(iter(multiplexer.PluginRunToTagToContent("hparams"))) == "."
+    content = multiplexer.PluginRunToTagToContent("hparams")["."][EXPERIMENT_TAG]
+    found = parse_experiment_plugin_data(content)
+    kinds = {info.name: api_pb2.DataType.Name(info.type) for info in found.hparam_infos}
+    assert kinds == {
+        "train.clip": "DATA_TYPE_STRING", "model.levels": "DATA_TYPE_FLOAT64", "model.heads": "DATA_TYPE_FLOAT64",
+    }  # fmt: skip

@@ -50,6 +50,20 @@ def test_grid(tmp_path):
         list(read(SPACE, tmp_path).grid())
 
 
+def test_a_grid_that_nobody_trains(tmp_path):
+    names = ("decoupling_weight", "gamma", "distillation_weight", "margin_constant")
+    choices = "".join(f"objective.{name}: {{choice: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}}\n" for name in names)
+    space = read(f"model.levels: {{int: [1, 2]}}\n{choices}", tmp_path)
+    with pytest.raises(ValueError, match="more than 10000 points; use another --search"):
+        make_strategy("grid", space, 0)
+
+
+def test_no_text(tmp_path):
+    (tmp_path / "space.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is no text in UTF-8"):
+        load_space(tmp_path / "space.yaml", Config())
+
+
 def test_shipped_spaces():
     paths = sorted((Path(__file__).parents[2] / "cluster" / "spaces").glob("*.yaml"))
     assert paths
@@ -77,6 +91,9 @@ def test_shipped_spaces():
         ("train.seed: {int: [1, 3]}", r"varies 'train.seed', the seed"),
         ("train.clip_at: {uniform: [0.1, 0.2], when: {train.clip: value}}", r"depends on 'train.clip', which is not"),
         ("train.clip: {choice: [none]}\ntrain.clip_at: {uniform: [0.1, 0.2], when: {train.clip: value}}", "never appl"),
+        ("model.levels: {int: [2, 3]}\nmodel.dim: {int: [50, 60], when: {model.levels: 4}}", r"of int \[2, 3\]"),
+        ("train.clip: {choice: [value]}\ntrain.clip_at: {uniform: [0.1, 1], when: {train.clip: {a: 1}}}", "never appl"),
+        ("train.clip_at: {uniform: [0.1, 1]}\nmodel.levels: {int: [2, 3], when: {train.clip_at: 0.1}}", "which is uni"),
         ("model.heads: {choice: [5, 7]}", r"can draw an impossible config: model.heads is 7; it must divide"),
         ("model.text_dropout: {uniform: [0.0, 1.0]}", r"impossible config: model.text_dropout is 1.0"),
         ("train.clip: {choice: [value, values]}", r"impossible config: train.clip is 'values'"),
