@@ -47,11 +47,15 @@ class ObjectiveConfig:
     which does not tell its value; 0.1 is a default that the published function declares and never uses)."""
     margin_constant: float = 0.1
     """The margin for `margin: constant`."""
+    margin_smoothing: float = 0.0
+    """Label smoothing of the margin loss: two samples are positives of each other to the degree 1 - distance of their
+    labels / this value, and negatives for the rest; 0: positives have equal labels, all others are negatives, as
+    published. Above 0 the margin loss runs in plain torch."""
 
     def __post_init__(self) -> None:
-        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant"):
+        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant", "margin_smoothing"):
             if getattr(self, name) < 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; a loss weight is at least 0")
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be at least 0")
 
 
 class Objective(nn.Module):
@@ -100,7 +104,9 @@ class Objective(nn.Module):
         )
         features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
         constant = self.config.margin_constant if self.config.margin == "constant" else None
-        terms["margin"] = margin_loss(features, labels, mask, constant=constant, fused=self.fused)
+        terms["margin"] = margin_loss(
+            features, labels, mask, constant=constant, smoothing=self.config.margin_smoothing, fused=self.fused
+        )
         terms.update(self._distillation("homo", output.homo_repr, output, mask))
         terms.update(self._distillation("hetero", output.hetero_repr, output, mask))
         terms["total"] = self.weighted_sum(terms)
