@@ -14,6 +14,7 @@ from data_shards.decode import check_format
 from data_shards.foreign_scan import scan, widen
 from data_shards.index_file import INDEX_NAME
 from data_shards.index_writer import IndexWriter
+from data_shards.moments import describe_all
 from data_shards.output import open_output
 from data_shards.remote import is_url
 from data_shards.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, generation_of
@@ -133,4 +134,7 @@ def _describe(name: str, mapping: dict[str, str], rows: ShardRows, shards: list[
         "members": {**{m: mapping[m] for m in MODALITIES}, "json": mapping.get("raw_text", "")},
     }
     generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
-    return DatasetInfo(**facts, shards=tuple(shards), generation=generation, builder=builder())
+    statistics = describe_all(rows.moments, facts["dims"])
+    return DatasetInfo(
+        **facts, statistics=statistics, shards=tuple(shards), generation=generation, builder=builder()
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_shards.decode import decode_array, json_field
+from data_shards.moments import merge_all
 from data_shards.schema import MODALITIES, Sample, check_sample
 from data_shards.sources.base import to_features, to_text, to_tokens
 from data_shards.tar import ShardRows
@@ -57,6 +58,8 @@ def scan(path: Path, split: str, mapping: dict[str, str]) -> ShardRows:
         vocab_size = int(sample.text[0].max()) + 1 if tokens else 0
         shapes = {m: getattr(sample, m).shape for m in MODALITIES}
         widen(rows, ShardRows(split, shapes=shapes, tokens=tokens, vocab_size=vocab_size), f"{path}: {group.key}")
+        for modality in MODALITIES[1:] if tokens else MODALITIES:
+            rows.observe(modality, getattr(sample, modality))
     if not rows.keys:
         raise ValueError(f"{path} holds no samples; remove it, or name its members with --map")
     rows.bytes, rows.sha256 = _digest(path)
@@ -64,7 +67,7 @@ def scan(path: Path, split: str, mapping: dict[str, str]) -> ShardRows:
 
 
 def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
-    """Make room in `facts` for the steps of `rows`; everything else about their shapes must agree."""
+    """Make room in `facts` for the steps of `rows`, and join their statistics; else their shapes must agree."""
     if not facts.shapes:
         facts.shapes, facts.tokens = dict(rows.shapes), rows.tokens
     facts.vocab_size = max(facts.vocab_size, rows.vocab_size)
@@ -75,6 +78,7 @@ def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
             raise ValueError(f"{where}: {modality} has shape {shape}, which does not go with {held} elsewhere")
         longest = max(shape[steps], held[steps])
         facts.shapes[modality] = (3, longest) if steps else (longest, shape[1])
+    merge_all(facts.moments, rows.moments)
 
 
 def _groups(path: Path, wanted: set[str]) -> Iterator[_Group]:

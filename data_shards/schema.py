@@ -5,6 +5,7 @@ Everything above `data_shards` takes its dimensions, lengths and counts from `Da
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -88,6 +89,10 @@ class DatasetInfo:
     """Per modality the largest error that float16 storage cost; empty for float32."""
     zeroed: dict[str, int] = field(default_factory=dict)
     """Non-finite values that were stored as 0, by `split/modality`; stored values are always finite."""
+    statistics: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """{modality: {"mean", "std": one number per feature}} over the frames of the train split that are not all zero;
+    token ids have none. Empty where there is no train split, and in sets of older programs. Not part of the content:
+    the same samples have the same generation with and without."""
     shards: tuple[ShardInfo, ...]
     """All shards, in the order of the index."""
     generation: str
@@ -109,6 +114,9 @@ class DatasetInfo:
             named and _are_sizes([*sizes, *dims]) and held == self.counts and all(isinstance(t, str) for t in texts)
         ):
             raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
+        for modality, values in self.statistics.items():
+            if not _are_statistics(values, self.dims.get(modality)):
+                raise ValueError(f"the index's statistics of {modality!r:.20} are damaged; rebuild with `dmd shard`")
 
     def shape(self, modality: str) -> tuple[int, int]:
         """The shape of one sample's stored array: [T, D], or [3, T] for text tokens."""
@@ -186,6 +194,17 @@ def check_kind(value: str, kinds: Any, what: str) -> None:
 def _are_sizes(values: list[Any]) -> bool:
     """Whether all values are whole numbers above zero that fit into an index."""
     return all(type(value) is int and 0 < value < 1 << 62 for value in values)
+
+
+def _are_statistics(values: Any, dim: int | None) -> bool:
+    """Whether values hold a finite mean and a standard deviation for each of `dim` features."""
+    if not isinstance(values, dict) or set(values) != {"mean", "std"}:
+        return False
+    for numbers in values.values():
+        finite = isinstance(numbers, list) and all(type(v) is float and abs(v) < math.inf for v in numbers)
+        if not finite or len(numbers) != dim:
+            return False
+    return all(value >= 0 for value in values["std"])
 
 
 def _encodes(text: str) -> bool:

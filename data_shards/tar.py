@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data_shards import npy
 from data_shards.durable import BlockWriter
+from data_shards.moments import Moments
 from data_shards.schema import MEMBERS, MODALITIES, Sample, canonical, check_sample
 
 BLOCK = 512
@@ -60,6 +61,13 @@ class ShardRows:
     """Whether text is tokens."""
     rounding: dict[str, float] = field(default_factory=dict)
     """Per modality the largest difference between a value and its float16; empty where nothing was rounded."""
+    moments: dict[str, Moments] = field(default_factory=dict)
+    """Per modality of features, what a shard of the train split says about their distribution."""
+
+    def observe(self, modality: str, frames: NDArray[Any]) -> None:
+        """Take the stored features of a sample into the statistics, if it is one to train on."""
+        if self.split == "train":
+            self.moments.setdefault(modality, Moments()).add(frames)
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int, storage: str) -> ShardRows:
@@ -76,7 +84,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
                         f"{split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
                         "pad all samples to one length"
                     )
-            _append(file, rows, key_name(number), _members(sample, storage, rows.rounding))
+            _append(file, rows, key_name(number), _members(sample, storage, rows))
             rows.ids.append(sample.id)
             rows.labels.append(sample.label)
             rows.lengths.append(sample.lengths)
@@ -88,8 +96,8 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
     return rows
 
 
-def _members(sample: Sample, storage: str, rounding: dict[str, float]) -> list[tuple[bytes, memoryview]]:
-    """For each member a header and a body; `rounding` learns what float16 costs."""
+def _members(sample: Sample, storage: str, rows: ShardRows) -> list[tuple[bytes, memoryview]]:
+    """For each member a header and a body; `rows` learns what float16 costs, and the statistics."""
     bodies: list[tuple[bytes, memoryview]] = []
     for modality in MODALITIES:
         array: NDArray[Any] = getattr(sample, modality)
@@ -98,12 +106,14 @@ def _members(sample: Sample, storage: str, rounding: dict[str, float]) -> list[t
             stored = np.ascontiguousarray(array, dtype=dtype)
         if dtype == np.float16:
             error = float(np.abs(array - stored.astype(np.float32)).max())
-            rounding[modality] = max(error, rounding.get(modality, 0.0))
+            rows.rounding[modality] = max(error, rows.rounding.get(modality, 0.0))
             if not np.isfinite(error):
                 raise ValueError(
                     f"{sample.split} sample {sample.id!r}: {modality} has values beyond float16 (65504); "
                     "scale the features or store float32"
                 )
+        if dtype != np.int32:
+            rows.observe(modality, stored)
         bodies.append((npy.header(stored.shape, dtype), stored.data.cast("B")))
     return [*bodies, (b"", memoryview(json_member(sample)))]
 
