@@ -39,12 +39,13 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
     """Refuse, before anything is written, what cannot be trained; builds the network without memory for its weights.
 
     Raises:
-        ValueError: as `plan_training`, or sequences shorter than their convolution.
+        ValueError: as `plan_training`, sequences shorter than their convolution, or statistics that the index lacks.
     """
     plan = plan_training(config, reader, run, num_ranks)
     info = reader.index.info
     with torch.device("meta"):
-        TrainingSystem(config, info, None if info.text_kind == "features" else _meta_encoder(config), own_device())
+        encoder = None if info.text_kind == "features" else _meta_encoder(config)
+        TrainingSystem(config, info, encoder, own_device()).take_statistics(info)
     return plan
 
 
@@ -95,6 +96,7 @@ def build_system(
         encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
     torch.manual_seed(config.train.seed)  # an encoder's missing weights may have drawn
     system = TrainingSystem(config, info, encoder, device)
+    system.take_statistics(info)
     return system.to(device), settings
 
 

@@ -1,6 +1,7 @@
 """The hyperparameters of the network. Defaults are the published ones for CMU-MOSI (mdswyz/DMD, config.json)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 MODALITIES = ("text", "audio", "vision")
 
@@ -21,6 +22,10 @@ class ModelConfig:
     """Width of the temporal convolution of the audio features."""
     kernel_vision: int = 5
     """Width of the temporal convolution of the vision features."""
+    normalise: Literal["none", "train"] = "none"
+    """`train`: each feature to mean 0 and standard deviation 1 over the frames of the train split that are not all
+    zero, by the statistics that the shards' index holds; padding stays zero and token ids as they are. The statistics
+    become part of the model."""
     text_dropout: float = 0.5
     """Dropout on the text features before their convolution."""
     attn_dropout: float = 0.3

@@ -10,6 +10,7 @@ from dmd.kernels.noise import Noise, drop_samples, dropout
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
+from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
@@ -66,6 +67,10 @@ class DMD(nn.Module):
         dim = config.dim
         dims = dict(dims) if text_encoder is None else {**dims, "text": text_encoder.dim}
         steps = {m: conv_length(m, config, dims[m], lengths[m]) for m in MODALITIES}
+        numeric = MODALITIES if text_encoder is None else MODALITIES[1:]
+        self.normalisation = nn.ModuleDict(
+            {m: Normalisation(dims[m]) for m in numeric} if config.normalise == "train" else {}
+        )
         self.convolution = nn.ModuleDict({
             m: nn.Identity() if dims[m] == dim else nn.Conv1d(dims[m], dim, config.kernels[m], bias=False)
             for m in MODALITIES
@@ -111,11 +116,10 @@ class DMD(nn.Module):
         """
         if self.text_encoder is not None:
             text = self.text_encoder(text)
-        text = dropout(text, self.config.text_dropout, noise)
-        features = {
-            m: drop_samples(x, self.config.modality_dropout, noise)
-            for m, x in zip(MODALITIES, (text, audio, vision), strict=True)
-        }
+        raw = dict(zip(MODALITIES, (text, audio, vision), strict=True))
+        raw |= {m: normalise(raw[m]) for m, normalise in self.normalisation.items()}
+        raw["text"] = dropout(raw["text"], self.config.text_dropout, noise)
+        features = {m: drop_samples(x, self.config.modality_dropout, noise) for m, x in raw.items()}
         origin = {m: self.convolution[m](features[m].transpose(1, 2)).transpose(1, 2) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}

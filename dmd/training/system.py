@@ -39,6 +39,20 @@ class TrainingSystem(nn.Module):
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
         return self.objective(self.predict(batch, noise), batch.labels, batch.mask)
 
+    def take_statistics(self, info: DatasetInfo) -> None:
+        """Take over the statistics of the data to train on, where the config asks for them.
+
+        Raises:
+            ValueError: the index holds none.
+        """
+        for modality, normalise in self.dmd.normalisation.items():
+            if modality not in info.statistics:
+                raise ValueError(
+                    f"model.normalise is 'train', but the index of {info.name} holds no statistics of {modality}; "
+                    "write it anew with `dmd shard` (`dmd index` for other programs' tars), or set model.normalise=none"
+                )
+            normalise.set(**info.statistics[modality])
+
     def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
         """The network's output for the G * S samples of a batch."""
         with torch.autocast(batch.audio.device.type, self.autocast, enabled=self.autocast is not None):
