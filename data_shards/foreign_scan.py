@@ -54,6 +54,7 @@ def scan(path: Path, split: str, mapping: dict[str, str]) -> ShardRows:
         rows.crc32.append([zlib.crc32(raw) for _, raw in places])
         rows.labels.append(sample.label)
         rows.lengths.append(sample.lengths)
+        rows.take_class(sample)
         tokens = sample.text.dtype == np.int32
         vocab_size = int(sample.text[0].max()) + 1 if tokens else 0
         shapes = {m: getattr(sample, m).shape for m in MODALITIES}
@@ -130,7 +131,19 @@ def _sample(group: _Group, split: str, mapping: dict[str, str]) -> Sample:
         audio=found["audio"].astype(np.float32),
         vision=found["vision"].astype(np.float32),
         lengths=(lengths[0], lengths[1], lengths[2]),
+        class_label=_class(group, mapping["class"]) if mapping.get("class") else None,
     )
+
+
+def _class(group: _Group, member: str) -> int | None:
+    """The class label of a sample; None where it has none."""
+    try:
+        found = group.value(member)
+    except ValueError:
+        return None
+    if float(found) != int(float(found)):
+        raise ValueError(f"its class label {found!r} is no whole number")
+    return int(float(found))
 
 
 def _digest(path: Path) -> tuple[int, str]:

@@ -22,6 +22,7 @@ MEMBERS = (*MODALITIES, "json")
 """The members of a sample in a tar, in this order."""
 OWN_MEMBERS = {"text": "text.npy", "audio": "audio.npy", "vision": "vision.npy", "json": "json:raw_text"}
 LABEL_LIMIT = 3.0
+CLASS_LIMIT = 1000
 SCHEMA_VERSION = 1
 
 
@@ -43,6 +44,8 @@ class Sample:
     """[T, D]"""
     lengths: tuple[int, int, int]
     """Valid steps of text, audio, vision; the rest is padding."""
+    class_label: int | None = None
+    """The data set's own class number, where the shards are to hold one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ class DatasetInfo:
     """How features are stored; they are always read as float32."""
     layout: Layout = "packed"
     """`packed`: our own tars, where every sample has the same shape. `mapped`: tars of other programs."""
+    classes: int = 0
+    """1 + the largest class label; 0 where samples have none beside their sentiment."""
     members: dict[str, str] = field(default_factory=lambda: dict(OWN_MEMBERS))
     """Which member of a sample holds what, such as `audio.npy`, `feats.npz:audio` or `json:raw_text`; "" for none."""
     rounding: dict[str, float] = field(default_factory=dict)
@@ -114,6 +119,8 @@ class DatasetInfo:
             named and _are_sizes([*sizes, *dims]) and held == self.counts and all(isinstance(t, str) for t in texts)
         ):
             raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
+        if type(self.classes) is not int or not 0 <= self.classes <= CLASS_LIMIT:
+            raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
         for modality, values in self.statistics.items():
             if not _are_statistics(values, self.dims.get(modality)):
                 raise ValueError(f"the index's statistics of {modality!r:.20} are damaged; rebuild with `dmd shard`")
@@ -168,6 +175,8 @@ def check_sample(sample: Sample) -> None:
         raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8")
     if not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(f"{where}: label {sample.label} is outside [-3, 3]; rescale the labels first")
+    if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
+        raise ValueError(f"{where}: class label {sample.class_label} is not between 0 and {CLASS_LIMIT - 1}")
     tokens = sample.text.dtype == np.int32
     for modality, length in zip(MODALITIES, sample.lengths, strict=True):
         array: NDArray[Any] = getattr(sample, modality)

@@ -35,6 +35,9 @@ class DataConfig:
     """Reader processes per rank; 0 reads in the training process. Does not change the order."""
     window: int = 16
     """Shards whose samples are mixed with each other at a time; changes the order."""
+    classes: Literal["sentiment", "stored"] = "sentiment"
+    """Where the classes of a classification (`model.task`) come from: the sentiment, or the class labels that
+    `dmd shard --class-labels` took from the feature file (MMSA's `classification_labels`)."""
     check: bool = True
     """Compare each sample's checksum when it is first read."""
 

@@ -16,6 +16,7 @@ from dmd.losses.distillation import (
 )
 from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
+from dmd.losses.task import task_loss
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.dmd import HEADS, DMDOutput
 from dmd.model.graph import GDUnit
@@ -72,8 +73,8 @@ class Objective(nn.Module):
         self.config = config
         self.fused = fused
         self.decoupling = model.decoupling
-        self.homo = GDUnit(model.dim, model.gd_size_homo)
-        self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero)
+        self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs)
+        self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
 
@@ -82,7 +83,7 @@ class Objective(nn.Module):
 
         Args:
             output: of B = G * S samples, ghost batch after ghost batch.
-            labels: [G, S].
+            labels: [G, S], sentiments or class numbers.
             mask: [G, S], 1 for a sample, 0 for padding.
 
         Returns:
@@ -92,7 +93,7 @@ class Objective(nn.Module):
         output = _in_ghost_batches(output, labels.shape)
         mask = mask.to(labels.dtype)
         terms = {
-            f"task_{head}": sample_mean((output.predictions[head] - labels).abs(), mask) for head in HEADS
+            f"task_{head}": sample_mean(task_loss(output.predictions[head], labels), mask) for head in HEADS
         }
         parts = output.decoupled
         again = parts.reconstructed

@@ -4,12 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 MODALITIES = ("text", "audio", "vision")
+Task = Literal["regression", 2, 3, 5, 7]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Width, depth and dropout of DMD. Feature dims and sequence lengths are not here: they come from the data."""
 
+    task: Task = "regression"
+    """What the eight heads predict: the sentiment, or one of 2 (negative, not negative), 3 (by sign), 5 or 7 classes
+    (rounded half to even, clipped to [-2, 2] or [-3, 3]) of it, as logits. For classes cross entropy takes the place of
+    the absolute error, and the margin loss compares class numbers; see also `data.classes`."""
     dim: int = 50
     """Channels of every encoder (d in the paper)."""
     heads: int = 10
@@ -71,6 +76,11 @@ class ModelConfig:
                 rate = getattr(self, name)
                 if not 0 <= rate < 1:
                     raise ValueError(f"model.{name} is {rate}; a dropout rate lies in [0, 1)")
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a head gives: one, or a logit per class."""
+        return 1 if self.task == "regression" else self.task
 
     @property
     def kernels(self) -> dict[str, int]:

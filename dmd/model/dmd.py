@@ -32,7 +32,7 @@ class DMDOutput:
     """Everything that the objective and the reports read. B samples, d channels."""
 
     predictions: dict[str, Tensor]
-    """{head: [B]} for each of `HEADS`."""
+    """{head: [B], or logits [B, classes]} for each of `HEADS`."""
     decoupled: Decoupled
     """Features [B, T_m, d] of every modality."""
     margin_features: dict[str, Tensor]
@@ -83,13 +83,13 @@ class DMD(nn.Module):
             self._stack(dim, targets, sources, steps, last_step=False, fused=fused) if config.crossmodal else None
         )
         self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
-        rate = config.output_dropout
-        self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate) for m in MODALITIES})
-        self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate) for m in MODALITIES})
-        self.shared_head = ResidualHead(3 * dim, 3 * dim, rate)
+        rate, outputs = config.output_dropout, config.outputs
+        self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate, outputs) for m in MODALITIES})
+        self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate, outputs) for m in MODALITIES})
+        self.shared_head = ResidualHead(3 * dim, 3 * dim, rate, outputs)
         self.gates = nn.ModuleDict({m: nn.Linear(2 * dim, 2 * dim) for m in MODALITIES})
         self.shared_gate = nn.Linear(3 * dim, 3 * dim)
-        self.fused_head = ResidualHead(9 * dim, 9 * dim, rate)
+        self.fused_head = ResidualHead(9 * dim, 9 * dim, rate, outputs)
 
     def _stack(
         self, dim: int, targets: tuple[str, ...], sources: tuple[str, ...], steps: Mapping[str, int], *,
@@ -106,7 +106,7 @@ class DMD(nn.Module):
         )  # fmt: skip
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:
-        """Predict the sentiment of B samples.
+        """Predict the sentiment, or its class, of B samples.
 
         Args:
             text: features [B, T, D] or token ids [B, 3, T].

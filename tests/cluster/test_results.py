@@ -15,8 +15,8 @@ from cluster.results import seed_rows, student_t, summary, write_table, write_tr
 from cluster.run import parse_ablation
 from cluster.submit import excludes
 from cluster.table import LiveTable
-from dmd.commands import METRIC_NAMES
 from dmd.config import Config
+from dmd.metrics import METRIC_TITLES
 from dmd.presets import load_config
 
 
@@ -35,7 +35,7 @@ def test_summary():
 
 def test_seed_rows():
     def result(name: str, seed: int, mae: float) -> dict:
-        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRIC_NAMES, 0.5), "mae": mae}}
+        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRIC_TITLES, 0.5), "mae": mae}}
 
     rows = seed_rows([result("a", 1, 0.8), result("a", 2, 1.0), result("b", 1, 2.0)])
     assert [(row["name"], row["seed"]) for row in rows] == [
