@@ -70,6 +70,13 @@ def after_norm(weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> tup
     return weight * gain[:, None], bias + (weight @ shift[..., None]).squeeze(-1)
 
 
+def pick_steps(x: Tensor, steps: Tensor) -> Tensor:
+    """One step of each encoder ([E]) or of each of its samples ([E, B]): x [E, B, T, d] -> [E, B, 1, d]."""
+    if steps.dim() == 1:
+        return x[torch.arange(len(steps), device=x.device), :, steps].unsqueeze(2)
+    return x.gather(2, steps[..., None, None].expand(-1, -1, 1, x.shape[-1]))
+
+
 class EncoderLayer(nn.Module):
     """One pre-norm layer of E encoders: attention and a ReLU MLP of width 4d, each with its residual."""
 
@@ -97,7 +104,8 @@ class EncoderLayer(nn.Module):
         self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
         noise: Noise | None, valid: Tensor | None = None,
     ) -> Tensor:
-        """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` [E] picks one step of each encoder.
+        """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` picks a step of each encoder, [E], or
+        of each of its samples, [E, B].
 
         Args:
             source: normalised key and value input [E, B, Tk, d], or None for self-attention.
@@ -110,7 +118,7 @@ class EncoderLayer(nn.Module):
         weight, bias = after_norm(self.in_proj_weight[members], self.in_proj_bias[members], gain[0], shift[0])
         key = normalise(x) if source is None else source
         if last is not None:
-            x = x[torch.arange(len(members), device=x.device), :, last].unsqueeze(2)  # [E, B, 1, d]
+            x = pick_steps(x, last)  # [E, B, 1, d]
         if source is None and last is None:
             q, k, v = grouped_linear(key, weight, bias).chunk(3, dim=-1)
         else:
@@ -169,7 +177,8 @@ class TransformerStack(nn.Module):
         """Encode inputs [B, Tq, d] (attending to sources [B, Tk, d]).
 
         Args:
-            valid: per encoder, (begin, end) of the real frames of each sample's keys, [B, 2] integers; None: all.
+            valid: per encoder, (begin, end) of the real frames of each sample's keys, [B, 2] integers; None: all. With
+                `last_step`, the last of them is what is returned.
 
         Returns:
             one tensor per encoder, [B, Tq, d], or [B, d] with `last_step`.
@@ -182,6 +191,8 @@ class TransformerStack(nn.Module):
                 source = normalise(self._embed([sources[e] for e in group.members], noise))
             real = None if valid is None else torch.stack([valid[e] for e in group.members])  # [E, B, 2]
             members, last = self.get_buffer(f"members{number}"), self.get_buffer(f"last{number}")
+            if real is not None:
+                last = (real[..., 1] - 1).clamp(min=0)  # [E, B]
             for depth, layer in enumerate(self.layers):
                 ends = self.last_step and depth == len(self.layers) - 1
                 plan = replace(self.plans[number], last_step=ends)
