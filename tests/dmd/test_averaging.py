@@ -5,6 +5,8 @@ import torch
 
 from dmd.presets import load_config
 from dmd.training.averaging import DELAY, START, WeightAverage
+from dmd.training.state import Cursor, check_continues, make_state, saved_config
+from tests.data_shards.making import build_from, mmsa
 
 
 def network() -> torch.nn.Linear:
@@ -57,3 +59,24 @@ def test_frozen_weights_are_not_averaged_and_without_a_decay_nothing_is():
 def test_an_impossible_decay_is_refused():
     with pytest.raises(ValueError, match=r"train\.ema_decay is 1\.0; it must be at least 0 and below 1"):
         load_config(None, ["train.ema_decay=1"])
+
+
+def test_checkpoints_of_older_programs_continue(tmp_path):
+    """They know none of the options that came later, which are off by default."""
+    info, config = build_from(mmsa(), tmp_path), load_config(None)
+    state = make_state(
+        config=config, info=info, cursor=Cursor(), schedule={"best_step": -1}, nonfinite_in_a_row=0, text_encoder=None,
+        library_versions={}, averaged_steps=None,
+    )  # fmt: skip
+    del state["averaged_steps"]
+    later = {"train": ["ema_decay"], "model": ["normalise", "task", "masked_padding"], "data": ["classes"],
+             "objective": ["margin_smoothing"]}  # fmt: skip
+    for section, names in later.items():
+        for name in names:
+            del state["config"][section][name]
+    check_continues(state, config, info, tmp_path)
+    assert saved_config(state) == config
+    for override in ("train.ema_decay=0.9", "model.normalise=train", "model.task=3", "model.masked_padding=true",
+                     "objective.margin_smoothing=0.5", "data.classes=stored"):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"was trained with {override.partition('=')[0]}=.*; give that value"):
+            check_continues(state, load_config(None, [override]), info, tmp_path)
