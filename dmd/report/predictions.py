@@ -67,7 +67,7 @@ def class_figure(result: SplitResult) -> Figure:
     logits = torch.from_numpy(result.predictions["fused"])
     labels = result.labels.astype(np.int64)
     of_true = logits.softmax(-1).numpy()[np.arange(len(labels)), labels]
-    there = [number for number in places if (labels == number).any()]
+    there = [number for number in range(result.classes) if (labels == number).any()]
     right.axhline(1 / result.classes, color=SOFT, linewidth=1, linestyle="--")
     draw_boxes(right, [of_true[labels == number] for number in there], there)
     right.set_xticks(places, names)
@@ -97,7 +97,7 @@ def prediction_figure(result: SplitResult) -> Figure:
     middle.set(title="predicted against true", xlabel="true sentiment", ylabel="predicted sentiment",
                xlim=(-3.3, 3.3), ylim=(-reach, reach))  # fmt: skip
     residual, classes = prediction - result.labels, to_class(result.labels)
-    there = [c for c in CLASSES if (classes == c).any()]
+    there = [int(c) for c in CLASSES if (classes == c).any()]
     right.axhline(0, color=SOFT, linewidth=1, linestyle="--")
     draw_boxes(right, [residual[classes == c] for c in there], there)
     right.set(title="residuals by true class", xlabel="true class", ylabel="predicted - true")

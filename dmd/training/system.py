@@ -12,6 +12,7 @@ from dmd.kernels.noise import Noise
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.dmd import DMDOutput
+from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 
 
@@ -57,6 +58,7 @@ class TrainingSystem(nn.Module):
                     f"model.normalise is 'train', but the index of {info.name} holds no statistics of {modality}; "
                     "write it anew with `dmd shard` (`dmd index` for other programs' tars), or set model.normalise=none"
                 )
+            assert isinstance(normalise, Normalisation)
             normalise.set(**info.statistics[modality])
 
     def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
