@@ -13,8 +13,8 @@ import yaml
 from cluster.ledger import Ledger
 from cluster.space import apply
 from cluster.table import short
-from dmd.commands import METRIC_NAMES
 from dmd.config import Config
+from dmd.metrics import titles_of
 from dmd.presets import config_to_dict
 from dmd.training.durable import replace_file
 
@@ -94,11 +94,12 @@ def seed_rows(results: Iterable[Row]) -> list[Row]:
     for name in dict.fromkeys(result["name"] for result in results):
         own = [result for result in results if result["name"] == name]
         rows += [{"name": name, "seed": result["seed"], **_named(result["metrics"])} for result in own]
-        columns = {key: summary([result["metrics"][key] for result in own]) for key in METRIC_NAMES}
+        shown = titles_of(own[0]["metrics"])
+        columns = {key: summary([result["metrics"][key] for result in own]) for key in shown}
         for place, label in enumerate(("mean", "std", "95 % +-")):
             rows.append({"name": name, "seed": label, **_named({k: column[place] for k, column in columns.items()})})
     return rows
 
 
 def _named(metrics: dict[str, float]) -> dict[str, float]:
-    return {label: metrics[key] for key, label in METRIC_NAMES.items()}
+    return {label: metrics[key] for key, label in titles_of(metrics).items()}

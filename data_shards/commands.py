@@ -37,7 +37,7 @@ def shard(argv: list[str]) -> int:
             options.features,
             SourceOptions(
                 name=options.name, format=options.format, text=options.text, nonfinite=options.nonfinite,
-                vocab=options.vocab, others=others,
+                vocab=options.vocab, others=others, class_labels=options.class_labels,
             ),
         )  # fmt: skip
         source, zeroed = found, found.nonfinite
@@ -84,6 +84,10 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
     given.add_argument(
         "--nonfinite", choices=("refuse", "zero"), default="refuse", help="NaN and infinite values: stop, or store 0"
     )
+    given.add_argument(
+        "--class-labels", action="store_true",
+        help="keep `classification_labels` of an MMSA pickle too, for model.task with data.classes=stored",
+    )  # fmt: skip
     given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that cuts MISA's and MAG-BERT's words")
     for modality in ("text", "audio", "vision"):
         given.add_argument(
@@ -154,7 +158,7 @@ def index(argv: list[str]) -> int:
     parser.add_argument("shards", metavar="DIR", help="a local directory with .tar files, in subdirectories too")
     parser.add_argument(
         "--map", metavar="NAME=MEMBER,...", default="",
-        help="the members that hold text, audio, vision, label, and optionally id, raw_text, text_length, "
+        help="the members that hold text, audio, vision, label, and optionally id, raw_text, class, text_length, "
         "audio_length, vision_length (default: as in our own tars)",
     )  # fmt: skip
     parser.add_argument(

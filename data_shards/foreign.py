@@ -14,6 +14,7 @@ from data_shards.decode import check_format
 from data_shards.foreign_scan import scan, widen
 from data_shards.index_file import INDEX_NAME
 from data_shards.index_writer import IndexWriter
+from data_shards.moments import describe_all
 from data_shards.output import open_output
 from data_shards.remote import is_url
 from data_shards.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, generation_of
@@ -24,7 +25,7 @@ from data_shards.writer import builder
 OWN_MAP = {
     **{modality: f"{modality}.npy" for modality in MODALITIES},
     **{f"{modality}_length": f"json:lengths.{modality}" for modality in MODALITIES},
-    "label": "json:label", "id": "json:id", "raw_text": "json:raw_text",
+    "label": "json:label", "id": "json:id", "raw_text": "json:raw_text", "class": "json:class",
 }  # fmt: skip
 _REQUIRED = (*MODALITIES, "label")
 _WORDS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
@@ -43,7 +44,7 @@ def index_tars(
 
     Args:
         mapping: what holds `text`, `audio`, `vision` (`emb.npy`, `feats.npz:array`), `label`, and optionally `id`,
-            `raw_text` and `audio_length` etc. (`json:field`, or a text member such as `txt`). Default: as our tars.
+            `class`, `raw_text`, `audio_length` etc. (`json:field`, or a text member such as `txt`). Default: our tars'.
         splits: split -> file pattern. Default: the word train, valid, val, dev or test in a tar's path.
 
     Raises:
@@ -67,10 +68,13 @@ def index_tars(
                 shards.append(
                     ShardInfo(name=relative, split=split, samples=samples, bytes=rows.bytes, sha256=rows.sha256)
                 )
+                facts.join_classes(rows, first=number == 0)
                 widen(facts, rows, relative)
                 index.add(rows, shard=number)
                 if progress:
                     progress(samples, rows.bytes)
+            if mapping and mapping.get("class") and not facts.num_classes:
+                raise ValueError(f"no sample under {root} has the class label {mapping['class']}; leave class out")
             info = _describe(name or folder.resolve().name, chosen, facts, shards)
             index.finish(info)
         finally:
@@ -133,4 +137,8 @@ def _describe(name: str, mapping: dict[str, str], rows: ShardRows, shards: list[
         "members": {**{m: mapping[m] for m in MODALITIES}, "json": mapping.get("raw_text", "")},
     }
     generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
-    return DatasetInfo(**facts, shards=tuple(shards), generation=generation, builder=builder())
+    statistics = describe_all(rows.moments, facts["dims"])
+    return DatasetInfo(
+        **facts, classes=rows.num_classes, statistics=statistics, shards=tuple(shards), generation=generation,
+        builder=builder(),
+    )  # fmt: skip

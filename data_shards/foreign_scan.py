@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_shards.decode import decode_array, json_field
+from data_shards.moments import merge_all
 from data_shards.schema import MODALITIES, Sample, check_sample
 from data_shards.sources.base import to_features, to_text, to_tokens
 from data_shards.tar import ShardRows
@@ -53,10 +54,13 @@ def scan(path: Path, split: str, mapping: dict[str, str]) -> ShardRows:
         rows.crc32.append([zlib.crc32(raw) for _, raw in places])
         rows.labels.append(sample.label)
         rows.lengths.append(sample.lengths)
+        rows.take_class(sample)
         tokens = sample.text.dtype == np.int32
         vocab_size = int(sample.text[0].max()) + 1 if tokens else 0
         shapes = {m: getattr(sample, m).shape for m in MODALITIES}
         widen(rows, ShardRows(split, shapes=shapes, tokens=tokens, vocab_size=vocab_size), f"{path}: {group.key}")
+        for modality in MODALITIES[1:] if tokens else MODALITIES:
+            rows.observe(modality, getattr(sample, modality))
     if not rows.keys:
         raise ValueError(f"{path} holds no samples; remove it, or name its members with --map")
     rows.bytes, rows.sha256 = _digest(path)
@@ -64,7 +68,7 @@ def scan(path: Path, split: str, mapping: dict[str, str]) -> ShardRows:
 
 
 def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
-    """Make room in `facts` for the steps of `rows`; everything else about their shapes must agree."""
+    """Make room in `facts` for the steps of `rows`, and join their statistics; else their shapes must agree."""
     if not facts.shapes:
         facts.shapes, facts.tokens = dict(rows.shapes), rows.tokens
     facts.vocab_size = max(facts.vocab_size, rows.vocab_size)
@@ -75,6 +79,7 @@ def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
             raise ValueError(f"{where}: {modality} has shape {shape}, which does not go with {held} elsewhere")
         longest = max(shape[steps], held[steps])
         facts.shapes[modality] = (3, longest) if steps else (longest, shape[1])
+    merge_all(facts.moments, rows.moments)
 
 
 def _groups(path: Path, wanted: set[str]) -> Iterator[_Group]:
@@ -126,7 +131,19 @@ def _sample(group: _Group, split: str, mapping: dict[str, str]) -> Sample:
         audio=found["audio"].astype(np.float32),
         vision=found["vision"].astype(np.float32),
         lengths=(lengths[0], lengths[1], lengths[2]),
+        class_label=_class(group, mapping["class"]) if mapping.get("class") else None,
     )
+
+
+def _class(group: _Group, member: str) -> int | None:
+    """The class label of a sample; None where it has none."""
+    try:
+        found = group.value(member)
+    except ValueError:
+        return None
+    if float(found) != int(float(found)):
+        raise ValueError(f"its class label {found!r} is no whole number")
+    return int(float(found))
 
 
 def _digest(path: Path) -> tuple[int, str]:

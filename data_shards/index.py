@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_shards.index_file import RECORD, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
+from data_shards.index_file import CLASS_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
 from data_shards.store import Store, open_store
 
 _CACHED_GROUPS = 32
 _CACHED_STRINGS = 4
-_NUMBERS = [name for name in SCHEMA.names if name not in ("split", "key", "id")]
+_WORDS = ("split", "key", "id")
 
 Records = NDArray[np.void]
 Positions = Sequence[int] | NDArray[np.integer[Any]]
@@ -107,7 +107,8 @@ class ShardIndex:
         return records
 
     def _read_records(self, group: int) -> Records:
-        records = to_records(self._opened().read_group(group, _NUMBERS))
+        names = (CLASS_SCHEMA if self.info.classes else SCHEMA).names
+        records = to_records(self._opened().read_group(group, [name for name in names if name not in _WORDS]))
         if len(records) and not 0 <= records["shard"].min() <= records["shard"].max() < len(self.info.shards):
             raise ValueError(f"{self.root}: the index names a shard that it does not list; rebuild with `dmd shard`")
         return records

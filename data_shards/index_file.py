@@ -39,6 +39,8 @@ SCHEMA = pa.schema(
     ]
 )
 """`shard` counts the shards in the order of the metadata; offsets are of a member's content in its tar."""
+CLASS_SCHEMA = SCHEMA.append(pa.field("class", pa.int32(), nullable=False))
+"""Of a set whose samples have class labels."""
 
 _REPAIR = "restore the file, or rebuild the shards with `dmd shard`"
 
@@ -50,15 +52,17 @@ RECORD = np.dtype(
         ("crc32", np.uint32, len(MEMBERS)),
         ("label", np.float32),
         ("length", np.int32, len(MODALITIES)),
+        ("class", np.int32),
     ]
 )
-"""One sample as the reader wants it: the numeric columns of a row."""
+"""One sample as the reader wants it: the numeric columns of a row; `class` is -1 where the set has no class labels."""
 
 
 def to_records(table: pa.Table) -> NDArray[np.void]:
     """The numeric columns of index rows as one array of dtype RECORD."""
     records = np.empty(len(table), RECORD)
-    for name in ("shard", "label"):
+    records["class"] = -1
+    for name in {"shard", "label", "class"} & set(table.column_names):
         records[name] = _values(table, name)
     for name, parts in (("offset", MEMBERS), ("size", MEMBERS), ("crc32", MEMBERS), ("length", MODALITIES)):
         for i, part in enumerate(parts):
@@ -101,8 +105,9 @@ class IndexFile:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self._name}: {error}") from error
         rows = sum(self.info.counts.values())
+        wanted = CLASS_SCHEMA if self.info.classes else SCHEMA
         sound = len(self._groups) == self._parquet.num_row_groups == -(-rows // ROWS_PER_GROUP)
-        if not sound or self._parquet.metadata.num_rows != rows or not self._parquet.schema_arrow.equals(SCHEMA):
+        if not sound or self._parquet.metadata.num_rows != rows or not self._parquet.schema_arrow.equals(wanted):
             raise ValueError(f"{self._name} does not hold the {rows} rows that it tells of: {_REPAIR}")
 
     def read_group(self, number: int, columns: list[str]) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_shards.index_file import MAGIC, ROWS_PER_GROUP, SCHEMA
+from data_shards.index_file import CLASS_SCHEMA, MAGIC, ROWS_PER_GROUP, SCHEMA
 from data_shards.schema import MEMBERS, MODALITIES, DatasetInfo
 from data_shards.tar import ShardRows
 
@@ -21,9 +21,7 @@ class IndexWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._sink = pa.OSFile(str(path), "wb")
-        self._writer = pq.ParquetWriter(
-            self._sink, SCHEMA, compression="zstd", write_statistics=False, use_dictionary=["split"]
-        )
+        self._opened: pq.ParquetWriter | None = None
         self._pending: list[pa.Table] = []
         self._ends: list[tuple[int, int]] = []
 
@@ -46,8 +44,9 @@ class IndexWriter:
         rest = pa.concat_tables(self._pending).combine_chunks()
         if len(rest):
             self._write(rest)
-        self._writer.add_key_value_metadata({"dmd.info": info.to_json(), "dmd.row_groups": json.dumps(self._ends)})
-        self._writer.close()
+        writer = self._writer(rest.schema)
+        writer.add_key_value_metadata({"dmd.info": info.to_json(), "dmd.row_groups": json.dumps(self._ends)})
+        writer.close()
         self._sink.close()
         with open(self._path, "r+b") as file:
             seal(file.fileno())
@@ -56,12 +55,21 @@ class IndexWriter:
     def abort(self) -> None:
         """Give up: close the file, which is then no index."""
         if not self._sink.closed:
-            self._writer.close()
+            if self._opened is not None:
+                self._opened.close()
             self._sink.close()
+
+    def _writer(self, schema: pa.Schema) -> pq.ParquetWriter:
+        """The writer of the table, opened for the columns that the first rows have."""
+        if self._opened is None:
+            self._opened = pq.ParquetWriter(
+                self._sink, schema, compression="zstd", write_statistics=False, use_dictionary=["split"]
+            )
+        return self._opened
 
     def _write(self, table: pa.Table) -> None:
         start = self._ends[-1][0] if self._ends else len(MAGIC)
-        self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+        self._writer(table.schema).write_table(table, row_group_size=ROWS_PER_GROUP)
         end = self._sink.tell()
         with open(self._path, "rb") as file:
             file.seek(start)
@@ -90,4 +98,7 @@ def _table(rows: ShardRows, shard: int) -> pa.Table:
     columns["label"] = np.array(rows.labels, dtype=np.float32)
     lengths = np.array(rows.lengths, dtype=np.int32)
     columns.update({f"{modality}_length": lengths[:, i] for i, modality in enumerate(MODALITIES)})
-    return pa.table({name: pa.array(values) for name, values in columns.items()}).cast(SCHEMA)
+    if rows.classes:
+        columns["class"] = np.array(rows.classes, dtype=np.int32)
+    schema = CLASS_SCHEMA if rows.classes else SCHEMA
+    return pa.table({name: pa.array(values) for name, values in columns.items()}).cast(schema)

@@ -59,7 +59,8 @@ class ShardReader:
 
         Returns:
             `text` [N, T, D] float32 or [N, 3, T] int64 tokens, `audio` and `vision` [N, T, D] float32,
-            `label` [N] float32, `lengths` [N, 3] int64 in the order text, audio, vision.
+            `label` [N] float32, `lengths` [N, 3] int64 in the order text, audio, vision; `class` [N] int64 where the
+            set has class labels.
 
         Raises:
             ValueError: a position or split that is not there; a shard that is missing, cut short or damaged.
@@ -74,6 +75,8 @@ class ShardReader:
         if unchecked.any():
             np.bitwise_or.at(self._checked[split], wanted >> 3, np.uint8(1) << (wanted & 7).astype(np.uint8))
         batch = {m: self._widened(array) for m, array in zip(MODALITIES, arrays, strict=True)}
+        if info.classes:
+            batch["class"] = records["class"].astype(np.int64)
         return {**batch, "label": records["label"], "lengths": records["length"].astype(np.int64)}
 
     def raw_texts(self, split: str, positions: Positions) -> list[str]:

@@ -5,6 +5,7 @@ Everything above `data_shards` takes its dimensions, lengths and counts from `Da
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,7 @@ MEMBERS = (*MODALITIES, "json")
 """The members of a sample in a tar, in this order."""
 OWN_MEMBERS = {"text": "text.npy", "audio": "audio.npy", "vision": "vision.npy", "json": "json:raw_text"}
 LABEL_LIMIT = 3.0
+CLASS_LIMIT = 1000
 SCHEMA_VERSION = 1
 
 
@@ -42,6 +44,8 @@ class Sample:
     """[T, D]"""
     lengths: tuple[int, int, int]
     """Valid steps of text, audio, vision; the rest is padding."""
+    class_label: int | None = None
+    """The data set's own class number, where the shards are to hold one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +86,18 @@ class DatasetInfo:
     """How features are stored; they are always read as float32."""
     layout: Layout = "packed"
     """`packed`: our own tars, where every sample has the same shape. `mapped`: tars of other programs."""
+    classes: int = 0
+    """1 + the largest class label; 0 where samples have none beside their sentiment."""
     members: dict[str, str] = field(default_factory=lambda: dict(OWN_MEMBERS))
     """Which member of a sample holds what, such as `audio.npy`, `feats.npz:audio` or `json:raw_text`; "" for none."""
     rounding: dict[str, float] = field(default_factory=dict)
     """Per modality the largest error that float16 storage cost; empty for float32."""
     zeroed: dict[str, int] = field(default_factory=dict)
     """Non-finite values that were stored as 0, by `split/modality`; stored values are always finite."""
+    statistics: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """{modality: {"mean", "std": one number per feature}} over the frames of the train split that are not all zero;
+    token ids have none. Empty where there is no train split, and in sets of older programs. Not part of the content:
+    the same samples have the same generation with and without."""
     shards: tuple[ShardInfo, ...]
     """All shards, in the order of the index."""
     generation: str
@@ -109,6 +119,11 @@ class DatasetInfo:
             named and _are_sizes([*sizes, *dims]) and held == self.counts and all(isinstance(t, str) for t in texts)
         ):
             raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
+        if type(self.classes) is not int or not 0 <= self.classes <= CLASS_LIMIT:
+            raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
+        for modality, values in self.statistics.items():
+            if not _are_statistics(values, self.dims.get(modality)):
+                raise ValueError(f"the index's statistics of {modality!r:.20} are damaged; rebuild with `dmd shard`")
 
     def shape(self, modality: str) -> tuple[int, int]:
         """The shape of one sample's stored array: [T, D], or [3, T] for text tokens."""
@@ -160,6 +175,8 @@ def check_sample(sample: Sample) -> None:
         raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8")
     if not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(f"{where}: label {sample.label} is outside [-3, 3]; rescale the labels first")
+    if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
+        raise ValueError(f"{where}: class label {sample.class_label} is not between 0 and {CLASS_LIMIT - 1}")
     tokens = sample.text.dtype == np.int32
     for modality, length in zip(MODALITIES, sample.lengths, strict=True):
         array: NDArray[Any] = getattr(sample, modality)
@@ -186,6 +203,17 @@ def check_kind(value: str, kinds: Any, what: str) -> None:
 def _are_sizes(values: list[Any]) -> bool:
     """Whether all values are whole numbers above zero that fit into an index."""
     return all(type(value) is int and 0 < value < 1 << 62 for value in values)
+
+
+def _are_statistics(values: Any, dim: int | None) -> bool:
+    """Whether values hold a finite mean and a standard deviation for each of `dim` features."""
+    if not isinstance(values, dict) or set(values) != {"mean", "std"}:
+        return False
+    for numbers in values.values():
+        finite = isinstance(numbers, list) and all(type(v) is float and abs(v) < math.inf for v in numbers)
+        if not finite or len(numbers) != dim:
+            return False
+    return all(value >= 0 for value in values["std"])
 
 
 def _encodes(text: str) -> bool:

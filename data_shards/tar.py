@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data_shards import npy
 from data_shards.durable import BlockWriter
+from data_shards.moments import Moments
 from data_shards.schema import MEMBERS, MODALITIES, Sample, canonical, check_sample
 
 BLOCK = 512
@@ -35,6 +36,8 @@ def json_member(sample: Sample) -> bytes:
     """What a sample's `.json` holds."""
     lengths = dict(zip(MODALITIES, sample.lengths, strict=True))
     facts = {"id": sample.id, "label": sample.label, "lengths": lengths, "raw_text": sample.raw_text}
+    if sample.class_label is not None:
+        facts["class"] = sample.class_label
     return canonical({**facts, "split": sample.split}).encode()
 
 
@@ -51,15 +54,40 @@ class ShardRows:
     crc32: list[list[int]] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
     lengths: list[tuple[int, int, int]] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    """Class labels; empty where the set has none."""
     bytes: int = 0
     sha256: str = ""
     vocab_size: int = 0
+    num_classes: int = 0
+    """1 + the largest class label."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Every sample's array shape per modality."""
     tokens: bool = False
     """Whether text is tokens."""
     rounding: dict[str, float] = field(default_factory=dict)
     """Per modality the largest difference between a value and its float16; empty where nothing was rounded."""
+    moments: dict[str, Moments] = field(default_factory=dict)
+    """Per modality of features, what a shard of the train split says about their distribution."""
+
+    def take_class(self, sample: Sample) -> None:
+        """Note the class label of the next sample; either all samples of a set have one, or none."""
+        if sample.class_label is not None:
+            self.classes.append(sample.class_label)
+            self.num_classes = max(self.num_classes, sample.class_label + 1)
+        if self.classes and len(self.classes) != len(self.ids):
+            raise ValueError(f"{sample.split} sample {sample.id!r} has no class label, but others have one")
+
+    def join_classes(self, other: "ShardRows", *, first: bool) -> None:
+        """Take in the number of classes of a shard; `first`: this one knows of none yet."""
+        if not first and (self.num_classes == 0) != (other.num_classes == 0):
+            raise ValueError(f"some samples of {other.split} have a class label and others have none; give all one")
+        self.num_classes = max(self.num_classes, other.num_classes)
+
+    def observe(self, modality: str, frames: NDArray[Any]) -> None:
+        """Take the stored features of a sample into the statistics, if it is one to train on."""
+        if self.split == "train":
+            self.moments.setdefault(modality, Moments()).add(frames)
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int, storage: str) -> ShardRows:
@@ -76,10 +104,11 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
                         f"{split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
                         "pad all samples to one length"
                     )
-            _append(file, rows, key_name(number), _members(sample, storage, rows.rounding))
+            _append(file, rows, key_name(number), _members(sample, storage, rows))
             rows.ids.append(sample.id)
             rows.labels.append(sample.label)
             rows.lengths.append(sample.lengths)
+            rows.take_class(sample)
             rows.tokens = sample.text.dtype == np.int32
             if rows.tokens:
                 rows.vocab_size = max(rows.vocab_size, int(sample.text[0].max()) + 1)
@@ -88,8 +117,8 @@ def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int
     return rows
 
 
-def _members(sample: Sample, storage: str, rounding: dict[str, float]) -> list[tuple[bytes, memoryview]]:
-    """For each member a header and a body; `rounding` learns what float16 costs."""
+def _members(sample: Sample, storage: str, rows: ShardRows) -> list[tuple[bytes, memoryview]]:
+    """For each member a header and a body; `rows` learns what float16 costs, and the statistics."""
     bodies: list[tuple[bytes, memoryview]] = []
     for modality in MODALITIES:
         array: NDArray[Any] = getattr(sample, modality)
@@ -98,12 +127,14 @@ def _members(sample: Sample, storage: str, rounding: dict[str, float]) -> list[t
             stored = np.ascontiguousarray(array, dtype=dtype)
         if dtype == np.float16:
             error = float(np.abs(array - stored.astype(np.float32)).max())
-            rounding[modality] = max(error, rounding.get(modality, 0.0))
+            rows.rounding[modality] = max(error, rows.rounding.get(modality, 0.0))
             if not np.isfinite(error):
                 raise ValueError(
                     f"{sample.split} sample {sample.id!r}: {modality} has values beyond float16 (65504); "
                     "scale the features or store float32"
                 )
+        if dtype != np.int32:
+            rows.observe(modality, stored)
         bodies.append((npy.header(stored.shape, dtype), stored.data.cast("B")))
     return [*bodies, (b"", memoryview(json_member(sample)))]
 

@@ -145,8 +145,7 @@ def _wrong(job: _Job, i: int, m: int, gap: bytes, raw: bytes, crc32: int) -> str
     if m == _JSON:
         facts, record = json.loads(raw), job.records[i]
         lengths = [facts["lengths"][modality] for modality in MODALITIES]
-        if (facts["id"], lengths) != (job.ids[i], record["length"].tolist()) or np.float32(facts["label"]) != record[
-            "label"
-        ]:
+        told = facts["id"], lengths, facts.get("class", -1), np.float32(facts["label"])
+        if told != (job.ids[i], record["length"].tolist(), record["class"], record["label"]):
             return "differs from the index"
     return ""

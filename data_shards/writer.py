@@ -13,6 +13,7 @@ from typing import Any
 
 from data_shards.index_file import INDEX_NAME
 from data_shards.index_writer import IndexWriter
+from data_shards.moments import describe_all, merge_all
 from data_shards.output import Output, open_output
 from data_shards.remote import RemoteOptions
 from data_shards.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, Storage, check_kind, generation_of
@@ -124,10 +125,11 @@ def _write(plan: _Plan, output: Output, index: IndexWriter, processes: int, prog
 
 def _merge(facts: ShardRows | None, rows: ShardRows) -> ShardRows:
     """The shapes that all shards share, and the largest of what differs."""
-    shape = ShardRows(rows.split, shapes=rows.shapes, tokens=rows.tokens)
-    facts = facts or shape
+    first, facts = facts is None, facts or ShardRows(rows.split, shapes=rows.shapes, tokens=rows.tokens)
     if (rows.shapes, rows.tokens) != (facts.shapes, facts.tokens):
         raise ValueError(f"{rows.split} samples have shapes {rows.shapes}, the others {facts.shapes}")
+    facts.join_classes(rows, first=first)
+    merge_all(facts.moments, rows.moments)
     rounding = {m: max(error, facts.rounding.get(m, 0.0)) for m, error in rows.rounding.items()}
     return replace(facts, vocab_size=max(facts.vocab_size, rows.vocab_size), rounding=rounding)
 
@@ -147,8 +149,10 @@ def _describe(plan: _Plan, rows: ShardRows, shards: list[ShardInfo]) -> DatasetI
     generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
     return DatasetInfo(
         **facts,
+        classes=rows.num_classes,
         rounding=rows.rounding,
         zeroed=plan.zeroed,
+        statistics=describe_all(rows.moments, facts["dims"]),
         shards=tuple(shards),
         generation=generation,
         builder=builder(),

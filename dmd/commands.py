@@ -7,11 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-METRIC_NAMES = {
-    "mae": "MAE", "corr": "Corr", "acc7": "Acc7", "acc5": "Acc5", "acc3": "Acc3", "acc2_has0": "Acc2 Has0",
-    "f1_has0": "F1 Has0", "acc2_non0": "Acc2 Non0", "f1_non0": "F1 Non0",
-}  # fmt: skip
-
 
 def evaluate(argv: list[str]) -> int:
     """Print all metrics of a trained run on a split, for each of the eight heads."""
@@ -53,9 +48,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """Heads down, metrics across."""
-    lines = ["head           " + " ".join(f"{title:>9}" for title in METRIC_NAMES.values())]
+    from dmd.metrics import titles_of
+
+    titles = titles_of(metrics["fused"])
+    widths = [max(9, len(title)) for title in titles.values()]
+    lines = ["head           " + " ".join(f"{title:>{w}}" for title, w in zip(titles.values(), widths, strict=True))]
     for head, values in metrics.items():
-        lines.append(f"{head:<14} " + " ".join(f"{values[key]:9.4f}" for key in METRIC_NAMES))
+        cells = [f"{values[key]:{width}.4f}" for key, width in zip(titles, widths, strict=True)]
+        lines.append(f"{head:<14} {' '.join(cells)}")
     return "\n".join(lines)
 
 
@@ -71,12 +71,13 @@ def predict(argv: list[str]) -> int:
 
     from dmd.exported import load
     from dmd.predict_inputs import read_samples
-    from dmd.predict_outputs import check_suffix, predictions, to_table, write_predictions
+    from dmd.predict_outputs import check_suffix, predictions, schema, to_table, write_predictions
 
     check_suffix(options.out)
     model = load(options.model)
     samples = read_samples(options.inputs, model.card, splits=options.split, ids=options.id)
-    rows = write_predictions(options.out, (to_table(*pair) for pair in predictions(model, samples)))
+    tables = (to_table(*pair) for pair in predictions(model, samples))
+    rows = write_predictions(options.out, tables, schema(model.config.model.task))
     print(f"{options.out}: {rows} predictions")
     return 0
 

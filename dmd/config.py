@@ -35,6 +35,9 @@ class DataConfig:
     """Reader processes per rank; 0 reads in the training process. Does not change the order."""
     window: int = 16
     """Shards whose samples are mixed with each other at a time; changes the order."""
+    classes: Literal["sentiment", "stored"] = "sentiment"
+    """Where the classes of a classification (`model.task`) come from: the sentiment, or the class labels that
+    `dmd shard --class-labels` took from the feature file (MMSA's `classification_labels`)."""
     check: bool = True
     """Compare each sample's checksum when it is first read."""
 
@@ -69,6 +72,10 @@ class TrainConfig:
     """Limit of the clip. The published 0.6 is for the sum of ten ghost batches; a step here is their mean."""
     schedule: Literal["plateau", "cosine"] = "plateau"
     """Learning rate over the epochs: `plateau` (published), or `cosine`, half a wave down to 0 over `epochs`."""
+    ema_decay: float = 0.0
+    """Exponential moving average of all trained weights, the GD-Units' too: the share of it that a step keeps, such as
+    0.99. After t steps the share is at most (1 + t) / (10 + t), so that short trainings forget their start. Validation,
+    best, evaluate, predict, export and report use the average; the training goes on from its own weights. 0: none."""
     plateau_factor: float = 0.5
     """Factor on the learning rate after `plateau_patience` epochs without a better validation loss."""
     plateau_patience: int = 5
@@ -115,6 +122,8 @@ class TrainConfig:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be above 0")
         if not 0 < self.plateau_factor < 1:
             raise ValueError(f"train.plateau_factor is {self.plateau_factor}; it must lie between 0 and 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"train.max_steps is {self.max_steps}; it must be at least 1, or null")
 

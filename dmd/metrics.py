@@ -1,14 +1,94 @@
-"""The field's metrics for sentiment in [-3, 3]: MAE, Corr, Acc7, Acc5, Acc3, and Acc2 and F1 in both protocols.
+"""The field's metrics for sentiment in [-3, 3]: MAE, Corr, Acc7, Acc5, Acc3, and Acc2 and F1 in both protocols; and
+accuracy, F1 and confusion of classifiers.
 
 The conventions are those of the published code (mdswyz/DMD `metricsTop.py`, thuiar/MMSA, both after MulT's
 `eval_mosei_regression`): classes are values clipped and rounded half to even; Has0 asks `>= 0`; Non0 leaves out the
 samples whose label is 0 and asks `> 0`; F1 is the mean over the classes weighted by their share of the labels.
+
+The classes of a classifier are those of Acc7 and Acc5, and of Has0 for two; three are the sign of the label, as in
+MMSA's `classification_labels`, where Acc3 rounds.
 """
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
+
+CLASS_METRICS = ("acc", "f1_weighted", "f1_macro", "cross_entropy")
+METRIC_TITLES = {
+    "mae": "MAE", "corr": "Corr", "acc7": "Acc7", "acc5": "Acc5", "acc3": "Acc3", "acc2_has0": "Acc2 Has0",
+    "f1_has0": "F1 Has0", "acc2_non0": "Acc2 Non0", "f1_non0": "F1 Non0",
+    "acc": "Acc", "f1_weighted": "F1 weighted", "f1_macro": "F1 macro", "cross_entropy": "CE",
+}  # fmt: skip
+"""What tables call the metrics, in their order: those of a regression, then `CLASS_METRICS`, those of a classifier."""
+
+
+def titles_of(names: Collection[str]) -> dict[str, str]:
+    """The titles of those metrics that occur among `names`, in the order of tables."""
+    return {name: title for name, title in METRIC_TITLES.items() if name in names}
+
+
+def to_classes(label: Tensor, classes: int) -> Tensor:
+    """Class number of each sentiment, int64 in [0, classes), of 2 (negative or not), 3 (by sign), 5 or 7 classes."""
+    if classes == 2:
+        return (label >= 0).long()
+    if classes == 3:
+        return label.sign().long() + 1
+    bound = classes // 2
+    return label.clamp(-bound, bound).round().long() + bound
+
+
+def class_names(classes: int) -> list[str]:
+    """What each class number means."""
+    if classes == 2:
+        return ["negative", "not negative"]
+    if classes == 3:
+        return ["negative", "neutral", "positive"]
+    return [f"{number:+d}" if number else "0" for number in range(-(classes // 2), classes // 2 + 1)]
+
+
+def head_metrics(prediction: Tensor, label: Tensor) -> dict[str, float]:
+    """All metrics of N predictions: sentiments [N] against sentiments, or logits [N, classes] against class numbers."""
+    return sentiment_metrics(prediction, label) if prediction.ndim == 1 else class_metrics(prediction, label)
+
+
+def class_metrics(logits: Tensor, label: Tensor) -> dict[str, float]:
+    """acc, f1_weighted, f1_macro and cross_entropy of logits [N, classes] against class numbers [N], in float64.
+
+    F1 is scikit-learn's `f1_score(label, prediction, average="weighted" or "macro")`: over the classes that occur among
+    the labels or the predictions. All are NaN where a logit is not finite.
+
+    Raises ValueError for no sample, other shapes, and labels that are no class numbers.
+    """
+    counts = confusion(logits, label)
+    hits, actual, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    occurs = actual + predicted > 0
+    f1 = 2 * hits[occurs] / (actual + predicted)[occurs]  # [classes that occur]
+    entropy = torch.nn.functional.cross_entropy(logits.detach().to("cpu", torch.float64), label.cpu().long())
+    metrics = {
+        "acc": float(hits.sum() / counts.sum()),
+        "f1_weighted": float((f1 * actual[occurs]).sum() / actual.sum()),
+        "f1_macro": float(f1.mean()),
+        "cross_entropy": float(entropy),
+    }
+    return metrics if logits.isfinite().all() else dict.fromkeys(metrics, math.nan)
+
+
+def confusion(logits: Tensor, label: Tensor) -> Tensor:
+    """Counts [classes, classes], float64: true class down, predicted class across.
+
+    Raises ValueError as `class_metrics`.
+    """
+    if logits.ndim != 2 or logits.shape[:1] != label.shape or not len(label):
+        shapes = f"{list(logits.shape)} and {list(label.shape)}"
+        raise ValueError(f"logits and labels have shapes {shapes}; give [N, classes] and [N], of at least one sample")
+    classes = logits.shape[1]
+    numbers = label.detach().cpu().long()
+    if not (numbers == label.cpu()).all() or numbers.min() < 0 or numbers.max() >= classes:
+        raise ValueError(f"labels are no class numbers from 0 to {classes - 1}; give those of the task")
+    flat = numbers * classes + logits.detach().cpu().argmax(1)
+    return torch.bincount(flat, minlength=classes**2).view(classes, classes).double()
 
 
 def sentiment_metrics(prediction: Tensor, label: Tensor) -> dict[str, float]:

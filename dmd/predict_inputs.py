@@ -1,8 +1,8 @@
 """What `dmd predict` reads: shards, or a feature pickle with or without splits and labels, as batches of samples.
 
 A pickle holds `{split: fields}` or the fields themselves: `text` (or `text_bert` for a model with a text encoder),
-`audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels`; `[N, T, D]` each, or one sample
-without the first axis.
+`audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels` (`classification_labels` for a model of
+stored classes); `[N, T, D]` each, or one sample without the first axis.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,13 @@ from data_shards import unpickle
 from data_shards.reader import ShardReader
 from data_shards.schema import MODALITIES, SPLITS
 from data_shards.sources.base import to_text
+from dmd.config import Config
+from dmd.data.targets import check_classes, targets
 from dmd.predictor import BATCH_SIZE, Arrays, ModelCard, check_arrays
+from dmd.presets import config_from_dict
 
 _LABELS = ("regression_labels", "labels", "label")
+_CLASSES = ("classification_labels",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Samples:
     ids: list[str]
     texts: list[str]
     labels: NDArray[np.float64]
-    """[B], NaN where there is none."""
+    """[B], what the model is to predict: sentiments or class numbers; NaN where there is none."""
     arrays: Arrays
     """{modality: [B, ...]}"""
 
@@ -98,8 +102,10 @@ def _chosen(path: Path, there: Iterable[str], splits: list[str] | None) -> list[
 
 
 def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Iterator[Samples]:
+    config = config_from_dict(card.config)
     with ShardReader(path) as reader:
         info = reader.index.info
+        check_classes(config, info)
         for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
             if card.data[what] != here:
                 raise ValueError(
@@ -110,9 +116,10 @@ def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Itera
             for begin in range(0, info.counts[split], BATCH_SIZE):
                 rows = range(begin, min(begin + BATCH_SIZE, info.counts[split]))
                 batch = reader.read(split, rows)
+                known = batch["class" if config.data.classes == "stored" else "label"]
                 yield Samples(
                     split=split, ids=reader.index.ids(split, rows), texts=reader.raw_texts(split, rows),
-                    labels=batch["label"].astype(np.float64),
+                    labels=_targets(known, config),
                     arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES},
                 )  # fmt: skip
 
@@ -143,8 +150,11 @@ def _from_fields(fields: dict[str, Any], split: str, card: ModelCard, path: Path
     count = len(arrays["audio"])
     ids = _texts(fields.get("id"), count, where, "id") or [str(row) for row in range(count)]
     texts = _texts(fields.get("raw_text"), count, where, "raw_text") or [""] * count
-    given = next((fields[name] for name in _LABELS if name in fields), None)
+    config = config_from_dict(card.config)
+    names_of = _CLASSES if config.data.classes == "stored" else _LABELS
+    given = next((fields[name] for name in names_of if name in fields), None)
     labels = np.full(count, np.nan) if given is None else np.asarray(given, dtype=np.float64).reshape(-1)
+    labels = _targets(labels, config)
     if len(labels) != count:
         raise ValueError(f"{where}{len(labels)} labels for {count} samples; give one per sample, or none")
     for begin in range(0, count, BATCH_SIZE):
@@ -153,6 +163,12 @@ def _from_fields(fields: dict[str, Any], split: str, card: ModelCard, path: Path
             split=split, ids=ids[part], texts=texts[part], labels=labels[part],
             arrays={m: array[part] for m, array in arrays.items()},
         )  # fmt: skip
+
+
+def _targets(labels: NDArray[Any], config: Config) -> NDArray[np.float64]:
+    """What the model is to predict; a label that is not there stays NaN."""
+    known = torch.from_numpy(labels.astype(np.float64))
+    return torch.where(known.isnan(), known, targets(known.nan_to_num(), config)).numpy()
 
 
 def _texts(values: Any, count: int, where: str, name: str) -> list[str]:

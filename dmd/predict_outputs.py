@@ -9,18 +9,28 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from dmd.model.config import Task
 from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
 from dmd.predict_inputs import Samples
 from dmd.predictor import SPACES, Prediction, Predictor
 
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
-SCHEMA = pa.schema([
-    *((name, pa.string()) for name in ("split", "id", "text")), ("label", pa.float64()),
-    ("prediction", pa.float32()), *((head, pa.float32()) for head in HEADS[1:]),
-    *((name, pa.float32()) for name in EDGE_COLUMNS),
-])  # fmt: skip
-"""`prediction` is the fused head; the other heads and the twelve edges follow under their names."""
+
+
+def schema(task: Task) -> pa.Schema:
+    """Columns of the predictions of a model of this task.
+
+    `prediction` is the fused head's sentiment or class; of a classifier `probability_0`, ... are its probabilities. The
+    other heads and the twelve edges follow under their names.
+    """
+    kind = pa.float32() if task == "regression" else pa.int64()
+    probabilities = [] if task == "regression" else [f"probability_{number}" for number in range(task)]
+    return pa.schema([
+        *((name, pa.string()) for name in ("split", "id", "text")), ("label", pa.float64()), ("prediction", kind),
+        *((name, pa.float32()) for name in probabilities), *((head, kind) for head in HEADS[1:]),
+        *((name, pa.float32()) for name in EDGE_COLUMNS),
+    ])  # fmt: skip
 
 
 def predictions(model: Predictor, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
@@ -30,22 +40,28 @@ def predictions(model: Predictor, batches: Iterable[Samples]) -> Iterator[tuple[
 
 
 def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
-    """One batch as a table of `SCHEMA`; a missing label is null."""
+    """One batch as a table of `schema`; a missing label is null."""
+    fused = prediction.heads["fused"]
+    classifies = fused.ndim > 1
+    heads = {head: logits.argmax(-1) if classifies else logits for head, logits in prediction.heads.items()}
     columns = {
         "split": pa.array([samples.split] * len(samples.ids)), "id": pa.array(samples.ids),
         "text": pa.array(samples.texts), "label": pa.array(samples.labels, from_pandas=True),
-        "prediction": pa.array(prediction.heads["fused"].numpy()),
-        **{head: pa.array(prediction.heads[head].numpy()) for head in HEADS[1:]},
+        "prediction": pa.array(heads["fused"].numpy()),
+        **{head: pa.array(heads[head].numpy()) for head in HEADS[1:]},
     }  # fmt: skip
+    if classifies:
+        for number, column in enumerate(prediction.probabilities.T.contiguous()):
+            columns[f"probability_{number}"] = pa.array(column.numpy())
     for space in SPACES:
         for number, (to, source) in enumerate(PAIRS):
-            column = prediction.edges[space][:, number].contiguous()
-            columns[f"edge_{space}_{to}_from_{source}"] = pa.array(column.numpy())
-    return pa.table(columns, schema=SCHEMA)
+            edge = prediction.edges[space][:, number].contiguous()
+            columns[f"edge_{space}_{to}_from_{source}"] = pa.array(edge.numpy())
+    return pa.table(columns, schema=schema(fused.shape[1] if classifies else "regression"))  # type: ignore[arg-type]
 
 
-def write_predictions(path: Path, tables: Iterable[pa.Table]) -> int:
-    """Write tables to a .parquet or .csv file, whole or not at all; returns the number of rows.
+def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema) -> int:
+    """Write tables of these columns to a .parquet or .csv file, whole or not at all; returns the number of rows.
 
     Raises:
         ValueError: another suffix.
@@ -56,7 +72,7 @@ def write_predictions(path: Path, tables: Iterable[pa.Table]) -> int:
     rows = 0
     try:
         parquet = path.suffix == ".parquet"
-        with pa.parquet.ParquetWriter(staged, SCHEMA) if parquet else pa.csv.CSVWriter(str(staged), SCHEMA) as writer:
+        with pa.parquet.ParquetWriter(staged, columns) if parquet else pa.csv.CSVWriter(str(staged), columns) as writer:
             for table in tables:
                 writer.write_table(table)
                 rows += table.num_rows

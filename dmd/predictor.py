@@ -3,7 +3,7 @@
     import dmd
     model = dmd.load("exported")                       # or the directory of a run
     result = model.predict(text=text, audio=audio, vision=vision)
-    result.sentiment                                   # [N], in [-3, 3]
+    result.sentiment                                   # [N], in [-3, 3]; of a classifier: classes, probabilities
     result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
 """
 
@@ -55,14 +55,28 @@ class Prediction:
     """What the model says about N samples; tensors on the CPU, float32."""
 
     heads: dict[str, Tensor]
-    """{head: [N]} for the eight heads of `dmd.model.dmd.HEADS`."""
+    """{head: [N], or logits [N, classes]} for the eight heads of `dmd.model.dmd.HEADS`."""
     edges: dict[str, Tensor]
     """{"homo", "hetero": [N, 6]}, weights of the GD-Units in the order of `dmd.model.graph.PAIRS`."""
 
     @property
     def sentiment(self) -> Tensor:
-        """The fused prediction, [N]."""
+        """The fused prediction, [N]. Raises ValueError for a model that predicts classes."""
+        if self.heads["fused"].ndim > 1:
+            raise ValueError("this model predicts classes, no sentiment; read `classes` or `probabilities`")
         return self.heads["fused"]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probability of each class by the fused head, [N, classes]. Raises ValueError for a regression."""
+        if self.heads["fused"].ndim == 1:
+            raise ValueError("this model predicts the sentiment, no classes; read `sentiment`")
+        return self.heads["fused"].softmax(-1)
+
+    @property
+    def classes(self) -> Tensor:
+        """The most probable class of each sample, [N] int64. Raises ValueError for a regression."""
+        return self.probabilities.argmax(-1)
 
 
 class Modules(nn.Module):
@@ -73,7 +87,7 @@ class Modules(nn.Module):
         self.dmd, self.objective = dmd, objective
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions [B, 8] in the order of `HEADS`, and the edges of both GD-Units, [B, 6] each."""
+        """Predictions [B, 8] or [B, 8, classes] in the order of `HEADS`, and the edges of each GD-Unit, [B, 6]."""
         output = self.dmd(text, audio, vision)
         heads = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)
         return heads, *(self.edges(space, output) for space in SPACES)  # type: ignore[return-value]

@@ -85,7 +85,7 @@ def main(argv: list[str], stop: StopRequest, stacks: int) -> int:
     elif leads:
         print(
             f"trained {outcome.step} steps ({outcome.epoch} epochs) in {time.perf_counter() - begin:.0f} s; best "
-            f"validation MAE {outcome.best_loss:.4f} at step {outcome.best_step}; run: {options.run}", flush=True,
+            f"validation loss {outcome.best_loss:.4f} at step {outcome.best_step}; run: {options.run}", flush=True,
         )  # fmt: skip
     return STOPPED if outcome.stopped else 0
 

@@ -10,6 +10,7 @@ from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
+from dmd.data.targets import check_classes
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config, load_text_encoder
 from dmd.training.checkpoint import checkpoint_paths, read_state
 from dmd.training.resume import Resume, choose_checkpoint
@@ -39,12 +40,13 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
     """Refuse, before anything is written, what cannot be trained; builds the network without memory for its weights.
 
     Raises:
-        ValueError: as `plan_training`, or sequences shorter than their convolution.
+        ValueError: as `plan_training`, sequences shorter than their convolution, or statistics that the index lacks.
     """
     plan = plan_training(config, reader, run, num_ranks)
     info = reader.index.info
     with torch.device("meta"):
-        TrainingSystem(config, info, None if info.text_kind == "features" else _meta_encoder(config), own_device())
+        encoder = None if info.text_kind == "features" else _meta_encoder(config)
+        TrainingSystem(config, info, encoder, own_device()).take_statistics(info)
     return plan
 
 
@@ -52,10 +54,11 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
     """The plan of a training's epochs; cheap, every rank makes it.
 
     Raises:
-        ValueError: more ranks than ghost batches per step, a file in the place of the run directory, or an encoder
-            that is not there or does not fit the tokens.
+        ValueError: more ranks than ghost batches per step, a file in the place of the run directory, an encoder
+            that is not there or does not fit the tokens, or class labels that the shards lack.
     """
     info = reader.index.info
+    check_classes(config, info)
     plan = make_plan(config, info.counts["train"], num_ranks)
     if run.exists() and not run.is_dir():
         raise ValueError(f"the run directory {run} is a file; give another --run")
@@ -95,6 +98,7 @@ def build_system(
         encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
     torch.manual_seed(config.train.seed)  # an encoder's missing weights may have drawn
     system = TrainingSystem(config, info, encoder, device)
+    system.take_statistics(info)
     return system.to(device), settings
 
 

@@ -25,6 +25,8 @@ class SourceOptions:
     """A BERT vocabulary for pickles that hold words."""
     others: dict[str, str] = field(default_factory=dict)
     """Modality -> the MMSA pickle that it comes from instead."""
+    class_labels: bool = False
+    """Take the class labels of an MMSA pickle too."""
 
 
 def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSource | TableSource:
@@ -38,13 +40,17 @@ def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSo
     common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite}
     if options.others and kind != "mmsa":
         raise ValueError("separate feature files can be given with MMSA pickles only")
+    if options.class_labels and kind != "mmsa":
+        raise ValueError("--class-labels takes classification_labels from MMSA pickles only; leave it out")
     if options.vocab and kind != "misa":
         raise ValueError("--vocab is for MISA and MAG-BERT pickles, whose text is words; leave it out")
     if kind == "misa":
         return MisaSource(path, vocab=options.vocab, opened=opened, **common)
     if kind == "table":
         return TableSource(path, text=options.text, **common)
-    return MmsaSource(path, text=options.text, others=dict(options.others), opened=opened, **common)
+    return MmsaSource(
+        path, text=options.text, others=dict(options.others), class_labels=options.class_labels, opened=opened, **common
+    )
 
 
 def _kind(path: Path, chosen: Format) -> tuple[Format, Pickle | None]:

@@ -76,6 +76,18 @@ def labels(fields: dict[str, Any], where: str) -> NDArray[np.float64]:
         raise ValueError(f"{where}: {name} are not numbers") from error
 
 
+def classes(fields: dict[str, Any], where: str) -> NDArray[np.int64]:
+    """The class number of each sample, as `classification_labels` [N] or [N, 1]."""
+    given = column(fields, "classification_labels", where)
+    try:
+        numbers = np.asarray(given, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: classification_labels are not numbers") from error
+    if not np.array_equal(numbers, np.floor(numbers)):
+        raise ValueError(f"{where}: classification_labels are not whole numbers; leave out --class-labels")
+    return numbers.astype(np.int64)
+
+
 def lengths(given: Any, *, count: int, steps: int, where: str) -> NDArray[np.int64]:
     """Valid steps of each sample, at most `steps`; all of them where none are given."""
     if given is None:

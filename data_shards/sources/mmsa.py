@@ -35,9 +35,13 @@ class MmsaSource:
         text: TextChoice = "auto",
         nonfinite: Nonfinite = "refuse",
         others: dict[str, str] | None = None,
+        class_labels: bool = False,
         opened: Pickle | None = None,
     ) -> None:
-        """Open a pickle; `others` maps a modality to the pickle that it comes from instead."""
+        """Open a pickle; `others` maps a modality to the pickle that it comes from instead.
+
+        With `class_labels` samples have their number in `classification_labels` too.
+        """
         self.name = name or Path(path).stem
         self._zero = nonfinite == "zero"
         main = opened or Pickle(path)
@@ -46,7 +50,7 @@ class MmsaSource:
         present = [split for split in SPLITS if isinstance(main.value, dict) and split in main.value]
         if not present:
             raise ValueError(f"{path} has no split: an MMSA pickle is a dict with train, valid or test")
-        self._splits = {split: _Split(main.value, str(path), split, text, extra) for split in present}
+        self._splits = {split: _Split(main.value, str(path), split, text, extra, class_labels) for split in present}
         if len({split.text_kind for split in self._splits.values()}) > 1:
             raise ValueError(f"{path}: some splits have text features and others only tokens; choose with --text")
         counted = {
@@ -78,12 +82,14 @@ class _Split:
     """The fields of one split, checked to agree with each other."""
 
     def __init__(
-        self, data: dict[Any, Any], path: str, split: str, text: TextChoice, extra: dict[str, tuple[str, Pickle]]
+        self, data: dict[Any, Any], path: str, split: str, text: TextChoice, extra: dict[str, tuple[str, Pickle]],
+        class_labels: bool,
     ) -> None:
         fields, self._where, self._split = _fields(data, path, split), f"{path}: {split}", split
         self._ids = fields_of.column(fields, "id", self._where)
         self._raw = fields.get("raw_text")
         self._labels = fields_of.labels(fields, self._where)
+        self._classes = fields_of.classes(fields, self._where) if class_labels else None
         homes = dict.fromkeys(MODALITIES, (fields, self._where))
         for modality, (other, pickle) in extra.items():
             homes[modality] = _fields(pickle.value, other, split), f"{other}: {split}"
@@ -92,6 +98,7 @@ class _Split:
         self._arrays = {m: fields_of.rows(homes[m][0], members[m], homes[m][1]) for m in MODALITIES}
         own = {m: array for m, array in self._arrays.items() if m not in extra}
         raw = {} if self._raw is None else {"raw_text": self._raw}
+        raw |= {} if self._classes is None else {"classification_labels": self._classes}
         self.count = fields_of.same_count({"id": self._ids, "labels": self._labels, **raw, **own}, self._where)
         self._order = {m: self._join(homes[m][0], homes[m][1]) for m in extra}
         shape = self._arrays["text"].shape
@@ -127,6 +134,7 @@ class _Split:
             audio=to_features(self._arrays["audio"][rows["audio"]], zero=zero),
             vision=to_features(self._arrays["vision"][rows["vision"]], zero=zero),
             lengths=(text_length, audio_length, vision_length),
+            class_label=None if self._classes is None else int(self._classes[i]),
         )
 
     def _join(self, fields: dict[str, Any], where: str) -> NDArray[np.int64]:

@@ -38,7 +38,7 @@ class Batch:
     vision: Tensor
     """[G*S, T, D]"""
     labels: Tensor
-    """[G, S]"""
+    """[G, S], sentiments, or class numbers where the config asks for those that are stored."""
     mask: Tensor
     """[G, S], float32: 1 for a sample, 0 for padding."""
     rows: Tensor
@@ -60,14 +60,15 @@ class Batch:
         return Batch(**pinned, rows=self.rows, ghosts=self.ghosts)
 
 
-def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequence[int]) -> Batch:
+def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequence[int], *, classes: bool) -> Batch:
     """Read rows [G, S] of a split (-1: padding, which repeats the first valid row)."""
     valid = rows >= 0
     filled = np.where(valid, rows, rows[valid][0] if valid.any() else 0)
     arrays = reader.read(split, filled.ravel())
+    labels = arrays["class"].astype(np.float32) if classes else arrays["label"]
     return Batch(
         text=torch.from_numpy(arrays["text"]), audio=torch.from_numpy(arrays["audio"]),
-        vision=torch.from_numpy(arrays["vision"]), labels=torch.from_numpy(arrays["label"]).view(*rows.shape),
+        vision=torch.from_numpy(arrays["vision"]), labels=torch.from_numpy(labels).view(*rows.shape),
         mask=torch.from_numpy(valid.astype(np.float32)), rows=torch.from_numpy(rows), ghosts=tuple(ghosts),
     )  # fmt: skip
 
@@ -75,8 +76,9 @@ def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequenc
 class _Training:
     """Keys (epoch, step, forward) -> the batch that this rank runs."""
 
-    def __init__(self, reader: ShardReader, plan: EpochPlan, *, seed: int, window: int, rank: int) -> None:
-        self.reader, self.plan, self.seed, self.window, self.rank = reader, plan, seed, window, rank
+    def __init__(self, reader: ShardReader, plan: EpochPlan, config: DataConfig, *, seed: int, rank: int) -> None:
+        self.reader, self.plan, self.seed, self.window, self.rank = reader, plan, seed, config.window, rank
+        self.classes = config.classes == "stored"
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
     def __call__(self, key: tuple[int, int, int]) -> Batch:
@@ -89,7 +91,7 @@ class _Training:
             if places:
                 begin, order = self._order(epoch, step)
                 rows[slot, : len(places)] = order[places.start - begin : places.stop - begin]
-        return _assemble(self.reader, "train", rows, ghosts)
+        return _assemble(self.reader, "train", rows, ghosts, classes=self.classes)
 
     def _order(self, epoch: int, step: int) -> tuple[int, np.ndarray]:
         """The first position, and the order from there on, of the steps around a step."""
@@ -123,14 +125,15 @@ class _Training:
 class _Evaluation:
     """Batch numbers -> consecutive samples of a split."""
 
-    def __init__(self, reader: ShardReader, split: str, batch_size: int) -> None:
+    def __init__(self, reader: ShardReader, split: str, config: DataConfig, batch_size: int) -> None:
         self.reader, self.split, self.batch_size = reader, split, batch_size
+        self.classes = config.classes == "stored"
 
     def __call__(self, number: int) -> Batch:
         begin = number * self.batch_size
         rows = np.arange(begin, begin + self.batch_size, dtype=np.int64)
         rows[rows >= self.reader.index.num_samples(self.split)] = -1
-        return _assemble(self.reader, self.split, rows[None], [EMPTY])
+        return _assemble(self.reader, self.split, rows[None], [EMPTY], classes=self.classes)
 
 
 class _StepKeys:
@@ -174,7 +177,7 @@ def training_steps(
 ) -> Iterator[list[Batch]]:
     """The forward passes of each step of an epoch, from `first_step` on, for one rank."""
     keys = _StepKeys(plan, epoch, first_step)
-    batches = _in_order(_Training(reader, plan, seed=seed, window=config.window, rank=rank), keys, config.workers)
+    batches = _in_order(_Training(reader, plan, config, seed=seed, rank=rank), keys, config.workers)
     for _ in range(first_step, plan.num_steps):
         yield [next(batches) for _ in range(plan.forwards_per_step)]
 
@@ -184,4 +187,5 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This rank's batches of a split; what a batch holds does not depend on the number of ranks."""
     num_batches = -(-reader.index.num_samples(split) // batch_size)
-    return _in_order(_Evaluation(reader, split, batch_size), range(rank, num_batches, num_ranks), config.workers)
+    read = _Evaluation(reader, split, config, batch_size)
+    return _in_order(read, range(rank, num_batches, num_ranks), config.workers)

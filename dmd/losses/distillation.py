@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dmd.losses.decoupling import cosine
 from dmd.losses.ghost import sample_mean
-from dmd.model.graph import PAIRS
+from dmd.model.graph import PAIRS, centred
 
 REGULARISER_WEIGHT = 10.0
 REPRESENTATION_WEIGHT = 10.0
@@ -34,8 +34,16 @@ def prior_regulariser(edges: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
 
 
 def logit_distillation(edges: Tensor, prior: Tensor, logits: dict[str, Tensor], mask: Tensor) -> Tensor:
-    """Sum over pairs of mean(weight * |student - teacher|); logits {m: [G, S]} -> [G]."""
-    gaps = torch.stack([(logits[to] - logits[source].detach()).abs() for to, source in PAIRS], dim=-1)
+    """Sum over pairs of mean(weight * |student - teacher|); logits {m: [G, S]} -> [G].
+
+    Of a classifier {m: [G, S, classes]}, the distance is the mean over classes of the absolute difference of the logits
+    less their mean over the classes.
+    """
+    differences = [logits[to] - logits[source].detach() for to, source in PAIRS]
+    if differences[0].dim() > mask.dim():
+        gaps = torch.stack([centred(difference).abs().mean(-1) for difference in differences], dim=-1)
+    else:
+        gaps = torch.stack([difference.abs() for difference in differences], dim=-1)
     return sample_mean((edges + prior) * gaps, mask).sum(-1)
 
 

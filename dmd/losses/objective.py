@@ -16,6 +16,7 @@ from dmd.losses.distillation import (
 )
 from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
+from dmd.losses.task import task_loss
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.dmd import HEADS, DMDOutput
 from dmd.model.graph import GDUnit
@@ -47,11 +48,15 @@ class ObjectiveConfig:
     which does not tell its value; 0.1 is a default that the published function declares and never uses)."""
     margin_constant: float = 0.1
     """The margin for `margin: constant`."""
+    margin_smoothing: float = 0.0
+    """Label smoothing of the margin loss: two samples are positives of each other to the degree 1 - distance of their
+    labels / this value, and negatives for the rest; 0: positives have equal labels, all others are negatives, as
+    published. Above 0 the margin loss runs in plain torch."""
 
     def __post_init__(self) -> None:
-        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant"):
+        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant", "margin_smoothing"):
             if getattr(self, name) < 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; a loss weight is at least 0")
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be at least 0")
 
 
 class Objective(nn.Module):
@@ -68,8 +73,8 @@ class Objective(nn.Module):
         self.config = config
         self.fused = fused
         self.decoupling = model.decoupling
-        self.homo = GDUnit(model.dim, model.gd_size_homo)
-        self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero)
+        self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs)
+        self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
 
@@ -78,7 +83,7 @@ class Objective(nn.Module):
 
         Args:
             output: of B = G * S samples, ghost batch after ghost batch.
-            labels: [G, S].
+            labels: [G, S], sentiments or class numbers.
             mask: [G, S], 1 for a sample, 0 for padding.
 
         Returns:
@@ -88,7 +93,7 @@ class Objective(nn.Module):
         output = _in_ghost_batches(output, labels.shape)
         mask = mask.to(labels.dtype)
         terms = {
-            f"task_{head}": sample_mean((output.predictions[head] - labels).abs(), mask) for head in HEADS
+            f"task_{head}": sample_mean(task_loss(output.predictions[head], labels), mask) for head in HEADS
         }
         parts = output.decoupled
         again = parts.reconstructed
@@ -100,7 +105,9 @@ class Objective(nn.Module):
         )
         features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
         constant = self.config.margin_constant if self.config.margin == "constant" else None
-        terms["margin"] = margin_loss(features, labels, mask, constant=constant, fused=self.fused)
+        terms["margin"] = margin_loss(
+            features, labels, mask, constant=constant, smoothing=self.config.margin_smoothing, fused=self.fused
+        )
         terms.update(self._distillation("homo", output.homo_repr, output, mask))
         terms.update(self._distillation("hetero", output.hetero_repr, output, mask))
         terms["total"] = self.weighted_sum(terms)

@@ -1,14 +1,20 @@
 """The hyperparameters of the network. Defaults are the published ones for CMU-MOSI (mdswyz/DMD, config.json)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 MODALITIES = ("text", "audio", "vision")
+Task = Literal["regression", 2, 3, 5, 7]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Width, depth and dropout of DMD. Feature dims and sequence lengths are not here: they come from the data."""
 
+    task: Task = "regression"
+    """What the eight heads predict: the sentiment, or one of 2 (negative, not negative), 3 (by sign), 5 or 7 classes
+    (rounded half to even, clipped to [-2, 2] or [-3, 3]) of it, as logits. For classes cross entropy takes the place of
+    the absolute error, and the margin loss compares class numbers; see also `data.classes`."""
     dim: int = 50
     """Channels of every encoder (d in the paper)."""
     heads: int = 10
@@ -21,6 +27,10 @@ class ModelConfig:
     """Width of the temporal convolution of the audio features."""
     kernel_vision: int = 5
     """Width of the temporal convolution of the vision features."""
+    normalise: Literal["none", "train"] = "none"
+    """`train`: each feature to mean 0 and standard deviation 1 over the frames of the train split that are not all
+    zero, by the statistics that the shards' index holds; padding stays zero and token ids as they are. The statistics
+    become part of the model."""
     text_dropout: float = 0.5
     """Dropout on the text features before their convolution."""
     attn_dropout: float = 0.3
@@ -46,6 +56,10 @@ class ModelConfig:
     the objective has no decoupling loss."""
     crossmodal: bool = True
     """Crossmodal attention (CA in Table 3). Without it each memory encoder sees its own modality twice."""
+    masked_padding: bool = False
+    """Attention does not see padded steps, and the encoders' last real step is taken where the published code takes the
+    last one. Real are the steps from a sample's first to its last frame that is not all zero, and of tokens those of
+    the attention mask. Attention then runs in plain torch."""
     modality_dropout: float = 0.0
     """Rate at which a whole modality of a training sample is set to zero, each by its own draw, behind the text
     encoder: practice for missing modalities. What is left is not scaled up."""
@@ -66,6 +80,11 @@ class ModelConfig:
                 rate = getattr(self, name)
                 if not 0 <= rate < 1:
                     raise ValueError(f"model.{name} is {rate}; a dropout rate lies in [0, 1)")
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a head gives: one, or a logit per class."""
+        return 1 if self.task == "regression" else self.task
 
     @property
     def kernels(self) -> dict[str, int]:

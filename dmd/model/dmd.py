@@ -10,6 +10,8 @@ from dmd.kernels.noise import Noise, drop_samples, dropout
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
+from dmd.model.normalisation import Normalisation
+from dmd.model.padding import real_steps, valid_range
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
@@ -31,7 +33,7 @@ class DMDOutput:
     """Everything that the objective and the reports read. B samples, d channels."""
 
     predictions: dict[str, Tensor]
-    """{head: [B]} for each of `HEADS`."""
+    """{head: [B], or logits [B, classes]} for each of `HEADS`."""
     decoupled: Decoupled
     """Features [B, T_m, d] of every modality."""
     margin_features: dict[str, Tensor]
@@ -66,25 +68,31 @@ class DMD(nn.Module):
         dim = config.dim
         dims = dict(dims) if text_encoder is None else {**dims, "text": text_encoder.dim}
         steps = {m: conv_length(m, config, dims[m], lengths[m]) for m in MODALITIES}
+        numeric = MODALITIES if text_encoder is None else MODALITIES[1:]
+        self.normalisation = nn.ModuleDict(
+            {m: Normalisation(dims[m]) for m in numeric} if config.normalise == "train" else {}
+        )
         self.convolution = nn.ModuleDict({
             m: nn.Identity() if dims[m] == dim else nn.Conv1d(dims[m], dim, config.kernels[m], bias=False)
             for m in MODALITIES
         })  # fmt: skip
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
+        self._kernels = {m: 1 if dims[m] == dim else config.kernels[m] for m in MODALITIES}
+        fused = fused and not config.masked_padding
         self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
         targets, sources = zip(*CROSSMODAL, strict=True)
         self.crossmodal_encoders = (
             self._stack(dim, targets, sources, steps, last_step=False, fused=fused) if config.crossmodal else None
         )
         self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
-        rate = config.output_dropout
-        self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate) for m in MODALITIES})
-        self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate) for m in MODALITIES})
-        self.shared_head = ResidualHead(3 * dim, 3 * dim, rate)
+        rate, outputs = config.output_dropout, config.outputs
+        self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate, outputs) for m in MODALITIES})
+        self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate, outputs) for m in MODALITIES})
+        self.shared_head = ResidualHead(3 * dim, 3 * dim, rate, outputs)
         self.gates = nn.ModuleDict({m: nn.Linear(2 * dim, 2 * dim) for m in MODALITIES})
         self.shared_gate = nn.Linear(3 * dim, 3 * dim)
-        self.fused_head = ResidualHead(9 * dim, 9 * dim, rate)
+        self.fused_head = ResidualHead(9 * dim, 9 * dim, rate, outputs)
 
     def _stack(
         self, dim: int, targets: tuple[str, ...], sources: tuple[str, ...], steps: Mapping[str, int], *,
@@ -101,7 +109,7 @@ class DMD(nn.Module):
         )  # fmt: skip
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:
-        """Predict the sentiment of B samples.
+        """Predict the sentiment, or its class, of B samples.
 
         Args:
             text: features [B, T, D] or token ids [B, 3, T].
@@ -109,28 +117,31 @@ class DMD(nn.Module):
             vision: [B, T, D].
             noise: random source of the dropouts; None switches them off.
         """
+        tokens = text
         if self.text_encoder is not None:
-            text = self.text_encoder(text)
-        text = dropout(text, self.config.text_dropout, noise)
-        features = {
-            m: drop_samples(x, self.config.modality_dropout, noise)
-            for m, x in zip(MODALITIES, (text, audio, vision), strict=True)
-        }
+            text = self.text_encoder(tokens)
+        raw = dict(zip(MODALITIES, (text, audio, vision), strict=True))
+        raw |= {m: normalise(raw[m]) for m, normalise in self.normalisation.items()}
+        raw["text"] = dropout(raw["text"], self.config.text_dropout, noise)
+        features = {m: drop_samples(x, self.config.modality_dropout, noise) for m, x in raw.items()}
+        valid = self._valid_ranges(tokens, text, features) if self.config.masked_padding else None
         origin = {m: self.convolution[m](features[m].transpose(1, 2)).transpose(1, 2) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}
 
         homo = {m: self.homo_heads[m](decoupled.shared[m].flatten(1), noise) for m in MODALITIES}
         margin = {m: self.margin[m](decoupled.shared[m].transpose(1, 2).flatten(1)) for m in MODALITIES}
-        shared_last = self.shared_encoders([decoupled.shared[m] for m in MODALITIES], noise=noise)
+        own = None if valid is None else [valid[m] for m in MODALITIES]
+        shared_last = self.shared_encoders([decoupled.shared[m] for m in MODALITIES], valid=own, noise=noise)
         shared = torch.cat([shared_last[MODALITIES.index(m)] for m in PUBLISHED_ORDER], dim=-1)  # [B, 3d]
 
         reinforced = [decoupled.private[target] for target, _ in CROSSMODAL]
         if self.crossmodal_encoders is not None:
             sources = [decoupled.private[source] for _, source in CROSSMODAL]
-            reinforced = self.crossmodal_encoders(reinforced, sources, noise=noise)
+            seen = None if valid is None else [valid[source] for _, source in CROSSMODAL]
+            reinforced = self.crossmodal_encoders(reinforced, sources, valid=seen, noise=noise)
         pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
-        memory = dict(zip(MODALITIES, self.memory_encoders(pairs, noise=noise), strict=True))  # {m: [B, 2d]}
+        memory = dict(zip(MODALITIES, self.memory_encoders(pairs, valid=own, noise=noise), strict=True))  # {m: [B, 2d]}
         hetero = {m: self.hetero_heads[m](memory[m], noise) for m in MODALITIES}
 
         gated = [torch.sigmoid(self.gates[m](memory[m])) for m in PUBLISHED_ORDER]
@@ -144,6 +155,21 @@ class DMD(nn.Module):
             homo_repr={m: homo[m].hidden for m in MODALITIES},
             hetero_repr={m: hetero[m].residual for m in MODALITIES},
         )  # fmt: skip
+
+    def _valid_ranges(self, tokens: Tensor, text: Tensor, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{m: [B, 2]}, real steps of the convolved modalities; a modality that was dropped has none.
+
+        Args:
+            tokens: what the model was given as text.
+            text: the same as features, before their dropout.
+            features: what is convolved, of which the text has lost elements to its dropout.
+        """
+        real = {m: real_steps(features[m]) for m in MODALITIES}
+        kept = real["text"].any(1, keepdim=True)
+        real["text"] = real_steps(text) & kept
+        if self.text_encoder is not None:
+            real["text"] &= tokens[:, 1] != 0
+        return {m: valid_range(real[m], self._kernels[m]) for m in MODALITIES}
 
 
 def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:

@@ -18,21 +18,28 @@ TEMPERATURE = 8.0
 """Divides the scores before the softmax over the six pairs."""
 
 
+def centred(logits: Tensor) -> Tensor:
+    """Logits [..., classes] less their mean over the classes."""
+    return logits - logits.mean(-1, keepdim=True)
+
+
 class GDUnit(nn.Module):
     """Edge weights from the logits and representations of three modalities.
 
-    z_m = [W_logit logit_m, W_repr repr_m]; edges = softmax over pairs of W_edge [z_to, z_from] / 8.
+    z_m = [W_logit logit_m, W_repr repr_m]; edges = softmax over pairs of W_edge [z_to, z_from] / 8. Of a classifier,
+    logit_m are the logits of the classes less their mean, which says nothing about the classes.
     """
 
-    def __init__(self, repr_dim: int, size: int) -> None:
+    def __init__(self, repr_dim: int, size: int, outputs: int = 1) -> None:
         super().__init__()
-        self.logit = nn.Linear(1, size)
+        self.logit = nn.Linear(outputs, size)
         self.repr = nn.Linear(repr_dim, size)
         self.edge = nn.Linear(4 * size, 1)
 
     def forward(self, logits: dict[str, Tensor], reprs: dict[str, Tensor]) -> Tensor:
-        """Edges [..., 6] from logits {m: [...]} and representations {m: [..., repr_dim]}."""
-        logit = torch.stack([logits[m] for m in MODALITIES]).unsqueeze(-1)  # [3, ..., 1]
+        """Edges [..., 6] from logits {m: [...] or [..., classes]} and representations {m: [..., repr_dim]}."""
+        logit = torch.stack([logits[m] for m in MODALITIES])
+        logit = logit.unsqueeze(-1) if self.logit.in_features == 1 else centred(logit)  # [3, ..., outputs]
         z = torch.cat([self.logit(logit), self.repr(torch.stack([reprs[m] for m in MODALITIES]))], dim=-1)
         as_student, as_teacher = self.edge.weight.chunk(2, dim=1)
         student = (z @ as_student.T).squeeze(-1)  # [3, ...]

@@ -11,7 +11,7 @@ class HeadOutput(NamedTuple):
     """What a head gives."""
 
     logit: Tensor
-    """[B]."""
+    """[B], or [B, classes]."""
     hidden: Tensor
     """[B, hidden], after the ReLU, before the dropout: what HomoGD distils (the published in-place ReLU)."""
     residual: Tensor
@@ -21,15 +21,16 @@ class HeadOutput(NamedTuple):
 class ResidualHead(nn.Module):
     """out(W2 dropout(relu(W1 h)) + h)."""
 
-    def __init__(self, width: int, hidden: int, rate: float) -> None:
+    def __init__(self, width: int, hidden: int, rate: float, outputs: int = 1) -> None:
         super().__init__()
         self.rate = rate
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
-        self.out = nn.Linear(width, 1)
+        self.out = nn.Linear(width, outputs)
 
     def forward(self, h: Tensor, noise: Noise | None) -> HeadOutput:
         """Predict from h [B, n]."""
         hidden = self.fc1(h).relu()
         residual = self.fc2(dropout(hidden, self.rate, noise)) + h
-        return HeadOutput(self.out(residual).squeeze(-1), hidden, residual)
+        logit = self.out(residual)
+        return HeadOutput(logit.squeeze(-1) if self.out.out_features == 1 else logit, hidden, residual)

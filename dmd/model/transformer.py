@@ -70,6 +70,13 @@ def after_norm(weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> tup
     return weight * gain[:, None], bias + (weight @ shift[..., None]).squeeze(-1)
 
 
+def pick_steps(x: Tensor, steps: Tensor) -> Tensor:
+    """One step of each encoder ([E]) or of each of its samples ([E, B]): x [E, B, T, d] -> [E, B, 1, d]."""
+    if steps.dim() == 1:
+        return x[torch.arange(len(steps), device=x.device), :, steps].unsqueeze(2)
+    return x.gather(2, steps[..., None, None].expand(-1, -1, 1, x.shape[-1]))
+
+
 class EncoderLayer(nn.Module):
     """One pre-norm layer of E encoders: attention and a ReLU MLP of width 4d, each with its residual."""
 
@@ -95,27 +102,29 @@ class EncoderLayer(nn.Module):
 
     def forward(
         self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
-        noise: Noise | None,
+        noise: Noise | None, valid: Tensor | None = None,
     ) -> Tensor:
-        """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` [E] picks one step of each encoder.
+        """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` picks a step of each encoder, [E], or
+        of each of its samples, [E, B].
 
         Args:
             source: normalised key and value input [E, B, Tk, d], or None for self-attention.
             members: which of the layer's encoders these are, [E].
             plan: lengths, heads and dropout of the attention.
+            valid: real key frames of each sample, [E, B, 2] (see `dmd.kernels.attention`); None: all.
         """
         dim = x.shape[-1]
         gain, shift = self.norm_weight[:, members], self.norm_bias[:, members]
         weight, bias = after_norm(self.in_proj_weight[members], self.in_proj_bias[members], gain[0], shift[0])
         key = normalise(x) if source is None else source
         if last is not None:
-            x = x[torch.arange(len(members), device=x.device), :, last].unsqueeze(2)  # [E, B, 1, d]
+            x = pick_steps(x, last)  # [E, B, 1, d]
         if source is None and last is None:
             q, k, v = grouped_linear(key, weight, bias).chunk(3, dim=-1)
         else:
             q = grouped_linear(normalise(x), weight[:, :dim], bias[:, :dim])
             k, v = grouped_linear(key, weight[:, dim:], bias[:, dim:]).chunk(2, dim=-1)
-        mixed = attention(q, k, v, plan, noise)
+        mixed = attention(q, k, v, plan, noise, valid)
         attended = grouped_linear(mixed, self.out_proj_weight[members], self.out_proj_bias[members])
         x = x + dropout(attended, self.res_dropout, noise, batch_dim=1)
         weight, bias = after_norm(self.fc1_weight[members], self.fc1_bias[members], gain[1], shift[1])
@@ -162,9 +171,14 @@ class TransformerStack(nn.Module):
             self.register_buffer(f"last{number}", torch.tensor(group.queries) - 1, persistent=False)
 
     def forward(
-        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *, noise: Noise | None = None
+        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
+        valid: Sequence[Tensor] | None = None, noise: Noise | None = None,
     ) -> list[Tensor]:
         """Encode inputs [B, Tq, d] (attending to sources [B, Tk, d]).
+
+        Args:
+            valid: per encoder, (begin, end) of the real frames of each sample's keys, [B, 2] integers; None: all. With
+                `last_step`, the last of them is what is returned.
 
         Returns:
             one tensor per encoder, [B, Tq, d], or [B, d] with `last_step`.
@@ -175,11 +189,14 @@ class TransformerStack(nn.Module):
             source = None
             if sources is not None:  # every layer normalises the same source
                 source = normalise(self._embed([sources[e] for e in group.members], noise))
+            real = None if valid is None else torch.stack([valid[e] for e in group.members])  # [E, B, 2]
             members, last = self.get_buffer(f"members{number}"), self.get_buffer(f"last{number}")
+            if real is not None:
+                last = (real[..., 1] - 1).clamp(min=0)  # [E, B]
             for depth, layer in enumerate(self.layers):
                 ends = self.last_step and depth == len(self.layers) - 1
                 plan = replace(self.plans[number], last_step=ends)
-                x = layer(x, source, members, plan, last if ends else None, noise)
+                x = layer(x, source, members, plan, last if ends else None, noise, real)
             gain, shift = self.norm_weight[members], self.norm_bias[members]
             x = torch.addcmul(shift[:, None, None], normalise(x), gain[:, None, None])
             for position, encoder in enumerate(group.members):

@@ -58,6 +58,8 @@ def build_report(
             raise ValueError(f"{paths[number]} is named twice; name each run once")
     records = [read_run(path, unfinished=unfinished) for path in paths]
     measured = [Measured(run=run, result=load_and_run(run.path, data or _data(run), split)) for run in records]
+    if len({str(record.task) for record in records}) > 1:
+        raise ValueError("the runs have different tasks (model.task), which no table compares; report them apart")
     groups = make_groups(measured)
     with rc_context(RC):  # type: ignore[arg-type]
         sections = [_overview(groups, split)]
@@ -85,26 +87,28 @@ def _anchors(records: list[RunRecord]) -> list[str]:
 def _overview(groups: list[Group], split: str) -> Section:
     """What the runs reach, what differs, and the published figures."""
     runs = {group.name: [member.run for member in group.members] for group in groups}
-    tables: list[Table | None] = [
-        summary_table(groups, split), run_table(groups), comparison_table(groups), published_table(groups, split),
-        ablation_table(groups), unimodal_table(groups),
-    ]  # fmt: skip
-    pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation MAE of every run by step.")]
+    tables: list[Table | None] = [summary_table(groups, split), run_table(groups), comparison_table(groups)]
+    regresses = groups[0].members[0].run.task == "regression"
+    if regresses:  # nothing is published of the classifiers
+        tables += [published_table(groups, split), ablation_table(groups), unimodal_table(groups)]
+    pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation loss of every run by step.")]
     if sum(len(group.members) for group in groups) > 1:
         pictures.append(Picture(
             name="comparison", figure=comparison_figure(groups),
             caption=f"Metrics on the {split} split: a dot per seed, the mean and its 95 % interval per config.",
         ))  # fmt: skip
     return Section(
-        anchor="overview", title="Overview", text=EXPECTED, tables=[t for t in tables if t is not None],
-        pictures=pictures,
+        anchor="overview", title="Overview", text=EXPECTED if regresses else "",
+        tables=[t for t in tables if t is not None], pictures=pictures,
     )  # fmt: skip
 
 
 def _run_section(one: Measured, anchor: str, method: Method) -> Section:
     """Everything about one run: is it learning, what is distilled into what, what does it predict."""
     run, result = one.run, one.result
-    pictures = [Picture(name="learning", figure=learning(run), caption="Is it learning? Objective and validation MAE.")]
+    told = "confusion, shares, probabilities" if result.classes else "confusion, scatter, residuals"
+    caption = "Is it learning? Objective and validation loss."
+    pictures = [Picture(name="learning", figure=learning(run), caption=caption)]
     curves = edge_curves(run)
     if curves is not None:
         pictures.append(Picture(name="edges", figure=curves, caption=(
@@ -121,7 +125,7 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
         ))  # fmt: skip
     pictures += [
         Picture(name="predictions", figure=prediction_figure(result),
-                caption=f"Fused predictions on the {result.split} split: confusion, scatter, residuals."),
+                caption=f"Fused predictions on the {result.split} split: {told}."),
         Picture(name="heads", figure=heads_figure(result), caption="The eight heads; the fused one is the model's."),
         Picture(name="features", figure=projection_figure(result, method), caption=(
             f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
@@ -145,7 +149,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     facts = [
         ("directory", str(run.path)), ("seed", str(run.seed)),
         ("data", f"{info.get('data_name')}, generation {info.get('generation')}, samples {info.get('counts')}"),
-        ("best", f"validation MAE {loss:.4f} at step {step}"),
+        ("best", f"validation {run.loss_title} {loss:.4f} at step {step}"),
         ("ranks", f"{info.get('ranks')} on {info.get('device')}; {info.get('parameters')} parameters"),
         ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'}"),
         ("command", str(last.get("command"))), ("commit", str(last.get("git_commit"))),

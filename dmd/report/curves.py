@@ -4,8 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dmd.metrics import METRIC_TITLES
 from dmd.report.runs import Curve, RunRecord
-from dmd.report.style import COLOURS, DASHES, INK, METRIC_TITLE, SOFT, grid_of, new_figure
+from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, new_figure
 
 _NOT_TERMS = ("samples_per_second", "learning_rate", "learning_rate_text", "gradient_norm", "total")
 
@@ -20,7 +21,7 @@ def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
 
 
 def learning(run: RunRecord) -> Figure:
-    """Training loss and validation MAE, with the best epoch marked."""
+    """Training and validation loss, with the best epoch marked."""
     figure = new_figure(9, 2.7)
     left, right = figure.subplots(1, 2)
     total = run.curves["train/total"]
@@ -33,7 +34,7 @@ def learning(run: RunRecord) -> Figure:
     step, loss = run.best()
     right.plot(valid.steps, valid.values, color=INK, marker="o", markersize=3)
     right.axvline(step, color=COLOURS[1], linestyle="--", linewidth=1)
-    right.set(title=f"validation MAE; best {loss:.4f} at step {step}", xlabel="step")
+    right.set(title=f"validation {run.loss_title}; best {loss:.4f} at step {step}", xlabel="step")
     return figure
 
 
@@ -59,19 +60,19 @@ def loss_terms(run: RunRecord) -> Figure:
 
 def validation_metrics(run: RunRecord) -> Figure:
     """Validation metrics of the fused prediction, a panel each."""
-    names = [name for name in METRIC_TITLE if f"valid/{name}" in run.curves]
+    names = [name for name in METRIC_TITLES if f"valid/{name}" in run.curves]
     figure = new_figure(9.6, 1.7 * -(-len(names) // 5))
     step, _ = run.best()
     for axes, name in zip(grid_of(figure, len(names), 5, sharex=True), names, strict=True):
         curve = run.curves[f"valid/{name}"]
         axes.plot(curve.steps, curve.values, color=INK, marker="o", markersize=2)
         axes.axvline(step, color=COLOURS[1], linestyle="--", linewidth=0.9)
-        axes.set_title(METRIC_TITLE[name])
+        axes.set_title(METRIC_TITLES[name])
     return figure
 
 
 def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
-    """Validation MAE of every run, a panel per config, on one scale."""
+    """Validation loss of every run, a panel per config, on one scale."""
     columns = min(3, len(groups))
     figure = new_figure(3.6 * max(columns, 2), 2.6 * -(-len(groups) // columns))
     for axes, (name, runs) in zip(grid_of(figure, len(groups), columns, sharey=True), groups.items(), strict=True):
@@ -79,7 +80,7 @@ def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
             curve = run.curves["valid/loss"]
             axes.plot(curve.steps, curve.values, linestyle=DASHES[number % 4], linewidth=1.8,
                       color=(INK, *COLOURS[1:])[number % 3], label=f"seed {run.seed}")  # fmt: skip
-        axes.set(title=f"validation MAE: {name}", xlabel="step")
+        axes.set(title=f"validation {runs[0].loss_title}: {name}", xlabel="step")
         axes.legend(ncols=2)
     return figure
 

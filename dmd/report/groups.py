@@ -29,6 +29,11 @@ class Group:
         """The config of the first of them."""
         return self.members[0].run.config
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The fused head's metrics of the first of them, which have the names of all."""
+        return self.members[0].result.metrics["fused"]
+
     def values(self, metric: str, head: str = "fused") -> list[float]:
         """A metric of every member."""
         return [member.result.metrics[head][metric] for member in self.members]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmd.exported import load
-from dmd.metrics import sentiment_metrics
+from dmd.metrics import head_metrics
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
 from dmd.predict_inputs import read_samples
@@ -26,9 +27,9 @@ class SplitResult:
     split: str
     ids: list[str]
     labels: NDArray[np.float64]
-    """[N]"""
+    """[N], sentiments or class numbers"""
     predictions: dict[str, NDArray[np.float32]]
-    """{head: [N]}"""
+    """{head: [N], or logits [N, classes]}"""
     edges: dict[str, NDArray[np.float32]]
     """{space: [N, 6]}"""
     features: dict[str, NDArray[np.float32]]
@@ -37,6 +38,18 @@ class SplitResult:
     """[F]"""
     metrics: dict[str, dict[str, float]]
     """{head: {metric: value}}"""
+
+    @property
+    def classes(self) -> int:
+        """Classes of a classifier; 0 for a regression."""
+        fused = self.predictions["fused"]
+        return fused.shape[1] if fused.ndim > 1 else 0
+
+    @property
+    def answers(self) -> NDArray[Any]:
+        """[N], the fused head's sentiments or classes."""
+        fused = self.predictions["fused"]
+        return fused.argmax(1) if self.classes else fused
 
 
 def run_split(model: Predictor, data: Path, split: str) -> SplitResult:
@@ -63,7 +76,7 @@ def run_split(model: Predictor, data: Path, split: str) -> SplitResult:
         edges={space: prediction.edges[space].numpy() for space in SPACES},
         features={space: torch.cat(reprs[space], dim=1).numpy()[:, kept] for space in SPACES},
         feature_labels=label[kept],
-        metrics={head: sentiment_metrics(prediction.heads[head], torch.from_numpy(label)) for head in HEADS},
+        metrics={head: head_metrics(prediction.heads[head], torch.from_numpy(label)) for head in HEADS},
     )  # fmt: skip
 
 

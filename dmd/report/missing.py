@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmd.exported import load
-from dmd.metrics import sentiment_metrics
+from dmd.metrics import METRIC_TITLES, head_metrics, titles_of
 from dmd.model.config import MODALITIES
 from dmd.predict_inputs import read_samples
 from dmd.predictor import Arrays, Predictor, join
 from dmd.report.page import Picture, Section, write_page
-from dmd.report.style import COLOURS, DASHES, INK, METRIC_TITLE, RC, new_figure
+from dmd.report.style import COLOURS, DASHES, INK, RC, new_figure
 from dmd.report.tables import Table, show
 from dmd.training.restore import training_data
 
@@ -80,7 +80,7 @@ def evaluate_grid(
                 arrays = [samples.arrays for samples in batches]
                 predicted = _predict(model, arrays, _masks(model, len(labels), lost, unit, rate, seed))
                 cells.append(Cell(
-                    unit=unit, target=target, rate=rate, metrics=sentiment_metrics(predicted, labels)
+                    unit=unit, target=target, rate=rate, metrics=head_metrics(predicted, labels)
                 ))  # fmt: skip
     return cells
 
@@ -93,7 +93,7 @@ def _masks(model: Predictor, count: int, lost: Sequence[str], unit: Unit, rate: 
 
 
 def _predict(model: Predictor, batches: list[Arrays], masks: Arrays) -> Tensor:
-    """Fused predictions [N] with the masks applied to the features."""
+    """Fused predictions [N] (logits [N, classes]) with the masks applied to the features."""
     parts, begin = [], 0
     encoder = model.modules.dmd.text_encoder
     for arrays in batches:
@@ -104,7 +104,7 @@ def _predict(model: Predictor, batches: list[Arrays], masks: Arrays) -> Tensor:
         with _masked_output(encoder, behind):
             parts.append(model.read(model.output(masked)))
         begin = end
-    return join(parts).sentiment
+    return join(parts).heads["fused"]
 
 
 @contextmanager
@@ -126,22 +126,22 @@ def _masked_output(module: nn.Module | None, mask: Tensor | None) -> Iterator[No
 
 def missing_table(cells: Sequence[Cell]) -> Table:
     """Every cell of the grid with all metrics."""
-    rows = [
-        [cell.unit, cell.target, f"{cell.rate:g}", *(show(m, cell.metrics[m]) for m in METRIC_TITLE)] for cell in cells
-    ]
+    titles = titles_of(cells[0].metrics)
+    rows = [[cell.unit, cell.target, f"{cell.rate:g}", *(show(m, cell.metrics[m]) for m in titles)] for cell in cells]
     return Table(
         name="missing", title="Missing modalities", note="Shares in per cent.",
-        header=["dropped by", "modality", "rate", *METRIC_TITLE.values()], rows=rows,
+        header=["dropped by", "modality", "rate", *titles.values()], rows=rows,
     )  # fmt: skip
 
 
 def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
-    """MAE and Acc2 over the drop rate, a line per modality: the mean over the runs whose grids are given."""
+    """MAE and Acc2 (Acc and F1 of a classifier) over the drop rate, a line per modality: the mean over the grids."""
+    shown = ("mae", "acc2_non0") if "mae" in grids[0][0].metrics else ("acc", "f1_weighted")
     units = list(dict.fromkeys(cell.unit for cell in grids[0]))
     figure = new_figure(9.2, 2.9 * len(units))
     panels = figure.subplots(len(units), 2, squeeze=False, sharex=True)
     for row, unit in zip(panels, units, strict=True):
-        for axes, metric in zip(row, ("mae", "acc2_non0"), strict=True):
+        for axes, metric in zip(row, shown, strict=True):
             for number, target in enumerate(TARGETS):
                 rates = [cell.rate for cell in grids[0] if (cell.unit, cell.target) == (unit, target)]
                 values = np.array([
@@ -150,7 +150,7 @@ def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
                 ]).mean(0)  # fmt: skip
                 axes.plot(rates, values, linestyle=DASHES[number], marker="o^sD"[number], markersize=5,
                           color=(*COLOURS, INK)[number], label=target)  # fmt: skip
-            axes.set_title(f"{METRIC_TITLE[metric]}, dropped by {unit}")
+            axes.set_title(f"{METRIC_TITLES[metric]}, dropped by {unit}")
     for axes in panels[-1]:
         axes.set_xlabel("drop rate")
     handles, labels = panels[0][0].get_legend_handles_labels()

@@ -1,11 +1,17 @@
 """Figures of what a model predicts on a split: confusion, scatter, residuals, metrics of all heads."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dmd.metrics import CLASS_METRICS, METRIC_TITLES, class_names
+from dmd.metrics import confusion as class_confusion
 from dmd.report.inference import SplitResult
-from dmd.report.style import COLOURS, HEAD_TITLE, INK, METRIC_TITLE, SOFT, grid_of, new_figure
+from dmd.report.style import COLOURS, HEAD_TITLE, INK, SOFT, grid_of, new_figure
 
 CLASSES = np.arange(-3, 4)
 """The seven classes of Acc7."""
@@ -17,27 +23,73 @@ def to_class(values: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def confusion(result: SplitResult) -> NDArray[np.int64]:
-    """Counts [7, 7]: true class down, predicted class across."""
+    """Counts [classes, classes], seven of a regression: true class down, predicted class across."""
+    if result.classes:
+        return class_confusion(*map(torch.from_numpy, (result.predictions["fused"], result.labels))).long().numpy()
     counts = np.zeros((7, 7), dtype=np.int64)
     np.add.at(counts, (to_class(result.labels) + 3, to_class(result.predictions["fused"]) + 3), 1)
     return counts
 
 
-def prediction_figure(result: SplitResult) -> Figure:
-    """Confusion over seven classes, predicted against true, and residuals by class."""
-    figure = new_figure(9.8, 3.3)
-    left, middle, right = figure.subplots(1, 3)
-    counts = confusion(result)
+def draw_confusion(axes: Axes, counts: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Counts in their cells; the shade is the share of the row."""
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    left.imshow(share, cmap="Greys", vmin=0, vmax=max(share.max(), 1e-9) * 1.15)
+    axes.imshow(share, cmap="Greys", vmin=0, vmax=max(share.max(), 1e-9) * 1.15)
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if share[row, column] > 0.55 * share.max() else INK
-            left.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    left.set_xticks(range(7), [str(c) for c in CLASSES])
-    left.set_yticks(range(7), [str(c) for c in CLASSES])
-    left.set(title="samples by class; shade: share of row", xlabel="predicted class", ylabel="true class")
-    left.grid(visible=False)
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title="samples by class; shade: share of row", xlabel="predicted class", ylabel="true class")
+    axes.grid(visible=False)
+
+
+def confusion_figure(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """The confusion of a classifier, alone: for a log."""
+    figure = new_figure(4.2, 3.8)
+    draw_confusion(figure.subplots(), counts, names)
+    return figure
+
+
+def class_figure(result: SplitResult) -> Figure:
+    """Of a classifier: confusion, how often each class is true and predicted, and the probability of the true class."""
+    names = class_names(result.classes)
+    figure = new_figure(9.8, 3.3)
+    left, middle, right = figure.subplots(1, 3)
+    counts, places = confusion(result), np.arange(result.classes)
+    draw_confusion(left, counts, names)
+    for shift, axis, colour, label in ((-0.2, 1, INK, "true"), (0.2, 0, COLOURS[2], "predicted")):
+        middle.bar(places + shift, counts.sum(axis) / counts.sum(), 0.4, color=colour, label=label)
+    middle.set_xticks(places, names)
+    middle.set(title="share of samples by class", xlabel="class")
+    middle.legend()
+    logits = torch.from_numpy(result.predictions["fused"])
+    labels = result.labels.astype(np.int64)
+    of_true = logits.softmax(-1).numpy()[np.arange(len(labels)), labels]
+    there = [number for number in range(result.classes) if (labels == number).any()]
+    right.axhline(1 / result.classes, color=SOFT, linewidth=1, linestyle="--")
+    draw_boxes(right, [of_true[labels == number] for number in there], there)
+    right.set_xticks(places, names)
+    right.set(title="probability of the true class", xlabel="true class", ylim=(-0.02, 1.02))
+    return figure
+
+
+def draw_boxes(axes: Axes, values: Sequence[NDArray[np.floating]], places: Sequence[int]) -> None:
+    """A box per class."""
+    boxes = axes.boxplot(values, positions=places, widths=0.6, patch_artist=True, flierprops={"markersize": 3},
+                         medianprops={"color": COLOURS[1]})  # fmt: skip
+    for box in boxes["boxes"]:
+        box.set(facecolor="#f3f4f6", edgecolor=INK)
+
+
+def prediction_figure(result: SplitResult) -> Figure:
+    """Confusion over seven classes, predicted against true, and residuals by class; `class_figure` of a classifier."""
+    if result.classes:
+        return class_figure(result)
+    figure = new_figure(9.8, 3.3)
+    left, middle, right = figure.subplots(1, 3)
+    draw_confusion(left, confusion(result), [str(c) for c in CLASSES])
     prediction = result.predictions["fused"]
     middle.plot([-3, 3], [-3, 3], color=SOFT, linewidth=1, linestyle="--")
     middle.scatter(result.labels, prediction, s=12, color=INK, alpha=0.4, linewidths=0)
@@ -45,12 +97,9 @@ def prediction_figure(result: SplitResult) -> Figure:
     middle.set(title="predicted against true", xlabel="true sentiment", ylabel="predicted sentiment",
                xlim=(-3.3, 3.3), ylim=(-reach, reach))  # fmt: skip
     residual, classes = prediction - result.labels, to_class(result.labels)
-    there = [c for c in CLASSES if (classes == c).any()]
+    there = [int(c) for c in CLASSES if (classes == c).any()]
     right.axhline(0, color=SOFT, linewidth=1, linestyle="--")
-    boxes = right.boxplot([residual[classes == c] for c in there], positions=there, widths=0.6, patch_artist=True,
-                          flierprops={"markersize": 3}, medianprops={"color": COLOURS[1]})  # fmt: skip
-    for box in boxes["boxes"]:
-        box.set(facecolor="#f3f4f6", edgecolor=INK)
+    draw_boxes(right, [residual[classes == c] for c in there], there)
     right.set(title="residuals by true class", xlabel="true class", ylabel="predicted - true")
     return figure
 
@@ -67,7 +116,7 @@ def scatter(labels: NDArray[np.floating], predictions: NDArray[np.floating], tit
 
 def heads_figure(result: SplitResult) -> Figure:
     """Four metrics of all eight heads as bars with their numbers."""
-    names = ("mae", "corr", "acc2_non0", "acc7")
+    names = CLASS_METRICS if result.classes else ("mae", "corr", "acc2_non0", "acc7")
     figure = new_figure(9.8, 2.9)
     for axes, name in zip(grid_of(figure, len(names), 4, sharey=True), names, strict=True):
         values = [result.metrics[head][name] for head in HEAD_TITLE]
@@ -78,7 +127,7 @@ def heads_figure(result: SplitResult) -> Figure:
         for row, value in enumerate(values):
             axes.text(max(shown[row], 0) + 0.02 * span, row, f"{value:.3f}", va="center", fontsize=8)
         axes.set_xlim(min(0.0, float(shown.min()) * 1.1), span * 1.25)
-        axes.set_title(METRIC_TITLE[name])
+        axes.set_title(METRIC_TITLES[name])
         axes.grid(visible=False, axis="y")
     axes.invert_yaxis()
     return figure

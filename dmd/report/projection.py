@@ -30,6 +30,7 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
     """Both spaces across; the same points by modality above and by label below."""
     figure = new_figure(9.2, 7.6)
     grid = figure.subplots(2, len(result.features))
+    low, high = (0, result.classes - 1) if result.classes else (-3, 3)
     for column, (space, features) in enumerate(result.features.items()):
         points = project(features.reshape(-1, features.shape[-1]), method).reshape(len(MODALITIES), -1, 2)
         upper, lower = grid[0][column], grid[1][column]
@@ -38,11 +39,12 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
             upper.scatter(x, y, s=14, marker=MARKERS[number], color=COLOURS[number], alpha=0.75, linewidths=0,
                           label=modality)  # fmt: skip
             shades = lower.scatter(x, y, s=14, marker=MARKERS[number], c=result.feature_labels, cmap=SEQUENTIAL,
-                                   vmin=-3, vmax=3, alpha=0.85, linewidths=0)  # fmt: skip
+                                   vmin=low, vmax=high, alpha=0.85, linewidths=0)  # fmt: skip
         upper.set_title(f"{SPACE_TITLE[space]}: by modality")
         lower.set_title(f"{SPACE_TITLE[space]}: by label")
         for axes in (upper, lower):
             axes.set(xticks=[], yticks=[])
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=1.4)
-    figure.colorbar(shades, ax=list(grid[1]), label="true sentiment", shrink=0.8, aspect=25)
+    title = "true class" if result.classes else "true sentiment"
+    figure.colorbar(shades, ax=list(grid[1]), label=title, shrink=0.8, aspect=25)
     return figure

@@ -43,6 +43,17 @@ class RunRecord:
         """The seed of the training."""
         return int(self.config["train"]["seed"])
 
+    @property
+    def task(self) -> str | int:
+        """`model.task` of the training."""
+        task: str | int = self.config["model"]["task"]
+        return task
+
+    @property
+    def loss_title(self) -> str:
+        """What its validation loss is."""
+        return "MAE" if self.task == "regression" else "CE"
+
     def best(self) -> tuple[int, float]:
         """Step and validation loss of the best epoch."""
         curve = self.curves["valid/loss"]

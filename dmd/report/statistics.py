@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 COMPARED = ("mae", "acc7", "acc2_has0", "acc2_non0")
-"""Metrics that are means over samples, which the bootstrap compares."""
+CLASS_COMPARED = ("acc",)
+"""Metrics that are means over samples, which the bootstrap compares; the second of a classifier."""
 RESAMPLES = 10_000
 LEVEL = 0.95
 
@@ -50,8 +51,10 @@ def summarise(values: Sequence[float]) -> Summary:
 def sample_scores(metric: str, predictions: NDArray[np.floating], labels: NDArray[np.floating]) -> NDArray[np.float64]:
     """What each sample adds to a metric of `COMPARED`; NaN where the protocol leaves it out.
 
-    Predictions [..., N] against labels [N] -> [..., N]; the mean over samples is the metric.
+    Predictions [..., N] (for `acc` class numbers) against labels [N] -> [..., N]; the mean over samples is the metric.
     """
+    if metric == "acc":
+        return np.equal(predictions, labels).astype(np.float64)
     if metric == "mae":
         return np.abs(predictions - labels).astype(np.float64)
     if metric == "acc7":
@@ -64,7 +67,7 @@ def sample_scores(metric: str, predictions: NDArray[np.floating], labels: NDArra
 
 def paired_bootstrap(
     first: NDArray[np.floating], second: NDArray[np.floating], labels: NDArray[np.floating], *,
-    resamples: int = RESAMPLES, seed: int = 0,
+    metrics: Sequence[str] = COMPARED, resamples: int = RESAMPLES, seed: int = 0,
 ) -> list[Difference]:
     """Compare two configs on the same samples.
 
@@ -72,13 +75,13 @@ def paired_bootstrap(
     the percentile one.
 
     Args:
-        first: predictions [seeds, N] of the reference.
+        first: predictions [seeds, N] of the reference, sentiments or class numbers.
         second: predictions [other seeds, N].
         labels: [N].
     """
     generator = np.random.default_rng(seed)
     found = []
-    for metric in COMPARED:
+    for metric in metrics:
         scores = [sample_scores(metric, predictions, labels) for predictions in (first, second)]
         kept = ~np.isnan(scores[0][0])
         if not kept.any():

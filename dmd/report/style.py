@@ -23,10 +23,6 @@ HEAD_TITLE = {
     "vision_homo": "vision, homo", "text_hetero": "text, hetero", "audio_hetero": "audio, hetero",
     "vision_hetero": "vision, hetero",
 }  # fmt: skip
-METRIC_TITLE = {
-    "mae": "MAE", "corr": "Corr", "acc7": "Acc7", "acc5": "Acc5", "acc3": "Acc3", "acc2_has0": "Acc2 Has0",
-    "f1_has0": "F1 Has0", "acc2_non0": "Acc2 Non0", "f1_non0": "F1 Non0",
-}  # fmt: skip
 
 
 def new_figure(width: float, height: float) -> Figure:

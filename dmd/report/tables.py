@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dmd.metrics import METRIC_TITLES, titles_of
 from dmd.model.config import MODALITIES
 from dmd.report.groups import Group, Measured
 from dmd.report.published_results import ABLATION, RESULTS, UNIMODAL
-from dmd.report.statistics import paired_bootstrap, summarise
-from dmd.report.style import HEAD_TITLE, METRIC_TITLE
+from dmd.report.statistics import CLASS_COMPARED, COMPARED, paired_bootstrap, summarise
+from dmd.report.style import HEAD_TITLE
 
-SHARES = ("acc7", "acc5", "acc3", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0")
+SHARES = ("acc7", "acc5", "acc3", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc", "f1_weighted", "f1_macro")
 """Metrics shown in per cent."""
 
 
@@ -65,7 +66,10 @@ def summary_table(groups: list[Group], split: str) -> Table:
         note="Mean ± standard deviation over seeds (n - 1) [95 % interval of the mean, Student's t]; shares in per "
         "cent. Each run is evaluated once, with the checkpoint of its best validation loss.",
         header=["metric", *(f"{group.name}, {_seeds(group)}" for group in groups)],
-        rows=[[title, *(spread(m, group.values(m)) for group in groups)] for m, title in METRIC_TITLE.items()],
+        rows=[
+            [title, *(spread(m, group.values(m)) for group in groups)]
+            for m, title in titles_of(groups[0].metrics).items()
+        ],
     )  # fmt: skip
 
 
@@ -76,43 +80,46 @@ def _seeds(group: Group) -> str:
 
 def run_table(groups: list[Group]) -> Table:
     """Every run by itself."""
-    rows = []
+    rows, titles = [], titles_of(groups[0].metrics)
     for group in groups:
         for member in group.members:
             step, loss = member.run.best()
             metrics = member.result.metrics["fused"]
-            values = [show(m, metrics[m]) for m in METRIC_TITLE]
+            values = [show(m, metrics[m]) for m in titles]
             rows.append([member.run.name, group.name, str(member.run.seed), str(step), f"{loss:.4f}", *values])
     return Table(
         name="runs", title="Each run",
-        header=["run", "config", "seed", "best step", "valid MAE", *METRIC_TITLE.values()], rows=rows,
+        header=["run", "config", "seed", "best step", f"valid {groups[0].members[0].run.loss_title}", *titles.values()],
+        rows=rows,
     )  # fmt: skip
 
 
 def heads_table(measured: Measured) -> Table:
     """All metrics of all eight heads of one run."""
+    titles = titles_of(measured.result.metrics["fused"])
     rows = [
-        [HEAD_TITLE[head], *(show(m, values[m]) for m in METRIC_TITLE)]
+        [HEAD_TITLE[head], *(show(m, values[m]) for m in titles)]
         for head, values in measured.result.metrics.items()
     ]
     return Table(
-        name="heads", title="All metrics of all eight heads", header=["head", *METRIC_TITLE.values()], rows=rows
+        name="heads", title="All metrics of all eight heads", header=["head", *titles.values()], rows=rows
     )
 
 
 def comparison_table(groups: list[Group]) -> Table | None:
     """Paired bootstrap of every config against the first one on the same samples; None where there is none."""
     reference, rows = groups[0], []
+    compared = CLASS_COMPARED if reference.members[0].result.classes else COMPARED
     for group in groups[1:]:
         if group.members[0].result.ids != reference.members[0].result.ids:
             continue
-        first, second = (np.stack([m.result.predictions["fused"] for m in g.members]) for g in (reference, group))
-        for found in paired_bootstrap(first, second, reference.members[0].result.labels):
+        first, second = (np.stack([m.result.answers for m in g.members]) for g in (reference, group))
+        for found in paired_bootstrap(first, second, reference.members[0].result.labels, metrics=compared):
             scale = 100 if found.metric in SHARES else 1
             mean, low, high = (scale * value for value in (found.mean, found.low, found.high))
             verdict = "differs" if low > 0 or high < 0 else "no difference shown"
             rows.append([
-                group.name, METRIC_TITLE[found.metric], f"{mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", f"{found.p:.3f}",
+                group.name, METRIC_TITLES[found.metric], f"{mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", f"{found.p:.3f}",
                 verdict,
             ])  # fmt: skip
     if not rows:

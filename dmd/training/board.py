@@ -17,9 +17,10 @@ from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import evaluation_batches
 from dmd.losses.distillation import make_prior
+from dmd.metrics import class_names, confusion
 from dmd.model.config import MODALITIES
 from dmd.report.edges import edge_heatmaps
-from dmd.report.predictions import scatter
+from dmd.report.predictions import confusion_figure, scatter
 from dmd.report.style import RC
 from dmd.training.evaluate import BATCH_SIZE, Evaluation
 from dmd.training.system import TrainingSystem
@@ -45,11 +46,15 @@ def wants_figures(epoch: int) -> bool:
 
 
 def figures(edges: Mapping[str, Tensor], prior: str, evaluation: Evaluation) -> dict[str, Figure]:
-    """Figures by tag: edges {space: [6]} beside the prior of that kind, and predictions against labels."""
+    """Figures by tag: edges {space: [6]} beside the prior of that kind, and predictions against labels;
+    of a classifier the confusion."""
     with rc_context(RC):  # type: ignore[arg-type]
-        drawn = {"predictions": scatter(
-            evaluation.labels.numpy(), evaluation.predictions["fused"].numpy(), "validation: predicted against true"
-        )}  # fmt: skip
+        labels, fused = evaluation.labels, evaluation.predictions["fused"]
+        if fused.ndim == 1:
+            picture = scatter(labels.numpy(), fused.numpy(), "validation: predicted against true")
+        else:
+            picture = confusion_figure(confusion(fused, labels).long().numpy(), class_names(fused.shape[1]))
+        drawn = {"predictions": picture}
         if edges:
             priors = {space: make_prior(prior, space).numpy() for space in edges}
             means = {space: values.float().cpu().numpy() for space, values in edges.items()}
@@ -85,7 +90,7 @@ def sample_features(
             kept = batch.mask.flatten() > 0
             for space, reprs in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
                 parts[space].append(torch.stack([reprs[m].float().cpu()[kept] for m in MODALITIES]))
-            labels.append(batch.labels.flatten()[kept])
+            labels.append(system.targets(batch).flatten()[kept])
             if sum(map(len, labels)) >= FEATURE_SAMPLES:
                 break
     system.train(was_training)

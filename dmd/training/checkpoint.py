@@ -1,8 +1,9 @@
 """Checkpoints: what one is, which of them are whole, and how they are read. `checkpoint_writer` writes them.
 
     RUN/checkpoints/step_00000042/
-        model.safetensors       parameters and buffers by flat name
-        optimizer.safetensors   optimizer state by flat name, such as `exp_avg/<parameter>`
+        model.safetensors       parameters and buffers by flat name, averaged where `train.ema_decay` asks for it
+        optimizer.safetensors   optimizer state by flat name, such as `exp_avg/<parameter>`; with an average also
+                                `weights/<parameter>`, what the training continues from
         state.json              cursor, seed, scheduler, early stopping, config, generation, versions
         manifest.json           size and sha256 of the other three; written last
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import evaluation_batches
-from dmd.metrics import sentiment_metrics
+from dmd.losses.task import task_loss
+from dmd.metrics import head_metrics
 from dmd.model.dmd import HEADS
 from dmd.training.system import TrainingSystem
 
@@ -23,18 +24,18 @@ class Evaluation:
     """Predictions and labels of a split, in the order of the index."""
 
     predictions: dict[str, Tensor]
-    """{head: [N]}"""
+    """{head: [N], or logits [N, classes]}"""
     labels: Tensor
-    """[N]"""
+    """[N], sentiments or class numbers"""
 
     @property
     def loss(self) -> float:
-        """Mean absolute error of the fused prediction over samples: what selection looks at."""
-        return float((self.predictions["fused"] - self.labels).abs().double().mean())
+        """Mean task loss of the fused prediction over samples (MAE, cross entropy): what selection looks at."""
+        return float(task_loss(self.predictions["fused"], self.labels).double().mean())
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """{head: {metric: value}} for all eight heads, the fused one first."""
-        return {head: sentiment_metrics(self.predictions[head], self.labels) for head in HEADS}
+        return {head: head_metrics(self.predictions[head], self.labels) for head in HEADS}
 
 
 def evaluate(
@@ -61,23 +62,24 @@ def evaluate(
     with torch.inference_mode():
         for batch in batches:
             output = system.predict(batch.to(device))
-            table = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)  # [B, 8]
+            table = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)  # [B, 8, ...]
             rows.append(batch.rows.flatten())
-            values.append(torch.cat([table.cpu(), batch.labels.view(-1, 1)], dim=1))
+            values.append(torch.cat([table.flatten(1).cpu(), system.targets(batch).view(-1, 1)], dim=1))
             heartbeat()
     system.train(was_training)
-    share = (torch.cat(rows), torch.cat(values)) if rows else (torch.empty(0, dtype=torch.int64), torch.empty(0, 9))
-    shares: list[tuple[Tensor, Tensor]] = [share] * num_ranks
+    share = (torch.cat(rows), torch.cat(values)) if rows else None
+    shares = [share] * num_ranks
     if distributed:
         dist.all_gather_object(shares, share)
-    return _merge(shares, total)
+    return _merge([share for share in shares if share is not None], total, config.model.outputs)
 
 
-def _merge(shares: list[tuple[Tensor, Tensor]], total: int) -> Evaluation:
+def _merge(shares: list[tuple[Tensor, Tensor]], total: int, outputs: int) -> Evaluation:
     rows = torch.cat([rows for rows, _ in shares])
     values = torch.cat([values for _, values in shares])
     values, rows = values[rows >= 0], rows[rows >= 0]
     order = rows.argsort()
     assert rows[order].equal(torch.arange(total)), "every sample exactly once"
-    table = values[order]
-    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=table[:, -1])
+    values, labels = values[order, :-1], values[order, -1]
+    table = values if outputs == 1 else values.unflatten(1, (len(HEADS), outputs))  # [N, 8, ...]
+    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=labels)

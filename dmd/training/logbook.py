@@ -18,6 +18,7 @@ from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
+from dmd.metrics import CLASS_METRICS, METRIC_TITLES
 from dmd.model.graph import PAIRS
 from dmd.presets import config_to_dict
 from dmd.training.board import sample_features, wants_figures
@@ -40,7 +41,8 @@ def open_record(
         "dims": info.dims, "lengths": info.lengths, "ranks": engine.num_ranks, "device": str(engine.device),
         "steps_per_epoch": plan.num_steps, "parameters": sum(p.numel() for p in engine.system.parameters()),
     }  # fmt: skip
-    compare = ("valid/loss", "valid/acc2_non0", "valid/f1_non0", "valid/acc7", "valid/corr")
+    shown = ("acc2_non0", "f1_non0", "acc7", "corr") if config.model.task == "regression" else CLASS_METRICS
+    compare = ("valid/loss", *(f"valid/{name}" for name in shown))
     return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
 
 
@@ -86,10 +88,9 @@ class Logbook:
         self._undrawn = step, evaluation
         if wants_figures(epoch):
             self._draw()
-        tqdm.write(
-            f"epoch {epoch:3d}  step {step:5d}  valid MAE {fused['mae']:.4f}  Corr {fused['corr']:.4f}  "
-            f"Acc2 {fused['acc2_non0']:.4f}  Acc7 {fused['acc7']:.4f}{'  best' if best else ''}"
-        )
+        names = [name for name in ("mae", "corr", "acc2_non0", "acc7", *CLASS_METRICS) if name in fused]
+        told = "  ".join(f"{METRIC_TITLES[name].removesuffix(' Non0')} {fused[name]:.4f}" for name in names)
+        tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {told}{'  best' if best else ''}")
 
     def close(self, metrics: dict[str, float] | None) -> None:
         """End the session (see `Recorder.close`). Raises OSError if the record cannot be brought up to date."""

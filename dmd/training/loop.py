@@ -19,6 +19,7 @@ from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import training_steps
 from dmd.training.agreement import Audit, StorageFailed, any_rank
+from dmd.training.averaging import WeightAverage
 from dmd.training.checkpoint import Snapshot
 from dmd.training.divergence import NonfiniteGuard
 from dmd.training.engine import Engine
@@ -65,6 +66,7 @@ class Training:
         self.heartbeat = heartbeat
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
         self.schedule = Schedule(engine.optimizer, config.train, text_warmup=config.text.warmup_epochs)
+        self.average = WeightAverage(engine.system, config.train.ema_decay)
         self.cursor, self.step = Cursor(), 0
         self.leads = engine.rank == 0
         self.guard = NonfiniteGuard(config.train, reader, run, leads=self.leads)
@@ -93,7 +95,8 @@ class Training:
             if self.saver is not None:
                 self.saver.wait()
         if self.log is not None and not stopped:
-            self.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
+            with self.average.in_place():
+                self.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         best = self.schedule
         self._close(None if stopped else {"valid/loss": best.best_loss})
         return Outcome(
@@ -149,6 +152,8 @@ class Training:
         epoch = self.cursor.epoch
         self.step += 1
         self.cursor = Cursor(epoch=epoch, step=self.cursor.step + 1)
+        if result.applied:
+            self.average.update()
         self.heartbeat()
         fault_point("step")
         if self.audit.on:
@@ -170,9 +175,11 @@ class Training:
 
     def _end_epoch(self) -> None:
         """Validate, log and save; the schedule looks at whole epochs only, `max_steps` may end inside one."""
-        evaluation = evaluate(
-            self.engine.system, self.reader, "valid", self.config, device=self.engine.device, heartbeat=self.heartbeat
-        )
+        engine = self.engine
+        with self.average.in_place():
+            evaluation = evaluate(
+                engine.system, self.reader, "valid", self.config, device=engine.device, heartbeat=self.heartbeat
+            )
         fault_point("evaluate")
         epoch = self.cursor.epoch
         best = False
@@ -218,8 +225,11 @@ class Training:
         state = make_state(
             config=self.config, info=self.reader.index.info, cursor=self.cursor, schedule=self.schedule.state(),
             text_encoder=self.text_encoder, nonfinite_in_a_row=self.guard.in_a_row, library_versions=self.versions,
+            averaged_steps=self.average.updates,
         )  # fmt: skip
-        model = model_state(self.engine.system)
+        optimizer |= self.average.own_weights()
+        with self.average.in_place():
+            model = model_state(self.engine.system)
         self.saver.save(Snapshot(step=self.step, model=model, optimizer=optimizer, state=state))
 
     def _resume(self, resume: Resume) -> int | None:
@@ -228,8 +238,7 @@ class Training:
         if snapshot is None:
             return None
         check_continues(snapshot.state, self.config, self.reader.index.info, self.run_path)
-        self.engine.load_weights(snapshot.model)
-        self.engine.load_optimizer_state(snapshot.optimizer)
+        self.average.restore(self.engine, snapshot)
         self.schedule.load_state(snapshot.state["schedule"])
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]
         self.cursor, self.step = Cursor(**snapshot.state["cursor"]), snapshot.step

@@ -14,6 +14,7 @@ import torch
 from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
+from dmd.data.targets import check_classes
 from dmd.model.text import build_text_encoder
 from dmd.training.checkpoint import Snapshot, find_step, newest_valid, read_checkpoint
 from dmd.training.evaluate import evaluate
@@ -58,6 +59,7 @@ def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
     snapshot = best_checkpoint(run)
     check_fits(snapshot.state["data"], info)
     config = saved_config(snapshot.state)
+    check_classes(config, info)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = snapshot.state["text_encoder"]
     encoder = None if settings is None else build_text_encoder(settings, frozen=config.text.frozen)

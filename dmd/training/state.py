@@ -32,7 +32,7 @@ class Cursor:
 
 def make_state(
     *, config: Config, info: DatasetInfo, cursor: Cursor, schedule: dict[str, Any], nonfinite_in_a_row: int,
-    text_encoder: dict[str, Any] | None, library_versions: dict[str, str],
+    text_encoder: dict[str, Any] | None, library_versions: dict[str, str], averaged_steps: int | None,
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
     return {
@@ -41,7 +41,7 @@ def make_state(
         "data": {"name": info.name, "generation": info.generation, "text_kind": info.text_kind,
                  "dims": info.dims, "lengths": info.lengths},
         "text_encoder": text_encoder, "nonfinite_in_a_row": nonfinite_in_a_row,
-        "versions": library_versions,
+        "averaged_steps": averaged_steps, "versions": library_versions,
     }  # fmt: skip
 
 

@@ -6,11 +6,13 @@ from torch import Tensor, nn
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.loader import Batch
+from dmd.data.targets import targets
 from dmd.kernels.choice import choose_kernels
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.dmd import DMDOutput
+from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 
 
@@ -29,6 +31,7 @@ class TrainingSystem(nn.Module):
         self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None, device: torch.device
     ) -> None:
         super().__init__()
+        self.config = config
         self.autocast = autocast_dtype(config, device)
         fused, reason = choose_kernels(config.train.kernels, device)
         self.kernels = f"{'fused' if fused else 'plain'} ({reason})"
@@ -37,7 +40,26 @@ class TrainingSystem(nn.Module):
 
     def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
-        return self.objective(self.predict(batch, noise), batch.labels, batch.mask)
+        return self.objective(self.predict(batch, noise), self.targets(batch), batch.mask)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What the heads are to predict, [G, S]: sentiments, or class numbers."""
+        return targets(batch.labels, self.config)
+
+    def take_statistics(self, info: DatasetInfo) -> None:
+        """Take over the statistics of the data to train on, where the config asks for them.
+
+        Raises:
+            ValueError: the index holds none.
+        """
+        for modality, normalise in self.dmd.normalisation.items():
+            if modality not in info.statistics:
+                raise ValueError(
+                    f"model.normalise is 'train', but the index of {info.name} holds no statistics of {modality}; "
+                    "write it anew with `dmd shard` (`dmd index` for other programs' tars), or set model.normalise=none"
+                )
+            assert isinstance(normalise, Normalisation)
+            normalise.set(**info.statistics[modality])
 
     def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
         """The network's output for the G * S samples of a batch."""

@@ -20,8 +20,8 @@ from cluster.run import parse_ablation
 from cluster.space import load_space
 from cluster.submit import excludes
 from cluster.table import LiveTable
-from dmd.commands import METRIC_NAMES
 from dmd.config import Config
+from dmd.metrics import METRIC_TITLES
 from dmd.presets import load_config
 from dmd.training.record import Recorder
 
@@ -41,7 +41,7 @@ def test_summary():
 
 def test_seed_rows():
     def result(name: str, seed: int, mae: float) -> dict:
-        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRIC_NAMES, 0.5), "mae": mae}}
+        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRIC_TITLES, 0.5), "mae": mae}}
 
     rows = seed_rows([result("a", 1, 0.8), result("a", 2, 1.0), result("b", 1, 2.0)])
     assert [(row["name"], row["seed"]) for row in rows] == [

@@ -56,6 +56,43 @@ def test_margin_loss(kind):
         assert min(want) > 0
 
 
+def smooth_margin_by_loops(features: torch.Tensor, labels: torch.Tensor, smoothing: float) -> float:
+    """The definition in the docstring of `margin_loss`."""
+    rows = features.flatten(0, 1)
+    label = labels.repeat(3).tolist()
+    unit = rows / (rows.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+    cos = (unit @ unit.T).tolist()
+    count, anchors = len(label), []
+    for i in range(count):
+        same = [max(0.0, 1 - abs(label[i] - other) / smoothing) for other in label]
+        weighted = [
+            (same[j] * (1 - same[k]), max(0.0, 0.15 * abs(label[i] - label[k]) - cos[i][j] + cos[i][k]))
+            for j, k in itertools.permutations(range(count), 2) if j != i
+        ]  # fmt: skip
+        weight = sum(w for w, _ in weighted)
+        if weight:
+            anchors.append(sum(w * hinge for w, hinge in weighted) / max(1.0, weight))
+    return sum(anchors) / len(anchors) if anchors else 0.0
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5, 4.0, 1000.0])
+def test_smoothed_margin_loss(smoothing):
+    torch.manual_seed(3)
+    features = torch.randn(2, 3, 7, 5, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[1, 1, -0.4, 0, 2.2, 0, 1], [1, 1, 1, 1, 1, 1, 1]], dtype=torch.float64)
+    got = margin_loss(features, labels, torch.ones_like(labels), smoothing=smoothing)
+    want = [smooth_margin_by_loops(features.detach()[g], labels[g], smoothing) for g in range(2)]
+    assert got.tolist() == pytest.approx(want, rel=1e-10, abs=1e-12)
+    assert want[0] > want[1] == 0
+    published = margin_loss(features, labels, torch.ones_like(labels))
+    assert torch.equal(got, published) == (smoothing == 0.1), "no two labels here are nearer than 0.1"
+    assert torch.autograd.grad(got.sum(), features)[0].isfinite().all()
+    padded = torch.cat([features, torch.randn(2, 3, 2, 5, dtype=torch.float64)], dim=2)
+    mask = torch.tensor([[1.0] * 7 + [0.0] * 2] * 2, dtype=torch.float64)
+    again = margin_loss(padded, torch.nn.functional.pad(labels, (0, 2), value=0.9), mask, smoothing=smoothing)
+    assert again.tolist() == pytest.approx(got.tolist(), rel=1e-10)
+
+
 def test_priors():
     for space, strong in (("homo", 2), ("hetero", 3)):
         prior = make_prior("published", space)
@@ -95,6 +132,7 @@ def test_weights_and_switches_change_what_they_name_and_nothing_else():
                              "hetero_representation", "total"}),
         ({"decoupling_weight": 0.3}, {"total"}),
         ({"gamma": 0.0}, {"total"}),
+        ({"margin_smoothing": 2.0}, {"margin", "total"}),
         ({"distillation_weight": 0.0}, {"total"}),
     ):  # fmt: skip
         model, losses, parts, labels = build(**change)

@@ -19,7 +19,7 @@ from dmd.model import DMD, ModelConfig
 from dmd.model.dmd import HEADS
 from dmd.model.published import slots, to_published
 from dmd.model.text import build_text_encoder
-from dmd.predict_outputs import SCHEMA
+from dmd.predict_outputs import schema
 from dmd.predictor import Predictor
 from dmd.presets import load_config, preset_names
 from tests.dmd.golden import SETTINGS, Golden, relative_error
@@ -52,7 +52,7 @@ def test_predict_and_evaluate_agree(run, shards, tmp_path):
     assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
     assert command("predict", run, shards, "--split", "test", "--out", tmp_path / "out.parquet") == 0
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(schema("regression"))
     metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]
     label = table["label"].to_numpy()
     for head in HEADS:

@@ -3,10 +3,11 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from data_shards.reader import ShardReader
 from dmd.training.checkpoint import newest_valid
-from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, train
+from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, losses, train
 
 pytestmark = pytest.mark.multiproc
 SAVES = "train.save_every=2"
@@ -74,3 +75,29 @@ def test_going_back_to_a_step_gives_up_what_came_later(shards, reference, tmp_pa
     assert last(run).step == 7
     finish(shards, run, SAVES)
     assert_bitwise(run, reference())
+
+
+def test_an_average_resumes_bitwise_and_leaves_the_training_alone(shards, reference, tmp_path):
+    run, plain = tmp_path / "run", reference(ranks=2)
+    average = ("train.ema_decay=0.9", "train.zero_stage=1")
+    for steps in (3, 7):
+        finish(shards, run, *average, f"train.max_steps={steps}", ranks=2)
+    finish(shards, run, *average, ranks=2)
+    whole = reference(*average, ranks=2)
+    assert_bitwise(run, whole)
+    own, raw = last(whole), last(reference("train.zero_stage=1", ranks=2))
+    assert losses(whole) == losses(reference("train.zero_stage=1", ranks=2))
+    trained = {name.removeprefix("weights/"): t for name, t in own.optimizer.items() if name.startswith("weights/")}
+    assert {name for name in raw.model if not torch.equal(raw.model[name], trained[name])} == set()
+    assert any(not torch.equal(own.model[name], weight) for name, weight in trained.items())
+    assert own.state["averaged_steps"] == 10
+    assert last(plain).state["averaged_steps"] is None
+    assert not any(name.startswith("weights/") for name in last(plain).optimizer)
+
+
+def test_an_average_is_elastic_over_ranks_and_stages(shards, reference, tmp_path):
+    run = tmp_path / "run"
+    for ranks, stage, steps in ((2, 2, 3), (1, 0, 10)):
+        overrides = ("train.ema_decay=0.9", f"train.zero_stage={stage}", f"train.max_steps={steps}")
+        finish(shards, run, *overrides, ranks=ranks)
+    assert_close(run, reference("train.ema_decay=0.9", ranks=1))

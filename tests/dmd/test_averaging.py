@@ -1,0 +1,82 @@
+"""Averaged weights: what an update does, and that the training's own weights come back to the bit."""
+
+import pytest
+import torch
+
+from dmd.presets import load_config
+from dmd.training.averaging import DELAY, START, WeightAverage
+from dmd.training.state import Cursor, check_continues, make_state, saved_config
+from tests.data_shards.making import build_from, mmsa
+
+
+def network() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    made = torch.nn.Linear(3, 2)
+    made.bias.requires_grad_(False)
+    return made
+
+
+def averaged(average: WeightAverage, module: torch.nn.Linear) -> torch.Tensor:
+    with average.in_place():
+        return module.weight.detach().clone()
+
+
+def test_an_average_follows_the_weights_and_warms_up():
+    module = network()
+    average, expected = WeightAverage(module, 0.5), module.weight.detach().clone()
+    for step in range(12):
+        with torch.no_grad():
+            module.weight += 1
+        average.update()
+        decay = min(0.5, (START + step) / (DELAY + step))
+        expected = decay * expected + (1 - decay) * module.weight.detach()
+        own = module.weight.detach().clone()
+        torch.testing.assert_close(averaged(average, module), expected)
+        assert torch.equal(module.weight, own)
+    assert average.updates == 12
+
+
+def test_own_weights_come_back_after_a_failure():
+    module = network()
+    average, own = WeightAverage(module, 0.9), module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="shape"), average.in_place():
+        module(own.T)
+    assert torch.equal(module.weight, 2 * own)
+
+
+def test_frozen_weights_are_not_averaged_and_without_a_decay_nothing_is():
+    module = network()
+    assert list(WeightAverage(module, 0.9).own_weights()) == ["weights/weight"]
+    off = WeightAverage(module, 0.0)
+    off.update()
+    with off.in_place():
+        assert off.own_weights() == {}
+    assert off.updates is None
+
+
+def test_an_impossible_decay_is_refused():
+    with pytest.raises(ValueError, match=r"train\.ema_decay is 1\.0; it must be at least 0 and below 1"):
+        load_config(None, ["train.ema_decay=1"])
+
+
+def test_checkpoints_of_older_programs_continue(tmp_path):
+    """They know none of the options that came later, which are off by default."""
+    info, config = build_from(mmsa(), tmp_path), load_config(None)
+    state = make_state(
+        config=config, info=info, cursor=Cursor(), schedule={"best_step": -1}, nonfinite_in_a_row=0, text_encoder=None,
+        library_versions={}, averaged_steps=None,
+    )  # fmt: skip
+    del state["averaged_steps"]
+    later = {"train": ["ema_decay"], "model": ["normalise", "task", "masked_padding"], "data": ["classes"],
+             "objective": ["margin_smoothing"]}  # fmt: skip
+    for section, names in later.items():
+        for name in names:
+            del state["config"][section][name]
+    check_continues(state, config, info, tmp_path)
+    assert saved_config(state) == config
+    for override in ("train.ema_decay=0.9", "model.normalise=train", "model.task=3", "model.masked_padding=true",
+                     "objective.margin_smoothing=0.5", "data.classes=stored"):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"was trained with {override.partition('=')[0]}=.*; give that value"):
+            check_continues(state, load_config(None, [override]), info, tmp_path)
