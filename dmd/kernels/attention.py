@@ -59,7 +59,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, no
     if plan.fused:
         from dmd.kernels.attention_fused import FusedAttention
 
-        return FusedAttention.apply(query, key, value, plan, noise, site)
+        return FusedAttention.apply(query, key, value, plan, noise, site, None)
     from dmd.kernels.attention_plain import PlainAttention
 
     return PlainAttention.apply(query, key, value, plan, noise, site)
