@@ -29,11 +29,12 @@ class DropoutKeys:
     def __init__(self) -> None:
         self._sites: list[tuple[int, ...]] = []
         self._table: Tensor | None = None
-        self._taken = 0
+        self._taken = self._starts = 0
 
     def start(self, noise: "Noise") -> None:
         """Begin a pass: copy its keys to the device, if an earlier pass has told the sites."""
-        self._taken = 0
+        self.restart()
+        self._starts += 1
         if not self._sites:
             return
         keys = key_table(noise, self._sites)
@@ -42,6 +43,15 @@ class DropoutKeys:
         if noise.device.type == "cuda":
             keys = keys.pin_memory()
         self._table.copy_(keys, non_blocking=True)
+
+    def restart(self) -> None:
+        """Give out the same keys again."""
+        self._taken = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether an earlier pass has told the sites, so that none asks the host for keys."""
+        return self._starts > 1
 
     def take(self, noise: "Noise", sites: Sequence[tuple[int, ...]]) -> Tensor:
         """The keys [sites, ghosts, 2] of the next sites of a pass."""

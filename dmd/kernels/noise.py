@@ -50,6 +50,12 @@ class Noise:
         if keys is not None:
             keys.start(self)
 
+    def restart(self) -> None:
+        """Begin the same pass again."""
+        self._sites = 0
+        if self.keys is not None:
+            self.keys.restart()
+
     def next_site(self) -> int:
         """Number of the next place in the network that drops something: calls come in the same order in every pass."""
         self._sites += 1

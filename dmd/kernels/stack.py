@@ -79,5 +79,7 @@ class StackPlan:
                 own = kinds.setdefault(kind, [(0, 0)] * len(self.queries))
                 for place, member in enumerate(group.members):
                     own[member] = (site, place) if kind.startswith("attention") else (site,)
+        if not kinds:
+            return {}
         table = noise.table([path for own in kinds.values() for path in own])
-        return dict(zip(kinds, table.split(len(self.queries)), strict=True)) if kinds else {}
+        return dict(zip(kinds, table.split(len(self.queries)), strict=True))

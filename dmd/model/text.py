@@ -21,6 +21,7 @@ class TextEncoder(nn.Module):
         self.frozen = frozen
         self.dim = int(network.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self._takes_types = "token_type_ids" in inspect.signature(network.forward).parameters
+        self._takes_whole_masks = getattr(network.config, "_attn_implementation", None) == "sdpa"
         if frozen:
             network.requires_grad_(False)
 
@@ -33,6 +34,9 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, 3, T] (ids, attention mask, token types; MMSA's `text_bert`) -> [B, T, dim]."""
         ids, mask, types = tokens.unbind(1)
+        if tokens.is_cuda and self._takes_whole_masks:
+            # Given [B, T], transformers asks the host whether all of it is 1 before it makes this mask.
+            mask = mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)
         arguments = {"input_ids": ids, "attention_mask": mask}
         if self._takes_types:
             arguments["token_type_ids"] = types

@@ -135,8 +135,9 @@ class Training:
                 if self.log is not None and self.step % train.log_every == 0:
                     now = time.perf_counter()
                     rates = [group["lr"] for group in self.engine.optimizer.param_groups]
-                    self.log.step(self.step, result.values, rates, samples * train.log_every / (now - begin))
-                    bar.set_postfix(loss=f"{result.values['total']:.3f}", best_valid=f"{self.schedule.best_loss:.4f}")
+                    pace = samples * train.log_every / (now - begin)
+                    numbers = self.log.step(self.step, result.values, rates, pace)
+                    bar.set_postfix(loss=f"{numbers['total']:.3f}", best_valid=f"{self.schedule.best_loss:.4f}")
                     begin = now
                 if self.finished or self.cursor.step == plan.num_steps:
                     return False
