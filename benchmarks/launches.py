@@ -32,7 +32,7 @@ from dmd.model.text import build_text_encoder
 from dmd.presets import load_config
 from dmd.training.provenance import git_commit
 
-ALLOCATING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh")
+ALLOCATING = ("promote_types", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh")
 SYNCS = ("_local_scalar_dense", "nonzero", "equal")
 GHOSTS = 10
 
