@@ -39,7 +39,9 @@ class AttentionPlan:
         return min(self.keys[encoder], row + abs(self.queries[encoder] - self.keys[encoder]) + 1)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None, valid: Tensor | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(d / H) + mask) v with dropout on the weights.
 
     Args:
@@ -47,19 +49,22 @@ def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, no
         key: [E, B, Tk, d].
         value: [E, B, Tk, d].
         noise: random source of the dropout; None switches it off.
+        valid: [E, B, 2], integers: first real key frame of each sample and the end of its real key frames. Key j is
+            then visible only where begin <= j < end too. None (the published behaviour): every frame is real.
 
     Returns:
-        like `query`; rows past an encoder's length are zero.
+        like `query`; rows past an encoder's length, and rows that see no key, are zero and pass no gradient.
     """
     if torch.compiler.is_exporting():
         from dmd.kernels.attention_whole import whole_attention
 
-        return whole_attention(query, key, value, plan)
+        return whole_attention(query, key, value, plan, valid)
     site = None if noise is None or not any(plan.rates) else noise.next_site()
     if plan.fused:
+        assert valid is None
         from dmd.kernels.attention_fused import FusedAttention
 
         return FusedAttention.apply(query, key, value, plan, noise, site, None)
     from dmd.kernels.attention_plain import PlainAttention
 
-    return PlainAttention.apply(query, key, value, plan, noise, site)
+    return PlainAttention.apply(query, key, value, plan, noise, site, valid)

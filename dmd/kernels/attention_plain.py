@@ -71,8 +71,8 @@ class _Heads:
 class _Weights:
     """Attention weights and dropout masks of the pieces of one call."""
 
-    def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None) -> None:
-        self.plan, self.noise, self.site = plan, noise, site
+    def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None, valid: Tensor | None) -> None:
+        self.plan, self.noise, self.site, self.valid = plan, noise, site, valid
         self._hidden: dict[tuple[int, int, int], Tensor | None] = {}
         self._words: dict[tuple[int, int, int, int], Tensor] = {}
 
@@ -83,7 +83,13 @@ class _Weights:
     def scores(self, piece: _Piece, q: Tensor, k: Tensor) -> Tensor:
         """q k, -inf where hidden: q [b*H, h, rows] and k [b*H, h, keys] -> [b*H, rows, keys]."""
         hidden = self._mask(piece, q)
-        return torch.bmm(q.transpose(1, 2), k) if hidden is None else torch.baddbmm(hidden, q.transpose(1, 2), k)
+        scores = torch.bmm(q.transpose(1, 2), k) if hidden is None else torch.baddbmm(hidden, q.transpose(1, 2), k)
+        if self.valid is not None:
+            begin, end = self.valid[piece.encoder, piece.samples].unsqueeze(1).unbind(-1)  # [b, 1]
+            frame = torch.arange(piece.keys)
+            unreal = (frame < begin) | (frame >= end)  # [b, keys]
+            scores.unflatten(0, (-1, self.plan.heads)).masked_fill_(unreal[:, None, None], -math.inf)
+        return scores
 
     def kept(self, piece: _Piece, like: Tensor) -> Tensor | None:
         """1 where dropout keeps a weight [b*H, rows, keys], 0 where not; None without dropout."""
@@ -131,10 +137,10 @@ class PlainAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
-                site: int | None) -> Tensor:  # fmt: skip
+                site: int | None, valid: Tensor | None) -> Tensor:  # fmt: skip
         heads, factor = _Heads(plan.heads), (query.shape[-1] // plan.heads) ** -0.5
         out = torch.zeros_like(query)
-        weigh = _Weights(plan, noise, site)
+        weigh = _Weights(plan, noise, site, valid)
         sums = []
         for piece in _pieces(plan, query.shape[1], weigh.unit(query.shape[1])):
             e, b, rows = piece.encoder, piece.samples, _local(plan, piece)
@@ -142,8 +148,10 @@ class PlainAttention(torch.autograd.Function):
             k, v = heads.split(key[e, b, : piece.keys]), heads.split(value[e, b, : piece.keys])
             weights = weigh.scores(piece, q, k)
             top = weights.amax(-1)  # [b*H, rows]
+            if valid is not None:
+                top.clamp_(min=torch.finfo(top.dtype).min)  # -inf in a row that sees no key
             weights.sub_(top.unsqueeze(-1)).exp2_()
-            total = weights.sum(-1)
+            total = weights.sum(-1).clamp_(min=1)  # the largest weight is 1, unless the row sees no key
             kept = weigh.kept(piece, weights)
             scale = 1.0 if kept is None else keep_scale(plan.rates[e])
             if kept is not None:
@@ -152,7 +160,7 @@ class PlainAttention(torch.autograd.Function):
             out[e, b, rows] = heads.join(mixed)
             sums.append(top + total.log2())
         ctx.save_for_backward(query, key, value, out, *sums)
-        ctx.plan, ctx.noise, ctx.site = plan, noise, site
+        ctx.plan, ctx.noise, ctx.site, ctx.valid = plan, noise, site, valid
         return out
 
     @staticmethod
@@ -161,7 +169,7 @@ class PlainAttention(torch.autograd.Function):
         plan: AttentionPlan = ctx.plan
         heads, factor = _Heads(plan.heads), (query.shape[-1] // plan.heads) ** -0.5
         grad_q, grad_k, grad_v = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        weigh = _Weights(plan, ctx.noise, ctx.site)
+        weigh = _Weights(plan, ctx.noise, ctx.site, ctx.valid)
         for piece, shift in zip(_pieces(plan, query.shape[1], weigh.unit(query.shape[1])), sums, strict=True):
             e, b, rows = piece.encoder, piece.samples, _local(plan, piece)
             q = heads.split(query[e, b, rows], factor)
@@ -181,4 +189,4 @@ class PlainAttention(torch.autograd.Function):
             grad_v[e, b, : piece.keys] += heads.join(torch.bmm(grad, weights))
             grad_k[e, b, : piece.keys] += heads.join(torch.bmm(q, grad_scores))
             grad_q[e, b, rows] = heads.join(torch.bmm(k, grad_scores.transpose(1, 2))) * factor
-        return grad_q, grad_k, grad_v, None, None, None
+        return grad_q, grad_k, grad_v, None, None, None, None

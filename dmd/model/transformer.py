@@ -96,7 +96,7 @@ class EncoderLayer(nn.Module):
 
     def forward(
         self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
-        noise: Noise | None,
+        noise: Noise | None, valid: Tensor | None = None,
     ) -> Tensor:
         """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` [E] picks one step of each encoder.
 
@@ -104,6 +104,7 @@ class EncoderLayer(nn.Module):
             source: normalised key and value input [E, B, Tk, d], or None for self-attention.
             members: which of the layer's encoders these are, [E].
             plan: lengths, heads and dropout of the attention.
+            valid: real key frames of each sample, [E, B, 2] (see `dmd.kernels.attention`); None: all.
         """
         dim = x.shape[-1]
         gain, shift = self.norm_weight[:, members], self.norm_bias[:, members]
@@ -116,7 +117,7 @@ class EncoderLayer(nn.Module):
         else:
             q = grouped_linear(normalise(x), weight[:, :dim], bias[:, :dim])
             k, v = grouped_linear(key, weight[:, dim:], bias[:, dim:]).chunk(2, dim=-1)
-        mixed = attention(q, k, v, plan, noise)
+        mixed = attention(q, k, v, plan, noise, valid)
         attended = grouped_linear(mixed, self.out_proj_weight[members], self.out_proj_bias[members])
         x = x + dropout(attended, self.res_dropout, noise, batch_dim=1)
         weight, bias = after_norm(self.fc1_weight[members], self.fc1_bias[members], gain[1], shift[1])
@@ -175,9 +176,13 @@ class TransformerStack(nn.Module):
                 self.register_buffer(name, tensor, persistent=False)
 
     def forward(
-        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *, noise: Noise | None = None
+        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
+        valid: Sequence[Tensor] | None = None, noise: Noise | None = None,
     ) -> list[Tensor]:
         """Encode inputs [B, Tq, d] (attending to sources [B, Tk, d]).
+
+        Args:
+            valid: per encoder, (begin, end) of the real frames of each sample's keys, [B, 2] integers; None: all.
 
         Returns:
             one tensor per encoder, [B, Tq, d], or [B, d] with `last_step`.
@@ -192,11 +197,12 @@ class TransformerStack(nn.Module):
             source = None
             if sources is not None:  # every layer normalises the same source
                 source = normalise(self._embed([sources[e] for e in group.members], noise))
+            real = None if valid is None else torch.stack([valid[e] for e in group.members])  # [E, B, 2]
             members, last = self.get_buffer(f"members{number}"), self.get_buffer(f"last{number}")
             for depth, layer in enumerate(self.layers):
                 ends = self.last_step and depth == len(self.layers) - 1
                 plan = replace(self.plans[number], last_step=ends)
-                x = layer(x, source, members, plan, last if ends else None, noise)
+                x = layer(x, source, members, plan, last if ends else None, noise, real)
             gain, shift = self.norm_weight[members], self.norm_bias[members]
             x = torch.addcmul(shift[:, None, None], normalise(x), gain[:, None, None])
             for position, encoder in enumerate(group.members):

@@ -1,0 +1,113 @@
+"""Attention over the real frames of each sample only, against dense float64 attention."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dmd.kernels.attention import AttentionPlan, attention
+from dmd.kernels.attention_whole import whole_attention
+from dmd.kernels.noise import Noise
+from dmd.model.transformer import TransformerStack
+
+BATCH, HEADS, WIDTH = 4, 2, 5
+SHAPES = [((7, 7), (7, 7)), ((9, 6), (5, 8)), ((4,), (11,)), ((80,), (70,))]
+
+
+def make(queries, keys, last_step, dtype=torch.float64, rate=0.0):
+    """A plan, query, key and value, and ranges: padded left, padded right, nothing real, everything real."""
+    generator = torch.Generator().manual_seed(0)
+    plan = AttentionPlan(heads=HEADS, queries=queries, keys=keys, rates=(rate,) * len(keys), last_step=last_step)
+    steps = (1 if last_step else max(queries), max(keys), max(keys))
+    parts = [
+        torch.randn(len(keys), BATCH, t, HEADS * WIDTH, generator=generator, dtype=torch.float64).to(dtype)
+        for t in steps
+    ]
+    valid = torch.tensor([[[2, t], [0, t - 2], [3, 3], [0, t]] for t in keys], dtype=torch.int32)
+    return plan, [part.requires_grad_() for part in parts], valid
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, valid: Tensor) -> Tensor:
+    """One row of one sample at a time, over the keys it sees and no other."""
+    out = torch.zeros_like(query)
+    for e, tq in enumerate(plan.queries):
+        for b in range(query.shape[1]):
+            begin, end = valid[e, b].tolist()
+            for place, row in enumerate([tq - 1] if plan.last_step else range(tq)):
+                seen = slice(begin, min(end, plan.keys[e], row + abs(tq - plan.keys[e]) + 1))
+                q = query[e, b, place].unflatten(0, (plan.heads, -1))
+                k, v = (x[e, b, seen].unflatten(1, (plan.heads, -1)) for x in (key, value))
+                scores = torch.einsum("hc,khc->hk", q, k) / math.sqrt(q.shape[-1])
+                out[e, b, place] = torch.einsum("hk,khc->hc", scores.softmax(-1), v).flatten()
+    return out
+
+
+def results(form, parts, *arguments):
+    """Output and gradients."""
+    out = form(*parts, *arguments)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad((out * weight).sum(), parts)]
+
+
+@pytest.mark.parametrize("last_step", [False, True])
+@pytest.mark.parametrize("queries, keys", SHAPES)
+def test_equal_to_dense_attention(queries, keys, last_step):
+    plan, parts, valid = make(queries, keys, last_step)
+    want = results(dense, parts, plan, valid)
+    for got, right in zip(results(attention, parts, plan, None, valid), want, strict=True):
+        assert torch.allclose(got, right, rtol=0, atol=1e-12)
+    for got, right in zip(results(whole_attention, parts, plan, valid), want, strict=True):  # float32 inside
+        assert torch.allclose(got, right, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("last_step", [False, True])
+def test_a_row_without_keys_gives_zero_and_no_gradient(last_step):
+    plan, parts, valid = make((6, 6), (6, 6), last_step, torch.float32)
+    valid[:, 0] = torch.tensor([4, 6])  # the first four rows see nothing
+    out, *gradients = results(attention, parts, plan, None, valid)
+    assert all(bool(x.isfinite().all()) for x in (out, *gradients))
+    assert float(out[:, 2].abs().max()) == 0  # sample 2 has no real frame
+    assert all(float(x[:, 2].abs().max()) == 0 for x in gradients)
+    if not last_step:
+        assert float(out[:, 0, :4].abs().max()) == 0
+        assert float(gradients[0][:, 0, :4].abs().max()) == 0
+    assert all(float(x[:, 0, :4].abs().max()) == 0 for x in gradients[1:])
+
+
+def noise() -> Noise:
+    return Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=BATCH // 2, device=torch.device("cpu"))
+
+
+def test_gradient_with_dropout():
+    plan, parts, valid = make((6, 4), (4, 6), False, rate=0.3)
+    assert torch.autograd.gradcheck(lambda *x: attention(*x, plan, noise(), valid), parts)
+
+
+def test_whole_ranges_change_nothing():
+    plan, parts, _ = make((9, 6), (5, 8), False, torch.float32, rate=0.3)
+    valid = torch.tensor([[0, 5], [0, 8]])[:, None].expand(-1, BATCH, -1)
+    pairs = zip(results(attention, parts, plan, noise(), valid), results(attention, parts, plan, noise()), strict=True)
+    assert all(torch.equal(got, want) for got, want in pairs)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_a_stack_does_not_read_frames_that_are_not_real(cross):
+    torch.manual_seed(0)
+    lengths = [7, 12]
+    keys = lengths[::-1] if cross else lengths
+    stack = TransformerStack(
+        8, 2, 2, queries=lengths, keys=keys, attn_dropout=[0.0] * 2, relu_dropout=0.0, res_dropout=0.0,
+        embed_dropout=0.0, last_step=not cross,
+    )  # fmt: skip
+    inputs = [torch.randn(BATCH, t, 8) for t in lengths]
+    valid = [torch.tensor([[3, t]] * BATCH) for t in keys]
+    outputs = []
+    for filling in (0.0, 5.0):
+        there = [x.clone() for x in (inputs if not cross else inputs[::-1])]
+        for x in there:
+            x[:, :3] += filling
+        outputs.append(stack(inputs, there, valid=valid) if cross else stack(there, valid=valid))
+    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+    whole = stack(inputs, inputs[::-1]) if cross else stack(inputs)
+    assert not any(torch.allclose(a, b) for a, b in zip(whole, outputs[0], strict=True))
