@@ -26,7 +26,7 @@ class AttentionLaunch:
         shape: [E, 3] int32, query length, key length and dropout's cut of each encoder.
         scales: [E] float32, what dropout multiplies the kept weights by.
         keys: [E, ghosts, 2] int32, the dropout's keys; None without dropout.
-        valid: [E, B, 2] integers, the real key frames of each sample; None: all.
+        valid: [E, B, 2] int32, the real key frames of each sample; None: all.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class FusedAttention(torch.autograd.Function):
         rates = plan.rates if dropping else (0.0,) * len(plan.queries)
         shape, scales = (table.to(query.device) for table in attention_tables(plan.queries, plan.keys, rates))
         keys = noise.table([(site, e) for e in range(len(rates))]) if noise is not None and site is not None else None
-        launch = AttentionLaunch(shape, scales, keys, valid, heads=plan.heads, last_step=plan.last_step)
+        real = None if valid is None else valid.to(torch.int32).contiguous()
+        launch = AttentionLaunch(shape, scales, keys, real, heads=plan.heads, last_step=plan.last_step)
         out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
         sums = launch.forward(query, key, value, out)
         ctx.save_for_backward(query, key, value, out, sums)

@@ -130,14 +130,14 @@ class FusedNorm(torch.autograd.Function):
 
 def run_stack(
     stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, sources: Sequence[Tensor] | None, noise: Noise | None,
-    valid: Tensor | None = None,
+    valid: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """The stack's output [E, B, T, d] (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
 
     Args:
         inputs: [B, T, d] of each encoder; or one [2 E, B, T, d / 2], whose pairs lie side by side in the channels.
         sources: [B, Tk, d] of each encoder; None for self-attention.
-        valid: [E, B, 2], real key frames (see `dmd.kernels.attention`).
+        valid: (begin, end) of each sample's real key frames, [B, 2] of each encoder; None: all are.
     """
     plan, table = stack.fused_plan, stack.get_buffer("table")
     assert plan is not None
@@ -145,10 +145,11 @@ def run_stack(
     x = _embed(stack, inputs, 0, keys.get("embed"))
     source = None if sources is None else _embed(stack, sources, 1, keys.get("source"))
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else torch.float32
+    real = None if valid is None else torch.stack(list(valid)).to(torch.int32)  # [E, B, 2]
     for level, layer in enumerate(stack.layers):
         last = plan.last_step and level == plan.levels - 1
         attention = AttentionLaunch(
-            stack.get_buffer("shape"), stack.get_buffer("scales"), keys.get(f"attention{level}"), valid,
+            stack.get_buffer("shape"), stack.get_buffer("scales"), keys.get(f"attention{level}"), real,
             heads=plan.heads, last_step=last,
         )  # fmt: skip
         own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "last") if f"{kind}{level}" in keys}

@@ -190,7 +190,7 @@ class TransformerStack(nn.Module):
         if self.fused_plan is not None and not torch.compiler.is_exporting():
             from dmd.kernels.stack_fused import run_stack
 
-            return self.parts(run_stack(self, inputs, sources, noise))
+            return self.parts(run_stack(self, inputs, sources, noise, valid))
         results: list[Tensor] = [inputs[0]] * len(inputs)
         for number, group in enumerate(self.groups):
             x = self._embed([inputs[e] for e in group.members], noise)

@@ -24,7 +24,11 @@ def interpreted(module: str, check: str, *arguments: object) -> None:
 
 
 def repair_bfloat16() -> None:
-    """Triton 3.6's interpreter keeps bfloat16 as its 16 bits and multiplies those as integers; give it the numbers."""
+    """Triton 3.6's interpreter keeps bfloat16 as its 16 bits, multiplies those as integers and cuts float32 off.
+
+    Here products take the numbers, and float32 is rounded to the nearest, as on CUDA.
+    """
+    import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     def numbers(x: TensorHandle) -> np.ndarray:
@@ -35,7 +39,17 @@ def repair_bfloat16() -> None:
     def dot(_, a, b, d, input_precision, max_num_imprecise_acc):
         return TensorHandle(np.matmul(numbers(a), numbers(b), dtype=d.data.dtype) + d.data, d.dtype.scalar)
 
+    cast = InterpreterBuilder.cast_impl
+
+    def rounding_cast(self, src, to):
+        if (src.dtype.scalar, to.scalar) == (tl.float32, tl.bfloat16):
+            bits = src.data.view(np.uint32)
+            bits = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+            return TensorHandle((bits >> np.uint32(16)).astype(np.uint16), tl.bfloat16)
+        return cast(self, src, to)
+
     InterpreterBuilder.create_dot = dot
+    InterpreterBuilder.cast_impl = rounding_cast
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
