@@ -8,9 +8,9 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from deepspeed.ops.adam import FusedAdam
 from deepspeed.ops.op_builder import FusedAdamBuilder
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor
 from torch.utils.cpp_extension import CUDA_HOME
 

@@ -1,7 +1,7 @@
 """Triton kernels of both GD-Units with their losses, and of the task losses: a program per ghost batch and graph.
 
 Graph 0 is homogeneous and takes the task losses of predictions 0 .. 4 along, graph 1 heterogeneous with 5 .. 7. Pairs
-(student, teacher) are numbered as in `dmd.model.graph.PAIRS`, modalities as text 0, audio 1, vision 2. A score is linear
+(student, teacher) are numbered as in `dmd.model.graph.PAIRS`, modalities: text 0, audio 1, vision 2. A score is linear
 in a modality's logit and representation, so a program first folds the unit's weights into one vector per role:
 score = alpha logit + u representation + beta. `dmd.kernels.graph_fused` launches them.
 """

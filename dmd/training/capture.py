@@ -60,8 +60,9 @@ class _Pass(nn.Module):
         self.noise.restart()
         text, audio, vision, labels, mask = inputs
         batch = Batch(
-            text=text, audio=audio, vision=vision, labels=labels, mask=mask, rows=self.like.rows, ghosts=self.like.ghosts
-        )
+            text=text, audio=audio, vision=vision, labels=labels, mask=mask, rows=self.like.rows,
+            ghosts=self.like.ghosts,
+        )  # fmt: skip
         terms = self.system.terms(batch, self.noise)
         self.names = list(terms)
         return (terms["total"], *(term.detach() for term in terms.values()))

@@ -15,9 +15,9 @@ def shapes(**given: object) -> dict:
 SMALL = {
     "one step": shapes(queries=(1, 4), dim=4, heads=1, batch=2, last_step=True),
     "ends": shapes(queries=(5, 7), dim=10, heads=2, batch=4, last_step=True),
-    "near lengths": shapes(queries=(46, 48, 50), dim=10, heads=2, batch=2, last_step=False, levels=1),
+    "near lengths": shapes(queries=(46, 48, 50), dim=5, heads=1, batch=2, last_step=False, levels=1),
     "far lengths": shapes(queries=(5, 33, 5), keys=(33, 5, 9), dim=16, heads=1, batch=2, last_step=False),
-    "wide": shapes(queries=(3, 9), keys=(9, 3), dim=100, heads=10, batch=2, last_step=False, levels=1),
+    "wide": shapes(queries=(3, 9), keys=(9, 3), dim=80, heads=8, batch=1, last_step=False, levels=1, ghosts=1),
     "ranges": shapes(queries=(6, 9), keys=(9, 6), dim=10, heads=2, batch=4, last_step=False, ranges=True),
     "narrow head": shapes(queries=(17,), dim=16, heads=2, batch=1, last_step=True, ghosts=1),
 }  # fmt: skip
@@ -71,10 +71,10 @@ def run(case: dict, device: str, fused: bool, dtype: str, dropping: bool) -> tup
     return tensors, {name: parameter.grad for name, parameter in stack.named_parameters()}
 
 
-def check_stack(device: str, cases: str, name: str, dtype: str) -> None:
+def check_stack(device: str, cases: str, name: str, dtype: str, droppings: tuple = (False, True)) -> None:
     """Outputs, gradients of inputs and of each parameter; in bfloat16 no worse than plain torch under autocast."""
     case = {"SMALL": SMALL, "LARGE": LARGE}[cases][name]
-    for dropping in (False, True):
+    for dropping in droppings:
         fused, fused_weights = run(case, device, True, dtype, dropping)
         exact, exact_weights = run(case, device, False, "float64", dropping)
         other = "bfloat16" if dtype == "bfloat16" else "float64"
@@ -89,9 +89,9 @@ def check_stack(device: str, cases: str, name: str, dtype: str) -> None:
 
 
 def check_small(device: str, dtype: str) -> None:
-    """Every small case."""
-    for name in SMALL if dtype == "float32" else ("far lengths", "ends"):
-        check_stack(device, "SMALL", name, dtype)
+    """Small cases, with dropout."""
+    for name in SMALL if dtype == "float32" else ("ends",):
+        check_stack(device, "SMALL", name, dtype, (name != "one step",))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
