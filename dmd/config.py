@@ -82,7 +82,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; weights and losses stay in float32. auto: bf16 on CUDA, fp32 on CPU."""
     kernels: Literal["auto", "fused", "plain"] = "auto"
-    """Form of attention and margin loss: Triton, or plain torch. auto: fused on CUDA where Triton is installed."""
+    """Form of encoders and losses: Triton, or plain torch. auto: fused on CUDA where Triton is installed."""
     cuda_graph: Literal["auto", "off"] = "off"
     """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; the record of
     a run says whether, and why not. It has not run on a GPU yet: off until it has."""
