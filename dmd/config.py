@@ -15,6 +15,8 @@ class TextConfig:
     """Local directory or hub name of any Hugging Face encoder; its tokenizer must be the one that made the shards."""
     frozen: bool = False
     """Keep the encoder's pretrained weights."""
+    compile: bool = False
+    """Run the encoder through torch.compile."""
     learning_rate: float | None = None
     """Learning rate of the encoder's weights; none: `train.learning_rate`."""
     warmup_epochs: int = 0
@@ -87,7 +89,10 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; weights and losses stay in float32. auto: bf16 on CUDA, fp32 on CPU."""
     kernels: Literal["auto", "fused", "plain"] = "auto"
-    """Form of attention and margin loss: Triton, or plain torch. auto: fused on CUDA where Triton is installed."""
+    """Form of encoders and losses: Triton, or plain torch. auto: fused on CUDA where Triton is installed."""
+    cuda_graph: Literal["auto", "off"] = "off"
+    """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; the record of
+    a run says whether, and why not. It has not run on a GPU yet: off until it has."""
     save_every: int = 0
     """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
     save_minutes: float = 0

@@ -8,12 +8,15 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.ops.adam import FusedAdam
+from deepspeed.ops.op_builder import FusedAdamBuilder
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor
+from torch.utils.cpp_extension import CUDA_HOME
 
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
-from dmd.training.system import TrainingSystem, adam
+from dmd.training.system import TrainingSystem, adam, parameter_groups
 from launch.deepspeed_config import deepspeed_config
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
@@ -42,6 +45,13 @@ def limit_waiting(timeout: timedelta) -> None:
         dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
+def make_adam(system: TrainingSystem, config: Config, device: torch.device) -> torch.optim.Optimizer:
+    """Adam: DeepSpeed's fused one on CUDA, if it can be built there, else torch's."""
+    if device.type == "cuda" and CUDA_HOME is not None and FusedAdamBuilder().is_compatible():
+        return FusedAdam(parameter_groups(system, config), adam_w_mode=False)
+    return adam(system, config)
+
+
 class DeepSpeedEngine:
     """Data-parallel training of a system at ZeRO stage 0, 1 or 2."""
 
@@ -53,7 +63,7 @@ class DeepSpeedEngine:
         self._clip, self._clip_at = config.train.clip, config.train.clip_at
         self._gradient_norm = self._loss = torch.zeros((), device=device)
         self._applied = False
-        self.optimizer: torch.optim.Optimizer = adam(system, config)
+        self.optimizer: torch.optim.Optimizer = make_adam(system, config, device)
         self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
             model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
@@ -90,25 +100,25 @@ class DeepSpeedEngine:
         if self._zero_stage > 0:
             self._gradient_norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, device=self.device)
         else:
-            self._gradient_norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
         self._applied = bool(torch.isfinite(self._gradient_norm + self._loss))
         if not self._applied:
             for parameter in parameters:
                 parameter.grad = None
         elif self._clip == "value":
-            for gradient in gradients:
-                gradient.clamp_(-self._clip_at, self._clip_at)
+            torch._foreach_clamp_min_(gradients, -self._clip_at)
+            torch._foreach_clamp_max_(gradients, self._clip_at)
         elif self._clip == "norm":
             factor = (self._clip_at / (self._gradient_norm + 1e-6)).clamp(max=1)
-            for gradient in gradients:
-                gradient.mul_(factor)
+            torch._foreach_mul_(gradients, factor)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Copies of Adam's moments on the CPU, `KEY/PARAMETER`, and `step`; empty before the first step."""
-        first: dict[str, Tensor] = next(iter(self.optimizer.state.values()), {})
-        if not first:
+        if not any(self.optimizer.state.values()):
             return {}
-        state = {"step": first["step"].detach().clone().cpu()}
+        # FusedAdam counts, as a Python number, in the last parameter of each group alone.
+        steps = [torch.as_tensor(own["step"], dtype=torch.float32) for own in self.optimizer.state.values() if own]
+        state = {"step": torch.stack([step.cpu() for step in steps]).max()}
         if self._zero_stage > 0:
             self._link_partitions()
         for name, parameter in self._parameters.items():
@@ -129,16 +139,20 @@ class DeepSpeedEngine:
             return
         for name, parameter in self._parameters.items():
             self.optimizer.state[parameter] = {
-                "step": state["step"].clone(),
+                "step": self._step_count(state),
                 **{key: state[f"{key}/{name}"].to(self.device, copy=True) for key in STATE_KEYS},
             }
+
+    def _step_count(self, state: dict[str, Tensor]) -> Tensor | int:
+        """The number of updates, in the optimizer's own form."""
+        return int(state["step"]) if isinstance(self.optimizer, FusedAdam) else state["step"].clone()
 
     def _load_partitions(self, state: dict[str, Tensor]) -> None:
         """Give each flat partition an empty state, let DeepSpeed link the parameters to it, fill it by the links."""
         for group in self.optimizer.param_groups:
             for flat in group["params"]:
                 self.optimizer.state[flat] = {
-                    "step": state["step"].clone(), **{key: torch.zeros_like(flat) for key in STATE_KEYS}
+                    "step": self._step_count(state), **{key: torch.zeros_like(flat) for key in STATE_KEYS}
                 }  # fmt: skip
         self._link_partitions()
         for name, parameter in self._parameters.items():

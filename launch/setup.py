@@ -96,6 +96,8 @@ def build_system(
     if info.text_kind == "tokens":
         settings = encoder_config(config.text.encoder)
         encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
+        if config.text.compile:
+            encoder.network.compile()
     torch.manual_seed(config.train.seed)  # an encoder's missing weights may have drawn
     system = TrainingSystem(config, info, encoder, device)
     system.take_statistics(info)

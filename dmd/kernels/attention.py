@@ -61,10 +61,9 @@ def attention(
         return whole_attention(query, key, value, plan, valid)
     site = None if noise is None or not any(plan.rates) else noise.next_site()
     if plan.fused:
-        assert valid is None
         from dmd.kernels.attention_fused import FusedAttention
 
-        return FusedAttention.apply(query, key, value, plan, noise, site)
+        return FusedAttention.apply(query, key, value, plan, noise, site, valid)
     from dmd.kernels.attention_plain import PlainAttention
 
     return PlainAttention.apply(query, key, value, plan, noise, site, valid)

@@ -19,36 +19,74 @@ MIN_DOT = 16
 """Smallest side of a Triton matrix product."""
 
 
-class _Launch:
-    """Arguments that the three kernels share."""
+class AttentionLaunch:
+    """What the three launches of one call share.
 
-    def __init__(self, query: Tensor, key: Tensor, plan: AttentionPlan, noise: Noise | None, site: int | None) -> None:
-        encoders, batch, self.rows, dim = query.shape
-        drop = site is not None
-        ghost = noise.ghost_size if noise is not None and drop else batch
-        head = dim // plan.heads
-        rates = plan.rates if drop else (0.0,) * encoders
-        shape = [(q, k, cut(rate)) for q, k, rate in zip(plan.queries, plan.keys, rates, strict=True)]
-        places = range(batch // ghost)
-        hashed = [[noise.key(g, site, e) if noise is not None and site is not None else (0, 0) for g in places]
-                  for e in range(encoders)]  # fmt: skip
-        scales = torch.tensor([keep_scale(rate) for rate in rates], device=query.device)
-        integers = [torch.tensor(table, device=query.device, dtype=torch.int32) for table in (shape, hashed)]
-        self.tables = (*integers, scales)
-        self.block = max(MIN_DOT, min(64, triton.next_power_of_2(self.rows)))
-        self.key_block = max(MIN_DOT, min(64, triton.next_power_of_2(key.shape[2])))
-        self.factor = head**-0.5
-        self.programs = batch * plan.heads
-        self.encoders = encoders
-        self.constants = {
-            "HEADS": plan.heads, "GHOST": ghost, "LAST": plan.last_step, "DROP": drop, "HEAD": head,
-            "WIDTH": max(MIN_DOT, triton.next_power_of_2(head)), "BLOCK_M": self.block, "BLOCK_N": self.key_block,
+    Args:
+        shape: [E, 3] int32, query length, key length and dropout's cut of each encoder.
+        scales: [E] float32, what dropout multiplies the kept weights by.
+        keys: [E, ghosts, 2] int32, the dropout's keys; None without dropout.
+        valid: [E, B, 2] int32, the real key frames of each sample; None: all.
+    """
+
+    def __init__(
+        self, shape: Tensor, scales: Tensor, keys: Tensor | None, valid: Tensor | None, *, heads: int, last_step: bool
+    ) -> None:
+        self.heads, self.last_step, self.dropping, self.ranged = heads, last_step, keys is not None, valid is not None
+        self.tables = (shape, shape if keys is None else keys, scales, shape if valid is None else valid)
+        self.ghosts = None if keys is None else keys.shape[1]
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Tensor:
+        """Fill `out` [E, B, Tq, d] up to each encoder's length; returns the rows' log-sums [E, B * H, Tq]."""
+        encoders, batch, rows, _ = query.shape
+        assert max(key.stride(0), query.stride(0)) * encoders < 2**31
+        sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
+        grid, blocks, constants = self._grid(query, key, rows, "BLOCK_M")
+        forward[grid](query, key, value, out, sums, *self.tables, *_strides(query), *_strides(key), *_strides(out),
+                      rows, blocks, self._factor(query) * LOG2_E, **constants)  # fmt: skip
+        return sums
+
+    def backward(self, kept: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> None:
+        """From kept = (query, key, value, out, sums, gradient of out) fill grads = those of query, key and value."""
+        query, key, value, out, sums, grad_out = kept
+        grad_q, grad_k, grad_v = grads
+        assert grad_out.stride() == out.stride()
+        assert grad_k.stride() == grad_v.stride()
+        common = (*_strides(query), *_strides(key), *_strides(out))
+        rows, factor = query.shape[2], self._factor(query)
+        grid, blocks, constants = self._grid(query, key, rows, "BLOCK_M")
+        backward_query[grid](query, key, value, out, grad_out, sums, grad_q, *self.tables, *common, *_strides(grad_q),
+                             rows, blocks, factor * LOG2_E, factor, **constants)  # fmt: skip
+        grid, blocks, constants = self._grid(query, key, key.shape[2], "BLOCK_N")
+        backward_key[grid](query, key, value, out, grad_out, sums, grad_k, grad_v, *self.tables, *common,
+                           *_strides(grad_k), rows, blocks, factor * LOG2_E, factor, **constants)  # fmt: skip
+
+    def _factor(self, query: Tensor) -> float:
+        return (query.shape[-1] // self.heads) ** -0.5
+
+    def _grid(
+        self, query: Tensor, key: Tensor, steps: int, side: str
+    ) -> tuple[tuple[int, int], int, dict[str, int | bool]]:
+        """(grid, blocks per encoder, constants) of a launch over `steps` rows or keys."""
+        encoders, batch, rows, dim = query.shape
+        head = dim // self.heads
+        constants = {
+            "HEADS": self.heads, "GHOST": batch if self.ghosts is None else batch // self.ghosts,
+            "LAST": self.last_step, "DROP": self.dropping, "VALID": self.ranged, "HEAD": head,
+            "WIDTH": max(MIN_DOT, triton.next_power_of_2(head)),
+            "BLOCK_M": max(MIN_DOT, min(64, triton.next_power_of_2(rows))),
+            "BLOCK_N": max(MIN_DOT, min(64, triton.next_power_of_2(key.shape[2]))),
         }  # fmt: skip
+        blocks = triton.cdiv(steps, constants[side])
+        return (encoders * blocks, batch * self.heads), blocks, constants
 
-    def grid(self, steps: int, block: int) -> tuple[tuple[int, int], int]:
-        """(grid, blocks per encoder) over `steps` time steps."""
-        blocks = triton.cdiv(steps, block)
-        return (self.encoders * blocks, self.programs), blocks
+
+def attention_tables(
+    queries: tuple[int, ...], keys: tuple[int, ...], rates: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """`shape` and `scales` of `AttentionLaunch`."""
+    shape = [(q, k, cut(rate)) for q, k, rate in zip(queries, keys, rates, strict=True)]
+    return torch.tensor(shape, dtype=torch.int32), torch.tensor([keep_scale(rate) for rate in rates])
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
@@ -61,32 +99,25 @@ class FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
-                site: int | None) -> Tensor:  # fmt: skip
+                site: int | None, valid: Tensor | None) -> Tensor:  # fmt: skip
         if value.stride() != key.stride():
             key, value = key.contiguous(), value.contiguous()
-        launch = _Launch(query, key, plan, noise, site)
+        dropping = noise is not None and site is not None
+        rates = plan.rates if dropping else (0.0,) * len(plan.queries)
+        shape, scales = (table.to(query.device) for table in attention_tables(plan.queries, plan.keys, rates))
+        keys = noise.table([(site, e) for e in range(len(rates))]) if noise is not None and site is not None else None
+        real = None if valid is None else valid.to(torch.int32).contiguous()
+        launch = AttentionLaunch(shape, scales, keys, real, heads=plan.heads, last_step=plan.last_step)
         out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
-        sums = torch.empty(launch.encoders, launch.programs, launch.rows, device=query.device)
-        grid, blocks = launch.grid(launch.rows, launch.block)
-        forward[grid](query, key, value, out, sums, *launch.tables, *_strides(query), *_strides(key), *_strides(out),
-                      launch.rows, blocks, launch.factor * LOG2_E, **launch.constants)  # fmt: skip
+        sums = launch.forward(query, key, value, out)
         ctx.save_for_backward(query, key, value, out, sums)
         ctx.launch = launch
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, sums = ctx.saved_tensors
-        launch: _Launch = ctx.launch
-        grad_out = gradients[0].contiguous()
+        _, key, _, out, _ = ctx.saved_tensors
         grad_q = torch.zeros_like(out)
         grad_k, grad_v = (torch.zeros(key.shape, dtype=key.dtype, device=key.device) for _ in range(2))
-        common = (*_strides(query), *_strides(key), *_strides(out))
-        ends = (launch.factor * LOG2_E, launch.factor)
-        grid, blocks = launch.grid(launch.rows, launch.block)
-        backward_query[grid](query, key, value, out, grad_out, sums, grad_q, *launch.tables, *common, launch.rows,
-                              blocks, *ends, **launch.constants)  # fmt: skip
-        grid, blocks = launch.grid(key.shape[2], launch.key_block)
-        backward_key[grid](query, key, value, out, grad_out, sums, grad_k, grad_v, *launch.tables, *common,
-                            *_strides(grad_k), launch.rows, blocks, *ends, **launch.constants)  # fmt: skip
-        return grad_q, grad_k, grad_v, None, None, None
+        ctx.launch.backward((*ctx.saved_tensors, gradients[0].contiguous()), (grad_q, grad_k, grad_v))
+        return grad_q, grad_k, grad_v, None, None, None, None

@@ -2,32 +2,40 @@
 
 Tensors are [E, B, T, H * h]; a program works on one block of rows (or keys) of one head of one sample of one encoder.
 `shape` holds (query length, key length, dropout's cut) of each encoder, `keys` the dropout key of each encoder and
-ghost batch, `scales` what dropout multiplies the kept weights by. `dmd.kernels.attention_fused` launches them.
+ghost batch, `scales` what dropout multiplies the kept weights by. With VALID, `valid` [E, B, 2] holds the first real
+key frame of each sample and the end of its real key frames. `dmd.kernels.attention_fused` launches them.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _kept(word, odd, key_low, key_high, cut_at):
-    """Whether dropout keeps elements: the hash of `dmd.kernels.noise`, in unsigned arithmetic."""
-    x = (word + key_low).to(tl.uint32, bitcast=True)
-    high = key_high.to(tl.uint32, bitcast=True)
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) ^ high
-    x = ((x ^ (x >> 15)) * 0x846CA68B) ^ high
-    x = x ^ (x >> 16)
-    half = tl.where(odd == 1, x >> 16, x & 0xFFFF)
-    return (half ^ 0x8000) >= cut_at.to(tl.uint32, bitcast=True)
+from dmd.kernels.rows_triton import kept
 
 
 @triton.jit
-def _weights(q, k, row, col, len_q, len_k, shift, scale):
+def _weights(q, k, row, col, len_q, len_k, real, end, shift, scale):
     """2 ** (score - shift) of a tile, 0 where hidden."""
     score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    seen = _seen(row, col, len_q, len_k, real, end) & (row[:, None] < len_q)
+    return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0)
+
+
+@triton.jit
+def _seen(row, col, len_q, len_k, real, end):
+    """Which keys of a tile its queries see: offset causal, and real."""
     span = tl.abs(len_q - len_k)
-    seen = (col[None, :] <= row[:, None] + span) & (col[None, :] < len_k) & (row[:, None] < len_q)
-    return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0), seen
+    return (col[None, :] <= row[:, None] + span) & (col[None, :] >= real) & (col[None, :] < end)
+
+
+@triton.jit
+def _real(valid, e, b, batch, len_k, VALID: tl.constexpr):
+    """First real key frame of a sample, and the end of its real key frames."""
+    real = 0
+    end = len_k
+    if VALID:
+        real = tl.maximum(tl.load(valid + 2 * (e * batch + b)), 0)
+        end = tl.minimum(tl.load(valid + 2 * (e * batch + b) + 1), len_k)
+    return real, end
 
 
 @triton.jit
@@ -52,9 +60,9 @@ def _locate(shape, keys, pid, blocks, bh, HEADS: tl.constexpr, GHOST: tl.constex
 
 @triton.jit
 def forward(
-    q_ptr, k_ptr, v_ptr, o_ptr, sums_ptr, shape, keys, scales, q_e, q_b, q_t, k_e, k_b, k_t, o_e, o_b, o_t, rows,
-    blocks, scale, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr, DROP: tl.constexpr, HEAD: tl.constexpr,
-    WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, o_ptr, sums_ptr, shape, keys, scales, valid, q_e, q_b, q_t, k_e, k_b, k_t, o_e, o_b, o_t, rows,
+    blocks, scale, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr, DROP: tl.constexpr,
+    VALID: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Attention output and each row's log-sum (base 2)."""
     bh = tl.program_id(1)
@@ -69,15 +77,16 @@ def forward(
     top = tl.full([BLOCK_M], -1e30, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    end = tl.minimum(len_k, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
-    for begin in range(0, end, BLOCK_N):
+    real, real_end = _real(valid, e, b, tl.num_programs(1) // HEADS, len_k, VALID)
+    end = tl.minimum(real_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(real // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
         kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        seen = (col[None, :] <= row[:, None] + tl.abs(len_q - len_k)) & (col[None, :] < len_k)
+        seen = _seen(row, col, len_q, len_k, real, real_end)
         score = tl.where(seen, score, -1e30)
         new_top = tl.maximum(top, tl.max(score, 1))
         weights = tl.where(seen, tl.exp2(score - new_top[:, None]), 0.0)
@@ -85,7 +94,7 @@ def forward(
         total = total * decay + tl.sum(weights, 1)
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            weights = tl.where(_kept(word, (col % 2)[None, :], key_low, key_high, cut_at), weights, 0.0)
+            weights = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), weights, 0.0)
         mixed = mixed * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         top = new_top
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
@@ -97,9 +106,10 @@ def forward(
 
 @triton.jit
 def backward_query(
-    q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gq_ptr, shape, keys, scales, q_e, q_b, q_t, k_e, k_b, k_t, o_e, o_b,
-    o_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr, DROP: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gq_ptr, shape, keys, scales, valid, q_e, q_b, q_t, k_e, k_b, k_t, o_e,
+    o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr,
+    DROP: tl.constexpr, VALID: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the query, over the keys that each row sees."""
     bh = tl.program_id(1)
@@ -117,29 +127,31 @@ def backward_query(
     mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
     shift = tl.load(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, row < len_q, 0.0)
     gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    end = tl.minimum(len_k, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
-    for begin in range(0, end, BLOCK_N):
+    real, real_end = _real(valid, e, b, tl.num_programs(1) // HEADS, len_k, VALID)
+    end = tl.minimum(real_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(real // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
         kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        weights, _ = _weights(q, k, row, col, len_q, len_k, shift, scale)
+        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale)
         grad = tl.dot(go, tl.trans(v), input_precision="ieee") * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            grad = tl.where(_kept(word, (col % 2)[None, :], key_low, key_high, cut_at), grad, 0.0)
+            grad = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), grad, 0.0)
         grad = weights * (grad - mean[:, None])
         gq += tl.dot(grad.to(k.dtype), k, input_precision="ieee")
-    tl.store(gq_ptr + o_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
+    g_at = gq_ptr + e * g_e + b * g_b + local[:, None] * g_t + h * HEAD + channel[None, :]
+    tl.store(g_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
 
 
 @triton.jit
 def backward_key(
-    q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gk_ptr, gv_ptr, shape, keys, scales, q_e, q_b, q_t, k_e, k_b, k_t,
-    o_e, o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr,
-    LAST: tl.constexpr,
-    DROP: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gk_ptr, gv_ptr, shape, keys, scales, valid, q_e, q_b, q_t, k_e, k_b,
+    k_t, o_e, o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr,
+    LAST: tl.constexpr, DROP: tl.constexpr, VALID: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of key and value, over the rows that see them."""
     bh = tl.program_id(1)
@@ -155,6 +167,7 @@ def backward_key(
     v = tl.load(v_ptr + offset, kv_mask, 0.0)
     gk = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     gv = tl.zeros([BLOCK_N, WIDTH], tl.float32)
+    real, real_end = _real(valid, e, b, tl.num_programs(1) // HEADS, len_k, VALID)
     start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // BLOCK_M * BLOCK_M
     for begin in range(start, len_q - first, BLOCK_M):
         local = begin + tl.arange(0, BLOCK_M)
@@ -165,14 +178,14 @@ def backward_key(
         go = tl.load(go_ptr + o_at, q_mask, 0.0)
         mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
         shift = tl.load(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, row < len_q, 0.0)
-        weights, _ = _weights(q, k, row, col, len_q, len_k, shift, scale)
+        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale)
         grad = tl.dot(go, tl.trans(v), input_precision="ieee") * keep
         dropped = weights * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            kept = _kept(word, (col % 2)[None, :], key_low, key_high, cut_at)
-            grad = tl.where(kept, grad, 0.0)
-            dropped = tl.where(kept, dropped, 0.0)
+            keeps = kept(word, (col % 2)[None, :], key_low, key_high, cut_at)
+            grad = tl.where(keeps, grad, 0.0)
+            dropped = tl.where(keeps, dropped, 0.0)
         gv += tl.dot(tl.trans(dropped).to(go.dtype), go, input_precision="ieee")
         grad = weights * (grad - mean[:, None])
         gk += tl.dot(tl.trans(grad).to(q.dtype), q, input_precision="ieee")

@@ -15,6 +15,7 @@ from torch import Tensor
 EPSILON = 1e-8
 MARGIN_PER_LABEL = 0.15
 MIN_DOT = 16
+WARPS = 8
 
 
 @triton.jit
@@ -94,7 +95,7 @@ class FusedMargin(torch.autograd.Function):
         cos, grad = (torch.empty(ghosts, sizes["ROWS"], sizes["ROWS"], device=features.device) for _ in range(2))
         loss = torch.empty(ghosts, device=features.device)
         _forward[(ghosts,)](features, labels.contiguous(), mask.contiguous(), cos, grad, loss, rows, dim, EPSILON,
-                            MARGIN_PER_LABEL, **sizes)  # fmt: skip
+                            MARGIN_PER_LABEL, **sizes, num_warps=WARPS)  # fmt: skip
         ctx.save_for_backward(features, grad)
         ctx.sizes = sizes
         return loss
@@ -104,5 +105,6 @@ class FusedMargin(torch.autograd.Function):
         features, grad = ctx.saved_tensors
         ghosts, rows, dim = features.shape
         out = torch.empty_like(features)
-        _backward[(ghosts,)](features, grad, gradients[0].contiguous(), out, rows, dim, EPSILON, **ctx.sizes)
+        _backward[(ghosts,)](features, grad, gradients[0].contiguous(), out, rows, dim, EPSILON, **ctx.sizes,
+                          num_warps=WARPS)  # fmt: skip
         return out, None, None

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dmd.kernels.keys import DropoutKeys, key_table
+
 _BITS = 16
 _ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
 """Shift and multiplier of the first two rounds, as int32."""
@@ -35,11 +37,24 @@ class Noise:
         ghosts: numbers of the ghost batches inside the step, in the order in which they lie in the batch.
         ghost_size: samples in each.
         device: where masks are drawn.
+        keys: the pass's keys in the device's memory, for Triton kernels; with it `dropout` is one too.
     """
 
-    def __init__(self, *, seed: int, step: int, ghosts: Sequence[int], ghost_size: int, device: torch.device) -> None:
+    def __init__(
+        self, *, seed: int, step: int, ghosts: Sequence[int], ghost_size: int, device: torch.device,
+        keys: "DropoutKeys | None" = None,
+    ) -> None:
         self.seed, self.step, self.ghosts, self.ghost_size, self.device = seed, step, tuple(ghosts), ghost_size, device
+        self.keys = keys
         self._sites = 0
+        if keys is not None:
+            keys.start(self)
+
+    def restart(self) -> None:
+        """Begin the same pass again."""
+        self._sites = 0
+        if self.keys is not None:
+            self.keys.restart()
 
     def next_site(self) -> int:
         """Number of the next place in the network that drops something: calls come in the same order in every pass."""
@@ -50,6 +65,10 @@ class Noise:
         """The hash key, two int32, of one ghost batch (by its place in the batch) at one site."""
         seed = derived_seed("noise", self.seed, self.step, self.ghosts[ghost], *site)
         return _signed(seed & 0xFFFFFFFF), _signed(seed >> 32)
+
+    def table(self, sites: Sequence[tuple[int, ...]]) -> Tensor:
+        """The keys [sites, ghosts, 2], int32, on the device."""
+        return key_table(self, sites).to(self.device) if self.keys is None else self.keys.take(self, sites)
 
     def keep(self, shape: Sequence[int], rate: float, *, batch_dim: int, dtype: torch.dtype) -> Tensor:
         """A mask of `shape` with 0 (probability `rate`) or 1 / (1 - rate); `batch_dim` counts the samples."""
@@ -108,6 +127,11 @@ def dropout(x: Tensor, rate: float, noise: Noise | None, *, batch_dim: int = 0) 
     """Dropout of `x`; the identity where `noise` is None (evaluation) or the rate is 0."""
     if noise is None or rate == 0:
         return x
+    if noise.keys is not None:
+        from dmd.kernels.dropout_fused import FusedDropout
+
+        dropped: Tensor = FusedDropout.apply(x, rate, noise, batch_dim)
+        return dropped
     return x * noise.keep(x.shape, rate, batch_dim=batch_dim, dtype=x.dtype)
 
 
@@ -115,5 +139,7 @@ def drop_samples(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
     """Set whole samples of x [B, ...] to zero, the rest as it is; the identity where `noise` is None or the rate 0."""
     if noise is None or rate == 0:
         return x
+    if noise.keys is not None:
+        return x * (dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate, noise) > 0)
     kept = noise.keep((len(x), *[1] * (x.dim() - 1)), rate, batch_dim=0, dtype=x.dtype)
     return x * (kept > 0)

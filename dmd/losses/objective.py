@@ -14,6 +14,7 @@ from dmd.losses.distillation import (
     prior_regulariser,
     representation_distillation,
 )
+from dmd.losses.fused import NAMES, fused_terms
 from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
 from dmd.losses.task import task_loss
@@ -65,7 +66,7 @@ class Objective(nn.Module):
     Args:
         config: weights and switches.
         model: the network's hyperparameters, for the sizes of the GD-Units.
-        fused: run the margin loss as Triton kernels.
+        fused: run the losses as Triton kernels, as far as they know the config.
     """
 
     def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, fused: bool = False) -> None:
@@ -77,6 +78,11 @@ class Objective(nn.Module):
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
+        self.wholly_fused = fused and config.orthogonality == "batch" and model.task == "regression"
+        if self.wholly_fused:
+            self.register_buffer("priors", torch.stack([*self.buffers()]), persistent=False)
+            names = dict(zip(NAMES, torch.eye(len(NAMES)), strict=True))
+            self.register_buffer("coefficients", self.weighted_sum(names), persistent=False)
 
     def forward(self, output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Every term of every ghost batch.
@@ -90,6 +96,8 @@ class Objective(nn.Module):
             {name: [G]}: each term before weighting, `total`, and {"edges_homo", "edges_hetero": [G, 6]} (means over
             the samples of a ghost batch, for the log).
         """
+        if self.wholly_fused:
+            return fused_terms(self, output, labels, mask)
         output = _in_ghost_batches(output, labels.shape)
         mask = mask.to(labels.dtype)
         terms = {

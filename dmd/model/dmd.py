@@ -135,13 +135,7 @@ class DMD(nn.Module):
         shared_last = self.shared_encoders([decoupled.shared[m] for m in MODALITIES], valid=own, noise=noise)
         shared = torch.cat([shared_last[MODALITIES.index(m)] for m in PUBLISHED_ORDER], dim=-1)  # [B, 3d]
 
-        reinforced = [decoupled.private[target] for target, _ in CROSSMODAL]
-        if self.crossmodal_encoders is not None:
-            sources = [decoupled.private[source] for _, source in CROSSMODAL]
-            seen = None if valid is None else [valid[source] for _, source in CROSSMODAL]
-            reinforced = self.crossmodal_encoders(reinforced, sources, valid=seen, noise=noise)
-        pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
-        memory = dict(zip(MODALITIES, self.memory_encoders(pairs, valid=own, noise=noise), strict=True))  # {m: [B, 2d]}
+        memory = dict(zip(MODALITIES, self._reinforce(decoupled.private, valid, noise), strict=True))  # {m: [B, 2d]}
         hetero = {m: self.hetero_heads[m](memory[m], noise) for m in MODALITIES}
 
         gated = [torch.sigmoid(self.gates[m](memory[m])) for m in PUBLISHED_ORDER]
@@ -170,6 +164,23 @@ class DMD(nn.Module):
         if self.text_encoder is not None:
             real["text"] &= tokens[:, 1] != 0
         return {m: valid_range(real[m], self._kernels[m]) for m in MODALITIES}
+
+    def _reinforce(
+        self, private: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None, noise: Noise | None
+    ) -> list[Tensor]:
+        """What the memory encoders make of the crossmodal encoders' outputs, two by two: [B, 2d] of each modality."""
+        reinforced = [private[target] for target, _ in CROSSMODAL]
+        sources = [private[source] for _, source in CROSSMODAL]
+        crossmodal, memory = self.crossmodal_encoders, self.memory_encoders
+        if crossmodal is not None:
+            if crossmodal.fused_plan and memory.fused_plan and not torch.compiler.is_exporting():
+                from dmd.kernels.stack_fused import run_stack
+
+                return memory.parts(run_stack(memory, run_stack(crossmodal, reinforced, sources, noise), None, noise))
+            seen = None if valid is None else [valid[source] for _, source in CROSSMODAL]
+            reinforced = crossmodal(reinforced, sources, valid=seen, noise=noise)
+        pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
+        return memory(pairs, valid=None if valid is None else [valid[m] for m in MODALITIES], noise=noise)
 
 
 def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:

@@ -21,6 +21,7 @@ class TextEncoder(nn.Module):
         self.frozen = frozen
         self.dim = int(network.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self._takes_types = "token_type_ids" in inspect.signature(network.forward).parameters
+        self._takes_whole_masks = getattr(network.config, "_attn_implementation", None) == "sdpa"
         if frozen:
             network.requires_grad_(False)
 
@@ -33,11 +34,19 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, 3, T] (ids, attention mask, token types; MMSA's `text_bert`) -> [B, T, dim]."""
         ids, mask, types = tokens.unbind(1)
+        if self._takes_whole_masks:
+            mask = whole_mask(mask)
         arguments = {"input_ids": ids, "attention_mask": mask}
         if self._takes_types:
             arguments["token_type_ids"] = types
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.network(**arguments).last_hidden_state
+
+
+def whole_mask(mask: Tensor) -> Tensor:
+    """Which keys each query sees, [B, 1, T, T], of a mask [B, T]: what transformers makes of it for SDPA, but without
+    asking the host whether all of it is 1."""
+    return mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)
 
 
 def encoder_config(name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dmd.kernels.attention import AttentionPlan, attention
 from dmd.kernels.noise import Noise, dropout
+from dmd.kernels.stack import MAX_WIDTH, StackPlan
 
 PADDING_ALLOWANCE = 1.25
 """Encoders share a batch when padding to the longest raises their attention work by no more than this factor."""
@@ -141,7 +142,7 @@ class TransformerStack(nn.Module):
         queries: length of each encoder's input; `keys`: of its source (equal to `queries` for self-attention).
         attn_dropout: per encoder.
         last_step: whether only the last time step of each encoder is wanted.
-        fused: run attention as Triton kernels.
+        fused: run as Triton kernels, all encoders together.
     """
 
     def __init__(
@@ -169,6 +170,18 @@ class TransformerStack(nn.Module):
         for number, group in enumerate(self.groups):
             self.register_buffer(f"members{number}", torch.tensor(group.members), persistent=False)
             self.register_buffer(f"last{number}", torch.tensor(group.queries) - 1, persistent=False)
+        self.fused_plan: StackPlan | None = None
+        if fused and dim <= MAX_WIDTH:
+            from dmd.kernels.attention_fused import attention_tables
+
+            self.fused_plan = StackPlan(
+                heads=heads, levels=levels, queries=tuple(queries), keys=tuple(keys), attn_rates=tuple(attn_dropout),
+                res_rate=res_dropout, relu_rate=relu_dropout, embed_rate=embed_dropout, last_step=last_step,
+                groups=self.groups,
+            )  # fmt: skip
+            shape, scales = attention_tables(self.fused_plan.queries, self.fused_plan.keys, self.fused_plan.attn_rates)
+            for name, tensor in (("table", self.fused_plan.table()), ("shape", shape), ("scales", scales)):
+                self.register_buffer(name, tensor, persistent=False)
 
     def forward(
         self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
@@ -183,6 +196,10 @@ class TransformerStack(nn.Module):
         Returns:
             one tensor per encoder, [B, Tq, d], or [B, d] with `last_step`.
         """
+        if self.fused_plan is not None and not torch.compiler.is_exporting():
+            from dmd.kernels.stack_fused import run_stack
+
+            return self.parts(run_stack(self, inputs, sources, noise, valid))
         results: list[Tensor] = [inputs[0]] * len(inputs)
         for number, group in enumerate(self.groups):
             x = self._embed([inputs[e] for e in group.members], noise)
@@ -202,6 +219,13 @@ class TransformerStack(nn.Module):
             for position, encoder in enumerate(group.members):
                 results[encoder] = x[position, :, 0] if self.last_step else x[position, :, : group.queries[position]]
         return results
+
+    def parts(self, whole: Tensor) -> list[Tensor]:
+        """One tensor per encoder of [E, B, T, d], cut to its length; without their only step with `last_step`."""
+        assert self.fused_plan is not None
+        if self.last_step:
+            return list(whole.squeeze(2).unbind(0))
+        return [x[:, :length] for x, length in zip(whole.unbind(0), self.fused_plan.queries, strict=True)]
 
     def _embed(self, parts: Sequence[Tensor], noise: Noise | None) -> Tensor:
         """Pad, stack to [E, B, T, d], scale, and add positions where channel 0 is not zero (the published rule)."""

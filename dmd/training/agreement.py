@@ -28,9 +28,10 @@ class StorageFailed(OSError):
 
 def any_rank(engine: Engine, *flags: bool) -> list[bool]:
     """For each flag whether a rank raised it; one collective, the same answer on every rank."""
+    if engine.num_ranks == 1:
+        return list(flags)
     raised = torch.tensor(flags, dtype=torch.float32, device=engine.device)
-    if engine.num_ranks > 1:
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
     return [value > 0 for value in raised.tolist()]
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor, device
 from tqdm import tqdm
 
@@ -40,6 +41,7 @@ def open_record(
         "data": str(index.root), "data_name": info.name, "generation": info.generation, "counts": info.counts,
         "dims": info.dims, "lengths": info.lengths, "ranks": engine.num_ranks, "device": str(engine.device),
         "steps_per_epoch": plan.num_steps, "parameters": sum(p.numel() for p in engine.system.parameters()),
+        "kernels": engine.system.kernels, "cuda_graph": engine.system.captured,
     }  # fmt: skip
     shown = ("acc2_non0", "f1_non0", "acc7", "corr") if config.model.task == "regression" else CLASS_METRICS
     compare = ("valid/loss", *(f"valid/{name}" for name in shown))
@@ -65,18 +67,24 @@ class Logbook:
         self._edges: dict[str, Tensor] = {}
         self._undrawn: tuple[int, Evaluation] | None = None
 
-    def step(self, step: int, values: dict[str, Tensor], rates: list[float], samples_per_second: float) -> None:
-        """The numbers of one optimizer step; edges of the GD-Units become one number each."""
-        numbers = {name: value.item() for name, value in values.items() if not name.startswith("edges_")}
-        for name, edges in values.items():
+    def step(
+        self, step: int, values: dict[str, Tensor], rates: list[float], samples_per_second: float
+    ) -> dict[str, float]:
+        """The numbers of one optimizer step; edges of the GD-Units become one number each. Copies once."""
+        flat = torch.cat([value.detach().flatten().double() for value in values.values()]).cpu()
+        numbers = {}
+        for (name, value), part in zip(values.items(), flat.split([v.numel() for v in values.values()]), strict=True):
             if name.startswith("edges_"):
-                self._edges[name.removeprefix("edges_")] = edges
-                named = zip(PAIRS, edges.tolist(), strict=True)
+                self._edges[name.removeprefix("edges_")] = part.view(value.shape).float()
+                named = zip(PAIRS, part.tolist(), strict=True)
                 numbers.update({f"{name}/{to}_from_{source}": edge for (to, source), edge in named})
+            else:
+                numbers[name] = part.item()
         numbers["samples_per_second"] = samples_per_second
         for number, rate in enumerate(rates):
             numbers["learning_rate_text" if number else "learning_rate"] = rate
         self._write(step, numbers, "train")
+        return numbers
 
     def epoch(self, step: int, epoch: int, evaluation: Evaluation, best: bool) -> None:
         """The numbers of a validation."""

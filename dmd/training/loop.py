@@ -138,8 +138,9 @@ class Training:
                 if self.log is not None and self.step % train.log_every == 0:
                     now = time.perf_counter()
                     rates = [group["lr"] for group in self.engine.optimizer.param_groups]
-                    self.log.step(self.step, result.values, rates, samples * train.log_every / (now - begin))
-                    bar.set_postfix(loss=f"{result.values['total']:.3f}", best_valid=f"{self.schedule.best_loss:.4f}")
+                    pace = samples * train.log_every / (now - begin)
+                    numbers = self.log.step(self.step, result.values, rates, pace)
+                    bar.set_postfix(loss=f"{numbers['total']:.3f}", best_valid=f"{self.schedule.best_loss:.4f}")
                     begin = now
                 if self.finished or self.cursor.step == plan.num_steps:
                     return False
@@ -196,9 +197,8 @@ class Training:
         ))  # fmt: skip
 
     def _storage_failed(self) -> bool:
-        return (self.saver is not None and self.saver.poll() is not None) or (
-            self.log is not None and self.log.failure is not None
-        )
+        saving = self.saver is not None and self.saver.poll() is not None
+        return saving or (self.log is not None and self.log.failure is not None)
 
     def _storage_error(self, failures: list[OSError]) -> StorageFailed:
         return StorageFailed(str(failures[0]) if failures else f"rank 0 cannot write to {self.run_path}")

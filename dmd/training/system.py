@@ -8,12 +8,14 @@ from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.targets import targets
 from dmd.kernels.choice import choose_kernels
+from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.dmd import DMDOutput
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
+from dmd.training.capture import CapturedPass, obstacle_to_capture
 
 
 class TrainingSystem(nn.Module):
@@ -35,11 +37,21 @@ class TrainingSystem(nn.Module):
         self.autocast = autocast_dtype(config, device)
         fused, reason = choose_kernels(config.train.kernels, device)
         self.kernels = f"{'fused' if fused else 'plain'} ({reason})"
+        self.keys = DropoutKeys() if fused else None
+        obstacle = obstacle_to_capture(config, device, fused=fused)
+        self.captured = f"no: {obstacle}" if obstacle else "yes"
+        self._graph = None if obstacle else CapturedPass(self)
         self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder, fused=fused)
         self.objective = Objective(config.objective, config.model, fused=fused)
 
     def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
+        if self._graph is not None and noise is not None and self.training:
+            return self._graph(batch, noise)
+        return self.terms(batch, noise)
+
+    def terms(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
+        """As `forward`, kernel by kernel."""
         return self.objective(self.predict(batch, noise), self.targets(batch), batch.mask)
 
     def targets(self, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from dmd.data.plan import EpochPlan
 from dmd.kernels.noise import Noise, dropout
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD, ModelConfig
-from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, load_text_encoder
+from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, load_text_encoder, whole_mask
 from dmd.model.transformer import TransformerStack, group_by_length
 
 DIMS = {"text": 9, "audio": 5, "vision": 7}
@@ -176,6 +176,16 @@ def test_text_encoders_have_no_dead_parameter(kind, frozen, tmp_path):
         assert (parameter.grad is not None) == parameter.requires_grad, name
         assert parameter.requires_grad != (frozen and name.startswith("text_encoder")), name
     assert model.train().text_encoder.network.training != frozen
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_text_encoders_attend_with_sdpa_and_take_whole_masks(kind):
+    encoder = build_text_encoder(ENCODERS[kind].to_dict(), frozen=False).eval()
+    assert encoder.network.config._attn_implementation == "sdpa"
+    ids, mask, _ = tokens(3, 6).unbind(1)
+    mask[0] = 1
+    whole = encoder.network(input_ids=ids, attention_mask=whole_mask(mask)).last_hidden_state
+    torch.testing.assert_close(whole, encoder.network(input_ids=ids, attention_mask=mask).last_hidden_state)
 
 
 def test_text_encoder_mistakes_are_named():

@@ -3,30 +3,10 @@
 The interpreter runs in a process of its own, since Triton decides about it when the kernels are defined.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
-CUDA = torch.cuda.is_available()
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
-needs_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
-
-
-def interpreted(*arguments: str) -> None:
-    """Run the checks below on the CPU."""
-    code = f"import {__name__} as checks; checks.{arguments[0]}({', '.join(map(repr, arguments[1:]))})"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    assert bool(got.isfinite().all())
-    return float((got.detach().double().cpu() - want.detach().cpu()).norm() / want.detach().norm().clamp(min=1e-6))
+from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 
 
 def check_attention(device: str, dtype_name: str = "float32", full_size: bool = False) -> None:
@@ -66,7 +46,7 @@ def check_attention(device: str, dtype_name: str = "float32", full_size: bool = 
                     results.append([valid, *(part.grad for part in parts)])
                 for got, want in zip(*results, strict=True):
                     found = error(got, want)
-                    assert found <= TOLERANCE[dtype], (queries, keys, heads, width, last_step, dropping, found)
+                    assert found <= TOLERANCE[dtype_name], (queries, keys, heads, width, last_step, dropping, found)
 
 
 def check_margin(device: str) -> None:
@@ -93,13 +73,13 @@ def check_margin(device: str) -> None:
         assert error(got.grad, want.grad) <= 2e-6, kind
 
 
-def check_parity(device: str) -> None:
+def check_parity(device: str, setting: str) -> None:
     """The golden batch through the fused forms: every loss term and every gradient as in plain torch."""
     from dmd.losses import Objective, ObjectiveConfig
     from dmd.model import DMD
     from tests.dmd.golden import Golden
 
-    golden = Golden("unaligned")
+    golden = Golden(setting)
     plain, plain_losses = golden.build()
     fused = DMD(golden.model_config(), golden.settings["feature_dims"], golden.settings["seq_lens"], fused=True)
     fused.load_state_dict(plain.state_dict())
@@ -122,19 +102,20 @@ def check_parity(device: str) -> None:
 
 
 def test_attention_interpreted():
-    interpreted("check_attention", "cpu")
+    interpreted(__name__, "check_attention")
 
 
 def test_margin_interpreted():
-    interpreted("check_margin", "cpu")
+    interpreted(__name__, "check_margin")
 
 
-def test_golden_parity_interpreted():
-    interpreted("check_parity", "cpu")
+@pytest.mark.parametrize("setting", ["aligned", pytest.param("unaligned", marks=pytest.mark.slow)])
+def test_golden_parity_interpreted(setting):
+    interpreted(__name__, "check_parity", setting)
 
 
 @pytest.mark.gpu
-@needs_cuda
+@on_cuda
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("full_size", [False, True])
 def test_attention_on_cuda(dtype, full_size):
@@ -142,15 +123,16 @@ def test_attention_on_cuda(dtype, full_size):
 
 
 @pytest.mark.gpu
-@needs_cuda
+@on_cuda
 def test_margin_on_cuda():
     check_margin("cuda")
 
 
 @pytest.mark.gpu
-@needs_cuda
-def test_golden_parity_on_cuda():
-    check_parity("cuda")
+@on_cuda
+@pytest.mark.parametrize("setting", ["aligned", "unaligned"])
+def test_golden_parity_on_cuda(setting):
+    check_parity("cuda", setting)
 
 
 def test_the_choice_is_made_for_a_reason():

@@ -1,0 +1,161 @@
+"""Launches of one optimizer step: Triton kernels and torch operations that are neither views nor allocations.
+
+    python -m benchmarks.launches --out benchmarks/results/launches.csv
+
+Forward, losses and backward of all ten ghost batches in one pass. Without a CUDA device the Triton kernels are counted
+and not run (`TRITON_INTERPRET=1`); torch's operations run on the CPU, so that what they compute is of no use, but there
+are as many of them. `--samples` lowers the ghost batch: the counts do not depend on it. Host syncs are operations that
+bring a number to the host (`_local_scalar_dense`), and copies between devices that wait.
+"""
+
+import argparse
+import collections
+import csv
+import os
+import platform
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is defined
+
+from benchmarks.step import DIMS, LENGTHS
+from dmd.kernels.keys import DropoutKeys
+from dmd.kernels.noise import Noise
+from dmd.losses import Objective
+from dmd.model import DMD
+from dmd.model.text import build_text_encoder
+from dmd.presets import load_config
+from dmd.training.provenance import git_commit
+
+ONE_ON_CUDA = ("bernoulli_", "div_")
+"""Parts of torch's dropout on CPUs, which on CUDA is one operation; its product is counted."""
+ALLOCATING = ("promote_types", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh")
+SYNCS = ("_local_scalar_dense", "nonzero", "equal")
+GHOSTS = 10
+BERT = {"model_type": "bert", "attention_probs_dropout_prob": 0.0}
+"""BERT-base. On CUDA the dropout of its attention is inside the kernel; with it, CPUs take the attention apart."""
+
+
+class Counter(TorchDispatchMode):
+    """Counts what is dispatched while it is on, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in ALLOCATING + ONE_ON_CUDA:
+            self.names[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class TritonCounter:
+    """Counts Triton launches while it is on; interpreted kernels are not run."""
+
+    def __init__(self) -> None:
+        self.names: collections.Counter[str] = collections.Counter()
+
+    def __enter__(self) -> "TritonCounter":
+        from triton import knobs
+        from triton.runtime.interpreter import GridExecutor
+
+        names = self.names
+
+        def count(executor: Any, *args: Any, **kwargs: Any) -> None:
+            names[executor.fn.__name__] += 1
+
+        self._executor, self._call = GridExecutor, GridExecutor.__call__
+        GridExecutor.__call__ = count
+        self._hooks = knobs.runtime.launch_enter_hook
+        self._hook = lambda metadata: names.update([metadata.get()["name"]])
+        self._hooks.add(self._hook)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.__call__ = self._call
+        self._hooks.remove(self._hook)
+
+
+def count_step(
+    preset: str, *, samples: int, form: str, text: bool, bf16: bool, device: torch.device
+) -> tuple[collections.Counter[str], collections.Counter[str]]:
+    """(Triton launches, torch operations) by name, of a step after one that warmed up."""
+    config = load_config(preset)
+    dims = DIMS[preset.split("-")[0]]
+    lengths = dict(zip(dims, LENGTHS[preset], strict=True))
+    torch.manual_seed(0)
+    encoder = build_text_encoder(BERT, frozen=False).to(device) if text else None
+    fused = form == "fused"
+    model = DMD(config.model, dims, lengths, encoder, fused=fused).to(device)
+    losses = Objective(config.objective, config.model, fused=fused).to(device)
+    batch = GHOSTS * samples
+    parts = [torch.randn(batch, lengths[m], dims[m], device=device) for m in dims]
+    if text:
+        ids = torch.randint(1, 1000, (batch, lengths["text"]), device=device)
+        parts[0] = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1)
+    labels = torch.randint(-15, 16, (GHOSTS, samples), device=device) / 5
+    mask = torch.ones_like(labels)
+    keys = DropoutKeys() if fused else None
+    triton_launches: collections.Counter[str] = collections.Counter()
+    counter = Counter()
+    for step in range(2):
+        counter = Counter()
+        noise = Noise(seed=1, step=step, ghosts=range(GHOSTS), ghost_size=samples, device=device, keys=keys)
+        with TritonCounter() if fused else nullcontext() as launches, counter:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                output = model(*parts, noise)
+            terms = losses(output, labels, mask)
+            terms["total"].sum().backward()
+        triton_launches = launches.names if launches is not None else triton_launches
+        for module in (model, losses):
+            module.zero_grad()
+    return triton_launches, counter.names
+
+
+def main() -> None:
+    """Count presets and write the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", default=list(LENGTHS))
+    parser.add_argument("--samples", type=int, default=2, help="of a ghost batch")
+    parser.add_argument("--forms", nargs="+", default=["plain", "fused"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--text", nargs="+", default=["features", "bert"])
+    parser.add_argument("--names", action="store_true", help="print each operation's count")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    rows = []
+    for preset in options.presets:
+        for text in options.text:
+            for form in options.forms:
+                for precision in options.precisions:
+                    own, torchs = count_step(
+                        preset, samples=options.samples, form=form, text=text == "bert", bf16=precision == "bf16",
+                        device=device,
+                    )  # fmt: skip
+                    row = {
+                        "preset": preset, "text": text, "form": form, "precision": precision,
+                        "samples": options.samples * GHOSTS, "triton": own.total(), "torch": torchs.total(),
+                        "launches": own.total() + torchs.total(), "host_syncs": sum(torchs[name] for name in SYNCS),
+                        "device": where, "torch_version": torch.__version__, "commit": git_commit(),
+                    }  # fmt: skip
+                    print(row, flush=True)
+                    rows.append(row)
+                    if options.names:
+                        print(own.most_common(), torchs.most_common(), sep="\n", flush=True)
+    if options.out is not None:
+        with options.out.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""One encoder layer of all encoders of a stack, as Triton kernels: three or four launches forward, seven or eight back.
+
+Same mathematics, weights and dropped elements as `dmd.model.transformer.EncoderLayer`. Under autocast the operands of
+products, queries, keys, values and the attention's output are of autocast's type; the residual stream, layer norms,
+softmax, sums and gradients of weights stay in float32.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dmd.kernels.attention_fused import AttentionLaunch
+from dmd.kernels.encoder_backward_triton import project_backward, residual_mlp_backward
+from dmd.kernels.encoder_triton import project, residual_mlp
+from dmd.kernels.encoder_weights_triton import add_up_weights, mlp_weights, projection_weights
+from dmd.kernels.noise import cut, keep_scale
+
+DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+MAX_SPLITS = 8
+ADD_ROWS, ADD_COLS = 64, 32
+
+
+class LayerWeights(NamedTuple):
+    """Parameters of an `EncoderLayer`, contiguous."""
+
+    in_w: Tensor
+    in_b: Tensor
+    out_w: Tensor
+    out_b: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    gain: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCall:
+    """What a call of a layer is, beside its tensors."""
+
+    table: Tensor
+    """[E, 5], see `dmd.kernels.rows_triton`."""
+    attention: AttentionLaunch
+    last: bool
+    """Only the last step of each encoder is wanted."""
+    dtype: torch.dtype
+    """Of the operands of products."""
+    keys: dict[str, Tensor] = field(default_factory=dict)
+    """{"res", "relu", "last": [E, ghosts, 2]} of the dropouts that are on."""
+    res_rate: float = 0.0
+    relu_rate: float = 0.0
+
+    def sizes(self, dim: int) -> dict[str, Any]:
+        """Block sizes of the launches over rows."""
+        width = padded(dim)
+        small = self.dtype == torch.float32 or width > 128
+        block = 32 if small else 64
+        return {
+            "DIM": dim, "WIDTH": width, "M": block, "CHUNK": block, "DOT": DOT_TYPES[self.dtype],
+            "num_warps": 4 if width <= 64 else 8, "num_stages": 2,
+        }  # fmt: skip
+
+    def dropout(self, batch: int) -> dict[str, Any]:
+        """Constants of the dropouts behind the branches and the ReLU."""
+        keys = next(iter(self.keys.values()), None)
+        return {
+            "GHOST": batch if keys is None else batch // keys.shape[1], "RES": "res" in self.keys,
+            "RES_CUT": cut(self.res_rate), "RES_SCALE": keep_scale(self.res_rate), "RELU": "relu" in self.keys,
+            "RELU_CUT": cut(self.relu_rate), "RELU_SCALE": keep_scale(self.relu_rate),
+        }  # fmt: skip
+
+    def key(self, kind: str) -> Tensor:
+        """A dropout's keys, or a tensor that no kernel reads."""
+        return self.keys.get(kind, self.table)
+
+
+def padded(dim: int) -> int:
+    """Channels of a program: a power of two that a matrix product takes."""
+    return max(16, triton.next_power_of_2(dim))
+
+
+def strides(x: Tensor) -> tuple[int, ...]:
+    """(encoder, sample, step) of [E, B, T, channels]."""
+    assert x.stride(3) == 1
+    return x.stride()[:3]
+
+
+def empty(like: Tensor, steps: int, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """[E, B, steps, dim]; steps past an encoder's length are never written nor read."""
+    encoders, batch = like.shape[:2]
+    assert encoders * batch * steps * dim < 2**31
+    return torch.empty(encoders, batch, steps, dim, device=like.device, dtype=dtype or torch.float32)
+
+
+class FusedLayer(torch.autograd.Function):
+    """x [E, B, T, d] and a normalised source [E, B, Tk, d] (None: itself) -> [E, B, T, d], or [E, B, 1, d] (last)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, source: Tensor | None, call: LayerCall, *weights: Tensor) -> Tensor:
+        w = LayerWeights(*weights)
+        encoders, batch, steps, dim = x.shape
+        sizes = call.sizes(dim)
+        rows = 1 if call.last else steps
+
+        def run(out: Tensor, inputs: Tensor, first: int, cols: int, **how: Any) -> None:
+            grid = (triton.cdiv(batch * (1 if how["LAST"] else inputs.shape[2]), sizes["M"]), encoders)
+            project[grid](inputs, out, w.in_w, w.in_b, w.gain, w.shift, call.table, *strides(inputs), *strides(out),
+                          batch, FIRST=first, COLS=cols, **how, **sizes)  # fmt: skip
+
+        if source is None and not call.last:
+            whole = empty(x, steps, 3 * dim, call.dtype)
+            run(whole, x, 0, 3 * dim, SIDE=0, LAST=False, NORM=True)
+            query, both = whole[..., :dim], whole[..., dim:]
+        else:
+            key_input = x if source is None else source
+            query, both = empty(x, rows, dim, call.dtype), empty(x, key_input.shape[2], 2 * dim, call.dtype)
+            run(query, x, 0, dim, SIDE=0, LAST=call.last, NORM=True)
+            run(both, key_input, dim, 2 * dim, SIDE=1, LAST=False, NORM=source is None)
+        mixed = empty(x, rows, dim, call.dtype)
+        sums = call.attention.forward(query, both[..., :dim], both[..., dim:], mixed)
+        middle, out = empty(x, rows, dim), empty(x, rows, dim)
+        grid = (triton.cdiv(batch * rows, sizes["M"]), encoders)
+        residual_mlp[grid](mixed, x, middle, out, w.out_w, w.out_b, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, w.b2,
+                           call.table, call.key("res"), call.key("relu"), call.key("last"), *strides(x),
+                           *strides(middle), batch, LAST=call.last, **call.dropout(batch), **sizes)  # fmt: skip
+        ctx.save_for_backward(x, source, query, both, mixed, sums, middle, *w)
+        ctx.call = call
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, source, query, both, mixed, sums, middle, *weights = ctx.saved_tensors
+        call: LayerCall = ctx.call
+        w = LayerWeights(*weights)
+        batch, steps, dim = x.shape[1:]
+        sizes = call.sizes(dim)
+        grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
+        grad_middle, grad_mixed = empty(x, middle.shape[2], dim), empty(x, middle.shape[2], dim, call.dtype)
+        grid = (triton.cdiv(batch * middle.shape[2], sizes["M"]), len(x))
+        residual_mlp_backward[grid](
+            grad, middle, grad_middle, grad_mixed, w.out_w, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, call.table,
+            call.key("res"), call.key("relu"), call.key("last"), *strides(grad), *strides(middle), batch,
+            LAST=call.last, **call.dropout(batch), **sizes,
+        )  # fmt: skip
+        if source is None and not call.last:
+            whole = empty(x, steps, 3 * dim, call.dtype)
+            grad_q, grad_both = whole[..., :dim], whole[..., dim:]
+        else:
+            grad_q, grad_both = empty(x, query.shape[2], dim, call.dtype), empty(x, both.shape[2], 2 * dim, call.dtype)
+        call.attention.backward(
+            (query, both[..., :dim], both[..., dim:], mixed, sums, grad_mixed),
+            (grad_q, grad_both[..., :dim], grad_both[..., dim:]),
+        )
+        grad_x = empty(x, steps, dim)
+        grad_source = None if source is None else empty(x, source.shape[2], dim)
+
+        def run(out: Tensor, **how: Any) -> None:
+            grid = (triton.cdiv(batch * out.shape[2], sizes["M"]), len(x))
+            project_backward[grid](grad_q, grad_both, grad_middle, x, out, w.in_w, w.gain, call.table, *strides(grad_q),
+                                   *strides(grad_both), *strides(grad_middle), *strides(x), *strides(out), batch,
+                                   LAST=call.last, **how, **sizes)  # fmt: skip
+
+        run(grad_x, SIDE=0, QUERY=True, KEY=source is None)
+        if grad_source is not None:
+            run(grad_source, SIDE=1, QUERY=False, KEY=True)
+        saved = (x, x if source is None else source, mixed, middle)
+        return grad_x, grad_source, None, *weight_gradients(call, w, saved, (grad_q, grad_both, grad_middle, grad))
+
+
+def weight_gradients(
+    call: LayerCall, w: LayerWeights, saved: tuple[Tensor, ...], grads: tuple[Tensor, ...]
+) -> list[Tensor]:
+    """Gradients of a layer's weights from saved = (x, key input, attention's output, middle) and those of queries, keys
+    and values, middle, and output."""
+    x, source, mixed, middle = saved
+    grad_q, grad_both, grad_middle, grad = grads
+    encoders, batch, steps, dim = x.shape
+    sizes = call.sizes(dim)
+    chunk = sizes["CHUNK"]
+    splits = max(1, min(MAX_SPLITS, triton.cdiv(batch * steps, sizes["M"]) // 8))
+    parts = torch.empty(splits, encoders, 12 * dim, dim, device=x.device)
+    bias_parts = torch.empty(splits, encoders, 9 * dim, device=x.device)
+    drops = call.dropout(batch)
+    jobs = 2 * triton.cdiv(dim, chunk) + triton.cdiv(2 * dim, chunk)
+    projection_weights[jobs, encoders, splits](
+        grad_q, grad_both, grad_middle, x, source, mixed, parts, bias_parts, call.table, call.key("res"),
+        *strides(grad_q), *strides(grad_both), *strides(grad_middle), *strides(x), *strides(source), batch, splits,
+        encoders, SELF=source is x, LAST=call.last, RES=drops["RES"], GHOST=drops["GHOST"], CUT=drops["RES_CUT"],
+        SCALE=drops["RES_SCALE"], **sizes,
+    )  # fmt: skip
+    mlp_weights[triton.cdiv(4 * dim, chunk), encoders, splits](
+        grad, middle, parts, bias_parts, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, call.table, call.key("relu"),
+        call.key("last"), *strides(grad), *strides(middle), batch, splits, encoders, LAST=call.last, **drops, **sizes,
+    )  # fmt: skip
+    own = LayerWeights(*(torch.empty_like(weight) for weight in w))
+    add_up_weights[4, encoders, triton.cdiv(dim, ADD_COLS)](
+        parts, bias_parts, w.in_w, own.in_b, own.in_w, own.out_b, own.out_w, w.w1, own.b1, own.w1, own.b2, own.w2,
+        w.gain, w.shift, own.gain, own.shift, splits, encoders, DIM=dim, R=ADD_ROWS, C=ADD_COLS,
+    )  # fmt: skip
+    return list(own)

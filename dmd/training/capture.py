@@ -1,0 +1,106 @@
+"""Forward and backward of a training pass as one CUDA graph: the host launches twice instead of some hundred times.
+
+The first pass runs kernel by kernel and tells which dropout keys it needs; the second is captured; later ones copy
+their batch to the captured addresses and replay. Dropout keys lie in the device's memory, and torch's own generator,
+which the text encoder draws from, is seeded before each pass, so a replay draws what the pass would have drawn. A batch
+of another shape runs kernel by kernel.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dmd.config import Config
+from dmd.data.loader import Batch
+from dmd.kernels.noise import Noise
+
+if TYPE_CHECKING:
+    from dmd.training.system import TrainingSystem
+
+WARMUPS = 3
+"""Passes, forward and backward, that are run before the capture (torch's own default)."""
+
+
+def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) -> str:
+    """Why a training's passes cannot be captured; empty where they can."""
+    train = config.train
+    if train.cuda_graph == "off":
+        return "train.cuda_graph is off"
+    if device.type != "cuda":
+        return f"there are no CUDA graphs on {device.type} devices"
+    if not fused:
+        return "plain kernels take dropout keys from the host (train.kernels)"
+    if config.text.compile:
+        return "text.compile is on"
+    if train.ghost_batches_per_step > train.ghost_batches_per_forward:
+        # A replay overwrites the gradients of the one before, which autograd may have kept without a copy.
+        return "a step is more than one pass (train.ghost_batches_per_forward)"
+    return ""
+
+
+class _Terms(Protocol):
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]: ...
+
+
+class _Pass(nn.Module):
+    """A system's pass over tensors alone: the loss of each ghost batch first, then every term without its graph."""
+
+    def __init__(self, system: "TrainingSystem") -> None:
+        super().__init__()
+        self.system = system
+        self.noise: Noise | None = None
+        self.like: Batch | None = None
+        self.names: list[str] = []
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """text, audio, vision, labels, mask -> (total, *terms)."""
+        assert self.noise is not None
+        assert self.like is not None
+        self.noise.restart()
+        text, audio, vision, labels, mask = inputs
+        batch = Batch(
+            text=text, audio=audio, vision=vision, labels=labels, mask=mask, rows=self.like.rows,
+            ghosts=self.like.ghosts,
+        )  # fmt: skip
+        terms = self.system.terms(batch, self.noise)
+        self.names = list(terms)
+        return (terms["total"], *(term.detach() for term in terms.values()))
+
+
+class CapturedPass:
+    """Runs passes of a system, captured from the second one on."""
+
+    def __init__(self, system: "TrainingSystem") -> None:
+        self._systems = [system]  # in a list, so that no module holds itself
+        self._pass: _Pass | None = None
+        self._replay: _Terms | None = None
+        self._shapes: list[torch.Size] = []
+
+    def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """Terms {name: [G]} of a batch; only `total` has a gradient."""
+        inputs = (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
+        shapes = [x.shape for x in inputs]
+        assert noise.keys is not None
+        if not noise.keys.known or (self._replay is not None and shapes != self._shapes):
+            return self._systems[0].terms(batch, noise)
+        if self._replay is None:
+            self._capture(batch, noise, inputs)
+        assert self._pass is not None
+        assert self._replay is not None
+        total, *terms = self._replay(*inputs)
+        named = dict(zip(self._pass.names, (term.clone() for term in terms), strict=True))
+        return {**named, "total": total.clone()}
+
+    def _capture(self, batch: Batch, noise: Noise, inputs: tuple[Tensor, ...]) -> None:
+        """Capture the pass; the seed of torch's generator is then as it was before."""
+        self._pass = _Pass(self._systems[0])
+        self._pass.noise, self._pass.like = noise, batch
+        self._shapes = [x.shape for x in inputs]
+        device = inputs[0].device
+        state = torch.cuda.get_rng_state(device)
+        samples = tuple(x.clone() for x in inputs)
+        self._replay = torch.cuda.make_graphed_callables(
+            self._pass, samples, num_warmup_iters=WARMUPS, allow_unused_input=True
+        )
+        torch.cuda.set_rng_state(state, device)

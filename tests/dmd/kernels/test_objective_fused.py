@@ -1,0 +1,97 @@
+"""Every loss term as Triton kernels against plain torch in float64, forward and backward."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dmd.losses import Objective, ObjectiveConfig
+from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.decouple import Decoupled
+from dmd.model.dmd import HEADS, DMDOutput
+from tests.dmd.kernels.forms import error, interpreted, on_cuda
+
+KINDS = ("mixed", "equal labels", "no pair", "zero", "one valid", "masked")
+TOLERANCE = {"float32": 5e-6, "bfloat16": 2e-2}
+
+
+def make(kind: str, ghosts: int, samples: int, dim: int, dtype: str) -> tuple[list[torch.Tensor], torch.Tensor, ...]:
+    """Leaves of a `DMDOutput` in the order of `output`, labels and mask."""
+    torch.manual_seed(0)
+    batch, steps = ghosts * samples, {"text": 3, "audio": 7, "vision": 4}
+    leaves = [torch.randn(batch) for _ in HEADS]
+    leaves += [torch.randn(batch, steps[m], dim) for _ in Decoupled._fields for m in MODALITIES]
+    leaves += [torch.randn(batch, width) for width in (dim, dim, 2 * dim) for _ in MODALITIES]
+    if kind == "zero":
+        leaves = [x if x.dim() == 1 else x * (torch.arange(batch) % 2).view(-1, *[1] * (x.dim() - 1)) for x in leaves]
+    labels = torch.randint(-2, 3, (ghosts, samples)) / 2.0
+    if kind == "equal labels":
+        labels = torch.zeros(ghosts, samples)
+    if kind == "no pair":
+        labels = torch.arange(1.0, samples + 1).expand(ghosts, samples) / 5
+    mask = torch.ones(ghosts, samples)
+    if kind == "masked":
+        mask[-1, samples // 2 :] = 0
+    if kind == "one valid":
+        mask[:, 1:] = 0
+        mask[0] = 0  # nothing at all
+    return [x.to(getattr(torch, dtype)) for x in leaves], labels, mask
+
+
+def output(leaves: list[torch.Tensor]) -> DMDOutput:
+    rest = iter(leaves)
+    predictions = {head: next(rest) for head in HEADS}
+    parts = [{m: next(rest) for m in MODALITIES} for _ in range(len(Decoupled._fields) + 3)]
+    return DMDOutput(
+        predictions=predictions, decoupled=Decoupled(*parts[:-3]), margin_features=parts[-3], homo_repr=parts[-2],
+        hetero_repr=parts[-1],
+    )  # fmt: skip
+
+
+def check_objective(device: str, dtype: str, kinds: tuple, sizes: tuple, options: tuple = ({},)) -> None:
+    """Every term, and the gradients of everything that the terms read, by a random weight on each term."""
+    ghosts, samples, dim = sizes
+    model = replace(ModelConfig(), dim=dim, heads=1, gd_size_homo=5 if dim < 20 else 64)
+    for kind in kinds:
+        for option in options:
+            leaves, labels, mask = make(kind, ghosts, samples, dim, dtype)
+            found = []
+            for fused, form in ((True, None), (False, torch.float64)):
+                place = torch.device(device if fused else "cpu")
+                torch.manual_seed(1)
+                objective = Objective(ObjectiveConfig(**option), model, fused=fused).to(place, form)
+                own = [x.detach().to(place, form).requires_grad_() for x in leaves]
+                truth = labels.to(place, form)
+                terms = objective(output(own), truth, mask.to(truth))
+                weights = torch.Generator().manual_seed(2)
+                names = sorted(name for name in terms if not name.startswith("edges"))
+                upstream = {name: torch.rand(ghosts, generator=weights).to(truth) for name in names}
+                sum((terms[name] * upstream[name]).sum() for name in names).backward()
+                grads = {f"input {number}": x.grad for number, x in enumerate(own)}
+                grads.update({name: p.grad for name, p in objective.named_parameters()})
+                found.append((terms, grads))
+            (terms, grads), (terms64, grads64) = found
+            assert terms.keys() == terms64.keys()
+            for name in terms:
+                allowed = TOLERANCE["float32"] * max(1, float(terms64[name].abs().max()))
+                assert float((terms[name].cpu() - terms64[name]).abs().max()) <= allowed, (kind, option, name)
+            largest = max(float(grad.norm()) for grad in grads64.values())
+            for name, want in grads64.items():
+                gap = error(grads[name], want) * float(want.norm())
+                assert gap <= TOLERANCE[dtype] * max(float(want.norm()), 1e-3 * largest), (kind, option, name, gap)
+
+
+def test_objective_interpreted():
+    interpreted(__name__, "check_objective", "float32", KINDS, (2, 5, 6))
+
+
+def test_objective_in_bfloat16_and_other_configs_interpreted():
+    interpreted(__name__, "check_objective", "bfloat16", ("mixed", "masked"), (2, 4, 8), ({}, {"prior": "none"}))
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sizes", [(2, 5, 6), (10, 16, 50), (1, 1, 10), (3, 48, 64)])
+def test_objective_on_cuda(dtype, sizes):
+    check_objective("cuda", dtype, KINDS, sizes, ({}, {"prior": "none"}, {"homo_distillation": False}))

@@ -1,0 +1,146 @@
+"""The whole model and its steps with Triton kernels: convergence, dropout keys, CUDA graphs, no waiting."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dmd.config import Config, TrainConfig
+from dmd.data.loader import Batch
+from dmd.kernels.keys import DropoutKeys
+from dmd.kernels.noise import Noise, dropout
+from dmd.model.config import ModelConfig
+from dmd.training.step import make_noise
+from dmd.training.system import TrainingSystem
+from tests.dmd.kernels.forms import interpreted, on_cuda
+
+SIZES = {"text": 5, "audio": 3, "vision": 4}
+LENGTHS = {"text": 4, "audio": 5, "vision": 3}
+GHOSTS, SAMPLES = 2, 2
+MODEL = ModelConfig(
+    dim=4, heads=1, levels=1, kernel_text=2, kernel_audio=1, kernel_vision=1, gd_size_homo=4, gd_size_hetero=4,
+    res_dropout=0.1, relu_dropout=0.1, modality_dropout=0.1,
+)  # fmt: skip
+
+
+def make_system(kernels: str, device: str, **train: object) -> tuple[TrainingSystem, Config]:
+    own = TrainConfig(
+        kernels=kernels, ghost_batch_size=SAMPLES, ghost_batches_per_step=GHOSTS, precision="fp32", **train
+    )
+    config = replace(Config(), model=MODEL, train=own)
+    torch.manual_seed(0)
+    info = SimpleNamespace(dims=SIZES, lengths=LENGTHS)
+    return TrainingSystem(config, info, None, torch.device(device)).to(device), config
+
+
+def make_batch(step: int, device: str) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    batch = GHOSTS * SAMPLES
+    parts = {m: torch.randn(batch, LENGTHS[m], SIZES[m], generator=generator) for m in SIZES}
+    labels = torch.stack([parts["text"].mean((1, 2)).view(GHOSTS, SAMPLES)]).squeeze(0)
+    return Batch(
+        **parts, labels=labels, mask=torch.ones(GHOSTS, SAMPLES), rows=torch.zeros(GHOSTS, SAMPLES, dtype=torch.int64),
+        ghosts=tuple(range(GHOSTS)),
+    ).to(torch.device(device))  # fmt: skip
+
+
+def losses(kernels: str, device: str, steps: int, **train: object) -> list[float]:
+    """The loss of each step of a training with dropout."""
+    system, config = make_system(kernels, device, **train)
+    optimizer = torch.optim.Adam(system.parameters(), lr=1e-3)
+    found = []
+    for step in range(steps):
+        batch = make_batch(step, device)
+        noise = make_noise(batch, config, step=step, forward=0, device=torch.device(device), keys=system.keys)
+        loss = system(batch, noise)["total"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.detach())
+    return torch.stack(found).tolist()
+
+
+def check_convergence(device: str, steps: int) -> None:
+    """Fused and plain forms train alike, to what rounding does over the steps."""
+    fused, plain = losses("fused", device, steps), losses("plain", "cpu", steps)
+    for step, (a, b) in enumerate(zip(fused, plain, strict=True)):
+        assert abs(a - b) <= 1e-5 * (1 + step) * max(1, abs(b)), (step, a, b)
+
+
+def check_dropout(device: str) -> None:
+    """Any axis of samples: the plain form's elements, forward and backward."""
+    place = torch.device(device)
+    for shape, batch_dim in (((4, 3, 5), 0), ((2, 4, 7), 1), ((6, 1), 0)):
+        results = []
+        for keys in (DropoutKeys(), None):
+            noise = Noise(seed=1, step=2, ghosts=[3, 5], ghost_size=shape[batch_dim] // 2, device=place, keys=keys)
+            x = torch.linspace(1, 2, torch.Size(shape).numel(), device=place).view(shape).requires_grad_()
+            out = dropout(x, 0.4, noise, batch_dim=batch_dim)
+            out.square().sum().backward()
+            results.append((out.detach(), x.grad))
+        for got, want in zip(*results, strict=True):
+            torch.testing.assert_close(got, want)
+
+
+def test_convergence_interpreted():
+    interpreted(__name__, "check_convergence", 3)
+
+
+def test_dropout_interpreted():
+    interpreted(__name__, "check_dropout")
+
+
+def test_keys_of_later_passes_are_those_of_the_noise():
+    keys = DropoutKeys()
+    for step in range(3):
+        noise = Noise(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"), keys=keys)
+        plain = Noise(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"))
+        assert keys.known == (step > 0)
+        for sites in ([(1,)], [(2, 0), (2, 1)]):
+            assert noise.table(sites).equal(plain.table(sites))
+    noise.restart()
+    with pytest.raises(AssertionError, match="passes differ"):
+        noise.table([(7,)])
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_convergence_on_cuda():
+    check_convergence("cuda", 200)
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_dropout_on_cuda():
+    check_dropout("cuda")
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_captured_passes_are_the_passes():
+    eager, captured = losses("fused", "cuda", 12), losses("fused", "cuda", 12, cuda_graph="auto")
+    torch.testing.assert_close(torch.tensor(captured), torch.tensor(eager), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("graph", ["off", "auto"])
+def test_a_pass_does_not_wait_for_the_device(graph):
+    system, config = make_system("fused", "cuda", cuda_graph=graph)
+    for step in range(4):
+        batch = make_batch(step, "cpu").pin_memory()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error" if step == 3 else "default")
+        try:
+            there = batch.to(torch.device("cuda"))
+            noise = make_noise(there, config, step=step, forward=0, device=torch.device("cuda"), keys=system.keys)
+            system(there, noise)["total"].sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert (system.captured == "yes") == (graph == "auto")
+
+
+def test_what_cannot_be_captured_says_why():
+    assert make_system("plain", "cpu", cuda_graph="off")[0].captured == "no: train.cuda_graph is off"
+    assert make_system("plain", "cpu", cuda_graph="auto")[0].captured == "no: there are no CUDA graphs on cpu devices"
