@@ -91,6 +91,15 @@ def projection_weights(
 
 
 @triton.jit
+def _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM: tl.constexpr, DOT: tl.constexpr):
+    """Both weights of some hidden units, [WIDTH, CHUNK] each."""
+    mask = (channel < DIM)[:, None] & (unit_no < 4 * DIM)[None, :]
+    w1 = tl.load(w1_ptr + (e * 4 * DIM + unit_no)[None, :] * DIM + channel[:, None], mask, 0.0)
+    w2 = tl.load(w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + unit_no[None, :], mask, 0.0)
+    return w1.to(DOT), w2.to(DOT)
+
+
+@triton.jit
 def mlp_weights(
     grad_ptr, middle_ptr, parts_ptr, bias_parts_ptr, gain_ptr, shift_ptr, w1_ptr, b1_ptr, w2_ptr, table, relu_keys,
     last_keys, g_e, g_b, g_t, m_e, m_b, m_t, batch, splits, encoders, DIM: tl.constexpr, WIDTH: tl.constexpr,
@@ -107,10 +116,7 @@ def mlp_weights(
     there = channel < DIM
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    w1_at = w1_ptr + (e * 4 * DIM + unit_no)[None, :] * DIM + channel[:, None]
-    w1 = tl.load(w1_at, real[None, :] & there[:, None], 0.0).to(DOT)  # [WIDTH, CHUNK]
-    w2_at = w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + unit_no[None, :]
-    w2 = tl.load(w2_at, real[None, :] & there[:, None], 0.0).to(DOT)  # [WIDTH, CHUNK]
+    w1, w2 = _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM, DOT)
     b1 = tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)
     first = tl.zeros([CHUNK, WIDTH], tl.float32)
     second = tl.zeros([CHUNK, WIDTH], tl.float32)

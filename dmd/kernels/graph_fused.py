@@ -9,7 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
-from dmd.kernels.graph_triton import backward, backward_weights, forward
+from dmd.kernels.graph_backward_triton import backward, backward_weights
+from dmd.kernels.graph_triton import forward
 
 UNIT = 6
 """Tensors of a unit: weight and bias of `logit`, `repr` and `edge`."""

@@ -71,6 +71,11 @@ def embed(
 
 
 @triton.jit
+def _write(ptr, values, row, channel, mask):
+    tl.store(ptr + row[:, None] + channel[None, :], values.to(ptr.dtype.element_ty), mask)
+
+
+@triton.jit
 def embed_backward(
     a_ptr, b_ptr, c_ptr, grad_ptr, grad_a, grad_b, grad_c, positions, table, keys, chosen, factor, a_e, a_b, a_t, b_b,
     b_t, c_b, c_t, o_e, o_b, o_t, ga_e, ga_b, ga_t, gb_b, gb_t, gc_b, gc_t, batch, encoders, PARTS: tl.constexpr,
@@ -122,17 +127,13 @@ def embed_backward(
     if PARTS > 0:
         width: tl.constexpr = DIM // PARTS
         part = (PARTS * tensor + channel // width).to(tl.int64) * ga_e + channel % width
-        at = grad_a + (sample * ga_b + step * ga_t)[:, None] + part[None, :]
-        tl.store(at, total.to(grad_a.dtype.element_ty), mask)
+        _write(grad_a, total, sample * ga_b + step * ga_t, part, mask)
     elif tensor == 0:
-        at = grad_a + (sample * ga_b + step * ga_t)[:, None] + channel[None, :]
-        tl.store(at, total.to(grad_a.dtype.element_ty), mask)
+        _write(grad_a, total, sample * ga_b + step * ga_t, channel, mask)
     elif tensor == 1:
-        at = grad_b + (sample * gb_b + step * gb_t)[:, None] + channel[None, :]
-        tl.store(at, total.to(grad_b.dtype.element_ty), mask)
+        _write(grad_b, total, sample * gb_b + step * gb_t, channel, mask)
     else:
-        at = grad_c + (sample * gc_b + step * gc_t)[:, None] + channel[None, :]
-        tl.store(at, total.to(grad_c.dtype.element_ty), mask)
+        _write(grad_c, total, sample * gc_b + step * gc_t, channel, mask)
 
 
 @triton.jit
