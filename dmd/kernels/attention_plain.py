@@ -1,12 +1,14 @@
 """The plain torch form of `dmd.kernels.attention`, made for CPUs.
 
-It works through pieces that fit into the cache and skips the keys that no query of a piece sees.
+It works through pieces that fit into the cache and skips the keys that no query of a piece sees. Products over so few
+channels are fastest with time last, so heads lie as `[b, H, h + 1, T]`: h channels and one more, by which a product
+subtracts a number from each row of scores (`Heads`).
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,174 +21,245 @@ PIECE_ELEMENTS = 2**19
 PIECE_ROWS = 64
 """Query rows of one piece."""
 LOG2_E = math.log2(math.e)
+SAFE_SCORE = 60.0
+"""Scores (base 2) that no exponential over- or underflows at, so that a row's largest need not be subtracted."""
+LEAST_SUM = 2.0**-100
+"""Less than the sum of any row's exponentials, unless the row sees no key."""
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows and samples of one encoder that are computed together."""
+class Chunk(NamedTuple):
+    """Samples of one encoder and one ghost batch that are computed together."""
 
     encoder: int
     samples: slice
-    rows: range
-    """Query rows, as in the whole sequence."""
-    keys: int
-    """Keys that any of these rows sees."""
+    """Their places in the batch."""
     ghost: int
-    """Place of its ghost batch in the batch."""
-    first_sample: int
-    """Its first sample inside that ghost batch."""
+    """Place of their ghost batch in the batch."""
+    first: int
+    """The first one inside that ghost batch."""
 
 
-def _pieces(plan: AttentionPlan, batch: int, unit: int) -> Iterator[_Piece]:
-    """All pieces of a batch of ghost batches of `unit` samples."""
+def chunks(plan: AttentionPlan, batch: int, unit: int, at_once: int) -> Iterator[Chunk]:
+    """All chunks, of at most `at_once` samples, of a batch of ghost batches of `unit` samples."""
     for encoder in range(len(plan.queries)):
-        first, end = plan.rows(encoder)
-        for begin in range(first, end, PIECE_ROWS):
-            rows = range(begin, min(begin + PIECE_ROWS, end))
-            keys = plan.visible(encoder, rows[-1])
-            at_once = max(1, PIECE_ELEMENTS // (plan.heads * len(rows) * keys))
-            for ghost in range(batch // unit):
-                for sample in range(0, unit, at_once):
-                    where = slice(ghost * unit + sample, ghost * unit + min(sample + at_once, unit))
-                    yield _Piece(encoder, where, rows, keys, ghost, sample)
+        for ghost in range(batch // unit):
+            for first in range(0, unit, at_once):
+                where = slice(ghost * unit + first, ghost * unit + min(first + at_once, unit))
+                yield Chunk(encoder, where, ghost, first)
 
 
-class _Heads:
-    """Moves between [b, t, d] and [b * H, d / H, t]; products over so few channels are fastest with time last."""
+class Heads(NamedTuple):
+    """Query, key and value of a chunk."""
 
-    def __init__(self, heads: int) -> None:
-        self.heads = heads
-
-    def split(self, x: Tensor, scale: float = 1.0) -> Tensor:
-        batch, steps, dim = x.shape
-        out = torch.empty(batch, self.heads, dim // self.heads, steps, dtype=x.dtype, device=x.device)
-        torch.mul(x.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1), scale, out=out)
-        return out.flatten(0, 1)
-
-    def join(self, x: Tensor) -> Tensor:
-        rows, width, steps = x.shape
-        return x.view(rows // self.heads, self.heads, width, steps).permute(0, 3, 1, 2).flatten(2)
+    query: Tensor
+    """[b, H, h + 1, Tq]; its last channel is added to the scores of a row: minus its log-sum, after `forward`."""
+    key: Tensor
+    """[b, H, h + 1, Tk]; its last channel is 1."""
+    value: Tensor
+    """[b, H, h, Tk]."""
 
 
-class _Weights:
-    """Attention weights and dropout masks of the pieces of one call."""
+class PieceAttention:
+    """Attention of chunks, forward and backward, with the same dropout masks in both.
+
+    Scores have the base 2: the query has to come multiplied by `query_scale`. The gradient that it gives for the query
+    is that of the query times 1 / sqrt(h).
+    """
 
     def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None, valid: Tensor | None) -> None:
         self.plan, self.noise, self.site, self.valid = plan, noise, site, valid
-        self._hidden: dict[tuple[int, int, int], Tensor | None] = {}
-        self._words: dict[tuple[int, int, int, int], Tensor] = {}
+        self._hidden: dict[tuple[int, int, int, int], Tensor | None] = {}
 
     def unit(self, batch: int) -> int:
-        """Samples that belong together in the pieces."""
-        return batch if self.site is None or self.noise is None else self.noise.ghost_size
+        """Samples that no chunk may reach beyond."""
+        return batch if self.noise is None else self.noise.ghost_size
 
-    def scores(self, piece: _Piece, q: Tensor, k: Tensor) -> Tensor:
-        """q k, -inf where hidden: q [b*H, h, rows] and k [b*H, h, keys] -> [b*H, rows, keys]."""
-        hidden = self._mask(piece, q)
+    def forward(self, chunk: Chunk, heads: Heads) -> Tensor:
+        """Mixed values [b, H, h, Tq]; sets the query's last channel."""
+        query, key, value = heads
+        mixed = value.new_empty(*value.shape[:3], query.shape[-1])
+        mixed[..., self._end(chunk) :] = 0
+        safe = _largest_norm(query) * _largest_norm(key) < SAFE_SCORE
+        for rows, keys, part in self._pieces(chunk, len(query)):
+            q, k, v = _matrices(query[part][..., rows]), _matrices(key[part][..., :keys]), value[part][..., :keys]
+            weights = self._scores(chunk, rows, keys, part, q, k)
+            top = None if safe else weights.amax(-1)  # [b*H, rows]
+            if top is not None:
+                top.clamp_(min=torch.finfo(top.dtype).min)  # -inf in a row that sees no key
+                weights.sub_(top.unsqueeze(-1))
+            total = weights.exp2_().sum(-1)
+            if self.valid is not None:
+                total.clamp_(min=LEAST_SUM)
+            kept = self._kept(chunk, rows, keys, part, weights)
+            scale = 1.0 if kept is None else keep_scale(self.plan.rates[chunk.encoder])
+            if kept is not None:
+                weights *= kept
+            out = torch.bmm(_matrices(v), weights.transpose(1, 2)).mul_((scale / total).unsqueeze(1))
+            mixed[part][..., rows] = out.unflatten(0, (-1, self.plan.heads))
+            sums = total.log2() if top is None else top + total.log2()
+            query[part][:, :, -1, rows] = -sums.unflatten(0, (-1, self.plan.heads))
+        return mixed
+
+    def backward(self, chunk: Chunk, heads: Heads, mixed: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of query, key and value, [b, H, h, T] each, from that of `mixed`, which it overwrites."""
+        query, key, value = heads
+        grad_q, grad_k, grad_v = (value.new_empty(*value.shape[:3], x.shape[-1]) for x in heads)
+        grad_q[..., self._end(chunk) :] = 0
+        once = self._end(chunk) <= PIECE_ROWS and self.plan.keys[chunk.encoder] == key.shape[-1]
+        if not once:
+            grad_k.zero_()
+            grad_v.zero_()
+        mean = (grad * mixed).sum(2)  # each row's sum of weight * its gradient, [b, H, Tq]
+        if self._drops(chunk):
+            grad.mul_(keep_scale(self.plan.rates[chunk.encoder]))
+        for rows, keys, part in self._pieces(chunk, len(query)):
+            q, k = _matrices(query[part][..., rows]), _matrices(key[part][..., :keys])
+            v, g = _matrices(value[part][..., :keys]), _matrices(grad[part][..., rows])
+            weights = self._scores(chunk, rows, keys, part, q, k).exp2_()
+            grad_scores = torch.bmm(g.transpose(1, 2), v)
+            kept = self._kept(chunk, rows, keys, part, weights)
+            if kept is not None:
+                grad_scores *= kept
+            grad_scores.sub_(mean[part][..., rows].flatten(0, 1).unsqueeze(-1)).mul_(weights)
+            if kept is not None:
+                weights *= kept
+            for total, left, right, whole in (
+                (grad_v[part][..., :keys], g, weights, once),
+                (grad_k[part][..., :keys], q, grad_scores, once),
+                (grad_q[part][..., rows], k, grad_scores.transpose(1, 2), True),
+            ):
+                found = torch.bmm(left, right).unflatten(0, (-1, self.plan.heads))[:, :, : value.shape[2]]
+                if whole:
+                    total.copy_(found)
+                else:
+                    total += found
+        return grad_q, grad_k.div_(LOG2_E), grad_v
+
+    def _pieces(self, chunk: Chunk, batch: int) -> Iterator[tuple[slice, int, slice]]:
+        """(local rows, keys that any of them sees, local samples)."""
+        first, end = self.plan.rows(chunk.encoder)
+        for begin in range(first, end, PIECE_ROWS):
+            stop = min(begin + PIECE_ROWS, end)
+            keys = self.plan.visible(chunk.encoder, stop - 1)
+            at_once = max(1, PIECE_ELEMENTS // (self.plan.heads * (stop - begin) * keys))
+            for sample in range(0, batch, at_once):
+                yield slice(begin - first, stop - first), keys, slice(sample, min(sample + at_once, batch))
+
+    def _scores(self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor) -> Tensor:
+        """q k, -inf where hidden: q [b*H, h + 1, rows] and k [b*H, h + 1, keys] -> [b*H, rows, keys]."""
+        hidden = self._mask(chunk.encoder, rows, keys, q)
         scores = torch.bmm(q.transpose(1, 2), k) if hidden is None else torch.baddbmm(hidden, q.transpose(1, 2), k)
         if self.valid is not None:
-            begin, end = self.valid[piece.encoder, piece.samples].unsqueeze(1).unbind(-1)  # [b, 1]
-            frame = torch.arange(piece.keys)
+            begin, end = self.valid[chunk.encoder, chunk.samples][part].unsqueeze(1).unbind(-1)  # [b, 1]
+            frame = torch.arange(keys)
             unreal = (frame < begin) | (frame >= end)  # [b, keys]
             scores.unflatten(0, (-1, self.plan.heads)).masked_fill_(unreal[:, None, None], -math.inf)
         return scores
 
-    def kept(self, piece: _Piece, like: Tensor) -> Tensor | None:
-        """1 where dropout keeps a weight [b*H, rows, keys], 0 where not; None without dropout."""
-        rate = self.plan.rates[piece.encoder]
-        if self.site is None or rate == 0:
-            return None
-        assert self.noise is not None
-        length, words = self.plan.queries[piece.encoder], (self.plan.keys[piece.encoder] + 1) // 2
-        first, end = piece.rows.start, piece.rows.stop
-        shape = (piece.encoder, like.shape[0], first, piece.keys)
-        if shape not in self._words:
-            matrix = torch.arange(like.shape[0], dtype=torch.int32)[:, None, None] * length
-            row = torch.arange(first, end, dtype=torch.int32)[:, None]
-            self._words[shape] = (matrix + row) * words + torch.arange((piece.keys + 1) // 2, dtype=torch.int32)
-        low, high = self.noise.key(piece.ghost, self.site, piece.encoder)
-        offset = piece.first_sample * self.plan.heads * length * words
-        key = ((low + offset + 2**31) % 2**32 - 2**31, high)
-        return kept_elements(self._words[shape], rate, key, like.dtype)[..., : piece.keys]
+    def _end(self, chunk: Chunk) -> int:
+        """Where the chunk's query rows end in its tensors; behind are rows of longer encoders."""
+        first, end = self.plan.rows(chunk.encoder)
+        return end - first
 
-    def _mask(self, piece: _Piece, like: Tensor) -> Tensor | None:
+    def _drops(self, chunk: Chunk) -> bool:
+        return self.site is not None and self.plan.rates[chunk.encoder] > 0
+
+    def _kept(self, chunk: Chunk, rows: slice, keys: int, part: slice, like: Tensor) -> Tensor | None:
+        """1 where dropout keeps a weight [b*H, rows, keys], 0 where not; None without dropout."""
+        if not self._drops(chunk):
+            return None
+        assert self.noise is not None and self.site is not None
+        e, heads = chunk.encoder, self.plan.heads
+        length, words = self.plan.queries[e], (self.plan.keys[e] + 1) // 2
+        first = self.plan.rows(e)[0] + rows.start
+        table = _word_table(like.shape[0], length, range(first, first + like.shape[1]), (keys + 1) // 2, words)
+        low, high = self.noise.key(chunk.ghost, self.site, e)
+        offset = (chunk.first + part.start) * heads * length * words
+        shifted = ((low + offset + 2**31) % 2**32 - 2**31, high)
+        return kept_elements(table, self.plan.rates[e], shifted, like.dtype)[..., :keys]
+
+    def _mask(self, encoder: int, rows: slice, keys: int, like: Tensor) -> Tensor | None:
         """Additive mask [rows, keys]; None where every row sees every key."""
-        key = (piece.encoder, piece.rows.start, piece.keys)
+        first = self.plan.rows(encoder)[0] + rows.start
+        key = (self.plan.queries[encoder], self.plan.keys[encoder], first, keys)
         if key not in self._hidden:
-            visible = [self.plan.visible(piece.encoder, row) for row in piece.rows]
+            visible = [self.plan.visible(encoder, row) for row in range(first, first + rows.stop - rows.start)]
             mask = None
-            if min(visible) < piece.keys:
-                hidden = torch.arange(piece.keys)[None] >= torch.tensor(visible)[:, None]
+            if min(visible) < keys:
+                hidden = torch.arange(keys)[None] >= torch.tensor(visible)[:, None]
                 mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf)
             self._hidden[key] = mask
         return self._hidden[key]
 
 
-def _with_ones(k: Tensor) -> Tensor:
-    """One more channel, of ones, so that a product can subtract a number from each row of scores."""
-    return torch.cat([k, torch.ones_like(k[:, :1])], dim=1)
+@lru_cache(maxsize=32)
+def _word_table(matrices: int, length: int, rows: range, columns: int, words: int) -> Tensor:
+    """Numbers [matrices, rows, columns] of the first words of these rows, in matrices of `length` rows of `words`."""
+    row = torch.arange(matrices, dtype=torch.int32)[:, None] * length + torch.tensor(rows, dtype=torch.int32)
+    return row.mul_(words)[..., None] + torch.arange(columns, dtype=torch.int32)
 
 
-def _local(plan: AttentionPlan, piece: _Piece) -> slice:
-    """Where the piece's rows lie in the query tensor."""
-    return slice(0, 1) if plan.last_step else slice(piece.rows.start, piece.rows.stop)
+def query_scale(head_dim: int) -> float:
+    """What `PieceAttention` wants the query multiplied by."""
+    return head_dim**-0.5 * LOG2_E
+
+
+def split_heads(x: Tensor, last: float | None) -> Tensor:
+    """[b, H, h, T] in any layout as [b, H, h + 1, T] with time last, the last channel set; None: without that."""
+    batch, heads, width, steps = x.shape
+    out = x.new_empty(batch, heads, width + (last is not None), steps)
+    out[:, :, :width] = x
+    if last is not None:
+        out[:, :, width] = last
+    return out
+
+
+def _matrices(x: Tensor) -> Tensor:
+    """[b, H, c, T] as [b*H, c, T]; batched products are slow where these do not follow on each other."""
+    return x.flatten(0, 1).contiguous()
+
+
+def _largest_norm(x: Tensor) -> float:
+    """Largest length of the vectors in x [b, H, h + 1, T], without the last channel."""
+    return float(x[:, :, :-1].square().sum(2).max().sqrt())
 
 
 class PlainAttention(torch.autograd.Function):
-    """Keeps query, key, value, the output and each row's log-sum (base 2) for backward."""
+    """Keeps the heads (with each row's log-sum) and what they gave for backward."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
                 site: int | None, valid: Tensor | None) -> Tensor:  # fmt: skip
-        heads, factor = _Heads(plan.heads), (query.shape[-1] // plan.heads) ** -0.5
+        pieces = PieceAttention(plan, noise, site, valid)
+        batch, width = query.shape[1], query.shape[-1] // plan.heads
+        ctx.chunks = list(chunks(plan, batch, pieces.unit(batch), batch))
         out = torch.zeros_like(query)
-        weigh = _Weights(plan, noise, site, valid)
-        sums = []
-        for piece in _pieces(plan, query.shape[1], weigh.unit(query.shape[1])):
-            e, b, rows = piece.encoder, piece.samples, _local(plan, piece)
-            q = heads.split(query[e, b, rows], factor * LOG2_E)
-            k, v = heads.split(key[e, b, : piece.keys]), heads.split(value[e, b, : piece.keys])
-            weights = weigh.scores(piece, q, k)
-            top = weights.amax(-1)  # [b*H, rows]
-            if valid is not None:
-                top.clamp_(min=torch.finfo(top.dtype).min)  # -inf in a row that sees no key
-            weights.sub_(top.unsqueeze(-1)).exp2_()
-            total = weights.sum(-1).clamp_(min=1)  # the largest weight is 1, unless the row sees no key
-            kept = weigh.kept(piece, weights)
-            scale = 1.0 if kept is None else keep_scale(plan.rates[e])
-            if kept is not None:
-                weights *= kept
-            mixed = torch.bmm(v, weights.transpose(1, 2)) * (scale / total).unsqueeze(1)
-            out[e, b, rows] = heads.join(mixed)
-            sums.append(top + total.log2())
-        ctx.save_for_backward(query, key, value, out, *sums)
-        ctx.plan, ctx.noise, ctx.site, ctx.valid = plan, noise, site, valid
+        saved = []
+        for chunk in ctx.chunks:
+            e, b = chunk.encoder, chunk.samples
+            parts = []
+            for x, last in ((query, 0.0), (key, 1.0), (value, None)):
+                parts.append(split_heads(x[e, b].unflatten(-1, (plan.heads, width)).permute(0, 2, 3, 1), last))
+            parts[0][:, :, :-1] *= query_scale(width)
+            mixed = pieces.forward(chunk, Heads(*parts))
+            out[e, b] = mixed.permute(0, 3, 1, 2).flatten(2)
+            saved += [*parts, mixed]
+        ctx.save_for_backward(*saved)
+        ctx.pieces = pieces
+        ctx.shapes = query.shape, key.shape
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, *sums = ctx.saved_tensors
-        plan: AttentionPlan = ctx.plan
-        heads, factor = _Heads(plan.heads), (query.shape[-1] // plan.heads) ** -0.5
-        grad_q, grad_k, grad_v = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        weigh = _Weights(plan, ctx.noise, ctx.site, ctx.valid)
-        for piece, shift in zip(_pieces(plan, query.shape[1], weigh.unit(query.shape[1])), sums, strict=True):
-            e, b, rows = piece.encoder, piece.samples, _local(plan, piece)
-            q = heads.split(query[e, b, rows], factor)
-            k, v = heads.split(key[e, b, : piece.keys]), heads.split(value[e, b, : piece.keys])
-            grad = heads.split(gradients[0][e, b, rows])  # [b*H, h, rows]
-            mean = (grad * heads.split(out[e, b, rows])).sum(1)  # each row's sum of weight * its gradient
-            weights = weigh.scores(piece, torch.cat([q * LOG2_E, -shift.unsqueeze(1)], 1), _with_ones(k)).exp2_()
-            kept = weigh.kept(piece, weights)
-            if kept is not None:
-                grad *= keep_scale(plan.rates[e])
-            grad_scores = torch.bmm(grad.transpose(1, 2), v)
-            if kept is not None:
-                grad_scores *= kept
-            grad_scores.sub_(mean.unsqueeze(-1)).mul_(weights)
-            if kept is not None:
-                weights *= kept
-            grad_v[e, b, : piece.keys] += heads.join(torch.bmm(grad, weights))
-            grad_k[e, b, : piece.keys] += heads.join(torch.bmm(q, grad_scores))
-            grad_q[e, b, rows] = heads.join(torch.bmm(k, grad_scores.transpose(1, 2))) * factor
-        return grad_q, grad_k, grad_v, None, None, None, None
+        pieces: PieceAttention = ctx.pieces
+        heads, (query, key) = pieces.plan.heads, ctx.shapes
+        totals = [gradients[0].new_zeros(shape) for shape in (query, key, key)]
+        scales = ((query[-1] // heads) ** -0.5, 1.0, 1.0)
+        for number, chunk in enumerate(ctx.chunks):
+            *parts, mixed = ctx.saved_tensors[4 * number : 4 * number + 4]
+            e, b = chunk.encoder, chunk.samples
+            grad = gradients[0][e, b].unflatten(-1, (heads, -1)).permute(0, 2, 3, 1).contiguous()
+            found = pieces.backward(chunk, Heads(*parts), mixed, grad)
+            for total, part, scale in zip(totals, found, scales, strict=True):
+                total[e, b] = part.permute(0, 3, 1, 2).flatten(2) * scale
+        return *totals, None, None, None, None
