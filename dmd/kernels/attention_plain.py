@@ -28,24 +28,20 @@ LEAST_SUM = 2.0**-100
 
 
 class Chunk(NamedTuple):
-    """Samples of one encoder and one ghost batch that are computed together."""
+    """Samples of one encoder that are computed together."""
 
     encoder: int
     samples: slice
     """Their places in the batch."""
-    ghost: int
-    """Place of their ghost batch in the batch."""
-    first: int
-    """The first one inside that ghost batch."""
 
 
 def chunks(plan: AttentionPlan, batch: int, unit: int, at_once: int) -> Iterator[Chunk]:
-    """All chunks, of at most `at_once` samples, of a batch of ghost batches of `unit` samples."""
+    """Chunks of about `at_once` samples: whole ghost batches of `unit` samples, or parts of one."""
+    size = max(1, at_once // unit * unit or min(at_once, unit))
     for encoder in range(len(plan.queries)):
-        for ghost in range(batch // unit):
-            for first in range(0, unit, at_once):
-                where = slice(ghost * unit + first, ghost * unit + min(first + at_once, unit))
-                yield Chunk(encoder, where, ghost, first)
+        edges = [at for ghost in range(0, batch, max(unit, size)) for at in range(ghost, ghost + unit, size)]
+        for begin, end in zip(edges, [*edges[1:], batch], strict=True):
+            yield Chunk(encoder, slice(begin, end))
 
 
 class Heads(NamedTuple):
@@ -138,12 +134,15 @@ class PieceAttention:
     def _pieces(self, chunk: Chunk, batch: int) -> Iterator[tuple[slice, int, slice]]:
         """(local rows, keys that any of them sees, local samples)."""
         first, end = self.plan.rows(chunk.encoder)
+        unit = self.unit(batch)
         for begin in range(first, end, PIECE_ROWS):
             stop = min(begin + PIECE_ROWS, end)
             keys = self.plan.visible(chunk.encoder, stop - 1)
             at_once = max(1, PIECE_ELEMENTS // (self.plan.heads * (stop - begin) * keys))
-            for sample in range(0, batch, at_once):
-                yield slice(begin - first, stop - first), keys, slice(sample, min(sample + at_once, batch))
+            for ghost in range(0, batch, unit):
+                for sample in range(ghost, min(ghost + unit, batch), at_once):
+                    part = slice(sample, min(sample + at_once, ghost + unit, batch))
+                    yield slice(begin - first, stop - first), keys, part
 
     def _scores(self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor) -> Tensor:
         """q k, -inf where hidden: q [b*H, h + 1, rows] and k [b*H, h + 1, keys] -> [b*H, rows, keys]."""
@@ -168,13 +167,15 @@ class PieceAttention:
         """1 where dropout keeps a weight [b*H, rows, keys], 0 where not; None without dropout."""
         if not self._drops(chunk):
             return None
-        assert self.noise is not None and self.site is not None
+        assert self.noise is not None
+        assert self.site is not None
         e, heads = chunk.encoder, self.plan.heads
         length, words = self.plan.queries[e], (self.plan.keys[e] + 1) // 2
         first = self.plan.rows(e)[0] + rows.start
         table = _word_table(like.shape[0], length, range(first, first + like.shape[1]), (keys + 1) // 2, words)
-        low, high = self.noise.key(chunk.ghost, self.site, e)
-        offset = (chunk.first + part.start) * heads * length * words
+        ghost, sample = divmod(chunk.samples.start + part.start, self.noise.ghost_size)
+        low, high = self.noise.key(ghost, self.site, e)
+        offset = sample * heads * length * words
         shifted = ((low + offset + 2**31) % 2**32 - 2**31, high)
         return kept_elements(table, self.plan.rates[e], shifted, like.dtype)[..., :keys]
 

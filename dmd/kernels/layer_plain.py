@@ -14,7 +14,7 @@ from dmd.kernels.attention import AttentionPlan
 from dmd.kernels.attention_plain import LOG2_E, Chunk, Heads, PieceAttention, chunks, split_heads
 from dmd.kernels.noise import Noise
 
-CHUNK_STEPS = 1024
+CHUNK_STEPS = 1536
 """Time steps of all samples of a chunk, about."""
 EPSILON = 1e-5
 """Of the layer norms, as in torch."""
@@ -174,7 +174,8 @@ class _Work:
             groups = (query, *torch.addmm(bias[dim:], weight[dim:], keys.t()).chunk(2))
         result = []
         for rows, last in zip(groups, (0.0, 1.0, None), strict=True):
-            result.append(split_heads(rows.view(self.plan.heads, -1, batch, rows.shape[1] // batch).permute(2, 0, 1, 3), last))
+            heads = rows.view(self.plan.heads, -1, batch, rows.shape[1] // batch)  # [H, h, b, T]
+            result.append(split_heads(heads.permute(2, 0, 1, 3), last))
         if source is None and self.last is not None:
             result[0] = result[0][..., self.last[e] : self.last[e] + 1].contiguous()
         return result
