@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmd.kernels.attention import AttentionPlan, attention
-from dmd.kernels.layer_plain import Masks, Weights, plain_layer
+from dmd.kernels.layer_chunk import Masks, Weights
+from dmd.kernels.layer_plain import plain_layer
 from dmd.kernels.noise import Noise, dropout
 
 PADDING_ALLOWANCE = 1.25
@@ -153,7 +154,7 @@ class EncoderLayer(nn.Module):
             )
         ]  # fmt: skip
         last = [length - 1 for length in plan.queries] if plan.last_step else None
-        weights = Weights(*in_proj, *rest[2:4], *fc1, *rest[6:])
+        weights = Weights(*in_proj, rest[2], rest[3], *fc1, rest[6], rest[7])
         return plain_layer(x, source, last, weights, plan, noise, site, valid, Masks(*masks))
 
 
