@@ -14,7 +14,7 @@ from dmd.kernels.layer_chunk import Kept, LayerWork, Masks, Weights
 from dmd.kernels.noise import Noise
 from dmd.kernels.pieces import PieceAttention, chunks
 
-CHUNK_STEPS = 1536
+CHUNK_STEPS = 8192
 """Time steps of all samples of a chunk, about."""
 
 
