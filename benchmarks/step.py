@@ -1,110 +1,189 @@
-"""A training step's forward and backward against the straightforward form, features only, on this machine.
+"""A training step's forward and backward against the straightforward form, on a CPU.
 
-    python -m benchmarks.step aligned --ghost-batches 2 --out benchmarks/results/step_cpu.csv
+    python -m benchmarks.step launches benchmarks/results/step_launches.csv
+    python -m benchmarks.step time     benchmarks/results/step_time.csv
+    python -m benchmarks.step memory   benchmarks/results/step_memory.csv
+    python -m benchmarks.step passes   benchmarks/results/step_passes.csv
+    python -m benchmarks.step profile  benchmarks/results/step_profile.csv
+    python -m benchmarks.step training benchmarks/results/step_training.csv
 
-Both sides run in one process, in turns, after one warm-up each; the table gives medians. CPU seconds are those of the
-process, which another process beside it disturbs less than wall time. `--peak ours|baseline` runs one side once and
-prints the peak resident memory of the process.
+Options choose presets, text (features or bert-base, of random weights), ghost batches and threads. Both sides of a time
+run in one process, in turns, after a warm-up that nobody counts; the table has medians of the rounds, and the median of
+their ratios. CPU seconds are those of the process, which another process beside it disturbs less than wall time.
+A peak is measured in a process of its own, less what is resident before the step. There are no rows of CUDA: no device.
 """
 
 import argparse
-import copy
 import csv
 import os
-import platform
-import resource
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from benchmarks.straightforward import straightforward
-from dmd.kernels.noise import Noise
-from dmd.losses import Objective, ObjectiveConfig
-from dmd.model import DMD
-from dmd.presets import load_config
+from benchmarks.step_profile import count, flops, product_rate, top_operations
+from benchmarks.step_sides import LENGTHS, STEP, Sides, forget_peak, resident
+from benchmarks.step_training import training_against_step
 from dmd.training.provenance import git_commit
 
-DIMS = {"mosi": {"text": 768, "audio": 5, "vision": 20}, "mosei": {"text": 768, "audio": 74, "vision": 35}}
-LENGTHS = {
-    "mosi-aligned": (50, 50, 50), "mosi-unaligned": (50, 375, 500), "mosei-aligned": (50, 50, 50),
-    "mosei-unaligned": (50, 500, 500),
-}  # fmt: skip
-SIZE = 16
+BOTH = ("ours", "straightforward")
 
 
-class Side:
-    """One form of the model, and its step over ghost batches `at_once` at a time."""
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure. `ghosts`: ghost batches of 16 in what was measured; `at_once`: of them in one forward pass."""
 
-    def __init__(self, model: DMD, losses: Objective, at_once: int) -> None:
-        self.model, self.losses, self.at_once = model, losses, at_once
-
-    def step(self, parts: list[Tensor], labels: Tensor) -> None:
-        for first in range(0, len(labels), self.at_once):
-            ghosts = range(first, min(first + self.at_once, len(labels)))
-            rows = slice(ghosts.start * SIZE, ghosts.stop * SIZE)
-            noise = Noise(seed=1, step=0, ghosts=ghosts, ghost_size=SIZE, device=torch.device("cpu"))
-            chunk = labels[ghosts.start : ghosts.stop]
-            terms = self.losses(self.model(*(part[rows] for part in parts), noise), chunk, torch.ones_like(chunk))
-            terms["total"].sum().backward()
-        self.model.zero_grad()
-        self.losses.zero_grad()
+    preset: str
+    text: str
+    side: str
+    ghosts: int
+    at_once: int
+    quantity: str
+    value: float
+    unit: str
 
 
-def timed(side: Side, parts: list[Tensor], labels: Tensor) -> tuple[float, float]:
-    """(wall seconds, CPU seconds) of one step."""
+def seconds(step: Callable[[], object]) -> tuple[float, float]:
+    """(wall, CPU) of a call."""
     wall, cpu = time.perf_counter(), time.process_time()
-    side.step(parts, labels)
+    step()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def alternate(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of every step in every round but the first."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            found = seconds(step)
+            if number:
+                times[name].append(found)
+    return times
+
+
+def launches(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
+    """Of a whole step; with BERT ten times those of one ghost batch, straightforward, or of one pass, ours."""
+    sides = Sides(preset, ghosts=ghosts, bert=text != "features")
+    for side in BOTH:
+        found = count(sides.of(side))
+        at_once = sides.at_once if side == "ours" else 1
+        for quantity, value in zip(("launches", "syncs"), found, strict=True):
+            yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=at_once, quantity=quantity,
+                      value=value, unit="")  # fmt: skip
+
+
+def timing(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
+    """Times, their ratio, and the floor that the machine's own product rate sets."""
+    sides = Sides(preset, ghosts=ghosts, bert=text != "features")
+    at_once = options.at_once or sides.at_once
+    work = flops(sides.of("straightforward"))
+    times = alternate({"straightforward": sides.of("straightforward"), "ours": sides.of("ours", at_once)},
+                      options.rounds)  # fmt: skip
+    rate = product_rate(lambda product: seconds(product)[0])
+    for number, clock in enumerate(("wall", "CPU")):
+        own, other = ([found[number] for found in times[side]] for side in BOTH)
+        ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
+        for side, value in (("ours", statistics.median(own)), ("straightforward", statistics.median(other))):
+            yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=at_once if side == "ours" else 1,
+                      quantity=clock, value=value, unit="s")  # fmt: skip
+        yield Row(preset=preset, text=text, side="straightforward / ours", ghosts=ghosts, at_once=at_once,
+                  quantity=clock, value=ratio, unit="")  # fmt: skip
+    for quantity, value, unit in (
+        ("floor", work / rate, "s"), ("product rate", rate / 1e9, "GFLOP/s"),
+        ("achieved", work / statistics.median(found[0] for found in times["ours"]) / 1e9, "GFLOP/s"),
+    ):  # fmt: skip
+        yield Row(preset=preset, text=text, side="ours", ghosts=ghosts, at_once=at_once, quantity=quantity,
+                  value=value, unit=unit)  # fmt: skip
+
+
+def memory(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
+    """Peaks, each in a process of its own."""
+    for side in BOTH:
+        command = [sys.executable, "-m", "benchmarks.step", "peak", side, "--presets", preset, "--texts", text,
+                   "--ghosts", str(ghosts), "--threads", str(options.threads)]  # fmt: skip
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=int(found[1]), quantity="peak",
+                  value=float(found[0]), unit="GiB")  # fmt: skip
+
+
+def peak(side: str, options: argparse.Namespace) -> None:
+    """Print one side's peak in GiB and its ghost batches per pass."""
+    sides = Sides(options.presets[0], ghosts=options.ghosts, bert=options.texts[0] != "features")
+    before = resident("VmRSS")
+    forget_peak()
+    sides.step(side)
+    print(resident("VmHWM") - before, sides.at_once if side == "ours" else 1)
+
+
+def passes(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
+    """Times of one step by `ghost_batches_per_forward`."""
+    sides = Sides(preset, ghosts=ghosts, bert=text != "features")
+    sizes = [size for size in (1, 2, 5, 10, 40) if size <= ghosts]
+    times = alternate({str(size): sides.of("ours", size) for size in sizes}, options.rounds)
+    for size in sizes:
+        for number, clock in enumerate(("wall", "CPU")):
+            yield Row(preset=preset, text=text, side="ours", ghosts=ghosts, at_once=size, quantity=clock,
+                      value=statistics.median(found[number] for found in times[str(size)]), unit="s")  # fmt: skip
+
+
+def profiled(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
+    """The ten operations that take most of a step, and the share of the text encoder."""
+    sides = Sides(preset, ghosts=ghosts, bert=text != "features")
+    sides.step("ours")
+    for name, share, calls in top_operations(sides.of("ours")):
+        yield Row(preset=preset, text=text, side=f"{name} ({calls} calls)", ghosts=ghosts, at_once=sides.at_once,
+                  quantity="share", value=share, unit="")  # fmt: skip
+    if text != "features":
+        times = alternate({"all": sides.of("ours"), "text": sides.text_encoder}, options.rounds)
+        share = statistics.median(t[1] / a[1] for a, t in zip(times["all"], times["text"], strict=True))
+        yield Row(preset=preset, text=text, side="text encoder alone / step", ghosts=ghosts, at_once=sides.at_once,
+                  quantity="CPU", value=share, unit="")  # fmt: skip
+
+
+def training(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
+    """Samples per second of training steps fed by the loader and of the same steps on one batch in memory."""
+    for side, value in training_against_step(preset, ghosts, options.rounds).items():
+        yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=ghosts, quantity="throughput",
+                  value=value, unit="samples/s" if "/" not in side else "")  # fmt: skip
+
+
+TABLES = {
+    "launches": launches, "time": timing, "memory": memory, "passes": passes, "profile": profiled, "training": training
+}  # fmt: skip
+
+
 def main() -> None:
-    """Measure one preset and add a row to the CSV."""
+    """Measure one table and write it anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", choices=LENGTHS)
-    parser.add_argument("--ghost-batches", type=int, default=2, help="of the measured step")
-    parser.add_argument("--at-once", type=int, default=1, help="ghost batches per forward, ours")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("table", choices=[*TABLES, "peak"])
+    parser.add_argument("out", help="CSV; or, for `peak`, the side")
+    parser.add_argument("--presets", nargs="+", choices=LENGTHS, default=list(LENGTHS))
+    parser.add_argument("--texts", nargs="+", choices=["features", "bert-base"], default=["features"])
+    parser.add_argument("--ghosts", type=int, default=STEP, help="ghost batches of what is measured")
+    parser.add_argument("--at-once", type=int, help="ghost batches per forward pass, ours; the preset's if not given")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--peak", choices=["ours", "baseline"])
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    config = load_config(options.preset)
-    dims = DIMS[options.preset.split("-")[0]]
-    lengths = dict(zip(dims, LENGTHS[options.preset], strict=True))
-    model, losses = DMD(config.model, dims, lengths), Objective(ObjectiveConfig(), config.model)
-    sides = {
-        "ours": Side(model, losses, options.at_once),
-        "baseline": Side(straightforward(copy.deepcopy(model)), losses, 1),
-    }  # fmt: skip
-    parts = [torch.randn(options.ghost_batches * SIZE, lengths[m], dims[m]) for m in lengths]
-    labels = torch.randint(-15, 16, (options.ghost_batches, SIZE)) / 5
-    if options.peak:
-        sides[options.peak].step(parts, labels)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{options.preset} {options.peak}: peak {peak:.2f} GiB")
+    if options.table == "peak":
+        peak(options.out, options)
         return
-    runs = [{name: timed(side, parts, labels) for name, side in sides.items()} for _ in range(options.repeats + 1)][1:]
-    ratios = [statistics.median(run["baseline"][i] / run["ours"][i] for run in runs) for i in (0, 1)]
-    row = {
-        "preset": options.preset, "ghost_batches": options.ghost_batches, "at_once": options.at_once,
-        "threads": options.threads, "baseline_over_ours_wall": round(ratios[0], 2),
-        "baseline_over_ours_cpu": round(ratios[1], 2), "repeats": options.repeats,
-        "machine": f"{platform.processor() or platform.machine()} {os.cpu_count()} cores",
-        "torch": torch.__version__, "commit": git_commit(),
-    }  # fmt: skip
-    print(row)
-    if options.out is not None:
-        new = not options.out.exists()
-        with options.out.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, row.keys())
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+    about = {"threads": options.threads, "cores": os.cpu_count(), "torch": torch.__version__, "commit": git_commit()}
+    out = Path(options.out)
+    with out.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(Row)] + list(about))
+        writer.writeheader()
+        for preset in options.presets:
+            for text in options.texts:
+                for row in TABLES[options.table](preset, text, options.ghosts, options):
+                    writer.writerow({**asdict(row), "value": f"{row.value:.4g}", **about})
+                    stream.flush()
+                    print(row, flush=True)
 
 
 if __name__ == "__main__":

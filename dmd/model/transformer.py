@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmd.kernels.attention import AttentionPlan, attention
+from dmd.kernels.layer_chunk import Masks, Weights
+from dmd.kernels.layer_plain import plain_layer
 from dmd.kernels.noise import Noise, dropout
 from dmd.kernels.stack import MAX_WIDTH, StackPlan
 
@@ -114,6 +116,8 @@ class EncoderLayer(nn.Module):
             plan: lengths, heads and dropout of the attention.
             valid: real key frames of each sample, [E, B, 2] (see `dmd.kernels.attention`); None: all.
         """
+        if x.device.type == "cpu" and not plan.fused and not torch.compiler.is_exporting():
+            return self._plain(x, source, members, plan, noise, valid)
         dim = x.shape[-1]
         gain, shift = self.norm_weight[:, members], self.norm_bias[:, members]
         weight, bias = after_norm(self.in_proj_weight[members], self.in_proj_bias[members], gain[0], shift[0])
@@ -133,6 +137,34 @@ class EncoderLayer(nn.Module):
         hidden = dropout(hidden, self.relu_dropout, noise, batch_dim=1)
         hidden = grouped_linear(hidden, self.fc2_weight[members], self.fc2_bias[members])
         return x + dropout(hidden, self.res_dropout, noise, batch_dim=1)
+
+    def _plain(
+        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, noise: Noise | None,
+        valid: Tensor | None,
+    ) -> Tensor:
+        """The same, encoder by encoder in the cache of a CPU; draws its dropout in the same order."""
+        every = len(members) == len(self.in_proj_weight)
+        norm_weight, norm_bias, *rest = (
+            part if every else part.index_select(part.dim() - 2 if norm else 0, members)
+            for norm, part in (
+                (True, self.norm_weight), (True, self.norm_bias), (False, self.in_proj_weight),
+                (False, self.in_proj_bias), (False, self.out_proj_weight), (False, self.out_proj_bias),
+                (False, self.fc1_weight), (False, self.fc1_bias), (False, self.fc2_weight), (False, self.fc2_bias),
+            )
+        )  # fmt: skip
+        in_proj = after_norm(rest[0], rest[1], norm_weight[0], norm_bias[0])
+        fc1 = after_norm(rest[4], rest[5], norm_weight[1], norm_bias[1])
+        site = None if noise is None or not any(plan.rates) else noise.next_site()
+        shape = (*x.shape[:2], 1 if plan.last_step else x.shape[2])
+        masks = [
+            None if noise is None or rate == 0 else noise.keep((*shape, width), rate, batch_dim=1, dtype=x.dtype)
+            for rate, width in (
+                (self.res_dropout, x.shape[-1]), (self.relu_dropout, 4 * x.shape[-1]), (self.res_dropout, x.shape[-1])
+            )
+        ]  # fmt: skip
+        last = [length - 1 for length in plan.queries] if plan.last_step else None
+        weights = Weights(*in_proj, rest[2], rest[3], *fc1, rest[6], rest[7])
+        return plain_layer(x, source, last, weights, plan, noise, site, valid, Masks(*masks))
 
 
 class TransformerStack(nn.Module):

@@ -1,0 +1,77 @@
+"""A whole encoder layer in plain torch, made for CPUs: one encoder and some samples at a time (`layer_chunk`).
+
+The same numbers as `dmd.model.transformer.EncoderLayer` composes from single operations, up to rounding.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.layer_chunk import Kept, LayerWork, Masks, Weights
+from dmd.kernels.noise import Noise
+from dmd.kernels.pieces import PieceAttention, chunks
+
+CHUNK_STEPS = 8192
+"""Time steps of all samples of a chunk, about."""
+
+
+def plain_layer(
+    x: Tensor, source: Tensor | None, last: Sequence[int] | None, weights: Weights, plan: AttentionPlan,
+    noise: Noise | None, site: int | None, valid: Tensor | None, masks: Masks,
+) -> Tensor:
+    """One layer of E encoders: attention and MLP, each with its residual.
+
+    Args:
+        x: [E, B, Tq, d].
+        source: normalised key and value input [E, B, Tk, d]; None for self-attention.
+        last: the only step of each encoder that is wanted, [E] (as `plan.last_step` says); None: every step.
+        noise, site: dropout of the attention weights, as drawn by `Noise.next_site`; None: no dropout.
+        valid: see `dmd.kernels.attention`.
+
+    Returns:
+        [E, B, Tq, d], or [E, B, 1, d] with `last`. Under autocast it is computed in float32 all the same.
+    """
+    result = PlainLayer.apply(x, source, last, plan, noise, site, valid, masks, *weights)
+    assert isinstance(result, Tensor)
+    return result
+
+
+class PlainLayer(torch.autograd.Function):
+    """Keeps the inputs of the layer norms and products, and the heads; attention weights are computed again."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
+    def forward(ctx: Any, x: Tensor, source: Tensor | None, last: Sequence[int] | None, plan: AttentionPlan,
+                noise: Noise | None, site: int | None, valid: Tensor | None, masks: Masks,
+                *weights: Tensor) -> Tensor:  # fmt: skip
+        work = LayerWork(plan, PieceAttention(plan, noise, site, valid), Weights(*weights), masks, last)
+        encoders, batch, steps, dim = x.shape
+        out = x.new_empty(encoders, batch, 1 if last is not None else steps, dim)
+        at_once = max(1, CHUNK_STEPS // max(steps, 0 if source is None else source.shape[2]))
+        ctx.chunks = list(chunks(plan, batch, work.attention.unit(batch), at_once))
+        saved: list[Tensor] = []
+        for chunk in ctx.chunks:
+            saved += work.forward(chunk, x, source, out)
+        ctx.save_for_backward(x, source, *weights, *saved)
+        ctx.work = plan, work.attention, masks, last
+        return out
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        plan, attention, masks, last = ctx.work
+        x, source, *rest = ctx.saved_tensors
+        weights, saved = Weights(*rest[: len(Weights._fields)]), rest[len(Weights._fields) :]
+        work = LayerWork(plan, attention, weights, masks, last)
+        grads = Weights(*(torch.zeros_like(weight) for weight in weights))
+        grad_x = torch.empty_like(x) if last is None else torch.zeros_like(x)
+        grad_source = None if source is None else torch.empty_like(source)
+        upstream = gradients[0].contiguous()
+        kept = len(Kept._fields)
+        for number, chunk in enumerate(ctx.chunks):
+            work.backward(chunk, x, Kept(*saved[number * kept : (number + 1) * kept]), source, upstream, grads,
+                          grad_x, grad_source)  # fmt: skip
+        return grad_x, grad_source, None, None, None, None, None, None, *grads

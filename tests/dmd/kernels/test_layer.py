@@ -1,0 +1,48 @@
+"""The plain form of a whole encoder layer: its gradient, and that the size of its chunks changes nothing."""
+
+import pytest
+import torch
+
+from dmd.kernels import layer_plain
+from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.layer_chunk import Masks, Weights
+from dmd.kernels.layer_plain import plain_layer
+from dmd.kernels.noise import Noise
+
+DIM, HEADS, BATCH, QUERIES, KEYS = 4, 2, 4, (3, 2), (2, 4)
+
+
+def make(cross: bool, last_step: bool):
+    """A layer with every dropout as a function of its inputs and weights, and those, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    keys = KEYS if cross else QUERIES
+    plan = AttentionPlan(heads=HEADS, queries=QUERIES, keys=keys, rates=(0.3, 0.0), last_step=last_step)
+    shapes = ((12, 4), (12,), (4, 4), (4,), (16, 4), (16,), (4, 16), (4,))
+    draw = {"generator": generator, "dtype": torch.float64}
+    parts = [torch.randn(2, BATCH, max(QUERIES), DIM, **draw)]
+    parts += [torch.randn(2, BATCH, max(keys), DIM, **draw)] if cross else []
+    parts += [torch.randn(2, *shape, **draw) for shape in shapes]
+    steps = 1 if last_step else max(QUERIES)
+    masks = Masks(*(torch.rand(2, BATCH, steps, width, **draw).round() * 2 for width in (DIM, 4 * DIM, DIM)))
+    last = [length - 1 for length in QUERIES] if last_step else None
+
+    def run(x, *rest):
+        noise = Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=BATCH // 2, device=torch.device("cpu"))
+        source, weights = (rest[0], rest[1:]) if cross else (None, rest)
+        return plain_layer(x, source, last, Weights(*weights), plan, noise, noise.next_site(), None, masks)
+
+    return run, [part.requires_grad_() for part in parts]
+
+
+@pytest.mark.parametrize("cross, last_step", [(True, False), (False, False), (False, True)])
+def test_gradient(cross, last_step):
+    run, parts = make(cross, last_step)
+    assert torch.autograd.gradcheck(run, parts, fast_mode=True)
+
+
+@pytest.mark.parametrize("steps", [1, 6, 10**6])
+def test_the_size_of_chunks_changes_nothing(monkeypatch, steps):
+    run, parts = make(True, False)
+    want = run(*parts)
+    monkeypatch.setattr(layer_plain, "CHUNK_STEPS", steps)
+    assert torch.allclose(run(*parts), want, rtol=0, atol=1e-12)
