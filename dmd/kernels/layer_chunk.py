@@ -4,7 +4,6 @@ Written for CPUs: everything between the input and the output of a chunk stays i
 matrices. `dmd.kernels.layer_plain` runs it over all chunks.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,7 +63,7 @@ class LayerWork:
     """One layer's work on single chunks."""
 
     def __init__(self, plan: AttentionPlan, attention: PieceAttention, weights: Weights, masks: Masks,
-                 last: Sequence[int] | None) -> None:  # fmt: skip
+                 last: Tensor | None) -> None:  # fmt: skip
         self.plan, self.attention, self.weights, self.masks, self.last = plan, attention, weights, masks, last
         dim = weights.out_weight.shape[-1]
         self.factor = (dim // plan.heads) ** -0.5
@@ -77,7 +76,7 @@ class LayerWork:
         """Fill the chunk's part of `out`."""
         w, e, dim = self.weights, chunk.encoder, x.shape[-1]
         given = x[e, chunk.samples]
-        ends = given if self.last is None else given[:, self.last[e] : self.last[e] + 1]
+        ends = given if self.last is None else given[self._wanted(chunk)].unsqueeze(1)
         rows = ends.reshape(-1, dim)
         # Self-attention of the last step needs every step as a key.
         normed, normed_rstd = _normalise(rows if source is not None else given.reshape(-1, dim))
@@ -115,8 +114,15 @@ class LayerWork:
             heads = rows.view(self.plan.heads, -1, batch, rows.shape[1] // batch)  # [H, h, b, T]
             result.append(split_heads(heads.permute(2, 0, 1, 3), last))
         if source is None and self.last is not None:
-            result[0] = result[0][..., self.last[e] : self.last[e] + 1].contiguous()
+            samples, steps = self._wanted(chunk)
+            result[0] = result[0][samples, :, :, steps].unsqueeze(-1)
         return result
+
+    def _wanted(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """(sample, step) of the only step that is wanted of each sample of a chunk, counted from the chunk's first."""
+        assert self.last is not None
+        steps = self.last[chunk.encoder, chunk.samples]
+        return torch.arange(len(steps)), steps
 
     def backward(self, chunk: Chunk, x: Tensor, kept: Kept, source: Tensor | None, upstream: Tensor, grads: Weights,
                  grad_x: Tensor, grad_source: Tensor | None) -> None:  # fmt: skip
@@ -149,8 +155,7 @@ class LayerWork:
         keys = kept.normed if source is None else source[e, samples].reshape(-1, dim)
         queries = kept.normed
         if source is None:
-            assert self.last is not None
-            queries = kept.normed.view(batch, steps, dim)[:, self.last[e]]
+            queries = kept.normed.view(batch, steps, dim)[self._wanted(chunk)]
         grads.in_weight[e, :dim].addmm_(grad_q, queries)
         grads.in_weight[e, dim:].addmm_(through, keys)
         grads.in_bias[e, :dim].add_(grad_q.sum(1))
@@ -163,12 +168,11 @@ class LayerWork:
             if self.last is None:
                 grad_x[e, samples] = of_query.add_(between).view(-1, steps, dim)
             else:
-                grad_x[e, samples, self.last[e]] = of_query.add_(between)
+                grad_x[e, samples][self._wanted(chunk)] = of_query.add_(between)
             return
-        assert self.last is not None
-        of_key.view(batch, steps, dim)[:, self.last[e]] += of_query
+        of_key.view(batch, steps, dim)[self._wanted(chunk)] += of_query
         grad_x[e, samples] = _normalise_backward(of_key, kept.normed, kept.normed_rstd).view(batch, steps, dim)
-        grad_x[e, samples, self.last[e]] += between
+        grad_x[e, samples][self._wanted(chunk)] += between
 
     def _backward_mlp(self, chunk: Chunk, kept: Kept, arriving: Tensor, grads: Weights) -> Tensor:
         """Gradient [n, d] of the sum of input and attention."""

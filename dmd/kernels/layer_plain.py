@@ -3,7 +3,6 @@
 The same numbers as `dmd.model.transformer.EncoderLayer` composes from single operations, up to rounding.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ CHUNK_STEPS = 8192
 
 
 def plain_layer(
-    x: Tensor, source: Tensor | None, last: Sequence[int] | None, weights: Weights, plan: AttentionPlan,
+    x: Tensor, source: Tensor | None, last: Tensor | None, weights: Weights, plan: AttentionPlan,
     noise: Noise | None, site: int | None, valid: Tensor | None, masks: Masks,
 ) -> Tensor:
     """One layer of E encoders: attention and MLP, each with its residual.
@@ -27,7 +26,7 @@ def plain_layer(
     Args:
         x: [E, B, Tq, d].
         source: normalised key and value input [E, B, Tk, d]; None for self-attention.
-        last: the only step of each encoder that is wanted, [E] (as `plan.last_step` says); None: every step.
+        last: the only step that is wanted of each sample, [E, B] (as `plan.last_step` says); None: every step.
         noise, site: dropout of the attention weights, as drawn by `Noise.next_site`; None: no dropout.
         valid: see `dmd.kernels.attention`.
 
@@ -44,7 +43,7 @@ class PlainLayer(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
-    def forward(ctx: Any, x: Tensor, source: Tensor | None, last: Sequence[int] | None, plan: AttentionPlan,
+    def forward(ctx: Any, x: Tensor, source: Tensor | None, last: Tensor | None, plan: AttentionPlan,
                 noise: Noise | None, site: int | None, valid: Tensor | None, masks: Masks,
                 *weights: Tensor) -> Tensor:  # fmt: skip
         work = LayerWork(plan, PieceAttention(plan, noise, site, valid), Weights(*weights), masks, last)

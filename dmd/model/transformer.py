@@ -117,7 +117,7 @@ class EncoderLayer(nn.Module):
             valid: real key frames of each sample, [E, B, 2] (see `dmd.kernels.attention`); None: all.
         """
         if x.device.type == "cpu" and not plan.fused and not torch.compiler.is_exporting():
-            return self._plain(x, source, members, plan, noise, valid)
+            return self._plain(x, source, members, plan, last, noise, valid)
         dim = x.shape[-1]
         gain, shift = self.norm_weight[:, members], self.norm_bias[:, members]
         weight, bias = after_norm(self.in_proj_weight[members], self.in_proj_bias[members], gain[0], shift[0])
@@ -139,8 +139,8 @@ class EncoderLayer(nn.Module):
         return x + dropout(hidden, self.res_dropout, noise, batch_dim=1)
 
     def _plain(
-        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, noise: Noise | None,
-        valid: Tensor | None,
+        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
+        noise: Noise | None, valid: Tensor | None,
     ) -> Tensor:
         """The same, encoder by encoder in the cache of a CPU; draws its dropout in the same order."""
         every = len(members) == len(self.in_proj_weight)
@@ -155,14 +155,15 @@ class EncoderLayer(nn.Module):
         in_proj = after_norm(rest[0], rest[1], norm_weight[0], norm_bias[0])
         fc1 = after_norm(rest[4], rest[5], norm_weight[1], norm_bias[1])
         site = None if noise is None or not any(plan.rates) else noise.next_site()
-        shape = (*x.shape[:2], 1 if plan.last_step else x.shape[2])
+        shape = (*x.shape[:2], x.shape[2] if last is None else 1)
         masks = [
             None if noise is None or rate == 0 else noise.keep((*shape, width), rate, batch_dim=1, dtype=x.dtype)
             for rate, width in (
                 (self.res_dropout, x.shape[-1]), (self.relu_dropout, 4 * x.shape[-1]), (self.res_dropout, x.shape[-1])
             )
         ]  # fmt: skip
-        last = [length - 1 for length in plan.queries] if plan.last_step else None
+        if last is not None and last.dim() == 1:
+            last = last[:, None].expand(-1, x.shape[1])
         weights = Weights(*in_proj, rest[2], rest[3], *fc1, rest[6], rest[7])
         return plain_layer(x, source, last, weights, plan, noise, site, valid, Masks(*masks))
 

@@ -24,7 +24,7 @@ def make(cross: bool, last_step: bool):
     parts += [torch.randn(2, *shape, **draw) for shape in shapes]
     steps = 1 if last_step else max(QUERIES)
     masks = Masks(*(torch.rand(2, BATCH, steps, width, **draw).round() * 2 for width in (DIM, 4 * DIM, DIM)))
-    last = [length - 1 for length in QUERIES] if last_step else None
+    last = torch.tensor([[2, 1, 0, 2], [1, 0, 1, 1]]) if last_step else None  # of each sample, inside QUERIES
 
     def run(x, *rest):
         noise = Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=BATCH // 2, device=torch.device("cpu"))
