@@ -18,7 +18,7 @@ ROWS = 13
 
 
 def _sizes(homo: tuple[Tensor, ...], hetero: tuple[Tensor, ...]) -> dict[str, int]:
-    sizes = {}
+    sizes: dict[str, int] = {}
     for letter, unit in (("H", homo), ("X", hetero)):
         size, width = unit[2].shape
         sizes |= {

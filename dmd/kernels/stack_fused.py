@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from dmd.kernels.attention_fused import AttentionLaunch
-from dmd.kernels.layer_fused import FusedLayer, LayerCall, LayerWeights, empty, padded, strides
+from dmd.kernels.layer_fused import FusedLayer, LayerCall, empty, padded, strides
 from dmd.kernels.noise import Noise, cut, keep_scale
 from dmd.kernels.stack_triton import embed, embed_backward, norm, norm_backward
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 BLOCK = 32
 """Rows of a program."""
+PARAMETERS = (
+    "in_proj_weight", "in_proj_bias", "out_proj_weight", "out_proj_bias", "fc1_weight", "fc1_bias", "fc2_weight",
+    "fc2_bias", "norm_weight", "norm_bias",
+)  # fmt: skip
+"""Of an `EncoderLayer`, in the order of `LayerWeights`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +162,7 @@ def run_stack(
             table=table, attention=attention, last=last, dtype=dtype, keys=own, res_rate=plan.res_rate,
             relu_rate=plan.relu_rate,
         )  # fmt: skip
-        weights = LayerWeights(
-            layer.in_proj_weight, layer.in_proj_bias, layer.out_proj_weight, layer.out_proj_bias, layer.fc1_weight,
-            layer.fc1_bias, layer.fc2_weight, layer.fc2_bias, layer.norm_weight, layer.norm_bias,
-        )  # fmt: skip
-        x = FusedLayer.apply(x, source, call, *weights)
+        x = FusedLayer.apply(x, source, call, *(layer.get_parameter(name) for name in PARAMETERS))
     return FusedNorm.apply(x, stack.norm_weight, stack.norm_bias, table, plan.last_step)
 
 
@@ -171,8 +172,10 @@ def _embed(
     plan = stack.fused_plan
     assert plan is not None
     lengths = plan.keys if side else plan.queries
-    tensors, readers, parts = [inputs], (), 2
-    if not isinstance(inputs, Tensor):
+    readers: tuple[int, ...] = ()
+    if isinstance(inputs, Tensor):
+        tensors, parts = [inputs], 2
+    else:
         tensors = list({id(x): x for x in inputs}.values())
         readers, parts = tuple(next(i for i, x in enumerate(tensors) if x is own) for own in inputs), 0
     if len(tensors) > 3:
