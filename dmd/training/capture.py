@@ -6,7 +6,8 @@ which the text encoder draws from, is seeded before each pass, so a replay draws
 of another shape runs kernel by kernel.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +38,6 @@ def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) ->
         # A replay overwrites the gradients of the one before, which autograd may have kept without a copy.
         return "a step is more than one pass (train.ghost_batches_per_forward)"
     return ""
-
-
-class _Terms(Protocol):
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]: ...
 
 
 class _Pass(nn.Module):
@@ -74,7 +71,7 @@ class CapturedPass:
     def __init__(self, system: "TrainingSystem") -> None:
         self._systems = [system]  # in a list, so that no module holds itself
         self._pass: _Pass | None = None
-        self._replay: _Terms | None = None
+        self._replay: Callable[..., Any] | None = None
         self._shapes: list[torch.Size] = []
 
     def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
