@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dmd.kernels.noise import Noise
 from dmd.model import DMD
-from dmd.model.transformer import EncoderLayer, TransformerStack
+from dmd.model.encoder_layer import EncoderLayer
+from dmd.model.transformer import TransformerStack
 
 
 class OneByOne(nn.Module):

@@ -1,6 +1,6 @@
 """One encoder layer of all encoders of a stack, as Triton kernels: three or four launches forward, seven or eight back.
 
-Same mathematics, weights and dropped elements as `dmd.model.transformer.EncoderLayer`. Under autocast the operands of
+Same mathematics, weights and dropped elements as `dmd.model.encoder_layer.EncoderLayer`. Under autocast the operands of
 products, queries, keys, values and the attention's output are of autocast's type; the residual stream, layer norms,
 softmax, sums and gradients of weights stay in float32.
 """

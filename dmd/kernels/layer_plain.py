@@ -1,6 +1,6 @@
 """A whole encoder layer in plain torch, made for CPUs: one encoder and some samples at a time (`layer_chunk`).
 
-The same numbers as `dmd.model.transformer.EncoderLayer` composes from single operations, up to rounding.
+The same numbers as `dmd.model.encoder_layer.EncoderLayer` composes from single operations, up to rounding.
 """
 
 from typing import Any
