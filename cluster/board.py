@@ -15,7 +15,7 @@ from torch.utils.tensorboard.writer import FileWriter
 from cluster.space import Parameter, Space
 
 METRICS = {
-    "valid/loss": "valid MAE, last epoch", "final/valid/loss": "valid MAE, best (finished)",
+    "valid/loss": "valid loss, last epoch", "final/valid/loss": "valid loss, best (finished)",
     "valid/acc2_non0": "valid Acc2 Non0", "valid/acc7": "valid Acc7", "valid/corr": "valid Corr",
 }  # fmt: skip
 

@@ -159,7 +159,7 @@ def _report_search(request: Request, ledger: Ledger) -> int:
         print(f"no trial has a validation loss; see {request.out}")
         return FAILED
     print(
-        f"best: trial {best.number}, validation MAE {best.best_loss:.4f}; {request.out}/best.yaml, trials.md\n"
+        f"best: trial {best.number}, validation loss {best.best_loss:.4f}; {request.out}/best.yaml, trials.md\n"
         f"TensorBoard: tensorboard --logdir {ledger.root}"
     )
     return FAILED if failed else 0

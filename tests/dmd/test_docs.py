@@ -1,5 +1,6 @@
 """The documents: every command in them runs, every message they explain exists, the reference is up to date."""
 
+import contextlib
 import pickle
 import re
 import shlex
@@ -17,7 +18,10 @@ from tests.dmd.trained import SMALL, train
 ROOT = Path(__file__).parents[2]
 RUN_PAGES = ("docs/results.md",)
 """Pages whose every command is run as it stands; the others' are parsed."""
-PAGES = ("docs/results.md", "docs/reproducing.md", "docs/troubleshooting.md", "CONTRIBUTING.md")
+PAGES = (
+    "README.md", "CONTRIBUTING.md", "docs/data.md", "docs/kernels.md", "docs/multi-node.md", "docs/performance.md",
+    "docs/ray.md", "docs/reproducing.md", "docs/results.md", "docs/scaling.md", "docs/troubleshooting.md",
+)  # fmt: skip
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -26,8 +30,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 def commands(page: str) -> list[list[str]]:
     """Every `dmd ...` line of a page: in blocks, and between backticks where it names its arguments."""
-    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("dmd ")]
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dmd ")]
 
 
 def test_the_configuration_reference_is_up_to_date():
@@ -67,7 +71,7 @@ def test_links_between_documents_lead_somewhere():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_commands_and_keys_exist(page, capsys):
-    known = [line.split()[0] for line in _help(capsys).splitlines() if line.startswith("  ")]
+    known = [line.split()[0] for line in _help(capsys, "--help").splitlines() if line.startswith("  ")]
     text = (ROOT / page).read_text()
     for name in re.findall(r"`dmd ([a-z]+)[ `]", text) + [command[0] for command in commands(page)]:
         assert name in known, f"{page}: dmd {name}"
@@ -77,9 +81,21 @@ def test_named_commands_and_keys_exist(page, capsys):
         assert preset in preset_names()
 
 
-def _help(capsys: pytest.CaptureFixture[str]) -> str:
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_named_options_exist(page, capsys):
+    for command in commands(page):
+        name, submitted = command[0], [part for part in command if part in ("tune", "experiment")]
+        said = _help(capsys, name, "--help")
+        if name == "submit" and submitted:  # what follows is an option of the command that is submitted
+            said += _help(capsys, submitted[0], "--help")
+        for option in (part.partition("=")[0] for part in command if part.startswith("--")):
+            assert f"{option} " in said or f"{option}," in said or f"{option}]" in said, f"{page}: dmd {name} {option}"
+
+
+def _help(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     capsys.readouterr()
-    main(["--help"])
+    with contextlib.suppress(SystemExit):
+        main(list(argv))
     return capsys.readouterr().out
 
 
