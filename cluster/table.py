@@ -47,7 +47,7 @@ class LiveTable:
         ordered = sorted(records, key=lambda r: (r.state != "running", r.best_loss, r.number))
         shown = ordered[:_SHOWN]
         keys = list(dict.fromkeys(key for record in records for key in record.values))
-        columns = [_heading("trial"), _heading("state"), _heading("epoch"), _heading("valid loss"), *map(_heading, keys)]
+        columns = [_heading(name) for name in ("trial", "state", "epoch", "valid loss", *keys)]
         rows = [[*self._about(record), *(short(record.values.get(key, "")) for key in keys)] for record in shown]
         widths = [max(map(len, (*column, *(row[i] for row in rows)))) for i, column in enumerate(columns)]
         fitting = max((n for n in range(1, len(widths) + 1) if sum(widths[:n]) + 2 * (n - 1) <= width), default=1)

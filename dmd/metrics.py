@@ -15,6 +15,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+ROUNDING = 2e-6
+"""Values whose range is at most this part of the largest are constant, but for the rounding of a float32 network."""
 CLASS_METRICS = ("acc", "f1_weighted", "f1_macro", "cross_entropy")
 METRIC_TITLES = {
     "mae": "MAE", "corr": "Corr", "acc7": "Acc7", "acc5": "Acc5", "acc3": "Acc3", "acc2_has0": "Acc2 Has0",
@@ -95,8 +97,9 @@ def sentiment_metrics(prediction: Tensor, label: Tensor) -> dict[str, float]:
     """All metrics of N predictions against N labels, both 1-D tensors [N] on any device; computed in float64.
 
     Returns mae, corr, acc7, acc5, acc3, acc2_has0, f1_has0, acc2_non0, f1_non0; all but mae and corr are shares in
-    [0, 1]. A metric that is not defined is NaN: corr where predictions or labels are constant (so also for one
-    sample), acc2_non0 and f1_non0 where every label is 0, and all of them where a prediction is not finite.
+    [0, 1]. A metric that is not defined is NaN: corr where predictions or labels are constant up to float32 rounding
+    (so also for one sample), acc2_non0 and f1_non0 where every label is 0, and all of them where a prediction is not
+    finite.
 
     Raises ValueError for other shapes, for no sample at all and for labels that are not finite.
     """
@@ -125,7 +128,7 @@ def sentiment_metrics(prediction: Tensor, label: Tensor) -> dict[str, float]:
 
 def _correlation(prediction: Tensor, label: Tensor) -> float:
     """Pearson's r; constancy is asked of the values, since a variance of equal values need not round to 0."""
-    if prediction.min() == prediction.max() or label.min() == label.max():
+    if any(values.max() - values.min() <= ROUNDING * values.abs().max() for values in (prediction, label)):
         return math.nan
     return float(torch.corrcoef(torch.stack([prediction, label]))[0, 1])
 
