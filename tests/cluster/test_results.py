@@ -165,7 +165,7 @@ def test_live_table():
     lines = table.lines(records, 80)
     assert lines[0].startswith("1 of 3 trials ended, 1 running")
     assert lines[1].split() == ["valid", "learning", "clip"]
-    assert lines[2].split() == ["trial", "state", "epoch", "MAE", "rate", "levels", "at"]
+    assert lines[2].split() == ["trial", "state", "epoch", "loss", "rate", "levels", "at"]
     assert [line.split() for line in lines[3:]] == [
         ["1", "running", "0/6", "-", "0.00123", "1"], ["0", "stopped", "2/6", "0.7500", "0.00123", "0", "0.1"],
     ]  # fmt: skip
