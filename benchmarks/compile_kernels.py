@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.step import DIMS, LENGTHS
+from benchmarks.step_sides import DIMS, LENGTHS
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective

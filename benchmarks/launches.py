@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is defined
 
-from benchmarks.step import DIMS, LENGTHS
+from benchmarks.step_sides import DIMS, LENGTHS
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
