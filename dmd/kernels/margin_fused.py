@@ -19,9 +19,8 @@ WARPS = 8
 
 
 @triton.jit
-def _unit_rows(x_ptr, ghost, rows, dim, epsilon, ROWS: tl.constexpr, DIM: tl.constexpr):
-    """Normalised rows [ROWS, DIM] of a ghost batch and the inverse of their norms."""
-    row = tl.arange(0, ROWS)
+def _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM: tl.constexpr):
+    """Some normalised rows [len(row), DIM] of a ghost batch and the inverse of their norms."""
     channel = tl.arange(0, DIM)
     inside = (row[:, None] < rows) & (channel[None, :] < dim)
     x = tl.load(x_ptr + ghost * rows * dim + row[:, None] * dim + channel[None, :], inside, 0.0).to(tl.float32)
@@ -35,8 +34,8 @@ def _forward(
     DIM: tl.constexpr,
 ):  # fmt: skip
     ghost = tl.program_id(0)
-    unit, _, _ = _unit_rows(x_ptr, ghost, rows, dim, epsilon, ROWS, DIM)
     row = tl.arange(0, ROWS)
+    unit, _, _ = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM)
     square = ghost * ROWS * ROWS + row[:, None] * ROWS + row[None, :]
     cos = tl.dot(unit, tl.trans(unit), input_precision="ieee")
     tl.store(cos_ptr + square, cos)
@@ -68,15 +67,22 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x_ptr, grad_ptr, upstream_ptr, out_ptr, rows, dim, epsilon, ROWS: tl.constexpr, DIM: tl.constexpr
+    x_ptr, grad_ptr, upstream_ptr, out_ptr, rows, dim, epsilon, ROWS: tl.constexpr, DIM: tl.constexpr,
+    PART: tl.constexpr,
 ):  # fmt: skip
     ghost = tl.program_id(0)
-    unit, inverse, inside = _unit_rows(x_ptr, ghost, rows, dim, epsilon, ROWS, DIM)
     row = tl.arange(0, ROWS)
     channel = tl.arange(0, DIM)
     square = grad_ptr + ghost * ROWS * ROWS
-    grad = tl.load(square + row[:, None] * ROWS + row[None, :]) + tl.load(square + row[None, :] * ROWS + row[:, None])
-    toward = tl.dot(grad, unit, input_precision="ieee") * tl.load(upstream_ptr + ghost)
+    toward = tl.zeros([ROWS, DIM], tl.float32)
+    for begin in range(0, ROWS, PART):  # a product without matrix units holds the whole sides in registers
+        other = begin + tl.arange(0, PART)
+        grad = tl.load(square + row[:, None] * ROWS + other[None, :])
+        grad += tl.load(square + other[None, :] * ROWS + row[:, None])
+        unit, _, _ = _unit_rows(x_ptr, other, ghost, rows, dim, epsilon, DIM)
+        toward += tl.dot(grad, unit, input_precision="ieee")
+    toward *= tl.load(upstream_ptr + ghost)
+    unit, inverse, inside = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM)
     along = tl.sum(toward * unit, 1)
     out = (toward - unit * along[:, None]) * inverse[:, None]
     tl.store(out_ptr + ghost * rows * dim + row[:, None] * dim + channel[None, :], out, inside)
@@ -106,5 +112,5 @@ class FusedMargin(torch.autograd.Function):
         ghosts, rows, dim = features.shape
         out = torch.empty_like(features)
         _backward[(ghosts,)](features, grad, gradients[0].contiguous(), out, rows, dim, EPSILON, **ctx.sizes,
-                          num_warps=WARPS)  # fmt: skip
+                          PART=MIN_DOT, num_warps=WARPS)  # fmt: skip
         return out, None, None
