@@ -18,6 +18,8 @@ from dmd.model.transformer import TransformerStack
 class OneByOne(nn.Module):
     """A `TransformerStack` without any of its batching."""
 
+    fused_plan = None
+
     def __init__(self, stack: TransformerStack) -> None:
         super().__init__()
         self.stack = stack
@@ -29,9 +31,11 @@ class OneByOne(nn.Module):
                 self.shape[member] = (group.queries[place], group.keys[place], plan.rates[place])
 
     def forward(
-        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *, noise: Noise | None = None
+        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
+        valid: Sequence[Tensor] | None = None, noise: Noise | None = None,
     ) -> list[Tensor]:
-        """As `TransformerStack.forward`."""
+        """As `TransformerStack.forward`, of the published model: padding is seen."""
+        assert valid is None
         training = noise is not None
         results = []
         for encoder, own in enumerate(inputs):

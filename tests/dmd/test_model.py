@@ -1,11 +1,13 @@
 """The network: grouping by length, dropout keyed by ghost batch, masked tails, text encoders."""
 
+import copy
 import itertools
 
 import pytest
 import torch
 from transformers import BertConfig, RobertaConfig
 
+from benchmarks.straightforward import straightforward
 from dmd.data.plan import EpochPlan
 from dmd.kernels.noise import Noise, dropout
 from dmd.losses import Objective, ObjectiveConfig
@@ -143,6 +145,17 @@ def test_a_modality_of_the_models_width_skips_its_convolution():
     assert not list(model.convolution["audio"].parameters())
     out = model(torch.randn(2, 6, 9), torch.randn(2, 6, 8), torch.randn(2, 6, 7))
     assert out.decoupled.origin["audio"].shape == (2, 6, 8)
+
+
+def test_the_benchmarks_baseline_is_the_same_model():
+    torch.manual_seed(0)
+    lengths = {"text": 9, "audio": 8, "vision": 10}
+    model = DMD(ModelConfig(dim=8, heads=2, levels=2), DIMS, lengths)
+    baseline = straightforward(copy.deepcopy(model))
+    parts = inputs(4, lengths)
+    ours, its = model(*parts).predictions, baseline(*parts).predictions
+    for head, prediction in ours.items():
+        torch.testing.assert_close(its[head], prediction, rtol=1e-5, atol=1e-6)
 
 
 def test_a_sequence_shorter_than_its_kernel_is_refused():
