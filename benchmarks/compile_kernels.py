@@ -8,7 +8,6 @@ the GPU gives a block, fails here and not on the GPU.
 """
 
 import argparse
-import csv
 import os
 import re
 import subprocess
@@ -25,6 +24,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from benchmarks.step_sides import DIMS, LENGTHS
+from benchmarks.tables import write_rows
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
@@ -143,10 +143,7 @@ def main() -> None:
     print(f"{len(rows)} kernels; most shared memory: {worst['shared_bytes']} of {limit} bytes by {worst['kernel']}")
     assert worst["shared_bytes"] <= limit
     if options.out is not None:
-        with options.out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

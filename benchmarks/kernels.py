@@ -9,7 +9,6 @@ counted (see `benchmarks.launches`).
 """
 
 import argparse
-import csv
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.launches import Counter, TritonCounter
+from benchmarks.tables import write_rows
 from dmd.kernels.attention import AttentionPlan, attention
 from dmd.model.transformer import TransformerStack
 from dmd.training.provenance import git_commit
@@ -154,10 +154,7 @@ def main() -> None:
                     rows.append({**row, **about})
                     print(row, flush=True)
     if options.out is not None:
-        with options.out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ bring a number to the host (`_local_scalar_dense`), and copies between devices t
 
 import argparse
 import collections
-import csv
 import os
 import platform
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is defined
 
 from benchmarks.step_sides import DIMS, LENGTHS
+from benchmarks.tables import write_rows
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
@@ -151,10 +151,7 @@ def main() -> None:
                     if options.names:
                         print(own.most_common(), torchs.most_common(), sep="\n", flush=True)
     if options.out is not None:
-        with options.out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

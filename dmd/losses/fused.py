@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 DISTILLED = ("homo_logit", "homo_regulariser", "hetero_logit", "hetero_regulariser", "hetero_representation")
 NAMES = (*(f"task_{head}" for head in HEADS), *DISTILLED, "reconstruction", "cycle", "orthogonality", "margin")
 """Order of the terms in one tensor."""
-MODALITIES_OF_UNITS = ("text", "audio", "vision")
 
 
 def fused_terms(objective: "Objective", output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -23,7 +22,7 @@ def fused_terms(objective: "Objective", output: DMDOutput, labels: Tensor, mask:
     from dmd.kernels.decoupling_fused import FusedDecoupling
     from dmd.kernels.graph_fused import FusedGraph
 
-    assert MODALITIES == MODALITIES_OF_UNITS
+    assert MODALITIES == ("text", "audio", "vision"), "the order that the kernels know"
     config = objective.config
     mask = mask.to(labels.dtype)
     predictions = torch.stack([output.predictions[head] for head in HEADS]).float().unflatten(1, labels.shape)
