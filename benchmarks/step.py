@@ -30,6 +30,7 @@ from benchmarks.step_profile import count, flops, product_rate, top_operations
 from benchmarks.step_sides import LENGTHS, STEP, Sides, forget_peak, resident
 from benchmarks.step_training import training_against_step
 from dmd.training.provenance import git_commit
+from launch.setup import keep_freed_memory
 
 BOTH = ("ours", "straightforward")
 
@@ -170,6 +171,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     if options.table == "peak":
         peak(options.out, options)
         return

@@ -11,7 +11,7 @@ from dmd.training.epoch_report import EpochReport
 from dmd.training.loop import Training
 from dmd.training.resume import Resume
 from launch.engine import DeepSpeedEngine
-from launch.setup import build_system, open_shards, plan_training
+from launch.setup import build_system, keep_freed_memory, open_shards, plan_training
 
 
 def make_training(
@@ -24,6 +24,8 @@ def make_training(
     Raises:
         ValueError: what `open_shards` and `plan_training` refuse.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     reader = open_shards(data, config)
     plan = plan_training(config, reader, run, dist.get_world_size())
     system, text_encoder = build_system(config, reader.index.info, device)

@@ -15,6 +15,7 @@ from dmd.kernels.pieces import PieceAttention, chunks
 
 CHUNK_STEPS = 8192
 """Time steps of all samples of a chunk, about."""
+DROPOUTS = len(Masks._fields)
 
 
 def plain_layer(
@@ -33,7 +34,7 @@ def plain_layer(
     Returns:
         [E, B, Tq, d], or [E, B, 1, d] with `last`. Under autocast it is computed in float32 all the same.
     """
-    result = PlainLayer.apply(x, source, last, plan, noise, site, valid, masks, *weights)
+    result = PlainLayer.apply(x, source, last, plan, noise, site, valid, *masks, *weights)
     assert isinstance(result, Tensor)
     return result
 
@@ -44,9 +45,10 @@ class PlainLayer(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, x: Tensor, source: Tensor | None, last: Tensor | None, plan: AttentionPlan,
-                noise: Noise | None, site: int | None, valid: Tensor | None, masks: Masks,
-                *weights: Tensor) -> Tensor:  # fmt: skip
-        work = LayerWork(plan, PieceAttention(plan, noise, site, valid), Weights(*weights), masks, last)
+                noise: Noise | None, site: int | None, valid: Tensor | None,
+                *factors: Tensor) -> Tensor:  # fmt: skip
+        masks, weights = Masks(*factors[:DROPOUTS]), Weights(*factors[DROPOUTS:])
+        work = LayerWork(plan, PieceAttention(plan, noise, site, valid), weights, masks, last)
         encoders, batch, steps, dim = x.shape
         out = x.new_empty(encoders, batch, 1 if last is not None else steps, dim)
         at_once = max(1, CHUNK_STEPS // max(steps, 0 if source is None else source.shape[2]))
@@ -73,4 +75,4 @@ class PlainLayer(torch.autograd.Function):
         for number, chunk in enumerate(ctx.chunks):
             work.backward(chunk, x, Kept(*saved[number * kept : (number + 1) * kept]), source, upstream, grads,
                           grad_x, grad_source)  # fmt: skip
-        return grad_x, grad_source, None, None, None, None, None, None, *grads
+        return grad_x, grad_source, *[None] * (5 + DROPOUTS), *grads

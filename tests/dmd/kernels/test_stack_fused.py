@@ -1,11 +1,15 @@
 """A stack of encoders as Triton kernels against plain torch in float64, forward and backward, dropout included."""
 
+from collections import defaultdict
+from statistics import median
+
 import pytest
 import torch
 
 from dmd.kernels.noise import Noise
 from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
+from tests.dmd.kernels.rounded import RoundedLayer
 
 
 def shapes(**given: object) -> dict:
@@ -28,33 +32,35 @@ LARGE = {
     "ranges": shapes(queries=(46, 371), keys=(371, 46), dim=50, heads=10, batch=4, last_step=False, ranges=True),
     "long": shapes(queries=(371, 496, 500), dim=100, heads=10, batch=4, last_step=True),
 }  # fmt: skip
-SEED = 1
-"""In bfloat16 a hidden unit that lies at its kink may switch, in either form; with this seed none does."""
+FORMS = ("plain", "fused", "rounded")
 RATES = {"attention": 0.3, "relu": 0.2, "res": 0.1, "embed": 0.2}
 
 
-def build(case: dict, fused: bool, rates: dict) -> TransformerStack:
-    torch.manual_seed(SEED)
+def build(case: dict, form: str, rates: dict, seed: int) -> TransformerStack:
+    torch.manual_seed(seed)
     queries = case["queries"]
     stack = TransformerStack(
         case["dim"], case["heads"], case.get("levels", 2), queries=queries, keys=case.get("keys", queries),
         attn_dropout=[rates["attention"] * (e % 2 == 0) for e in range(len(queries))], relu_dropout=rates["relu"],
-        res_dropout=rates["res"], embed_dropout=rates["embed"], last_step=case["last_step"], fused=fused,
+        res_dropout=rates["res"], embed_dropout=rates["embed"], last_step=case["last_step"], fused=form == "fused",
     )  # fmt: skip
     for parameter in stack.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
+    for layer in stack.layers if form == "rounded" else ():
+        layer.__class__ = RoundedLayer
     return stack
 
 
-def run(case: dict, device: str, fused: bool, dtype: str, dropping: bool) -> tuple[list, dict]:
+def run(case: dict, device: str, form: str, dtype: str, dropping: bool, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Outputs, gradients of inputs and of each parameter. Forms: fused; plain, in float64; rounded, in float64."""
     rates = RATES if dropping else dict.fromkeys(RATES, 0.0)
-    stack = build(case, fused, rates)
-    kind = torch.float32 if fused else torch.float64
-    stack.to(device if fused else "cpu", kind)
+    stack = build(case, form, rates, seed)
+    fused = form == "fused"
+    stack.to(device if fused else "cpu", torch.float32 if fused else torch.float64)
     batch, keys = case["batch"], case.get("keys")
     lengths = {*case["queries"], *(keys or ())}
     given = {t: torch.randn(batch, t, case["dim"]) for t in sorted(lengths)}
-    for x in given.values() if dtype == "float32" else ():  # their norm makes 316 times as much of a rounding
+    for x in given.values():
         x[0, : x.shape[1] // 2] = 0  # frames without content
     given = {t: x.to(stack.norm_weight).requires_grad_() for t, x in given.items()}
     sources = None if keys is None else [given[t] for t in keys]
@@ -67,38 +73,63 @@ def run(case: dict, device: str, fused: bool, dtype: str, dropping: bool) -> tup
     with torch.autocast(place.type, torch.bfloat16, enabled=fused and dtype == "bfloat16"):
         outs = stack([given[t] for t in case["queries"]], sources, valid=valid, noise=noise)
     sum((out * torch.randn(out.shape).to(out)).sum() for out in outs).backward()
-    tensors = [*outs, *(x.grad for x in given.values())]
-    return tensors, {name: parameter.grad for name, parameter in stack.named_parameters()}
+    found = {f"out {e}": out for e, out in enumerate(outs)} | {f"input {t}": x.grad for t, x in given.items()}
+    return found | {name: parameter.grad for name, parameter in stack.named_parameters()}
 
 
-def check_stack(device: str, cases: str, name: str, dtype: str, droppings: tuple = (False, True)) -> None:
-    """Outputs, gradients of inputs and of each parameter."""
+def check_stack(device: str, cases: str, name: str, droppings: tuple = (False, True)) -> None:
+    """In float32: every tensor."""
     case = {"SMALL": SMALL, "LARGE": LARGE}[cases][name]
     for dropping in droppings:
-        fused, fused_weights = run(case, device, True, dtype, dropping)
-        exact, exact_weights = run(case, device, False, dtype, dropping)
-        allowed = TOLERANCE[dtype]
-        for got, want in zip(fused, exact, strict=True):
-            assert error(got, want) <= allowed, (name, dropping, got.shape, error(got, want))
-        for parameter, want in exact_weights.items():
-            found = error(fused_weights[parameter], want)
-            assert found <= 3 * allowed, (name, dropping, parameter, found)
+        fused, exact = (run(case, device, form, "float32", dropping) for form in ("fused", "plain"))
+        for tensor, want in exact.items():
+            allowed = TOLERANCE["float32"] * (3 if "." in tensor else 1)
+            assert error(fused[tensor], want) <= allowed, (name, dropping, tensor, error(fused[tensor], want))
 
 
-def check_small(device: str, dtype: str) -> None:
+def check_bfloat16(device: str, cases: str, name: str, seeds: int) -> None:
+    """Every tensor is as near to float64 as one of a layer that rounds the same operands and nothing else.
+
+    In the median over seeds: a hidden unit that lies at its kink may switch in either form, and then single gradients
+    of that seed are far off.
+    """
+    case = {"SMALL": SMALL, "LARGE": LARGE}[cases][name]
+    errors = defaultdict(list)
+    for seed in range(seeds):
+        exact, *others = (run(case, device, form, "bfloat16", seed % 2 == 1, seed) for form in FORMS)
+        for tensor, want in exact.items():
+            errors[tensor].append([error(other[tensor], want) for other in others])
+    for tensor, found in errors.items():
+        fused, rounded = (median(column) for column in zip(*found, strict=True))
+        assert fused <= 1.5 * rounded + 1e-3, (name, tensor, fused, rounded)
+
+
+def check_small(device: str) -> None:
     """Small cases, with dropout."""
-    for name in SMALL if dtype == "float32" else ("ends",):
-        check_stack(device, "SMALL", name, dtype, (name != "one step",))
+    for name in SMALL:
+        check_stack(device, "SMALL", name, (name != "one step",))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stack_interpreted(dtype):
-    interpreted(__name__, "check_small", dtype)
+def test_stack_interpreted():
+    interpreted(__name__, "check_small")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("cases, name", [*(("SMALL", name) for name in SMALL), *(("LARGE", name) for name in LARGE)])
+def test_stack_in_bfloat16_interpreted():
+    interpreted(__name__, "check_bfloat16", "SMALL", "ends", 9)
+
+
+ON_CUDA = [*(("SMALL", name) for name in SMALL), *(("LARGE", name) for name in LARGE)]
+
+
+@pytest.mark.parametrize("cases, name", ON_CUDA)
 @pytest.mark.gpu
 @on_cuda
-def test_stack_on_cuda(cases, name, dtype):
-    check_stack("cuda", cases, name, dtype)
+def test_stack_on_cuda(cases, name):
+    check_stack("cuda", cases, name)
+
+
+@pytest.mark.parametrize("cases, name", [case for case in ON_CUDA if case[1] != "ranges"])
+@pytest.mark.gpu
+@on_cuda
+def test_stack_in_bfloat16_on_cuda(cases, name):
+    check_bfloat16("cuda", cases, name, 9 if cases == "SMALL" else 3)

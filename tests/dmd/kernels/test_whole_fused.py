@@ -26,7 +26,7 @@ MODEL = ModelConfig(
 
 def make_system(kernels: str, device: str, **train: object) -> tuple[TrainingSystem, Config]:
     own = TrainConfig(
-        kernels=kernels, ghost_batch_size=SAMPLES, ghost_batches_per_step=GHOSTS, precision="fp32", **train
+        **{"kernels": kernels, "ghost_batch_size": SAMPLES, "ghost_batches_per_step": GHOSTS, "precision": "fp32"} | train
     )
     config = replace(Config(), model=MODEL, train=own)
     torch.manual_seed(0)
@@ -85,6 +85,12 @@ def check_dropout(device: str) -> None:
 
 def test_convergence_interpreted():
     interpreted(__name__, "check_convergence", 3)
+
+
+def test_plain_form_trains_in_bfloat16():
+    half, full = losses("plain", "cpu", 12, precision="bf16"), losses("plain", "cpu", 12)
+    assert half != full
+    assert torch.tensor(half).sub(torch.tensor(full)).abs().max() < 0.1
 
 
 def test_dropout_interpreted():

@@ -1,0 +1,102 @@
+"""An encoder layer in torch that rounds where the Triton form does under bfloat16 autocast, and nowhere else.
+
+Operands of products, forward and backward, and queries, keys, values and the attention's output with their gradients are
+rounded to bfloat16. Sums and all the rest are of the input's type: with float64, what is left of an error against the
+plain form is what these roundings cost.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.noise import Noise, dropout, keep_scale, kept_elements
+from dmd.model.encoder_layer import EncoderLayer, normalise, pick_steps
+
+
+def rounded(x: Tensor) -> Tensor:
+    """The nearest bfloat16 numbers, in the type of x."""
+    return x.bfloat16().to(x.dtype)
+
+
+class Product(torch.autograd.Function):
+    """a @ b of rounded operands, and so the products of its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(rounded(a), rounded(b))
+        return rounded(a) @ rounded(b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        grad = rounded(gradients[0])
+        return grad @ b.transpose(-1, -2), a.transpose(-1, -2) @ grad
+
+
+class Stored(torch.autograd.Function):
+    """A tensor that lies in memory as bfloat16, and so does its gradient."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return rounded(x)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return rounded(gradients[0])
+
+
+class RoundedLayer(EncoderLayer):
+    """`EncoderLayer` with rounded products."""
+
+    def forward(
+        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
+        noise: Noise | None, valid: Tensor | None = None,
+    ) -> Tensor:
+        """As the plain layer, for all keys real."""
+        assert valid is None
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = slice(None)) -> Tensor:
+            return Product.apply(x, weight[members, None, rows].transpose(-1, -2)) + bias[members, None, None, rows]
+
+        def norm(unit: Tensor, which: int) -> Tensor:
+            return unit * self.norm_weight[which, members, None, None] + self.norm_bias[which, members, None, None]
+
+        dim = x.shape[-1]
+        keys = norm(normalise(x) if source is None else source, 0)
+        if last is not None:
+            x = pick_steps(x, last)
+        query = Stored.apply(linear(norm(normalise(x), 0), self.in_proj_weight, self.in_proj_bias, slice(dim)))
+        both = Stored.apply(linear(keys, self.in_proj_weight, self.in_proj_bias, slice(dim, None)))
+        mixed = Stored.apply(attention(query, *both.chunk(2, -1), plan, noise))
+        attended = linear(mixed, self.out_proj_weight, self.out_proj_bias)
+        x = x + dropout(attended, self.res_dropout, noise, batch_dim=1)
+        hidden = linear(norm(normalise(x), 1), self.fc1_weight, self.fc1_bias).relu()
+        hidden = dropout(hidden, self.relu_dropout, noise, batch_dim=1)
+        branch = linear(hidden, self.fc2_weight, self.fc2_bias)
+        return x + dropout(branch, self.res_dropout, noise, batch_dim=1)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None) -> Tensor:
+    """As `dmd.kernels.attention.attention`, encoder by encoder."""
+    site = None if noise is None or not any(plan.rates) else noise.next_site()
+    outs = torch.zeros_like(query)
+    for e, (tq, tk) in enumerate(zip(plan.queries, plan.keys, strict=True)):
+        first, end = plan.rows(e)
+        q, k, v = (
+            x[e, :, :steps].unflatten(-1, (plan.heads, -1)).transpose(1, 2)
+            for x, steps in ((query, end - first), (key, tk), (value, tk))
+        )  # [B, H, T, h]
+        scores = Product.apply(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        hidden = torch.arange(tk) > torch.arange(first, end)[:, None] + abs(tq - tk)
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        scale = 1.0
+        if noise is not None and site is not None and plan.rates[e] > 0:
+            words = torch.arange(noise.ghost_size * plan.heads * tq * ((tk + 1) // 2), dtype=torch.int32)
+            kept = [kept_elements(words, plan.rates[e], noise.key(g, site, e)) for g in range(len(noise.ghosts))]
+            weights = weights * torch.stack(kept).view(len(q), plan.heads, tq, -1)[:, :, first:, :tk]
+            scale = keep_scale(plan.rates[e])
+        mixed = Product.apply(weights, v) * scale
+        outs[e, :, : end - first] = mixed.transpose(1, 2).flatten(2)
+    return outs
