@@ -55,14 +55,19 @@ class LayerCall:
     res_rate: float = 0.0
     relu_rate: float = 0.0
 
-    def sizes(self, dim: int) -> dict[str, Any]:
-        """Block sizes of the launches over rows."""
+    def sizes(self, dim: int, *, holds_hidden: bool = False) -> dict[str, Any]:
+        """Block sizes of the launches over rows, by what ptxas spills (`docs/kernels.md`).
+
+        Args:
+            holds_hidden: of a program that holds hidden units' weights and gradients; in float32 it has no registers
+                left for a second stage.
+        """
         width = padded(dim)
-        small = self.dtype == torch.float32 or width > 128
-        block = 32 if small else 64
+        half = self.dtype != torch.float32
         return {
-            "DIM": dim, "WIDTH": width, "M": block, "CHUNK": block, "DOT": DOT_TYPES[self.dtype],
-            "num_warps": 4 if width <= 64 else 8, "num_stages": 2,
+            "DIM": dim, "WIDTH": width, "M": 64 if half and width <= 64 else 32,
+            "CHUNK": 64 if half and width <= 128 else 32, "DOT": DOT_TYPES[self.dtype], "num_warps": 8,
+            "num_stages": 1 if holds_hidden and not half else 2,
         }  # fmt: skip
 
     def dropout(self, batch: int) -> dict[str, Any]:
@@ -195,7 +200,8 @@ def weight_gradients(
     )  # fmt: skip
     mlp_weights[triton.cdiv(4 * dim, chunk), encoders, splits](
         grad, middle, parts, bias_parts, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, call.table, call.key("relu"),
-        call.key("last"), *strides(grad), *strides(middle), batch, splits, encoders, LAST=call.last, **drops, **sizes,
+        call.key("last"), *strides(grad), *strides(middle), batch, splits, encoders, LAST=call.last, **drops,
+        **call.sizes(dim, holds_hidden=True),
     )  # fmt: skip
     own = LayerWeights(*(torch.empty_like(weight) for weight in w))
     add_up_weights[4, encoders, triton.cdiv(dim, ADD_COLS)](

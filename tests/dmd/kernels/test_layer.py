@@ -13,7 +13,11 @@ DIM, HEADS, BATCH, QUERIES, KEYS = 4, 2, 4, (3, 2), (2, 4)
 
 
 def make(cross: bool, last_step: bool, masked: bool = True):
-    """A layer with every dropout (of weights alone: not `masked`) as a function of its inputs and weights, and those, in float64."""
+    """A layer with every dropout as a function of its inputs and weights, and those, in float64.
+
+    Args:
+        masked: drop residual branches and hidden units as well as attention weights.
+    """
     generator = torch.Generator().manual_seed(0)
     keys = KEYS if cross else QUERIES
     plan = AttentionPlan(heads=HEADS, queries=QUERIES, keys=keys, rates=(0.3, 0.0), last_step=last_step)

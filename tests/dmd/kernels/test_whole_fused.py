@@ -25,9 +25,8 @@ MODEL = ModelConfig(
 
 
 def make_system(kernels: str, device: str, **train: object) -> tuple[TrainingSystem, Config]:
-    own = TrainConfig(
-        **{"kernels": kernels, "ghost_batch_size": SAMPLES, "ghost_batches_per_step": GHOSTS, "precision": "fp32"} | train
-    )
+    settings = {"ghost_batch_size": SAMPLES, "ghost_batches_per_step": GHOSTS, "precision": "fp32"} | train
+    own = TrainConfig(kernels=kernels, **settings)
     config = replace(Config(), model=MODEL, train=own)
     torch.manual_seed(0)
     info = SimpleNamespace(dims=SIZES, lengths=LENGTHS)
