@@ -1,8 +1,8 @@
 """An encoder layer in torch that rounds where the Triton form does under bfloat16 autocast, and nowhere else.
 
 Operands of products, forward and backward, and queries, keys, values and the attention's output with their gradients
-are rounded to bfloat16. Sums and all the rest are of the input's type: with float64, what is left of an error against the
-plain form is what these roundings cost.
+are rounded to bfloat16. Sums and all the rest are of the input's type: with float64, what is left of an error against
+the plain form is what these roundings cost.
 """
 
 from typing import Any
