@@ -1,6 +1,6 @@
 """What a checkpoint costs: step time with saving every 20 steps over step time without, and the size on disk.
 
-    python benchmarks/checkpoint.py SHARDS OUT.csv --preset mosi-aligned [--steps 80] [section.key=value ...]
+    python -m benchmarks.checkpoint SHARDS OUT.csv --preset mosi-aligned [--steps 80] [section.key=value ...]
 
 One rank on this machine. Both runs alternate in blocks so that a busy machine slows both; medians over all steps. A
 row is added to OUT.csv with the machine, the commit and the versions.
@@ -14,11 +14,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 
+from benchmarks.one_rank import join_alone
 from dmd.config import Config
 from dmd.data.loader import Batch, training_steps
 from dmd.presets import load_config
@@ -27,8 +27,7 @@ from dmd.training.provenance import git_commit, versions
 from dmd.training.saving import CHECKPOINTS, Saver
 from dmd.training.state import model_state
 from dmd.training.step import train_step
-from launch.engine import DeepSpeedEngine, join_process_group
-from launch.runner import free_port
+from launch.engine import DeepSpeedEngine
 from launch.setup import build_system, open_shards, plan_training
 
 EVERY = 20
@@ -95,9 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args()
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(free_port())}  # fmt: skip
-    device = join_process_group(timedelta(minutes=5))
+    device = join_alone()
     config = load_config(options.preset, options.overrides)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         figures = measure(config, options.data, Path(folder), device, options.steps)

@@ -19,8 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -29,6 +28,7 @@ import torch
 from benchmarks.step_profile import count, flops, product_rate, top_operations
 from benchmarks.step_sides import LENGTHS, STEP, Sides, forget_peak, resident
 from benchmarks.step_training import training_against_step
+from benchmarks.turns import alternate, seconds
 from dmd.training.provenance import git_commit
 from launch.setup import keep_freed_memory
 
@@ -47,24 +47,6 @@ class Row:
     quantity: str
     value: float
     unit: str
-
-
-def seconds(step: Callable[[], object]) -> tuple[float, float]:
-    """(wall, CPU) of a call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def alternate(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of every step in every round but the first."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            found = seconds(step)
-            if number:
-                times[name].append(found)
-    return times
 
 
 def launches(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:

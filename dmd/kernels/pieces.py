@@ -21,8 +21,8 @@ PIECE_ELEMENTS = 2**19
 PIECE_ROWS = 64
 """Query rows of one piece."""
 KEPT_STEPS = 64
-"""Sequences up to this length hold on to their dropout masks for backward, a byte for each weight: 7 % of the memory of
-a step, and a third of the time that masks take."""
+"""Sequences up to this length hold on to their dropout masks for backward, a byte for each weight, where longer ones
+draw them again."""
 LOG2_E = math.log2(math.e)
 SAFE_SCORE = 60.0
 """Scores (base 2) that no exponential over- or underflows at, so that a row's largest need not be subtracted."""

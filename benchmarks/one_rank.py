@@ -1,0 +1,16 @@
+"""A process group of this process alone, for benchmarks that run the DeepSpeed engine."""
+
+import os
+from datetime import timedelta
+
+import torch
+
+from launch.engine import join_process_group
+from launch.runner import free_port
+
+
+def join_alone() -> torch.device:
+    """Become the only rank; returns its device."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(free_port())}  # fmt: skip
+    return join_process_group(timedelta(minutes=5))
