@@ -9,10 +9,11 @@ Files and processes are shared, the network is not. Needs root and iproute2.
 
 import os
 import shutil
+import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 can_make_hosts = os.geteuid() == 0 and shutil.which("ip") is not None
@@ -38,7 +39,7 @@ class Host:
 
 @contextmanager
 def hosts(count: int) -> Iterator[tuple[Host, ...]]:
-    """That many hosts behind one switch; the namespaces go away with the block, processes in them do not."""
+    """That many hosts behind one switch; they go away with the block, and all processes in them."""
     tag = uuid.uuid4().hex[:6]
     switch = f"dmd-{tag}-switch"
     made = tuple(Host(f"dmd-{tag}-{number}", f"10.231.0.{number + 1}") for number in range(count))
@@ -58,6 +59,10 @@ def hosts(count: int) -> Iterator[tuple[Host, ...]]:
         yield made
     finally:
         for name in (switch, *(host.name for host in made)):
+            pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
