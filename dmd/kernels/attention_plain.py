@@ -7,11 +7,11 @@ from torch import Tensor
 
 from dmd.kernels.attention import AttentionPlan
 from dmd.kernels.noise import Noise
-from dmd.kernels.pieces import Heads, PieceAttention, chunks, query_scale, split_heads
+from dmd.kernels.pieces import Heads, PieceAttention, chunks, gradient_scales, query_scale
 
 
 class PlainAttention(torch.autograd.Function):
-    """Keeps the heads (with each row's log-sum) and what they gave for backward."""
+    """Keeps the heads, what they gave and each row's log-sum for backward."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
@@ -23,13 +23,11 @@ class PlainAttention(torch.autograd.Function):
         saved = []
         for chunk in ctx.chunks:
             e, b = chunk.encoder, chunk.samples
-            parts = []
-            for x, last in ((query, 0.0), (key, 1.0), (value, None)):
-                parts.append(split_heads(x[e, b].unflatten(-1, (plan.heads, width)).permute(0, 2, 3, 1), last))
-            parts[0][:, :, :-1] *= query_scale(width)
-            mixed = pieces.forward(chunk, Heads(*parts))
-            out[e, b] = mixed.permute(0, 3, 1, 2).flatten(2)
-            saved += [*parts, mixed]
+            parts = Heads(*(_split(x[e, b], plan.heads) for x in (query, key, value)))
+            parts.query.mul_(query_scale(width))
+            mixed, sums = pieces.forward(chunk, parts)
+            out[e, b] = _join(mixed, plan.heads)
+            saved += [*parts, mixed, sums]
         ctx.save_for_backward(*saved)
         ctx.pieces = pieces
         ctx.shapes = query.shape, key.shape
@@ -40,12 +38,22 @@ class PlainAttention(torch.autograd.Function):
         pieces: PieceAttention = ctx.pieces
         heads, (query, key) = pieces.plan.heads, ctx.shapes
         totals = [gradients[0].new_zeros(shape) for shape in (query, key, key)]
-        scales = ((query[-1] // heads) ** -0.5, 1.0, 1.0)
+        scales = gradient_scales(query[-1] // heads)
         for number, chunk in enumerate(ctx.chunks):
-            *parts, mixed = ctx.saved_tensors[4 * number : 4 * number + 4]
+            *parts, mixed, sums = ctx.saved_tensors[5 * number : 5 * number + 5]
             e, b = chunk.encoder, chunk.samples
-            grad = gradients[0][e, b].unflatten(-1, (heads, -1)).permute(0, 2, 3, 1).contiguous()
-            found = pieces.backward(chunk, Heads(*parts), mixed, grad)
+            found = Heads(*(torch.empty_like(part) for part in parts))
+            pieces.backward(chunk, Heads(*parts), mixed, sums, _split(gradients[0][e, b], heads), found)
             for total, part, scale in zip(totals, found, scales, strict=True):
-                total[e, b] = part.permute(0, 3, 1, 2).flatten(2) * scale
+                total[e, b] = _join(part, heads) * scale
         return *totals, None, None, None, None
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[b, T, H * h] -> [h, H * b, T]."""
+    return x.unflatten(-1, (heads, -1)).permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format).flatten(1, 2)
+
+
+def _join(x: Tensor, heads: int) -> Tensor:
+    """[h, H * b, T] -> [b, T, H * h]."""
+    return x.unflatten(1, (heads, -1)).permute(2, 3, 1, 0).flatten(2)

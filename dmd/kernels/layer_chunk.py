@@ -4,13 +4,14 @@ Written for CPUs: everything between the input and the output of a chunk stays i
 matrices. `dmd.kernels.layer_plain` runs it over all chunks.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dmd.kernels.attention import AttentionPlan
-from dmd.kernels.pieces import LOG2_E, Chunk, Heads, PieceAttention, split_heads
+from dmd.kernels.pieces import Chunk, Heads, PieceAttention, gradient_scales, query_scale
 
 EPSILON = 1e-5
 """Of the layer norms, as in torch."""
@@ -48,7 +49,9 @@ class Kept(NamedTuple):
     key: Tensor
     value: Tensor
     mixed: Tensor
-    """[b, H, h, Tq]."""
+    """[h, H * b, Tq]."""
+    sums: Tensor
+    """Of each row of attention weights, [H * b, Tq]."""
     normed: Tensor
     """Normalised input, [n, d]; of self-attention: of every step."""
     normed_rstd: Tensor
@@ -64,13 +67,35 @@ class LayerWork:
 
     def __init__(self, plan: AttentionPlan, attention: PieceAttention, weights: Weights, masks: Masks,
                  last: Tensor | None) -> None:  # fmt: skip
-        self.plan, self.attention, self.weights, self.masks, self.last = plan, attention, weights, masks, last
-        dim = weights.out_weight.shape[-1]
-        self.factor = (dim // plan.heads) ** -0.5
-        scale = weights.in_bias.new_ones(3 * dim)
-        scale[:dim] = self.factor * LOG2_E
-        self.in_weight = weights.in_weight.detach() * scale[:, None]
-        self.in_bias = (weights.in_bias.detach() * scale).unsqueeze(-1)  # [E, 3d, 1]
+        self.attention, self.weights, self.masks, self.last = attention, weights, masks, last
+        self.heads, self.width = plan.heads, weights.out_weight.shape[-1] // plan.heads
+        scale = self._rows([query_scale(self.width), 1.0, 1.0])
+        in_weight = self._by_channel(weights.in_weight.detach(), 1)
+        self.in_weight = in_weight * scale
+        self.in_bias = self._by_channel(weights.in_bias.detach(), 1).unsqueeze(-1) * scale  # [E, 3d, 1]
+        self.in_weight_back = in_weight * self._rows(gradient_scales(self.width))
+        self.out_weight = self._by_channel(weights.out_weight.detach(), 2)
+
+    def _rows(self, scales: Sequence[float]) -> Tensor:
+        """A number for each row of the projections of query, key and value, [3d, 1]."""
+        return self.weights.in_bias.new_tensor(scales).repeat_interleave(self.heads * self.width).unsqueeze(-1)
+
+    def _by_channel(self, x: Tensor, axis: int) -> Tensor:
+        """Sort each d of an axis of 3d or d, which are by head and then by channel, by channel and then by head."""
+        return x.unflatten(axis, (-1, self.heads, self.width)).transpose(axis + 1, axis + 2).flatten(axis, axis + 2)
+
+    def _by_head(self, x: Tensor, axis: int) -> Tensor:
+        """What `_by_channel` sorted, as it was."""
+        return x.unflatten(axis, (-1, self.width, self.heads)).transpose(axis + 1, axis + 2).flatten(axis, axis + 2)
+
+    def finish(self, grads: Weights) -> Weights:
+        """The weights' gradients of all chunks, which `backward` sums up in its own order and scale."""
+        scale = self._rows(gradient_scales(self.width))
+        return grads._replace(
+            in_weight=self._by_head(grads.in_weight * scale, 1),
+            in_bias=self._by_head(grads.in_bias * scale.squeeze(-1), 1),
+            out_weight=self._by_head(grads.out_weight, 2),
+        )
 
     def forward(self, chunk: Chunk, x: Tensor, source: Tensor | None, out: Tensor) -> Kept:
         """Fill the chunk's part of `out`."""
@@ -80,10 +105,9 @@ class LayerWork:
         rows = ends.reshape(-1, dim)
         # Self-attention of the last step needs every step as a key.
         normed, normed_rstd = _normalise(rows if source is not None else given.reshape(-1, dim))
-        query, key, value = self._project(chunk, normed, source, len(given))
-        mixed = self.attention.forward(chunk, Heads(query, key, value))
-        flat = _channels_first(mixed)  # [d, n]
-        attended = torch.addmm(w.out_bias[e], flat.t(), w.out_weight[e].t())
+        heads = self._project(chunk, normed, source, len(given))
+        mixed, sums = self.attention.forward(chunk, heads)
+        attended = torch.addmm(w.out_bias[e], mixed.view(dim, -1).t(), self.out_weight[e].t())
         if self.masks.attended is not None:
             attended *= self.masks.attended[e, chunk.samples].reshape(-1, dim)
         between = attended.add_(rows)
@@ -97,26 +121,26 @@ class LayerWork:
             result = torch.addmm(w.fc2_bias[e], hidden, w.fc2_weight[e].t())
             result = result.mul_(self.masks.mlp[e, chunk.samples].reshape(-1, dim)).add_(between)
         out[e, chunk.samples] = result.view(ends.shape)
-        return Kept(query, key, value, mixed, normed, normed_rstd, middle, middle_rstd, hidden)
+        return Kept(*heads, mixed, sums, normed, normed_rstd, middle, middle_rstd, hidden)
 
-    def _project(self, chunk: Chunk, normed: Tensor, source: Tensor | None, batch: int) -> list[Tensor]:
-        """Query, key and value of a chunk as [b, H, h + 1, T]."""
+    def _project(self, chunk: Chunk, normed: Tensor, source: Tensor | None, batch: int) -> Heads:
+        """Query, key and value of a chunk."""
         e, dim = chunk.encoder, normed.shape[-1]
         weight, bias = self.in_weight[e], self.in_bias[e]
-        if source is None:
+        if source is None and self.last is None:
             groups = torch.addmm(bias, weight, normed.t()).chunk(3)
         else:
-            keys = source[e, chunk.samples].reshape(-1, dim)
-            query = torch.addmm(bias[:dim], weight[:dim], normed.t())
+            queries, keys = self._inputs(chunk, normed, source, batch)
+            query = torch.addmm(bias[:dim], weight[:dim], queries.t())
             groups = (query, *torch.addmm(bias[dim:], weight[dim:], keys.t()).chunk(2))
-        result = []
-        for rows, last in zip(groups, (0.0, 1.0, None), strict=True):
-            heads = rows.view(self.plan.heads, -1, batch, rows.shape[1] // batch)  # [H, h, b, T]
-            result.append(split_heads(heads.permute(2, 0, 1, 3), last))
-        if source is None and self.last is not None:
-            samples, steps = self._wanted(chunk)
-            result[0] = result[0][samples, :, :, steps].unsqueeze(-1)
-        return result
+        return Heads(*(rows.view(self.width, self.heads * batch, -1) for rows in groups))
+
+    def _inputs(self, chunk: Chunk, normed: Tensor, source: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
+        """What a chunk's queries, and its keys and values, are projected from, [n, d] each, where these differ."""
+        dim = normed.shape[-1]
+        if source is None:
+            return normed.view(batch, -1, dim)[self._wanted(chunk)], normed
+        return normed, source[chunk.encoder, chunk.samples].reshape(-1, dim)
 
     def _wanted(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """(sample, step) of the only step that is wanted of each sample of a chunk, counted from the chunk's first."""
@@ -133,34 +157,24 @@ class LayerWork:
         branch = between
         if self.masks.attended is not None:
             branch = between * self.masks.attended[e, samples].reshape(-1, dim)
-        grads.out_weight[e].addmm_(branch.t(), _channels_first(kept.mixed).t())
+        grads.out_weight[e].addmm_(branch.t(), kept.mixed.view(dim, -1).t())
         grads.out_bias[e].add_(branch.sum(0))
-        batch = len(kept.query)
-        flat = torch.mm(self.weights.out_weight[e].t(), branch.t())  # [d, n]
-        grad = flat.view(self.plan.heads, -1, batch, flat.shape[1] // batch).permute(2, 0, 1, 3).contiguous()
+        grad = torch.mm(self.out_weight[e].t(), branch.t()).view(kept.mixed.shape)
         heads = Heads(kept.query, kept.key, kept.value)
-        grad_q, grad_k, grad_v = self.attention.backward(chunk, heads, kept.mixed, grad)
-        grad_q = _channels_first(grad_q.mul_(self.factor))
-        through = torch.cat([_channels_first(grad_k), _channels_first(grad_v)])
-        weight, steps = self.weights.in_weight[e], x.shape[2]
+        batch, steps = grad.shape[1] // self.heads, x.shape[2]
         if source is None and self.last is None:
-            through = torch.cat([grad_q, through])  # [3d, n]
-            grads.in_weight[e].addmm_(through, kept.normed)
-            grads.in_bias[e].add_(through.sum(1))
-            normed = torch.mm(through.t(), weight)
+            through = grad.new_empty(3, *kept.query.shape)
+            self.attention.backward(chunk, heads, kept.mixed, kept.sums, grad, Heads(*through))
+            normed = self._backward_project(e, slice(3 * dim), through, kept.normed, grads)
             grad_x[e, samples] = _normalise_backward(normed, kept.normed, kept.normed_rstd).add_(between).view(
                 -1, steps, dim
             )
             return
-        keys = kept.normed if source is None else source[e, samples].reshape(-1, dim)
-        queries = kept.normed
-        if source is None:
-            queries = kept.normed.view(batch, steps, dim)[self._wanted(chunk)]
-        grads.in_weight[e, :dim].addmm_(grad_q, queries)
-        grads.in_weight[e, dim:].addmm_(through, keys)
-        grads.in_bias[e, :dim].add_(grad_q.sum(1))
-        grads.in_bias[e, dim:].add_(through.sum(1))
-        of_query, of_key = torch.mm(grad_q.t(), weight[:dim]), torch.mm(through.t(), weight[dim:])
+        grad_q, through = torch.empty_like(kept.query), grad.new_empty(2, *kept.key.shape)
+        self.attention.backward(chunk, heads, kept.mixed, kept.sums, grad, Heads(grad_q, *through))
+        queries, keys = self._inputs(chunk, kept.normed, source, batch)
+        of_query = self._backward_project(e, slice(dim), grad_q, queries, grads)
+        of_key = self._backward_project(e, slice(dim, 3 * dim), through, keys, grads)
         if source is not None:
             assert grad_source is not None
             grad_source[e, samples] = of_key.view(batch, -1, dim)
@@ -173,6 +187,13 @@ class LayerWork:
         of_key.view(batch, steps, dim)[self._wanted(chunk)] += of_query
         grad_x[e, samples] = _normalise_backward(of_key, kept.normed, kept.normed_rstd).view(batch, steps, dim)
         grad_x[e, samples][self._wanted(chunk)] += between
+
+    def _backward_project(self, encoder: int, rows: slice, through: Tensor, inputs: Tensor, grads: Weights) -> Tensor:
+        """Gradient of the inputs [n, d] of some rows of the projections, from that of their outputs."""
+        flat = through.view(-1, len(inputs))
+        grads.in_weight[encoder, rows].addmm_(flat, inputs)
+        grads.in_bias[encoder, rows].add_(flat.sum(1))
+        return torch.mm(flat.t(), self.in_weight_back[encoder, rows])
 
     def _backward_mlp(self, chunk: Chunk, kept: Kept, arriving: Tensor, grads: Weights) -> Tensor:
         """Gradient [n, d] of the sum of input and attention."""
@@ -205,8 +226,3 @@ def _normalise_backward(grad: Tensor, normed: Tensor, rstd: Tensor) -> Tensor:
     )
     assert isinstance(result, Tensor)
     return result.mul_(rstd)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    """[b, H, h, T] -> [H * h, b * T]."""
-    return x.permute(1, 2, 0, 3).reshape(x.shape[1] * x.shape[2], -1)

@@ -75,4 +75,4 @@ class PlainLayer(torch.autograd.Function):
         for number, chunk in enumerate(ctx.chunks):
             work.backward(chunk, x, Kept(*saved[number * kept : (number + 1) * kept]), source, upstream, grads,
                           grad_x, grad_source)  # fmt: skip
-        return grad_x, grad_source, *[None] * (5 + DROPOUTS), *grads
+        return grad_x, grad_source, *[None] * (5 + DROPOUTS), *work.finish(grads)

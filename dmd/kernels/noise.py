@@ -20,6 +20,8 @@ _BITS = 16
 _ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
 """Shift and multiplier of the first two rounds, as int32."""
 _LAST_SHIFT = 16
+Key = tuple[int, int] | tuple[Tensor, Tensor]
+"""Two int32 numbers; tensors of them are broadcast against the word numbers."""
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -85,7 +87,7 @@ class Noise:
         return mask.mul_(keep_scale(rate))
 
 
-def hash_words(words: Tensor, key: tuple[int, int]) -> Tensor:
+def hash_words(words: Tensor, key: Key) -> Tensor:
     """32 random bits for each int32 word number."""
     x = words + key[0]
     shifted = torch.empty_like(x)
@@ -101,7 +103,7 @@ def _xor_shift(x: Tensor, shift: int, buffer: Tensor) -> Tensor:
     return x.bitwise_xor_(buffer.bitwise_and_((1 << (32 - shift)) - 1))
 
 
-def kept_elements(words: Tensor, rate: float, key: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+def kept_elements(words: Tensor, rate: float, key: Key, dtype: torch.dtype = torch.float32) -> Tensor:
     """1 where an element is kept, 0 where it is dropped: words [..., W] -> [..., 2 W]."""
     halves = hash_words(words, key).view(torch.int16)
     kept = torch.empty(halves.shape, dtype=dtype, device=words.device)

@@ -1,8 +1,8 @@
 """Attention of a chunk of samples in plain torch, forward and backward, made for CPUs.
 
-It works through pieces that fit into the cache and skips the keys that no query of a piece sees. Products over so few
-channels are fastest with time last, so heads lie as `[b, H, h + 1, T]`: h channels and one more, by which a product
-subtracts a number from each row of scores (`Heads`).
+It works through pieces that fit into the cache and skips the keys that no query of a piece sees. Heads lie as they come
+out of a projection whose rows are sorted by channel and then by head, `[h, M, T]` for M = H * b matrices. So nothing is
+copied to split or to join heads, and any run of matrices is a batched product.
 """
 
 import math
@@ -48,115 +48,117 @@ def chunks(plan: AttentionPlan, batch: int, unit: int, at_once: int) -> Iterator
 
 
 class Heads(NamedTuple):
-    """Query, key and value of a chunk."""
+    """Query, key and value of a chunk of b samples; matrix head * b + sample is one head of one sample."""
 
     query: Tensor
-    """[b, H, h + 1, Tq]; its last channel is added to the scores of a row: minus its log-sum, after `forward`."""
+    """[h, M, Tq]."""
     key: Tensor
-    """[b, H, h + 1, Tk]; its last channel is 1."""
+    """[h, M, Tk]."""
     value: Tensor
-    """[b, H, h, Tk]."""
+    """[h, M, Tk]."""
 
 
 class PieceAttention:
     """Attention of chunks, forward and backward, with the same dropout masks in both.
 
-    Scores have the base 2: the query has to come multiplied by `query_scale`. The gradient that it gives for the query
-    is that of the query times 1 / sqrt(h).
+    Scores have the base 2: the query has to come multiplied by `query_scale`. The gradients that it gives for query and
+    key are those of the unscaled ones once multiplied by `gradient_scales`.
     """
 
     def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None, valid: Tensor | None) -> None:
         self.plan, self.noise, self.site, self.valid = plan, noise, site, valid
         self._hidden: dict[tuple[int, int, int, int], Tensor | None] = {}
-        self._drawn: dict[tuple[int, int], Tensor] = {}
+        self._drawn: dict[tuple[int, int, int], Tensor] = {}
 
     def unit(self, batch: int) -> int:
         """Samples that no chunk may reach beyond."""
         return batch if self.noise is None else self.noise.ghost_size
 
-    def forward(self, chunk: Chunk, heads: Heads) -> Tensor:
-        """Mixed values [b, H, h, Tq]; sets the query's last channel."""
+    def forward(self, chunk: Chunk, heads: Heads) -> tuple[Tensor, Tensor]:
+        """Mixed values [h, M, Tq] and the logarithm (base 2) of each row's sum of exponentials, [M, Tq]."""
         query, key, value = heads
-        mixed = value.new_empty(*value.shape[:3], query.shape[-1])
+        mixed = value.new_empty(*value.shape[:2], query.shape[-1])
         mixed[..., self._end(chunk) :] = 0
-        safe = _largest_norm(query) * _largest_norm(key) < SAFE_SCORE
-        for rows, keys, part in self._pieces(chunk, len(query)):
-            q, k, v = _matrices(query[part][..., rows]), _matrices(key[part][..., :keys]), value[part][..., :keys]
-            weights = self._scores(chunk, rows, keys, part, q, k)
-            top = None if safe else weights.amax(-1)  # [b*H, rows]
+        sums = query.new_empty(query.shape[1:])
+        words, safe = self._words(chunk), _bounded(query, key)
+        for rows, keys, part in self._pieces(chunk, query.shape[1]):
+            q, k, v = (_matrices(x, part) for x in heads)
+            weights = self._scores(chunk, rows, keys, part, q[..., rows], k[..., :keys])
+            top = None if safe else weights.amax(-1)  # [m, rows]
             if top is not None:
                 top.clamp_(min=torch.finfo(top.dtype).min)  # -inf in a row that sees no key
                 weights.sub_(top.unsqueeze(-1))
             total = weights.exp2_().sum(-1)
             if self.valid is not None:
                 total.clamp_(min=LEAST_SUM)
-            kept = self._kept(chunk, rows, keys, part, weights)
-            scale = 1.0 if kept is None else keep_scale(self.plan.rates[chunk.encoder])
+            kept = self._kept(chunk, rows, part, weights, words)
             if kept is not None:
                 weights *= kept
-            out = torch.bmm(_matrices(v), weights.transpose(1, 2)).mul_((scale / total).unsqueeze(1))
-            mixed[part][..., rows] = out.unflatten(0, (-1, self.plan.heads))
-            sums = total.log2() if top is None else top + total.log2()
-            query[part][:, :, -1, rows] = -sums.unflatten(0, (-1, self.plan.heads))
-        return mixed
+            scale = 1.0 if kept is None else keep_scale(self.plan.rates[chunk.encoder])
+            out = torch.bmm(v[..., :keys], weights.transpose(1, 2)).mul_((scale / total).unsqueeze(1))
+            _matrices(mixed, part)[..., rows] = out
+            sums[part, rows] = total.log2() if top is None else top + total.log2()
+        return mixed, sums
 
-    def backward(self, chunk: Chunk, heads: Heads, mixed: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of query, key and value, [b, H, h, T] each, from that of `mixed`, which it overwrites."""
-        query, key, value = heads
-        grad_q, grad_k, grad_v = (value.new_empty(*value.shape[:3], x.shape[-1]) for x in heads)
+    def backward(self, chunk: Chunk, heads: Heads, mixed: Tensor, sums: Tensor, grad: Tensor, into: Heads) -> None:
+        """Fill `into`, the gradients of the heads, from that of `mixed`, which it overwrites."""
+        query, key, _ = heads
+        grad_q, grad_k, grad_v = into
         grad_q[..., self._end(chunk) :] = 0
         once = self._end(chunk) <= PIECE_ROWS and self.plan.keys[chunk.encoder] == key.shape[-1]
         if not once:
             grad_k.zero_()
             grad_v.zero_()
-        mean = (grad * mixed).sum(2)  # each row's sum of weight * its gradient, [b, H, Tq]
-        if self._drops(chunk):
+        mean = (grad * mixed).sum(0)  # each row's sum of weight * its gradient, [M, Tq]
+        words = self._words(chunk)
+        if words is not None:
             grad.mul_(keep_scale(self.plan.rates[chunk.encoder]))
-        for rows, keys, part in self._pieces(chunk, len(query)):
-            q, k = _matrices(query[part][..., rows]), _matrices(key[part][..., :keys])
-            v, g = _matrices(value[part][..., :keys]), _matrices(grad[part][..., rows])
-            weights = self._scores(chunk, rows, keys, part, q, k).exp2_()
+        for rows, keys, part in self._pieces(chunk, query.shape[1]):
+            q, k, v, g = (_matrices(x, part) for x in (*heads, grad))
+            q, k, v, g = q[..., rows], k[..., :keys], v[..., :keys], g[..., rows]
+            weights = self._scores(chunk, rows, keys, part, q, k, sums[part, rows]).exp2_()
             grad_scores = torch.bmm(g.transpose(1, 2), v)
-            kept = self._kept(chunk, rows, keys, part, weights)
+            kept = self._kept(chunk, rows, part, weights, words)
             if kept is not None:
                 grad_scores *= kept
-            grad_scores.sub_(mean[part][..., rows].flatten(0, 1).unsqueeze(-1)).mul_(weights)
+            grad_scores.sub_(mean[part, rows].unsqueeze(-1)).mul_(weights)
             if kept is not None:
                 weights *= kept
             for total, left, right, whole in (
-                (grad_v[part][..., :keys], g, weights, once),
-                (grad_k[part][..., :keys], q, grad_scores, once),
-                (grad_q[part][..., rows], k, grad_scores.transpose(1, 2), True),
+                (_matrices(grad_v, part)[..., :keys], g, weights, once),
+                (_matrices(grad_k, part)[..., :keys], q, grad_scores, once),
+                (_matrices(grad_q, part)[..., rows], k, grad_scores.transpose(1, 2), True),
             ):
-                found = torch.bmm(left, right).unflatten(0, (-1, self.plan.heads))[:, :, : value.shape[2]]
+                found = torch.bmm(left, right)
                 if whole:
                     total.copy_(found)
                 else:
                     total += found
-        return grad_q, grad_k.div_(LOG2_E), grad_v
 
-    def _pieces(self, chunk: Chunk, batch: int) -> Iterator[tuple[slice, int, slice]]:
-        """(local rows, keys that any of them sees, local samples)."""
+    def _pieces(self, chunk: Chunk, matrices: int) -> Iterator[tuple[slice, int, slice]]:
+        """(local rows, keys that any of them sees, matrices)."""
         first, end = self.plan.rows(chunk.encoder)
-        unit = self.unit(batch)
         for begin in range(first, end, PIECE_ROWS):
             stop = min(begin + PIECE_ROWS, end)
             keys = self.plan.visible(chunk.encoder, stop - 1)
-            at_once = max(1, PIECE_ELEMENTS // (self.plan.heads * (stop - begin) * keys))
-            for ghost in range(0, batch, unit):
-                for sample in range(ghost, min(ghost + unit, batch), at_once):
-                    part = slice(sample, min(sample + at_once, ghost + unit, batch))
-                    yield slice(begin - first, stop - first), keys, part
+            at_once = max(1, PIECE_ELEMENTS // ((stop - begin) * keys))
+            for matrix in range(0, matrices, at_once):
+                yield slice(begin - first, stop - first), keys, slice(matrix, min(matrix + at_once, matrices))
 
-    def _scores(self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor) -> Tensor:
-        """q k, -inf where hidden: q [b*H, h + 1, rows] and k [b*H, h + 1, keys] -> [b*H, rows, keys]."""
+    def _scores(self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor,
+                sums: Tensor | None = None) -> Tensor:  # fmt: skip
+        """q k less its row's sum [m, rows], -inf where hidden: [m, h, rows] and [m, h, keys] -> [m, rows, keys]."""
         hidden = self._mask(chunk.encoder, rows, keys, q)
-        scores = torch.bmm(q.transpose(1, 2), k) if hidden is None else torch.baddbmm(hidden, q.transpose(1, 2), k)
+        start, q = None if sums is None else -sums.unsqueeze(-1), q.transpose(1, 2)
+        if start is None:
+            scores = torch.bmm(q, k) if hidden is None else torch.baddbmm(hidden, q, k)
+        else:
+            scores = torch.baddbmm(start, q, k) if hidden is None else hidden.add(start).baddbmm_(q, k)
         if self.valid is not None:
-            begin, end = self.valid[chunk.encoder, chunk.samples][part].unsqueeze(1).unbind(-1)  # [b, 1]
+            limits = self.valid[chunk.encoder, chunk.samples].repeat(self.plan.heads, 1)[part]  # [m, 2]
+            begin, end = limits[:, None, None].unbind(-1)  # [m, 1, 1]
             frame = torch.arange(keys)
-            unreal = (frame < begin) | (frame >= end)  # [b, keys]
-            scores.unflatten(0, (-1, self.plan.heads)).masked_fill_(unreal[:, None, None], -math.inf)
+            scores.masked_fill_((frame < begin) | (frame >= end), -math.inf)
         return scores
 
     def _end(self, chunk: Chunk) -> int:
@@ -164,28 +166,35 @@ class PieceAttention:
         first, end = self.plan.rows(chunk.encoder)
         return end - first
 
-    def _drops(self, chunk: Chunk) -> bool:
-        return self.site is not None and self.plan.rates[chunk.encoder] > 0
-
-    def _kept(self, chunk: Chunk, rows: slice, keys: int, part: slice, like: Tensor) -> Tensor | None:
-        """1 where dropout keeps a weight [b*H, rows, keys], 0 where not; None without dropout."""
-        if not self._drops(chunk):
+    def _words(self, chunk: Chunk) -> tuple[Tensor, Tensor] | None:
+        """Of each matrix: its first word, the low key added, and the high key, [M, 1, 1]; None without dropout."""
+        e, heads = chunk.encoder, self.plan.heads
+        if self.site is None or self.plan.rates[e] == 0:
             return None
         assert self.noise is not None
-        assert self.site is not None
-        e, heads = chunk.encoder, self.plan.heads
-        length, words = self.plan.queries[e], (self.plan.keys[e] + 1) // 2
-        place = (e, chunk.samples.start + part.start)
+        size, samples = self.noise.ghost_size, torch.arange(chunk.samples.start, chunk.samples.stop)
+        first, last = chunk.samples.start // size, (chunk.samples.stop - 1) // size
+        keys = torch.tensor([self.noise.key(ghost, self.site, e) for ghost in range(first, last + 1)])
+        low, high = keys[samples // size - first].unbind(-1)  # [b]
+        matrix = samples % size * heads + torch.arange(heads)[:, None]  # [H, b]
+        begin = low + matrix * self.plan.queries[e] * ((self.plan.keys[e] + 1) // 2)
+        return begin.to(torch.int32).view(-1, 1, 1), high.to(torch.int32).repeat(heads).view(-1, 1, 1)
+
+    def _kept(
+        self, chunk: Chunk, rows: slice, part: slice, like: Tensor, words: tuple[Tensor, Tensor] | None
+    ) -> Tensor | None:
+        """1 where dropout keeps a weight [m, rows, keys], 0 where not; None without dropout."""
+        if words is None:
+            return None
+        e, keys = chunk.encoder, like.shape[-1]
+        place = (e, chunk.samples.start, part.start)
         if place in self._drawn:
             return self._drawn[place].to(like.dtype)
-        first = self.plan.rows(e)[0] + rows.start
-        table = _word_table(like.shape[0], length, range(first, first + like.shape[1]), (keys + 1) // 2, words)
-        ghost, sample = divmod(place[1], self.noise.ghost_size)
-        low, high = self.noise.key(ghost, self.site, e)
-        offset = sample * heads * length * words
-        shifted = ((low + offset + 2**31) % 2**32 - 2**31, high)
-        kept = kept_elements(table, self.plan.rates[e], shifted, like.dtype)[..., :keys]
-        if max(length, keys) <= KEPT_STEPS:
+        first = self.plan.rows(e)[0]
+        table = _word_table(range(first + rows.start, first + rows.stop), (keys + 1) // 2, (self.plan.keys[e] + 1) // 2)
+        low, high = words
+        kept = kept_elements(table, self.plan.rates[e], (low[part], high[part]), like.dtype)[..., :keys]
+        if max(self.plan.queries[e], keys) <= KEPT_STEPS:
             self._drawn[place] = kept.bool().view(torch.uint8)
         return kept
 
@@ -204,10 +213,9 @@ class PieceAttention:
 
 
 @lru_cache(maxsize=32)
-def _word_table(matrices: int, length: int, rows: range, columns: int, words: int) -> Tensor:
-    """Numbers [matrices, rows, columns] of the first words of these rows, in matrices of `length` rows of `words`."""
-    row = torch.arange(matrices, dtype=torch.int32)[:, None] * length + torch.tensor(rows, dtype=torch.int32)
-    return row.mul_(words)[..., None] + torch.arange(columns, dtype=torch.int32)
+def _word_table(rows: range, columns: int, words: int) -> Tensor:
+    """Numbers [rows, columns] of the first words of these rows in a matrix whose rows have `words` of them."""
+    return torch.tensor(rows, dtype=torch.int32)[:, None] * words + torch.arange(columns, dtype=torch.int32)
 
 
 def query_scale(head_dim: int) -> float:
@@ -215,21 +223,25 @@ def query_scale(head_dim: int) -> float:
     return head_dim**-0.5 * LOG2_E
 
 
-def split_heads(x: Tensor, last: float | None) -> Tensor:
-    """[b, H, h, T] in any layout as [b, H, h + 1, T] with time last, the last channel set; None: without that."""
-    batch, heads, width, steps = x.shape
-    out = x.new_empty(batch, heads, width + (last is not None), steps)
-    out[:, :, :width] = x
-    if last is not None:
-        out[:, :, width] = last
-    return out
+def gradient_scales(head_dim: int) -> tuple[float, float, float]:
+    """What the gradients that `PieceAttention` gives for query, key and value have to be multiplied by."""
+    return head_dim**-0.5, 1 / LOG2_E, 1.0
 
 
-def _matrices(x: Tensor) -> Tensor:
-    """[b, H, c, T] as [b*H, c, T]; batched products are slow where these do not follow on each other."""
-    return x.flatten(0, 1).contiguous()
+def _matrices(x: Tensor, part: slice) -> Tensor:
+    """Some matrices of x [c, M, T] as [m, c, T], not copied."""
+    return x[:, part].transpose(0, 1)
 
 
-def _largest_norm(x: Tensor) -> float:
-    """Largest length of the vectors in x [b, H, h + 1, T], without the last channel."""
-    return float(x[:, :, :-1].square().sum(2).max().sqrt())
+def _bounded(query: Tensor, key: Tensor) -> bool:
+    """Whether no score can reach `SAFE_SCORE`: by the largest numbers, or else by the largest norms."""
+    if len(query) * _largest(query) * _largest(key) < SAFE_SCORE:
+        return True
+    norms = [float(x.square().sum(0).max().sqrt()) for x in (query, key)]
+    return norms[0] * norms[1] < SAFE_SCORE
+
+
+def _largest(x: Tensor) -> float:
+    """The largest absolute value."""
+    low, high = x.aminmax()
+    return max(-float(low), float(high))
