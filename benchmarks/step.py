@@ -89,7 +89,8 @@ def memory(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> 
     for side in BOTH:
         command = [sys.executable, "-m", "benchmarks.step", "peak", side, "--presets", preset, "--texts", text,
                    "--ghosts", str(ghosts), "--threads", str(options.threads)]  # fmt: skip
-        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found = output.splitlines()[-1].split()  # DeepSpeed may have said something before
         yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=int(found[1]), quantity="peak",
                   value=float(found[0]), unit="GiB")  # fmt: skip
 
