@@ -7,11 +7,11 @@ from torch import Tensor
 
 from dmd.kernels.attention import AttentionPlan
 from dmd.kernels.noise import Noise
-from dmd.kernels.pieces import Heads, PieceAttention, chunks, gradient_scales, query_scale
+from dmd.kernels.pieces import Attended, Heads, PieceAttention, chunks, gradient_scales, query_scale
 
 
 class PlainAttention(torch.autograd.Function):
-    """Keeps the heads, what they gave and each row's log-sum for backward."""
+    """Keeps the heads and what they gave for backward."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
@@ -25,9 +25,9 @@ class PlainAttention(torch.autograd.Function):
             e, b = chunk.encoder, chunk.samples
             parts = Heads(*(_split(x[e, b], plan.heads) for x in (query, key, value)))
             parts.query.mul_(query_scale(width))
-            mixed, sums = pieces.forward(chunk, parts)
-            out[e, b] = _join(mixed, plan.heads)
-            saved += [*parts, mixed, sums]
+            attended = pieces.forward(chunk, parts)
+            out[e, b] = _join(attended.mixed, plan.heads)
+            saved += [*parts, *attended]
         ctx.save_for_backward(*saved)
         ctx.pieces = pieces
         ctx.shapes = query.shape, key.shape
@@ -40,10 +40,11 @@ class PlainAttention(torch.autograd.Function):
         totals = [gradients[0].new_zeros(shape) for shape in (query, key, key)]
         scales = gradient_scales(query[-1] // heads)
         for number, chunk in enumerate(ctx.chunks):
-            *parts, mixed, sums = ctx.saved_tensors[5 * number : 5 * number + 5]
+            saved = ctx.saved_tensors[6 * number : 6 * number + 6]
+            parts, attended = Heads(*saved[:3]), Attended(*saved[3:])
             e, b = chunk.encoder, chunk.samples
             found = Heads(*(torch.empty_like(part) for part in parts))
-            pieces.backward(chunk, Heads(*parts), mixed, sums, _split(gradients[0][e, b], heads), found)
+            pieces.backward(chunk, parts, attended, _split(gradients[0][e, b], heads), found)
             for total, part, scale in zip(totals, found, scales, strict=True):
                 total[e, b] = _join(part, heads) * scale
         return *totals, None, None, None, None

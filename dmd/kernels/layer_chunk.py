@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention import AttentionPlan
-from dmd.kernels.pieces import Chunk, Heads, PieceAttention, gradient_scales, query_scale
+from dmd.kernels.pieces import Attended, Chunk, Heads, PieceAttention, gradient_scales, query_scale
 
 EPSILON = 1e-5
 """Of the layer norms, as in torch."""
@@ -50,8 +50,9 @@ class Kept(NamedTuple):
     value: Tensor
     mixed: Tensor
     """[h, H * b, Tq]."""
-    sums: Tensor
-    """Of each row of attention weights, [H * b, Tq]."""
+    inverse: Tensor
+    top: Tensor | None
+    """See `Attended`."""
     normed: Tensor
     """Normalised input, [n, d]; of self-attention: of every step."""
     normed_rstd: Tensor
@@ -106,8 +107,8 @@ class LayerWork:
         # Self-attention of the last step needs every step as a key.
         normed, normed_rstd = _normalise(rows if source is not None else given.reshape(-1, dim))
         heads = self._project(chunk, normed, source, len(given))
-        mixed, sums = self.attention.forward(chunk, heads)
-        attended = torch.addmm(w.out_bias[e], mixed.view(dim, -1).t(), self.out_weight[e].t())
+        found = self.attention.forward(chunk, heads)
+        attended = torch.addmm(w.out_bias[e], found.mixed.view(dim, -1).t(), self.out_weight[e].t())
         if self.masks.attended is not None:
             attended *= self.masks.attended[e, chunk.samples].reshape(-1, dim)
         between = attended.add_(rows)
@@ -121,7 +122,7 @@ class LayerWork:
             result = torch.addmm(w.fc2_bias[e], hidden, w.fc2_weight[e].t())
             result = result.mul_(self.masks.mlp[e, chunk.samples].reshape(-1, dim)).add_(between)
         out[e, chunk.samples] = result.view(ends.shape)
-        return Kept(*heads, mixed, sums, normed, normed_rstd, middle, middle_rstd, hidden)
+        return Kept(*heads, *found, normed, normed_rstd, middle, middle_rstd, hidden)
 
     def _project(self, chunk: Chunk, normed: Tensor, source: Tensor | None, batch: int) -> Heads:
         """Query, key and value of a chunk."""
@@ -160,18 +161,18 @@ class LayerWork:
         grads.out_weight[e].addmm_(branch.t(), kept.mixed.view(dim, -1).t())
         grads.out_bias[e].add_(branch.sum(0))
         grad = torch.mm(self.out_weight[e].t(), branch.t()).view(kept.mixed.shape)
-        heads = Heads(kept.query, kept.key, kept.value)
+        heads, found = Heads(*kept[:3]), Attended(*kept[3:6])
         batch, steps = grad.shape[1] // self.heads, x.shape[2]
         if source is None and self.last is None:
             through = grad.new_empty(3, *kept.query.shape)
-            self.attention.backward(chunk, heads, kept.mixed, kept.sums, grad, Heads(*through))
+            self.attention.backward(chunk, heads, found, grad, Heads(*through))
             normed = self._backward_project(e, slice(3 * dim), through, kept.normed, grads)
             grad_x[e, samples] = _normalise_backward(normed, kept.normed, kept.normed_rstd).add_(between).view(
                 -1, steps, dim
             )
             return
         grad_q, through = torch.empty_like(kept.query), grad.new_empty(2, *kept.key.shape)
-        self.attention.backward(chunk, heads, kept.mixed, kept.sums, grad, Heads(grad_q, *through))
+        self.attention.backward(chunk, heads, found, grad, Heads(grad_q, *through))
         queries, keys = self._inputs(chunk, kept.normed, source, batch)
         of_query = self._backward_project(e, slice(dim), grad_q, queries, grads)
         of_key = self._backward_project(e, slice(dim, 3 * dim), through, keys, grads)
@@ -214,7 +215,7 @@ class LayerWork:
 
 
 def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Layer norm of x [n, d] without gain, and 1 / its standard deviation [n, 1]."""
+    """Layer norm of x [n, d] without gain, and 1 / its standard deviation [n, 1]; torch's is slow for short rows."""
     normed, _, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, EPSILON)
     return normed, rstd
 

@@ -53,7 +53,7 @@ class PlainLayer(torch.autograd.Function):
         out = x.new_empty(encoders, batch, 1 if last is not None else steps, dim)
         at_once = max(1, CHUNK_STEPS // max(steps, 0 if source is None else source.shape[2]))
         ctx.chunks = list(chunks(plan, batch, work.attention.unit(batch), at_once))
-        saved: list[Tensor] = []
+        saved: list[Tensor | None] = []
         for chunk in ctx.chunks:
             saved += work.forward(chunk, x, source, out)
         ctx.save_for_backward(x, source, *weights, *saved)

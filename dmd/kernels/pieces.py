@@ -18,16 +18,13 @@ from dmd.kernels.noise import Noise, keep_scale, kept_elements
 
 PIECE_ELEMENTS = 2**19
 """Attention weights of one piece: 2 MB in float32."""
-PIECE_ROWS = 64
-"""Query rows of one piece."""
-KEPT_STEPS = 64
-"""Sequences up to this length hold on to their dropout masks for backward, a byte for each weight, where longer ones
-draw them again."""
+SHORT = 64
+"""Steps of a sequence up to which it holds on to its dropout masks for backward, a byte for each weight."""
+SHORT_ROWS, LONG_ROWS = 16, 32
+"""Query rows of one piece: multiples of 16, which products of small matrices are fastest for."""
 LOG2_E = math.log2(math.e)
 SAFE_SCORE = 60.0
 """Scores (base 2) that no exponential over- or underflows at, so that a row's largest need not be subtracted."""
-LEAST_SUM = 2.0**-100
-"""Less than the sum of any row's exponentials, unless the row sees no key."""
 
 
 class Chunk(NamedTuple):
@@ -58,6 +55,17 @@ class Heads(NamedTuple):
     """[h, M, Tk]."""
 
 
+class Attended(NamedTuple):
+    """What attention gives for a chunk and its backward needs."""
+
+    mixed: Tensor
+    """Values, [h, M, Tq]."""
+    inverse: Tensor
+    """Dropout's scale / the sum of each row's exponentials, [M, Tq]; 0 in a row that sees no key."""
+    top: Tensor | None
+    """What was taken from each row's scores before, [M, Tq]; None: nothing."""
+
+
 class PieceAttention:
     """Attention of chunks, forward and backward, with the same dropout masks in both.
 
@@ -67,93 +75,81 @@ class PieceAttention:
 
     def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None, valid: Tensor | None) -> None:
         self.plan, self.noise, self.site, self.valid = plan, noise, site, valid
-        self._hidden: dict[tuple[int, int, int, int], Tensor | None] = {}
-        self._drawn: dict[tuple[int, int, int], Tensor] = {}
+        self._hidden: dict[tuple[int, int, int, int], Tensor] = {}
+        self._drawn: dict[tuple[int, int, int, int], Tensor] = {}
+        self._words: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def unit(self, batch: int) -> int:
         """Samples that no chunk may reach beyond."""
         return batch if self.noise is None else self.noise.ghost_size
 
-    def forward(self, chunk: Chunk, heads: Heads) -> tuple[Tensor, Tensor]:
-        """Mixed values [h, M, Tq] and the logarithm (base 2) of each row's sum of exponentials, [M, Tq]."""
-        query, key, value = heads
-        mixed = value.new_empty(*value.shape[:2], query.shape[-1])
+    def forward(self, chunk: Chunk, heads: Heads) -> Attended:
+        """Values mixed by softmax, dropout of the weights included."""
+        mixed = torch.empty_like(heads.query)
         mixed[..., self._end(chunk) :] = 0
-        sums = query.new_empty(query.shape[1:])
-        words, safe = self._words(chunk), _bounded(query, key)
-        for rows, keys, part in self._pieces(chunk, query.shape[1]):
-            q, k, v = (_matrices(x, part) for x in heads)
-            weights = self._scores(chunk, rows, keys, part, q[..., rows], k[..., :keys])
-            top = None if safe else weights.amax(-1)  # [m, rows]
+        inverse = mixed.new_zeros(mixed.shape[1:])
+        top = None if _bounded(heads.query, heads.key) else torch.zeros_like(inverse)
+        query, key, value, out = (x.transpose(0, 1) for x in (*heads, mixed))
+        for rows, keys, part in self._pieces(chunk, len(query)):
+            weights = self._scores(chunk, rows, keys, part, query[part, :, rows], key[part, :, :keys])
             if top is not None:
-                top.clamp_(min=torch.finfo(top.dtype).min)  # -inf in a row that sees no key
-                weights.sub_(top.unsqueeze(-1))
-            total = weights.exp2_().sum(-1)
-            if self.valid is not None:
-                total.clamp_(min=LEAST_SUM)
-            kept = self._kept(chunk, rows, part, weights, words)
+                largest = weights.amax(-1).clamp_(min=torch.finfo(weights.dtype).min)  # -inf in a row without a key
+                weights.sub_(largest.unsqueeze(-1))
+                top[part, rows] = largest
+            inverse[part, rows] = weights.exp2_().sum(-1)
+            kept = self._kept(chunk, rows, part, weights)
             if kept is not None:
                 weights *= kept
-            scale = 1.0 if kept is None else keep_scale(self.plan.rates[chunk.encoder])
-            out = torch.bmm(v[..., :keys], weights.transpose(1, 2)).mul_((scale / total).unsqueeze(1))
-            _matrices(mixed, part)[..., rows] = out
-            sums[part, rows] = total.log2() if top is None else top + total.log2()
-        return mixed, sums
+            out[part, :, rows] = torch.bmm(value[part, :, :keys], weights.transpose(1, 2))
+        inverse = self._scale(chunk) / inverse.masked_fill_(inverse == 0, math.inf)
+        return Attended(mixed.mul_(inverse), inverse, top)
 
-    def backward(self, chunk: Chunk, heads: Heads, mixed: Tensor, sums: Tensor, grad: Tensor, into: Heads) -> None:
-        """Fill `into`, the gradients of the heads, from that of `mixed`, which it overwrites."""
-        query, key, _ = heads
-        grad_q, grad_k, grad_v = into
-        grad_q[..., self._end(chunk) :] = 0
-        once = self._end(chunk) <= PIECE_ROWS and self.plan.keys[chunk.encoder] == key.shape[-1]
-        if not once:
-            grad_k.zero_()
-            grad_v.zero_()
-        mean = (grad * mixed).sum(0)  # each row's sum of weight * its gradient, [M, Tq]
-        words = self._words(chunk)
-        if words is not None:
-            grad.mul_(keep_scale(self.plan.rates[chunk.encoder]))
-        for rows, keys, part in self._pieces(chunk, query.shape[1]):
-            q, k, v, g = (_matrices(x, part) for x in (*heads, grad))
-            q, k, v, g = q[..., rows], k[..., :keys], v[..., :keys], g[..., rows]
-            weights = self._scores(chunk, rows, keys, part, q, k, sums[part, rows]).exp2_()
+    def backward(self, chunk: Chunk, heads: Heads, attended: Attended, grad: Tensor, into: Heads) -> None:
+        """Fill `into`, the gradients of the heads, from that of the mixed values, which it overwrites."""
+        mixed, inverse, top = attended
+        end, reach = self._end(chunk), self.plan.keys[chunk.encoder]
+        into.query[..., end:] = 0
+        into.key[..., reach:] = 0
+        into.value[..., reach:] = 0
+        grad.mul_(inverse)
+        # Each row's sum of weight * its gradient, over its sum of exponentials, [M, Tq].
+        mean = (grad * mixed).sum(0).mul_(1 / self._scale(chunk))
+        query, key, value, upstream, grad_q, grad_k, grad_v = (x.transpose(0, 1) for x in (*heads, grad, *into))
+        for rows, keys, part in self._pieces(chunk, len(query)):
+            q, k, v, g = query[part, :, rows], key[part, :, :keys], value[part, :, :keys], upstream[part, :, rows]
+            weights = self._scores(chunk, rows, keys, part, q, k, None if top is None else top[part, rows]).exp2_()
             grad_scores = torch.bmm(g.transpose(1, 2), v)
-            kept = self._kept(chunk, rows, part, weights, words)
+            kept = self._kept(chunk, rows, part, weights)
             if kept is not None:
                 grad_scores *= kept
             grad_scores.sub_(mean[part, rows].unsqueeze(-1)).mul_(weights)
             if kept is not None:
                 weights *= kept
-            for total, left, right, whole in (
-                (_matrices(grad_v, part)[..., :keys], g, weights, once),
-                (_matrices(grad_k, part)[..., :keys], q, grad_scores, once),
-                (_matrices(grad_q, part)[..., rows], k, grad_scores.transpose(1, 2), True),
-            ):
-                found = torch.bmm(left, right)
-                if whole:
+            grad_q[part, :, rows] = torch.bmm(k, grad_scores.transpose(1, 2))
+            for total, left, right in ((grad_k, q, grad_scores), (grad_v, g, weights)):
+                found, total = torch.bmm(left, right), total[part, :, :keys]
+                if rows.stop == end:  # the first piece of these matrices, see `_pieces`
                     total.copy_(found)
                 else:
                     total += found
 
     def _pieces(self, chunk: Chunk, matrices: int) -> Iterator[tuple[slice, int, slice]]:
-        """(local rows, keys that any of them sees, matrices)."""
+        """(local rows, keys that any of them sees, matrices); the last rows, which see every key, come first."""
         first, end = self.plan.rows(chunk.encoder)
-        for begin in range(first, end, PIECE_ROWS):
-            stop = min(begin + PIECE_ROWS, end)
+        size = SHORT_ROWS if self._short(chunk.encoder) else LONG_ROWS
+        for begin in reversed(range(first, end, size)):
+            stop = min(begin + size, end)
             keys = self.plan.visible(chunk.encoder, stop - 1)
             at_once = max(1, PIECE_ELEMENTS // ((stop - begin) * keys))
             for matrix in range(0, matrices, at_once):
                 yield slice(begin - first, stop - first), keys, slice(matrix, min(matrix + at_once, matrices))
 
     def _scores(self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor,
-                sums: Tensor | None = None) -> Tensor:  # fmt: skip
-        """q k less its row's sum [m, rows], -inf where hidden: [m, h, rows] and [m, h, keys] -> [m, rows, keys]."""
+                top: Tensor | None = None) -> Tensor:  # fmt: skip
+        """q k less its row's top [m, rows], -inf where hidden: [m, h, rows] and [m, h, keys] -> [m, rows, keys]."""
         hidden = self._mask(chunk.encoder, rows, keys, q)
-        start, q = None if sums is None else -sums.unsqueeze(-1), q.transpose(1, 2)
-        if start is None:
-            scores = torch.bmm(q, k) if hidden is None else torch.baddbmm(hidden, q, k)
-        else:
-            scores = torch.baddbmm(start, q, k) if hidden is None else hidden.add(start).baddbmm_(q, k)
+        start, q = hidden if top is None else hidden - top.unsqueeze(-1), q.transpose(1, 2)
+        scores = torch.baddbmm(start, q, k)  # where nothing is hidden, too: of small matrices, bmm is slower
         if self.valid is not None:
             limits = self.valid[chunk.encoder, chunk.samples].repeat(self.plan.heads, 1)[part]  # [m, 2]
             begin, end = limits[:, None, None].unbind(-1)  # [m, 1, 1]
@@ -161,54 +157,58 @@ class PieceAttention:
             scores.masked_fill_((frame < begin) | (frame >= end), -math.inf)
         return scores
 
+    def _short(self, encoder: int) -> bool:
+        return max(self.plan.queries[encoder], self.plan.keys[encoder]) <= SHORT
+
     def _end(self, chunk: Chunk) -> int:
         """Where the chunk's query rows end in its tensors; behind are rows of longer encoders."""
         first, end = self.plan.rows(chunk.encoder)
         return end - first
 
-    def _words(self, chunk: Chunk) -> tuple[Tensor, Tensor] | None:
-        """Of each matrix: its first word, the low key added, and the high key, [M, 1, 1]; None without dropout."""
-        e, heads = chunk.encoder, self.plan.heads
+    def _scale(self, chunk: Chunk) -> float:
+        """What dropout multiplies the weights by that it keeps."""
+        return 1.0 if self.site is None else keep_scale(self.plan.rates[chunk.encoder])
+
+    def _kept(self, chunk: Chunk, rows: slice, part: slice, like: Tensor) -> Tensor | None:
+        """1 where dropout keeps a weight [m, rows, keys], 0 where not; None without dropout."""
+        e, keys = chunk.encoder, like.shape[-1]
         if self.site is None or self.plan.rates[e] == 0:
             return None
-        assert self.noise is not None
-        size, samples = self.noise.ghost_size, torch.arange(chunk.samples.start, chunk.samples.stop)
-        first, last = chunk.samples.start // size, (chunk.samples.stop - 1) // size
-        keys = torch.tensor([self.noise.key(ghost, self.site, e) for ghost in range(first, last + 1)])
-        low, high = keys[samples // size - first].unbind(-1)  # [b]
-        matrix = samples % size * heads + torch.arange(heads)[:, None]  # [H, b]
-        begin = low + matrix * self.plan.queries[e] * ((self.plan.keys[e] + 1) // 2)
-        return begin.to(torch.int32).view(-1, 1, 1), high.to(torch.int32).repeat(heads).view(-1, 1, 1)
-
-    def _kept(
-        self, chunk: Chunk, rows: slice, part: slice, like: Tensor, words: tuple[Tensor, Tensor] | None
-    ) -> Tensor | None:
-        """1 where dropout keeps a weight [m, rows, keys], 0 where not; None without dropout."""
-        if words is None:
-            return None
-        e, keys = chunk.encoder, like.shape[-1]
-        place = (e, chunk.samples.start, part.start)
+        place = (e, chunk.samples.start, part.start, rows.start)
         if place in self._drawn:
             return self._drawn[place].to(like.dtype)
         first = self.plan.rows(e)[0]
         table = _word_table(range(first + rows.start, first + rows.stop), (keys + 1) // 2, (self.plan.keys[e] + 1) // 2)
-        low, high = words
+        low, high = self._first_words(chunk)
         kept = kept_elements(table, self.plan.rates[e], (low[part], high[part]), like.dtype)[..., :keys]
-        if max(self.plan.queries[e], keys) <= KEPT_STEPS:
+        if self._short(e):
             self._drawn[place] = kept.bool().view(torch.uint8)
         return kept
 
-    def _mask(self, encoder: int, rows: slice, keys: int, like: Tensor) -> Tensor | None:
-        """Additive mask [rows, keys]; None where every row sees every key."""
+    def _first_words(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Of each matrix: its first word with the low key added, and the high key, [M, 1, 1], int32."""
+        assert self.noise is not None
+        assert self.site is not None
+        e, begin, end, size = chunk.encoder, chunk.samples.start, chunk.samples.stop, self.noise.ghost_size
+        if (e, begin) not in self._words:
+            first, heads = begin // size, self.plan.heads
+            keys = [self.noise.key(ghost, self.site, e) for ghost in range(first, (end - 1) // size + 1)]
+            of_samples = torch.tensor(keys, dtype=torch.int32).repeat_interleave(size, 0)
+            low, high = of_samples[begin - first * size : end - first * size].unbind(-1)  # [b]
+            sample, head = (torch.arange(*ends, dtype=torch.int32) for ends in ((begin, end), (0, heads)))
+            matrix = sample % size * heads + head.unsqueeze(1)  # [H, b]
+            words = low + matrix * (self.plan.queries[e] * ((self.plan.keys[e] + 1) // 2))
+            self._words[e, begin] = words.view(-1, 1, 1), high.repeat(heads).view(-1, 1, 1)
+        return self._words[e, begin]
+
+    def _mask(self, encoder: int, rows: slice, keys: int, like: Tensor) -> Tensor:
+        """What hides keys, [rows, keys]: 0, or -inf."""
         first = self.plan.rows(encoder)[0] + rows.start
         key = (self.plan.queries[encoder], self.plan.keys[encoder], first, keys)
         if key not in self._hidden:
             visible = [self.plan.visible(encoder, row) for row in range(first, first + rows.stop - rows.start)]
-            mask = None
-            if min(visible) < keys:
-                hidden = torch.arange(keys)[None] >= torch.tensor(visible)[:, None]
-                mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf)
-            self._hidden[key] = mask
+            hidden = torch.arange(keys)[None] >= torch.tensor(visible)[:, None]
+            self._hidden[key] = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf)
         return self._hidden[key]
 
 
@@ -226,11 +226,6 @@ def query_scale(head_dim: int) -> float:
 def gradient_scales(head_dim: int) -> tuple[float, float, float]:
     """What the gradients that `PieceAttention` gives for query, key and value have to be multiplied by."""
     return head_dim**-0.5, 1 / LOG2_E, 1.0
-
-
-def _matrices(x: Tensor, part: slice) -> Tensor:
-    """Some matrices of x [c, M, T] as [m, c, T], not copied."""
-    return x[:, part].transpose(0, 1)
 
 
 def _bounded(query: Tensor, key: Tensor) -> bool:
