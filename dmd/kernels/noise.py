@@ -113,11 +113,9 @@ def _xor_shift(x: Tensor, shift: Tensor, bits: Tensor, buffer: Tensor) -> Tensor
     return x.bitwise_xor_(buffer.bitwise_and_(bits))
 
 
-def kept_elements(words: Tensor, rate: float, key: Key, dtype: torch.dtype = torch.float32) -> Tensor:
-    """1 where an element is kept, 0 where it is dropped: words [..., W] -> [..., 2 W]."""
-    halves = hash_words(words, key).view(torch.int16)
-    kept = torch.empty(halves.shape, dtype=dtype, device=words.device)
-    return torch.ge(halves, _least(rate), out=kept)
+def kept_elements(words: Tensor, rate: float, key: Key) -> Tensor:
+    """1 where an element is kept, 0 where it is dropped, int16: words [..., W] -> [..., 2 W]."""
+    return hash_words(words, key).view(torch.int16).ge_(_least(rate))
 
 
 @lru_cache(maxsize=64)

@@ -180,10 +180,10 @@ class PieceAttention:
         first = self.plan.rows(e)[0]
         table = _word_table(range(first + rows.start, first + rows.stop), (keys + 1) // 2, (self.plan.keys[e] + 1) // 2)
         low, high = self._first_words(chunk)
-        kept = kept_elements(table, self.plan.rates[e], (low[part], high[part]), like.dtype)[..., :keys]
+        kept = kept_elements(table, self.plan.rates[e], (low[part], high[part]))[..., :keys]
         if self._short(e):
-            self._drawn[place] = kept.bool().view(torch.uint8)
-        return kept
+            self._drawn[place] = kept.to(torch.uint8)
+        return kept.to(like.dtype)
 
     def _first_words(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Of each matrix: its first word with the low key added, and the high key, [M, 1, 1], int32."""
