@@ -20,7 +20,7 @@ PIECE_ELEMENTS = 2**19
 """Attention weights of one piece: 2 MB in float32."""
 SHORT = 64
 """Steps of a sequence up to which it holds on to its dropout masks for backward, a byte for each weight."""
-SHORT_ROWS, LONG_ROWS = 16, 32
+SHORT_ROWS, LONG_ROWS = 16, 64
 """Query rows of one piece: multiples of 16, which products of small matrices are fastest for."""
 LOG2_E = math.log2(math.e)
 SAFE_SCORE = 60.0
