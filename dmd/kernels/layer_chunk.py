@@ -215,7 +215,7 @@ class LayerWork:
 
 
 def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Layer norm of x [n, d] without gain, and 1 / its standard deviation [n, 1]; torch's is slow for short rows."""
+    """Layer norm of x [n, d] without gain, and 1 / its standard deviation [n, 1]."""
     normed, _, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, EPSILON)
     return normed, rstd
 

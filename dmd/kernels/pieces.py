@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.keys import key_table
 from dmd.kernels.noise import Noise, keep_scale, kept_elements
 
 PIECE_ELEMENTS = 2**19
 """Attention weights of one piece: 2 MB in float32."""
 SHORT = 64
-"""Steps of a sequence up to which it holds on to its dropout masks for backward, a byte for each weight."""
+"""Sequences up to this length hold on to their dropout masks for backward, a byte for each weight, where longer ones
+draw them again; and their pieces have fewer rows."""
 SHORT_ROWS, LONG_ROWS = 16, 64
 """Query rows of one piece: multiples of 16, which products of small matrices are fastest for."""
 LOG2_E = math.log2(math.e)
@@ -74,7 +76,10 @@ class PieceAttention:
     """
 
     def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None, valid: Tensor | None) -> None:
-        self.plan, self.noise, self.site, self.valid = plan, noise, site, valid
+        self.plan, self.noise, self.valid = plan, noise, valid
+        self._keys = None  # [E, ghosts, 2]
+        if noise is not None and site is not None:
+            self._keys = key_table(noise, [(site, encoder) for encoder in range(len(plan.queries))])
         self._hidden: dict[tuple[int, int, int, int], Tensor] = {}
         self._drawn: dict[tuple[int, int, int, int], Tensor] = {}
         self._words: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
@@ -87,8 +92,8 @@ class PieceAttention:
         """Values mixed by softmax, dropout of the weights included."""
         mixed = torch.empty_like(heads.query)
         mixed[..., self._end(chunk) :] = 0
-        inverse = mixed.new_zeros(mixed.shape[1:])
-        top = None if _bounded(heads.query, heads.key) else torch.zeros_like(inverse)
+        sums = mixed.new_zeros(mixed.shape[1:])
+        top = None if _bounded(heads.query, heads.key) else torch.zeros_like(sums)
         query, key, value, out = (x.transpose(0, 1) for x in (*heads, mixed))
         for rows, keys, part in self._pieces(chunk, len(query)):
             weights = self._scores(chunk, rows, keys, part, query[part, :, rows], key[part, :, :keys])
@@ -96,12 +101,12 @@ class PieceAttention:
                 largest = weights.amax(-1).clamp_(min=torch.finfo(weights.dtype).min)  # -inf in a row without a key
                 weights.sub_(largest.unsqueeze(-1))
                 top[part, rows] = largest
-            inverse[part, rows] = weights.exp2_().sum(-1)
+            sums[part, rows] = weights.exp2_().sum(-1)
             kept = self._kept(chunk, rows, part, weights)
             if kept is not None:
                 weights *= kept
             out[part, :, rows] = torch.bmm(value[part, :, :keys], weights.transpose(1, 2))
-        inverse = self._scale(chunk) / inverse.masked_fill_(inverse == 0, math.inf)
+        inverse = self._scale(chunk) / sums.masked_fill_(sums == 0, math.inf)
         return Attended(mixed.mul_(inverse), inverse, top)
 
     def backward(self, chunk: Chunk, heads: Heads, attended: Attended, grad: Tensor, into: Heads) -> None:
@@ -167,12 +172,12 @@ class PieceAttention:
 
     def _scale(self, chunk: Chunk) -> float:
         """What dropout multiplies the weights by that it keeps."""
-        return 1.0 if self.site is None else keep_scale(self.plan.rates[chunk.encoder])
+        return 1.0 if self._keys is None else keep_scale(self.plan.rates[chunk.encoder])
 
     def _kept(self, chunk: Chunk, rows: slice, part: slice, like: Tensor) -> Tensor | None:
         """1 where dropout keeps a weight [m, rows, keys], 0 where not; None without dropout."""
         e, keys = chunk.encoder, like.shape[-1]
-        if self.site is None or self.plan.rates[e] == 0:
+        if self._keys is None or self.plan.rates[e] == 0:
             return None
         place = (e, chunk.samples.start, part.start, rows.start)
         if place in self._drawn:
@@ -188,15 +193,12 @@ class PieceAttention:
     def _first_words(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Of each matrix: its first word with the low key added, and the high key, [M, 1, 1], int32."""
         assert self.noise is not None
-        assert self.site is not None
-        e, begin, end, size = chunk.encoder, chunk.samples.start, chunk.samples.stop, self.noise.ghost_size
+        assert self._keys is not None
+        e, begin, size, heads = chunk.encoder, chunk.samples.start, self.noise.ghost_size, self.plan.heads
         if (e, begin) not in self._words:
-            first, heads = begin // size, self.plan.heads
-            keys = [self.noise.key(ghost, self.site, e) for ghost in range(first, (end - 1) // size + 1)]
-            of_samples = torch.tensor(keys, dtype=torch.int32).repeat_interleave(size, 0)
-            low, high = of_samples[begin - first * size : end - first * size].unbind(-1)  # [b]
-            sample, head = (torch.arange(*ends, dtype=torch.int32) for ends in ((begin, end), (0, heads)))
-            matrix = sample % size * heads + head.unsqueeze(1)  # [H, b]
+            low, high = self._keys[e].repeat_interleave(size, 0)[chunk.samples].unbind(-1)  # [b]
+            sample = torch.arange(begin, chunk.samples.stop, dtype=torch.int32) % size
+            matrix = sample * heads + torch.arange(heads, dtype=torch.int32).unsqueeze(1)  # [H, b]
             words = low + matrix * (self.plan.queries[e] * ((self.plan.keys[e] + 1) // 2))
             self._words[e, begin] = words.view(-1, 1, 1), high.repeat(heads).view(-1, 1, 1)
         return self._words[e, begin]
