@@ -33,7 +33,8 @@ class AttentionLaunch:
         self, shape: Tensor, scales: Tensor, keys: Tensor | None, valid: Tensor | None, *, heads: int, last_step: bool
     ) -> None:
         self.heads, self.last_step, self.dropping, self.ranged = heads, last_step, keys is not None, valid is not None
-        self.tables = (shape, shape if keys is None else keys, scales, shape if valid is None else valid)
+        self.ranges = shape if valid is None else valid
+        self.tables = (shape, shape if keys is None else keys, scales, self.ranges)
         self.ghosts = None if keys is None else keys.shape[1]
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Tensor:

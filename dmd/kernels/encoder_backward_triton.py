@@ -7,7 +7,14 @@ atomically.
 import triton
 import triton.language as tl
 
-from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised, normalised_backward
+from dmd.kernels.rows_triton import (
+    count_rows,
+    keep_factor,
+    locate_rows,
+    normalised,
+    normalised_backward,
+    whole_steps,
+)
 
 
 @triton.jit
@@ -24,7 +31,7 @@ def residual_mlp_backward(
     count = count_rows(table, e, batch, 0, LAST)
     if tl.program_id(0) * M >= count:
         return
-    sample, step, _ = locate_rows(row, table, e, 0, LAST)
+    sample, step = locate_rows(row, table, e, 0, LAST)
     inside = row < count
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
@@ -90,21 +97,23 @@ def _through(
 
 @triton.jit
 def project_backward(
-    q_ptr, kv_ptr, grad_middle_ptr, x_ptr, grad_ptr, w_ptr, gain_ptr, table, q_e, q_b, q_t, kv_e, kv_b, kv_t, m_e, m_b,
-    m_t, x_e, x_b, x_t, g_e, g_b, g_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
-    QUERY: tl.constexpr, KEY: tl.constexpr, LAST: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr,
+    q_ptr, kv_ptr, grad_middle_ptr, x_ptr, grad_ptr, w_ptr, gain_ptr, table, ranges, q_e, q_b, q_t, kv_e, kv_b, kv_t,
+    m_e, m_b, m_t, x_e, x_b, x_t, g_e, g_b, g_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
+    QUERY: tl.constexpr, KEY: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, M: tl.constexpr,
+    CHUNK: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the layer's input from those of queries (QUERY) and of keys and values (KEY).
 
     With QUERY the input goes through layer norm and the residual brings its own gradient. Without, it is a source that
-    is normalised already. With LAST, queries and residual are of the last step alone.
+    is normalised already. With LAST, queries and residual are of the last step alone, with RANGED
+    of the last real one.
     """
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
     count = count_rows(table, e, batch, SIDE, False)
     if tl.program_id(0) * M >= count:
         return
-    sample, step, _ = locate_rows(row, table, e, SIDE, False)
+    sample, step = locate_rows(row, table, e, SIDE, False)
     inside = row < count
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
@@ -112,8 +121,9 @@ def project_backward(
     asked = inside
     asked_step = step
     if LAST:
-        asked = inside & (step == tl.load(table + 5 * e + SIDE) - 1)
         asked_step = step * 0
+        last = whole_steps(sample, asked_step, inside, table, ranges, e, batch, SIDE, LAST, RANGED)
+        asked = inside & (step == last)
     grad = tl.zeros([M, WIDTH], tl.float32)
     if QUERY:
         at = sample * q_b + asked_step * q_t

@@ -2,20 +2,21 @@
 
 Rows are (sample, step) pairs of one encoder, so that encoders of different lengths leave no program idle. Activations
 are [E, B, T, channels]; the residual stream is float32, products take DOT operands and accumulate in float32.
-`dmd.kernels.encoder_fused` launches them.
+`dmd.kernels.layer_fused` launches them.
 """
 
 import triton
 import triton.language as tl
 
-from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised
+from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised, whole_steps
 
 
 @triton.jit
 def project(
-    x_ptr, out_ptr, w_ptr, bias_ptr, gain_ptr, shift_ptr, table, x_e, x_b, x_t, o_e, o_b, o_t, batch,
+    x_ptr, out_ptr, w_ptr, bias_ptr, gain_ptr, shift_ptr, table, ranges, x_e, x_b, x_t, o_e, o_b, o_t, batch,
     FIRST: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
-    LAST: tl.constexpr, NORM: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr,
+    LAST: tl.constexpr, RANGED: tl.constexpr, NORM: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
 ):  # fmt: skip
     """Layer norm (NORM; otherwise x is normalised) and columns FIRST .. FIRST + COLS of the input projection."""
     e = tl.program_id(1)
@@ -23,8 +24,9 @@ def project(
     count = count_rows(table, e, batch, SIDE, LAST)
     if tl.program_id(0) * M >= count:
         return
-    sample, step, whole = locate_rows(row, table, e, SIDE, LAST)
+    sample, step = locate_rows(row, table, e, SIDE, LAST)
     inside = row < count
+    whole = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE, LAST, RANGED)
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
     x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + whole * x_t)[:, None] + channel[None, :]
@@ -47,10 +49,10 @@ def project(
 @triton.jit
 def residual_mlp(
     mixed_ptr, x_ptr, middle_ptr, out_ptr, wo_ptr, bo_ptr, gain_ptr, shift_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, table,
-    res_keys, relu_keys, last_keys, x_e, x_b, x_t, m_e, m_b, m_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    LAST: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr, RES_SCALE: tl.constexpr,
-    RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
+    ranges, res_keys, relu_keys, last_keys, x_e, x_b, x_t, m_e, m_b, m_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
+    LAST: tl.constexpr, RANGED: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr,
+    RES_SCALE: tl.constexpr, RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr,
+    CHUNK: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """middle = x + dropout(out projection); out = middle + dropout(MLP(layer norm(middle)))."""
     e = tl.program_id(1)
@@ -58,8 +60,9 @@ def residual_mlp(
     count = count_rows(table, e, batch, 0, LAST)
     if tl.program_id(0) * M >= count:
         return
-    sample, step, whole = locate_rows(row, table, e, 0, LAST)
+    sample, step = locate_rows(row, table, e, 0, LAST)
     inside = row < count
+    whole = whole_steps(sample, step, inside, table, ranges, e, batch, 0, LAST, RANGED)
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
     mask = inside[:, None] & there[None, :]

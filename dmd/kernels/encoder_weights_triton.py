@@ -9,15 +9,15 @@ folded as well) and of its second, transposed (4 d). `bias_parts` [SPLITS, E, 9 
 import triton
 import triton.language as tl
 
-from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised
+from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised, whole_steps
 
 
 @triton.jit
 def _outer(
-    a_ptr, b_ptr, col, table, keys, a_b, a_t, b_b, b_t, e, batch, split, splits, COLS: tl.constexpr,
-    SIDE: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.constexpr, NORM: tl.constexpr, DROP: tl.constexpr,
-    GHOST: tl.constexpr, CUT: tl.constexpr, SCALE: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr,
+    a_ptr, b_ptr, col, table, ranges, keys, a_b, a_t, b_b, b_t, e, batch, split, splits, COLS: tl.constexpr,
+    SIDE: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, WHOLE: tl.constexpr, NORM: tl.constexpr,
+    DROP: tl.constexpr, GHOST: tl.constexpr, CUT: tl.constexpr, SCALE: tl.constexpr, DIM: tl.constexpr,
+    WIDTH: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Sum over a share of the rows of a[:, col]^T b [CHUNK, WIDTH], and of a; b is normalised first with NORM."""
     channel = tl.arange(0, WIDTH)
@@ -28,14 +28,14 @@ def _outer(
     for begin in range(split * share, tl.minimum((split + 1) * share, count), M):
         row = begin + tl.arange(0, M)
         inside = row < count
-        sample, step, whole = locate_rows(row, table, e, SIDE, LAST)
+        sample, step = locate_rows(row, table, e, SIDE, LAST)
         a_at = (sample * a_b + step * a_t)[:, None] + col[None, :]
         a = tl.load(a_ptr + a_at, inside[:, None] & (col < COLS)[None, :], 0.0).to(tl.float32)
         if DROP:
             a *= keep_factor(keys, table, e, sample, step, col, batch, inside, SIDE, LAST, COLS, GHOST, CUT, SCALE)
         place = step
         if WHOLE:
-            place = whole
+            place = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE, LAST, RANGED)
         b_at = (sample * b_b + place * b_t)[:, None] + channel[None, :]
         b = tl.load(b_ptr + b_at, inside[:, None] & (channel < DIM)[None, :], 0.0).to(tl.float32)
         if NORM:
@@ -47,10 +47,11 @@ def _outer(
 
 @triton.jit
 def projection_weights(
-    q_ptr, kv_ptr, grad_middle_ptr, x_ptr, source_ptr, mixed_ptr, parts_ptr, bias_parts_ptr, table, res_keys, q_e, q_b,
-    q_t, kv_e, kv_b, kv_t, m_e, m_b, m_t, x_e, x_b, x_t, s_e, s_b, s_t, batch, splits, encoders, SELF: tl.constexpr,
-    LAST: tl.constexpr, RES: tl.constexpr, GHOST: tl.constexpr, CUT: tl.constexpr, SCALE: tl.constexpr,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr,
+    q_ptr, kv_ptr, grad_middle_ptr, x_ptr, source_ptr, mixed_ptr, parts_ptr, bias_parts_ptr, table, ranges, res_keys,
+    q_e, q_b, q_t, kv_e, kv_b, kv_t, m_e, m_b, m_t, x_e, x_b, x_t, s_e, s_b, s_t, batch, splits, encoders,
+    SELF: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, RES: tl.constexpr, GHOST: tl.constexpr,
+    CUT: tl.constexpr, SCALE: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
+    CHUNK: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Shares of the gradients of the input and output projections; a program per CHUNK of their rows."""
     job = tl.program_id(0)
@@ -64,24 +65,24 @@ def projection_weights(
         col = job * CHUNK + tl.arange(0, CHUNK)
         limit = DIM
         total, bias = _outer(
-            q_ptr + far * q_e, x_ptr + far * x_e, col, table, res_keys, q_b, q_t, x_b, x_t, e, batch, split, splits,
-            DIM, 0, LAST, True, True, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            q_ptr + far * q_e, x_ptr + far * x_e, col, table, ranges, res_keys, q_b, q_t, x_b, x_t, e, batch, split,
+            splits, DIM, 0, LAST, RANGED, True, True, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
         )  # fmt: skip
     elif job < narrow + wide:
         first = DIM
         col = (job - narrow) * CHUNK + tl.arange(0, CHUNK)
         limit = 2 * DIM
         total, bias = _outer(
-            kv_ptr + far * kv_e, source_ptr + far * s_e, col, table, res_keys, kv_b, kv_t, s_b, s_t, e, batch, split,
-            splits, 2 * DIM, 1, False, True, SELF, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            kv_ptr + far * kv_e, source_ptr + far * s_e, col, table, ranges, res_keys, kv_b, kv_t, s_b, s_t, e, batch,
+            split, splits, 2 * DIM, 1, False, RANGED, True, SELF, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
         )  # fmt: skip
     else:
         first = 3 * DIM
         col = (job - narrow - wide) * CHUNK + tl.arange(0, CHUNK)
         limit = DIM
         total, bias = _outer(
-            grad_middle_ptr + far * m_e, mixed_ptr + far * m_e, col, table, res_keys, m_b, m_t, m_b, m_t, e, batch,
-            split, splits, DIM, 0, LAST, False, False, RES, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            grad_middle_ptr + far * m_e, mixed_ptr + far * m_e, col, table, ranges, res_keys, m_b, m_t, m_b, m_t, e,
+            batch, split, splits, DIM, 0, LAST, RANGED, False, False, RES, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
         )  # fmt: skip
     channel = tl.arange(0, WIDTH)
     row = (split * encoders + e).to(tl.int64) * (12 * DIM) + first + col
@@ -127,7 +128,7 @@ def mlp_weights(
     for begin in range(split * share, tl.minimum((split + 1) * share, count), M):
         row = begin + tl.arange(0, M)
         inside = row < count
-        sample, step, _ = locate_rows(row, table, e, 0, LAST)
+        sample, step = locate_rows(row, table, e, 0, LAST)
         mask = inside[:, None] & there[None, :]
         g_at = e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
         m_at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + channel[None, :]

@@ -111,11 +111,12 @@ class FusedLayer(torch.autograd.Function):
         encoders, batch, steps, dim = x.shape
         sizes = call.sizes(dim)
         rows = 1 if call.last else steps
+        ranges, ranged = call.attention.ranges, call.attention.ranged
 
         def run(out: Tensor, inputs: Tensor, first: int, cols: int, **how: Any) -> None:
             grid = (triton.cdiv(batch * (1 if how["LAST"] else inputs.shape[2]), sizes["M"]), encoders)
-            project[grid](inputs, out, w.in_w, w.in_b, w.gain, w.shift, call.table, *strides(inputs), *strides(out),
-                          batch, FIRST=first, COLS=cols, **how, **sizes)  # fmt: skip
+            project[grid](inputs, out, w.in_w, w.in_b, w.gain, w.shift, call.table, ranges, *strides(inputs),
+                          *strides(out), batch, FIRST=first, COLS=cols, RANGED=ranged, **how, **sizes)  # fmt: skip
 
         if source is None and not call.last:
             whole = empty(x, steps, 3 * dim, call.dtype)
@@ -131,8 +132,9 @@ class FusedLayer(torch.autograd.Function):
         middle, out = empty(x, rows, dim), empty(x, rows, dim)
         grid = (triton.cdiv(batch * rows, sizes["M"]), encoders)
         residual_mlp[grid](mixed, x, middle, out, w.out_w, w.out_b, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, w.b2,
-                           call.table, call.key("res"), call.key("relu"), call.key("last"), *strides(x),
-                           *strides(middle), batch, LAST=call.last, **call.dropout(batch), **sizes)  # fmt: skip
+                           call.table, ranges, call.key("res"), call.key("relu"), call.key("last"), *strides(x),
+                           *strides(middle), batch, LAST=call.last, RANGED=ranged, **call.dropout(batch),
+                           **sizes)  # fmt: skip
         ctx.save_for_backward(x, source, query, both, mixed, sums, middle, *w)
         ctx.call = call
         return out
@@ -166,9 +168,10 @@ class FusedLayer(torch.autograd.Function):
 
         def run(out: Tensor, **how: Any) -> None:
             grid = (triton.cdiv(batch * out.shape[2], sizes["M"]), len(x))
-            project_backward[grid](grad_q, grad_both, grad_middle, x, out, w.in_w, w.gain, call.table, *strides(grad_q),
-                                   *strides(grad_both), *strides(grad_middle), *strides(x), *strides(out), batch,
-                                   LAST=call.last, **how, **sizes)  # fmt: skip
+            project_backward[grid](grad_q, grad_both, grad_middle, x, out, w.in_w, w.gain, call.table,
+                                   call.attention.ranges, *strides(grad_q), *strides(grad_both), *strides(grad_middle),
+                                   *strides(x), *strides(out), batch, LAST=call.last, RANGED=call.attention.ranged,
+                                   **how, **sizes)  # fmt: skip
 
         run(grad_x, SIDE=0, QUERY=True, KEY=source is None)
         if grad_source is not None:
@@ -193,9 +196,10 @@ def weight_gradients(
     drops = call.dropout(batch)
     jobs = 2 * triton.cdiv(dim, chunk) + triton.cdiv(2 * dim, chunk)
     projection_weights[jobs, encoders, splits](
-        grad_q, grad_both, grad_middle, x, source, mixed, parts, bias_parts, call.table, call.key("res"),
-        *strides(grad_q), *strides(grad_both), *strides(grad_middle), *strides(x), *strides(source), batch, splits,
-        encoders, SELF=source is x, LAST=call.last, RES=drops["RES"], GHOST=drops["GHOST"], CUT=drops["RES_CUT"],
+        grad_q, grad_both, grad_middle, x, source, mixed, parts, bias_parts, call.table,
+        call.attention.ranges, call.key("res"), *strides(grad_q), *strides(grad_both), *strides(grad_middle),
+        *strides(x), *strides(source), batch, splits, encoders, SELF=source is x, LAST=call.last,
+        RANGED=call.attention.ranged, RES=drops["RES"], GHOST=drops["GHOST"], CUT=drops["RES_CUT"],
         SCALE=drops["RES_SCALE"], **sizes,
     )  # fmt: skip
     mlp_weights[triton.cdiv(4 * dim, chunk), encoders, splits](

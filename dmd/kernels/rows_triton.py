@@ -34,17 +34,26 @@ def count_rows(table, e, batch, SIDE: tl.constexpr, LAST: tl.constexpr):
 
 @triton.jit
 def locate_rows(row, table, e, SIDE: tl.constexpr, LAST: tl.constexpr):
-    """Sample, step in a tensor that holds just these rows, and step in the whole sequence of row numbers."""
-    length = tl.load(table + 5 * e + SIDE)
+    """Sample of row numbers, and step in a tensor that holds just these rows."""
+    length = 1
+    if not LAST:
+        length = tl.load(table + 5 * e + SIDE)
+    return row // length, row % length
+
+
+@triton.jit
+def whole_steps(
+    sample, step, inside, table, ranges, e, batch, SIDE: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr
+):
+    """Step of rows in the whole sequence: with LAST it is the last one, or with RANGED the sample's last real one."""
+    whole = step
     if LAST:
-        sample = row
-        step = row * 0
-        whole = row * 0 + (length - 1)
-    else:
-        sample = row // length
-        step = row % length
-        whole = step
-    return sample, step, whole
+        if RANGED:
+            end = tl.load(ranges + 2 * (e * batch + sample) + 1, inside, 1)
+            whole = tl.maximum(end - 1, 0)
+        else:
+            whole = step + (tl.load(table + 5 * e + SIDE) - 1)
+    return whole
 
 
 @triton.jit

@@ -142,7 +142,8 @@ def run_stack(
     Args:
         inputs: [B, T, d] of each encoder; or one [2 E, B, T, d / 2], whose pairs lie side by side in the channels.
         sources: [B, Tk, d] of each encoder; None for self-attention.
-        valid: (begin, end) of each sample's real key frames, [B, 2] of each encoder; None: all are.
+        valid: (begin, end) of each sample's real key frames, [B, 2] of each encoder; None: all are. The
+            last of them is the last step.
     """
     plan, table = stack.fused_plan, stack.get_buffer("table")
     assert plan is not None

@@ -54,7 +54,7 @@ def embed(
     count = count_rows(table, e, batch, SIDE, False)
     if tl.program_id(0) * M >= count:
         return
-    sample, step, _ = locate_rows(row, table, e, SIDE, False)
+    sample, step = locate_rows(row, table, e, SIDE, False)
     inside = row < count
     channel = tl.arange(0, WIDTH)
     x = _read(
@@ -96,7 +96,7 @@ def embed_backward(
     count = count_rows(table, reader, batch, SIDE, False)
     if tl.program_id(0) * M >= count:
         return
-    sample, step, _ = locate_rows(row, table, reader, SIDE, False)
+    sample, step = locate_rows(row, table, reader, SIDE, False)
     inside = row < count
     channel = tl.arange(0, WIDTH)
     mask = inside[:, None] & (channel < DIM)[None, :]
@@ -147,7 +147,7 @@ def norm(
     count = count_rows(table, e, batch, 0, LAST)
     if tl.program_id(0) * M >= count:
         return
-    sample, step, _ = locate_rows(row, table, e, 0, LAST)
+    sample, step = locate_rows(row, table, e, 0, LAST)
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
     mask = (row < count)[:, None] & there[None, :]
@@ -167,7 +167,7 @@ def norm_backward(
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
     count = count_rows(table, e, batch, 0, LAST)
-    sample, step, _ = locate_rows(row, table, e, 0, LAST)
+    sample, step = locate_rows(row, table, e, 0, LAST)
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
     mask = (row < count)[:, None] & there[None, :]

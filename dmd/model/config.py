@@ -59,7 +59,7 @@ class ModelConfig:
     masked_padding: bool = False
     """Attention does not see padded steps, and the encoders' last real step is taken where the published code takes the
     last one. Real are the steps from a sample's first to its last frame that is not all zero, and of tokens those of
-    the attention mask. Attention then runs in plain torch."""
+    the attention mask."""
     modality_dropout: float = 0.0
     """Rate at which a whole modality of a training sample is set to zero, each by its own draw, behind the text
     encoder: practice for missing modalities. What is left is not scaled up."""

@@ -79,7 +79,6 @@ class DMD(nn.Module):
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
         self._kernels = {m: 1 if dims[m] == dim else config.kernels[m] for m in MODALITIES}
-        fused = fused and not config.masked_padding
         self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
         targets, sources = zip(*CROSSMODAL, strict=True)
         self.crossmodal_encoders = (
@@ -172,15 +171,17 @@ class DMD(nn.Module):
         reinforced = [private[target] for target, _ in CROSSMODAL]
         sources = [private[source] for _, source in CROSSMODAL]
         crossmodal, memory = self.crossmodal_encoders, self.memory_encoders
+        seen = None if valid is None else [valid[source] for _, source in CROSSMODAL]
+        own = None if valid is None else [valid[m] for m in MODALITIES]
         if crossmodal is not None:
             if crossmodal.fused_plan and memory.fused_plan and not torch.compiler.is_exporting():
                 from dmd.kernels.stack_fused import run_stack
 
-                return memory.parts(run_stack(memory, run_stack(crossmodal, reinforced, sources, noise), None, noise))
-            seen = None if valid is None else [valid[source] for _, source in CROSSMODAL]
+                both = run_stack(crossmodal, reinforced, sources, noise, seen)
+                return memory.parts(run_stack(memory, both, None, noise, own))
             reinforced = crossmodal(reinforced, sources, valid=seen, noise=noise)
         pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
-        return memory(pairs, valid=None if valid is None else [valid[m] for m in MODALITIES], noise=noise)
+        return memory(pairs, valid=own, noise=noise)
 
 
 def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.kernels.noise import Noise
+from dmd.kernels.stack import MAX_WIDTH
 
 if TYPE_CHECKING:
     from dmd.training.system import TrainingSystem
@@ -32,6 +33,8 @@ def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) ->
         return f"there are no CUDA graphs on {device.type} devices"
     if not fused:
         return "plain kernels take dropout keys from the host (train.kernels)"
+    if 2 * config.model.dim > MAX_WIDTH:
+        return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
     if config.text.compile:
         return "text.compile is on"
     if train.ghost_batches_per_step > train.ghost_batches_per_forward:

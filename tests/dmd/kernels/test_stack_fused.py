@@ -23,6 +23,7 @@ SMALL = {
     "far lengths": shapes(queries=(5, 33, 5), keys=(33, 5, 9), dim=16, heads=1, batch=2, last_step=False),
     "wide": shapes(queries=(3, 9), keys=(9, 3), dim=80, heads=8, batch=1, last_step=False, levels=1, ghosts=1),
     "ranges": shapes(queries=(6, 9), keys=(9, 6), dim=10, heads=2, batch=4, last_step=False, ranges=True),
+    "last ranges": shapes(queries=(6, 9), dim=10, heads=2, batch=4, last_step=True, ranges=True),
     "narrow head": shapes(queries=(17,), dim=16, heads=2, batch=1, last_step=True, ghosts=1),
 }  # fmt: skip
 LARGE = {
@@ -69,7 +70,7 @@ def run(case: dict, device: str, form: str, dtype: str, dropping: bool, seed: in
     noise = Noise(seed=1, step=2, ghosts=ghosts, ghost_size=batch // len(ghosts), device=place) if dropping else None
     valid = None
     if case.get("ranges"):  # padded left, padded right, nothing real, everything real
-        valid = [torch.tensor([[2, t], [0, t - 2], [3, 3], [0, t]], device=place) for t in keys]
+        valid = [torch.tensor([[2, t], [0, t - 2], [3, 3], [0, t]], device=place) for t in keys or case["queries"]]
     with torch.autocast(place.type, torch.bfloat16, enabled=fused and dtype == "bfloat16"):
         outs = stack([given[t] for t in case["queries"]], sources, valid=valid, noise=noise)
     sum((out * torch.randn(out.shape).to(out)).sum() for out in outs).backward()
@@ -128,7 +129,7 @@ def test_stack_on_cuda(cases, name):
     check_stack("cuda", cases, name)
 
 
-@pytest.mark.parametrize("cases, name", [case for case in ON_CUDA if case[1] != "ranges"])
+@pytest.mark.parametrize("cases, name", [case for case in ON_CUDA if "ranges" not in case[1]])
 @pytest.mark.gpu
 @on_cuda
 def test_stack_in_bfloat16_on_cuda(cases, name):

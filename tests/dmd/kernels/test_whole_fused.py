@@ -1,4 +1,4 @@
-"""The whole model and its steps with Triton kernels: convergence, dropout keys, CUDA graphs, no waiting."""
+"""The whole model with Triton kernels: convergence, masked padding, dropout keys, CUDA graphs, no waiting."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,9 +11,10 @@ from dmd.data.loader import Batch
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise, dropout
 from dmd.model.config import ModelConfig
+from dmd.training.capture import obstacle_to_capture
 from dmd.training.step import make_noise
 from dmd.training.system import TrainingSystem
-from tests.dmd.kernels.forms import interpreted, on_cuda
+from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 
 SIZES = {"text": 5, "audio": 3, "vision": 4}
 LENGTHS = {"text": 4, "audio": 5, "vision": 3}
@@ -25,10 +26,12 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-def make_system(kernels: str, device: str, **train: object) -> tuple[TrainingSystem, Config]:
+def make_system(
+    kernels: str, device: str, model: ModelConfig = MODEL, **train: object
+) -> tuple[TrainingSystem, Config]:
     settings = {"ghost_batch_size": SAMPLES, "ghost_batches_per_step": GHOSTS, "precision": "fp32"} | train
     own = TrainConfig(kernels=kernels, **settings)
-    config = replace(Config(), model=MODEL, train=own)
+    config = replace(Config(), model=model, train=own)
     torch.manual_seed(0)
     info = SimpleNamespace(dims=SIZES, lengths=LENGTHS)
     return TrainingSystem(config, info, None, torch.device(device)).to(device), config
@@ -78,6 +81,23 @@ def check_convergence(device: str, steps: int) -> None:
         assert abs(a - b) <= max(allowed, 1e-5 * max(1, abs(b))), (step, a, b, allowed)
 
 
+def check_masked_padding(device: str) -> None:
+    """Loss and gradients, with dropout, of samples that are padded in front, behind, and that lack a modality."""
+    found = []
+    for kernels, place, masked in (("fused", device, True), ("plain", "cpu", True), ("plain", "cpu", False)):
+        system, config = make_system(kernels, place, replace(MODEL, masked_padding=masked))
+        batch = make_batch(0, place)
+        batch.audio[0, :2], batch.vision[1, 1:], batch.text[2] = 0, 0, 0
+        noise = make_noise(batch, config, step=0, forward=0, device=torch.device(place), keys=system.keys)
+        total = system(batch, noise)["total"]
+        total.sum().backward()
+        found.append((total.double().cpu(), torch.cat([p.grad.double().flatten().cpu() for p in system.parameters()])))
+    fused, plain, unmasked = found
+    for part in range(2):
+        assert error(fused[part], plain[part]) <= 3 * TOLERANCE["float32"]
+        assert error(unmasked[part], plain[part]) > 1e-3
+
+
 def check_dropout(device: str) -> None:
     """Any axis of samples: the plain form's elements, forward and backward."""
     place = torch.device(device)
@@ -95,6 +115,10 @@ def check_dropout(device: str) -> None:
 
 def test_convergence_interpreted():
     interpreted(__name__, "check_convergence", 3)
+
+
+def test_masked_padding_interpreted():
+    interpreted(__name__, "check_masked_padding")
 
 
 def test_plain_form_trains_in_bfloat16():
@@ -124,6 +148,12 @@ def test_keys_of_later_passes_are_those_of_the_noise():
 @on_cuda
 def test_convergence_on_cuda():
     check_convergence("cuda", 200)
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_masked_padding_on_cuda():
+    check_masked_padding("cuda")
 
 
 @pytest.mark.gpu
@@ -159,4 +189,6 @@ def test_a_pass_does_not_wait_for_the_device(graph):
 
 def test_what_cannot_be_captured_says_why():
     assert make_system("plain", "cpu", cuda_graph="off")[0].captured == "no: train.cuda_graph is off"
+    wide = replace(Config(), model=replace(MODEL, dim=130), train=TrainConfig(cuda_graph="auto"))
+    assert "260 channels" in obstacle_to_capture(wide, torch.device("cuda"), fused=True)
     assert make_system("plain", "cpu", cuda_graph="auto")[0].captured == "no: there are no CUDA graphs on cpu devices"
