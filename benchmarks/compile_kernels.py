@@ -109,9 +109,9 @@ def resources(ptx: str, capability: int) -> dict[str, int]:
     return {"registers": int(registers[1]) if registers else -1, "spill_bytes": int(spills[1]) if spills else -1}
 
 
-def step(preset: str, *, bf16: bool, samples: int) -> None:
+def step(preset: str, overrides: list[str], *, bf16: bool, samples: int) -> None:
     """Forward, losses and backward of a model, for what they launch."""
-    config = load_config(preset)
+    config = load_config(preset, overrides)
     dims = DIMS[preset.split("-")[0]]
     lengths = dict(zip(dims, LENGTHS[preset], strict=True))
     model, losses = DMD(config.model, dims, lengths, fused=True), Objective(config.objective, config.model, fused=True)
@@ -127,6 +127,7 @@ def step(preset: str, *, bf16: bool, samples: int) -> None:
 def main() -> None:
     """Compile the kernels of a step and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--preset", choices=LENGTHS, default="mosi-aligned")
     parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"])
     parser.add_argument("--capability", type=int, choices=SHARED_LIMIT, default=90)
@@ -135,7 +136,7 @@ def main() -> None:
     rows = []
     for precision in options.precisions:
         with Compiler(options.capability) as compiler:
-            step(options.preset, bf16=precision == "bf16", samples=16)
+            step(options.preset, options.overrides, bf16=precision == "bf16", samples=16)
         about = {"precision": precision, "triton": triton.__version__, "commit": git_commit()}
         rows += [{**row, **about} for row in compiler.rows.values()]
     worst = max(rows, key=lambda row: row["shared_bytes"])
