@@ -14,9 +14,13 @@ on_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 
 
 def interpreted(module: str, check: str, *arguments: object) -> None:
-    """Run a check on the CPU. Triton decides about its interpreter when the kernels are defined."""
+    """Run a check on the CPU. Triton decides about its interpreter when the kernels are defined.
+
+    Memory is not-a-number until it is written, so that what no kernel wrote is not read either.
+    """
     call = f"checks.{check}('cpu', {', '.join(map(repr, arguments))})"
-    code = f"import {module} as checks, {__name__} as forms; forms.repair_bfloat16(); {call}"
+    prepare = "import torch; torch.use_deterministic_algorithms(True)"
+    code = f"{prepare}; import {module} as checks, {__name__} as forms; forms.repair_bfloat16(); {call}"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
