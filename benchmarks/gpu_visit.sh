@@ -16,6 +16,11 @@ for precision in bf16 fp32; do
 done
 python -m benchmarks.launches --samples 16 --out "$OUT/launches.csv" > "$OUT/launches.txt" 2>&1
 echo "launches: exit code $?"
+texts=features
+python -c "import transformers" 2> /dev/null && texts="features bert-base"
+python -m benchmarks.step_cuda --texts $texts --out "$OUT/step_cuda.csv" > "$OUT/step_cuda.txt" 2>&1
+echo "step ($texts): exit code $?"
+tail -20 "$OUT/step_cuda.txt"
 if command -v compute-sanitizer > /dev/null; then
     compute-sanitizer --tool memcheck --error-exitcode 9 \
         python -m pytest -m gpu -q tests/dmd/kernels -k "SMALL or objective" > "$OUT/sanitizer.txt" 2>&1

@@ -10,7 +10,7 @@
 Options choose presets, text (features or bert-base, of random weights), ghost batches and threads. Both sides of a time
 run in one process, in turns, after a warm-up that nobody counts; the table has medians of the rounds, and the median of
 their ratios. CPU seconds are those of the process, which another process beside it disturbs less than wall time.
-A peak is measured in a process of its own, less what is resident before the step. There are no rows of CUDA: no device.
+A peak is measured in a process of its own, less what is resident before the step. `benchmarks.step_cuda` is for a GPU.
 """
 
 import argparse

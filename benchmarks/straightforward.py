@@ -62,7 +62,7 @@ class OneByOne(nn.Module):
             F.linear(part, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part, weight, bias in ((query, q_weight, q_bias), (key, k_weight, k_bias), (key, v_weight, v_bias))
         )
-        hidden = torch.full((queries, keys), -math.inf).triu(1 + abs(queries - keys))
+        hidden = torch.full((queries, keys), -math.inf, device=q.device).triu(1 + abs(queries - keys))
         weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2) + hidden, dim=-1)
         mixed = (F.dropout(weights, rate, training) @ v).transpose(1, 2).flatten(2)
         x = x + F.linear(mixed, layer.out_proj_weight[e], layer.out_proj_bias[e])
