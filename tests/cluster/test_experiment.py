@@ -96,10 +96,10 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     driver.kill()
     driver.wait()
     at_kill = records(out)
-    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the killed driver's resources", 60)
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the killed driver's resources")
     free_after_kill = cluster.free()
     output = finish(dmd(*command, log=log), log)
-    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the resources of the experiment", 60)
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the resources of the experiment")
     return Story(out, shards, at_kill, free_after_kill, cluster.free(), cluster.node.ranks(), output)
 
 
@@ -220,7 +220,7 @@ def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     wait_for(lambda: any(text.startswith("ray_dmd_epoch{") and str(run.parent) in text for text in exported(cluster)),
              "the training's epochs in Ray's exporter")  # fmt: skip
     finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
-    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources", 60)
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources")
     assert cluster.node.ranks() == []
 
 
