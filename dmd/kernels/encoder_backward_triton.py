@@ -7,14 +7,7 @@ atomically.
 import triton
 import triton.language as tl
 
-from dmd.kernels.rows_triton import (
-    count_rows,
-    keep_factor,
-    locate_rows,
-    normalised,
-    normalised_backward,
-    whole_steps,
-)
+from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised, normalised_backward, whole_steps
 
 
 @triton.jit

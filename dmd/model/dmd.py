@@ -1,6 +1,6 @@
 """The DMD network, in the order of Fig. 2 of the paper: convolve, decouple, distil shared, distil private, fuse."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -130,8 +130,9 @@ class DMD(nn.Module):
 
         homo = {m: self.homo_heads[m](decoupled.shared[m].flatten(1), noise) for m in MODALITIES}
         margin = {m: self.margin[m](decoupled.shared[m].transpose(1, 2).flatten(1)) for m in MODALITIES}
-        own = None if valid is None else [valid[m] for m in MODALITIES]
-        shared_last = self.shared_encoders([decoupled.shared[m] for m in MODALITIES], valid=own, noise=noise)
+        shared_last = self.shared_encoders(
+            [decoupled.shared[m] for m in MODALITIES], valid=_of(valid, MODALITIES), noise=noise
+        )
         shared = torch.cat([shared_last[MODALITIES.index(m)] for m in PUBLISHED_ORDER], dim=-1)  # [B, 3d]
 
         memory = dict(zip(MODALITIES, self._reinforce(decoupled.private, valid, noise), strict=True))  # {m: [B, 2d]}
@@ -171,9 +172,9 @@ class DMD(nn.Module):
         reinforced = [private[target] for target, _ in CROSSMODAL]
         sources = [private[source] for _, source in CROSSMODAL]
         crossmodal, memory = self.crossmodal_encoders, self.memory_encoders
-        seen = None if valid is None else [valid[source] for _, source in CROSSMODAL]
-        own = None if valid is None else [valid[m] for m in MODALITIES]
+        own = _of(valid, MODALITIES)
         if crossmodal is not None:
+            seen = _of(valid, [source for _, source in CROSSMODAL])
             if crossmodal.fused_plan and memory.fused_plan and not torch.compiler.is_exporting():
                 from dmd.kernels.stack_fused import run_stack
 
@@ -182,6 +183,11 @@ class DMD(nn.Module):
             reinforced = crossmodal(reinforced, sources, valid=seen, noise=noise)
         pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
         return memory(pairs, valid=own, noise=noise)
+
+
+def _of(valid: Mapping[str, Tensor] | None, modalities: Sequence[str]) -> list[Tensor] | None:
+    """The real steps of the sequences that a stage's encoders attend to; None: all are."""
+    return None if valid is None else [valid[m] for m in modalities]
 
 
 def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:
