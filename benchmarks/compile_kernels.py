@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.step_sides import DIMS, LENGTHS
+from benchmarks.step_sides import LENGTHS, shapes
 from benchmarks.tables import write_rows
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
@@ -112,8 +112,7 @@ def resources(ptx: str, capability: int) -> dict[str, int]:
 def step(preset: str, overrides: list[str], *, bf16: bool, samples: int) -> None:
     """Forward, losses and backward of a model, for what they launch."""
     config = load_config(preset, overrides)
-    dims = DIMS[preset.split("-")[0]]
-    lengths = dict(zip(dims, LENGTHS[preset], strict=True))
+    dims, lengths = shapes(preset)
     model, losses = DMD(config.model, dims, lengths, fused=True), Objective(config.objective, config.model, fused=True)
     parts = [torch.randn(samples, lengths[m], dims[m]) for m in dims]
     cpu = torch.device("cpu")

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is defined
 
-from benchmarks.step_sides import DIMS, LENGTHS
+from benchmarks.step_sides import LENGTHS, shapes
 from benchmarks.tables import write_rows
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
@@ -87,8 +87,7 @@ def count_step(
 ) -> tuple[collections.Counter[str], collections.Counter[str]]:
     """(Triton launches, torch operations) by name, of a step after one that warmed up."""
     config = load_config(preset)
-    dims = DIMS[preset.split("-")[0]]
-    lengths = dict(zip(dims, LENGTHS[preset], strict=True))
+    dims, lengths = shapes(preset)
     torch.manual_seed(0)
     encoder = build_text_encoder(BERT, frozen=False).to(device) if text else None
     fused = form == "fused"

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.kernels import rates
 from benchmarks.step_profile import flops
-from benchmarks.step_sides import DIMS, LENGTHS, SIZE, STEP
+from benchmarks.step_sides import LENGTHS, SIZE, STEP, random_samples, shapes
 from benchmarks.straightforward import straightforward
 from benchmarks.tables import write_rows
 from benchmarks.turns import alternate
@@ -52,25 +52,23 @@ class Side:
             precision=precision, ghost_batches_per_step=ghosts, ghost_batches_per_forward=at_once,
         )  # fmt: skip
         self.config = replace(config, train=train)
-        dims = DIMS[preset.split("-")[0]]
-        lengths = dict(zip(dims, LENGTHS[preset], strict=True))
+        dims, lengths = shapes(preset)
         encoder = build_text_encoder({"model_type": "bert"}, frozen=False) if bert else None
         system = TrainingSystem(self.config, SimpleNamespace(dims=dims, lengths=lengths), encoder, device)
         if form == "straightforward":
             straightforward(system.dmd)
         self.system, self.device = system.to(device), device
-        parts = {m: torch.randn(ghosts, SIZE, lengths[m], dims[m], device=device) for m in dims}
-        if bert:
-            ids = torch.randint(1000, 30000, (ghosts, SIZE, 1, lengths["text"]), device=device)
-            parts["text"] = torch.cat([ids, torch.ones_like(ids), torch.zeros_like(ids)], 2)
-        labels = torch.randint(-15, 16, (ghosts, SIZE), device=device) / 5
+        parts, labels = random_samples(preset, ghosts, bert=bert, device=device)
+        passes = zip(
+            *(x.split(at_once * SIZE) for x in parts), labels.split(at_once), torch.arange(ghosts).split(at_once),
+            strict=True,
+        )  # fmt: skip
         self.batches = [
             Batch(
-                **{m: x[first : first + at_once].flatten(0, 1) for m, x in parts.items()},
-                labels=labels[first : first + at_once], mask=torch.ones_like(labels[first : first + at_once]),
-                rows=torch.zeros(at_once, SIZE, dtype=torch.int64), ghosts=tuple(range(first, first + at_once)),
+                text=text, audio=audio, vision=vision, labels=own, mask=torch.ones_like(own),
+                rows=torch.zeros(own.shape, dtype=torch.int64), ghosts=tuple(numbers.tolist()),
             )
-            for first in range(0, ghosts, at_once)
+            for text, audio, vision, own, numbers in passes
         ]  # fmt: skip
         self.number = 0
 
@@ -87,8 +85,8 @@ class Side:
         """Forward and backward of the text encoder alone, in the same precision."""
         encoder = self.system.dmd.text_encoder
         assert encoder is not None
+        half = self.system.autocast
         for batch in self.batches:
-            half = self.system.autocast
             with torch.autocast(self.device.type, half, enabled=half is not None):
                 encoded = encoder(batch.text)
             encoded.float().sum().backward()
@@ -111,8 +109,10 @@ def peak(step: Callable[[], None], device: torch.device) -> float | None:
     return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
-def measure(preset: str, options: argparse.Namespace, *, bert: bool, precision: str) -> list[dict[str, object]]:
-    """Seconds and peak of each side, how many times as long as the fused form it takes, and the floor."""
+def measure(
+    preset: str, options: argparse.Namespace, rate: float | None, *, bert: bool, precision: str
+) -> list[dict[str, object]]:
+    """Seconds and peak of each side, how many times as long as the fused form it takes, and the floor at a rate."""
     device = torch.device(options.device)
     sides = {
         form: Side(preset, form=form, bert=bert, precision=precision, ghosts=options.ghosts,
@@ -131,8 +131,8 @@ def measure(preset: str, options: argparse.Namespace, *, bert: bool, precision: 
         ratio = statistics.median(own / fused for own, fused in zip(times[name], times["fused"], strict=True))
         rows.append({"side": name, "seconds": statistics.median(times[name]), "times_fused": ratio,
                      "peak_gib": peak(step, device)})  # fmt: skip
-    if device.type == "cuda":
-        rows.append({"side": "floor", "seconds": operations / rates(device)[1], "times_fused": None, "peak_gib": None})
+    if rate is not None:
+        rows.append({"side": "floor", "seconds": operations / rate, "times_fused": None, "peak_gib": None})
     about = {"preset": preset, "text": "bert-base" if bert else "features", "precision": precision,
              "samples": options.ghosts * SIZE, "captured": sides["graph"].system.captured}  # fmt: skip
     return [{**about, **row} for row in rows]
@@ -153,11 +153,12 @@ def main() -> None:
         parser.error("there is no CUDA device here; --device cpu tries the program without one")
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU, plain forms"
     about = {"device": where, "torch": torch.__version__, "commit": git_commit()}
+    rate = rates(torch.device("cuda"))[1] if options.device == "cuda" else None
     rows: list[dict[str, object]] = []
     for preset in options.presets:
         for text in options.texts:
             for precision in options.precisions:
-                found = measure(preset, options, bert=text == "bert-base", precision=precision)
+                found = measure(preset, options, rate, bert=text == "bert-base", precision=precision)
                 rows += [{**row, **about} for row in found]
                 print(*found, sep="\n", flush=True)
                 write_rows(options.out, rows)

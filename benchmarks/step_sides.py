@@ -25,6 +25,24 @@ STEP = 10
 """Ghost batches of an optimizer step."""
 
 
+def shapes(preset: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Feature dimensions and sequence lengths of a preset's data, by modality."""
+    dims = DIMS[preset.split("-")[0]]
+    return dims, dict(zip(dims, LENGTHS[preset], strict=True))
+
+
+def random_samples(
+    preset: str, ghosts: int, *, bert: bool, device: torch.device | str = "cpu"
+) -> tuple[list[Tensor], Tensor]:
+    """[G * S, T, D] of each modality, or token ids [G * S, 3, T] as text, and labels [G, S]."""
+    dims, lengths = shapes(preset)
+    parts = [torch.randn(ghosts * SIZE, lengths[m], dims[m], device=device) for m in lengths]
+    if bert:
+        ids = torch.randint(1000, 30000, (ghosts * SIZE, 1, lengths["text"]), device=device)
+        parts[0] = torch.cat([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1)
+    return parts, torch.randint(-15, 16, (ghosts, SIZE), device=device) / 5
+
+
 class Sides:
     """A preset's model in both forms.
 
@@ -36,8 +54,7 @@ class Sides:
     def __init__(self, preset: str, *, ghosts: int, bert: bool = False) -> None:
         torch.manual_seed(0)
         config = load_config(preset)
-        dims = DIMS[preset.split("-")[0]]
-        lengths = dict(zip(dims, LENGTHS[preset], strict=True))
+        dims, lengths = shapes(preset)
         encoder = None
         if bert:
             from transformers import BertConfig, BertModel
@@ -47,11 +64,7 @@ class Sides:
         self.models["straightforward"] = straightforward(copy.deepcopy(self.models["ours"]))
         self.losses = Objective(ObjectiveConfig(), config.model)
         self.at_once = min(config.train.ghost_batches_per_forward, ghosts)
-        self.parts = [torch.randn(ghosts * SIZE, lengths[m], dims[m]) for m in lengths]
-        if bert:
-            ids = torch.randint(1000, 30000, (ghosts * SIZE, 1, lengths["text"]))
-            self.parts[0] = torch.cat([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1)
-        self.labels = torch.randint(-15, 16, (ghosts, SIZE)) / 5
+        self.parts, self.labels = random_samples(preset, ghosts, bert=bert)
 
     def step(self, side: str, at_once: int | None = None) -> None:
         """Forward, objective and backward of every ghost batch; straightforward: one at a time."""
