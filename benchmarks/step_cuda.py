@@ -85,7 +85,7 @@ class Side:
         """Forward and backward of the text encoder alone, in the same precision."""
         encoder = self.system.dmd.text_encoder
         assert encoder is not None
-        half = self.system.autocast
+        half = self.system.execution.autocast
         for batch in self.batches:
             with torch.autocast(self.device.type, half, enabled=half is not None):
                 encoded = encoder(batch.text)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
 
@@ -86,10 +87,13 @@ class TrainConfig:
     """Epochs without a better validation loss after which the training ends."""
     zero_stage: Literal[0, 1, 2] = 0
     """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the forward pass; weights and losses stay in float32. auto: bf16 on CUDA, fp32 on CPU."""
-    kernels: Literal["auto", "fused", "plain"] = "auto"
-    """Form of encoders and losses: Triton, or plain torch. auto: fused on CUDA where Triton is installed."""
+    precision: PrecisionChoice = "auto"
+    """Precision of the network's products; weights and losses stay in float32. fp32: IEEE float32. tf32: float32 whose
+    products on CUDA keep 10 bits of mantissa. bf16: autocast to bfloat16, 7 bits. auto: bf16 on CUDA from compute
+    capability 8.0 on, else fp32."""
+    kernels: KernelChoice = "auto"
+    """Implementation of encoders and losses: Triton kernels (fused), or plain torch. auto: fused on CUDA from compute
+    capability 8.0 on, where Triton is installed and its kernels compile, else plain."""
     cuda_graph: Literal["auto", "off"] = "off"
     """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; the record of
     a run says whether, and why not. It has not run on a GPU yet: off until it has."""

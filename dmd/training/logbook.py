@@ -41,7 +41,8 @@ def open_record(
         "data": str(index.root), "data_name": info.name, "generation": info.generation, "counts": info.counts,
         "dims": info.dims, "lengths": info.lengths, "ranks": engine.num_ranks, "device": str(engine.device),
         "steps_per_epoch": plan.num_steps, "parameters": sum(p.numel() for p in engine.system.parameters()),
-        "kernels": engine.system.kernels, "cuda_graph": engine.system.captured,
+        "kernels": engine.system.execution.kernels, "precision": engine.system.execution.precision,
+        "cuda_graph": engine.system.captured,
     }  # fmt: skip
     shown = ("acc2_non0", "f1_non0", "acc7", "corr") if config.model.task == "regression" else CLASS_METRICS
     compare = ("valid/loss", *(f"valid/{name}" for name in shown))

@@ -7,7 +7,7 @@ from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.targets import targets
-from dmd.kernels.choice import choose_kernels
+from dmd.kernels.backend import choose_execution
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
@@ -34,9 +34,8 @@ class TrainingSystem(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.autocast = autocast_dtype(config, device)
-        fused, reason = choose_kernels(config.train.kernels, device)
-        self.kernels = f"{'fused' if fused else 'plain'} ({reason})"
+        self.execution = choose_execution(device, kernels=config.train.kernels, precision=config.train.precision)
+        fused = self.execution.fused
         self.keys = DropoutKeys() if fused else None
         obstacle = obstacle_to_capture(config, device, fused=fused)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
@@ -75,7 +74,8 @@ class TrainingSystem(nn.Module):
 
     def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
         """The network's output for the G * S samples of a batch."""
-        with torch.autocast(batch.audio.device.type, self.autocast, enabled=self.autocast is not None):
+        half = self.execution.autocast
+        with torch.autocast(batch.audio.device.type, half, enabled=half is not None):
             return self.dmd(batch.text, batch.audio, batch.vision, noise)
 
 
@@ -90,14 +90,6 @@ def parameter_groups(system: TrainingSystem, config: Config) -> list[dict[str, o
     if text:
         groups.append({"params": text, "lr": config.text.learning_rate or rate})
     return groups
-
-
-def autocast_dtype(config: Config, device: torch.device) -> torch.dtype | None:
-    """Precision that the config asks for on a device; None: float32."""
-    precision = config.train.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
 
 
 def adam(system: TrainingSystem, config: Config) -> torch.optim.Adam:

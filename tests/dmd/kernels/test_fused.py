@@ -133,13 +133,3 @@ def test_margin_on_cuda():
 @pytest.mark.parametrize("setting", ["aligned", "unaligned"])
 def test_golden_parity_on_cuda(setting):
     check_parity("cuda", setting)
-
-
-def test_the_choice_is_made_for_a_reason():
-    from dmd.kernels.choice import choose_kernels
-
-    assert choose_kernels("plain", torch.device("cuda")) == (False, "asked for")
-    assert choose_kernels("auto", torch.device("cpu"))[0] is False
-    assert choose_kernels("auto", torch.device("cuda"))[0] is True
-    with pytest.raises(ValueError, match=r"train\.kernels is 'fused', but there is no Triton for cpu devices"):
-        choose_kernels("fused", torch.device("cpu"))

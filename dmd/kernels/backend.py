@@ -1,0 +1,161 @@
+"""How a model runs on a device: Triton kernels or plain torch, and in which precision.
+
+Training, evaluation, prediction, export and the benchmarks all ask `choose_execution`. Triton kernels need a CUDA
+device of compute capability 8.0; so does bfloat16. What they cannot run, plain torch does, on any device.
+"""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+KernelChoice = Literal["auto", "fused", "plain"]
+PrecisionChoice = Literal["auto", "fp32", "tf32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
+LEAST_CAPABILITY = (8, 0)
+"""Compute capability (Ampere) from which on Triton kernels are used and bfloat16 and TF32 are native."""
+
+
+class KernelError(RuntimeError):
+    """A Triton kernel cannot be compiled or launched on this device.
+
+    Args:
+        kernel: its name.
+        device: where it was to run, such as "NVIDIA GeForce RTX 3090 (compute capability 8.6)".
+        reason: what failed, with the bound that was passed where there is one.
+    """
+
+    def __init__(self, kernel: str, device: str, reason: str) -> None:
+        super().__init__(f"Triton kernel {kernel} cannot run on {device}: {reason}")
+        self.kernel, self.device, self.reason = kernel, device, reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a model runs on one device."""
+
+    fused: bool
+    """Encoders and losses as Triton kernels; otherwise in plain torch."""
+    reason: str
+    """Why, for people."""
+    precision: Precision
+    """Of the network's products; weights and losses are float32. fp32: IEEE float32. tf32: float32 with products of
+    TF32 (10 bits of mantissa). bf16: autocast to bfloat16 (7 bits)."""
+
+    @property
+    def kernels(self) -> str:
+        """The implementation and its reason in one line."""
+        return f"{'fused' if self.fused else 'plain'} ({self.reason})"
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type that autocast turns operands of products into; None: no autocast."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
+    def plain(self, reason: str) -> "Execution":
+        """The same without Triton kernels."""
+        return Execution(fused=False, reason=reason, precision=self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the choice depends on of a CUDA device."""
+
+    name: str
+    capability: tuple[int, int]
+    """Compute capability, (major, minor)."""
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
+
+
+def card_of(device: torch.device) -> Card | None:
+    """The card behind a device; None for one that is not CUDA."""
+    if device.type != "cuda":
+        return None
+    return Card(name=torch.cuda.get_device_name(device), capability=torch.cuda.get_device_capability(device))
+
+
+def choose_execution(
+    device: torch.device, *, kernels: KernelChoice = "auto", precision: PrecisionChoice = "auto", binding: bool = True,
+    card: Card | None = None,
+) -> Execution:  # fmt: skip
+    """How a model is to run on a device.
+
+    Args:
+        kernels: `auto`: Triton on CUDA where it can run.
+        precision: `auto`: bf16 on CUDA where the card has it, else fp32.
+        binding: whether a wish that the device cannot meet is an error; otherwise it gives way to `auto`, as for a
+            trained model that moves to another machine.
+        card: the card of a CUDA device; None: the driver is asked.
+
+    Raises:
+        ValueError: a binding wish that the device cannot meet.
+    """
+    card = card or card_of(device)
+    obstacle = _obstacle_to_triton(device, card)
+    lacking = _lacking_precisions(device, card)
+    if binding and kernels == "fused" and obstacle:
+        raise ValueError(f"train.kernels is 'fused', but {obstacle}; set train.kernels=auto")
+    if precision in ("tf32", "bf16") and lacking.get(precision):
+        if binding:
+            raise ValueError(f"train.precision is {precision!r}, but {lacking[precision]}; set train.precision=fp32")
+        precision = "auto"
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and not lacking.get("bf16") else "fp32"
+    if kernels == "plain":
+        return Execution(fused=False, reason="asked for", precision=precision)
+    if kernels == "fused" and not obstacle:
+        return Execution(fused=True, reason="asked for", precision=precision)
+    if obstacle or device.type != "cuda":
+        return Execution(fused=False, reason=obstacle or "the interpreter is for tests", precision=precision)
+    return Execution(fused=True, reason="Triton on CUDA", precision=precision)
+
+
+def _obstacle_to_triton(device: torch.device, card: Card | None) -> str:
+    """Why no Triton kernel can run on a device; empty where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if card is not None:
+        return _too_old(card)
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return f"there is no Triton for {device.type} devices"
+    return ""
+
+
+def _lacking_precisions(device: torch.device, card: Card | None) -> dict[str, str]:
+    """{precision: why a device lacks it}."""
+    if card is None:
+        return {"tf32": f"{device.type} devices have no TF32"}
+    old = _too_old(card)
+    return {"tf32": old, "bf16": old} if old else {}
+
+
+def _too_old(card: Card) -> str:
+    if card.capability >= LEAST_CAPABILITY:
+        return ""
+    return f"{card} is older than compute capability {LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]}"
+
+
+def set_float32_products(*, tf32: bool) -> None:
+    """Whether float32 products of this process run in TF32 on CUDA: torch's and our Triton kernels'.
+
+    torch lets convolutions run in TF32 by default (`torch.backends.cudnn.allow_tf32`), which costs three digits.
+    """
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+@contextlib.contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """The same for a while."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    set_float32_products(tf32=tf32)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
