@@ -28,6 +28,8 @@ class AttentionPlan:
     """The query holds only the last step of each sequence: [E, B, 1, d]."""
     fused: bool = False
     """One Triton launch for all encoders, instead of plain torch."""
+    whole: bool = False
+    """Plain torch computes as on a GPU (`dmd.kernels.attention_torch`) on a CPU too."""
 
     def rows(self, encoder: int) -> tuple[int, int]:
         """(first, end) of the query rows, numbered as in the whole sequence."""
@@ -55,15 +57,16 @@ def attention(
     Returns:
         like `query`; rows past an encoder's length, and rows that see no key, are zero and pass no gradient.
     """
-    if torch.compiler.is_exporting():
-        from dmd.kernels.attention_whole import whole_attention
-
-        return whole_attention(query, key, value, plan, valid)
+    exporting = torch.compiler.is_exporting()
     site = None if noise is None or not any(plan.rates) else noise.next_site()
-    if plan.fused:
+    if plan.fused and not exporting:
         from dmd.kernels.attention_fused import FusedAttention
 
         return FusedAttention.apply(query, key, value, plan, noise, site, valid)
+    if exporting or plan.whole or query.device.type != "cpu":
+        from dmd.kernels.attention_torch import torch_attention
+
+        return torch_attention(query, key, value, plan, noise, site, valid)
     from dmd.kernels.attention_plain import PlainAttention
 
     return PlainAttention.apply(query, key, value, plan, noise, site, valid)

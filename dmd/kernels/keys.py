@@ -1,7 +1,7 @@
 """The keys of a pass's dropouts as one tensor in the device's memory.
 
-Kernels read them from there, so that a captured CUDA graph draws new masks at each replay, and a pass copies them once,
-from pinned memory, without waiting.
+Kernels and plain torch on a GPU read them from there, so that a captured CUDA graph draws new masks at each replay, and
+a pass copies them once, from pinned memory, without waiting.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,13 @@ class DropoutKeys:
     """Keys of one pass after the other, always at the same address.
 
     The first pass tells which sites ask for keys, and in which order; later ones find the table filled.
+
+    Args:
+        fused: dropouts on their own, outside the encoders, are Triton kernels too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fused: bool = True) -> None:
+        self.fused = fused
         self._sites: list[tuple[int, ...]] = []
         self._table: Tensor | None = None
         self._taken = self._starts = 0

@@ -50,7 +50,7 @@ class Noise:
         ghosts: numbers of the ghost batches inside the step, in the order in which they lie in the batch.
         ghost_size: samples in each.
         device: where masks are drawn.
-        keys: the pass's keys in the device's memory, for Triton kernels; with it `dropout` is one too.
+        keys: the pass's keys in the device's memory; None: they come from the host, site by site.
     """
 
     def __init__(
@@ -62,6 +62,11 @@ class Noise:
         self._sites = 0
         if keys is not None:
             keys.start(self)
+
+    @property
+    def fused(self) -> bool:
+        """Whether dropouts on their own are Triton kernels."""
+        return self.keys is not None and self.keys.fused
 
     def restart(self) -> None:
         """Begin the same pass again."""
@@ -86,15 +91,18 @@ class Noise:
     def keep(self, shape: Sequence[int], rate: float, *, batch_dim: int, dtype: torch.dtype) -> Tensor:
         """A mask of `shape` with 0 (probability `rate`) or 1 / (1 - rate); `batch_dim` counts the samples."""
         assert shape[batch_dim] == len(self.ghosts) * self.ghost_size, (shape, batch_dim)
-        site = self.next_site()
         part = list(shape)
         part[batch_dim] = self.ghost_size
         count = torch.Size(part).numel()
         words = torch.arange((count + 1) // 2, dtype=torch.int32, device=self.device)
         mask = torch.empty(tuple(shape), dtype=dtype, device=self.device)
-        for ghost in range(len(self.ghosts)):
-            kept = kept_elements(words, rate, self.key(ghost, site))[:count].view(part)
-            mask.narrow(batch_dim, ghost * self.ghost_size, self.ghost_size).copy_(kept)
+        keys = self.table([(self.next_site(),)])[0]  # [ghosts, 2]
+        at_once = 1 if self.device.type == "cpu" else len(keys)  # a CPU's cache holds one ghost batch's words
+        for begin in range(0, len(keys), at_once):
+            low, high = keys[begin : begin + at_once].unsqueeze(-1).unbind(1)  # [g, 1]
+            kept = kept_elements(words, rate, (low, high))[:, :count]  # [g, count]
+            target = mask.narrow(batch_dim, begin * self.ghost_size, len(low) * self.ghost_size)
+            target.unflatten(batch_dim, (len(low), -1)).copy_(kept.unflatten(1, part).movedim(0, batch_dim))
         return mask.mul_(keep_scale(rate))
 
 
@@ -143,7 +151,7 @@ def dropout(x: Tensor, rate: float, noise: Noise | None, *, batch_dim: int = 0) 
     """Dropout of `x`; the identity where `noise` is None (evaluation) or the rate is 0."""
     if noise is None or rate == 0:
         return x
-    if noise.keys is not None:
+    if noise.fused:
         from dmd.kernels.dropout_fused import FusedDropout
 
         dropped: Tensor = FusedDropout.apply(x, rate, noise, batch_dim)
@@ -155,7 +163,7 @@ def drop_samples(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
     """Set whole samples of x [B, ...] to zero, the rest as it is; the identity where `noise` is None or the rate 0."""
     if noise is None or rate == 0:
         return x
-    if noise.keys is not None:
+    if noise.fused:
         return x * (dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate, noise) > 0)
     kept = noise.keep((len(x), *[1] * (x.dim() - 1)), rate, batch_dim=0, dtype=x.dtype)
     return x * (kept > 0)

@@ -69,7 +69,7 @@ class EncoderLayer(nn.Module):
             plan: lengths, heads and dropout of the attention.
             valid: real key frames of each sample, [E, B, 2] (see `dmd.kernels.attention`); None: all.
         """
-        if x.device.type == "cpu" and not plan.fused and not torch.compiler.is_exporting():
+        if x.device.type == "cpu" and not (plan.fused or plan.whole or torch.compiler.is_exporting()):
             return self._plain(x, source, members, plan, last, noise, valid)
         dim = x.shape[-1]
         gain, shift = self.norm_weight[:, members], self.norm_bias[:, members]

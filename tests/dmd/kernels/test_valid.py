@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention import AttentionPlan, attention
-from dmd.kernels.attention_whole import whole_attention
+from dmd.kernels.attention_torch import torch_attention
 from dmd.kernels.noise import Noise
 from dmd.model.transformer import TransformerStack
 
@@ -57,8 +57,8 @@ def test_equal_to_dense_attention(queries, keys, last_step):
     want = results(dense, parts, plan, valid)
     for got, right in zip(results(attention, parts, plan, None, valid), want, strict=True):
         assert torch.allclose(got, right, rtol=0, atol=1e-12)
-    for got, right in zip(results(whole_attention, parts, plan, valid), want, strict=True):  # float32 inside
-        assert torch.allclose(got, right, rtol=0, atol=1e-5)
+    for got, right in zip(results(torch_attention, parts, plan, None, None, valid), want, strict=True):
+        assert torch.allclose(got, right, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("last_step", [False, True])
