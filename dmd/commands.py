@@ -28,12 +28,17 @@ def evaluate(argv: list[str]) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    import torch
     import torch.distributed as dist
 
+    from dmd.kernels.backend import default_device
     from dmd.training.restore import evaluate_run
 
     if options.ranks > 1:
-        dist.init_process_group()
+        dist.init_process_group("gloo")  # predictions are gathered from the CPU, so that ranks may share a GPU
+    device = default_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     result = evaluate_run(options.run, data=options.data, split=options.split)
     leads = options.ranks == 1 or dist.get_rank() == 0
     if leads:

@@ -34,8 +34,8 @@ class TextConfig:
 class DataConfig:
     """How samples are read."""
 
-    workers: int = 0
-    """Reader processes per rank; 0 reads in the training process. Does not change the order."""
+    workers: int | Literal["auto"] = "auto"
+    """Reader threads per rank; 0 reads between the steps. Does not change the order. auto: 1 on CUDA, 0 on a CPU."""
     window: int = 16
     """Shards whose samples are mixed with each other at a time; changes the order."""
     classes: Literal["sentiment", "stored"] = "sentiment"
@@ -45,7 +45,7 @@ class DataConfig:
     """Compare each sample's checksum when it is first read."""
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
+        if self.workers != "auto" and self.workers < 0:
             raise ValueError(f"data.workers is {self.workers}; it must be at least 0")
         if self.window < 1:
             raise ValueError(f"data.window is {self.window}; it must be at least 1")
@@ -65,8 +65,9 @@ class TrainConfig:
     """Samples that the relational losses compare with each other: a hyperparameter of the objective."""
     ghost_batches_per_step: int = 10
     """Ghost batches of one optimizer step, over all ranks."""
-    ghost_batches_per_forward: int = 10
-    """Ghost batches that a rank runs at once, at most: memory against speed, the result is the same."""
+    ghost_batches_per_forward: int | Literal["auto"] = "auto"
+    """Ghost batches that a rank runs at once, at most: memory against speed, the result is the same. auto: on CUDA all
+    of its share, or as many as its memory holds; on a CPU 10, of long sequences 2. run.json says how many."""
     learning_rate: float = 1e-4
     """Adam's learning rate."""
     clip: Literal["none", "value", "norm"] = "value"
@@ -95,8 +96,8 @@ class TrainConfig:
     """Implementation of encoders and losses: Triton kernels (fused), or plain torch. auto: fused on CUDA from compute
     capability 8.0 on, where Triton is installed and its kernels compile, else plain."""
     cuda_graph: Literal["auto", "off"] = "off"
-    """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; the record of
-    a run says whether, and why not. It has not run on a GPU yet: off until it has."""
+    """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; run.json says
+    whether, and why not. It has not run on a GPU yet: off until it has."""
     save_every: int = 0
     """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
     save_minutes: float = 0
@@ -117,13 +118,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least = {
-            "epochs": 1, "ghost_batch_size": 2, "ghost_batches_per_step": 1, "ghost_batches_per_forward": 1,
-            "plateau_patience": 0, "early_stop": 1, "save_every": 0, "keep_checkpoints": 2, "log_every": 1,
-            "seed": 0, "nonfinite_limit": 0,
+            "epochs": 1, "ghost_batch_size": 2, "ghost_batches_per_step": 1, "plateau_patience": 0, "early_stop": 1,
+            "save_every": 0, "keep_checkpoints": 2, "log_every": 1, "seed": 0, "nonfinite_limit": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.ghost_batches_per_forward != "auto" and self.ghost_batches_per_forward < 1:
+            raise ValueError(
+                f"train.ghost_batches_per_forward is {self.ghost_batches_per_forward}; it must be at least 1, or auto"
+            )
         if self.save_minutes < 0:
             raise ValueError(f"train.save_minutes is {self.save_minutes}; it must be at least 0")
         for name in ("learning_rate", "clip_at", "collective_timeout"):

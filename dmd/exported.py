@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dmd.kernels.backend import default_device
 from dmd.predictor import ModelCard, Modules, Predictor
 
 WEIGHTS, CARD, PROGRAM = "model.safetensors", "model.json", "program.pt2"
@@ -40,7 +41,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
         ValueError: neither of the two, or damaged.
     """
     path = Path(path)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = default_device() if device is None else torch.device(device)
     if (path / CARD).is_file():
         card, weights = _read_export(path)
     elif path.is_dir():

@@ -7,6 +7,7 @@
     result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmd.config import Config
+from dmd.kernels.backend import choose_execution, current_device, float32_products, why_not_fused
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.config import MODALITIES
@@ -88,7 +90,10 @@ class Modules(nn.Module):
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions [B, 8] or [B, 8, classes] in the order of `HEADS`, and the edges of each GD-Unit, [B, 6]."""
-        output = self.dmd(text, audio, vision)
+        return self.answers(self.dmd(text, audio, vision))
+
+    def answers(self, output: DMDOutput) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, from the network's output."""
         heads = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)
         return heads, *(self.edges(space, output) for space in SPACES)  # type: ignore[return-value]
 
@@ -116,7 +121,11 @@ class Predictor:
         self.config: Config = config_from_dict(card.config)
         frozen = self.config.text.frozen
         encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
-        network = DMD(self.config.model, card.data["dims"], card.data["lengths"], encoder)
+        train = self.config.train
+        self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=False)
+        network = DMD(
+            self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused
+        )
         self.modules = Modules(network, Objective(self.config.objective, self.config.model))
         try:
             self.modules.load_state_dict(weights)
@@ -124,15 +133,25 @@ class Predictor:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"the weights do not belong to this model: {reason}; export the run again") from error
         self.modules.requires_grad_(False).to(device).eval()
-        precision = self.config.train.precision
-        automatic = "bf16" if device.type == "cuda" else "fp32"
-        self.autocast = (automatic if precision == "auto" else precision) == "bf16"
 
     @torch.inference_mode()
     def output(self, batch: Arrays) -> DMDOutput:
         """The network's full output (features, representations) for a batch {modality: [B, ...]}."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.modules.dmd(*(batch[m].to(self.device) for m in MODALITIES))
+        parts = [batch[m].to(self.device) for m in MODALITIES]
+        found: list[DMDOutput] = []
+
+        def run() -> None:
+            tf32 = self.execution.precision == "tf32"
+            with current_device(self.device), float32_products(tf32=tf32), self.execution.casting(self.device.type):
+                found.append(self.modules.dmd(*parts))
+
+        reason = why_not_fused(run, asked_for=False)
+        if reason:
+            warnings.warn(f"{reason}; going on in plain torch", stacklevel=2)
+            self.execution = self.execution.plain(reason)
+            self.modules.dmd.use_plain()
+            run()
+        return found[0]
 
     def predict(self, *, text: Any, audio: Any, vision: Any) -> Prediction:
         """Predict N samples, or one without its first axis.
@@ -155,8 +174,10 @@ class Predictor:
     @torch.inference_mode()
     def read(self, output: DMDOutput) -> Prediction:
         """The predictions and edges of an output."""
-        heads = {head: output.predictions[head].float().cpu() for head in HEADS}
-        return Prediction(heads=heads, edges={space: self.modules.edges(space, output).cpu() for space in SPACES})
+        heads, *edges = (part.cpu() for part in self.modules.answers(output))
+        return Prediction(
+            heads=dict(zip(HEADS, heads.unbind(1), strict=True)), edges=dict(zip(SPACES, edges, strict=True))
+        )
 
 
 def join(parts: list[Prediction]) -> Prediction:

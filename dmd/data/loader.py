@@ -21,6 +21,7 @@ from data_shards.order import epoch_order
 from data_shards.reader import ShardReader
 from dmd.config import DataConfig
 from dmd.data.plan import EMPTY, EpochPlan
+from dmd.kernels.backend import default_device
 
 Key = TypeVar("Key")
 _STEPS_AT_ONCE = 32
@@ -148,9 +149,16 @@ class _StepKeys:
                 yield self.epoch, step, forward
 
 
+def reader_threads(config: DataConfig) -> int:
+    """Threads that read ahead on this process's device."""
+    if config.workers != "auto":
+        return config.workers
+    return 1 if default_device().type == "cuda" else 0
+
+
 def _in_order(read: Callable[[Key], Batch], keys: Iterable[Key], workers: int) -> Iterator[Batch]:
     """`read(key)` for all keys in their order; with workers, a few of them ahead."""
-    pin = torch.cuda.is_available()
+    pin = default_device().type == "cuda"
 
     def fetch(key: Key) -> Batch:
         batch = read(key)
@@ -177,7 +185,7 @@ def training_steps(
 ) -> Iterator[list[Batch]]:
     """The forward passes of each step of an epoch, from `first_step` on, for one rank."""
     keys = _StepKeys(plan, epoch, first_step)
-    batches = _in_order(_Training(reader, plan, config, seed=seed, rank=rank), keys, config.workers)
+    batches = _in_order(_Training(reader, plan, config, seed=seed, rank=rank), keys, reader_threads(config))
     for _ in range(first_step, plan.num_steps):
         yield [next(batches) for _ in range(plan.forwards_per_step)]
 
@@ -188,4 +196,4 @@ def evaluation_batches(
     """This rank's batches of a split; what a batch holds does not depend on the number of ranks."""
     num_batches = -(-reader.index.num_samples(split) // batch_size)
     read = _Evaluation(reader, split, config, batch_size)
-    return _in_order(read, range(rank, num_batches, num_ranks), config.workers)
+    return _in_order(read, range(rank, num_batches, num_ranks), reader_threads(config))

@@ -64,11 +64,14 @@ class _Encoder:
             size = max(1, size // self.ghost_size) * self.ghost_size if size >= self.ghost_size else size
         found = []
         for begin in range(0, len(query), size):
-            part = [None if x is None else x[begin : begin + size] for x in (query, key, value, drawn, valid)]
+            end = begin + size
+            drawn_here = None if drawn is None else drawn[begin:end]
+            valid_here = None if valid is None else valid[begin:end]
+            part = (query[begin:end], key[begin:end], value[begin:end], drawn_here, valid_here, begin)
             if torch.is_grad_enabled():
-                found.append(checkpoint(self._block, *part, begin, use_reentrant=False, preserve_rng_state=False))
+                found.append(checkpoint(self._block, *part, use_reentrant=False, preserve_rng_state=False))
             else:
-                found.append(self._block(*part, begin))
+                found.append(self._block(*part))
         return torch.cat(found)
 
     def _block(

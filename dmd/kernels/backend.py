@@ -7,7 +7,7 @@ device of compute capability 8.0; so does bfloat16. What they cannot run, plain 
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +59,12 @@ class Execution:
     def plain(self, reason: str) -> "Execution":
         """The same without Triton kernels."""
         return Execution(fused=False, reason=reason, precision=self.precision)
+
+    def casting(self, device_type: str) -> contextlib.AbstractContextManager[object]:
+        """Autocast of a forward pass, where the precision asks for it."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device_type, self.autocast)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +120,36 @@ def choose_execution(
     if obstacle or device.type != "cuda":
         return Execution(fused=False, reason=obstacle or "the interpreter is for tests", precision=precision)
     return Execution(fused=True, reason="Triton on CUDA", precision=precision)
+
+
+def default_device() -> torch.device:
+    """The CUDA device of this process (LOCAL_RANK says which), else the CPU; DS_ACCELERATOR=cpu asks for the CPU."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def current_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make a CUDA device the current one for a while, which Triton launches on; nothing for others."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def why_not_fused(attempt: Callable[[], object], *, asked_for: bool) -> str:
+    """Run a pass that launches Triton kernels: why they cannot run here, empty where they can.
+
+    Args:
+        asked_for: `train.kernels` is fused, so that a kernel that fails is the user's to decide about.
+
+    Raises:
+        ValueError: a kernel fails that was asked for; the message names kernel, card and bound.
+    """
+    try:
+        attempt()
+    except KernelError as error:
+        if asked_for:
+            raise ValueError(f"train.kernels is 'fused', but {error}; set train.kernels=auto") from error
+        return str(error)
+    return ""
 
 
 def _obstacle_to_triton(device: torch.device, card: Card | None) -> str:

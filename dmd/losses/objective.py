@@ -84,6 +84,10 @@ class Objective(nn.Module):
             names = dict(zip(NAMES, torch.eye(len(NAMES)), strict=True))
             self.register_buffer("coefficients", self.weighted_sum(names), persistent=False)
 
+    def use_plain(self) -> None:
+        """Run in plain torch from here on."""
+        self.fused = self.wholly_fused = False
+
     def forward(self, output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Every term of every ghost batch.
 

@@ -52,7 +52,7 @@ class DMD(nn.Module):
         dims: feature dimension of each modality; that of the text is the encoder's where there is one.
         lengths: time steps of each modality, as padded in the shards.
         text_encoder: turns token ids into features; None where the shards hold text features.
-        fused: run the encoders' attention as Triton kernels.
+        fused: run the encoders as Triton kernels, as far as those know their widths.
 
     Raises:
         ValueError: a sequence is shorter than its convolution.
@@ -106,6 +106,12 @@ class DMD(nn.Module):
             relu_dropout=config.relu_dropout, res_dropout=config.res_dropout, embed_dropout=config.embed_dropout,
             last_step=last_step, fused=fused,
         )  # fmt: skip
+
+    def use_plain(self) -> None:
+        """Run the encoders in plain torch from here on."""
+        for stack in (self.shared_encoders, self.crossmodal_encoders, self.memory_encoders):
+            if stack is not None:
+                stack.use_plain()
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:
         """Predict the sentiment, or its class, of B samples.

@@ -104,6 +104,11 @@ class TransformerStack(nn.Module):
             for name, tensor in (("table", self.fused_plan.table()), ("shape", shape), ("scales", scales)):
                 self.register_buffer(name, tensor, persistent=False)
 
+    def use_plain(self) -> None:
+        """Run in plain torch from here on."""
+        self.fused_plan = None
+        self.plans = [replace(plan, fused=False) for plan in self.plans]
+
     def forward(
         self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
         valid: Sequence[Tensor] | None = None, noise: Noise | None = None,

@@ -37,24 +37,27 @@ def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) ->
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
     if config.text.compile:
         return "text.compile is on"
-    if train.ghost_batches_per_step > train.ghost_batches_per_forward:
+    at_once = train.ghost_batches_per_forward
+    if at_once != "auto" and train.ghost_batches_per_step > at_once:
         # A replay overwrites the gradients of the one before, which autograd may have kept without a copy.
         return "a step is more than one pass (train.ghost_batches_per_forward)"
     return ""
 
 
 class _Pass(nn.Module):
-    """A system's pass over tensors alone: the loss of each ghost batch first, then every term without its graph."""
+    """A system's pass over tensors alone, with every term in one tensor, of which the total alone has a gradient: each
+    output of a captured pass costs a gradient of zeros and a copy."""
 
     def __init__(self, system: "TrainingSystem") -> None:
         super().__init__()
         self.system = system
         self.noise: Noise | None = None
         self.like: Batch | None = None
-        self.names: list[str] = []
+        self.widths: dict[str, int] = {}
+        """Columns of each term: 1, or 6 of mean edges."""
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """text, audio, vision, labels, mask -> (total, *terms)."""
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """text, audio, vision, labels, mask -> terms side by side, [G, columns]."""
         assert self.noise is not None
         assert self.like is not None
         self.noise.restart()
@@ -64,8 +67,17 @@ class _Pass(nn.Module):
             ghosts=self.like.ghosts,
         )  # fmt: skip
         terms = self.system.terms(batch, self.noise)
-        self.names = list(terms)
-        return (terms["total"], *(term.detach() for term in terms.values()))
+        columns = {
+            name: (term if name == "total" else term.detach()).reshape(len(term), -1) for name, term in terms.items()
+        }
+        self.widths = {name: term.shape[1] for name, term in columns.items()}
+        return torch.cat(list(columns.values()), dim=1)
+
+    def terms(self, columns: Tensor) -> dict[str, Tensor]:
+        """The terms of what `forward` gave."""
+        parts = columns.split(list(self.widths.values()), dim=1)
+        terms = {name: part.squeeze(1) for name, part in zip(self.widths, parts, strict=True)}
+        return {name: term if name == "total" else term.detach() for name, term in terms.items()}
 
 
 class CapturedPass:
@@ -88,9 +100,7 @@ class CapturedPass:
             self._capture(batch, noise, inputs)
         assert self._pass is not None
         assert self._replay is not None
-        total, *terms = self._replay(*inputs)
-        named = dict(zip(self._pass.names, (term.clone() for term in terms), strict=True))
-        return {**named, "total": total.clone()}
+        return self._pass.terms(self._replay(*inputs).clone())  # the next replay writes to the same place
 
     def _capture(self, batch: Batch, noise: Noise, inputs: tuple[Tensor, ...]) -> None:
         """Capture the pass; the seed of torch's generator is then as it was before."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
 from dmd.config import Config
+from dmd.data.loader import reader_threads
 from dmd.data.plan import EpochPlan
 from dmd.metrics import CLASS_METRICS, METRIC_TITLES
 from dmd.model.graph import PAIRS
@@ -42,7 +43,8 @@ def open_record(
         "dims": info.dims, "lengths": info.lengths, "ranks": engine.num_ranks, "device": str(engine.device),
         "steps_per_epoch": plan.num_steps, "parameters": sum(p.numel() for p in engine.system.parameters()),
         "kernels": engine.system.execution.kernels, "precision": engine.system.execution.precision,
-        "cuda_graph": engine.system.captured,
+        "cuda_graph": engine.system.captured, "ghost_batches_per_forward": plan.ghost_batches_at_once,
+        "data_workers": reader_threads(config.data),
     }  # fmt: skip
     shown = ("acc2_non0", "f1_non0", "acc7", "corr") if config.model.task == "regression" else CLASS_METRICS
     compare = ("valid/loss", *(f"valid/{name}" for name in shown))

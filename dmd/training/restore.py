@@ -15,9 +15,11 @@ from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.targets import check_classes
+from dmd.kernels.backend import default_device, set_float32_products
 from dmd.model.text import build_text_encoder
 from dmd.training.checkpoint import Snapshot, find_step, newest_valid, read_checkpoint
 from dmd.training.evaluate import evaluate
+from dmd.training.passes import settle_prediction
 from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import check_fits, saved_config
 from dmd.training.system import TrainingSystem
@@ -51,7 +53,7 @@ def best_checkpoint(run: Path) -> Snapshot:
 
 
 def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
-    """Load the best checkpoint for data described by `info`, on the GPU where there is one.
+    """Load the best checkpoint for data described by `info`, on this process's default device.
 
     Raises:
         ValueError: no checkpoint, or data that the model cannot read.
@@ -60,14 +62,14 @@ def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
     check_fits(snapshot.state["data"], info)
     config = saved_config(snapshot.state)
     check_classes(config, info)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     settings = snapshot.state["text_encoder"]
     encoder = None if settings is None else build_text_encoder(settings, frozen=config.text.frozen)
-    system = TrainingSystem(config, info, encoder, device)
+    system = TrainingSystem(config, info, encoder, device, binding=False)
     system.load_state_dict(snapshot.model)
-    return TrainedRun(
-        system=system.to(device).eval(), config=config, state=snapshot.state, step=snapshot.step, device=device
-    )
+    system.to(device).eval()
+    settle_prediction(system, info)
+    return TrainedRun(system=system, config=config, state=snapshot.state, step=snapshot.step, device=device)
 
 
 def training_data(run: Path) -> str:
@@ -93,6 +95,7 @@ def evaluate_run(run: Path, *, data: str | None, split: str) -> dict[str, Any]:
     with ShardReader(data or training_data(run)) as reader:
         info = reader.index.info
         trained = open_run(run, info=info)
+        set_float32_products(tf32=trained.system.execution.precision == "tf32")
         result = evaluate(trained.system, reader, split, trained.config, device=trained.device)
     return {
         "run": str(run), "step": trained.step, "data": info.name, "generation": info.generation, "split": split,

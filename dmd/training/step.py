@@ -16,12 +16,13 @@ from dmd.training.faults import fault_point
 
 
 def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:
-    """The epoch plan of a config."""
+    """The epoch plan of a config, whose number of ghost batches that run at once is settled or does not matter yet."""
     train = config.train
+    at_once = train.ghost_batches_per_forward
     return EpochPlan(
         num_samples=num_samples, ghost_batch_size=train.ghost_batch_size,
         ghost_batches_per_step=train.ghost_batches_per_step,
-        ghost_batches_per_forward=train.ghost_batches_per_forward, num_ranks=num_ranks,
+        ghost_batches_per_forward=train.ghost_batches_per_step if at_once == "auto" else at_once, num_ranks=num_ranks,
     )  # fmt: skip
 
 

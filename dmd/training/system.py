@@ -22,26 +22,48 @@ class TrainingSystem(nn.Module):
     """DMD with its objective; `forward` gives every loss term of every ghost batch.
 
     Args:
-        device: where it will run, which settles the precision of the network's products (weights and losses stay in
-            float32) and the form of the kernels.
+        device: where it will run, which settles how (`execution`); its weights are moved there by `to`.
+        binding: whether kernels and precision that the config asks for are an error where the device has none; a
+            trained model on another machine takes what is there.
 
     Raises:
-        ValueError: fused kernels are asked for on a device that has none.
+        ValueError: what the config asks for and the device does not have.
     """
 
     def __init__(
-        self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None, device: torch.device
-    ) -> None:
+        self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None, device: torch.device, *,
+        binding: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.config = config
-        self.execution = choose_execution(device, kernels=config.train.kernels, precision=config.train.precision)
+        self.config, self.device = config, device
+        train = config.train
+        self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
         fused = self.execution.fused
-        self.keys = DropoutKeys() if fused else None
+        self.keys = self.fresh_keys()
         obstacle = obstacle_to_capture(config, device, fused=fused)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
         self._graph = None if obstacle else CapturedPass(self)
         self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder, fused=fused)
         self.objective = Objective(config.objective, config.model, fused=fused)
+
+    def fresh_keys(self) -> DropoutKeys | None:
+        """A table of dropout keys on the device; None on a CPU, where plain torch takes them from the host."""
+        if self.device.type == "cpu" and not self.execution.fused:
+            return None
+        return DropoutKeys(fused=self.execution.fused)
+
+    def use_plain(self, reason: str) -> None:
+        """Go on in plain torch, for a reason that run.json tells."""
+        self.execution = self.execution.plain(reason)
+        self.keys = self.fresh_keys()
+        self.run_eagerly(reason)
+        self.dmd.use_plain()
+        self.objective.use_plain()
+
+    def run_eagerly(self, reason: str) -> None:
+        """Capture no pass, for a reason that run.json tells."""
+        if self._graph is not None:
+            self._graph, self.captured = None, f"no: {reason}"
 
     def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
@@ -74,8 +96,7 @@ class TrainingSystem(nn.Module):
 
     def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
         """The network's output for the G * S samples of a batch."""
-        half = self.execution.autocast
-        with torch.autocast(batch.audio.device.type, half, enabled=half is not None):
+        with self.execution.casting(batch.audio.device.type):
             return self.dmd(batch.text, batch.audio, batch.vision, noise)
 
 

@@ -1,37 +1,59 @@
-"""Where tensors lie in a pass with Triton kernels: all that it reads is in the device's memory, and nothing comes back.
+"""Where tensors lie when a model trains, evaluates, predicts and is exported: all in the device's memory, and no value
+comes back to the host.
 
 On torch's `meta` device, which holds no numbers: there an operation with a tensor on the CPU is one that a GPU would
-refuse, a copy from the CPU one that it would wait for (unless pinned), and no value can be read. Launches are not run.
+refuse, a copy from the CPU one that it would wait for (unless pinned), and no value can be read. Every preset at its real
+size, in plain torch and with Triton kernels, whose launches check their arguments and are not run.
 """
 
 import collections
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise
-from dmd.losses import Objective, ObjectiveConfig
-from dmd.model import DMD
+from benchmarks.step_sides import LENGTHS, shapes
+from dmd.config import Config
+from dmd.data.loader import Batch
+from dmd.data.synthetic import random_batch
 from dmd.model.text import build_text_encoder
+from dmd.predictor import ModelCard, Modules, Predictor
+from dmd.presets import config_to_dict, load_config
+from dmd.training.step import make_noise
+from dmd.training.system import TrainingSystem
 from tests.dmd.kernels.forms import interpreted
-from tests.dmd.kernels.test_whole_fused import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES
 
 META = torch.device("meta")
-TOKENS = "tokens"
 BERT = {"model_type": "bert", "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
-CASES: dict[str, dict[str, dict[str, Any]]] = {
-    "published": {},
-    TOKENS: {},
-    "masked padding": {"model": {"masked_padding": True}},
-    "classes": {"model": {"task": 3}},
-    "one stage": {"model": {"crossmodal": False}},
-    "paper": {"objective": {"orthogonality": "feature", "margin": "constant", "prior": "none"}},
-    "smooth": {"objective": {"margin_smoothing": 0.5}},
-}
+TOKENS = "tokens"
+VARIANTS = {
+    "published": [],
+    TOKENS: [],
+    "frozen tokens": ["text.frozen=true"],
+    "masked padding": ["model.masked_padding=true"],
+    "every dropout": [
+        "model.res_dropout=0.1", "model.relu_dropout=0.1", "model.modality_dropout=0.1", "model.embed_dropout=0.1",
+    ],
+    "classes": ["model.task=3"],
+    "no decoupling": ["model.decoupling=false"],
+    "no crossmodal": ["model.crossmodal=false"],
+    "no distillation": ["objective.homo_distillation=false", "objective.hetero_distillation=false"],
+    "paper": ["objective.orthogonality=feature", "objective.margin=constant", "objective.prior=none"],
+    "smooth margin": ["objective.margin_smoothing=0.5"],
+    "normalised": ["model.normalise=train"],
+    "wide": ["model.dim=200"],
+}  # fmt: skip
+"""Of the preset mosi-aligned."""
+EXPORTED = [("mosi-aligned", "published"), ("mosi-unaligned", "masked padding"), ("mosi-aligned", "classes")]
+COPIES = ("copy_", "_to_copy", "to")
+"""The last is what inference mode shows of a copy."""
+CASES = [(preset, "published") for preset in LENGTHS] + [("mosi-aligned", name) for name in VARIANTS][1:]
 
 
 class Places(TorchDispatchMode):
@@ -46,14 +68,103 @@ class Places(TorchDispatchMode):
         name = func.overloadpacket.__name__
         tensors = [x for x in tree_leaves((args, kwargs or {}, out)) if isinstance(x, torch.Tensor)]
         if len({x.device.type for x in tensors}) > 1:
-            if name in ("copy_", "_to_copy"):
+            if name in COPIES:
                 self.copies[name] += 1
             else:  # a constant on the CPU becomes an argument of the launch
                 assert all(x.dim() == 0 for x in tensors if x.device.type == "cpu"), (name, tensors)
         return out
 
 
-def check_placement(_: str) -> None:
+def build(preset: str, variant: str, kernels: str) -> tuple[TrainingSystem, Config, SimpleNamespace]:
+    """A system of a preset's real size on the meta device, its config and its data's description."""
+    overrides = [*VARIANTS[variant], f"train.kernels={kernels}", "train.precision=fp32"]
+    config = load_config(preset, overrides)
+    dims, lengths = shapes(preset)
+    tokens = variant.endswith(TOKENS)
+    info = SimpleNamespace(
+        dims={**dims, "text": 0} if tokens else dims, lengths=lengths, vocab_size=50,
+        text_kind="tokens" if tokens else "features",
+    )  # fmt: skip
+    encoder = build_text_encoder(BERT, frozen=config.text.frozen) if tokens else None
+    return TrainingSystem(config, info, encoder, META).to(META), config, info
+
+
+def make_batch(info: SimpleNamespace, config: Config, ghosts: int) -> Batch:
+    """A batch on the meta device."""
+    return random_batch(info, ghosts, config.train.ghost_batch_size).to(META)
+
+
+def train(preset: str, variant: str, kernels: str) -> None:
+    """Two passes, forward and backward; the second copies its dropout's keys, from pinned memory, and nothing else."""
+    system, config, info = build(preset, variant, kernels)
+    assert system.execution.fused == (kernels == "fused")
+    batch = make_batch(info, config, 2)
+    for step in range(2):
+        with Places() as places:
+            noise = make_noise(batch, config, step=step, forward=0, device=META, keys=system.keys)
+            system(batch, noise)["total"].sum().backward()
+    assert places.copies == {"copy_": 1}, places.copies
+
+
+def evaluate(preset: str, variant: str, kernels: str) -> None:
+    """A validation's pass: no copy at all."""
+    system, config, info = build(preset, variant, kernels)
+    system.eval()
+    batch = make_batch(info, config, 1)
+    with torch.inference_mode(), Places() as places:
+        system.predict(batch)
+    assert not places.copies, places.copies
+
+
+def predict(preset: str, variant: str, kernels: str) -> None:
+    """`dmd predict`, `report` and `missing` run a predictor: its samples are copied, and nothing else."""
+    system, config, info = build(preset, variant, kernels)
+    encoder = system.dmd.text_encoder
+    settings = None if encoder is None else BERT
+    data = {"text_kind": info.text_kind, "dims": info.dims, "lengths": info.lengths}
+    card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
+    weights = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in system.state_dict().items()}
+    predictor = Predictor(card, weights, META)
+    assert predictor.execution.fused == (kernels == "fused")
+    batch = random_batch(info, 1, 3)
+    with torch.inference_mode(), Places() as places:
+        output = predictor.output({"text": batch.text, "audio": batch.audio, "vision": batch.vision})
+        heads, *edges = predictor.modules.answers(output)
+    assert places.copies == {"to": 3}, places.copies
+    assert {x.device for x in (heads, *edges)} == {META}
+
+
+def export(preset: str, variant: str, kernels: str) -> None:
+    """A program's operations are those of its device alone."""
+    system, config, info = build(preset, variant, kernels)
+    modules = Modules(system.dmd, system.objective).requires_grad_(False).eval()
+    batch = make_batch(info, config, 1)
+    samples = torch.export.Dim("samples", min=1)
+    program = torch.export.export(
+        modules, (batch.text, batch.audio, batch.vision), strict=False, dynamic_shapes=({0: samples},) * 3
+    )
+    for node in program.graph.nodes:
+        assert node.kwargs.get("device", META) == META, node
+
+
+WAYS: dict[str, Callable[[str, str, str], None]] = {"train": train, "evaluate": evaluate, "predict": predict}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("preset, variant", CASES)
+def test_plain_torch_stays_on_the_device(preset, variant, way):
+    WAYS[way](preset, variant, "plain")
+
+
+@pytest.mark.parametrize("preset, variant", EXPORTED)
+def test_a_program_stays_on_the_device(preset, variant):
+    """An export runs plain torch, whatever the model was trained with."""
+    export(preset, variant, "plain")
+
+
+@contextmanager
+def without_launches() -> Iterator[collections.Counter[str]]:
+    """Triton's interpreter checks the arguments of launches and does not run them; how often each kernel was asked."""
     from triton.runtime.interpreter import GridExecutor
 
     launched: collections.Counter[str] = collections.Counter()
@@ -63,33 +174,25 @@ def check_placement(_: str) -> None:
         for x in (*args, *kwargs.values()):
             assert not isinstance(x, torch.Tensor) or x.device == META, (executor.fn.__name__, x)
 
+    run = GridExecutor.__call__
+    autocast = torch.is_autocast_enabled
     GridExecutor.__call__ = launch
     torch.is_autocast_enabled = lambda *_: False  # torch knows none for `meta`
-    for case in CASES:
-        copies = run_passes(case, launched)
-        assert copies == {"copy_": 1}, (case, copies)  # the dropout's keys, from pinned memory
-        assert {"forward", "residual_mlp", "mlp_weights", "embed_backward"} <= set(launched), (case, launched)
+    try:
+        yield launched
+    finally:
+        GridExecutor.__call__ = run
+        torch.is_autocast_enabled = autocast
 
 
-def run_passes(case: str, launched: collections.Counter[str]) -> collections.Counter[str]:
-    """Two passes; the copies of the second, and its launches in `launched`."""
-    model_config = replace(MODEL, **CASES[case].get("model", {}))
-    encoder = build_text_encoder(BERT, frozen=False) if case == TOKENS else None
-    model = DMD(model_config, SIZES, LENGTHS, encoder, fused=True).to(META)
-    objective = Objective(ObjectiveConfig(**CASES[case].get("objective", {})), model_config, fused=True).to(META)
-    parts = [torch.empty(GHOSTS * SAMPLES, LENGTHS[m], SIZES[m], device=META) for m in SIZES]
-    if encoder is not None:
-        parts[0] = torch.empty(GHOSTS * SAMPLES, 3, LENGTHS["text"], dtype=torch.int64, device=META)
-    labels = torch.empty(GHOSTS, SAMPLES, device=META)
-    keys = DropoutKeys()
-    for step in range(2):
-        launched.clear()
-        with Places() as places:
-            noise = Noise(seed=1, step=step, ghosts=range(GHOSTS), ghost_size=SAMPLES, device=META, keys=keys)
-            terms = objective(model(*parts, noise), labels, torch.ones_like(labels))
-            terms["total"].sum().backward()
-    return places.copies
+def check_fused(_: str, way: str) -> None:
+    with without_launches() as launched:
+        for preset, variant in CASES:
+            launched.clear()
+            WAYS[way](preset, variant, "fused")
+            assert "residual_mlp" in launched, (preset, variant, launched)
 
 
-def test_a_pass_stays_on_the_device():
-    interpreted(__name__, "check_placement")
+@pytest.mark.parametrize("way", WAYS)
+def test_triton_kernels_stay_on_the_device(way):
+    interpreted(__name__, "check_fused", way)

@@ -1,0 +1,131 @@
+"""How many ghost batches a rank runs at once, and whether its Triton kernels run at all: settled before the first step.
+
+    at_once = settle_passes(system, config, info, num_ranks)
+
+On CUDA a pass of the real size is tried, forward and backward on synthetic samples. It compiles the kernels; where one
+cannot run, the system falls back to plain torch, and where memory is short it tries fewer ghost batches.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from data_shards.schema import DatasetInfo
+from dmd.config import Config, TrainConfig
+from dmd.data.synthetic import random_batch
+from dmd.kernels.backend import current_device, why_not_fused
+from dmd.training.step import make_noise
+from dmd.training.system import TrainingSystem
+
+LONG = 64
+"""Time steps from which on a CPU runs few ghost batches at once: attention takes the square of them."""
+OF_LONG_SEQUENCES, OF_SHORT_SEQUENCES = 2, 10
+"""Ghost batches that a CPU runs at once (docs/performance.md has the times)."""
+SPARE = 0.1
+"""Share of a GPU's memory that a pass has to leave free, beside Adam's state: fragmentation and validation."""
+ADAM_MOMENTS = 2
+
+
+def ghost_batches_at_once(train: TrainConfig, lengths: Mapping[str, int], device_type: str) -> int:
+    """Ghost batches of a pass, at most, before memory has been tried.
+
+    Args:
+        lengths: time steps of each modality.
+    """
+    if train.ghost_batches_per_forward != "auto":
+        return train.ghost_batches_per_forward
+    if device_type == "cpu":
+        return OF_LONG_SEQUENCES if max(lengths.values()) > LONG else OF_SHORT_SEQUENCES
+    return train.ghost_batches_per_step
+
+
+def settled(config: Config, at_once: int) -> Config:
+    """The config with the number of ghost batches that run at once."""
+    return replace(config, train=replace(config.train, ghost_batches_per_forward=at_once))
+
+
+def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num_ranks: int) -> int:
+    """Ghost batches that every rank runs at once; a collective where there are several ranks.
+
+    Raises:
+        ValueError: a kernel that was asked for (`train.kernels=fused`) cannot run.
+        torch.OutOfMemoryError: not even one ghost batch fits, or not as many as the config asks for.
+    """
+    at_once = ghost_batches_at_once(config.train, info.lengths, system.device.type)
+    if system.device.type != "cuda":
+        return at_once
+    asked_for = config.train.ghost_batches_per_forward != "auto"
+    at_once = min(at_once, -(-config.train.ghost_batches_per_step // num_ranks))
+    while True:
+        fits = _try_pass(system, config, info, at_once, last=asked_for or at_once == 1)
+        if _everywhere(fits, system.device):
+            break
+        at_once = -(-at_once // 2)
+    if not _everywhere(system.execution.fused, system.device) and system.execution.fused:
+        system.use_plain("a kernel cannot run on another rank's device")
+    return at_once
+
+
+def settle_prediction(system: TrainingSystem, info: DatasetInfo) -> None:
+    """Fall back to plain torch where a kernel of the forward pass cannot run."""
+    batch = random_batch(info, 1, 2).to(system.device)
+    if system.execution.fused:
+        with torch.inference_mode(), current_device(system.device):
+            _fall_back(system, lambda: system.predict(batch), asked_for=False)
+
+
+def _fall_back(system: TrainingSystem, attempt: Callable[[], object], *, asked_for: bool) -> None:
+    """Try Triton kernels; where one cannot run, go on in plain torch and say so."""
+    reason = why_not_fused(attempt, asked_for=asked_for)
+    if reason:
+        print(f"{reason}; going on in plain torch", file=sys.stderr, flush=True)
+        system.use_plain(reason)
+
+
+def _try_pass(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, last: bool) -> bool:
+    """Run a pass forward and backward; whether the device's memory holds it. Falls back to plain torch for good."""
+    stored = config.data.classes == "stored"
+    batch = random_batch(info, at_once, config.train.ghost_batch_size, stored_classes=stored)
+
+    def attempt() -> None:
+        there = batch.to(system.device)
+        noise = make_noise(there, config, step=0, forward=0, device=system.device, keys=system.fresh_keys())
+        system.terms(there, noise)["total"].sum().backward()
+
+    system.train()
+    try:
+        with current_device(system.device):
+            torch.cuda.reset_peak_memory_stats()
+            if system.execution.fused:
+                _fall_back(system, attempt, asked_for=config.train.kernels == "fused")
+            if not system.execution.fused:
+                attempt()
+            return last or _leaves_room(system)
+    except torch.OutOfMemoryError:
+        if last:
+            raise
+        return False
+    finally:
+        system.zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _leaves_room(system: TrainingSystem) -> bool:
+    """Whether the peak of the last pass leaves room for Adam's state and what is spare."""
+    weights = sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad)
+    total = torch.cuda.get_device_properties(system.device).total_memory
+    return torch.cuda.max_memory_reserved() + ADAM_MOMENTS * weights < (1 - SPARE) * total
+
+
+def _everywhere(flag: bool, device: torch.device) -> bool:
+    """Whether a flag holds on every rank."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return flag
+    held = torch.tensor(float(flag), device=device)
+    dist.all_reduce(held, op=dist.ReduceOp.MIN)
+    return bool(held)
