@@ -44,7 +44,7 @@ def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) ->
     return ""
 
 
-class _Pass(nn.Module):
+class TensorPass(nn.Module):
     """A system's pass over tensors alone, with every term in one tensor, of which the total alone has a gradient: each
     output of a captured pass costs a gradient of zeros and a copy."""
 
@@ -85,7 +85,7 @@ class CapturedPass:
 
     def __init__(self, system: "TrainingSystem") -> None:
         self._systems = [system]  # in a list, so that no module holds itself
-        self._pass: _Pass | None = None
+        self._pass: TensorPass | None = None
         self._replay: Callable[..., Any] | None = None
         self._shapes: list[torch.Size] = []
 
@@ -104,7 +104,7 @@ class CapturedPass:
 
     def _capture(self, batch: Batch, noise: Noise, inputs: tuple[Tensor, ...]) -> None:
         """Capture the pass; the seed of torch's generator is then as it was before."""
-        self._pass = _Pass(self._systems[0])
+        self._pass = TensorPass(self._systems[0])
         self._pass.noise, self._pass.like = noise, batch
         self._shapes = [x.shape for x in inputs]
         device = inputs[0].device

@@ -56,17 +56,16 @@ def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num
         torch.OutOfMemoryError: not even one ghost batch fits, or not as many as the config asks for.
     """
     at_once = ghost_batches_at_once(config.train, info.lengths, system.device.type)
-    if system.device.type != "cuda":
+    if system.device.type == "cpu":
         return at_once
     asked_for = config.train.ghost_batches_per_forward != "auto"
     at_once = min(at_once, -(-config.train.ghost_batches_per_step // num_ranks))
-    while True:
-        fits = _try_pass(system, config, info, at_once, last=asked_for or at_once == 1)
-        if _everywhere(fits, system.device):
-            break
+    while not _everywhere(_fits(system, config, info, at_once, last=asked_for or at_once == 1), system.device):
         at_once = -(-at_once // 2)
     if not _everywhere(system.execution.fused, system.device) and system.execution.fused:
         system.use_plain("a kernel cannot run on another rank's device")
+    if at_once * num_ranks < config.train.ghost_batches_per_step:
+        system.run_eagerly("a step is more than one pass, for want of memory")
     return at_once
 
 
@@ -86,8 +85,12 @@ def _fall_back(system: TrainingSystem, attempt: Callable[[], object], *, asked_f
         system.use_plain(reason)
 
 
-def _try_pass(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, last: bool) -> bool:
-    """Run a pass forward and backward; whether the device's memory holds it. Falls back to plain torch for good."""
+def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, last: bool) -> bool:
+    """Run a pass forward and backward; whether the device's memory holds it. Falls back to plain torch for good.
+
+    Args:
+        last: there is nothing smaller to try: short memory is an error.
+    """
     stored = config.data.classes == "stored"
     batch = random_batch(info, at_once, config.train.ghost_batch_size, stored_classes=stored)
 
@@ -99,7 +102,6 @@ def _try_pass(system: TrainingSystem, config: Config, info: DatasetInfo, at_once
     system.train()
     try:
         with current_device(system.device):
-            torch.cuda.reset_peak_memory_stats()
             if system.execution.fused:
                 _fall_back(system, attempt, asked_for=config.train.kernels == "fused")
             if not system.execution.fused:
@@ -111,15 +113,19 @@ def _try_pass(system: TrainingSystem, config: Config, info: DatasetInfo, at_once
         return False
     finally:
         system.zero_grad()
-        gc.collect()
-        torch.cuda.empty_cache()
+        if system.device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(system.device)
 
 
 def _leaves_room(system: TrainingSystem) -> bool:
     """Whether the peak of the last pass leaves room for Adam's state and what is spare."""
+    if system.device.type != "cuda":
+        return True
     weights = sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad)
     total = torch.cuda.get_device_properties(system.device).total_memory
-    return torch.cuda.max_memory_reserved() + ADAM_MOMENTS * weights < (1 - SPARE) * total
+    return torch.cuda.max_memory_reserved(system.device) + ADAM_MOMENTS * weights < (1 - SPARE) * total
 
 
 def _everywhere(flag: bool, device: torch.device) -> bool:

@@ -9,7 +9,6 @@ size, in plain torch and with Triton kernels, whose launches check their argumen
 import collections
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 

@@ -113,6 +113,24 @@ def check_dropout(device: str) -> None:
             torch.testing.assert_close(got, want)
 
 
+def check_use_plain(device: str) -> None:
+    """A system that falls back is the plain one."""
+    terms = []
+    for kernels in ("fused", "plain"):
+        system, config = make_system(kernels, device)
+        if kernels == "fused":
+            system.use_plain("a kernel cannot run")
+            assert system.execution.kernels == "plain (a kernel cannot run)"
+        batch = make_batch(0, device)
+        noise = make_noise(batch, config, step=0, forward=0, device=torch.device(device), keys=system.keys)
+        terms.append(system(batch, noise))
+    assert all(torch.equal(terms[0][name], terms[1][name]) for name in terms[1])
+
+
+def test_fallback_interpreted():
+    interpreted(__name__, "check_use_plain")
+
+
 def test_convergence_interpreted():
     interpreted(__name__, "check_convergence", 3)
 
@@ -148,6 +166,12 @@ def test_keys_of_later_passes_are_those_of_the_noise():
 @on_cuda
 def test_convergence_on_cuda():
     check_convergence("cuda", 200)
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_fallback_on_cuda():
+    check_use_plain("cuda")
 
 
 @pytest.mark.gpu

@@ -1,0 +1,106 @@
+"""What is settled before the first step: how many ghost batches run at once, and by which kernels."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dmd.config import Config, TrainConfig
+from dmd.data.synthetic import random_batch
+from dmd.kernels.backend import KernelError, why_not_fused
+from dmd.training.capture import TensorPass
+from dmd.training.passes import ghost_batches_at_once, settle_passes
+from dmd.training.step import make_noise, make_plan
+from dmd.training.system import TrainingSystem
+from tests.dmd.kernels.test_whole_fused import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
+
+META = torch.device("meta")
+INFO = SimpleNamespace(dims=SIZES, lengths=LENGTHS, text_kind="features", classes=0)
+SHORT, LONG = {"text": 50, "audio": 50, "vision": 50}, {"text": 50, "audio": 375, "vision": 500}
+
+
+class SmallMemory(TrainingSystem):
+    """Holds three ghost batches at once."""
+
+    def terms(self, batch, noise):
+        if len(batch.ghosts) > 3:
+            raise torch.OutOfMemoryError(f"{len(batch.ghosts)} ghost batches")
+        return super().terms(batch, noise)
+
+
+def build(kind: type[TrainingSystem] = TrainingSystem, **train: object) -> tuple[TrainingSystem, Config]:
+    config = replace(Config(), model=MODEL, train=TrainConfig(ghost_batch_size=SAMPLES, **train))
+    return kind(config, INFO, None, META).to(META), config
+
+
+@pytest.mark.parametrize(
+    "lengths, device, wanted, at_once",
+    [(SHORT, "cpu", "auto", 10), (LONG, "cpu", "auto", 2), (LONG, "cuda", "auto", 10), (LONG, "cuda", 4, 4)],
+)
+def test_ghost_batches_at_once_by_device_and_length(lengths, device, wanted, at_once):
+    assert ghost_batches_at_once(TrainConfig(ghost_batches_per_forward=wanted), lengths, device) == at_once
+
+
+def test_a_gpu_runs_the_whole_share_of_its_rank():
+    system, config = build()
+    assert settle_passes(system, config, INFO, 1) == 10
+    assert settle_passes(system, config, INFO, 4) == 3
+    assert all(parameter.grad is None for parameter in system.parameters())
+
+
+def test_short_memory_halves_the_pass():
+    system, config = build(SmallMemory)
+    assert settle_passes(system, config, INFO, 1) == 3
+
+
+def test_short_memory_is_an_error_where_the_number_was_asked_for():
+    system, config = build(SmallMemory, ghost_batches_per_forward=5)
+    with pytest.raises(torch.OutOfMemoryError, match="5 ghost batches"):
+        settle_passes(system, config, INFO, 1)
+
+
+def test_a_plan_knows_no_number_until_it_is_settled():
+    assert make_plan(Config(), 320, 2).ghost_batches_at_once == 5
+
+
+def test_a_kernel_that_cannot_run_is_the_users_to_decide_where_it_was_asked_for():
+    def fail() -> None:
+        raise KernelError("residual_mlp", "NVIDIA A10 (compute capability 8.6)", "it needs 120000 bytes of 101376")
+
+    assert why_not_fused(lambda: None, asked_for=True) == ""
+    assert "residual_mlp" in why_not_fused(fail, asked_for=False)
+    with pytest.raises(ValueError, match=r"'fused', but .*residual_mlp .*A10.*120000 bytes of 101376; set train\.ker"):
+        why_not_fused(fail, asked_for=True)
+
+
+def test_synthetic_samples_are_what_the_data_holds():
+    tokens = SimpleNamespace(dims={**SIZES, "text": 0}, lengths=LENGTHS, text_kind="tokens", classes=3, vocab_size=7)
+    batch = random_batch(tokens, 2, 5, stored_classes=True)
+    assert batch.text.shape == (10, 3, LENGTHS["text"])
+    assert int(batch.text[:, 0].max()) < 7
+    assert set(batch.labels.flatten().tolist()) == {0.0, 1.0, 2.0}
+
+
+def test_the_pass_that_is_captured_gives_the_terms_of_the_system():
+    system, config = make_system("plain", "cpu")
+    batch = make_batch(0, "cpu")
+    found = []
+    for captured in (False, True):
+        noise = make_noise(batch, config, step=0, forward=0, device=torch.device("cpu"))
+        if captured:
+            tensor_pass = TensorPass(system)
+            tensor_pass.noise, tensor_pass.like = noise, batch
+            columns = tensor_pass(batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
+            assert len(columns) == GHOSTS
+            terms = tensor_pass.terms(columns)
+            assert [name for name, term in terms.items() if term.requires_grad] == ["total"]
+        else:
+            terms = system.terms(batch, noise)
+        system.zero_grad()
+        terms["total"].sum().backward()
+        gradients = {name: p.grad.clone() for name, p in system.named_parameters()}
+        found.append(({name: term.detach() for name, term in terms.items()}, gradients))
+    assert found[0][0].keys() == found[1][0].keys()
+    for eager, captured in zip(*found, strict=True):
+        assert all(torch.equal(eager[name], captured[name]) for name in eager)
