@@ -2,8 +2,8 @@
 comes back to the host.
 
 On torch's `meta` device, which holds no numbers: there an operation with a tensor on the CPU is one that a GPU would
-refuse, a copy from the CPU one that it would wait for (unless pinned), and no value can be read. Every preset at its real
-size, in plain torch and with Triton kernels, whose launches check their arguments and are not run.
+refuse, a copy from the CPU one that it would wait for (unless pinned), and no value can be read. Every preset at its
+real size, in plain torch and with Triton kernels, whose launches check their arguments and are not run.
 """
 
 import collections
