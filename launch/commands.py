@@ -39,7 +39,7 @@ def _train(options: argparse.Namespace) -> int:
     num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
     config = load_config(options.preset, options.overrides)
     with open_shards(options.data, config) as reader:
-        check_training(config, reader, options.run, num_ranks)
+        check_training(config, reader, options.run, num_ranks, here=not place.by_ssh)
         check_resume(config, reader, options.run, parse_resume(options.resume))
     return run_launcher(place, rank_arguments(options))
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import check_continues
 from dmd.training.step import make_plan
 from dmd.training.system import TrainingSystem
+from launch.adam import check_adam
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
@@ -40,13 +42,21 @@ def open_shards(data: str, config: Config) -> ShardReader:
     return reader
 
 
-def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
+def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int, *, here: bool = True) -> EpochPlan:
     """Refuse, before anything is written, what cannot be trained; builds the network without memory for its weights.
 
+    Args:
+        here: ranks run on this machine, whose device must have what the config asks for; others see for themselves.
+
     Raises:
-        ValueError: as `plan_training`, sequences shorter than their convolution, or statistics that the index lacks.
+        ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, or
+            an optimizer that the device lacks.
     """
     plan = plan_training(config, reader, run, num_ranks)
+    if here:
+        check_adam(config, own_device())
+    else:
+        config = replace(config, train=replace(config.train, kernels="auto", precision="auto"))
     info = reader.index.info
     with torch.device("meta"):
         encoder = None if info.text_kind == "features" else _meta_encoder(config)
