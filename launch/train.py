@@ -7,13 +7,13 @@
 
 import sys
 
-from launch.supervise import StopRequest, supervise
+from launch.supervise import Channels, StopRequest, supervise
 
 
-def _train(stop: StopRequest, stacks: int) -> int:
+def _train(stop: StopRequest, channels: Channels) -> int:
     from launch.rank import main  # heavy; the supervisor does without
 
-    return main(sys.argv[1:], stop, stacks)
+    return main(sys.argv[1:], stop, channels)
 
 
 if __name__ == "__main__":

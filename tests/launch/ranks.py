@@ -49,7 +49,7 @@ def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     torch.set_num_threads(1)
-    sys.exit(supervise(lambda stop, stacks: main(argv, stop, stacks)))
+    sys.exit(supervise(lambda stop, channels: main(argv, stop, channels)))
 
 
 class Session:
