@@ -17,6 +17,7 @@ from dmd.training.agreement import Diverged, StorageFailed
 from dmd.training.epoch_report import Outcome
 from dmd.training.resume import parse_resume
 from launch.arguments import make_parser
+from launch.determinism import make_deterministic
 from launch.environment import choose_interfaces
 from launch.exit_codes import FAILED, LOST, STOPPED, STORAGE, USER_ERROR
 from launch.lost import lost_others
@@ -38,6 +39,8 @@ def train(options: argparse.Namespace, stop: StopRequest, channels: Channels) ->
 
     config = load_config(options.preset, options.overrides)
     resume = parse_resume(options.resume)
+    if config.train.deterministic:
+        make_deterministic(os.environ)
     use_fair_share_of_cores(int(os.environ.get("LOCAL_SIZE", "1")))
     choose_interfaces(os.environ)
     watchdog = Watchdog(config.train.collective_timeout, channels.stacks)
