@@ -85,7 +85,7 @@ def report(epoch: EpochReport) -> None:
 
 
 def _complete_environment() -> None:
-    """What DeepSpeed reads and Ray does not set (STACK.md B2)."""
+    """What DeepSpeed reads and Ray does not set. Where Ray gave this rank no GPU it sees none (`hide_gpus`)."""
     os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

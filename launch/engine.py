@@ -16,6 +16,7 @@ from dmd.data.plan import EpochPlan
 from dmd.training.system import TrainingSystem
 from launch.adam import make_adam
 from launch.deepspeed_config import deepspeed_config
+from launch.devices import check_ranks
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -26,13 +27,19 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
 
     DeepSpeed's shared-memory collective stays off on CPUs: it compiles for a minute and a half at first use, and it
     waits for a dead peer without a time limit, where gloo ends with an error.
+
+    Raises:
+        ValueError: more ranks on this host than it has GPUs.
     """
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
     accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
+    on_cpu = accelerator.device_name() == "cpu"
+    if not on_cpu:
+        check_ranks(int(os.environ.get("LOCAL_SIZE", "1")), accelerator.device_count())
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
+    if on_cpu:
         return torch.device("cpu")
-    accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device(accelerator.current_device_name())
 
 

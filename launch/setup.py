@@ -21,6 +21,7 @@ from dmd.training.state import check_continues
 from dmd.training.step import make_plan
 from dmd.training.system import TrainingSystem
 from launch.adam import check_adam
+from launch.devices import own_device
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
@@ -90,11 +91,6 @@ def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume)
     path, _ = choose_checkpoint(run / CHECKPOINTS, resume)
     if path is not None:
         check_continues(read_state(path), config, reader.index.info, run)
-
-
-def own_device() -> torch.device:
-    """The kind of device that ranks of this machine run on."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def keep_freed_memory() -> None:
