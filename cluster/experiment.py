@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from cluster.ledger import encode, or_nan, read_json
+from cluster.process_group import hide_gpus
 from cluster.resources import DRIVER_MEMORY
 from cluster.trial import TrialOptions, run_training
 from dmd.config import Config
@@ -101,13 +102,15 @@ def _run_cell(cell: Cell, options: TrialOptions, data: str) -> str | None:
     if refused is None:
         size = options.size
         evaluate = _evaluate.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank)
-        result = ray.get(evaluate.remote(str(cell.run), data))
+        result = ray.get(evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
         replace_file(cell.run / RESULT, encode(result))
     return refused
 
 
 @ray.remote
-def _evaluate(run: str, data: str) -> dict[str, Any]:
+def _evaluate(run: str, data: str, on_gpu: bool) -> dict[str, Any]:
+    if not on_gpu:
+        hide_gpus()
     from dmd.training.restore import evaluate_run
 
     return evaluate_run(Path(run), data=data, split="test")

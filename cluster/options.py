@@ -53,7 +53,12 @@ class Request:
         Raises:
             ValueError: an impossible trial size.
         """
-        per_rank = (1.0 if gpus else 0.0) if self.gpus_per_rank is None else self.gpus_per_rank
+        on_cpu = os.environ.get("DS_ACCELERATOR") == "cpu"
+        if on_cpu and self.gpus_per_rank:
+            raise ValueError(
+                f"--gpus-per-rank is {self.gpus_per_rank:g}, but DS_ACCELERATOR=cpu keeps ranks on the CPU; unset one"
+            )
+        per_rank = (1.0 if gpus and not on_cpu else 0.0) if self.gpus_per_rank is None else self.gpus_per_rank
         size = TrialSize(
             min_ranks=self.ranks[0], max_ranks=self.ranks[1], cpus_per_rank=self.cpus_per_rank, gpus_per_rank=per_rank
         )

@@ -24,9 +24,16 @@ def choose_interface() -> None:
                 os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
+def hide_gpus() -> None:
+    """Let this process, to which Ray has given no GPU, see none; Ray itself leaves all of the node's in sight."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 class _Backend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, TorchConfig)
+        if not worker_group.get_resources_per_worker().get("GPU", 0):
+            worker_group.execute(hide_gpus)
         worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 

@@ -26,6 +26,13 @@ class TrialSize:
             raise ValueError(f"CPUs per rank: {self.cpus_per_rank}; more than 0")
         if self.gpus_per_rank < 0:
             raise ValueError(f"GPUs per rank: {self.gpus_per_rank}; at least 0")
+        if self.gpus_per_rank > 1 and not float(self.gpus_per_rank).is_integer():
+            raise ValueError(f"GPUs per rank: {self.gpus_per_rank}; a part of one, or a whole number")
+        if 0 < self.gpus_per_rank < 1 < self.max_ranks:
+            raise ValueError(
+                f"GPUs per rank: {self.gpus_per_rank} with up to {self.max_ranks} ranks per trial; ranks of one trial "
+                "cannot share a GPU (NCCL refuses): give 1 rank per trial, or 1 GPU per rank"
+            )
 
     @property
     def per_rank(self) -> dict[str, float]:

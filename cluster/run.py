@@ -146,7 +146,7 @@ def _num_trials(asked: int | None, strategy: Strategy) -> int:
 def _check_configs(request: Request, reader: ShardReader, configs: Iterator[Config]) -> None:
     """Refuse a trial that could not start: each is built without memory for its weights."""
     for config in islice(configs, _PROBES):
-        check_training(config, reader, request.out / "not-there", request.ranks[1])
+        check_training(config, reader, request.out / "not-there", request.ranks[1], here=False)
 
 
 def _report_search(request: Request, ledger: Ledger) -> int:

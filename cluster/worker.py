@@ -31,10 +31,13 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     """
     _complete_environment()
     from dmd.presets import config_from_dict
+    from launch.determinism import make_deterministic
     from launch.engine import join_process_group
     from launch.training import make_training
 
     config, run = config_from_dict(settings["config"]), Path(settings["run"])
+    if config.train.deterministic:
+        make_deterministic(os.environ)
     device = join_process_group()
     leads = ray.train.get_context().get_world_rank() == 0
     fence, on_epoch = (Fence(run), exporting(run)) if leads else (None, report)
@@ -82,7 +85,7 @@ def report(epoch: EpochReport) -> None:
 
 
 def _complete_environment() -> None:
-    """What DeepSpeed reads and Ray does not set (STACK.md B2)."""
+    """What DeepSpeed reads and Ray does not set. Where Ray gave this rank no GPU it sees none (`hide_gpus`)."""
     os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

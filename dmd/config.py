@@ -98,6 +98,13 @@ class TrainConfig:
     cuda_graph: Literal["auto", "off"] = "off"
     """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; run.json says
     whether, and why not. It has not run on a GPU yet: off until it has."""
+    adam: Literal["torch", "deepspeed"] = "torch"
+    """Implementation of Adam on CUDA: torch's fused one, or DeepSpeed's FusedAdam, which is compiled at the first start
+    and needs an nvcc of torch's CUDA version. A CPU has torch's alone. Checkpoints of one continue with the other."""
+    deterministic: bool = False
+    """Make a training on CUDA repeat its bits: torch.use_deterministic_algorithms, deterministic cuDNN without its
+    benchmark, CUBLAS_WORKSPACE_CONFIG=:4096:8, scaled_dot_product_attention by its math implementation. Costs time and
+    memory. Changes nothing on a CPU, where a training always repeats its bits."""
     save_every: int = 0
     """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
     save_minutes: float = 0

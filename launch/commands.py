@@ -32,14 +32,17 @@ def _train(options: argparse.Namespace) -> int:
     from dmd.presets import load_config
     from dmd.training.resume import parse_resume
     from launch.arguments import rank_arguments
+    from launch.devices import check_ranks, num_gpus
     from launch.runner import run_launcher
     from launch.setup import check_resume, check_training, open_shards
 
     place = _place(options)
     num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
+    if place.hosts is None:
+        check_ranks(place.ranks, num_gpus())
     config = load_config(options.preset, options.overrides)
     with open_shards(options.data, config) as reader:
-        check_training(config, reader, options.run, num_ranks)
+        check_training(config, reader, options.run, num_ranks, here=not place.by_ssh)
         check_resume(config, reader, options.run, parse_resume(options.resume))
     return run_launcher(place, rank_arguments(options))
 
@@ -68,14 +71,17 @@ def demo(argv: list[str]) -> int:
     """Made-up data, shards, a training on two ranks, a test result: the whole way in minutes."""
     parser = argparse.ArgumentParser(prog="dmd demo", description=demo.__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="where to write (default: a new temporary directory)")
-    parser.add_argument("--ranks", type=int, default=2, help="default: 2")
+    parser.add_argument("--ranks", type=int, help="default: 2, or 1 where there is one GPU")
     options = parser.parse_args(argv)
+    from launch.devices import num_gpus
+
+    ranks = min(2, num_gpus() or 2) if options.ranks is None else options.ranks
     folder = options.folder or Path(tempfile.mkdtemp(prefix="dmd-demo-"))
     shards, run = folder / "shards", folder / "run"
     steps = (
         ["shard", "--synthetic", str(shards)],
         ["verify", str(shards)],
-        ["train", "--preset", "demo", "--data", str(shards), "--run", str(run), "--ranks", str(options.ranks)],
+        ["train", "--preset", "demo", "--data", str(shards), "--run", str(run), "--ranks", str(ranks)],
         ["evaluate", str(run), "--split", "test"],
     )
     for step in steps:

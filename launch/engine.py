@@ -8,16 +8,15 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
-from deepspeed.ops.adam import FusedAdam
-from deepspeed.ops.op_builder import FusedAdamBuilder
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor
-from torch.utils.cpp_extension import CUDA_HOME
 
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
-from dmd.training.system import TrainingSystem, adam, parameter_groups
+from dmd.training.system import TrainingSystem
+from launch.adam import make_adam
 from launch.deepspeed_config import deepspeed_config
+from launch.devices import check_ranks
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -28,13 +27,19 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
 
     DeepSpeed's shared-memory collective stays off on CPUs: it compiles for a minute and a half at first use, and it
     waits for a dead peer without a time limit, where gloo ends with an error.
+
+    Raises:
+        ValueError: more ranks on this host than it has GPUs.
     """
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
     accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
+    on_cpu = accelerator.device_name() == "cpu"
+    if not on_cpu:
+        check_ranks(int(os.environ.get("LOCAL_SIZE", "1")), accelerator.device_count())
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
+    if on_cpu:
         return torch.device("cpu")
-    accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device(accelerator.current_device_name())
 
 
@@ -45,17 +50,20 @@ def limit_waiting(timeout: timedelta) -> None:
         dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
-def make_adam(system: TrainingSystem, config: Config, device: torch.device) -> torch.optim.Optimizer:
-    """Adam: DeepSpeed's fused one on CUDA, if it can be built there, else torch's."""
-    if device.type == "cuda" and CUDA_HOME is not None and FusedAdamBuilder().is_compatible():
-        return FusedAdam(parameter_groups(system, config), adam_w_mode=False)
-    return adam(system, config)
-
-
 class DeepSpeedEngine:
-    """Data-parallel training of a system at ZeRO stage 0, 1 or 2."""
+    """Data-parallel training of a system at ZeRO stage 0, 1 or 2.
 
-    def __init__(self, system: TrainingSystem, config: Config, plan: EpochPlan, device: torch.device) -> None:
+    Args:
+        fused_adam: torch's fused Adam; None: on CUDA (`launch.adam`).
+
+    Raises:
+        ValueError: what `make_adam` refuses.
+    """
+
+    def __init__(
+        self, system: TrainingSystem, config: Config, plan: EpochPlan, device: torch.device, *,
+        fused_adam: bool | None = None,
+    ) -> None:  # fmt: skip
         self.system = system
         self.device = device
         self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
@@ -63,7 +71,7 @@ class DeepSpeedEngine:
         self._clip, self._clip_at = config.train.clip, config.train.clip_at
         self._gradient_norm = self._loss = torch.zeros((), device=device)
         self._applied = False
-        self.optimizer: torch.optim.Optimizer = make_adam(system, config, device)
+        self.optimizer: torch.optim.Optimizer = make_adam(system, config, device, fused=fused_adam)
         self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
             model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
@@ -116,9 +124,9 @@ class DeepSpeedEngine:
         """Copies of Adam's moments on the CPU, `KEY/PARAMETER`, and `step`; empty before the first step."""
         if not any(self.optimizer.state.values()):
             return {}
-        # FusedAdam counts, as a Python number, in the last parameter of each group alone.
+        # DeepSpeed's FusedAdam counts, as a Python number, in the last parameter of each group alone.
         steps = [torch.as_tensor(own["step"], dtype=torch.float32) for own in self.optimizer.state.values() if own]
-        state = {"step": torch.stack([step.cpu() for step in steps]).max()}
+        state = {"step": torch.stack(steps).max().cpu()}
         if self._zero_stage > 0:
             self._link_partitions()
         for name, parameter in self._parameters.items():
@@ -144,8 +152,11 @@ class DeepSpeedEngine:
             }
 
     def _step_count(self, state: dict[str, Tensor]) -> Tensor | int:
-        """The number of updates, in the optimizer's own form."""
-        return int(state["step"]) if isinstance(self.optimizer, FusedAdam) else state["step"].clone()
+        """The number of updates in the optimizer's own form: a tensor of each parameter, which torch's fused Adam wants
+        on the parameter's device, or FusedAdam's Python number."""
+        if not isinstance(self.optimizer, torch.optim.Adam):
+            return int(state["step"])
+        return state["step"].to(self.device if self.optimizer.defaults["fused"] else "cpu", copy=True)
 
     def _load_partitions(self, state: dict[str, Tensor]) -> None:
         """Give each flat partition an empty state, let DeepSpeed link the parameters to it, fill it by the links."""

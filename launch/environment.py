@@ -6,8 +6,9 @@ from collections.abc import Mapping, MutableMapping
 import psutil
 
 FORWARDED = (
-    "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "DMD_AUDIT", "DMD_FAULT", "DS_ACCELERATOR", "GLOO_", "HF_",
-    "LD_LIBRARY_PATH", "NCCL_", "OMP_NUM_THREADS", "PATH", "PYTHON", "TOKENIZERS_PARALLELISM", "TORCH_", "TRITON_",
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "DMD_AUDIT", "DMD_FAULT",
+    "DS_ACCELERATOR", "GLOO_", "HF_", "LD_LIBRARY_PATH", "NCCL_", "OMP_NUM_THREADS", "PATH", "PYTHON",
+    "TOKENIZERS_PARALLELISM", "TORCH_", "TRITON_",
 )  # fmt: skip
 """Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts."""
 

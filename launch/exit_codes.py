@@ -3,10 +3,13 @@
 A rank that a signal killed ends with 128 + the signal's number, as in a shell.
 """
 
+FAILED = 1
+"""The device has no memory left or failed, or a bug; the message or a traceback says which."""
 USER_ERROR = 2
 """The user's mistake, or a training that diverged: the same command would fail again."""
 LOST = 69
-"""EX_UNAVAILABLE: other ranks are gone, hang, or cannot be reached. The same command continues."""
+"""EX_UNAVAILABLE: other ranks are gone, hang, or cannot be reached. The same command continues. Under NCCL torch aborts
+such a rank (SIGABRT); its supervisor tells that from a crash by what torch says, and ends with this code."""
 STORAGE = 74
 """EX_IOERR: the run directory cannot be written. The same command continues when it can."""
 STOPPED = 75

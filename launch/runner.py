@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 
+from dmd.kernels.backend import default_device
+from launch.devices import keep_choice, num_gpus
 from launch.environment import forwarded
 from launch.exit_codes import LOST, SIGNALLED
 from launch.hosts import Hosts
@@ -51,8 +52,8 @@ class Place:
 
 
 def default_ranks() -> int:
-    """One rank per GPU of this machine; one where there is none."""
-    return max(1, torch.cuda.device_count())
+    """One rank per GPU of this machine; one where ranks run on the CPU."""
+    return max(1, num_gpus())
 
 
 def launcher_command(place: Place, arguments: list[str]) -> list[str]:
@@ -77,8 +78,11 @@ def launcher_command(place: Place, arguments: list[str]) -> list[str]:
 
 def run_launcher(place: Place, arguments: list[str]) -> int:
     """Run the training script on all ranks of a place; returns its exit code (`launch.exit_codes`)."""
-    environment = {**({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}), **os.environ}
-    if not place.by_ssh:
+    environment = dict(os.environ)
+    if not place.by_ssh:  # other hosts may have GPUs where this one has none
+        keep_choice(environment)
+        if default_device().type == "cpu":
+            environment["DS_ACCELERATOR"] = "cpu"
         return _run(launcher_command(place, arguments), {**environment, "DMD_WRAPPER": str(os.getpid())}, _signal_local)
     assert place.hosts is not None
     hosts = ",".join(place.hosts.slots)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.data.targets import check_classes
+from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config, load_text_encoder
 from dmd.training.checkpoint import checkpoint_paths, read_state
 from dmd.training.resume import Resume, choose_checkpoint
@@ -19,6 +21,7 @@ from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import check_continues
 from dmd.training.step import make_plan
 from dmd.training.system import TrainingSystem
+from launch.adam import check_adam
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
@@ -40,17 +43,25 @@ def open_shards(data: str, config: Config) -> ShardReader:
     return reader
 
 
-def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
+def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int, *, here: bool = True) -> EpochPlan:
     """Refuse, before anything is written, what cannot be trained; builds the network without memory for its weights.
 
+    Args:
+        here: ranks run on this machine, whose device must have what the config asks for; others see for themselves.
+
     Raises:
-        ValueError: as `plan_training`, sequences shorter than their convolution, or statistics that the index lacks.
+        ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, or
+            an optimizer that the device lacks.
     """
     plan = plan_training(config, reader, run, num_ranks)
+    if here:
+        check_adam(config, default_device())
+    else:
+        config = replace(config, train=replace(config.train, kernels="auto", precision="auto"))
     info = reader.index.info
     with torch.device("meta"):
         encoder = None if info.text_kind == "features" else _meta_encoder(config)
-        TrainingSystem(config, info, encoder, own_device()).take_statistics(info)
+        TrainingSystem(config, info, encoder, default_device()).take_statistics(info)
     return plan
 
 
@@ -80,11 +91,6 @@ def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume)
     path, _ = choose_checkpoint(run / CHECKPOINTS, resume)
     if path is not None:
         check_continues(read_state(path), config, reader.index.info, run)
-
-
-def own_device() -> torch.device:
-    """The kind of device that ranks of this machine run on."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def keep_freed_memory() -> None:

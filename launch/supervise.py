@@ -5,7 +5,8 @@ The supervisor forks before anything heavy is imported, so it costs ten megabyte
 - asks its rank to stop at the first SIGTERM or SIGINT and kills it at the second of the same kind; the death of the
   launcher or of `dmd train` (DMD_WRAPPER names its process) counts as a SIGTERM;
 - reports rank, host and signal of a rank that a signal killed;
-- prints the stack that a rank dumps when it hangs or crashes, and kills one that hangs (`launch.watchdog`).
+- prints the stack that a rank dumps when it hangs or crashes, and kills one that hangs (`launch.watchdog`);
+- tells the end of a rank that lost its peers under NCCL from a crash (`launch.lost`).
 A rank never outlives its supervisor.
 """
 
@@ -18,8 +19,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from launch.exit_codes import SIGNALLED
+from launch.exit_codes import LOST, SIGNALLED
+from launch.lost import ErrorRelay
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 ASK = signal.SIGUSR1
@@ -50,14 +53,28 @@ class StopRequest:
         return self._received
 
 
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """What leads from a rank to its supervisor."""
+
+    stacks: int
+    """File descriptor that takes the stacks of threads."""
+    errors: ErrorRelay
+
+
 def rank_name() -> str:
     """This rank, for messages."""
     return f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
 
 
-def supervise(train: Callable[[StopRequest, int], int]) -> int:
-    """Run `train(stop request, file descriptor for stacks)` in a child; returns the exit code, in both processes."""
-    stacks = os.memfd_create("stacks")
+def lost_message(reason: str) -> str:
+    """What a user reads about this rank when it has lost its peers."""
+    return f"{rank_name()} lost the other ranks ({reason}); the same command continues"
+
+
+def supervise(train: Callable[[StopRequest, Channels], int]) -> int:
+    """Run `train(stop request, channels)` in a child; returns the exit code, in both processes."""
+    channels = Channels(stacks=os.memfd_create("stacks"), errors=ErrorRelay())
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP_SIGNALS, ASK})
     parent = os.getpid()
     child = os.fork()
@@ -68,17 +85,19 @@ def supervise(train: Callable[[StopRequest, int], int]) -> int:
         stop = StopRequest()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, ASK})
         try:
-            return train(stop, stacks)
+            return train(stop, channels)
         finally:
             stop.close()
-    supervisor = _Supervisor(child, stacks)
+    supervisor = _Supervisor(child, channels)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, ASK})
     return supervisor.wait()
 
 
 class _Supervisor:
-    def __init__(self, child: int, stacks: int) -> None:
-        self._child, self._stacks, self._shown = child, stacks, 0
+    def __init__(self, child: int, channels: Channels) -> None:
+        self._child, self._stacks, self._shown = child, channels.stacks, 0
+        self._errors = channels.errors
+        self._errors.leave_to_rank()
         self._asked: Counter[int] = Counter()
         self._hangs_since: float | None = None
         for number in STOP_SIGNALS:
@@ -99,12 +118,15 @@ class _Supervisor:
         poll.register(ended, select.POLLIN)
         for boss in {os.getppid(), int(os.environ.get("DMD_WRAPPER", os.getppid()))}:
             poll.register(_pidfd(boss), select.POLLIN)
+        poll.register(self._errors.reader, select.POLLIN)
         while True:
-            ready = [descriptor for descriptor, _ in poll.poll(500)]
+            ready = {descriptor for descriptor, _ in poll.poll(500)}
+            if self._errors.reader in ready and not self._errors.pass_on():
+                poll.unregister(self._errors.reader)
             self._show_stacks()
             if ended in ready:
                 return self._report(os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1]))
-            for boss in ready:
+            for boss in ready - {self._errors.reader}:
                 poll.unregister(boss)
                 self._forward(signal.SIGTERM, None)
             if self._hangs_since is not None and time.monotonic() - self._hangs_since > GRACE_SECONDS:
@@ -123,8 +145,14 @@ class _Supervisor:
         print(f"stack of {rank_name()}:\n{lines}", end="", file=sys.stderr, flush=True)
 
     def _report(self, code: int) -> int:
+        self._errors.finish()
         if code >= 0:
             return code
+        gave_up = code == -signal.SIGABRT or self._hangs_since is not None
+        if gave_up and self._errors.reason is not None:
+            told = lost_message(self._errors.reason)
+            print(f"dmd train: error: {told}", file=sys.stderr, flush=True)
+            return LOST
         cause = f"was killed by {signal.Signals(-code).name} (signal {-code})"
         print(f"dmd train: error: {rank_name()} {cause}; the same command continues", file=sys.stderr, flush=True)
         return SIGNALLED - code

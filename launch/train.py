@@ -5,15 +5,19 @@
 `dmd train` starts the launcher itself. Exit codes: `launch.exit_codes`.
 """
 
+import os
 import sys
 
-from launch.supervise import StopRequest, supervise
+from launch.supervise import Channels, StopRequest, supervise
 
 
-def _train(stop: StopRequest, stacks: int) -> int:
-    from launch.rank import main  # heavy; the supervisor does without
+def _train(stop: StopRequest, channels: Channels) -> int:
+    from launch.devices import take_choice  # heavy, as torch is; the supervisor does without
 
-    return main(sys.argv[1:], stop, stacks)
+    take_choice(os.environ)
+    from launch.rank import main
+
+    return main(sys.argv[1:], stop, channels)
 
 
 if __name__ == "__main__":

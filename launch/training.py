@@ -7,9 +7,12 @@ import torch
 import torch.distributed as dist
 
 from dmd.config import Config
+from dmd.kernels.backend import set_float32_products
 from dmd.training.epoch_report import EpochReport
 from dmd.training.loop import Training
+from dmd.training.passes import settle_passes, settled
 from dmd.training.resume import Resume
+from dmd.training.step import make_plan
 from launch.engine import DeepSpeedEngine
 from launch.setup import build_system, keep_freed_memory, open_shards, plan_training
 
@@ -27,8 +30,12 @@ def make_training(
     if device.type == "cpu":
         keep_freed_memory()
     reader = open_shards(data, config)
-    plan = plan_training(config, reader, run, dist.get_world_size())
+    num_ranks = dist.get_world_size()
+    plan_training(config, reader, run, num_ranks)
     system, text_encoder = build_system(config, reader.index.info, device)
+    set_float32_products(tf32=system.execution.precision == "tf32")
+    config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
+    plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
     engine = DeepSpeedEngine(system, config, plan, device)
     return Training(
         engine, config, reader, run, text_encoder=text_encoder, resume=resume, stop_requested=stop_requested,

@@ -17,6 +17,7 @@ FREE_KEYS = frozenset({
     "train.ghost_batches_per_forward", "train.zero_stage", "train.kernels", "train.precision", "train.save_every",
     "train.save_minutes", "train.keep_checkpoints", "train.log_every", "train.on_nonfinite", "train.nonfinite_limit",
     "train.on_storage_error", "train.collective_timeout", "train.cuda_graph", "text.compile",
+    "train.adam", "train.deterministic",
 })  # fmt: skip
 """Config keys that may change between two starts of one run; every other change asks for a new run directory."""
 

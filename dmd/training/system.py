@@ -113,6 +113,6 @@ def parameter_groups(system: TrainingSystem, config: Config) -> list[dict[str, o
     return groups
 
 
-def adam(system: TrainingSystem, config: Config) -> torch.optim.Adam:
-    """The published optimizer: Adam without weight decay."""
-    return torch.optim.Adam(parameter_groups(system, config))
+def adam(system: TrainingSystem, config: Config, *, fused: bool = False) -> torch.optim.Adam:
+    """The published optimizer: Adam without weight decay, in torch's plain or fused implementation."""
+    return torch.optim.Adam(parameter_groups(system, config), fused=fused)

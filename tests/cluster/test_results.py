@@ -91,7 +91,8 @@ def test_bad_ranks(text):
 @pytest.mark.parametrize(
     "size, message",
     [((0, 1, 1, 0), "at least 1"), ((2, 1, 1, 0), "min above max"), ((1, 1, 0, 0), "above|more than 0"),
-     ((1, 1, 1, -1), "at least 0")],
+     ((1, 1, 1, -1), "at least 0"), ((1, 1, 1, 1.5), "a part of one, or a whole number"),
+     ((1, 2, 1, 0.5), "ranks of one trial cannot share a GPU")],
 )  # fmt: skip
 def test_bad_sizes(size, message):
     with pytest.raises(ValueError, match=message):

@@ -29,8 +29,8 @@ TINY = [
 """A small model; with the shards of the fixture an epoch has 5 steps, the last one of 4 ghost batches."""
 PATIENCE = 240
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["torch._dynamo", "launch.rank", "launch.training", "tests.launch.ranks"])
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["torch._dynamo", "launch.rank", "launch.training", "tests.launch.ranks"])
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     torch.set_num_threads(1)
-    sys.exit(supervise(lambda stop, stacks: main(argv, stop, stacks)))
+    sys.exit(supervise(lambda stop, channels: main(argv, stop, channels)))
 
 
 class Session:
@@ -65,7 +65,7 @@ class Session:
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **env,
             }  # fmt: skip
-            self.processes.append(_forks.Process(target=_rank, args=(argv, environment, self.log)))
+            self.processes.append(forks.Process(target=_rank, args=(argv, environment, self.log)))
         for process in self.processes:
             process.start()
 

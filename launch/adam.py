@@ -1,0 +1,55 @@
+"""Adam by device: torch's own, fused on CUDA, or DeepSpeed's FusedAdam where `train.adam` asks for it."""
+
+import torch
+
+from dmd.config import Config
+from dmd.training.system import TrainingSystem, adam, parameter_groups
+
+
+def check_adam(config: Config, device: torch.device) -> None:
+    """Refuse an implementation that a device does not have.
+
+    Raises:
+        ValueError: DeepSpeed's FusedAdam for another device than CUDA.
+    """
+    if config.train.adam == "deepspeed" and device.type != "cuda":
+        raise ValueError(
+            f"train.adam is 'deepspeed', which needs a CUDA device, and this training runs on {device.type}; set "
+            "train.adam=torch"
+        )
+
+
+def make_adam(
+    system: TrainingSystem, config: Config, device: torch.device, *, fused: bool | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of a training.
+
+    Args:
+        fused: torch's fused implementation, which also exists for CPUs; None: on CUDA.
+
+    Raises:
+        ValueError: as `check_adam`, or DeepSpeed's FusedAdam cannot be compiled.
+    """
+    check_adam(config, device)
+    if config.train.adam == "deepspeed":
+        return build_deepspeed_adam(parameter_groups(system, config))
+    return adam(system, config, fused=device.type == "cuda" if fused is None else fused)
+
+
+def build_deepspeed_adam(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+    """DeepSpeed's FusedAdam without weight decay; compiles it where that has not been done yet.
+
+    Raises:
+        ValueError: it cannot be compiled or loaded.
+    """
+    from deepspeed.ops.adam import FusedAdam
+    from deepspeed.ops.op_builder.builder import CUDAMismatchException, MissingCUDAException
+
+    try:
+        return FusedAdam(groups, adam_w_mode=False)
+    except (RuntimeError, OSError, ImportError, CUDAMismatchException, MissingCUDAException) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"train.adam is 'deepspeed', but its FusedAdam cannot be compiled here ({reason}); set train.adam=torch, "
+            f"or install an nvcc of torch's CUDA version ({torch.version.cuda}) and a C++ compiler"
+        ) from error

@@ -1,0 +1,31 @@
+"""A training on CUDA that repeats its bits (`train.deterministic`): the switches of torch and cuBLAS, process-wide."""
+
+from collections.abc import MutableMapping
+
+import torch
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""cuBLAS reads it when its first handle is made; torch takes no other values than these for deterministic."""
+WORKSPACES = (":4096:8", ":16:8")
+
+
+def make_deterministic(environment: MutableMapping[str, str]) -> None:
+    """Switch this process to deterministic algorithms, for good; to be called before anything runs on CUDA.
+
+    An operation that has no deterministic implementation on CUDA is an error of torch's from then on. The composed
+    attention and the Triton kernels use no atomic additions, so they need no switch.
+
+    Args:
+        environment: of this process; gets cuBLAS's workspace, unless the user has chosen a deterministic one.
+    """
+    if environment.get(WORKSPACE) not in WORKSPACES:
+        environment[WORKSPACE] = WORKSPACES[0]
+    torch.use_deterministic_algorithms(True)
+    # Filling costs time, and nothing reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_math_sdp(True)

@@ -1,0 +1,81 @@
+"""Tells a rank that lost the other ranks from one that failed by itself, by what torch says.
+
+gloo raises an exception in the thread that waits. Under NCCL that thread waits for a stream, and a thread of torch's,
+the watchdog of ProcessGroupNCCL, writes to stderr why it gives up and aborts the process. A device-side assert ends in
+the same abort. So a rank of several on NCCL hands its stderr to its supervisor, which passes it on and reads along.
+"""
+
+import os
+import re
+import sys
+
+_OF_COLLECTIVES = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|broken pipe|socket", re.I)
+_OF_THIS_RANK = re.compile(r"cuda (error|failure)|ncclInvalid(Usage|Argument)|invalid usage|out of memory", re.I)
+"""The rank's own device, or a misuse such as two ranks on one GPU: the same command would fail again."""
+_OF_WATCHDOG = re.compile(
+    r"(Watchdog caught collective operation timeout: .*)"
+    r"|watchdog thread terminated with exception: (?:\[Rank \d+\] )?(.*)"
+    r"|(Terminating the process after attempting to dump debug info, due to collective timeout.*)"
+)
+
+
+def lost_others(error: RuntimeError) -> bool:
+    """Whether an error says that other ranks are gone or cannot be reached; gloo's are plain RuntimeErrors."""
+    import torch
+    from torch.distributed import DistError
+
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _OF_THIS_RANK.search(str(error)):
+        return False
+    return isinstance(error, DistError) or _OF_COLLECTIVES.search(str(error)) is not None
+
+
+def watchdog_reason(line: str) -> str | None:
+    """Why torch's NCCL watchdog gives the other ranks up, of a line of stderr; None for any other line."""
+    match = _OF_WATCHDOG.search(line)
+    if match is None or _OF_THIS_RANK.search(line):
+        return None
+    return next(group for group in match.groups() if group is not None).strip()
+
+
+class ErrorRelay:
+    """A rank's stderr on its way through the supervisor."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        self._line = b""
+        self.reason: str | None = None
+        """Why torch's watchdog has given the other ranks up, once it has."""
+
+    def hand_over(self) -> None:
+        """In the rank: stderr goes through the supervisor from here on."""
+        sys.stderr.flush()
+        os.dup2(self._writer, 2)
+
+    def leave_to_rank(self) -> None:
+        """In the supervisor: be the reading end alone."""
+        os.close(self._writer)
+
+    def pass_on(self) -> bool:
+        """Pass on what has come; returns whether more may come."""
+        while True:
+            try:
+                data = os.read(self.reader, 1 << 16)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._look(data)
+            while data:
+                data = data[os.write(2, data) :]
+
+    def finish(self) -> None:
+        """The same for the last time: the rank has ended."""
+        self.pass_on()
+        self._look(b"\n")
+
+    def _look(self, data: bytes) -> None:
+        *lines, self._line = (self._line + data).split(b"\n")
+        self._line = self._line[-(1 << 12) :]
+        for line in lines:
+            self.reason = self.reason or watchdog_reason(line.decode(errors="replace"))

@@ -1,0 +1,87 @@
+"""`train.deterministic`: what it switches, and that a training on a CPU, which repeats its bits anyway, is the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.environment import forwarded
+from tests.launch.ranks import TINY, assert_bitwise, finish
+
+SWITCHES = """
+import json, os, torch
+def switches():
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return {
+        "workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "warns only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "fills": torch.utils.deterministic.fill_uninitialized_memory,
+        "cudnn": cudnn.deterministic, "benchmark": cudnn.benchmark, "math": cuda.math_sdp_enabled(),
+        "others": cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled() or cuda.cudnn_sdp_enabled(),
+    }
+"""
+RANK = """
+import sys
+from launch.rank import main
+from launch.supervise import Channels, StopRequest
+from launch.lost import ErrorRelay
+seen = {}
+def look(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "join_process_group":
+        seen["joining"] = {**switches(), "cuda runs": torch.cuda.is_initialized()}
+sys.setprofile(look)
+seen["before"] = switches()
+code = main(sys.argv[1:], StopRequest(), Channels(stacks=2, errors=ErrorRelay()))
+seen["after"] = switches()
+print(json.dumps(seen))
+sys.exit(code)
+"""
+ON = {"algorithms": True, "warns only": False, "fills": False, "cudnn": True, "benchmark": False, "math": True,
+      "others": False}  # fmt: skip
+
+
+def rank(shards: Path, run: Path, *overrides: str, **env: str) -> dict[str, dict[str, object]]:
+    """The switches of a rank before it begins, when it joins the others, and at its end."""
+    arguments = ["--data", str(shards), "--run", str(run), *TINY, "train.max_steps=1", *overrides]
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}, "RANK": "0",
+        "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", **env,
+    }  # fmt: skip
+    command = [sys.executable, "-c", SWITCHES + RANK, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    seen: dict[str, dict[str, object]] = json.loads(ended.stdout.splitlines()[-1])
+    return seen
+
+
+@pytest.mark.parametrize(("own", "workspace"), [({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, ":16:8")])
+def test_a_rank_is_deterministic_before_it_joins_the_others(shards, tmp_path, own, workspace):
+    seen = rank(shards, tmp_path / "run", "train.deterministic=true", **own)
+    assert seen["joining"] == {**ON, "workspace": workspace, "cuda runs": False}
+    assert seen["after"] == {**ON, "workspace": workspace}
+
+
+def test_no_switch_is_touched_without_it(shards, tmp_path):
+    seen = rank(shards, tmp_path / "run")
+    assert seen["after"] == seen["before"]
+    assert seen["before"]["workspace"] is None
+    assert not seen["before"]["algorithms"]
+    assert seen["before"]["others"]
+
+
+def test_the_workspace_reaches_every_host():
+    assert forwarded({"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HOME": "/"}) == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2])
+def test_it_changes_no_bit_on_a_cpu_and_resumes_bitwise(shards, reference, tmp_path, stage):
+    run, on = tmp_path / "run", ("train.deterministic=true", f"train.zero_stage={stage}")
+    for limit in ("train.max_steps=3", "train.max_steps=10"):
+        finish(shards, run, *on, limit, ranks=2)
+    assert_bitwise(run, reference(f"train.zero_stage={stage}", ranks=2))

@@ -1,0 +1,174 @@
+"""A rank that lost its peers is told from one that failed by itself: by exceptions, and under NCCL by torch's words.
+
+There is no NCCL here. What its watchdog writes is quoted from logs of trainings, and a rank that writes it and aborts,
+as torch does, is a real process under a real supervisor.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from launch.engine import join_process_group
+from launch.lost import lost_others, watchdog_reason
+from launch.runner import free_port
+from launch.supervise import Channels, StopRequest, supervise
+from launch.watchdog import Watchdog
+from tests.launch.ranks import PATIENCE, forks
+
+LOST, ABORTED, KILLED = 69, 134, 137
+TIMEOUT = (
+    "[rank1]:[E1003 18:37:01.838 ProcessGroupNCCL.cpp:1515] [PG 0 (default_pg) Rank 1] Process group watchdog thread "
+    "terminated with exception: [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=6463, "
+    "OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=1800000) ran for 1800017 milliseconds before timing out."
+)
+GONE = (
+    "[rank9]:[E ProcessGroupNCCL.cpp:1414] [PG 0 Rank 9] Process group watchdog thread terminated with exception: NCCL "
+    "error: remote process exited or there was a network error, NCCL version 2.20.5"
+)
+SIGNALLED = (
+    "[rank2]:[F1003 18:45:01.1 ProcessGroupNCCL.cpp:1500] [PG ID 0 PG GUID 0(default_pg) Rank 2] Terminating the "
+    "process after attempting to dump debug info, due to collective timeout or exception."
+)
+ASSERT = (
+    "[rank0]:[E1003 18:37:01.8 ProcessGroupNCCL.cpp:1895] [PG ID 0 PG GUID 0 Rank 0] Process group watchdog thread "
+    "terminated with exception: CUDA error: device-side assert triggered"
+)
+UNHANDLED = (
+    "  what():  [PG ID 0 PG GUID 0(default_pg) Rank 1] Process group watchdog thread terminated with exception: NCCL "
+    "error: unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.26.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:9711"), True),
+        (RuntimeError("Timed out waiting 20000ms for recv operation to complete"), True),
+        (dist.DistBackendError("NCCL communicator was aborted on rank 1."), True),
+        (dist.DistNetworkError("The client socket has failed to connect to any network address"), True),
+        (dist.DistBackendError("NCCL error in: x.cpp:1, remote process exited or there was a network error"), True),
+        (dist.DistBackendError("NCCL error in: x.cpp:1, unhandled cuda error\nCuda failure 2 'out of memory'"), False),
+        (dist.DistBackendError("x.cpp:1, invalid usage\nDuplicate GPU detected : rank 0 and rank 1"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (torch.AcceleratorError("CUDA error: the launch timed out and was terminated", 702), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_which_errors_say_that_others_are_lost(error, lost):
+    assert lost_others(error) is lost
+
+
+def test_what_the_nccl_watchdog_says():
+    assert watchdog_reason(TIMEOUT).startswith("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=6463")
+    assert watchdog_reason(GONE) == (
+        "NCCL error: remote process exited or there was a network error, NCCL version 2.20.5"
+    )
+    assert "due to collective timeout or exception" in watchdog_reason(SIGNALLED)
+    for line in (ASSERT, UNHANDLED, "epoch 3: 100%", "terminate called after throwing an instance of 'std::bad_alloc'"):
+        assert watchdog_reason(line) is None
+
+
+def _end(environment: dict[str, str], log: str, hands_over: bool, last_words: str, aborts: bool) -> None:
+    """A rank of two: number 1 is killed, number 0 says something and ends as torch's watchdog makes it end."""
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+    def train(stop: StopRequest, channels: Channels) -> int:
+        watchdog = Watchdog(2, channels.stacks)
+        join_process_group(timedelta(seconds=PATIENCE))
+        assert dist.get_world_size() == 2
+        dist.barrier()
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if hands_over:
+            channels.errors.hand_over()
+        print("before", file=sys.stderr)
+        os.write(2, last_words.encode())
+        if aborts:
+            os.abort()
+        watchdog()
+        time.sleep(PATIENCE)
+        return 0
+
+    sys.exit(supervise(train))
+
+
+def end(folder: Path, *arguments: object) -> tuple[list[int | None], str]:
+    """The exit codes of both ranks and what they printed."""
+    log, port = tempfile.mkstemp(dir=folder)[1], str(free_port())
+    processes = []
+    for rank in ("0", "1"):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_SIZE": "2",
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        processes.append(forks.Process(target=_end, args=(environment, log, *arguments)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+    return [process.exitcode for process in processes], Path(log).read_text(errors="replace")
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hands_over", "last_words", "aborts", "code"),
+    [
+        (True, f"{TIMEOUT}\nException raised from checkTimeout at ProcessGroupNCCL.cpp:609\n", True, LOST),
+        (True, f"x\n{GONE}", True, LOST),
+        (True, f"{ASSERT}\n", True, ABORTED),
+        (True, "terminate called without an active exception\n", True, ABORTED),
+        (False, f"{TIMEOUT}\n", True, ABORTED),
+        (True, f"{TIMEOUT}\n", False, LOST),
+        (True, "a step that hangs\n", False, KILLED),
+    ],
+    ids=["timeout", "peer-gone", "assert", "terminate", "one-rank-or-gloo", "timeout-seen-then-hangs", "hangs"],
+)
+def test_a_rank_that_torch_aborts_over_lost_peers_ends_as_lost(tmp_path, hands_over, last_words, aborts, code):
+    codes, output = end(tmp_path, hands_over, last_words, aborts)
+    assert codes == [code, KILLED], output
+    assert "rank 1 on" in output
+    assert "was killed by SIGKILL (signal 9)" in output
+    assert "before\n" in output
+    assert last_words.strip() in output, "what a rank writes is passed on"
+    lost = [line for line in output.splitlines() if "lost the other ranks" in line]
+    assert len(lost) == (code == LOST)
+    if lost:
+        assert lost[0].startswith("dmd train: error: rank 0 on")
+        assert lost[0].endswith("; the same command continues")
+    if code == ABORTED:
+        assert "was killed by SIGABRT (signal 6)" in output
+        assert "stack of rank 0 on" in output
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (
+            "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\\nmore')", 1,
+            "(CUDA out of memory. Tried to allocate 2.00 GiB.); lower train.ghost_batches_per_forward, then the same",
+        ),
+        ("torch.AcceleratorError('CUDA error: device-side assert triggered', 710)", 1, "the device of rank 3 on"),
+        ("torch.distributed.DistBackendError('NCCL communicator was aborted.')", LOST, "lost the other ranks"),
+        ("RuntimeError('a bug')", 1, "RuntimeError: a bug"),
+    ],
+    ids=["memory", "device", "lost", "bug"],
+)  # fmt: skip
+def test_how_a_rank_ends_over_an_error_of_torch(error, code, told):
+    command = [sys.executable, "-c", f"import torch; from launch.rank import end_badly; end_badly({error})"]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "RANK": "3"})
+    assert ended.returncode == code, ended.stderr
+    assert told in ended.stderr
+    assert ("lost the other ranks" in ended.stderr) == (code == LOST)
+    assert ("Traceback" in ended.stderr) == ("bug" in error), "a user's error is a line"
