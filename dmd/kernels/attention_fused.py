@@ -12,15 +12,15 @@ from torch import Tensor
 
 from dmd.kernels.attention import AttentionPlan
 from dmd.kernels.attention_triton import backward_key, backward_query, forward
+from dmd.kernels.block_sizes import attention_sizes
+from dmd.kernels.launching import launch, product_precision
 from dmd.kernels.noise import Noise, cut, keep_scale
 
 LOG2_E = math.log2(math.e)
-MIN_DOT = 16
-"""Smallest side of a Triton matrix product."""
 
 
 class AttentionLaunch:
-    """What the three launches of one call share.
+    """What the three launches of one call share; float32 products are in backward what they were when it was made.
 
     Args:
         shape: [E, 3] int32, query length, key length and dropout's cut of each encoder.
@@ -36,15 +36,16 @@ class AttentionLaunch:
         self.ranges = shape if valid is None else valid
         self.tables = (shape, shape if keys is None else keys, scales, self.ranges)
         self.ghosts = None if keys is None else keys.shape[1]
+        self.precision = product_precision()
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Tensor:
         """Fill `out` [E, B, Tq, d] up to each encoder's length; returns the rows' log-sums [E, B * H, Tq]."""
         encoders, batch, rows, _ = query.shape
-        assert max(key.stride(0), query.stride(0)) * encoders < 2**31
+        assert max(key.stride(0), query.stride(0), batch * self.heads * rows) * encoders < 2**31
         sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
-        grid, blocks, constants = self._grid(query, key, rows, "BLOCK_M")
-        forward[grid](query, key, value, out, sums, *self.tables, *_strides(query), *_strides(key), *_strides(out),
-                      rows, blocks, self._factor(query) * LOG2_E, **constants)  # fmt: skip
+        grid, numbers, constants = self._grid(query, key, "forward")
+        launch(forward, grid, query, key, value, out, sums, *self.tables, *_strides(query), *_strides(key),
+               *_strides(out), *numbers, self._factor(query) * LOG2_E, **constants)  # fmt: skip
         return sums
 
     def backward(self, kept: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> None:
@@ -54,32 +55,32 @@ class AttentionLaunch:
         assert grad_out.stride() == out.stride()
         assert grad_k.stride() == grad_v.stride()
         common = (*_strides(query), *_strides(key), *_strides(out))
-        rows, factor = query.shape[2], self._factor(query)
-        grid, blocks, constants = self._grid(query, key, rows, "BLOCK_M")
-        backward_query[grid](query, key, value, out, grad_out, sums, grad_q, *self.tables, *common, *_strides(grad_q),
-                             rows, blocks, factor * LOG2_E, factor, **constants)  # fmt: skip
-        grid, blocks, constants = self._grid(query, key, key.shape[2], "BLOCK_N")
-        backward_key[grid](query, key, value, out, grad_out, sums, grad_k, grad_v, *self.tables, *common,
-                           *_strides(grad_k), rows, blocks, factor * LOG2_E, factor, **constants)  # fmt: skip
+        factor = self._factor(query)
+        grid, numbers, constants = self._grid(query, key, "backward_query")
+        launch(backward_query, grid, query, key, value, out, grad_out, sums, grad_q, *self.tables, *common,
+               *_strides(grad_q), *numbers, factor * LOG2_E, factor, **constants)  # fmt: skip
+        grid, numbers, constants = self._grid(query, key, "backward_key")
+        launch(backward_key, grid, query, key, value, out, grad_out, sums, grad_k, grad_v, *self.tables, *common,
+               *_strides(grad_k), *numbers, factor * LOG2_E, factor, **constants)  # fmt: skip
 
     def _factor(self, query: Tensor) -> float:
         return (query.shape[-1] // self.heads) ** -0.5
 
     def _grid(
-        self, query: Tensor, key: Tensor, steps: int, side: str
-    ) -> tuple[tuple[int, int], int, dict[str, int | bool]]:
-        """(grid, blocks per encoder, constants) of a launch over `steps` rows or keys."""
+        self, query: Tensor, key: Tensor, kernel: str
+    ) -> tuple[tuple[int], tuple[int, int, int], dict[str, int | bool | str]]:
+        """(grid, (rows, encoders, blocks per encoder), constants) of a launch over blocks of rows, or of keys."""
         encoders, batch, rows, dim = query.shape
         head = dim // self.heads
+        sizes = attention_sizes(kernel, head, rows, key.shape[2], half=query.dtype != torch.float32)
         constants = {
             "HEADS": self.heads, "GHOST": batch if self.ghosts is None else batch // self.ghosts,
             "LAST": self.last_step, "DROP": self.dropping, "VALID": self.ranged, "HEAD": head,
-            "WIDTH": max(MIN_DOT, triton.next_power_of_2(head)),
-            "BLOCK_M": max(MIN_DOT, min(64, triton.next_power_of_2(rows))),
-            "BLOCK_N": max(MIN_DOT, min(64, triton.next_power_of_2(key.shape[2]))),
+            "PRECISION": self.precision, **sizes,
         }  # fmt: skip
-        blocks = triton.cdiv(steps, constants[side])
-        return (encoders * blocks, batch * self.heads), blocks, constants
+        over_keys = kernel == "backward_key"
+        blocks = triton.cdiv(key.shape[2] if over_keys else rows, sizes["BLOCK_N" if over_keys else "BLOCK_M"])
+        return (encoders * blocks * batch * self.heads,), (rows, encoders, blocks), constants
 
 
 def attention_tables(

@@ -3,7 +3,8 @@
 Tensors are [E, B, T, H * h]; a program works on one block of rows (or keys) of one head of one sample of one encoder.
 `shape` holds (query length, key length, dropout's cut) of each encoder, `keys` the dropout key of each encoder and
 ghost batch, `scales` what dropout multiplies the kept weights by. With VALID, `valid` [E, B, 2] holds the first real
-key frame of each sample and the end of its real key frames. `dmd.kernels.attention_fused` launches them.
+key frame of each sample and the end of its real key frames. A program whose block lies past its encoder's length has
+nothing to do: such rows are neither written nor read. `dmd.kernels.attention_fused` launches them.
 """
 
 import triton
@@ -13,9 +14,9 @@ from dmd.kernels.rows_triton import kept
 
 
 @triton.jit
-def _weights(q, k, row, col, len_q, len_k, real, end, shift, scale):
+def _weights(q, k, row, col, len_q, len_k, real, end, shift, scale, PRECISION: tl.constexpr):
     """2 ** (score - shift) of a tile, 0 where hidden."""
-    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
     seen = _seen(row, col, len_q, len_k, real, end) & (row[:, None] < len_q)
     return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0)
 
@@ -39,36 +40,41 @@ def _real(valid, e, b, batch, len_k, VALID: tl.constexpr):
 
 
 @triton.jit
-def _locate(shape, keys, pid, blocks, bh, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr):
-    """What a program works on: encoder, block, sample, head, lengths, first row, dropout's cut and key."""
-    e = pid // blocks
+def _locate(shape, keys, encoders, blocks, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr):
+    """What a program works on: encoder, block, sample, head, their number in the encoder, samples, lengths, first row,
+    dropout's cut and key. Programs are numbered by block, encoder, head, sample, the first fastest."""
+    pid = tl.program_id(0)
     block = pid % blocks
+    e = pid // blocks % encoders
+    bh = pid // blocks // encoders
+    batch = tl.num_programs(0) // blocks // encoders // HEADS
     b = bh // HEADS
     h = bh % HEADS
     len_q = tl.load(shape + 3 * e)
     len_k = tl.load(shape + 3 * e + 1)
     cut_at = tl.load(shape + 3 * e + 2)
-    ghosts = tl.num_programs(1) // HEADS // GHOST
-    at = keys + 2 * (e * ghosts + b // GHOST)
+    at = keys + 2 * (e * (batch // GHOST) + b // GHOST)
     key_low = tl.load(at)
     key_high = tl.load(at + 1)
     first = 0
     if LAST:
         first = len_q - 1
-    return e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first
+    return e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first
 
 
 @triton.jit
 def forward(
     q_ptr, k_ptr, v_ptr, o_ptr, sums_ptr, shape, keys, scales, valid, q_e, q_b, q_t, k_e, k_b, k_t, o_e, o_b, o_t, rows,
-    blocks, scale, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr, DROP: tl.constexpr,
+    encoders, blocks, scale, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr, DROP: tl.constexpr,
     VALID: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attention output and each row's log-sum (base 2)."""
-    bh = tl.program_id(1)
-    e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first = _locate(
-        shape, keys, tl.program_id(0), blocks, bh, HEADS, GHOST, LAST
+    e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+        shape, keys, encoders, blocks, HEADS, GHOST, LAST
     )
+    if first + block * BLOCK_M >= len_q:
+        return
     local = block * BLOCK_M + tl.arange(0, BLOCK_M)
     row = first + local
     channel = tl.arange(0, WIDTH)
@@ -77,7 +83,7 @@ def forward(
     top = tl.full([BLOCK_M], -1e30, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    real, real_end = _real(valid, e, b, tl.num_programs(1) // HEADS, len_k, VALID)
+    real, real_end = _real(valid, e, b, batch, len_k, VALID)
     end = tl.minimum(real_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
     for begin in range(real // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
@@ -85,7 +91,7 @@ def forward(
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         seen = _seen(row, col, len_q, len_k, real, real_end)
         score = tl.where(seen, score, -1e30)
         new_top = tl.maximum(top, tl.max(score, 1))
@@ -95,27 +101,28 @@ def forward(
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
             weights = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), weights, 0.0)
-        mixed = mixed * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        mixed = mixed * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
         top = new_top
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
     o_at = o_ptr + e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
     tl.store(o_at, mixed.to(o_ptr.dtype.element_ty), q_mask)
     sums = top + tl.log2(tl.where(total > 0, total, 1.0))
-    tl.store(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, sums, row < len_q)
+    tl.store(sums_ptr + (e * batch * HEADS + bh) * rows + local, sums, row < len_q)
 
 
 @triton.jit
 def backward_query(
     q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gq_ptr, shape, keys, scales, valid, q_e, q_b, q_t, k_e, k_b, k_t, o_e,
-    o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr,
-    DROP: tl.constexpr, VALID: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    o_b, o_t, g_e, g_b, g_t, rows, encoders, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr,
+    LAST: tl.constexpr, DROP: tl.constexpr, VALID: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the query, over the keys that each row sees."""
-    bh = tl.program_id(1)
-    e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first = _locate(
-        shape, keys, tl.program_id(0), blocks, bh, HEADS, GHOST, LAST
+    e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+        shape, keys, encoders, blocks, HEADS, GHOST, LAST
     )
+    if first + block * BLOCK_M >= len_q:
+        return
     keep = tl.load(scales + e)
     local = block * BLOCK_M + tl.arange(0, BLOCK_M)
     row = first + local
@@ -125,9 +132,9 @@ def backward_query(
     q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
     go = tl.load(go_ptr + o_at, q_mask, 0.0)
     mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-    shift = tl.load(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, row < len_q, 0.0)
+    shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
     gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    real, real_end = _real(valid, e, b, tl.num_programs(1) // HEADS, len_k, VALID)
+    real, real_end = _real(valid, e, b, batch, len_k, VALID)
     end = tl.minimum(real_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
     for begin in range(real // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
@@ -135,13 +142,13 @@ def backward_query(
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale)
-        grad = tl.dot(go, tl.trans(v), input_precision="ieee") * keep
+        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale, PRECISION)
+        grad = tl.dot(go, tl.trans(v), input_precision=PRECISION) * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
             grad = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), grad, 0.0)
         grad = weights * (grad - mean[:, None])
-        gq += tl.dot(grad.to(k.dtype), k, input_precision="ieee")
+        gq += tl.dot(grad.to(k.dtype), k, input_precision=PRECISION)
     g_at = gq_ptr + e * g_e + b * g_b + local[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(g_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
 
@@ -149,15 +156,16 @@ def backward_query(
 @triton.jit
 def backward_key(
     q_ptr, k_ptr, v_ptr, o_ptr, go_ptr, sums_ptr, gk_ptr, gv_ptr, shape, keys, scales, valid, q_e, q_b, q_t, k_e, k_b,
-    k_t, o_e, o_b, o_t, g_e, g_b, g_t, rows, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr,
+    k_t, o_e, o_b, o_t, g_e, g_b, g_t, rows, encoders, blocks, scale, factor, HEADS: tl.constexpr, GHOST: tl.constexpr,
     LAST: tl.constexpr, DROP: tl.constexpr, VALID: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of key and value, over the rows that see them."""
-    bh = tl.program_id(1)
-    e, block, b, h, len_q, len_k, cut_at, key_low, key_high, first = _locate(
-        shape, keys, tl.program_id(0), blocks, bh, HEADS, GHOST, LAST
+    e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+        shape, keys, encoders, blocks, HEADS, GHOST, LAST
     )
+    if block * BLOCK_N >= len_k:
+        return
     keep = tl.load(scales + e)
     col = block * BLOCK_N + tl.arange(0, BLOCK_N)
     channel = tl.arange(0, WIDTH)
@@ -167,7 +175,7 @@ def backward_key(
     v = tl.load(v_ptr + offset, kv_mask, 0.0)
     gk = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     gv = tl.zeros([BLOCK_N, WIDTH], tl.float32)
-    real, real_end = _real(valid, e, b, tl.num_programs(1) // HEADS, len_k, VALID)
+    real, real_end = _real(valid, e, b, batch, len_k, VALID)
     start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // BLOCK_M * BLOCK_M
     for begin in range(start, len_q - first, BLOCK_M):
         local = begin + tl.arange(0, BLOCK_M)
@@ -177,18 +185,18 @@ def backward_key(
         q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
         go = tl.load(go_ptr + o_at, q_mask, 0.0)
         mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-        shift = tl.load(sums_ptr + (e * tl.num_programs(1) + bh) * rows + local, row < len_q, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale)
-        grad = tl.dot(go, tl.trans(v), input_precision="ieee") * keep
+        shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
+        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale, PRECISION)
+        grad = tl.dot(go, tl.trans(v), input_precision=PRECISION) * keep
         dropped = weights * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
             keeps = kept(word, (col % 2)[None, :], key_low, key_high, cut_at)
             grad = tl.where(keeps, grad, 0.0)
             dropped = tl.where(keeps, dropped, 0.0)
-        gv += tl.dot(tl.trans(dropped).to(go.dtype), go, input_precision="ieee")
+        gv += tl.dot(tl.trans(dropped).to(go.dtype), go, input_precision=PRECISION)
         grad = weights * (grad - mean[:, None])
-        gk += tl.dot(tl.trans(grad).to(q.dtype), q, input_precision="ieee")
+        gk += tl.dot(tl.trans(grad).to(q.dtype), q, input_precision=PRECISION)
     g_at = e * g_e + b * g_b + col[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(gk_ptr + g_at, (gk * factor).to(gk_ptr.dtype.element_ty), kv_mask)
     tl.store(gv_ptr + g_at, gv.to(gv_ptr.dtype.element_ty), kv_mask)

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.launching import launch
+
 BLOCK = 64
 """Time steps and channels, flattened, of a program."""
 EPSILON = 1e-12
@@ -25,11 +27,11 @@ def _weights(mask_ptr, ghost, samples, S: tl.constexpr):
 
 @triton.jit
 def _forward(
-    origin, private, shared, again, private_again, mask_ptr, parts, samples, inner, epsilon, S: tl.constexpr,
+    origin, private, shared, again, private_again, mask_ptr, parts, ghosts, samples, inner, epsilon, S: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    ghost = tl.program_id(0)
-    block = tl.program_id(1)
+    ghost = tl.program_id(0) % ghosts
+    block = tl.program_id(0) // ghosts
     s = tl.arange(0, S)
     place = block * BLOCK + tl.arange(0, BLOCK)
     inside = (s < samples)[:, None] & (place < inner)[None, :]
@@ -44,26 +46,26 @@ def _forward(
     c = tl.load(shared + at, inside, 0.0).to(tl.float32) * valid[:, None]
     norms = (tl.sum(p * p, 0) + epsilon) * (tl.sum(c * c, 0) + epsilon)
     ort = tl.sum(tl.maximum(tl.sum(p * c, 0) / tl.sqrt(norms), 0.0), 0) / inner
-    part = parts + (block * 3) * tl.num_programs(0) + ghost
+    part = parts + (block * 3) * ghosts + ghost
     tl.store(part, rec)
-    tl.store(part + tl.num_programs(0), cyc)
-    tl.store(part + 2 * tl.num_programs(0), ort)
+    tl.store(part + ghosts, cyc)
+    tl.store(part + 2 * ghosts, ort)
 
 
 @triton.jit
 def _backward(
     origin, private, shared, again, private_again, mask_ptr, upstream, g_origin, g_private, g_shared, g_again,
-    g_private_again, samples, inner, epsilon, S: tl.constexpr, BLOCK: tl.constexpr,
+    g_private_again, ghosts, samples, inner, epsilon, S: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    ghost = tl.program_id(0)
+    ghost = tl.program_id(0) % ghosts
     s = tl.arange(0, S)
-    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.program_id(0) // ghosts * BLOCK + tl.arange(0, BLOCK)
     inside = (s < samples)[:, None] & (place < inner)[None, :]
     at = (ghost * samples + s)[:, None].to(tl.int64) * inner + place[None, :]
     weight, valid = _weights(mask_ptr, ghost, samples, S)
     of_rec = tl.load(upstream + ghost) * 2.0 / inner
-    of_cyc = tl.load(upstream + tl.num_programs(0) + ghost) * 2.0 / inner
-    of_ort = tl.load(upstream + 2 * tl.num_programs(0) + ghost) / inner
+    of_cyc = tl.load(upstream + ghosts + ghost) * 2.0 / inner
+    of_ort = tl.load(upstream + 2 * ghosts + ghost) / inner
     p = tl.load(private + at, inside, 0.0).to(tl.float32)
     gap = tl.load(origin + at, inside, 0.0).to(tl.float32) - tl.load(again + at, inside, 0.0).to(tl.float32)
     gap *= of_rec * weight[:, None]
@@ -98,8 +100,8 @@ class FusedDecoupling(torch.autograd.Function):
         inner = features[0][0].numel()
         blocks = triton.cdiv(inner, BLOCK)
         parts = torch.empty(blocks, 3, ghosts, device=mask.device)
-        _forward[ghosts, blocks](*features, mask, parts, samples, inner, EPSILON,
-                                 S=triton.next_power_of_2(samples), BLOCK=BLOCK)  # fmt: skip
+        launch(_forward, (ghosts * blocks,), *features, mask, parts, ghosts, samples, inner, EPSILON,
+               S=triton.next_power_of_2(samples), BLOCK=BLOCK)  # fmt: skip
         ctx.save_for_backward(mask, *features)
         return parts.sum(0)
 
@@ -109,8 +111,6 @@ class FusedDecoupling(torch.autograd.Function):
         ghosts, samples = mask.shape
         inner = features[0][0].numel()
         grads = tuple(torch.empty_like(x) for x in features)
-        _backward[ghosts, triton.cdiv(inner, BLOCK)](
-            *features, mask, gradients[0].contiguous(), *grads, samples, inner, EPSILON,
-            S=triton.next_power_of_2(samples), BLOCK=BLOCK,
-        )  # fmt: skip
+        launch(_backward, (ghosts * triton.cdiv(inner, BLOCK),), *features, mask, gradients[0].contiguous(), *grads,
+               ghosts, samples, inner, EPSILON, S=triton.next_power_of_2(samples), BLOCK=BLOCK)  # fmt: skip
         return None, *grads

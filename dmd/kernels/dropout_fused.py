@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.launching import launch
 from dmd.kernels.noise import Noise, cut, keep_scale
 from dmd.kernels.rows_triton import kept
 
@@ -37,8 +38,8 @@ def _launch(x: Tensor, keys: Tensor, batch_dim: int, ghost: int, rate: float) ->
     out = torch.empty_like(x)
     count, inner = x.numel(), math.prod(x.shape[batch_dim + 1 :])
     assert count < 2**31 - BLOCK
-    _drop[(triton.cdiv(count, BLOCK),)](x, out, keys, count, x.shape[batch_dim], ghost, inner, cut(rate),
-                                        keep_scale(rate), BLOCK=BLOCK)  # fmt: skip
+    launch(_drop, (triton.cdiv(count, BLOCK),), x, out, keys, count, x.shape[batch_dim], ghost, inner, cut(rate),
+           keep_scale(rate), BLOCK=BLOCK)  # fmt: skip
     return out
 
 

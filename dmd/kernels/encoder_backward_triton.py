@@ -16,7 +16,7 @@ def residual_mlp_backward(
     res_keys, relu_keys, last_keys, g_e, g_b, g_t, m_e, m_b, m_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
     LAST: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr, RES_SCALE: tl.constexpr,
     RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `middle` (through both of its uses) and of the attention's output."""
     e = tl.program_id(1)
@@ -48,34 +48,39 @@ def residual_mlp_backward(
         real = unit_no < 4 * DIM
         w1_at = w1_ptr + (e * 4 * DIM + unit_no)[:, None] * DIM + channel[None, :]
         w1 = tl.load(w1_at, real[:, None] & there[None, :], 0.0).to(DOT)  # [CHUNK, WIDTH]
-        before = tl.dot(y, tl.trans(w1), input_precision="ieee")
+        before = tl.dot(y, tl.trans(w1), input_precision=PRECISION)
         before += tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
         w2_at = w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + unit_no[None, :]
         w2 = tl.load(w2_at, real[None, :] & there[:, None], 0.0).to(DOT)  # [WIDTH, CHUNK]
-        hidden = tl.dot(branch, w2, input_precision="ieee")
+        hidden = tl.dot(branch, w2, input_precision=PRECISION)
         if RELU:
             hidden *= keep_factor(
                 relu_keys, table, e, sample, step, unit_no, batch, inside, 0, LAST, 4 * DIM, GHOST, RELU_CUT,
                 RELU_SCALE,
             )  # fmt: skip
         hidden = tl.where(before > 0, hidden, 0.0)
-        grad_y += tl.dot(hidden.to(DOT), w1, input_precision="ieee")
+        grad_y += tl.dot(hidden.to(DOT), w1, input_precision=PRECISION)
     grad += normalised_backward(grad_y * gain[None, :], unit, inverse, DIM)
     tl.store(grad_middle_ptr + at, grad, mask)
     if RES:
         grad *= keep_factor(
             res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
         )
-    square = there[:, None] & there[None, :]
-    wo = tl.load(wo_ptr + (e * DIM + channel)[:, None] * DIM + channel[None, :], square, 0.0).to(DOT)
-    grad_mixed = tl.dot(tl.where(mask, grad, 0.0).to(DOT), wo, input_precision="ieee")
-    tl.store(grad_mixed_ptr + at, grad_mixed.to(grad_mixed_ptr.dtype.element_ty), mask)
+    grad = tl.where(mask, grad, 0.0).to(DOT)
+    for begin in range(0, DIM, CHUNK):
+        col = begin + tl.arange(0, CHUNK)
+        wo_at = wo_ptr + (e * DIM + channel)[:, None] * DIM + col[None, :]
+        wo = tl.load(wo_at, there[:, None] & (col < DIM)[None, :], 0.0).to(DOT)  # [WIDTH, CHUNK]
+        grad_mixed = tl.dot(grad, wo, input_precision=PRECISION)
+        mixed_at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + col[None, :]
+        tl.store(grad_mixed_ptr + mixed_at, grad_mixed.to(grad_mixed_ptr.dtype.element_ty),
+                 inside[:, None] & (col < DIM)[None, :])  # fmt: skip
 
 
 @triton.jit
 def _through(
     grad_y, grad_ptr, w_ptr, at, inside, e, channel, FIRST: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr,
+    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """grad_y plus the gradient through columns FIRST .. FIRST + COLS of the input projection."""
     there = channel < DIM
@@ -84,7 +89,7 @@ def _through(
         grad = tl.load(grad_ptr + at[:, None] + col[None, :], inside[:, None] & (col < COLS)[None, :], 0.0)
         w_at = w_ptr + (e * 3 * DIM + FIRST + col)[:, None] * DIM + channel[None, :]
         w = tl.load(w_at, (col < COLS)[:, None] & there[None, :], 0.0).to(DOT)
-        grad_y += tl.dot(grad.to(DOT), w, input_precision="ieee")
+        grad_y += tl.dot(grad.to(DOT), w, input_precision=PRECISION)
     return grad_y
 
 
@@ -93,7 +98,7 @@ def project_backward(
     q_ptr, kv_ptr, grad_middle_ptr, x_ptr, grad_ptr, w_ptr, gain_ptr, table, ranges, q_e, q_b, q_t, kv_e, kv_b, kv_t,
     m_e, m_b, m_t, x_e, x_b, x_t, g_e, g_b, g_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
     QUERY: tl.constexpr, KEY: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, M: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr,
+    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the layer's input from those of queries (QUERY) and of keys and values (KEY).
 
@@ -120,12 +125,15 @@ def project_backward(
     grad = tl.zeros([M, WIDTH], tl.float32)
     if QUERY:
         at = sample * q_b + asked_step * q_t
-        grad = _through(grad, q_ptr + e.to(tl.int64) * q_e, w_ptr, at, asked, e, channel, 0, DIM, DIM, CHUNK, DOT)
+        grad = _through(
+            grad, q_ptr + e.to(tl.int64) * q_e, w_ptr, at, asked, e, channel, 0, DIM, DIM, CHUNK, DOT, PRECISION
+        )
     if KEY:
         at = sample * kv_b + step * kv_t
         grad = _through(
-            grad, kv_ptr + e.to(tl.int64) * kv_e, w_ptr, at, inside, e, channel, DIM, 2 * DIM, DIM, CHUNK, DOT
-        )
+            grad, kv_ptr + e.to(tl.int64) * kv_e, w_ptr, at, inside, e, channel, DIM, 2 * DIM, DIM, CHUNK, DOT,
+            PRECISION,
+        )  # fmt: skip
     grad *= tl.load(gain_ptr + e * DIM + channel, there, 0.0)[None, :]
     if QUERY:
         x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]

@@ -16,7 +16,7 @@ def project(
     x_ptr, out_ptr, w_ptr, bias_ptr, gain_ptr, shift_ptr, table, ranges, x_e, x_b, x_t, o_e, o_b, o_t, batch,
     FIRST: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
     LAST: tl.constexpr, RANGED: tl.constexpr, NORM: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Layer norm (NORM; otherwise x is normalised) and columns FIRST .. FIRST + COLS of the input projection."""
     e = tl.program_id(1)
@@ -42,7 +42,7 @@ def project(
         w_at = w_ptr + (e * 3 * DIM + FIRST + col)[None, :] * DIM + channel[:, None]
         w = tl.load(w_at, (col < COLS)[None, :] & there[:, None], 0.0).to(DOT)
         bias = tl.load(bias_ptr + e * 3 * DIM + FIRST + col, col < COLS, 0.0)
-        out = tl.dot(y, w, input_precision="ieee") + bias[None, :]
+        out = tl.dot(y, w, input_precision=PRECISION) + bias[None, :]
         tl.store(o_at + col[None, :], out.to(out_ptr.dtype.element_ty), inside[:, None] & (col < COLS)[None, :])
 
 
@@ -52,7 +52,7 @@ def residual_mlp(
     ranges, res_keys, relu_keys, last_keys, x_e, x_b, x_t, m_e, m_b, m_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
     LAST: tl.constexpr, RANGED: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr,
     RES_SCALE: tl.constexpr, RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr,
+    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """middle = x + dropout(out projection); out = middle + dropout(MLP(layer norm(middle)))."""
     e = tl.program_id(1)
@@ -67,10 +67,14 @@ def residual_mlp(
     there = channel < DIM
     mask = inside[:, None] & there[None, :]
     at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + channel[None, :]
-    square = there[:, None] & there[None, :]
-    mixed = tl.load(mixed_ptr + at, mask, 0.0).to(DOT)
-    wo = tl.load(wo_ptr + (e * DIM + channel)[None, :] * DIM + channel[:, None], square, 0.0).to(DOT)
-    branch = tl.dot(mixed, wo, input_precision="ieee") + tl.load(bo_ptr + e * DIM + channel, there, 0.0)[None, :]
+    branch = tl.zeros([M, WIDTH], tl.float32) + tl.load(bo_ptr + e * DIM + channel, there, 0.0)[None, :]
+    for begin in range(0, DIM, CHUNK):
+        col = begin + tl.arange(0, CHUNK)
+        mixed_at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + col[None, :]
+        mixed = tl.load(mixed_ptr + mixed_at, inside[:, None] & (col < DIM)[None, :], 0.0).to(DOT)
+        wo_at = wo_ptr + (e * DIM + channel)[None, :] * DIM + col[:, None]
+        wo = tl.load(wo_at, (col < DIM)[:, None] & there[None, :], 0.0).to(DOT)
+        branch += tl.dot(mixed, wo, input_precision=PRECISION)
     if RES:
         branch *= keep_factor(
             res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
@@ -88,7 +92,7 @@ def residual_mlp(
         real = unit_no < 4 * DIM
         w1_at = w1_ptr + (e * 4 * DIM + unit_no)[None, :] * DIM + channel[:, None]
         w1 = tl.load(w1_at, real[None, :] & there[:, None], 0.0).to(DOT)
-        hidden = tl.dot(y, w1, input_precision="ieee") + tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
+        hidden = tl.dot(y, w1, input_precision=PRECISION) + tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
         hidden = tl.maximum(hidden, 0.0)
         if RELU:
             hidden *= keep_factor(
@@ -97,7 +101,7 @@ def residual_mlp(
             )  # fmt: skip
         w2_at = w2_ptr + (e * DIM + channel)[None, :] * (4 * DIM) + unit_no[:, None]
         w2 = tl.load(w2_at, real[:, None] & there[None, :], 0.0).to(DOT)
-        branch += tl.dot(hidden.to(DOT), w2, input_precision="ieee")
+        branch += tl.dot(hidden.to(DOT), w2, input_precision=PRECISION)
     if RES:
         branch *= keep_factor(
             last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE

@@ -17,7 +17,7 @@ def _outer(
     a_ptr, b_ptr, col, table, ranges, keys, a_b, a_t, b_b, b_t, e, batch, split, splits, COLS: tl.constexpr,
     SIDE: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, WHOLE: tl.constexpr, NORM: tl.constexpr,
     DROP: tl.constexpr, GHOST: tl.constexpr, CUT: tl.constexpr, SCALE: tl.constexpr, DIM: tl.constexpr,
-    WIDTH: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr,
+    WIDTH: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Sum over a share of the rows of a[:, col]^T b [CHUNK, WIDTH], and of a; b is normalised first with NORM."""
     channel = tl.arange(0, WIDTH)
@@ -40,7 +40,7 @@ def _outer(
         b = tl.load(b_ptr + b_at, inside[:, None] & (channel < DIM)[None, :], 0.0).to(tl.float32)
         if NORM:
             b, _ = normalised(b, channel, DIM)
-        total += tl.dot(tl.trans(a.to(DOT)), b.to(DOT), input_precision="ieee")
+        total += tl.dot(tl.trans(a.to(DOT)), b.to(DOT), input_precision=PRECISION)
         bias += tl.sum(a, 0)
     return total, bias
 
@@ -51,7 +51,7 @@ def projection_weights(
     q_e, q_b, q_t, kv_e, kv_b, kv_t, m_e, m_b, m_t, x_e, x_b, x_t, s_e, s_b, s_t, batch, splits, encoders,
     SELF: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, RES: tl.constexpr, GHOST: tl.constexpr,
     CUT: tl.constexpr, SCALE: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr,
+    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Shares of the gradients of the input and output projections; a program per CHUNK of their rows."""
     job = tl.program_id(0)
@@ -66,7 +66,7 @@ def projection_weights(
         limit = DIM
         total, bias = _outer(
             q_ptr + far * q_e, x_ptr + far * x_e, col, table, ranges, res_keys, q_b, q_t, x_b, x_t, e, batch, split,
-            splits, DIM, 0, LAST, RANGED, True, True, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            splits, DIM, 0, LAST, RANGED, True, True, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT, PRECISION,
         )  # fmt: skip
     elif job < narrow + wide:
         first = DIM
@@ -75,6 +75,7 @@ def projection_weights(
         total, bias = _outer(
             kv_ptr + far * kv_e, source_ptr + far * s_e, col, table, ranges, res_keys, kv_b, kv_t, s_b, s_t, e, batch,
             split, splits, 2 * DIM, 1, False, RANGED, True, SELF, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            PRECISION,
         )  # fmt: skip
     else:
         first = 3 * DIM
@@ -83,6 +84,7 @@ def projection_weights(
         total, bias = _outer(
             grad_middle_ptr + far * m_e, mixed_ptr + far * m_e, col, table, ranges, res_keys, m_b, m_t, m_b, m_t, e,
             batch, split, splits, DIM, 0, LAST, RANGED, False, False, RES, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            PRECISION,
         )  # fmt: skip
     channel = tl.arange(0, WIDTH)
     row = (split * encoders + e).to(tl.int64) * (12 * DIM) + first + col
@@ -106,7 +108,7 @@ def mlp_weights(
     last_keys, g_e, g_b, g_t, m_e, m_b, m_t, batch, splits, encoders, DIM: tl.constexpr, WIDTH: tl.constexpr,
     LAST: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr, RES_SCALE: tl.constexpr,
     RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Shares of the gradients of both layers of the MLP; a program per CHUNK of hidden units."""
     e = tl.program_id(1)
@@ -139,9 +141,9 @@ def mlp_weights(
             )
         unit, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM)
         y = (unit * gain[None, :] + shift[None, :]).to(DOT)
-        before = tl.dot(y, w1, input_precision="ieee") + b1[None, :]
+        before = tl.dot(y, w1, input_precision=PRECISION) + b1[None, :]
         hidden = tl.maximum(before, 0.0)
-        grad_hidden = tl.dot(grad.to(DOT), w2, input_precision="ieee")
+        grad_hidden = tl.dot(grad.to(DOT), w2, input_precision=PRECISION)
         if RELU:
             keep = keep_factor(
                 relu_keys, table, e, sample, step, unit_no, batch, inside, 0, LAST, 4 * DIM, GHOST, RELU_CUT,
@@ -150,8 +152,8 @@ def mlp_weights(
             hidden *= keep
             grad_hidden *= keep
         grad_hidden = tl.where(before > 0, grad_hidden, 0.0)
-        first += tl.dot(tl.trans(grad_hidden.to(DOT)), unit.to(DOT), input_precision="ieee")
-        second += tl.dot(tl.trans(hidden.to(DOT)), grad.to(DOT), input_precision="ieee")
+        first += tl.dot(tl.trans(grad_hidden.to(DOT)), unit.to(DOT), input_precision=PRECISION)
+        second += tl.dot(tl.trans(hidden.to(DOT)), grad.to(DOT), input_precision=PRECISION)
         first_bias += tl.sum(grad_hidden, 0)
         second_bias += tl.sum(grad, 0)
     part = split * encoders + e

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmd.kernels.graph_backward_triton import backward, backward_weights
 from dmd.kernels.graph_triton import forward
+from dmd.kernels.launching import launch
 
 UNIT = 6
 """Tensors of a unit: weight and bias of `logit`, `repr` and `edge`."""
@@ -48,7 +49,7 @@ class FusedGraph(torch.autograd.Function):
         ctx.how = {
             "REGULAR": 1.0 if regular else 0.0, "S": triton.next_power_of_2(samples), **_sizes(homo, hetero)
         }  # fmt: skip
-        forward[ghosts, 2](*given, *reprs, *homo, *hetero, priors, out, edges, ghosts, samples, **ctx.how)
+        launch(forward, (ghosts, 2), *given, *reprs, *homo, *hetero, priors, out, edges, ghosts, samples, **ctx.how)
         ctx.save_for_backward(*given, priors, *reprs, *homo, *hetero)
         ctx.mark_non_differentiable(edges)
         return out, edges
@@ -62,8 +63,8 @@ class FusedGraph(torch.autograd.Function):
         grad_reprs = [torch.empty_like(x) for x in reprs]
         grads = [torch.empty_like(x) for x in (*homo, *hetero)]
         shares = [torch.empty(ghosts, 2 * unit[2].shape[1] + 4, device=labels.device) for unit in (homo, hetero)]
-        backward[ghosts, 2](predictions, labels, mask, gradients[0].contiguous(), *reprs, *homo, *hetero, priors,
-                            grad_pred, *grad_reprs, *shares, ghosts, samples, **ctx.how)  # fmt: skip
+        launch(backward, (ghosts, 2), predictions, labels, mask, gradients[0].contiguous(), *reprs, *homo, *hetero,
+               priors, grad_pred, *grad_reprs, *shares, ghosts, samples, **ctx.how)  # fmt: skip
         sizes = {name: size for name, size in ctx.how.items() if name not in ("REGULAR", "S")}
-        backward_weights[(2,)](*shares, *homo[:5], *hetero[:5], *grads, ghosts, **sizes)
+        launch(backward_weights, (2,), *shares, *homo[:5], *hetero[:5], *grads, ghosts, **sizes)
         return grad_pred, None, None, None, None, *grad_reprs, *grads

@@ -14,9 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.attention_fused import AttentionLaunch
+from dmd.kernels.block_sizes import row_sizes
 from dmd.kernels.encoder_backward_triton import project_backward, residual_mlp_backward
 from dmd.kernels.encoder_triton import project, residual_mlp
 from dmd.kernels.encoder_weights_triton import add_up_weights, mlp_weights, projection_weights
+from dmd.kernels.launching import launch
 from dmd.kernels.noise import cut, keep_scale
 
 DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -55,20 +57,10 @@ class LayerCall:
     res_rate: float = 0.0
     relu_rate: float = 0.0
 
-    def sizes(self, dim: int, *, holds_hidden: bool = False) -> dict[str, Any]:
-        """Block sizes of the launches over rows, by what ptxas spills (`docs/kernels.md`).
-
-        Args:
-            holds_hidden: of a program that holds hidden units' weights and gradients; in float32 it has no registers
-                left for a second stage.
-        """
-        width = padded(dim)
-        half = self.dtype != torch.float32
-        return {
-            "DIM": dim, "WIDTH": width, "M": 64 if half and width <= 64 else 32,
-            "CHUNK": 64 if half and width <= 128 else 32, "DOT": DOT_TYPES[self.dtype], "num_warps": 8,
-            "num_stages": 1 if holds_hidden and not half else 2,
-        }  # fmt: skip
+    def sizes(self, dim: int, kernel: str) -> dict[str, Any]:
+        """Constants of a launch over rows of `dim` channels, for the kernel of that name."""
+        blocks = row_sizes(kernel, dim, half=self.dtype != torch.float32)
+        return {"DIM": dim, "DOT": DOT_TYPES[self.dtype], "PRECISION": self.attention.precision, **blocks}
 
     def dropout(self, batch: int) -> dict[str, Any]:
         """Constants of the dropouts behind the branches and the ReLU."""
@@ -82,11 +74,6 @@ class LayerCall:
     def key(self, kind: str) -> Tensor:
         """A dropout's keys, or a tensor that no kernel reads."""
         return self.keys.get(kind, self.table)
-
-
-def padded(dim: int) -> int:
-    """Channels of a program: a power of two that a matrix product takes."""
-    return max(16, triton.next_power_of_2(dim))
 
 
 def strides(x: Tensor) -> tuple[int, ...]:
@@ -109,14 +96,14 @@ class FusedLayer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, source: Tensor | None, call: LayerCall, *weights: Tensor) -> Tensor:
         w = LayerWeights(*weights)
         encoders, batch, steps, dim = x.shape
-        sizes = call.sizes(dim)
         rows = 1 if call.last else steps
         ranges, ranged = call.attention.ranges, call.attention.ranged
 
         def run(out: Tensor, inputs: Tensor, first: int, cols: int, **how: Any) -> None:
+            sizes = call.sizes(dim, "project")
             grid = (triton.cdiv(batch * (1 if how["LAST"] else inputs.shape[2]), sizes["M"]), encoders)
-            project[grid](inputs, out, w.in_w, w.in_b, w.gain, w.shift, call.table, ranges, *strides(inputs),
-                          *strides(out), batch, FIRST=first, COLS=cols, RANGED=ranged, **how, **sizes)  # fmt: skip
+            launch(project, grid, inputs, out, w.in_w, w.in_b, w.gain, w.shift, call.table, ranges, *strides(inputs),
+                   *strides(out), batch, FIRST=first, COLS=cols, RANGED=ranged, **how, **sizes)  # fmt: skip
 
         if source is None and not call.last:
             whole = empty(x, steps, 3 * dim, call.dtype)
@@ -130,11 +117,11 @@ class FusedLayer(torch.autograd.Function):
         mixed = empty(x, rows, dim, call.dtype)
         sums = call.attention.forward(query, both[..., :dim], both[..., dim:], mixed)
         middle, out = empty(x, rows, dim), empty(x, rows, dim)
+        sizes = call.sizes(dim, "residual_mlp")
         grid = (triton.cdiv(batch * rows, sizes["M"]), encoders)
-        residual_mlp[grid](mixed, x, middle, out, w.out_w, w.out_b, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, w.b2,
-                           call.table, ranges, call.key("res"), call.key("relu"), call.key("last"), *strides(x),
-                           *strides(middle), batch, LAST=call.last, RANGED=ranged, **call.dropout(batch),
-                           **sizes)  # fmt: skip
+        launch(residual_mlp, grid, mixed, x, middle, out, w.out_w, w.out_b, w.gain[1], w.shift[1], w.w1, w.b1, w.w2,
+               w.b2, call.table, ranges, call.key("res"), call.key("relu"), call.key("last"), *strides(x),
+               *strides(middle), batch, LAST=call.last, RANGED=ranged, **call.dropout(batch), **sizes)  # fmt: skip
         ctx.save_for_backward(x, source, query, both, mixed, sums, middle, *w)
         ctx.call = call
         return out
@@ -145,14 +132,14 @@ class FusedLayer(torch.autograd.Function):
         call: LayerCall = ctx.call
         w = LayerWeights(*weights)
         batch, steps, dim = x.shape[1:]
-        sizes = call.sizes(dim)
+        sizes = call.sizes(dim, "residual_mlp_backward")
         grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
         grad_middle, grad_mixed = empty(x, middle.shape[2], dim), empty(x, middle.shape[2], dim, call.dtype)
         grid = (triton.cdiv(batch * middle.shape[2], sizes["M"]), len(x))
-        residual_mlp_backward[grid](
-            grad, middle, grad_middle, grad_mixed, w.out_w, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, call.table,
-            call.key("res"), call.key("relu"), call.key("last"), *strides(grad), *strides(middle), batch,
-            LAST=call.last, **call.dropout(batch), **sizes,
+        launch(
+            residual_mlp_backward, grid, grad, middle, grad_middle, grad_mixed, w.out_w, w.gain[1], w.shift[1], w.w1,
+            w.b1, w.w2, call.table, call.key("res"), call.key("relu"), call.key("last"), *strides(grad),
+            *strides(middle), batch, LAST=call.last, **call.dropout(batch), **sizes,
         )  # fmt: skip
         if source is None and not call.last:
             whole = empty(x, steps, 3 * dim, call.dtype)
@@ -167,11 +154,11 @@ class FusedLayer(torch.autograd.Function):
         grad_source = None if source is None else empty(x, source.shape[2], dim)
 
         def run(out: Tensor, **how: Any) -> None:
+            sizes = call.sizes(dim, "project_backward")
             grid = (triton.cdiv(batch * out.shape[2], sizes["M"]), len(x))
-            project_backward[grid](grad_q, grad_both, grad_middle, x, out, w.in_w, w.gain, call.table,
-                                   call.attention.ranges, *strides(grad_q), *strides(grad_both), *strides(grad_middle),
-                                   *strides(x), *strides(out), batch, LAST=call.last, RANGED=call.attention.ranged,
-                                   **how, **sizes)  # fmt: skip
+            launch(project_backward, grid, grad_q, grad_both, grad_middle, x, out, w.in_w, w.gain, call.table,
+                   call.attention.ranges, *strides(grad_q), *strides(grad_both), *strides(grad_middle), *strides(x),
+                   *strides(out), batch, LAST=call.last, RANGED=call.attention.ranged, **how, **sizes)  # fmt: skip
 
         run(grad_x, SIDE=0, QUERY=True, KEY=source is None)
         if grad_source is not None:
@@ -188,28 +175,28 @@ def weight_gradients(
     x, source, mixed, middle = saved
     grad_q, grad_both, grad_middle, grad = grads
     encoders, batch, steps, dim = x.shape
-    sizes = call.sizes(dim)
-    chunk = sizes["CHUNK"]
+    sizes, hidden_sizes = call.sizes(dim, "projection_weights"), call.sizes(dim, "mlp_weights")
     splits = max(1, min(MAX_SPLITS, triton.cdiv(batch * steps, sizes["M"]) // 8))
     parts = torch.empty(splits, encoders, 12 * dim, dim, device=x.device)
     bias_parts = torch.empty(splits, encoders, 9 * dim, device=x.device)
     drops = call.dropout(batch)
-    jobs = 2 * triton.cdiv(dim, chunk) + triton.cdiv(2 * dim, chunk)
-    projection_weights[jobs, encoders, splits](
-        grad_q, grad_both, grad_middle, x, source, mixed, parts, bias_parts, call.table,
-        call.attention.ranges, call.key("res"), *strides(grad_q), *strides(grad_both), *strides(grad_middle),
-        *strides(x), *strides(source), batch, splits, encoders, SELF=source is x, LAST=call.last,
+    jobs = 2 * triton.cdiv(dim, sizes["CHUNK"]) + triton.cdiv(2 * dim, sizes["CHUNK"])
+    launch(
+        projection_weights, (jobs, encoders, splits), grad_q, grad_both, grad_middle, x, source, mixed, parts,
+        bias_parts, call.table, call.attention.ranges, call.key("res"), *strides(grad_q), *strides(grad_both),
+        *strides(grad_middle), *strides(x), *strides(source), batch, splits, encoders, SELF=source is x, LAST=call.last,
         RANGED=call.attention.ranged, RES=drops["RES"], GHOST=drops["GHOST"], CUT=drops["RES_CUT"],
         SCALE=drops["RES_SCALE"], **sizes,
     )  # fmt: skip
-    mlp_weights[triton.cdiv(4 * dim, chunk), encoders, splits](
-        grad, middle, parts, bias_parts, w.gain[1], w.shift[1], w.w1, w.b1, w.w2, call.table, call.key("relu"),
-        call.key("last"), *strides(grad), *strides(middle), batch, splits, encoders, LAST=call.last, **drops,
-        **call.sizes(dim, holds_hidden=True),
+    launch(
+        mlp_weights, (triton.cdiv(4 * dim, hidden_sizes["CHUNK"]), encoders, splits), grad, middle, parts, bias_parts,
+        w.gain[1], w.shift[1], w.w1, w.b1, w.w2, call.table, call.key("relu"), call.key("last"), *strides(grad),
+        *strides(middle), batch, splits, encoders, LAST=call.last, **drops, **hidden_sizes,
     )  # fmt: skip
     own = LayerWeights(*(torch.empty_like(weight) for weight in w))
-    add_up_weights[4, encoders, triton.cdiv(dim, ADD_COLS)](
-        parts, bias_parts, w.in_w, own.in_b, own.in_w, own.out_b, own.out_w, w.w1, own.b1, own.w1, own.b2, own.w2,
-        w.gain, w.shift, own.gain, own.shift, splits, encoders, DIM=dim, R=ADD_ROWS, C=ADD_COLS,
+    launch(
+        add_up_weights, (4, encoders, triton.cdiv(dim, ADD_COLS)), parts, bias_parts, w.in_w, own.in_b, own.in_w,
+        own.out_b, own.out_w, w.w1, own.b1, own.w1, own.b2, own.w2, w.gain, w.shift, own.gain, own.shift, splits,
+        encoders, DIM=dim, R=ADD_ROWS, C=ADD_COLS,
     )  # fmt: skip
     return list(own)

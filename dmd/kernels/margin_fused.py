@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.launching import launch
+
 EPSILON = 1e-8
 MARGIN_PER_LABEL = 0.15
 MIN_DOT = 16
@@ -100,8 +102,8 @@ class FusedMargin(torch.autograd.Function):
         }  # fmt: skip
         cos, grad = (torch.empty(ghosts, sizes["ROWS"], sizes["ROWS"], device=features.device) for _ in range(2))
         loss = torch.empty(ghosts, device=features.device)
-        _forward[(ghosts,)](features, labels.contiguous(), mask.contiguous(), cos, grad, loss, rows, dim, EPSILON,
-                            MARGIN_PER_LABEL, **sizes, num_warps=WARPS)  # fmt: skip
+        launch(_forward, (ghosts,), features, labels.contiguous(), mask.contiguous(), cos, grad, loss, rows, dim,
+               EPSILON, MARGIN_PER_LABEL, **sizes, num_warps=WARPS)  # fmt: skip
         ctx.save_for_backward(features, grad)
         ctx.sizes = sizes
         return loss
@@ -111,6 +113,6 @@ class FusedMargin(torch.autograd.Function):
         features, grad = ctx.saved_tensors
         ghosts, rows, dim = features.shape
         out = torch.empty_like(features)
-        _backward[(ghosts,)](features, grad, gradients[0].contiguous(), out, rows, dim, EPSILON, **ctx.sizes,
-                          PART=MIN_DOT, num_warps=WARPS)  # fmt: skip
+        launch(_backward, (ghosts,), features, grad, gradients[0].contiguous(), out, rows, dim, EPSILON, **ctx.sizes,
+               PART=MIN_DOT, num_warps=WARPS)  # fmt: skip
         return out, None, None

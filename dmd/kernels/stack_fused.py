@@ -14,7 +14,9 @@ import triton
 from torch import Tensor
 
 from dmd.kernels.attention_fused import AttentionLaunch
-from dmd.kernels.layer_fused import FusedLayer, LayerCall, empty, padded, strides
+from dmd.kernels.block_sizes import padded
+from dmd.kernels.launching import launch
+from dmd.kernels.layer_fused import FusedLayer, LayerCall, empty, strides
 from dmd.kernels.noise import Noise, cut, keep_scale
 from dmd.kernels.stack_triton import embed, embed_backward, norm, norm_backward
 
@@ -59,8 +61,8 @@ class FusedEmbed(torch.autograd.Function):
         batch = inputs[0].shape[-3]
         out = torch.empty(encoders, batch, call.steps, dim, device=inputs[0].device)
         grid = (triton.cdiv(batch * call.steps, BLOCK), encoders)
-        embed[grid](*_three(inputs), out, call.positions, call.table, _keys(call), *_how(call, dim),
-                    *_places(inputs), *strides(out), batch, **_constants(call, batch, dim))  # fmt: skip
+        launch(embed, grid, *_three(inputs), out, call.positions, call.table, _keys(call), *_how(call, dim),
+               *_places(inputs), *strides(out), batch, **_constants(call, batch, dim))  # fmt: skip
         ctx.save_for_backward(*inputs)
         ctx.call, ctx.shape = call, out.shape
         return out
@@ -73,9 +75,9 @@ class FusedEmbed(torch.autograd.Function):
         grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
         grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
         grid = (triton.cdiv(batch * steps, BLOCK), encoders if call.parts else len(inputs))
-        embed_backward[grid](*_three(inputs), grad, *_three(grads), call.positions, call.table, _keys(call),
-                             *_how(call, dim), *_places(inputs), *strides(grad), *_places(grads), batch, encoders,
-                             **_constants(call, batch, dim))  # fmt: skip
+        launch(embed_backward, grid, *_three(inputs), grad, *_three(grads), call.positions, call.table, _keys(call),
+               *_how(call, dim), *_places(inputs), *strides(grad), *_places(grads), batch, encoders,
+               **_constants(call, batch, dim))  # fmt: skip
         return None, *grads
 
 
@@ -114,7 +116,8 @@ class FusedNorm(torch.autograd.Function):
         encoders, batch, steps, dim = x.shape
         out = torch.empty_like(x)
         grid = (triton.cdiv(batch * steps, BLOCK), encoders)
-        norm[grid](x, out, gain, shift, table, *strides(x), batch, DIM=dim, WIDTH=padded(dim), LAST=last, M=BLOCK)
+        launch(norm, grid, x, out, gain, shift, table, *strides(x), batch, DIM=dim, WIDTH=padded(dim), LAST=last,
+               M=BLOCK)  # fmt: skip
         ctx.save_for_backward(x, gain, table)
         ctx.last = last
         return out
@@ -127,8 +130,8 @@ class FusedNorm(torch.autograd.Function):
         grad_x = empty(x, steps, dim)
         grid = (triton.cdiv(batch * steps, BLOCK), encoders)
         parts = torch.empty(grid[0], 2, encoders, dim, device=x.device)
-        norm_backward[grid](x, grad, grad_x, parts, gain, table, *strides(x), *strides(grad), batch, encoders, DIM=dim,
-                            WIDTH=padded(dim), LAST=ctx.last, M=BLOCK)  # fmt: skip
+        launch(norm_backward, grid, x, grad, grad_x, parts, gain, table, *strides(x), *strides(grad), batch, encoders,
+               DIM=dim, WIDTH=padded(dim), LAST=ctx.last, M=BLOCK)  # fmt: skip
         grad_gain, grad_shift = parts.sum(0)
         return grad_x, grad_gain, grad_shift, None, None
 

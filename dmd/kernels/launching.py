@@ -1,0 +1,81 @@
+"""Every launch of a Triton kernel: the limits of its grid, the card that it runs on, and its failures in our words."""
+
+import functools
+import subprocess
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+from triton.errors import TritonError
+from triton.runtime.errors import InterpreterError, OutOfResources
+
+from dmd.kernels.backend import KernelError, card_of
+from dmd.kernels.block_sizes import LEAST_SHARED_MEMORY
+
+GRID_LIMITS = (2**31 - 1, 65535, 65535)
+"""Most programs along each axis of a CUDA grid."""
+FAULTS = (
+    "out of memory", "illegal memory access", "illegal instruction", "misaligned address", "device-side assert",
+    "unspecified launch failure", "uncorrectable", "has changed since we compiled",
+)  # fmt: skip
+"""What says that memory is short, that an earlier kernel went wrong, or that we did: no reason to avoid a kernel."""
+
+
+def launch(kernel: Any, grid: Sequence[int], *args: Any, **constants: Any) -> None:
+    """Launch a Triton kernel on the device of its first argument.
+
+    Args:
+        kernel: a `triton.jit` function.
+        grid: programs along x, y and z. What grows with the data belongs on x.
+        args: tensors and numbers; the first is a tensor.
+        constants: by keyword, with Triton's options.
+
+    Raises:
+        KernelError: Triton cannot compile it, or the card cannot run it.
+    """
+    assert len(grid) <= len(GRID_LIMITS)
+    assert all(0 < size <= limit for size, limit in zip(grid, GRID_LIMITS, strict=False)), (kernel.__name__, grid)
+    device = args[0].device
+    try:
+        with _current(device):
+            kernel[tuple(grid)](*args, **constants)
+    except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        if isinstance(error, (InterpreterError, torch.OutOfMemoryError)) or any(s in str(error) for s in FAULTS):
+            raise
+        name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}"
+        raise KernelError(name, str(card_of(device) or device), _reason(error)) from error
+
+
+def _current(device: torch.device) -> AbstractContextManager[None]:
+    """Triton launches on the current device, wherever the tensors are."""
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        return torch.cuda.device(device)
+    return nullcontext()
+
+
+def _reason(error: Exception) -> str:
+    """What failed, in one line, with the bound where there is one."""
+    if isinstance(error, OutOfResources):
+        unit = "bytes of " if "memory" in error.name else ""
+        return f"it needs {error.required} {unit}{error.name}, and {error.limit} is the most"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def shared_memory_limit(device: torch.device) -> int:
+    """Bytes of shared memory that a block may use, by Triton's driver; interpreted: those of the least card."""
+    if triton.knobs.runtime.interpret:
+        return LEAST_SHARED_MEMORY
+    own = device.index if device.type == "cuda" else None
+    return _asked_limit(triton.runtime.driver.active.get_current_device() if own is None else own)
+
+
+@functools.cache
+def _asked_limit(index: int) -> int:
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+
+
+def product_precision() -> str:
+    """Triton's `input_precision` of float32 products: TF32 where torch's own are."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
