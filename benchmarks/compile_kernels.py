@@ -1,29 +1,25 @@
-"""Compile every Triton kernel of a training for a GPU that need not be there, and tell what it takes of it.
+"""Compile every Triton kernel of a training step for cards that need not be there, and tell what it takes of them.
 
-    python -m benchmarks.compile_kernels --capability 90 --out benchmarks/results/compiled_sm90.csv
+    python -m benchmarks.compile_kernels --out benchmarks/results/compiled.csv
 
-A step of the model runs on the CPU with launches replaced by compilations of the same kernels with the same constants;
-nothing is computed. Triton brings its own ptxas. A kernel that does not compile, or that needs more shared memory than
-the GPU gives a block, fails here and not on the GPU.
+A step of the model runs on the CPU with `benchmarks.offline_driver` in the place of the card's: launches are bound and
+specialised with the real arguments of a step, views and all, and compiled by the ptxas that Triton brings; nothing is
+computed. A row says how many variants a model has on a card, the most shared memory that one of them takes, the card's
+limit, and the most bytes that one spills. A kernel that does not compile, or takes too much, ends the program.
 """
 
 import argparse
-import os
-import re
-import subprocess
-import tempfile
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-os.environ["TRITON_INTERPRET"] = "0"
+from benchmarks.offline_driver import SHARED_LIMIT, Kernel, Launch, OfflineDriver, offline  # before any kernel
 
-import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+import torch  # isort: skip
+import triton  # isort: skip
 
-from benchmarks.step_sides import LENGTHS, shapes
+from benchmarks.step_sides import SIZE, shapes
 from benchmarks.tables import write_rows
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
@@ -32,118 +28,119 @@ from dmd.model import DMD
 from dmd.presets import load_config
 from dmd.training.provenance import git_commit
 
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64"}
-SHARED_LIMIT = {90: 227 * 1024, 80: 163 * 1024}
-"""Shared memory of a block, by compute capability."""
+CPU = torch.device("cpu")
 
 
-class Compiler:
-    """Stands in for launches while it is on."""
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model and a pass of it."""
 
-    def __init__(self, capability: int) -> None:
-        self.target = GPUTarget("cuda", capability, 32)
-        self.rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    preset: str
+    ghosts: int
+    overrides: tuple[str, ...] = ()
 
-    def __enter__(self) -> "Compiler":
-        self._run = JITFunction.run
-        compiler = self
-
-        def run(kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-            compiler.compile(kernel, args, kwargs)
-
-        JITFunction.run = run
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        JITFunction.run = self._run
-
-    def compile(self, kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Compile a kernel for these arguments, once."""
-        names = [parameter.name for parameter in kernel.params]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        options = {name: given.pop(name) for name in ("num_warps", "num_stages") if name in given}
-        signature, constants, aligned = {}, {}, {}
-        for number, parameter in enumerate(kernel.params):
-            value = given[parameter.name]
-            if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
-                signature[parameter.name] = "constexpr"
-                constants[(number,)] = value
-            elif isinstance(value, torch.Tensor):
-                signature[parameter.name] = TYPES[value.dtype]
-                aligned[(number,)] = [["tt.divisibility", 16]]
-            else:
-                signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
-                if isinstance(value, int) and value % 16 == 0:
-                    aligned[(number,)] = [["tt.divisibility", 16]]
-        key = (kernel.__module__, kernel.__name__, str(signature), str(constants), str(options))
-        if key in self.rows:
-            self.rows[key]["launches"] += 1
-            return
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-        compiled = triton.compile(source, target=self.target, options=options)
-        shown = {k: v for k, v in given.items() if k in ("WIDTH", "DOT", "LAST", "BLOCK_M", "QUERY", "KEY", "SIDE")}
-        self.rows[key] = {
-            "module": kernel.__module__, "kernel": kernel.__name__, "launches": 1,
-            "constants": " ".join(f"{k}={v}" for k, v in shown.items()), "shared_bytes": compiled.metadata.shared,
-            **resources(compiled.asm["ptx"], self.target.arch), "matrix_instructions": matrix(compiled.asm["ptx"]),
-        }  # fmt: skip
-        print(self.rows[key], flush=True)
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return " ".join([self.preset, *self.overrides])
 
 
-def matrix(ptx: str) -> str:
-    """Kinds of matrix instructions in a program."""
-    return " ".join(sorted(set(re.findall(r"(wgmma\.mma_async|mma\.sync)", ptx)))) or "none"
+def width(dim: int, heads: int) -> tuple[str, ...]:
+    """Overrides for encoders of `dim` channels."""
+    return f"model.dim={dim}", f"model.heads={heads}", "model.levels=1"
 
 
-def resources(ptx: str, capability: int) -> dict[str, int]:
-    """Registers and spills that ptxas reports."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.ptx"
-        path.write_text(ptx, encoding="utf-8")
-        arch = f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
-        tool = triton.knobs.nvidia.ptxas.path
-        command = [tool, "-v", f"--gpu-name={arch}", str(path), "-o", str(Path(folder) / "kernel.cubin")]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    registers = re.search(r"Used (\d+) registers", report)
-    spills = re.search(r"(\d+) bytes spill stores", report)
-    return {"registers": int(registers[1]) if registers else -1, "spill_bytes": int(spills[1]) if spills else -1}
+PRESETS = (
+    Case(preset="mosi-aligned", ghosts=10),
+    Case(preset="mosi-aligned", ghosts=1),
+    Case(preset="mosi-unaligned", ghosts=10),
+    Case(preset="mosei-aligned", ghosts=10),
+    Case(preset="mosei-unaligned", ghosts=10),
+    Case(preset="mosi-aligned", ghosts=10, overrides=("model.masked_padding=true",)),
+    Case(preset="mosi-aligned", ghosts=10, overrides=("model.task=3", "objective.orthogonality=feature")),
+)
+WIDTHS = tuple(
+    Case(preset="mosi-aligned", ghosts=1, overrides=width(dim, heads))
+    for dim, heads in ((16, 2), (32, 4), (64, 8), (100, 10), (128, 8), (192, 8), (256, 8))
+)
+"""Memory encoders are twice as wide; of more than 256 channels they run in plain torch, their attention in Triton."""
 
 
-def step(preset: str, overrides: list[str], *, bf16: bool, samples: int) -> None:
-    """Forward, losses and backward of a model, for what they launch."""
-    config = load_config(preset, overrides)
-    dims, lengths = shapes(preset)
-    model, losses = DMD(config.model, dims, lengths, fused=True), Objective(config.objective, config.model, fused=True)
-    parts = [torch.randn(samples, lengths[m], dims[m]) for m in dims]
-    cpu = torch.device("cpu")
-    noise = Noise(seed=1, step=0, ghosts=[0], ghost_size=samples, device=cpu, keys=DropoutKeys())
-    labels = torch.zeros(1, samples)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        output = model(*parts, noise)
-    losses(output, labels, torch.ones_like(labels))["total"].sum().backward()
+def step(case: Case, *, half: bool) -> None:
+    """Two passes, forward, objective and backward; the second finds its dropout keys in the table."""
+    config = load_config(case.preset, case.overrides)
+    dims, lengths = shapes(case.preset)
+    model = DMD(config.model, dims, lengths, fused=True)
+    losses = Objective(config.objective, config.model, fused=True)
+    samples = case.ghosts * SIZE
+    parts = [torch.zeros(samples, lengths[m], dims[m]) for m in dims]
+    labels = torch.zeros(case.ghosts, SIZE)
+    keys = DropoutKeys()
+    for number in range(2):
+        noise = Noise(seed=1, step=number, ghosts=range(case.ghosts), ghost_size=SIZE, device=CPU, keys=keys)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = model(*parts, noise)
+        losses(output, labels, torch.ones_like(labels))["total"].sum().backward()
+
+
+def compile_cases(
+    capability: int, cases: tuple[Case, ...], precisions: list[str]
+) -> Iterator[tuple[Case, str, list[Kernel]]]:
+    """The kernels of each case in each precision, compiled for a card; each variant is compiled once."""
+    used: dict[int, Kernel] = {}
+
+    def note(launch: Launch) -> None:
+        used[id(launch.kernel)] = launch.kernel
+
+    with offline(capability, cached=False, on_launch=note) as driver:
+        for case in cases:
+            for precision in precisions:
+                used.clear()
+                step(case, half=precision == "bf16")
+                yield case, precision, list(used.values())
+        check_limit(driver)
+
+
+def check_limit(driver: OfflineDriver) -> None:
+    """Every kernel fits; Triton itself refuses a launch that does not."""
+    for kernel in driver.kernels.values():
+        assert kernel.shared <= driver.limit, kernel
+
+
+def summary(capability: int, case: Case, precision: str, kernels: list[Kernel]) -> dict[str, object]:
+    """A row of the table."""
+    largest = max(kernels, key=lambda kernel: kernel.shared)
+    spilling = max(kernels, key=lambda kernel: kernel.spills)
+    return {
+        "card": f"sm_{capability}", "model": case.name, "ghost_batches": case.ghosts, "precision": precision,
+        "variants": len(kernels), "shared_bytes": largest.shared, "limit_bytes": SHARED_LIMIT[capability],
+        "by": largest.name, "spill_bytes": spilling.spills, "spilling": spilling.name if spilling.spills else "",
+        "matrix_instructions": " ".join(sorted({kernel.matrix for kernel in kernels} - {"none"})),
+        "seconds": round(sum(kernel.seconds for kernel in kernels), 1),
+    }  # fmt: skip
 
 
 def main() -> None:
-    """Compile the kernels of a step and write the CSV."""
+    """Compile and write the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--preset", choices=LENGTHS, default="mosi-aligned")
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"])
-    parser.add_argument("--capability", type=int, choices=SHARED_LIMIT, default=90)
+    parser.add_argument("--cards", type=int, nargs="+", choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
+    parser.add_argument("--cases", nargs="+", choices=["presets", "widths"], default=["presets", "widths"])
+    parser.add_argument("--precisions", nargs="+", choices=["bf16", "fp32"], default=["bf16", "fp32"])
+    parser.add_argument("--kernels", action="store_true", help="print each kernel of each case")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rows = []
-    for precision in options.precisions:
-        with Compiler(options.capability) as compiler:
-            step(options.preset, options.overrides, bf16=precision == "bf16", samples=16)
-        about = {"precision": precision, "triton": triton.__version__, "commit": git_commit()}
-        rows += [{**row, **about} for row in compiler.rows.values()]
-    worst = max(rows, key=lambda row: row["shared_bytes"])
-    limit = SHARED_LIMIT[options.capability]
-    print(f"{len(rows)} kernels; most shared memory: {worst['shared_bytes']} of {limit} bytes by {worst['kernel']}")
-    assert worst["shared_bytes"] <= limit
-    if options.out is not None:
-        write_rows(options.out, rows)
+    cases = (*(PRESETS if "presets" in options.cases else ()), *(WIDTHS if "widths" in options.cases else ()))
+    about = {"triton": triton.__version__, "commit": git_commit()}
+    rows: list[dict[str, object]] = []
+    for capability in options.cards:
+        for case, precision, kernels in compile_cases(capability, cases, options.precisions):
+            rows.append({**summary(capability, case, precision, kernels), **about})
+            print(*(f"{name}={value}" for name, value in rows[-1].items()), file=sys.__stdout__, flush=True)
+            if options.kernels:
+                for kernel in kernels:
+                    print(f"  {kernel}", file=sys.__stdout__, flush=True)
+            if options.out is not None:
+                write_rows(options.out, rows)
 
 
 if __name__ == "__main__":
