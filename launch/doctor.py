@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -15,20 +16,22 @@ from pathlib import Path
 
 import psutil
 import torch
+import torch.distributed as dist
 
+from dmd.kernels.backend import Card, card_of, choose_execution
 from dmd.training.durable import sync_directory, write_file
 from dmd.training.provenance import versions
+from launch.devices import num_gpus, own_device
 from launch.environment import interface_to
 from launch.hosts import read_hosts
 from launch.runner import free_port
 
 ALL_REDUCE = """
 import os, sys, datetime, torch, torch.distributed as dist
-backend = "nccl" if torch.cuda.device_count() >= 2 else "gloo"
-dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
-rank = dist.get_rank()
+backend, rank = sys.argv[1], int(os.environ["RANK"])
 if backend == "nccl":
     torch.cuda.set_device(rank)
+dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
 value = torch.full((1000,), float(rank + 1), device="cuda" if backend == "nccl" else "cpu")
 dist.all_reduce(value)
 assert value.eq(3).all(), value
@@ -71,10 +74,23 @@ def devices() -> Iterator[Finding]:
     memory = psutil.virtual_memory().total / 2**30
     yield Finding("host", f"{socket.gethostname()}, {platform.platform()}, {cores} cores, {memory:.0f} GiB")
     for number in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(number)
-        yield Finding("device", f"cuda:{number} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+        device = torch.device("cuda", number)
+        card, properties = card_of(device), torch.cuda.get_device_properties(device)
+        shared = getattr(properties, "shared_memory_per_block_optin", None)
+        told = "" if shared is None else f", {shared / 1024:.0f} KiB of shared memory per block"
+        yield Finding("device", f"{device} {card}, {properties.total_memory / 2**30:.0f} GiB{told}")
+        if own_device().type == "cuda":
+            yield how_it_trains(device)
     if not torch.cuda.is_available():
         yield Finding("device", f"cpu (torch {torch.__version__} sees no GPU)")
+    if own_device().type == "cpu":
+        yield how_it_trains(own_device())
+
+
+def how_it_trains(device: torch.device, card: Card | None = None) -> Finding:
+    """How a training with the default config runs on a device (of this card; None: the driver is asked)."""
+    execution = choose_execution(device, card=card)
+    return Finding("training", f"on {device}: kernels {execution.kernels}, precision {execution.precision}")
 
 
 def network(address: str, port: int) -> Iterator[Finding]:
@@ -105,11 +121,14 @@ def tools() -> Iterator[Finding]:
     """Compiler (DeepSpeed and Triton build with it), remote shells, versions."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
-        needed = torch.cuda.is_available()
+        needed = own_device().type == "cuda"
         yield Finding("compiler", "none; install g++: Triton's kernels need it", ok=False if needed else None)
     else:
         told = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()
         yield Finding("compiler", f"{compiler}: {told[0] if told else 'says no version'}", ok=True)
+    yield cuda_compiler(shutil.which("nvcc"), torch.version.cuda)
+    if dist.is_nccl_available():
+        yield Finding("nccl", ".".join(map(str, torch.cuda.nccl.version())))
     remote = [name for name in ("ssh", "pdsh") if shutil.which(name)]
     missing = sorted({"ssh", "pdsh"} - set(remote))
     way = f"without {', '.join(missing)}: use --host-rank on every host" if missing else "--hosts can start all hosts"
@@ -117,14 +136,29 @@ def tools() -> Iterator[Finding]:
     yield Finding("versions", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
+def cuda_compiler(nvcc: str | None, cuda: str | None) -> Finding:
+    """Whether an nvcc (its path) is of torch's CUDA version; nothing but DeepSpeed's FusedAdam asks for one."""
+    purpose = "; train.adam=deepspeed alone needs it"
+    if nvcc is None:
+        return Finding("nvcc", f"none{purpose}")
+    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+\.\d+)", told)
+    own = "of an unknown version" if release is None else release[1]
+    if cuda is None:
+        return Finding("nvcc", f"{own} at {nvcc}, torch is built without CUDA{purpose}")
+    match = "as torch is" if own == cuda else f"but torch is of CUDA {cuda}"
+    return Finding("nvcc", f"{own} at {nvcc}, {match}{purpose}")
+
+
 def collectives() -> Iterator[Finding]:
     """Two ranks of this machine add their numbers."""
+    backend = "nccl" if num_gpus() > 1 else "gloo"
     port = str(free_port())
     ranks = []
     for rank in range(2):
         environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank),
                        "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}  # fmt: skip
-        ranks.append(subprocess.Popen([sys.executable, "-c", ALL_REDUCE], env=environment, text=True,
+        ranks.append(subprocess.Popen([sys.executable, "-c", ALL_REDUCE, backend], env=environment, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
     told = [rank.communicate() for rank in ranks]
     if any(rank.returncode for rank in ranks):
