@@ -1,4 +1,4 @@
-"""A piece of work in a forked process with a time limit, so that a crash, a hang or a broken CUDA context stays its own.
+"""A piece of work in a forked process with a time limit: a crash, a hang, a broken CUDA context stay its own.
 
 The process that forks must not have touched CUDA: a fork cannot use its parent's context.
 """

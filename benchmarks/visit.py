@@ -7,8 +7,8 @@ nothing of it is left running, and the next one starts in fresh processes. OUT h
 per stage, and `visit.tar.gz`, logs and tables. Both are replaced at once, every ten seconds and after each stage, so
 that whatever ends this program leaves them whole. Needs nothing but Python.
 
-Environment: OUT, SCRATCH (shards and runs), SITE (wheels are unpacked there), WHEELS, DEVICE (cuda or cpu), STAGES, BUDGET
-(seconds), LIMITS ("tests=90 step=60", in place of the table's).
+Environment: OUT, SCRATCH (shards and runs), SITE (wheels are unpacked there), WHEELS, DEVICE (cuda or cpu), STAGES,
+BUDGET (seconds), LIMITS ("tests=90 step=60", in place of the table's).
 """
 
 import ctypes
@@ -93,8 +93,9 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
     return Settings(
         out=Path(environment.get("OUT") or tempfile.mkdtemp(prefix="visit-")).resolve(),
         scratch=Path(environment.get("SCRATCH") or tempfile.mkdtemp(prefix="visit-scratch-")).resolve(),
-        site=Path(environment.get("SITE", "/tmp/site")).resolve(), wheels=Path(environment.get("WHEELS", ROOT / ".whl")),
-        device=device, budget=float(environment.get("BUDGET", "450")), stages=tuple(known[name] for name in chosen),
+        site=Path(environment.get("SITE", "/tmp/site")).resolve(),
+        wheels=Path(environment.get("WHEELS", ROOT / ".whl")), device=device,
+        budget=float(environment.get("BUDGET", "450")), stages=tuple(known[name] for name in chosen),
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def facts(device: str) -> Iterator[tuple[str, object]]:
     yield "cudnn", torch.backends.cudnn.version()
     yield "nccl", ".".join(map(str, torch.cuda.nccl.version()))
     yield "cuda_home", __import__("torch.utils.cpp_extension", fromlist=["CUDA_HOME"]).CUDA_HOME
-    from benchmarks.kernels import rates
+    from benchmarks.rates import rates
 
     bandwidth, rate = rates(torch.device("cuda"))
     yield "copy, GB/s read and written", round(bandwidth / 1e9)

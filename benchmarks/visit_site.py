@@ -16,8 +16,9 @@ def install_wheels(wheels: Path, site: Path) -> list[str]:
     """Unpack every wheel of a folder into `site`; returns their names."""
     found = sorted(str(path) for path in wheels.glob("*.whl"))
     if found:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade"]
-        subprocess.run([*pip, "--disable-pip-version-check", "--target", str(site), *found], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        offline = ["--no-index", "--no-deps", "--upgrade", "--target", str(site)]
+        subprocess.run([*pip, *offline, *found], check=True)
     return [Path(name).name.split("-")[0] for name in found]
 
 

@@ -8,6 +8,9 @@ LARGEST = "bfloat16 and (LARGE or True)"
 MEMCHECK = "compute-sanitizer --tool memcheck --target-processes all --error-exitcode 9"
 
 
+EAGER = "--forms fused graph plain batched straightforward"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage; commands are shell lines with {python}, {results} (comes back), {scratch} (does not) and {device}."""
@@ -33,7 +36,8 @@ def _kernel_tests(name: str, chosen: str, *, processes: int, each: int, limit: i
 
 
 def _step(name: str, cases: str, more: str = "", *, limit: int, least: int) -> Stage:
-    command = f"{{python}} -m benchmarks.step_cuda --device {{device}} --cases {cases} --out {{results}}/{name}.csv {more}"
+    out = f"--out {{results}}/{name}.csv"
+    command = f"{{python}} -m benchmarks.step_cuda --device {{device}} --cases {cases} {out} {more}"
     return Stage(
         name=name, limit=limit, least=least, cuda=command,
         cpu=f"{command} --ghosts 1 --rounds 1 --tiny --least-rounds 1",
@@ -53,8 +57,8 @@ STAGES = (
           least=10, tiny=""),
     _same("smoke", "{python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv", limit=75, least=30),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
-    _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", limit=100, least=30),
-    _step("compiled", "mosi-aligned mosi-unaligned", "--sides batched compiled reduce-overhead --limit 70", limit=120,
+    _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30),
+    _step("compiled", "mosi-aligned mosi-unaligned", "--forms compiled reduce-overhead --limit 70", limit=120,
           least=40),
     _same("training", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch} --results {results}",
           limit=120, least=45),
@@ -63,7 +67,7 @@ STAGES = (
     _same("profile", "{python} -m benchmarks.kernel_times --device {device} --out {results}/kernel_times.csv", limit=60,
           least=20),
     _kernel_tests("tests-large", LARGEST, processes=4, each=200, limit=200, least=60),
-    _step("mosei", "mosei-aligned mosei-unaligned", limit=90, least=45),
+    _step("mosei", "mosei-aligned mosei-unaligned", EAGER, limit=90, least=45),
     Stage(
         name="sanitizer", limit=120, least=45,
         cuda=f"PYTORCH_NO_CUDA_MEMORY_CACHING=1 {MEMCHECK} {PYTEST} --timeout=100 tests/dmd/kernels -m gpu"
@@ -94,5 +98,5 @@ STAGES = (
 FIRST = ("device", "smoke", "tests", "step", "compiled", "training", "commands", "profile", "tests-large", "mosei",
          "sanitizer", "floors", "launches")  # fmt: skip
 """Stages of a first visit, in order; `wheels` goes before whatever is chosen."""
-AGAIN = ("device", "smoke", "retest", "adam", "step", "graph", "compiled", "commands", "tests-large", "mosei", "profile")
+AGAIN = ("device", "smoke", "retest", "adam", "step", "graph", "compiled", "tests-large", "mosei", "profile")
 """Stages of a visit after fixes."""
