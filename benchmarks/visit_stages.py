@@ -55,7 +55,7 @@ STAGES = (
     ),
     _same("device", "{python} -m benchmarks.visit_device --device {device} --out {results}/device.csv", limit=30,
           least=10, tiny=""),
-    _same("smoke", "{python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv", limit=75, least=30),
+    _same("smoke", "OMP_NUM_THREADS=4 {python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv", limit=75, least=30),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
     _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30),
     _step("compiled", "mosi-aligned mosi-unaligned", "--forms compiled reduce-overhead --limit 70", limit=120,
