@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import torch
 
+LONGEST_REASON = 300
+"""Characters of an exception that a table gets."""
+
 
 class Apart:
     """Starts the work; `reason` waits for it."""
@@ -53,6 +56,6 @@ def _run(work: Callable[[], None], writer: "multiprocessing.connection.Connectio
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one short line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+    """An exception as one short line: its beginning and its end."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON // 2]} ... {text[-LONGEST_REASON // 2 :]}"

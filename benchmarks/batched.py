@@ -22,7 +22,7 @@ ALIGNED = 8
 class TorchNoise:
     """Stands for `dmd.kernels.noise.Noise`, with masks from torch's own generator."""
 
-    keys = None
+    fused = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

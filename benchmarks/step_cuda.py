@@ -15,6 +15,7 @@ import argparse
 import csv
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -111,6 +112,7 @@ class Group:
                 self.steps[name] = step
                 self.rows[name] = self.about(name, at_once=side.at_once, first_s=first, captured=side.system.captured)
         except Exception as error:  # a compiler may raise anything
+            traceback.print_exc()
             self._add(self.about(form, reason=one_line(error), first_s=round(time.perf_counter() - began, 2)))
             synchronise(device)  # raises where the context is broken: the rest would only repeat it
 

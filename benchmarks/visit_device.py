@@ -17,7 +17,7 @@ import torch
 from benchmarks.tables import Table, commit
 
 QUERY = "name,driver_version,memory.total,memory.used,compute_cap,clocks.sm,clocks.mem,power.limit,temperature.gpu"
-TOOLS = ("nvcc", "ninja", "g++", "compute-sanitizer", "ncu", "deepspeed")
+TOOLS = ("nvcc", "ninja", "g++", "compute-sanitizer", "ncu")
 NEEDED = ("deepspeed", "pydantic", "webdataset", "ray", "triton", "pyarrow", "transformers", "tensorboard", "pytest",
           "xdist", "pytest_timeout", "hypothesis", "sklearn", "matplotlib", "moto")  # fmt: skip
 

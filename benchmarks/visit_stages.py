@@ -63,7 +63,7 @@ STAGES = (
     _same("training", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch} --results {results}",
           limit=120, least=45),
     _same("commands", "{python} -m benchmarks.visit_commands --scratch {scratch} --results {results}", limit=60,
-          least=20),
+          least=20, tiny="--at-once 2"),
     _same("profile", "{python} -m benchmarks.kernel_times --device {device} --out {results}/kernel_times.csv", limit=60,
           least=20),
     _kernel_tests("tests-large", LARGEST, processes=4, each=200, limit=200, least=60),
