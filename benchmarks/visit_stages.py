@@ -35,12 +35,11 @@ def _kernel_tests(name: str, chosen: str, *, processes: int, each: int, limit: i
     )  # fmt: skip
 
 
-def _step(name: str, cases: str, more: str = "", *, limit: int, least: int) -> Stage:
-    out = f"--out {{results}}/{name}.csv"
-    command = f"{{python}} -m benchmarks.step_cuda --device {{device}} --cases {cases} {out} {more}"
+def _step(name: str, cases: str, more: str = "", *, limit: int, least: int, tried: str) -> Stage:
+    command = f"{{python}} -m benchmarks.step_cuda --device {{device}} --out {{results}}/{name}.csv {more}"
     return Stage(
-        name=name, limit=limit, least=least, cuda=command,
-        cpu=f"{command} --ghosts 1 --rounds 1 --tiny --least-rounds 1",
+        name=name, limit=limit, least=least, cuda=f"{command} --cases {cases}",
+        cpu=f"{command} --cases {tried} --ghosts 1 --rounds 1 --tiny --least-rounds 1",
     )  # fmt: skip
 
 
@@ -55,11 +54,13 @@ STAGES = (
     ),
     _same("device", "{python} -m benchmarks.visit_device --device {device} --out {results}/device.csv", limit=30,
           least=10, tiny=""),
-    _same("smoke", "OMP_NUM_THREADS=4 {python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv", limit=75, least=30),
+    _same("smoke", "OMP_NUM_THREADS=4 {python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv",
+          limit=75, least=30),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
-    _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30),
+    _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30,
+          tried="mosi-aligned mosi-aligned+bert"),
     _step("compiled", "mosi-aligned mosi-unaligned", "--forms compiled reduce-overhead --limit 70", limit=120,
-          least=40),
+          least=40, tried="mosi-aligned"),
     _same("training", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch} --results {results}",
           limit=120, least=45),
     _same("commands", "{python} -m benchmarks.visit_commands --scratch {scratch} --results {results}", limit=60,
@@ -67,7 +68,7 @@ STAGES = (
     _same("profile", "{python} -m benchmarks.kernel_times --device {device} --out {results}/kernel_times.csv", limit=60,
           least=20),
     _kernel_tests("tests-large", LARGEST, processes=4, each=200, limit=200, least=60),
-    _step("mosei", "mosei-aligned mosei-unaligned", EAGER, limit=90, least=45),
+    _step("mosei", "mosei-aligned mosei-unaligned", EAGER, limit=90, least=45, tried="mosei-aligned"),
     Stage(
         name="sanitizer", limit=120, least=45,
         cuda=f"PYTORCH_NO_CUDA_MEMORY_CACHING=1 {MEMCHECK} {PYTEST} --timeout=100 tests/dmd/kernels -m gpu"
@@ -87,7 +88,7 @@ STAGES = (
         " --last-failed-no-failures=none",
     ),
     Stage(
-        name="adam", limit=90, least=20, cuda=f"{PYTEST} --timeout=80 tests/launch/test_adam.py",
+        name="adam", limit=90, least=20, cuda=f"{PYTEST} --timeout=80 tests/launch -m gpu",
         cpu=f"{PYTEST} --timeout=80 tests/launch/test_adam.py",
     ),
     _same("graph", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch}/graph"

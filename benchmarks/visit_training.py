@@ -2,14 +2,15 @@
 
     python -m benchmarks.visit_training --scratch SCRATCH --results RESULTS
 
-First, one after the other and undisturbed, 30 steps of mosi-aligned on synthetic shards: graph off, graph auto. Then, at
-once: each again, killed by SIGKILL in the middle and continued by the same command; the same pair under
+First, one after the other and undisturbed, 30 steps of mosi-aligned on synthetic shards: graph off, graph auto. Then,
+at once: each again, killed by SIGKILL in the middle and continued by the same command; the same pair under
 `train.deterministic`; one run through `dmd train`. Compared are the weights of the last checkpoint, bit by bit, and
 every number of the log but times. `trainings.csv` has a row for each run, `resumed.csv` one for each comparison.
 `SCRATCH/shards` and `SCRATCH/off` stay for `benchmarks.visit_commands`.
 """
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -59,8 +60,8 @@ class Trainings:
         self.told: list[str] = []
         self.failed = False
         own = TINY if options.tiny else ()
-        common = (f"train.max_steps={options.steps}", "train.save_every=5", "train.epochs=1000", "train.early_stop=1000")
-        self.common = (*own, *common)
+        endless = ("train.epochs=1000", "train.early_stop=1000")
+        self.common = (*own, f"train.max_steps={options.steps}", "train.save_every=5", *endless)
 
     def run(self, run: Run) -> None:
         """Start a run; one that is to be killed a second time too. Adds its row."""
@@ -136,8 +137,8 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def step_milliseconds(trained: list[dict[str, Any]]) -> float | str:
-    """Median time from one step's line to the next, of the last two thirds; without steps between epochs."""
-    gaps = [b["time"] - a["time"] for a, b in zip(trained, trained[1:], strict=False) if b["step"] == a["step"] + 1]
+    """Median time from one step's line to the next, of the last two thirds."""
+    gaps = [b["time"] - a["time"] for a, b in itertools.pairwise(trained) if b["step"] == a["step"] + 1]
     kept = gaps[len(gaps) // 3 :]
     return round(1e3 * statistics.median(kept), 2) if kept else ""
 
