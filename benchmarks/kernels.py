@@ -4,26 +4,30 @@
 
 The floor is the longer of two times: bytes that must be moved (every input read once, every output written once) over
 the device's bandwidth, and operations that must be done over its rate of bfloat16 products; both rates are measured
-first, by a large copy and a large product. Without a CUDA device the times and floors stay empty; the launches are
-counted (see `benchmarks.launches`).
+first, by a large copy and a large product. Times are of the device alone: replays of a CUDA graph of many calls, in
+which the host has no part; those of backward are of forward and backward, less those of forward. Then, row by row,
+every kernel by name, from torch's profiler. Nothing counts while something is timed. Without a CUDA device times and
+floors stay empty; launches are counted (see `benchmarks.counting`).
 """
 
 import argparse
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.launches import Counter, TritonCounter
-from benchmarks.tables import write_rows
+from benchmarks.counting import Counter, TritonCounter, interpret_without_a_device
+from benchmarks.kernel_times import device_times
+from benchmarks.rates import rates
+from benchmarks.tables import Table, commit
 from dmd.kernels.attention import AttentionPlan, attention
+from dmd.kernels.backend import set_float32_products
 from dmd.model.transformer import TransformerStack
-from dmd.training.provenance import git_commit
 
-CUDA = torch.cuda.is_available()
 STAGES = {
     "shared": (50, (46,) * 3, (46,) * 3), "crossmodal": (50, (46,) * 6, (46,) * 6),
     "memory": (100, (46,) * 3, (46,) * 3),
@@ -40,6 +44,8 @@ class Work:
 
     name: str
     forward: Callable[[], list[Tensor]]
+    leaves: list[Tensor]
+    """What backward gives gradients of."""
     bytes: tuple[int, int]
     """Forward and backward."""
     operations: tuple[int, int]
@@ -56,7 +62,8 @@ def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dt
     pairs = batch * sum(plan.visible(e, row) for e, length in enumerate(queries) for row in range(length))
     moved = batch * dim * parts[0].element_size() * (2 * sum(queries) + 2 * sum(keys))
     return Work(
-        name=f"attention {stage}", forward=lambda: [attention(*parts, plan, None)], bytes=(moved, 2 * moved),
+        name=f"attention {stage}", forward=lambda: [attention(*parts, plan, None)], leaves=parts,
+        bytes=(moved, 2 * moved),
         operations=(4 * pairs * dim, 10 * pairs * dim),
     )  # fmt: skip
 
@@ -83,78 +90,89 @@ def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype)
     products = 2 * dim * dim * (10 * rows_q + 2 * rows_k)
     moved = 4 * (sum(x.numel() for x in given.values()) + rows_q * dim + weights)
     return Work(
-        name=f"layer {stage}", forward=forward, bytes=(moved, 2 * moved),
+        name=f"layer {stage}", forward=forward, leaves=[*given.values(), *stack.parameters()],
+        bytes=(moved, 2 * moved),
         operations=(products + 4 * pairs * dim, 2 * products + 10 * pairs * dim),
     )  # fmt: skip
 
 
-def rates(device: torch.device) -> tuple[float, float]:
-    """Bytes and bfloat16 operations per second of the device."""
-    from triton.testing import do_bench
-
-    source = torch.randn(2**28, device=device)
-    target = torch.empty_like(source)
-    copied = do_bench(lambda: target.copy_(source), return_mode="median")
-    square = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    product = do_bench(lambda: square @ square, return_mode="median")
-    return 2 * source.numel() * 4 / copied * 1e3, 2 * 8192**3 / product * 1e3
-
-
 def measure(work: Work, device: torch.device, ceilings: tuple[float, float] | None) -> list[dict[str, object]]:
-    """A row for forward and one for backward."""
-    rows = []
+    """A row for forward and one for backward, and on CUDA one for each kernel of both."""
     outs = work.forward()
     upstream = [torch.randn_like(out) for out in outs]
 
-    def backward(outs: list[Tensor]) -> None:
-        torch.autograd.backward(outs, upstream, retain_graph=True)
+    def backward(outs: Sequence[Tensor]) -> object:
+        return torch.autograd.grad(outs, work.leaves, upstream, retain_graph=True, allow_unused=True)
 
-    passes: list[Callable[[], object]] = [work.forward, lambda: backward(outs)]
-    for number, (name, run) in enumerate(zip(("forward", "backward"), passes, strict=True)):
+    def both() -> object:
+        return backward(work.forward())
+
+    rows: list[dict[str, object]] = []
+    for number, (name, run) in enumerate({"forward": work.forward, "backward": lambda: backward(outs)}.items()):
         with TritonCounter() as launches, Counter() as torchs:
             run()
-        row: dict[str, object] = {
-            "kernels": work.name, "pass": name, "triton": launches.names.total(), "torch": torchs.names.total(),
-            "megabytes": round(work.bytes[number] / 1e6, 2),
-            "megaoperations": round(work.operations[number] / 1e6, 1), "floor_us": "", "median_us": "",
-        }  # fmt: skip
-        if ceilings is not None:
-            from triton.testing import do_bench
-
-            floor = max(work.bytes[number] / ceilings[0], work.operations[number] / ceilings[1])
-            row["floor_us"] = round(floor * 1e6, 1)
-            row["median_us"] = round(do_bench(run, return_mode="median") * 1e3, 1)
-        rows.append(row)
+        rows.append({
+            "kernels": work.name, "pass": name, "kernel": "all", "triton": launches.names.total(),
+            "torch": torchs.names.total(), "megabytes": round(work.bytes[number] / 1e6, 2),
+            "megaoperations": round(work.operations[number] / 1e6, 1), "floor_us": "", "us": "",
+        })  # fmt: skip
+    if ceilings is None:
+        return rows
+    times = [replayed(work.forward), replayed(both)]
+    for number, row in enumerate(rows):
+        floor = max(work.bytes[number] / ceilings[0], work.operations[number] / ceilings[1])
+        row["floor_us"] = round(floor * 1e6, 1)
+        row["us"] = round(times[number] - (times[0] if number else 0), 1)
+    for name, (calls, microseconds) in device_times(both, device, repeats=10).items():
+        rows.append({
+            "kernels": work.name, "pass": "both", "kernel": name, "triton": round(calls, 1),
+            "us": round(microseconds, 1),
+        })  # fmt: skip
     return rows
 
 
+def replayed(run: Callable[[], object]) -> float:
+    """Microseconds of a call on the device, from replays of a CUDA graph."""
+    from triton.testing import do_bench_cudagraph
+
+    return 1e3 * float(do_bench_cudagraph(run, rep=20, return_mode="median"))
+
+
 def main() -> None:
-    """Measure everything and write the CSV."""
+    """Measure everything and write the CSV, row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=160 if CUDA else 2)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--samples", type=int, help="default: 160, without a CUDA device 2")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="bf16")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="refuse another; default: CUDA where there is one")
+    parser.add_argument("--tiny", action="store_true", help="2 samples")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device = torch.device("cuda" if CUDA else "cpu")
+    device = interpret_without_a_device()
+    if options.device not in (None, device.type):
+        parser.error(f"--device {options.device}, but this machine has {device.type}")
+    cuda = device.type == "cuda"
+    samples = options.samples or (160 if cuda and not options.tiny else 2)
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    ceilings = rates(device) if CUDA else None
+    set_float32_products(tf32=options.precision == "tf32")
+    ceilings = rates(device) if cuda else None
     about = {
-        "samples": options.samples, "precision": options.precision,
-        "device": torch.cuda.get_device_name() if CUDA else f"{platform.machine()} CPU, not run",
+        "samples": samples, "precision": options.precision,
+        "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, not run",
         "bandwidth_gb_s": round(ceilings[0] / 1e9) if ceilings else "",
         "rate_tflop_s": round(ceilings[1] / 1e12) if ceilings else "", "torch_version": torch.__version__,
-        "commit": git_commit(),
+        "commit": commit(),
     }  # fmt: skip
-    rows = []
-    for stage in STAGES:
+    table, last = Table(options.out), ""
+    for stage in options.stages:
         for make in (make_attention, make_layer):
-            with TritonCounter():  # where kernels are only counted, none runs here either
-                work = make(stage, options.samples, device, dtype)
-                for row in measure(work, device, ceilings):
-                    rows.append({**row, **about})
-                    print(row, flush=True)
-    if options.out is not None:
-        write_rows(options.out, rows)
+            with nullcontext() if cuda else TritonCounter():  # where kernels are only counted, none runs
+                rows = measure(make(stage, samples, device, dtype), device, ceilings)
+            for row in rows:
+                table.add({**row, **about})
+                if row["kernel"] == "all":
+                    last = ", ".join(f"{name} {value}" for name, value in row.items() if name != "kernel")
+                    print(last, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,76 +10,26 @@ bring a number to the host (`_local_scalar_dense`), and copies between devices t
 
 import argparse
 import collections
-import os
 import platform
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is defined
-
+from benchmarks.counting import Counter, TritonCounter, interpret_without_a_device
 from benchmarks.step_sides import LENGTHS, shapes
-from benchmarks.tables import write_rows
+from benchmarks.tables import Table, commit
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.text import build_text_encoder
 from dmd.presets import load_config
-from dmd.training.provenance import git_commit
 
-ONE_ON_CUDA = ("bernoulli_", "div_")
-"""Parts of torch's dropout on CPUs, which on CUDA is one operation; its product is counted."""
-ALLOCATING = ("promote_types", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh")
 SYNCS = ("_local_scalar_dense", "nonzero", "equal")
 GHOSTS = 10
 BERT = {"model_type": "bert", "attention_probs_dropout_prob": 0.0}
 """BERT-base. On CUDA the dropout of its attention is inside the kernel; with it, CPUs take the attention apart."""
-
-
-class Counter(TorchDispatchMode):
-    """Counts what is dispatched while it is on, by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: collections.Counter[str] = collections.Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if not func.is_view and name not in ALLOCATING + ONE_ON_CUDA:
-            self.names[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-class TritonCounter:
-    """Counts Triton launches while it is on; interpreted kernels are not run."""
-
-    def __init__(self) -> None:
-        self.names: collections.Counter[str] = collections.Counter()
-
-    def __enter__(self) -> "TritonCounter":
-        from triton import knobs
-        from triton.runtime.interpreter import GridExecutor
-
-        names = self.names
-
-        def count(executor: Any, *args: Any, **kwargs: Any) -> None:
-            names[executor.fn.__name__] += 1
-
-        self._executor, self._call = GridExecutor, GridExecutor.__call__
-        GridExecutor.__call__ = count
-        self._hooks = knobs.runtime.launch_enter_hook
-        self._hook = lambda metadata: names.update([metadata.get()["name"]])
-        self._hooks.add(self._hook)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.__call__ = self._call
-        self._hooks.remove(self._hook)
 
 
 def count_step(
@@ -100,7 +50,7 @@ def count_step(
         parts[0] = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1)
     labels = torch.randint(-15, 16, (GHOSTS, samples), device=device) / 5
     mask = torch.ones_like(labels)
-    keys = DropoutKeys() if fused else None
+    keys = DropoutKeys(fused=fused) if fused or device.type == "cuda" else None
     triton_launches: collections.Counter[str] = collections.Counter()
     counter = Counter()
     for step in range(2):
@@ -122,15 +72,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=list(LENGTHS))
     parser.add_argument("--samples", type=int, default=2, help="of a ghost batch")
-    parser.add_argument("--forms", nargs="+", default=["plain", "fused"])
+    parser.add_argument("--forms", nargs="+", default=["fused", "plain"])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--text", nargs="+", default=["features", "bert"])
     parser.add_argument("--names", action="store_true", help="print each operation's count")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = interpret_without_a_device()
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    rows = []
+    table = Table(options.out)
     for preset in options.presets:
         for text in options.text:
             for form in options.forms:
@@ -143,14 +93,12 @@ def main() -> None:
                         "preset": preset, "text": text, "form": form, "precision": precision,
                         "samples": options.samples * GHOSTS, "triton": own.total(), "torch": torchs.total(),
                         "launches": own.total() + torchs.total(), "host_syncs": sum(torchs[name] for name in SYNCS),
-                        "device": where, "torch_version": torch.__version__, "commit": git_commit(),
+                        "device": where, "torch_version": torch.__version__, "commit": commit(),
                     }  # fmt: skip
                     print(row, flush=True)
-                    rows.append(row)
+                    table.add(row)
                     if options.names:
                         print(own.most_common(), torchs.most_common(), sep="\n", flush=True)
-    if options.out is not None:
-        write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

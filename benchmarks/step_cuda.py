@@ -1,167 +1,181 @@
-"""A step of 160 samples on a GPU: fused, the same as a CUDA graph, the straightforward form, the text encoder alone.
+"""A step of 160 samples on a GPU: ours, plain torch as a user would write it, compiled or not, the text encoder alone.
 
     python -m benchmarks.step_cuda --out benchmarks/results/step_cuda.csv
 
-Forward, objective and backward, on random samples that lie on the device; BERT-base has random weights (and needs
-transformers). Sides take turns in one process; every call ends with a synchronisation. Peaks are torch's allocator's,
-less what was there before. The floor is the operations of all products (counted on the straightforward form) at the
-device's own rate of bfloat16 products. `--device cpu` runs plain forms, to try the program: its times are of no use.
+Forward, objective and backward, on random samples that lie on the device. Forms (`benchmarks.step_forms`) take turns in
+one process, warm, and every call ends with a synchronisation; `times_fused` is the median over rounds of a form's time
+over the fused form's. Each compiled form runs in a process of its own, again in turns with the fused form; what fails,
+or compiles for longer than `--limit`, is a row with the reason. `first_s` is the first step, compilation included.
+Peaks are torch's allocator's, less what was there before. The floor is the operations of all products (counted on the
+straightforward form) at the device's own rate of bfloat16 products. A case is a preset, with `+bert` for a text encoder
+of BERT-base's shape. `--device cpu --tiny` tries the program: its times are of no use.
 """
 
 import argparse
+import csv
 import statistics
-from collections.abc import Callable
-from dataclasses import replace
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-from benchmarks.kernels import rates
+from benchmarks.apart import Apart, one_line
+from benchmarks.rates import rates
+from benchmarks.step_forms import COMPILED, FORMS, Side, synchronise
 from benchmarks.step_profile import flops
-from benchmarks.step_sides import LENGTHS, SIZE, STEP, random_samples, shapes
-from benchmarks.straightforward import straightforward
-from benchmarks.tables import write_rows
+from benchmarks.step_sides import LENGTHS, SIZE, STEP
+from benchmarks.tables import Table, commit
 from benchmarks.turns import alternate
-from dmd.data.loader import Batch
-from dmd.model.text import build_text_encoder
-from dmd.presets import load_config
-from dmd.training.provenance import git_commit
-from dmd.training.step import make_noise
-from dmd.training.system import TrainingSystem
+from dmd.kernels.backend import set_float32_products
 
+COLUMNS = (
+    "preset", "text", "precision", "samples", "side", "at_once", "ms", "times_fused", "rounds", "peak_gib", "first_s",
+    "captured", "reason", "device", "torch", "commit",
+)  # fmt: skip
 WARMUPS = 3
 """Steps before the first that counts: a pass is captured in the second."""
+EAGER_LIMIT = 150
+"""Seconds for the forms that are not compiled."""
+CASES = [f"{preset}{text}" for preset in LENGTHS for text in ("", "+bert")]
 
 
-class Side:
-    """One form of a preset's training system, with samples for a step.
-
-    Args:
-        form: `fused`, `graph` or `straightforward`.
-        at_once: ghost batches per pass.
-    """
-
-    def __init__(self, preset: str, *, form: str, bert: bool, precision: str, ghosts: int, at_once: int,
-                 device: torch.device) -> None:  # fmt: skip
-        torch.manual_seed(0)
-        plain = form == "straightforward" or device.type == "cpu"
-        config = load_config(preset)
-        train = replace(
-            config.train, kernels="plain" if plain else "fused", cuda_graph="auto" if form == "graph" else "off",
-            precision=precision, ghost_batches_per_step=ghosts, ghost_batches_per_forward=at_once,
-        )  # fmt: skip
-        self.config = replace(config, train=train)
-        dims, lengths = shapes(preset)
-        encoder = build_text_encoder({"model_type": "bert"}, frozen=False) if bert else None
-        system = TrainingSystem(self.config, SimpleNamespace(dims=dims, lengths=lengths), encoder, device)
-        if form == "straightforward":
-            straightforward(system.dmd)
-        self.system, self.device = system.to(device), device
-        parts, labels = random_samples(preset, ghosts, bert=bert, device=device)
-        passes = zip(
-            *(x.split(at_once * SIZE) for x in parts), labels.split(at_once), torch.arange(ghosts).split(at_once),
-            strict=True,
-        )  # fmt: skip
-        self.batches = [
-            Batch(
-                text=text, audio=audio, vision=vision, labels=own, mask=torch.ones_like(own),
-                rows=torch.zeros(own.shape, dtype=torch.int64), ghosts=tuple(numbers.tolist()),
-            )
-            for text, audio, vision, own, numbers in passes
-        ]  # fmt: skip
-        self.number = 0
-
-    def step(self) -> None:
-        """Forward, objective and backward of all ghost batches."""
-        for forward, batch in enumerate(self.batches):
-            noise = make_noise(
-                batch, self.config, step=self.number, forward=forward, device=self.device, keys=self.system.keys
-            )
-            self.system(batch, noise)["total"].sum().backward()
-        self._end()
-
-    def text_encoder(self) -> None:
-        """Forward and backward of the text encoder alone, in the same precision."""
-        encoder = self.system.dmd.text_encoder
-        assert encoder is not None
-        half = self.system.execution.autocast
-        for batch in self.batches:
-            with torch.autocast(self.device.type, half, enabled=half is not None):
-                encoded = encoder(batch.text)
-            encoded.float().sum().backward()
-        self._end()
-
-    def _end(self) -> None:
-        self.system.zero_grad()
-        self.number += 1
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-def peak(step: Callable[[], None], device: torch.device) -> float | None:
+def peak(step: Callable[[], None], device: torch.device) -> float | str:
     """GiB that a step adds to what is allocated."""
     if device.type != "cuda":
-        return None
+        return ""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()
-    return (torch.cuda.max_memory_allocated() - before) / 2**30
+    return round((torch.cuda.max_memory_allocated() - before) / 2**30, 3)
 
 
-def measure(
-    preset: str, options: argparse.Namespace, rate: float | None, *, bert: bool, precision: str
-) -> list[dict[str, object]]:
-    """Seconds and peak of each side, how many times as long as the fused form it takes, and the floor at a rate."""
-    device = torch.device(options.device)
-    sides = {
-        form: Side(preset, form=form, bert=bert, precision=precision, ghosts=options.ghosts,
-                   at_once=1 if form == "straightforward" else options.ghosts, device=device)
-        for form in ("fused", "graph", "straightforward")
-    }  # fmt: skip
-    steps = {form: side.step for form, side in sides.items()}
-    if bert:
-        steps["text encoder"] = sides["fused"].text_encoder
-    operations = flops(sides["straightforward"].step)
-    for step in list(steps.values()) * WARMUPS:
-        step()
-    times = {name: [wall for wall, _ in found] for name, found in alternate(steps, options.rounds).items()}
-    rows: list[dict[str, object]] = []
-    for name, step in steps.items():
-        ratio = statistics.median(own / fused for own, fused in zip(times[name], times["fused"], strict=True))
-        rows.append({"side": name, "seconds": statistics.median(times[name]), "times_fused": ratio,
-                     "peak_gib": peak(step, device)})  # fmt: skip
-    if rate is not None:
-        rows.append({"side": "floor", "seconds": operations / rate, "times_fused": None, "peak_gib": None})
-    about = {"preset": preset, "text": "bert-base" if bert else "features", "precision": precision,
-             "samples": options.ghosts * SIZE, "captured": sides["graph"].system.captured}  # fmt: skip
-    return [{**about, **row} for row in rows]
+class Group:
+    """Forms of one case that take turns; adds their rows to a table."""
+
+    def __init__(self, case: str, forms: Sequence[str], options: argparse.Namespace, table: Table) -> None:
+        self.preset, _, text = case.partition("+")
+        self.bert = text == "bert"
+        self.forms, self.options, self.table = forms, options, table
+        self.steps: dict[str, Callable[[], None]] = {}
+        self.rows: dict[str, dict[str, object]] = {}
+
+    def about(self, side: str, **more: object) -> dict[str, object]:
+        """A row's columns that do not depend on a measurement."""
+        return {
+            "preset": self.preset, "text": "bert-base" if self.bert else "features", "side": side,
+            "precision": self.options.precision, "samples": self.options.ghosts * SIZE, "torch": torch.__version__,
+            "commit": self.options.commit, **more,
+        }  # fmt: skip
+
+    def run(self) -> None:
+        """Build, warm up, measure."""
+        device = torch.device(self.options.device)
+        set_float32_products(tf32=self.options.precision == "tf32")
+        where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, tiny model"
+        for form in self.forms:
+            self._warm(form, device)
+        rounds = self._rounds()
+        times = {name: [wall for wall, _ in found] for name, found in alternate(self.steps, rounds).items()}
+        for name, step in self.steps.items():
+            ratio: float | str = ""
+            if "fused" in times:
+                ratio = round(statistics.median(a / b for a, b in zip(times[name], times["fused"], strict=True)), 3)
+            row = self.rows[name] | {
+                "ms": round(1e3 * statistics.median(times[name]), 3), "times_fused": ratio, "rounds": rounds,
+                "peak_gib": peak(step, device), "device": where,
+            }  # fmt: skip
+            self._add(row)
+        if "straightforward" in self.steps:
+            work = flops(self.steps["straightforward"])
+            floor = round(1e3 * work / rates(device)[1], 3) if device.type == "cuda" else ""
+            self._add(self.about("floor", ms=floor, device=where, reason=f"{work / 1e9:.1f} GFLOP of products"))
+
+    def _warm(self, form: str, device: torch.device) -> None:
+        """Build a form and run it; a failure is a row, and the others go on."""
+        began = time.perf_counter()
+        try:
+            side = Side(
+                self.preset, form=form, bert=self.bert, precision=self.options.precision, device=device,
+                ghosts=self.options.ghosts, tiny=self.options.tiny,
+            )  # fmt: skip
+            own = {form: side.step}
+            if form == "fused" and self.bert:
+                own["text encoder"] = side.text_encoder
+            for name, step in own.items():
+                began = time.perf_counter()
+                step()
+                first = round(time.perf_counter() - began, 2)
+                for _ in range(WARMUPS - 1):
+                    step()
+                self.steps[name] = step
+                self.rows[name] = self.about(name, at_once=side.at_once, first_s=first, captured=side.system.captured)
+        except Exception as error:  # a compiler may raise anything
+            traceback.print_exc()
+            self._add(self.about(form, reason=one_line(error), first_s=round(time.perf_counter() - began, 2)))
+            synchronise(device)  # raises where the context is broken: the rest would only repeat it
+
+    def _rounds(self) -> int:
+        """Rounds that fit into the time for measuring."""
+        began = time.perf_counter()
+        for step in self.steps.values():
+            step()
+        fitting = int(self.options.seconds / (time.perf_counter() - began))
+        return max(self.options.least_rounds, min(self.options.rounds, fitting))
+
+    def _add(self, row: dict[str, object]) -> None:
+        self.table.add(row)
+        shown = ("preset", "text", "side", "ms", "times_fused", "peak_gib", "first_s", "reason")
+        print(*(f"{name}={row[name]}" for name in shown if row.get(name, "") != ""), flush=True)
+
+
+def measure(case: str, options: argparse.Namespace, table: Table) -> None:
+    """All forms of a case: those that are not compiled together, each compiled one in a process of its own."""
+    eager = [form for form in options.forms if form not in COMPILED]
+    groups = [(eager, EAGER_LIMIT)] if eager else []
+    groups += [(["fused", form], options.limit) for form in options.forms if form in COMPILED]
+    for forms, limit in groups:
+        group = Group(case, forms, options, table)
+        reason = Apart(group.run).reason(limit)
+        if reason:
+            table.add(group.about(forms[-1] if len(groups) > 1 else "+".join(forms), reason=reason))
+            print(case, *forms, reason, flush=True)
+
+
+def conclusion(path: Path) -> str:
+    """All ratios in one line."""
+    with path.open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if row["side"] != "floor":
+            value = f"{row['times_fused']}x" if row["times_fused"] else "failed"
+            value = f"{row['ms']} ms" if row["side"] == "fused" and row["ms"] else value
+            told.setdefault(f"{row['preset']} {row['text']}", []).append(f"{row['side']} {value}")
+    return "; ".join(f"{case}: {', '.join(values)}" for case, values in told.items())
 
 
 def main() -> None:
-    """Measure and write the CSV."""
+    """Measure and write the CSV, row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", choices=LENGTHS, default=list(LENGTHS))
-    parser.add_argument("--texts", nargs="+", choices=["features", "bert-base"], default=["features", "bert-base"])
-    parser.add_argument("--precisions", nargs="+", choices=["bf16", "fp32"], default=["bf16"])
-    parser.add_argument("--ghosts", type=int, default=STEP, help="ghost batches of 16 in a step, all in one pass")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="PRESET[+bert]")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
+    parser.add_argument("--precision", choices=["bf16", "tf32", "fp32"], default="bf16")
+    parser.add_argument("--ghosts", type=int, default=STEP, help="ghost batches of 16 in a step")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--least-rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8, help="for the rounds of one group of forms")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for a compiled form, compilation included")
+    parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here; --device cpu tries the program without one")
-    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU, plain forms"
-    about = {"device": where, "torch": torch.__version__, "commit": git_commit()}
-    rate = rates(torch.device("cuda"))[1] if options.device == "cuda" else None
-    rows: list[dict[str, object]] = []
-    for preset in options.presets:
-        for text in options.texts:
-            for precision in options.precisions:
-                found = measure(preset, options, rate, bert=text == "bert-base", precision=precision)
-                rows += [{**row, **about} for row in found]
-                print(*found, sep="\n", flush=True)
-                write_rows(options.out, rows)
+    options.commit = commit()
+    table = Table(options.out, COLUMNS)
+    for case in options.cases:
+        measure(case, options, table)
+    print(conclusion(options.out))
 
 
 if __name__ == "__main__":

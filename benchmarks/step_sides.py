@@ -13,6 +13,7 @@ from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
 from dmd.model.text import TextEncoder
 from dmd.presets import load_config
+from dmd.training.passes import ghost_batches_at_once
 
 DIMS = {"mosi": {"text": 768, "audio": 5, "vision": 20}, "mosei": {"text": 768, "audio": 74, "vision": 35}}
 LENGTHS = {
@@ -63,7 +64,7 @@ class Sides:
         self.models = {"ours": DMD(config.model, dims, lengths, encoder)}
         self.models["straightforward"] = straightforward(copy.deepcopy(self.models["ours"]))
         self.losses = Objective(ObjectiveConfig(), config.model)
-        self.at_once = min(config.train.ghost_batches_per_forward, ghosts)
+        self.at_once = min(ghost_batches_at_once(config.train, lengths, "cpu"), ghosts)
         self.parts, self.labels = random_samples(preset, ghosts, bert=bert)
 
     def step(self, side: str, at_once: int | None = None) -> None:

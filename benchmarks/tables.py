@@ -1,9 +1,14 @@
-"""Tables of results as CSV files."""
+"""Tables of results as CSV files, and where their numbers come from."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from dmd.training.provenance import git_commit
+
+CARRIED_COMMIT = Path(__file__).parents[1] / ".whl" / "commit.txt"
+"""Written by `visit_wheels.sh`, since .git does not travel to a GPU machine."""
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -12,3 +17,35 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(stream, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+class Table:
+    """A CSV file that holds every row as soon as it is added, whatever ends the program; None: no file.
+
+    Columns are those of the first row, or the given ones, where several processes add rows.
+    """
+
+    def __init__(self, path: Path | None, columns: Sequence[str] = ()) -> None:
+        self._path, self._columns = path, list(columns)
+        if columns:
+            self._write(self._columns, "w")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row."""
+        if not self._columns:
+            self._columns = list(row)
+            self._write(self._columns, "w")
+        assert set(row) <= set(self._columns), sorted(set(row) - set(self._columns))
+        self._write([row.get(name, "") for name in self._columns], "a")
+
+    def _write(self, values: Sequence[Any], mode: str) -> None:
+        if self._path is None:
+            return
+        with self._path.open(mode, newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerow(values)
+
+
+def commit() -> str:
+    """The commit that is measured, also where .git is not there."""
+    carried = CARRIED_COMMIT.read_text(encoding="utf-8").strip() if CARRIED_COMMIT.exists() else ""
+    return git_commit() or carried
