@@ -1,12 +1,12 @@
-"""A driver of Triton for a card that is not there: launches are bound, specialised, compiled and checked as for the card.
+"""A driver of Triton for a card that is not there: launches are bound, specialised, compiled and checked as for it.
 
     with offline(86) as driver:
         ...  # what launches Triton kernels, on CPU tensors
     driver.kernels  # what was compiled
     driver.launches  # what would have run
 
-Triton brings its own ptxas. Nothing is computed: what a kernel would write stays as it was. Tensors on the CPU stand for
-those of the card; torch aligns both, so that views are as far from a 16-byte boundary as on the card.
+Triton brings its own ptxas. Nothing is computed: what a kernel would write stays as it was. Tensors on the CPU stand
+for those of the card; torch aligns both, so that views are as far from a 16-byte boundary as on the card.
 """
 
 import contextlib

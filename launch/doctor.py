@@ -18,10 +18,10 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from dmd.kernels.backend import Card, card_of, choose_execution
+from dmd.kernels.backend import Card, card_of, choose_execution, default_device
 from dmd.training.durable import sync_directory, write_file
 from dmd.training.provenance import versions
-from launch.devices import num_gpus, own_device
+from launch.devices import num_gpus
 from launch.environment import interface_to
 from launch.hosts import read_hosts
 from launch.runner import free_port
@@ -79,12 +79,12 @@ def devices() -> Iterator[Finding]:
         shared = getattr(properties, "shared_memory_per_block_optin", None)
         told = "" if shared is None else f", {shared / 1024:.0f} KiB of shared memory per block"
         yield Finding("device", f"{device} {card}, {properties.total_memory / 2**30:.0f} GiB{told}")
-        if own_device().type == "cuda":
+        if default_device().type == "cuda":
             yield how_it_trains(device)
     if not torch.cuda.is_available():
         yield Finding("device", f"cpu (torch {torch.__version__} sees no GPU)")
-    if own_device().type == "cpu":
-        yield how_it_trains(own_device())
+    if default_device().type == "cpu":
+        yield how_it_trains(default_device())
 
 
 def how_it_trains(device: torch.device, card: Card | None = None) -> Finding:
@@ -121,7 +121,7 @@ def tools() -> Iterator[Finding]:
     """Compiler (DeepSpeed and Triton build with it), remote shells, versions."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
-        needed = own_device().type == "cuda"
+        needed = default_device().type == "cuda"
         yield Finding("compiler", "none; install g++: Triton's kernels need it", ok=False if needed else None)
     else:
         told = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()

@@ -4,6 +4,7 @@ Backward uses no atomics, so it is deterministic. TRITON_INTERPRET=1 runs it on 
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -72,8 +73,8 @@ class AttentionLaunch:
         """(grid, (rows, encoders, blocks per encoder), constants) of a launch over blocks of rows, or of keys."""
         encoders, batch, rows, dim = query.shape
         head = dim // self.heads
-        sizes = attention_sizes(kernel, head, rows, key.shape[2], half=query.dtype != torch.float32)
-        constants = {
+        sizes = attention_sizes(head, rows, key.shape[2], half=query.dtype != torch.float32)
+        constants: dict[str, int | bool | str] = {
             "HEADS": self.heads, "GHOST": batch if self.ghosts is None else batch // self.ghosts,
             "LAST": self.last_step, "DROP": self.dropping, "VALID": self.ranged, "HEAD": head,
             "PRECISION": self.precision, **sizes,
@@ -91,6 +92,15 @@ def attention_tables(
     return torch.tensor(shape, dtype=torch.int32), torch.tensor([keep_scale(rate) for rate in rates])
 
 
+@lru_cache(maxsize=32)
+def _tables_on(
+    device: torch.device, queries: tuple[int, ...], keys: tuple[int, ...], rates: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """`attention_tables` in a device's memory, copied there once: a GPU waits for a copy from the host."""
+    shape, scales = attention_tables(queries, keys, rates)
+    return shape.to(device), scales.to(device)
+
+
 def _strides(x: Tensor) -> tuple[int, ...]:
     assert x.stride(3) == 1
     return x.stride()[:3]
@@ -106,7 +116,7 @@ class FusedAttention(torch.autograd.Function):
             key, value = key.contiguous(), value.contiguous()
         dropping = noise is not None and site is not None
         rates = plan.rates if dropping else (0.0,) * len(plan.queries)
-        shape, scales = (table.to(query.device) for table in attention_tables(plan.queries, plan.keys, rates))
+        shape, scales = _tables_on(query.device, plan.queries, plan.keys, rates)
         keys = noise.table([(site, e) for e in range(len(rates))]) if noise is not None and site is not None else None
         real = None if valid is None else valid.to(torch.int32).contiguous()
         launch = AttentionLaunch(shape, scales, keys, real, heads=plan.heads, last_step=plan.last_step)

@@ -35,8 +35,22 @@ def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
     return {"WIDTH": width, "M": rows, "CHUNK": chunk, "num_warps": 8, "num_stages": stages}
 
 
-def attention_sizes(kernel: str, head: int, rows: int, keys: int, *, half: bool) -> dict[str, int]:
-    return {
-        "WIDTH": padded(head), "BLOCK_M": min(64, padded(rows)), "BLOCK_N": min(64, padded(keys)),
-        "num_warps": 4, "num_stages": 3,
-    }
+def attention_sizes(head: int, rows: int, keys: int, *, half: bool) -> dict[str, int]:
+    """Constants of the attention's kernels: WIDTH, BLOCK_M rows by BLOCK_N keys of a tile; warps and stages.
+
+    Args:
+        head: channels of a head.
+        rows: steps of the longest query sequence; `keys`: of the longest key sequence.
+        half: products of 16 bits; otherwise float32.
+    """
+    width = padded(head)
+    if half:
+        side, warps, stages = {64: (64, 4, 3), 128: (32, 4, 2), 256: (32, 8, 1)}[max(64, width)]
+    elif width == MIN_SIDE:
+        side, warps, stages = 64, 8, 3
+    else:
+        side, warps, stages = {64: (32, 4, 2), 128: (32, 8, 1), 256: (16, 8, 1)}[max(64, width)]
+    tile = min(side, padded(rows)), min(side, padded(keys))
+    if min(tile) < side:
+        warps = 4
+    return {"WIDTH": width, "BLOCK_M": tile[0], "BLOCK_N": tile[1], "num_warps": warps, "num_stages": stages}
