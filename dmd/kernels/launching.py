@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import triton
 from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
