@@ -96,8 +96,8 @@ STAGES = (
     # what the runner itself is tested with: it ignores what asks it to end, and starts a process in another session
     _same("hang", "trap '' INT TERM; echo this stage hangs; setsid sleep 300 & sleep 300", limit=300, least=1, tiny=""),
 )  # fmt: skip
-FIRST = ("device", "smoke", "tests", "step", "compiled", "training", "commands", "profile", "tests-large", "mosei",
+FIRST = ("device", "smoke", "tests", "step", "training", "commands", "profile", "compiled", "tests-large", "mosei",
          "sanitizer", "floors", "launches")  # fmt: skip
-"""Stages of a first visit, in order; `wheels` goes before whatever is chosen."""
+"""Stages of a first visit, in order; `wheels` goes before whatever is chosen. Compilation may take all that is left."""
 AGAIN = ("device", "smoke", "retest", "adam", "step", "graph", "compiled", "tests-large", "mosei", "profile")
 """Stages of a visit after fixes."""
