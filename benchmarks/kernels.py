@@ -24,7 +24,7 @@ from benchmarks.counting import Counter, TritonCounter, interpret_without_a_devi
 from benchmarks.kernel_times import device_times
 from benchmarks.rates import rates
 from benchmarks.tables import Table, commit
-from dmd.kernels.attention import AttentionPlan, attention
+from dmd.kernels.attention import AttentionPlan
 from dmd.kernels.backend import set_float32_products
 from dmd.model.transformer import TransformerStack
 
@@ -43,27 +43,39 @@ class Work:
     """A thing to measure, and what it has to do at least."""
 
     name: str
-    forward: Callable[[], list[Tensor]]
-    leaves: list[Tensor]
-    """What backward gives gradients of."""
+    forward: Callable[[], object]
+    backward: Callable[[], object]
+    """After a forward that has been run."""
+    both: Callable[[], object]
+    """Forward and then backward."""
     bytes: tuple[int, int]
     """Forward and backward."""
     operations: tuple[int, int]
 
 
 def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
-    """The attention of a stage: forward, and both launches of backward."""
+    """The attention of a stage: forward, and both launches of backward; tables lie on the device, as in a stack."""
+    from dmd.kernels.attention_fused import AttentionLaunch, attention_tables
+
     dim, queries, keys = STAGES[stage]
-    plan = AttentionPlan(heads=HEADS, queries=queries, keys=keys, rates=(0.0,) * len(queries), fused=True)
+    rates = (0.0,) * len(queries)
+    plan = AttentionPlan(heads=HEADS, queries=queries, keys=keys, rates=rates, fused=True)
+    shape, scales = (table.to(device) for table in attention_tables(queries, keys, rates))
+    launch = AttentionLaunch(shape, scales, None, None, heads=HEADS, last_step=False)
     steps = (max(queries), max(keys), max(keys))
-    parts = [
-        torch.randn(len(queries), batch, t, dim, device=device, dtype=dtype, requires_grad=True) for t in steps
-    ]
+    parts = tuple(torch.randn(len(queries), batch, t, dim, device=device, dtype=dtype) for t in steps)
+    grads = tuple(torch.zeros_like(part) for part in parts)
+    out, upstream = torch.zeros_like(parts[0]), torch.randn_like(parts[0])
+    sums = launch.forward(*parts, out)
     pairs = batch * sum(plan.visible(e, row) for e, length in enumerate(queries) for row in range(length))
     moved = batch * dim * parts[0].element_size() * (2 * sum(queries) + 2 * sum(keys))
+
+    def both() -> None:
+        launch.backward((*parts, out, launch.forward(*parts, out), upstream), grads)
+
     return Work(
-        name=f"attention {stage}", forward=lambda: [attention(*parts, plan, None)], leaves=parts,
-        bytes=(moved, 2 * moved),
+        name=f"attention {stage}", forward=lambda: launch.forward(*parts, out), both=both,
+        backward=lambda: launch.backward((*parts, out, sums, upstream), grads), bytes=(moved, 2 * moved),
         operations=(4 * pairs * dim, 10 * pairs * dim),
     )  # fmt: skip
 
@@ -83,6 +95,12 @@ def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return stack(own, sources if cross else None)
 
+    outs, leaves = forward(), [*given.values(), *stack.parameters()]
+    upstream = [torch.randn_like(out) for out in outs]
+
+    def backward(outs: Sequence[Tensor]) -> object:
+        return torch.autograd.grad(outs, leaves, upstream, retain_graph=True, allow_unused=True)
+
     weights = len(queries) * 12 * dim * dim
     rows_q, rows_k = batch * sum(queries), batch * sum(keys)
     lengths = zip(queries, keys, strict=True)
@@ -90,25 +108,15 @@ def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype)
     products = 2 * dim * dim * (10 * rows_q + 2 * rows_k)
     moved = 4 * (sum(x.numel() for x in given.values()) + rows_q * dim + weights)
     return Work(
-        name=f"layer {stage}", forward=forward, leaves=[*given.values(), *stack.parameters()],
-        bytes=(moved, 2 * moved),
-        operations=(products + 4 * pairs * dim, 2 * products + 10 * pairs * dim),
+        name=f"layer {stage}", forward=forward, backward=lambda: backward(outs), both=lambda: backward(forward()),
+        bytes=(moved, 2 * moved), operations=(products + 4 * pairs * dim, 2 * products + 10 * pairs * dim),
     )  # fmt: skip
 
 
 def measure(work: Work, device: torch.device, ceilings: tuple[float, float] | None) -> list[dict[str, object]]:
     """A row for forward and one for backward, and on CUDA one for each kernel of both."""
-    outs = work.forward()
-    upstream = [torch.randn_like(out) for out in outs]
-
-    def backward(outs: Sequence[Tensor]) -> object:
-        return torch.autograd.grad(outs, work.leaves, upstream, retain_graph=True, allow_unused=True)
-
-    def both() -> object:
-        return backward(work.forward())
-
     rows: list[dict[str, object]] = []
-    for number, (name, run) in enumerate({"forward": work.forward, "backward": lambda: backward(outs)}.items()):
+    for number, (name, run) in enumerate({"forward": work.forward, "backward": work.backward}.items()):
         with TritonCounter() as launches, Counter() as torchs:
             run()
         rows.append({
@@ -118,12 +126,12 @@ def measure(work: Work, device: torch.device, ceilings: tuple[float, float] | No
         })  # fmt: skip
     if ceilings is None:
         return rows
-    times = [replayed(work.forward), replayed(both)]
+    times = [replayed(work.forward), replayed(work.both)]
     for number, row in enumerate(rows):
         floor = max(work.bytes[number] / ceilings[0], work.operations[number] / ceilings[1])
         row["floor_us"] = round(floor * 1e6, 1)
         row["us"] = round(times[number] - (times[0] if number else 0), 1)
-    for name, (calls, microseconds) in device_times(both, device, repeats=10).items():
+    for name, (calls, microseconds) in device_times(work.both, device, repeats=10).items():
         rows.append({
             "kernels": work.name, "pass": "both", "kernel": name, "triton": round(calls, 1),
             "us": round(microseconds, 1),
@@ -135,6 +143,7 @@ def replayed(run: Callable[[], object]) -> float:
     """Microseconds of a call on the device, from replays of a CUDA graph."""
     from triton.testing import do_bench_cudagraph
 
+    torch.cuda.synchronize()  # what it reads was made on another stream
     return 1e3 * float(do_bench_cudagraph(run, rep=20, return_mode="median"))
 
 

@@ -46,8 +46,6 @@ DEVICES_APART = 1e-9
 """Allowed between two devices in float64."""
 TINY = ("model.dim=8", "model.heads=2", "model.levels=1", "model.kernel_text=2", "model.kernel_audio=1",
         "model.kernel_vision=2")  # fmt: skip
-LIMIT = 70
-"""Seconds for a case."""
 Found = dict[tuple[str, str], Tensor]
 """{(kind, name): tensor in float64 on the CPU}."""
 
@@ -211,6 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="PRESET:PRECISION")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--limit", type=float, default=70, help="seconds for a case")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -224,7 +223,7 @@ def main() -> int:
     smokes = [Smoke(name, options, table) for name in cases]
     running = [(smoke, Apart(smoke.run)) for smoke in smokes]
     for smoke, apart in running:
-        reason = apart.reason(LIMIT)
+        reason = apart.reason(options.limit)
         if reason:
             smoke.row("case", "", verdict="FAILED", reason=reason)
     return 0 if conclusion(options.out) else 1

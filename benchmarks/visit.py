@@ -11,10 +11,8 @@ Environment: OUT, SCRATCH (shards and runs), SITE (wheels are unpacked there), W
 BUDGET (seconds), LIMITS ("tests=90 step=60", in place of the table's).
 """
 
-import ctypes
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tarfile
@@ -24,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks.visit_processes import adopt_orphans, end_all
 from benchmarks.visit_stages import FIRST, STAGES, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +31,6 @@ LARGEST_FILE = 4 * 2**20
 REFRESH_SECONDS = 10
 SPARE_SECONDS = 5
 """Of the budget, for the end of the last stage."""
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +59,13 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """Of every stage."""
+        threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
         paths = [str(ROOT), str(self.site), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
             "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONFAULTHANDLER": "1",
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not forbid a fork
-            **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "DS_ACCELERATOR": self.device,
-            "MPLBACKEND": "Agg",
+            **threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1",
+            "DS_ACCELERATOR": self.device, "MPLBACKEND": "Agg",
         }  # fmt: skip
 
 
@@ -106,10 +105,12 @@ class Visit:
     Args:
         settings: what to run, and where.
         began: when the budget began, by `time.monotonic`.
+        version: what is measured.
     """
 
     settings: Settings
     began: float
+    version: str
     rows: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     """{stage: (how it ended, seconds, one line of result)}."""
 
@@ -153,10 +154,8 @@ class Visit:
 
     def summary(self) -> str:
         """The table."""
-        commit = self.settings.wheels / "commit.txt"
-        version = commit.read_text().strip() if commit.exists() else "commit unknown"
         spent = time.monotonic() - self.began
-        lines = [f"visit of {version} on {self.settings.device}, {spent:.0f} of {self.settings.budget:.0f} s"]
+        lines = [f"visit of {self.version} on {self.settings.device}, {spent:.0f} of {self.settings.budget:.0f} s"]
         lines += [f"{'stage':<12} {'ended':<16} {'seconds':>7}  result"]
         for name, (ended, seconds, result) in self.rows.items():
             lines.append(f"{name:<12} {ended:<16} {seconds:>7}  {result}")
@@ -177,50 +176,12 @@ class Visit:
         text.replace(self.settings.out / "summary.txt")
 
 
-def end_all(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a stage that still runs (so that pytest tells what it knows), then kill all that descends from here."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-        _wait(process, 4)
-    deadline = time.monotonic() + 5
-    while (left := descendants(os.getpid())) and time.monotonic() < deadline:
-        for number in left:
-            try:
-                os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        _wait(process, 0.2)
-        for number in left:
-            if number != process.pid:  # the others were given to this process when their parents died
-                try:
-                    os.waitpid(number, os.WNOHANG)
-                except ChildProcessError:
-                    continue
-
-
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def descendants(ancestor: int) -> list[int]:
-    """Processes below one, by /proc."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            stat = (entry / "stat").read_text() if entry.name.isdigit() else ""
-        except OSError:  # it has ended
-            continue
-        if stat:
-            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, todo = [], [ancestor]
-    while todo:
-        own = children.get(todo.pop(), [])
-        found += own
-        todo += own
-    return found
+def version_of(wheels: Path) -> str:
+    """The commit, by git or, where .git is not there, as `visit_wheels.sh` wrote it down."""
+    describe = "git describe --always --abbrev=40 --exclude='*' --dirty"
+    told = subprocess.run(["sh", "-c", describe], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    carried = wheels / "commit.txt"
+    return told or (carried.read_text().strip() if carried.exists() else "an unknown commit")
 
 
 def _last_line(log: Path) -> str:
@@ -243,9 +204,9 @@ def main() -> int:
     except ValueError as error:
         print(f"visit: error: {error}", file=sys.stderr)
         return 2
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     print(f"results in {settings.out}, scratch in {settings.scratch}", flush=True)
-    return 0 if Visit(settings, began).run() else 1
+    return 0 if Visit(settings, began, version_of(settings.wheels)).run() else 1
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ STAGES = (
     _same("device", "{python} -m benchmarks.visit_device --device {device} --out {results}/device.csv", limit=30,
           least=10, tiny=""),
     _same("smoke", "OMP_NUM_THREADS=4 {python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv",
-          limit=75, least=30),
+          limit=75, least=30, tiny="--tiny --limit 300"),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
     _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30,
           tried="mosi-aligned mosi-aligned+bert"),
@@ -64,9 +64,9 @@ STAGES = (
     _same("training", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch} --results {results}",
           limit=120, least=45),
     _same("commands", "{python} -m benchmarks.visit_commands --scratch {scratch} --results {results}", limit=60,
-          least=20, tiny="--at-once 2"),
+          least=20, tiny="--at-once 2 --limit 250"),
     _same("profile", "{python} -m benchmarks.kernel_times --device {device} --out {results}/kernel_times.csv", limit=60,
-          least=20),
+          least=20, tiny="--tiny --presets mosi-aligned"),
     _kernel_tests("tests-large", LARGEST, processes=4, each=200, limit=200, least=60),
     _step("mosei", "mosei-aligned mosei-unaligned", EAGER, limit=90, least=45, tried="mosei-aligned"),
     Stage(
@@ -96,8 +96,8 @@ STAGES = (
     # what the runner itself is tested with: it ignores what asks it to end, and starts a process in another session
     _same("hang", "trap '' INT TERM; echo this stage hangs; setsid sleep 300 & sleep 300", limit=300, least=1, tiny=""),
 )  # fmt: skip
-FIRST = ("device", "smoke", "tests", "step", "compiled", "training", "commands", "profile", "tests-large", "mosei",
+FIRST = ("device", "smoke", "tests", "step", "training", "commands", "profile", "compiled", "tests-large", "mosei",
          "sanitizer", "floors", "launches")  # fmt: skip
-"""Stages of a first visit, in order; `wheels` goes before whatever is chosen."""
+"""Stages of a first visit, in order; `wheels` goes before whatever is chosen. Compilation may take all that is left."""
 AGAIN = ("device", "smoke", "retest", "adam", "step", "graph", "compiled", "tests-large", "mosei", "profile")
 """Stages of a visit after fixes."""

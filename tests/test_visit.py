@@ -1,0 +1,142 @@
+"""The visit to a GPU machine, run without one: stages that hang or do not fit, a visit that is killed, what is kept."""
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+from benchmarks.visit import settings_of
+from benchmarks.visit_site import write_entry_points
+from benchmarks.visit_stages import AGAIN, FIRST, STAGES
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """A visit on the CPU, with the Python of this test as `python3`."""
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (programs / "python3").chmod(0o755)
+    given = {
+        **os.environ, "DEVICE": "cpu", "OUT": str(folder / "out"), "SCRATCH": str(folder / "scratch"),
+        "SITE": str(folder / "site"), "WHEELS": str(folder / "no wheels"), "PATH": f"{programs}:{os.environ['PATH']}",
+        "VISIT_OF": str(folder), "OMP_NUM_THREADS": "1", **environment,
+    }  # fmt: skip
+    command = ["sh", str(ROOT / "benchmarks" / "gpu_visit.sh")]
+    return subprocess.Popen(command, env=given, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def left_over(folder: Path) -> list[int]:
+    """Processes that a visit has left."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if f"VISIT_OF={folder}".encode() in environment.split(b"\0"):
+            found.append(int(entry.name))
+    return found
+
+
+def rows(summary: str) -> dict[str, str]:
+    """{stage: the rest of its line} of a summary."""
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in summary.splitlines()[2:]}
+
+
+def kept(folder: Path) -> set[str]:
+    with tarfile.open(folder / "out" / "visit.tar.gz") as tar:
+        return set(tar.getnames())
+
+
+@pytest.mark.slow
+def test_a_stage_that_hangs_costs_its_limit_and_nothing_else(tmp_path):
+    """It ignores signals and has started a process in another session; the stages before and after it count."""
+    visit = start(tmp_path, STAGES="device hang smoke", LIMITS="hang=2 smoke=500", BUDGET="600")
+    told, _ = visit.communicate(timeout=600)
+    assert visit.returncode == 1, told
+    assert left_over(tmp_path) == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["summary.txt", "visit.tar.gz"]
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert told.endswith(summary)
+    found = rows(summary)
+    assert list(found) == ["wheels", "device", "hang", "smoke"]
+    assert found["hang"].startswith("cut off at 2 s")
+    assert found["hang"].endswith("this stage hangs")
+    assert found["device"].startswith("0 ")
+    assert found["smoke"].startswith("0 ")
+    assert "within bounds" in found["smoke"]
+    assert {"device.csv", "device.txt", "hang.txt", "smoke.csv", "smoke.txt", "summary.txt"} <= kept(tmp_path)
+    with tarfile.open(tmp_path / "out" / "visit.tar.gz") as tar:
+        smoke = tar.extractfile("smoke.csv").read().decode()
+    assert "gradient,dmd.memory_encoders" in smoke
+
+
+def test_a_visit_that_is_killed_leaves_what_it_had(tmp_path):
+    visit = start(tmp_path, STAGES="device hang", BUDGET="100")
+    summary = tmp_path / "out" / "summary.txt"
+    try:
+        deadline = time.monotonic() + 60
+        while not (summary.exists() and "device" in rows(summary.read_text())):
+            assert time.monotonic() < deadline, visit.poll()
+            time.sleep(0.1)
+        visit.kill()
+        visit.wait()
+        assert rows(summary.read_text())["device"].startswith("0 ")
+        assert {"device.csv", "device.txt"} <= kept(tmp_path)
+    finally:
+        for process in left_over(tmp_path):
+            os.kill(process, signal.SIGKILL)
+
+
+def test_what_does_not_fit_is_skipped_and_said(tmp_path):
+    visit = start(tmp_path, STAGES="smoke tests", BUDGET="20")
+    told, _ = visit.communicate(timeout=60)
+    assert visit.returncode == 0, told
+    found = rows((tmp_path / "out" / "summary.txt").read_text())
+    assert found["wheels"].startswith("0 ")
+    assert found["smoke"].startswith("skipped")
+    assert "needs 30 s" in found["smoke"]
+    assert "needs 40 s" in found["tests"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"STAGES": "smoke tets"}, "STAGES has 'tets'"), ({"DEVICE": "gpu"}, "DEVICE is 'gpu'"),
+        ({"LIMITS": "smoke"}, "LIMITS has 'smoke'"), ({"LIMITS": "smok=3"}, "LIMITS has 'smok=3'"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense(given, told):
+    with pytest.raises(ValueError, match=told):
+        settings_of(given)
+
+
+def test_every_stage_has_a_command_on_both_devices():
+    names = [stage.name for stage in STAGES]
+    assert len(set(names)) == len(names)
+    assert set(FIRST) | set(AGAIN) <= set(names)
+    for device in ("cuda", "cpu"):
+        settings = settings_of({"DEVICE": device, "STAGES": " ".join(names), "OUT": "/o", "SCRATCH": "/s"})
+        for stage in settings.stages:
+            command = settings.command(stage)
+            assert "{" not in command
+            for word in command.split():
+                if word.startswith("benchmarks."):
+                    assert (ROOT / f"{word.replace('.', '/')}.py").exists(), command
+
+
+def test_the_site_has_the_entry_points_of_this_checkout(tmp_path):
+    number = write_entry_points(ROOT / "setup.cfg", tmp_path)
+    (distribution,) = distributions(path=[str(tmp_path)])
+    points = {point.name: point for point in distribution.entry_points}
+    assert len(points) == number
+    assert points["evaluate"].group == "dmd.commands"
+    assert points["evaluate"].load().__name__ == "evaluate"
