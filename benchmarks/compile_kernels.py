@@ -1,30 +1,30 @@
-"""Compile every Triton kernel of a training for a GPU that need not be there, and tell what it takes of it.
+"""Compile every Triton kernel of a training step for cards that need not be there, and tell what it takes of each.
 
-    python -m benchmarks.compile_kernels --capability 90 --out benchmarks/results/compiled_sm90.csv
+    python -m benchmarks.compile_kernels --archs 86 90 --cases mosi-aligned dim256 --precisions bf16 fp32 \
+        --out benchmarks/results/compiled.csv --details benchmarks/results/compiled_mosi_aligned.csv
 
-A step of the model runs on the CPU with launches replaced by compilations of the same kernels with the same constants;
-nothing is computed. Triton brings its own ptxas. A kernel that does not compile, or that needs more shared memory than
-the GPU gives a block, fails here and not on the GPU.
+Forward, losses and backward run on the CPU over a driver that compiles each launch for the card, with the arguments of
+a step: ten ghost batches at once and one alone, the alignment of every view, integers that are 1 or divisible by 16.
+A kernel that does not compile, or that needs more shared memory than the card gives a block, fails here and not there.
+Rows of the CSV that an earlier run wrote are replaced where card, case and precision are the same.
 """
 
 import argparse
-import os
-import re
-import subprocess
-import tempfile
+import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ["TRITON_INTERPRET"] = "0"
-
-import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
 
-from benchmarks.step_sides import LENGTHS, shapes
+from benchmarks.offline_driver import SHARED_LIMIT, Kernel, OfflineDriver, offline  # before a kernel is defined
+
+# isort: split
+import torch
+
+from benchmarks.step_sides import LENGTHS, SIZE, STEP, shapes
 from benchmarks.tables import write_rows
+from dmd.kernels.backend import float32_products
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
@@ -32,118 +32,132 @@ from dmd.model import DMD
 from dmd.presets import load_config
 from dmd.training.provenance import git_commit
 
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64"}
-SHARED_LIMIT = {90: 227 * 1024, 80: 163 * 1024}
-"""Shared memory of a block, by compute capability."""
+PRECISIONS = ("bf16", "fp32", "tf32")
+WIDTHS = {16: 2, 32: 4, 64: 8, 100: 10, 128: 8, 192: 8, 256: 8}
+"""Heads of each `model.dim` that is compiled beside the presets' 50."""
+SHOWN = ("WIDTH", "M", "CHUNK", "BLOCK_M", "BLOCK_N", "SIDE", "LAST", "QUERY", "KEY", "SELF", "NORM", "PRECISION",
+         "num_warps", "num_stages")  # fmt: skip
+"""Constants that tell a kernel's variants apart for a reader."""
 
 
-class Compiler:
-    """Stands in for launches while it is on."""
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A configuration whose step is compiled."""
 
-    def __init__(self, capability: int) -> None:
-        self.target = GPUTarget("cuda", capability, 32)
-        self.rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-
-    def __enter__(self) -> "Compiler":
-        self._run = JITFunction.run
-        compiler = self
-
-        def run(kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-            compiler.compile(kernel, args, kwargs)
-
-        JITFunction.run = run
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        JITFunction.run = self._run
-
-    def compile(self, kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Compile a kernel for these arguments, once."""
-        names = [parameter.name for parameter in kernel.params]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        options = {name: given.pop(name) for name in ("num_warps", "num_stages") if name in given}
-        signature, constants, aligned = {}, {}, {}
-        for number, parameter in enumerate(kernel.params):
-            value = given[parameter.name]
-            if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
-                signature[parameter.name] = "constexpr"
-                constants[(number,)] = value
-            elif isinstance(value, torch.Tensor):
-                signature[parameter.name] = TYPES[value.dtype]
-                aligned[(number,)] = [["tt.divisibility", 16]]
-            else:
-                signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
-                if isinstance(value, int) and value % 16 == 0:
-                    aligned[(number,)] = [["tt.divisibility", 16]]
-        key = (kernel.__module__, kernel.__name__, str(signature), str(constants), str(options))
-        if key in self.rows:
-            self.rows[key]["launches"] += 1
-            return
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-        compiled = triton.compile(source, target=self.target, options=options)
-        shown = {k: v for k, v in given.items() if k in ("WIDTH", "DOT", "LAST", "BLOCK_M", "QUERY", "KEY", "SIDE")}
-        self.rows[key] = {
-            "module": kernel.__module__, "kernel": kernel.__name__, "launches": 1,
-            "constants": " ".join(f"{k}={v}" for k, v in shown.items()), "shared_bytes": compiled.metadata.shared,
-            **resources(compiled.asm["ptx"], self.target.arch), "matrix_instructions": matrix(compiled.asm["ptx"]),
-        }  # fmt: skip
-        print(self.rows[key], flush=True)
+    preset: str
+    overrides: tuple[str, ...] = ()
+    ghosts: tuple[int, ...] = (STEP, 1)
+    """Ghost batches of a pass, one pass after the other."""
 
 
-def matrix(ptx: str) -> str:
-    """Kinds of matrix instructions in a program."""
-    return " ".join(sorted(set(re.findall(r"(wgmma\.mma_async|mma\.sync)", ptx)))) or "none"
+CASES: dict[str, Case] = {
+    **{preset: Case(preset=preset) for preset in LENGTHS},
+    **{
+        f"dim{dim}": Case(
+            preset="mosi-aligned", overrides=(f"model.dim={dim}", f"model.heads={heads}", "model.levels=1"),
+            ghosts=(STEP,),
+        )
+        for dim, heads in WIDTHS.items()
+    },
+    "one head of 256": Case(
+        preset="mosi-aligned", overrides=("model.dim=256", "model.heads=1", "model.levels=1"), ghosts=(STEP,)
+    ),
+    "every dropout": Case(
+        preset="mosi-aligned", overrides=("model.res_dropout=0.1", "model.relu_dropout=0.1"), ghosts=(STEP,)
+    ),
+    "masked padding": Case(preset="mosi-aligned", overrides=("model.masked_padding=true",), ghosts=(STEP,)),
+    "classes": Case(preset="mosi-aligned", overrides=("model.task=3",), ghosts=(STEP,)),
+    "paper": Case(
+        preset="mosi-aligned", ghosts=(STEP,),
+        overrides=("objective.orthogonality=feature", "objective.margin=constant", "objective.prior=none"),
+    ),
+}  # fmt: skip
 
 
-def resources(ptx: str, capability: int) -> dict[str, int]:
-    """Registers and spills that ptxas reports."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.ptx"
-        path.write_text(ptx, encoding="utf-8")
-        arch = f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
-        tool = triton.knobs.nvidia.ptxas.path
-        command = [tool, "-v", f"--gpu-name={arch}", str(path), "-o", str(Path(folder) / "kernel.cubin")]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    registers = re.search(r"Used (\d+) registers", report)
-    spills = re.search(r"(\d+) bytes spill stores", report)
-    return {"registers": int(registers[1]) if registers else -1, "spill_bytes": int(spills[1]) if spills else -1}
-
-
-def step(preset: str, overrides: list[str], *, bf16: bool, samples: int) -> None:
-    """Forward, losses and backward of a model, for what they launch."""
-    config = load_config(preset, overrides)
-    dims, lengths = shapes(preset)
+def run_step(case: Case, precision: str, ghosts: int) -> None:
+    """Forward, losses and backward, for what they launch."""
+    config = load_config(case.preset, list(case.overrides))
+    dims, lengths = shapes(case.preset)
     model, losses = DMD(config.model, dims, lengths, fused=True), Objective(config.objective, config.model, fused=True)
-    parts = [torch.randn(samples, lengths[m], dims[m]) for m in dims]
-    cpu = torch.device("cpu")
-    noise = Noise(seed=1, step=0, ghosts=[0], ghost_size=samples, device=cpu, keys=DropoutKeys())
-    labels = torch.zeros(1, samples)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        output = model(*parts, noise)
-    losses(output, labels, torch.ones_like(labels))["total"].sum().backward()
+    parts = [torch.zeros(ghosts * SIZE, lengths[m], dims[m]) for m in dims]
+    noise = Noise(seed=1, step=0, ghosts=range(ghosts), ghost_size=SIZE, device=torch.device("cpu"), keys=DropoutKeys())
+    labels = torch.zeros(ghosts, SIZE)
+    with float32_products(tf32=precision == "tf32"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            output = model(*parts, noise)
+        losses(output, labels, torch.ones_like(labels))["total"].sum().backward()
+
+
+def compile_case(case: Case, precision: str, driver: OfflineDriver) -> list[tuple[int, Kernel, int]]:
+    """(ghost batches, kernel, launches) of every variant that the case's passes launch."""
+    found: dict[tuple[int, int], tuple[int, Kernel, int]] = {}
+    for ghosts in case.ghosts:
+        driver.launches.clear()
+        run_step(case, precision, ghosts)
+        for launch in driver.launches:
+            key = ghosts, id(launch.kernel)
+            found[key] = ghosts, launch.kernel, found.get(key, (0, launch.kernel, 0))[2] + 1
+    return list(found.values())
+
+
+def summary(variants: list[tuple[int, Kernel, int]], limit: int) -> dict[str, Any]:
+    """One row about the variants of a case."""
+    kernels = list({id(kernel): kernel for _, kernel, _ in variants}.values())
+    largest, spilling = (max(kernels, key=lambda kernel: getattr(kernel, name)) for name in ("shared", "spills"))
+    assert largest.shared <= limit
+    return {
+        "variants": len(kernels), "most_shared_bytes": largest.shared, "by": largest.name, "limit_bytes": limit,
+        "most_spill_bytes": spilling.spills, "spilled_by": spilling.name if spilling.spills else "",
+        "variants_that_spill": sum(kernel.spills > 0 for kernel in kernels),
+        "compile_seconds": round(sum(kernel.seconds for kernel in kernels), 1),
+    }  # fmt: skip
+
+
+def detail(ghosts: int, kernel: Kernel, launches: int, limit: int) -> dict[str, Any]:
+    """One row about a variant."""
+    constants = " ".join(f"{name}={kernel.constants[name]}" for name in SHOWN if name in kernel.constants)
+    return {
+        "ghosts": ghosts, "module": kernel.module.rpartition(".")[2], "kernel": kernel.name, "launches": launches,
+        "constants": constants, "shared_bytes": kernel.shared, "limit_bytes": limit, "registers": kernel.registers,
+        "spill_bytes": kernel.spills, "matrix_instructions": kernel.matrix, "seconds": round(kernel.seconds, 2),
+    }  # fmt: skip
+
+
+def merge(path: Path | None, rows: list[dict[str, Any]], keys: tuple[str, ...]) -> None:
+    """Write rows into a CSV in place of those with the same keys."""
+    if path is None or not rows:
+        return
+    new = {tuple(str(row[key]) for key in keys) for row in rows}
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            kept = [row for row in csv.DictReader(stream) if tuple(row[key] for key in keys) not in new]
+    write_rows(path, kept + rows)
 
 
 def main() -> None:
-    """Compile the kernels of a step and write the CSV."""
+    """Compile cases for cards and write the CSVs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--preset", choices=LENGTHS, default="mosi-aligned")
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"])
-    parser.add_argument("--capability", type=int, choices=SHARED_LIMIT, default=90)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--archs", nargs="+", type=int, choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--out", type=Path, help="CSV of a row per card, case and precision")
+    parser.add_argument("--details", type=Path, help="CSV of a row per variant of mosi-aligned")
     options = parser.parse_args()
-    rows = []
-    for precision in options.precisions:
-        with Compiler(options.capability) as compiler:
-            step(options.preset, options.overrides, bf16=precision == "bf16", samples=16)
-        about = {"precision": precision, "triton": triton.__version__, "commit": git_commit()}
-        rows += [{**row, **about} for row in compiler.rows.values()]
-    worst = max(rows, key=lambda row: row["shared_bytes"])
-    limit = SHARED_LIMIT[options.capability]
-    print(f"{len(rows)} kernels; most shared memory: {worst['shared_bytes']} of {limit} bytes by {worst['kernel']}")
-    assert worst["shared_bytes"] <= limit
-    if options.out is not None:
-        write_rows(options.out, rows)
+    for arch in options.archs:
+        limit = SHARED_LIMIT[arch]
+        with offline(arch, cached=False) as driver:
+            for name in options.cases:
+                for precision in options.precisions:
+                    variants = compile_case(CASES[name], precision, driver)
+                    about = {"arch": f"sm_{arch}", "case": name, "precision": precision}
+                    versions = {"triton": triton.__version__, "commit": git_commit()}
+                    row = {**about, **summary(variants, limit), **versions}
+                    driver.say(row)
+                    merge(options.out, [row], tuple(about))
+                    if name == "mosi-aligned":
+                        rows = [{**about, **detail(*variant, limit), **versions} for variant in variants]
+                        merge(options.details, rows, tuple(about))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class AttentionLaunch:
         """(grid, (rows, encoders, blocks per encoder), constants) of a launch over blocks of rows, or of keys."""
         encoders, batch, rows, dim = query.shape
         head = dim // self.heads
-        sizes = attention_sizes(kernel, head, rows, key.shape[2], half=query.dtype != torch.float32)
+        sizes = attention_sizes(head, rows, key.shape[2], half=query.dtype != torch.float32)
         constants = {
             "HEADS": self.heads, "GHOST": batch if self.ghosts is None else batch // self.ghosts,
             "LAST": self.last_step, "DROP": self.dropping, "VALID": self.ranged, "HEAD": head,

@@ -1,7 +1,15 @@
-"""Block sizes."""
+"""Block sizes of the Triton kernels over an encoder's channels and of the attention: one rule for every card.
 
-MIN_SIDE = 16
+They were found by compiling (`benchmarks.compile_kernels`): every kernel fits the shared memory of the least card that
+is supported, and spills little or nothing there. Widths are padded to powers of two.
+"""
+
 LEAST_SHARED_MEMORY = 99 * 1024
+"""Bytes that a block may use on the cards that give least (compute capability 8.6, 8.9 and 12.0)."""
+MAX_HEAD = 256
+"""Most channels of an attention head that the Triton kernels hold (of an encoder: `dmd.kernels.stack.MAX_WIDTH`)."""
+MIN_SIDE = 16
+"""Smallest side of a Triton matrix product."""
 
 
 def padded(channels: int) -> int:
@@ -10,15 +18,39 @@ def padded(channels: int) -> int:
 
 
 def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
+    """Constants of a kernel over rows of an encoder: WIDTH, M rows and CHUNK columns at a time; warps and stages.
+
+    Args:
+        kernel: its name. `mlp_weights` holds weights and gradients of hidden units beside a block's rows.
+        dim: channels of the encoder.
+        half: products of 16 bits; otherwise float32.
+    """
     width = padded(dim)
-    return {
-        "WIDTH": width, "M": 64 if half and width <= 64 else 32, "CHUNK": 64 if half and width <= 128 else 32,
-        "num_warps": 8, "num_stages": 1 if kernel == "mlp_weights" and not half else 2,
-    }  # fmt: skip
+    if half:
+        rows, chunk, stages = {64: (64, 64, 2), 128: (32, 64, 2), 256: (32, 32, 2)}[max(64, width)]
+        rows = 16 if width == 256 and kernel == "mlp_weights" else rows
+    else:
+        rows, chunk, stages = (32, 32, 2) if width <= 128 else (16, 16, 1)
+        stages = 1 if kernel == "mlp_weights" else stages
+    return {"WIDTH": width, "M": rows, "CHUNK": chunk, "num_warps": 8, "num_stages": stages}
 
 
-def attention_sizes(kernel: str, head: int, rows: int, keys: int, *, half: bool) -> dict[str, int]:
-    return {
-        "WIDTH": padded(head), "BLOCK_M": min(64, padded(rows)), "BLOCK_N": min(64, padded(keys)),
-        "num_warps": 4, "num_stages": 3,
-    }
+def attention_sizes(head: int, rows: int, keys: int, *, half: bool) -> dict[str, int]:
+    """Constants of the attention's kernels: WIDTH, BLOCK_M rows by BLOCK_N keys of a tile; warps and stages.
+
+    Args:
+        head: channels of a head.
+        rows: steps of the longest query sequence; `keys`: of the longest key sequence.
+        half: products of 16 bits; otherwise float32.
+    """
+    width = padded(head)
+    if half:
+        side, warps, stages = {64: (64, 4, 3), 128: (32, 4, 2), 256: (32, 8, 1)}[max(64, width)]
+    elif width == MIN_SIDE:
+        side, warps, stages = 64, 8, 3
+    else:
+        side, warps, stages = {64: (32, 4, 2), 128: (32, 8, 1), 256: (16, 8, 1)}[max(64, width)]
+    tile = min(side, padded(rows)), min(side, padded(keys))
+    if min(tile) < side:
+        warps = 4
+    return {"WIDTH": width, "BLOCK_M": tile[0], "BLOCK_N": tile[1], "num_warps": warps, "num_stages": stages}

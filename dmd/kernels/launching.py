@@ -1,18 +1,15 @@
 """Every launch of a Triton kernel: the limits of its grid, the card that it runs on, and its failures in our words."""
 
-import functools
 import subprocess
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import triton
 from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from dmd.kernels.backend import KernelError, card_of
-from dmd.kernels.block_sizes import LEAST_SHARED_MEMORY
 
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most programs along each axis of a CUDA grid."""
@@ -61,19 +58,6 @@ def _reason(error: Exception) -> str:
         unit = "bytes of " if "memory" in error.name else ""
         return f"it needs {error.required} {unit}{error.name}, and {error.limit} is the most"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-
-
-def shared_memory_limit(device: torch.device) -> int:
-    """Bytes of shared memory that a block may use, by Triton's driver; interpreted: those of the least card."""
-    if triton.knobs.runtime.interpret:
-        return LEAST_SHARED_MEMORY
-    own = device.index if device.type == "cuda" else None
-    return _asked_limit(triton.runtime.driver.active.get_current_device() if own is None else own)
-
-
-@functools.cache
-def _asked_limit(index: int) -> int:
-    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 def product_precision() -> str:
