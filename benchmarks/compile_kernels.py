@@ -1,26 +1,30 @@
-"""Compile every Triton kernel of a training step for cards that need not be there, and tell what it takes of them.
+"""Compile every Triton kernel of a training step for cards that need not be there, and tell what it takes of each.
 
-    python -m benchmarks.compile_kernels --out benchmarks/results/compiled.csv
+    python -m benchmarks.compile_kernels --archs 86 90 --cases mosi-aligned dim256 --precisions bf16 fp32 \
+        --out benchmarks/results/compiled.csv --details benchmarks/results/compiled_mosi_aligned.csv
 
-A step of the model runs on the CPU with `benchmarks.offline_driver` in the place of the card's: launches are bound and
-specialised with the real arguments of a step, views and all, and compiled by the ptxas that Triton brings; nothing is
-computed. A row says how many variants a model has on a card, the most shared memory that one of them takes, the card's
-limit, and the most bytes that one spills. A kernel that does not compile, or takes too much, ends the program.
+Forward, losses and backward run on the CPU over a driver that compiles each launch for the card, with the arguments of
+a step: ten ghost batches at once and one alone, the alignment of every view, integers that are 1 or divisible by 16.
+A kernel that does not compile, or that needs more shared memory than the card gives a block, fails here and not there.
+Rows of the CSV that an earlier run wrote are replaced where card, case and precision are the same.
 """
 
 import argparse
-import sys
-from collections.abc import Iterator
+import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.offline_driver import SHARED_LIMIT, Kernel, Launch, OfflineDriver, offline  # before any kernel
+import triton
 
-import torch  # isort: skip
-import triton  # isort: skip
+from benchmarks.offline_driver import SHARED_LIMIT, Kernel, OfflineDriver, offline  # before a kernel is defined
 
-from benchmarks.step_sides import SIZE, shapes
+# isort: split
+import torch
+
+from benchmarks.step_sides import LENGTHS, SIZE, STEP, shapes
 from benchmarks.tables import write_rows
+from dmd.kernels.backend import float32_products
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
@@ -28,119 +32,132 @@ from dmd.model import DMD
 from dmd.presets import load_config
 from dmd.training.provenance import git_commit
 
-CPU = torch.device("cpu")
+PRECISIONS = ("bf16", "fp32", "tf32")
+WIDTHS = {16: 2, 32: 4, 64: 8, 100: 10, 128: 8, 192: 8, 256: 8}
+"""Heads of each `model.dim` that is compiled beside the presets' 50."""
+SHOWN = ("WIDTH", "M", "CHUNK", "BLOCK_M", "BLOCK_N", "SIDE", "LAST", "QUERY", "KEY", "SELF", "NORM", "PRECISION",
+         "num_warps", "num_stages")  # fmt: skip
+"""Constants that tell a kernel's variants apart for a reader."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model and a pass of it."""
+    """A configuration whose step is compiled."""
 
     preset: str
-    ghosts: int
     overrides: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """For the table."""
-        return " ".join([self.preset, *self.overrides])
+    ghosts: tuple[int, ...] = (STEP, 1)
+    """Ghost batches of a pass, one pass after the other."""
 
 
-def width(dim: int, heads: int) -> tuple[str, ...]:
-    """Overrides for encoders of `dim` channels."""
-    return f"model.dim={dim}", f"model.heads={heads}", "model.levels=1"
+CASES: dict[str, Case] = {
+    **{preset: Case(preset=preset) for preset in LENGTHS},
+    **{
+        f"dim{dim}": Case(
+            preset="mosi-aligned", overrides=(f"model.dim={dim}", f"model.heads={heads}", "model.levels=1"),
+            ghosts=(STEP,),
+        )
+        for dim, heads in WIDTHS.items()
+    },
+    "one head of 256": Case(
+        preset="mosi-aligned", overrides=("model.dim=256", "model.heads=1", "model.levels=1"), ghosts=(STEP,)
+    ),
+    "every dropout": Case(
+        preset="mosi-aligned", overrides=("model.res_dropout=0.1", "model.relu_dropout=0.1"), ghosts=(STEP,)
+    ),
+    "masked padding": Case(preset="mosi-aligned", overrides=("model.masked_padding=true",), ghosts=(STEP,)),
+    "classes": Case(preset="mosi-aligned", overrides=("model.task=3",), ghosts=(STEP,)),
+    "paper": Case(
+        preset="mosi-aligned", ghosts=(STEP,),
+        overrides=("objective.orthogonality=feature", "objective.margin=constant", "objective.prior=none"),
+    ),
+}  # fmt: skip
 
 
-PRESETS = (
-    Case(preset="mosi-aligned", ghosts=10),
-    Case(preset="mosi-aligned", ghosts=1),
-    Case(preset="mosi-unaligned", ghosts=10),
-    Case(preset="mosei-aligned", ghosts=10),
-    Case(preset="mosei-unaligned", ghosts=10),
-    Case(preset="mosi-aligned", ghosts=10, overrides=("model.masked_padding=true",)),
-    Case(preset="mosi-aligned", ghosts=10, overrides=("model.task=3", "objective.orthogonality=feature")),
-)
-WIDTHS = tuple(
-    Case(preset="mosi-aligned", ghosts=1, overrides=width(dim, heads))
-    for dim, heads in ((16, 2), (32, 4), (64, 8), (100, 10), (128, 8), (192, 8), (256, 8))
-)
-"""Memory encoders are twice as wide; of more than 256 channels they run in plain torch, their attention in Triton."""
-
-
-def step(case: Case, *, half: bool) -> None:
-    """Two passes, forward, objective and backward; the second finds its dropout keys in the table."""
-    config = load_config(case.preset, case.overrides)
+def run_step(case: Case, precision: str, ghosts: int) -> None:
+    """Forward, losses and backward, for what they launch."""
+    config = load_config(case.preset, list(case.overrides))
     dims, lengths = shapes(case.preset)
-    model = DMD(config.model, dims, lengths, fused=True)
-    losses = Objective(config.objective, config.model, fused=True)
-    samples = case.ghosts * SIZE
-    parts = [torch.zeros(samples, lengths[m], dims[m]) for m in dims]
-    labels = torch.zeros(case.ghosts, SIZE)
-    keys = DropoutKeys()
-    for number in range(2):
-        noise = Noise(seed=1, step=number, ghosts=range(case.ghosts), ghost_size=SIZE, device=CPU, keys=keys)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    model, losses = DMD(config.model, dims, lengths, fused=True), Objective(config.objective, config.model, fused=True)
+    parts = [torch.zeros(ghosts * SIZE, lengths[m], dims[m]) for m in dims]
+    noise = Noise(seed=1, step=0, ghosts=range(ghosts), ghost_size=SIZE, device=torch.device("cpu"), keys=DropoutKeys())
+    labels = torch.zeros(ghosts, SIZE)
+    with float32_products(tf32=precision == "tf32"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(*parts, noise)
         losses(output, labels, torch.ones_like(labels))["total"].sum().backward()
 
 
-def compile_cases(
-    capability: int, cases: tuple[Case, ...], precisions: list[str]
-) -> Iterator[tuple[Case, str, list[Kernel]]]:
-    """The kernels of each case in each precision, compiled for a card; each variant is compiled once."""
-    used: dict[int, Kernel] = {}
-
-    def note(launch: Launch) -> None:
-        used[id(launch.kernel)] = launch.kernel
-
-    with offline(capability, cached=False, on_launch=note) as driver:
-        for case in cases:
-            for precision in precisions:
-                used.clear()
-                step(case, half=precision == "bf16")
-                yield case, precision, list(used.values())
-        check_limit(driver)
+def compile_case(case: Case, precision: str, driver: OfflineDriver) -> list[tuple[int, Kernel, int]]:
+    """(ghost batches, kernel, launches) of every variant that the case's passes launch."""
+    found: dict[tuple[int, int], tuple[int, Kernel, int]] = {}
+    for ghosts in case.ghosts:
+        driver.launches.clear()
+        run_step(case, precision, ghosts)
+        for launch in driver.launches:
+            key = ghosts, id(launch.kernel)
+            found[key] = ghosts, launch.kernel, found.get(key, (0, launch.kernel, 0))[2] + 1
+    return list(found.values())
 
 
-def check_limit(driver: OfflineDriver) -> None:
-    """Every kernel fits; Triton itself refuses a launch that does not."""
-    for kernel in driver.kernels.values():
-        assert kernel.shared <= driver.limit, kernel
-
-
-def summary(capability: int, case: Case, precision: str, kernels: list[Kernel]) -> dict[str, object]:
-    """A row of the table."""
-    largest = max(kernels, key=lambda kernel: kernel.shared)
-    spilling = max(kernels, key=lambda kernel: kernel.spills)
+def summary(variants: list[tuple[int, Kernel, int]], limit: int) -> dict[str, Any]:
+    """One row about the variants of a case."""
+    kernels = list({id(kernel): kernel for _, kernel, _ in variants}.values())
+    largest, spilling = (max(kernels, key=lambda kernel: getattr(kernel, name)) for name in ("shared", "spills"))
+    assert largest.shared <= limit
     return {
-        "card": f"sm_{capability}", "model": case.name, "ghost_batches": case.ghosts, "precision": precision,
-        "variants": len(kernels), "shared_bytes": largest.shared, "limit_bytes": SHARED_LIMIT[capability],
-        "by": largest.name, "spill_bytes": spilling.spills, "spilling": spilling.name if spilling.spills else "",
-        "matrix_instructions": " ".join(sorted({kernel.matrix for kernel in kernels} - {"none"})),
-        "seconds": round(sum(kernel.seconds for kernel in kernels), 1),
+        "variants": len(kernels), "most_shared_bytes": largest.shared, "by": largest.name, "limit_bytes": limit,
+        "most_spill_bytes": spilling.spills, "spilled_by": spilling.name if spilling.spills else "",
+        "variants_that_spill": sum(kernel.spills > 0 for kernel in kernels),
+        "compile_seconds": round(sum(kernel.seconds for kernel in kernels), 1),
     }  # fmt: skip
 
 
+def detail(ghosts: int, kernel: Kernel, launches: int, limit: int) -> dict[str, Any]:
+    """One row about a variant."""
+    constants = " ".join(f"{name}={kernel.constants[name]}" for name in SHOWN if name in kernel.constants)
+    return {
+        "ghosts": ghosts, "module": kernel.module.rpartition(".")[2], "kernel": kernel.name, "launches": launches,
+        "constants": constants, "shared_bytes": kernel.shared, "limit_bytes": limit, "registers": kernel.registers,
+        "spill_bytes": kernel.spills, "matrix_instructions": kernel.matrix, "seconds": round(kernel.seconds, 2),
+    }  # fmt: skip
+
+
+def merge(path: Path | None, rows: list[dict[str, Any]], keys: tuple[str, ...]) -> None:
+    """Write rows into a CSV in place of those with the same keys."""
+    if path is None or not rows:
+        return
+    new = {tuple(str(row[key]) for key in keys) for row in rows}
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            kept = [row for row in csv.DictReader(stream) if tuple(row[key] for key in keys) not in new]
+    write_rows(path, kept + rows)
+
+
 def main() -> None:
-    """Compile and write the table, row by row."""
+    """Compile cases for cards and write the CSVs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cards", type=int, nargs="+", choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
-    parser.add_argument("--cases", nargs="+", choices=["presets", "widths"], default=["presets", "widths"])
-    parser.add_argument("--precisions", nargs="+", choices=["bf16", "fp32"], default=["bf16", "fp32"])
-    parser.add_argument("--kernels", action="store_true", help="print each kernel of each case")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--archs", nargs="+", type=int, choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--out", type=Path, help="CSV of a row per card, case and precision")
+    parser.add_argument("--details", type=Path, help="CSV of a row per variant of mosi-aligned")
     options = parser.parse_args()
-    cases = (*(PRESETS if "presets" in options.cases else ()), *(WIDTHS if "widths" in options.cases else ()))
-    about = {"triton": triton.__version__, "commit": git_commit()}
-    rows: list[dict[str, object]] = []
-    for capability in options.cards:
-        for case, precision, kernels in compile_cases(capability, cases, options.precisions):
-            rows.append({**summary(capability, case, precision, kernels), **about})
-            print(*(f"{name}={value}" for name, value in rows[-1].items()), file=sys.__stdout__, flush=True)
-            if options.kernels:
-                for kernel in kernels:
-                    print(f"  {kernel}", file=sys.__stdout__, flush=True)
-            if options.out is not None:
-                write_rows(options.out, rows)
+    for arch in options.archs:
+        limit = SHARED_LIMIT[arch]
+        with offline(arch, cached=False) as driver:
+            for name in options.cases:
+                for precision in options.precisions:
+                    variants = compile_case(CASES[name], precision, driver)
+                    about = {"arch": f"sm_{arch}", "case": name, "precision": precision}
+                    versions = {"triton": triton.__version__, "commit": git_commit()}
+                    row = {**about, **summary(variants, limit), **versions}
+                    driver.say(row)
+                    merge(options.out, [row], tuple(about))
+                    if name == "mosi-aligned":
+                        rows = [{**about, **detail(*variant, limit), **versions} for variant in variants]
+                        merge(options.details, rows, tuple(about))
 
 
 if __name__ == "__main__":

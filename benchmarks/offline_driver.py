@@ -1,4 +1,4 @@
-"""A driver of Triton for a card that is not there: launches are bound, specialised, compiled and checked as for it.
+"""A driver of Triton for a card that is not there: launches are bound, specialised, compiled and checked as on it.
 
     with offline(86) as driver:
         ...  # what launches Triton kernels, on CPU tensors
@@ -11,8 +11,10 @@ for those of the card; torch aligns both, so that views are as far from a 16-byt
 
 import contextlib
 import io
+import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +28,7 @@ from triton.runtime import driver as active_driver
 
 KIB = 1024
 SHARED_LIMIT = {80: 163 * KIB, 86: 99 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 99 * KIB}
-"""Shared memory of a block, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
+"""Shared memory of a block, by compute capability (CUDA C++ Programming Guide, compute capabilities)."""
 MOST_THREADS = 1024
 
 
@@ -59,7 +61,7 @@ class Launch:
 
 @dataclass
 class OfflineDriver:
-    """What Triton asks of its driver. The device's number is its compute capability, so that each has its own kernels.
+    """What Triton asks of its driver. Each is a device with a number of its own, and so with kernels of its own.
 
     Args:
         capability: compute capability, 90 for 9.0.
@@ -75,6 +77,7 @@ class OfflineDriver:
     """Called with each launch, which is then not kept."""
     log: io.StringIO = field(default_factory=io.StringIO)
     """What ptxas prints."""
+    number: int = field(default_factory=itertools.count().__next__)
 
     @property
     def utils(self) -> "OfflineDriver":
@@ -83,7 +86,7 @@ class OfflineDriver:
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         """Of the card, what Triton reads."""
-        assert device == self.capability
+        assert device == self.number
         return {"max_shared_mem": self.limit}
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
@@ -104,8 +107,8 @@ class OfflineDriver:
         return run
 
     def get_current_device(self) -> int:
-        """The only device."""
-        return self.capability
+        """Its number."""
+        return self.number
 
     def get_current_stream(self, device: int) -> int:
         """The only stream."""
@@ -135,7 +138,14 @@ class OfflineDriver:
             kernel.seconds = times.total / 1e6
             kernel.registers = _number(r"Used (\d+) registers", report)
             kernel.spills = _number(r"(\d+) bytes spill stores", report)
+        for option in ("num_warps", "num_stages"):
+            constants[option] = metadata[option]
         self.kernels[metadata["hash"]] = kernel
+
+    @staticmethod
+    def say(message: object) -> None:
+        """Print, while standard output belongs to ptxas."""
+        print(message, file=sys.stderr, flush=True)
 
 
 def _number(pattern: str, report: str) -> int:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from dmd.kernels.noise import Noise
 
+MAX_WIDTH = 256
+"""Channels of an encoder that the Triton form can hold in a program, on every card (`dmd.kernels.block_sizes`)."""
+
 
 class EncoderGroup(Protocol):
     """Encoders that the plain form runs as one batch (see `dmd.model.transformer`)."""

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmd.kernels.attention import AttentionPlan
-from dmd.kernels.block_sizes import MAX_WIDTH
+from dmd.kernels.block_sizes import MAX_HEAD
 from dmd.kernels.noise import Noise, dropout
-from dmd.kernels.stack import StackPlan
+from dmd.kernels.stack import MAX_WIDTH, StackPlan
 from dmd.model.encoder_layer import EncoderLayer, normalise
 
 PADDING_ALLOWANCE = 1.25
@@ -64,8 +64,8 @@ class TransformerStack(nn.Module):
         queries: length of each encoder's input; `keys`: of its source (equal to `queries` for self-attention).
         attn_dropout: per encoder.
         last_step: whether only the last time step of each encoder is wanted.
-        fused: run as Triton kernels, all encoders together; of more than `MAX_WIDTH` channels only their attention, and
-            that too in plain torch with heads of more.
+        fused: run as Triton kernels, all encoders together. Of encoders wider than MAX_WIDTH only the attention is, and
+            only with heads up to MAX_HEAD; the rest is plain torch.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TransformerStack(nn.Module):
         )
         self.plans = [
             AttentionPlan(
-                heads=heads, queries=group.queries, keys=group.keys, fused=fused and dim // heads <= MAX_WIDTH,
+                heads=heads, queries=group.queries, keys=group.keys, fused=fused and dim // heads <= MAX_HEAD,
                 rates=tuple(attn_dropout[member] for member in group.members),
             )
             for group in self.groups

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dmd.config import Config
 from dmd.data.loader import Batch
-from dmd.kernels.block_sizes import MAX_WIDTH
 from dmd.kernels.noise import Noise
+from dmd.kernels.stack import MAX_WIDTH
 
 if TYPE_CHECKING:
     from dmd.training.system import TrainingSystem

@@ -1,4 +1,4 @@
-"""Kernels compile for cards that are not there, and fit their shared memory; launches are bound and checked as for them.
+"""Kernels compile for cards that are not there, and fit their shared memory; launches are bound as for them.
 
 In processes of their own, since Triton decides about its interpreter when kernels are defined.
 """
