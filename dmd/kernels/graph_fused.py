@@ -26,7 +26,7 @@ def _sizes(homo: tuple[Tensor, ...], hetero: tuple[Tensor, ...]) -> dict[str, in
             f"{letter}N": width, f"{letter}WIDTH": triton.next_power_of_2(width), f"{letter}SIZE": size,
             f"{letter}PAD": triton.next_power_of_2(size),
         }  # fmt: skip
-    return sizes
+    return {**sizes, "num_warps": max(4, min(16, sizes["XWIDTH"] // 32))}  # registers for the wide representations
 
 
 class FusedGraph(torch.autograd.Function):
