@@ -9,6 +9,7 @@ has none, so they are written here from its setup.cfg. Nothing is fetched.
 import configparser
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 
@@ -18,7 +19,11 @@ def install_wheels(wheels: Path, site: Path) -> list[str]:
     if found:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         offline = ["--no-index", "--no-deps", "--upgrade", "--target", str(site)]
-        subprocess.run([*pip, *offline, *found], check=True)
+        if subprocess.run([*pip, *offline, *found]).returncode:
+            print("pip failed; the wheels are unpacked as they are", flush=True)
+            for wheel in found:
+                with zipfile.ZipFile(wheel) as archive:
+                    archive.extractall(site)
     return [Path(name).name.split("-")[0] for name in found]
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
 from benchmarks.visit import settings_of
-from benchmarks.visit_site import write_entry_points
+from benchmarks.visit_site import install_wheels, write_entry_points
 from benchmarks.visit_stages import AGAIN, FIRST, STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -140,3 +141,13 @@ def test_the_site_has_the_entry_points_of_this_checkout(tmp_path):
     assert len(points) == number
     assert points["evaluate"].group == "dmd.commands"
     assert points["evaluate"].load().__name__ == "evaluate"
+
+
+def test_wheels_that_pip_refuses_are_unpacked_all_the_same(tmp_path):
+    """Such as one that says it is for another Python: what it holds may still be found."""
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "carried-1.0-cp27-cp27m-win32.whl", "w") as archive:
+        archive.writestr("carried/__init__.py", "NAME = 'carried'\n")
+    assert install_wheels(wheels, site) == ["carried"]
+    assert (site / "carried" / "__init__.py").read_text() == "NAME = 'carried'\n"
