@@ -8,6 +8,7 @@ LARGEST = "bfloat16 and (LARGE or True)"
 MEMCHECK = "compute-sanitizer --tool memcheck --target-processes all --error-exitcode 9"
 
 
+SMOKE = "{python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv"
 EAGER = "--forms fused graph plain batched straightforward"
 
 
@@ -54,8 +55,9 @@ STAGES = (
     ),
     _same("device", "{python} -m benchmarks.visit_device --device {device} --out {results}/device.csv", limit=30,
           least=10, tiny=""),
-    _same("smoke", "OMP_NUM_THREADS=4 {python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv",
-          limit=75, least=30, tiny="--tiny --limit 300"),
+    Stage(
+        name="smoke", limit=75, least=30, cuda=f"OMP_NUM_THREADS=4 {SMOKE}", cpu=f"{SMOKE} --tiny --limit 300",
+    ),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
     _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30,
           tried="mosi-aligned mosi-aligned+bert"),
