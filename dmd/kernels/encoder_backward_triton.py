@@ -11,6 +11,23 @@ from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normal
 
 
 @triton.jit
+def _through_output(
+    grad, wo_ptr, grad_mixed_ptr, row_at, inside, e, channel, DIM: tl.constexpr, CHUNK: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Store the gradient of the attention's output, from that of the output projection's result [M, WIDTH]."""
+    there = channel < DIM
+    for begin in range(0, DIM, CHUNK):
+        col = begin + tl.arange(0, CHUNK)
+        wo_at = wo_ptr + (e * DIM + channel)[:, None] * DIM + col[None, :]
+        wo = tl.load(wo_at, there[:, None] & (col < DIM)[None, :], 0.0).to(DOT)  # [WIDTH, CHUNK]
+        grad_mixed = tl.dot(grad, wo, input_precision=PRECISION)
+        mask = inside[:, None] & (col < DIM)[None, :]
+        mixed_at = grad_mixed_ptr + row_at[:, None] + col[None, :]
+        tl.store(mixed_at, grad_mixed.to(grad_mixed_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
 def residual_mlp_backward(
     grad_ptr, middle_ptr, grad_middle_ptr, grad_mixed_ptr, wo_ptr, gain_ptr, shift_ptr, w1_ptr, b1_ptr, w2_ptr, table,
     res_keys, relu_keys, last_keys, g_e, g_b, g_t, m_e, m_b, m_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
@@ -66,15 +83,9 @@ def residual_mlp_backward(
         grad *= keep_factor(
             res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
         )
+    row_at = e.to(tl.int64) * m_e + sample * m_b + step * m_t
     grad = tl.where(mask, grad, 0.0).to(DOT)
-    for begin in range(0, DIM, CHUNK):
-        col = begin + tl.arange(0, CHUNK)
-        wo_at = wo_ptr + (e * DIM + channel)[:, None] * DIM + col[None, :]
-        wo = tl.load(wo_at, there[:, None] & (col < DIM)[None, :], 0.0).to(DOT)  # [WIDTH, CHUNK]
-        grad_mixed = tl.dot(grad, wo, input_precision=PRECISION)
-        mixed_at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + col[None, :]
-        tl.store(grad_mixed_ptr + mixed_at, grad_mixed.to(grad_mixed_ptr.dtype.element_ty),
-                 inside[:, None] & (col < DIM)[None, :])  # fmt: skip
+    _through_output(grad, wo_ptr, grad_mixed_ptr, row_at, inside, e, channel, DIM, CHUNK, DOT, PRECISION)
 
 
 @triton.jit
