@@ -9,6 +9,8 @@ MEMCHECK = "compute-sanitizer --tool memcheck --target-processes all --error-exi
 
 
 SMOKE = "{python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv"
+NONE_CHOSEN = "[ $? -eq 5 ]"
+"""After pytest: there was no test to run."""
 EAGER = "--forms fused graph plain batched straightforward"
 
 
@@ -85,12 +87,12 @@ STAGES = (
     Stage(
         name="retest", limit=200, least=30,
         cuda=f"OMP_NUM_THREADS=2 {PYTEST} -n 8 --timeout=200 tests/dmd/kernels -m gpu --last-failed"
-        " --last-failed-no-failures=none",
+        f" --last-failed-no-failures=none || {NONE_CHOSEN}",
         cpu=f"OMP_NUM_THREADS=1 {PYTEST} -n 2 --timeout=200 tests/dmd/kernels -m gpu --last-failed"
-        " --last-failed-no-failures=none",
+        f" --last-failed-no-failures=none || {NONE_CHOSEN}",
     ),
     Stage(
-        name="adam", limit=90, least=20, cuda=f"{PYTEST} --timeout=80 tests/launch -m gpu",
+        name="adam", limit=150, least=20, cuda=f"{PYTEST} --timeout=80 tests/launch -m gpu",
         cpu=f"{PYTEST} --timeout=80 tests/launch/test_adam.py",
     ),
     _same("graph", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch}/graph"
