@@ -117,6 +117,8 @@ def _scalar(key: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"the value of {key}, {text!r}, is no valid YAML") from error
+    if isinstance(value, bool) and text.strip().lower() in ("on", "off"):
+        return text.strip().lower()  # a choice such as train.cuda_graph=off; switches take the words, too
     if isinstance(value, str):
         try:
             return float(value)

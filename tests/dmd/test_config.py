@@ -76,3 +76,8 @@ def test_unknown_presets():
 
 def test_keys_are_unique():
     assert len(set(all_keys())) == len(all_keys())
+
+
+def test_off_is_a_word_and_a_switch():
+    config = load_config(None, ["train.cuda_graph=off", "text.frozen=on", "data.check=off"])
+    assert (config.train.cuda_graph, config.text.frozen, config.data.check) == ("off", True, False)
