@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from dmd.config import Config
-from dmd.presets import all_keys, config_from_dict, config_to_dict, nearest
+from dmd.presets import all_keys, config_from_dict, config_to_dict, nearest, parse_yaml
 
 Values = dict[str, Any]
 Draw = Callable[["Parameter"], Any]
@@ -135,7 +135,7 @@ def load_space(path: Path, base: Config) -> Space:
         ValueError: what is wrong with the file, the key, or a config that the space can draw.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"the space {path} cannot be read: {error.strerror}; shipped ones: {_shipped()}") from error
     except UnicodeDecodeError as error:

@@ -141,8 +141,8 @@ class Predictor:
         found: list[DMDOutput] = []
 
         def run() -> None:
-            tf32 = self.execution.precision == "tf32"
-            with current_device(self.device), float32_products(tf32=tf32), self.execution.casting(self.device.type):
+            how = self.execution
+            with current_device(self.device), float32_products(tf32=how.tf32), how.casting(self.device.type):
                 found.append(self.modules.dmd(*parts))
 
         reason = why_not_fused(run, asked_for=False)

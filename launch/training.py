@@ -33,7 +33,7 @@ def make_training(
     num_ranks = dist.get_world_size()
     plan_training(config, reader, run, num_ranks)
     system, text_encoder = build_system(config, reader.index.info, device)
-    set_float32_products(tf32=system.execution.precision == "tf32")
+    set_float32_products(tf32=system.execution.tf32)
     config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
     plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
     engine = DeepSpeedEngine(system, config, plan, device)

@@ -56,6 +56,11 @@ class Execution:
         """The type that autocast turns operands of products into; None: no autocast."""
         return torch.bfloat16 if self.precision == "bf16" else None
 
+    @property
+    def tf32(self) -> bool:
+        """Whether float32 products are to run in TF32 (`set_float32_products`)."""
+        return self.precision == "tf32"
+
     def plain(self, reason: str) -> "Execution":
         """The same without Triton kernels."""
         return Execution(fused=False, reason=reason, precision=self.precision)
@@ -130,8 +135,10 @@ def default_device() -> torch.device:
 
 
 def current_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Make a CUDA device the current one for a while, which Triton launches on; nothing for others."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    """Make a CUDA device the current one for a while, which Triton launches on, wherever the tensors are."""
+    if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
+        return torch.cuda.device(device)
+    return contextlib.nullcontext()
 
 
 def why_not_fused(attempt: Callable[[], object], *, asked_for: bool) -> str:

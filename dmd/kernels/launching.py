@@ -2,14 +2,13 @@
 
 import subprocess
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
-from dmd.kernels.backend import KernelError, card_of
+from dmd.kernels.backend import KernelError, card_of, current_device
 
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most programs along each axis of a CUDA grid."""
@@ -36,20 +35,13 @@ def launch(kernel: Any, grid: Sequence[int], *args: Any, **constants: Any) -> No
     assert all(0 < size <= limit for size, limit in zip(grid, GRID_LIMITS, strict=False)), (kernel.__name__, grid)
     device = args[0].device
     try:
-        with _current(device):
+        with current_device(device):
             kernel[tuple(grid)](*args, **constants)
     except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         if isinstance(error, (InterpreterError, torch.OutOfMemoryError)) or any(s in str(error) for s in FAULTS):
             raise
         name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}"
         raise KernelError(name, str(card_of(device) or device), _reason(error)) from error
-
-
-def _current(device: torch.device) -> AbstractContextManager[None]:
-    """Triton launches on the current device, wherever the tensors are."""
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        return torch.cuda.device(device)
-    return nullcontext()
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ An unknown key or an impossible value is a ValueError that names the key, the va
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib.resources import files
@@ -15,6 +16,32 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from dmd.config import Config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader with the booleans of YAML 1.2: `off`, which YAML 1.1 reads as false, is a word here."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, plain values only. Switches of a config take `on`, `off`, `yes` and `no` as well.
+
+    Raises:
+        yaml.YAMLError: no YAML, or tags that name other types.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def preset_names() -> list[str]:
@@ -45,7 +72,7 @@ def read_preset(name: str) -> dict[str, Any]:
     else:
         raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}; a path must end in .yaml")
     try:
-        values = yaml.safe_load(text) or {}
+        values = parse_yaml(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"preset {name!r} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -114,11 +141,9 @@ def _words(key: str) -> list[str]:
 def _scalar(key: str, text: str) -> Any:
     """A value of the command line, read as YAML; 1e-4 is a number here too (YAML 1.1 asks for 1.0e-4)."""
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"the value of {key}, {text!r}, is no valid YAML") from error
-    if isinstance(value, bool) and text.strip().lower() in ("on", "off"):
-        return text.strip().lower()  # a choice such as train.cuda_graph=off; switches take the words, too
     if isinstance(value, str):
         try:
             return float(value)

@@ -28,9 +28,14 @@ class StorageFailed(OSError):
 
 def any_rank(engine: Engine, *flags: bool) -> list[bool]:
     """For each flag whether a rank raised it; one collective, the same answer on every rank."""
-    if engine.num_ranks == 1:
+    return raised_anywhere(engine.device, *flags)
+
+
+def raised_anywhere(device: torch.device, *flags: bool) -> list[bool]:
+    """As `any_rank`, where there is no engine yet."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
         return list(flags)
-    raised = torch.tensor(flags, dtype=torch.float32, device=engine.device)
+    raised = torch.tensor(flags, dtype=torch.float32, device=device)
     dist.all_reduce(raised, op=dist.ReduceOp.MAX)
     return [value > 0 for value in raised.tolist()]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 
 from data_shards.schema import DatasetInfo
 from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import current_device, why_not_fused
+from dmd.training.agreement import raised_anywhere
 from dmd.training.step import make_noise
 from dmd.training.system import TrainingSystem
 
@@ -60,9 +60,13 @@ def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num
         return at_once
     asked_for = config.train.ghost_batches_per_forward != "auto"
     at_once = min(at_once, -(-config.train.ghost_batches_per_step // num_ranks))
-    while not _everywhere(_fits(system, config, info, at_once, last=asked_for or at_once == 1), system.device):
+    while True:
+        fits = _fits(system, config, info, at_once, last=asked_for or at_once == 1)
+        too_large, plain_somewhere = raised_anywhere(system.device, not fits, not system.execution.fused)
+        if not too_large:
+            break
         at_once = -(-at_once // 2)
-    if not _everywhere(system.execution.fused, system.device) and system.execution.fused:
+    if plain_somewhere and system.execution.fused:
         system.use_plain("a kernel cannot run on another rank's device")
     if at_once * num_ranks < config.train.ghost_batches_per_step:
         system.run_eagerly("a step is more than one pass, for want of memory")
@@ -126,12 +130,3 @@ def _leaves_room(system: TrainingSystem) -> bool:
     weights = sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad)
     total = torch.cuda.get_device_properties(system.device).total_memory
     return torch.cuda.max_memory_reserved(system.device) + ADAM_MOMENTS * weights < (1 - SPARE) * total
-
-
-def _everywhere(flag: bool, device: torch.device) -> bool:
-    """Whether a flag holds on every rank."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return flag
-    held = torch.tensor(float(flag), device=device)
-    dist.all_reduce(held, op=dist.ReduceOp.MIN)
-    return bool(held)

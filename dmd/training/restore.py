@@ -95,7 +95,7 @@ def evaluate_run(run: Path, *, data: str | None, split: str) -> dict[str, Any]:
     with ShardReader(data or training_data(run)) as reader:
         info = reader.index.info
         trained = open_run(run, info=info)
-        set_float32_products(tf32=trained.system.execution.precision == "tf32")
+        set_float32_products(tf32=trained.system.execution.tf32)
         result = evaluate(trained.system, reader, split, trained.config, device=trained.device)
     return {
         "run": str(run), "step": trained.step, "data": info.name, "generation": info.generation, "split": split,

@@ -1,8 +1,9 @@
 """Presets, overrides and their mistakes."""
 
 import pytest
+import yaml
 
-from dmd.presets import all_keys, config_from_dict, config_to_dict, load_config, preset_names
+from dmd.presets import all_keys, config_from_dict, config_to_dict, load_config, parse_yaml, preset_names
 
 
 def test_every_preset_loads_and_survives_a_round_trip():
@@ -78,6 +79,15 @@ def test_keys_are_unique():
     assert len(set(all_keys())) == len(all_keys())
 
 
-def test_off_is_a_word_and_a_switch():
+def test_off_is_a_word_and_a_switch(tmp_path):
     config = load_config(None, ["train.cuda_graph=off", "text.frozen=on", "data.check=off"])
     assert (config.train.cuda_graph, config.text.frozen, config.data.check) == ("off", True, False)
+    preset = tmp_path / "own.yaml"
+    preset.write_text("train: {cuda_graph: off}\ntext: {frozen: yes}\ndata: {check: false}\n")
+    config = load_config(str(preset))
+    assert (config.train.cuda_graph, config.text.frozen, config.data.check) == ("off", True, False)
+
+
+def test_yaml_makes_plain_values_only():
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml("!!python/object/apply:os.getcwd []")
