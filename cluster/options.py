@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.resources import TrialSize, parse_ranks
+from cluster.session import chosen_address
 from cluster.trial import TrialOptions
 from data_shards.reader import ShardReader
 from data_shards.remote import is_url
@@ -53,7 +54,8 @@ class Request:
         Raises:
             ValueError: an impossible trial size.
         """
-        on_cpu = os.environ.get("DS_ACCELERATOR") == "cpu"
+        # Of this machine's own cluster; ranks of another have the environment of their nodes.
+        on_cpu = chosen_address(self.address) is None and os.environ.get("DS_ACCELERATOR") == "cpu"
         if on_cpu and self.gpus_per_rank:
             raise ValueError(
                 f"--gpus-per-rank is {self.gpus_per_rank:g}, but DS_ACCELERATOR=cpu keeps ranks on the CPU; unset one"

@@ -18,6 +18,11 @@ _PROBE_SECONDS = 5
 _CHECK_SECONDS = 120
 
 
+def chosen_address(address: str | None) -> str | None:
+    """The cluster that was asked for, by the command or by RAY_ADDRESS; None: one of its own, on this machine."""
+    return address or os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
 def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
     """A connection to the cluster at `address` (or RAY_ADDRESS), or to one of its own that ends with the block.
@@ -27,7 +32,7 @@ def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = Fal
     Raises:
         ValueError: no cluster at the address.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = chosen_address(address)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # TensorBoard is the training's own
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a refused trial reports no loss
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from cluster.board import describe_search
 from cluster.experiment import make_cells, parse_seeds
 from cluster.fence import Fence
 from cluster.ledger import Ledger, TrialRecord, keep_request
+from cluster.options import Request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
 from cluster.results import seed_rows, student_t, summary, write_table, write_trials
 from cluster.run import parse_ablation
@@ -206,3 +208,19 @@ def test_the_hparams_page_shows_what_varies(tmp_path):
     assert kinds == {
         "train.clip": "DATA_TYPE_STRING", "model.levels": "DATA_TYPE_FLOAT64", "model.heads": "DATA_TYPE_FLOAT64",
     }  # fmt: skip
+
+
+def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch, tmp_path):
+    """Ranks of a standing cluster have the environment of their nodes."""
+    request = Request(
+        config=Config(), data="shards", out=tmp_path, address=None, cpus=None, ranks=(1, 1), cpus_per_rank=1.0,
+        gpus_per_rank=1.0, concurrent=None, max_failures=0, verbose=False,
+    )  # fmt: skip
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(ValueError, match=r"--gpus-per-rank is 1, but DS_ACCELERATOR=cpu keeps ranks on the CPU"):
+        request.trial_options(tmp_path, gpus=True)
+    default = replace(request, gpus_per_rank=None)
+    assert default.trial_options(tmp_path, gpus=True).size.gpus_per_rank == 0
+    for there in (replace(request, address="10.0.0.1:6379"), replace(default, address="10.0.0.1:6379")):
+        assert there.trial_options(tmp_path, gpus=True).size.gpus_per_rank == 1
