@@ -1,88 +1,74 @@
-"""Kernels compile for cards that are not there, and fit their shared memory; launches are bound as for them.
+"""Kernels of stacks compile for cards that are not there, by the ptxas that Triton brings, and fit their shared memory.
 
-In processes of their own, since Triton decides about its interpreter when kernels are defined.
+A small part of what `benchmarks.compile_kernels` compiles. The driver refuses what does not fit, as the card's would.
 """
 
-import os
-import subprocess
-import sys
+from typing import Any
 
 import pytest
-
-STACK = """
 import torch
-from benchmarks.offline_driver import offline
-from dmd.model.transformer import TransformerStack
 
-def run(capability, dim, heads, *, half, last, limit=None):
-    stack = TransformerStack(dim, heads, 1, queries=(46, 50), keys=(46, 50), attn_dropout=[0.3, 0.0], relu_dropout=0.1,
-                             res_dropout=0.1, embed_dropout=0.0, last_step=last, fused=True)
-    x = [torch.randn(16, steps, dim) for steps in (46, 50)]
+from dmd.kernels.backend import why_not_fused
+from dmd.model.transformer import TransformerStack
+from tests.dmd.kernels.without_card import without_card
+
+
+def run_stack(capability: int, *, dim: int, heads: int, half: bool, last: bool, limit: int | None = None) -> Any:
+    """Launch a stack forward and backward; gives the driver."""
+    from benchmarks.offline_driver import offline
+
+    stack = TransformerStack(
+        dim, heads, 1, queries=(46, 50), keys=(46, 50), attn_dropout=[0.3, 0.0], relu_dropout=0.1, res_dropout=0.1,
+        embed_dropout=0.0, last_step=last, fused=True,
+    )  # fmt: skip
+    x = [torch.zeros(16, steps, dim) for steps in (46, 50)]
     with offline(capability, cached=False, limit=limit) as driver:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             outs = stack(x, x)
         sum(out.sum() for out in outs).backward()
     return driver
-"""
 
 
-def run(code: str) -> None:
-    """Run code after `STACK`, with Triton's compiler in the place of its interpreter."""
-    command = [sys.executable, "-W", "ignore", "-c", STACK + code]
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
+def check_preset_on_hopper(last: bool) -> None:
+    """A preset's kernels fit, spill nothing and use Hopper's matrix instructions."""
+    driver = run_stack(90, dim=50, heads=10, half=True, last=last)
+    kernels = driver.kernels.values()
+    assert {"residual_mlp", "mlp_weights", "projection_weights"} < {kernel.name for kernel in kernels}
+    assert max(kernel.shared for kernel in kernels) <= driver.limit
+    assert max(kernel.spills for kernel in kernels) == 0, [(kernel.name, kernel.spills) for kernel in kernels]
+    assert "wgmma" in " ".join(kernel.matrix for kernel in kernels)
+
+
+def check_least_card(half: bool) -> None:
+    """256 channels fit 99 KiB of shared memory for a block: RTX 3090, RTX 4090 and RTX 5090."""
+    driver = run_stack(86, dim=256, heads=8, half=half, last=False)
+    assert driver.limit == 99 * 1024
+    assert max(kernel.shared for kernel in driver.kernels.values()) <= driver.limit
+
+
+def check_too_small_card() -> None:
+    """A kernel that does not fit names itself, the card and the bound; what was asked for is an error."""
+
+    def attempt() -> None:
+        run_stack(86, dim=50, heads=10, half=True, last=False, limit=20 * 1024)
+
+    reason = why_not_fused(attempt, asked_for=False)
+    assert reason is not None
+    assert "cannot run on" in reason
+    assert "bytes of shared memory, and 20480 is the most" in reason
+    with pytest.raises(ValueError, match=r"set train\.kernels=auto"):
+        why_not_fused(attempt, asked_for=True)
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_a_preset_compiles_for_hopper_without_spills(last):
-    run(f"""
-driver = run(90, 50, 10, half=True, last={last})
-kernels = driver.kernels.values()
-assert {{"residual_mlp", "mlp_weights", "projection_weights"}} < {{kernel.name for kernel in kernels}}
-assert max(kernel.shared for kernel in kernels) <= driver.limit
-assert max(kernel.spills for kernel in kernels) == 0, [(kernel.name, kernel.spills) for kernel in kernels]
-assert "wgmma" in " ".join(kernel.matrix for kernel in kernels)
-assert driver.launches
-for launch in driver.launches:
-    x, y, z = launch.grid
-    assert 0 < x < 2**31 and 0 < y <= 65535 and 0 < z <= 65535, launch
-    assert any(isinstance(argument, torch.Tensor) for argument in launch.arguments)
-    assert all(argument.device.type == "cpu" for argument in launch.arguments if isinstance(argument, torch.Tensor))
-""")
+    without_card(__name__, "check_preset_on_hopper", last)
 
 
-@pytest.mark.parametrize("dim, heads, half", [(256, 8, True), (256, 8, False)])
-def test_wide_encoders_fit_the_least_card(dim, heads, half):
-    """99 KiB of shared memory for a block: RTX 3090, RTX 4090 and RTX 5090."""
-    run(f"""
-driver = run(86, {dim}, {heads}, half={half}, last=False)
-assert driver.limit == 99 * 1024
-assert max(kernel.shared for kernel in driver.kernels.values()) <= driver.limit
-""")
+@pytest.mark.parametrize("half", [True, False])
+def test_wide_encoders_fit_the_least_card(half):
+    without_card(__name__, "check_least_card", half)
 
 
 def test_a_kernel_that_does_not_fit_names_itself_the_card_and_the_bound():
-    run("""
-from dmd.kernels.backend import KernelError, why_not_fused
-reason = why_not_fused(lambda: run(86, 50, 10, half=True, last=False, limit=20 * 1024), asked_for=False)
-assert "cannot run on" in reason, reason
-assert "bytes of shared memory, and 20480 is the most" in reason, reason
-try:
-    why_not_fused(lambda: run(86, 50, 10, half=True, last=False, limit=20 * 1024), asked_for=True)
-    raise AssertionError("no error")
-except ValueError as error:
-    assert "set train.kernels=auto" in str(error)
-""")
-
-
-def test_a_large_batch_does_not_pass_the_limits_of_a_grid():
-    """8,192 samples of ten heads are more than a grid's second axis holds."""
-    run("""
-from dmd.kernels.attention import AttentionPlan, attention
-plan = AttentionPlan(heads=10, queries=(3,), keys=(3,), rates=(0.0,), fused=True)
-parts = [torch.zeros(1, 8192, 3, 50, requires_grad=True) for _ in range(3)]
-with offline(86) as driver:
-    attention(*parts, plan, None).sum().backward()
-assert [launch.grid for launch in driver.launches] == [(81920, 1, 1)] * 3, [launch.grid for launch in driver.launches]
-""")
+    without_card(__name__, "check_too_small_card")

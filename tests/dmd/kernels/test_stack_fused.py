@@ -24,6 +24,9 @@ SMALL = {
     "wide": shapes(queries=(3, 9), keys=(9, 3), dim=80, heads=8, batch=1, last_step=False, levels=1, ghosts=1),
     "ranges": shapes(queries=(6, 9), keys=(9, 6), dim=10, heads=2, batch=4, last_step=False, ranges=True),
     "last ranges": shapes(queries=(6, 9), dim=10, heads=2, batch=4, last_step=True, ranges=True),
+    "128 channels": shapes(queries=(3, 18), keys=(18, 3), dim=128, heads=8, batch=2, last_step=False, levels=1),
+    "one head of 200": shapes(queries=(18,), dim=200, heads=1, batch=1, last_step=True, levels=1, ghosts=1),
+    "256 channels": shapes(queries=(3,), keys=(18,), dim=256, heads=4, batch=2, last_step=False, levels=1),
     "narrow head": shapes(queries=(17,), dim=16, heads=2, batch=1, last_step=True, ghosts=1),
 }  # fmt: skip
 LARGE = {
