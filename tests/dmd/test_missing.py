@@ -41,7 +41,7 @@ def test_the_draw_depends_on_seed_modality_and_unit():
 
 
 def test_the_grid_starts_at_evaluate_and_all_missing_is_one_prediction(run, shards, tmp_path):
-    assert command("evaluate", run, "--json", tmp_path / "test.json") == 0
+    assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
     whole = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]
     cells = evaluate_grid(dmd.load(run), shards, "test", rates=[0, 1], units=["sample"])
     assert {(cell.target, cell.rate) for cell in cells} == {(target, rate) for target in TARGETS for rate in (0, 1)}

@@ -64,10 +64,12 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
     maes = []
     for run, row in zip(runs, table(report / "overview" / "runs.csv"), strict=True):
         assert command("evaluate", run, "--json", tmp_path / "test.json") == 0
-        metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]
+        told = json.loads((tmp_path / "test.json").read_text())
+        metrics = told["metrics"]["fused"]
         maes.append(metrics["mae"])
         assert row["MAE"] == f"{metrics['mae']:.3f}"
-        assert row["Acc2 Non0"] == f"{100 * metrics['acc2_non0']:.1f}"
+        assert row["Acc2 Non0 %"] == f"{100 * metrics['acc2_non0']:.1f}"
+        assert (row["split"], row["training"], int(row["best step"])) == ("valid", "finished", told["step"])
     summary = {row["metric"]: row for row in table(report / "overview" / "summary.csv")}
     first = summary["MAE"]["prior=published, 2 seeds"]
     assert first.startswith(f"{np.mean(maes[:2]):.3f} ± {np.std(maes[:2], ddof=1):.3f} [")
@@ -81,13 +83,13 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
 
 def test_published_figures_stand_beside_ours(report):
     published = table(report / "overview" / "published.csv")
-    assert {"method": "DMD", "data": "MOSI", "setting": "aligned, BERT, paper", "Acc7": "45.6", "Acc2": "86.0",
-            "F1": "86.0"} in published  # fmt: skip
+    assert {"method": "DMD", "data": "MOSI", "setting": "aligned, BERT, paper", "split": "test", "Acc7 %": "45.6",
+            "Acc2 Non0 %": "86.0", "F1 Non0 %": "86.0"} in published  # fmt: skip
     ablation = table(report / "overview" / "ablation.csv")
     assert [row["source"] for row in ablation].count("here") == 2
-    assert [row["Acc7"] for row in ablation if row["source"] == "paper" and row["FD"] == "✗"] == ["32.4", "50.0"]
+    assert [row["Acc7 %"] for row in ablation if row["source"] == "paper" and row["FD"] == "✗"] == ["32.4", "50.0"]
     unimodal = [row for row in table(report / "overview" / "unimodal.csv") if row["source"] == "paper"]
-    assert (unimodal[1]["mean"], unimodal[1]["deviation"]) == ("70.1 / 68.3", "10.9 / 12.3")
+    assert (unimodal[1]["mean %"], unimodal[1]["deviation %"]) == ("70.1 / 68.3", "10.9 / 12.3")
 
 
 def test_edges_are_drawn_with_their_prior(runs):
