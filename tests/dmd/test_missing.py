@@ -90,7 +90,10 @@ def test_the_command_writes_table_and_plot(runs, tmp_path, capsys):
     assert [(row["modality"], row["rate"]) for row in rows] == [(t, r) for t in TARGETS for r in ("0", "0.5")]
     assert (out / "grid" / "missing.svg").stat().st_size > 5000
     assert (out / "index.html").is_file()
+    assert {row["split"] for row in rows} == {"valid"}
     capsys.readouterr()
+    assert command("missing", runs[0], runs[2], "--out", tmp_path / "no") == 2
+    assert "has objective.prior=uniform" in capsys.readouterr().err
     assert command("missing", runs[0], "--rates", 1.5, "--out", tmp_path / "no") == 2
     assert "1.5 is outside [0, 1]" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

@@ -72,6 +72,21 @@ def test_csv_holds_every_split_once(run, shards, tmp_path):
     assert all(row["text"] for row in rows)
 
 
+def test_the_validation_split_is_predicted_unless_another_is_asked_for(run, shards, tmp_path, capsys):
+    assert command("predict", run, shards, "--out", tmp_path / "out.parquet") == 0
+    assert set(pq.read_table(tmp_path / "out.parquet")["split"].to_pylist()) == {"valid"}
+    assert "predictions (valid 15)" in capsys.readouterr().out
+    arrays = {m: array.numpy() for m, array in example(dmd.load(run).card, 3).items()}
+    fields = arrays | {"id": ["a", "b", "c"], "raw_text": [""] * 3}
+    for name, content in (("both", {"train": fields, "valid": fields}), ("test", {"test": fields})):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
+    assert command("predict", run, tmp_path / "both.pkl", "--out", tmp_path / "both.parquet") == 0
+    assert pq.read_table(tmp_path / "both.parquet")["split"].to_pylist() == ["valid"] * 3
+    told = refused(capsys, "predict", run, tmp_path / "test.pkl", "--out", tmp_path / "no.parquet")
+    assert "has no split 'valid'; it has: test; ask for one, such as --split test" in told
+    assert not (tmp_path / "no.parquet").exists()
+
+
 def test_one_sample_by_its_id_and_one_without_label(run, shards, tmp_path, capsys):
     assert command("predict", run, shards, "--split", "train", "--out", tmp_path / "all.parquet") == 0
     everything = pq.read_table(tmp_path / "all.parquet")
