@@ -75,7 +75,7 @@ def test_csv_holds_every_split_once(run, shards, tmp_path):
 def test_the_validation_split_is_predicted_unless_another_is_asked_for(run, shards, tmp_path, capsys):
     assert command("predict", run, shards, "--out", tmp_path / "out.parquet") == 0
     assert set(pq.read_table(tmp_path / "out.parquet")["split"].to_pylist()) == {"valid"}
-    assert "predictions (valid 15)" in capsys.readouterr().out
+    assert "predictions (valid 10)" in capsys.readouterr().out
     arrays = {m: array.numpy() for m, array in example(dmd.load(run).card, 3).items()}
     fields = arrays | {"id": ["a", "b", "c"], "raw_text": [""] * 3}
     for name, content in (("both", {"train": fields, "valid": fields}), ("test", {"test": fields})):
@@ -205,11 +205,12 @@ def test_a_published_checkpoint_predicts_what_the_published_code_did(setting, bu
     told = capsys.readouterr().out
     assert "unknown: 0" in told
     assert ("position_ids" in told) == bool(buffers)
-    assert command("predict", run, tmp_path / "in.pkl", "--out", tmp_path / "out.parquet") == 0
+    assert command("predict", run, tmp_path / "in.pkl", "--split", "test", "--out", tmp_path / "out.parquet") == 0
     got = torch.from_numpy(pq.read_table(tmp_path / "out.parquet")["prediction"].to_numpy().copy())
     assert relative_error(got, golden["out/output_logit"]) < 1e-5
     assert command("shard", tmp_path / "in.pkl", tmp_path / "shards") == 0
-    assert command("evaluate", run, "--data", tmp_path / "shards", "--json", tmp_path / "test.json") == 0
+    told = ("--split", "test", "--json", tmp_path / "test.json")
+    assert command("evaluate", run, "--data", tmp_path / "shards", *told) == 0
     mae = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]["mae"]
     assert mae == pytest.approx(float(golden["out/output_logit"].abs().mean()), rel=1e-5)
 
