@@ -16,7 +16,7 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from cluster.space import Parameter
 from dmd.config import Config
-from dmd.metrics import CLASS_METRICS, METRIC_TITLES
+from dmd.metrics import CLASS_METRICS, METRIC_TITLES, SHARES
 from dmd.presets import config_to_dict
 from dmd.training.record import BEST, DESCRIPTION_SUFFIX
 
@@ -34,7 +34,7 @@ def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Pa
         return
     folder.mkdir(parents=True, exist_ok=True)
     loss, names = ("MAE", SHOWN) if task == "regression" else ("CE", CLASS_METRICS[:-1])
-    shown = {"loss": f"best valid {loss}", **{name: f"valid {METRIC_TITLES[name]} there" for name in names}}
+    shown = {"loss": f"best valid {loss}", **{name: f"valid {METRIC_TITLES[name]}{_unit(name)}" for name in names}}
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"{BEST}/{name}"), display_name=title)
         for name, title in shown.items()
@@ -46,6 +46,11 @@ def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Pa
     writer = FileWriter(str(folder), filename_suffix=DESCRIPTION_SUFFIX)
     writer.add_summary(Summary(value=[entry]))
     writer.close()
+
+
+def _unit(name: str) -> str:
+    """What TensorBoard's numbers are, where tables have per cent."""
+    return " (share)" if name in SHARES else ""
 
 
 def describe_cells(configs: Sequence[Config], seeds: Sequence[int], folder: Path) -> None:
