@@ -112,6 +112,9 @@ def _names(runs: list[RunRecord]) -> list[str]:
     keys = sorted({key for config in configs for key in config} - {"data.generation"})
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
     data = [str(run.info.get("data_name", "data")) for run in runs]
+    generations = [str(run.info.get("generation")) for run in runs]
+    if len(set(generations)) > len(set(data)):
+        data = [f"{name} {generation[:8]}" for name, generation in zip(data, generations, strict=True)]
     names = []
     for config, source in zip(configs, data, strict=True):
         told = [key for key in differing if len(differing) <= 2 or config.get(key) != configs[0].get(key)]

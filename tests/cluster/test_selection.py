@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cluster.selection import SelectionSource, selection_shards
+from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
-from data_shards.schema import Sample
+from data_shards.schema import DatasetInfo, Sample
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.verify import verify
 from data_shards.writer import build
@@ -59,6 +60,19 @@ class Classified(SyntheticSource):
             yield replace(
                 sample, label=float(np.float32(sample.label)), class_label=number % (4 if split == "test" else 3)
             )
+
+
+def test_every_fact_of_the_set_is_copied(tmp_path):
+    """Walks what an index says: all but what follows from the test split, and from being a set of its own."""
+    own = {"counts", "shards", "generation", "builder", "classes", "zeroed"}
+    zeroed = {"train/audio": 3, "test/audio": 5}
+    build(Classified(samples=100, steps=20, text_dim=8), tmp_path / "all", samples_per_shard=32, zeroed=zeroed)
+    with ShardReader(tmp_path / "all") as whole:
+        before, after = whole.index.info, ShardIndex.load(selection_shards(whole, tmp_path / "selection")).info
+    for field in fields(DatasetInfo):
+        if field.name not in own:
+            assert getattr(before, field.name) == getattr(after, field.name), field.name
+    assert after.zeroed == {"train/audio": 3}
 
 
 @pytest.mark.parametrize("kind", ["features", "tokens"])

@@ -213,6 +213,9 @@ def test_seeds_of_one_config_had_one_budget_and_one_precision(runs):
     assert names == ["reference", "unfinished=2 epochs", "unfinished=1 epochs"]
     names = [group.name for group in make_groups([Measured(run=one, result=result) for one in (run, longer)])]
     assert names == ["epochs=2", "epochs=3"]
+    copied = replace(run, info=run.info | {"generation": "0123456789"})
+    names = [group.name for group in make_groups([Measured(run=one, result=result) for one in (run, copied)])]
+    assert names == [f"synthetic {run.info['generation'][:8]}", "synthetic 01234567"]
 
 
 def test_configs_on_other_samples_are_not_compared_in_silence(runs):
