@@ -63,7 +63,7 @@ def test_a_validation_names_protocol_and_unit(cut):
 def test_a_finished_run_says_so_and_stays_as_it_is(cut, shards):
     run, _ = cut
     before = content(run)
-    text = tell(shards, run, CUT)
+    text = tell(shards, run, CUT).splitlines()[-1]
     assert content(run) == before
     assert re.search(rf"^{run} is finished: 2 steps \(0 epochs\); best validation loss \d\.\d{{4}} at step 2; ", text)
     assert "nothing was done" in text
