@@ -1,8 +1,10 @@
 """What TensorBoard's HParams page shows of a search: the keys that vary, and the validation, of all trials.
 
-Each trial's own event file holds its whole config; left alone the page opens with whichever keys come first in it.
+Each trial's own event file holds its whole config and, at its last step, its best validation.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.struct_pb2 import ListValue, Value
@@ -12,34 +14,58 @@ from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, NULL_TENSOR, PL
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.writer import FileWriter
 
-from cluster.space import Parameter, Space
+from cluster.space import Parameter
+from dmd.config import Config
+from dmd.metrics import CLASS_METRICS, METRIC_TITLES, SHARES
+from dmd.presets import config_to_dict
+from dmd.training.record import BEST, DESCRIPTION_SUFFIX
 
-METRICS = {
-    "valid/loss": "valid loss, last epoch", "final/valid/loss": "valid loss, best (finished)",
-    "valid/acc2_non0": "valid Acc2 Non0", "valid/acc7": "valid Acc7", "valid/corr": "valid Corr",
-}  # fmt: skip
+SHOWN = ("acc2_non0", "f1_non0", "acc7", "corr")
+"""Metrics of a regression beside its validation loss."""
 
 
-def describe_search(space: Space, trials: Path) -> None:
-    """Write what varies, once, into an event file beside the trials' directories."""
-    if any(trials.glob("events.out.tfevents.*")):
+def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Path) -> None:
+    """Write what varies, once, into an event file in a directory above the runs.
+
+    It is the only description: TensorBoard's loader takes one of those that it finds, in no certain order, and so runs
+    below such a file write none (`dmd.training.record`). The metrics are those of each run's best checkpoint.
+    """
+    if any(folder.glob(f"events.out.tfevents.*{DESCRIPTION_SUFFIX}")):
         return
-    trials.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    loss, names = ("MAE", SHOWN) if task == "regression" else ("CE", CLASS_METRICS[:-1])
+    shown = {"loss": f"best valid {loss}", **{name: f"valid {METRIC_TITLES[name]}{_unit(name)}" for name in names}}
     metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=shown) for tag, shown in METRICS.items()
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"{BEST}/{name}"), display_name=title)
+        for name, title in shown.items()
     ]
-    experiment = api_pb2.Experiment(hparam_infos=[_info(p) for p in space.parameters], metric_infos=metrics)
+    experiment = api_pb2.Experiment(hparam_infos=[_info(p) for p in parameters], metric_infos=metrics)
     content = HParamsPluginData(experiment=experiment, version=PLUGIN_DATA_VERSION).SerializeToString()
     plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content)
     entry = Summary.Value(tag=EXPERIMENT_TAG, metadata=SummaryMetadata(plugin_data=plugin), tensor=NULL_TENSOR)
-    writer = FileWriter(str(trials))
+    writer = FileWriter(str(folder), filename_suffix=DESCRIPTION_SUFFIX)
     writer.add_summary(Summary(value=[entry]))
     writer.close()
 
 
+def _unit(name: str) -> str:
+    """What TensorBoard's numbers are, where tables have per cent."""
+    return " (share)" if name in SHARES else ""
+
+
+def describe_cells(configs: Sequence[Config], seeds: Sequence[int], folder: Path) -> None:
+    """The same of configs over seeds: what varies are the seed, and the keys in which the configs differ."""
+    trees = [config_to_dict(config) for config in configs]
+    flat = [{f"{section}.{k}": _plain(v) for section, of in tree.items() for k, v in of.items()} for tree in trees]
+    choices = {key: tuple(dict.fromkeys(config[key] for config in flat)) for key in flat[0] if key != "train.seed"}
+    parameters = [Parameter(key=key, kind="choice", choices=of) for key, of in choices.items() if len(of) > 1]
+    parameters.append(Parameter(key="train.seed", kind="choice", choices=tuple(seeds)))
+    describe_search(parameters, configs[0].model.task, folder)
+
+
 def _info(parameter: Parameter) -> api_pb2.HParamInfo:
     """A key with its range or its choices."""
-    info = api_pb2.HParamInfo(name=parameter.key, display_name=parameter.key.rpartition(".")[2])
+    info = api_pb2.HParamInfo(name=parameter.key, display_name=parameter.key.rpartition(".")[2], differs=True)
     if parameter.kind != "choice":
         info.type = api_pb2.DATA_TYPE_FLOAT64
         info.domain_interval.min_value, info.domain_interval.max_value = parameter.low, parameter.high
@@ -56,4 +82,10 @@ def _info(parameter: Parameter) -> api_pb2.HParamInfo:
 def _value(choice: object) -> Value:
     if isinstance(choice, bool):
         return Value(bool_value=choice)
-    return Value(number_value=choice) if isinstance(choice, int | float) else Value(string_value=str(choice))
+    plain = _plain(choice)
+    return Value(string_value=plain) if isinstance(plain, str) else Value(number_value=plain)
+
+
+def _plain(value: object) -> bool | int | float | str:
+    """A value as a run's own hyperparameters spell it."""
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)

@@ -69,6 +69,8 @@ def run_cells(cells: Sequence[Cell], options: TrialOptions, data: str, concurren
         {"name", "seed", "metrics"} or {"name", "seed", "error"} per cell, in their order.
     """
     waiting = [cell for cell in cells if not (cell.run / RESULT).exists()]
+    if not waiting:
+        print(f"all {len(cells)} trainings have ended before; none is run again", flush=True)
     running: dict[ray.ObjectRef[Any], Cell] = {}
     errors: dict[Path, str] = {}
     while waiting or running:

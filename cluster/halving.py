@@ -41,7 +41,7 @@ class Halving(ASHAScheduler):
                 known = cast("Trial", SimpleNamespace(trial_id=f"trial-{number}"))
                 controller = cast("TuneController", None)  # ASHA asks it nothing
                 super().on_trial_add(controller, known)
-                for epoch, loss in record.losses:
+                for epoch, loss in record.seen_by_halving():
                     super().on_trial_result(controller, known, {"epoch": epoch, "best_loss": loss})
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -58,6 +58,7 @@ class Halving(ASHAScheduler):
         """Continue or stop; a stop is on record before the trial ends. The last epoch ends by itself."""
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP and result["epoch"] < self._epochs:
-            self._ledger.records[trial.config["number"]].state = "stopped"
+            record = self._ledger.records[trial.config["number"]]
+            record.state, record.stopped_after = "stopped", result["epoch"]
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE

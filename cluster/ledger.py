@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from cluster.space import Values
 from dmd.training.durable import replace_file
+from dmd.training.saving import CHECKPOINTS
+from dmd.training.standing import standing
 
 State = Literal["running", "finished", "stopped", "diverged", "failed"]
 DONE: frozenset[State] = frozenset({"finished", "stopped", "diverged"})
@@ -37,6 +39,8 @@ class TrialRecord:
     """Ray's name for it in the latest session."""
     reason: str = ""
     """Why it diverged or failed."""
+    stopped_after: int | None = None
+    """Epochs that ASHA had seen when it stopped the trial; its run may have made more before it ended."""
 
     @property
     def epoch(self) -> int:
@@ -54,6 +58,23 @@ class TrialRecord:
         if best_loss < self.best_loss or not self.metrics:
             self.metrics = metrics
         self.losses.append((epoch, best_loss))
+
+    def reconcile(self, run: Path) -> None:
+        """Take epochs, losses and metrics from the checkpoints and log of the trial's run, which are the truth: reports
+        stop with the trial, or are lost with the process that collects them. Nothing changes without a checkpoint.
+
+        Raises:
+            ValueError: checkpoints, none of them valid; or a damaged log.
+        """
+        stands = standing(run)
+        if stands is None or stands.best is None:
+            return
+        self.losses = [(validation.epoch, validation.best_loss) for validation in stands.validations]
+        self.metrics = dict(stands.best.metrics)
+
+    def seen_by_halving(self) -> list[tuple[int, float]]:
+        """The losses that ASHA saw, or is to see."""
+        return [entry for entry in self.losses if self.stopped_after is None or entry[0] <= self.stopped_after]
 
 
 class Ledger:
@@ -77,6 +98,24 @@ class Ledger:
         self.records[record.number] = record
         self.run(record.number).mkdir(parents=True, exist_ok=True)
         replace_file(self.run(record.number) / "trial.json", encode(asdict(record)))
+
+    def reconcile(self) -> None:
+        """Bring every record to where its trial's run ends (`TrialRecord.reconcile`)."""
+        for record in self.records.values():
+            try:
+                record.reconcile(self.run(record.number))
+            except ValueError as error:  # the trial itself refuses to go on from there, or has ended
+                record.reason = record.reason or str(error)
+            self.write(record)
+
+    def marks(self) -> list[tuple[int, list[str]]]:
+        """What grows in the run directories of stopped trials as long as their ranks live: log and checkpoints."""
+        runs = [self.run(record.number) for record in self.records.values() if record.state == "stopped"]
+        logs = [run / "metrics.jsonl" for run in runs]
+        return [
+            (log.stat().st_size if log.exists() else 0, sorted(path.name for path in run.glob(f"{CHECKPOINTS}/*")))
+            for run, log in zip(runs, logs, strict=True)
+        ]
 
     def best(self) -> TrialRecord | None:
         """The trial with the best validation loss; None while there is none with a loss."""

@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cluster.board import describe_search
+from cluster.board import describe_cells, describe_search
 from cluster.experiment import make_cells, parse_seeds, run_cells
 from cluster.halving import check_halving
 from cluster.ledger import Ledger, keep_request
 from cluster.options import Request, check_test_split, read_request
 from cluster.resources import concurrent_trials, rank_slots
-from cluster.results import markdown, seed_rows, write_table, write_trials
+from cluster.results import loss_title, markdown, note_of, seed_rows, write_table, write_trials
 from cluster.search import GridStrategy, Strategy, make_strategy
 from cluster.selection import selection_shards
 from cluster.session import check_storage, cluster, has_gpus, live_nodes
@@ -80,7 +80,8 @@ def run_tune(options: argparse.Namespace) -> int:
         }  # fmt: skip
         with _connected(request, reader, what) as ready:
             ledger = Ledger(request.out)
-            describe_search(space, ledger.root)
+            for folder in (ledger.root, *([request.out / "final"] if seeds else [])):
+                describe_search(space.parameters, request.config.model.task, folder)
             search(
                 request.config, request.out, ledger, strategy, ready.trial,
                 SearchOptions(
@@ -115,6 +116,7 @@ def run_experiment(options: argparse.Namespace) -> int:
         check_test_split(reader)
         _check_configs(request, reader, iter(configs.values()))
         with _connected(request, reader, {"ablations": options.ablation}) as ready:
+            describe_cells(list(configs.values()), seeds, request.out)
             return _train_seeds(request, ready, configs, seeds, request.out)
 
 
@@ -152,14 +154,16 @@ def _check_configs(request: Request, reader: ShardReader, configs: Iterator[Conf
 def _report_search(request: Request, ledger: Ledger) -> int:
     write_trials(ledger, request.out, request.config)
     failed = [record for record in ledger.records.values() if record.state == "failed"]
-    for record in failed:
-        print(f"trial {record.number} failed: {record.reason}")
+    for record in ledger.records.values():
+        if record.state in ("failed", "diverged"):
+            print(f"trial {record.number} {record.state}: {record.reason}")
     best = ledger.best()
     if best is None:
         print(f"no trial has a validation loss; see {request.out}")
         return FAILED
     print(
-        f"best: trial {best.number}, validation loss {best.best_loss:.4f}; {request.out}/best.yaml, trials.md\n"
+        f"best: trial {best.number}, validation {loss_title(request.config)} {best.best_loss:.4f}; "
+        f"{request.out}/best.yaml, trials.md\n"
         f"TensorBoard: tensorboard --logdir {ledger.root}"
     )
     return FAILED if failed else 0
@@ -176,6 +180,6 @@ def _train_seeds(
             print(f"{result['name']} seed {result['seed']} failed: {result['error']}")
     if good:
         rows = seed_rows(good)
-        write_table(out / "results.csv", rows)
-        print(markdown(rows), end="")
+        write_table(out / "results.csv", rows, note=note_of(good))
+        print(f"{markdown(rows)}{note_of(good)}")
     return FAILED if len(good) < len(results) else 0

@@ -148,7 +148,7 @@ class LedgerSearch(Searcher):
             return cast("dict[str, Any]", Searcher.FINISHED)
         number = self._queue.popleft()
         record = self.ledger.records.get(number) or TrialRecord(number=number, values=self._strategy.propose(number))
-        record.state, record.reason, record.ray_id = "running", "", trial_id
+        record.state, record.reason, record.ray_id, record.stopped_after = "running", "", trial_id, None
         self.ledger.write(record)
         self._numbers[trial_id] = number
         return {"number": number, "values": record.values}

@@ -5,7 +5,9 @@ once per experiment, whole or not at all, and costs the size of the two splits o
 """
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,16 +41,18 @@ class SelectionSource:
         for first in range(start, stop, _AT_ONCE):
             positions = range(first, min(first + _AT_ONCE, stop))
             batch = self._reader.read(split, positions)
-            ids, texts = self._reader.index.ids(split, positions), self._reader.raw_texts(split, positions)
-            for i in range(len(positions)):
-                arrays = {m: batch[m][i] for m in MODALITIES}
-                if self._reader.index.info.text_kind == "tokens":
-                    arrays["text"] = arrays["text"].astype(np.int32)
-                text_length, audio_length, vision_length = batch["lengths"][i].tolist()
-                yield Sample(
-                    id=ids[i], split=split, label=float(batch["label"][i]), raw_text=texts[i], **arrays,
-                    lengths=(text_length, audio_length, vision_length),
-                )  # fmt: skip
+            columns: dict[str, Any] = {
+                "id": self._reader.index.ids(split, positions), "split": [split] * len(positions),
+                "label": batch["label"].tolist(), "raw_text": self._reader.raw_texts(split, positions),
+                "lengths": [tuple(lengths) for lengths in batch["lengths"].tolist()],
+                "class_label": batch["class"].tolist() if "class" in batch else [None] * len(positions),
+                **{m: batch[m] for m in MODALITIES},
+            }  # fmt: skip
+            if self._reader.index.info.text_kind == "tokens":
+                columns["text"] = columns["text"].astype(np.int32)
+            assert columns.keys() == {field.name for field in fields(Sample)}, "a copy keeps every field"
+            for row in range(len(positions)):
+                yield Sample(**{name: column[row] for name, column in columns.items()})
 
 
 def selection_shards(reader: ShardReader, out: Path) -> Path:
@@ -59,6 +63,8 @@ def selection_shards(reader: ShardReader, out: Path) -> Path:
     """
     if not (out / "index.parquet").exists():
         info = reader.index.info
-        build(SelectionSource(reader), out, samples_per_shard=info.samples_per_shard, storage=info.dtype)
+        zeroed = {place: count for place, count in info.zeroed.items() if place.partition("/")[0] in SPLITS}
+        source = SelectionSource(reader)
+        build(source, out, samples_per_shard=info.samples_per_shard, storage=info.dtype, zeroed=zeroed)
     assert not set(ShardIndex.load(out).info.counts) - set(SPLITS)
     return out

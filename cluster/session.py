@@ -91,6 +91,13 @@ def has_gpus() -> bool:
     return any(node.get("GPU", 0) > 0 for node in live_nodes())
 
 
+def num_ranks() -> int:
+    """Ranks of this driver's trials that are alive, as Ray's control store knows them; it needs no dashboard."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    alive = ray._private.state.actors(job_id=job, actor_state_name="ALIVE").values()
+    return sum("RayTrainWorker" in actor["ActorClassName"] for actor in alive)
+
+
 def check_storage(experiment: Path, data: str) -> None:
     """Let every node look at the experiment's directory and at its shards.
 

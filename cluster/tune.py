@@ -5,6 +5,7 @@
 The ledger (`cluster.ledger`) is what a restart continues from; Ray's notes in EXPERIMENT/ray are for its own use.
 """
 
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,15 @@ from cluster.halving import Halving
 from cluster.ledger import Ledger, TrialRecord
 from cluster.resources import DRIVER_MEMORY
 from cluster.search import LedgerSearch, Strategy
+from cluster.session import num_ranks
 from cluster.space import apply
 from cluster.table import LiveTable
 from cluster.trial import TrialOptions, run_training
 from dmd.config import Config
+
+_END_SECONDS = 60
+"""Time that the ranks of a stopped trial have to end before its record is written as it is."""
+_LOOK_SECONDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +98,18 @@ def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, r
 def search(
     base: Config, experiment: Path, ledger: Ledger, strategy: Strategy, trial: TrialOptions, options: SearchOptions
 ) -> None:
-    """Run the trials that are not done; returns when all have ended.
+    """Run the trials that are not done; returns when all have ended and the ledger says where their runs do.
 
     Raises:
         ValueError: options that ASHA refuses.
     """
+    ledger.reconcile()
     searcher = LedgerSearch(ledger, strategy, options.num_trials)
     scheduler: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
     if options.scheduler == "asha":
         scheduler = Halving(ledger, epochs=base.train.epochs, grace=options.grace, reduction=options.reduction)
     if searcher.num_left == 0:
+        print(f"all {len(ledger.records)} trials of {experiment} have ended before; none is run again", flush=True)
         return
     driver = tune.with_parameters(drive_trial, base=base, options=trial, runs=str(ledger.root))
     driver = tune.with_resources(driver, tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}]))
@@ -117,6 +125,16 @@ def search(
             failure_config=tune.FailureConfig(max_failures=trial.max_failures),
         ),
     ).fit()  # fmt: skip
+    wait_for_ranks(ledger)
+    ledger.reconcile()
+
+
+def wait_for_ranks(ledger: Ledger) -> None:
+    """Wait until the ranks of stopped trials have ended: Tune does not, and they may end one more epoch."""
+    end, before = time.monotonic() + _END_SECONDS, None
+    while (before != (now := ledger.marks()) or num_ranks() > 0) and time.monotonic() < end:
+        before = now
+        time.sleep(_LOOK_SECONDS)
 
 
 def _directory(trial: Trial) -> str:

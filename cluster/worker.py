@@ -80,7 +80,7 @@ def report(epoch: EpochReport) -> None:
     numbers = {f"valid/{name}": value for name, value in epoch.metrics.items()}
     ray.train.report({
         "epoch": epoch.epoch, "step": epoch.step, "loss": epoch.loss,
-        "best_loss": min(epoch.best_loss, epoch.loss), **numbers,
+        "best_loss": epoch.best_loss, **numbers,
     })  # fmt: skip
 
 

@@ -5,15 +5,27 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dmd.predict_inputs import Samples
+
+DEFAULT_SPLIT = "valid"
+"""What evaluate, predict, report and missing look at; the test split is asked for."""
 
 
 def evaluate(argv: list[str]) -> int:
     """Print all metrics of a trained run on a split, for each of the eight heads."""
-    parser = argparse.ArgumentParser(prog="dmd evaluate", description="Evaluate the best checkpoint of a run.")
+    parser = argparse.ArgumentParser(
+        prog="dmd evaluate", description="Evaluate the best checkpoint of a run. Acc and F1 are printed in per cent; "
+        "--json writes them as shares in [0, 1].",
+    )  # fmt: skip
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--data", metavar="SHARDS", help="other shards than those of the training")
-    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="default: test")
+    parser.add_argument("--split", default=DEFAULT_SPLIT, choices=["train", "valid", "test"], help="default: valid")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
     options = parser.parse_args(argv)
@@ -33,6 +45,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     from dmd.kernels.backend import default_device
     from dmd.training.restore import evaluate_run
+    from dmd.training.standing import is_unfinished
 
     if options.ranks > 1:
         dist.init_process_group("gloo")  # predictions are gathered from the CPU, so that ranks may share a GPU
@@ -43,7 +56,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     leads = options.ranks == 1 or dist.get_rank() == 0
     if leads:
         print(metrics_table(result["metrics"]))
-        print(f"{result['split']} split, {result['samples']} samples, checkpoint of step {result['step']}")
+        state = "; the training is not finished" if is_unfinished(options.run) else ""
+        print(f"{result['split']} split, {result['samples']} samples, checkpoint of step {result['step']}{state}")
         if options.json is not None:
             options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if options.ranks > 1:
@@ -53,15 +67,15 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """Heads down, metrics across."""
-    from dmd.metrics import titles_of
+    from dmd.metrics import headings_of, show, unit_note
 
-    titles = titles_of(metrics["fused"])
-    widths = [max(9, len(title)) for title in titles.values()]
-    lines = ["head           " + " ".join(f"{title:>{w}}" for title, w in zip(titles.values(), widths, strict=True))]
+    headings = headings_of(metrics["fused"])
+    widths = [max(9, len(heading)) for heading in headings.values()]
+    lines = ["head           " + " ".join(f"{text:>{w}}" for text, w in zip(headings.values(), widths, strict=True))]
     for head, values in metrics.items():
-        cells = [f"{values[key]:{width}.4f}" for key, width in zip(titles, widths, strict=True)]
+        cells = [f"{show(name, values[name], 2):>{width}}" for name, width in zip(headings, widths, strict=True)]
         lines.append(f"{head:<14} {' '.join(cells)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, unit_note(metrics["fused"])])
 
 
 def predict(argv: list[str]) -> int:
@@ -70,7 +84,10 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
     parser.add_argument("inputs", type=Path, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet or .csv file")
-    parser.add_argument("--split", action="append", choices=["train", "valid", "test"], help="default: all there are")
+    parser.add_argument(
+        "--split", action="append", choices=["train", "valid", "test"],
+        help="may be repeated (default: valid; all samples of a file without splits, and all splits with --id)",
+    )  # fmt: skip
     parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
     options = parser.parse_args(argv)
 
@@ -80,11 +97,35 @@ def predict(argv: list[str]) -> int:
 
     check_suffix(options.out)
     model = load(options.model)
-    samples = read_samples(options.inputs, model.card, splits=options.split, ids=options.id)
-    tables = (to_table(*pair) for pair in predictions(model, samples))
+    by_default = not options.split and not options.id
+    splits = [DEFAULT_SPLIT] if by_default and options.inputs.is_dir() else options.split
+    samples = read_samples(options.inputs, model.card, splits=splits, ids=options.id)
+    if by_default:
+        samples = _default_split(samples, options.inputs)
+    counts: Counter[str] = Counter()
+    tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     rows = write_predictions(options.out, tables, schema(model.config.model.task))
-    print(f"{options.out}: {rows} predictions")
+    told = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
+    print(f"{options.out}: {rows} predictions{f' ({told})' if told else ''}")
     return 0
+
+
+def _default_split(batches: "Iterable[Samples]", path: Path) -> "Iterator[Samples]":
+    """The default split of what has splits, all of what has none. Raises ValueError where the split is not there."""
+    seen: dict[str, bool] = {}
+    for samples in batches:
+        seen[samples.split] = samples.split in ("", DEFAULT_SPLIT)
+        if seen[samples.split]:
+            yield samples
+    if not any(seen.values()):
+        there, one = ", ".join(seen), next(iter(seen))
+        raise ValueError(f"{path} has no split {DEFAULT_SPLIT!r}; it has: {there}; ask for one, such as --split {one}")
+
+
+def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[Samples]":
+    for samples in batches:
+        counts[samples.split] += len(samples.ids)
+        yield samples
 
 
 def export(argv: list[str]) -> int:

@@ -25,10 +25,41 @@ METRIC_TITLES = {
 }  # fmt: skip
 """What tables call the metrics, in their order: those of a regression, then `CLASS_METRICS`, those of a classifier."""
 
+SHARES = frozenset(METRIC_TITLES) - {"mae", "corr", "cross_entropy"}
+"""Metrics that are shares in [0, 1] in Python, JSON, JSON lines and TensorBoard, and per cent in all that people read:
+tables, CSV files beside them, figures, the terminal."""
 
-def titles_of(names: Collection[str]) -> dict[str, str]:
-    """The titles of those metrics that occur among `names`, in the order of tables."""
-    return {name: title for name, title in METRIC_TITLES.items() if name in names}
+
+def heading(name: str) -> str:
+    """A metric's title with its unit: `Acc2 Non0 %`, `MAE`."""
+    return METRIC_TITLES[name] + (" %" if name in SHARES else "")
+
+
+def headings_of(names: Collection[str]) -> dict[str, str]:
+    """The headings of those metrics that occur among `names`, in the order of tables."""
+    return {name: heading(name) for name in METRIC_TITLES if name in names}
+
+
+def shown(name: str, value: float) -> float:
+    """A metric's value in the unit of its heading."""
+    return 100 * value if name in SHARES else value
+
+
+def show(name: str, value: float, digits: int = 1) -> str:
+    """A metric's value as text: per cent with `digits` decimals, anything else with two more, `–` for NaN."""
+    if math.isnan(value):
+        return "–"
+    return f"{shown(name, value):.{digits if name in SHARES else digits + 2}f}"
+
+
+def unit_note(names: Collection[str]) -> str:
+    """What a table of these metrics says below it: the unit, and the protocols of Acc2 and F1 where they occur."""
+    if "mae" not in names:
+        return "Acc and F1 in per cent, CE in nats."
+    return (
+        "Acc and F1 in per cent, MAE and Corr as they are. Has0: all samples, >= 0 against < 0; Non0: without the "
+        "labels that are 0, > 0 against < 0."
+    )
 
 
 def to_classes(label: Tensor, classes: int) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
 from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import Group, Measured, flatten, make_groups
+from dmd.report.groups import BOOKKEEPING, Group, Measured, flatten, make_groups
 from dmd.report.inference import load_and_run
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
@@ -36,7 +36,7 @@ _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
 def build_report(
-    paths: list[Path], out: Path, *, data: Path | None = None, split: str = "test", method: Method = "tsne",
+    paths: list[Path], out: Path, *, data: Path | None = None, split: str = "valid", method: Method = "tsne",
     unfinished: bool = False,
 ) -> Path:
     """Write the report of one or more runs; returns the page.
@@ -69,8 +69,8 @@ def build_report(
         sections.append(_config_section(groups))
         names = ", ".join(sorted({str(run.info.get("data_name")) for run in records}))
         count = f"{len(records)} run{'s' if len(records) > 1 else ''}, {len(groups)} config{'s' * (len(groups) > 1)}"
-        return write_page(out, f"DMD on {names}", f"{count}; {split} split, {len(measured[0].result.ids)} samples",
-                          sections)  # fmt: skip
+        samples = " / ".join(dict.fromkeys(str(len(one.result.ids)) for one in measured))
+        return write_page(out, f"DMD on {names}", f"{count}; {split} split, {samples} samples", sections)
 
 
 def _data(run: RunRecord) -> Path:
@@ -87,7 +87,7 @@ def _anchors(records: list[RunRecord]) -> list[str]:
 def _overview(groups: list[Group], split: str) -> Section:
     """What the runs reach, what differs, and the published figures."""
     runs = {group.name: [member.run for member in group.members] for group in groups}
-    tables: list[Table | None] = [summary_table(groups, split), run_table(groups), comparison_table(groups)]
+    tables: list[Table | None] = [summary_table(groups, split), run_table(groups, split), comparison_table(groups)]
     regresses = groups[0].members[0].run.task == "regression"
     if regresses:  # nothing is published of the classifiers
         tables += [published_table(groups, split), ablation_table(groups), unimodal_table(groups)]
@@ -126,13 +126,15 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
     pictures += [
         Picture(name="predictions", figure=prediction_figure(result),
                 caption=f"Fused predictions on the {result.split} split: {told}."),
-        Picture(name="heads", figure=heads_figure(result), caption="The eight heads; the fused one is the model's."),
+        Picture(name="heads", figure=heads_figure(result), caption=(
+            f"The eight heads on the {result.split} split; the fused one is the model's."
+        )),
         Picture(name="features", figure=projection_figure(result, method), caption=(
             f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
             f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
         )),
         Picture(name="validation", figure=validation_metrics(run), caption=(
-            "Validation metrics of the fused prediction by step; the line marks the best validation loss."
+            "Metrics of the fused prediction on the valid split by step; the line marks the best validation loss."
         )),
         Picture(name="losses", figure=loss_terms(run), caption=(
             "Every loss term by step before weighting, with a running mean; outliers of the first steps are cut."
@@ -151,7 +153,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
         ("data", f"{info.get('data_name')}, generation {info.get('generation')}, samples {info.get('counts')}"),
         ("best", f"validation {run.loss_title} {loss:.4f} at step {step}"),
         ("ranks", f"{info.get('ranks')} on {info.get('device')}; {info.get('parameters')} parameters"),
-        ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'}"),
+        ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'} at step {run.last_step}"),
         ("command", str(last.get("command"))), ("commit", str(last.get("git_commit"))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]  # fmt: skip
@@ -163,5 +165,7 @@ def _config_section(groups: list[Group]) -> Section:
     flat = [flatten(group.config) for group in groups]
     keys = list(dict.fromkeys(key for config in flat for key in config))
     rows = [[key, *(str(config.get(key, "–")) for config in flat)] for key in keys if key != "train.seed"]
-    table = Table(name="config", title="Every value", header=["key", *(group.name for group in groups)], rows=rows)
+    note = f"Of the first run of each config. Its seeds may differ in {', '.join(sorted(BOOKKEEPING))}."
+    header = ["key", *(group.name for group in groups)]
+    table = Table(name="config", title="Every value", note=note, header=header, rows=rows)
     return Section(anchor="config", title="Configuration", tables=[table])

@@ -3,18 +3,21 @@
 import argparse
 from pathlib import Path
 
+from dmd.commands import DEFAULT_SPLIT
+
 
 def report(argv: list[str]) -> int:
     """Write one HTML page, and its figures and tables, about one or more runs."""
     parser = argparse.ArgumentParser(
         prog="dmd report",
         description="Write a self-contained page with the figures and tables behind it (PNG, SVG, CSV). Runs that "
-        "differ in their seed alone are taken together; other configs are compared with the first.",
+        "differ in their seed alone are taken together; other configs are compared with the first. Acc and F1 are in "
+        "per cent, in the CSV files too.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/report, with several runs ./report")
     parser.add_argument("--data", type=Path, metavar="SHARDS", help="other shards than those of the training")
-    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="default: test")
+    parser.add_argument("--split", default=DEFAULT_SPLIT, choices=["train", "valid", "test"], help="default: valid")
     parser.add_argument("--projection", default="tsne", choices=["tsne", "pca"], help="default: tsne")
     parser.add_argument("--unfinished", action="store_true", help="take runs whose training has not ended too")
     options = parser.parse_args(argv)
@@ -33,10 +36,10 @@ def report(argv: list[str]) -> int:
 def missing(argv: list[str]) -> int:
     """Evaluate runs with parts of their input missing: drop rate x modality, by sample and by frame."""
     parser = argparse.ArgumentParser(prog="dmd missing", description=missing.__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several are seeds: the plot is their mean")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several: seeds of one config, as a mean")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/missing, with several runs ./missing")
     parser.add_argument("--data", type=Path, metavar="SHARDS", help="other shards than those of the training")
-    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="default: test")
+    parser.add_argument("--split", default=DEFAULT_SPLIT, choices=["train", "valid", "test"], help="default: valid")
     parser.add_argument("--rates", type=float, nargs="+", metavar="R", help="default: 0 0.1 0.3 0.5 0.7 0.9 1")
     parser.add_argument("--unit", choices=["sample", "frame"], help="drop by this alone (default: both)")
     parser.add_argument("--seed", type=int, default=0, help="of what is dropped (default: 0)")

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from dmd.metrics import CLASS_METRICS, METRIC_TITLES
+from dmd.metrics import CLASS_METRICS, heading, shown
 from dmd.report.groups import Group
 from dmd.report.statistics import summarise
 from dmd.report.style import COLOURS, INK, grid_of, new_figure
@@ -15,15 +15,15 @@ def comparison_figure(groups: list[Group]) -> Figure:
     """A panel per metric, configs down."""
     figure = new_figure(9.8, 1.1 + 0.45 * len(groups))
     places = np.arange(len(groups))
-    shown = [metric for metric in SHOWN if metric in groups[0].metrics]
-    for axes, metric in zip(grid_of(figure, len(shown), len(shown), sharey=True), shown, strict=True):
+    told = [metric for metric in SHOWN if metric in groups[0].metrics]
+    for axes, metric in zip(grid_of(figure, len(told), len(told), sharey=True), told, strict=True):
         for place, group in zip(places, groups, strict=True):
-            values = group.values(metric)
+            values = [shown(metric, value) for value in group.values(metric)]
             summary = summarise(values)
             width = 0.0 if np.isnan(summary.half_width) else summary.half_width
             axes.errorbar(summary.mean, place, xerr=width, fmt="D", color=COLOURS[1], markersize=5, capsize=3)
             axes.scatter(values, np.full(len(values), place - 0.22), s=14, color=INK, alpha=0.6, linewidths=0)
-        axes.set_title(METRIC_TITLES[metric])
+        axes.set_title(heading(metric))
         axes.set_yticks(places, [_short(group.name) for group in groups])
         axes.set_ylim(len(groups) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=4)

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dmd.metrics import METRIC_TITLES
+from dmd.metrics import METRIC_TITLES, heading, shown
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, new_figure
 
@@ -65,9 +65,10 @@ def validation_metrics(run: RunRecord) -> Figure:
     step, _ = run.best()
     for axes, name in zip(grid_of(figure, len(names), 5, sharex=True), names, strict=True):
         curve = run.curves[f"valid/{name}"]
-        axes.plot(curve.steps, curve.values, color=INK, marker="o", markersize=2)
+        values = [shown(name, value) for value in curve.values]
+        axes.plot(curve.steps, values, color=INK, marker="o", markersize=2)
         axes.axvline(step, color=COLOURS[1], linestyle="--", linewidth=0.9)
-        axes.set_title(METRIC_TITLES[name])
+        axes.set_title(heading(name))
     return figure
 
 

@@ -1,12 +1,30 @@
-"""Which runs are seeds of one config, and what to call a config: by the values in which it differs from the others."""
+"""Which runs are seeds of one config, and what to call a config: by the values in which it differs from the others.
+
+Two runs are seeds of one config if everything that may change a number is the same: the data, every config value but
+those of `BOOKKEEPING`, the precision that the network really ran in, and how far the training got: finished, or the
+epochs that it has done.
+"""
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dmd.report.inference import SplitResult
 from dmd.report.runs import RunRecord
-from dmd.training.state import FREE_KEYS
+
+BOOKKEEPING = frozenset({
+    "train.seed",
+    "data.workers", "data.check", "train.ghost_batches_per_forward", "train.zero_stage", "train.kernels",
+    "train.cuda_graph", "text.compile", "train.collective_timeout",
+    "train.save_every", "train.save_minutes", "train.keep_checkpoints", "train.log_every", "train.on_storage_error",
+})  # fmt: skip
+"""The seed, and the keys of device, throughput, checkpoints and log: the only ones in which seeds of one config may
+differ. A key that is added to the config counts as a difference until it stands here."""
+BUDGET = frozenset({"train.epochs", "train.max_steps", "train.early_stop"})
+"""Keys that say when a training ends."""
+Config = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +57,38 @@ class Group:
         return [member.result.metrics[head][metric] for member in self.members]
 
 
-def flatten(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """A config under dotted keys."""
     return {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
 
 
+def compared_values(config: Config, dims: Mapping[str, int]) -> dict[str, Any]:
+    """The config values in which seeds of one config are equal, for data of these dims (text 0: token ids)."""
+    values = {key: value for key, value in flatten(config).items() if key not in BOOKKEEPING}
+    if dims.get("text"):  # no text encoder
+        return {key: value for key, value in values.items() if not key.startswith("text.")}
+    return {**values, "text.encoder": os.path.normpath(str(values["text.encoder"]))}
+
+
+def compared(run: RunRecord) -> dict[str, Any]:
+    """Everything in which seeds of one config are equal, by name."""
+    values = compared_values(run.config, run.info.get("dims", {}))
+    values["train.precision"] = run.info.get("precision") or values["train.precision"]
+    values["data.generation"] = run.info.get("generation")
+    if not run.finished:
+        values["train.unfinished"] = f"{run.stands.epoch if run.stands is not None else 0} epochs"
+    cosine = values["train.schedule"] == "cosine"
+    changed = [
+        f"{key} was {before} up to step {session['resume_step']}"
+        for session in run.sessions for key, (before, _) in session.get("changed", {}).items()
+        if key in values and key != "text.encoder" and (cosine or key not in BUDGET)
+    ]  # fmt: skip
+    return values | ({"train.changed": "; ".join(changed)} if changed else {})
+
+
 def identity(run: RunRecord) -> str:
-    """Equal for runs that differ only in seed, machine and bookkeeping."""
-    kept = {k: v for k, v in flatten(run.config).items() if k not in FREE_KEYS and k != "train.seed"}
-    return json.dumps([run.info.get("generation"), kept], sort_keys=True)
+    """Equal for seeds of one config."""
+    return json.dumps(compared(run), sort_keys=True)
 
 
 def make_groups(measured: list[Measured]) -> list[Group]:
@@ -67,14 +108,17 @@ def _names(runs: list[RunRecord]) -> list[str]:
 
     Where more than two keys differ, the first config is the reference and the others tell what they changed.
     """
-    configs = [flatten(run.config) for run in runs]
-    keys = sorted({key for config in configs for key in config} - FREE_KEYS - {"train.seed"})
+    configs = [compared(run) for run in runs]
+    keys = sorted({key for config in configs for key in config} - {"data.generation"})
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
     data = [str(run.info.get("data_name", "data")) for run in runs]
+    generations = [str(run.info.get("generation")) for run in runs]
+    if len(set(generations)) > len(set(data)):
+        data = [f"{name} {generation[:8]}" for name, generation in zip(data, generations, strict=True)]
     names = []
     for config, source in zip(configs, data, strict=True):
         told = [key for key in differing if len(differing) <= 2 or config.get(key) != configs[0].get(key)]
-        parts = [f"{key.partition('.')[2]}={config.get(key)}" for key in told]
+        parts = [f"{key.partition('.')[2]}={config[key]}" for key in told if key in config]
         if differing and not parts:
             parts = ["reference"]
         names.append(", ".join([source, *parts] if len(set(data)) > 1 or not parts else parts))

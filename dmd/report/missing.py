@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmd.exported import load
-from dmd.metrics import METRIC_TITLES, head_metrics, titles_of
+from dmd.metrics import head_metrics, heading, headings_of, show, shown, unit_note
 from dmd.model.config import MODALITIES
 from dmd.predict_inputs import read_samples
-from dmd.predictor import Arrays, Predictor, join
+from dmd.predictor import Arrays, ModelCard, Predictor, join
+from dmd.report.groups import compared_values
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.style import COLOURS, DASHES, INK, RC, new_figure
-from dmd.report.tables import Table, show
+from dmd.report.tables import Table
 from dmd.training.restore import training_data
+from dmd.training.standing import is_unfinished
 
 Unit = Literal["sample", "frame"]
 UNITS: tuple[Unit, ...] = ("sample", "frame")
@@ -124,38 +126,51 @@ def _masked_output(module: nn.Module | None, mask: Tensor | None) -> Iterator[No
         handle.remove()
 
 
-def missing_table(cells: Sequence[Cell]) -> Table:
+def missing_table(cells: Sequence[Cell], split: str) -> Table:
     """Every cell of the grid with all metrics."""
-    titles = titles_of(cells[0].metrics)
+    titles = headings_of(cells[0].metrics)
     rows = [[cell.unit, cell.target, f"{cell.rate:g}", *(show(m, cell.metrics[m]) for m in titles)] for cell in cells]
     return Table(
-        name="missing", title="Missing modalities", note="Shares in per cent.",
+        name="missing", title=f"Missing modalities on the {split} split, fused prediction", split=split,
+        note=f"The rate is a share. {unit_note(titles)}",
         header=["dropped by", "modality", "rate", *titles.values()], rows=rows,
     )  # fmt: skip
 
 
 def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
     """MAE and Acc2 (Acc and F1 of a classifier) over the drop rate, a line per modality: the mean over the grids."""
-    shown = ("mae", "acc2_non0") if "mae" in grids[0][0].metrics else ("acc", "f1_weighted")
+    told = ("mae", "acc2_non0") if "mae" in grids[0][0].metrics else ("acc", "f1_weighted")
     units = list(dict.fromkeys(cell.unit for cell in grids[0]))
     figure = new_figure(9.2, 2.9 * len(units))
     panels = figure.subplots(len(units), 2, squeeze=False, sharex=True)
     for row, unit in zip(panels, units, strict=True):
-        for axes, metric in zip(row, shown, strict=True):
+        for axes, metric in zip(row, told, strict=True):
             for number, target in enumerate(TARGETS):
                 rates = [cell.rate for cell in grids[0] if (cell.unit, cell.target) == (unit, target)]
                 values = np.array([
-                    [cell.metrics[metric] for cell in grid if (cell.unit, cell.target) == (unit, target)]
+                    [shown(metric, cell.metrics[metric]) for cell in grid if (cell.unit, cell.target) == (unit, target)]
                     for grid in grids
                 ]).mean(0)  # fmt: skip
                 axes.plot(rates, values, linestyle=DASHES[number], marker="o^sD"[number], markersize=5,
                           color=(*COLOURS, INK)[number], label=target)  # fmt: skip
-            axes.set_title(f"{METRIC_TITLES[metric]}, dropped by {unit}")
+            axes.set_title(f"{heading(metric)}, dropped by {unit}")
     for axes in panels[-1]:
         axes.set_xlabel("drop rate")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(TARGETS))
     return figure
+
+
+def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCard) -> None:
+    """Raise ValueError unless two models are seeds of one config, whose mean says something."""
+    values, reference = ({**compared_values(c.config, c.data["dims"]), "data": c.data["name"],
+                          "generation": c.data["generation"]} for c in (card, of_first))  # fmt: skip
+    for key in reference | values:
+        if values.get(key) != reference.get(key):
+            raise ValueError(
+                f"{run} has {key}={values.get(key)}, {first} has {reference.get(key)}: a mean over both says nothing; "
+                "give seeds of one config, and another config with another --out"
+            )
 
 
 def missing_page(
@@ -165,14 +180,17 @@ def missing_page(
     """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.
 
     Raises:
-        ValueError: as `evaluate_grid`, or a run that is not there.
+        ValueError: as `evaluate_grid`, a run that is not there, or runs of different configs.
     """
     check_rates(rates)
+    models = [load(run) for run in runs]
+    for run, model in zip(runs[1:], models[1:], strict=True):
+        check_one_config(run, model.card, runs[0], models[0].card)
     grids = [
-        evaluate_grid(load(run), data or Path(training_data(run)), split, rates=rates, units=units, seed=seed)
-        for run in runs
+        evaluate_grid(model, data or Path(training_data(run)), split, rates=rates, units=units, seed=seed)
+        for run, model in zip(runs, models, strict=True)
     ]
-    tables = [missing_table(grid) for grid in grids]
+    tables = [missing_table(grid, split) for grid in grids]
     sections = []
     with rc_context(RC):  # type: ignore[arg-type]
         picture = Picture(name="missing", figure=missing_figure(grids), caption=(
@@ -181,5 +199,7 @@ def missing_page(
         ))  # fmt: skip
         sections.append(Section(anchor="grid", title="Drop rate x modality", pictures=[picture]))
         for run, table in zip(runs, tables, strict=True):
-            sections.append(Section(anchor=run.resolve().name, title=f"Run {run.resolve().name}", tables=[table]))
+            state = " (not finished)" if is_unfinished(run) else ""
+            title = f"Run {run.resolve().name}{state}"
+            sections.append(Section(anchor=run.resolve().name, title=title, tables=[table]))
         return write_page(out, "Missing modalities", f"{split} split, seed {seed} of what is dropped", sections)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dmd.metrics import CLASS_METRICS, METRIC_TITLES, class_names
+from dmd.metrics import CLASS_METRICS, class_names, heading, show, shown
 from dmd.metrics import confusion as class_confusion
 from dmd.report.inference import SplitResult
 from dmd.report.style import COLOURS, HEAD_TITLE, INK, SOFT, grid_of, new_figure
@@ -120,14 +120,14 @@ def heads_figure(result: SplitResult) -> Figure:
     figure = new_figure(9.8, 2.9)
     for axes, name in zip(grid_of(figure, len(names), 4, sharey=True), names, strict=True):
         values = [result.metrics[head][name] for head in HEAD_TITLE]
-        shown = np.nan_to_num(values)
+        widths = np.nan_to_num([shown(name, value) for value in values])
         colours = [INK if head == "fused" else "#9ca3af" for head in HEAD_TITLE]
-        axes.barh(list(HEAD_TITLE.values()), shown, color=colours, height=0.65)
-        span = max(float(np.abs(shown).max()), 1e-9)
+        axes.barh(list(HEAD_TITLE.values()), widths, color=colours, height=0.65)
+        span = max(float(np.abs(widths).max()), 1e-9)
         for row, value in enumerate(values):
-            axes.text(max(shown[row], 0) + 0.02 * span, row, f"{value:.3f}", va="center", fontsize=8)
-        axes.set_xlim(min(0.0, float(shown.min()) * 1.1), span * 1.25)
-        axes.set_title(METRIC_TITLES[name])
+            axes.text(max(widths[row], 0) + 0.02 * span, row, show(name, value), va="center", fontsize=8)
+        axes.set_xlim(min(0.0, float(widths.min()) * 1.1), span * 1.25)
+        axes.set_title(heading(name))
         axes.grid(visible=False, axis="y")
     axes.invert_yaxis()
     return figure

@@ -1,4 +1,4 @@
-"""What a run directory says about its training: config, data, and every recorded number by tag."""
+"""What a run directory says about its training: config, data, every recorded number by tag, and where it stands."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmd.presets import config_from_dict, config_to_dict
+from dmd.training.standing import Standing, read_lines, standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,18 @@ class RunRecord:
     sessions: list[dict[str, Any]]
     curves: dict[str, Curve]
     """By tag, such as `train/total`, `valid/loss`, `train/edges_homo/text_from_vision`."""
+    stands: Standing | None = None
+    """What its newest checkpoint stands for; None without one."""
 
     @property
     def finished(self) -> bool:
         """Whether the last session ended the training."""
         return bool(self.sessions[-1].get("finished"))
+
+    @property
+    def last_step(self) -> int:
+        """The step of its newest checkpoint; 0 without one."""
+        return 0 if self.stands is None else self.stands.step
 
     @property
     def seed(self) -> int:
@@ -55,10 +63,10 @@ class RunRecord:
         return "MAE" if self.task == "regression" else "CE"
 
     def best(self) -> tuple[int, float]:
-        """Step and validation loss of the best epoch."""
-        curve = self.curves["valid/loss"]
-        row = int(np.nanargmin(curve.values))
-        return int(curve.steps[row]), float(curve.values[row])
+        """Step and validation loss of the checkpoint that is evaluated."""
+        assert self.stands is not None
+        assert self.stands.best is not None
+        return self.stands.best.step, self.stands.best.loss
 
 
 def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
@@ -69,7 +77,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         unfinished: take a run whose training has not ended too.
 
     Raises:
-        ValueError: no directory, not one of a run, one without a validation, or an unfinished run.
+        ValueError: no directory, not one of a run, one without a checkpoint or validation, or an unfinished run.
     """
     if not path.is_dir():
         raise ValueError(f"there is no run directory {path}")
@@ -77,10 +85,11 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         document = json.loads((path / "run.json").read_text(encoding="utf-8"))
         config = config_to_dict(config_from_dict(document["config"]))
         info, sessions = document["info"], document["sessions"]
-        curves = _curves((path / "metrics.jsonl").read_text(encoding="utf-8"))
+        curves = _curves(read_lines(path))
         record = RunRecord(
-            path=path, name=path.resolve().name, config=config, info=info, sessions=sessions, curves=curves
-        )
+            path=path, name=path.resolve().name, config=config, info=info, sessions=sessions, curves=curves,
+            stands=standing(path),
+        )  # fmt: skip
         done = record.finished
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} is not the directory of a training ({type(error).__name__}: {error})") from error
@@ -88,20 +97,15 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         raise ValueError(f"{path} has no validation yet; let `dmd train` reach the end of an epoch")
     if not done and not unfinished:
         raise ValueError(f"{path} is not finished; let `dmd train` finish it, or give --unfinished")
+    if record.stands is None or record.stands.best is None:
+        raise ValueError(f"{path} has no checkpoint with a validation; let `dmd train` reach the end of an epoch")
     return record
 
 
-def _curves(text: str) -> dict[str, Curve]:
-    """Every tag of the JSON lines; a torn last line is what a kill leaves, and is left out."""
+def _curves(lines: list[dict[str, Any]]) -> dict[str, Curve]:
+    """Every tag of the log."""
     found: dict[str, dict[int, float]] = {}
-    lines = text.splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                break
-            raise
+    for values in lines:
         for tag, value in values.items():
             if "/" in tag:
                 found.setdefault(tag, {})[values["step"]] = math.nan if value is None else float(value)

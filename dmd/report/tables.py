@@ -2,21 +2,17 @@
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dmd.metrics import METRIC_TITLES, titles_of
+from dmd.metrics import heading, headings_of, show, shown, unit_note
 from dmd.model.config import MODALITIES
 from dmd.report.groups import Group, Measured
 from dmd.report.published_results import ABLATION, RESULTS, UNIMODAL
 from dmd.report.statistics import CLASS_COMPARED, COMPARED, paired_bootstrap, summarise
 from dmd.report.style import HEAD_TITLE
-
-SHARES = ("acc7", "acc5", "acc3", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc", "f1_weighted", "f1_macro")
-"""Metrics shown in per cent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +23,8 @@ class Table:
     """File name without suffix."""
     title: str
     note: str = ""
+    split: str = ""
+    """What the metrics are of, where it is one split: part of the title, and the last column of the CSV file."""
     header: list[str]
     rows: list[list[str]]
 
@@ -38,15 +36,11 @@ class Table:
     def csv(self) -> str:
         """The table as CSV."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        header, rows = self.header, self.rows
+        if self.split:
+            header, rows = [*header, "split"], [[*row, self.split] for row in rows]
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
         return text.getvalue()
-
-
-def show(metric: str, value: float) -> str:
-    """A number as a table shows it: per cent with one decimal, or three decimals."""
-    if math.isnan(value):
-        return "–"
-    return f"{100 * value:.1f}" if metric in SHARES else f"{value:.3f}"
 
 
 def spread(metric: str, values: Sequence[float]) -> str:
@@ -62,13 +56,13 @@ def spread(metric: str, values: Sequence[float]) -> str:
 def summary_table(groups: list[Group], split: str) -> Table:
     """Every config with its mean, deviation and interval over seeds."""
     return Table(
-        name="summary", title=f"Results on the {split} split, fused prediction",
-        note="Mean ± standard deviation over seeds (n - 1) [95 % interval of the mean, Student's t]; shares in per "
-        "cent. Each run is evaluated once, with the checkpoint of its best validation loss.",
+        name="summary", title=f"Results on the {split} split, fused prediction", split=split,
+        note="Mean ± standard deviation over seeds (n - 1) [95 % interval of the mean, Student's t]. Each run is "
+        f"evaluated once, with the checkpoint of its best validation loss. {unit_note(groups[0].metrics)}",
         header=["metric", *(f"{group.name}, {_seeds(group)}" for group in groups)],
         rows=[
             [title, *(spread(m, group.values(m)) for group in groups)]
-            for m, title in titles_of(groups[0].metrics).items()
+            for m, title in headings_of(groups[0].metrics).items()
         ],
     )  # fmt: skip
 
@@ -78,57 +72,63 @@ def _seeds(group: Group) -> str:
     return f"{count} seeds" if count > 1 else "1 seed"
 
 
-def run_table(groups: list[Group]) -> Table:
+def run_table(groups: list[Group], split: str) -> Table:
     """Every run by itself."""
-    rows, titles = [], titles_of(groups[0].metrics)
+    rows, titles = [], headings_of(groups[0].metrics)
     for group in groups:
         for member in group.members:
             step, loss = member.run.best()
             metrics = member.result.metrics["fused"]
             values = [show(m, metrics[m]) for m in titles]
-            rows.append([member.run.name, group.name, str(member.run.seed), str(step), f"{loss:.4f}", *values])
+            state = "finished" if member.run.finished else f"not finished, step {member.run.last_step}"
+            rows.append([member.run.name, group.name, str(member.run.seed), state, str(step), f"{loss:.4f}", *values])
+    loss_title = groups[0].members[0].run.loss_title
     return Table(
-        name="runs", title="Each run",
-        header=["run", "config", "seed", "best step", f"valid {groups[0].members[0].run.loss_title}", *titles.values()],
-        rows=rows,
+        name="runs", title=f"Each run on the {split} split", split=split,
+        header=["run", "config", "seed", "training", "best step", f"best valid {loss_title}", *titles.values()],
+        rows=rows, note=unit_note(groups[0].metrics),
     )  # fmt: skip
 
 
 def heads_table(measured: Measured) -> Table:
     """All metrics of all eight heads of one run."""
-    titles = titles_of(measured.result.metrics["fused"])
+    titles, split = headings_of(measured.result.metrics["fused"]), measured.result.split
     rows = [
         [HEAD_TITLE[head], *(show(m, values[m]) for m in titles)]
         for head, values in measured.result.metrics.items()
     ]
     return Table(
-        name="heads", title="All metrics of all eight heads", header=["head", *titles.values()], rows=rows
-    )
+        name="heads", title=f"All metrics of all eight heads on the {split} split", split=split,
+        header=["head", *titles.values()], rows=rows, note=unit_note(titles),
+    )  # fmt: skip
 
 
 def comparison_table(groups: list[Group]) -> Table | None:
-    """Paired bootstrap of every config against the first one on the same samples; None where there is none."""
-    reference, rows = groups[0], []
-    compared = CLASS_COMPARED if reference.members[0].result.classes else COMPARED
+    """Paired bootstrap of every config against the first one on the same samples; None for one config."""
+    reference, rows, others = groups[0], list[list[str]](), list[str]()
+    own = reference.members[0].result
+    compared = CLASS_COMPARED if own.classes else COMPARED
     for group in groups[1:]:
-        if group.members[0].result.ids != reference.members[0].result.ids:
+        there = group.members[0].result
+        if there.ids != own.ids or not np.array_equal(there.labels, own.labels):
+            others.append(group.name)
             continue
         first, second = (np.stack([m.result.answers for m in g.members]) for g in (reference, group))
-        for found in paired_bootstrap(first, second, reference.members[0].result.labels, metrics=compared):
-            scale = 100 if found.metric in SHARES else 1
-            mean, low, high = (scale * value for value in (found.mean, found.low, found.high))
+        for found in paired_bootstrap(first, second, own.labels, metrics=compared):
+            mean, low, high = (shown(found.metric, value) for value in (found.mean, found.low, found.high))
             verdict = "differs" if low > 0 or high < 0 else "no difference shown"
             rows.append([
-                group.name, METRIC_TITLES[found.metric], f"{mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", f"{found.p:.3f}",
+                group.name, heading(found.metric), f"{mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", f"{found.p:.3f}",
                 verdict,
             ])  # fmt: skip
-    if not rows:
+    if len(groups) == 1:
         return None
+    left_out = f" Not compared, since their samples or labels are others: {', '.join(others)}." if others else ""
     return Table(
-        name="bootstrap", title=f"Paired bootstrap against: {reference.name}",
-        note="Config minus reference (per cent points for shares). Samples and seeds are drawn with replacement, the "
+        name="bootstrap", title=f"Paired bootstrap on the {own.split} split against: {reference.name}", split=own.split,
+        note="Config minus reference, Acc in points of per cent. Samples and seeds are drawn with replacement, the "
         "same samples for both; percentile interval of 10,000 resamples. One seed per config says nothing of "
-        "the spread between seeds. MAE: lower is better.",
+        f"the spread between seeds. MAE: lower is better.{left_out}",
         header=["config", "metric", "difference", "95 % interval", "p", "at 5 %"], rows=rows,
     )  # fmt: skip
 
@@ -149,16 +149,17 @@ def ablation_table(groups: list[Group]) -> Table:
         return ["✓" if flag else "✗" for flag in flags]
 
     rows = [
-        ["here", group.name, *marks(ablation_flags(group)), spread("acc7", group.values("acc7")),
-         spread("f1_non0", group.values("f1_non0"))] for group in groups
+        ["here", group.name, group.members[0].result.split, *marks(ablation_flags(group)),
+         spread("acc7", group.values("acc7")), spread("f1_non0", group.values("f1_non0"))] for group in groups
     ]  # fmt: skip
     for flags, mosi, mosei in ABLATION:
         for data, (acc7, f1) in (("MOSI", mosi), ("MOSEI", mosei)):
-            rows.append(["paper", f"{data}, unaligned", *marks(flags), f"{acc7}", f"{f1}"])
+            rows.append(["paper", f"{data}, unaligned", "test", *marks(flags), f"{acc7}", f"{f1}"])
     return Table(
         name="ablation", title="Ablation, in the form of the paper's Table 3",
-        note="FD feature decoupling, CA crossmodal attention; Acc7 and F1 (non-zero) in per cent.",
-        header=["source", "config", "FD", "HomoGD", "CA", "HeteroGD", "Acc7", "F1"], rows=rows,
+        note="FD feature decoupling, CA crossmodal attention; in per cent, F1 in the non-zero protocol.",
+        header=["source", "config", "split", "FD", "HomoGD", "CA", "HeteroGD", heading("acc7"), heading("f1_non0")],
+        rows=rows,
     )  # fmt: skip
 
 
@@ -170,13 +171,15 @@ def unimodal_table(groups: list[Group]) -> Table:
             heads = [f"{m}_{space}" for m in MODALITIES]
             pairs = [(float(np.mean(group.values("acc2_non0", h))), float(np.mean(group.values("f1_non0", h))))
                      for h in heads]  # fmt: skip
-            rows.append(["here", f"{group.name}: {space}", *_with_spread([(100 * a, 100 * f) for a, f in pairs])])
+            percent = [(shown("acc2_non0", a), shown("f1_non0", f)) for a, f in pairs]
+            rows.append(["here", f"{group.name}: {space}", group.members[0].result.split, *_with_spread(percent)])
     for name, values in UNIMODAL.items():
-        rows.append(["paper", f"MOSEI, {name}", *_with_spread([values[m] for m in MODALITIES])])
+        rows.append(["paper", f"MOSEI, {name}", "test", *_with_spread([values[m] for m in MODALITIES])])
     return Table(
         name="unimodal", title="Single modalities, in the form of the paper's Table 4",
-        note="Acc2 / F1 (non-zero) in per cent; deviation over the three modalities, n - 1 in its denominator.",
-        header=["source", "heads", *MODALITIES, "mean", "deviation"], rows=rows,
+        note="Acc2 / F1 in the non-zero protocol, per cent; deviation over the three modalities, n - 1 in its "
+        "denominator.",
+        header=["source", "heads", "split", *(f"{m} %" for m in MODALITIES), "mean %", "deviation %"], rows=rows,
     )  # fmt: skip
 
 
@@ -194,12 +197,13 @@ def published_table(groups: list[Group], split: str) -> Table:
         text = group.config["text"]["encoder"] if not info["dims"]["text"] else f"{info['dims']['text']}-d features"
         setting = f"{'/'.join(str(n) for n in info['lengths'].values())} steps, text: {text}"
         rows.append([
-            f"here: {group.name}", str(info["data_name"]), f"{setting}, {_seeds(group)}, {split}",
+            f"here: {group.name}", str(info["data_name"]), f"{setting}, {_seeds(group)}", split,
             *(spread(m, group.values(m)) for m in ("acc7", "acc2_non0", "f1_non0")),
         ])  # fmt: skip
-    rows += [[r.method, r.data, f"{r.setting}, paper", f"{r.acc7}", f"{r.acc2}", f"{r.f1}"] for r in RESULTS]
+    rows += [[r.method, r.data, f"{r.setting}, paper", "test", f"{r.acc7}", f"{r.acc2}", f"{r.f1}"] for r in RESULTS]
     return Table(
         name="published", title="Beside the published figures",
-        note="Comparable only on the same data and features. Acc2 and F1 in the non-zero protocol, per cent.",
-        header=["method", "data", "setting", "Acc7", "Acc2", "F1"], rows=rows,
+        note="Comparable only on the same data, features and split: the paper's figures are of the test split. In per "
+        "cent, Acc2 and F1 in the non-zero protocol.",
+        header=["method", "data", "setting", "split", *map(heading, ("acc7", "acc2_non0", "f1_non0"))], rows=rows,
     )  # fmt: skip

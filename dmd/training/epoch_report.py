@@ -1,6 +1,7 @@
 """What a training tells its caller: after each validation (`Training(on_epoch=...)`), and at its end."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +14,8 @@ class EpochReport:
     loss: float
     """Validation loss now."""
     best_loss: float
-    """Lowest validation loss of a whole epoch so far."""
+    """Validation loss of the checkpoint that `dmd evaluate` would take: the lowest of a whole epoch so far, or the
+    newest where no epoch is whole."""
     metrics: dict[str, float]
     """Validation metrics of the fused prediction."""
 
@@ -24,7 +26,26 @@ class Outcome:
 
     step: int
     epoch: int
+    first_step: int
+    """Where this session began: 0, or the step that it continued from."""
     best_step: int
     best_loss: float
+    """Step and validation loss of the checkpoint that `dmd evaluate` takes; -1 and NaN where nothing was validated."""
     stopped: bool
     """A stop was asked for: the same command continues."""
+    finished_before: bool
+    """The run was finished when the command was given; nothing was done."""
+
+    def text(self, run: Path, seconds: float) -> str:
+        """The line that ends a training's output."""
+        if self.stopped:
+            return f"stopped at step {self.step}; the same command continues"
+        reached = f"{self.step} steps ({self.epoch} epochs)"
+        best = "" if self.best_step < 0 else f"; best validation loss {self.best_loss:.4f} at step {self.best_step}"
+        if self.finished_before:
+            return (
+                f"{run} is finished: {reached}{best}; nothing was done. To go on, raise train.epochs, train.max_steps "
+                "or train.early_stop; for another training give another --run"
+            )
+        made = f", {self.step - self.first_step} of them now" if self.first_step else ""
+        return f"trained {reached}{made} in {seconds:.0f} s{best}; run: {run}"

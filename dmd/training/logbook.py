@@ -20,13 +20,13 @@ from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import reader_threads
 from dmd.data.plan import EpochPlan
-from dmd.metrics import CLASS_METRICS, METRIC_TITLES
+from dmd.metrics import CLASS_METRICS, METRIC_TITLES, SHARES, show
 from dmd.model.graph import PAIRS
 from dmd.presets import config_to_dict
 from dmd.training.board import sample_features, wants_figures
 from dmd.training.engine import Engine
 from dmd.training.evaluate import Evaluation
-from dmd.training.record import Recorder
+from dmd.training.record import BEST, Recorder
 from dmd.training.system import TrainingSystem
 
 RETRY_SECONDS = 30
@@ -47,7 +47,7 @@ def open_record(
         "data_workers": reader_threads(config.data),
     }  # fmt: skip
     shown = ("acc2_non0", "f1_non0", "acc7", "corr") if config.model.task == "regression" else CLASS_METRICS
-    compare = ("valid/loss", *(f"valid/{name}" for name in shown))
+    compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))
     return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
 
 
@@ -89,18 +89,22 @@ class Logbook:
         self._write(step, numbers, "train")
         return numbers
 
-    def epoch(self, step: int, epoch: int, evaluation: Evaluation, best: bool) -> None:
-        """The numbers of a validation."""
+    def epoch(self, step: int, epoch: int, evaluation: Evaluation, *, best: bool, kept: bool) -> None:
+        """The numbers of a validation; `kept` if `dmd evaluate` takes the checkpoint of this step from now on."""
         metrics = evaluation.metrics()
         fused = metrics["fused"]
-        self._write(step, {"loss": evaluation.loss, "epoch": epoch, **fused}, "valid")
+        numbers = {"loss": evaluation.loss, "epoch": epoch, **fused}
+        self._write(step, numbers, "valid")
         heads = {f"{head}/{name}": value for head, of in metrics.items() for name, value in of.items()}
         self._write(step, heads, "valid_heads")
+        if kept:
+            self._write(step, numbers, BEST)
         self._undrawn = step, evaluation
         if wants_figures(epoch):
             self._draw()
         names = [name for name in ("mae", "corr", "acc2_non0", "acc7", *CLASS_METRICS) if name in fused]
-        told = "  ".join(f"{METRIC_TITLES[name].removesuffix(' Non0')} {fused[name]:.4f}" for name in names)
+        parts = [f"{METRIC_TITLES[name]} {show(name, fused[name], 2)}{' %' * (name in SHARES)}" for name in names]
+        told = "  ".join(parts)
         tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {told}{'  best' if best else ''}")
 
     def close(self, metrics: dict[str, float] | None) -> None:

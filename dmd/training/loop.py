@@ -6,19 +6,18 @@
 `launch.train` builds the engine with DeepSpeed and calls this.
 """
 
-import time
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from tqdm import tqdm
 
 from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import training_steps
-from dmd.training.agreement import Audit, StorageFailed, any_rank
+from dmd.training.agreement import Audit, StorageFailed, any_rank, from_first_rank
 from dmd.training.averaging import WeightAverage
 from dmd.training.checkpoint import Snapshot
 from dmd.training.divergence import NonfiniteGuard
@@ -27,11 +26,13 @@ from dmd.training.epoch_report import EpochReport, Outcome
 from dmd.training.evaluate import evaluate
 from dmd.training.faults import fault_point
 from dmd.training.logbook import Logbook, open_record
+from dmd.training.progress import Progress
 from dmd.training.provenance import versions
 from dmd.training.record import Recorder
 from dmd.training.resume import Resume, load_checkpoint
 from dmd.training.saving import CHECKPOINTS, Saver
 from dmd.training.schedule import Schedule
+from dmd.training.standing import finished_at, newest_validation
 from dmd.training.state import Cursor, check_continues, make_state, model_state
 from dmd.training.step import StepResult, make_plan, train_step
 
@@ -62,28 +63,33 @@ class Training:
         heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self.engine, self.config, self.reader, self.run_path = engine, config, reader, run
-        self.text_encoder, self.stop_requested, self.on_epoch = text_encoder, stop_requested, on_epoch
-        self.heartbeat = heartbeat
+        self.text_encoder, self.stop_requested = text_encoder, stop_requested
+        self.on_epoch, self.heartbeat = on_epoch, heartbeat
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
         self.schedule = Schedule(engine.optimizer, config.train, text_warmup=config.text.warmup_epochs)
         self.average = WeightAverage(engine.system, config.train.ema_decay)
-        self.cursor, self.step = Cursor(), 0
-        self.leads = engine.rank == 0
+        self.cursor, self.step, self.leads = Cursor(), 0, engine.rank == 0
         self.guard = NonfiniteGuard(config.train, reader, run, leads=self.leads)
         self.versions = versions()
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
-        self.saver = Saver(run, config.train) if self.leads else None
-        self.log = Logbook(run, self._open_log, resumed) if self.leads else None
+        self.first_step, self.validated = self.step, (-1, math.nan)
+        closed = self.leads and resumed is not None and finished_at(run) == resumed
+        self.finished_before = from_first_rank(engine, closed) and self.finished
+        works = self.leads and not self.finished_before
+        self.saver = Saver(run, config.train) if works else None
+        self.log = Logbook(run, self._open_log, resumed) if works else None
 
     def run(self) -> Outcome:
-        """Train until the config or a stop request ends it; the record and the last checkpoint are closed.
+        """Train until the config or a stop request ends it, and close the record; a run that is finished stays as is.
 
         Raises:
             Diverged: too many steps in a row could not be applied.
             StorageFailed: the storage failed where the config says stop, or at the end.
             ValueError: a damaged shard; on the rank that reads it.
         """
+        if self.finished_before:
+            return self._outcome(stopped=False)
         stopped = False
         try:
             while not stopped and not self.finished:
@@ -97,11 +103,17 @@ class Training:
         if self.log is not None and not stopped:
             with self.average.in_place():
                 self.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
-        best = self.schedule
-        self._close(None if stopped else {"valid/loss": best.best_loss})
+        outcome = self._outcome(stopped=stopped)
+        self._close(None if stopped else {"valid/loss": outcome.best_loss})
+        return outcome
+
+    def _outcome(self, *, stopped: bool) -> Outcome:
+        best = self.schedule.best_step, self.schedule.best_loss
+        if best[0] < 0:  # no epoch is whole: the newest checkpoint stands for the run
+            best = newest_validation(self.run_path, self.validated) if self.leads else self.validated
         return Outcome(
-            step=self.step, epoch=self.cursor.epoch, best_step=best.best_step, best_loss=best.best_loss,
-            stopped=stopped,
+            step=self.step, epoch=self.cursor.epoch, first_step=self.first_step, best_step=best[0], best_loss=best[1],
+            stopped=stopped, finished_before=self.finished_before,
         )  # fmt: skip
 
     @property
@@ -122,26 +134,12 @@ class Training:
             self.reader, plan, self.config.data, seed=train.seed, rank=self.engine.rank, epoch=self.cursor.epoch,
             first_step=self.cursor.step,
         )  # fmt: skip
-        bar = tqdm(
-            total=plan.num_steps, initial=self.cursor.step, desc=f"epoch {self.cursor.epoch}", unit="step",
-            disable=not self.leads, leave=False,
-        )  # fmt: skip
-        begin = time.perf_counter()
-        with bar:
+        with Progress(plan, self.cursor, self.log, train.log_every) as progress:
             for batches in steps:
-                result = train_step(
-                    self.engine, batches, self.config, plan, step=self.step, step_in_epoch=self.cursor.step
-                )
-                samples = plan.step_samples(self.cursor.step)
+                place = self.cursor.step
+                result = train_step(self.engine, batches, self.config, plan, step=self.step, step_in_epoch=place)
                 self._advance(result)
-                bar.update()
-                if self.log is not None and self.step % train.log_every == 0:
-                    now = time.perf_counter()
-                    rates = [group["lr"] for group in self.engine.optimizer.param_groups]
-                    pace = samples * train.log_every / (now - begin)
-                    numbers = self.log.step(self.step, result.values, rates, pace)
-                    bar.set_postfix(loss=f"{numbers['total']:.3f}", best_valid=f"{self.schedule.best_loss:.4f}")
-                    begin = now
+                progress.step(self.step, result, self.engine.optimizer, plan.step_samples(place), self.schedule)
                 if self.finished or self.cursor.step == plan.num_steps:
                     return False
                 if self._between_steps():
@@ -188,12 +186,14 @@ class Training:
             best = self.schedule.update(evaluation.loss, epoch=epoch, step=self.step)
             self.cursor = Cursor(epoch=epoch + 1)
         self.audit.same(schedule=self.schedule.state(), best=best, cursor=self.cursor, finished=self.finished)
+        kept = best or self.schedule.best_step < 0
+        self.validated = self.step, evaluation.loss
         if self.log is not None:
-            self.log.epoch(self.step, epoch, evaluation, best)
+            self.log.epoch(self.step, epoch, evaluation, best=best, kept=kept)
         self._save()
         self.on_epoch(EpochReport(
-            epoch=epoch + 1, step=self.step, loss=evaluation.loss, best_loss=self.schedule.best_loss,
-            metrics=evaluation.metrics()["fused"],
+            epoch=epoch + 1, step=self.step, loss=evaluation.loss,
+            best_loss=evaluation.loss if kept else self.schedule.best_loss, metrics=evaluation.metrics()["fused"],
         ))  # fmt: skip
 
     def _storage_failed(self) -> bool:
@@ -242,7 +242,7 @@ class Training:
         self.schedule.load_state(snapshot.state["schedule"])
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]
         self.cursor, self.step = Cursor(**snapshot.state["cursor"]), snapshot.step
-        if self.leads:
+        if self.leads and not self.finished:
             print(f"resumed {self.run_path} at step {self.step} (epoch {self.cursor.epoch})", flush=True)
         return self.step
 

@@ -5,6 +5,10 @@
     RUN/metrics.jsonl           {"step": 42, "time": 1760000000.0, "kind": "train", "train/loss": 1.25, ...}
     RUN/run.json                config, data, versions, and one entry per session (start or resume)
 
+Kinds are `train` (a step), `valid` and `valid_heads` (a validation on the valid split: fused head, all heads),
+`best_valid` (the same numbers again where `dmd evaluate` takes that step's checkpoint: its last value is the best, and
+what the hyperparameter page shows) and `final`. Acc and F1 are shares in [0, 1] in both logs.
+
 A number that is not finite is null in the JSON lines. A resume at step s leaves what the log says up to s, and takes
 up from there: no step is missing, none is there twice.
 """
@@ -28,6 +32,12 @@ from dmd.training.durable import replace_file
 from dmd.training.evaluate import Evaluation
 from dmd.training.provenance import provenance
 
+BEST = "best_valid"
+"""Kind of the numbers of the checkpoint that `dmd evaluate` takes."""
+DESCRIPTION_SUFFIX = ".search"
+"""How the name of an event file ends that describes the hyperparameters of all runs below its directory."""
+_DESCRIPTION_LEVELS = 2
+"""How many directories above a run such a file may lie."""
 _CLOCK_PATIENCE = 5
 """Seconds to wait at most for a clock that is behind the one that named the last event file."""
 
@@ -42,13 +52,15 @@ class Recorder:
         config: dict[str, Any],
         info: dict[str, Any],
         resume_step: int | None,
-        compare: Sequence[str] = ("valid/loss",),
+        compare: Sequence[str] = (f"{BEST}/loss",),
     ) -> None:
         """Open the record of the run directory `run`, which is made if it is missing.
 
         `config` (nested, JSON-able) becomes the hyperparameters; `info` (data generation, ranks, ...) goes to run.json
         beside it; `compare` names the tags that TensorBoard's hyperparameter page shows as metrics. With
-        `resume_step` None the record starts empty, whatever an earlier start left in `run`.
+        `resume_step` None the record starts empty, whatever an earlier start left in `run`. A run below the directory
+        of a search adds its values to the search's page and describes none of its own: TensorBoard shows the first
+        description that it meets, in no certain order.
 
         Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
         """
@@ -56,8 +68,10 @@ class Recorder:
         self._document_path, self._lines_path = run / "run.json", run / "metrics.jsonl"
         self._resume_step = resume_step
         self._last_step = resume_step or 0
-        session = {"started": _now(), "resume_step": resume_step, **provenance()}
-        sessions = [*_earlier_sessions(self._document_path), session]
+        earlier = _earlier(self._document_path)
+        changed = {} if resume_step is None else _changes(earlier.get("config", {}), config)
+        session = {"started": _now(), "resume_step": resume_step, "changed": changed, **provenance()}
+        sessions = [*earlier.get("sessions", []), session]
         self._document: dict[str, Any] = {"config": config, "info": info, "sessions": sessions}
         self._write_document()
         at_resume = _cut(self._lines_path, resume_step)
@@ -66,7 +80,7 @@ class Recorder:
         self._board = _open_board(run, resume_step)
         self._events = cast(FileWriter, self._board.file_writer)
         experiment, session_start, self._session_end = hparams(_flatten(config), dict.fromkeys(compare, 0.0))
-        for summary in (experiment, session_start):
+        for summary in (session_start,) if _described(run) else (experiment, session_start):
             self._events.add_summary(summary)
         if resume_step is None:
             self._board.add_text("config", config_text(config, info))
@@ -137,6 +151,12 @@ class Recorder:
                 self._board.add_scalar(tag, math.nan if value is None else value, line["step"], walltime=line["time"])
 
 
+def _described(run: Path) -> bool:
+    """Whether a search above the run says what TensorBoard's hyperparameter page shows."""
+    above = list(run.absolute().parents)[:_DESCRIPTION_LEVELS]
+    return any(next(folder.glob(f"events.out.tfevents.*{DESCRIPTION_SUFFIX}"), None) for folder in above)
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -170,13 +190,20 @@ def _parse(text: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _earlier_sessions(path: Path) -> list[dict[str, Any]]:
+def _earlier(path: Path) -> dict[str, Any]:
+    """What an earlier session wrote to run.json."""
     if not path.exists():
-        return []
+        return {}
     document = _parse(path.read_bytes())
     if document is None:
         raise ValueError(f"{path} is not a JSON object; move it away, a new one will be written")
-    return list(document["sessions"])
+    return document
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+    """{dotted key: [before, now]} of the config values that a resume changed; keys of newer programs do not count."""
+    old, new = _flatten(before), _flatten(_finite(now))
+    return {key: [old[key], new[key]] for key in new if key in old and old[key] != new[key]}
 
 
 def _cut(path: Path, last: int | None) -> list[dict[str, Any]]:

@@ -9,7 +9,11 @@ import yaml
 from ray._private.thirdparty.pathspec import PathSpec
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import api_pb2
-from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experiment_plugin_data
+from tensorboard.plugins.hparams.metadata import (
+    EXPERIMENT_TAG,
+    SESSION_START_INFO_TAG,
+    parse_experiment_plugin_data,
+)
 
 from cluster.board import describe_search
 from cluster.experiment import make_cells, parse_seeds
@@ -17,7 +21,7 @@ from cluster.fence import Fence
 from cluster.ledger import Ledger, TrialRecord, keep_request
 from cluster.options import Request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
-from cluster.results import seed_rows, student_t, summary, write_table, write_trials
+from cluster.results import markdown, seed_rows, student_t, summary, write_table, write_trials
 from cluster.run import parse_ablation
 from cluster.space import load_space
 from cluster.submit import excludes
@@ -25,7 +29,7 @@ from cluster.table import LiveTable
 from dmd.config import Config
 from dmd.metrics import METRIC_TITLES
 from dmd.presets import load_config
-from dmd.training.record import Recorder
+from dmd.training.record import BEST, Recorder
 
 
 def test_student_t():
@@ -51,6 +55,8 @@ def test_seed_rows():
         ("b", 1), ("b", "mean"), ("b", "std"), ("b", "95 % +-"),
     ]  # fmt: skip
     assert rows[2]["MAE"] == pytest.approx(0.9)
+    assert (rows[0]["Acc7 %"], rows[0]["F1 Non0 %"], rows[0]["Corr"], rows[0]["split"]) == (50, 50, 0.5, "test")
+    assert "nan" not in markdown(rows)
 
 
 def test_tables(tmp_path):
@@ -58,14 +64,18 @@ def test_tables(tmp_path):
     for number, (state, loss) in enumerate([("stopped", 0.9), ("finished", 0.7), ("diverged", math.inf)]):
         record = TrialRecord(number=number, values={"train.learning_rate": 10.0**-number}, state=state)
         if math.isfinite(loss):
-            record.note(2, loss, {"acc7": math.nan})
+            record.note(2, loss, {"acc7": math.nan, "acc2_non0": 0.625})
         ledger.write(record)
     ledger = Ledger(tmp_path)
     assert ledger.best() is ledger.records[1]
     write_trials(ledger, tmp_path, Config())
     rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == ["1", "0", "2"]
-    assert (tmp_path / "trials.md").read_text().count("\n") == 5
+    assert [row["valid Acc2 Non0 %"] for row in rows] == ["62.5", "62.5", ""]
+    page = (tmp_path / "trials.md").read_text()
+    assert page.splitlines()[4].startswith("| 2 | diverged | 0 | – | – | – |")
+    assert "on the valid split. Acc and F1 in per cent" in page
+    assert not {"inf", "nan"} & set(page.split())
     assert load_config(str(tmp_path / "best.yaml")).train.learning_rate == 0.1
     assert yaml.safe_load((tmp_path / "best.yaml").read_text())["train"]["seed"] == 1111
     write_table(tmp_path / "x.csv", [{"a": 1, "b": 0.12345}])
@@ -189,21 +199,30 @@ def test_a_table_that_is_too_wide_leaves_out_whole_columns():
 
 
 def test_the_hparams_page_shows_what_varies(tmp_path):
-    """TensorBoard takes the first description that it finds, and that is the search's, not a trial's whole config."""
+    """TensorBoard takes one of the descriptions that it finds, in no certain order: the search's is the only one."""
     (tmp_path / "space.yaml").write_text(
         "train.clip: {choice: [value, none]}\nmodel.levels: {int: [2, 4]}\nmodel.heads: {choice: [5, 10]}\n"
     )
     space = load_space(tmp_path / "space.yaml", Config())
     trials = tmp_path / "trials"
     for _ in range(2):
-        describe_search(space, trials)
+        describe_search(space.parameters, "regression", trials)
     assert len(list(trials.iterdir())) == 1
-    log = Recorder(trials / "0000", config={"train": {"clip": "none"}, "model": {"dim": 1}}, info={}, resume_step=None)
-    log.close({"valid/loss": 1.0})
-    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(trials)).Reload()
-    assert next(iter(multiplexer.PluginRunToTagToContent("hparams"))) == "."
-    content = multiplexer.PluginRunToTagToContent("hparams")["."][EXPERIMENT_TAG]
-    found = parse_experiment_plugin_data(content)
+    config = {"train": {"clip": "none"}, "model": {"dim": 1}}
+    for run in (trials / "0000", trials / "trial_0001" / "seed_1", tmp_path / "alone"):
+        log = Recorder(run, config=config, info={}, resume_step=None)
+        log.scalars(1, {"loss": 1.0}, kind=BEST)
+        log.close({"valid/loss": 1.0})
+    content = {
+        run: tags for folder in (trials, tmp_path / "alone")
+        for run, tags in EventMultiplexer().AddRunsFromDirectory(str(folder), folder.name).Reload()
+        .PluginRunToTagToContent("hparams").items()
+    }  # fmt: skip
+    assert {run for run, tags in content.items() if EXPERIMENT_TAG in tags} == {"trials/.", "alone/."}
+    assert {run for run, tags in content.items() if SESSION_START_INFO_TAG in tags} == content.keys() - {"trials/."}
+    found = parse_experiment_plugin_data(content["trials/."][EXPERIMENT_TAG])
+    assert found.metric_infos[0].name.tag == "best_valid/loss"
+    assert all(metric.name.tag.startswith("best_valid/") for metric in found.metric_infos)
     kinds = {info.name: api_pb2.DataType.Name(info.type) for info in found.hparam_infos}
     assert kinds == {
         "train.clip": "DATA_TYPE_STRING", "model.levels": "DATA_TYPE_FLOAT64", "model.heads": "DATA_TYPE_FLOAT64",

@@ -1,10 +1,15 @@
 """Shards for selection: nothing of the test split is in them, everything else is as it was."""
 
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
-from cluster.selection import selection_shards
+from cluster.selection import SelectionSource, selection_shards
+from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
+from data_shards.schema import DatasetInfo, Sample
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.verify import verify
 from data_shards.writer import build
@@ -45,3 +50,44 @@ def test_the_rest_is_the_same(tmp_path):
                     ours, theirs = reader.read(split, range(count)), whole.read(split, range(count))
                     for name, array in theirs.items():
                         assert np.array_equal(ours[name], array), (split, name)
+
+
+class Classified(SyntheticSource):
+    """Samples with a class number beside their sentiment; the test split has one more class than the others."""
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        for number, sample in enumerate(super().read(split, start, stop), start):
+            yield replace(
+                sample, label=float(np.float32(sample.label)), class_label=number % (4 if split == "test" else 3)
+            )
+
+
+def test_every_fact_of_the_set_is_copied(tmp_path):
+    """Walks what an index says: all but what follows from the test split, and from being a set of its own."""
+    own = {"counts", "shards", "generation", "builder", "classes", "zeroed"}
+    zeroed = {"train/audio": 3, "test/audio": 5}
+    build(Classified(samples=100, steps=20, text_dim=8), tmp_path / "all", samples_per_shard=32, zeroed=zeroed)
+    with ShardReader(tmp_path / "all") as whole:
+        before, after = whole.index.info, ShardIndex.load(selection_shards(whole, tmp_path / "selection")).info
+    for field in fields(DatasetInfo):
+        if field.name not in own:
+            assert getattr(before, field.name) == getattr(after, field.name), field.name
+    assert after.zeroed == {"train/audio": 3}
+
+
+@pytest.mark.parametrize("kind", ["features", "tokens"])
+def test_every_field_of_a_sample_is_copied(tmp_path, kind):
+    """Walks the dataclass, so that a field that is added to it cannot be forgotten here."""
+    source = Classified(samples=100, steps=20, text_dim=8, text_kind=kind)
+    build(source, tmp_path / "all", samples_per_shard=32)
+    with ShardReader(tmp_path / "all") as whole:
+        copy = SelectionSource(whole)
+        for split, count in copy.counts().items():
+            there, here = list(source.read(split, 0, count)), list(copy.read(split, 0, count))
+            assert len(there) == len(here) == count
+            for before, after in zip(there, here, strict=True):
+                for field in fields(Sample):
+                    assert np.array_equal(getattr(before, field.name), getattr(after, field.name)), field.name
+        with ShardReader(selection_shards(whole, tmp_path / "selection")) as reader:
+            assert reader.index.info.classes == 3
+            assert np.array_equal(reader.read("valid", range(10))["class"], np.arange(10) % 3)

@@ -41,7 +41,7 @@ def test_the_draw_depends_on_seed_modality_and_unit():
 
 
 def test_the_grid_starts_at_evaluate_and_all_missing_is_one_prediction(run, shards, tmp_path):
-    assert command("evaluate", run, "--json", tmp_path / "test.json") == 0
+    assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
     whole = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]
     cells = evaluate_grid(dmd.load(run), shards, "test", rates=[0, 1], units=["sample"])
     assert {(cell.target, cell.rate) for cell in cells} == {(target, rate) for target in TARGETS for rate in (0, 1)}
@@ -90,7 +90,10 @@ def test_the_command_writes_table_and_plot(runs, tmp_path, capsys):
     assert [(row["modality"], row["rate"]) for row in rows] == [(t, r) for t in TARGETS for r in ("0", "0.5")]
     assert (out / "grid" / "missing.svg").stat().st_size > 5000
     assert (out / "index.html").is_file()
+    assert {row["split"] for row in rows} == {"valid"}
     capsys.readouterr()
+    assert command("missing", runs[0], runs[2], "--out", tmp_path / "no") == 2
+    assert "has objective.prior=uniform" in capsys.readouterr().err
     assert command("missing", runs[0], "--rates", 1.5, "--out", tmp_path / "no") == 2
     assert "1.5 is outside [0, 1]" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

@@ -63,7 +63,8 @@ def test_predict_and_evaluate_agree(run, shards, tmp_path):
 
 
 def test_csv_holds_every_split_once(run, shards, tmp_path):
-    assert command("predict", run, shards, "--out", tmp_path / "out.csv") == 0
+    splits = [part for split in ("train", "valid", "test") for part in ("--split", split)]
+    assert command("predict", run, shards, *splits, "--out", tmp_path / "out.csv") == 0
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 100 == len({(row["split"], row["id"]) for row in rows})
@@ -71,14 +72,29 @@ def test_csv_holds_every_split_once(run, shards, tmp_path):
     assert all(row["text"] for row in rows)
 
 
+def test_the_validation_split_is_predicted_unless_another_is_asked_for(run, shards, tmp_path, capsys):
+    assert command("predict", run, shards, "--out", tmp_path / "out.parquet") == 0
+    assert set(pq.read_table(tmp_path / "out.parquet")["split"].to_pylist()) == {"valid"}
+    assert "predictions (valid 10)" in capsys.readouterr().out
+    arrays = {m: array.numpy() for m, array in example(dmd.load(run).card, 3).items()}
+    fields = arrays | {"id": ["a", "b", "c"], "raw_text": [""] * 3}
+    for name, content in (("both", {"train": fields, "valid": fields}), ("test", {"test": fields})):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
+    assert command("predict", run, tmp_path / "both.pkl", "--out", tmp_path / "both.parquet") == 0
+    assert pq.read_table(tmp_path / "both.parquet")["split"].to_pylist() == ["valid"] * 3
+    told = refused(capsys, "predict", run, tmp_path / "test.pkl", "--out", tmp_path / "no.parquet")
+    assert "has no split 'valid'; it has: test; ask for one, such as --split test" in told
+    assert not (tmp_path / "no.parquet").exists()
+
+
 def test_one_sample_by_its_id_and_one_without_label(run, shards, tmp_path, capsys):
-    assert command("predict", run, shards, "--out", tmp_path / "all.parquet") == 0
+    assert command("predict", run, shards, "--split", "train", "--out", tmp_path / "all.parquet") == 0
     everything = pq.read_table(tmp_path / "all.parquet")
-    name = everything["id"][70].as_py()
+    name = everything["id"][60].as_py()
     assert command("predict", run, shards, "--id", name, "--out", tmp_path / "one.parquet") == 0
     one = pq.read_table(tmp_path / "one.parquet")
     assert one["id"].to_pylist() == [name]
-    assert one["prediction"][0].as_py() == pytest.approx(everything["prediction"][70].as_py(), abs=1e-5)
+    assert one["prediction"][0].as_py() == pytest.approx(everything["prediction"][60].as_py(), abs=1e-5)
     model = dmd.load(run)
     arrays = {m: array[0].numpy() for m, array in example(model.card, 1).items()}
     (tmp_path / "single.pkl").write_bytes(pickle.dumps(arrays | {"id": "only", "raw_text": "hello"}))
@@ -189,11 +205,12 @@ def test_a_published_checkpoint_predicts_what_the_published_code_did(setting, bu
     told = capsys.readouterr().out
     assert "unknown: 0" in told
     assert ("position_ids" in told) == bool(buffers)
-    assert command("predict", run, tmp_path / "in.pkl", "--out", tmp_path / "out.parquet") == 0
+    assert command("predict", run, tmp_path / "in.pkl", "--split", "test", "--out", tmp_path / "out.parquet") == 0
     got = torch.from_numpy(pq.read_table(tmp_path / "out.parquet")["prediction"].to_numpy().copy())
     assert relative_error(got, golden["out/output_logit"]) < 1e-5
     assert command("shard", tmp_path / "in.pkl", tmp_path / "shards") == 0
-    assert command("evaluate", run, "--data", tmp_path / "shards", "--json", tmp_path / "test.json") == 0
+    told = ("--split", "test", "--json", tmp_path / "test.json")
+    assert command("evaluate", run, "--data", tmp_path / "shards", *told) == 0
     mae = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]["mae"]
     assert mae == pytest.approx(float(golden["out/output_logit"].abs().mean()), rel=1e-5)
 

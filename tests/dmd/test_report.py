@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,15 +19,17 @@ from scipy import stats
 from dmd.losses.distillation import make_prior
 from dmd.metrics import sentiment_metrics
 from dmd.model.graph import PAIRS
+from dmd.presets import all_keys
 from dmd.report.curves import smooth
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import Measured, make_groups
+from dmd.report.groups import BOOKKEEPING, BUDGET, Measured, flatten, identity, make_groups
 from dmd.report.inference import load_and_run
 from dmd.report.page import render
 from dmd.report.predictions import confusion
 from dmd.report.projection import project
 from dmd.report.runs import read_run
 from dmd.report.statistics import COMPARED, paired_bootstrap, sample_scores, summarise
+from dmd.report.tables import comparison_table
 from tests.dmd.trained import command
 
 
@@ -64,10 +67,12 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
     maes = []
     for run, row in zip(runs, table(report / "overview" / "runs.csv"), strict=True):
         assert command("evaluate", run, "--json", tmp_path / "test.json") == 0
-        metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]["fused"]
+        told = json.loads((tmp_path / "test.json").read_text())
+        metrics = told["metrics"]["fused"]
         maes.append(metrics["mae"])
         assert row["MAE"] == f"{metrics['mae']:.3f}"
-        assert row["Acc2 Non0"] == f"{100 * metrics['acc2_non0']:.1f}"
+        assert row["Acc2 Non0 %"] == f"{100 * metrics['acc2_non0']:.1f}"
+        assert (row["split"], row["training"], int(row["best step"])) == ("valid", "finished", told["step"])
     summary = {row["metric"]: row for row in table(report / "overview" / "summary.csv")}
     first = summary["MAE"]["prior=published, 2 seeds"]
     assert first.startswith(f"{np.mean(maes[:2]):.3f} ± {np.std(maes[:2], ddof=1):.3f} [")
@@ -81,13 +86,13 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
 
 def test_published_figures_stand_beside_ours(report):
     published = table(report / "overview" / "published.csv")
-    assert {"method": "DMD", "data": "MOSI", "setting": "aligned, BERT, paper", "Acc7": "45.6", "Acc2": "86.0",
-            "F1": "86.0"} in published  # fmt: skip
+    assert {"method": "DMD", "data": "MOSI", "setting": "aligned, BERT, paper", "split": "test", "Acc7 %": "45.6",
+            "Acc2 Non0 %": "86.0", "F1 Non0 %": "86.0"} in published  # fmt: skip
     ablation = table(report / "overview" / "ablation.csv")
     assert [row["source"] for row in ablation].count("here") == 2
-    assert [row["Acc7"] for row in ablation if row["source"] == "paper" and row["FD"] == "✗"] == ["32.4", "50.0"]
+    assert [row["Acc7 %"] for row in ablation if row["source"] == "paper" and row["FD"] == "✗"] == ["32.4", "50.0"]
     unimodal = [row for row in table(report / "overview" / "unimodal.csv") if row["source"] == "paper"]
-    assert (unimodal[1]["mean"], unimodal[1]["deviation"]) == ("70.1 / 68.3", "10.9 / 12.3")
+    assert (unimodal[1]["mean %"], unimodal[1]["deviation %"]) == ("70.1 / 68.3", "10.9 / 12.3")
 
 
 def test_edges_are_drawn_with_their_prior(runs):
@@ -172,6 +177,87 @@ def test_grouping_ignores_the_seed_and_names_what_differs(runs):
     assert names == ["reference", "dim=16, gamma=0.2, prior=uniform"]
 
 
+def test_seeds_of_one_config_differ_in_bookkeeping_alone(runs):
+    """Every key of the config: two runs that differ in it are one config only if it is on the list."""
+    run = read_run(runs[0])
+    tokens = replace(run, info=run.info | {"dims": run.info["dims"] | {"text": 0}})
+    assert set(all_keys()) >= BOOKKEEPING | BUDGET
+    for record in (run, tokens):
+        for key, value in flatten(record.config).items():
+            section, _, name = key.partition(".")
+            changed = {**record.config, section: {**record.config[section], name: f"not {value}"}}
+            info = {k: v for k, v in record.info.items() if k != "precision"}
+            before, after = replace(record, info=info), replace(record, info=info, config=changed)
+            same = key in BOOKKEEPING or (section == "text" and record is run)
+            assert (identity(before) == identity(after)) == same, key
+
+
+def test_seeds_of_one_config_had_one_budget_and_one_precision(runs):
+    run = read_run(runs[0])
+    assert run.stands is not None
+    session = run.sessions[-1]
+    killed = replace(run, sessions=[{**session, "finished": False}])
+    earlier = replace(killed, stands=replace(run.stands, epoch=1))
+    bf16 = replace(run, info=run.info | {"precision": "bf16"})
+    longer = replace(run, config={**run.config, "train": {**run.config["train"], "epochs": 3}})
+    switched, moved = (
+        replace(run, sessions=[session, {**session, "resume_step": 1, "changed": {key: [1, 2]}}])
+        for key in ("train.precision", "data.workers")
+    )
+    other = replace(run, path=Path("elsewhere"), info=run.info | {"device": "cuda", "ranks": 8, "data": "/elsewhere"})
+    assert identity(run) == identity(moved) == identity(other)
+    apart = [run, killed, earlier, bf16, longer, switched]
+    assert len({identity(one) for one in apart}) == len(apart)
+    result = load_and_run(runs[0], Path(run.info["data"]), "valid")
+    names = [group.name for group in make_groups([Measured(run=one, result=result) for one in (run, killed, earlier)])]
+    assert names == ["reference", "unfinished=2 epochs", "unfinished=1 epochs"]
+    names = [group.name for group in make_groups([Measured(run=one, result=result) for one in (run, longer)])]
+    assert names == ["epochs=2", "epochs=3"]
+    copied = replace(run, info=run.info | {"generation": "0123456789"})
+    names = [group.name for group in make_groups([Measured(run=one, result=result) for one in (run, copied)])]
+    assert names == [f"synthetic {run.info['generation'][:8]}", "synthetic 01234567"]
+
+
+def test_configs_on_other_samples_are_not_compared_in_silence(runs):
+    first, second = (read_run(run) for run in (runs[0], runs[2]))
+    result = load_and_run(runs[0], Path(first.info["data"]), "valid")
+    groups = make_groups([Measured(run=first, result=result),
+                          Measured(run=second, result=replace(result, labels=result.labels + 1))])  # fmt: skip
+    compared = comparison_table(groups)
+    assert compared is not None
+    assert not compared.rows
+    assert "Not compared, since their samples or labels are others: prior=uniform." in compared.note
+
+
+def test_every_table_says_split_protocol_and_unit(report):
+    for path in report.rglob("*.csv"):
+        header = path.read_text().splitlines()[0].split(",")
+        for cell in header:
+            assert not re.search(r"Acc|F1", cell) or cell.endswith(" %"), (path, cell)
+            assert not re.match(r"(Acc2|F1)(?! Has0| Non0)", cell), (path, cell)
+        assert "split" in header or path.stem == "config", path
+    assert {row["metric"] for row in table(report / "overview" / "summary.csv")} == {
+        "MAE", "Corr", "Acc7 %", "Acc5 %", "Acc3 %", "Acc2 Has0 %", "F1 Has0 %", "Acc2 Non0 %", "F1 Non0 %",
+    }  # fmt: skip
+    html = (report / "index.html").read_text()
+    assert "valid split, " in html
+    assert "Has0: all samples" in html
+
+
+def test_the_terminal_says_split_protocol_and_unit(runs, capsys, tmp_path):
+    assert command("evaluate", runs[0], "--json", tmp_path / "told.json") == 0
+    text = capsys.readouterr().out
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["split"] == "valid"
+    fused = told["metrics"]["fused"]
+    assert 0 <= fused["acc7"] <= 1
+    heading, first = (re.split(r"  +", line.strip()) for line in text.splitlines()[:2])
+    assert first[heading.index("Acc7 %")] == f"{100 * fused['acc7']:.2f}"
+    assert first[heading.index("MAE")] == f"{fused['mae']:.4f}"
+    assert re.search(r"Acc and F1 in per cent, .* Has0: .* Non0: ", text)
+    assert re.search(r"^valid split, \d+ samples, checkpoint of step \d+$", text, re.MULTILINE)
+
+
 def test_confusion_counts_every_sample(runs, shards):
     result = load_and_run(runs[0], shards, "test")
     counts = confusion(result)
@@ -211,6 +297,6 @@ def test_report_refuses(runs, tmp_path, capsys):
     text = (killed / "metrics.jsonl").read_text()
     (killed / "metrics.jsonl").write_text(text + '{"step": 3, "tra')
     assert command("report", killed, "--out", tmp_path / "killed_report", "--unfinished") == 0
-    assert "NOT FINISHED" in (tmp_path / "killed_report" / "index.html").read_text()
+    assert "NOT FINISHED at step" in (tmp_path / "killed_report" / "index.html").read_text()
     (killed / "metrics.jsonl").write_text(text.replace("valid/loss", "valid/lost"))
     assert "has no validation yet" in refused(killed)

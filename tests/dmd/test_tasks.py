@@ -169,7 +169,7 @@ def test_every_command_reads_a_classifier(classifier, run, shards, tmp_path, cap
     assert command("missing", classifier, "--split", "valid", "--rates", "0", "1", "--unit", "sample",
                    "--out", tmp_path / "missing") == 0  # fmt: skip
     table = next((tmp_path / "missing").rglob("missing.csv")).read_text()
-    assert table.splitlines()[0] == "dropped by,modality,rate,Acc,F1 weighted,F1 macro,CE"
+    assert table.splitlines()[0] == "dropped by,modality,rate,Acc %,F1 weighted %,F1 macro %,CE,split"
 
 
 def test_the_report_of_a_classifier(classifier, run, tmp_path, capsys):

@@ -1,0 +1,68 @@
+"""A trial's record is that of its run: epochs that ASHA did not wait for, and reports that were lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cluster.halving import Halving
+from cluster.ledger import Ledger, TrialRecord
+from dmd.training.restore import best_checkpoint
+from dmd.training.standing import standing
+from tests.dmd.trained import make_shards, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ledger")
+    return train(make_shards(folder / "shards"), {folder / "run": ["train.epochs=4"]})[0]
+
+
+def ledger_of(run: Path, experiment: Path, record: TrialRecord) -> Ledger:
+    shutil.copytree(run, experiment / "trials" / f"{record.number:04d}")
+    ledger = Ledger(experiment)
+    ledger.write(record)
+    return ledger
+
+
+def test_a_trial_that_was_stopped_late_is_brought_up_to_date(run, tmp_path):
+    record = TrialRecord(number=3, values={}, state="stopped", stopped_after=1)
+    record.note(1, 9.0, {"acc7": 0.0})
+    ledger = ledger_of(run, tmp_path, record)
+    ledger.reconcile()
+    stands = standing(run)
+    assert stands is not None
+    assert stands.best is not None
+    for found in (ledger.records[3], Ledger(tmp_path).records[3]):
+        assert (found.epoch, found.best_loss, found.state) == (4, stands.best.loss, "stopped")
+        assert found.metrics == pytest.approx(stands.best.metrics, nan_ok=True)
+        assert stands.best.step == best_checkpoint(run).step
+        assert [epoch for epoch, _ in found.seen_by_halving()] == [1]
+
+
+def test_a_restart_tells_asha_what_it_saw_and_no_more(run, tmp_path):
+    record = TrialRecord(number=0, values={}, state="stopped", stopped_after=1)
+    ledger = ledger_of(run, tmp_path, record)
+    ledger.reconcile()
+    halving = Halving(ledger, epochs=4, grace=1, reduction=2)
+    rungs = {milestone: len(recorded) for milestone, recorded in halving._brackets[0]._rungs}
+    assert rungs == {1: 1, 2: 0, 4: 0}
+
+
+def test_reports_that_were_lost_are_found_in_the_run(run, tmp_path):
+    record = TrialRecord(number=0, values={}, state="running")
+    ledger = ledger_of(run, tmp_path, record)
+    ledger.reconcile()
+    assert [epoch for epoch, _ in ledger.records[0].losses] == [1, 2, 3, 4]
+    before = json.loads((tmp_path / "trials" / "0000" / "trial.json").read_text())
+    ledger.reconcile()
+    assert json.loads((tmp_path / "trials" / "0000" / "trial.json").read_text()) == before
+
+
+def test_a_trial_whose_checkpoints_are_damaged_says_so(run, tmp_path):
+    ledger = ledger_of(run, tmp_path, TrialRecord(number=0, values={}, state="finished"))
+    for path in tmp_path.glob("trials/0000/checkpoints/*/model.safetensors"):
+        path.write_bytes(b"")
+    ledger.reconcile()
+    assert "no checkpoint in" in ledger.records[0].reason

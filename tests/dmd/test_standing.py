@@ -1,0 +1,118 @@
+"""What a run says that it has reached is what its checkpoints hold: at its end, when given again, after a kill."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmd.metrics import METRIC_TITLES
+from dmd.training.epoch_report import Outcome
+from dmd.training.restore import best_checkpoint, evaluate_run
+from dmd.training.standing import finished_at, is_unfinished, standing
+from tests.dmd.trained import SMALL, TRAIN, train
+
+CUT = ["train.ghost_batches_per_step=2", "train.max_steps=2"]
+"""Two of the three steps of an epoch."""
+
+
+def tell(shards: Path, run: Path, overrides: list[str]) -> str:
+    """Train in another process and print the line that ends it."""
+    code = TRAIN.replace("device=device).run()", "device=device).run().text(Path(run), 1))").replace(
+        "    make_training", "    print(make_training"
+    )
+    wanted = json.dumps({str(run): [*SMALL, *overrides]})
+    result = subprocess.run([sys.executable, "-c", code, str(shards), wanted], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def cut(shards, tmp_path_factory) -> tuple[Path, str]:
+    """A run that `max_steps` ends inside its first epoch, and what it printed."""
+    run = tmp_path_factory.mktemp("cut") / "run"
+    return run, tell(shards, run, CUT)
+
+
+def test_a_run_without_a_whole_epoch_tells_the_loss_of_its_checkpoint(cut):
+    run, text = cut
+    found = re.search(r"trained 2 steps \(0 epochs\) in 1 s; best validation loss (\d\.\d{4}) at step 2; run: ", text)
+    assert found, text
+    mae = evaluate_run(run, data=None, split="valid")["metrics"]["fused"]["mae"]
+    assert float(found[1]) == pytest.approx(mae, abs=1e-4)
+    assert json.loads((run / "run.json").read_text())["metrics"]["valid/loss"] == pytest.approx(mae, rel=1e-5)
+    stands = standing(run)
+    assert stands is not None
+    assert stands.best is not None
+    assert (stands.step, stands.epoch, stands.best.step, stands.best.epoch) == (2, 0, 2, 1)
+    assert stands.best.loss == stands.best.best_loss == pytest.approx(mae, rel=1e-5)
+
+
+def test_a_validation_names_protocol_and_unit(cut):
+    line = next(line for line in cut[1].splitlines() if line.startswith("epoch "))
+    assert re.search(r"valid MAE \d\.\d{4}  Corr \S+  Acc2 Non0 \d+\.\d\d %  Acc7 \d+\.\d\d %$", line), line
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(cut, shards):
+    run, _ = cut
+    before = content(run)
+    text = tell(shards, run, CUT).splitlines()[-1]
+    assert content(run) == before
+    assert re.search(rf"^{run} is finished: 2 steps \(0 epochs\); best validation loss \d\.\d{{4}} at step 2; ", text)
+    assert "nothing was done" in text
+    assert not re.search("resumed|trained|inf|nan", text)
+
+
+def test_a_record_that_was_not_closed_is_closed(shards, tmp_path):
+    run = tmp_path / "run"
+    tell(shards, run, CUT)
+    document = json.loads((run / "run.json").read_text())
+    document["sessions"][-1].pop("finished")
+    (run / "run.json").write_text(json.dumps(document))
+    assert is_unfinished(run)
+    assert re.search(r"trained 2 steps \(0 epochs\), 0 of them now .* best validation loss \d\.\d{4} at step 2",
+                     tell(shards, run, CUT))  # fmt: skip
+    assert finished_at(run) == 2
+    assert re.search(r"trained 6 steps \(2 epochs\), 4 of them now", tell(shards, run, CUT[:1]))
+    changed = json.loads((run / "run.json").read_text())["sessions"][-1]["changed"]
+    assert changed == {"train.max_steps": ["2", "null"]} or changed == {"train.max_steps": [2, "null"]}
+
+
+def test_no_loss_that_is_not_there_is_printed():
+    outcome = Outcome(step=0, epoch=0, first_step=0, best_step=-1, best_loss=math.nan, stopped=False,
+                      finished_before=False)  # fmt: skip
+    assert not re.search("inf|nan|-1|best", outcome.text(Path("r"), 1))
+
+
+def test_the_log_beyond_the_checkpoints_does_not_count(shards, tmp_path):
+    (run,) = train(shards, {tmp_path / "run": ["train.ghost_batches_per_step=2"]})
+    stands = standing(run)
+    assert stands is not None
+    assert stands.best is not None
+    losses = [validation.loss for validation in stands.validations]
+    assert [validation.epoch for validation in stands.validations] == [1, 2]
+    assert [validation.best_loss for validation in stands.validations] == [losses[0], min(losses)]
+    assert stands.best.loss == min(losses)
+    assert stands.best.step == best_checkpoint(run).step
+    assert set(stands.best.metrics) <= set(METRIC_TITLES)
+    with open(run / "metrics.jsonl", "a") as log:
+        log.write('{"step": 9, "time": 0, "kind": "valid", "valid/loss": 0.001, "valid/epoch": 2}\n{"step": 10, "ti')
+    assert standing(run) == stands
+    assert standing(tmp_path) is None
+
+
+def test_the_best_numbers_of_the_log_are_those_of_the_checkpoint(runs):
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        last = [line for line in lines if line["kind"] == "best_valid"][-1]
+        assert last["step"] == best_checkpoint(run).step
+        assert last["best_valid/loss"] == min(line["valid/loss"] for line in lines if line["kind"] == "valid")
+        told = evaluate_run(run, data=None, split="valid")["metrics"]["fused"]
+        assert last["best_valid/acc7"] == pytest.approx(told["acc7"])
