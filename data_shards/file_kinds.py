@@ -132,6 +132,12 @@ def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pic
         raise ValueError(f"{path} is {kind.name}, not {wanted}: {kind.advice}")
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file or an archive's member is what macOS leaves behind (`._x`, `.DS_Store`, `__MACOSX/x`)."""
+    parts = name.split("/")
+    return parts[-1] == ".DS_Store" or parts[-1].startswith("._") or "__MACOSX" in parts
+
+
 def explain(head: bytes) -> str:
     """Words for an error about a file that cannot be read, such as ": it is a text file; ..."; "" without a clue."""
     kind = kind_of_bytes(head) or _text_kind(head)

@@ -98,6 +98,8 @@ class Labels:
 
     def read(self, label: float) -> tuple[float, int | None]:
         """Sentiment and class number of a label: (sentiment, None), or (NaN, number)."""
+        if math.isnan(label):
+            raise ValueError("its label is not a number (NaN); leave out samples without a label")
         if self.reading == "sentiments":
             return label * self.factor, None
         if self.reading == "binary" and label not in (0, 1):

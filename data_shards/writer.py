@@ -35,6 +35,7 @@ def build(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     storage: Storage = "float32",
     processes: int = 1,
+    where: str = "",
     labels: Labels | None = None,
     ids: Ids = "keep",
     zeroed: dict[str, int] | None = None,
@@ -47,6 +48,7 @@ def build(
     Args:
         source: where samples come from; read by all processes at once if there are several.
         storage: `float16` halves the size of features; `DatasetInfo.rounding` tells what it cost.
+        where: what errors call the source; default: its name.
         labels: what the source's labels are; None: sentiments in [-3, 3], whatever they look like.
         ids: `number` gives each the place of its sample, so that all differ.
         zeroed: non-finite values that the source replaced by 0, for the record.
@@ -65,10 +67,12 @@ def build(
     if not counts:
         raise ValueError(f"{source.name} has no split; it needs at least one of {', '.join(SPLITS)}")
     check_kind(ids, Ids, "--ids")
-    collector = Collector(source.name, labels, numbered=ids == "number")
+    where = where or source.name
+    collector = Collector(where, labels, numbered=ids == "number")
     if labels is not None or ids == "number":
-        source = Declared(source, labels or Labels(), ids)
-    plan = _Plan(source, counts, samples_per_shard, storage, {"zeroed": zeroed or {}, "ignored": ignored or {}})
+        source = Declared(source, labels or Labels(), ids, where=where)
+    record = {"zeroed": zeroed or {}, "ignored": ignored or {}}
+    plan = _Plan(source, counts, samples_per_shard, storage, where, record)
     with open_output(out, remote=remote) as output:
         index = IndexWriter(output.staging / INDEX_NAME)
         try:
@@ -90,9 +94,10 @@ class _Plan:
         counts: dict[str, int],
         samples_per_shard: int,
         storage: Storage,
+        where: str,
         record: dict[str, Any],
     ) -> None:
-        self.source, self.counts, self.record = source, counts, record
+        self.source, self.counts, self.where, self.record = source, counts, where, record
         self.samples_per_shard, self.storage = samples_per_shard, storage
         self.tasks: list[tuple[str, int, int, int, int]] = []
         """For each shard its split, number in the split, first and last + 1 sample, and first key."""
@@ -114,7 +119,7 @@ class _Plan:
         split, _, start, stop, key = self.tasks[task]
         samples = self.source.read(split, start, stop)
         rows = write_shard(
-            self.path(staging, task), samples, name=self.source.name, split=split, first=key, storage=self.storage
+            self.path(staging, task), samples, name=self.where, split=split, first=key, storage=self.storage
         )
         if len(rows.keys) != stop - start:
             raise ValueError(f"{self.source.name}: {split} gave {len(rows.keys)} samples instead of {stop - start}")
@@ -132,7 +137,7 @@ def _write(
     )
     for task, rows in enumerate(results):
         split, number, start, stop, _ = plan.tasks[task]
-        facts = _merge(facts, rows, plan.source.name)
+        facts = _merge(facts, rows, plan.where)
         collector.take(rows, where=split, start=start)
         name = f"{split}-{number:06d}-{rows.sha256[:16]}.tar"
         shards.append(ShardInfo(name=name, split=split, samples=stop - start, bytes=rows.bytes, sha256=rows.sha256))

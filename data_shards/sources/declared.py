@@ -15,8 +15,9 @@ Ids = Literal["keep", "number"]
 class Declared:
     """Another source's samples (`data_shards.sources.base.Source`) with labels and ids as declared."""
 
-    def __init__(self, source: Source, labels: Labels, ids: Ids) -> None:
-        self._source, self._labels, self._ids = source, labels, ids
+    def __init__(self, source: Source, labels: Labels, ids: Ids, *, where: str) -> None:
+        """Wrap a source; `where` is what errors call it."""
+        self._source, self._labels, self._ids, self._where = source, labels, ids, where
 
     @property
     def name(self) -> str:
@@ -34,7 +35,7 @@ class Declared:
             try:
                 label, class_number = self._labels.read(sample.label)
             except ValueError as error:
-                raise ValueError(f"{self.name}: {split} sample {name!r}: {error}") from error
+                raise ValueError(f"{self._where}: {split} sample {name!r}: {error}") from error
             if class_number is None:
                 class_number = sample.class_label
             yield replace(sample, id=name, label=label, class_label=class_number)

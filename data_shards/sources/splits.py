@@ -38,16 +38,3 @@ def find_splits(names: Iterable[Any], where: str) -> dict[str, Any]:
         if split is not None:
             found[split] = name
     return {split: found[split] for split in SPLITS if split in found}
-
-
-def text_keys(fields: dict[Any, Any]) -> dict[Any, Any]:
-    """The same dict with keys of bytes as text, as Python 2 wrote them."""
-    return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in fields.items()}
-
-
-def size_of(value: object) -> int:
-    """How many entries an ignored thing has; 1 for what is no container."""
-    if isinstance(value, dict):
-        sizes = [len(part) for part in value.values() if hasattr(part, "__len__") and not isinstance(part, (str, bytes))]
-        return max(sizes, default=len(value))
-    return len(value) if hasattr(value, "__len__") and not isinstance(value, (str, bytes)) else 1
