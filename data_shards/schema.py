@@ -212,8 +212,8 @@ def check_sample(sample: Sample) -> None:
         if array.dtype == np.float32 and not np.isfinite(array).all():
             bad = int(array.size - np.isfinite(array).sum())
             raise ValueError(
-                f"{where}: {modality} {array.shape} has {bad} values that are not finite as float32; repair them, or store "
-                "0 with `dmd shard --nonfinite zero`"
+                f"{where}: {modality} {array.shape} has {bad} non-finite values, as float32; repair them, or store 0 "
+                "with `dmd shard --nonfinite zero`"
             )
     if tokens and sample.text.min() < 0:
         raise ValueError(f"{where}: text has a negative token id")
