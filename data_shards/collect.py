@@ -36,7 +36,7 @@ class Collector:
         facts = rows.label_facts()
         for split, before in self._facts.items():
             if (before.min is None) != (facts.min is None):
-                raise ValueError(f"{self._name}: samples of {split} and {where} differ: some have a sentiment, some not")
+                raise ValueError(f"{self._name}: of {split} and {where} only one has sentiments; give all samples one")
         held = self._facts.get(rows.split)
         self._facts[rows.split] = facts if held is None else held | facts
         for name, count in rows.ignored.items():

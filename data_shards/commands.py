@@ -174,7 +174,7 @@ def index(argv: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--split", metavar="SPLIT=PATTERN", action="append", default=[],
-        help="files of a split; repeatable (default: by the word train, valid, val, dev, validation or test in the path)",
+        help="files of a split; repeatable (default: by the word train, valid, val, dev or test in the path)",
     )  # fmt: skip
     add_meaning(parser)
     parser.add_argument("--name", help="the data set's name (default: the directory's)")

@@ -32,7 +32,7 @@ _HDF5 = Kind(
 )
 _MATLAB = Kind("a MATLAB file", "read it with scipy.io.loadmat and save its arrays as an MMSA pickle")
 _MEDIA = "features are needed: extract them first, with MMSA-FET for example, and give their file"
-_LFS = Kind("a Git-LFS pointer", "the file itself was not fetched: run `git lfs pull` in its repository, or download it")
+_LFS = Kind("a Git-LFS pointer", "the file itself is not here: run `git lfs pull` in its repository, or download it")
 _WEB = Kind(
     "a web page (HTML)",
     "the download gave a page, such as a log-in or a virus scan warning, in the place of the file; download it again",
@@ -43,7 +43,7 @@ _TAR = Kind("a tar archive", "index WebDataset tars in their directory with `dmd
 _TORCH = Kind("a PyTorch file (.pt, .pth)", "load it with torch and save its arrays as a pickle of numpy arrays")
 _TORCH_OLD = Kind("a PyTorch file (.pt, .pth) of before version 1.6", _TORCH.advice)
 _NPY = Kind("a numpy array (.npy)", "save the arrays of all splits and fields as one MMSA pickle")
-_NPZ = Kind("a numpy archive (.npz)", "load it with numpy and save its arrays as an MMSA pickle: {split: {field: array}}")
+_NPZ = Kind("a numpy archive (.npz)", "load it with numpy and save its arrays as a pickle {split: {field: array}}")
 _SAFETENSORS = Kind("a safetensors file", "load it and save its arrays as an MMSA pickle")
 _JSON = Kind("a JSON file", "features go in an MMSA pickle or a Parquet table")
 _CSV = Kind("a text table (CSV or TSV)", "features go in an MMSA pickle or a Parquet table, whose columns hold lists")

@@ -108,7 +108,9 @@ def _checked(mapping: dict[str, str]) -> dict[str, str]:
         missing = []
     if unknown or missing:
         problem = f"does not know {unknown[0]!r}" if unknown else f"lacks {missing[0]}"
-        raise ValueError(f"--map {problem}; it takes {', '.join(OWN_MAP)}, the first three and label (or class) are needed")
+        raise ValueError(
+            f"--map {problem}; it takes {', '.join(OWN_MAP)}; the first three and label or class are needed"
+        )
     for modality in MODALITIES:
         check_format(mapping[modality])
     for name, member in mapping.items():
@@ -166,6 +168,6 @@ def _describe(
     generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
     statistics = describe_all(rows.moments, facts["dims"])
     return DatasetInfo(
-        **facts, **meaning, classes=rows.num_classes, statistics=statistics, shards=tuple(shards), generation=generation,
-        builder=builder(),
+        **facts, **meaning, classes=rows.num_classes, statistics=statistics, shards=tuple(shards),
+        generation=generation, builder=builder(),
     )  # fmt: skip

@@ -128,7 +128,10 @@ def _sample(group: _Group, split: str, mapping: dict[str, str], labels: Labels) 
     arrays = {m: decode_array(group.place(mapping[m])[1], mapping[m]) for m in MODALITIES}
     text = arrays["text"]
     tokens = text.dtype.kind in "iu" and text.ndim == 2 and text.shape[0] == 3
-    found = {m: to_tokens(a) if m == "text" and tokens else _features(a, f"{m} ({mapping[m]})") for m, a in arrays.items()}
+    found = {
+        m: to_tokens(array) if m == "text" and tokens else _features(array, f"{m} ({mapping[m]})")
+        for m, array in arrays.items()
+    }
     steps = {m: array.shape[1 if m == "text" and tokens else 0] for m, array in found.items()}
     if tokens:
         steps["text"] = int(np.count_nonzero(found["text"][1]))
@@ -158,7 +161,7 @@ def _features(array: NDArray[Any], where: str) -> NDArray[np.float32]:
 
 def _label(group: _Group, member: str, labels: Labels, *, alone: bool) -> tuple[float, int | None]:
     """Sentiment and class number as declared; NaN where a sample has a class number alone."""
-    value = group.value(member) if member else None
+    value: Any = group.value(member) if member else None
     if value is None and alone:
         return math.nan, None
     return labels.read(float(value))

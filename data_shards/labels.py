@@ -1,8 +1,8 @@
 """What the labels of a set mean: sentiments in [-3, 3] or class numbers, as the user declares, and what is doubtful.
 
 Nothing is guessed. Labels that look like something else than sentiments in [-3, 3] are refused until somebody says
-what they are: `--classes`, `--binary`, or `--label-scale` with the factor that brings them to [-3, 3]; `--label-scale 1`
-says that they are sentiments as they are.
+what they are: `--classes`, `--binary`, or `--label-scale` with the factor that brings them to [-3, 3], which is 1 for
+sentiments that are right as they are.
 """
 
 import math
@@ -155,6 +155,6 @@ def _check_scale(facts: LabelFacts, name: str) -> None:
     if max(abs(facts.min), abs(facts.max)) <= 1:
         signs = " (with model.task=3 for negative, neutral, positive)" if facts.whole else ""
         raise ValueError(
-            f"{where}, a third of the scale [-3, 3] or less, as CH-SIMS has them; multiply them with --label-scale 3, or "
+            f"{where}, a third of the scale [-3, 3], as CH-SIMS has them; multiply them with --label-scale 3, or "
             f"keep them with --label-scale 1{signs}"
         )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from data_shards.labels import Labels
+from data_shards.labels import Labels, Reading
 from data_shards.schema import DatasetInfo
 
 
@@ -14,7 +14,7 @@ def add_meaning(parser: argparse.ArgumentParser) -> None:
     kinds = group.add_mutually_exclusive_group()
     kinds.add_argument(
         "--label-scale", type=float, metavar="FACTOR",
-        help="multiply sentiments, such as by 3 for CH-SIMS, whose labels lie in [-1, 1]; 1: they are right as they are",
+        help="multiply sentiments: by 3 for CH-SIMS, whose labels lie in [-1, 1]; by 1: they are right as they are",
     )  # fmt: skip
     kinds.add_argument(
         "--classes", action="store_true",
@@ -29,7 +29,7 @@ def add_meaning(parser: argparse.ArgumentParser) -> None:
 
 def labels_of(options: argparse.Namespace) -> Labels:
     """What was said about labels."""
-    reading = "binary" if options.binary else "classes" if options.classes else "sentiments"
+    reading: Reading = "binary" if options.binary else "classes" if options.classes else "sentiments"
     return Labels(reading=reading, scale=options.label_scale)
 
 

@@ -33,8 +33,8 @@ def scan(data: bytes | mmap.mmap, name: str) -> int:
         start, position = position + 1, _after(data, position + 1, opcode)
         if position > size or (opcode.name == "FRAME" and position + _number(data[start:position]) > size):
             raise ValueError(
-                f"{name} is damaged: it is cut short, as {opcode.name} at {start - 1} runs past its end at {size}; download "
-                "or write it again"
+                f"{name} is damaged: it is cut short, as {opcode.name} at {start - 1} runs past the end of the file; "
+                "download or write it again"
             )
         seen += 1
         if opcode.name in _MEMO_PUTS and _slot(data[start:position], opcode.name, name) > seen:

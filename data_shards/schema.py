@@ -194,8 +194,8 @@ def check_sample(sample: Sample) -> None:
     alone = math.isnan(sample.label) and sample.class_label is not None
     if not alone and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(
-            f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-scale FACTOR, or say "
-            "with --classes that they are class numbers"
+            f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-scale FACTOR, or "
+            "say with --classes that they are class numbers"
         )
     if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
         raise ValueError(f"{where}: class label {sample.class_label} is not between 0 and {CLASS_LIMIT - 1}")

@@ -101,9 +101,7 @@ class ShardRows:
             self.moments.setdefault(modality, Moments()).add(frames)
 
 
-def write_shard(
-    path: Path, samples: Iterable[Sample], *, name: str, split: str, first: int, storage: str
-) -> ShardRows:
+def write_shard(path: Path, samples: Iterable[Sample], *, name: str, split: str, first: int, storage: str) -> ShardRows:
     """Write samples to a new tar, flushed to disk. Keys count up from `first`; arrays must all have the same shape.
 
     Raises:

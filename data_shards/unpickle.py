@@ -62,12 +62,14 @@ def _load(data: bytes | mmap.mmap, name: str) -> Any:
     try:
         left = scan(data, name)
     except ValueError as error:
-        found = explain(bytes(data[:HEAD]))
-        raise ValueError(f"{name} is no feature pickle: {found}") from error if found else error
-    if left and bytes(data[len(data) - left :][:_VIEWED]).strip(b"\0\t\r\n "):
+        if found := explain(bytes(data[:HEAD])):
+            raise ValueError(f"{name} is no feature pickle: {found}") from error
+        raise
+    end = len(data) - left
+    if data[end : end + _VIEWED].strip(b"\0\t\r\n "):
         raise ValueError(
-            f"{name} goes on for {left} bytes after its first pickle: several were written into one file; put all splits "
-            "into one dict {split: fields} and write that"
+            f"{name} goes on for {left} bytes after its first pickle: several were written into one file; put all "
+            "splits into one dict {split: fields} and write that"
         )
     try:
         return _Settler().settle(_Unpickler(_Bytes(data)).load())

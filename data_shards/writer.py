@@ -154,7 +154,7 @@ def _merge(facts: ShardRows | None, rows: ShardRows, name: str) -> ShardRows:
     for modality, shape in rows.shapes.items():
         if (shape, rows.tokens) != (facts.shapes[modality], facts.tokens):
             raise ValueError(
-                f"{name}: {modality} of {rows.split} samples has shape {shape}, of the others {facts.shapes[modality]}; "
+                f"{name}: {modality} of {rows.split} samples has shape {shape}, of others {facts.shapes[modality]}; "
                 "give all splits the same steps and features"
             )
     facts.join_classes(rows, first=first)

@@ -80,10 +80,10 @@ def pad_steps(array: NDArray[Any], steps: int) -> NDArray[Any]:
 
 
 def check_nonfinite(counts: dict[str, tuple[int, str]], where: str) -> None:
-    """Refuse non-finite values of the file `where`; `counts` maps a name like `train/audio` to (how many, the first sample's id)."""
+    """Refuse non-finite values of a file; `counts` maps a name like `train/audio` to (how many, first sample's id)."""
     found = [f"{name} {count} (first in {first})" for name, (count, first) in counts.items() if count]
     if found:
         raise ValueError(
-            f"{where}: non-finite values (NaN, infinite, or beyond float32): {', '.join(found)}; repair them, or zero them "
-            "with --nonfinite zero"
+            f"{where}: non-finite values (NaN, infinite, or beyond float32): {', '.join(found)}; repair them, or zero "
+            "them with --nonfinite zero"
         )

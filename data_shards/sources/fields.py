@@ -98,7 +98,7 @@ def labels(fields: dict[str, Any], name: str, where: str, *, classes: bool = Fal
     if classes and numbers.ndim == 2 and np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=1) == 1).all():
         return numbers.argmax(axis=1).astype(np.float64)
     raise ValueError(
-        f"{where}: {name} has shape {numbers.shape}, several labels per sample; give one per sample (of a one-hot [N, C] "
+        f"{where}: {name} has shape {numbers.shape}, several labels per sample; give one per sample (of one-hot [N, C] "
         "--classes takes the class; several emotions at once are not read: choose one of them)"
     )
 

@@ -171,8 +171,9 @@ class _Split:
         tokens = modality == "text" and self.text_kind == "tokens"
         steps = self._arrays[modality].shape[2 if tokens else 1]
         given, count = fields.get(f"{modality}_lengths"), len(self._arrays[modality])
-        if given is None and modality == "text" and (mask := np.asarray(fields.get("text_bert"))).shape[:2] == (count, 3):
-            given = np.minimum(mask[:, 1].sum(axis=1), steps)
+        if given is None and modality == "text":
+            mask = np.asarray(fields.get("text_bert"))
+            given = np.minimum(mask[:, 1].sum(axis=1), steps) if mask.shape[:2] == (count, 3) else None
         return fields_of.lengths(given, count=count, steps=steps, where=f"{where}: {modality}_lengths")
 
 
@@ -192,8 +193,8 @@ def _places(ids: Any, where: str) -> dict[str, int]:
     for row, name in enumerate(map(to_text, ids)):
         if name in place:
             raise ValueError(
-                f"{where}: the id {name!r} is there twice: samples {place[name]} and {row}; features of another file are "
-                "joined by id: give every sample an id of its own in both files"
+                f"{where}: the id {name!r} is there twice: samples {place[name]} and {row}; features of another file "
+                "are joined by id: give every sample an id of its own in both files"
             )
         place[name] = row
     return place

@@ -37,7 +37,7 @@ class Splits(dict[str, Fields]):
         if not found:
             what = f"a {type(value).__name__}" if not isinstance(value, dict) else _names(value)
             raise ValueError(f"{path} has no split: an MMSA pickle is a dict with {KNOWN}; this holds {what}")
-        for split, name in found.items():
+        for name in found.values():
             if not isinstance(self._value[name], dict):
                 kind = type(self._value[name]).__name__
                 raise ValueError(f"{path}: {as_text(name)} is a {kind}, not a dict of fields")
