@@ -51,7 +51,7 @@ class Collector:
         self._ids.finish()
         if self._labels is not None:
             for warning in check_meaning(self._facts, self._labels, self._name):
-                _log.warning("%s: %s", self._name, warning)
+                _log.warning("warning: %s: %s", self._name, warning)
         regression = any(facts.min is not None for facts in self._facts.values())
         return {
             "task": "regression" if regression else "classes", "labels": self._facts, "ignored": self._ignored,

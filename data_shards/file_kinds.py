@@ -50,6 +50,7 @@ _CSV = Kind("a text table (CSV or TSV)", "features go in an MMSA pickle or a Par
 _TEXT = Kind("a text file", "give a feature pickle, a directory of them or a Parquet table")
 _ZEROS = Kind("a file that begins with zeros only", "its download or copy is not whole; fetch it again")
 _EMPTY = Kind("an empty file", "its download or writing did not end; make it again")
+TORCH_KINDS = (_TORCH.name, _TORCH_OLD.name)
 PICKLE = Kind("a pickle", "give it to `dmd shard`, which makes shards of it")
 
 _STARTS: tuple[tuple[bytes, Kind], ...] = (

@@ -42,7 +42,7 @@ class IdCheck:
     name: str
     """What errors call the set."""
     across: int = 0
-    """How many ids are in two splits."""
+    """How many pairs of samples in two splits have one id."""
     _blocks: list[_Block] = field(default_factory=list)
     _runs: list[tuple[NDArray[np.uint64], NDArray[np.uint64]]] = field(default_factory=list)
     """Sorted keys, and with each the rest of its digest and its position."""
@@ -72,8 +72,8 @@ class IdCheck:
         """Warn of ids that are in two splits: not ambiguous, as all work goes by split, but often a mistake."""
         if self.across:
             _log.warning(
-                "%s: %d ids are in two splits, the first is %s: if they are the same clips, a model is tested on what "
-                "it was trained on; %s", self.name, self.across, self._pair, REPAIR,
+                "warning: %s: %d pairs of samples in two splits have one id, the first is %s: if they are the same clips, "
+                "a model is tested on what it was trained on; %s", self.name, self.across, self._pair, REPAIR,
             )  # fmt: skip
 
     def _report(self, name: str, former: int, later: int) -> None:

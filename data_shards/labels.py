@@ -6,9 +6,11 @@ sentiments that are right as they are.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 Task = Literal["regression", "classes"]
 Reading = Literal["sentiments", "classes", "binary"]
@@ -59,16 +61,14 @@ class LabelFacts:
         return ", ".join(words)
 
     @classmethod
-    def of(cls, labels: Iterable[float], classes: Iterable[int]) -> "LabelFacts":
-        """Facts of labels (NaN: none) and class numbers."""
-        known = [float(label) for label in labels if not math.isnan(label)]
-        numbers = list(classes)
-        counts = [0] * (max(numbers, default=-1) + 1)
-        for number in numbers:
-            counts[number] += 1
+    def of(cls, labels: ArrayLike, classes: ArrayLike) -> "LabelFacts":
+        """Facts of labels [N], as float32 as they are stored (NaN: none), and of class numbers [N] or [0]."""
+        values = np.asarray(labels, dtype=np.float32)
+        known = values[~np.isnan(values)]
+        numbers = np.asarray(classes, dtype=np.int64)
         return cls(
-            min=min(known, default=None), max=max(known, default=None), classes=tuple(counts),
-            whole=all(label.is_integer() for label in known),
+            min=float(known.min()) if len(known) else None, max=float(known.max()) if len(known) else None,
+            whole=bool((known == np.floor(known)).all()), classes=tuple(np.bincount(numbers).tolist()),
         )  # fmt: skip
 
     @classmethod
