@@ -72,8 +72,8 @@ class IdCheck:
         """Warn of ids that are in two splits: not ambiguous, as all work goes by split, but often a mistake."""
         if self.across:
             _log.warning(
-                "warning: %s: %d pairs of samples in two splits have one id, the first is %s: if they are the same clips, "
-                "a model is tested on what it was trained on; %s", self.name, self.across, self._pair, REPAIR,
+                "warning: %s: %d pairs of samples in two splits have one id, the first is %s: if they are the same "
+                "clips, a model is tested on what it was trained on; %s", self.name, self.across, self._pair, REPAIR,
             )  # fmt: skip
 
     def _report(self, name: str, former: int, later: int) -> None:
