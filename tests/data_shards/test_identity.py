@@ -33,7 +33,14 @@ def _misa(path):
 
 def _table(path):
     rows = [
-        {"split": "train", "id": f"clip{i % 6}", "label": i / 4 - 1.5, "text": [[1.0]], "audio": [[1.0]], "vision": [[1.0]]}
+        {
+            "split": "train",
+            "id": f"clip{i % 6}",
+            "label": i / 4 - 1.5,
+            "text": [[1.0]],
+            "audio": [[1.0]],
+            "vision": [[1.0]],
+        }
         for i in range(9)
     ]
     pq.write_table(pa.Table.from_pylist(rows), path / "t.parquet", row_group_size=2)
@@ -127,12 +134,14 @@ def test_every_pair_is_found_in_any_order_and_blocks(tmp_path):
         ids = [f"id{i}" for i in range(count)]
         here, there = sorted(draw.choice(count, 2, replace=False).tolist())
         ids[there] = ids[here]
-        check, start, size = IdCheck("x"), 0, draw.randint(1, 50)
-        with pytest.raises(ValueError, match=rf"'id{here}' is there twice: train sample {here} and train sample {there};"):
-            while start < count:
-                check.add(ids[start : start + size], split="train", where="train", start=start)
-                start += size
-        assert start <= there < start + size
+        check, size = IdCheck("x"), draw.randint(1, 50)
+        blocks = [(at, ids[at : at + size]) for at in range(0, count, size)]
+        for at, block in blocks[: there // size]:
+            check.add(block, split="train", where="train", start=at)
+        at, block = blocks[there // size]
+        told = f"'id{here}' is there twice: train sample {here} and train sample {there};"
+        with pytest.raises(ValueError, match=told):
+            check.add(block, split="train", where="train", start=at)
 
 
 def test_a_million_ids_take_little_memory():

@@ -157,7 +157,7 @@ def test_several_labels_per_sample_are_refused_with_their_shape(tmp_path):
 def test_classes_alone_ask_for_the_option(tmp_path):
     path = labelled(tmp_path, cycle(0, 1, 2), name="classification_labels")
     for options in ((), ("--class-labels",)):
-        with pytest.raises(ValueError, match="lacks regression_labels .*class numbers alone are taken with --classes"):
+        with pytest.raises(ValueError, match=r"lacks regression_labels .*class numbers alone are taken with --classes"):
             sharded(path, tmp_path, *options)
     with pytest.raises(ValueError, match="give one"):
         sharded(path, tmp_path, "--class-labels", "--classes")
@@ -248,9 +248,15 @@ def test_facts_join_and_forged_ones_are_refused(tmp_path):
     assert left | LabelFacts() == left
     assert check_meaning({"valid": LabelFacts.of([0.0, 0.0], [])}, Labels(), "x") == []
     facts = json.loads(build_from(mmsa(), tmp_path).to_json())
-    for forged in ({"train": {**facts["labels"]["train"], "min": "x"}}, {"train": {}}, {"other": {}}, [1], {"train": 3}):
-        with pytest.raises(ValueError, match="labels|incomplete"):
+    for forged in (
+        {"train": {**facts["labels"]["train"], "min": "x"}},
+        {"train": {}},
+        {"other": {}},
+        [1],
+        {"train": 3},
+    ):
+        with pytest.raises(ValueError, match=r"labels|incomplete"):
             DatasetInfo.from_json(json.dumps({**facts, "labels": forged}))
     for name, value in (("label_scale", -1.0), ("task", "x"), ("task", "classes"), ("label_scale", "1")):
-        with pytest.raises(ValueError, match="task|labels"):
+        with pytest.raises(ValueError, match=r"task|labels"):
             DatasetInfo.from_json(json.dumps({**facts, name: value}))
