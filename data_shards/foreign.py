@@ -66,9 +66,7 @@ def index_tars(
     if labels is not None and labels.reading != "sentiments" and mapping and mapping.get("class"):
         raise ValueError(f"--{labels.reading} takes the label for the class number, but --map names a class; give one")
     tars = _assign(folder, splits or {})
-    shards: list[ShardInfo] = []
-    facts = ShardRows("")
-    collector, before = Collector(str(root), labels, numbered=ids == "number"), dict.fromkeys(SPLITS, 0)
+    collector = Collector(str(root), labels, numbered=ids == "number")
     with open_output(folder, keep=[name for _, name in tars]) as output:
         index = IndexWriter(output.staging / INDEX_NAME)
         try:
@@ -76,20 +74,7 @@ def index_tars(
                 lambda task: scan(folder / tars[task][1], tars[task][0], chosen, labels or Labels()),
                 len(tars), processes=processes, close=output.inherited,
             )  # fmt: skip
-            for number, ((split, relative), rows) in enumerate(zip(tars, results, strict=True)):
-                samples = len(rows.keys)
-                shards.append(
-                    ShardInfo(name=relative, split=split, samples=samples, bytes=rows.bytes, sha256=rows.sha256)
-                )
-                if ids == "number":
-                    rows.ids = [numbered(given, split, before[split] + i) for i, given in enumerate(rows.ids)]
-                before[split] += samples
-                collector.take(rows, where=relative, start=0)
-                facts.join_classes(rows, first=number == 0)
-                widen(facts, rows, relative)
-                index.add(rows, shard=number)
-                if progress:
-                    progress(samples, rows.bytes)
+            facts, shards = _take(zip(tars, results, strict=True), ids, collector, index, progress)
             if mapping and mapping.get("class") and not facts.num_classes:
                 raise ValueError(f"no sample under {root} has the class label {mapping['class']}; leave class out")
             info = _describe(name or folder.resolve().name, chosen, facts, shards, collector.finish())
@@ -98,6 +83,27 @@ def index_tars(
             index.abort()
         output.publish()
     return info
+
+
+def _take(
+    scanned: Iterable[tuple[tuple[str, str], ShardRows]], ids: Ids, collector: Collector, index: IndexWriter,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[ShardRows, list[ShardInfo]]:  # fmt: skip
+    """Write the rows of all tars into the index; what they have in common, and the tars."""
+    facts, shards, before = ShardRows(""), [], dict.fromkeys(SPLITS, 0)
+    for number, ((split, relative), rows) in enumerate(scanned):
+        samples = len(rows.keys)
+        shards.append(ShardInfo(name=relative, split=split, samples=samples, bytes=rows.bytes, sha256=rows.sha256))
+        if ids == "number":
+            rows.ids = [numbered(given, split, before[split] + i) for i, given in enumerate(rows.ids)]
+        before[split] += samples
+        collector.take(rows, where=relative, start=0)
+        facts.join_classes(rows, first=number == 0)
+        widen(facts, rows, relative)
+        index.add(rows, shard=number)
+        if progress:
+            progress(samples, rows.bytes)
+    return facts, shards
 
 
 def _checked(mapping: dict[str, str]) -> dict[str, str]:

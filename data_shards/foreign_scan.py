@@ -164,6 +164,8 @@ def _label(group: _Group, member: str, labels: Labels, *, alone: bool) -> tuple[
     value: Any = group.value(member) if member else None
     if value is None and alone:
         return math.nan, None
+    if value is None:
+        raise ValueError(f"it has no label{' and no class number' if not member else f': {member} is null'}")
     return labels.read(float(value))
 
 

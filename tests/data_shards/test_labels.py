@@ -212,6 +212,15 @@ def test_some_samples_without_a_sentiment_are_refused(tmp_path):
         index([str(tmp_path)])
 
 
+def test_a_sample_without_any_label_is_named(tmp_path):
+    with wds.TarWriter(str(tmp_path / "train.tar")) as tar:
+        for i in range(2):
+            arrays = {f"{m}.npy": np.ones((2, 3), np.float32) for m in "tav"}
+            tar.write({"__key__": str(i), **arrays, "json": {"y": None if i else 1.0}})
+    with pytest.raises(ValueError, match=r"train\.tar: sample 1: it has no label: json:y is null"):
+        index([str(tmp_path), "--map", "text=t.npy,audio=a.npy,vision=v.npy,label=json:y"])
+
+
 def test_a_set_of_an_older_program_stays_readable(tmp_path):
     shutil.copytree(OLD, tmp_path / "old")
     with ShardReader(tmp_path / "old") as reader:

@@ -1,4 +1,4 @@
-"""Labels from which nothing can be learned are refused before a training starts; class numbers are asked for as such."""
+"""Labels from which nothing can be learned are refused before a training; class numbers are asked for as such."""
 
 import shutil
 from pathlib import Path
@@ -35,9 +35,12 @@ def labelled(folder: Path, *values: float, **options: object) -> Path:
     ((1.5, 1.5), "regression", "is sentiment 1.5"),
 ])  # fmt: skip
 def test_targets_that_are_all_equal_are_refused(tmp_path, values, task, words):
-    with ShardReader(labelled(tmp_path, *values)) as reader:
-        with pytest.raises(ValueError, match=words) as caught:
-            check_training(load_config(None, [*SMALL, f"model.task={task}"]), reader, tmp_path / "run", 1)
+    config = load_config(None, [*SMALL, f"model.task={task}"])
+    with (
+        ShardReader(labelled(tmp_path, *values)) as reader,
+        pytest.raises(ValueError, match=words) as caught,
+    ):
+        check_training(config, reader, tmp_path / "run", 1)
     assert "--label-scale" in str(caught.value)
 
 
@@ -62,7 +65,10 @@ def test_a_set_of_an_older_program_is_checked_by_its_rows(tmp_path):
         check_targets(load_config(None, ["model.task=3", "data.classes=stored"]), reader.index)
 
 
-@pytest.mark.parametrize("classes, asked", [(2, "model.task=2"), (4, "model.task=5"), (6, "model.task=7"), (9, "as many")])
+ASKED = [(2, "model.task=2"), (4, "model.task=5"), (6, "model.task=7"), (9, "as many")]
+
+
+@pytest.mark.parametrize("classes, asked", ASKED)
 def test_class_numbers_alone_are_asked_for_as_such(tmp_path, classes, asked):
     data = mmsa()
     for split, fields in data.items():
