@@ -63,8 +63,7 @@ def selection_shards(reader: ShardReader, out: Path) -> Path:
     """
     if not (out / "index.parquet").exists():
         info = reader.index.info
-        zeroed = {place: count for place, count in info.zeroed.items() if place.partition("/")[0] in SPLITS}
         source = SelectionSource(reader)
-        build(source, out, samples_per_shard=info.samples_per_shard, storage=info.dtype, zeroed=zeroed)
+        build(source, out, samples_per_shard=info.samples_per_shard, storage=info.dtype, copy_of=info)
     assert not set(ShardIndex.load(out).info.counts) - set(SPLITS)
     return out

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from data_shards.meaning import add_meaning, labels_of, print_ignored, print_labels
+
 _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 
@@ -21,6 +23,8 @@ def shard(argv: list[str]) -> int:
 
     source: Source
     zeroed: dict[str, int] = {}
+    ignored: dict[str, int] = {}
+    labels = None if options.synthetic else labels_of(options)
     if options.synthetic:
         from data_shards.sources.synthetic import SyntheticSource
 
@@ -38,19 +42,23 @@ def shard(argv: list[str]) -> int:
             SourceOptions(
                 name=options.name, format=options.format, text=options.text, nonfinite=options.nonfinite,
                 vocab=options.vocab, others=others, class_labels=options.class_labels,
+                classes=options.classes or options.binary, need_ids=options.ids == "keep",
             ),
         )  # fmt: skip
-        source, zeroed = found, found.nonfinite
+        source, zeroed, ignored = found, found.nonfinite, found.ignored
         for field, count in zeroed.items():
             print(f"{field}: {count} non-finite values stored as 0")
+        print_ignored(ignored)
     with _bar(sum(source.counts().values())) as progress:
         info = build(
             source, options.shards, samples_per_shard=options.samples_per_shard, storage=options.dtype,
-            processes=options.processes or _cores(), zeroed=zeroed, progress=progress,
+            processes=options.processes or _cores(), where=options.features or "", labels=labels, ids=options.ids,
+            zeroed=zeroed, ignored=ignored, progress=progress,
         )  # fmt: skip
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
     for modality, error in info.rounding.items():
         print(f"{modality}: float16 storage changed no value by more than {error:.3g}")
+    print_labels(info)
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
     return 0
 
@@ -88,6 +96,7 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
         "--class-labels", action="store_true",
         help="keep `classification_labels` of an MMSA pickle too, for model.task with data.classes=stored",
     )  # fmt: skip
+    add_meaning(parser)
     given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that cuts MISA's and MAG-BERT's words")
     for modality in ("text", "audio", "vision"):
         given.add_argument(
@@ -101,6 +110,8 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.synthetic == (options.features is not None):
         parser.error("give either FEATURES or --synthetic")
+    if options.synthetic and (options.classes or options.binary or options.label_scale or options.ids != "keep"):
+        parser.error("made-up samples have sentiments and ids already; leave out --ids and what labels mean")
     return options
 
 
@@ -165,6 +176,7 @@ def index(argv: list[str]) -> int:
         "--split", metavar="SPLIT=PATTERN", action="append", default=[],
         help="files of a split; repeatable (default: by the word train, valid, val, dev or test in the path)",
     )  # fmt: skip
+    add_meaning(parser)
     parser.add_argument("--name", help="the data set's name (default: the directory's)")
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
     options = parser.parse_args(argv)
@@ -174,8 +186,11 @@ def index(argv: list[str]) -> int:
     with _bar(None) as progress:
         info = index_tars(
             options.shards, mapping=_pairs(options.map.split(","), "--map"), splits=_pairs(options.split, "--split"),
-            name=options.name, processes=options.processes or _cores(), progress=progress,
+            name=options.name, labels=labels_of(options), ids=options.ids, processes=options.processes or _cores(),
+            progress=progress,
         )  # fmt: skip
+    print_ignored(info.ignored)
+    print_labels(info)
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} tars, generation {info.generation}")
     return 0

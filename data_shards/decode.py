@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.file_kinds import HEAD, explain
 from data_shards.sources.base import pad_steps
 
 UNSAFE = ("pth", "pt", "pkl", "pickle", "pyd", "joblib", "ckpt", "bin")
@@ -55,7 +56,9 @@ def decode_array(raw: bytes, member: str) -> NDArray[Any]:
     try:
         return _npy(_unzip(raw, f"{entry}.npy") if entry else raw)
     except _FAILURES as error:
-        raise ValueError(f"{member} is no array that can be read: {' '.join(str(error).split())}") from error
+        reason = explain(raw[:HEAD]) if raw[:1] != b"\x93" and not entry else ""
+        reason = reason or " ".join(str(error).split())
+        raise ValueError(f"{member} is no array that can be read: {reason}") from error
 
 
 def _npy(raw: bytes) -> NDArray[Any]:

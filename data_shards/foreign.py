@@ -5,19 +5,25 @@ number type and of different lengths; they are padded when they are read. Format
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from data_shards.collect import Collector
 from data_shards.decode import check_format
+from data_shards.file_kinds import is_litter
 from data_shards.foreign_scan import scan, widen
+from data_shards.identity import numbered
 from data_shards.index_file import INDEX_NAME
 from data_shards.index_writer import IndexWriter
+from data_shards.labels import Labels
 from data_shards.moments import describe_all
 from data_shards.output import open_output
 from data_shards.remote import is_url
 from data_shards.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, generation_of
+from data_shards.sources.declared import Ids
+from data_shards.sources.splits import ALIASES, find_splits, named_split
 from data_shards.tar import ShardRows
 from data_shards.workers import ordered
 from data_shards.writer import builder
@@ -28,7 +34,6 @@ OWN_MAP = {
     "label": "json:label", "id": "json:id", "raw_text": "json:raw_text", "class": "json:class",
 }  # fmt: skip
 _REQUIRED = (*MODALITIES, "label")
-_WORDS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
 def index_tars(
@@ -37,6 +42,8 @@ def index_tars(
     mapping: dict[str, str] | None = None,
     splits: dict[str, str] | None = None,
     name: str | None = None,
+    labels: Labels | None = None,
+    ids: Ids = "keep",
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetInfo:
@@ -46,36 +53,31 @@ def index_tars(
         mapping: what holds `text`, `audio`, `vision` (`emb.npy`, `feats.npz:array`), `label`, and optionally `id`,
             `class`, `raw_text`, `audio_length` etc. (`json:field`, or a text member such as `txt`). Default: our tars'.
         splits: split -> file pattern. Default: the word train, valid, val, dev or test in a tar's path.
+        labels: what the labels are; None: sentiments in [-3, 3], whatever they look like.
+        ids: `number` gives each the place of its sample in its split, so that all differ.
 
     Raises:
-        ValueError: no tars, a member that is missing, cannot be read or can run code, samples that do not fit.
+        ValueError: no tars, a member that is missing, cannot be read or can run code, samples that do not fit, ids that
+            are there twice, labels of doubtful meaning.
     """
     if is_url(root) or not Path(root).is_dir():
         raise ValueError(f"{root} is no local directory; index tars where they are, then copy them with their index")
     folder, chosen = Path(root), _checked(mapping or OWN_MAP)
+    if labels is not None and labels.reading != "sentiments" and mapping and mapping.get("class"):
+        raise ValueError(f"--{labels.reading} takes the label for the class number, but --map names a class; give one")
     tars = _assign(folder, splits or {})
-    shards: list[ShardInfo] = []
-    facts = ShardRows("")
+    collector = Collector(str(root), labels, numbered=ids == "number")
     with open_output(folder, keep=[name for _, name in tars]) as output:
         index = IndexWriter(output.staging / INDEX_NAME)
         try:
             results = ordered(
-                lambda task: scan(folder / tars[task][1], tars[task][0], chosen),
+                lambda task: scan(folder / tars[task][1], tars[task][0], chosen, labels or Labels()),
                 len(tars), processes=processes, close=output.inherited,
             )  # fmt: skip
-            for number, ((split, relative), rows) in enumerate(zip(tars, results, strict=True)):
-                samples = len(rows.keys)
-                shards.append(
-                    ShardInfo(name=relative, split=split, samples=samples, bytes=rows.bytes, sha256=rows.sha256)
-                )
-                facts.join_classes(rows, first=number == 0)
-                widen(facts, rows, relative)
-                index.add(rows, shard=number)
-                if progress:
-                    progress(samples, rows.bytes)
+            facts, shards = _take(zip(tars, results, strict=True), ids, collector, index, progress)
             if mapping and mapping.get("class") and not facts.num_classes:
                 raise ValueError(f"no sample under {root} has the class label {mapping['class']}; leave class out")
-            info = _describe(name or folder.resolve().name, chosen, facts, shards)
+            info = _describe(name or folder.resolve().name, chosen, facts, shards, collector.finish())
             index.finish(info)
         finally:
             index.abort()
@@ -83,13 +85,38 @@ def index_tars(
     return info
 
 
+def _take(
+    scanned: Iterable[tuple[tuple[str, str], ShardRows]], ids: Ids, collector: Collector, index: IndexWriter,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[ShardRows, list[ShardInfo]]:  # fmt: skip
+    """Write the rows of all tars into the index; what they have in common, and the tars."""
+    facts, shards, before = ShardRows(""), [], dict.fromkeys(SPLITS, 0)
+    for number, ((split, relative), rows) in enumerate(scanned):
+        samples = len(rows.keys)
+        shards.append(ShardInfo(name=relative, split=split, samples=samples, bytes=rows.bytes, sha256=rows.sha256))
+        if ids == "number":
+            rows.ids = [numbered(given, split, before[split] + i) for i, given in enumerate(rows.ids)]
+        before[split] += samples
+        collector.take(rows, where=relative, start=0)
+        facts.join_classes(rows, first=number == 0)
+        widen(facts, rows, relative)
+        index.add(rows, shard=number)
+        if progress:
+            progress(samples, rows.bytes)
+    return facts, shards
+
+
 def _checked(mapping: dict[str, str]) -> dict[str, str]:
     """The mapping, after each name and format in it was found to be possible."""
     unknown = sorted(set(mapping) - set(OWN_MAP))
     missing = [name for name in _REQUIRED if not mapping.get(name)]
+    if missing == ["label"] and mapping.get("class"):
+        missing = []
     if unknown or missing:
         problem = f"does not know {unknown[0]!r}" if unknown else f"lacks {missing[0]}"
-        raise ValueError(f"--map {problem}; it takes {', '.join(OWN_MAP)}, the first three and label are needed")
+        raise ValueError(
+            f"--map {problem}; it takes {', '.join(OWN_MAP)}; the first three and label or class are needed"
+        )
     for modality in MODALITIES:
         check_format(mapping[modality])
     for name, member in mapping.items():
@@ -100,9 +127,8 @@ def _checked(mapping: dict[str, str]) -> dict[str, str]:
 
 def _assign(folder: Path, splits: dict[str, str]) -> list[tuple[str, str]]:
     """(split, path relative to the folder) of all tars, in the order of the index."""
-    if unknown := sorted(set(splits) - set(SPLITS)):
-        raise ValueError(f"split {unknown[0]!r} is unknown; use {', '.join(SPLITS)}")
-    paths = [path.relative_to(folder) for path in folder.rglob("*.tar")]
+    splits = {split: splits[name] for split, name in find_splits(_known(splits), "--split").items()}
+    paths = [path.relative_to(folder) for path in folder.rglob("*.tar") if not is_litter(path.name)]
     names = sorted(str(path) for path in paths if not path.parts[0].startswith("."))
     if not names:
         packed = next(folder.rglob("*.tar.*"), None) or next(folder.rglob("*.tgz"), None)
@@ -115,14 +141,23 @@ def _split_of(name: str, splits: dict[str, str]) -> str:
     if splits:
         found = {split for split, pattern in splits.items() if fnmatch(name, pattern)}
     else:
-        found = {_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _WORDS}
+        found = {ALIASES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in ALIASES}
     if len(found) != 1:
         what = "no split" if not found else f"several splits ({', '.join(sorted(found))})"
         raise ValueError(f"{name} belongs to {what}; say which files belong where, as in --split 'train=tr*.tar'")
     return found.pop()
 
 
-def _describe(name: str, mapping: dict[str, str], rows: ShardRows, shards: list[ShardInfo]) -> DatasetInfo:
+def _known(names: Iterable[str]) -> list[str]:
+    """Names of splits, all of which are known."""
+    for name in names:
+        named_split(name, "--split: split")
+    return list(names)
+
+
+def _describe(
+    name: str, mapping: dict[str, str], rows: ShardRows, shards: list[ShardInfo], meaning: dict[str, Any]
+) -> DatasetInfo:
     counts = {split: sum(s.samples for s in shards if s.split == split) for split in SPLITS}
     facts: dict[str, Any] = {
         "name": name,
@@ -139,6 +174,6 @@ def _describe(name: str, mapping: dict[str, str], rows: ShardRows, shards: list[
     generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
     statistics = describe_all(rows.moments, facts["dims"])
     return DatasetInfo(
-        **facts, classes=rows.num_classes, statistics=statistics, shards=tuple(shards), generation=generation,
-        builder=builder(),
+        **facts, **meaning, classes=rows.num_classes, statistics=statistics, shards=tuple(shards),
+        generation=generation, builder=builder(),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Reading one tar of another program from end to end, for its rows in an index: see `data_shards.foreign`."""
 
 import hashlib
+import math
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_shards.decode import decode_array, json_field
+from data_shards.file_kinds import is_litter, refuse_kind
+from data_shards.labels import Labels
 from data_shards.moments import merge_all
 from data_shards.schema import MODALITIES, Sample, check_sample
 from data_shards.sources.base import to_features, to_text, to_tokens
@@ -22,12 +26,13 @@ class _Group:
     def __init__(self, key: str) -> None:
         self.key = key
         self.members: dict[str, tuple[int, bytes]] = {}
+        self.others: list[str] = []
 
     def place(self, member: str) -> tuple[int, bytes]:
         """Offset and bytes of a member; what follows a colon is for whoever decodes it."""
         suffix = member.partition(":")[0]
         if suffix not in self.members:
-            raise ValueError(f"it has no {suffix}, only {', '.join(self.members) or 'others'}")
+            raise ValueError(f"it has no {suffix}, only {', '.join([*self.members, *self.others])}")
         return self.members[suffix]
 
     def value(self, member: str) -> Any:
@@ -36,13 +41,14 @@ class _Group:
         return json_field(raw, field) if field else raw.decode("utf-8").strip()
 
 
-def scan(path: Path, split: str, mapping: dict[str, str]) -> ShardRows:
+def scan(path: Path, split: str, mapping: dict[str, str], labels: Labels) -> ShardRows:
     """The index rows of a tar, and the largest shape of each modality; `ValueError` names the sample that is wrong."""
+    refuse_kind(path, "a tar archive", but=("a tar archive",))
     rows = ShardRows(split)
     members = [*(mapping[modality] for modality in MODALITIES), mapping.get("raw_text", "")]
-    for group in _groups(path, {member.partition(":")[0] for member in mapping.values()}):
+    for group in _groups(path, {member.partition(":")[0] for member in mapping.values()}, rows.ignored):
         try:
-            sample = _sample(group, split, mapping)
+            sample = _sample(group, split, mapping, labels)
             check_sample(sample)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: sample {group.key}: {error}") from error
@@ -82,8 +88,11 @@ def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
     merge_all(facts.moments, rows.moments)
 
 
-def _groups(path: Path, wanted: set[str]) -> Iterator[_Group]:
-    """The samples of a tar in their order: runs of members whose names are equal up to the first dot."""
+def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_Group]:
+    """The samples of a tar in their order: runs of members whose names are equal up to the first dot.
+
+    `ignored` counts the members that are no part of a sample as it is wanted.
+    """
     group: _Group | None = None
     try:
         with tarfile.open(path, "r:") as tar, open(path, "rb") as file:
@@ -91,7 +100,11 @@ def _groups(path: Path, wanted: set[str]) -> Iterator[_Group]:
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
+                if member.isdir() or is_litter(member.name):
+                    continue
                 if not member.isfile() or member.issparse() or not suffix:
+                    kind = "file" if member.isfile() and not member.issparse() else "special or sparse member"
+                    ignored[f"{kind} {member.name}"] = 1
                     continue
                 if group is None or group.key != key:
                     if group is not None:
@@ -99,7 +112,10 @@ def _groups(path: Path, wanted: set[str]) -> Iterator[_Group]:
                     group = _Group(key)
                 if suffix in group.members:
                     raise ValueError(f"{path}: sample {key} has two members {suffix}")
-                if suffix in wanted:
+                if suffix not in wanted:
+                    ignored[f"member .{suffix}"] = ignored.get(f"member .{suffix}", 0) + 1
+                    group.others.append(suffix)
+                else:
                     file.seek(member.offset_data)
                     group.members[suffix] = member.offset_data, file.read(member.size)
     except (tarfile.TarError, EOFError) as error:
@@ -108,31 +124,49 @@ def _groups(path: Path, wanted: set[str]) -> Iterator[_Group]:
         yield group
 
 
-def _sample(group: _Group, split: str, mapping: dict[str, str]) -> Sample:
+def _sample(group: _Group, split: str, mapping: dict[str, str], labels: Labels) -> Sample:
     arrays = {m: decode_array(group.place(mapping[m])[1], mapping[m]) for m in MODALITIES}
     text = arrays["text"]
     tokens = text.dtype.kind in "iu" and text.ndim == 2 and text.shape[0] == 3
     found = {
-        "text": to_tokens(text) if tokens else to_features(text),
-        "audio": to_features(arrays["audio"]),
-        "vision": to_features(arrays["vision"]),
+        m: to_tokens(array) if m == "text" and tokens else _features(array, f"{m} ({mapping[m]})")
+        for m, array in arrays.items()
     }
     steps = {m: array.shape[1 if m == "text" and tokens else 0] for m, array in found.items()}
     if tokens:
         steps["text"] = int(np.count_nonzero(found["text"][1]))
     given = {m: mapping.get(f"{m}_length") for m in MODALITIES}
+    number = _class(group, mapping["class"]) if mapping.get("class") else None
+    label, declared = _label(group, mapping.get("label", ""), labels, alone=number is not None)
     lengths = [int(group.value(member)) if (member := given[m]) else steps[m] for m in MODALITIES]
     return Sample(
         id=to_text(group.value(mapping["id"])) if mapping.get("id") else group.key,
         split=split,
-        label=float(group.value(mapping["label"])),
+        label=label,
         raw_text=to_text(group.value(mapping["raw_text"])) if mapping.get("raw_text") else "",
         text=found["text"],
         audio=found["audio"].astype(np.float32),
         vision=found["vision"].astype(np.float32),
         lengths=(lengths[0], lengths[1], lengths[2]),
-        class_label=_class(group, mapping["class"]) if mapping.get("class") else None,
+        class_label=number if declared is None else declared,
     )
+
+
+def _features(array: NDArray[Any], where: str) -> NDArray[np.float32]:
+    try:
+        return to_features(array)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _label(group: _Group, member: str, labels: Labels, *, alone: bool) -> tuple[float, int | None]:
+    """Sentiment and class number as declared; NaN where a sample has a class number alone."""
+    value: Any = group.value(member) if member else None
+    if value is None and alone:
+        return math.nan, None
+    if value is None:
+        raise ValueError(f"it has no label{' and no class number' if not member else f': {member} is null'}")
+    return labels.read(float(value))
 
 
 def _class(group: _Group, member: str) -> int | None:

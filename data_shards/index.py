@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_shards.index_file import CLASS_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
+from data_shards.labels import LabelFacts
 from data_shards.store import Store, open_store
 
 _CACHED_GROUPS = 32
@@ -80,6 +81,16 @@ class ShardIndex:
             chosen = groups == group
             result[chosen] = self._group(group)[rows[chosen] % ROWS_PER_GROUP]
         return result
+
+    def label_facts(self, split: str) -> LabelFacts:
+        """What the labels of a split are; of a set of an older program, whose facts lack them, from all its rows."""
+        if split in self.info.labels:
+            return self.info.labels[split]
+        facts = LabelFacts()
+        for start in range(0, self.num_samples(split), ROWS_PER_GROUP):
+            rows = self.records(split, np.arange(start, min(start + ROWS_PER_GROUP, self.num_samples(split))))
+            facts |= LabelFacts.of(rows["label"], rows["class"][rows["class"] >= 0])
+        return facts
 
     def close(self) -> None:
         """Give back the file handle; the next look-up opens it again."""

@@ -116,6 +116,22 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _to_dict(*args: Any) -> dict[Any, Any]:
+    """An OrderedDict, which old protocols give its pairs as a list."""
+    return dict(*args)
+
+
+def _to_plain_dict(*factory: object) -> dict[Any, Any]:
+    """A defaultdict, without what it would make for a key that is not there."""
+    if len(factory) > 1:
+        raise ValueError("malformed defaultdict")
+    return {}
+
+
+def _no_factory(*args: object) -> Any:
+    raise Forbidden("the pickle calls a builtin type; save plain numpy arrays instead")
+
+
 def _no_ndarray(*args: object) -> Any:
     raise Forbidden("the pickle calls numpy.ndarray; only saved arrays are read")
 
@@ -125,6 +141,9 @@ ADMITTED: dict[str, Callable[..., Any]] = {
     "builtins.bytes": _no_bytes,
     "builtins.frozenset": frozenset,
     "builtins.set": set,
+    "collections.OrderedDict": _to_dict,
+    "collections.defaultdict": _to_plain_dict,
+    **dict.fromkeys((f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "tuple")), _no_factory),
     "numpy.dtype": Dtype,
     "numpy.multiarray._reconstruct": Array,
     "numpy.multiarray.scalar": _scalar,

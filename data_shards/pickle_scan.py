@@ -17,22 +17,31 @@ _TWO_LINES = {"GLOBAL", "INST"}
 _MEMO_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
-def scan(data: bytes | mmap.mmap, name: str) -> None:
-    """Raise `ValueError` unless every opcode is known, every length fits the data and memo slots are filled in turn."""
+def scan(data: bytes | mmap.mmap, name: str) -> int:
+    """How many bytes follow the pickle.
+
+    Raises:
+        ValueError: an opcode that is not known, a length that does not fit the data, or a memo slot out of turn.
+    """
     position, size, seen = 0, len(data), 0
     while position < size:
         opcode = _OPCODES.get(data[position])
         if opcode is None:
-            raise ValueError(f"{name} is not a feature pickle: byte {data[position]:#04x} at {position} is no opcode")
+            if position:
+                raise ValueError(f"{name} is damaged: byte {data[position]:#04x} at {position} is no opcode")
+            raise ValueError(f"{name} is no pickle, and of no kind that is known here; give a feature pickle")
         start, position = position + 1, _after(data, position + 1, opcode)
         if position > size or (opcode.name == "FRAME" and position + _number(data[start:position]) > size):
-            raise ValueError(f"{name} is damaged: {opcode.name} at {start - 1} runs past the end of the file")
+            raise ValueError(
+                f"{name} is damaged: it is cut short, as {opcode.name} at {start - 1} runs past the end of the file; "
+                "download or write it again"
+            )
         seen += 1
         if opcode.name in _MEMO_PUTS and _slot(data[start:position], opcode.name, name) > seen:
             raise ValueError(f"{name} is damaged: the memo slot at {start - 1} is out of turn")
         if opcode.name == "STOP":
-            return
-    raise ValueError(f"{name} is damaged: the pickle has no end")
+            return size - position
+    raise ValueError(f"{name} is damaged: the pickle has no end; download or write it again")
 
 
 def _after(data: bytes | mmap.mmap, start: int, opcode: pickletools.OpcodeInfo) -> int:

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.labels import CLASS_LIMIT, LABEL_LIMIT, LabelFacts, Task
+
 TextKind = Literal["features", "tokens"]
 Storage = Literal["float32", "float16"]
 Layout = Literal["packed", "mapped"]
@@ -21,8 +23,6 @@ SPLITS = ("train", "valid", "test")
 MEMBERS = (*MODALITIES, "json")
 """The members of a sample in a tar, in this order."""
 OWN_MEMBERS = {"text": "text.npy", "audio": "audio.npy", "vision": "vision.npy", "json": "json:raw_text"}
-LABEL_LIMIT = 3.0
-CLASS_LIMIT = 1000
 SCHEMA_VERSION = 1
 
 
@@ -34,7 +34,7 @@ class Sample:
     """The data set's own name for it; any text that can be written as UTF-8."""
     split: str
     label: float
-    """Sentiment in [-3, 3]."""
+    """Sentiment in [-3, 3]; NaN for a sample that has a class label alone."""
     raw_text: str
     text: NDArray[Any]
     """Features [T, D] float32, or tokens [3, T] int32: ids, attention mask, token types."""
@@ -87,7 +87,19 @@ class DatasetInfo:
     layout: Layout = "packed"
     """`packed`: our own tars, where every sample has the same shape. `mapped`: tars of other programs."""
     classes: int = 0
-    """1 + the largest class label; 0 where samples have none beside their sentiment."""
+    """1 + the largest class label; 0 where samples have none."""
+    task: Task = "regression"
+    """`regression`: samples have a sentiment, and where `classes` is not 0 a class label too; `classes`: they have a
+    class label alone."""
+    labels: dict[str, LabelFacts] = field(default_factory=dict)
+    """By split, the range of the sentiments and how often each class occurs; empty in sets of older programs. Like all
+    that was said about labels and ids, not part of the content."""
+    label_scale: float = 1.0
+    """What the labels of the source were multiplied with."""
+    ids_numbered: bool = False
+    """Whether ids were given a number (`--ids number`)."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Fields, columns, members and files of the source that were not taken -> how many entries each has."""
     members: dict[str, str] = field(default_factory=lambda: dict(OWN_MEMBERS))
     """Which member of a sample holds what, such as `audio.npy`, `feats.npz:audio` or `json:raw_text`; "" for none."""
     rounding: dict[str, float] = field(default_factory=dict)
@@ -121,6 +133,10 @@ class DatasetInfo:
             raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
         if type(self.classes) is not int or not 0 <= self.classes <= CLASS_LIMIT:
             raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
+        check_kind(self.task, Task, "task")
+        scaled = type(self.label_scale) is float and 0 < self.label_scale < math.inf
+        if not scaled or not set(self.labels) <= set(SPLITS) or (self.task == "classes" and not self.classes):
+            raise ValueError("the index's facts of labels do not go together; rebuild with `dmd shard`")
         for modality, values in self.statistics.items():
             if not _are_statistics(values, self.dims.get(modality)):
                 raise ValueError(f"the index's statistics of {modality!r:.20} are damaged; rebuild with `dmd shard`")
@@ -151,6 +167,8 @@ class DatasetInfo:
         try:
             fields["shards"] = tuple(ShardInfo(**shard) for shard in fields["shards"])
             fields["counts"] = {split: fields["counts"][split] for split in SPLITS if split in fields["counts"]}
+            labels = fields.get("labels", {}).items()
+            fields["labels"] = {split: LabelFacts.from_dict(facts) for split, facts in labels}
             for name in ("dims", "lengths"):
                 fields[name] = {modality: fields[name][modality] for modality in MODALITIES}
             return cls(**fields)
@@ -173,8 +191,12 @@ def check_sample(sample: Sample) -> None:
     where = f"{sample.split} sample {sample.id!r}"
     if not sample.id or not _encodes(sample.id) or not _encodes(sample.raw_text):
         raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8")
-    if not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
-        raise ValueError(f"{where}: label {sample.label} is outside [-3, 3]; rescale the labels first")
+    alone = math.isnan(sample.label) and sample.class_label is not None
+    if not alone and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
+        raise ValueError(
+            f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-scale FACTOR, or "
+            "say with --classes that they are class numbers"
+        )
     if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
         raise ValueError(f"{where}: class label {sample.class_label} is not between 0 and {CLASS_LIMIT - 1}")
     tokens = sample.text.dtype == np.int32
@@ -189,7 +211,10 @@ def check_sample(sample: Sample) -> None:
             raise ValueError(f"{where}: {modality} is {array.dtype}; it must be float32")
         if array.dtype == np.float32 and not np.isfinite(array).all():
             bad = int(array.size - np.isfinite(array).sum())
-            raise ValueError(f"{where}: {modality} has {bad} non-finite values; clean them or use --nonfinite zero")
+            raise ValueError(
+                f"{where}: {modality} {array.shape} has {bad} non-finite values, as float32; repair them, or store 0 "
+                "with `dmd shard --nonfinite zero`"
+            )
     if tokens and sample.text.min() < 0:
         raise ValueError(f"{where}: text has a negative token id")
 

@@ -58,7 +58,10 @@ class LocalStore:
         path = self.root / INDEX_NAME
         if not path.is_file():
             what = f"holds no {INDEX_NAME}" if self.root.is_dir() else "is no directory"
-            raise ValueError(f"{self.root} {what}: not a set of shards; make one with `dmd shard`")
+            raise ValueError(
+                f"{self.root} {what}: not a set of shards; make one with `dmd shard`, or if it was moved, say with "
+                "--data where it is now"
+            )
         return path
 
     def shard(self, shard: ShardInfo) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.index import ShardIndex
+from data_shards.labels import LabelFacts
 from data_shards.schema import MODALITIES
 
 _BLOCK = 16384
@@ -40,6 +41,9 @@ def summarize(path: str | Path) -> dict[str, Any]:
         "shards": {"count": len(sizes), "bytes": sum(sizes), "smallest": min(sizes), "largest": max(sizes)},
         "non_finite": {"stored": 0, "zeroed": info.zeroed},
         "rounding": info.rounding,
+        "task": info.task,
+        "label_scale": info.label_scale,
+        "ignored": info.ignored,
         "splits": {split: _split(index, split) for split in info.counts},
     }
 
@@ -50,13 +54,13 @@ def _split(index: ShardIndex, split: str) -> dict[str, Any]:
     histogram = np.zeros(len(LABEL_EDGES) - 1, dtype=np.int64)
     lengths = {m: np.zeros(steps[m] + 1, dtype=np.int64) for m in MODALITIES}
     total = squares = 0.0
-    low, high = np.inf, -np.inf
+    facts = LabelFacts()
     for start in range(0, count, _BLOCK):
         records = index.records(split, np.arange(start, min(start + _BLOCK, count)))
+        facts |= LabelFacts.of(records["label"], records["class"][records["class"] >= 0])
         labels = records["label"].astype(np.float64)
         histogram += np.histogram(labels, LABEL_EDGES)[0]
         total, squares = total + labels.sum(), squares + (labels**2).sum()
-        low, high = min(low, labels.min()), max(high, labels.max())
         for i, modality in enumerate(MODALITIES):
             lengths[modality] += np.bincount(records["length"][:, i], minlength=steps[modality] + 1)
     mean = total / count
@@ -65,9 +69,12 @@ def _split(index: ShardIndex, split: str) -> dict[str, Any]:
         "samples": count,
         "shards": len(shards),
         "bytes": sum(shard.bytes for shard in shards),
-        "label": {
-            "min": round(float(low), 6),
-            "max": round(float(high), 6),
+        "classes": list(facts.classes),
+        "label": None
+        if facts.min is None or facts.max is None
+        else {
+            "min": round(facts.min, 6),
+            "max": round(facts.max, 6),
             "mean": round(float(mean), 6),
             "std": round(float(max(0.0, squares / count - mean**2) ** 0.5), 6),
             "histogram": histogram.tolist(),
@@ -104,6 +111,11 @@ def to_text(facts: dict[str, Any]) -> str:
         f"  {', '.join(shapes)}, stored as {facts['storage']}",
         f"  non-finite values: none stored, zeroed when written: {zeroed}",
     ]
+    if facts["label_scale"] != 1:
+        lines.append(f"  labels are those of the source multiplied by {facts['label_scale']:g}")
+    if facts["ignored"]:
+        named = ", ".join(f"{name} ({count})" for name, count in facts["ignored"].items())
+        lines.append(f"  not taken from the source: {named}")
     if facts["rounding"]:
         errors = ", ".join(f"{m} {error:.3g}" for m, error in facts["rounding"].items())
         lines.append(f"  largest rounding error: {errors}")
@@ -114,17 +126,20 @@ def to_text(facts: dict[str, Any]) -> str:
 
 def _split_text(split: str, part: dict[str, Any], steps: dict[str, int]) -> list[str]:
     label = part["label"]
-    lines = [
-        f"{split}: {part['samples']} samples, {part['shards']} shards, {_size(part['bytes'])}; "
-        f"labels {label['min']:g} to {label['max']:g}, mean {label['mean']:.3f}, std {label['std']:.3f}"
-    ]
+    said = f"{split}: {part['samples']} samples, {part['shards']} shards, {_size(part['bytes'])}"
+    if label:
+        said += f"; labels {label['min']:g} to {label['max']:g}, mean {label['mean']:.3f}, std {label['std']:.3f}"
+    lines = [said]
+    if part["classes"]:
+        counted = (f"{number} ({count})" for number, count in enumerate(part["classes"]))
+        lines.append(f"  classes {', '.join(counted)}")
     for modality, length in part["lengths"].items():
         lines.append(
             f"  {modality:<6} valid steps {length['min']} to {length['max']} of {steps[modality]}, "
             f"median {length['median']}, padding {length['padding']:.1%}"
         )
-    peak = max(label["histogram"])
-    for edge, count in zip(LABEL_EDGES, label["histogram"], strict=False):
+    peak = max(label["histogram"]) if label else 1
+    for edge, count in zip(LABEL_EDGES, label["histogram"] if label else [], strict=False):
         lines.append(f"  {edge + 0.25:5.1f} {count:>8} {'#' * round(_BAR * count / peak)}".rstrip())
     return lines
 
@@ -138,13 +153,16 @@ def plot(facts: dict[str, Any], target: str | Path) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(f"{facts['name']}: {facts['samples']} samples, generation {facts['generation']}")
     axes = figure.subplots(2, 2).ravel()
-    centres, splits = LABEL_EDGES[:-1] + 0.25, facts["splits"]
+    splits = facts["splits"]
+    by_class = facts["task"] == "classes"
+    centres = np.arange(max(len(part["classes"]) for part in splits.values())) if by_class else LABEL_EDGES[:-1] + 0.25
     width = 0.4 / len(splits)
     for number, (split, part) in enumerate(splits.items()):
-        share = np.array(part["label"]["histogram"]) / part["samples"]
+        share = np.array(part["classes"] if by_class else part["label"]["histogram"]) / part["samples"]
         shift = (number - (len(splits) - 1) / 2) * width
-        axes[0].bar(centres + shift, share, width, label=f"{split} ({part['samples']})")
-    axes[0].set(title="labels", xlabel="sentiment", ylabel="share of the split", xticks=range(-3, 4))
+        axes[0].bar(centres[: len(share)] + shift, share, width, label=f"{split} ({part['samples']})")
+    ticks = centres if by_class else range(-3, 4)
+    axes[0].set(title="labels", xlabel="class" if by_class else "sentiment", ylabel="share of the split", xticks=ticks)
     axes[0].legend()
     for axis, modality in zip(axes[1:], MODALITIES, strict=True):
         steps = facts["steps"][modality]

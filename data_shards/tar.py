@@ -1,5 +1,6 @@
 """The bytes of one shard: a plain ustar archive whose every byte follows from its samples."""
 
+import math
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_shards import npy
 from data_shards.durable import BlockWriter
+from data_shards.labels import LabelFacts
 from data_shards.moments import Moments
 from data_shards.schema import MEMBERS, MODALITIES, Sample, canonical, check_sample
 
@@ -35,7 +37,8 @@ def member_header(name: str, size: int) -> bytes:
 def json_member(sample: Sample) -> bytes:
     """What a sample's `.json` holds."""
     lengths = dict(zip(MODALITIES, sample.lengths, strict=True))
-    facts = {"id": sample.id, "label": sample.label, "lengths": lengths, "raw_text": sample.raw_text}
+    label = None if math.isnan(sample.label) else sample.label
+    facts = {"id": sample.id, "label": label, "lengths": lengths, "raw_text": sample.raw_text}
     if sample.class_label is not None:
         facts["class"] = sample.class_label
     return canonical({**facts, "split": sample.split}).encode()
@@ -67,6 +70,8 @@ class ShardRows:
     """Whether text is tokens."""
     rounding: dict[str, float] = field(default_factory=dict)
     """Per modality the largest difference between a value and its float16; empty where nothing was rounded."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Members of a tar of another program that were not taken -> how many there are."""
     moments: dict[str, Moments] = field(default_factory=dict)
     """Per modality of features, what a shard of the train split says about their distribution."""
 
@@ -77,6 +82,12 @@ class ShardRows:
             self.num_classes = max(self.num_classes, sample.class_label + 1)
         if self.classes and len(self.classes) != len(self.ids):
             raise ValueError(f"{sample.split} sample {sample.id!r} has no class label, but others have one")
+        if math.isnan(sample.label) != math.isnan(self.labels[0]):
+            raise ValueError(f"{sample.split} sample {sample.id!r}: some samples have a sentiment and others have none")
+
+    def label_facts(self) -> LabelFacts:
+        """What the labels are."""
+        return LabelFacts.of(self.labels, self.classes)
 
     def join_classes(self, other: "ShardRows", *, first: bool) -> None:
         """Take in the number of classes of a shard; `first`: this one knows of none yet."""
@@ -90,31 +101,43 @@ class ShardRows:
             self.moments.setdefault(modality, Moments()).add(frames)
 
 
-def write_shard(path: Path, samples: Iterable[Sample], *, split: str, first: int, storage: str) -> ShardRows:
-    """Write samples to a new tar, flushed to disk. Keys count up from `first`; arrays must all have the same shape."""
+def write_shard(path: Path, samples: Iterable[Sample], *, name: str, split: str, first: int, storage: str) -> ShardRows:
+    """Write samples to a new tar, flushed to disk. Keys count up from `first`; arrays must all have the same shape.
+
+    Raises:
+        ValueError: a sample that no shard may hold; `name` is what errors call the source.
+    """
     rows = ShardRows(split)
     with open(path, "xb", buffering=0) as raw:
         file = BlockWriter(raw)
         for number, sample in enumerate(samples, start=first):
-            check_sample(sample)
-            for modality in MODALITIES:
-                shape = getattr(sample, modality).shape
-                if rows.shapes.setdefault(modality, shape) != shape:
-                    raise ValueError(
-                        f"{split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
-                        "pad all samples to one length"
-                    )
-            _append(file, rows, key_name(number), _members(sample, storage, rows))
-            rows.ids.append(sample.id)
-            rows.labels.append(sample.label)
-            rows.lengths.append(sample.lengths)
-            rows.take_class(sample)
+            try:
+                check_sample(sample)
+                _check_shape(sample, rows)
+                members = _members(sample, storage, rows)
+                rows.ids.append(sample.id)
+                rows.labels.append(sample.label)
+                rows.lengths.append(sample.lengths)
+                rows.take_class(sample)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            _append(file, rows, key_name(number), members)
             rows.tokens = sample.text.dtype == np.int32
             if rows.tokens:
                 rows.vocab_size = max(rows.vocab_size, int(sample.text[0].max()) + 1)
         file.write(_END)
         rows.bytes, rows.sha256 = file.position, file.finish()
     return rows
+
+
+def _check_shape(sample: Sample, rows: ShardRows) -> None:
+    for modality in MODALITIES:
+        shape = getattr(sample, modality).shape
+        if rows.shapes.setdefault(modality, shape) != shape:
+            raise ValueError(
+                f"{sample.split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
+                "pad all samples to one length"
+            )
 
 
 def _members(sample: Sample, storage: str, rows: ShardRows) -> list[tuple[bytes, memoryview]]:

@@ -9,7 +9,6 @@ memory of its small objects; only protocols 0 to 2 written by Python 3, which sp
 """
 
 import mmap
-import os
 import pickle
 import struct
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data_shards.file_kinds import HEAD, explain, refuse_kind
 from data_shards.pickle_parts import ADMITTED, Array, Dtype, Forbidden, LongText, Rebuilder
 from data_shards.pickle_scan import scan
 
@@ -43,8 +43,7 @@ class Pickle:
 
     def __init__(self, path: str | Path) -> None:
         """Read and settle it; `ValueError` names a forbidden global, or says that the file is damaged."""
-        if not os.path.isfile(path) or os.path.getsize(path) == 0:
-            raise ValueError(f"{path} is empty or no file; give a feature pickle")
+        refuse_kind(path, "a feature pickle")
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.value = _load(self._map, str(path))
@@ -60,7 +59,18 @@ def loads(data: bytes, *, name: str = "pickle") -> Any:
 
 
 def _load(data: bytes | mmap.mmap, name: str) -> Any:
-    scan(data, name)
+    try:
+        left = scan(data, name)
+    except ValueError as error:
+        if found := explain(bytes(data[:HEAD])):
+            raise ValueError(f"{name} is no feature pickle: {found}") from error
+        raise
+    end = len(data) - left
+    if data[end : end + _VIEWED].strip(b"\0\t\r\n "):
+        raise ValueError(
+            f"{name} goes on for {left} bytes after its first pickle: several were written into one file; put all "
+            "splits into one dict {split: fields} and write that"
+        )
     try:
         return _Settler().settle(_Unpickler(_Bytes(data)).load())
     except Forbidden as error:

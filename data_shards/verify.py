@@ -145,7 +145,8 @@ def _wrong(job: _Job, i: int, m: int, gap: bytes, raw: bytes, crc32: int) -> str
     if m == _JSON:
         facts, record = json.loads(raw), job.records[i]
         lengths = [facts["lengths"][modality] for modality in MODALITIES]
-        told = facts["id"], lengths, facts.get("class", -1), np.float32(facts["label"])
-        if told != (job.ids[i], record["length"].tolist(), record["class"], record["label"]):
+        label = np.float32(np.nan if facts["label"] is None else facts["label"])
+        told = facts["id"], lengths, facts.get("class", -1), label.tobytes()
+        if told != (job.ids[i], record["length"].tolist(), record["class"], record["label"].tobytes()):
             return "differs from the index"
     return ""

@@ -11,13 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from data_shards.collect import Collector
 from data_shards.index_file import INDEX_NAME
 from data_shards.index_writer import IndexWriter
+from data_shards.labels import Labels
 from data_shards.moments import describe_all, merge_all
 from data_shards.output import Output, open_output
 from data_shards.remote import RemoteOptions
 from data_shards.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, Storage, check_kind, generation_of
 from data_shards.sources.base import Source
+from data_shards.sources.declared import Declared, Ids
 from data_shards.tar import ShardRows, write_shard
 from data_shards.workers import ordered
 
@@ -32,7 +35,12 @@ def build(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     storage: Storage = "float32",
     processes: int = 1,
+    where: str = "",
+    labels: Labels | None = None,
+    ids: Ids = "keep",
     zeroed: dict[str, int] | None = None,
+    ignored: dict[str, int] | None = None,
+    copy_of: DatasetInfo | None = None,
     progress: Progress | None = None,
     remote: RemoteOptions | None = None,
 ) -> DatasetInfo:
@@ -41,11 +49,17 @@ def build(
     Args:
         source: where samples come from; read by all processes at once if there are several.
         storage: `float16` halves the size of features; `DatasetInfo.rounding` tells what it cost.
+        where: what errors call the source; default: its name.
+        labels: what the source's labels are; None: sentiments in [-3, 3], whatever they look like.
+        ids: `number` gives each the place of its sample, so that all differ.
         zeroed: non-finite values that the source replaced by 0, for the record.
+        ignored: what the source has and does not give, for the record.
+        copy_of: the set whose samples these are; what its index says of how they were made is kept.
         progress: called with (samples, bytes) after each shard.
 
     Raises:
-        ValueError: bad samples, bad options, or another build at work in `out`. `out` is then as it was before.
+        ValueError: bad samples, ids that are there twice, labels of doubtful meaning, bad options, or another build at
+            work in `out`. `out` is then as it was before.
     """
     check_kind(storage, Storage, "storage type")
     for what, value in (("samples per shard", samples_per_shard), ("processes", processes)):
@@ -54,16 +68,36 @@ def build(
     counts = {split: count for split in SPLITS if (count := source.counts().get(split)) is not None}
     if not counts:
         raise ValueError(f"{source.name} has no split; it needs at least one of {', '.join(SPLITS)}")
-    plan = _Plan(source, counts, samples_per_shard, storage, zeroed or {})
+    check_kind(ids, Ids, "--ids")
+    where = where or source.name
+    collector = Collector(where, labels, numbered=ids == "number")
+    if labels is not None or ids == "number":
+        source = Declared(source, labels or Labels(), ids, where=where)
+    record: dict[str, Any] = {"zeroed": zeroed or {}, "ignored": ignored or {}}
+    if copy_of is not None:
+        record = _provenance(copy_of, counts)
+    plan = _Plan(source, counts, samples_per_shard, storage, where, record)
     with open_output(out, remote=remote) as output:
         index = IndexWriter(output.staging / INDEX_NAME)
         try:
-            info = _write(plan, output, index, processes, progress or (lambda samples, size: None))
+            facts, shards = _write(plan, collector, output, index, processes, progress or (lambda samples, size: None))
+            info = _describe(plan, collector.finish(), facts, shards)
             index.finish(info)
         finally:
             index.abort()
         output.publish()
     return info
+
+
+def _provenance(info: DatasetInfo, counts: dict[str, int]) -> dict[str, Any]:
+    """What an index says of how its samples were made, for those of some splits."""
+    return {
+        "zeroed": {place: count for place, count in info.zeroed.items() if place.partition("/")[0] in counts},
+        "ignored": info.ignored,
+        "label_scale": info.label_scale,
+        "ids_numbered": info.ids_numbered,
+        "rounding": info.rounding,
+    }
 
 
 class _Plan:
@@ -75,9 +109,10 @@ class _Plan:
         counts: dict[str, int],
         samples_per_shard: int,
         storage: Storage,
-        zeroed: dict[str, int],
+        where: str,
+        record: dict[str, Any],
     ) -> None:
-        self.source, self.counts, self.zeroed = source, counts, zeroed
+        self.source, self.counts, self.where, self.record = source, counts, where, record
         self.samples_per_shard, self.storage = samples_per_shard, storage
         self.tasks: list[tuple[str, int, int, int, int]] = []
         """For each shard its split, number in the split, first and last + 1 sample, and first key."""
@@ -98,43 +133,52 @@ class _Plan:
         """Write one shard."""
         split, _, start, stop, key = self.tasks[task]
         samples = self.source.read(split, start, stop)
-        rows = write_shard(self.path(staging, task), samples, split=split, first=key, storage=self.storage)
+        rows = write_shard(
+            self.path(staging, task), samples, name=self.where, split=split, first=key, storage=self.storage
+        )
         if len(rows.keys) != stop - start:
             raise ValueError(f"{self.source.name}: {split} gave {len(rows.keys)} samples instead of {stop - start}")
         return rows
 
 
-def _write(plan: _Plan, output: Output, index: IndexWriter, processes: int, progress: Progress) -> DatasetInfo:
-    """Write all shards and index rows; the set's facts follow from them."""
+def _write(
+    plan: _Plan, collector: Collector, output: Output, index: IndexWriter, processes: int, progress: Progress
+) -> tuple[ShardRows, list[ShardInfo]]:
+    """Write all shards and index rows; what they have in common, and the shards."""
     facts: ShardRows | None = None
     shards: list[ShardInfo] = []
     results = ordered(
         lambda task: plan.write(output.staging, task), len(plan.tasks), processes=processes, close=output.inherited
     )
     for task, rows in enumerate(results):
-        facts = _merge(facts, rows)
         split, number, start, stop, _ = plan.tasks[task]
+        facts = _merge(facts, rows, plan.where)
+        collector.take(rows, where=split, start=start)
         name = f"{split}-{number:06d}-{rows.sha256[:16]}.tar"
         shards.append(ShardInfo(name=name, split=split, samples=stop - start, bytes=rows.bytes, sha256=rows.sha256))
         index.add(rows, shard=task)
         output.take(plan.path(output.staging, task), name)
         progress(stop - start, rows.bytes)
     assert facts is not None
-    return _describe(plan, facts, shards)
+    return facts, shards
 
 
-def _merge(facts: ShardRows | None, rows: ShardRows) -> ShardRows:
+def _merge(facts: ShardRows | None, rows: ShardRows, name: str) -> ShardRows:
     """The shapes that all shards share, and the largest of what differs."""
     first, facts = facts is None, facts or ShardRows(rows.split, shapes=rows.shapes, tokens=rows.tokens)
-    if (rows.shapes, rows.tokens) != (facts.shapes, facts.tokens):
-        raise ValueError(f"{rows.split} samples have shapes {rows.shapes}, the others {facts.shapes}")
+    for modality, shape in rows.shapes.items():
+        if (shape, rows.tokens) != (facts.shapes[modality], facts.tokens):
+            raise ValueError(
+                f"{name}: {modality} of {rows.split} samples has shape {shape}, of others {facts.shapes[modality]}; "
+                "give all splits the same steps and features"
+            )
     facts.join_classes(rows, first=first)
     merge_all(facts.moments, rows.moments)
     rounding = {m: max(error, facts.rounding.get(m, 0.0)) for m, error in rows.rounding.items()}
     return replace(facts, vocab_size=max(facts.vocab_size, rows.vocab_size), rounding=rounding)
 
 
-def _describe(plan: _Plan, rows: ShardRows, shards: list[ShardInfo]) -> DatasetInfo:
+def _describe(plan: _Plan, meaning: dict[str, Any], rows: ShardRows, shards: list[ShardInfo]) -> DatasetInfo:
     steps = 1 if rows.tokens else 0
     facts: dict[str, Any] = {
         "name": plan.source.name,
@@ -148,10 +192,8 @@ def _describe(plan: _Plan, rows: ShardRows, shards: list[ShardInfo]) -> DatasetI
     }
     generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
     return DatasetInfo(
-        **facts,
+        **{**facts, **meaning, "rounding": rows.rounding, **plan.record},
         classes=rows.num_classes,
-        rounding=rows.rounding,
-        zeroed=plan.zeroed,
         statistics=describe_all(rows.moments, facts["dims"]),
         shards=tuple(shards),
         generation=generation,

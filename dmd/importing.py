@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_shards.file_kinds import PICKLE, TORCH_KINDS, refuse_kind
 from dmd.config import Config
 from dmd.losses import Objective
 from dmd.model import DMD
@@ -42,6 +43,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    refuse_kind(path, "a .pth file", but=(*TORCH_KINDS, PICKLE.name))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
@@ -119,7 +121,11 @@ def import_run(path: Path, run: Path, config: Config, *, data: str | None) -> Im
 
 
 def _write(
-    run: Path, modules: Modules, config: Config, about: dict[str, Any], text_encoder: dict[str, Any] | None,
+    run: Path,
+    modules: Modules,
+    config: Config,
+    about: dict[str, Any],
+    text_encoder: dict[str, Any] | None,
     info: dict[str, Any],
 ) -> None:
     """One checkpoint at step 0 and run.json."""

@@ -2,11 +2,12 @@
 
 A pickle holds `{split: fields}` or the fields themselves: `text` (or `text_bert` for a model with a text encoder),
 `audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels` (`classification_labels` for a model of
-stored classes); `[N, T, D]` each, or one sample without the first axis.
+stored classes); `[N, T, D]` each, or one sample without the first axis. A split may be called by any of its names.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_shards import unpickle
 from data_shards.reader import ShardReader
-from data_shards.schema import MODALITIES, SPLITS
+from data_shards.schema import MODALITIES
 from data_shards.sources.base import to_text
+from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
+from data_shards.sources.splits import find_splits, split_of
+from data_shards.unpickle import Pickle
 from dmd.config import Config
 from dmd.data.targets import check_classes, targets
 from dmd.predictor import BATCH_SIZE, Arrays, ModelCard, check_arrays
 from dmd.presets import config_from_dict
 
+_log = logging.getLogger(__name__)
 _LABELS = ("regression_labels", "labels", "label")
 _CLASSES = ("classification_labels",)
 
@@ -43,10 +47,13 @@ class Samples:
     def pick(self, wanted: set[str]) -> "Samples":
         """Those whose id is wanted."""
         rows = [row for row, name in enumerate(self.ids) if name in wanted]
-        return Samples(
-            split=self.split, ids=[self.ids[row] for row in rows], texts=[self.texts[row] for row in rows],
-            labels=self.labels[rows], arrays={m: array[rows] for m, array in self.arrays.items()},
-        )  # fmt: skip
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            labels=self.labels[rows],
+            arrays={m: array[rows] for m, array in self.arrays.items()},
+        )
 
 
 def read_samples(
@@ -70,7 +77,11 @@ def read_samples(
         there = seen.setdefault(samples.split, set())
         for name in samples.ids:
             if name in there:
-                raise ValueError(f"{path}: the id {name!r} is there twice; give every sample an id of its own")
+                where = f"{path} {samples.split}".rstrip()
+                raise ValueError(
+                    f"{where}: the id {name!r} is there twice; give every sample an id of its own, or number them with "
+                    "`dmd shard --ids number` and predict the shards"
+                )
             there.add(name)
         if wanted is None:
             yield samples
@@ -95,10 +106,11 @@ def _unique(ids: list[str] | None) -> set[str] | None:
 
 def _chosen(path: Path, there: Iterable[str], splits: list[str] | None) -> list[str]:
     known = list(there)
-    for split in splits or []:
+    wanted = [split_of(name) or name for name in splits or []]
+    for split in wanted:
         if split not in known:
             raise ValueError(f"{path} has no split {split!r}; it has: {', '.join(filter(None, known)) or 'none'}")
-    return splits or known
+    return wanted or known
 
 
 def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Iterator[Samples]:
@@ -125,17 +137,31 @@ def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Itera
 
 
 def _from_pickle(path: Path, card: ModelCard, splits: list[str] | None) -> Iterator[Samples]:
-    if not path.is_file() or not path.stat().st_size:
-        raise ValueError(f"{path} is empty or no file; give a feature pickle or a directory of shards")
-    content = unpickle.loads(path.read_bytes(), name=str(path))
+    if not path.exists():
+        raise ValueError(
+            f"{path} is empty or no file: there is nothing at this path; give a feature pickle or a directory of "
+            "shards (where the shards of a run have moved: --data)"
+        )
+    content = Pickle(path).value
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of arrays; give an MMSA feature pickle")
-    there = [split for split in SPLITS if isinstance(content.get(split), dict)]
+    there = {split: name for split, name in find_splits(content, str(path)).items() if isinstance(content[name], dict)}
+    if there:
+        unread = {as_text(name): size_of(part) for name, part in content.items() if name not in there.values()}
+        _warn_of(unread, str(path))
     for split in _chosen(path, there or [""], splits):
-        yield from _from_fields(content[split] if split else content, split, card, path)
+        fields = Fields(text_keys(content[there[split]] if split else content))
+        yield from _from_fields(fields, split, card, path)
+        _warn_of(fields.unused(), f"{path} {split}".rstrip())
 
 
-def _from_fields(fields: dict[str, Any], split: str, card: ModelCard, path: Path) -> Iterator[Samples]:
+def _warn_of(ignored: dict[str, int], where: str) -> None:
+    if ignored:
+        found = ", ".join(f"{name} ({count})" for name, count in sorted(ignored.items()))
+        _log.warning("warning: %s: ignored: %s", where, found)
+
+
+def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Iterator[Samples]:
     names = {m: m for m in MODALITIES}
     if card.data["text_kind"] == "tokens":
         names["text"] = "text_bert"
@@ -154,7 +180,7 @@ def _from_fields(fields: dict[str, Any], split: str, card: ModelCard, path: Path
     names_of = _CLASSES if config.data.classes == "stored" else _LABELS
     given = next((fields[name] for name in names_of if name in fields), None)
     labels = np.full(count, np.nan) if given is None else np.asarray(given, dtype=np.float64).reshape(-1)
-    labels = _targets(labels, config)
+    labels = _targets(labels * card.data.get("label_scale", 1.0) if names_of == _LABELS else labels, config)
     if len(labels) != count:
         raise ValueError(f"{where}{len(labels)} labels for {count} samples; give one per sample, or none")
     for begin in range(0, count, BATCH_SIZE):

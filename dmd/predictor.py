@@ -206,8 +206,11 @@ def check_arrays(card: ModelCard, arrays: dict[str, Any], where: str = "") -> Ar
                 f"{list(wanted)}; give the features that it was trained on"
             )
         tokens = modality == "text" and card.data["text_kind"] == "tokens"
-        if not np.isfinite(array).all():
-            raise ValueError(f"{where}{modality} holds values that are not finite; repair or zero them")
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused as such
+            finite = np.isfinite(np.asarray(array, dtype=np.float32))
+        if not finite.all():
+            count = int(array.size - finite.sum())
+            raise ValueError(f"{where}{modality} holds {count} values that are not finite; repair or zero them")
         checked[modality] = torch.from_numpy(np.array(array, dtype=np.int64 if tokens else np.float32))
     counts = {m: len(tensor) for m, tensor in checked.items()}
     if len(set(counts.values())) > 1 or not counts["text"]:

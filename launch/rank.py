@@ -78,13 +78,8 @@ def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
         return _fail(f"{rank_name()}: {error}; the same command continues when the storage is well", STORAGE, tell=tell)
     except RuntimeError as error:
         end_badly(error)
-    if leads and outcome.stopped:
-        print(f"stopped at step {outcome.step}; the same command continues", flush=True)
-    elif leads:
-        print(
-            f"trained {outcome.step} steps ({outcome.epoch} epochs) in {time.perf_counter() - begin:.0f} s; best "
-            f"validation loss {outcome.best_loss:.4f} at step {outcome.best_step}; run: {options.run}", flush=True,
-        )  # fmt: skip
+    if leads:
+        print(outcome.text(options.run, time.perf_counter() - begin), flush=True)
     return STOPPED if outcome.stopped else 0
 
 

@@ -12,7 +12,7 @@ from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
-from dmd.data.targets import check_classes
+from dmd.data.targets import check_classes, check_targets
 from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config, load_text_encoder
 from dmd.training.checkpoint import checkpoint_paths, read_state
@@ -70,10 +70,11 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
 
     Raises:
         ValueError: more ranks than ghost batches per step, a file in the place of the run directory, an encoder
-            that is not there or does not fit the tokens, or class labels that the shards lack.
+            that is not there or does not fit the tokens, labels that the shards lack, or targets that are all equal.
     """
     info = reader.index.info
     check_classes(config, info)
+    check_targets(config, reader.index)
     plan = make_plan(config, info.counts["train"], num_ranks)
     if run.exists() and not run.is_dir():
         raise ValueError(f"the run directory {run} is a file; give another --run")

@@ -23,6 +23,12 @@ class Source(Protocol):
         """Samples `start` to `stop` of a split, one at a time, none kept."""
 
 
+def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which values of an array are finite as float32: what is beyond its range becomes infinite when it is stored."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(array.astype(np.float32, copy=False))
+
+
 def to_text(value: object) -> str:
     """A text or id as `str`: bytes are decoded, a list such as MulT's [video, start, stop] is joined with `$_$`."""
     if isinstance(value, bytes):
@@ -73,8 +79,11 @@ def pad_steps(array: NDArray[Any], steps: int) -> NDArray[Any]:
     return padded
 
 
-def check_nonfinite(counts: dict[str, tuple[int, str]]) -> None:
-    """Refuse non-finite values; `counts` maps a name like `train/audio` to (how many, the first sample's id)."""
+def check_nonfinite(counts: dict[str, tuple[int, str]], where: str) -> None:
+    """Refuse non-finite values of a file; `counts` maps a name like `train/audio` to (how many, first sample's id)."""
     found = [f"{name} {count} (first in {first})" for name, (count, first) in counts.items() if count]
     if found:
-        raise ValueError(f"non-finite values: {', '.join(found)}; repair them, or zero them with --nonfinite zero")
+        raise ValueError(
+            f"{where}: non-finite values (NaN, infinite, or beyond float32): {', '.join(found)}; repair them, or zero "
+            "them with --nonfinite zero"
+        )

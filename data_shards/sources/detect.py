@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_shards.schema import MODALITIES, SPLITS, check_kind
+from data_shards.file_kinds import is_litter, kind_of
+from data_shards.schema import MODALITIES, check_kind
 from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
+from data_shards.sources.splits import find_splits
 from data_shards.sources.table import TABLE_SUFFIXES, TableSource
 from data_shards.unpickle import Pickle
 
@@ -27,6 +29,10 @@ class SourceOptions:
     """Modality -> the MMSA pickle that it comes from instead."""
     class_labels: bool = False
     """Take the class labels of an MMSA pickle too."""
+    classes: bool = False
+    """The labels are class numbers; an MMSA pickle may have them in `classification_labels` alone."""
+    need_ids: bool = True
+    """Whether a file must have ids."""
 
 
 def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSource | TableSource:
@@ -36,33 +42,39 @@ def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSo
     check_kind(options.nonfinite, Nonfinite, "--nonfinite")
     if unknown := set(options.others) - set(MODALITIES):
         raise ValueError(f"{unknown.pop()!r} is no modality; use {', '.join(MODALITIES)}")
-    kind, opened = _kind(Path(path), options.format)
+    kind, opened = _kind(path, options.format)
     common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite}
     if options.others and kind != "mmsa":
         raise ValueError("separate feature files can be given with MMSA pickles only")
     if options.class_labels and kind != "mmsa":
         raise ValueError("--class-labels takes classification_labels from MMSA pickles only; leave it out")
+    if options.class_labels and options.classes:
+        raise ValueError("--class-labels keeps class numbers beside sentiments, --classes takes them alone; give one")
     if options.vocab and kind != "misa":
         raise ValueError("--vocab is for MISA and MAG-BERT pickles, whose text is words; leave it out")
     if kind == "misa":
         return MisaSource(path, vocab=options.vocab, opened=opened, **common)
     if kind == "table":
-        return TableSource(path, text=options.text, **common)
+        return TableSource(path, text=options.text, need_ids=options.need_ids, **common)
     return MmsaSource(
-        path, text=options.text, others=dict(options.others), class_labels=options.class_labels, opened=opened, **common
-    )
+        path, text=options.text, others=dict(options.others), class_labels=options.class_labels,
+        classes=options.classes, need_ids=options.need_ids, opened=opened, **common,
+    )  # fmt: skip
 
 
-def _kind(path: Path, chosen: Format) -> tuple[Format, Pickle | None]:
+def _kind(given: str | Path, chosen: Format) -> tuple[Format, Pickle | None]:
+    path = Path(given)
     if not path.exists():
-        raise ValueError(f"{path} is not there; give a feature pickle, a directory of them, or a table")
+        hint = "features are read from files: download it and" if "://" in str(given) else "it is not there;"
+        raise ValueError(f"{given}: {hint} give a feature pickle, a directory of them, or a table")
     if chosen != "auto":
         return chosen, None
     if path.is_dir():
-        return ("misa" if any(path.glob("*.pkl")) else "table"), None
-    if path.suffix in TABLE_SUFFIXES:
+        return ("misa" if any(not is_litter(file.name) for file in path.glob("*.pkl")) else "table"), None
+    kind = kind_of(path)
+    if path.suffix in TABLE_SUFFIXES or (kind is not None and kind.name in ("a Parquet table", "an Arrow table")):
         return "table", None
     opened = Pickle(path)
     splits = opened.value if isinstance(opened.value, dict) else {}
-    parts = [splits[split] for split in (*SPLITS, "dev", "val") if split in splits]
+    parts = [splits[name] for name in find_splits(splits, str(path)).values()]
     return ("misa" if parts and isinstance(parts[0], (list, tuple)) else "mmsa"), opened

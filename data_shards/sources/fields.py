@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.sources.base import finite
+
 _LABELS = ("regression_labels", "labels")
+_CLASSES = "classification_labels"
+_HINTS = {"id": "; without ids, number the samples with --ids number"}
 _BLOCK = 256
 
 
@@ -19,10 +23,14 @@ class Rows:
             raise ValueError(f"{where} is empty; leave the split out or fill it")
         first = values[0]
         if not isinstance(values, np.ndarray) or values.dtype.kind == "O":
-            self._values = [_numbers(value, where) for value in values]
+            self._values = [_numbers(value, f"{where} of sample {number}") for number, value in enumerate(values)]
             first = self._values[0]
-            if any(array.shape != first.shape for array in self._values):
-                raise ValueError(f"{where} is ragged; every sample needs the same shape")
+            other = next((i for i, array in enumerate(self._values) if array.shape != first.shape), None)
+            if other is not None:
+                raise ValueError(
+                    f"{where} is ragged: sample 0 has shape {first.shape}, sample {other} {self._values[other].shape}; "
+                    "pad all samples to one shape"
+                )
         self.shape = (len(values), *first.shape)
         dtype = values.dtype if isinstance(values, np.ndarray) and values.dtype.kind != "O" else first.dtype
         if dtype.kind not in "iuf":
@@ -43,7 +51,7 @@ class Rows:
         """
         total, first = 0, -1
         for start in range(0, len(self), _BLOCK):
-            bad = ~np.isfinite(np.asarray(self._values[start : start + _BLOCK]))
+            bad = ~finite(np.asarray(self._values[start : start + _BLOCK]))
             if bad.any():
                 rows = bad.reshape(len(bad), -1).sum(axis=1)
                 first = start + int(np.argmax(rows > 0)) if first < 0 else first
@@ -55,8 +63,11 @@ class Rows:
 def column(fields: dict[str, Any], name: str, where: str) -> Any:
     """A field with one entry per sample."""
     values = fields.get(name)
-    if values is None or not hasattr(values, "__len__") or isinstance(values, (str, bytes, dict)):
-        raise ValueError(f"{where} lacks {name}; it has {', '.join(map(str, fields))}")
+    if values is None:
+        raise ValueError(f"{where} lacks {name}; it has {', '.join(map(str, fields))}{_HINTS.get(name, '')}")
+    scalar = isinstance(values, np.ndarray) and values.ndim == 0
+    if scalar or not hasattr(values, "__len__") or isinstance(values, (str, bytes, dict)):
+        raise ValueError(f"{where}: {name} is a {type(values).__name__}; it must hold one entry per sample")
     return values
 
 
@@ -65,24 +76,36 @@ def rows(fields: dict[str, Any], name: str, where: str) -> Rows:
     return Rows(column(fields, name, where), f"{where}: {name}")
 
 
-def labels(fields: dict[str, Any], where: str) -> NDArray[np.float64]:
-    """The sentiment of each sample, as `regression_labels` (MMSA) or `labels` (MulT) [N], [N, 1] or [N, 1, 1]."""
-    name = next((name for name in _LABELS if name in fields), None)
+def label_field(fields: dict[str, Any], where: str, *, classes: bool) -> str:
+    """The field that holds the labels: sentiments, or with `classes` class numbers."""
+    tried = (_CLASSES, *_LABELS) if classes else _LABELS
+    name = next((name for name in tried if name in fields), None)
     if name is None:
-        raise ValueError(f"{where} lacks regression_labels; it has {', '.join(map(str, fields))}")
+        hint = "; class numbers alone are taken with --classes" if _CLASSES in fields else ""
+        raise ValueError(f"{where} lacks {tried[0]} (or labels); it has {', '.join(map(str, fields))}{hint}")
+    return name
+
+
+def labels(fields: dict[str, Any], name: str, where: str, *, classes: bool = False) -> NDArray[np.float64]:
+    """One number per sample: a field [N], [N, 1] or [N, 1, 1]; with `classes` also [N, C], one-hot."""
+    given = column(fields, name, where)
     try:
-        return np.asarray(fields[name], dtype=np.float64).reshape(-1)
+        numbers = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {name} are not numbers") from error
+        raise ValueError(f"{where}: {name} are not numbers, or not equally many for all samples") from error
+    if numbers.size == len(numbers):
+        return numbers.reshape(-1)
+    if classes and numbers.ndim == 2 and np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=1) == 1).all():
+        return numbers.argmax(axis=1).astype(np.float64)
+    raise ValueError(
+        f"{where}: {name} has shape {numbers.shape}, several labels per sample; give one per sample (of one-hot [N, C] "
+        "--classes takes the class; several emotions at once are not read: choose one of them)"
+    )
 
 
 def classes(fields: dict[str, Any], where: str) -> NDArray[np.int64]:
-    """The class number of each sample, as `classification_labels` [N] or [N, 1]."""
-    given = column(fields, "classification_labels", where)
-    try:
-        numbers = np.asarray(given, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: classification_labels are not numbers") from error
+    """The class number of each sample, as `classification_labels` [N], [N, 1] or one-hot [N, C]."""
+    numbers = labels(fields, _CLASSES, where, classes=True)
     if not np.array_equal(numbers, np.floor(numbers)):
         raise ValueError(f"{where}: classification_labels are not whole numbers; leave out --class-labels")
     return numbers.astype(np.int64)
@@ -116,4 +139,4 @@ def _numbers(value: Any, where: str) -> NDArray[Any]:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{where} is ragged or not numeric; every sample needs the same shape") from error
+        raise ValueError(f"{where} is ragged or not numeric; give numbers [steps, features]") from error

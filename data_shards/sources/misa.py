@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.schema import SPLITS, Sample
+from data_shards.file_kinds import is_litter
+from data_shards.schema import Sample
 from data_shards.sources.base import check_nonfinite, to_features, to_text
 from data_shards.sources.mmsa import Nonfinite
+from data_shards.sources.pickled import as_text, size_of
+from data_shards.sources.splits import find_splits
 from data_shards.unpickle import Pickle
 from data_shards.wordpiece import Vocabulary
-
-_NAMES = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class MisaSource:
         nonfinite: Nonfinite = "refuse",
         opened: Pickle | None = None,
     ) -> None:
+        """Open a pickle or a directory of them."""
         self.name = name or Path(path).stem
+        found, self.ignored = _splits(path, opened)
+        """What is in the file or the directory and in no sample -> how many entries it has."""
         self._vocabulary = Vocabulary(vocab) if vocab else None
         self._zero = nonfinite == "zero"
-        self._entries = {
-            split: self._parse(entries, where) for split, (entries, where) in _splits(path, opened).items()
-        }
+        self._entries = {split: self._parse(entries, where) for split, (entries, where) in found.items()}
         everything = [entry for entries in self._entries.values() for entry in entries]
         self._steps = {
             "text": max(len(entry.tokens) for entry in everything),
@@ -66,7 +68,7 @@ class MisaSource:
         self.nonfinite = {name: count for name, (count, _) in counted.items() if count}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
         if not self._zero:
-            check_nonfinite(counted)
+            check_nonfinite(counted, str(path))
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""
@@ -104,7 +106,10 @@ class MisaSource:
                 raise ValueError(f"{where} is not ((words, visual, acoustic), label, segment)")
         try:
             texts = [to_text(word) for word in spoken]
-            number = float(np.asarray(label, dtype=np.float64).reshape(-1)[0])
+            numbers = np.asarray(label, dtype=np.float64).reshape(-1)
+            if len(numbers) != 1:
+                raise ValueError(f"its label has {len(numbers)} values; give one, such as the sentiment")
+            number = float(numbers[0])
             vision, audio = to_features(vision), to_features(audio)
             tokens = self._vocabulary.encode(texts) if self._vocabulary else _numbers(words)
         except (TypeError, ValueError, IndexError) as error:
@@ -121,23 +126,25 @@ def _numbers(words: Any) -> list[int]:
     return [int(word) for word in array.reshape(-1)]
 
 
-def _splits(path: str | Path, opened: Pickle | None) -> dict[str, tuple[object, str]]:
-    """The lists of samples, and what errors call them."""
-    found: dict[str, tuple[object, str]] = {}
+def _splits(path: str | Path, opened: Pickle | None) -> tuple[dict[str, tuple[object, str]], dict[str, int]]:
+    """The lists of samples and what errors call them; and what there is besides."""
     root = Path(path)
     if root.is_dir():
-        for split, names in _NAMES.items():
-            for file in [root / f"{name}.pkl" for name in names if (root / f"{name}.pkl").is_file()]:
-                found[split] = Pickle(file).value, str(file)
-    else:
-        data = (opened or Pickle(root)).value
-        if isinstance(data, dict):
-            for split, names in _NAMES.items():
-                for name in [name for name in names if name in data]:
-                    found[split] = data[name], f"{path}: {name}"
-    if not found:
+        files = [file for file in sorted(root.iterdir()) if not is_litter(file.name)]
+        pickles = {file.stem: file for file in files if file.suffix == ".pkl" and file.is_file()}
+        names = find_splits(pickles, str(path))
+        if not names:
+            single = f"; it holds {next(iter(pickles.values()))}: give that file" if pickles else ""
+            raise ValueError(f"{path} has no split: a directory holds train.pkl, dev.pkl and test.pkl{single}")
+        chosen = {split: pickles[name] for split, name in names.items()}
+        ignored = {f"file {file.name}": 1 for file in files if file not in chosen.values()}
+        return {split: (Pickle(file).value, str(file)) for split, file in chosen.items()}, ignored
+    data = (opened or Pickle(root)).value
+    names = find_splits(data, str(path)) if isinstance(data, dict) else {}
+    if not names:
         raise ValueError(f"{path} has no split: give a pickle or a directory with train, dev or test")
-    return {split: found[split] for split in SPLITS if split in found}
+    ignored = {as_text(name): size_of(value) for name, value in data.items() if name not in names.values()}
+    return {split: (data[name], f"{path}: {as_text(name)}") for split, name in names.items()}, ignored
 
 
 def _nonfinite(entries: list[_Entry], modality: str) -> tuple[int, str]:

@@ -5,19 +5,21 @@ Aligned and unaligned files look the same: only their sequence lengths differ. M
 `text`, `tokens` the WordPiece array `text_bert`, and `auto` features where the file has them and tokens otherwise.
 Where `text_lengths` is absent the attention mask of `text_bert` gives the text's valid length; a modality without any
 length counts as full. A modality may come from another pickle of this layout (MMSA's feature_T, feature_A,
-feature_V): its samples are joined by id.
+feature_V): its samples are joined by id, which must be there once on either side.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.schema import MODALITIES, SPLITS, Sample, TextKind
+from data_shards.schema import MODALITIES, Sample, TextKind
 from data_shards.sources import fields as fields_of
 from data_shards.sources.base import check_nonfinite, to_features, to_text, to_tokens
+from data_shards.sources.pickled import Splits
 from data_shards.unpickle import Pickle
 
 TextChoice = Literal["auto", "features", "tokens"]
@@ -36,21 +38,29 @@ class MmsaSource:
         nonfinite: Nonfinite = "refuse",
         others: dict[str, str] | None = None,
         class_labels: bool = False,
+        classes: bool = False,
+        need_ids: bool = True,
         opened: Pickle | None = None,
     ) -> None:
-        """Open a pickle; `others` maps a modality to the pickle that it comes from instead.
+        """Open a pickle.
 
-        With `class_labels` samples have their number in `classification_labels` too.
+        Args:
+            others: modality -> the pickle that it comes from instead.
+            class_labels: samples have their number in `classification_labels` too.
+            classes: labels are class numbers, from `classification_labels` before `labels`.
+            need_ids: without, samples of a file without ids have empty ones.
         """
         self.name = name or Path(path).stem
         self._zero = nonfinite == "zero"
         main = opened or Pickle(path)
         extra = {modality: (str(other), Pickle(other)) for modality, other in (others or {}).items()}
         self._pickles = [main, *(pickle for _, pickle in extra.values())]
-        present = [split for split in SPLITS if isinstance(main.value, dict) and split in main.value]
-        if not present:
-            raise ValueError(f"{path} has no split: an MMSA pickle is a dict with train, valid or test")
-        self._splits = {split: _Split(main.value, str(path), split, text, extra, class_labels) for split in present}
+        splits = Splits(main.value, str(path))
+        homes = {m: Splits(pickle.value, other) for m, (other, pickle) in extra.items()}
+        wanted = _Wanted(text, class_labels, classes, need_ids)
+        self._splits = {split: _Split(splits, split, homes, wanted) for split in splits}
+        self.ignored = _ignored([splits, *homes.values()], self._splits)
+        """What is in the files and not in the samples -> how many entries it has."""
         if len({split.text_kind for split in self._splits.values()}) > 1:
             raise ValueError(f"{path}: some splits have text features and others only tokens; choose with --text")
         counted = {
@@ -59,7 +69,7 @@ class MmsaSource:
         self.nonfinite = {name: count for name, (count, _) in counted.items() if count}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
         if not self._zero:
-            check_nonfinite(counted)
+            check_nonfinite(counted, str(path))
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""
@@ -78,22 +88,30 @@ class MmsaSource:
             pickle.release()
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What samples are to have."""
+
+    text: TextChoice
+    class_labels: bool
+    classes: bool
+    need_ids: bool
+
+
 class _Split:
     """The fields of one split, checked to agree with each other."""
 
-    def __init__(
-        self, data: dict[Any, Any], path: str, split: str, text: TextChoice, extra: dict[str, tuple[str, Pickle]],
-        class_labels: bool,
-    ) -> None:
-        fields, self._where, self._split = _fields(data, path, split), f"{path}: {split}", split
-        self._ids = fields_of.column(fields, "id", self._where)
+    def __init__(self, splits: Splits, split: str, extra: dict[str, Splits], wanted: _Wanted) -> None:
+        fields, self._where, self._split = splits[split], f"{splits.path}: {split}", split
         self._raw = fields.get("raw_text")
-        self._labels = fields_of.labels(fields, self._where)
-        self._classes = fields_of.classes(fields, self._where) if class_labels else None
+        label_field = fields_of.label_field(fields, self._where, classes=wanted.classes)
+        self._labels = fields_of.labels(fields, label_field, self._where, classes=wanted.classes)
+        self._classes = fields_of.classes(fields, self._where) if wanted.class_labels else None
+        without = not wanted.need_ids and "id" not in fields and not extra
+        self._ids = [""] * len(self._labels) if without else fields_of.column(fields, "id", self._where)
         homes = dict.fromkeys(MODALITIES, (fields, self._where))
-        for modality, (other, pickle) in extra.items():
-            homes[modality] = _fields(pickle.value, other, split), f"{other}: {split}"
-        self.text_kind = _text_kind(*homes["text"], text)
+        homes |= {m: (other.fields(split), f"{other.path}: {split}") for m, other in extra.items()}
+        self.text_kind = _text_kind(*homes["text"], wanted.text)
         members = {**{m: m for m in MODALITIES}, "text": "text_bert" if self.text_kind == "tokens" else "text"}
         self._arrays = {m: fields_of.rows(homes[m][0], members[m], homes[m][1]) for m in MODALITIES}
         own = {m: array for m, array in self._arrays.items() if m not in extra}
@@ -105,6 +123,8 @@ class _Split:
         if self.text_kind == "tokens" and shape[1] != 3:
             raise ValueError(f"{self._where}: text_bert has shape {shape}; it must be [N, 3, T]")
         self._lengths = {m: self._modality_lengths(m, *homes[m]) for m in MODALITIES}
+        self.unjoined = {homes[m][1]: len(self._arrays[m]) - self.count for m in extra}
+        """By place, the samples of other files that no sample here is joined with."""
 
     def nonfinite(self, modality: str, release: Callable[[], None]) -> tuple[int, str]:
         """How many values of a modality are not finite, and the id of the first sample that has one."""
@@ -119,28 +139,29 @@ class _Split:
     def sample(self, i: int, *, zero: bool) -> Sample:
         """Sample `i`; with `zero` its non-finite features become 0."""
         rows = {m: int(self._order[m][i]) if m in self._order else i for m in MODALITIES}
-        text = self._arrays["text"][rows["text"]]
-        try:
-            stored = to_tokens(text) if self.text_kind == "tokens" else to_features(text, zero=zero)
-        except ValueError as error:
-            raise ValueError(f"{self._where} sample {to_text(self._ids[i])}: {error}") from error
+        arrays: dict[str, Any] = {}
+        for m in MODALITIES:
+            array = self._arrays[m][rows[m]]
+            try:
+                tokens = m == "text" and self.text_kind == "tokens"
+                arrays[m] = to_tokens(array) if tokens else to_features(array, zero=zero)
+            except ValueError as error:
+                raise ValueError(f"{self._where} sample {to_text(self._ids[i])!r}: {m}: {error}") from error
         text_length, audio_length, vision_length = (int(self._lengths[m][rows[m]]) for m in MODALITIES)
         return Sample(
             id=to_text(self._ids[i]),
             split=self._split,
             label=float(self._labels[i]),
             raw_text="" if self._raw is None else to_text(self._raw[i]),
-            text=stored,
-            audio=to_features(self._arrays["audio"][rows["audio"]], zero=zero),
-            vision=to_features(self._arrays["vision"][rows["vision"]], zero=zero),
+            **arrays,
             lengths=(text_length, audio_length, vision_length),
             class_label=None if self._classes is None else int(self._classes[i]),
         )
 
     def _join(self, fields: dict[str, Any], where: str) -> NDArray[np.int64]:
         """For each sample here, its row in another file."""
-        place = {to_text(name): row for row, name in enumerate(fields_of.column(fields, "id", where))}
-        ids = [to_text(name) for name in self._ids]
+        place = _places(fields_of.column(fields, "id", where), where)
+        ids = list(_places(self._ids, self._where))
         missing = [name for name in ids if name not in place]
         if missing:
             raise ValueError(f"{where} lacks {len(missing)} samples of {self._where}, the first is {missing[0]}")
@@ -150,19 +171,33 @@ class _Split:
         tokens = modality == "text" and self.text_kind == "tokens"
         steps = self._arrays[modality].shape[2 if tokens else 1]
         given, count = fields.get(f"{modality}_lengths"), len(self._arrays[modality])
-        mask = np.asarray(fields.get("text_bert"))
-        if given is None and modality == "text" and mask.shape[:2] == (count, 3):
-            given = np.minimum(mask[:, 1].sum(axis=1), steps)
+        if given is None and modality == "text":
+            mask = np.asarray(fields.get("text_bert"))
+            given = np.minimum(mask[:, 1].sum(axis=1), steps) if mask.shape[:2] == (count, 3) else None
         return fields_of.lengths(given, count=count, steps=steps, where=f"{where}: {modality}_lengths")
 
 
-def _fields(data: Any, path: str, split: str) -> dict[str, Any]:
-    if not isinstance(data, dict) or split not in data:
-        raise ValueError(f"{path} lacks the {split} split")
-    if not isinstance(data[split], dict):
-        raise ValueError(f"{path}: {split} is a {type(data[split]).__name__}, not a dict of fields")
-    fields: dict[str, Any] = data[split]
-    return fields
+def _ignored(files: list[Splits], splits: dict[str, _Split]) -> dict[str, int]:
+    """What is in the files and in no sample; of files beside the first with their path."""
+    found = files[0].ignored()
+    for other in files[1:]:
+        found |= {f"{other.path}: {name}": count for name, count in other.ignored().items()}
+    for split in splits.values():
+        found |= {f"{where}: samples": count for where, count in split.unjoined.items() if count}
+    return found
+
+
+def _places(ids: Any, where: str) -> dict[str, int]:
+    """The row of each id; `ValueError` where an id is there twice, so that a join would have to choose."""
+    place: dict[str, int] = {}
+    for row, name in enumerate(map(to_text, ids)):
+        if name in place:
+            raise ValueError(
+                f"{where}: the id {name!r} is there twice: samples {place[name]} and {row}; features of another file "
+                "are joined by id: give every sample an id of its own in both files"
+            )
+        place[name] = row
+    return place
 
 
 def _text_kind(fields: dict[str, Any], where: str, text: TextChoice) -> TextKind:

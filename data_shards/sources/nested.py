@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_shards.sources.base import finite
+
 
 class Nested:
     """The arrays of a column; rows may have different T, and all have the same D."""
@@ -34,7 +36,7 @@ class Nested:
 
     def nonfinite(self) -> Iterator[tuple[int, int]]:
         """(row, how many) for the rows with NaN or infinite values."""
-        bad = (~np.isfinite(self._values)).sum(axis=1)
+        bad = (~finite(self._values)).sum(axis=1)
         for step in np.flatnonzero(bad).tolist():
             yield int(np.searchsorted(self._outer, step, side="right")) - 1, int(bad[step])
 

@@ -15,14 +15,18 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from data_shards.file_kinds import is_litter, kind_of, refuse_kind
+from data_shards.index_file import INDEX_NAME
 from data_shards.schema import MODALITIES, SPLITS, Sample
 from data_shards.sources.base import check_nonfinite, to_features, to_text, to_tokens
 from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.sources.nested import Nested
+from data_shards.sources.splits import named_split
 
 TABLE_SUFFIXES: dict[str, Literal["parquet", "ipc"]] = {
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc", ".ipc": "ipc",
 }  # fmt: skip
+_KINDS: dict[str, Literal["parquet", "ipc"]] = {"a Parquet table": "parquet", "an Arrow table": "ipc"}
 
 
 class TableSource:
@@ -35,11 +39,15 @@ class TableSource:
         name: str | None = None,
         text: TextChoice = "auto",
         nonfinite: Nonfinite = "refuse",
+        need_ids: bool = True,
     ) -> None:
+        """Open a table and read it once; without `need_ids` a table without a column `id` gives empty ones."""
         self.name = name or Path(path).stem
         self._path, self._zero = str(path), nonfinite == "zero"
-        self._dataset = _open(Path(path))
-        self._columns = _columns(self._dataset.schema, self._path, text)
+        self._dataset, unread = _open(Path(path))
+        self._columns = _columns(self._dataset.schema, self._path, text, need_ids)
+        used = {"split", "id", "label", "raw_text", *self._columns.values(), *(f"{m}_length" for m in MODALITIES)}
+        unused = [name for name in self._dataset.schema.names if name not in used]
         self._pieces = _pieces(self._dataset)
         self._counts = np.zeros((len(SPLITS), len(self._pieces)), dtype=np.int64)
         self._steps = dict.fromkeys(MODALITIES, 0)
@@ -48,8 +56,10 @@ class TableSource:
             self._survey(number, bad)
         self.nonfinite = {name: count for name, (count, _) in bad.items()}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
+        self.ignored = dict.fromkeys([f"column {name}" for name in unused], int(self._counts.sum())) | unread
+        """Columns and files that no sample comes from -> how many entries they have."""
         if not self._zero:
-            check_nonfinite(bad)
+            check_nonfinite(bad, self._path)
         self._kept: tuple[int, int, pa.Table] | None = None
 
     def counts(self) -> dict[str, int]:
@@ -74,7 +84,7 @@ class TableSource:
         given = {m: _optional(table, f"{m}_length") for m in MODALITIES}
         plain = {name: _optional(table, name) for name in ("id", "label", "raw_text")}
         for i in range(len(table)):
-            name = to_text(plain["id"][i])
+            name = to_text(plain["id"][i]) if plain["id"] else ""
             arrays: dict[str, Any] = {}
             try:
                 for m in MODALITIES:
@@ -85,7 +95,7 @@ class TableSource:
                         arrays[m] = to_features(array, zero=self._zero, steps=self._steps[m])
                 label = float(plain["label"][i])
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{self._path}: {split} sample {name!r}: {error}") from error
+                raise ValueError(f"{self._path}: {split} sample {name or i!r}: {error}") from error
             own = [int(given[m][i]) if given[m] else nested[m].steps(i) for m in MODALITIES]
             if not given["text"] and self._columns["text"] == "text_bert":
                 own[0] = int(arrays["text"][1].sum())
@@ -101,10 +111,7 @@ class TableSource:
     def _survey(self, piece: int, bad: dict[str, tuple[int, str]]) -> None:
         """Learn a row group's counts, steps and non-finite values."""
         table = self._pieces[piece].to_table(schema=self._dataset.schema, use_threads=False)
-        splits = np.asarray(table.column("split").to_pylist(), dtype=object)
-        unknown = sorted({str(split) for split in splits.tolist()} - set(SPLITS))
-        if unknown:
-            raise ValueError(f"{self._path}: split {unknown[0]!r} is unknown; use {', '.join(SPLITS)}")
+        splits = np.asarray(self._splits(table), dtype=object)
         for number, split in enumerate(SPLITS):
             self._counts[number, piece] = int((splits == split).sum())
         ids = _optional(table, "id")
@@ -114,27 +121,50 @@ class TableSource:
             self._steps[modality] = max(self._steps[modality], nested.width if tokens else nested.longest)
             for row, count in nested.nonfinite():
                 name = f"{splits[row]}/{modality}"
-                before, first = bad.get(name, (0, to_text(ids[row])))
+                before, first = bad.get(name, (0, to_text(ids[row]) if ids else f"row {row}"))
                 bad[name] = before + count, first
 
     def _rows(self, piece: int, split: int) -> pa.Table:
         """The rows of one split in a row group; the last answer is kept, as shards share row groups."""
         if self._kept is None or self._kept[:2] != (piece, split):
-            chosen = ds.field("split") == SPLITS[split]
-            table = self._pieces[piece].to_table(schema=self._dataset.schema, filter=chosen, use_threads=False)
-            self._kept = piece, split, table
+            table = self._pieces[piece].to_table(schema=self._dataset.schema, use_threads=False)
+            chosen = pa.array([name == SPLITS[split] for name in self._splits(table)])
+            self._kept = piece, split, table.filter(chosen)
         return self._kept[2]
 
+    def _splits(self, table: pa.Table) -> list[str]:
+        """The split of each row."""
+        given = table.column("split").to_pylist()
+        names = {name: named_split(name, f"{self._path}: split") for name in set(given)}
+        return [names[name] for name in given]
 
-def _open(path: Path) -> ds.Dataset:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    kinds = {TABLE_SUFFIXES[file.suffix] for file in files if file.suffix in TABLE_SUFFIXES}
-    if len(kinds) != 1 or not path.exists():
+
+def _open(path: Path) -> tuple[ds.Dataset, dict[str, int]]:
+    """The table, and the files of a directory that are not of it."""
+    if (path / INDEX_NAME).is_file():
+        raise ValueError(f"{path} holds shards already; give the features that they were made from, or train with it")
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    files = [file for file in files if not is_litter(file.name)]
+    tables = {file: kind for file in files if (kind := _format(file))}
+    if len(set(tables.values())) != 1:
         raise ValueError(f"{path} is no table: give a .parquet or .arrow file, or a directory of one of them")
+    for file in tables:
+        refuse_kind(file, "a table", but=("a Parquet table", "an Arrow table"))
+    unread = {f"file {file.relative_to(path)}": 1 for file in files if file not in tables}
     try:
-        return ds.dataset(path, format=kinds.pop(), partitioning="hive")
+        source = [str(file) for file in tables] if path.is_dir() else str(path)
+        opened = ds.dataset(source, format=next(iter(tables.values())), partitioning="hive")
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is no table that can be read: {str(error).splitlines()[0]}") from error
+    return opened, unread
+
+
+def _format(file: Path) -> Literal["parquet", "ipc"] | None:
+    """How a file is read: by its name, and where that says nothing by its first bytes."""
+    if file.suffix in TABLE_SUFFIXES or not file.is_file():
+        return TABLE_SUFFIXES.get(file.suffix)
+    kind = kind_of(file)
+    return None if kind is None else _KINDS.get(kind.name)
 
 
 def _pieces(dataset: ds.Dataset) -> list[Any]:
@@ -144,14 +174,16 @@ def _pieces(dataset: ds.Dataset) -> list[Any]:
     return fragments
 
 
-def _columns(schema: pa.Schema, path: str, text: TextChoice) -> dict[str, str]:
+def _columns(schema: pa.Schema, path: str, text: TextChoice, need_ids: bool) -> dict[str, str]:
     """Which column holds a modality."""
     if text == "auto":
         text = "features" if "text" in schema.names else "tokens"
     columns = {"text": "text" if text == "features" else "text_bert", "audio": "audio", "vision": "vision"}
-    missing = [name for name in ("split", "id", "label", *columns.values()) if name not in schema.names]
+    wanted = ("split", *(("id",) if need_ids else ()), "label", *columns.values())
+    missing = [name for name in wanted if name not in schema.names]
     if missing:
-        raise ValueError(f"{path} lacks the column {missing[0]}; it has {', '.join(schema.names)}")
+        hint = "; without ids, number the samples with --ids number" if missing[0] == "id" else ""
+        raise ValueError(f"{path} lacks the column {missing[0]}; it has {', '.join(schema.names)}{hint}")
     return columns
 
 

@@ -17,7 +17,7 @@ from dmd.report.runs import RunRecord
 BOOKKEEPING = frozenset({
     "train.seed",
     "data.workers", "data.check", "train.ghost_batches_per_forward", "train.zero_stage", "train.kernels",
-    "train.cuda_graph", "text.compile", "train.collective_timeout",
+    "train.cuda_graph", "train.adam", "train.deterministic", "text.compile", "train.collective_timeout",
     "train.save_every", "train.save_minutes", "train.keep_checkpoints", "train.log_every", "train.on_storage_error",
 })  # fmt: skip
 """The seed, and the keys of device, throughput, checkpoints and log: the only ones in which seeds of one config may

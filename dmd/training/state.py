@@ -40,7 +40,7 @@ def make_state(
         "version": VERSION, "cursor": asdict(cursor), "config": config_to_dict(config), "schedule": schedule,
         "best_step": schedule["best_step"] if schedule["best_step"] >= 0 else None,
         "data": {"name": info.name, "generation": info.generation, "text_kind": info.text_kind,
-                 "dims": info.dims, "lengths": info.lengths},
+                 "dims": info.dims, "lengths": info.lengths, "label_scale": info.label_scale},
         "text_encoder": text_encoder, "nonfinite_in_a_row": nonfinite_in_a_row,
         "averaged_steps": averaged_steps, "versions": library_versions,
     }  # fmt: skip

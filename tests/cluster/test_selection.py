@@ -8,6 +8,7 @@ import pytest
 
 from cluster.selection import SelectionSource, selection_shards
 from data_shards.index import ShardIndex
+from data_shards.labels import Labels
 from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo, Sample
 from data_shards.sources.synthetic import SyntheticSource
@@ -64,14 +65,19 @@ class Classified(SyntheticSource):
 
 def test_every_fact_of_the_set_is_copied(tmp_path):
     """Walks what an index says: all but what follows from the test split, and from being a set of its own."""
-    own = {"counts", "shards", "generation", "builder", "classes", "zeroed"}
-    zeroed = {"train/audio": 3, "test/audio": 5}
-    build(Classified(samples=100, steps=20, text_dim=8), tmp_path / "all", samples_per_shard=32, zeroed=zeroed)
+    own = {"counts", "shards", "generation", "builder", "classes", "labels", "zeroed"}
+    build(
+        Classified(samples=100, steps=20, text_dim=8), tmp_path / "all", samples_per_shard=32, storage="float16",
+        labels=Labels(scale=0.5), ids="number", zeroed={"train/audio": 3, "test/audio": 5}, ignored={"field video": 7},
+    )  # fmt: skip
     with ShardReader(tmp_path / "all") as whole:
         before, after = whole.index.info, ShardIndex.load(selection_shards(whole, tmp_path / "selection")).info
+    assert (before.label_scale, before.ids_numbered, before.ignored) == (0.5, True, {"field video": 7})
+    assert before.rounding["audio"] > 0
     for field in fields(DatasetInfo):
         if field.name not in own:
             assert getattr(before, field.name) == getattr(after, field.name), field.name
+    assert after.labels == {split: before.labels[split] for split in ("train", "valid")}
     assert after.zeroed == {"train/audio": 3}
 
 

@@ -36,7 +36,7 @@ def datasets(draw):
         count = draw(st.integers(1, 9))
         random = np.random.RandomState(draw(st.integers(0, 2**31)))
         fields = {
-            "id": draw(st.lists(IDS, min_size=count, max_size=count)),
+            "id": draw(st.lists(IDS, min_size=count, max_size=count, unique=True)),
             "regression_labels": random.uniform(-3, 3, count).astype(draw(st.sampled_from(["<f4", "<f8"]))),
         }
         for m in ("text", "audio", "vision"):
@@ -109,7 +109,7 @@ def _sample(**change):
         ({"audio": np.ones(3, np.float32)}, r"audio has shape \(3,\)"),
         ({"vision": np.ones((0, 3), np.float32)}, r"vision has shape \(0, 3\)"),
         ({"audio": np.ones((2, 3))}, "audio is float64; it must be float32"),
-        ({"audio": np.full((2, 3), np.nan, np.float32)}, "audio has 6 non-finite values"),
+        ({"audio": np.full((2, 3), np.nan, np.float32)}, r"audio \(2, 3\) has 6 non-finite values"),
         ({"text": np.ones((2, 3), np.int32)}, r"text has shape \(2, 3\)"),
         ({"text": -np.ones((3, 3), np.int32)}, "negative token id"),
         ({"lengths": (1, 3, 1)}, "audio length 3 is not between 0 and its 2 steps"),

@@ -78,7 +78,7 @@ def test_tables_with_tokens_and_given_lengths(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"split": "dev"}, "split 'dev' is unknown"),
+        ({"split": "dave"}, "split 'dave' is unknown; use train, valid, test \\(or val, dev, validation\\)"),
         ({"audio": None}, "audio has 1 gaps"),
         ({"audio": [[1.0, None, 2.0]]}, "audio holds double with 1 gaps"),
         ({"audio": [[1.0, 2.0], [1.0]]}, "audio is ragged in its features"),
@@ -103,6 +103,7 @@ def test_tables_that_are_none(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(ValueError, match=r"b\.parquet is no table that can be read"):
         TableSource(tmp_path / "b.parquet")
-    for name in ("absent.parquet", "notes.txt"):
-        with pytest.raises(ValueError, match="is no table"):
+    (tmp_path / "notes.txt").write_text("nothing")
+    for name, message in (("absent.parquet", "nothing at this path"), ("notes.txt", "is no table")):
+        with pytest.raises(ValueError, match=message):
             TableSource(tmp_path / name)

@@ -64,7 +64,7 @@ class Evil:
         (Evil(eval, "open('PWNED', 'w')"), "builtins.eval"),
         (Evil(getattr, "", "join"), "builtins.getattr"),
         (Evil(np.load, "x"), "numpy.load"),
-        (collections.OrderedDict(a=1), "collections.OrderedDict"),
+        (collections.Counter(a=1), "collections.Counter"),
         (np.random.RandomState(0), "numpy.random"),
         (np.ma.array([1]), "numpy.ma"),
     ],

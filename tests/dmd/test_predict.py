@@ -1,10 +1,12 @@
 """Predictions, exports and published checkpoints: the same numbers by every way, and what each refuses."""
 
 import csv
+import gzip
 import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from dmd.model import DMD, ModelConfig
 from dmd.model.dmd import HEADS
 from dmd.model.published import slots, to_published
 from dmd.model.text import build_text_encoder
+from dmd.predict_inputs import read_samples
 from dmd.predict_outputs import schema
 from dmd.predictor import Predictor
 from dmd.presets import load_config, preset_names
@@ -127,6 +130,51 @@ def test_predict_refuses(run, shards, tmp_path, capsys):
     assert "'.txt'" in refused(capsys, "predict", run, shards, "--out", tmp_path / "out.txt")
     assert "there is no directory" in refused(capsys, "predict", tmp_path / "gone", shards, *out)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".pkl") == []
+
+
+@pytest.mark.parametrize("name", ["val", "dev", "validation", "valid", b"dev"])
+def test_a_split_by_any_of_its_names(run, tmp_path, capsys, caplog, name):
+    fields = {m: array.numpy() for m, array in example(dmd.load(run).card, 3).items()}
+    fields |= {"id": ["a", "b", "c"], "mood": [1, 2, 3]}
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps({name: fields, "trian": fields}))
+    assert command("predict", run, tmp_path / "in.pkl", "--out", tmp_path / "out.csv") == 0
+    assert command("predict", run, tmp_path / "in.pkl", "--split", "valid", "--out", tmp_path / "again.csv") == 0
+    with open(tmp_path / "out.csv", newline="") as file:
+        assert {(row["split"], row["id"]) for row in csv.DictReader(file)} == {("valid", n) for n in "abc"}
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    assert "ignored: trian (3)" in caplog.text
+    assert "valid: ignored: mood (3)" in caplog.text
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps({name: fields, "VALID": fields}))
+    told = refused(capsys, "predict", run, tmp_path / "in.pkl", "--out", tmp_path / "no.csv")
+    assert "both mean valid" in told
+
+
+def test_files_of_the_wrong_kind_are_named(run, tmp_path, capsys):
+    out = ("--out", tmp_path / "out.csv")
+    sample = {m: array.numpy() for m, array in example(dmd.load(run).card, 2).items()}
+    path = tmp_path / "in.pkl"
+    for raw, words in (
+        (gzip.compress(pickle.dumps(sample)), "is gzip compressed"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git-LFS pointer"),
+        (b"<html>Sign in</html>", "is a web page"), (b"id,label\n1,2\n", "it is a text table"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"), (b"PAR1....PAR1", "is a Parquet table"),
+        (pickle.dumps(sample)[:99], "is cut short"),
+    ):  # fmt: skip
+        path.write_bytes(raw)
+        assert f"{path} " in (told := refused(capsys, "predict", run, path, *out))
+        assert words in told
+        told = refused(capsys, "import", path, tmp_path / "run", "--preset", "mosi-aligned")
+        assert words in told or "cut short" in words or "text table" in words
+    beyond = features(path, dmd.load(run), 2, audio=np.full((2, *dmd.load(run).card.shape("audio")), 1e39))
+    assert "audio holds 500 values that are not finite" in refused(capsys, "predict", run, beyond, *out)
+
+
+def test_labels_of_a_pickle_are_brought_to_the_scale_of_the_training(run, tmp_path):
+    model = dmd.load(run)
+    card = replace(model.card, data={**model.card.data, "label_scale": 3.0})
+    path = features(tmp_path / "in.pkl", model, 2, labels=[0.5, -1.0])
+    assert [list(batch.labels) for batch in read_samples(path, card)] == [[1.5, -3.0]]
+    assert [list(batch.labels) for batch in read_samples(path, model.card)] == [[0.5, -1.0]]
 
 
 def test_an_export_predicts_as_its_run_without_deepspeed_and_ray(run, exported):

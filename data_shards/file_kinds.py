@@ -1,0 +1,172 @@
+"""What kind of file something is by its first bytes, and what to do with a file of the wrong kind.
+
+Every reader of a user's file asks here before it parses (`refuse_kind`) or after parsing failed (`explain`), so that a
+compressed, downloaded or mistaken file is named for what it is. Nothing is unpacked; of a zip the names are listed.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAD = 1024
+"""Bytes that are looked at."""
+_NAMED = 3
+"""Files of an archive that a message names."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file."""
+
+    name: str
+    """With its article, as in "a gzip archive"."""
+    advice: str
+    """What to do with one."""
+
+
+_UNPACK = "unpack it and give the file inside"
+_HDF5 = Kind(
+    "an HDF5 file (.h5, .hdf5, .csd or MATLAB 7.3)",
+    "read it with h5py or the CMU-MultimodalSDK and save its arrays as an MMSA pickle or a Parquet table",
+)
+_MATLAB = Kind("a MATLAB file", "read it with scipy.io.loadmat and save its arrays as an MMSA pickle")
+_MEDIA = "features are needed: extract them first, with MMSA-FET for example, and give their file"
+_LFS = Kind("a Git-LFS pointer", "the file itself is not here: run `git lfs pull` in its repository, or download it")
+_WEB = Kind(
+    "a web page (HTML)",
+    "the download gave a page, such as a log-in or a virus scan warning, in the place of the file; download it again",
+)
+_PARQUET = Kind("a Parquet table", "give it to `dmd shard`, which makes shards of it")
+_ARROW = Kind("an Arrow table", "name it .arrow and give it to `dmd shard`, which makes shards of it")
+_TAR = Kind("a tar archive", "index WebDataset tars in their directory with `dmd index`; unpack any other")
+_TORCH = Kind("a PyTorch file (.pt, .pth)", "load it with torch and save its arrays as a pickle of numpy arrays")
+_TORCH_OLD = Kind("a PyTorch file (.pt, .pth) of before version 1.6", _TORCH.advice)
+_NPY = Kind("a numpy array (.npy)", "save the arrays of all splits and fields as one MMSA pickle")
+_NPZ = Kind("a numpy archive (.npz)", "load it with numpy and save its arrays as a pickle {split: {field: array}}")
+_SAFETENSORS = Kind("a safetensors file", "load it and save its arrays as an MMSA pickle")
+_JSON = Kind("a JSON file", "features go in an MMSA pickle or a Parquet table")
+_CSV = Kind("a text table (CSV or TSV)", "features go in an MMSA pickle or a Parquet table, whose columns hold lists")
+_TEXT = Kind("a text file", "give a feature pickle, a directory of them or a Parquet table")
+_ZEROS = Kind("a file that begins with zeros only", "its download or copy is not whole; fetch it again")
+_EMPTY = Kind("an empty file", "its download or writing did not end; make it again")
+TORCH_KINDS = (_TORCH.name, _TORCH_OLD.name)
+PICKLE = Kind("a pickle", "give it to `dmd shard`, which makes shards of it")
+
+_STARTS: tuple[tuple[bytes, Kind], ...] = (
+    (b"\x1f\x8b", Kind("gzip compressed", "unpack it with gunzip (a .tar.gz with tar xzf) and give the file inside")),
+    (b"BZh", Kind("bzip2 compressed", "unpack it with bunzip2 and give the file inside")),
+    (b"\xfd7zXZ\0", Kind("xz compressed", "unpack it with unxz and give the file inside")),
+    (b"\x28\xb5\x2f\xfd", Kind("zstd compressed", "unpack it with unzstd and give the file inside")),
+    (b"\x04\x22\x4d\x18", Kind("lz4 compressed", "unpack it with unlz4 and give the file inside")),
+    (b"7z\xbc\xaf\x27\x1c", Kind("a 7-Zip archive", _UNPACK)),
+    (b"Rar!\x1a\x07", Kind("a RAR archive", _UNPACK)),
+    (b"\x89HDF\r\n\x1a\n", _HDF5),
+    (b"MATLAB 7.3", _HDF5),
+    (b"MATLAB 5.0", _MATLAB),
+    (b"\x93NUMPY", _NPY),
+    (b"PAR1", _PARQUET),
+    (b"ARROW1", _ARROW),
+    (b"FEA1", _ARROW),
+    (b"version https://git-lfs", _LFS),
+    (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", _TORCH_OLD),
+    (b"\x1aE\xdf\xa3", Kind("a Matroska or WebM video", _MEDIA)),
+    (b"fLaC", Kind("a FLAC sound file", _MEDIA)),
+    (b"OggS", Kind("an Ogg file", _MEDIA)),
+    (b"ID3", Kind("an MP3 sound file", _MEDIA)),
+    (b"\xff\xd8\xff", Kind("a JPEG picture", _MEDIA)),
+    (b"\x89PNG\r\n\x1a\n", Kind("a PNG picture", _MEDIA)),
+    (b"%PDF-", Kind("a PDF document", "give a feature file")),
+    (b"\x80\x02", PICKLE), (b"\x80\x03", PICKLE), (b"\x80\x04", PICKLE), (b"\x80\x05", PICKLE),
+)  # fmt: skip
+_RIFF = {b"WAVE": "a WAV sound file", b"AVI ": "an AVI video"}
+
+
+def kind_of_bytes(head: bytes) -> Kind | None:
+    """The kind of a file that begins with `head`; None where its first bytes say nothing."""
+    if not head:
+        return _EMPTY
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] in _RIFF:
+        return Kind(_RIFF[head[8:12]], _MEDIA)
+    if head[4:8] == b"ftyp":
+        return Kind("an MP4 or QuickTime video", _MEDIA)
+    if head[257:262] == b"ustar":
+        return _TAR
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return Kind("a zip archive", _UNPACK)
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32:
+        return _SAFETENSORS
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:1] == b"<" and any(word in start[:512].lower() for word in (b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return _WEB
+    if start[:1] in (b"{", b"["):
+        return _JSON
+    return None if head.strip(b"\0") else _ZEROS
+
+
+def kind_of(path: str | Path) -> Kind | None:
+    """The kind of a file; None where its first bytes say nothing."""
+    with open(path, "rb") as file:
+        kind = kind_of_bytes(file.read(HEAD))
+    return _zip_kind(path, kind) if kind is not None and kind.name == "a zip archive" else kind
+
+
+def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pickle",)) -> None:
+    """Raise `ValueError` for what is no file, and for a file of a kind that is not wanted.
+
+    Args:
+        path: the user's file.
+        wanted: what it should be, as in "a feature pickle".
+        but: names of the kinds that are let through, beside what the first bytes do not tell.
+    """
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a directory; give {wanted}")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is empty or no file: there is nothing at this path; give {wanted}")
+    kind = kind_of(path)
+    if kind is _EMPTY:
+        raise ValueError(f"{path} is empty or no file: it has 0 bytes; {_EMPTY.advice}")
+    if kind is not None and kind.name not in but:
+        raise ValueError(f"{path} is {kind.name}, not {wanted}: {kind.advice}")
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or an archive's member is what macOS leaves behind (`._x`, `.DS_Store`, `__MACOSX/x`)."""
+    parts = name.split("/")
+    return parts[-1] == ".DS_Store" or parts[-1].startswith("._") or "__MACOSX" in parts
+
+
+def explain(head: bytes) -> str:
+    """Words for an error about a file that cannot be read, such as ": it is a text file; ..."; "" without a clue."""
+    kind = kind_of_bytes(head) or _text_kind(head)
+    return "" if kind is None or kind is PICKLE else f"it is {kind.name}: {kind.advice}"
+
+
+def _text_kind(head: bytes) -> Kind | None:
+    """A text or a table of text; what `kind_of_bytes` cannot tell from a pickle of protocol 0, which is text too."""
+    try:
+        text = head.decode("utf-8-sig", errors="strict" if len(head) < HEAD else "ignore")
+    except UnicodeDecodeError:
+        return None
+    lines = text.splitlines()
+    if not lines or not all(character.isprintable() or character in "\t\r\n" for character in text):
+        return None
+    return _CSV if any(lines[0].count(mark) for mark in ",;\t") else _TEXT
+
+
+def _zip_kind(path: str | Path, kind: Kind) -> Kind:
+    """numpy and torch write zips too; of another the names are told."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return Kind("a zip archive that is not whole", "download it again")
+    if names and all(name.endswith(".npy") for name in names):
+        return _NPZ
+    if any(name.endswith("data.pkl") for name in names):
+        return _TORCH
+    shown = ", ".join(repr(name)[:80] for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return Kind("a zip archive", f"{kind.advice} ({shown or 'it holds none'})")

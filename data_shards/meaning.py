@@ -1,0 +1,46 @@
+"""What `dmd shard` and `dmd index` ask and tell about labels, ids and what they leave out."""
+
+import argparse
+
+from data_shards.labels import Labels, Reading
+from data_shards.schema import DatasetInfo
+
+
+def add_meaning(parser: argparse.ArgumentParser) -> None:
+    """What a user says about labels and ids."""
+    group = parser.add_argument_group(
+        "labels and ids", "Labels are sentiments in [-3, 3]. What looks like something else is refused until declared."
+    )
+    kinds = group.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--label-scale", type=float, metavar="FACTOR",
+        help="multiply sentiments: by 3 for CH-SIMS, whose labels lie in [-1, 1]; by 1: they are right as they are",
+    )  # fmt: skip
+    kinds.add_argument(
+        "--classes", action="store_true",
+        help="labels are class numbers from 0, without a sentiment; train with model.task=N data.classes=stored",
+    )  # fmt: skip
+    kinds.add_argument("--binary", action="store_true", help="the same for labels that are 0 and 1 only")
+    group.add_argument(
+        "--ids", choices=("keep", "number"), default="keep",
+        help="number: make ids unique, as ID#SPLITNUMBER (default: keep; ids that repeat in a split are refused)",
+    )  # fmt: skip
+
+
+def labels_of(options: argparse.Namespace) -> Labels:
+    """What was said about labels."""
+    reading: Reading = "binary" if options.binary else "classes" if options.classes else "sentiments"
+    return Labels(reading=reading, scale=options.label_scale)
+
+
+def print_ignored(ignored: dict[str, int]) -> None:
+    """Name what was not taken, with its count."""
+    if ignored:
+        print(f"ignored: {', '.join(f'{name} ({count})' for name, count in sorted(ignored.items()))}")
+
+
+def print_labels(info: DatasetInfo) -> None:
+    """Say what the labels of each split are."""
+    for split, facts in info.labels.items():
+        scaled = f", multiplied by {info.label_scale:g}" if info.label_scale != 1 else ""
+        print(f"{split} labels: {facts.words()}{scaled}")
