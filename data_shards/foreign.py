@@ -70,11 +70,11 @@ def index_tars(
     with open_output(folder, keep=[name for _, name in tars]) as output:
         index = IndexWriter(output.staging / INDEX_NAME)
         try:
-            results = ordered(
+            with ordered(
                 lambda task: scan(folder / tars[task][1], tars[task][0], chosen, labels or Labels()),
                 len(tars), processes=processes, close=output.inherited,
-            )  # fmt: skip
-            facts, shards = _take(zip(tars, results, strict=True), ids, collector, index, progress)
+            ) as results:  # fmt: skip
+                facts, shards = _take(zip(tars, results, strict=True), ids, collector, index, progress)
             if mapping and mapping.get("class") and not facts.num_classes:
                 raise ValueError(f"no sample under {root} has the class label {mapping['class']}; leave class out")
             info = _describe(name or folder.resolve().name, chosen, facts, shards, collector.finish())

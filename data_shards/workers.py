@@ -9,14 +9,20 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 
-def ordered(run: Callable[[int], Result], count: int, *, processes: int, close: Sequence[int] = ()) -> Iterator[Result]:
+@contextmanager
+def ordered(
+    run: Callable[[int], Result], count: int, *, processes: int, close: Sequence[int] = ()
+) -> Iterator[Iterator[Result]]:
     """`run(0), run(1), ..., run(count - 1)`, in this process if `processes` is 1.
+
+    When the context is left, by an error too, no worker is alive: none writes into a directory that is removed next.
 
     Args:
         run: may raise `ValueError` or `OSError`, which then is raised here.
@@ -26,7 +32,7 @@ def ordered(run: Callable[[int], Result], count: int, *, processes: int, close: 
         ValueError: a worker was killed.
     """
     if min(processes, count) <= 1:
-        yield from map(run, range(count))
+        yield map(run, range(count))
         return
     context = multiprocessing.get_context("fork")
     receivers: list[Connection] = []
@@ -40,8 +46,7 @@ def ordered(run: Callable[[int], Result], count: int, *, processes: int, close: 
             worker.start()
             workers.append(worker)
             sender.close()
-        for task in range(count):
-            yield _receive(receivers[task % processes], workers[task % processes])
+        yield (_receive(receivers[task % processes], workers[task % processes]) for task in range(count))
     finally:
         for worker in workers:
             worker.terminate()

@@ -147,18 +147,19 @@ def _write(
     """Write all shards and index rows; what they have in common, and the shards."""
     facts: ShardRows | None = None
     shards: list[ShardInfo] = []
-    results = ordered(
+    with ordered(
         lambda task: plan.write(output.staging, task), len(plan.tasks), processes=processes, close=output.inherited
-    )
-    for task, rows in enumerate(results):
-        split, number, start, stop, _ = plan.tasks[task]
-        facts = _merge(facts, rows, plan.where)
-        collector.take(rows, where=split, start=start)
-        name = f"{split}-{number:06d}-{rows.sha256[:16]}.tar"
-        shards.append(ShardInfo(name=name, split=split, samples=stop - start, bytes=rows.bytes, sha256=rows.sha256))
-        index.add(rows, shard=task)
-        output.take(plan.path(output.staging, task), name)
-        progress(stop - start, rows.bytes)
+    ) as results:
+        for task, rows in enumerate(results):
+            split, number, start, stop, _ = plan.tasks[task]
+            facts = _merge(facts, rows, plan.where)
+            collector.take(rows, where=split, start=start)
+            name = f"{split}-{number:06d}-{rows.sha256[:16]}.tar"
+            size = stop - start
+            shards.append(ShardInfo(name=name, split=split, samples=size, bytes=rows.bytes, sha256=rows.sha256))
+            index.add(rows, shard=task)
+            output.take(plan.path(output.staging, task), name)
+            progress(size, rows.bytes)
     assert facts is not None
     return facts, shards
 

@@ -1,5 +1,6 @@
 """Ids that are there twice: found wherever samples come from, named with both places, numbered on request."""
 
+import multiprocessing
 import tracemalloc
 
 import numpy as np
@@ -155,3 +156,15 @@ def test_a_million_ids_take_little_memory():
     assert peak < 80 << 20
     with pytest.raises(ValueError, match="'video123456' is there twice: train sample 123456 and train sample 1000001"):
         check.add(["new", "video123456"], split="train", where="train", start=1_000_000)
+
+
+def test_a_build_that_is_refused_leaves_no_writer_at_work(tmp_path):
+    """The parent finds the id in the second of many shards, while other processes still write."""
+    data = mmsa({"train": 2000})
+    data["train"]["id"][4] = data["train"]["id"][2]
+    path = save(data, tmp_path / "x.pkl")
+    for _ in range(3):
+        with pytest.raises(ValueError, match="is there twice: train sample 2 and train sample 4"):
+            shard([str(path), str(tmp_path / "shards"), "--processes", "4", "--samples-per-shard", "3"])
+        assert not multiprocessing.active_children()
+        assert not (tmp_path / "shards").exists()
