@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
 DEFAULT_SPLIT = "valid"
 """What evaluate, predict, report and missing look at; the test split is asked for."""
+SPLIT_HELP = f"train, valid (or val, dev, validation) or test (default: {DEFAULT_SPLIT})"
+
+
+def split_option(name: str) -> str:
+    """The split that `--split NAME` means, for `argparse`."""
+    from data_shards.sources.splits import named_split
+
+    try:
+        return named_split(name, "split")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def evaluate(argv: list[str]) -> int:
@@ -25,7 +36,7 @@ def evaluate(argv: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--data", metavar="SHARDS", help="other shards than those of the training")
-    parser.add_argument("--split", default=DEFAULT_SPLIT, choices=["train", "valid", "test"], help="default: valid")
+    parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
     options = parser.parse_args(argv)
@@ -85,8 +96,8 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("inputs", type=Path, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet or .csv file")
     parser.add_argument(
-        "--split", action="append", choices=["train", "valid", "test"],
-        help="may be repeated (default: valid; all samples of a file without splits, and all splits with --id)",
+        "--split", action="append", type=split_option,
+        help=f"{SPLIT_HELP}; may be repeated; a file without splits is taken whole, and with --id all splits are",
     )  # fmt: skip
     parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
     options = parser.parse_args(argv)
@@ -98,7 +109,8 @@ def predict(argv: list[str]) -> int:
     check_suffix(options.out)
     model = load(options.model)
     by_default = not options.split and not options.id
-    splits = [DEFAULT_SPLIT] if by_default and options.inputs.is_dir() else options.split
+    asked = list(dict.fromkeys(options.split)) if options.split else None
+    splits = [DEFAULT_SPLIT] if by_default and options.inputs.is_dir() else asked
     samples = read_samples(options.inputs, model.card, splits=splits, ids=options.id)
     if by_default:
         samples = _default_split(samples, options.inputs)

@@ -65,6 +65,18 @@ def test_predict_and_evaluate_agree(run, shards, tmp_path):
     assert edges.sum(0) == pytest.approx(np.ones(table.num_rows), rel=1e-5)
 
 
+def test_commands_take_a_split_by_any_of_its_names(run, tmp_path, capsys):
+    assert command("evaluate", run, "--split", "dev", "--json", tmp_path / "dev.json") == 0
+    assert json.loads((tmp_path / "dev.json").read_text())["split"] == "valid"
+    assert "valid split, " in capsys.readouterr().out
+    outs = {"predict": [tmp_path, "--out", tmp_path / "out.csv"], "evaluate": [], "report": [], "missing": []}
+    for name, more in outs.items():
+        with pytest.raises(SystemExit) as ended:
+            command(name, run, *more, "--split", "tset")
+        assert ended.value.code == 2
+        assert "split 'tset' is unknown; use train, valid, test (or val, dev, validation)" in capsys.readouterr().err
+
+
 def test_csv_holds_every_split_once(run, shards, tmp_path):
     splits = [part for split in ("train", "valid", "test") for part in ("--split", split)]
     assert command("predict", run, shards, *splits, "--out", tmp_path / "out.csv") == 0
@@ -138,7 +150,8 @@ def test_a_split_by_any_of_its_names(run, tmp_path, capsys, caplog, name):
     fields |= {"id": ["a", "b", "c"], "mood": [1, 2, 3]}
     (tmp_path / "in.pkl").write_bytes(pickle.dumps({name: fields, "trian": fields}))
     assert command("predict", run, tmp_path / "in.pkl", "--out", tmp_path / "out.csv") == 0
-    assert command("predict", run, tmp_path / "in.pkl", "--split", "valid", "--out", tmp_path / "again.csv") == 0
+    asked = ("--split", name.decode() if isinstance(name, bytes) else name, "--split", "valid")
+    assert command("predict", run, tmp_path / "in.pkl", *asked, "--out", tmp_path / "again.csv") == 0
     with open(tmp_path / "out.csv", newline="") as file:
         assert {(row["split"], row["id"]) for row in csv.DictReader(file)} == {("valid", n) for n in "abc"}
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
