@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from cluster.space import Values
 from dmd.training.durable import replace_file
+from dmd.training.record_files import end_logs_at
 from dmd.training.saving import CHECKPOINTS
-from dmd.training.standing import standing
+from dmd.training.standing import LINES, standing
 
 State = Literal["running", "finished", "stopped", "diverged", "failed"]
 DONE: frozenset[State] = frozenset({"finished", "stopped", "diverged"})
@@ -61,7 +62,8 @@ class TrialRecord:
 
     def reconcile(self, run: Path) -> None:
         """Take epochs, losses and metrics from the checkpoints and log of the trial's run, which are the truth: reports
-        stop with the trial, or are lost with the process that collects them. Nothing changes without a checkpoint.
+        stop with the trial, or are lost with the process that collects them. Nothing changes without a checkpoint. The
+        log of a trial that ASHA stopped is cut there too; that of any other is cut when it resumes.
 
         Raises:
             ValueError: checkpoints, none of them valid; or a damaged log.
@@ -71,6 +73,8 @@ class TrialRecord:
             return
         self.losses = [(validation.epoch, validation.best_loss) for validation in stands.validations]
         self.metrics = dict(stands.best.metrics)
+        if self.state == "stopped":
+            end_logs_at(run, stands.step)
 
     def seen_by_halving(self) -> list[tuple[int, float]]:
         """The losses that ASHA saw, or is to see."""
@@ -111,7 +115,7 @@ class Ledger:
     def marks(self) -> list[tuple[int, list[str]]]:
         """What grows in the run directories of stopped trials as long as their ranks live: log and checkpoints."""
         runs = [self.run(record.number) for record in self.records.values() if record.state == "stopped"]
-        logs = [run / "metrics.jsonl" for run in runs]
+        logs = [run / LINES for run in runs]
         return [
             (log.stat().st_size if log.exists() else 0, sorted(path.name for path in run.glob(f"{CHECKPOINTS}/*")))
             for run, log in zip(runs, logs, strict=True)

@@ -25,12 +25,14 @@ from typing import Any, cast
 
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
-from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
+from torch.utils.tensorboard.writer import FileWriter
 
 from dmd.training.board import Features, config_text, figures
 from dmd.training.durable import replace_file
 from dmd.training.evaluate import Evaluation
 from dmd.training.provenance import provenance
+from dmd.training.record_files import cut_lines, draw, open_board, parse_object
+from dmd.training.standing import LINES
 
 BEST = "best_valid"
 """Kind of the numbers of the checkpoint that `dmd evaluate` takes."""
@@ -38,8 +40,6 @@ DESCRIPTION_SUFFIX = ".search"
 """How the name of an event file ends that describes the hyperparameters of all runs below its directory."""
 _DESCRIPTION_LEVELS = 2
 """How many directories above a run such a file may lie."""
-_CLOCK_PATIENCE = 5
-"""Seconds to wait at most for a clock that is behind the one that named the last event file."""
 
 
 class Recorder:
@@ -65,7 +65,7 @@ class Recorder:
         Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
         """
         run.mkdir(parents=True, exist_ok=True)
-        self._document_path, self._lines_path = run / "run.json", run / "metrics.jsonl"
+        self._document_path, self._lines_path = run / "run.json", run / LINES
         self._resume_step = resume_step
         self._last_step = resume_step or 0
         earlier = _earlier(self._document_path)
@@ -74,10 +74,10 @@ class Recorder:
         sessions = [*earlier.get("sessions", []), session]
         self._document: dict[str, Any] = {"config": config, "info": info, "sessions": sessions}
         self._write_document()
-        at_resume = _cut(self._lines_path, resume_step)
+        at_resume = cut_lines(self._lines_path, resume_step)
         self._present = {tag for line in at_resume for tag in line if "/" in tag}
         self._lines = os.open(self._lines_path, os.O_WRONLY | os.O_APPEND)
-        self._board = _open_board(run, resume_step)
+        self._board = open_board(run, resume_step)
         self._events = cast(FileWriter, self._board.file_writer)
         experiment, session_start, self._session_end = hparams(_flatten(config), dict.fromkeys(compare, 0.0))
         for summary in (session_start,) if _described(run) else (experiment, session_start):
@@ -85,7 +85,7 @@ class Recorder:
         if resume_step is None:
             self._board.add_text("config", config_text(config, info))
         for line in at_resume:
-            self._draw(line)
+            draw(self._board, line)
         self._board.flush()
 
     def scalars(self, step: int, values: dict[str, float], *, kind: str) -> None:
@@ -102,7 +102,7 @@ class Recorder:
         self._last_step = max(self._last_step, step)
         line = {"step": step, "time": time.time(), "kind": kind, **tags}
         self._append(json.dumps(_finite(line), allow_nan=False).encode() + b"\n")
-        self._draw(line)
+        draw(self._board, line)
         self._board.flush()
 
     def pictures(self, step: int, edges: dict[str, Tensor], evaluation: Evaluation) -> None:
@@ -144,12 +144,6 @@ class Recorder:
             os.ftruncate(self._lines, size)
             raise OSError(error.errno, f"cannot append to {self._lines_path}: {error.strerror}") from error
 
-    def _draw(self, line: dict[str, Any]) -> None:
-        """Put a line's numbers on the board, at the time that the line tells."""
-        for tag, value in line.items():
-            if "/" in tag:
-                self._board.add_scalar(tag, math.nan if value is None else value, line["step"], walltime=line["time"])
-
 
 def _described(run: Path) -> bool:
     """Whether a search above the run says what TensorBoard's hyperparameter page shows."""
@@ -181,20 +175,11 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _parse(text: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _earlier(path: Path) -> dict[str, Any]:
     """What an earlier session wrote to run.json."""
     if not path.exists():
         return {}
-    document = _parse(path.read_bytes())
+    document = parse_object(path.read_bytes())
     if document is None:
         raise ValueError(f"{path} is not a JSON object; move it away, a new one will be written")
     return document
@@ -204,37 +189,3 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]
     """{dotted key: [before, now]} of the config values that a resume changed; keys of newer programs do not count."""
     old, new = _flatten(before), _flatten(_finite(now))
     return {key: [old[key], new[key]] for key in new if key in old and old[key] != new[key]}
-
-
-def _cut(path: Path, last: int | None) -> list[dict[str, Any]]:
-    """Cut the JSON lines after step `last` (all of them for None) and a torn last line; return those of `last`."""
-    if last is None or not path.exists():
-        replace_file(path, b"")
-        return []
-    kept, of_last = [], []
-    texts = path.read_bytes().removesuffix(b"\n").split(b"\n")
-    for number, text in enumerate(texts, 1):
-        line = _parse(text)
-        if line is None and number < len(texts):
-            raise ValueError(f"{path}: line {number} is damaged; remove it to resume without its numbers")
-        if line is not None and line["step"] <= last:
-            kept.append(text + b"\n")
-            of_last += [line] if line["step"] == last else []
-    replace_file(path, b"".join(kept))
-    return of_last
-
-
-def _open_board(run: Path, resume_step: int | None) -> SummaryWriter:
-    """A new event file, in which the numbers of earlier ones no longer count from `resume_step` on (all for None).
-
-    TensorBoard reads event files in the order of their names, which tell the second of their creation; so a session
-    that follows within the same second waits for the next.
-    """
-    earlier = list(run.glob("events.out.tfevents.*"))
-    if resume_step is None:
-        for path in earlier:
-            path.unlink()
-    elif earlier:
-        newest = max(int(path.name.split(".")[3]) for path in earlier)
-        time.sleep(min(max(newest + 1 - time.time(), 0), _CLOCK_PATIENCE))
-    return SummaryWriter(str(run), purge_step=resume_step, max_queue=1000)

@@ -13,6 +13,9 @@ from typing import Any
 from dmd.training.checkpoint import checkpoint_paths, newest_valid, read_state
 from dmd.training.saving import CHECKPOINTS
 
+LINES = "metrics.jsonl"
+"""The log of a run as JSON lines."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
@@ -75,7 +78,7 @@ def read_lines(run: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a damaged line before the last.
     """
-    path = run / "metrics.jsonl"
+    path = run / LINES
     texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     lines = []
     for number, text in enumerate(texts, 1):

@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster.halving import Halving
 from cluster.ledger import Ledger, TrialRecord
+from dmd.training.checkpoint import checkpoint_paths
 from dmd.training.restore import best_checkpoint
-from dmd.training.standing import standing
+from dmd.training.saving import CHECKPOINTS
+from dmd.training.standing import read_lines, standing
 from tests.dmd.trained import make_shards, train
 
 
@@ -39,6 +42,28 @@ def test_a_trial_that_was_stopped_late_is_brought_up_to_date(run, tmp_path):
         assert found.metrics == pytest.approx(stands.best.metrics, nan_ok=True)
         assert stands.best.step == best_checkpoint(run).step
         assert [epoch for epoch, _ in found.seen_by_halving()] == [1]
+
+
+def test_the_logs_of_a_stopped_trial_end_where_its_checkpoints_do(run, tmp_path):
+    """It was stopped after it had logged its last validation and before the checkpoint stood."""
+    ledger = ledger_of(run, tmp_path, TrialRecord(number=0, values={}, state="stopped", stopped_after=3))
+    trial = ledger.run(0)
+    newest = max(checkpoint_paths(trial / CHECKPOINTS).items())
+    shutil.rmtree(newest[1])
+    assert read_lines(trial)[-1]["step"] == newest[0]
+    ledger.reconcile()
+    stands = standing(trial)
+    assert stands is not None
+    assert stands.best is not None
+    assert [epoch for epoch, _ in ledger.records[0].losses] == [1, 2, 3]
+    assert max(line["step"] for line in read_lines(trial)) == stands.step < newest[0]
+    board = EventAccumulator(str(trial)).Reload()
+    shown = [(event.step, event.value) for event in board.Scalars("best_valid/loss")]
+    assert shown[-1] == (stands.best.step, pytest.approx(stands.best.loss, rel=1e-6))
+    assert [event.step for event in board.Scalars("valid/loss")] == [v.step for v in stands.validations]
+    before = sorted(path.name for path in trial.iterdir())
+    ledger.reconcile()
+    assert sorted(path.name for path in trial.iterdir()) == before, "done once"
 
 
 def test_a_restart_tells_asha_what_it_saw_and_no_more(run, tmp_path):
