@@ -82,8 +82,8 @@ def main() -> None:
     set_float32_products(tf32=options.precision == "tf32")
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, tiny model"
     table, told = Table(options.out), []
-    for preset in options.presets:
-        for form in options.forms:
+    for form in options.forms:  # a capture that fails ends the program, when the others are there
+        for preset in options.presets:
             side = Side(preset, form=form, bert=False, precision=options.precision, device=device, tiny=options.tiny,
                         ghosts=1 if options.tiny else STEP)  # fmt: skip
             for _ in range(3):

@@ -11,6 +11,7 @@ Environment: OUT, SCRATCH (shards and runs), SITE (wheels are unpacked there), W
 BUDGET (seconds), LIMITS ("tests=90 step=60", in place of the table's).
 """
 
+import io
 import os
 import shlex
 import subprocess
@@ -168,8 +169,7 @@ class Visit:
         packed = self.settings.out / "visit.tar.gz.part"
         with tarfile.open(packed, "w:gz", compresslevel=6) as tar:
             for path in sorted(self.settings.results.rglob("*")):
-                if path.is_file() and path.stat().st_size <= LARGEST_FILE:
-                    tar.add(path, str(path.relative_to(self.settings.results)))
+                _pack(tar, path, str(path.relative_to(self.settings.results)))
         packed.replace(self.settings.out / "visit.tar.gz")
         text = self.settings.out / "summary.txt.part"
         text.write_text(f"{self.summary()}\n", encoding="utf-8")
@@ -182,6 +182,19 @@ def version_of(wheels: Path) -> str:
     told = subprocess.run(["sh", "-c", describe], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     carried = wheels / "commit.txt"
     return told or (carried.read_text().strip() if carried.exists() else "an unknown commit")
+
+
+def _pack(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    """Add a file as it is now: the stage that runs may write to it, shorten it or take it away (pytest's cache)."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+            return
+        content = path.read_bytes()
+    except OSError:
+        return
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime = len(content), int(time.time())
+    tar.addfile(entry, io.BytesIO(content))
 
 
 def _last_line(log: Path) -> str:

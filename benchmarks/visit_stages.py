@@ -11,7 +11,8 @@ MEMCHECK = "compute-sanitizer --tool memcheck --target-processes all --error-exi
 SMOKE = "{python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv"
 NONE_CHOSEN = "[ $? -eq 5 ]"
 """After pytest: there was no test to run."""
-EAGER = "--forms fused graph plain batched straightforward"
+EAGER = "--forms fused plain batched straightforward graph"
+"""The graph last: a capture that fails may leave torch's allocator and generator unfit for what comes after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ STAGES = (
     _same("device", "{python} -m benchmarks.visit_device --device {device} --out {results}/device.csv", limit=30,
           least=10, tiny=""),
     Stage(
-        name="smoke", limit=75, least=30, cuda=f"OMP_NUM_THREADS=4 {SMOKE}", cpu=f"{SMOKE} --tiny --limit 300",
+        name="smoke", limit=110, least=30, cuda=f"OMP_NUM_THREADS=4 {SMOKE}", cpu=f"{SMOKE} --tiny --limit 300",
     ),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
     _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30,

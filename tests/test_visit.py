@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.visit import settings_of
+from benchmarks.visit import Visit, settings_of
 from benchmarks.visit_site import install_wheels, write_entry_points
 from benchmarks.visit_stages import AGAIN, FIRST, STAGES
 
@@ -106,6 +106,24 @@ def test_what_does_not_fit_is_skipped_and_said(tmp_path):
     assert found["smoke"].startswith("skipped")
     assert "needs 30 s" in found["smoke"]
     assert "needs 40 s" in found["tests"]
+
+
+def test_a_file_that_goes_away_while_it_is_packed_costs_no_other(tmp_path, monkeypatch):
+    """As pytest's cache does, in the middle of a stage."""
+    settings = settings_of({"OUT": str(tmp_path / "out"), "SCRATCH": str(tmp_path)})
+    settings.out.mkdir()
+    settings.results.mkdir()
+    for name in ("gone.txt", "kept.txt"):
+        (settings.results / name).write_text(name)
+    read = Path.read_bytes
+
+    def read_late(path: Path) -> bytes:
+        (settings.results / "gone.txt").unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_late)
+    Visit(settings, time.monotonic(), "a commit").refresh()
+    assert kept(tmp_path) == {"kept.txt", "summary.txt"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Thread
+from threading import Lock, Thread
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +24,8 @@ from dmd.data.plan import EMPTY, EpochPlan
 from dmd.kernels.backend import default_device
 
 Key = TypeVar("Key")
+PINNING = Lock()
+"""Held by whoever pins a batch, or captures a CUDA graph: CUDA breaks a capture off when another thread pins."""
 _STEPS_AT_ONCE = 32
 """Steps whose order is computed together: a call for many positions costs little more than one for few."""
 
@@ -57,7 +59,8 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Pinned copy, for asynchronous transfers."""
-        pinned = {n: getattr(self, n).pin_memory() for n in ("text", "audio", "vision", "labels", "mask")}
+        with PINNING:
+            pinned = {n: getattr(self, n).pin_memory() for n in ("text", "audio", "vision", "labels", "mask")}
         return Batch(**pinned, rows=self.rows, ghosts=self.ghosts)
 
 

@@ -13,10 +13,12 @@ from dmd.kernels.backend import KernelError, card_of, current_device
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most programs along each axis of a CUDA grid."""
 FAULTS = (
-    "out of memory", "illegal memory access", "illegal instruction", "misaligned address", "device-side assert",
+    "illegal memory access", "illegal instruction", "misaligned address", "device-side assert",
     "unspecified launch failure", "uncorrectable", "has changed since we compiled",
 )  # fmt: skip
-"""What says that memory is short, that an earlier kernel went wrong, or that we did: no reason to avoid a kernel."""
+"""What says that an earlier kernel went wrong, or that we did: no reason to avoid a kernel."""
+SHORT_OF_MEMORY = "out of memory"
+"""What Triton's launcher says in a plain RuntimeError."""
 
 
 def launch(kernel: Any, grid: Sequence[int], *args: Any, **constants: Any) -> None:
@@ -30,6 +32,7 @@ def launch(kernel: Any, grid: Sequence[int], *args: Any, **constants: Any) -> No
 
     Raises:
         KernelError: Triton cannot compile it, or the card cannot run it.
+        torch.OutOfMemoryError: its code, or what it spills, finds no room on the card.
     """
     assert len(grid) <= len(GRID_LIMITS)
     assert all(0 < size <= limit for size, limit in zip(grid, GRID_LIMITS, strict=False)), (kernel.__name__, grid)
@@ -40,6 +43,8 @@ def launch(kernel: Any, grid: Sequence[int], *args: Any, **constants: Any) -> No
     except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         if isinstance(error, (InterpreterError, torch.OutOfMemoryError)) or any(s in str(error) for s in FAULTS):
             raise
+        if SHORT_OF_MEMORY in str(error):  # torch holds the rest: as if torch itself had found none
+            raise torch.OutOfMemoryError(str(error)) from error
         name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}"
         raise KernelError(name, str(card_of(device) or device), _reason(error)) from error
 

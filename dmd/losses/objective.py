@@ -22,6 +22,8 @@ from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.dmd import HEADS, DMDOutput
 from dmd.model.graph import GDUnit
 
+MOST_SAMPLES = 64
+"""Of a ghost batch that the Triton losses take: a program holds all of it, and ptxas works for minutes on more."""
 TASK_TERMS = tuple(f"task_{head}" for head in HEADS)
 
 
@@ -66,7 +68,7 @@ class Objective(nn.Module):
     Args:
         config: weights and switches.
         model: the network's hyperparameters, for the sizes of the GD-Units.
-        fused: run the losses as Triton kernels, as far as they know the config.
+        fused: run the losses as Triton kernels, as far as they know the config, of up to MOST_SAMPLES samples.
     """
 
     def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, fused: bool = False) -> None:
@@ -100,7 +102,8 @@ class Objective(nn.Module):
             {name: [G]}: each term before weighting, `total`, and {"edges_homo", "edges_hetero": [G, 6]} (means over
             the samples of a ghost batch, for the log).
         """
-        if self.wholly_fused:
+        few = labels.shape[1] <= MOST_SAMPLES
+        if self.wholly_fused and few:
             return fused_terms(self, output, labels, mask)
         output = _in_ghost_batches(output, labels.shape)
         mask = mask.to(labels.dtype)
@@ -118,8 +121,9 @@ class Objective(nn.Module):
         features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
         constant = self.config.margin_constant if self.config.margin == "constant" else None
         terms["margin"] = margin_loss(
-            features, labels, mask, constant=constant, smoothing=self.config.margin_smoothing, fused=self.fused
-        )
+            features, labels, mask, constant=constant, smoothing=self.config.margin_smoothing,
+            fused=self.fused and few,
+        )  # fmt: skip
         terms.update(self._distillation("homo", output.homo_repr, output, mask))
         terms.update(self._distillation("hetero", output.hetero_repr, output, mask))
         terms["total"] = self.weighted_sum(terms)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dmd.config import Config
-from dmd.data.loader import Batch
+from dmd.data.loader import PINNING, Batch
 from dmd.kernels.noise import Noise
 from dmd.kernels.stack import MAX_WIDTH
 
@@ -110,7 +110,8 @@ class CapturedPass:
         device = inputs[0].device
         state = torch.cuda.get_rng_state(device)
         samples = tuple(x.clone() for x in inputs)
-        self._replay = torch.cuda.make_graphed_callables(
-            self._pass, samples, num_warmup_iters=WARMUPS, allow_unused_input=True
-        )
+        with PINNING:  # threads read ahead
+            self._replay = torch.cuda.make_graphed_callables(
+                self._pass, samples, num_warmup_iters=WARMUPS, allow_unused_input=True
+            )
         torch.cuda.set_rng_state(state, device)

@@ -68,6 +68,7 @@ def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
     system = TrainingSystem(config, info, encoder, device, binding=False)
     system.load_state_dict(snapshot.model)
     system.to(device).eval()
+    set_float32_products(tf32=system.execution.tf32)  # kernels are tried as they will run
     settle_prediction(system, info)
     return TrainedRun(system=system, config=config, state=snapshot.state, step=snapshot.step, device=device)
 
@@ -95,7 +96,6 @@ def evaluate_run(run: Path, *, data: str | None, split: str) -> dict[str, Any]:
     with ShardReader(data or training_data(run)) as reader:
         info = reader.index.info
         trained = open_run(run, info=info)
-        set_float32_products(tf32=trained.system.execution.tf32)
         result = evaluate(trained.system, reader, split, trained.config, device=trained.device)
     return {
         "run": str(run), "step": trained.step, "data": info.name, "generation": info.generation, "split": split,

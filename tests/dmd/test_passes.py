@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from dmd.config import Config, TrainConfig
+from dmd.data.loader import PINNING
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import KernelError, why_not_fused
-from dmd.training.capture import TensorPass
+from dmd.training.capture import CapturedPass, TensorPass
 from dmd.training.passes import ghost_batches_at_once, settle_passes
 from dmd.training.step import make_noise, make_plan
 from dmd.training.system import TrainingSystem
@@ -104,3 +105,22 @@ def test_the_pass_that_is_captured_gives_the_terms_of_the_system():
     assert found[0][0].keys() == found[1][0].keys()
     for eager, captured in zip(*found, strict=True):
         assert all(torch.equal(eager[name], captured[name]) for name in eager)
+
+
+def test_no_thread_pins_a_batch_while_a_pass_is_captured(monkeypatch):
+    system, config = make_system("plain", "cpu")
+    batch, held = make_batch(0, "cpu"), []
+
+    def note(given, *_, **__):
+        held.append(PINNING.locked())
+        return given
+
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", note)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", note)
+    noise = make_noise(batch, config, step=0, forward=0, device=torch.device("cpu"))
+    CapturedPass(system)._capture(batch, noise, (batch.text, batch.audio, batch.vision, batch.labels, batch.mask))
+    batch.pin_memory()
+    assert held == [True] * 6
+    assert not PINNING.locked()

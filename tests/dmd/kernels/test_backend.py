@@ -50,6 +50,11 @@ def test_plain_is_taken_at_its_word():
     assert choose_execution(CUDA, card=RTX_3090, kernels="plain").kernels == "plain (asked for)"
 
 
+def test_these_tests_run_without_tf32():
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_float32_products_are_set_for_a_while():
     before = torch.backends.cudnn.allow_tf32
     with float32_products(tf32=not before):

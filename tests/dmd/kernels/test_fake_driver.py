@@ -109,6 +109,7 @@ def check_refusals() -> None:
         (FileNotFoundError("ptxas"), KernelError),
         (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), RuntimeError),
         (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError), (TypeError("bug"), TypeError),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), torch.OutOfMemoryError),
     ):  # fmt: skip
         with offline(LEAST, on_launch=fails(error)), pytest.raises((RuntimeError, TypeError)) as caught:
             attention(x, x, x, plan, None)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmd.losses import Objective, ObjectiveConfig
+from dmd.losses.objective import MOST_SAMPLES
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.decouple import Decoupled
 from dmd.model.dmd import HEADS, DMDOutput
@@ -79,6 +80,17 @@ def check_objective(device: str, dtype: str, kinds: tuple, sizes: tuple, options
             for name, want in grads64.items():
                 gap = error(grads[name], want) * float(want.norm())
                 assert gap <= TOLERANCE[dtype] * max(float(want.norm()), 1e-3 * largest), (kind, option, name, gap)
+
+
+def test_large_ghost_batches_take_plain_torch():
+    """Not even the interpreter is there."""
+    leaves, labels, mask = make("mixed", 1, MOST_SAMPLES + 1, 6, "float32")
+    model = replace(ModelConfig(), dim=6, heads=1, gd_size_homo=5)
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(1)
+        found.append(Objective(ObjectiveConfig(), model, fused=fused)(output(leaves), labels, mask))
+    assert all(torch.equal(found[0][name], term) for name, term in found[1].items())
 
 
 def test_objective_interpreted():
