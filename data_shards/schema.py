@@ -190,7 +190,7 @@ def check_sample(sample: Sample) -> None:
     """Refuse a sample that no shard may hold; the `ValueError` names the sample and what is wrong with it."""
     where = f"{sample.split} sample {sample.id!r}"
     if not sample.id or not _encodes(sample.id) or not _encodes(sample.raw_text):
-        raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8")
+        raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8; use --ids number")
     alone = math.isnan(sample.label) and sample.class_label is not None
     if not alone and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(

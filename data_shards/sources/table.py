@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from data_shards.file_kinds import is_litter, kind_of, refuse_kind
 from data_shards.index_file import INDEX_NAME
 from data_shards.schema import MODALITIES, SPLITS, Sample
-from data_shards.sources.base import check_nonfinite, to_features, to_text, to_tokens
+from data_shards.sources.base import (
+    check_nonfinite,
+    to_count,
+    to_features,
+    to_id,
+    to_number,
+    to_raw_text,
+    to_tokens,
+)
 from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.sources.nested import Nested
 from data_shards.sources.splits import named_split
@@ -43,7 +51,7 @@ class TableSource:
     ) -> None:
         """Open a table and read it once; without `need_ids` a table without a column `id` gives empty ones."""
         self.name = name or Path(path).stem
-        self._path, self._zero = str(path), nonfinite == "zero"
+        self._path, self._zero, self._need_ids = str(path), nonfinite == "zero", need_ids
         self._dataset, unread = _open(Path(path))
         self._columns = _columns(self._dataset.schema, self._path, text, need_ids)
         used = {"split", "id", "label", "raw_text", *self._columns.values(), *(f"{m}_length" for m in MODALITIES)}
@@ -84,7 +92,7 @@ class TableSource:
         given = {m: _optional(table, f"{m}_length") for m in MODALITIES}
         plain = {name: _optional(table, name) for name in ("id", "label", "raw_text")}
         for i in range(len(table)):
-            name = to_text(plain["id"][i]) if plain["id"] else ""
+            name = to_id(plain["id"][i], f"{self._path}: {split}", needed=self._need_ids) if plain["id"] else ""
             arrays: dict[str, Any] = {}
             try:
                 for m in MODALITIES:
@@ -93,17 +101,17 @@ class TableSource:
                         arrays[m] = to_tokens(_pad_tokens(array, self._steps[m]))
                     else:
                         arrays[m] = to_features(array, zero=self._zero, steps=self._steps[m])
-                label = float(plain["label"][i])
-            except (TypeError, ValueError) as error:
+                label = to_number(plain["label"][i], "label")
+                own = [to_count(given[m][i], f"{m}_length") if given[m] else nested[m].steps(i) for m in MODALITIES]
+            except ValueError as error:
                 raise ValueError(f"{self._path}: {split} sample {name or i!r}: {error}") from error
-            own = [int(given[m][i]) if given[m] else nested[m].steps(i) for m in MODALITIES]
             if not given["text"] and self._columns["text"] == "text_bert":
                 own[0] = int(arrays["text"][1].sum())
             yield Sample(
                 id=name,
                 split=split,
                 label=label,
-                raw_text=to_text(plain["raw_text"][i]) if plain["raw_text"] else "",
+                raw_text=to_raw_text(plain["raw_text"][i]) if plain["raw_text"] else "",
                 lengths=(own[0], own[1], own[2]),
                 **arrays,
             )
@@ -114,14 +122,18 @@ class TableSource:
         splits = np.asarray(self._splits(table), dtype=object)
         for number, split in enumerate(SPLITS):
             self._counts[number, piece] = int((splits == split).sum())
-        ids = _optional(table, "id")
+        first_row = int(self._counts[:, :piece].sum())
+        ids = [
+            to_id(value, f"{self._path}: row {first_row + row}", needed=self._need_ids)
+            for row, value in enumerate(_optional(table, "id"))
+        ]
         for modality, column in self._columns.items():
             nested = Nested(table.column(column), column, self._path)
             tokens = column == "text_bert"
             self._steps[modality] = max(self._steps[modality], nested.width if tokens else nested.longest)
             for row, count in nested.nonfinite():
                 name = f"{splits[row]}/{modality}"
-                before, first = bad.get(name, (0, to_text(ids[row]) if ids else f"row {row}"))
+                before, first = bad.get(name, (0, ids[row] if ids else f"row {first_row + row}"))
                 bad[name] = before + count, first
 
     def _rows(self, piece: int, split: int) -> pa.Table:
