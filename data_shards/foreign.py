@@ -65,6 +65,8 @@ def index_tars(
     folder, chosen = Path(root), _checked(mapping or OWN_MAP)
     if labels is not None and labels.reading != "sentiments" and mapping and mapping.get("class"):
         raise ValueError(f"--{labels.reading} takes the label for the class number, but --map names a class; give one")
+    if labels is not None and labels.scale is not None and not chosen.get("label"):
+        raise ValueError("--label-scale multiplies sentiments, but --map names no label; leave it out, or name one")
     tars = _assign(folder, splits or {})
     collector = Collector(str(root), labels, numbered=ids == "number")
     with open_output(folder, keep=[name for _, name in tars]) as output:

@@ -198,7 +198,7 @@ def check_sample(sample: Sample) -> None:
             "say with --classes that they are class numbers"
         )
     if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
-        raise ValueError(f"{where}: class label {sample.class_label} is not between 0 and {CLASS_LIMIT - 1}")
+        raise ValueError(f"{where}: class label {sample.class_label} is not from 0 to {CLASS_LIMIT - 1}; number from 0")
     tokens = sample.text.dtype == np.int32
     for modality, length in zip(MODALITIES, sample.lengths, strict=True):
         array: NDArray[Any] = getattr(sample, modality)

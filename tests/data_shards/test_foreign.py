@@ -10,6 +10,7 @@ import webdataset as wds
 
 from data_shards.foreign import index_tars
 from data_shards.index import ShardIndex
+from data_shards.labels import Labels
 from data_shards.reader import ShardReader
 from data_shards.verify import verify
 from tests.data_shards.making import build_from, files, mmsa
@@ -238,3 +239,10 @@ def test_fields_that_are_not_what_they_should_be(tmp_path, field, value, words):
     mapping = {**MAP, "class": "json:kind", "audio_length": "json:heard", "label": "json:mood"}
     with pytest.raises(ValueError, match=rf"train\.tar: sample clips/000: {words}"):
         index_tars(tmp_path, mapping=mapping)
+
+
+def test_a_scale_needs_a_label(tmp_path):
+    _write(tmp_path / "train.tar", range(2))
+    mapping = {name: member for name, member in MAP.items() if name != "label"} | {"class": "json:ratings.sentiment"}
+    with pytest.raises(ValueError, match="--label-scale multiplies sentiments, but --map names no label"):
+        index_tars(tmp_path, mapping=mapping, labels=Labels(scale=3))
