@@ -118,10 +118,23 @@ def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_
                 else:
                     file.seek(member.offset_data)
                     group.members[suffix] = member.offset_data, file.read(member.size)
+            _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path} is no tar that can be read: {error}") from error
+        raise ValueError(f"{path} is no tar that can be read: {error}; download or write it again") from error
     if group is not None:
         yield group
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Refuse a tar with anything behind the zeros that end it: every reader of tars stops there."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise ValueError(
+                    f"{path} goes on behind its end at {offset}: other tars were appended, or a part of it is zeros; "
+                    "pack all samples into one tar, or make it again"
+                )
 
 
 def _sample(group: _Group, split: str, mapping: dict[str, str], labels: Labels) -> Sample:

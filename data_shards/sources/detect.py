@@ -70,7 +70,11 @@ def _kind(given: str | Path, chosen: Format) -> tuple[Format, Pickle | None]:
     if chosen != "auto":
         return chosen, None
     if path.is_dir():
-        return ("misa" if any(not is_litter(file.name) for file in path.glob("*.pkl")) else "table"), None
+        return (
+            "misa"
+            if any(file.suffix.lower() == ".pkl" and not is_litter(file.name) for file in path.iterdir())
+            else "table"
+        ), None
     kind = kind_of(path)
     if path.suffix in TABLE_SUFFIXES or (kind is not None and kind.name in ("a Parquet table", "an Arrow table")):
         return "table", None

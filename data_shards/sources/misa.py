@@ -93,6 +93,10 @@ class MisaSource:
             )
 
     def _parse(self, entries: object, where: str) -> list[_Entry]:
+        if isinstance(entries, dict):
+            raise ValueError(
+                f"{where} is a dict of fields, as MMSA has them; put all splits into one pickle {{split: fields}}"
+            )
         if not isinstance(entries, (list, tuple)) or not entries:
             raise ValueError(f"{where} is no list of samples, or an empty one; leave the split out or fill it")
         return [self._entry(entry, f"{where} sample {number}") for number, entry in enumerate(entries)]
@@ -137,7 +141,7 @@ def _splits(path: str | Path, opened: Pickle | None) -> tuple[dict[str, tuple[ob
     root = Path(path)
     if root.is_dir():
         files = [file for file in sorted(root.iterdir()) if not is_litter(file.name)]
-        pickles = {file.stem: file for file in files if file.suffix == ".pkl" and file.is_file()}
+        pickles = {file.stem: file for file in files if file.suffix.lower() == ".pkl" and file.is_file()}
         names = find_splits(pickles, str(path))
         if not names:
             single = f"; it holds {next(iter(pickles.values()))}: give that file" if pickles else ""
