@@ -203,6 +203,8 @@ def _pairs(items: list[str], option: str) -> dict[str, str]:
         name, found, value = item.strip().partition("=")
         if not found or not value:
             raise ValueError(f"{option} {item!r} is not NAME=VALUE")
+        if name in pairs:
+            raise ValueError(f"{option} names {name} twice: {pairs[name]} and {value}; leave one")
         pairs[name] = value
     return pairs
 

@@ -56,7 +56,8 @@ def decode_array(raw: bytes, member: str) -> NDArray[Any]:
     try:
         return _npy(_unzip(raw, f"{entry}.npy") if entry else raw)
     except _FAILURES as error:
-        reason = explain(raw[:HEAD]) if raw[:1] != b"\x93" and not entry else ""
+        whole = raw[:4] == b"PK\x03\x04" if entry else raw[:1] == b"\x93"
+        reason = "" if whole else explain(raw[:HEAD])
         reason = reason or " ".join(str(error).split())
         raise ValueError(f"{member} is no array that can be read: {reason}") from error
 

@@ -46,7 +46,10 @@ _NPY = Kind("a numpy array (.npy)", "save the arrays of all splits and fields as
 _NPZ = Kind("a numpy archive (.npz)", "load it with numpy and save its arrays as a pickle {split: {field: array}}")
 _SAFETENSORS = Kind("a safetensors file", "load it and save its arrays as an MMSA pickle")
 _JSON = Kind("a JSON file", "features go in an MMSA pickle or a Parquet table")
-_CSV = Kind("a text table (CSV or TSV)", "features go in an MMSA pickle or a Parquet table, whose columns hold lists")
+_MP3, _AAC = Kind("an MP3 sound file", _MEDIA), Kind("an AAC sound file", _MEDIA)
+_OFFICE = "features go in an MMSA pickle or a Parquet table, whose columns hold lists"
+_UTF16 = Kind("a text in UTF-16", _OFFICE)
+_CSV = Kind("a text table (CSV or TSV)", _OFFICE)
 _TEXT = Kind("a text file", "give a feature pickle, a directory of them or a Parquet table")
 _ZEROS = Kind("a file that begins with zeros only", "its download or copy is not whole; fetch it again")
 _EMPTY = Kind("an empty file", "its download or writing did not end; make it again")
@@ -59,6 +62,8 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     (b"\xfd7zXZ\0", Kind("xz compressed", "unpack it with unxz and give the file inside")),
     (b"\x28\xb5\x2f\xfd", Kind("zstd compressed", "unpack it with unzstd and give the file inside")),
     (b"\x04\x22\x4d\x18", Kind("lz4 compressed", "unpack it with unlz4 and give the file inside")),
+    (b"\x1f\x9d", Kind("compressed (.Z)", "unpack it with uncompress and give the file inside")),
+    (b"\x5d\0\0", Kind("lzma compressed", "unpack it with unlzma and give the file inside")),
     (b"7z\xbc\xaf\x27\x1c", Kind("a 7-Zip archive", _UNPACK)),
     (b"Rar!\x1a\x07", Kind("a RAR archive", _UNPACK)),
     (b"\x89HDF\r\n\x1a\n", _HDF5),
@@ -67,19 +72,29 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     (b"\x93NUMPY", _NPY),
     (b"PAR1", _PARQUET),
     (b"ARROW1", _ARROW),
-    (b"FEA1", _ARROW),
+    (b"FEA1", Kind("a Feather table of version 1", "write it again with version=2, or as Parquet")),
+    (b"\xff\xff\xff\xff", Kind("an Arrow stream", "write it with `pyarrow.ipc.new_file`, or as Parquet")),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Kind("an Excel or other Office file", _OFFICE)),
+    (b"SQLite format 3\0", Kind("an SQLite database", _OFFICE)),
+    (b"\xff\xfe", _UTF16), (b"\xfe\xff", _UTF16),
     (b"version https://git-lfs", _LFS),
     (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", _TORCH_OLD),
     (b"\x1aE\xdf\xa3", Kind("a Matroska or WebM video", _MEDIA)),
     (b"fLaC", Kind("a FLAC sound file", _MEDIA)),
     (b"OggS", Kind("an Ogg file", _MEDIA)),
-    (b"ID3", Kind("an MP3 sound file", _MEDIA)),
+    (b"ID3", _MP3), (b"\xff\xfb", _MP3), (b"\xff\xf3", _MP3), (b"\xff\xf2", _MP3),
+    (b"\xff\xf1", _AAC), (b"\xff\xf9", _AAC),
+    (b"FORM", Kind("an AIFF sound file", _MEDIA)),
+    (b"FLV\x01", Kind("a Flash video (FLV)", _MEDIA)),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("a Windows Media file", _MEDIA)),
+    (b"\0\0\1\xba", Kind("an MPEG video", _MEDIA)),
+    (b"GIF8", Kind("a GIF picture", _MEDIA)),
     (b"\xff\xd8\xff", Kind("a JPEG picture", _MEDIA)),
     (b"\x89PNG\r\n\x1a\n", Kind("a PNG picture", _MEDIA)),
     (b"%PDF-", Kind("a PDF document", "give a feature file")),
     (b"\x80\x02", PICKLE), (b"\x80\x03", PICKLE), (b"\x80\x04", PICKLE), (b"\x80\x05", PICKLE),
 )  # fmt: skip
-_RIFF = {b"WAVE": "a WAV sound file", b"AVI ": "an AVI video"}
+_RIFF = {b"WAVE": "a WAV sound file", b"AVI ": "an AVI video", b"WEBP": "a WebP picture"}
 
 
 def kind_of_bytes(head: bytes) -> Kind | None:
@@ -89,7 +104,7 @@ def kind_of_bytes(head: bytes) -> Kind | None:
     for start, kind in _STARTS:
         if head.startswith(start):
             return kind
-    if head[:4] == b"RIFF" and head[8:12] in _RIFF:
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] in _RIFF:
         return Kind(_RIFF[head[8:12]], _MEDIA)
     if head[4:8] == b"ftyp":
         return Kind("an MP4 or QuickTime video", _MEDIA)
@@ -108,7 +123,9 @@ def kind_of_bytes(head: bytes) -> Kind | None:
 
 
 def kind_of(path: str | Path) -> Kind | None:
-    """The kind of a file; None where its first bytes say nothing."""
+    """The kind of a file; None where its first bytes say nothing, and for a pipe, whose bytes would be gone."""
+    if not os.path.isfile(path):
+        return None
     with open(path, "rb") as file:
         kind = kind_of_bytes(file.read(HEAD))
     return _zip_kind(path, kind) if kind is not None and kind.name == "a zip archive" else kind
@@ -124,6 +141,8 @@ def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pic
     """
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory; give {wanted}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is empty or no file: it is a pipe or a device; write it to a file and give {wanted}")
     if not os.path.isfile(path):
         raise ValueError(f"{path} is empty or no file: there is nothing at this path; give {wanted}")
     kind = kind_of(path)
@@ -168,5 +187,7 @@ def _zip_kind(path: str | Path, kind: Kind) -> Kind:
         return _NPZ
     if any(name.endswith("data.pkl") for name in names):
         return _TORCH
+    if "[Content_Types].xml" in names:
+        return Kind("an Excel or other Office file", _OFFICE)
     shown = ", ".join(repr(name)[:80] for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     return Kind("a zip archive", f"{kind.advice} ({shown or 'it holds none'})")

@@ -65,6 +65,8 @@ def index_tars(
     folder, chosen = Path(root), _checked(mapping or OWN_MAP)
     if labels is not None and labels.reading != "sentiments" and mapping and mapping.get("class"):
         raise ValueError(f"--{labels.reading} takes the label for the class number, but --map names a class; give one")
+    if labels is not None and labels.scale is not None and not chosen.get("label"):
+        raise ValueError("--label-scale multiplies sentiments, but --map names no label; leave it out, or name one")
     tars = _assign(folder, splits or {})
     collector = Collector(str(root), labels, numbered=ids == "number")
     with open_output(folder, keep=[name for _, name in tars]) as output:
@@ -77,7 +79,9 @@ def index_tars(
                 facts, shards = _take(zip(tars, results, strict=True), ids, collector, index, progress)
             if mapping and mapping.get("class") and not facts.num_classes:
                 raise ValueError(f"no sample under {root} has the class label {mapping['class']}; leave class out")
-            info = _describe(name or folder.resolve().name, chosen, facts, shards, collector.finish())
+            meaning = collector.finish()
+            meaning["ignored"] |= _unread(folder)
+            info = _describe(name or folder.resolve().name, chosen, facts, shards, meaning)
             index.finish(info)
         finally:
             index.abort()
@@ -128,13 +132,25 @@ def _checked(mapping: dict[str, str]) -> dict[str, str]:
 def _assign(folder: Path, splits: dict[str, str]) -> list[tuple[str, str]]:
     """(split, path relative to the folder) of all tars, in the order of the index."""
     splits = {split: splits[name] for split, name in find_splits(_known(splits), "--split").items()}
-    paths = [path.relative_to(folder) for path in folder.rglob("*.tar") if not is_litter(path.name)]
+    paths = [path.relative_to(folder) for path in folder.rglob("*.tar") if not is_litter(str(path.relative_to(folder)))]
     names = sorted(str(path) for path in paths if not path.parts[0].startswith("."))
     if not names:
         packed = next(folder.rglob("*.tar.*"), None) or next(folder.rglob("*.tgz"), None)
         raise ValueError(f"{folder} holds no .tar files" + (f"; uncompress {packed.name} etc." if packed else ""))
     tars = [(_split_of(name, splits), name) for name in names]
     return sorted(tars, key=lambda tar: (SPLITS.index(tar[0]), tar[1]))
+
+
+def _unread(folder: Path) -> dict[str, int]:
+    """The files beside the tars, by what their names end in -> how many."""
+    found: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        litter = is_litter(str(inside)) or any(part.startswith(".") for part in inside.parts)
+        if path.is_file() and path.suffix != ".tar" and not litter and str(inside) != INDEX_NAME:
+            ending = f"file *{''.join(path.suffixes[-2:])}" if path.suffixes else f"file {path.name}"
+            found[ending] = found.get(ending, 0) + 1
+    return found
 
 
 def _split_of(name: str, splits: dict[str, str]) -> str:

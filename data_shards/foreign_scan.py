@@ -16,7 +16,7 @@ from data_shards.file_kinds import is_litter, refuse_kind
 from data_shards.labels import Labels
 from data_shards.moments import merge_all
 from data_shards.schema import MODALITIES, Sample, check_sample
-from data_shards.sources.base import to_features, to_text, to_tokens
+from data_shards.sources.base import is_missing, to_count, to_features, to_number, to_raw_text, to_text, to_tokens
 from data_shards.tar import ShardRows
 
 
@@ -118,10 +118,23 @@ def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_
                 else:
                     file.seek(member.offset_data)
                     group.members[suffix] = member.offset_data, file.read(member.size)
+            _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path} is no tar that can be read: {error}") from error
+        raise ValueError(f"{path} is no tar that can be read: {error}; download or write it again") from error
     if group is not None:
         yield group
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Refuse a tar with anything behind the zeros that end it: every reader of tars stops there."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise ValueError(
+                    f"{path} goes on behind its end at {offset}: other tars were appended, or a part of it is zeros; "
+                    "pack all samples into one tar, or make it again"
+                )
 
 
 def _sample(group: _Group, split: str, mapping: dict[str, str], labels: Labels) -> Sample:
@@ -138,12 +151,12 @@ def _sample(group: _Group, split: str, mapping: dict[str, str], labels: Labels) 
     given = {m: mapping.get(f"{m}_length") for m in MODALITIES}
     number = _class(group, mapping["class"]) if mapping.get("class") else None
     label, declared = _label(group, mapping.get("label", ""), labels, alone=number is not None)
-    lengths = [int(group.value(member)) if (member := given[m]) else steps[m] for m in MODALITIES]
+    lengths = [to_count(group.value(member), f"{m}_length") if (member := given[m]) else steps[m] for m in MODALITIES]
     return Sample(
-        id=to_text(group.value(mapping["id"])) if mapping.get("id") else group.key,
+        id=_id(group, mapping["id"]) if mapping.get("id") else group.key,
         split=split,
         label=label,
-        raw_text=to_text(group.value(mapping["raw_text"])) if mapping.get("raw_text") else "",
+        raw_text=to_raw_text(group.value(mapping["raw_text"])) if mapping.get("raw_text") else "",
         text=found["text"],
         audio=found["audio"].astype(np.float32),
         vision=found["vision"].astype(np.float32),
@@ -166,7 +179,15 @@ def _label(group: _Group, member: str, labels: Labels, *, alone: bool) -> tuple[
         return math.nan, None
     if value is None:
         raise ValueError(f"it has no label{' and no class number' if not member else f': {member} is null'}")
-    return labels.read(float(value))
+    return labels.read(to_number(value, f"label ({member})"))
+
+
+def _id(group: _Group, member: str) -> str:
+    """The id of a sample; `ValueError` where the member says none."""
+    found = group.value(member)
+    if is_missing(found):
+        raise ValueError(f"it has no id: {member} is {found}; give it one, or leave id out of --map")
+    return to_text(found)
 
 
 def _class(group: _Group, member: str) -> int | None:
@@ -175,9 +196,7 @@ def _class(group: _Group, member: str) -> int | None:
         found = group.value(member)
     except ValueError:
         return None
-    if float(found) != int(float(found)):
-        raise ValueError(f"its class label {found!r} is no whole number")
-    return int(float(found))
+    return to_count(found, f"class ({member})")
 
 
 def _digest(path: Path) -> tuple[int, str]:

@@ -16,6 +16,10 @@ Task = Literal["regression", "classes"]
 Reading = Literal["sentiments", "classes", "binary"]
 CLASS_LIMIT = 1000
 LABEL_LIMIT = 3.0
+_ROUNDING = 1e-6
+"""How far, as a share, the product with a factor may be beyond the limit: float32 labels such as 0.6 are not exact."""
+_NAMED = 8
+"""Class numbers that a message names."""
 _DECLARE = "--classes (class numbers), --binary (0 and 1), or --label-scale 1 (sentiments in [-3, 3] as they are)"
 
 
@@ -101,15 +105,28 @@ class Labels:
         if math.isnan(label):
             raise ValueError("its label is not a number (NaN); leave out samples without a label")
         if self.reading == "sentiments":
-            return label * self.factor, None
+            return self._scaled(label), None
         if self.reading == "binary" and label not in (0, 1):
             raise ValueError(
                 f"label {label:g} is neither 0 nor 1, which --binary means; for -1 and +1 use --label-scale 1 and "
                 "model.task=2, for other numbers --classes"
             )
         if not (label >= 0 and float(label).is_integer() and label < CLASS_LIMIT):
-            raise ValueError(f"label {label:g} is no class number from 0 to {CLASS_LIMIT - 1}; leave out --classes")
+            raise ValueError(
+                f"label {label:g} is no class number from 0 to {CLASS_LIMIT - 1}; number them, or leave out --classes"
+            )
         return math.nan, int(label)
+
+    def _scaled(self, label: float) -> float:
+        """A sentiment times the factor; `ValueError` where one that was given brings it beyond [-3, 3]."""
+        value = label * self.factor
+        if self.scale is None or self.scale == 1:
+            return value
+        if not abs(value) <= LABEL_LIMIT * (1 + _ROUNDING):
+            raise ValueError(
+                f"label {label:g} times --label-scale {self.scale:g} is {value:g}, beyond [-3, 3]; give a smaller one"
+            )
+        return max(-LABEL_LIMIT, min(LABEL_LIMIT, value))
 
 
 def check_meaning(splits: dict[str, LabelFacts], labels: Labels, name: str) -> list[str]:
@@ -125,12 +142,10 @@ def check_meaning(splits: dict[str, LabelFacts], labels: Labels, name: str) -> l
     everything = LabelFacts()
     for facts in splits.values():
         everything |= facts
-    if everything.min is not None and labels.scale is None:
-        _check_scale(everything, name)
-    unseen = [n for n in everything.occurring if train and train.classes and n not in train.occurring]
-    gaps = [n for n in range(len(everything.classes)) if n not in everything.occurring]
-    warnings = [f"class {n} is in no training sample" for n in unseen]
-    return [*warnings, *(f"class {n} never occurs; number the classes from 0 without gaps" for n in gaps)]
+    doubt = _doubt(everything) if labels.scale is None else ""
+    if doubt:
+        raise ValueError(f"{name}: {doubt}")
+    return [*_warn_of_sentiments(train or LabelFacts(), labels), *_warn_of_classes(everything, train)]
 
 
 def _check_varies(train: LabelFacts, name: str) -> None:
@@ -143,18 +158,64 @@ def _check_varies(train: LabelFacts, name: str) -> None:
     )
 
 
-def _check_scale(facts: LabelFacts, name: str) -> None:
-    assert facts.min is not None
-    assert facts.max is not None
-    where = f"{name}: the labels lie in [{facts.min:g}, {facts.max:g}]"
-    if facts.min == facts.max:
-        return
+def _doubt(facts: LabelFacts) -> str:
+    """Why sentiments may be something else, and what to say; empty where they look like sentiments in [-3, 3]."""
+    if facts.min is None or facts.max is None or facts.min == facts.max:
+        return ""
+    said = f"the labels lie in [{facts.min:g}, {facts.max:g}]"
     if facts.whole and facts.min >= 0:
         kind = "0 and 1" if facts.max == 1 else "whole numbers and never negative"
-        raise ValueError(f"{where}, all {kind}: class numbers rather than sentiments; say what they are: {_DECLARE}")
-    if max(abs(facts.min), abs(facts.max)) <= 1:
-        signs = " (with model.task=3 for negative, neutral, positive)" if facts.whole else ""
-        raise ValueError(
-            f"{where}, a third of the scale [-3, 3], as CH-SIMS has them; multiply them with --label-scale 3, or "
-            f"keep them with --label-scale 1{signs}"
+        return f"{said}, all {kind}: class numbers rather than sentiments; say what they are: {_DECLARE}"
+    if max(abs(facts.min), abs(facts.max)) > 1:
+        return ""
+    signs = " (with model.task=3 for negative, neutral, positive)" if facts.whole else ""
+    shares = "" if facts.min < 0 else "; where 0.5 is neutral, subtract it and say --label-scale 6"
+    return (
+        f"{said}, a third of the scale [-3, 3], as CH-SIMS has them; multiply them with --label-scale 3, or "
+        f"keep them with --label-scale 1{signs}{shares}"
+    )
+
+
+def _warn_of_sentiments(train: LabelFacts, labels: Labels) -> list[str]:
+    """What is odd in the sentiments to train on, though the set as a whole or the user says what they are."""
+    if train.min is None or train.max is None:
+        return []
+    if train.min == train.max:
+        return [f"every training sample has the sentiment {train.min:g}, from which only classes can be learned"]
+    warnings = []
+    if labels.scale is None and (doubt := _doubt(train)):
+        warnings.append(f"of train alone, other than of the other splits, {doubt}")
+    elif labels.factor != 1 and max(abs(train.min), abs(train.max)) <= 1:
+        warnings.append(
+            f"after --label-scale {labels.factor:g} the labels lie in [{train.min:g}, {train.max:g}], a third of the "
+            "scale [-3, 3]; check the factor"
         )
+    if train.min >= 0 or train.max <= 0:
+        sign = "negative" if train.min >= 0 else "positive"
+        warnings.append(
+            f"no training label is {sign} (they lie in [{train.min:g}, {train.max:g}]), but 0 is taken for neutral in "
+            "Acc2, F1 and model.task; if something else is neutral here, subtract it from the labels first"
+        )
+    return warnings
+
+
+def _warn_of_classes(everything: LabelFacts, train: LabelFacts | None) -> list[str]:
+    """What is odd in the class numbers."""
+    warnings = []
+    if train and train.min != train.max and len(train.occurring) == 1:
+        warnings.append(f"every training sample has class {train.occurring[0]}; data.classes=stored can learn nothing")
+    unseen = [n for n in everything.occurring if train and train.classes and n not in train.occurring]
+    gaps = [n for n in range(len(everything.classes)) if n not in everything.occurring]
+    if unseen:
+        warnings.append(f"{_classes(unseen)} in no training sample")
+    if gaps:
+        warnings.append(f"{_classes(gaps)} in no sample at all; number the classes from 0 without gaps")
+    return warnings
+
+
+def _classes(numbers: list[int]) -> str:
+    """`class 4 is`, or `classes 1, 2, 3, ... (17 of them) are`."""
+    if len(numbers) == 1:
+        return f"class {numbers[0]} is"
+    more = f", ... ({len(numbers)} of them)" if len(numbers) > _NAMED else ""
+    return f"classes {', '.join(map(str, numbers[:_NAMED]))}{more} are"

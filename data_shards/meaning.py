@@ -42,5 +42,5 @@ def print_ignored(ignored: dict[str, int]) -> None:
 def print_labels(info: DatasetInfo) -> None:
     """Say what the labels of each split are."""
     for split, facts in info.labels.items():
-        scaled = f", multiplied by {info.label_scale:g}" if info.label_scale != 1 else ""
+        scaled = f", multiplied by {info.label_scale:g}" if info.label_scale != 1 and facts.min is not None else ""
         print(f"{split} labels: {facts.words()}{scaled}")

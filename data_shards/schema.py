@@ -190,7 +190,7 @@ def check_sample(sample: Sample) -> None:
     """Refuse a sample that no shard may hold; the `ValueError` names the sample and what is wrong with it."""
     where = f"{sample.split} sample {sample.id!r}"
     if not sample.id or not _encodes(sample.id) or not _encodes(sample.raw_text):
-        raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8")
+        raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8; use --ids number")
     alone = math.isnan(sample.label) and sample.class_label is not None
     if not alone and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(
@@ -198,7 +198,7 @@ def check_sample(sample: Sample) -> None:
             "say with --classes that they are class numbers"
         )
     if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
-        raise ValueError(f"{where}: class label {sample.class_label} is not between 0 and {CLASS_LIMIT - 1}")
+        raise ValueError(f"{where}: class label {sample.class_label} is not from 0 to {CLASS_LIMIT - 1}; number from 0")
     tokens = sample.text.dtype == np.int32
     for modality, length in zip(MODALITIES, sample.lengths, strict=True):
         array: NDArray[Any] = getattr(sample, modality)

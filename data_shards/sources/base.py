@@ -1,5 +1,6 @@
 """What a source is, and the small conversions that sources share."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -30,9 +31,10 @@ def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def to_text(value: object) -> str:
-    """A text or id as `str`: bytes are decoded, a list such as MulT's [video, start, stop] is joined with `$_$`."""
+    """A text or id as `str`: bytes are decoded (what is no UTF-8 stays told apart, as `\\xff`), a list such as MulT's
+    [video, start, stop] is joined with `$_$`."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
+        return value.decode("utf-8", errors="backslashreplace")
     if isinstance(value, str):
         return str(value)
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -40,6 +42,46 @@ def to_text(value: object) -> str:
     if isinstance(value, (int, float, np.generic)):
         return str(value)
     raise ValueError(f"{value!r:.60} is neither a text nor a number")
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: null, or NaN as a table has it."""
+    return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))
+
+
+def to_raw_text(value: object) -> str:
+    """A sentence as `str`; empty where there is none."""
+    return "" if is_missing(value) else to_text(value)
+
+
+def to_id(value: object, where: str, *, needed: bool = True) -> str:
+    """A sample's id as `str`; `where` is what errors call the sample. Where none is `needed`, a missing one is empty.
+
+    Raises:
+        ValueError: no id, or what is neither a text nor a number.
+    """
+    if is_missing(value) and needed:
+        raise ValueError(f"{where} has no id ({value}); give every sample one, or number them with --ids number")
+    try:
+        return to_raw_text(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: the id {error}; give every sample a text or a number") from error
+
+
+def to_number(value: object, what: str) -> float:
+    """A number, or a text that spells one, as float; NaN for null. `ValueError` for the rest."""
+    try:
+        return math.nan if value is None else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what} {value!r:.60} is not a number") from error
+
+
+def to_count(value: object, what: str) -> int:
+    """A whole number, as `to_number`."""
+    number = to_number(value, what)
+    if not number.is_integer():
+        raise ValueError(f"{what} {value!r:.60} is not a whole number")
+    return int(number)
 
 
 def to_features(array: object, *, zero: bool = False, steps: int = 0) -> NDArray[np.float32]:

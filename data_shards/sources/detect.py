@@ -43,7 +43,7 @@ def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSo
     if unknown := set(options.others) - set(MODALITIES):
         raise ValueError(f"{unknown.pop()!r} is no modality; use {', '.join(MODALITIES)}")
     kind, opened = _kind(path, options.format)
-    common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite}
+    common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite, "need_ids": options.need_ids}
     if options.others and kind != "mmsa":
         raise ValueError("separate feature files can be given with MMSA pickles only")
     if options.class_labels and kind != "mmsa":
@@ -55,10 +55,10 @@ def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSo
     if kind == "misa":
         return MisaSource(path, vocab=options.vocab, opened=opened, **common)
     if kind == "table":
-        return TableSource(path, text=options.text, need_ids=options.need_ids, **common)
+        return TableSource(path, text=options.text, **common)
     return MmsaSource(
         path, text=options.text, others=dict(options.others), class_labels=options.class_labels,
-        classes=options.classes, need_ids=options.need_ids, opened=opened, **common,
+        classes=options.classes, opened=opened, **common,
     )  # fmt: skip
 
 
@@ -70,7 +70,11 @@ def _kind(given: str | Path, chosen: Format) -> tuple[Format, Pickle | None]:
     if chosen != "auto":
         return chosen, None
     if path.is_dir():
-        return ("misa" if any(not is_litter(file.name) for file in path.glob("*.pkl")) else "table"), None
+        return (
+            "misa"
+            if any(file.suffix.lower() == ".pkl" and not is_litter(file.name) for file in path.iterdir())
+            else "table"
+        ), None
     kind = kind_of(path)
     if path.suffix in TABLE_SUFFIXES or (kind is not None and kind.name in ("a Parquet table", "an Arrow table")):
         return "table", None

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.sources.base import finite
+from data_shards.sources.base import finite, to_id
 
 _LABELS = ("regression_labels", "labels")
 _CLASSES = "classification_labels"
-_HINTS = {"id": "; without ids, number the samples with --ids number"}
 _BLOCK = 256
 
 
@@ -44,14 +43,17 @@ class Rows:
     def __getitem__(self, i: int) -> NDArray[Any]:
         return np.asarray(self._values[i])
 
-    def nonfinite(self, release: Callable[[], None]) -> tuple[int, int]:
+    def nonfinite(self, release: Callable[[], None], used: NDArray[np.bool_] | None = None) -> tuple[int, int]:
         """How many values are NaN or infinite, and the first sample that has one (-1: none).
 
+        Of `used` samples alone, where that is given.
         `release` is called now and then: it may let go of memory that arrays in a file take while they are read.
         """
         total, first = 0, -1
         for start in range(0, len(self), _BLOCK):
             bad = ~finite(np.asarray(self._values[start : start + _BLOCK]))
+            if used is not None:
+                bad[~used[start : start + _BLOCK]] = False
             if bad.any():
                 rows = bad.reshape(len(bad), -1).sum(axis=1)
                 first = start + int(np.argmax(rows > 0)) if first < 0 else first
@@ -60,15 +62,23 @@ class Rows:
         return total, first
 
 
-def column(fields: dict[str, Any], name: str, where: str) -> Any:
-    """A field with one entry per sample."""
+def column(fields: dict[str, Any], name: str, where: str, hint: str = "") -> Any:
+    """A field with one entry per sample; `hint` is what to do where it is not there."""
     values = fields.get(name)
+    if values is None and name in fields:
+        raise ValueError(f"{where}: {name} is None; give one entry per sample, or leave it out{hint}")
     if values is None:
-        raise ValueError(f"{where} lacks {name}; it has {', '.join(map(str, fields))}{_HINTS.get(name, '')}")
+        raise ValueError(f"{where} lacks {name}; it has {', '.join(map(str, fields))}{hint}")
     scalar = isinstance(values, np.ndarray) and values.ndim == 0
     if scalar or not hasattr(values, "__len__") or isinstance(values, (str, bytes, dict)):
         raise ValueError(f"{where}: {name} is a {type(values).__name__}; it must hold one entry per sample")
     return values
+
+
+def ids(fields: dict[str, Any], where: str, *, needed: bool = True, hint: str = "") -> list[str]:
+    """The id of each sample; empty where there is none and none is `needed`."""
+    given = column(fields, "id", where, hint)
+    return [to_id(value, f"{where} sample {number}", needed=needed) for number, value in enumerate(given)]
 
 
 def rows(fields: dict[str, Any], name: str, where: str) -> Rows:
@@ -79,7 +89,7 @@ def rows(fields: dict[str, Any], name: str, where: str) -> Rows:
 def label_field(fields: dict[str, Any], where: str, *, classes: bool) -> str:
     """The field that holds the labels: sentiments, or with `classes` class numbers."""
     tried = (_CLASSES, *_LABELS) if classes else _LABELS
-    name = next((name for name in tried if name in fields), None)
+    name = next((name for name in tried if name in fields and fields.get(name) is not None), None)
     if name is None:
         hint = "; class numbers alone are taken with --classes" if _CLASSES in fields else ""
         raise ValueError(f"{where} lacks {tried[0]} (or labels); it has {', '.join(map(str, fields))}{hint}")
@@ -90,9 +100,12 @@ def labels(fields: dict[str, Any], name: str, where: str, *, classes: bool = Fal
     """One number per sample: a field [N], [N, 1] or [N, 1, 1]; with `classes` also [N, C], one-hot."""
     given = column(fields, name, where)
     try:
-        numbers = np.asarray(given, dtype=np.float64)
+        values = np.asarray(given)
+        numbers = np.asarray(values, dtype=np.float64) if values.dtype.kind in "biufUSO" else None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {name} are not numbers, or not equally many for all samples") from error
+    if numbers is None:
+        raise ValueError(f"{where}: {name} are {values.dtype}; give one plain number per sample")
     if numbers.size == len(numbers):
         return numbers.reshape(-1)
     if classes and numbers.ndim == 2 and np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=1) == 1).all():
@@ -107,7 +120,9 @@ def classes(fields: dict[str, Any], where: str) -> NDArray[np.int64]:
     """The class number of each sample, as `classification_labels` [N], [N, 1] or one-hot [N, C]."""
     numbers = labels(fields, _CLASSES, where, classes=True)
     if not np.array_equal(numbers, np.floor(numbers)):
-        raise ValueError(f"{where}: classification_labels are not whole numbers; leave out --class-labels")
+        raise ValueError(
+            f"{where}: classification_labels are not whole numbers; number the classes, or leave out --class-labels"
+        )
     return numbers.astype(np.int64)
 
 
@@ -118,9 +133,12 @@ def lengths(given: Any, *, count: int, steps: int, where: str) -> NDArray[np.int
     numbers = np.asarray(given).reshape(-1)
     if numbers.shape != (count,) or numbers.dtype.kind not in "iuf":
         raise ValueError(f"{where} needs one number per sample, {count} in all")
-    wrong = np.flatnonzero(~((numbers >= 0) & (numbers <= steps)))
+    wrong = np.flatnonzero(~((numbers >= 0) & (numbers <= steps) & (numbers == np.floor(numbers))))
     if len(wrong):
-        raise ValueError(f"{where} of sample {wrong[0]} is {numbers[wrong[0]]}, but the array has {steps} steps")
+        raise ValueError(
+            f"{where} of sample {wrong[0]} is {numbers[wrong[0]]}, but the array has {steps} steps; give a whole "
+            f"number from 0 to {steps}"
+        )
     return numbers.astype(np.int64)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_shards.file_kinds import is_litter
 from data_shards.schema import Sample
-from data_shards.sources.base import check_nonfinite, to_features, to_text
+from data_shards.sources.base import check_nonfinite, to_features, to_id, to_text
 from data_shards.sources.mmsa import Nonfinite
 from data_shards.sources.pickled import as_text, size_of
 from data_shards.sources.splits import find_splits
@@ -45,14 +45,15 @@ class MisaSource:
         name: str | None = None,
         vocab: str | Path | None = None,
         nonfinite: Nonfinite = "refuse",
+        need_ids: bool = True,
         opened: Pickle | None = None,
     ) -> None:
-        """Open a pickle or a directory of them."""
+        """Open a pickle or a directory of them; without `need_ids` a segment may have no name."""
         self.name = name or Path(path).stem
         found, self.ignored = _splits(path, opened)
         """What is in the file or the directory and in no sample -> how many entries it has."""
         self._vocabulary = Vocabulary(vocab) if vocab else None
-        self._zero = nonfinite == "zero"
+        self._zero, self._need_ids = nonfinite == "zero", need_ids
         self._entries = {split: self._parse(entries, where) for split, (entries, where) in found.items()}
         everything = [entry for entries in self._entries.values() for entry in entries]
         self._steps = {
@@ -92,6 +93,10 @@ class MisaSource:
             )
 
     def _parse(self, entries: object, where: str) -> list[_Entry]:
+        if isinstance(entries, dict):
+            raise ValueError(
+                f"{where} is a dict of fields, as MMSA has them; put all splits into one pickle {{split: fields}}"
+            )
         if not isinstance(entries, (list, tuple)) or not entries:
             raise ValueError(f"{where} is no list of samples, or an empty one; leave the split out or fill it")
         return [self._entry(entry, f"{where} sample {number}") for number, entry in enumerate(entries)]
@@ -104,6 +109,7 @@ class MisaSource:
                 pass
             case _:
                 raise ValueError(f"{where} is not ((words, visual, acoustic), label, segment)")
+        name = to_id(segment, where, needed=self._need_ids)
         try:
             texts = [to_text(word) for word in spoken]
             numbers = np.asarray(label, dtype=np.float64).reshape(-1)
@@ -115,15 +121,19 @@ class MisaSource:
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{where}: {error}") from error
         if not tokens or not len(vision) or not len(audio):
-            raise ValueError(f"{where} ({to_text(segment)}) has no words, no frames or no sound; leave it out")
-        return _Entry(tokens, " ".join(texts), vision, audio, number, to_text(segment))
+            raise ValueError(f"{where} ({name}) has no words, no frames or no sound; leave it out")
+        return _Entry(tokens, " ".join(texts), vision, audio, number, name)
 
 
 def _numbers(words: Any) -> list[int]:
     array = np.asarray(words)
     if array.dtype.kind not in "iu":
-        raise ValueError("its words are text; give the text encoder's vocabulary with --vocab vocab.txt")
-    return [int(word) for word in array.reshape(-1)]
+        kind = f"are {array.dtype}" if array.dtype.kind == "f" else "are text"
+        raise ValueError(f"its words {kind}, not token ids; give the text encoder's vocabulary with --vocab vocab.txt")
+    numbers = [int(word) for word in array.reshape(-1)]
+    if wrong := [number for number in numbers if not 0 <= number < 1 << 31]:
+        raise ValueError(f"its word {wrong[0]} is no token id; give numbers from 0 to {(1 << 31) - 1}")
+    return numbers
 
 
 def _splits(path: str | Path, opened: Pickle | None) -> tuple[dict[str, tuple[object, str]], dict[str, int]]:
@@ -131,7 +141,7 @@ def _splits(path: str | Path, opened: Pickle | None) -> tuple[dict[str, tuple[ob
     root = Path(path)
     if root.is_dir():
         files = [file for file in sorted(root.iterdir()) if not is_litter(file.name)]
-        pickles = {file.stem: file for file in files if file.suffix == ".pkl" and file.is_file()}
+        pickles = {file.stem: file for file in files if file.suffix.lower() == ".pkl" and file.is_file()}
         names = find_splits(pickles, str(path))
         if not names:
             single = f"; it holds {next(iter(pickles.values()))}: give that file" if pickles else ""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data_shards.schema import MODALITIES, Sample, TextKind
 from data_shards.sources import fields as fields_of
-from data_shards.sources.base import check_nonfinite, to_features, to_text, to_tokens
+from data_shards.sources.base import check_nonfinite, to_features, to_raw_text, to_tokens
 from data_shards.sources.pickled import Splits
 from data_shards.unpickle import Pickle
 
@@ -103,12 +103,15 @@ class _Split:
 
     def __init__(self, splits: Splits, split: str, extra: dict[str, Splits], wanted: _Wanted) -> None:
         fields, self._where, self._split = splits[split], f"{splits.path}: {split}", split
-        self._raw = fields.get("raw_text")
+        self._raw = None if fields.get("raw_text") is None else fields_of.column(fields, "raw_text", self._where)
         label_field = fields_of.label_field(fields, self._where, classes=wanted.classes)
         self._labels = fields_of.labels(fields, label_field, self._where, classes=wanted.classes)
         self._classes = fields_of.classes(fields, self._where) if wanted.class_labels else None
         without = not wanted.need_ids and "id" not in fields and not extra
-        self._ids = [""] * len(self._labels) if without else fields_of.column(fields, "id", self._where)
+        self._ids = [""] * len(self._labels)
+        if not without:
+            hint = "" if extra else "; without ids, number the samples with --ids number"
+            self._ids = fields_of.ids(fields, self._where, needed=wanted.need_ids and not extra, hint=hint)
         homes = dict.fromkeys(MODALITIES, (fields, self._where))
         homes |= {m: (other.fields(split), f"{other.path}: {split}") for m, other in extra.items()}
         self.text_kind = _text_kind(*homes["text"], wanted.text)
@@ -118,7 +121,7 @@ class _Split:
         raw = {} if self._raw is None else {"raw_text": self._raw}
         raw |= {} if self._classes is None else {"classification_labels": self._classes}
         self.count = fields_of.same_count({"id": self._ids, "labels": self._labels, **raw, **own}, self._where)
-        self._order = {m: self._join(homes[m][0], homes[m][1]) for m in extra}
+        self._order = {m: self._join(m, *homes[m]) for m in extra}
         shape = self._arrays["text"].shape
         if self.text_kind == "tokens" and shape[1] != 3:
             raise ValueError(f"{self._where}: text_bert has shape {shape}; it must be [N, 3, T]")
@@ -130,11 +133,14 @@ class _Split:
         """How many values of a modality are not finite, and the id of the first sample that has one."""
         if modality == "text" and self.text_kind == "tokens":
             return 0, ""
-        count, first = self._arrays[modality].nonfinite(release)
-        order = self._order.get(modality)
+        order, used = self._order.get(modality), None
+        if order is not None:
+            used = np.zeros(len(self._arrays[modality]), dtype=np.bool_)
+            used[order] = True
+        count, first = self._arrays[modality].nonfinite(release, used)
         if count and order is not None:
             first = int(np.argmax(order == first))
-        return count, to_text(self._ids[first]) if count else ""
+        return count, self._ids[first] if count else ""
 
     def sample(self, i: int, *, zero: bool) -> Sample:
         """Sample `i`; with `zero` its non-finite features become 0."""
@@ -146,26 +152,31 @@ class _Split:
                 tokens = m == "text" and self.text_kind == "tokens"
                 arrays[m] = to_tokens(array) if tokens else to_features(array, zero=zero)
             except ValueError as error:
-                raise ValueError(f"{self._where} sample {to_text(self._ids[i])!r}: {m}: {error}") from error
+                raise ValueError(f"{self._where} sample {self._ids[i]!r}: {m}: {error}") from error
         text_length, audio_length, vision_length = (int(self._lengths[m][rows[m]]) for m in MODALITIES)
         return Sample(
-            id=to_text(self._ids[i]),
+            id=self._ids[i],
             split=self._split,
             label=float(self._labels[i]),
-            raw_text="" if self._raw is None else to_text(self._raw[i]),
+            raw_text="" if self._raw is None else to_raw_text(self._raw[i]),
             **arrays,
             lengths=(text_length, audio_length, vision_length),
             class_label=None if self._classes is None else int(self._classes[i]),
         )
 
-    def _join(self, fields: dict[str, Any], where: str) -> NDArray[np.int64]:
+    def _join(self, modality: str, fields: dict[str, Any], where: str) -> NDArray[np.int64]:
         """For each sample here, its row in another file."""
-        place = _places(fields_of.column(fields, "id", where), where)
-        ids = list(_places(self._ids, self._where))
-        missing = [name for name in ids if name not in place]
+        there = fields_of.ids(fields, where, needed=False, hint="; features of another file are joined by id")
+        fields_of.same_count({"id": there, modality: self._arrays[modality]}, where)
+        place = _places(there, where)
+        missing = [name for name in _places(self._ids, self._where) if name not in place]
         if missing:
-            raise ValueError(f"{where} lacks {len(missing)} samples of {self._where}, the first is {missing[0]}")
-        return np.array([place[name] for name in ids])
+            raise ValueError(
+                f"{where} lacks {len(missing)} samples of {self._where}, the first is {missing[0]!r} (ids there look "
+                f"like {there[0]!r}); features of another file are joined by id: give both files the same ids in the "
+                "same splits, or leave those samples out"
+            )
+        return np.array([place[name] for name in self._ids])
 
     def _modality_lengths(self, modality: str, fields: dict[str, Any], where: str) -> NDArray[np.int64]:
         tokens = modality == "text" and self.text_kind == "tokens"
@@ -187,10 +198,12 @@ def _ignored(files: list[Splits], splits: dict[str, _Split]) -> dict[str, int]:
     return found
 
 
-def _places(ids: Any, where: str) -> dict[str, int]:
-    """The row of each id; `ValueError` where an id is there twice, so that a join would have to choose."""
+def _places(ids: list[str], where: str) -> dict[str, int]:
+    """The row of each id; `ValueError` where one is missing or there twice, so that a join would have to choose."""
     place: dict[str, int] = {}
-    for row, name in enumerate(map(to_text, ids)):
+    for row, name in enumerate(ids):
+        if not name:
+            raise ValueError(f"{where} sample {row} has no id; features of another file are joined by id: give it one")
         if name in place:
             raise ValueError(
                 f"{where}: the id {name!r} is there twice: samples {place[name]} and {row}; features of another file "

@@ -16,6 +16,8 @@ class Nested:
     def __init__(self, column: pa.ChunkedArray, name: str, path: str) -> None:
         """Take a column apart; `ValueError` where it is not steps by features, or has gaps."""
         where = f"{path}: {name}"
+        if not len(column):
+            raise ValueError(f"{where} is empty: the table has no rows; leave it out or fill it")
         self._outer, steps = _unpack(column.combine_chunks(), where)
         inner, numbers = _unpack(steps, where)
         if not (pa.types.is_floating(numbers.type) or pa.types.is_integer(numbers.type)) or numbers.null_count:

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from data_shards.file_kinds import is_litter, kind_of, refuse_kind
 from data_shards.index_file import INDEX_NAME
 from data_shards.schema import MODALITIES, SPLITS, Sample
-from data_shards.sources.base import check_nonfinite, to_features, to_text, to_tokens
+from data_shards.sources.base import (
+    check_nonfinite,
+    to_count,
+    to_features,
+    to_id,
+    to_number,
+    to_raw_text,
+    to_tokens,
+)
 from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.sources.nested import Nested
 from data_shards.sources.splits import named_split
@@ -26,6 +34,11 @@ from data_shards.sources.splits import named_split
 TABLE_SUFFIXES: dict[str, Literal["parquet", "ipc"]] = {
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc", ".ipc": "ipc",
 }  # fmt: skip
+_HINTS = {
+    "id": "; without ids, number the samples with --ids number",
+    "split": "; write it, or put the files in directories called split=train, split=valid and split=test",
+    "label": "; sentiments, or class numbers with --classes, are read from there",
+}
 _KINDS: dict[str, Literal["parquet", "ipc"]] = {"a Parquet table": "parquet", "an Arrow table": "ipc"}
 
 
@@ -43,11 +56,10 @@ class TableSource:
     ) -> None:
         """Open a table and read it once; without `need_ids` a table without a column `id` gives empty ones."""
         self.name = name or Path(path).stem
-        self._path, self._zero = str(path), nonfinite == "zero"
+        self._path, self._zero, self._need_ids = str(path), nonfinite == "zero", need_ids
         self._dataset, unread = _open(Path(path))
         self._columns = _columns(self._dataset.schema, self._path, text, need_ids)
         used = {"split", "id", "label", "raw_text", *self._columns.values(), *(f"{m}_length" for m in MODALITIES)}
-        unused = [name for name in self._dataset.schema.names if name not in used]
         self._pieces = _pieces(self._dataset)
         self._counts = np.zeros((len(SPLITS), len(self._pieces)), dtype=np.int64)
         self._steps = dict.fromkeys(MODALITIES, 0)
@@ -56,7 +68,7 @@ class TableSource:
             self._survey(number, bad)
         self.nonfinite = {name: count for name, (count, _) in bad.items()}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
-        self.ignored = dict.fromkeys([f"column {name}" for name in unused], int(self._counts.sum())) | unread
+        self.ignored = _unused(self._dataset, used) | unread
         """Columns and files that no sample comes from -> how many entries they have."""
         if not self._zero:
             check_nonfinite(bad, self._path)
@@ -84,7 +96,7 @@ class TableSource:
         given = {m: _optional(table, f"{m}_length") for m in MODALITIES}
         plain = {name: _optional(table, name) for name in ("id", "label", "raw_text")}
         for i in range(len(table)):
-            name = to_text(plain["id"][i]) if plain["id"] else ""
+            name = to_id(plain["id"][i], f"{self._path}: {split}", needed=self._need_ids) if plain["id"] else ""
             arrays: dict[str, Any] = {}
             try:
                 for m in MODALITIES:
@@ -93,41 +105,55 @@ class TableSource:
                         arrays[m] = to_tokens(_pad_tokens(array, self._steps[m]))
                     else:
                         arrays[m] = to_features(array, zero=self._zero, steps=self._steps[m])
-                label = float(plain["label"][i])
-            except (TypeError, ValueError) as error:
+                label = to_number(plain["label"][i], "label")
+                own = [to_count(given[m][i], f"{m}_length") if given[m] else nested[m].steps(i) for m in MODALITIES]
+            except ValueError as error:
                 raise ValueError(f"{self._path}: {split} sample {name or i!r}: {error}") from error
-            own = [int(given[m][i]) if given[m] else nested[m].steps(i) for m in MODALITIES]
             if not given["text"] and self._columns["text"] == "text_bert":
                 own[0] = int(arrays["text"][1].sum())
             yield Sample(
                 id=name,
                 split=split,
                 label=label,
-                raw_text=to_text(plain["raw_text"][i]) if plain["raw_text"] else "",
+                raw_text=to_raw_text(plain["raw_text"][i]) if plain["raw_text"] else "",
                 lengths=(own[0], own[1], own[2]),
                 **arrays,
             )
 
     def _survey(self, piece: int, bad: dict[str, tuple[int, str]]) -> None:
         """Learn a row group's counts, steps and non-finite values."""
-        table = self._pieces[piece].to_table(schema=self._dataset.schema, use_threads=False)
+        table = self._table(piece)
         splits = np.asarray(self._splits(table), dtype=object)
         for number, split in enumerate(SPLITS):
             self._counts[number, piece] = int((splits == split).sum())
-        ids = _optional(table, "id")
+        first_row = int(self._counts[:, :piece].sum())
+        ids = [
+            to_id(value, f"{self._path}: row {first_row + row}", needed=self._need_ids)
+            for row, value in enumerate(_optional(table, "id"))
+        ]
         for modality, column in self._columns.items():
             nested = Nested(table.column(column), column, self._path)
             tokens = column == "text_bert"
             self._steps[modality] = max(self._steps[modality], nested.width if tokens else nested.longest)
             for row, count in nested.nonfinite():
                 name = f"{splits[row]}/{modality}"
-                before, first = bad.get(name, (0, to_text(ids[row]) if ids else f"row {row}"))
+                before, first = bad.get(name, (0, ids[row] if ids else f"row {first_row + row}"))
                 bad[name] = before + count, first
+
+    def _table(self, piece: int) -> pa.Table:
+        """A row group, with the columns and types of the first file."""
+        try:
+            return self._pieces[piece].to_table(schema=self._dataset.schema, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{self._pieces[piece].path} cannot be read as the table {self._path}: {str(error).splitlines()[0]}; "
+                "give all files the same columns and types, or write the file again"
+            ) from error
 
     def _rows(self, piece: int, split: int) -> pa.Table:
         """The rows of one split in a row group; the last answer is kept, as shards share row groups."""
         if self._kept is None or self._kept[:2] != (piece, split):
-            table = self._pieces[piece].to_table(schema=self._dataset.schema, use_threads=False)
+            table = self._table(piece)
             chosen = pa.array([name == SPLITS[split] for name in self._splits(table)])
             self._kept = piece, split, table.filter(chosen)
         return self._kept[2]
@@ -144,10 +170,12 @@ def _open(path: Path) -> tuple[ds.Dataset, dict[str, int]]:
     if (path / INDEX_NAME).is_file():
         raise ValueError(f"{path} holds shards already; give the features that they were made from, or train with it")
     files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
-    files = [file for file in files if not is_litter(file.name)]
+    files = [file for file in files if not is_litter(str(file.relative_to(path)))]
     tables = {file: kind for file in files if (kind := _format(file))}
     if len(set(tables.values())) != 1:
-        raise ValueError(f"{path} is no table: give a .parquet or .arrow file, or a directory of one of them")
+        known = ((file, kind_of(file)) for file in files)
+        held = next((f"; {file} is {kind.name}: {kind.advice}" for file, kind in known if kind is not None), "")
+        raise ValueError(f"{path} is no table: give a .parquet or .arrow file, or a directory of one of them{held}")
     for file in tables:
         refuse_kind(file, "a table", but=("a Parquet table", "an Arrow table"))
     unread = {f"file {file.relative_to(path)}": 1 for file in files if file not in tables}
@@ -155,8 +183,22 @@ def _open(path: Path) -> tuple[ds.Dataset, dict[str, int]]:
         source = [str(file) for file in tables] if path.is_dir() else str(path)
         opened = ds.dataset(source, format=next(iter(tables.values())), partitioning="hive")
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no table that can be read: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{path} is no table that can be read: {str(error).splitlines()[0]}; write or download it again (of Arrow "
+            "the file format, which `pyarrow.ipc.new_file` writes)"
+        ) from error
     return opened, unread
+
+
+def _unused(dataset: ds.Dataset, used: set[str]) -> dict[str, int]:
+    """The columns of all files that are not taken -> their rows; those that the first file lacks are not."""
+    found: dict[str, int] = {}
+    known = set(dataset.schema.names)
+    for fragment in dataset.get_fragments():
+        for name in fragment.physical_schema.names:
+            if name not in used or name not in known:
+                found[f"column {name}"] = found.get(f"column {name}", 0) + fragment.count_rows()
+    return found
 
 
 def _format(file: Path) -> Literal["parquet", "ipc"] | None:
@@ -182,7 +224,7 @@ def _columns(schema: pa.Schema, path: str, text: TextChoice, need_ids: bool) -> 
     wanted = ("split", *(("id",) if need_ids else ()), "label", *columns.values())
     missing = [name for name in wanted if name not in schema.names]
     if missing:
-        hint = "; without ids, number the samples with --ids number" if missing[0] == "id" else ""
+        hint = _HINTS.get(missing[0], "")
         raise ValueError(f"{path} lacks the column {missing[0]}; it has {', '.join(schema.names)}{hint}")
     return columns
 

@@ -63,7 +63,12 @@ def check_rates(rates: Sequence[float]) -> None:
 
 
 def evaluate_grid(
-    model: Predictor, data: Path, split: str, *, rates: Sequence[float] = RATES, units: Sequence[Unit] = UNITS,
+    model: Predictor,
+    data: Path,
+    split: str,
+    *,
+    rates: Sequence[float] = RATES,
+    units: Sequence[Unit] = UNITS,
     seed: int = 0,
 ) -> list[Cell]:
     """Evaluate a model with parts of its input missing.
@@ -174,7 +179,13 @@ def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCar
 
 
 def missing_page(
-    runs: Sequence[Path], out: Path, *, data: Path | None, split: str, rates: Sequence[float], units: Sequence[Unit],
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    data: Path | None,
+    split: str,
+    rates: Sequence[float],
+    units: Sequence[Unit],
     seed: int,
 ) -> Path:
     """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.
@@ -183,6 +194,9 @@ def missing_page(
         ValueError: as `evaluate_grid`, a run that is not there, or runs of different configs.
     """
     check_rates(rates)
+    for number, run in enumerate(runs):
+        if run.resolve() in [other.resolve() for other in runs[:number]]:
+            raise ValueError(f"{run} is named twice; name each run once")
     models = [load(run) for run in runs]
     for run, model in zip(runs[1:], models[1:], strict=True):
         check_one_config(run, model.card, runs[0], models[0].card)

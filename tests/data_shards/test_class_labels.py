@@ -70,13 +70,13 @@ def test_tars_of_other_programs(tmp_path):
     with pytest.raises(ValueError, match=r"no sample .* has the class label cls"):
         index_tars(tmp_path, mapping=mapping)
     write(["2.5"])
-    with pytest.raises(ValueError, match=r"class label '2\.5' is no whole number"):
+    with pytest.raises(ValueError, match=r"class \(cls\) '2\.5' is not a whole number"):
         index_tars(tmp_path, mapping={**mapping, "class": "cls"})
     assert ShardIndex.load(tmp_path).info.classes == 5, "the last index that was whole"
 
 
 @pytest.mark.parametrize("labels, message", [
-    (None, "lacks classification_labels"), (0.5, "are not whole numbers"), (-1.0, "class label -1 is not between 0"),
+    (None, "lacks classification_labels"), (0.5, "are not whole numbers"), (-1.0, "-1 is not from 0 to 999; number"),
     (float("nan"), "are not whole numbers"),
 ])  # fmt: skip
 def test_what_is_no_class_label_is_refused(tmp_path, labels, message):

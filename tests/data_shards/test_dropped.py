@@ -222,3 +222,69 @@ def test_a_sample_that_is_wrong_is_named_with_file_field_and_shape(tmp_path):
     path = save(data, tmp_path / "x.pkl")
     with pytest.raises(ValueError, match=rf"{path}: test sample 'video3.*label 7.0"):
         shards(path, tmp_path / "out")
+
+
+def _tars(folder, *names):
+    folder.mkdir(exist_ok=True)
+    arrays = {f"{m}.npy": np.ones((2, 2), np.float32) for m in ("text", "audio", "vision")}
+    lengths = dict.fromkeys(("text", "audio", "vision"), 2)
+    for name in names:
+        with wds.TarWriter(str(folder / name)) as tar:
+            for i in range(2):
+                facts = {"label": i / 2 - 1.5, "lengths": lengths, "id": f"{name}{i}", "raw_text": ""}
+                tar.write({"__key__": f"{name}{i}".replace(".", "-"), **arrays, "json": facts})
+
+
+def test_files_beside_the_tars_are_named(tmp_path, capsys):
+    _tars(tmp_path, "train-0.tar")
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("train-1.tar.gz", "train-2.TAR", "notes", "a.wav", "b.wav", ".hidden", "__MACOSX/train-3.tar"):
+        (tmp_path / name).write_bytes(b"x" * 600)
+    assert index([str(tmp_path)]) == 0
+    assert "ignored: file *.TAR (1), file *.tar.gz (1), file *.wav (2), file notes (1)" in capsys.readouterr().out
+    assert ShardIndex.load(tmp_path).info.counts == {"train": 2}
+
+
+def test_what_lies_behind_the_end_of_a_tar_is_not_dropped(tmp_path):
+    _tars(tmp_path, "train-0.tar", "train-1.tar")
+    with open(tmp_path / "train-0.tar", "ab") as file:
+        file.write((tmp_path / "train-1.tar").read_bytes())
+    with pytest.raises(ValueError, match=r"train-0\.tar goes on behind its end at \d+: other tars were appended"):
+        index([str(tmp_path)])
+
+
+@pytest.mark.parametrize("option, values", [("--map", ["label=json:a,label=json:b"]), ("--split", ["dev=a", "dev=b"])])
+def test_a_name_that_is_given_twice(tmp_path, option, values):
+    _tars(tmp_path, "train-0.tar")
+    with pytest.raises(ValueError, match=rf"{option} names (label|dev) twice: .*; leave one"):
+        index([str(tmp_path), *(word for value in values for word in (option, value))])
+
+
+def test_columns_of_any_file_of_a_table_are_named(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    row = {"split": "train", "text": [[1.0]], "audio": [[1.0]], "vision": [[1.0]]}
+    for number, more in enumerate(({}, {"speaker": "x"}, {"audio_length": 1, "speaker": "y"})):
+        rows = [{**row, "id": f"{number}.{i}", "label": i / 2 - 1.5, **more} for i in range(4)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / f"{number}.parquet")
+    (tmp_path / "in" / "__MACOSX").mkdir()
+    (tmp_path / "in" / "__MACOSX" / "0.parquet").write_bytes(b"x")
+    info = shards(tmp_path / "in", tmp_path / "out")
+    assert info.ignored == {"column speaker": 8, "column audio_length": 4}
+    rows = [{**row, "id": f"3.{i}", "label": "good"} for i in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "3.parquet")
+    with pytest.raises(ValueError, match=r"in/3\.parquet cannot be read as the table .*in: .*give all files the same"):
+        shards(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_table_without_rows_is_called_empty(tmp_path):
+    row = {"split": "train", "id": "a", "label": 1.0, "text": [[1.0]], "audio": [[1.0]], "vision": [[1.0]]}
+    pq.write_table(pa.Table.from_pylist([row]).slice(0, 0), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: text is empty: the table has no rows"):
+        shards(tmp_path / "t.parquet", tmp_path / "out")
+
+
+def test_the_suffix_of_a_pickle_may_be_in_capitals(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, entries in (("train.pkl", misa(6)), ("dev.PKL", misa(3, 2.0))):
+        save(entries, tmp_path / "in" / name)
+    assert shards(tmp_path / "in", tmp_path / "out").counts == {"train": 6, "valid": 3}

@@ -5,6 +5,7 @@ import collections
 import gzip
 import io
 import lzma
+import os
 import pickle
 import tarfile
 import zipfile
@@ -23,6 +24,14 @@ from data_shards.unpickle import loads
 from tests.data_shards.making import COUNTS, everything, mmsa, save
 
 PICKLED = pickle.dumps(mmsa({"train": 4}), protocol=4)
+
+
+def _office():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("[Content_Types].xml", "xl/workbook.xml"):
+            archive.writestr(name, "<")
+    return file.getvalue()
 
 
 def _zip(**members):
@@ -53,6 +62,15 @@ KINDS = {
     "bzip2": (bz2.compress(PICKLED), "bzip2 compressed.*bunzip2"),
     "xz": (lzma.compress(PICKLED), "xz compressed.*unxz"),
     "zstd": (pa.compress(PICKLED, "zstd", asbytes=True), "zstd compressed.*unzstd"),
+    "lzma": (lzma.compress(PICKLED, format=lzma.FORMAT_ALONE), "lzma compressed.*unlzma"),
+    "xlsx": (_office(), "an Excel or other Office file.*Parquet"),
+    "xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "an Excel or other Office file.*Parquet"),
+    "utf-16": ("id,label\n".encode("utf-16"), "a text in UTF-16.*Parquet"),
+    "stream": (b"\xff\xff\xff\xff\x80\1\0\0" + bytes(99), "an Arrow stream.*new_file"),
+    "feather 1": (b"FEA1" + bytes(99), "a Feather table of version 1.*version=2"),
+    "bare mp3": (b"\xff\xfb\x90\0" + bytes(99), "an MP3 sound file.*MMSA-FET"),
+    "aiff": (b"FORM\0\0\0\0AIFF", "an AIFF sound file.*MMSA-FET"),
+    "flv": (b"FLV\1", "a Flash video.*MMSA-FET"),
     "zip": (_zip(unaligned_pkl=PICKLED), r"a zip archive.*unpack it and give the file inside \('unaligned\.pkl'\)"),
     "half zip": (_zip(unaligned_pkl=PICKLED)[:-9], "zip archive that is not whole.*download it again"),
     "pt": (_zip(archive__data_pkl=PICKLED, archive__version=b"3"), r"a PyTorch file.*load it with torch"),
@@ -217,3 +235,25 @@ def test_a_member_of_the_wrong_kind_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"train\.tar: sample a: t\.npy is no array .*: it is a Git-LFS pointer"):
         index([str(tmp_path), "--map", "text=t.npy,audio=t.npy,vision=t.npy,label=json:y"])
     assert kind_of(tmp_path / "train.tar").name == "a tar archive"
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz", "wav", "tar"])
+def test_a_directory_of_another_kind(tmp_path, kind):
+    raw, words = KINDS[kind]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x").write_bytes(raw)
+    with pytest.raises(ValueError, match=rf"in is no table: .*; .*in/x is {words}"):
+        shard([str(tmp_path / "in"), str(tmp_path / "out")])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is empty or no file: it is a pipe or a device; write it to a file"):
+        shard([str(tmp_path / "pipe"), str(tmp_path / "out")])
+
+
+def test_a_directory_of_mmsa_splits(tmp_path):
+    (tmp_path / "in").mkdir()
+    save(mmsa()["train"], tmp_path / "in" / "train.pkl")
+    with pytest.raises(ValueError, match=r"train\.pkl is a dict of fields, as MMSA has them; put all splits into one"):
+        shard([str(tmp_path / "in"), str(tmp_path / "out")])

@@ -10,6 +10,7 @@ import webdataset as wds
 
 from data_shards.foreign import index_tars
 from data_shards.index import ShardIndex
+from data_shards.labels import Labels
 from data_shards.reader import ShardReader
 from data_shards.verify import verify
 from tests.data_shards.making import build_from, files, mmsa
@@ -162,7 +163,7 @@ def _with(name, value):
         (None, {**MAP, "audio": "feats.npz:voice"}, "feats.npz:voice is no array that can be read"),
         (None, {**MAP, "label": "json:ratings.anger"}, r"the JSON has no ratings\.anger"),
         (_with("json", {"clip": "x", "ratings": {"sentiment": 4}}), MAP, r"label 4\.0 is outside"),
-        (_with("json", {"clip": "x", "ratings": {"sentiment": "good"}}), MAP, "could not convert"),
+        (_with("json", {"clip": "x", "ratings": {"sentiment": "good"}}), MAP, "'good' is not a number"),
         (_with("emb.npy", np.zeros((2, 2, 2))), MAP, r"features are float64 \(2, 2, 2\)"),
         (_with("emb.npy", np.full((2, 5), np.nan)), MAP, "10 non-finite values"),
         (_without("feats.npz"), MAP, r"it has no feats\.npz"),
@@ -219,3 +220,29 @@ def test_webdataset_splits_our_shards_by_node_and_worker(tmp_path, monkeypatch):
         seen.append([sample["json"]["id"] for sample in samples])
     assert sorted(seen[0] + seen[1]) == sorted(mmsa()["train"]["id"])
     assert all(seen)
+
+
+@pytest.mark.parametrize("field, value, words", [
+    ("clip", None, "it has no id: json:clip is None; give it one, or leave id out of --map"),
+    ("kind", float("inf"), r"class \(json:kind\) inf is not a whole number"),
+    ("kind", "happy", r"class \(json:kind\) 'happy' is not a number"),
+    ("kind", None, r"class \(json:kind\) None is not a whole number"),
+    ("heard", 1.7, "audio_length 1.7 is not a whole number"),
+    ("mood", [1.0], r"label \(json:mood\) \[1.0\] is not a number"),
+])  # fmt: skip
+def test_fields_that_are_not_what_they_should_be(tmp_path, field, value, words):
+    def change(sample):
+        sample["json"] = {"clip": sample["__key__"], "kind": 1, "heard": 1, "mood": 1.0, field: value}
+        return sample
+
+    _write(tmp_path / "train.tar", range(2), change=change)
+    mapping = {**MAP, "class": "json:kind", "audio_length": "json:heard", "label": "json:mood"}
+    with pytest.raises(ValueError, match=rf"train\.tar: sample clips/000: {words}"):
+        index_tars(tmp_path, mapping=mapping)
+
+
+def test_a_scale_needs_a_label(tmp_path):
+    _write(tmp_path / "train.tar", range(2))
+    mapping = {name: member for name, member in MAP.items() if name != "label"} | {"class": "json:ratings.sentiment"}
+    with pytest.raises(ValueError, match="--label-scale multiplies sentiments, but --map names no label"):
+        index_tars(tmp_path, mapping=mapping, labels=Labels(scale=3))

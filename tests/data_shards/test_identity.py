@@ -168,3 +168,67 @@ def test_a_build_that_is_refused_leaves_no_writer_at_work(tmp_path):
             shard([str(path), str(tmp_path / "shards"), "--processes", "4", "--samples-per-shard", "3"])
         assert not multiprocessing.active_children()
         assert not (tmp_path / "shards").exists()
+
+
+def test_a_missing_id_is_no_id(tmp_path):
+    """pandas writes a gap as NaN, which is no name that a sample could be found by."""
+    for gap in (None, float("nan"), np.float32("nan")):
+        data = mmsa()
+        data["valid"]["id"][3] = gap
+        path = save(data, tmp_path / "x.pkl")
+        with pytest.raises(ValueError, match=r"x\.pkl: valid sample 3 has no id \((None|nan)\); .*--ids number"):
+            shard(_arguments(path, tmp_path / "shards"))
+        assert shard(_arguments(path, tmp_path / "shards", "--ids", "number")) == 0
+        assert everything(tmp_path / "shards", "valid")["id"][3] == "valid3"
+        rows = [{"split": "train", "id": i if i != 5 else gap, "label": i / 4 - 1.5, "text": [[1.0]], "audio": [[1.0]],
+                 "vision": [[1.0]]} for i in range(9)]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=4)
+        with pytest.raises(ValueError, match=r"t\.parquet: row 5 has no id .*--ids number"):
+            shard(_arguments(tmp_path / "t.parquet", tmp_path / "table"))
+        features = (np.arange(4, 6), np.ones((2, 4)), np.ones((3, 3)))
+        path = save({"train": [(features, 1.5, "a"), (features, -1.0, gap)]}, tmp_path / "misa.pkl")
+        with pytest.raises(ValueError, match=r"misa\.pkl: train sample 1 has no id"):
+            shard(_arguments(path, tmp_path / "misa"))
+    data["valid"]["id"][3] = {"clip": 3}
+    with pytest.raises(ValueError, match=r"valid sample 3: the id \{'clip': 3\} is neither a text nor a number; give"):
+        shard(_arguments(save(data, tmp_path / "x.pkl"), tmp_path / "shards"))
+
+
+def test_bytes_of_another_encoding_stay_told_apart(tmp_path):
+    data = mmsa()
+    data["valid"]["id"][:2] = ["视频一".encode("gbk"), "视频二".encode("gbk")]
+    assert shard(_arguments(save(data, tmp_path / "x.pkl"), tmp_path / "shards")) == 0
+    first, second = everything(tmp_path / "shards", "valid")["id"][:2]
+    assert first != second
+
+
+def test_ids_and_arrays_of_a_feature_file_must_be_equally_many(tmp_path):
+    main = save(mmsa(), tmp_path / "main.pkl")
+    for change in (lambda fields: fields["id"].append("more"), lambda fields: fields.update(audio=fields["audio"][1:])):
+        other = mmsa(seed=1)
+        change(other["valid"])
+        audio = save(other, tmp_path / "audio.pkl")
+        with pytest.raises(ValueError, match=r"audio\.pkl: valid: fields disagree on the number of samples: .*'audio'"):
+            shard(_arguments(main, tmp_path / "shards", "--feature-audio", audio))
+
+
+def test_samples_that_are_not_joined_are_not_looked_at(tmp_path, capsys):
+    other = mmsa(seed=1)
+    other["valid"]["id"] = ["nobody", *other["valid"]["id"]]
+    other["valid"]["audio"] = np.concatenate([np.full((1, 9, 3), np.nan, np.float32), other["valid"]["audio"]])
+    other["valid"]["audio_lengths"] = [9, *other["valid"]["audio_lengths"]]
+    main, audio = save(mmsa(), tmp_path / "main.pkl"), save(other, tmp_path / "audio.pkl")
+    assert shard(_arguments(main, tmp_path / "shards", "--feature-audio", audio)) == 0
+    assert np.array_equal(everything(tmp_path / "shards", "valid")["audio"], mmsa(seed=1)["valid"]["audio"])
+    assert "audio.pkl: valid: samples (1)" in capsys.readouterr().out
+
+
+def test_what_a_join_lacks_is_named_with_what_is_there(tmp_path):
+    other = mmsa(seed=1)
+    other["valid"]["id"][2] += " "
+    main, audio = save(mmsa(), tmp_path / "main.pkl"), save(other, tmp_path / "audio.pkl")
+    with pytest.raises(ValueError, match=r"the first is 'video2.* \(ids there look like 'video0.*same ids"):
+        shard(_arguments(main, tmp_path / "shards", "--feature-audio", audio))
+    del other["valid"]["id"]
+    with pytest.raises(ValueError, match=r"audio\.pkl: valid lacks id; .*joined by id$"):
+        shard(_arguments(main, tmp_path / "shards", "--feature-audio", save(other, audio)))

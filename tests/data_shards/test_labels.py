@@ -1,6 +1,7 @@
 """What labels mean: facts in the index, what is refused until it is declared, and what each declaration stores."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -166,10 +167,55 @@ def test_classes_alone_ask_for_the_option(tmp_path):
 def test_classes_that_training_does_not_see_are_told(tmp_path, caplog):
     path = labelled(tmp_path, lambda split, count: np.arange(count) % (2 if split == "train" else 5))
     sharded(path, tmp_path, "--classes")
-    assert "class 4 is in no training sample" in caplog.text
+    assert "classes 2, 3, 4 are in no training sample" in caplog.text
     caplog.clear()
     sharded(labelled(tmp_path, cycle(0, 2)), tmp_path, "--classes")
-    assert "class 1 never occurs" in caplog.text
+    assert "class 1 is in no sample at all" in caplog.text
+    caplog.clear()
+    sharded(labelled(tmp_path, cycle(0, 900)), tmp_path, "--classes")
+    assert "classes 1, 2, 3, 4, 5, 6, 7, 8, ... (899 of them) are in no sample at all" in caplog.text
+
+
+@pytest.mark.parametrize("labels, options, words", [
+    (cycle(0.2, 2.5), (), r"no training label is negative \(they lie in \[0\.2, 2\.5\]\), but 0 is taken for neutral"),
+    (cycle(-0.2, -2.5), (), "no training label is positive"),
+    (cycle(0.2, 0.9), ("--label-scale", "3"), "no training label is negative"),
+    (cycle(-2.5, 2.5), ("--label-scale", "0.1"), r"after --label-scale 0\.1 the labels lie in \[-0\.25, 0\.25\]"),
+    (lambda split, count: cycle(-1, 0.5)(split, count) * (1 if split == "train" else 3), (), "of train alone, .*SIMS"),
+    (lambda split, count: cycle(0, 2)(split, count) * (1 if split == "train" else -1), (), "of train alone, .*--bin"),
+])  # fmt: skip
+def test_odd_sentiments_are_warned_of(tmp_path, caplog, labels, options, words):
+    sharded(labelled(tmp_path, labels), tmp_path, *options)
+    assert re.search(words, caplog.text)
+
+
+def test_one_class_beside_varied_sentiments_is_warned_of(tmp_path, caplog):
+    data = mmsa()
+    for fields in data.values():
+        fields["classification_labels"] = np.ones(len(fields["id"]), dtype=np.int64)
+    sharded(save(data, tmp_path / "x.pkl"), tmp_path, "--class-labels")
+    assert "every training sample has class 1; data.classes=stored can learn nothing" in caplog.text
+
+
+def test_a_factor_that_goes_too_far_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"label 1 times --label-scale 4 is 4, beyond \[-3, 3\]; give a smaller one"):
+        sharded(labelled(tmp_path, cycle(1, -1)), tmp_path, "--label-scale", "4")
+    sharded(labelled(tmp_path, cycle(0.6, -0.6)), tmp_path, "--label-scale", "5")  # 0.6 is a little more in float32
+    assert everything(tmp_path / "shards")["label"][:2].tolist() == [3, -3]
+
+
+def test_labels_that_are_no_plain_numbers(tmp_path):
+    path = labelled(tmp_path, lambda split, count: np.arange(count) * 0.1j)
+    with pytest.raises(ValueError, match="train: regression_labels are complex128; give one plain number"):
+        sharded(path, tmp_path)
+
+
+def test_labels_that_are_none_give_way_to_the_next_field(tmp_path):
+    data = mmsa()
+    for fields in data.values():
+        fields["labels"], fields["regression_labels"] = fields["regression_labels"], None
+    sharded(save(data, tmp_path / "x.pkl"), tmp_path)
+    assert np.array_equal(everything(tmp_path / "shards")["label"], mmsa()["train"]["regression_labels"])
 
 
 def test_tables_and_tars_ask_the_same(tmp_path):

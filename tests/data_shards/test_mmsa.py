@@ -114,3 +114,22 @@ def test_token_ids_must_be_token_ids(tmp_path, value):
     data["train"]["text_bert"][4, 0, 0] = value
     with pytest.raises(ValueError, match=r"video4.*(not whole numbers|negative token)"):
         build_from(data, tmp_path)
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("raw_text", "12345", "valid: raw_text is a str; it must hold one entry per sample"),
+    ("audio", None, "valid: audio is None; give one entry per sample, or leave it out"),
+    ("audio_lengths", [1.5, 2, 3, 4, 5], r"audio_lengths of sample 0 is 1\.5, but the array has 9 steps; give a whole"),
+])  # fmt: skip
+def test_fields_that_are_not_one_entry_per_sample(tmp_path, name, value, words):
+    data = mmsa()
+    data["valid"][name] = value
+    with pytest.raises(ValueError, match=words):
+        MmsaSource(save(data, tmp_path / "x.pkl"))
+
+
+def test_sentences_may_be_missing(tmp_path):
+    data = mmsa()
+    data["valid"]["raw_text"][1:3] = [None, float("nan")]
+    samples = list(MmsaSource(save(data, tmp_path / "x.pkl")).read("valid", 0, 3))
+    assert [bool(sample.raw_text) for sample in samples] == [True, False, False]

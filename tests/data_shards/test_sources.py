@@ -56,7 +56,7 @@ def test_separate_feature_files_are_joined_by_id(tmp_path):
 def test_separate_feature_files_must_have_every_sample(tmp_path):
     main, other = mmsa(), mmsa()
     other["valid"]["id"][3] = "somebody else"
-    with pytest.raises(ValueError, match=r"audio\.pkl: valid lacks 1 samples of .*the first is video3"):
+    with pytest.raises(ValueError, match=r"audio\.pkl: valid lacks 1 samples of .*the first is 'video3"):
         MmsaSource(save(main, tmp_path / "main.pkl"), others={"audio": str(save(other, tmp_path / "audio.pkl"))})
     del other["valid"]
     with pytest.raises(ValueError, match=r"audio\.pkl lacks the valid split"):
@@ -153,3 +153,11 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
     for processes in (1, 2, 3, 20):
         build(MmsaSource(path), tmp_path / str(processes), samples_per_shard=3, processes=processes)
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "3") == files(tmp_path / "20")
+
+
+def test_words_that_are_no_token_ids(tmp_path):
+    for words, said in (([1, 1 << 40], "word 1099511627776 is no token id"), ([-2, 1], "word -2 is no token id"),
+                        ([1.0, 2.5], "words are float64, not token ids")):  # fmt: skip
+        entry = ((np.array(words), np.ones((2, 4)), np.ones((3, 3))), 1.5, "a")
+        with pytest.raises(ValueError, match=rf"m\.pkl: train sample 0: its {said}; give"):
+            MisaSource(save({"train": [entry]}, tmp_path / "m.pkl"))

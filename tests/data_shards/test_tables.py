@@ -107,3 +107,25 @@ def test_tables_that_are_none(tmp_path):
     for name, message in (("absent.parquet", "nothing at this path"), ("notes.txt", "is no table")):
         with pytest.raises(ValueError, match=message):
             TableSource(tmp_path / name)
+
+
+@pytest.mark.parametrize("column, value, words", [
+    ("audio_length", None, "audio_length None is not a whole number"),
+    ("audio_length", 1.5, "audio_length 1.5 is not a whole number"),
+    ("audio_length", float("nan"), "audio_length nan is not a whole number"),
+    ("label", "positive", "label 'positive' is not a number"),
+    ("label", [1.0], r"label \[1.0\] is not a number"),
+])  # fmt: skip
+def test_lengths_and_labels_are_numbers(tmp_path, column, value, words):
+    row = {"split": "train", "id": "a", "label": 1.0, "audio_length": 1, "text": [[1.0]], "audio": [[1.0], [2.0]],
+           "vision": [[1.0]]}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([{**row, column: value}]), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=rf"t\.parquet: train sample 'a': {words}"):
+        list(TableSource(tmp_path / "t.parquet").read("train", 0, 1))
+
+
+def test_a_gap_in_the_sentences_is_an_empty_one(tmp_path):
+    row = {"split": "train", "label": 1.0, "text": [[1.0]], "audio": [[1.0]], "vision": [[1.0]]}
+    rows = [{**row, "id": "a", "raw_text": "yes"}, {**row, "id": "b", "raw_text": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    assert [sample.raw_text for sample in TableSource(tmp_path / "t.parquet").read("train", 0, 2)] == ["yes", ""]
