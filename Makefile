@@ -7,6 +7,7 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 .PHONY: demo test lint types unit clusters processes packages clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
+	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

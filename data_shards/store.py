@@ -59,8 +59,8 @@ class LocalStore:
         if not path.is_file():
             what = f"holds no {INDEX_NAME}" if self.root.is_dir() else "is no directory"
             raise ValueError(
-                f"{self.root} {what}: not a set of shards; make one with `dmd shard`, or if it was moved, say with "
-                "--data where it is now"
+                f"{self.root} {what}: not a set of shards; make one with `dmd shard`, or name the place that it was "
+                "moved to (for the shards of a run, with --data)"
             )
         return path
 

@@ -108,30 +108,15 @@ def predict(argv: list[str]) -> int:
 
     check_suffix(options.out)
     model = load(options.model)
-    by_default = not options.split and not options.id
     asked = list(dict.fromkeys(options.split)) if options.split else None
-    splits = [DEFAULT_SPLIT] if by_default and options.inputs.is_dir() else asked
-    samples = read_samples(options.inputs, model.card, splits=splits, ids=options.id)
-    if by_default:
-        samples = _default_split(samples, options.inputs)
+    default = None if options.id else DEFAULT_SPLIT
+    samples = read_samples(options.inputs, model.card, splits=asked, default=default, ids=options.id)
     counts: Counter[str] = Counter()
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     rows = write_predictions(options.out, tables, schema(model.config.model.task))
     told = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     print(f"{options.out}: {rows} predictions{f' ({told})' if told else ''}")
     return 0
-
-
-def _default_split(batches: "Iterable[Samples]", path: Path) -> "Iterator[Samples]":
-    """The default split of what has splits, all of what has none. Raises ValueError where the split is not there."""
-    seen: dict[str, bool] = {}
-    for samples in batches:
-        seen[samples.split] = samples.split in ("", DEFAULT_SPLIT)
-        if seen[samples.split]:
-            yield samples
-    if not any(seen.values()):
-        there, one = ", ".join(seen), next(iter(seen))
-        raise ValueError(f"{path} has no split {DEFAULT_SPLIT!r}; it has: {there}; ask for one, such as --split {one}")
 
 
 def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[Samples]":

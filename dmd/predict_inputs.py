@@ -6,7 +6,7 @@ stored classes); `[N, T, D]` each, or one sample without the first axis. A split
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from dmd.predictor import BATCH_SIZE, Arrays, ModelCard, check_arrays
 from dmd.presets import config_from_dict
 
 _log = logging.getLogger(__name__)
+Choose = Callable[[Iterable[str]], list[str]]
+"""Of the splits that are there those to read."""
 _LABELS = ("regression_labels", "labels", "label")
 _CLASSES = ("classification_labels", "labels", "label")
 
@@ -58,21 +60,28 @@ class Samples:
 
 
 def read_samples(
-    path: Path, card: ModelCard, *, splits: list[str] | None = None, ids: list[str] | None = None
+    path: Path,
+    card: ModelCard,
+    *,
+    splits: list[str] | None = None,
+    default: str | None = None,
+    ids: list[str] | None = None,
 ) -> Iterator[Samples]:
     """Samples of `path` in batches, ready for the model.
 
     Args:
         path: directory of shards, or a feature pickle.
         card: the model that will read them.
-        splits: which; None: all that are there.
+        splits: which; None: `default`.
+        default: the split that is read of what has splits, where none is named; None: all.
         ids: which samples; None: all.
 
     Raises:
         ValueError: what is not there, is there twice, or does not fit the model.
     """
     wanted = _unique(ids)
-    batches = _from_shards(path, card, splits) if path.is_dir() else _from_pickle(path, card, splits)
+    read = _from_shards if path.is_dir() else _from_pickle
+    batches = read(path, card, lambda there: _chosen(path, there, splits, default))
     seen: dict[str, set[str]] = {}
     for samples in batches:
         there = seen.setdefault(samples.split, set())
@@ -105,8 +114,15 @@ def _unique(ids: list[str] | None) -> set[str] | None:
     return set(ids)
 
 
-def _chosen(path: Path, there: Iterable[str], splits: list[str] | None) -> list[str]:
+def _chosen(path: Path, there: Iterable[str], splits: list[str] | None, default: str | None) -> list[str]:
+    """Which of the splits that are there ("" alone: there are none) are to be read."""
     known = list(there)
+    if splits is None and default is not None and known != [""]:
+        if default not in known:
+            raise ValueError(
+                f"{path} has no split {default!r}; it has: {', '.join(known)}; ask for one, such as --split {known[0]}"
+            )
+        return [default]
     wanted = [split_of(name) or name for name in splits or []]
     for split in wanted:
         if split not in known:
@@ -114,7 +130,7 @@ def _chosen(path: Path, there: Iterable[str], splits: list[str] | None) -> list[
     return wanted or known
 
 
-def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Iterator[Samples]:
+def _from_shards(path: Path, card: ModelCard, choose: Choose) -> Iterator[Samples]:
     config = config_from_dict(card.config)
     with ShardReader(path) as reader:
         info = reader.index.info
@@ -125,7 +141,7 @@ def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Itera
                     f"the model was trained on data with {what} {card.data[what]}, {path} has {here}; give shards "
                     "that were made from the same features"
                 )
-        for split in _chosen(path, info.counts, splits):
+        for split in choose(info.counts):
             for begin in range(0, info.counts[split], BATCH_SIZE):
                 rows = range(begin, min(begin + BATCH_SIZE, info.counts[split]))
                 batch = reader.read(split, rows)
@@ -137,7 +153,7 @@ def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Itera
                 )  # fmt: skip
 
 
-def _from_pickle(path: Path, card: ModelCard, splits: list[str] | None) -> Iterator[Samples]:
+def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Samples]:
     if not path.exists():
         raise ValueError(
             f"{path} is empty or no file: there is nothing at this path; give a feature pickle or a directory of "
@@ -150,7 +166,7 @@ def _from_pickle(path: Path, card: ModelCard, splits: list[str] | None) -> Itera
     if there:
         unread = {as_text(name): size_of(part) for name, part in content.items() if name not in there.values()}
         _warn_of(unread, str(path))
-    for split in _chosen(path, there or [""], splits):
+    for split in choose(there or [""]):
         fields = Fields(text_keys(content[there[split]] if split else content))
         yield from _from_fields(fields, split, card, path)
         _warn_of(fields.unused(), f"{path} {split}".rstrip())

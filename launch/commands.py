@@ -34,7 +34,7 @@ def _train(options: argparse.Namespace) -> int:
     from launch.arguments import rank_arguments
     from launch.devices import check_ranks, num_gpus
     from launch.runner import run_launcher
-    from launch.setup import check_resume, check_training, open_shards
+    from launch.setup import check_resume, check_training, open_shards, unread_overrides
 
     place = _place(options)
     num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
@@ -44,6 +44,9 @@ def _train(options: argparse.Namespace) -> int:
     with open_shards(options.data, config) as reader:
         check_training(config, reader, options.run, num_ranks, here=not place.by_ssh)
         check_resume(config, reader, options.run, parse_resume(options.resume))
+        for override in unread_overrides(options.overrides, reader.index.info):
+            why = f"{options.data} holds text features, so there is no text encoder"
+            print(f"warning: {override} has no effect: {why}", file=sys.stderr, flush=True)
     return run_launcher(place, rank_arguments(options))
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
         encoder = None if info.text_kind == "features" else _meta_encoder(config)
         TrainingSystem(config, info, encoder, default_device()).take_statistics(info)
     return plan
+
+
+def unread_overrides(overrides: Sequence[str], info: DatasetInfo) -> list[str]:
+    """Overrides that a training on these shards does not read: of the text encoder, where there is none."""
+    return [override for override in overrides if override.startswith("text.") and info.text_kind == "features"]
 
 
 def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:

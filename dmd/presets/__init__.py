@@ -123,12 +123,17 @@ def all_keys() -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: one that it abbreviates or begins, the nearest, else all of them."""
+    """A hint for an unknown name: those that it abbreviates or ends, one that it begins, the nearest, else all."""
     known = list(known)
     section, _, key = name.rpartition(".")
-    for candidate in known:
-        if candidate.rpartition(".")[0] == section and "".join(word[0] for word in _words(candidate)) == key:
-            return f", did you mean {candidate!r}?"
+    meant = [
+        candidate
+        for candidate in known
+        if candidate.rpartition(".")[0] == section or (not section and "." in candidate)
+        if key in (candidate.rpartition(".")[2], "".join(word[0] for word in _words(candidate)))
+    ]
+    if meant:
+        return f", did you mean {' or '.join(map(repr, meant))}?"
     begun = [candidate for candidate in known if candidate.startswith(name)]
     close = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

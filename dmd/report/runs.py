@@ -81,6 +81,9 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
     """
     if not path.is_dir():
         raise ValueError(f"there is no run directory {path}")
+    below = sorted(str(found.parent) for found in path.glob("*/run.json"))
+    if below and not (path / "run.json").exists():
+        raise ValueError(f"{path} is no run but holds {len(below)}; name them, such as {' '.join(below[:2])}")
     try:
         document = json.loads((path / "run.json").read_text(encoding="utf-8"))
         config = config_to_dict(config_from_dict(document["config"]))

@@ -82,7 +82,10 @@ def training_data(run: Path) -> str:
     try:
         return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["info"]["data"])
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{run} has no readable run.json: not the directory of a run; name one, or --data") from error
+        what = "an export, which `dmd predict` reads" if (run / "model.json").exists() else "not the directory of a run"
+        raise ValueError(
+            f"{run} has no readable run.json: {what}; give a directory that `dmd train --run` was given"
+        ) from error
 
 
 def evaluate_run(run: Path, *, data: str | None, split: str) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def test_keys_of_bytes_are_names(tmp_path):
 
 
 def test_shards_that_moved_are_asked_for(tmp_path):
-    with pytest.raises(ValueError, match="if it was moved, say with --data where it is now"):
+    with pytest.raises(ValueError, match=r"the place that it was moved to \(for the shards of a run, with --data\)"):
         ShardReader(tmp_path / "gone")
 
 

@@ -32,6 +32,8 @@ def test_overrides_win_over_a_file(tmp_path):
 
 @pytest.mark.parametrize("override, message", [
     ("train.lr=1", "unknown config key 'train.lr', did you mean 'train.learning_rate'"),
+    ("learning_rate=1", "'learning_rate', did you mean 'text.learning_rate' or 'train.learning_rate'"),
+    ("lr=1", "unknown config key 'lr', did you mean 'text.learning_rate' or 'train.learning_rate'"),
     ("model.dims=3", "unknown config key 'model.dims', did you mean 'model.dim'"),
     ("dim", "'dim' is not of the form section.key=value"),
     ("model=3", "unknown config key 'model'"),

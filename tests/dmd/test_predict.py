@@ -94,7 +94,8 @@ def test_the_validation_split_is_predicted_unless_another_is_asked_for(run, shar
     assert "predictions (valid 10)" in capsys.readouterr().out
     arrays = {m: array.numpy() for m, array in example(dmd.load(run).card, 3).items()}
     fields = arrays | {"id": ["a", "b", "c"], "raw_text": [""] * 3}
-    for name, content in (("both", {"train": fields, "valid": fields}), ("test", {"test": fields})):
+    broken = {**fields, "id": ["a", "a", "a"], "audio": fields["audio"][:, :, :1]}
+    for name, content in (("both", {"train": broken, "valid": fields}), ("test", {"test": fields})):
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
     assert command("predict", run, tmp_path / "both.pkl", "--out", tmp_path / "both.parquet") == 0
     assert pq.read_table(tmp_path / "both.parquet")["split"].to_pylist() == ["valid"] * 3
