@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from data_shards.reader import ShardReader
 from data_shards.schema import MODALITIES
-from data_shards.sources.base import to_text
+from data_shards.sources import fields as fields_of
+from data_shards.sources.base import to_id, to_raw_text
 from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
 from data_shards.sources.splits import find_splits, split_of
 from data_shards.unpickle import Pickle
@@ -28,7 +29,7 @@ from dmd.presets import config_from_dict
 
 _log = logging.getLogger(__name__)
 _LABELS = ("regression_labels", "labels", "label")
-_CLASSES = ("classification_labels",)
+_CLASSES = ("classification_labels", "labels", "label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,19 +171,14 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Ite
     if lacking:
         there = ", ".join(map(str, fields)) or "nothing"
         raise ValueError(f"{where}{lacking[0]!r} is missing, which the model reads; it has: {there}")
-    if not np.size(fields["audio"]):
+    if hasattr(fields["audio"], "__len__") and not len(fields["audio"]):
         raise ValueError(f"{where}no sample; give a file with at least one")
     arrays = check_arrays(card, {m: fields[name] for m, name in names.items()}, where)
     count = len(arrays["audio"])
-    ids = _texts(fields.get("id"), count, where, "id") or [str(row) for row in range(count)]
-    texts = _texts(fields.get("raw_text"), count, where, "raw_text") or [""] * count
-    config = config_from_dict(card.config)
-    names_of = _CLASSES if config.data.classes == "stored" else _LABELS
-    given = next((fields[name] for name in names_of if name in fields), None)
-    labels = np.full(count, np.nan) if given is None else np.asarray(given, dtype=np.float64).reshape(-1)
-    labels = _targets(labels * card.data.get("label_scale", 1.0) if names_of == _LABELS else labels, config)
-    if len(labels) != count:
-        raise ValueError(f"{where}{len(labels)} labels for {count} samples; give one per sample, or none")
+    given = _listed(fields.get("id"), count, where, "id")
+    ids = [to_id(name, f"{where}sample {row}") for row, name in enumerate(given)] or [str(row) for row in range(count)]
+    texts = list(map(to_raw_text, _listed(fields.get("raw_text"), count, where, "raw_text"))) or [""] * count
+    labels = _labels(fields, count, card, where)
     for begin in range(0, count, BATCH_SIZE):
         part = slice(begin, begin + BATCH_SIZE)
         yield Samples(
@@ -191,16 +187,37 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Ite
         )  # fmt: skip
 
 
+def _labels(fields: Fields, count: int, card: ModelCard, where: str) -> NDArray[np.float64]:
+    """What the model is to predict, [N]; NaN for a sample, or for all, without a label."""
+    config = config_from_dict(card.config)
+    stored = config.data.classes == "stored"
+    names = _CLASSES if stored else _LABELS
+    name = next((name for name in names if name in fields and fields.get(name) is not None), None)
+    if name is None:
+        return np.full(count, np.nan)
+    given = fields_of.labels({name: np.atleast_1d(fields[name])}, name, where.removesuffix(": "), classes=stored)
+    if len(given) != count:
+        raise ValueError(f"{where}{len(given)} labels for {count} samples; give one per sample, or none")
+    known = given[~np.isnan(given)]
+    wrong = known[~(np.isfinite(known) if not stored else np.isin(known, np.arange(int(config.model.task))))]
+    if len(wrong):
+        kind = f"a class of the model, which are 0 to {int(config.model.task) - 1}" if stored else "a finite number"
+        raise ValueError(f"{where}{name} holds {wrong[0]:g}, which is not {kind}; mend it, or leave the labels out")
+    return _targets(given if stored else given * card.data.get("label_scale", 1.0), config)
+
+
 def _targets(labels: NDArray[Any], config: Config) -> NDArray[np.float64]:
     """What the model is to predict; a label that is not there stays NaN."""
     known = torch.from_numpy(labels.astype(np.float64))
     return torch.where(known.isnan(), known, targets(known.nan_to_num(), config)).numpy()
 
 
-def _texts(values: Any, count: int, where: str, name: str) -> list[str]:
+def _listed(values: Any, count: int, where: str, name: str) -> list[Any]:
+    """The entries of a field, of which one sample alone may have a plain one; none where it is not there."""
     if values is None:
         return []
-    listed = [values] if isinstance(values, (str, bytes)) else list(values)
+    alone = values.item() if isinstance(values, np.ndarray) and not values.ndim else values
+    listed = list(values) if isinstance(values, (list, tuple)) or np.ndim(values) else [alone]
     if len(listed) != count:
         raise ValueError(f"{where}{len(listed)} values of {name} for {count} samples; give one per sample")
-    return [to_text(value) for value in listed]
+    return listed

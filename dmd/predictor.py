@@ -196,7 +196,10 @@ def check_arrays(card: ModelCard, arrays: dict[str, Any], where: str = "") -> Ar
     """
     checked: Arrays = {}
     for modality in MODALITIES:
-        array: NDArray[Any] = np.asarray(arrays[modality])
+        try:
+            array: NDArray[Any] = np.asarray(arrays[modality])
+        except ValueError as error:
+            raise ValueError(f"{where}{modality} is ragged; give all samples one shape, padded with zeros") from error
         wanted = card.shape(modality)
         if array.ndim == 2:
             array = array[None]

@@ -183,6 +183,9 @@ def missing_page(
         ValueError: as `evaluate_grid`, a run that is not there, or runs of different configs.
     """
     check_rates(rates)
+    for number, run in enumerate(runs):
+        if run.resolve() in [other.resolve() for other in runs[:number]]:
+            raise ValueError(f"{run} is named twice; name each run once")
     models = [load(run) for run in runs]
     for run, model in zip(runs[1:], models[1:], strict=True):
         check_one_config(run, model.card, runs[0], models[0].card)

@@ -94,6 +94,8 @@ def test_the_command_writes_table_and_plot(runs, tmp_path, capsys):
     capsys.readouterr()
     assert command("missing", runs[0], runs[2], "--out", tmp_path / "no") == 2
     assert "has objective.prior=uniform" in capsys.readouterr().err
+    assert command("missing", runs[0], runs[0], "--out", tmp_path / "no") == 2
+    assert "is named twice" in capsys.readouterr().err
     assert command("missing", runs[0], "--rates", 1.5, "--out", tmp_path / "no") == 2
     assert "1.5 is outside [0, 1]" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

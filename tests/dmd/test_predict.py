@@ -16,15 +16,16 @@ import torch
 from transformers import BertConfig
 
 import dmd
+from data_shards.sources.pickled import Fields
 from dmd.exported import CARD, PROGRAM, example
 from dmd.model import DMD, ModelConfig
 from dmd.model.dmd import HEADS
 from dmd.model.published import slots, to_published
 from dmd.model.text import build_text_encoder
-from dmd.predict_inputs import read_samples
+from dmd.predict_inputs import _labels, read_samples
 from dmd.predict_outputs import schema
-from dmd.predictor import Predictor
-from dmd.presets import load_config, preset_names
+from dmd.predictor import ModelCard, Predictor
+from dmd.presets import config_to_dict, load_config, preset_names
 from tests.dmd.golden import SETTINGS, Golden, relative_error
 from tests.dmd.trained import command, damage_state
 
@@ -329,3 +330,39 @@ def test_presets_are_listed_and_printed(capsys, tmp_path):
     (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
     assert load_config(str(tmp_path / "again.yaml")) == load_config("mosei-aligned", ["train.seed=5"])
     assert "unknown preset 'mosy'" in refused(capsys, "presets", "mosy")
+
+
+def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsys):
+    """One sample may have plain ones; gaps, other shapes and numbers that are none are named, not shown as they are."""
+    model, out = dmd.load(run), tmp_path / "out.parquet"
+    for name, said in ((5, "5"), (np.array("x"), "x"), (b"y", "y")):
+        single = {m: array[0].numpy() for m, array in example(model.card, 1).items()} | {"id": name, "label": 1.5}
+        (tmp_path / "single.pkl").write_bytes(pickle.dumps(single))
+        assert command("predict", run, tmp_path / "single.pkl", "--out", out) == 0
+        row = pq.read_table(out).to_pylist()[0]
+        assert (row["id"], row["label"]) == (said, 1.5)
+    for more, words in (
+        ({"id": ["a", None]}, "sample 1 has no id (None)"), ({"id": ["a", float("nan")]}, "sample 1 has no id (nan)"),
+        ({"label": [1.0, np.inf]}, "label holds inf, which is not a finite number"),
+        ({"label": ["good", "bad"]}, "label are not numbers"), ({"label": {"a": 1}}, "label are not numbers"),
+        ({"label": np.array([1j, 1])}, "label are complex128"),
+        ({"audio": [[[1.0]], [[1.0], [2.0]]]}, "is ragged; give"),
+    ):  # fmt: skip
+        path = features(tmp_path / "x.pkl", model, 2, **more)
+        told = refused(capsys, "predict", run, path, "--out", tmp_path / "no.parquet")
+        assert f"{path}: " in told
+        assert words in told
+    path = features(tmp_path / "x.pkl", model, 2, raw_text=["yes", None], label=[1.0, None])
+    assert command("predict", run, path, "--out", out) == 0
+    assert [(row["text"], row["label"]) for row in pq.read_table(out).to_pylist()] == [("yes", 1.0), ("", None)]
+
+
+@pytest.mark.parametrize("name", ["classification_labels", "labels"])
+def test_class_numbers_are_found_where_dmd_shard_finds_them(name):
+    config = load_config("mosi-aligned", ["model.task=3", "data.classes=stored"])
+    card = ModelCard(config=config_to_dict(config), data={}, text_encoder=None, source={})
+    assert _labels(Fields({name: [0, 2]}), 2, card, "x: ").tolist() == [0, 2]
+    assert _labels(Fields({name: np.eye(3)[[1, 2]]}), 2, card, "x: ").tolist() == [1, 2]
+    for wrong in (3, 0.5, -1):
+        with pytest.raises(ValueError, match=rf"x: {name} holds {wrong}, which is not a class of the model.* 0 to 2"):
+            _labels(Fields({name: [0, wrong]}), 2, card, "x: ")
