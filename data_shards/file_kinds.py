@@ -167,7 +167,7 @@ def explain(head: bytes) -> str:
 def _text_kind(head: bytes) -> Kind | None:
     """A text or a table of text; what `kind_of_bytes` cannot tell from a pickle of protocol 0, which is text too."""
     try:
-        text = head.decode("utf-8-sig", errors="strict" if len(head) < HEAD else "ignore")
+        text = head.removeprefix(b"\xef\xbb\xbf").decode(errors="strict" if len(head) < HEAD else "ignore")
     except UnicodeDecodeError:
         return None
     lines = text.splitlines()
