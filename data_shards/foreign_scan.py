@@ -91,9 +91,12 @@ def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
 def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_Group]:
     """The samples of a tar in their order: runs of members whose names are equal up to the first dot.
 
-    `ignored` counts the members that are no part of a sample as it is wanted.
+    `ignored` counts the members that are no part of a sample as it is wanted, such as a LICENSE.txt. Where a tar has
+    no member that is wanted its first group stands for it, for whoever names what it lacks.
     """
     group: _Group | None = None
+    first: _Group | None = None
+    some = False
     try:
         with tarfile.open(path, "r:") as tar, open(path, "rb") as file:
             for member in tar:
@@ -107,9 +110,11 @@ def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_
                     ignored[f"{kind} {member.name}"] = 1
                     continue
                 if group is None or group.key != key:
-                    if group is not None:
+                    if group is not None and group.members:
+                        some = True
                         yield group
                     group = _Group(key)
+                    first = first or group
                 if suffix in group.members:
                     raise ValueError(f"{path}: sample {key} has two members {suffix}")
                 if suffix not in wanted:
@@ -121,8 +126,10 @@ def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_
             _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} is no tar that can be read: {error}; download or write it again") from error
-    if group is not None:
+    if group is not None and group.members:
         yield group
+    elif first is not None and not some:
+        yield first
 
 
 def _check_end(path: Path, offset: int) -> None:

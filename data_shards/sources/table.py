@@ -187,6 +187,11 @@ def _open(path: Path) -> tuple[ds.Dataset, dict[str, int]]:
             f"{path} is no table that can be read: {str(error).splitlines()[0]}; write or download it again (of Arrow "
             "the file format, which `pyarrow.ipc.new_file` writes)"
         ) from error
+    for fragment in opened.get_fragments():
+        named = ds.get_partition_keys(fragment.partition_expression)
+        for name in set(named) & set(fragment.physical_schema.names):
+            where = f"its directory says {name}={named[name]}"
+            raise ValueError(f"{fragment.path} has a column {name}, and {where}; leave one of them")
     return opened, unread
 
 

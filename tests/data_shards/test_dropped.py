@@ -147,6 +147,7 @@ def test_members_that_are_ignored_are_named_and_litter_is_skipped(tmp_path, caps
 
     with tarfile.open(tmp_path / "validation.tar", "w") as tar:
         add(tar, "README", b"hello")
+        add(tar, "LICENSE.md", b"ours")
         add(tar, "clips", type=tarfile.DIRTYPE)
         add(tar, ".DS_Store", b"\0")
         for i in range(3):
@@ -159,7 +160,7 @@ def test_members_that_are_ignored_are_named_and_litter_is_skipped(tmp_path, caps
     (tmp_path / "._validation.tar").write_bytes(b"\0\5\x16\7")
     mapping = ["--map", "text=t.npy,audio=a.npy,vision=v.npy,label=json:y"]
     assert index([str(tmp_path), *mapping]) == 0
-    told = "ignored: file README (1), member .jpg (3), special or sparse member clips/link (1)\n"
+    told = "ignored: file README (1), member .jpg (3), member .md (1), special or sparse member clips/link (1)\n"
     assert told in capsys.readouterr().out
     assert ShardIndex.load(tmp_path).info.counts == {"valid": 3}
     assert everything(tmp_path, "valid")["id"] == ["clips/0", "clips/1", "clips/2"]
@@ -273,6 +274,14 @@ def test_columns_of_any_file_of_a_table_are_named(tmp_path, capsys):
     rows = [{**row, "id": f"3.{i}", "label": "good"} for i in range(4)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "3.parquet")
     with pytest.raises(ValueError, match=r"in/3\.parquet cannot be read as the table .*in: .*give all files the same"):
+        shards(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_split_that_is_told_twice_is_refused(tmp_path):
+    (tmp_path / "in" / "split=valid").mkdir(parents=True)
+    row = {"split": "test", "id": "a", "label": 1.0, "text": [[1.0]], "audio": [[1.0]], "vision": [[1.0]]}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in" / "split=valid" / "t.parquet")
+    with pytest.raises(ValueError, match=r"a column split, and its directory says split=valid; leave one"):
         shards(tmp_path / "in", tmp_path / "out")
 
 
