@@ -62,7 +62,9 @@ def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     snapshot = best_checkpoint(run)
     state = snapshot.state
     source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
-    card = ModelCard(config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source)
+    card = ModelCard(
+        config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source
+    )
     return card, snapshot.model
 
 

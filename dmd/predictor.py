@@ -1,10 +1,10 @@
 """A trained DMD that predicts: network, GD-Units and what they were trained with; needs neither DeepSpeed nor Ray.
 
-import dmd
-model = dmd.load("exported")                       # or the directory of a run
-result = model.predict(text=text, audio=audio, vision=vision)
-result.sentiment                                   # [N], in [-3, 3]; of a classifier: classes, probabilities
-result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
+    import dmd
+    model = dmd.load("exported")                       # or the directory of a run
+    result = model.predict(text=text, audio=audio, vision=vision)
+    result.sentiment                                   # [N], in [-3, 3]; of a classifier: classes, probabilities
+    result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
 """
 
 import warnings
@@ -123,7 +123,9 @@ class Predictor:
         encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
         train = self.config.train
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=False)
-        network = DMD(self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused)
+        network = DMD(
+            self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused
+        )
         self.modules = Modules(network, Objective(self.config.objective, self.config.model))
         try:
             self.modules.load_state_dict(weights)

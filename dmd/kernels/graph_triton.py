@@ -23,7 +23,9 @@ def pairs():
 @triton.jit
 def _pick(a, b, c, which):
     """[S, 8]: the one of three vectors [S] that each pair asks for."""
-    return tl.where((which == 0)[None, :], a[:, None], tl.where((which == 1)[None, :], b[:, None], c[:, None]))
+    return tl.where(
+        (which == 0)[None, :], a[:, None], tl.where((which == 1)[None, :], b[:, None], c[:, None])
+    )
 
 
 @triton.jit

@@ -167,8 +167,8 @@ class LayerWork:
             through = grad.new_empty(3, *kept.query.shape)
             self.attention.backward(chunk, heads, found, grad, Heads(*through))
             normed = self._backward_project(e, slice(3 * dim), through, kept.normed, grads)
-            grad_x[e, samples] = (
-                _normalise_backward(normed, kept.normed, kept.normed_rstd).add_(between).view(-1, steps, dim)
+            grad_x[e, samples] = _normalise_backward(normed, kept.normed, kept.normed_rstd).add_(between).view(
+                -1, steps, dim
             )
             return
         grad_q, through = torch.empty_like(kept.query), grad.new_empty(2, *kept.key.shape)

@@ -19,15 +19,8 @@ DROPOUTS = len(Masks._fields)
 
 
 def plain_layer(
-    x: Tensor,
-    source: Tensor | None,
-    last: Tensor | None,
-    weights: Weights,
-    plan: AttentionPlan,
-    noise: Noise | None,
-    site: int | None,
-    valid: Tensor | None,
-    masks: Masks,
+    x: Tensor, source: Tensor | None, last: Tensor | None, weights: Weights, plan: AttentionPlan,
+    noise: Noise | None, site: int | None, valid: Tensor | None, masks: Masks,
 ) -> Tensor:
     """One layer of E encoders: attention and MLP, each with its residual.
 

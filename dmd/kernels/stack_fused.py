@@ -1,6 +1,6 @@
 """A stack of encoders as Triton kernels, all encoders together (see `dmd.kernels.stack`).
 
-TransformerStack.forward -> run_stack -> FusedEmbed, FusedLayer for each level, FusedNorm
+    TransformerStack.forward -> run_stack -> FusedEmbed, FusedLayer for each level, FusedNorm
 """
 
 import math
@@ -137,10 +137,7 @@ class FusedNorm(torch.autograd.Function):
 
 
 def run_stack(
-    stack: "TransformerStack",
-    inputs: Sequence[Tensor] | Tensor,
-    sources: Sequence[Tensor] | None,
-    noise: Noise | None,
+    stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, sources: Sequence[Tensor] | None, noise: Noise | None,
     valid: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """The stack's output [E, B, T, d] (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
@@ -173,7 +170,9 @@ def run_stack(
     return FusedNorm.apply(x, stack.norm_weight, stack.norm_bias, table, plan.last_step)
 
 
-def _embed(stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, side: int, keys: Tensor | None) -> Tensor:
+def _embed(
+    stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, side: int, keys: Tensor | None
+) -> Tensor:
     plan = stack.fused_plan
     assert plan is not None
     lengths = plan.keys if side else plan.queries

@@ -59,13 +59,8 @@ class DMD(nn.Module):
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        fused: bool = False,
+        self, config: ModelConfig, dims: Mapping[str, int], lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None = None, *, fused: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -99,14 +94,8 @@ class DMD(nn.Module):
         self.fused_head = ResidualHead(9 * dim, 9 * dim, rate, outputs)
 
     def _stack(
-        self,
-        dim: int,
-        targets: tuple[str, ...],
-        sources: tuple[str, ...],
-        steps: Mapping[str, int],
-        *,
-        last_step: bool,
-        fused: bool,
+        self, dim: int, targets: tuple[str, ...], sources: tuple[str, ...], steps: Mapping[str, int], *,
+        last_step: bool, fused: bool,
     ) -> TransformerStack:
         config = self.config
         memory = dim != config.dim

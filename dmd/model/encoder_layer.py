@@ -36,7 +36,9 @@ def pick_steps(x: Tensor, steps: Tensor) -> Tensor:
 class EncoderLayer(nn.Module):
     """One pre-norm layer of E encoders: attention and a ReLU MLP of width 4d, each with its residual."""
 
-    def __init__(self, num_encoders: int, dim: int, *, relu_dropout: float, res_dropout: float) -> None:
+    def __init__(
+        self, num_encoders: int, dim: int, *, relu_dropout: float, res_dropout: float
+    ) -> None:
         super().__init__()
         self.relu_dropout = relu_dropout
         self.res_dropout = res_dropout
@@ -55,14 +57,8 @@ class EncoderLayer(nn.Module):
                 nn.init.xavier_uniform_(encoder)
 
     def forward(
-        self,
-        x: Tensor,
-        source: Tensor | None,
-        members: Tensor,
-        plan: AttentionPlan,
-        last: Tensor | None,
-        noise: Noise | None,
-        valid: Tensor | None = None,
+        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
+        noise: Noise | None, valid: Tensor | None = None,
     ) -> Tensor:
         """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` picks a step of each encoder, [E], or
         of each of its samples, [E, B].
@@ -96,14 +92,8 @@ class EncoderLayer(nn.Module):
         return x + dropout(hidden, self.res_dropout, noise, batch_dim=1)
 
     def _plain(
-        self,
-        x: Tensor,
-        source: Tensor | None,
-        members: Tensor,
-        plan: AttentionPlan,
-        last: Tensor | None,
-        noise: Noise | None,
-        valid: Tensor | None,
+        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
+        noise: Noise | None, valid: Tensor | None,
     ) -> Tensor:
         """The same, encoder by encoder in the cache of a CPU; draws its dropout in the same order."""
         every = len(members) == len(self.in_proj_weight)

@@ -69,25 +69,16 @@ class TransformerStack(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        heads: int,
-        levels: int,
-        *,
-        queries: Sequence[int],
-        keys: Sequence[int],
-        attn_dropout: Sequence[float],
-        relu_dropout: float,
-        res_dropout: float,
-        embed_dropout: float,
-        last_step: bool,
-        fused: bool = False,
+        self, dim: int, heads: int, levels: int, *, queries: Sequence[int], keys: Sequence[int],
+        attn_dropout: Sequence[float], relu_dropout: float, res_dropout: float, embed_dropout: float,
+        last_step: bool, fused: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.embed_dropout, self.last_step = dim, embed_dropout, last_step
         self.groups = group_by_length(queries, keys)
         self.layers = nn.ModuleList(
-            EncoderLayer(len(queries), dim, relu_dropout=relu_dropout, res_dropout=res_dropout) for _ in range(levels)
+            EncoderLayer(len(queries), dim, relu_dropout=relu_dropout, res_dropout=res_dropout)
+            for _ in range(levels)
         )
         self.plans = [
             AttentionPlan(
@@ -121,12 +112,8 @@ class TransformerStack(nn.Module):
         self.plans = [replace(plan, fused=False) for plan in self.plans]
 
     def forward(
-        self,
-        inputs: Sequence[Tensor],
-        sources: Sequence[Tensor] | None = None,
-        *,
-        valid: Sequence[Tensor] | None = None,
-        noise: Noise | None = None,
+        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
+        valid: Sequence[Tensor] | None = None, noise: Noise | None = None,
     ) -> list[Tensor]:
         """Encode inputs [B, Tq, d] (attending to sources [B, Tk, d]).
 

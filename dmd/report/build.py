@@ -1,6 +1,6 @@
 """A report from runs: read, evaluate once, group by config, and lay out the page.
 
-build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
+    build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
 """
 
 from pathlib import Path
@@ -36,12 +36,7 @@ _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
 def build_report(
-    paths: list[Path],
-    out: Path,
-    *,
-    data: Path | None = None,
-    split: str = "valid",
-    method: Method = "tsne",
+    paths: list[Path], out: Path, *, data: Path | None = None, split: str = "valid", method: Method = "tsne",
     unfinished: bool = False,
 ) -> Path:
     """Write the report of one or more runs; returns the page.

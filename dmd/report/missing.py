@@ -63,12 +63,7 @@ def check_rates(rates: Sequence[float]) -> None:
 
 
 def evaluate_grid(
-    model: Predictor,
-    data: Path,
-    split: str,
-    *,
-    rates: Sequence[float] = RATES,
-    units: Sequence[Unit] = UNITS,
+    model: Predictor, data: Path, split: str, *, rates: Sequence[float] = RATES, units: Sequence[Unit] = UNITS,
     seed: int = 0,
 ) -> list[Cell]:
     """Evaluate a model with parts of its input missing.
@@ -179,13 +174,7 @@ def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCar
 
 
 def missing_page(
-    runs: Sequence[Path],
-    out: Path,
-    *,
-    data: Path | None,
-    split: str,
-    rates: Sequence[float],
-    units: Sequence[Unit],
+    runs: Sequence[Path], out: Path, *, data: Path | None, split: str, rates: Sequence[float], units: Sequence[Unit],
     seed: int,
 ) -> Path:
     """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.

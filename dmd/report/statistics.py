@@ -66,13 +66,8 @@ def sample_scores(metric: str, predictions: NDArray[np.floating], labels: NDArra
 
 
 def paired_bootstrap(
-    first: NDArray[np.floating],
-    second: NDArray[np.floating],
-    labels: NDArray[np.floating],
-    *,
-    metrics: Sequence[str] = COMPARED,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    first: NDArray[np.floating], second: NDArray[np.floating], labels: NDArray[np.floating], *,
+    metrics: Sequence[str] = COMPARED, resamples: int = RESAMPLES, seed: int = 0,
 ) -> list[Difference]:
     """Compare two configs on the same samples.
 

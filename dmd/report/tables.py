@@ -94,7 +94,8 @@ def heads_table(measured: Measured) -> Table:
     """All metrics of all eight heads of one run."""
     titles, split = headings_of(measured.result.metrics["fused"]), measured.result.split
     rows = [
-        [HEAD_TITLE[head], *(show(m, values[m]) for m in titles)] for head, values in measured.result.metrics.items()
+        [HEAD_TITLE[head], *(show(m, values[m]) for m in titles)]
+        for head, values in measured.result.metrics.items()
     ]
     return Table(
         name="heads", title=f"All metrics of all eight heads on the {split} split", split=split,

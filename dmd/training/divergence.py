@@ -1,6 +1,6 @@
 """Steps whose loss or gradient is not finite: never applied, told with the samples that they held, bounded in number.
 
-RUN/nonfinite/step_00000042.json    {"step", "epoch", "ghost_batches": [[id, ...], ...]}
+    RUN/nonfinite/step_00000042.json    {"step", "epoch", "ghost_batches": [[id, ...], ...]}
 """
 
 import json

@@ -56,14 +56,8 @@ class Training:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        config: Config,
-        reader: ShardReader,
-        run: Path,
-        *,
-        text_encoder: dict[str, Any] | None = None,
-        resume: Resume = "auto",
+        self, engine: Engine, config: Config, reader: ShardReader, run: Path, *,
+        text_encoder: dict[str, Any] | None = None, resume: Resume = "auto",
         stop_requested: Callable[[], bool] = lambda: False,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
         heartbeat: Callable[[], None] = lambda: None,

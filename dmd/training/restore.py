@@ -1,7 +1,7 @@
 """A trained run as a system ready to predict; needs neither DeepSpeed nor Ray.
 
-trained = open_run(Path("RUN"))
-trained.system.predict(batch)
+    trained = open_run(Path("RUN"))
+    trained.system.predict(batch)
 """
 
 import json

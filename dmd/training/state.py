@@ -32,15 +32,8 @@ class Cursor:
 
 
 def make_state(
-    *,
-    config: Config,
-    info: DatasetInfo,
-    cursor: Cursor,
-    schedule: dict[str, Any],
-    nonfinite_in_a_row: int,
-    text_encoder: dict[str, Any] | None,
-    library_versions: dict[str, str],
-    averaged_steps: int | None,
+    *, config: Config, info: DatasetInfo, cursor: Cursor, schedule: dict[str, Any], nonfinite_in_a_row: int,
+    text_encoder: dict[str, Any] | None, library_versions: dict[str, str], averaged_steps: int | None,
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
     return {

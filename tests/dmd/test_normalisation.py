@@ -89,7 +89,7 @@ def test_shards_without_statistics_are_refused(shards, tmp_path):
 
 
 def test_evaluate_predict_and_export_read_raw_features(shards, tmp_path, capsys):
-    (run,) = train(shards, {tmp_path / "run": ["model.normalise=train", "train.ema_decay=0.9"]})
+    run, = train(shards, {tmp_path / "run": ["model.normalise=train", "train.ema_decay=0.9"]})
     found = evaluate_run(run, data=None, split="test")["metrics"]["fused"]["mae"]
     assert export(run, tmp_path / "exported", program=True) is None
     model = load(tmp_path / "exported")

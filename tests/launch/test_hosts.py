@@ -55,7 +55,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
         yield Two(pair, file)
 
 
-def per_host(two: Two, shards: Path, run: Path, *arguments: str) -> tuple[list[subprocess.Popen[bytes]], list[Path]]:
+def per_host(
+    two: Two, shards: Path, run: Path, *arguments: str
+) -> tuple[list[subprocess.Popen[bytes]], list[Path]]:
     """One command per host, no ssh; the processes and their logs."""
     logs = [run.parent / f"log-{time.monotonic_ns()}-{host}" for host in range(2)]
     command = dmd_train(shards, run, "--hosts", str(two.file), *arguments)
