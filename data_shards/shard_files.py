@@ -55,7 +55,7 @@ class ShardFiles:
 
     def fetch(self, shard: int) -> None:
         """Have a shard at hand: nothing to do for a local one."""
-        self._store.shard(self._shards[shard])
+        self._store.fetch(self._shards[shard])
 
     def discard(self, shard: int) -> bool:
         """Forget a damaged copy, so that the next read fetches it anew; False where there is nothing to fetch from."""
@@ -67,11 +67,10 @@ class ShardFiles:
         self._handles.clear()
 
     def _open(self, shard: int) -> _Handle:
-        path = self._store.shard(self._shards[shard])
         try:
-            handle = _Handle(os.open(path, os.O_RDONLY))
+            handle = _Handle(self._store.open(self._shards[shard]))
         except OSError as error:
-            raise ValueError(f"cannot read {path}: {error.strerror}; {REPAIR}") from error
+            raise ValueError(f"cannot read {self.name(shard)}: {error.strerror}; {REPAIR}") from error
         self._page_cache.bring(handle.number, self._shards[shard].bytes)
         self._handles[shard] = handle
         if len(self._handles) > _OPEN_SHARDS:

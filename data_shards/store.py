@@ -13,11 +13,13 @@ from data_shards.remote import Remote, RemoteOptions, Unreachable, is_url
 from data_shards.schema import ShardInfo
 
 _log = logging.getLogger(__name__)
+_FETCHES = 20
+"""How often a shard is fetched at most to be opened once."""
 _ATTEMPTS = 3
 
 
 class Store(Protocol):
-    """Gives local paths of an index and of shards."""
+    """Gives the local files of an index and of shards."""
 
     @property
     def place(self) -> str:
@@ -30,8 +32,11 @@ class Store(Protocol):
     def index(self) -> Path:
         """A local file with the current index; `ValueError` where there is none."""
 
-    def shard(self, shard: ShardInfo) -> Path:
-        """A local file with a shard; `ValueError` where it cannot be had."""
+    def fetch(self, shard: ShardInfo) -> None:
+        """Have a shard at hand; `ValueError` where it cannot be had."""
+
+    def open(self, shard: ShardInfo) -> int:
+        """A descriptor of a local file with a shard; `ValueError` or `OSError` where it cannot be had."""
 
     def discard(self, shard: ShardInfo) -> bool:
         """Forget a damaged local copy; False where the local file is the original."""
@@ -64,9 +69,12 @@ class LocalStore:
             )
         return path
 
-    def shard(self, shard: ShardInfo) -> Path:
-        """The shard in the directory, whether it is there or not."""
-        return self.root / shard.name
+    def fetch(self, shard: ShardInfo) -> None:
+        """Nothing: it is there, or `open` says that it is not."""
+
+    def open(self, shard: ShardInfo) -> int:
+        """The shard in the directory."""
+        return os.open(self.root / shard.name, os.O_RDONLY)
 
     def discard(self, shard: ShardInfo) -> bool:
         """Nothing: the file is the original."""
@@ -95,13 +103,30 @@ class RemoteStore:
             _log.warning("%s; using the index that was fetched before", error)
             return copies[-1]
 
-    def shard(self, shard: ShardInfo) -> Path:
-        """The node's copy of a shard, fetched if need be."""
+    def fetch(self, shard: ShardInfo) -> None:
+        """Have the node's copy of a shard."""
+        self._copy(shard)
 
-        def fetch(path: Path) -> None:
+    def open(self, shard: ShardInfo) -> int:
+        """The node's copy of a shard, fetched if need be.
+
+        Another process may drop it, to make room, before it is open here; then it is fetched again.
+        """
+        for _ in range(_FETCHES):
+            try:
+                return os.open(self._copy(shard), os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+        raise ValueError(
+            f"{self.place}/{shard.name}: other processes dropped its copy {_FETCHES} times before it was read; the "
+            "cache is too small for them, raise DMD_CACHE_BYTES"
+        )
+
+    def _copy(self, shard: ShardInfo) -> Path:
+        def download(path: Path) -> None:
             self._remote.download(shard.name, path, size=shard.bytes, sha256=shard.sha256)
 
-        return self._cache.shard(shard.sha256, shard.bytes, fetch)
+        return self._cache.shard(shard.sha256, shard.bytes, download)
 
     def discard(self, shard: ShardInfo) -> bool:
         """Drop the node's copy."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -90,44 +91,51 @@ def _jobs(index: ShardIndex) -> Iterator[_Job]:
 def _verify_shard(index: ShardIndex, job: _Job) -> list[Damage]:
     shard = job.shard
     try:
-        path = index.store.shard(shard)
+        handle = index.store.open(shard)
     except ValueError as error:  # a remote shard that cannot be had whole
         return [Damage(shard=shard.name, key="", what=str(error))]
-    if not path.is_file():
+    except FileNotFoundError:
         return [Damage(shard=shard.name, key="", what="the shard is missing")]
-    size = os.path.getsize(path)
+    except OSError as error:
+        return [Damage(shard=shard.name, key="", what=f"the shard cannot be read: {error.strerror}")]
+    with open(handle, "rb") as file:
+        return _verify_file(file, job)
+
+
+def _verify_file(file: BinaryIO, job: _Job) -> list[Damage]:
+    shard = job.shard
+    size = os.fstat(file.fileno()).st_size
     found: list[Damage] = []
     if size != shard.bytes:
         found.append(Damage(shard=shard.name, key="", what=f"{size} bytes instead of {shard.bytes}"))
-    sha256, broken = _read_members(path, job)
+    sha256, broken = _read_members(file, job)
     found += [Damage(shard=shard.name, key=job.keys[i], what=", ".join(what)) for i, what in sorted(broken.items())]
     if not found and sha256 != shard.sha256:
         found.append(Damage(shard=shard.name, key="", what="sha256 differs, in padding between the samples' members"))
     return found
 
 
-def _read_members(path: Path, job: _Job) -> tuple[str, dict[int, list[str]]]:
+def _read_members(file: BinaryIO, job: _Job) -> tuple[str, dict[int, list[str]]]:
     """Read a shard from end to end: its sha256, and what is wrong with which sample."""
     broken: dict[int, list[str]] = {}
     offsets, sizes, checksums = (job.records[name] for name in ("offset", "size", "crc32"))
     digest = hashlib.sha256()
     at, raw, gap = 0, b"", b""
-    with open(path, "rb") as file:
-        for place in np.argsort(offsets, axis=None, kind="stable").tolist():
-            i, m = divmod(place, len(MEMBERS))
-            offset, size = int(offsets[i, m]), int(sizes[i, m])
-            if size == 0:
-                continue
-            if offset + size != at:  # two modalities may share a member, which then was just read
-                gap, raw = file.read(offset - at), file.read(size)
-                digest.update(gap)
-                digest.update(raw)
-                at = offset + size
-            wrong = _wrong(job, i, m, gap, raw, int(checksums[i, m]))
-            if wrong:
-                broken.setdefault(i, []).append(f"{MEMBERS[m]} {wrong}")
-        while rest := file.read(1 << 20):
-            digest.update(rest)
+    for place in np.argsort(offsets, axis=None, kind="stable").tolist():
+        i, m = divmod(place, len(MEMBERS))
+        offset, size = int(offsets[i, m]), int(sizes[i, m])
+        if size == 0:
+            continue
+        if offset + size != at:  # two modalities may share a member, which then was just read
+            gap, raw = file.read(offset - at), file.read(size)
+            digest.update(gap)
+            digest.update(raw)
+            at = offset + size
+        wrong = _wrong(job, i, m, gap, raw, int(checksums[i, m]))
+        if wrong:
+            broken.setdefault(i, []).append(f"{MEMBERS[m]} {wrong}")
+    while rest := file.read(1 << 20):
+        digest.update(rest)
     return digest.hexdigest(), broken
 
 

@@ -1,16 +1,20 @@
 """The node's cache of remote shards: shared, bounded, self-healing, and indifferent to kill -9."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import fsspec
 import pytest
 
 from data_shards.cache import Cache, CacheOptions, parse_bytes
 from data_shards.reader import ShardReader
+from data_shards.schema import ShardInfo
+from data_shards.store import RemoteStore
 from tests.data_shards.making import held, is_right
 from tests.data_shards.servers import QUICK
 
@@ -88,6 +92,32 @@ def test_ranks_share_a_cache_that_is_too_small(served, cache):
     ranks = [_start_rank(url, cache, limit=limit) for _ in range(2)]
     assert [_finish(rank) for rank in ranks] == [(0, "done\n")] * 2
     assert sum(path.stat().st_size for path in (cache.root / "shards").iterdir()) <= limit
+
+
+class Evicting(RemoteStore):
+    """Another process makes room each time before the copy is open."""
+
+    times = 0
+
+    def _copy(self, shard: ShardInfo) -> Path:
+        path = super()._copy(shard)
+        if self.times:
+            self.times -= 1
+            path.unlink()
+        return path
+
+
+def test_a_copy_that_is_dropped_before_it_is_open_is_fetched_again(served, cache):
+    url, _, info = served
+    store = Evicting(url, cache, QUICK)
+    store.times = 3
+    handle = store.open(info.shards[0])
+    assert os.fstat(handle).st_size == info.shards[0].bytes
+    os.close(handle)
+    assert store.times == 0
+    store.times = 100
+    with pytest.raises(ValueError, match="before it was read; the cache is too small for them, raise DMD_CACHE_BYTES"):
+        store.open(info.shards[0])
 
 
 def test_kill_9_in_a_download_harms_nobody(served, cache):
