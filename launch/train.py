@@ -8,7 +8,8 @@
 import os
 import sys
 
-from launch.supervise import Channels, StopRequest, supervise
+from launch.channels import Channels
+from launch.supervise import StopRequest, supervise
 
 
 def _train(stop: StopRequest, channels: Channels) -> int:

@@ -17,10 +17,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from launch.channels import Channels
 from launch.engine import join_process_group
 from launch.lost import lost_others, watchdog_reason
-from launch.runner import free_port
-from launch.supervise import Channels, StopRequest, supervise
+from launch.ports import free_port
+from launch.supervise import StopRequest, supervise
 from launch.watchdog import Watchdog
 from tests.launch.ranks import PATIENCE, forks
 
