@@ -98,6 +98,8 @@ class Peers:
             return ending
         self._done.set()
         lost = ending.code == LOST
+        if lost and (cause := self._channels.noted()[1]) is not None:
+            return cause
         work = self._look if lost else partial(self._tell, ending)
         helper = threading.Thread(target=work, args=(self._store,), daemon=True)
         try:
@@ -119,22 +121,24 @@ class Peers:
                 pause.wait(0.05)
 
     def _watch(self, store: TCPStore) -> None:
-        with suppress(RuntimeError):  # rank 0 has gone
-            while not self._done.wait(LOOK_SECONDS) and not self._look(store):
-                with self._lock:
-                    self._leaving = self._channels.stop_asked and self._channels.phase < Phase.TRAINING
-                if self._leaving:
-                    own = Ending(code=STOPPED, message=stopped_message(), origin=int(os.environ["RANK"]))
-                    leave(self._channels, self.settle(own))
+        while not self._done.wait(LOOK_SECONDS) and not self._look(store):
+            with self._lock:
+                self._leaving = self._channels.stop_asked and self._channels.phase < Phase.TRAINING
+            if self._leaving:
+                own = Ending(code=STOPPED, message=stopped_message(), origin=int(os.environ["RANK"]))
+                leave(self._channels, self.settle(own))
 
     def _look(self, store: TCPStore) -> bool:
         """Hear why another rank leaves, if one has said so. It leaves with it where it has not begun to train: it would
-        wait for that rank, and has nothing to save."""
-        if not store.check([_CAUSE]):
-            return False
-        cause = parse_ending(store.get(_CAUSE).decode())
-        self._channels.note_cause(cause)
-        self._hear(store)
+        wait for that rank, and has nothing to save. Returns whether there is nothing more to hear."""
+        try:
+            if not store.check([_CAUSE]):
+                return False
+            cause = parse_ending(store.get(_CAUSE).decode())
+            self._channels.note_cause(cause)
+            self._hear(store)
+        except RuntimeError:
+            return True  # rank 0 has gone
         with self._lock:
             self._leaving = self._channels.phase < Phase.TRAINING and not self._done.is_set()
         if self._leaving:
