@@ -22,8 +22,8 @@ from launch.environment import choose_interfaces
 from launch.exit_codes import STOPPED
 from launch.failures import ending_of
 from launch.peers import Peers, leave
-from launch.setup import use_fair_share_of_cores
 from launch.supervise import StopRequest
+from launch.threads import settle_threads
 from launch.watchdog import JOIN_MARGIN, Watchdog
 
 
@@ -52,7 +52,6 @@ def train(
     resume = parse_resume(options.resume)
     if config.train.deterministic:
         make_deterministic(os.environ)
-    use_fair_share_of_cores(int(os.environ.get("LOCAL_SIZE", "1")))
     choose_interfaces(os.environ)
     watchdog = Watchdog(config.train.collective_timeout, channels.stacks)
     timeout = timedelta(seconds=config.train.collective_timeout)
@@ -62,6 +61,7 @@ def train(
     if dist.get_backend() == dist.Backend.NCCL and dist.get_world_size() > 1:
         channels.errors.hand_over()
     watchdog()
+    settle_threads(options.run, device)
     training = make_training(
         config, options.data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
     )

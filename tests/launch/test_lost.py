@@ -71,7 +71,7 @@ UNHANDLED = (
     ],
 )
 def test_which_errors_say_that_others_are_lost(error, lost):
-    """gloo's plain RuntimeErrors count where a collective raises them, here by nobody (`test_kill.py` has real ones)."""
+    """gloo's plain RuntimeErrors count where a collective raises them; here none did (`test_kill.py`: real ones)."""
     assert lost_others(error) is lost
 
 
@@ -170,13 +170,13 @@ FULL = RuntimeError(
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free.\nmore"), 71,
-            "rank 3 on HOST has no memory left on its device (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 "
-            "GiB free.); lower train.ghost_batches_per_forward (now auto), which changes memory and speed only; then it",
+            "rank 3 on HOST has no memory left on its device (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 "
+            "has 1 GiB free.); lower train.ghost_batches_per_forward (now auto), which changes memory and speed only",
         ),
         (FULL, 71, "rank 3 on HOST has no memory left on its host (4.00 GiB were asked for; "),
         (MemoryError(), 71, "has no memory left on its host (MemoryError; "),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 71, "GiB are free"),
-        (torch.AcceleratorError("CUDA error: device-side assert triggered", 710), 1, "the device of rank 3 on HOST failed"),
+        (torch.AcceleratorError("CUDA error: device-side assert", 710), 1, "the device of rank 3 on HOST failed"),
         (dist.DistBackendError("NCCL communicator was aborted."), LOST, "rank 3 on HOST lost the other ranks (NCCL"),
         (RuntimeError("a bug: timed out on a socket"), 1, "rank 3 on HOST failed over RuntimeError: a bug"),
         (KeyError("x"), 1, "rank 3 on HOST failed over KeyError: 'x'; its traceback is above"),
