@@ -6,7 +6,7 @@ from datetime import timedelta
 import torch
 
 from launch.engine import join_process_group
-from launch.runner import free_port
+from launch.ports import free_port
 
 
 def join_alone() -> torch.device:

@@ -1,11 +1,17 @@
 """Subcommands of `dmd` that start ranks: train, demo."""
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from launch.exit_codes import STOPPED
+from launch.supervise import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from launch.runner import Place
@@ -13,6 +19,27 @@ if TYPE_CHECKING:
 
 def train(argv: list[str]) -> int:
     """Train DMD on shards with DeepSpeed; the same command again continues the run."""
+    with _ends_at_once():
+        return _train(argv)
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """A request to stop ends this process at once: as long as there are no ranks there is nothing to save."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        print("dmd train: asked to stop before a rank ran; the same command continues", file=sys.stderr, flush=True)
+        sys.exit(STOPPED)
+
+    previous = {number: signal.signal(number, end) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     from launch.arguments import make_parser
 
     parser = make_parser("dmd train")
@@ -25,14 +52,16 @@ def train(argv: list[str]) -> int:
     )  # fmt: skip
     several.add_argument("--port", type=int, help="TCP port on rank 0's host (default: 29500; one host: a free one)")
     several.add_argument("--ssh-port", type=int, help="where sshd listens (default: as ssh says)")
-    return _train(parser.parse_intermixed_args(argv))
+    return parser.parse_intermixed_args(argv)
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(argv: list[str]) -> int:
+    options = _parse(argv)
     from dmd.presets import load_config
     from dmd.training.resume import parse_resume
     from launch.arguments import rank_arguments
     from launch.devices import check_ranks, num_gpus
+    from launch.ending import show
     from launch.runner import run_launcher
     from launch.setup import check_resume, check_training, open_shards, unread_overrides
 
@@ -47,12 +76,15 @@ def _train(options: argparse.Namespace) -> int:
         for override in unread_overrides(options.overrides, reader.index.info):
             why = f"{options.data} holds text features, so there is no text encoder"
             print(f"warning: {override} has no effect: {why}", file=sys.stderr, flush=True)
-    return run_launcher(place, rank_arguments(options))
+    ending = run_launcher(place, rank_arguments(options), patience=config.train.collective_timeout)
+    show(ending)
+    return ending.code
 
 
 def _place(options: argparse.Namespace) -> "Place":
     from launch.hosts import read_hosts
-    from launch.runner import Place, default_ranks
+    from launch.ports import check_port
+    from launch.runner import DEFAULT_PORT, Place, default_ranks
 
     if options.hosts is None:
         if options.host_rank is not None:
@@ -60,6 +92,8 @@ def _place(options: argparse.Namespace) -> "Place":
         ranks = default_ranks() if options.ranks is None else options.ranks
         if ranks < 1:
             raise ValueError(f"--ranks is {ranks}; it must be at least 1")
+        if options.port is not None:
+            check_port(options.port, here=True)
         return Place(ranks=ranks, port=options.port)
     hosts = read_hosts(options.hosts)
     if options.ranks is not None:
@@ -67,6 +101,7 @@ def _place(options: argparse.Namespace) -> "Place":
     if options.host_rank is not None and not 0 <= options.host_rank < len(hosts.slots):
         last = len(hosts.slots) - 1
         raise ValueError(f"--host-rank is {options.host_rank}; {options.hosts} has the hosts 0 to {last}")
+    check_port(DEFAULT_PORT if options.port is None else options.port, here=options.host_rank == 0)
     return Place(ranks=0, hosts=hosts, host_rank=options.host_rank, port=options.port, ssh_port=options.ssh_port)
 
 

@@ -24,7 +24,7 @@ from dmd.training.provenance import versions
 from launch.devices import num_gpus
 from launch.environment import interface_to
 from launch.hosts import read_hosts
-from launch.runner import free_port
+from launch.ports import free_port
 
 ALL_REDUCE = """
 import os, sys, datetime, torch, torch.distributed as dist

@@ -1,18 +1,33 @@
 """Exit codes of a training, of its launcher and of `dmd train`; 0 is done.
 
-A rank that a signal killed ends with 128 + the signal's number, as in a shell.
+A rank that a signal killed ends with 128 + the signal's number, as in a shell. Where ranks end differently, one of them
+is the cause: `weight` tells which code says most.
 """
 
 FAILED = 1
-"""The device has no memory left or failed, or a bug; the message or a traceback says which."""
+"""The device failed, or a bug; the message or a traceback says which."""
 USER_ERROR = 2
 """The user's mistake, or a training that diverged: the same command would fail again."""
 LOST = 69
 """EX_UNAVAILABLE: other ranks are gone, hang, or cannot be reached. The same command continues. Under NCCL torch aborts
 such a rank (SIGABRT); its supervisor tells that from a crash by what torch says, and ends with this code."""
+MEMORY = 71
+"""EX_OSERR: the device or the host has no memory left. The same command would fail again; the message names the key."""
 STORAGE = 74
 """EX_IOERR: the run directory cannot be written. The same command continues when it can."""
 STOPPED = 75
-"""EX_TEMPFAIL: stopped on request after a checkpoint. The same command continues."""
+"""EX_TEMPFAIL: stopped on request, after a checkpoint if there was a step. The same command continues."""
 SIGNALLED = 128
 """Added to the number of the signal that killed a rank."""
+
+_BY_WEIGHT = (0, STOPPED, LOST, SIGNALLED, FAILED, MEMORY, STORAGE, USER_ERROR)
+
+
+def weight(code: int) -> int:
+    """How much an exit code says about why a training ended; of several the heaviest one is its cause.
+
+    What the same command would meet again comes before what it would not, and a rank's own end before that of those
+    who lost it.
+    """
+    known = SIGNALLED if code > SIGNALLED else code
+    return _BY_WEIGHT.index(known if known in _BY_WEIGHT else FAILED)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_LINE = re.compile(r"(\S+)\s+slots=(\d+)")
+_LINE = re.compile(r"(\S+)\s+slots=([0-9]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +27,32 @@ class Hosts:
 
 
 def read_hosts(path: Path) -> Hosts:
-    """Read a hostfile; empty lines and lines that begin with # are skipped.
+    """Read a hostfile; empty lines and lines that begin with # are skipped. DeepSpeed's launcher reads it, too, so
+    what it would take otherwise is refused.
 
     Raises:
-        ValueError: a file that cannot be read, a line of another form, a host twice, no slot, no host.
+        ValueError: a file that cannot be read or is no plain text, a line of another form, a host twice, no slot, no
+            host.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"the hostfile {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the hostfile {path} is not UTF-8 text; save it as plain text") from error
+    if text.startswith("\ufeff"):
+        raise ValueError(f"the hostfile {path} begins with a byte order mark; save it as UTF-8 without one")
     slots: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
-        if match is None or match[2] == "0":
-            raise ValueError(f"{path}: line {number} is {line!r}; write NAME slots=RANKS, such as node1 slots=4")
-        if match[1] in slots:
+        if match is None or int(match[2]) == 0:
+            note = "; a comment needs a line of its own" if "#" in line else ""
+            raise ValueError(
+                f"{path}: line {number} is {line.strip()!r}; write NAME slots=RANKS, such as node1 slots=4{note}"
+            )
+        if match[1].lower() in (name.lower() for name in slots):
             raise ValueError(f"{path}: line {number} names {match[1]} again; give each host one line")
         slots[match[1]] = int(match[2])
     if not slots:

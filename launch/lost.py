@@ -20,13 +20,27 @@ _OF_WATCHDOG = re.compile(
 
 
 def lost_others(error: RuntimeError) -> bool:
-    """Whether an error says that other ranks are gone or cannot be reached; gloo's are plain RuntimeErrors."""
+    """Whether an error says that other ranks are gone or cannot be reached.
+
+    torch's own errors of collectives have a type. gloo's are plain RuntimeErrors: they count where a collective raised
+    them, since other modules, too, speak of sockets and of time that is out.
+    """
     import torch
     from torch.distributed import DistError
 
     if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _OF_THIS_RANK.search(str(error)):
         return False
-    return isinstance(error, DistError) or _OF_COLLECTIVES.search(str(error)) is not None
+    of_gloo = _in_a_collective(error) and _OF_COLLECTIVES.search(str(error)) is not None
+    return isinstance(error, DistError) or of_gloo
+
+
+def _in_a_collective(error: RuntimeError) -> bool:
+    """Whether the innermost Python that raised an error is that of torch's or DeepSpeed's collectives."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = "" if place is None else place.tb_frame.f_globals.get("__name__", "")
+    return module.startswith(("torch.distributed.", "deepspeed.comm."))
 
 
 def watchdog_reason(line: str) -> str | None:

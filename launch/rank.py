@@ -3,30 +3,41 @@
 import argparse
 import logging
 import os
-import sys
 import time
-import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
 
-import torch
 import torch.distributed as dist
 
+from dmd.config import Config
 from dmd.presets import load_config
-from dmd.training.agreement import Diverged, StorageFailed
 from dmd.training.epoch_report import Outcome
 from dmd.training.resume import parse_resume
 from launch.arguments import make_parser
+from launch.channels import Channels
 from launch.determinism import make_deterministic
+from launch.ending import Ending
 from launch.environment import choose_interfaces
-from launch.exit_codes import FAILED, LOST, STOPPED, STORAGE, USER_ERROR
-from launch.lost import lost_others
-from launch.setup import use_fair_share_of_cores
-from launch.supervise import Channels, StopRequest, lost_message, rank_name
-from launch.watchdog import Watchdog
+from launch.exit_codes import STOPPED
+from launch.failures import ending_of
+from launch.peers import Peers, leave
+from launch.supervise import StopRequest
+from launch.threads import settle_threads
+from launch.watchdog import JOIN_MARGIN, Watchdog
 
 
-def train(options: argparse.Namespace, stop: StopRequest, channels: Channels) -> Outcome:
+@dataclass
+class Standing:
+    """How far a rank has come, for the words that explain an error."""
+
+    config: Config | None = None
+    training: bool = False
+
+
+def train(
+    options: argparse.Namespace, stop: StopRequest, channels: Channels, peers: Peers, standing: Standing
+) -> Outcome:
     """Train on this rank.
 
     Raises:
@@ -37,26 +48,26 @@ def train(options: argparse.Namespace, stop: StopRequest, channels: Channels) ->
     from launch.engine import join_process_group
     from launch.training import make_training
 
-    config = load_config(options.preset, options.overrides)
+    standing.config = config = load_config(options.preset, options.overrides)
     resume = parse_resume(options.resume)
     if config.train.deterministic:
         make_deterministic(os.environ)
-    use_fair_share_of_cores(int(os.environ.get("LOCAL_SIZE", "1")))
     choose_interfaces(os.environ)
     watchdog = Watchdog(config.train.collective_timeout, channels.stacks)
-    device = join_process_group(timedelta(seconds=config.train.collective_timeout))
+    timeout = timedelta(seconds=config.train.collective_timeout)
+    watchdog.allow(2 * config.train.collective_timeout + JOIN_MARGIN)  # both waits end by themselves
+    peers.connect(timeout)
+    device = join_process_group(timeout)
     if dist.get_backend() == dist.Backend.NCCL and dist.get_world_size() > 1:
         channels.errors.hand_over()
     watchdog()
+    settle_threads(options.run, device)
     training = make_training(
         config, options.data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
     )
-    try:
-        outcome = training.run()
-    except ValueError as error:
-        if not isinstance(error, Diverged) and os.environ["RANK"] != "0":
-            print(f"{rank_name()}: {error}", file=sys.stderr, flush=True)  # this rank alone knows
-        raise
+    standing.training = True
+    peers.begin()
+    outcome = training.run()
     watchdog.close()
     return outcome
 
@@ -67,46 +78,20 @@ def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
     parser = make_parser()
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it
     options = parser.parse_args(argv)
-    leads = os.environ.get("RANK", "0") == "0"
     begin = time.perf_counter()
-    try:
-        outcome = train(options, stop, channels)
-    except ValueError as error:
-        return _fail(str(error), USER_ERROR, tell=leads)
-    except OSError as error:
-        tell = leads or not isinstance(error, StorageFailed)
-        return _fail(f"{rank_name()}: {error}; the same command continues when the storage is well", STORAGE, tell=tell)
-    except RuntimeError as error:
-        end_badly(error)
-    if leads:
+    outcome = run_rank(lambda peers, standing: train(options, stop, channels, peers, standing), channels)
+    if os.environ.get("RANK", "0") == "0":
         print(outcome.text(options.run, time.perf_counter() - begin), flush=True)
     return STOPPED if outcome.stopped else 0
 
 
-def _fail(message: str, code: int, *, tell: bool) -> int:
-    if tell:
-        print(f"dmd train: error: {message}", file=sys.stderr, flush=True)
-    return code
-
-
-def end_badly(error: RuntimeError) -> NoReturn:
-    """End this rank over an error of torch's, and say what it was.
-
-    Nothing is taken down: gloo, NCCL and CUDA abort the process over what a failure has left.
-
-    Raises:
-        RuntimeError: the same error, where it is none that is known: a bug.
-    """
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if isinstance(error, torch.OutOfMemoryError):
-        way = "lower train.ghost_batches_per_forward, then the same command continues"
-        code = _fail(f"{rank_name()} has no memory left on its device ({reason}); {way}", FAILED, tell=True)
-    elif isinstance(error, torch.AcceleratorError):
-        traceback.print_exception(error)
-        code = _fail(f"the device of {rank_name()} failed ({reason})", FAILED, tell=True)
-    elif lost_others(error):
-        code = _fail(lost_message(reason), LOST, tell=True)
-    else:
-        raise error
-    sys.stdout.flush()
-    os._exit(code)
+def run_rank(work: Callable[[Peers, Standing], Outcome], channels: Channels) -> Outcome:
+    """Run a rank's part; over an error this process ends here, after the other ranks were told why."""
+    rank, peers, standing = int(os.environ.get("RANK", "0")), Peers(channels), Standing()
+    try:
+        outcome = work(peers, standing)
+    except Exception as error:
+        ending: Ending = ending_of(error, rank, standing.config, alone=standing.training)
+        leave(channels, peers.settle(ending))
+    peers.close()
+    return outcome

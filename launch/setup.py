@@ -1,7 +1,6 @@
 """Everything that can be checked about a training before a rank starts, and what every rank builds from it."""
 
 import ctypes
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -131,9 +130,3 @@ def build_system(
     system = TrainingSystem(config, info, encoder, device)
     system.take_statistics(info)
     return system.to(device), settings
-
-
-def use_fair_share_of_cores(local_ranks: int) -> None:
-    """Divide the CPU cores among the ranks of this host, unless the user has (OMP_NUM_THREADS)."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))

@@ -8,10 +8,12 @@
 import os
 import sys
 
-from launch.supervise import Channels, StopRequest, supervise
+from launch.channels import Channels
+from launch.supervise import StopRequest, supervise
 
 
 def _train(stop: StopRequest, channels: Channels) -> int:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a store that is gone is no news: supervisors tell the cause
     from launch.devices import take_choice  # heavy, as torch is; the supervisor does without
 
     take_choice(os.environ)

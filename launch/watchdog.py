@@ -5,6 +5,11 @@ The timer is a C thread of faulthandler's, so it works where the rank is stuck o
 
 import faulthandler
 
+START_SECONDS = 900.0
+"""Time for what a rank imports before it knows its config: on a busy network file system that takes minutes."""
+JOIN_MARGIN = 60.0
+"""How much longer the watchdog waits than what it watches has to end by itself."""
+
 
 class Watchdog:
     """A timer that every sign of life sets back; call it for one.
@@ -20,7 +25,11 @@ class Watchdog:
 
     def __call__(self) -> None:
         """Set the timer back."""
-        faulthandler.dump_traceback_later(self._seconds, file=self._stacks)
+        self.allow(self._seconds)
+
+    def allow(self, seconds: float) -> None:
+        """Set the timer back to another time, once: until the next sign of life."""
+        faulthandler.dump_traceback_later(seconds, file=self._stacks)
 
     def close(self) -> None:
         """Stop the timer."""

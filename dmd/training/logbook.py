@@ -44,7 +44,7 @@ def open_record(
         "steps_per_epoch": plan.num_steps, "parameters": sum(p.numel() for p in engine.system.parameters()),
         "kernels": engine.system.execution.kernels, "precision": engine.system.execution.precision,
         "cuda_graph": engine.system.captured, "ghost_batches_per_forward": plan.ghost_batches_at_once,
-        "data_workers": reader_threads(config.data),
+        "data_workers": reader_threads(config.data), "threads": torch.get_num_threads(),
     }  # fmt: skip
     shown = ("acc2_non0", "f1_non0", "acc7", "corr") if config.model.task == "regression" else CLASS_METRICS
     compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from dmd.training.checkpoint import Snapshot, newest_valid, read_checkpoint
+from launch.ports import free_port
 from launch.rank import main
-from launch.runner import free_port
 from launch.supervise import supervise
 
 TINY = [

@@ -16,7 +16,7 @@ from dmd.training.loop import Training
 from dmd.training.system import TrainingSystem
 from launch.adam import make_adam
 from launch.engine import DeepSpeedEngine, join_process_group
-from launch.runner import free_port
+from launch.ports import free_port
 from launch.setup import build_system, open_shards, plan_training
 from tests.dmd.kernels.test_whole_fused import make_system
 from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last

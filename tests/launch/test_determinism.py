@@ -27,15 +27,14 @@ def switches():
 RANK = """
 import sys
 from launch.rank import main
-from launch.supervise import Channels, StopRequest
-from launch.lost import ErrorRelay
+from launch.channels import Channels
 seen = {}
 def look(frame, event, argument):
     if event == "call" and frame.f_code.co_name == "join_process_group":
         seen["joining"] = {**switches(), "cuda runs": torch.cuda.is_initialized()}
 sys.setprofile(look)
 seen["before"] = switches()
-code = main(sys.argv[1:], StopRequest(), Channels(stacks=2, errors=ErrorRelay()))
+code = main(sys.argv[1:], lambda: False, Channels())
 seen["after"] = switches()
 print(json.dumps(seen))
 sys.exit(code)

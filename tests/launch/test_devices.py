@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from launch.devices import check_ranks, keep_choice, take_choice
-from launch.runner import SCRIPT, Place, launcher_command
+from launch.reach import SCRIPT
+from launch.runner import Place, launcher_command
 
 
 def through(environment: dict[str, str], launcher: dict[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ Needs root, `ip` (iproute2) and for ssh `sshd` and `pdsh`; in CI they are there.
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.hosts import Host, can_make_hosts, hosts
@@ -25,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not can_make_hosts, reason="needs root and iproute2"),
 ]  # fmt: skip
 SAVES = "train.save_every=2"
-LOST, STOPPED = 69, 75
+LOST, STORAGE, STOPPED = 69, 74, 75
 
 
 @dataclass(frozen=True)
@@ -125,3 +127,57 @@ def test_ssh_starts_all_hosts_and_carries_a_signal(two, ssh, shards, reference, 
     assert wrapper.wait(PATIENCE) == 0, text()
     assert_bitwise(run, reference(SAVES, ranks=2))
     assert two.pair[1].address in text()
+
+
+def test_the_cause_on_one_host_is_that_of_both(two, shards, tmp_path):
+    """A mistake that rank 1 alone meets, then a stop request while host 0 still waits for host 1."""
+    run = tmp_path / "run"
+    command = dmd_train(shards, run, "--hosts", str(two.file))
+    logs = [tmp_path / f"log{host}" for host in range(2)]
+    processes = [two.start(host, logs[host], [*command, "--host-rank", str(host)], DMD_FAULT="mistake:step@2@1")
+                 for host in range(2)]  # fmt: skip
+    assert [process.wait(PATIENCE) for process in processes] == [2, 2]
+    told = f"dmd train: error: rank 1 on {socket.gethostname()}: a mistake of the user's"
+    for log in logs:
+        assert log.read_text(errors="replace").splitlines()[-1] == told
+        assert log.read_text(errors="replace").count("a mistake of the user's") == 1
+    waiting = two.start(0, logs[0], [*command, "--host-rank", "0"])
+    until(lambda: children_named(waiting.pid, "launch/train.py") >= 2, lambda: logs[0].read_text(errors="replace"))
+    waiting.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert waiting.wait(PATIENCE) == STOPPED, logs[0].read_text(errors="replace")
+    assert time.monotonic() - asked < 20
+    assert "was asked to stop before its first step" in logs[0].read_text(errors="replace").splitlines()[-1]
+
+
+def children_named(process: int, name: str) -> int:
+    """How many descendants of a process have this on their command line."""
+    return sum(any(name in word for word in child.cmdline()[:4]) for child in psutil.Process(process).children(True))
+
+
+@pytest.mark.parametrize("way", ["every-process-of-host-0", "during-start"])
+def test_ssh_stops_as_schedulers_ask(two, ssh, shards, tmp_path, way):
+    run, log = tmp_path / "run", tmp_path / "log"
+    text = lambda: log.read_text(errors="replace")  # noqa: E731
+    wrapper = two.start(0, log, dmd_train(shards, run, "--hosts", str(two.file), *ENDLESS), **ssh)
+    if way == "during-start":
+        until(lambda: children_named(wrapper.pid, "pdsh") > 0 or wrapper.poll() is not None, text)
+        wrapper.send_signal(signal.SIGTERM)
+    else:
+        until(lambda: (run / "checkpoints" / "step_00000002").exists() or wrapper.poll() is not None, text)
+        for process in (*psutil.Process(wrapper.pid).children(recursive=True), psutil.Process(wrapper.pid)):
+            process.send_signal(signal.SIGTERM)
+    assert wrapper.wait(PATIENCE) == STOPPED, text()
+    assert (f"stopped at step {last(run).step}" if way != "during-start" else "was asked to stop before") in text()
+    assert "Traceback" not in text()
+
+
+def test_the_cause_over_ssh_comes_last_and_once(two, ssh, shards, tmp_path):
+    log = tmp_path / "log"
+    wrapper = two.start(0, log, dmd_train(shards, tmp_path / "run", "--hosts", str(two.file)), **ssh,
+                        DMD_FAULT="storage:step@2@1")  # fmt: skip
+    assert wrapper.wait(PATIENCE) == STORAGE, log.read_text(errors="replace")
+    output = log.read_text(errors="replace")
+    assert "No space left on device; the same command continues when" in output.splitlines()[-1]
+    assert output.splitlines()[-1].startswith(f"dmd train: error: rank 1 on {socket.gethostname()}: ")
+    assert output.count("No space left on device") == 1

@@ -1,9 +1,12 @@
 """The launcher itself: `dmd train` as a user calls it, and what signals and deaths do to all that it started."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -28,6 +31,7 @@ class Command:
         command = [sys.executable, "-m", "dmd.cli", "train", "--data", str(shards), "--run", str(run)]
         command += [*TINY, SAVES, *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+        environment = {name: value for name, value in environment.items() if value}
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         self.run = run
@@ -70,32 +74,101 @@ def test_a_killed_rank_is_reported_and_nothing_is_left(shards, reference, tmp_pa
     assert_bitwise(run, reference(SAVES, ranks=2))
 
 
-@pytest.mark.parametrize("victim", ["wrapper", "launcher"])
-def test_what_dies_above_the_ranks_takes_them_along(shards, tmp_path, victim):
+@pytest.mark.parametrize(("victim", "ranks"), [("wrapper", 1), ("launcher", 1), ("all", 1), ("all", 2)])
+def test_what_dies_above_the_ranks_takes_them_along(shards, tmp_path, victim, ranks):
+    """A parent's death is a request to stop; two of them are not two requests."""
     run = tmp_path / "run"
-    command = Command(shards, run, *ENDLESS)
+    command = Command(shards, run, "--ranks", str(ranks), *ENDLESS)
     until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: command.output)
     runner = psutil.Process(command.process.pid).children()[0]
     launcher = runner.children()[0]
-    (command.process if victim == "wrapper" else launcher).kill()
+    for process in {"wrapper": [command.process], "launcher": [launcher]}.get(
+        victim, [command.process, runner, launcher]
+    ):  # fmt: skip
+        process.kill()
     code = command.wait()
-    assert code == (-signal.SIGKILL if victim == "wrapper" else LOST), command.output
+    assert code == (LOST if victim == "launcher" else -signal.SIGKILL), command.output
     until(lambda: command.leftovers() == [], lambda: command.output)
     assert "stopped at step" in command.output, "it was a stop after a checkpoint"
     assert last(run).state["cursor"]
+
+
+def everything(command: Command) -> list[psutil.Process]:
+    """`dmd train` and all that it has started."""
+    own = psutil.Process(command.process.pid)
+    return [own, *own.children(recursive=True)]
+
+
+def in_launchers_group(command: Command) -> list[psutil.Process]:
+    """The process group in which the ranks are."""
+    launcher = everything(command)[1].pid
+    return [process for process in everything(command) if os.getpgid(process.pid) == launcher]
+
+
+@pytest.mark.parametrize(
+    ("number", "told", "ranks"),
+    [
+        (signal.SIGTERM, everything, 2), (signal.SIGINT, everything, 1), (signal.SIGTERM, in_launchers_group, 1),
+        (signal.SIGINT, in_launchers_group, 2), (signal.SIGINT, lambda command: everything(command)[:1], 1),
+    ],
+    ids=["all-2", "all-int-1", "group-1", "group-int-2", "wrapper-int-1"],
+)  # fmt: skip
+def test_a_stop_is_one_request_however_it_is_told(shards, tmp_path, number, told, ranks):
+    run = tmp_path / "run"
+    command = Command(shards, run, "--ranks", str(ranks), *ENDLESS, OMP_NUM_THREADS="")
+    until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: command.output)
+    for process in told(command):
+        process.send_signal(number)
+    assert command.wait() == STOPPED, command.output
+    assert f"stopped at step {last(run).step}; the same command continues" in command.output
+    assert "Traceback" not in command.output
+    assert command.leftovers() == []
+    threads = json.loads((run / "run.json").read_text())["info"]["threads"]
+    assert f"threads: {threads} per rank (" in command.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_during_the_start_ends_at_once(shards, tmp_path, number):
+    command = Command(shards, tmp_path / "run", "--ranks", "2", *ENDLESS)
+    until(lambda: len(everything(command)) == 2, lambda: command.output)
+    for process in everything(command):
+        process.send_signal(number)
+    asked = time.monotonic()
+    assert command.wait() == STOPPED, command.output
+    assert time.monotonic() - asked < 20
+    assert command.output.splitlines()[-1] == (
+        "dmd train: asked to stop before a rank ran; the same command continues"
+    )  # fmt: skip
+    assert "Traceback" not in command.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_cause_is_the_last_line_and_the_exit_code(shards, tmp_path):
+    command = Command(shards, tmp_path / "run", "--ranks", "2", DMD_FAULT="mistake:step@2@1")
+    assert command.wait() == 2, command.output
+    assert command.output.splitlines()[-1] == (
+        f"dmd train: error: rank 1 on {socket.gethostname()}: a mistake of the user's"
+    )  # fmt: skip
+    assert command.output.count("a mistake of the user's") == 1
+    assert "lost the other ranks" not in command.output
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "names no host"), ("a slots=1\na slots=2\n", "line 2 names a again"), ("a\n", "line 1 is 'a'"),
-        ("# rank 0\n\na slots=0\n", "line 3 is 'a slots=0'"),
+        ("# rank 0\n\na slots=0\n", "line 3 is 'a slots=0'"), ("Node slots=1\nnode slots=1\n", "names node again"),
+        ("a slots=00\n", "line 1 is"), ("a slots=2  # gpu box\n", "a comment needs a line of its own"),
+        ("\ufeffa slots=1\n", "begins with a byte order mark"), ("a slots=\u0663\n", "line 1 is"),
     ],
 )  # fmt: skip
 def test_a_wrong_hostfile_is_refused(tmp_path, text, message):
     path = tmp_path / "hosts"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
+        read_hosts(path)
+    path.write_text("a slots=1\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
         read_hosts(path)
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         read_hosts(tmp_path / "nothing")
@@ -107,7 +180,10 @@ def test_a_wrong_hostfile_is_refused(tmp_path, text, message):
         (["--ranks", "0"], "--ranks is 0"), (["--host-rank", "0"], "without --hosts"),
         (["--hosts", "HOSTS", "--host-rank", "2"], "has the hosts 0 to 1"),
         (["--hosts", "HOSTS", "--ranks", "2"], "the hostfile's slots say"), (["--resume", "yes"], "--resume is 'yes'"),
-        (["--ranks", "7"], "7 ranks for 6 ghost batches"),
+        (["--ranks", "7"], "7 ranks for 6 ghost batches"), (["--port", "0"], "--port is 0; a TCP port is a number"),
+        (["--port", "TAKEN"], "is taken on this host; give another --port"),
+        (["--hosts", "HOSTS", "--host-rank", "0", "--port", "TAKEN"], "is taken on this host"),
+        (["--hosts", "HOSTS", "--host-rank", "1", "--port", "65536"], "--port is 65536"),
     ],
 )  # fmt: skip
 def test_a_wrong_command_is_one_line_and_exit_code_2(shards, tmp_path, capsys, arguments, message):
@@ -115,8 +191,10 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(shards, tmp_path, capsys, a
 
     hosts = tmp_path / "hosts"
     hosts.write_text("a slots=1\nb slots=1\n")
-    arguments = [str(hosts) if word == "HOSTS" else word for word in arguments]
-    assert main(["train", "--data", str(shards), "--run", str(tmp_path / "run"), *TINY, *arguments]) == 2
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        words = {"HOSTS": str(hosts), "TAKEN": str(server.getsockname()[1])}
+        arguments = [words.get(word, word) for word in arguments]
+        assert main(["train", "--data", str(shards), "--run", str(tmp_path / "run"), *TINY, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dmd.training.checkpoint import newest_valid
+from launch.supervise import REPEAT_SECONDS
 from tests.data_shards.making import build_from, mmsa
 from tests.launch.ranks import PATIENCE, Session, assert_bitwise, finish, last, losses, train
 
@@ -46,9 +47,10 @@ def test_sigterm_twice_leaves_at_once(shards, reference, tmp_path):
     session = Session(shards, run, SAVES, DMD_FAULT="hang:checkpoint.model@2")
     root = run / "checkpoints"
     until(lambda: list(root.glob(".staging-step_00000004-*/model.safetensors")), lambda: session.output)
-    for number in (signal.SIGTERM, signal.SIGINT):  # one of each is not twice
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # one request: everything tells everybody
         os.kill(session.supervisor(0), number)
-        until(lambda number=number: f"{number.name}: stopping after" in session.output, lambda: session.output)
+    until(lambda: "stopping after a checkpoint" in session.output, lambda: session.output)
+    time.sleep(REPEAT_SECONDS)
     assert session.processes[0].is_alive()
     os.kill(session.supervisor(0), signal.SIGTERM)
     ended = session.wait()

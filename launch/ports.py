@@ -1,0 +1,35 @@
+"""TCP ports of this machine."""
+
+import errno
+import os
+import socket
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_port(port: int, *, here: bool) -> None:
+    """Refuse a port that rank 0 cannot listen on.
+
+    Args:
+        here: rank 0 is to run on this machine.
+
+    Raises:
+        ValueError: not a port number, or somebody listens there, or this user may not.
+    """
+    if not 0 < port < 1 << 16:
+        raise ValueError(f"--port is {port}; a TCP port is a number from 1 to 65535")
+    if not here:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the rendezvous does: a port may be resting
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            why = "is taken on this host" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+            raise ValueError(f"port {port} {why}; give another --port") from error

@@ -1,0 +1,114 @@
+"""How many threads a rank computes with, chosen from the cores that it may use and what else runs on them.
+
+Threads of one operation wait for each other by spinning. Where there are more of them than free cores a step takes many
+times longer, so other people's work counts. The number is the same on every rank, and a run keeps it: another one
+changes the last bits of sums.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from dmd.training.record_files import parse_object
+
+VARIABLE = "OMP_NUM_THREADS"
+"""Environment variable by which the user chooses."""
+SAMPLE_SECONDS = 1.0
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def settle_threads(run: Path, device: torch.device) -> None:
+    """Choose the threads of this rank's operations; a collective, since all ranks take the smallest choice.
+
+    Rank 0 says what was chosen; run.json keeps it.
+    """
+    if VARIABLE in os.environ:
+        return
+    ranks = int(os.environ.get("LOCAL_SIZE", "1"))
+    cores, busy = usable_cores(), busy_cores()
+    kept = kept_threads(run, int(os.environ.get("WORLD_SIZE", "1")))
+    choice = choose_threads(cores, busy, ranks, kept)
+    chosen = torch.tensor([choice], dtype=torch.float32, device=device)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(chosen, op=dist.ReduceOp.MIN)
+    torch.set_num_threads(int(chosen.item()))
+    if os.environ.get("RANK", "0") == "0":
+        why = "as this run had before" if kept == int(chosen.item()) else f"{busy:.1f} of {cores} cores were busy"
+        print(f"threads: {int(chosen.item())} per rank ({why}); {VARIABLE} overrides", flush=True)
+
+
+def choose_threads(cores: int, busy: float, ranks: int, kept: int | None) -> int:
+    """Threads per rank.
+
+    Args:
+        cores: that the ranks of this host may use.
+        busy: how many of them had other work.
+        ranks: of this host.
+        kept: what the run has had so far.
+    """
+    if kept is not None and kept * ranks <= max(cores, ranks):
+        return kept
+    return max(1, (cores - round(busy)) // ranks)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, less what a cgroup's quota leaves of them."""
+    cores = len(os.sched_getaffinity(0))
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "cpu" in controllers.split(","):
+            cores = min(cores, *(_quota(folder) for folder in _folders(path, v2=number == "0")))
+    return max(1, int(cores))
+
+
+def _folders(path: str, *, v2: bool) -> list[Path]:
+    """The folder of a cgroup and of all above it; in a container the topmost one alone is there."""
+    root = _CGROUP if v2 else _CGROUP / "cpu"
+    own = root / path.lstrip("/")
+    return [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
+
+
+def _quota(folder: Path) -> float:
+    """Cores that a cgroup may use."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else float("inf")
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def busy_cores() -> float:
+    """Cores of this process's affinity that others keep busy: in the next second, and by the load of the last minute.
+
+    The smaller one counts. The load knows the imports of these ranks, too, and the training that ended before; a
+    second may be an odd one. The ranks of a host do nothing else meanwhile.
+    """
+    before = psutil.cpu_times(percpu=True)
+    time.sleep(SAMPLE_SECONDS)
+    own = os.sched_getaffinity(0)
+    shares = [
+        1 - (now.idle + now.iowait - then.idle - then.iowait) / max(sum(now) - sum(then), 1e-9)
+        for number, (then, now) in enumerate(zip(before, psutil.cpu_times(percpu=True), strict=True))
+        if number in own
+    ]
+    return min(sum(shares), os.getloadavg()[0])
+
+
+def kept_threads(run: Path, ranks: int) -> int | None:
+    """Threads per rank of a run that has been trained on as many ranks; None where nothing says so."""
+    try:
+        info = (parse_object((run / "run.json").read_bytes()) or {}).get("info")
+    except OSError:
+        return None
+    if not isinstance(info, dict) or info.get("ranks") != ranks:
+        return None
+    threads = info.get("threads")
+    return threads if isinstance(threads, int) and threads > 0 else None

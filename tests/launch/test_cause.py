@@ -1,0 +1,132 @@
+"""One rank of several ends alone: all end with its exit code, on every host, and one line tells why.
+
+The table of docs/multi-node.md: each code from each rank of two and four. The ranks are real processes that have joined
+a process group and wait for each other in it; `test_launcher.py` and `test_hosts.py` go through `dmd train`.
+"""
+
+import os
+import socket
+import sys
+import tempfile
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dmd.training.epoch_report import Outcome
+from dmd.training.faults import fault_point
+from launch.channels import Channels
+from launch.collect import InMemory
+from launch.ending import REPORTS, Ending, cause, read_report, report_line
+from launch.engine import join_process_group
+from launch.exit_codes import weight
+from launch.peers import Peers
+from launch.ports import free_port
+from launch.rank import Standing, run_rank
+from launch.supervise import WRAPPER, StopRequest, supervise
+from tests.launch.ranks import PATIENCE, forks
+
+ENDS = {"mistake": 2, "storage": 74, "memory": 71, "bug": 1, "kill": 137}
+WORDS = {
+    "mistake": "a mistake of the user's", "storage": "No space left on device", "memory": "has no memory left",
+    "bug": "failed over RuntimeError: a socket of our own timed out", "kill": "was killed by SIGKILL (signal 9)",
+}  # fmt: skip
+LOST, STOPPED = 69, 75
+TIMEOUT = timedelta(seconds=60)
+
+
+def _work(peers: Peers, standing: Standing) -> Outcome:
+    torch.set_num_threads(1)
+    peers.connect(TIMEOUT)
+    fault_point("connected")
+    if os.environ["DMD_FAULT"].endswith(f"connected@1@{os.environ['RANK']}"):
+        threading.Event().wait()  # as in a wait for hosts that are not there
+    join_process_group(TIMEOUT)
+    dist.barrier()
+    standing.training = True
+    peers.begin()
+    fault_point("trains")
+    dist.all_reduce(torch.ones(8))
+    return Outcome(step=0, epoch=0, first_step=0, best_step=-1, best_loss=0, stopped=False, finished_before=False)
+
+
+def _rank(environment: dict[str, str], log: str) -> None:
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+    def train(stop: StopRequest, channels: Channels) -> int:
+        run_rank(_work, channels)
+        return 0
+
+    sys.exit(supervise(train))
+
+
+def end(folder: Path, ranks: int, fault: str) -> tuple[list[int | None], dict[int, Ending], str]:
+    """Exit codes and endings of ranks that a fault ends, and what they printed."""
+    log, port, reports, processes = tempfile.mkstemp(dir=folder)[1], str(free_port()), InMemory(), []
+    for rank in range(ranks):
+        environment = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "DMD_FAULT": fault,
+            REPORTS: reports.where, WRAPPER: str(os.getpid()),
+        }  # fmt: skip
+        processes.append(forks.Process(target=_rank, args=(environment, log)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+    return [process.exitcode for process in processes], reports.endings(), Path(log).read_text(errors="replace")
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("action", ENDS)
+def test_each_code_from_each_rank(tmp_path, action, ranks):
+    for rank in range(ranks):
+        codes, endings, output = end(tmp_path, ranks, f"{action}:trains@1@{rank}")
+        others = LOST if action == "kill" else ENDS[action]
+        assert codes == [ENDS[action] if number == rank else others for number in range(ranks)], output
+        told = cause(endings)
+        assert told.code == ENDS[action]
+        assert told.origin == rank
+        assert WORDS[action] in told.message, told
+        assert f"rank {rank} on " in told.message or (action == "mistake" and rank == 0)
+        assert "dmd train: " not in output, "whoever reads the endings tells them"
+        assert ("Traceback" in output) == (action == "bug")
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_stopped_while_others_wait_for_it(tmp_path, rank):
+    codes, endings, output = end(tmp_path, 2, f"stop:connected@1@{rank}")
+    assert codes == [STOPPED, STOPPED], output
+    told = f"rank {rank} on {socket.gethostname()} was asked to stop before its first step; the same command continues"
+    assert {ending.message for ending in endings.values()} == {told}
+
+
+def test_which_of_several_endings_is_the_cause():
+    by_weight = [2, 74, 71, 1, 137, 143, 69, 75, 0]
+    assert sorted(by_weight, key=weight, reverse=True) == by_weight
+    assert weight(255) == weight(143)
+    assert weight(13) == weight(1), "a code that nobody knows is a bug"
+    lost = Ending(code=69, message="lost", origin=0)
+    assert cause({0: lost, 1: Ending(code=137, message="killed", origin=1)}).message == "killed"
+    follows, own = Ending(code=2, message="b", origin=1), Ending(code=2, message="b", origin=1)
+    assert cause({0: follows, 1: own}) is own
+    assert cause({0: Ending(code=74), 1: Ending(code=74, message="x", origin=0)}).message == "x"
+
+
+def test_a_report_among_lines_of_several_hosts():
+    ending = Ending(code=74, message="disk: full\n é", origin=3)
+    line = report_line(3, ending)
+    assert "\n" not in line
+    assert read_report(f"node-1: {line}\n") == (3, ending)
+    for other in ("step 3: loss 2", line.replace("3", "x", 1), line[:-1], "dmd rank ended: 3 []"):
+        assert read_report(other) is None

@@ -1,0 +1,59 @@
+"""Threads of a rank: from cores, other work, and what the run had before."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from launch.threads import _quota, busy_cores, choose_threads, kept_threads, settle_threads, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "ranks", "kept", "threads"),
+    [
+        (2, 0.0, 1, None, 2), (2, 0.4, 1, None, 2), (2, 0.9, 1, None, 1), (2, 2.0, 1, None, 1), (64, 30.2, 2, None, 17),
+        (2, 0.0, 4, None, 1), (8, 0.0, 3, None, 2), (8, 6.0, 2, 4, 4), (4, 0.0, 1, 8, 4), (2, 0.0, 1, 1, 1),
+        (2, 0.0, 4, 1, 1),
+    ],
+)  # fmt: skip
+def test_the_choice(cores, busy, ranks, kept, threads):
+    assert choose_threads(cores, busy, ranks, kept) == threads
+
+
+def test_cores_are_those_that_the_process_may_use(tmp_path):
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from launch.threads import usable_cores; print(usable_cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+    assert _quota(tmp_path) == float("inf")
+    for content, cores in (("150000 100000", 1.5), ("max 100000", float("inf")), ("odd", float("inf"))):
+        (tmp_path / "cpu.max").write_text(content)
+        assert _quota(tmp_path) == cores
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "cpu.cfs_quota_us").write_text("-1\n")
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    assert _quota(old) == float("inf")
+    assert 0 <= busy_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("info", "kept"),
+    [({"ranks": 2, "threads": 3}, 3), ({"ranks": 1, "threads": 3}, None), ({"ranks": 2}, None), ([], None),
+     ({"ranks": 2, "threads": "x"}, None)],
+)  # fmt: skip
+def test_a_run_keeps_its_threads(tmp_path, info, kept):
+    assert kept_threads(tmp_path, 2) is None
+    (tmp_path / "run.json").write_text(json.dumps({"info": info}))
+    assert kept_threads(tmp_path, 2) == kept
+
+
+def test_the_users_choice_wins(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = torch.get_num_threads()
+    settle_threads(tmp_path, torch.device("cpu"))
+    assert torch.get_num_threads() == before
+    assert capsys.readouterr().out == ""
