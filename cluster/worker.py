@@ -23,7 +23,8 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     """Train on this rank; settings are `config` (nested), `data` and `run`, absolute paths.
 
     Returns:
-        {"refused": None}, or why the training cannot go on: the user's mistake or a divergence, the same on a retry.
+        {"refused": None}, or why the training cannot go on, the same on a retry, and the `state` that this is: a
+        divergence, or a failure (the user's mistake, nodes that were not given the same).
 
     Raises:
         RuntimeError: a later attempt has taken over the run directory, or a rank is gone: Ray starts all ranks again.
@@ -52,11 +53,11 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
             config, settings["data"], run, device=device, stop_requested=stop_requested, on_epoch=on_epoch
         )
     except ValueError as error:
-        return {"refused": str(error)}
+        return {"refused": str(error), "state": "failed"}
     try:
         training.run()
     except Diverged as error:
-        return {"refused": str(error)}
+        return {"refused": str(error), "state": "diverged"}
     return {"refused": None}
 
 

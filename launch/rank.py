@@ -16,6 +16,7 @@ from dmd.presets import load_config
 from dmd.training.agreement import Diverged, StorageFailed
 from dmd.training.epoch_report import Outcome
 from dmd.training.resume import parse_resume
+from launch.agree import Disagreement
 from launch.arguments import make_parser
 from launch.determinism import make_deterministic
 from launch.environment import choose_interfaces
@@ -72,7 +73,8 @@ def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
     try:
         outcome = train(options, stop, channels)
     except ValueError as error:
-        return _fail(str(error), USER_ERROR, tell=leads)
+        leads_host = os.environ.get("LOCAL_RANK") == "0"  # a host's own command may show its own ranks alone
+        return _fail(str(error), USER_ERROR, tell=leads or (isinstance(error, Disagreement) and leads_host))
     except OSError as error:
         tell = leads or not isinstance(error, StorageFailed)
         return _fail(f"{rank_name()}: {error}; the same command continues when the storage is well", STORAGE, tell=tell)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.kernels.backend import set_float32_products
 from dmd.training.epoch_report import EpochReport
@@ -13,6 +15,8 @@ from dmd.training.loop import Training
 from dmd.training.passes import settle_passes, settled
 from dmd.training.resume import Resume
 from dmd.training.step import make_plan
+from dmd.training.system import TrainingSystem
+from launch.agree import agree, facts_of
 from launch.engine import DeepSpeedEngine
 from launch.setup import build_system, keep_freed_memory, open_shards, plan_training
 
@@ -25,14 +29,13 @@ def make_training(
     """Build a rank's part of a training; `launch.engine.join_process_group` has been called. See `Training`.
 
     Raises:
-        ValueError: what `open_shards` and `plan_training` refuse.
+        ValueError: what `open_shards` and `plan_training` refuse, or ranks that were not given the same (`agree`).
+        StorageFailed: the storage failed before the first step.
     """
     if device.type == "cpu":
         keep_freed_memory()
-    reader = open_shards(data, config)
     num_ranks = dist.get_world_size()
-    plan_training(config, reader, run, num_ranks)
-    system, text_encoder = build_system(config, reader.index.info, device)
+    reader, system, text_encoder = agree(device, run, lambda: _prepare(config, data, run, device, resume))
     set_float32_products(tf32=system.execution.tf32)
     config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
     plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
@@ -41,3 +44,17 @@ def make_training(
         engine, config, reader, run, text_encoder=text_encoder, resume=resume, stop_requested=stop_requested,
         on_epoch=on_epoch, heartbeat=heartbeat,
     )  # fmt: skip
+
+
+def _prepare(
+    config: Config, data: str, run: Path, device: torch.device, resume: Resume
+) -> tuple[tuple[ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
+    """Shards, network and encoder of this rank, and what must be the same about them everywhere."""
+    reader = open_shards(data, config)
+    plan = plan_training(config, reader, run, dist.get_world_size())
+    system, encoder = build_system(config, reader.index.info, device)
+    facts = facts_of(
+        config=config, info=reader.index.info, plan=plan, resume=str(resume), precision=system.execution.precision,
+        encoder=encoder,
+    )  # fmt: skip
+    return (reader, system, encoder), facts
