@@ -4,7 +4,8 @@ Each rank prepares its part (`prepare`), then all of them compare one digest of 
 are. Where it differs, or where some of them could not prepare, every rank raises the same error, which names host and
 value. That costs two small collectives, and a third one where there is something to tell.
 
-The run directory's identity is a file that rank 0 leaves in it for the others to find.
+Rank 0 takes the right to write to the run directory (`data_shards.sole_writer`); its identity is the lease that rank 0
+leaves there for the others to find.
 """
 
 import hashlib
@@ -12,9 +13,8 @@ import json
 import os
 import socket
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from data_shards.schema import DatasetInfo
+from data_shards.sole_writer import Held, Lease, acquire, read_token
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.presets import config_to_dict
@@ -36,7 +37,7 @@ compared by its configuration, and rank 0's weights go to all ranks)."""
 CODE = "code"
 RUN = "the run directory"
 _SIGHT_SECONDS = 10
-"""How long a rank looks for rank 0's file: network storage shows a new name to other hosts some seconds later."""
+"""How long a rank looks for rank 0's lease: network storage shows a new name to other hosts some seconds later."""
 _SHOWN = 3
 
 Prepared = TypeVar("Prepared")
@@ -59,7 +60,53 @@ class Report:
     """Whether that was the storage."""
 
 
-def agree(device: torch.device, run: Path, prepare: Callable[[], tuple[Prepared, dict[str, str]]]) -> Prepared:
+@dataclass(frozen=True)
+class Place:
+    """A run directory that rank 0 may write to."""
+
+    path: Path
+    token: str
+    """Of the lease there."""
+    lease: Lease | None
+    """The lease itself; on rank 0."""
+
+    def leave(self) -> None:
+        """Give the right to write back."""
+        if self.lease is not None:
+            self.lease.release()
+
+
+def take_place(device: torch.device, run: Path, *, group: str = "") -> Place:
+    """Let rank 0 take the right to write to the run directory. A collective.
+
+    Args:
+        group: see `data_shards.sole_writer.acquire`.
+
+    Raises:
+        Held: another process writes there; on every rank.
+        StorageFailed: the directory cannot be written; on every rank.
+    """
+    lease: Lease | None = None
+    told = [("", "")]
+    if dist.get_rank() == 0:
+        try:
+            lease = acquire(run, group=group)
+            told = [("token", lease.token)]
+        except Held as error:
+            told = [("held", str(error))]
+        except OSError as error:
+            told = [("storage", f"rank 0 on {socket.gethostname()} cannot write to {run}: {error.strerror}")]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(told, device=device)
+    kind, text = told[0]
+    if kind == "held":
+        raise Held(text)
+    if kind == "storage":
+        raise StorageFailed(text)
+    return Place(run, text, lease)
+
+
+def agree(device: torch.device, place: Place, prepare: Callable[[], tuple[Prepared, dict[str, str]]]) -> Prepared:
     """Prepare this rank's part of a training, and make sure that all ranks have the same one. A collective.
 
     Args:
@@ -68,23 +115,20 @@ def agree(device: torch.device, run: Path, prepare: Callable[[], tuple[Prepared,
     Raises:
         ValueError: what `prepare` raises, where it does on every rank alike.
         Disagreement: a fact differs, or only some ranks were refused.
-        StorageFailed: the run directory cannot be written, or the storage failed while a rank prepared.
+        StorageFailed: the storage failed while a rank prepared.
     """
     if dist.get_world_size() == 1:
         return prepare()[0]
-    with _mark(device, run) as name:
-        prepared: Prepared | None = None
-        facts, refusal, storage = dict[str, str](), None, False
-        try:
-            prepared, facts = prepare()
-        except (ValueError, OSError) as error:
-            refusal, storage = str(error), isinstance(error, OSError)
-        facts = {RUN: _identity(run, name), **facts}
-        own = Report(
-            rank=dist.get_rank(), host=socket.gethostname(), facts=facts, refusal=refusal, storage=storage
-        )  # fmt: skip
-        if not _all_alike(device, own):
-            _raise_difference(_gather(own))
+    prepared: Prepared | None = None
+    facts, refusal, storage = dict[str, str](), None, False
+    try:
+        prepared, facts = prepare()
+    except (ValueError, OSError) as error:
+        refusal, storage = str(error), isinstance(error, OSError)
+    facts = {RUN: _identity(place), **facts}
+    own = Report(rank=dist.get_rank(), host=socket.gethostname(), facts=facts, refusal=refusal, storage=storage)
+    if not _all_alike(device, own):
+        _raise_difference(_gather(own))
     assert prepared is not None
     return prepared
 
@@ -187,59 +231,14 @@ def _gather(own: Report) -> list[Report]:
     return reports
 
 
-@contextmanager
-def _mark(device: torch.device, run: Path) -> Iterator[str]:
-    """A file of rank 0's in the run directory while the block runs; yields its name. A collective.
-
-    Raises:
-        StorageFailed: rank 0 cannot write there; on every rank.
-    """
-    leads = dist.get_rank() == 0
-    made: list[Path] = []
-    told: list[str | None] = [f".ranks-{uuid.uuid4().hex}", None]
-    if leads:
-        try:
-            made = _make_directory(run)
-            (run / str(told[0])).touch(exist_ok=False)
-        except OSError as error:
-            told[1] = f"rank 0 on {socket.gethostname()} cannot write to {run}: {error.strerror}"
-    dist.broadcast_object_list(told, device=device)
-    name, failure = str(told[0]), told[1]
-    if failure is not None:
-        raise StorageFailed(failure)
-    try:
-        yield name
-    except BaseException:
-        if leads:
-            _remove(run / name)
-            for directory in made:
-                with suppress(OSError):
-                    directory.rmdir()
-        raise
-    if leads:
-        _remove(run / name)
-
-
-def _make_directory(run: Path) -> list[Path]:
-    """Make the run directory; returns what was made for it, the innermost first."""
-    made = [path for path in (run, *run.parents) if not path.exists()]
-    run.mkdir(parents=True, exist_ok=True)
-    return made
-
-
-def _remove(mark: Path) -> None:
-    with suppress(OSError):
-        mark.unlink()
-
-
-def _identity(run: Path, name: str) -> str:
-    """What this rank sees of the run directory: rank 0's file, or another directory, or none."""
+def _identity(place: Place) -> str:
+    """What this rank sees of the run directory: rank 0's lease, or another directory, or none."""
     end = time.monotonic() + _SIGHT_SECONDS
     while True:
         with suppress(OSError):
-            os.listdir(run.parent)  # makes a network file system ask its server anew
-            if name in os.listdir(run):
-                return "that of rank 0"
+            os.listdir(place.path.parent)  # makes a network file system ask its server anew
+        if read_token(place.path) == place.token:
+            return "that of rank 0"
         if time.monotonic() > end:
-            return f"another one at {run}" if run.is_dir() else f"not there at {run}"
+            return f"another one at {place.path}" if place.path.is_dir() else f"not there at {place.path}"
         time.sleep(0.2)

@@ -22,6 +22,10 @@ class Diverged(ValueError):
     """The training has diverged; raised on every rank."""
 
 
+class TakenOver(ValueError):
+    """Another process has taken the run directory over; raised on every rank."""
+
+
 class StorageFailed(OSError):
     """The run directory could not be written where that ends the training; raised on every rank."""
 
@@ -46,6 +50,13 @@ def from_first_rank(engine: Engine, value: Any) -> Any:
     if engine.num_ranks > 1:
         dist.broadcast_object_list(values, device=engine.device)
     return values[0]
+
+
+def stay_sole_writer(engine: Engine, taken: str | None) -> None:
+    """Raise TakenOver on every rank where the first one says who has taken the run directory over. A collective."""
+    taken = from_first_rank(engine, taken)
+    if taken is not None:
+        raise TakenOver(taken)
 
 
 class Audit:
