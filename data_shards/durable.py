@@ -11,6 +11,10 @@ from typing import BinaryIO
 BLOCK_BYTES = 4 << 20
 
 
+class Unreadable(OSError):
+    """What may be whole could not be looked at: permissions, a failing disk, storage that is away. It is not bad."""
+
+
 class BlockWriter:
     """A new file, hashed as it is written, in blocks of 4 MiB.
 

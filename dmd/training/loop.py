@@ -17,7 +17,7 @@ from data_shards.reader import ShardReader
 from data_shards.sole_writer import Lease
 from dmd.config import Config
 from dmd.data.loader import training_steps
-from dmd.training.agreement import Audit, any_rank, from_first_rank, stay_sole_writer
+from dmd.training.agreement import Audit, all_or_none, any_rank, from_first_rank, stay_sole_writer
 from dmd.training.averaging import WeightAverage
 from dmd.training.checkpoint import Snapshot
 from dmd.training.divergence import NonfiniteGuard
@@ -53,6 +53,7 @@ class Training:
 
     Raises:
         ValueError: a checkpoint of another training, or none that is valid.
+        StorageFailed: a checkpoint that cannot be looked at, or storage that cannot hold one; on every rank.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Training:
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
         self.first_step, self.validated = self.step, (-1, math.nan)
-        closed = self.leads and resumed is not None and finished_at(run) == resumed
+        with all_or_none(engine.device):
+            closed = self.leads and resumed is not None and finished_at(run) == resumed
         self.finished_before = from_first_rank(engine, closed) and self.finished
         works = self.leads and not self.finished_before
-        about = (run, config, reader.index, self.plan, engine)
-        self.output = RunOutput(*about, resumed=resumed, lease=lease) if works else None
+        with all_or_none(engine.device):
+            about = (run, config, reader.index, self.plan, engine)
+            self.output = RunOutput(*about, resumed=resumed, lease=lease) if works else None
 
     def run(self) -> Outcome:
         """Train until the config or a stop request ends it, and close the record; a run that is finished stays as is.

@@ -10,22 +10,30 @@ from dmd.data.plan import EpochPlan
 from dmd.training.agreement import StorageFailed
 from dmd.training.engine import Engine
 from dmd.training.logbook import Logbook, open_record
-from dmd.training.saving import Saver
+from dmd.training.saving import CHECKPOINTS, Saver
+from dmd.training.storage_trial import checkpoint_sizes, try_storage
 
 
 class RunOutput:
     """The run directory as its only writer sees it.
 
     Args:
-        run: the run directory.
+        run: the run directory; whether it can hold checkpoints of the engine's system is tried here.
         resumed: step that the training continues from.
         lease: the right to write there; None where the caller sees to it that nobody else does.
+
+    Raises:
+        OSError: the storage cannot hold a checkpoint or the record.
+        ValueError: a damaged record.
     """
 
     def __init__(
         self, run: Path, config: Config, index: ShardIndex, plan: EpochPlan, engine: Engine, *,
         resumed: int | None, lease: Lease | None,
     ) -> None:  # fmt: skip
+        run.mkdir(parents=True, exist_ok=True)
+        sizes = checkpoint_sizes(engine.system, averages=config.train.ema_decay > 0)
+        try_storage(run / CHECKPOINTS, sizes)
         self.saver = Saver(run, config.train)
         self.log = Logbook(run, partial(open_record, run, config, index, plan, engine), resumed)
         self._lease = lease
