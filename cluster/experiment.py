@@ -100,13 +100,13 @@ def _result(cell: Cell, error: str | None) -> dict[str, Any]:
 @ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
 def _run_cell(cell: Cell, options: TrialOptions, data: str) -> str | None:
     """Train one cell, then evaluate it with the resources of a rank; why it was refused, if it was."""
-    refused = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
-    if refused is None:
+    refusal = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
+    if refusal is None:
         size = options.size
         evaluate = _evaluate.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank)
         result = ray.get(evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
         replace_file(cell.run / RESULT, encode(result))
-    return refused
+    return None if refusal is None else refusal.reason
 
 
 @ray.remote

@@ -7,19 +7,15 @@ those of the `dmd` command.
 import sys
 
 from cluster.commands import experiment, tune
+from dmd.cli import call
 
 COMMANDS = {"tune": tune, "experiment": experiment}
-USER_ERROR = 2
 
 
 def main(argv: list[str]) -> int:
-    """Run `tune` or `experiment`; a `ValueError` or `OSError` becomes one line on stderr and exit code 2."""
+    """Run `tune` or `experiment` as the `dmd` command does."""
     name, *rest = argv
-    try:
-        return COMMANDS[name](rest)
-    except (ValueError, OSError) as error:
-        print(f"dmd {name}: error: {error}", file=sys.stderr)
-        return USER_ERROR
+    return call(name, COMMANDS[name], rest)
 
 
 if __name__ == "__main__":

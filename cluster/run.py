@@ -22,6 +22,7 @@ from cluster.space import apply, load_space
 from cluster.trial import TrialOptions
 from cluster.tune import SearchOptions, search
 from data_shards.reader import ShardReader
+from data_shards.sole_writer import sole_writer
 from dmd.config import Config
 from dmd.presets import config_to_dict
 from launch.setup import check_training, open_shards
@@ -42,8 +43,13 @@ class Ready:
 
 @contextmanager
 def _connected(request: Request, reader: ShardReader, what: dict[str, Any]) -> Iterator[Ready]:
-    """Connect, check nodes and storage, note what the experiment is, make the shards of its trainings."""
-    with cluster(request.address, cpus=request.cpus, verbose=request.verbose):
+    """Take the experiment's directory, connect, check nodes and storage, note what the experiment is, make the shards
+    of its trainings.
+
+    Raises:
+        ValueError: another process works on the experiment; no cluster; storage that is not shared; another request.
+    """
+    with sole_writer(request.out), cluster(request.address, cpus=request.cpus, verbose=request.verbose):
         trial = request.trial_options(request.out / "shards", gpus=has_gpus())
         concurrent = request.concurrent or concurrent_trials(trial.size, live_nodes())
         if rank_slots(trial.size, live_nodes()) < trial.size.min_ranks:

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -33,13 +33,21 @@ class TrialOptions:
     """Restarts from the last checkpoint after a lost rank or node."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a training cannot go on; a retry would end the same."""
+
+    reason: str
+    state: Literal["diverged", "failed"]
+
+
 def run_training(
     config: Config, run: Path, options: TrialOptions, *, name: str, callbacks: list[Any] | None = None
-) -> str | None:
+) -> Refusal | None:
     """Train a config in a run directory, or continue what is there; blocks until it ends.
 
     Returns:
-        None, or why the training refuses to go on (a config that the data cannot take, a divergence).
+        None, or why the training refuses to go on: what the data cannot take, nodes that differ, a divergence.
 
     Raises:
         ray.train.TrainingFailedError: ranks were lost more often than `max_failures`.
@@ -65,5 +73,4 @@ def run_training(
     )  # fmt: skip
     outcome = trainer.fit().return_value  # type: ignore[attr-defined]
     assert isinstance(outcome, dict), "rank 0 returns how it ended"
-    refused = outcome["refused"]
-    return None if refused is None else str(refused)
+    return None if outcome["refused"] is None else Refusal(outcome["refused"], outcome["state"])

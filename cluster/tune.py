@@ -24,7 +24,7 @@ from cluster.search import LedgerSearch, Strategy
 from cluster.session import num_ranks
 from cluster.space import apply
 from cluster.table import LiveTable
-from cluster.trial import TrialOptions, run_training
+from cluster.trial import Refusal, TrialOptions, run_training
 from dmd.config import Config
 
 _END_SECONDS = 60
@@ -87,12 +87,11 @@ def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, r
     run = Path(runs) / f"{trial['number']:04d}"
     name = f"train-trial_id={tune.get_context().get_trial_id()}"
     try:
-        refused = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
-        state = "diverged"
+        refusal = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
     except TrainingFailedError as error:
-        refused, state = str(error).strip().splitlines()[-1], "failed"
-    if refused is not None:
-        tune.report({"refused": refused, "state": state})
+        refusal = Refusal(str(error).strip().splitlines()[-1], "failed")
+    if refusal is not None:
+        tune.report({"refused": refusal.reason, "state": refusal.state})
 
 
 def search(

@@ -14,20 +14,24 @@ import ray.train
 import torch
 from ray.util.metrics import Gauge
 
-from cluster.fence import Fence
 from dmd.training.agreement import Diverged
 from dmd.training.epoch_report import EpochReport
+
+ATTEMPTS = "trial"
+"""Group of the writers to a trial's run directory. A node that lost its link goes on training for a while; its trial is
+meanwhile started elsewhere. The later attempt takes the directory over, the earlier one ends at its next step."""
 
 
 def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     """Train on this rank; settings are `config` (nested), `data` and `run`, absolute paths.
 
     Returns:
-        {"refused": None}, or why the training cannot go on: the user's mistake or a divergence, the same on a retry.
+        {"refused": None}, or why the training cannot go on, the same on a retry, and the `state` that this is: a
+        divergence, or a failure (the user's mistake, nodes that were not given the same).
 
     Raises:
-        RuntimeError: a later attempt has taken over the run directory, or a rank is gone: Ray starts all ranks again.
-        ValueError: a damaged shard, which one rank alone may see.
+        RuntimeError: a rank is gone: Ray starts all ranks again.
+        ValueError: a damaged shard, which one rank alone may see; or a later attempt has taken the run directory over.
     """
     _complete_environment()
     from dmd.presets import config_from_dict
@@ -40,23 +44,17 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         make_deterministic(os.environ)
     device = join_process_group()
     leads = ray.train.get_context().get_world_rank() == 0
-    fence, on_epoch = (Fence(run), exporting(run)) if leads else (None, report)
-
-    def stop_requested() -> bool:
-        if fence is not None:
-            fence.check()
-        return False
-
+    on_epoch = exporting(run) if leads else report
     try:
         training = make_training(
-            config, settings["data"], run, device=device, stop_requested=stop_requested, on_epoch=on_epoch
+            config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS
         )
     except ValueError as error:
-        return {"refused": str(error)}
+        return {"refused": str(error), "state": "failed"}
     try:
         training.run()
     except Diverged as error:
-        return {"refused": str(error)}
+        return {"refused": str(error), "state": "diverged"}
     return {"refused": None}
 
 

@@ -26,9 +26,17 @@ class CacheOptions:
 
     @classmethod
     def from_environment(cls) -> "CacheOptions":
-        """DMD_CACHE_DIR (default ~/.cache/dmd-shards) and DMD_CACHE_BYTES (default 100G; K, M, G, T are understood)."""
-        root = os.environ.get("DMD_CACHE_DIR") or os.path.join(Path.home(), ".cache", "dmd-shards")
-        return cls(root=Path(root), limit=parse_bytes(os.environ.get("DMD_CACHE_BYTES") or "100G", "DMD_CACHE_BYTES"))
+        """DMD_CACHE_DIR (default ~/.cache/dmd-shards) and DMD_CACHE_BYTES (default 100G; K, M, G, T are understood).
+
+        Raises:
+            ValueError: no home directory and no DMD_CACHE_DIR, or no size.
+        """
+        root = os.environ.get("DMD_CACHE_DIR")
+        try:
+            place = Path(root) if root else Path.home() / ".cache" / "dmd-shards"
+        except RuntimeError as error:  # neither HOME nor an entry in the password file
+            raise ValueError("there is no home directory to keep remote shards in; set DMD_CACHE_DIR") from error
+        return cls(root=place, limit=parse_bytes(os.environ.get("DMD_CACHE_BYTES") or "100G", "DMD_CACHE_BYTES"))
 
 
 def parse_bytes(text: str, what: str) -> int:
@@ -53,9 +61,7 @@ class Cache:
 
     def index_directory(self, name: str) -> Path:
         """Where the indexes of one remote set live; not counted against the limit."""
-        directory = self.options.root / "indexes" / name
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
+        return _make(self.options.root / "indexes" / name)
 
     def shard(self, sha256: str, size: int, fetch: Callable[[Path], None]) -> Path:
         """The copy of a shard; `fetch(path)` gets it if it is not here, and must raise unless it is whole and right."""
@@ -67,7 +73,7 @@ class Cache:
                 f"a shard of {size} bytes does not fit into the cache {self.options.root} "
                 f"of {self.options.limit}; raise DMD_CACHE_BYTES"
             )
-        self._shards.mkdir(parents=True, exist_ok=True)
+        _make(self._shards)
         part = path.with_suffix(".part")
         with locked(path.with_suffix(".lock")):
             if not self._touch(path, size):
@@ -111,6 +117,18 @@ class Cache:
                 break
             path.unlink(missing_ok=True)
             used -= held
+
+
+def _make(directory: Path) -> Path:
+    """Make a directory of the cache. Raises ValueError, which names the way out, where that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"remote shards cannot be kept in {directory}: {error.strerror}; set DMD_CACHE_DIR to a directory that can "
+            "be written"
+        ) from error
+    return directory
 
 
 def _reserve(part: Path, size: int) -> None:

@@ -11,6 +11,10 @@ from typing import BinaryIO
 BLOCK_BYTES = 4 << 20
 
 
+class Unreadable(OSError):
+    """What may be whole could not be looked at: permissions, a failing disk, storage that is away. It is not bad."""
+
+
 class BlockWriter:
     """A new file, hashed as it is written, in blocks of 4 MiB.
 
@@ -60,37 +64,30 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, busy: str = "") -> Iterator[int]:
-    """Hold the lock file `path`, which goes away with the block; yields its file descriptor.
+def locked(path: Path) -> Iterator[int]:
+    """Hold the lock file `path`, which goes away with the block, after waiting for it; yields its file descriptor.
 
-    With `busy`, a lock that another process holds is a `ValueError` with this text; without, wait for it. The kernel
-    drops the lock when its holder dies, however it dies.
+    The kernel drops the lock when its holder dies, however it dies.
     """
-    handle = _acquire(path, busy)
+    handle = _acquire(path)
     try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
         yield handle
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
 
 
-def _acquire(path: Path, busy: str) -> int:
+def _acquire(path: Path) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError as error:
-            owner = os.read(handle, 64).decode(errors="replace").strip()
-            os.close(handle)
-            raise ValueError(f"{busy} (process {owner}); wait for it or stop it") from error
-        if _is_at(handle, path):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_at(handle, path):
             return handle
         os.close(handle)  # the former holder removed the file between our open and our lock
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is what its name leads to: it was neither removed nor replaced."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

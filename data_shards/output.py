@@ -11,14 +11,15 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_shards.durable import locked, sync_directory
+from data_shards.durable import sync_directory
 from data_shards.index import ShardIndex
 from data_shards.index_file import INDEX_NAME
 from data_shards.remote import Remote, RemoteOptions, is_url
+from data_shards.sole_writer import sole_writer
 from data_shards.store import open_store
 
 _log = logging.getLogger(__name__)
-_LOCK, _STAGING = ".building.lock", ".staging-"
+_STAGING = ".staging-"
 _SHARD_NAME = re.compile(r"(train|valid|test)-\d{6}-[0-9a-f]{16}\.tar")
 
 
@@ -113,21 +114,15 @@ def open_output(
     root = Path(str(place).removeprefix("file://"))
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; give a directory for the shards")
-    created = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(root / _LOCK, busy=f"another build is writing to {root}") as lock:
-            for leftover in root.glob(f"{_STAGING}*"):
-                shutil.rmtree(leftover)
-            folder = root / f"{_STAGING}{uuid.uuid4().hex[:8]}"
-            folder.mkdir()
-            try:
-                yield _LocalOutput(root, folder, lock, keep)
-            finally:
-                shutil.rmtree(folder)
-    finally:
-        if created and not any(root.iterdir()):
-            root.rmdir()
+    with sole_writer(root) as lease:
+        for leftover in root.glob(f"{_STAGING}*"):
+            shutil.rmtree(leftover)
+        folder = root / f"{_STAGING}{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        try:
+            yield _LocalOutput(root, folder, lease.handle, keep)
+        finally:
+            shutil.rmtree(folder)
 
 
 def _shard_names(place: str) -> set[str]:

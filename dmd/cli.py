@@ -5,10 +5,15 @@ Each floor declares its subcommands in setup.cfg (entry-point group `dmd.command
 """
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+
+from data_shards.durable import Unreadable
 
 USER_ERROR = 2
 """Exit code for a mistake of the user's: bad input, bad config, a file that is not there."""
+STORAGE = 74
+"""Exit code where a checkpoint may be whole and could not be looked at; the same command works when it can."""
 
 
 def _commands() -> dict[str, EntryPoint]:
@@ -24,7 +29,7 @@ def _help(commands: dict[str, EntryPoint]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand; a `ValueError` or `OSError` becomes one line on stderr and exit code 2."""
+    """Run one subcommand; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     commands = _commands()
     if not argv or argv[0] in ("-h", "--help"):
@@ -35,12 +40,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dmd: error: unknown command {name!r}; known: {', '.join(commands)}", file=sys.stderr)
         return USER_ERROR
     try:
-        return int(commands[name].load()(rest) or 0)
+        return call(name, commands[name].load(), rest)
+    except KeyboardInterrupt:
+        return 130
+
+
+def call(name: str, command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Call a subcommand; a `ValueError` or `OSError` becomes one line on stderr and exit code 2, `Unreadable` 74."""
+    try:
+        return int(command(argv) or 0)
+    except Unreadable as error:
+        print(f"dmd {name}: error: {error}; the same command works when the storage is well", file=sys.stderr)
+        return STORAGE
     except (ValueError, OSError) as error:
         print(f"dmd {name}: error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from data_shards.sole_writer import NAME as LEASE
+from data_shards.sole_writer import sole_writer
 from dmd.kernels.backend import default_device
 from dmd.predictor import ModelCard, Modules, Predictor
 
@@ -72,18 +74,19 @@ def export(run: Path, out: Path, *, program: bool) -> str | None:
     """Write a run's best checkpoint as an export; returns why there is no program, None if there is one.
 
     Raises:
-        ValueError: no checkpoint, or `out` holds files that are no export.
+        ValueError: no checkpoint, `out` holds files that are no export, or another process writes there.
     """
-    if out.exists() and (not out.is_dir() or any(p.name not in (WEIGHTS, CARD, PROGRAM) for p in out.iterdir())):
+    ours = (WEIGHTS, CARD, PROGRAM, LEASE)
+    if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
         raise ValueError(f"{out} holds other files than an export; give a new directory")
     card, weights = read_run(run)
     predictor = Predictor(card, weights, CPU)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / PROGRAM).unlink(missing_ok=True)
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / WEIGHTS)
-    content = {"format": FORMAT, **asdict(card)}
-    (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return save_program(predictor, out / PROGRAM) if program else "not asked for"
+    with sole_writer(out):
+        (out / PROGRAM).unlink(missing_ok=True)
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / WEIGHTS)
+        content = {"format": FORMAT, **asdict(card)}
+        (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return save_program(predictor, out / PROGRAM) if program else "not asked for"
 
 
 def save_program(predictor: Predictor, path: Path) -> str | None:

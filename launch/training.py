@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.kernels.backend import set_float32_products
 from dmd.training.epoch_report import EpochReport
@@ -13,6 +15,8 @@ from dmd.training.loop import Training
 from dmd.training.passes import settle_passes, settled
 from dmd.training.resume import Resume
 from dmd.training.step import make_plan
+from dmd.training.system import TrainingSystem
+from launch.agree import agree, facts_of, take_place
 from launch.engine import DeepSpeedEngine
 from launch.setup import build_system, keep_freed_memory, open_shards, plan_training
 
@@ -20,24 +24,46 @@ from launch.setup import build_system, keep_freed_memory, open_shards, plan_trai
 def make_training(
     config: Config, data: str, run: Path, *, device: torch.device, resume: Resume = "auto",
     stop_requested: Callable[[], bool] = lambda: False, on_epoch: Callable[[EpochReport], None] = lambda report: None,
-    heartbeat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None, group: str = "",
 ) -> Training:
     """Build a rank's part of a training; `launch.engine.join_process_group` has been called. See `Training`.
 
+    Args:
+        group: whose earlier writers to the run directory give way (`data_shards.sole_writer.acquire`).
+
     Raises:
-        ValueError: what `open_shards` and `plan_training` refuse.
+        ValueError: what `open_shards` and `plan_training` refuse, or ranks that were not given the same (`agree`),
+            or another process that writes to the run directory.
+        StorageFailed: the storage failed before the first step.
     """
     if device.type == "cpu":
         keep_freed_memory()
+    place = take_place(device, run, group=group)
+    try:
+        reader, system, text_encoder = agree(device, place, lambda: _prepare(config, data, run, device, resume))
+        set_float32_products(tf32=system.execution.tf32)
+        num_ranks = dist.get_world_size()
+        config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
+        plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
+        engine = DeepSpeedEngine(system, config, plan, device)
+        return Training(
+            engine, config, reader, run, text_encoder=text_encoder, resume=resume, stop_requested=stop_requested,
+            on_epoch=on_epoch, heartbeat=heartbeat, lease=place.lease,
+        )  # fmt: skip
+    except BaseException:
+        place.leave()
+        raise
+
+
+def _prepare(
+    config: Config, data: str, run: Path, device: torch.device, resume: Resume
+) -> tuple[tuple[ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
+    """Shards, network and encoder of this rank, and what must be the same about them everywhere."""
     reader = open_shards(data, config)
-    num_ranks = dist.get_world_size()
-    plan_training(config, reader, run, num_ranks)
-    system, text_encoder = build_system(config, reader.index.info, device)
-    set_float32_products(tf32=system.execution.tf32)
-    config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
-    plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
-    engine = DeepSpeedEngine(system, config, plan, device)
-    return Training(
-        engine, config, reader, run, text_encoder=text_encoder, resume=resume, stop_requested=stop_requested,
-        on_epoch=on_epoch, heartbeat=heartbeat,
+    plan = plan_training(config, reader, run, dist.get_world_size())
+    system, encoder = build_system(config, reader.index.info, device)
+    facts = facts_of(
+        config=config, info=reader.index.info, plan=plan, resume=str(resume), precision=system.execution.precision,
+        encoder=encoder,
     )  # fmt: skip
+    return (reader, system, encoder), facts

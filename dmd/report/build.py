@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from numpy.typing import NDArray
 
+from data_shards.sole_writer import sole_writer
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
 from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
@@ -50,18 +51,18 @@ def build_report(
         unfinished: take runs whose training has not ended too.
 
     Raises:
-        ValueError: a run that is named twice, is none, or whose shards are not there.
+        ValueError: a run that is named twice, is none, or whose shards are not there; another writer.
     """
     resolved = [path.resolve() for path in paths]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
             raise ValueError(f"{paths[number]} is named twice; name each run once")
     records = [read_run(path, unfinished=unfinished) for path in paths]
-    measured = [Measured(run=run, result=load_and_run(run.path, data or _data(run), split)) for run in records]
     if len({str(record.task) for record in records}) > 1:
         raise ValueError("the runs have different tasks (model.task), which no table compares; report them apart")
-    groups = make_groups(measured)
-    with rc_context(RC):  # type: ignore[arg-type]
+    with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
+        measured = [Measured(run=run, result=load_and_run(run.path, data or _data(run), split)) for run in records]
+        groups = make_groups(measured)
         sections = [_overview(groups, split)]
         anchors = _anchors(records)
         for one, anchor in zip(measured, anchors, strict=True):

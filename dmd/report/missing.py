@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data_shards.sole_writer import sole_writer
 from dmd.exported import load
 from dmd.metrics import head_metrics, heading, headings_of, show, shown, unit_note
 from dmd.model.config import MODALITIES
@@ -180,7 +181,8 @@ def missing_page(
     """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.
 
     Raises:
-        ValueError: as `evaluate_grid`, a run that is not there, or runs of different configs.
+        ValueError: as `evaluate_grid`, a run that is not there, runs of different configs, or another process that
+            writes there.
     """
     check_rates(rates)
     for number, run in enumerate(runs):
@@ -189,20 +191,24 @@ def missing_page(
     models = [load(run) for run in runs]
     for run, model in zip(runs[1:], models[1:], strict=True):
         check_one_config(run, model.card, runs[0], models[0].card)
-    grids = [
-        evaluate_grid(model, data or Path(training_data(run)), split, rates=rates, units=units, seed=seed)
-        for run, model in zip(runs, models, strict=True)
-    ]
-    tables = [missing_table(grid, split) for grid in grids]
-    sections = []
-    with rc_context(RC):  # type: ignore[arg-type]
-        picture = Picture(name="missing", figure=missing_figure(grids), caption=(
-            f"Metrics of the fused prediction on the {split} split, mean over {len(runs)} runs; a rate of 1 leaves "
-            "nothing of the modality."
-        ))  # fmt: skip
-        sections.append(Section(anchor="grid", title="Drop rate x modality", pictures=[picture]))
-        for run, table in zip(runs, tables, strict=True):
-            state = " (not finished)" if is_unfinished(run) else ""
-            title = f"Run {run.resolve().name}{state}"
-            sections.append(Section(anchor=run.resolve().name, title=title, tables=[table]))
-        return write_page(out, "Missing modalities", f"{split} split, seed {seed} of what is dropped", sections)
+    with sole_writer(out):
+        grids = [
+            evaluate_grid(model, data or Path(training_data(run)), split, rates=rates, units=units, seed=seed)
+            for run, model in zip(runs, models, strict=True)
+        ]
+        title = f"{split} split, seed {seed} of what is dropped"
+        with rc_context(RC):  # type: ignore[arg-type]
+            return write_page(out, "Missing modalities", title, list(_sections(runs, grids, split)))
+
+
+def _sections(runs: Sequence[Path], grids: Sequence[Sequence[Cell]], split: str) -> Iterator[Section]:
+    """The figure over all runs, then a table of each."""
+    picture = Picture(name="missing", figure=missing_figure(grids), caption=(
+        f"Metrics of the fused prediction on the {split} split, mean over {len(runs)} runs; a rate of 1 leaves "
+        "nothing of the modality."
+    ))  # fmt: skip
+    yield Section(anchor="grid", title="Drop rate x modality", pictures=[picture])
+    for run, grid in zip(runs, grids, strict=True):
+        state = " (not finished)" if is_unfinished(run) else ""
+        name = run.resolve().name
+        yield Section(anchor=name, title=f"Run {name}{state}", tables=[missing_table(grid, split)])

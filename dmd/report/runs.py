@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.durable import Unreadable
 from dmd.presets import config_from_dict, config_to_dict
 from dmd.training.standing import Standing, read_lines, standing
 
@@ -78,6 +79,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
 
     Raises:
         ValueError: no directory, not one of a run, one without a checkpoint or validation, or an unfinished run.
+        Unreadable: a checkpoint that cannot be looked at.
     """
     if not path.is_dir():
         raise ValueError(f"there is no run directory {path}")
@@ -94,6 +96,8 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
             stands=standing(path),
         )  # fmt: skip
         done = record.finished
+    except Unreadable:
+        raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} is not the directory of a training ({type(error).__name__}: {error})") from error
     if "valid/loss" not in curves or not np.isfinite(curves["valid/loss"].values).any():

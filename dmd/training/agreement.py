@@ -7,8 +7,10 @@ and nothing is compared.
 
 import json
 import os
+import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from dmd.training.engine import Engine
 
 class Diverged(ValueError):
     """The training has diverged; raised on every rank."""
+
+
+class TakenOver(ValueError):
+    """Another process has taken the run directory over; raised on every rank."""
 
 
 class StorageFailed(OSError):
@@ -40,12 +46,45 @@ def raised_anywhere(device: torch.device, *flags: bool) -> list[bool]:
     return [value > 0 for value in raised.tolist()]
 
 
+@contextmanager
+def all_or_none(device: torch.device) -> Iterator[None]:
+    """What the user or the storage did to one rank in the block ends the block on all of them. A collective.
+
+    Raises:
+        ValueError: one rank's; before any of the storage's.
+        StorageFailed: one rank's OSError.
+    """
+    met: tuple[bool, str] | None = None
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        met = isinstance(error, OSError), str(error)
+    everyone: list[Any] = [(dist.get_rank() if dist.is_initialized() else 0, socket.gethostname(), met)]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        (own,) = everyone
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, own)
+    failed = sorted((one for one in everyone if one[2] is not None), key=lambda one: one[2][0])
+    if not failed:
+        return
+    rank, host, (storage, text) = failed[0]
+    told = text if rank == 0 else f"rank {rank} on {host}: {text}"
+    raise StorageFailed(told) if storage else ValueError(told)
+
+
 def from_first_rank(engine: Engine, value: Any) -> Any:
     """The first rank's value, on every rank."""
     values = [value]
     if engine.num_ranks > 1:
         dist.broadcast_object_list(values, device=engine.device)
     return values[0]
+
+
+def stay_sole_writer(engine: Engine, taken: str | None) -> None:
+    """Raise TakenOver on every rank where the first one says who has taken the run directory over. A collective."""
+    taken = from_first_rank(engine, taken)
+    if taken is not None:
+        raise TakenOver(taken)
 
 
 class Audit:

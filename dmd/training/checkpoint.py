@@ -7,14 +7,20 @@
         state.json              cursor, seed, scheduler, early stopping, config, generation, versions
         manifest.json           size and sha256 of the other three; written last
 
-A checkpoint is valid if its manifest vouches for every bit of it. Names that start with a dot are a writer's own:
+A checkpoint is valid if its manifest vouches for every bit of it, and bad if a digest, a size or a missing file says
+otherwise. One that cannot be looked at (`Unreadable`) is neither: nothing is decided over it. What is none of ours,
+files or directories without any of the four files, is not seen. Names that start with a dot are a writer's own:
 `.staging-*` is not there yet or no longer, and `.replaced-step_*` is a checkpoint whose successor at the same step is
 being put in its place; until that stands, it counts.
 """
 
 import hashlib
 import json
+import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from data_shards.durable import Unreadable
 from dmd.training.durable import FileEntry, read_entry
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
@@ -55,16 +62,49 @@ class CheckpointInfo:
     step: int
     path: Path
     reason: str | None
+    looked: bool = True
+    """False where that is all there is to say: it could not be looked at."""
+
+
+@contextmanager
+def looking_at(path: Path) -> Iterator[None]:
+    """Turn errors of the storage in the block into `Unreadable`, which names the file."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except OSError as error:
+        where, cause = error.filename or path, error.strerror or error
+        raise Unreadable(f"{where} cannot be read: {cause}; nothing was decided over it or changed") from error
 
 
 def checkpoint_paths(root: Path) -> dict[int, Path]:
-    """The checkpoint directories under `root` by step, ascending, valid or not; none if `root` is not there."""
-    if not root.is_dir():
-        return {}
-    entries = list(root.iterdir())
-    found = {int(match[1]): path for path in entries if (match := _REPLACED.fullmatch(path.name))}
-    found |= {int(match[1]): path for path in entries if (match := _NAME.fullmatch(path.name))}
-    return dict(sorted(found.items()))
+    """The checkpoint directories under `root` by step, ascending, valid or not; none if `root` is not there.
+
+    Raises:
+        Unreadable: `root` is there and cannot be looked at.
+    """
+    with looking_at(root):
+        try:
+            entries = [root / name for name in os.listdir(root)]
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        found = {int(match[1]): path for path in entries if (match := _REPLACED.fullmatch(path.name))}
+        found |= {int(match[1]): path for path in entries if (match := _NAME.fullmatch(path.name))}
+        return {step: path for step, path in sorted(found.items()) if _holds_any(path)}
+
+
+def _holds_any(path: Path) -> bool:
+    """Whether a path is a directory with a file of a checkpoint in it, be it a damaged one."""
+    return any(_is_file(path / name) for name in (*FILES, MANIFEST))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file. Raises OSError where that cannot be told; `Path.is_file` says no to some of it."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def checkpoint_name(step: int) -> str:
@@ -87,18 +127,21 @@ def encode_manifest(step: int, files: dict[str, FileEntry]) -> bytes:
 def verify_checkpoint(path: Path, *, tensors: bool = True) -> str | None:
     """None if the checkpoint is valid, else which file is wrong and how; of tensors it may look at the size only.
 
-    Raises ValueError for a path that is not named like a checkpoint.
+    Raises:
+        ValueError: a path that is not named like a checkpoint.
+        Unreadable: it cannot be told.
     """
-    try:
-        return _fault(path, FILES if tensors else (STATE,))
-    except OSError as error:
-        return f"{Path(error.filename or path).name} cannot be read: {error.strerror}"
+    with looking_at(path):
+        try:
+            return _fault(path, FILES if tensors else (STATE,))
+        except FileNotFoundError as error:  # removed since the look at the names
+            return f"{Path(error.filename).name} is missing"
 
 
 def _fault(path: Path, hashed: tuple[str, ...]) -> str | None:
     step = _step_of(path)
     for name in (*FILES, MANIFEST):
-        if not (path / name).is_file():
+        if not _is_file(path / name):
             return f"{name} is missing"
     expected = _manifest_entries((path / MANIFEST).read_bytes(), step)
     if expected is None:
@@ -131,17 +174,23 @@ def _step_of(path: Path) -> int:
 
 def list_checkpoints(root: Path) -> list[CheckpointInfo]:
     """Every checkpoint under `root` with its validity, by ascending step; reads all of them."""
-    return [
-        CheckpointInfo(step=step, path=path, reason=verify_checkpoint(path))
-        for step, path in checkpoint_paths(root).items()
-    ]
+    found = []
+    for step, path in checkpoint_paths(root).items():
+        try:
+            found.append(CheckpointInfo(step=step, path=path, reason=verify_checkpoint(path)))
+        except Unreadable as error:
+            found.append(CheckpointInfo(step=step, path=path, reason=str(error), looked=False))
+    return found
 
 
 def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
     """The newest valid checkpoint and, for each newer one that had to be skipped, its name and the reason.
 
-    (None, []) if there is no checkpoint at all. Raises ValueError if there are some and none is valid: a run is never
-    started afresh in silence.
+    (None, []) if there is no checkpoint at all.
+
+    Raises:
+        ValueError: there are some and none is valid: a run is never started afresh in silence.
+        Unreadable: one cannot be looked at that may be the newest valid one.
     """
     skipped: list[str] = []
     for path in reversed(checkpoint_paths(root).values()):
@@ -155,7 +204,12 @@ def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
 
 
 def find_step(root: Path, step: int) -> Path:
-    """The valid checkpoint of a step that was asked for. Raises ValueError if it is missing or invalid."""
+    """The valid checkpoint of a step that was asked for.
+
+    Raises:
+        ValueError: it is missing or invalid.
+        Unreadable: it cannot be looked at.
+    """
     paths = checkpoint_paths(root)
     if step not in paths:
         known = ", ".join(map(str, paths)) or "none"
@@ -168,19 +222,26 @@ def find_step(root: Path, step: int) -> Path:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint that is known to be valid."""
-    state = json.loads((path / STATE).read_bytes())
+    with looking_at(path):
+        state = json.loads((path / STATE).read_bytes())
     assert isinstance(state, dict)
     return state
 
 
 def read_checkpoint(path: Path) -> Snapshot:
-    """Verify a checkpoint and load it to the CPU. Raises ValueError if it is not valid."""
+    """Verify a checkpoint and load it to the CPU.
+
+    Raises:
+        ValueError: it is not valid.
+        Unreadable: it cannot be looked at.
+    """
     reason = verify_checkpoint(path)
     if reason is not None:
         raise ValueError(f"the checkpoint {path} is not valid: {reason}; resume from another step")
-    return Snapshot(
-        step=_step_of(path),
-        model=safetensors.torch.load_file(path / MODEL),
-        optimizer=safetensors.torch.load_file(path / OPTIMIZER),
-        state=read_state(path),
-    )
+    with looking_at(path):
+        return Snapshot(
+            step=_step_of(path),
+            model=safetensors.torch.load_file(path / MODEL),
+            optimizer=safetensors.torch.load_file(path / OPTIMIZER),
+            state=read_state(path),
+        )

@@ -1,13 +1,15 @@
 """Writing checkpoints so that each is whole or invisible, in the foreground or behind the training's back.
 
 A checkpoint is staged under a hidden name, every file fsynced, the manifest last; one rename makes it visible, and the
-directory above is fsynced. One process writes; whatever hidden directory it finds is what a killed one left behind.
-A write at step s supersedes what is there for s and above: those belong to a course of the run that was given up.
+directory above is fsynced. One process writes; a hidden directory of ours that it finds is what a killed one left.
+A write at step s supersedes what is there for s and above: those belong to a course of the run that was given up. What
+is none of ours stays where it is, and so does a checkpoint that cannot be looked at.
 """
 
 import contextlib
 import errno
 import os
+import re
 import shutil
 import struct
 import uuid
@@ -19,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data_shards.durable import Unreadable
 from dmd.training.checkpoint import (
     MANIFEST,
     MODEL,
@@ -35,6 +38,7 @@ from dmd.training.checkpoint import (
 from dmd.training.durable import FileEntry, sync_directory, write_file
 from dmd.training.faults import fault_point
 
+_LEFTOVER = re.compile(r"\.(staging-(step_\d{8,}|removed|trial)|replaced-step_\d{8,})-[0-9a-f]{32}")
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -52,7 +56,8 @@ _DTYPES = {
 def write_checkpoint(root: Path, snapshot: Snapshot, *, keep: int, trusted: set[Path] | None = None) -> Path:
     """Write a checkpoint under `root` (RUN/checkpoints, made if RUN is there) and remove those no longer needed.
 
-    The newest `keep` valid ones stay, and every step that one of these names as `state["best_step"]`. The tensors
+    The newest `keep` valid ones stay, every step that one of these names as `state["best_step"]`, and newer ones that
+    cannot be looked at. The tensors
     of checkpoints in `trusted` are not hashed again for that; the set gains those that this call wrote or hashed.
 
     Raises ValueError for keep < 2, and OSError for storage that fails, naming `root` and what is kept there.
@@ -79,8 +84,8 @@ def write_checkpoint(root: Path, snapshot: Snapshot, *, keep: int, trusted: set[
         _clear_leftovers(root)
         _retain(root, keep, trusted)
     except OSError as error:
-        message = f"the checkpoint {path} is written, but an older one cannot be removed: {error.strerror}"
-        raise OSError(error.errno, message) from error
+        message = f"the checkpoint {path} is written, but an older one cannot be removed: {error.strerror or error}"
+        raise OSError(error.errno or errno.EIO, message) from error
     return path
 
 
@@ -127,7 +132,7 @@ def _clear_leftovers(root: Path) -> None:
         if path.name.startswith(".replaced-"):
             os.rename(path, root / checkpoint_name(step))
     for path in root.iterdir():
-        if path.name.startswith((".staging-", ".replaced-")):
+        if _LEFTOVER.fullmatch(path.name):
             _remove(path)
 
 
@@ -143,13 +148,17 @@ def _remove(path: Path) -> None:
 def _retain(root: Path, keep: int, trusted: set[Path]) -> None:
     paths = checkpoint_paths(root)
     newest: list[int] = []
+    spared: set[int] = set()
     for step, path in reversed(paths.items()):
-        if len(newest) < keep and verify_checkpoint(path, tensors=path not in trusted) is None:
-            newest.append(step)
-            trusted.add(path)
+        try:
+            if len(newest) < keep and verify_checkpoint(path, tensors=path not in trusted) is None:
+                newest.append(step)
+                trusted.add(path)
+        except Unreadable:
+            spared.add(step)
     best = {read_state(paths[step]).get("best_step") for step in newest}
     for step, path in paths.items():
-        if step not in newest and step not in best:
+        if step not in newest and step not in best and step not in spared:
             _remove(path)
             trusted.discard(path)
 

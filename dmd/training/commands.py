@@ -1,6 +1,7 @@
 """The subcommand `dmd checkpoints`."""
 
 import argparse
+import math
 from pathlib import Path
 
 from dmd.training.saving import CHECKPOINTS
@@ -20,12 +21,13 @@ def checkpoints(argv: list[str]) -> int:
     newest = max((info.step for info in found if info.reason is None), default=None)
     best = next((read_state(info.path)["best_step"] for info in found if info.step == newest), None)
     for info in found:
-        size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20
+        size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20 if info.looked else math.nan
         roles = [name for name, has in (("next start", info.step == newest), ("best", info.step == best)) if has]
         where = ""
         if info.reason is None:
             cursor = read_state(info.path)["cursor"]
             where = f"epoch {cursor['epoch']:4d}  step in epoch {cursor['step']:6d}  "
-        status = f"INVALID: {info.reason}" if info.reason else "valid"
+        kind = "INVALID" if info.looked else "UNREADABLE"
+        status = f"{kind}: {info.reason}" if info.reason else "valid"
         print(f"step {info.step:8d}  {where}{size:9.1f} MiB  {status}{'  <- ' + ', '.join(roles) if roles else ''}")
     return 0 if newest is not None else 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_shards.durable import Unreadable
 from data_shards.reader import ShardReader
 from dmd.config import TrainConfig
 from dmd.training.agreement import Diverged
@@ -61,5 +62,8 @@ class NonfiniteGuard:
             raise Diverged(f"the training has diverged: {what}; samples: {log}; {self._last_good()}; {way_out}")
 
     def _last_good(self) -> str:
-        paths = list(checkpoint_paths(self._run / CHECKPOINTS).values())
+        try:
+            paths = list(checkpoint_paths(self._run / CHECKPOINTS).values())
+        except Unreadable as error:
+            return str(error)
         return f"last good checkpoint: {paths[-1]}" if paths else "there is no checkpoint yet"

@@ -4,6 +4,7 @@ Where the storage fails the numbers wait in memory, and the record is opened aga
 log gets a hole or a double.
 """
 
+import errno
 import os
 import sys
 import time
@@ -34,7 +35,7 @@ RETRY_SECONDS = 30
 
 
 def open_record(
-    run: Path, config: Config, index: ShardIndex, plan: EpochPlan, engine: Engine, *, resumed: int | None
+    run: Path, config: Config, index: ShardIndex, plan: EpochPlan, engine: Engine, resumed: int | None
 ) -> Recorder:
     """The record of a training in its run directory, to continue after step `resumed` (None: from the start)."""
     info = index.info
@@ -91,6 +92,7 @@ class Logbook:
 
     def epoch(self, step: int, epoch: int, evaluation: Evaluation, *, best: bool, kept: bool) -> None:
         """The numbers of a validation; `kept` if `dmd evaluate` takes the checkpoint of this step from now on."""
+        self._look()
         metrics = evaluation.metrics()
         fused = metrics["fused"]
         numbers = {"loss": evaluation.loss, "epoch": epoch, **fused}
@@ -136,6 +138,21 @@ class Logbook:
         except OSError as error:
             print(f"storage: {error}; a picture of the log is left out", file=sys.stderr, flush=True)
 
+    def _look(self) -> None:
+        """Notice a log or a run directory that is not where it was; the log goes on in what is there now."""
+        try:
+            if self._record is not None:
+                self._record.look()
+        except OSError as error:
+            told = f"storage: {error.strerror or error}; the log goes on in what is there now"
+            print(told, file=sys.stderr, flush=True)
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._record is not None:
+            self._record.abandon()
+        self._record, self._retry_at = None, 0.0
+
     def _write(self, step: int, numbers: dict[str, float], kind: str) -> None:
         self._waiting.append((step, numbers, kind))
         self._flush()
@@ -153,8 +170,9 @@ class Logbook:
                 self._written = step
                 self._waiting.popleft()
             self.failure = None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a log that someone has damaged meanwhile
             if self.failure is None:
                 print(f"storage: {error}; the log waits in memory", file=sys.stderr, flush=True)
-            self._record, self.failure = None, error
+            self._drop()
+            self.failure = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
             self._retry_at = time.monotonic() + RETRY_SECONDS

@@ -8,16 +8,16 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from data_shards.reader import ShardReader
+from data_shards.sole_writer import Lease
 from dmd.config import Config
 from dmd.data.loader import training_steps
-from dmd.training.agreement import Audit, StorageFailed, any_rank, from_first_rank
+from dmd.training.agreement import Audit, all_or_none, any_rank, from_first_rank, stay_sole_writer
 from dmd.training.averaging import WeightAverage
 from dmd.training.checkpoint import Snapshot
 from dmd.training.divergence import NonfiniteGuard
@@ -25,12 +25,11 @@ from dmd.training.engine import Engine
 from dmd.training.epoch_report import EpochReport, Outcome
 from dmd.training.evaluate import evaluate
 from dmd.training.faults import fault_point
-from dmd.training.logbook import Logbook, open_record
+from dmd.training.output import RunOutput, storage_error
 from dmd.training.progress import Progress
 from dmd.training.provenance import versions
-from dmd.training.record import Recorder
 from dmd.training.resume import Resume, load_checkpoint
-from dmd.training.saving import CHECKPOINTS, Saver
+from dmd.training.saving import CHECKPOINTS
 from dmd.training.schedule import Schedule
 from dmd.training.standing import finished_at, newest_validation
 from dmd.training.state import Cursor, check_continues, make_state, model_state
@@ -50,9 +49,11 @@ class Training:
         stop_requested: asked at step boundaries; one rank that says so stops all of them.
         on_epoch: called on every rank after each validation.
         heartbeat: called on every rank at each sign of progress.
+        lease: rank 0's right to write to the run directory.
 
     Raises:
         ValueError: a checkpoint of another training, or none that is valid.
+        StorageFailed: a checkpoint that cannot be looked at, or storage that cannot hold one; on every rank.
     """
 
     def __init__(
@@ -60,11 +61,11 @@ class Training:
         text_encoder: dict[str, Any] | None = None, resume: Resume = "auto",
         stop_requested: Callable[[], bool] = lambda: False,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
-        heartbeat: Callable[[], None] = lambda: None,
+        heartbeat: Callable[[], None] = lambda: None, lease: Lease | None = None,
     ) -> None:
         self.engine, self.config, self.reader, self.run_path = engine, config, reader, run
         self.text_encoder, self.stop_requested = text_encoder, stop_requested
-        self.on_epoch, self.heartbeat = on_epoch, heartbeat
+        self.on_epoch, self.heartbeat, self.lease = on_epoch, heartbeat, lease
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
         self.schedule = Schedule(engine.optimizer, config.train, text_warmup=config.text.warmup_epochs)
         self.average = WeightAverage(engine.system, config.train.ema_decay)
@@ -74,11 +75,13 @@ class Training:
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
         self.first_step, self.validated = self.step, (-1, math.nan)
-        closed = self.leads and resumed is not None and finished_at(run) == resumed
+        with all_or_none(engine.device):
+            closed = self.leads and resumed is not None and finished_at(run) == resumed
         self.finished_before = from_first_rank(engine, closed) and self.finished
         works = self.leads and not self.finished_before
-        self.saver = Saver(run, config.train) if works else None
-        self.log = Logbook(run, self._open_log, resumed) if works else None
+        with all_or_none(engine.device):
+            about = (run, config, reader.index, self.plan, engine)
+            self.output = RunOutput(*about, resumed=resumed, lease=lease) if works else None
 
     def run(self) -> Outcome:
         """Train until the config or a stop request ends it, and close the record; a run that is finished stays as is.
@@ -86,10 +89,16 @@ class Training:
         Raises:
             Diverged: too many steps in a row could not be applied.
             StorageFailed: the storage failed where the config says stop, or at the end.
+            TakenOver: another process has taken the run directory over.
             ValueError: a damaged shard; on the rank that reads it.
         """
-        if self.finished_before:
-            return self._outcome(stopped=False)
+        try:
+            return self._outcome(stopped=False) if self.finished_before else self._run()
+        finally:
+            if self.lease is not None:
+                self.lease.release()
+
+    def _run(self) -> Outcome:
         stopped = False
         try:
             while not stopped and not self.finished:
@@ -98,11 +107,11 @@ class Training:
                     self._end_epoch()
                     stopped = not self.finished and any_rank(self.engine, self.stop_requested())[0]
         finally:
-            if self.saver is not None:
-                self.saver.wait()
-        if self.log is not None and not stopped:
+            if self.output is not None:
+                self.output.saver.wait()
+        if self.output is not None and not stopped:
             with self.average.in_place():
-                self.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
+                self.output.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         outcome = self._outcome(stopped=stopped)
         self._close(None if stopped else {"valid/loss": outcome.best_loss})
         return outcome
@@ -134,7 +143,8 @@ class Training:
             self.reader, plan, self.config.data, seed=train.seed, rank=self.engine.rank, epoch=self.cursor.epoch,
             first_step=self.cursor.step,
         )  # fmt: skip
-        with Progress(plan, self.cursor, self.log, train.log_every) as progress:
+        log = None if self.output is None else self.output.log
+        with Progress(plan, self.cursor, log, train.log_every) as progress:
             for batches in steps:
                 place = self.cursor.step
                 result = train_step(self.engine, batches, self.config, plan, step=self.step, step_in_epoch=place)
@@ -157,17 +167,21 @@ class Training:
         fault_point("step")
         if self.audit.on:
             self.audit.step(epoch=epoch, step=self.step, ids=self.reader.index.ids("train", result.rows))
-        if not result.applied and self.saver is not None:
-            self.saver.wait()
+        if not result.applied and self.output is not None:
+            self.output.saver.wait()
         self.guard.look(result, epoch=epoch, step=self.step)
 
     def _between_steps(self) -> bool:
         """Save where it is due; returns whether a stop was asked for. The ranks agree in one collective."""
-        due = self.saver is not None and self.saver.due(self.step)
-        stop, save, failed = any_rank(self.engine, self.stop_requested(), due, self._storage_failed())
+        output = self.output
+        due = output is not None and output.saver.due(self.step)
+        failures, taken = ([], None) if output is None else (output.failures(), output.taken())
+        flags = self.stop_requested(), due, bool(failures), taken is not None
+        stop, save, failed, over = any_rank(self.engine, *flags)
+        if over:
+            stay_sole_writer(self.engine, taken)
         if failed and self.config.train.on_storage_error == "stop":
-            failures = [part.failure for part in (self.saver, self.log) if part is not None and part.failure]
-            raise self._storage_error(failures)
+            raise storage_error(self.run_path, failures)
         if stop or save:
             self._save()
         return stop
@@ -180,6 +194,7 @@ class Training:
                 engine.system, self.reader, "valid", self.config, device=engine.device, heartbeat=self.heartbeat
             )
         fault_point("evaluate")
+        stay_sole_writer(engine, None if self.output is None else self.output.taken())
         epoch = self.cursor.epoch
         best = False
         if self.cursor.step == self.plan.num_steps:
@@ -188,39 +203,26 @@ class Training:
         self.audit.same(schedule=self.schedule.state(), best=best, cursor=self.cursor, finished=self.finished)
         kept = best or self.schedule.best_step < 0
         self.validated = self.step, evaluation.loss
-        if self.log is not None:
-            self.log.epoch(self.step, epoch, evaluation, best=best, kept=kept)
+        if self.output is not None:
+            self.output.log.epoch(self.step, epoch, evaluation, best=best, kept=kept)
         self._save()
         self.on_epoch(EpochReport(
             epoch=epoch + 1, step=self.step, loss=evaluation.loss,
             best_loss=evaluation.loss if kept else self.schedule.best_loss, metrics=evaluation.metrics()["fused"],
         ))  # fmt: skip
 
-    def _storage_failed(self) -> bool:
-        saving = self.saver is not None and self.saver.poll() is not None
-        return saving or (self.log is not None and self.log.failure is not None)
-
-    def _storage_error(self, failures: list[OSError]) -> StorageFailed:
-        return StorageFailed(str(failures[0]) if failures else f"rank 0 cannot write to {self.run_path}")
-
     def _close(self, metrics: dict[str, float] | None) -> None:
         """Wait for what is being written; the ranks leave together, and all of them know if it failed."""
-        failures: list[OSError] = []
-        if self.saver is not None and self.log is not None:
-            for close in (self.saver.close, partial(self.log.close, metrics)):
-                try:
-                    close()
-                except OSError as error:
-                    failures.append(error)
+        failures = [] if self.output is None else self.output.close(metrics)
         if any_rank(self.engine, bool(failures))[0]:
-            raise self._storage_error(failures)
+            raise storage_error(self.run_path, failures)
         if dist.is_initialized():
             dist.barrier()
 
     def _save(self) -> None:
         """Snapshot on every rank (a collective), written in the background by one."""
         optimizer = self.engine.optimizer_state()
-        if self.saver is None:
+        if self.output is None:
             return
         state = make_state(
             config=self.config, info=self.reader.index.info, cursor=self.cursor, schedule=self.schedule.state(),
@@ -230,7 +232,7 @@ class Training:
         optimizer |= self.average.own_weights()
         with self.average.in_place():
             model = model_state(self.engine.system)
-        self.saver.save(Snapshot(step=self.step, model=model, optimizer=optimizer, state=state))
+        self.output.saver.save(Snapshot(step=self.step, model=model, optimizer=optimizer, state=state))
 
     def _resume(self, resume: Resume) -> int | None:
         """Continue from a checkpoint, if there is one; returns its step."""
@@ -245,6 +247,3 @@ class Training:
         if self.leads and not self.finished:
             print(f"resumed {self.run_path} at step {self.step} (epoch {self.cursor.epoch})", flush=True)
         return self.step
-
-    def _open_log(self, resumed: int | None) -> Recorder:
-        return open_record(self.run_path, self.config, self.reader.index, self.plan, self.engine, resumed=resumed)

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
+from data_shards.durable import is_at
 from dmd.training.board import Features, config_text, figures
 from dmd.training.durable import replace_file
 from dmd.training.evaluate import Evaluation
@@ -77,6 +78,7 @@ class Recorder:
         at_resume = cut_lines(self._lines_path, resume_step)
         self._present = {tag for line in at_resume for tag in line if "/" in tag}
         self._lines = os.open(self._lines_path, os.O_WRONLY | os.O_APPEND)
+        former = set(run.glob("events.out.tfevents.*"))
         self._board = open_board(run, resume_step)
         self._events = cast(FileWriter, self._board.file_writer)
         experiment, session_start, self._session_end = hparams(_flatten(config), dict.fromkeys(compare, 0.0))
@@ -87,6 +89,20 @@ class Recorder:
         for line in at_resume:
             draw(self._board, line)
         self._board.flush()
+        events = set(run.glob("events.out.tfevents.*")) - former
+        self._open = {path: os.open(path, os.O_RDONLY) for path in (run, *events)} | {self._lines_path: self._lines}
+
+    def look(self) -> None:
+        """Raise OSError where the run directory or a log is gone, or is not what its name leads to any more."""
+        for path, handle in self._open.items():
+            if not is_at(handle, path):
+                what = "replaced by another" if path.exists() else "removed"
+                raise OSError(errno.ESTALE, f"{path} was {what} while this training writes to it")
+
+    def abandon(self) -> None:
+        """Let go of the files as they are."""
+        for handle in self._open.values():
+            os.close(handle)
 
     def scalars(self, step: int, values: dict[str, float], *, kind: str) -> None:
         """Record numbers of one step, durable against the death of this process when the call returns.
@@ -127,7 +143,7 @@ class Recorder:
         ended = {"ended": _now(), "last_step": self._last_step, "finished": metrics is not None}
         self._document["sessions"][-1] |= ended
         os.fsync(self._lines)
-        os.close(self._lines)
+        self.abandon()
         self._board.close()
         self._write_document()
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from dmd.training.agreement import from_first_rank
+from dmd.training.agreement import all_or_none, from_first_rank
 from dmd.training.checkpoint import Snapshot, checkpoint_paths, find_step, newest_valid, read_checkpoint
 from dmd.training.engine import Engine
 
@@ -28,6 +28,7 @@ def choose_checkpoint(root: Path, resume: Resume) -> tuple[Path | None, list[str
 
     Raises:
         ValueError: checkpoints, none of them valid; a step that is not there or not valid; `never` where a run is.
+        Unreadable: a checkpoint that cannot be looked at, which may be the one.
     """
     if resume == "auto":
         return newest_valid(root)
@@ -43,18 +44,14 @@ def load_checkpoint(engine: Engine, root: Path, resume: Resume) -> Snapshot | No
 
     Raises:
         ValueError: as `choose_checkpoint`, on every rank.
+        StorageFailed: a checkpoint that a rank cannot look at; on every rank.
     """
     path: Path | None = None
-    refusal: str | None = None
-    if engine.rank == 0:
-        try:
+    with all_or_none(engine.device):
+        if engine.rank == 0:
             path, skipped = choose_checkpoint(root, resume)
-        except ValueError as error:
-            refusal = str(error)
-        else:
             for reason in skipped:
                 print(f"skipped an invalid checkpoint: {reason}", flush=True)
-    path, refusal = from_first_rank(engine, (path, refusal))
-    if refusal is not None:
-        raise ValueError(refusal)
-    return None if path is None else read_checkpoint(path)
+    name = from_first_rank(engine, None if path is None else path.name)
+    with all_or_none(engine.device):
+        return None if name is None else read_checkpoint(root / name)

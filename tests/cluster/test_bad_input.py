@@ -1,11 +1,14 @@
 """Mistakes that are found before a trial starts, without a cluster: one line, exit code 2, nothing written."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from cluster.commands import experiment_parser
 from cluster.options import read_request
+from data_shards.sole_writer import sole_writer
 from dmd.cli import main
 from tests.cluster.making import TINY, free_port, make_shards
 
@@ -52,6 +55,18 @@ def test_tune(options, message, shards, tmp_path, capsys, monkeypatch):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["tune", "experiment"])
+def test_a_second_writer_is_told_who_works_on_the_experiment(command, shards, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text("train.learning_rate: {uniform: [0.001, 0.002]}\n")
+    own = ["--space", "space.yaml"] if command == "tune" else ["--seeds", "1"]
+    with sole_writer(tmp_path / "out"):
+        assert main([command, *own, "--data", str(shards), "--out", str(tmp_path / "out"), *TINY]) == 2
+    error = capsys.readouterr().err
+    assert f"out is being written by process {os.getpid()} on {socket.gethostname()} (since" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Statistics, tables, trial sizes, the fence, the request: what needs no Ray."""
+"""Statistics, tables, trial sizes, the request: what needs no Ray."""
 
 import csv
 import math
@@ -17,7 +17,6 @@ from tensorboard.plugins.hparams.metadata import (
 
 from cluster.board import describe_search
 from cluster.experiment import make_cells, parse_seeds
-from cluster.fence import Fence
 from cluster.ledger import Ledger, TrialRecord, keep_request
 from cluster.options import Request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
@@ -109,15 +108,6 @@ def test_bad_ranks(text):
 def test_bad_sizes(size, message):
     with pytest.raises(ValueError, match=message):
         TrialSize(min_ranks=size[0], max_ranks=size[1], cpus_per_rank=size[2], gpus_per_rank=size[3])
-
-
-def test_fence(tmp_path):
-    first = Fence(tmp_path / "run")
-    first.check()
-    second = Fence(tmp_path / "run")
-    second.check()
-    with pytest.raises(RuntimeError, match="a later attempt has taken over"):
-        first.check()
 
 
 def test_request(tmp_path):

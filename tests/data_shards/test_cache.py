@@ -162,6 +162,31 @@ def test_sizes(text, size):
     assert parse_bytes(text, "DMD_CACHE_BYTES") == size
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming a user without an entry in the password file needs root")
+def test_without_a_home_directory_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("DMD_CACHE_DIR", raising=False)
+    os.setreuid(54321, -1)
+    try:
+        with pytest.raises(ValueError, match=r"there is no home directory to keep remote shards in; set DMD_CACHE_DIR"):
+            CacheOptions.from_environment()
+        monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path))
+        assert CacheOptions.from_environment().root == tmp_path
+    finally:
+        os.setreuid(0, -1)
+
+
+def test_a_cache_that_cannot_be_made_names_the_way_out(monkeypatch):
+    monkeypatch.delenv("DMD_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    cache = Cache(CacheOptions.from_environment())
+    told = "remote shards cannot be kept in /proc/nobody/.cache/dmd-shards/.*; set DMD_CACHE_DIR to a directory"
+    with pytest.raises(ValueError, match=told):
+        cache.index_directory("x")
+    with pytest.raises(ValueError, match=told):
+        cache.shard("ab", 1, lambda path: path.write_bytes(b"x"))
+
+
 @pytest.mark.parametrize("text", ["", "x", "0", "-1G", "1E", "nan", "inf"])
 def test_sizes_that_are_none(text, monkeypatch):
     with pytest.raises(ValueError, match=r"DMD_CACHE_BYTES .* is no size"):

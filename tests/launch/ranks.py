@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -53,9 +54,12 @@ def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
 
 
 class Session:
-    """A training under way on `ranks` processes of this machine."""
+    """A training under way on `ranks` processes of this machine; `own` are further arguments of each rank alone."""
 
-    def __init__(self, shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str):
+    def __init__(
+        self, shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto",
+        own: Sequence[Sequence[str]] | None = None, **env: str,
+    ):  # fmt: skip
         self.log = tempfile.mkstemp(prefix="dmd-test-", suffix=".log", dir=run.parent)[1]
         argv = ["--data", str(shards), "--run", str(run), "--resume", resume, *TINY, *overrides]
         port = str(free_port())
@@ -65,7 +69,8 @@ class Session:
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **env,
             }  # fmt: skip
-            self.processes.append(forks.Process(target=_rank, args=(argv, environment, self.log)))
+            arguments = [*argv, *(own[rank] if own else ())]
+            self.processes.append(forks.Process(target=_rank, args=(arguments, environment, self.log)))
         for process in self.processes:
             process.start()
 
@@ -99,9 +104,12 @@ class Session:
         return Ended([code for code in codes if code is not None], self.output, ends[-1] - ends[0])
 
 
-def train(shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str) -> Ended:
+def train(
+    shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto",
+    own: Sequence[Sequence[str]] | None = None, **env: str,
+) -> Ended:  # fmt: skip
     """Train to the end of the session. `env` goes to the ranks: DMD_FAULT, DMD_AUDIT."""
-    return Session(shards, run, *overrides, ranks=ranks, resume=resume, **env).wait()
+    return Session(shards, run, *overrides, ranks=ranks, resume=resume, own=own, **env).wait()
 
 
 def finish(shards: Path, run: Path, *overrides: str, ranks: int = 1, **env: str) -> Ended:

@@ -157,20 +157,22 @@ def fill(disk: Path, leave: int) -> Path:
     return filler
 
 
-def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, reference, disk):
-    run = disk / "run"
-    finish(shards, run, SAVES, "train.max_steps=2", ranks=2)
-    filler = fill(disk, leave=300_000)
-    for policy in ("stop", "continue"):
-        ended = train(shards, run, SAVES, f"train.on_storage_error={policy}", ranks=2)
-        assert ended.codes == [STORAGE, STORAGE], ended.output
-        assert "cannot write the checkpoint of step 4" in ended.output
-        assert "No space left on device; the previous checkpoint is kept: step_00000002" in ended.output
-        assert ("step 10 in" in ended.output) == (policy == "continue")
-        assert last(run).step == 2
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, reference, disk, policy):
+    run, overrides = disk / "run", (SAVES, "train.epochs=12", "train.early_stop=100")
+    session = Session(shards, run, *overrides, f"train.on_storage_error={policy}", ranks=2)
+    until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: session.output)
+    filler = fill(disk, leave=100_000)
+    ended = session.wait()
+    assert ended.codes == [STORAGE, STORAGE], ended.output
+    kept = last(run).step
+    assert kept < 60
+    assert "cannot write the checkpoint of step " in ended.output
+    assert f"No space left on device; the previous checkpoint is kept: step_{kept:08d}" in ended.output
+    assert ("the checkpoint of step 60 in" in ended.output) == (policy == "continue")
     filler.unlink()
-    finish(shards, run, SAVES, ranks=2)
-    assert_bitwise(run, reference(SAVES, ranks=2))
+    finish(shards, run, *overrides, ranks=2)
+    assert_bitwise(run, reference(*overrides, ranks=2))
 
 
 def newest_name(run: Path) -> str:

@@ -1,0 +1,159 @@
+"""One writer per directory: real processes that hold, die, stall, and hosts that no lock of the kernel's reaches."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from data_shards import sole_writer as module
+from data_shards.sole_writer import NAME, Held, acquire, read_token, sole_writer
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from data_shards.sole_writer import acquire
+lease = acquire(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+RENEW = """
+import os, sys, time
+while True:
+    os.utime(sys.argv[1])
+    time.sleep(0.2)
+"""
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_DYING_SECONDS", 0.5)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 2.0)
+
+
+@contextmanager
+def running(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def elsewhere(directory: Path) -> Path:
+    """The lease of a holder on another host."""
+    directory.mkdir()
+    claim = {"host": "node7", "process": "41", "boot": "another", "token": "t", "started": "then", "group": ""}
+    (directory / NAME).write_text(json.dumps(claim))
+    return directory / NAME
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_holder_is_named_and_its_death_releases(tmp_path, death):
+    with running(HOLD, tmp_path / "run") as process:
+        assert process.stdout.readline() == "held\n"
+        if death == signal.SIGSTOP:  # a process that stands still has not given anything back
+            process.send_signal(death)
+        told = rf"run is being written by process {process.pid} on {socket.gethostname()} \(since 20.*; wait for it or"
+        with pytest.raises(Held, match=told):
+            acquire(tmp_path / "run")
+        process.kill()
+        process.wait()
+        begin = time.monotonic()
+        with sole_writer(tmp_path / "run") as lease:
+            assert lease.check() is None
+        assert time.monotonic() - begin < 1, "the kernel's lock says that nobody is there: no look at the lease"
+    assert not (tmp_path / "run").exists() or list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_was_made_for_nothing_goes_away(tmp_path):
+    with sole_writer(tmp_path / "a" / "b") as lease:
+        assert read_token(tmp_path / "a" / "b") == lease.token
+    assert not (tmp_path / "a").exists()
+    with sole_writer(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "file").touch()
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_a_group_takes_over_from_itself_alone(tmp_path):
+    first = acquire(tmp_path, group="trial")
+    with pytest.raises(Held):
+        acquire(tmp_path)
+    with pytest.raises(Held):
+        acquire(tmp_path, group="other")
+    second = acquire(tmp_path, group="trial")
+    assert second.check() is None
+    assert f"was taken over by process {os.getpid()} on {socket.gethostname()}" in (first.check() or "")
+    first.release()
+    assert read_token(tmp_path) == second.token, "who has lost the directory removes nothing of its successor's"
+    second.release()
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_user_takes_over_by_removing_the_lease(tmp_path):
+    first = acquire(tmp_path)
+    (tmp_path / NAME).unlink()
+    assert first.check() is None, "nobody else is there yet"
+    with sole_writer(tmp_path):
+        assert "was taken over by" in (first.check() or "")
+    first.release()
+
+
+def test_a_holder_that_no_lock_reaches_is_watched(tmp_path, capsys):
+    """Network storage may keep locks to each host: the lease of one that lives moves, that of a dead one does not."""
+    lease = elsewhere(tmp_path / "run")
+    told = rf"written by process 41 on node7 \(since then\).*gone for good, remove .*{NAME}"
+    with running(RENEW, lease), pytest.raises(Held, match=told):
+        acquire(tmp_path / "run")
+    assert "waiting 2 s to see whether process 41 on node7" in capsys.readouterr().err
+    begin = time.monotonic()
+    with sole_writer(tmp_path / "run"):
+        assert time.monotonic() - begin > 2
+        assert json.loads(lease.read_text())["process"] == str(os.getpid())
+
+
+def test_a_living_holder_renews_its_lease(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.1)
+    with sole_writer(tmp_path):
+        os.utime(tmp_path / NAME, (1, 1))
+        time.sleep(1)
+        assert time.time() - (tmp_path / NAME).stat().st_mtime < 60
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}"])
+def test_what_a_death_in_mid_write_leaves_is_nobody(tmp_path, content):
+    (tmp_path / NAME).write_text(content)
+    with sole_writer(tmp_path) as lease:
+        assert read_token(tmp_path) == lease.token
+
+
+def test_storage_without_locks(tmp_path, monkeypatch):
+    """The lease alone decides, also between two processes of one host."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.2)
+    first = acquire(tmp_path)
+    with pytest.raises(Held, match=f"process {os.getpid()}"):
+        acquire(tmp_path)
+    first.release()
+    with sole_writer(tmp_path) as lease:
+        assert lease.check() is None
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        acquire(tmp_path / "file" / "run")

@@ -1,0 +1,30 @@
+"""Commands that write a directory: a second writer ends with exit code 2 and is told who holds it."""
+
+import os
+import socket
+
+import pytest
+
+from data_shards.sole_writer import NAME, sole_writer
+from tests.dmd.trained import command
+
+
+@pytest.mark.parametrize("name", ["report", "missing", "export"])
+def test_a_second_writer_is_told_who_holds_the_directory(run, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    arguments = {
+        "report": ("report", run, "--out", out, "--projection", "pca"),
+        "missing": ("missing", run, "--out", out, "--rates", "1", "--unit", "sample"),
+        "export": ("export", run, out, "--no-program"),
+    }[name]
+    with sole_writer(out):
+        assert command(*arguments) == 2
+    told = capsys.readouterr().err
+    who = f"{out} is being written by process {os.getpid()} on {socket.gethostname()} (since"
+    assert told.startswith(f"dmd {name}: error: {who}")
+    assert len(told.splitlines()) == 1
+    assert not out.exists()
+    assert command(*arguments) == 0
+    assert not (out / NAME).exists()
+    (out / NAME).touch()  # what a killed one leaves
+    assert command(*arguments) == 0

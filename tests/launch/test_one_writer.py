@@ -1,0 +1,89 @@
+"""Two trainings on one run directory, and a log or run directory that goes away under a training."""
+
+import json
+import os
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from data_shards.sole_writer import NAME
+from tests.launch.ranks import Session, assert_bitwise, finish, last, losses
+from tests.launch.test_stop import until
+
+pytestmark = pytest.mark.multiproc
+USER_ERROR, STOPPED = 2, 75
+ENDLESS = ("train.epochs=500", "train.early_stop=500")
+
+
+def errors(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("dmd train: error: ")]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_second_training_is_refused_and_harms_nothing(shards, reference, tmp_path, ranks):
+    run = tmp_path / "run"
+    first = Session(shards, run, ranks=ranks, DMD_FAULT="stop:step@2@0")
+    until(lambda: (run / NAME).exists() and (run / NAME).read_text(), lambda: first.output)
+    holder = json.loads((run / NAME).read_text())
+    second = Session(shards, run, "train.seed=2", ranks=ranks).wait()
+    assert second.codes == [USER_ERROR] * ranks, second.output
+    (line,) = errors(second.output)
+    assert f"{run} is being written by process {holder['process']} on {socket.gethostname()} (since" in line
+    ended = first.wait()
+    assert ended.codes == [STOPPED] * ranks, ended.output
+    assert not (run / NAME).exists()
+    finish(shards, run, ranks=ranks)
+    assert_bitwise(run, reference(ranks=ranks))
+
+
+def test_a_training_ends_where_another_one_has_taken_its_directory_over(shards, tmp_path):
+    run = tmp_path / "run"
+    first = Session(shards, run, "train.save_every=1", *ENDLESS, ranks=2)
+    until(lambda: (run / "checkpoints" / "step_00000003").exists(), lambda: first.output)
+    (run / NAME).unlink()  # what the message tells a user to do
+    second = Session(shards, run, "train.save_every=1", *ENDLESS, ranks=2)
+    ended = first.wait()
+    assert ended.codes == [USER_ERROR, USER_ERROR], ended.output
+    holder = json.loads((run / NAME).read_text())
+    (line,) = errors(ended.output)
+    assert f"{run} was taken over by process {holder['process']} on {socket.gethostname()}" in line
+    newest = last(run).step
+    until(lambda: (run / "checkpoints" / f"step_{newest + 3:08d}").exists(), lambda: second.output)
+    os.kill(second.supervisor(1), signal.SIGTERM)
+    assert second.wait().codes == [STOPPED, STOPPED], second.output
+    assert [step for step, _ in losses(run)] == list(range(1, last(run).step + 1))
+
+
+@pytest.mark.parametrize("what", ["log", "events", "directory"])
+def test_what_is_replaced_under_a_training_is_told_at_the_next_epoch(shards, tmp_path, what):
+    run, away = tmp_path / "run", tmp_path / "away"
+    session = Session(shards, run, *ENDLESS)
+    try:
+        until(lambda: (run / "checkpoints" / "step_00000005").exists(), lambda: session.output)
+        name = run if what == "directory" else next(run.glob("metrics.jsonl" if what == "log" else "events.out.*"))
+        if what == "directory":
+            run.rename(away)
+            run.mkdir()
+        else:
+            name.unlink()  # TensorBoard's writer makes a new file of this name at its next flush
+        told = re.compile(rf"{re.escape(str(name))} was (removed|replaced by another) while this training writes to it")
+        until(lambda: told.search(session.output), lambda: session.output)
+        noticed = newest(run)
+        until(lambda: newest(run) >= noticed + 10, lambda: session.output)
+    finally:
+        os.kill(session.supervisor(0), signal.SIGTERM)
+        ended = session.wait()
+    assert ended.codes == [STOPPED], ended.output
+    assert len(told.findall(ended.output)) == 1
+    steps = [step for step, _ in losses(run)]
+    assert steps == list(range(steps[0], last(run).step + 1)), "no hole and no double from there on"
+    assert (steps[0] == 1) == (what == "events"), "what was in the file that is gone is gone"
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def newest(run: Path) -> int:
+    """Step of the newest checkpoint of a run that is under way."""
+    return max((int(path.name.removeprefix("step_")) for path in run.glob("checkpoints/step_*")), default=0)
