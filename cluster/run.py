@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from cluster.board import describe_cells, describe_search
-from cluster.experiment import make_cells, parse_seeds, run_cells
+from cluster.experiment import RESULT, make_cells, parse_seeds, run_cells
 from cluster.halving import check_halving
 from cluster.ledger import Ledger, keep_request
 from cluster.options import Request, check_test_split, read_request
 from cluster.resources import concurrent_trials, rank_slots
-from cluster.results import loss_title, markdown, note_of, seed_rows, write_table, write_trials
+from cluster.results import loss_title, markdown, note_of, seed_rows, write_best, write_table, write_trials
 from cluster.search import GridStrategy, Strategy, make_strategy
 from cluster.selection import selection_shards
 from cluster.session import check_storage, cluster, has_gpus, live_nodes
 from cluster.space import apply, load_space
+from cluster.stopping import StopRequests, stop_requests
 from cluster.trial import TrialOptions
 from cluster.tune import SearchOptions, search
 from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.presets import config_to_dict
+from launch.exit_codes import STOPPED
 from launch.setup import check_training, open_shards
 
 FAILED = 1
@@ -41,9 +43,11 @@ class Ready:
 
 
 @contextmanager
-def _connected(request: Request, reader: ShardReader, what: dict[str, Any]) -> Iterator[Ready]:
+def _connected(
+    request: Request, reader: ShardReader, what: dict[str, Any], stop: StopRequests
+) -> Iterator[Ready]:
     """Connect, check nodes and storage, note what the experiment is, make the shards of its trainings."""
-    with cluster(request.address, cpus=request.cpus, verbose=request.verbose):
+    with cluster(request.address, stop, cpus=request.cpus, verbose=request.verbose):
         trial = request.trial_options(request.out / "shards", gpus=has_gpus())
         concurrent = request.concurrent or concurrent_trials(trial.size, live_nodes())
         if rank_slots(trial.size, live_nodes()) < trial.size.min_ranks:
@@ -64,6 +68,14 @@ def run_tune(options: argparse.Namespace) -> int:
         ValueError: the user's mistakes, all before the first trial starts.
     """
     request = read_request(options)
+    try:
+        with stop_requests() as stop:
+            return _tune(request, options, stop)
+    except KeyboardInterrupt:
+        return _report_unfinished(request, Ledger(request.out), "stopped on request")
+
+
+def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
     space = load_space(options.space, request.config)
     strategy = make_strategy(options.search, space, options.search_seed)
     num_trials = _num_trials(options.trials, strategy)
@@ -78,7 +90,7 @@ def run_tune(options: argparse.Namespace) -> int:
             "search_seed": options.search_seed, "scheduler": options.scheduler, "grace": options.grace,
             "reduction": options.reduction,
         }  # fmt: skip
-        with _connected(request, reader, what) as ready:
+        with _connected(request, reader, what, stop) as ready:
             ledger = Ledger(request.out)
             for folder in (ledger.root, *([request.out / "final"] if seeds else [])):
                 describe_search(space.parameters, request.config.model.task, folder)
@@ -89,8 +101,9 @@ def run_tune(options: argparse.Namespace) -> int:
                     reduction=options.reduction, concurrent=ready.concurrent,
                 ),
             )  # fmt: skip
-            code = _report_search(request, ledger)
-            best = ledger.best()
+            if ledger.num_ended() < num_trials:
+                return _report_unfinished(request, ledger, "the search has returned before its end")
+            code, best = _report_search(request, ledger), ledger.best()
             if seeds and best is not None:
                 # By number: with more trials another one may become the best, whose seeds are to be trained then.
                 configs = {f"trial_{best.number:04d}": apply(request.config, best.values)}
@@ -105,6 +118,16 @@ def run_experiment(options: argparse.Namespace) -> int:
         ValueError: the user's mistakes, all before the first training starts.
     """
     request = read_request(options)
+    try:
+        with stop_requests() as stop:
+            return _experiment(request, options, stop)
+    except KeyboardInterrupt:
+        ended = len(list(request.out.glob(f"*/*/{RESULT}")))
+        print(f"stopped on request; trainings ended: {ended}; the same command continues")
+        return STOPPED
+
+
+def _experiment(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
     seeds = parse_seeds(options.seeds)
     configs = {"preset": request.config}
     for text in options.ablation:
@@ -115,7 +138,7 @@ def run_experiment(options: argparse.Namespace) -> int:
     with open_shards(request.data, request.config) as reader:
         check_test_split(reader)
         _check_configs(request, reader, iter(configs.values()))
-        with _connected(request, reader, {"ablations": options.ablation}) as ready:
+        with _connected(request, reader, {"ablations": options.ablation}, stop) as ready:
             describe_cells(list(configs.values()), seeds, request.out)
             return _train_seeds(request, ready, configs, seeds, request.out)
 
@@ -161,12 +184,24 @@ def _report_search(request: Request, ledger: Ledger) -> int:
     if best is None:
         print(f"no trial has a validation loss; see {request.out}")
         return FAILED
+    write_best(best, len(ledger.records), request.out, request.config)
     print(
         f"best: trial {best.number}, validation {loss_title(request.config)} {best.best_loss:.4f}; "
         f"{request.out}/best.yaml, trials.md\n"
         f"TensorBoard: tensorboard --logdir {ledger.root}"
     )
     return FAILED if failed else 0
+
+
+def _report_unfinished(request: Request, ledger: Ledger, why: str) -> int:
+    """What there is of a search that has not ended; nothing is called the best."""
+    write_trials(ledger, request.out, request.config)
+    ended = ledger.num_ended()
+    print(
+        f"{why}; trials ended: {ended}, begun: {len(ledger.records) - ended} ({request.out}/trials.md); "
+        "the same command continues"
+    )
+    return STOPPED
 
 
 def _train_seeds(

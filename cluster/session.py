@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.stopping import StopRequests
 from data_shards.index import ShardIndex
 
 _PROBE_SECONDS = 5
@@ -24,7 +25,9 @@ def chosen_address(address: str | None) -> str | None:
 
 
 @contextmanager
-def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
+def cluster(
+    address: str | None, stop: StopRequests, *, cpus: int | None = None, verbose: bool = False
+) -> Iterator[None]:
     """A connection to the cluster at `address` (or RAY_ADDRESS), or to one of its own that ends with the block.
 
     Ray's workers end with this process however it ends, so a killed driver leaves no training behind.
@@ -36,8 +39,20 @@ def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = Fal
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # TensorBoard is the training's own
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a refused trial reports no loss
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's makes of an interrupted search one that has returned
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray.tune").setLevel(level)
+    try:
+        _connect(address, cpus, verbose, level)
+        stop.listen()  # again: while it starts Ray sets a handler of its own for SIGTERM
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # that handler's
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -> None:
     if address is None:
         # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
@@ -52,10 +67,6 @@ def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = Fal
             ray.init(address=address, log_to_driver=verbose, logging_level=level)
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(f"no Ray cluster at {address}: {error}; start one with `ray start --head`") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _probe(address: str) -> None:

@@ -98,7 +98,7 @@ def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, r
 def search(
     base: Config, experiment: Path, ledger: Ledger, strategy: Strategy, trial: TrialOptions, options: SearchOptions
 ) -> None:
-    """Run the trials that are not done; returns when all have ended and the ledger says where their runs do.
+    """Run the trials that are not done; the ledger then says where their runs end, and which have not.
 
     Raises:
         ValueError: options that ASHA refuses.

@@ -20,7 +20,19 @@ from cluster.submit import UPLOADED
 from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
 from dmd.training.standing import standing
-from tests.cluster.making import TINY, Node, dmd, finish, free_port, lines, make_shards, records, wait_for
+from launch.exit_codes import STOPPED
+from tests.cluster.making import (
+    TINY,
+    Node,
+    assert_stopped,
+    dmd,
+    finish,
+    free_port,
+    lines,
+    make_shards,
+    records,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
@@ -243,6 +255,17 @@ def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources")
     assert cluster.node.ranks() == []
+
+
+def test_a_terminated_experiment(cluster, tmp_path):
+    """SIGTERM, as from Slurm: one line, exit code 75, and the same command continues."""
+    log, out, shards = tmp_path / "log", tmp_path / "out", make_shards(tmp_path / "shards")
+    command = ["experiment", "--address", cluster.address, "--data", shards, "--out", out, "--seeds", "1", *TINY]
+    driver = dmd(*command, "train.epochs=5000", log=log)
+    wait_for(lambda: driver.poll() is not None or lines(out / "preset" / "seed_1", "valid"), "an epoch")
+    driver.terminate()
+    assert_stopped(finish(driver, log, code=STOPPED), "trainings ended: 0; the same command continues")
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped experiment's resources")
 
 
 def test_requests_that_can_never_be_placed(cluster, tmp_path):

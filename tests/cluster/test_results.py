@@ -21,7 +21,7 @@ from cluster.fence import Fence
 from cluster.ledger import Ledger, TrialRecord, keep_request
 from cluster.options import Request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
-from cluster.results import markdown, seed_rows, student_t, summary, write_table, write_trials
+from cluster.results import markdown, seed_rows, student_t, summary, write_best, write_table, write_trials
 from cluster.run import parse_ablation
 from cluster.space import load_space
 from cluster.submit import excludes
@@ -69,6 +69,8 @@ def test_tables(tmp_path):
     ledger = Ledger(tmp_path)
     assert ledger.best() is ledger.records[1]
     write_trials(ledger, tmp_path, Config())
+    assert not (tmp_path / "best.yaml").exists(), "only a search that has ended has a best trial"
+    write_best(ledger.records[1], 3, tmp_path, Config())
     rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == ["1", "0", "2"]
     assert [row["valid Acc2 Non0 %"] for row in rows] == ["62.5", "62.5", ""]
