@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.access import agree_on_token, make_token
 from cluster.stopping import StopRequests
 from data_shards.index import ShardIndex
 
-_PROBE_SECONDS = 5
 _CHECK_SECONDS = 120
 
 
 def chosen_address(address: str | None) -> str | None:
     """The cluster that was asked for, by the command or by RAY_ADDRESS; None: one of its own, on this machine."""
-    return address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address
 
 
 @contextmanager
@@ -54,38 +56,50 @@ def cluster(
 
 def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -> None:
     if address is None:
+        make_token()
         # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
         # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",
-            log_to_driver=verbose, logging_level=level,
-        )  # fmt: skip
+        with _on_loopback():
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",
+                log_to_driver=verbose, logging_level=level,
+            )  # fmt: skip
     else:
-        _probe(address)
         try:
-            ray.init(address=address, log_to_driver=verbose, logging_level=level)
+            head = _head(address)
+            agree_on_token(head)  # it fails at once where nothing listens; Ray itself tries for 20 s
+            ray.init(address=head, log_to_driver=verbose, logging_level=level)
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(f"no Ray cluster at {address}: {error}; start one with `ray start --head`") from error
 
 
-def _probe(address: str) -> None:
-    """Ray itself tries for minutes before it gives up."""
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Within the block Ray starts clusters whose processes all listen on loopback, as it does on systems where it makes
+    no clusters of several hosts. It reads the switch for that when it is imported, here and in what it starts."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def _head(address: str) -> str:
+    """The host:port that an address means.
+
+    Raises:
+        ValueError: a form that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+    """
     if address.startswith("ray://"):
         raise ValueError(
             f"--address is {address}, a Ray Client server, through which trainings cannot be driven; give the head's "
             "host:port on a node of the cluster, or use dmd submit"
         )
-    host, colon, port = address.rpartition(":")
-    if address in ("auto", "local") or not colon or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
-    except OSError as error:
-        raise ValueError(
-            f"no Ray cluster at {address}: {error.strerror or error}; start one with `ray start --head`, or leave "
-            "--address out for a local one"
-        ) from error
+    return canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
 
 
 def _nodes() -> list[dict[str, Any]]:

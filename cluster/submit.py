@@ -17,8 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from cluster.access import PLACES, find_token, send_token
 from cluster.commands import experiment_parser, tune_parser
 from data_shards.remote import is_url
 from dmd.presets import load_config, preset_names
@@ -143,8 +145,13 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         ValueError: no dashboard there, or one that refuses the token.
     """
+    send_token()
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        token = find_token()
+        sent = f"refuses the token in {token[1]}" if token else "wants a token and there is none"
+        raise ValueError(f"the cluster at {address} {sent}; put the cluster's into {PLACES}") from error
     except (ConnectionError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"no Ray dashboard for jobs at {address}: {reason}") from error

@@ -6,7 +6,10 @@ that validation chooses is not the one that the test split would choose.
 
 import csv
 import json
+import os
+import re
 import shutil
+import stat
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import psutil
 import pytest
 import ray
 
+from cluster.access import agree_on_token, send_token
 from cluster.submit import UPLOADED
 from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
@@ -71,7 +75,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         log = temp.parent / "r.log"
         wait_for(lambda: "Ray runtime started" in log.read_text(), "the head node", 120)
+        send_token()
         ray.init(f"127.0.0.1:{port}", log_to_driver=False)
+        del os.environ["RAY_AUTH_MODE"]  # of this process alone, not of the commands that it starts
         yield Cluster(
             node, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", temp
         )
@@ -255,6 +261,31 @@ def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources")
     assert cluster.node.ranks() == []
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"RAY_AUTH_TOKEN": "another" * 8}, "refuses the token in RAY_AUTH_TOKEN; put the cluster's into RAY_AUTH_"),
+        ({"HOME": "/nowhere"}, "wants a token and there is none; put the cluster's into RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token, but RAY_AUTH_MODE=disabled sends none; unset it"),
+    ],
+)
+def test_a_token_that_does_not_fit(cluster, environment, message, monkeypatch, tmp_path):
+    """The cause, at once, from a process of its own: Ray keeps the first token that a process shows."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        agree_on_token(cluster.address)
+    log = tmp_path / "log"
+    if "RAY_AUTH_MODE" not in environment:
+        text = finish(dmd("submit", "--address", cluster.dashboard, "status", "x", log=log), log, code=2)
+        assert message in text
+        assert text.count("\n") == 1
+
+
+def test_the_token_stays_private(cluster, home):
+    assert stat.S_IMODE((home / ".ray" / "auth_token").stat().st_mode) == 0o600
 
 
 def test_a_terminated_experiment(cluster, tmp_path):
