@@ -13,7 +13,7 @@ import grpc
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 _MODE = "RAY_AUTH_MODE"
-_PROBE_SECONDS = 10
+PROBE_SECONDS = 10
 _QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 """The first thing that any client asks of a head, with an empty message."""
 PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
@@ -104,7 +104,7 @@ def _ask(address: str, token: str | None) -> Answer:
     metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(address) as channel:
         try:
-            channel.unary_unary(_QUESTION)(b"", timeout=_PROBE_SECONDS, metadata=metadata)
+            channel.unary_unary(_QUESTION)(b"", timeout=PROBE_SECONDS, metadata=metadata)
         except grpc.RpcError as rejection:
             error = cast("grpc.Call", rejection)
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:

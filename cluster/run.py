@@ -13,6 +13,7 @@ from cluster.experiment import RESULT, make_cells, parse_seeds, run_cells
 from cluster.halving import check_halving
 from cluster.ledger import Ledger, keep_request
 from cluster.options import Request, check_test_split, read_request
+from cluster.patience import Patience, Unavailable
 from cluster.resources import concurrent_trials, rank_slots
 from cluster.results import loss_title, markdown, note_of, seed_rows, write_best, write_table, write_trials
 from cluster.search import GridStrategy, Strategy, make_strategy
@@ -25,7 +26,7 @@ from cluster.tune import SearchOptions, search
 from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.presets import config_to_dict
-from launch.exit_codes import STOPPED
+from launch.exit_codes import LOST, STOPPED
 from launch.setup import check_training, open_shards
 
 FAILED = 1
@@ -68,11 +69,13 @@ def run_tune(options: argparse.Namespace) -> int:
         ValueError: the user's mistakes, all before the first trial starts.
     """
     request = read_request(options)
-    try:
-        with stop_requests() as stop:
+    with stop_requests() as stop:
+        try:
             return _tune(request, options, stop)
-    except KeyboardInterrupt:
-        return _report_unfinished(request, Ledger(request.out), "stopped on request")
+        except KeyboardInterrupt:
+            return _report_unfinished(request, "stopped on request", STOPPED)
+        except Unavailable as error:
+            return _report_unfinished(request, str(error), LOST)
 
 
 def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
@@ -98,11 +101,11 @@ def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> 
                 request.config, request.out, ledger, strategy, ready.trial,
                 SearchOptions(
                     num_trials=num_trials, scheduler=options.scheduler, grace=options.grace,
-                    reduction=options.reduction, concurrent=ready.concurrent,
+                    reduction=options.reduction, concurrent=ready.concurrent, patience=request.patience,
                 ),
             )  # fmt: skip
             if ledger.num_ended() < num_trials:
-                return _report_unfinished(request, ledger, "the search has returned before its end")
+                return _report_unfinished(request, "the search has returned before its end", STOPPED)
             code, best = _report_search(request, ledger), ledger.best()
             if seeds and best is not None:
                 # By number: with more trials another one may become the best, whose seeds are to be trained then.
@@ -118,13 +121,16 @@ def run_experiment(options: argparse.Namespace) -> int:
         ValueError: the user's mistakes, all before the first training starts.
     """
     request = read_request(options)
-    try:
-        with stop_requests() as stop:
+    with stop_requests() as stop:
+        try:
             return _experiment(request, options, stop)
-    except KeyboardInterrupt:
-        ended = len(list(request.out.glob(f"*/*/{RESULT}")))
-        print(f"stopped on request; trainings ended: {ended}; the same command continues")
-        return STOPPED
+        except KeyboardInterrupt:
+            why, code = "stopped on request", STOPPED
+        except Unavailable as error:
+            why, code = str(error), LOST
+    ended = len(list(request.out.glob(f"*/*/{RESULT}")))
+    print(f"{why}; trainings ended: {ended}; the same command continues")
+    return code
 
 
 def _experiment(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
@@ -193,22 +199,24 @@ def _report_search(request: Request, ledger: Ledger) -> int:
     return FAILED if failed else 0
 
 
-def _report_unfinished(request: Request, ledger: Ledger, why: str) -> int:
+def _report_unfinished(request: Request, why: str, code: int) -> int:
     """What there is of a search that has not ended; nothing is called the best."""
+    ledger = Ledger(request.out)
     write_trials(ledger, request.out, request.config)
     ended = ledger.num_ended()
     print(
         f"{why}; trials ended: {ended}, begun: {len(ledger.records) - ended} ({request.out}/trials.md); "
         "the same command continues"
     )
-    return STOPPED
+    return code
 
 
 def _train_seeds(
     request: Request, ready: Ready, configs: Mapping[str, Config], seeds: list[int], out: Path
 ) -> int:
     """Train and test every cell, write results.csv and results.md; a failed cell is named and left out."""
-    results = run_cells(make_cells(configs, seeds, out), ready.trial, request.data, ready.concurrent)
+    cells, patience = make_cells(configs, seeds, out), Patience(request.patience)
+    results = run_cells(cells, ready.trial, request.data, ready.concurrent, patience)
     good = [result for result in results if "error" not in result]
     for result in results:
         if "error" in result:

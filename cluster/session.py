@@ -18,6 +18,8 @@ from cluster.stopping import StopRequests
 from data_shards.index import ShardIndex
 
 _CHECK_SECONDS = 120
+EVALUATOR = "Evaluator"
+"""The class of the actor that evaluates a training (`cluster.experiment`)."""
 
 
 def chosen_address(address: str | None) -> str | None:
@@ -55,6 +57,15 @@ def cluster(
 
 
 def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -> None:
+    def name_the_cluster() -> None:
+        """In each worker: Ray Train asks "the" cluster of a host for its state, and there may be several."""
+        import os
+
+        import ray
+
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+    environment = {"worker_process_setup_hook": name_the_cluster}
     if address is None:
         make_token()
         # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
@@ -63,13 +74,13 @@ def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -
         with _on_loopback():
             ray.init(
                 address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",
-                log_to_driver=verbose, logging_level=level,
+                log_to_driver=verbose, logging_level=level, runtime_env=environment,
             )  # fmt: skip
     else:
         try:
             head = _head(address)
             agree_on_token(head)  # it fails at once where nothing listens; Ray itself tries for 20 s
-            ray.init(address=head, log_to_driver=verbose, logging_level=level)
+            ray.init(address=head, log_to_driver=verbose, logging_level=level, runtime_env=environment)
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(f"no Ray cluster at {address}: {error}; start one with `ray start --head`") from error
 
@@ -117,10 +128,10 @@ def has_gpus() -> bool:
 
 
 def num_ranks() -> int:
-    """Ranks of this driver's trials that are alive, as Ray's control store knows them; it needs no dashboard."""
+    """Ranks and evaluations of this driver that are alive, as Ray's control store knows them; it needs no dashboard."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     alive = ray._private.state.actors(job_id=job, actor_state_name="ALIVE").values()
-    return sum("RayTrainWorker" in actor["ActorClassName"] for actor in alive)
+    return sum(any(name in actor["ActorClassName"] for name in ("RayTrainWorker", EVALUATOR)) for actor in alive)
 
 
 def check_storage(experiment: Path, data: str) -> None:
@@ -142,7 +153,10 @@ def check_storage(experiment: Path, data: str) -> None:
             for node in nodes
         }
         for host, check in checks.items():
-            fault = ray.get(check, timeout=_CHECK_SECONDS)
+            try:
+                fault = ray.get(check, timeout=_CHECK_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                fault = f"has not looked at the storage within {_CHECK_SECONDS} s"
             if fault:
                 raise ValueError(
                     f"node {host} {fault}; put --out and --data on storage that all {len(nodes)} nodes share (NFS, "

@@ -24,7 +24,7 @@ from cluster.submit import UPLOADED
 from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
 from dmd.training.standing import standing
-from launch.exit_codes import STOPPED
+from launch.exit_codes import LOST, STOPPED
 from tests.cluster.making import (
     TINY,
     Node,
@@ -297,6 +297,25 @@ def test_a_terminated_experiment(cluster, tmp_path):
     driver.terminate()
     assert_stopped(finish(driver, log, code=STOPPED), "trainings ended: 0; the same command continues")
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped experiment's resources")
+
+
+def test_a_cluster_that_others_hold(cluster, tmp_path):
+    """A wait has an end, with exit code 69: the same command continues when there is room."""
+    log, shards = tmp_path / "log", make_shards(tmp_path / "shards")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    others = ray.util.placement_group([{"CPU": 2}])
+    ray.get(others.ready())
+    try:
+        common = ["--address", cluster.address, "--data", shards, "--patience", "5", *TINY]
+        search = ["tune", "--out", tmp_path / "out", "--space", tmp_path / "space.yaml", *common]
+        text = finish(dmd(*search, log=log), log, code=LOST)
+        assert re.search(r"no training has had room for \d+ s \(free: 0 of 2 CPU, 0 of 0 GPU\)", text)
+        assert "; trials ended: 0, begun: 1 (" in text
+        assert "Traceback" not in text
+        text = finish(dmd("experiment", "--out", tmp_path / "x", *common, log=log), log, code=LOST)
+        assert re.search(r"no training has had room for .* trainings ended: 0; the same command continues\n$", text)
+    finally:
+        ray.util.remove_placement_group(others)
 
 
 def test_requests_that_can_never_be_placed(cluster, tmp_path):

@@ -235,7 +235,7 @@ def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch
     """Ranks of a standing cluster have the environment of their nodes."""
     request = Request(
         config=Config(), data="shards", out=tmp_path, address=None, cpus=None, ranks=(1, 1), cpus_per_rank=1.0,
-        gpus_per_rank=1.0, concurrent=None, max_failures=0, verbose=False,
+        gpus_per_rank=1.0, concurrent=None, max_failures=0, patience=1, verbose=False,
     )  # fmt: skip
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
