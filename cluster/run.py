@@ -104,7 +104,7 @@ def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> 
                     reduction=options.reduction, concurrent=ready.concurrent, patience=request.patience,
                 ),
             )  # fmt: skip
-            if ledger.num_ended() < num_trials:
+            if ledger.num_ended() < max(num_trials, len(ledger.records)):
                 return _report_unfinished(request, "the search has returned before its end", STOPPED)
             code, best = _report_search(request, ledger), ledger.best()
             if seeds and best is not None:

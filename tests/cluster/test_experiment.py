@@ -310,7 +310,7 @@ def test_a_cluster_that_others_hold(cluster, tmp_path):
         search = ["tune", "--out", tmp_path / "out", "--space", tmp_path / "space.yaml", *common]
         text = finish(dmd(*search, log=log), log, code=LOST)
         assert re.search(r"no training has had room for \d+ s \(free: 0 of 2 CPU, 0 of 0 GPU\)", text)
-        assert "; trials ended: 0, begun: 1 (" in text
+        assert "; trials ended: 0, begun: 2 (" in text
         assert "Traceback" not in text
         text = finish(dmd("experiment", "--out", tmp_path / "x", *common, log=log), log, code=LOST)
         assert re.search(r"no training has had room for .* trainings ended: 0; the same command continues\n$", text)
