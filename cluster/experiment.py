@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from cluster.ledger import encode, or_nan, read_json
+from cluster.patience import LOOK_SECONDS, Patience
 from cluster.process_group import hide_gpus
 from cluster.resources import DRIVER_MEMORY
 from cluster.trial import TrialOptions, run_training
@@ -59,7 +60,9 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def run_cells(cells: Sequence[Cell], options: TrialOptions, data: str, concurrent: int) -> list[dict[str, Any]]:
+def run_cells(
+    cells: Sequence[Cell], options: TrialOptions, data: str, concurrent: int, patience: Patience
+) -> list[dict[str, Any]]:
     """Train and evaluate every cell, `concurrent` at a time.
 
     Args:
@@ -67,6 +70,9 @@ def run_cells(cells: Sequence[Cell], options: TrialOptions, data: str, concurren
 
     Returns:
         {"name", "seed", "metrics"} or {"name", "seed", "error"} per cell, in their order.
+
+    Raises:
+        Unavailable: the cluster has had no room for any of them for too long.
     """
     waiting = [cell for cell in cells if not (cell.run / RESULT).exists()]
     if not waiting:
@@ -77,7 +83,10 @@ def run_cells(cells: Sequence[Cell], options: TrialOptions, data: str, concurren
         while waiting and len(running) < concurrent:
             cell = waiting.pop(0)
             running[_run_cell.remote(cell, options, data)] = cell
-        ready, _ = ray.wait(list(running))
+        ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
+        patience.look()
+        if not ready:
+            continue
         cell = running.pop(ready[0])
         try:
             refused = ray.get(ready[0])
@@ -103,16 +112,20 @@ def _run_cell(cell: Cell, options: TrialOptions, data: str) -> str | None:
     refusal = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
     if refusal is None:
         size = options.size
-        evaluate = _evaluate.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank)
-        result = ray.get(evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
+        evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
+        result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
         replace_file(cell.run / RESULT, encode(result))
     return None if refusal is None else refusal.reason
 
 
-@ray.remote
-def _evaluate(run: str, data: str, on_gpu: bool) -> dict[str, Any]:
-    if not on_gpu:
-        hide_gpus()
-    from dmd.training.restore import evaluate_run
+@ray.remote(max_restarts=3, max_task_retries=3)
+class Evaluator:
+    """An actor, so that the cluster tells whether an evaluation runs or waits (`cluster.session.num_ranks`)."""
 
-    return evaluate_run(Path(run), data=data, split="test")
+    def evaluate(self, run: str, data: str, on_gpu: bool) -> dict[str, Any]:
+        """Evaluate a run's best checkpoint on the test split."""
+        if not on_gpu:
+            hide_gpus()
+        from dmd.training.restore import evaluate_run
+
+        return evaluate_run(Path(run), data=data, split="test")

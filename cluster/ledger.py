@@ -121,6 +121,10 @@ class Ledger:
             for run, log in zip(runs, logs, strict=True)
         ]
 
+    def num_ended(self) -> int:
+        """Trials that have ended, well or not."""
+        return sum(record.state != "running" for record in self.records.values())
+
     def best(self) -> TrialRecord | None:
         """The trial with the best validation loss; None while there is none with a loss."""
         scored = [record for record in self.records.values() if math.isfinite(record.best_loss)]

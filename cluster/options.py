@@ -28,6 +28,7 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
     group.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
     group.add_argument("--max-failures", type=int, default=3, metavar="N", help="restarts of a trial (default: 3)")
+    group.add_argument("--patience", type=int, default=600, metavar="S", help="without room for any (default: 600)")
     group.add_argument("--verbose", action="store_true", help="show what Ray and the ranks print")
 
 
@@ -46,6 +47,7 @@ class Request:
     gpus_per_rank: float | None
     concurrent: int | None
     max_failures: int
+    patience: int
     verbose: bool
 
     def trial_options(self, data: Path, *, gpus: bool) -> TrialOptions:
@@ -75,7 +77,7 @@ def read_request(options: argparse.Namespace) -> Request:
     Raises:
         ValueError: a value out of range, or anything that `load_config` refuses.
     """
-    for name, least in (("cpus", 1), ("concurrent", 1), ("max_failures", 0)):
+    for name, least in (("cpus", 1), ("concurrent", 1), ("max_failures", 0), ("patience", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
@@ -89,7 +91,7 @@ def read_request(options: argparse.Namespace) -> Request:
         config=config, data=_absolute(options.data), out=options.out.absolute(), address=options.address,
         cpus=options.cpus, ranks=parse_ranks(options.ranks_per_trial), cpus_per_rank=options.cpus_per_rank,
         gpus_per_rank=options.gpus_per_rank, concurrent=options.concurrent, max_failures=options.max_failures,
-        verbose=options.verbose,
+        patience=options.patience, verbose=options.verbose,
     )  # fmt: skip
 
 

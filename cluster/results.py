@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, TrialRecord
 from cluster.space import apply
 from cluster.table import short
 from dmd.config import Config
@@ -79,7 +79,7 @@ def loss_title(config: Config) -> str:
 
 
 def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
-    """trials.csv and trials.md, best first; best.yaml, the best trial's whole config for `dmd train --preset`."""
+    """trials.csv and trials.md, best first."""
     ordered = sorted(ledger.records.values(), key=lambda record: (record.best_loss, record.number))
     keys = list(dict.fromkeys(key for record in ordered for key in record.values))
     names = {name: None for record in ordered for name in record.metrics}
@@ -96,12 +96,14 @@ def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
     if rows:
         note = f"Of each trial's best checkpoint, on the valid split. {unit_note(names)}" if names else ""
         write_table(experiment / "trials.csv", rows, note=note)
-    best = ledger.best()
-    if best is not None:
-        content = yaml.safe_dump(config_to_dict(apply(base, best.values)), sort_keys=False)
-        loss = f"{loss_title(base)} {best.best_loss:.4f}"
-        header = f"# Trial {best.number}: validation {loss}, the lowest of {len(ordered)} trials.\n"
-        replace_file(experiment / "best.yaml", (header + content).encode())
+
+
+def write_best(best: TrialRecord, num_trials: int, experiment: Path, base: Config) -> None:
+    """best.yaml, the whole config of the best of all trials for `dmd train --preset`; of a finished search only."""
+    content = yaml.safe_dump(config_to_dict(apply(base, best.values)), sort_keys=False)
+    loss = f"{loss_title(base)} {best.best_loss:.4f}"
+    header = f"# Trial {best.number}: validation {loss}, the lowest of {num_trials} trials.\n"
+    replace_file(experiment / "best.yaml", (header + content).encode())
 
 
 def note_of(results: Sequence[Row]) -> str:

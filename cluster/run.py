@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from cluster.board import describe_cells, describe_search
-from cluster.experiment import make_cells, parse_seeds, run_cells
+from cluster.experiment import RESULT, make_cells, parse_seeds, run_cells
 from cluster.halving import check_halving
 from cluster.ledger import Ledger, keep_request
 from cluster.options import Request, check_test_split, read_request
+from cluster.patience import Patience, Unavailable
 from cluster.resources import concurrent_trials, rank_slots
-from cluster.results import loss_title, markdown, note_of, seed_rows, write_table, write_trials
+from cluster.results import loss_title, markdown, note_of, seed_rows, write_best, write_table, write_trials
 from cluster.search import GridStrategy, Strategy, make_strategy
 from cluster.selection import selection_shards
 from cluster.session import check_storage, cluster, has_gpus, live_nodes
 from cluster.space import apply, load_space
+from cluster.stopping import StopRequests, stop_requests
 from cluster.trial import TrialOptions
 from cluster.tune import SearchOptions, search
 from data_shards.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from dmd.config import Config
 from dmd.presets import config_to_dict
+from launch.exit_codes import LOST, STOPPED
 from launch.setup import check_training, open_shards
 
 FAILED = 1
@@ -42,14 +45,16 @@ class Ready:
 
 
 @contextmanager
-def _connected(request: Request, reader: ShardReader, what: dict[str, Any]) -> Iterator[Ready]:
+def _connected(
+    request: Request, reader: ShardReader, what: dict[str, Any], stop: StopRequests
+) -> Iterator[Ready]:
     """Take the experiment's directory, connect, check nodes and storage, note what the experiment is, make the shards
     of its trainings.
 
     Raises:
         ValueError: another process works on the experiment; no cluster; storage that is not shared; another request.
     """
-    with sole_writer(request.out), cluster(request.address, cpus=request.cpus, verbose=request.verbose):
+    with sole_writer(request.out), cluster(request.address, stop, cpus=request.cpus, verbose=request.verbose):
         trial = request.trial_options(request.out / "shards", gpus=has_gpus())
         concurrent = request.concurrent or concurrent_trials(trial.size, live_nodes())
         if rank_slots(trial.size, live_nodes()) < trial.size.min_ranks:
@@ -70,6 +75,16 @@ def run_tune(options: argparse.Namespace) -> int:
         ValueError: the user's mistakes, all before the first trial starts.
     """
     request = read_request(options)
+    with stop_requests() as stop:
+        try:
+            return _tune(request, options, stop)
+        except KeyboardInterrupt:
+            return _report_unfinished(request, "stopped on request", STOPPED)
+        except Unavailable as error:
+            return _report_unfinished(request, str(error), LOST)
+
+
+def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
     space = load_space(options.space, request.config)
     strategy = make_strategy(options.search, space, options.search_seed)
     num_trials = _num_trials(options.trials, strategy)
@@ -84,7 +99,7 @@ def run_tune(options: argparse.Namespace) -> int:
             "search_seed": options.search_seed, "scheduler": options.scheduler, "grace": options.grace,
             "reduction": options.reduction,
         }  # fmt: skip
-        with _connected(request, reader, what) as ready:
+        with _connected(request, reader, what, stop) as ready:
             ledger = Ledger(request.out)
             for folder in (ledger.root, *([request.out / "final"] if seeds else [])):
                 describe_search(space.parameters, request.config.model.task, folder)
@@ -92,11 +107,12 @@ def run_tune(options: argparse.Namespace) -> int:
                 request.config, request.out, ledger, strategy, ready.trial,
                 SearchOptions(
                     num_trials=num_trials, scheduler=options.scheduler, grace=options.grace,
-                    reduction=options.reduction, concurrent=ready.concurrent,
+                    reduction=options.reduction, concurrent=ready.concurrent, patience=request.patience,
                 ),
             )  # fmt: skip
-            code = _report_search(request, ledger)
-            best = ledger.best()
+            if ledger.num_ended() < max(num_trials, len(ledger.records)):
+                return _report_unfinished(request, "the search has returned before its end", STOPPED)
+            code, best = _report_search(request, ledger), ledger.best()
             if seeds and best is not None:
                 # By number: with more trials another one may become the best, whose seeds are to be trained then.
                 configs = {f"trial_{best.number:04d}": apply(request.config, best.values)}
@@ -111,6 +127,19 @@ def run_experiment(options: argparse.Namespace) -> int:
         ValueError: the user's mistakes, all before the first training starts.
     """
     request = read_request(options)
+    with stop_requests() as stop:
+        try:
+            return _experiment(request, options, stop)
+        except KeyboardInterrupt:
+            why, code = "stopped on request", STOPPED
+        except Unavailable as error:
+            why, code = str(error), LOST
+    ended = len(list(request.out.glob(f"*/*/{RESULT}")))
+    print(f"{why}; trainings ended: {ended}; the same command continues")
+    return code
+
+
+def _experiment(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
     seeds = parse_seeds(options.seeds)
     configs = {"preset": request.config}
     for text in options.ablation:
@@ -121,7 +150,7 @@ def run_experiment(options: argparse.Namespace) -> int:
     with open_shards(request.data, request.config) as reader:
         check_test_split(reader)
         _check_configs(request, reader, iter(configs.values()))
-        with _connected(request, reader, {"ablations": options.ablation}) as ready:
+        with _connected(request, reader, {"ablations": options.ablation}, stop) as ready:
             describe_cells(list(configs.values()), seeds, request.out)
             return _train_seeds(request, ready, configs, seeds, request.out)
 
@@ -167,6 +196,7 @@ def _report_search(request: Request, ledger: Ledger) -> int:
     if best is None:
         print(f"no trial has a validation loss; see {request.out}")
         return FAILED
+    write_best(best, len(ledger.records), request.out, request.config)
     print(
         f"best: trial {best.number}, validation {loss_title(request.config)} {best.best_loss:.4f}; "
         f"{request.out}/best.yaml, trials.md\n"
@@ -175,11 +205,24 @@ def _report_search(request: Request, ledger: Ledger) -> int:
     return FAILED if failed else 0
 
 
+def _report_unfinished(request: Request, why: str, code: int) -> int:
+    """What there is of a search that has not ended; nothing is called the best."""
+    ledger = Ledger(request.out)
+    write_trials(ledger, request.out, request.config)
+    ended = ledger.num_ended()
+    print(
+        f"{why}; trials ended: {ended}, begun: {len(ledger.records) - ended} ({request.out}/trials.md); "
+        "the same command continues"
+    )
+    return code
+
+
 def _train_seeds(
     request: Request, ready: Ready, configs: Mapping[str, Config], seeds: list[int], out: Path
 ) -> int:
     """Train and test every cell, write results.csv and results.md; a failed cell is named and left out."""
-    results = run_cells(make_cells(configs, seeds, out), ready.trial, request.data, ready.concurrent)
+    cells, patience = make_cells(configs, seeds, out), Patience(request.patience)
+    results = run_cells(cells, ready.trial, request.data, ready.concurrent, patience)
     good = [result for result in results if "error" not in result]
     for result in results:
         if "error" in result:

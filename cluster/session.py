@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,21 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.access import agree_on_token, make_token
+from cluster.stopping import StopRequests
 from data_shards.index import ShardIndex
 
-_PROBE_SECONDS = 5
 _CHECK_SECONDS = 120
+EVALUATOR = "Evaluator"
+"""The class of the actor that evaluates a training (`cluster.experiment`)."""
 
 
 def chosen_address(address: str | None) -> str | None:
     """The cluster that was asked for, by the command or by RAY_ADDRESS; None: one of its own, on this machine."""
-    return address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address
 
 
 @contextmanager
-def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
+def cluster(
+    address: str | None, stop: StopRequests, *, cpus: int | None = None, verbose: bool = False
+) -> Iterator[None]:
     """A connection to the cluster at `address` (or RAY_ADDRESS), or to one of its own that ends with the block.
 
     Ray's workers end with this process however it ends, so a killed driver leaves no training behind.
@@ -36,45 +43,74 @@ def cluster(address: str | None, *, cpus: int | None = None, verbose: bool = Fal
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # TensorBoard is the training's own
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a refused trial reports no loss
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's makes of an interrupted search one that has returned
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray.tune").setLevel(level)
-    if address is None:
-        # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
-        # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",
-            log_to_driver=verbose, logging_level=level,
-        )  # fmt: skip
-    else:
-        _probe(address)
-        try:
-            ray.init(address=address, log_to_driver=verbose, logging_level=level)
-        except (ConnectionError, RuntimeError) as error:
-            raise ValueError(f"no Ray cluster at {address}: {error}; start one with `ray start --head`") from error
     try:
+        _connect(address, cpus, verbose, level)
+        stop.listen()  # again: while it starts Ray sets a handler of its own for SIGTERM
         yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # that handler's
     finally:
         ray.shutdown()
 
 
-def _probe(address: str) -> None:
-    """Ray itself tries for minutes before it gives up."""
+def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -> None:
+    def name_the_cluster() -> None:
+        """In each worker: Ray Train asks "the" cluster of a host for its state, and there may be several."""
+        import os
+
+        import ray
+
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+    environment = {"worker_process_setup_hook": name_the_cluster}
+    if address is None:
+        make_token()
+        # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
+        # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
+        with _on_loopback():
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",
+                log_to_driver=verbose, logging_level=level, runtime_env=environment,
+            )  # fmt: skip
+    else:
+        try:
+            head = _head(address)
+            agree_on_token(head)  # it fails at once where nothing listens; Ray itself tries for 20 s
+            ray.init(address=head, log_to_driver=verbose, logging_level=level, runtime_env=environment)
+        except (ConnectionError, RuntimeError) as error:
+            raise ValueError(f"no Ray cluster at {address}: {error}; start one with `ray start --head`") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Within the block Ray starts clusters whose processes all listen on loopback, as it does on systems where it makes
+    no clusters of several hosts. It reads the switch for that when it is imported, here and in what it starts."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def _head(address: str) -> str:
+    """The host:port that an address means.
+
+    Raises:
+        ValueError: a form that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+    """
     if address.startswith("ray://"):
         raise ValueError(
             f"--address is {address}, a Ray Client server, through which trainings cannot be driven; give the head's "
             "host:port on a node of the cluster, or use dmd submit"
         )
-    host, colon, port = address.rpartition(":")
-    if address in ("auto", "local") or not colon or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
-    except OSError as error:
-        raise ValueError(
-            f"no Ray cluster at {address}: {error.strerror or error}; start one with `ray start --head`, or leave "
-            "--address out for a local one"
-        ) from error
+    return canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -92,10 +128,10 @@ def has_gpus() -> bool:
 
 
 def num_ranks() -> int:
-    """Ranks of this driver's trials that are alive, as Ray's control store knows them; it needs no dashboard."""
+    """Ranks and evaluations of this driver that are alive, as Ray's control store knows them; it needs no dashboard."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     alive = ray._private.state.actors(job_id=job, actor_state_name="ALIVE").values()
-    return sum("RayTrainWorker" in actor["ActorClassName"] for actor in alive)
+    return sum(any(name in actor["ActorClassName"] for name in ("RayTrainWorker", EVALUATOR)) for actor in alive)
 
 
 def check_storage(experiment: Path, data: str) -> None:
@@ -117,7 +153,10 @@ def check_storage(experiment: Path, data: str) -> None:
             for node in nodes
         }
         for host, check in checks.items():
-            fault = ray.get(check, timeout=_CHECK_SECONDS)
+            try:
+                fault = ray.get(check, timeout=_CHECK_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                fault = f"has not looked at the storage within {_CHECK_SECONDS} s"
             if fault:
                 raise ValueError(
                     f"node {host} {fault}; put --out and --data on storage that all {len(nodes)} nodes share (NFS, "

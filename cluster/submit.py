@@ -17,16 +17,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from cluster.access import PLACES, find_token, send_token
 from cluster.commands import experiment_parser, tune_parser
 from data_shards.remote import is_url
 from dmd.presets import load_config, preset_names
+from launch.exit_codes import LOST
 
 PARSERS = {"tune": tune_parser, "experiment": experiment_parser}
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
 MANAGED = ("status", "logs", "stop")
 _LARGEST_FILE = 2**20
+ANSWER_SECONDS = 60
+_LOOK_SECONDS = 30
 _SETUP_SECONDS = 3600
 """How long pip may take for the pinned environment; with CUDA libraries it is gigabytes. Ray's own limit is 600."""
 
@@ -68,7 +74,7 @@ def submit(argv: list[str]) -> int:
             entrypoint_num_cpus=options.entrypoint_cpus or None,
         )  # fmt: skip
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = next(line for line in reversed(str(error).splitlines()) if line.strip(" ."))
         raise ValueError(f"{options.address} refuses the job: {reason}") from error
     print(f"job {job} on {options.address}: dmd submit --address {options.address} status|logs|stop {job}", flush=True)
     return 0 if options.no_wait else follow(client, job)
@@ -137,31 +143,54 @@ def requirements(setup: Path) -> list[str]:
     return [*constrained, *(line for line in wanted if line and not line.startswith("ray"))]
 
 
-def connect(address: str) -> JobSubmissionClient:
+class Client(JobSubmissionClient):
+    """With a limit for every answer: Ray's own waits for ever for a dashboard that takes a connection and is silent."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": ANSWER_SECONDS, **options})
+
+
+def connect(address: str) -> Client:
     """A client of the dashboard.
 
     Raises:
         ValueError: no dashboard there, or one that refuses the token.
     """
+    send_token()
     try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+        return Client(address)
+    except AuthenticationError as error:
+        token = find_token()
+        sent = f"refuses the token in {token[1]}" if token else "wants a token and there is none"
+        raise ValueError(f"the cluster at {address} {sent}; put the cluster's into {PLACES}") from error
+    except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"no Ray dashboard for jobs at {address}: {reason}") from error
 
 
-def follow(client: JobSubmissionClient, job: str) -> int:
-    """Print a job's log until it ends; its exit code. Ctrl-C leaves the job running."""
+def follow(client: Client, job: str) -> int:
+    """Print a job's log until it ends; its exit code, or 69 without the dashboard. Ctrl-C leaves the job running."""
 
     async def print_log() -> None:
         async for text in client.tail_job_logs(job):
             print(text, end="", flush=True)
 
-    asyncio.run(print_log())
-    return exit_code(client, job)
+    async def print_while_there() -> None:
+        log = asyncio.create_task(print_log())
+        while not (await asyncio.wait({log}, timeout=_LOOK_SECONDS))[0]:
+            await asyncio.to_thread(client.get_job_info, job)  # a host that vanishes closes no connection
+        await log
+
+    try:
+        asyncio.run(print_while_there())
+        return exit_code(client, job)
+    except (OSError, RuntimeError, aiohttp.ClientError) as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"no answer from the dashboard ({reason}); job {job} may go on, `logs {job}` shows", file=sys.stderr)
+        return LOST
 
 
-def exit_code(client: JobSubmissionClient, job: str) -> int:
+def exit_code(client: Client, job: str) -> int:
     """What a job that has ended returned; 1 where it ended without (it was stopped, or never started)."""
     info = client.get_job_info(job)
     if info.status == JobStatus.SUCCEEDED:

@@ -19,6 +19,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from cluster.halving import Halving
 from cluster.ledger import Ledger, TrialRecord
+from cluster.patience import Patience
 from cluster.resources import DRIVER_MEMORY
 from cluster.search import LedgerSearch, Strategy
 from cluster.session import num_ranks
@@ -43,13 +44,19 @@ class SearchOptions:
     reduction: float = 3.0
     concurrent: int = 1
     """Trials at once."""
+    patience: float = 600
+    """Seconds in which no trial has room before the search gives up."""
 
 
 class Bookkeeper(tune.Callback):
     """Writes what trials report to the ledger, and shows it."""
 
-    def __init__(self, ledger: Ledger, table: LiveTable) -> None:
-        self._ledger, self._table = ledger, table
+    def __init__(self, ledger: Ledger, table: LiveTable, patience: Patience) -> None:
+        self._ledger, self._table, self._patience = ledger, table, patience
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Several times a second, whatever happens."""
+        self._patience.look()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -97,10 +104,10 @@ def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, r
 def search(
     base: Config, experiment: Path, ledger: Ledger, strategy: Strategy, trial: TrialOptions, options: SearchOptions
 ) -> None:
-    """Run the trials that are not done; returns when all have ended and the ledger says where their runs do.
+    """Run the trials that are not done; the ledger then says where their runs end, and which have not.
 
     Raises:
-        ValueError: options that ASHA refuses.
+        ValueError: options that ASHA refuses. Unavailable: the cluster has had no room for any trial for too long.
     """
     ledger.reconcile()
     searcher = LedgerSearch(ledger, strategy, options.num_trials)
@@ -110,6 +117,7 @@ def search(
     if searcher.num_left == 0:
         print(f"all {len(ledger.records)} trials of {experiment} have ended before; none is run again", flush=True)
         return
+    table = LiveTable(options.num_trials, base.train.epochs)
     driver = tune.with_parameters(drive_trial, base=base, options=trial, runs=str(ledger.root))
     driver = tune.with_resources(driver, tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}]))
     tune.Tuner(
@@ -120,7 +128,7 @@ def search(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{uuid.uuid4().hex[:8]}", storage_path=str(experiment / "ray"), verbose=0,
-            callbacks=[Bookkeeper(ledger, LiveTable(options.num_trials, base.train.epochs))],
+            callbacks=[Bookkeeper(ledger, table, Patience(options.patience))],
             failure_config=tune.FailureConfig(max_failures=trial.max_failures),
         ),
     ).fit()  # fmt: skip

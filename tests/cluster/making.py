@@ -90,10 +90,12 @@ class Node:
 
 
 def dmd(*arguments: object, inside: list[str] | None = None, log: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """A `dmd` command under way, its output in a file."""
+    """A `dmd` command under way in a process group of its own, its output in a file."""
     command = [*(inside or []), sys.executable, "-m", "dmd.cli", *map(str, arguments)]
     with open(log, "ab") as output:
-        return subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=output, start_new_session=True
+        )
 
 
 def finish(process: subprocess.Popen[bytes], log: Path, code: int = 0) -> str:
@@ -105,6 +107,13 @@ def finish(process: subprocess.Popen[bytes], log: Path, code: int = 0) -> str:
     text = log.read_text(errors="replace")
     assert process.returncode == code, text
     return text
+
+
+def assert_stopped(output: str, how_far: str) -> None:
+    """A command that was asked to stop ends with one line that says how far it is, and with no stack."""
+    assert "stopped on request; " in output
+    assert output.rstrip().endswith(how_far)
+    assert not [text for text in ("Traceback", "***", "Exception", "Error") if text in output], output
 
 
 def records(experiment: Path) -> list[dict]:

@@ -6,7 +6,10 @@ that validation chooses is not the one that the test split would choose.
 
 import csv
 import json
+import os
+import re
 import shutil
+import stat
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +19,24 @@ import psutil
 import pytest
 import ray
 
+from cluster.access import agree_on_token, send_token
 from cluster.submit import UPLOADED
 from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
 from dmd.training.standing import standing
-from tests.cluster.making import TINY, Node, dmd, finish, free_port, lines, make_shards, records, wait_for
+from launch.exit_codes import LOST, STOPPED
+from tests.cluster.making import (
+    TINY,
+    Node,
+    assert_stopped,
+    dmd,
+    finish,
+    free_port,
+    lines,
+    make_shards,
+    records,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
@@ -59,7 +75,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         log = temp.parent / "r.log"
         wait_for(lambda: "Ray runtime started" in log.read_text(), "the head node", 120)
+        send_token()
         ray.init(f"127.0.0.1:{port}", log_to_driver=False)
+        del os.environ["RAY_AUTH_MODE"]  # of this process alone, not of the commands that it starts
         yield Cluster(
             node, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", temp
         )
@@ -243,6 +261,61 @@ def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources")
     assert cluster.node.ranks() == []
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"RAY_AUTH_TOKEN": "another" * 8}, "refuses the token in RAY_AUTH_TOKEN; put the cluster's into RAY_AUTH_"),
+        ({"HOME": "/nowhere"}, "wants a token and there is none; put the cluster's into RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token, but RAY_AUTH_MODE=disabled sends none; unset it"),
+    ],
+)
+def test_a_token_that_does_not_fit(cluster, environment, message, monkeypatch, tmp_path):
+    """The cause, at once, from a process of its own: Ray keeps the first token that a process shows."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        agree_on_token(cluster.address)
+    log = tmp_path / "log"
+    if "RAY_AUTH_MODE" not in environment:
+        text = finish(dmd("submit", "--address", cluster.dashboard, "status", "x", log=log), log, code=2)
+        assert message in text
+        assert text.count("\n") == 1
+
+
+def test_the_token_stays_private(cluster, home):
+    assert stat.S_IMODE((home / ".ray" / "auth_token").stat().st_mode) == 0o600
+
+
+def test_a_terminated_experiment(cluster, tmp_path):
+    """SIGTERM, as from Slurm: one line, exit code 75, and the same command continues."""
+    log, out, shards = tmp_path / "log", tmp_path / "out", make_shards(tmp_path / "shards")
+    command = ["experiment", "--address", cluster.address, "--data", shards, "--out", out, "--seeds", "1", *TINY]
+    driver = dmd(*command, "train.epochs=5000", log=log)
+    wait_for(lambda: driver.poll() is not None or lines(out / "preset" / "seed_1", "valid"), "an epoch")
+    driver.terminate()
+    assert_stopped(finish(driver, log, code=STOPPED), "trainings ended: 0; the same command continues")
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped experiment's resources")
+
+
+def test_a_cluster_that_others_hold(cluster, tmp_path):
+    """A wait has an end, with exit code 69: the same command continues when there is room."""
+    log, shards = tmp_path / "log", make_shards(tmp_path / "shards")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    others = ray.util.placement_group([{"CPU": 2}])
+    ray.get(others.ready())
+    try:
+        common = ["--address", cluster.address, "--data", shards, "--patience", "5", *TINY]
+        search = ["tune", "--out", tmp_path / "out", "--space", tmp_path / "space.yaml", *common]
+        text = finish(dmd(*search, log=log), log, code=LOST)
+        assert re.search(r"no training has had room for \d+ s \(free: 0 of 2 CPU, 0 of 0 GPU\)", text)
+        assert "; trials ended: 0, begun: 2 (" in text
+        assert "Traceback" not in text
+        text = finish(dmd("experiment", "--out", tmp_path / "x", *common, log=log), log, code=LOST)
+        assert re.search(r"no training has had room for .* trainings ended: 0; the same command continues\n$", text)
+    finally:
+        ray.util.remove_placement_group(others)
 
 
 def test_requests_that_can_never_be_placed(cluster, tmp_path):

@@ -9,6 +9,7 @@ from ray.train.torch import TorchTrainer
 
 from cluster.process_group import OwnInterface
 from cluster.session import cluster
+from cluster.stopping import stop_requests
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -21,7 +22,7 @@ def _look(settings: dict[str, Any]) -> dict[str, str | None]:
 
 def test_a_rank_without_a_claim_sees_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # Ray leaves it to a process without a claim
-    with cluster(None, cpus=2):
+    with stop_requests() as stop, cluster(None, stop, cpus=2):
         trainer = TorchTrainer(
             _look, train_loop_config={}, torch_config=OwnInterface(timeout_s=60),
             scaling_config=ScalingConfig(num_workers=1, use_gpu=False),

@@ -54,7 +54,8 @@ class Two:
         mount = ["sh", "-c", f'mount -t tmpfs none {self.private} && exec "$@"', "sh"]
         self.worker_node = Node(
             self.temp, "--address", f"{self.head.address}:{PORT}", "--node-ip-address", self.worker.address,
-            "--num-cpus", "1", inside=[*self.worker.inside, *mount], DMD_AUDIT=str(self.audit), **WATCHFUL,
+            "--num-cpus", "1", inside=[*self.worker.inside, *mount], DMD_AUDIT=str(self.audit), RAY_AUTH_MODE="token",
+            **WATCHFUL,
         )  # fmt: skip
 
     def dmd(self, *arguments: object, log: Path) -> subprocess.Popen[bytes]:

@@ -20,7 +20,7 @@ from cluster.experiment import make_cells, parse_seeds
 from cluster.ledger import Ledger, TrialRecord, keep_request
 from cluster.options import Request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
-from cluster.results import markdown, seed_rows, student_t, summary, write_table, write_trials
+from cluster.results import markdown, seed_rows, student_t, summary, write_best, write_table, write_trials
 from cluster.run import parse_ablation
 from cluster.space import load_space
 from cluster.submit import excludes
@@ -68,6 +68,8 @@ def test_tables(tmp_path):
     ledger = Ledger(tmp_path)
     assert ledger.best() is ledger.records[1]
     write_trials(ledger, tmp_path, Config())
+    assert not (tmp_path / "best.yaml").exists(), "only a search that has ended has a best trial"
+    write_best(ledger.records[1], 3, tmp_path, Config())
     rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == ["1", "0", "2"]
     assert [row["valid Acc2 Non0 %"] for row in rows] == ["62.5", "62.5", ""]
@@ -223,7 +225,7 @@ def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch
     """Ranks of a standing cluster have the environment of their nodes."""
     request = Request(
         config=Config(), data="shards", out=tmp_path, address=None, cpus=None, ranks=(1, 1), cpus_per_rank=1.0,
-        gpus_per_rank=1.0, concurrent=None, max_failures=0, verbose=False,
+        gpus_per_rank=1.0, concurrent=None, max_failures=0, patience=1, verbose=False,
     )  # fmt: skip
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

@@ -1,0 +1,59 @@
+"""A request to stop, by Ctrl-C or SIGTERM: the command says how far it is and ends with exit code 75."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from launch.exit_codes import STOPPED
+
+_SAME_REQUEST_SECONDS = 3
+"""One request may be delivered several times: to the process, to its group, by its parent."""
+_LONGEST_END_SECONDS = 60
+"""Time for Ray to let go of the cluster; it has none where the same signal has ended Ray's own processes."""
+
+
+class StopRequests:
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt in the main thread, once per request."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def listen(self) -> None:
+        """Take the signals. Ray and Ray Tune take them for themselves when they start; call it again after that."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now, before = time.monotonic(), self._last
+        self._last = now
+        if before is None:
+            end = threading.Timer(_LONGEST_END_SECONDS, _give_up)
+            end.daemon = True
+            end.start()
+        elif now - before < _SAME_REQUEST_SECONDS:
+            return
+        raise KeyboardInterrupt
+
+
+def _give_up() -> None:
+    print(f"the cluster has not let go within {_LONGEST_END_SECONDS} s; the same command continues", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(STOPPED)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Both signals as KeyboardInterrupt within the block."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    requests = StopRequests()
+    requests.listen()
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
