@@ -98,19 +98,18 @@ class Launcher:
     def _settle(self, code: int, abandoned: bool) -> Ending:
         """What to say of all ranks: the ending of the one that is the cause."""
         endings = self._reports.endings()
-        if self._kills:
-            told = "a second request to stop: the ranks were killed; the same command continues"
-            return Ending(code=SIGNALLED + signal.SIGKILL, message=told)
-        if not endings and self._asked:
+        if not endings and self._asked and not self._kills:
             return Ending(code=STOPPED, message="asked to stop before a rank ran; the same command continues")
-        if not endings and not abandoned:
+        if not endings and not abandoned and not self._kills:
             told = f"the launcher ended with exit code {code} before a rank did; what it said is above"
             return Ending(code=code if code > 0 else FAILED, message=told)
         for rank in self._ranks:
             if rank not in endings:
                 told = f"rank {rank} ended without a word, and its supervisor too; the same command continues"
                 endings[rank] = Ending(code=LOST, message=told, origin=rank)
-        found = cause(endings)
+        found, killed = cause(endings), SIGNALLED + signal.SIGKILL
+        if self._kills and found.code in (LOST, killed):
+            return Ending(code=killed, message="asked to stop again: the ranks were killed; the same command continues")
         if abandoned and not self._asked and found.code in (0, STOPPED):
             return Ending(code=LOST, message="the launcher has died; the same command continues")
         return found

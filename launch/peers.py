@@ -11,6 +11,7 @@ A rank that is asked to stop before it trains says so in the same way, since oth
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -116,9 +117,8 @@ class Peers:
             first = store.compare_set(_CAUSE, "", text).decode() == text
             if not first:
                 self._hear(store)
-            pause = threading.Event()
-            while (first or os.environ["RANK"] == "0") and store.add(_HEARD, 0) < store.add(_HERE, 0) - 1:
-                pause.wait(0.05)
+            if first or os.environ["RANK"] == "0":
+                self._wait_for_all(store)
 
     def _watch(self, store: TCPStore) -> None:
         while not self._done.wait(LOOK_SECONDS) and not self._look(store):
@@ -137,13 +137,21 @@ class Peers:
             cause = parse_ending(store.get(_CAUSE).decode())
             self._channels.note_cause(cause)
             self._hear(store)
+            with self._lock:
+                self._leaving = self._channels.phase < Phase.TRAINING and not self._done.is_set()
+            if self._leaving and os.environ["RANK"] == "0":
+                self._wait_for_all(store)
         except RuntimeError:
             return True  # rank 0 has gone
-        with self._lock:
-            self._leaving = self._channels.phase < Phase.TRAINING and not self._done.is_set()
         if self._leaving:
             leave(self._channels, cause)
         return True
+
+    def _wait_for_all(self, store: TCPStore) -> None:
+        """Wait until all that are here know the cause, for some seconds: the store goes with rank 0."""
+        end = time.monotonic() + TELL_SECONDS
+        while store.add(_HEARD, 0) < store.add(_HERE, 0) - 1 and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _hear(self, store: TCPStore) -> None:
         """Say that this rank knows the cause: once, and when it does, since rank 0 may go then."""

@@ -46,6 +46,8 @@ def _work(peers: Peers, standing: Standing) -> Outcome:
         threading.Event().wait()  # as in a wait for hosts that are not there
     join_process_group(TIMEOUT)
     dist.barrier()
+    fault_point("joined")
+    dist.barrier()
     standing.training = True
     peers.begin()
     fault_point("trains")
@@ -99,6 +101,15 @@ def test_each_code_from_each_rank(tmp_path, action, ranks):
         assert f"rank {rank} on " in told.message or (action == "mistake" and rank == 0)
         assert "dmd train: " not in output, "whoever reads the endings tells them"
         assert ("Traceback" in output) == (action == "bug")
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+def test_rank_0_stays_until_all_have_heard_why_another_one_leaves(tmp_path):
+    """Before the training begins they leave at once, and the store that tells them is rank 0's."""
+    codes, endings, output = end(tmp_path, 4, "bug:joined@1@3")
+    assert codes == [1, 1, 1, 1], output
+    assert {ending.origin for ending in endings.values()} == {3}
 
 
 @pytest.mark.multiproc
