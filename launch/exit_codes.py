@@ -11,8 +11,8 @@ LOST = 69
 """EX_UNAVAILABLE: other ranks are gone, hang, or cannot be reached. The same command continues. Under NCCL torch aborts
 such a rank (SIGABRT); its supervisor tells that from a crash by what torch says, and ends with this code."""
 STORAGE = 74
-"""EX_IOERR: the run directory cannot be written, or a checkpoint in it not looked at. The same command continues when it
-can."""
+"""EX_IOERR: the run directory cannot be written, or a checkpoint in it cannot be looked at. The same command continues
+when the storage is well."""
 STOPPED = 75
 """EX_TEMPFAIL: stopped on request after a checkpoint. The same command continues."""
 SIGNALLED = 128

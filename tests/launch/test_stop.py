@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -148,19 +149,29 @@ def disk(tmp_path):
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Fill a disk but for some bytes."""
+    """Fill a disk but for some bytes; again, what has become free since."""
     filler = disk / "filler"
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    filler.write_bytes(b"x" * (free - leave))
+    with suppress(OSError), filler.open("ab", buffering=0) as file:  # a training may write at the same time
+        file.write(b"x" * max(0, free - leave))
     return filler
 
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
-def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, reference, disk, policy):
-    run, overrides = disk / "run", (SAVES, "train.epochs=12", "train.early_stop=100")
+def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, reference, disk, tmp_path, policy):
+    run, overrides = tmp_path / "run", (SAVES, "train.epochs=12", "train.early_stop=100")
+    (disk / "run").mkdir()
+    run.symlink_to(disk / "run")  # what the ranks print is not on the disk
     session = Session(shards, run, *overrides, f"train.on_storage_error={policy}", ranks=2)
     until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: session.output)
-    filler = fill(disk, leave=100_000)
+    filler = fill(disk, leave=200_000)
+
+    def refused() -> bool:
+        """Whether a write has failed; until then the room of a checkpoint that retention removed is filled as well."""
+        fill(disk, leave=200_000)
+        return "cannot write the checkpoint" in session.output
+
+    until(refused, lambda: session.output)
     ended = session.wait()
     assert ended.codes == [STORAGE, STORAGE], ended.output
     kept = last(run).step
