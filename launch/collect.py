@@ -46,7 +46,8 @@ class FromStderr:
     """What the ranks of other hosts say among the lines of the launcher's stderr; all other lines are passed on."""
 
     def __init__(self) -> None:
-        self.where, self.stderr = STDERR, subprocess.PIPE
+        self.where = STDERR
+        self.stderr: int | None = subprocess.PIPE
         self._endings: dict[int, Ending] = {}
         self._reader: threading.Thread | None = None
 

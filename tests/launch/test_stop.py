@@ -160,11 +160,20 @@ def fill(disk: Path, leave: int) -> Path:
 
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
-def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, reference, disk, policy):
-    run, overrides = disk / "run", (SAVES, "train.epochs=12", "train.early_stop=100")
+def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, reference, disk, tmp_path, policy):
+    run, overrides = tmp_path / "run", (SAVES, "train.epochs=12", "train.early_stop=100")
+    (disk / "run").mkdir()
+    run.symlink_to(disk / "run")  # what the ranks print is not on the disk
     session = Session(shards, run, *overrides, f"train.on_storage_error={policy}", ranks=2)
     until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: session.output)
-    filler = fill(disk, leave=100_000)
+    filler = fill(disk, leave=200_000)
+
+    def refused() -> bool:
+        """Whether a write has failed; until then the room of a checkpoint that retention removed is filled as well."""
+        fill(disk, leave=200_000)
+        return "cannot write the checkpoint" in session.output
+
+    until(refused, lambda: session.output)
     ended = session.wait()
     assert ended.codes == [STORAGE, STORAGE], ended.output
     kept = last(run).step
