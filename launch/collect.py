@@ -28,7 +28,7 @@ class InMemory:
     """A file in the memory of this process, which the supervisors on this host open through /proc."""
 
     def __init__(self) -> None:
-        self.stderr = None
+        self.stderr: int | None = None
         self._file = os.memfd_create("reports")
         self.where = f"/proc/{os.getpid()}/fd/{self._file}"
 
