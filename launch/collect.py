@@ -28,7 +28,7 @@ class InMemory:
     """A file in the memory of this process, which the supervisors on this host open through /proc."""
 
     def __init__(self) -> None:
-        self.stderr = None
+        self.stderr: int | None = None
         self._file = os.memfd_create("reports")
         self.where = f"/proc/{os.getpid()}/fd/{self._file}"
 
@@ -46,7 +46,8 @@ class FromStderr:
     """What the ranks of other hosts say among the lines of the launcher's stderr; all other lines are passed on."""
 
     def __init__(self) -> None:
-        self.where, self.stderr = STDERR, subprocess.PIPE
+        self.where = STDERR
+        self.stderr: int | None = subprocess.PIPE
         self._endings: dict[int, Ending] = {}
         self._reader: threading.Thread | None = None
 

@@ -57,7 +57,7 @@ def choose_threads(cores: int, busy: float, ranks: int, kept: int | None) -> int
 
 def usable_cores() -> int:
     """Cores that this process may use: its affinity, less what a cgroup's quota leaves of them."""
-    cores = len(os.sched_getaffinity(0))
+    cores = float(len(os.sched_getaffinity(0)))
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0" or "cpu" in controllers.split(","):
