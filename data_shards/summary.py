@@ -58,7 +58,7 @@ def _split(index: ShardIndex, split: str) -> dict[str, Any]:
     facts = LabelFacts()
     for start in range(0, count, _BLOCK):
         records = index.records(split, np.arange(start, min(start + _BLOCK, count)))
-        facts |= LabelFacts.of(records["label"], records["class"][records["class"] >= 0])
+        facts |= LabelFacts.of_rows(records)
         labels = records["label"].astype(np.float64)
         histogram += np.histogram(labels, LABEL_EDGES)[0]
         total, squares = total + labels.sum(), squares + (labels**2).sum()
