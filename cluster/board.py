@@ -3,7 +3,6 @@
 Each trial's own event file holds its whole config and, at its last step, its best validation.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +15,9 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from cluster.space import Parameter
 from dmd.config import Config
-from dmd.metrics import CLASS_METRICS, METRIC_TITLES, SHARES
+from dmd.metrics import CLASS_METRICS, METRIC_TITLES, SHARES, loss_title
 from dmd.presets import config_to_dict
-from dmd.training.record import BEST, DESCRIPTION_SUFFIX
-
-SHOWN = ("acc2_non0", "f1_non0", "acc7", "corr")
-"""Metrics of a regression beside its validation loss."""
+from dmd.training.record import BEST, COMPARED, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
 
 
 def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Path) -> None:
@@ -33,8 +29,9 @@ def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Pa
     if any(folder.glob(f"events.out.tfevents.*{DESCRIPTION_SUFFIX}")):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    loss, names = ("MAE", SHOWN) if task == "regression" else ("CE", CLASS_METRICS[:-1])
-    shown = {"loss": f"best valid {loss}", **{name: f"valid {METRIC_TITLES[name]}{_unit(name)}" for name in names}}
+    names = COMPARED if task == "regression" else CLASS_METRICS[:-1]
+    shown = {"loss": f"best valid {loss_title(task)}"}
+    shown |= {name: f"valid {METRIC_TITLES[name]}{_unit(name)}" for name in names}
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"{BEST}/{name}"), display_name=title)
         for name, title in shown.items()
@@ -55,8 +52,7 @@ def _unit(name: str) -> str:
 
 def describe_cells(configs: Sequence[Config], seeds: Sequence[int], folder: Path) -> None:
     """The same of configs over seeds: what varies are the seed, and the keys in which the configs differ."""
-    trees = [config_to_dict(config) for config in configs]
-    flat = [{f"{section}.{k}": _plain(v) for section, of in tree.items() for k, v in of.items()} for tree in trees]
+    flat = [hyperparameters(config_to_dict(config)) for config in configs]
     choices = {key: tuple(dict.fromkeys(config[key] for config in flat)) for key in flat[0] if key != "train.seed"}
     parameters = [Parameter(key=key, kind="choice", choices=of) for key, of in choices.items() if len(of) > 1]
     parameters.append(Parameter(key="train.seed", kind="choice", choices=tuple(seeds)))
@@ -82,10 +78,5 @@ def _info(parameter: Parameter) -> api_pb2.HParamInfo:
 def _value(choice: object) -> Value:
     if isinstance(choice, bool):
         return Value(bool_value=choice)
-    plain = _plain(choice)
+    plain = hyperparameter(choice)
     return Value(string_value=plain) if isinstance(plain, str) else Value(number_value=plain)
-
-
-def _plain(value: object) -> bool | int | float | str:
-    """A value as a run's own hyperparameters spell it."""
-    return value if isinstance(value, bool | int | float | str) else json.dumps(value)

@@ -14,7 +14,7 @@ from cluster.ledger import Ledger, TrialRecord
 from cluster.space import apply
 from cluster.table import short
 from dmd.config import Config
-from dmd.metrics import headings_of, shown, unit_note
+from dmd.metrics import headings_of, loss_title, shown, unit_note
 from dmd.presets import config_to_dict
 from dmd.training.durable import replace_file
 
@@ -73,11 +73,6 @@ def _cell(key: str, value: object) -> str:
     return f"{value:.{2 if key.endswith('%') else 4}f}" if math.isfinite(value) else "–"
 
 
-def loss_title(config: Config) -> str:
-    """What the validation loss of a config is."""
-    return "MAE" if config.model.task == "regression" else "CE"
-
-
 def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
     """trials.csv and trials.md, best first."""
     ordered = sorted(ledger.records.values(), key=lambda record: (record.best_loss, record.number))
@@ -87,7 +82,7 @@ def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
     rows = [
         {
             "trial": record.number, "state": record.state, "epochs": record.epoch,
-            f"best valid {loss_title(base)}": record.best_loss,
+            f"best valid {loss_title(base.model.task)}": record.best_loss,
             **{text: shown(name, record.metrics.get(name, math.nan)) for name, text in told.items()},
             **{key: short(record.values.get(key, "")) for key in keys},
         }
@@ -101,7 +96,7 @@ def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
 def write_best(best: TrialRecord, num_trials: int, experiment: Path, base: Config) -> None:
     """best.yaml, the whole config of the best of all trials for `dmd train --preset`; of a finished search only."""
     content = yaml.safe_dump(config_to_dict(apply(base, best.values)), sort_keys=False)
-    loss = f"{loss_title(base)} {best.best_loss:.4f}"
+    loss = f"{loss_title(base.model.task)} {best.best_loss:.4f}"
     header = f"# Trial {best.number}: validation {loss}, the lowest of {num_trials} trials.\n"
     replace_file(experiment / "best.yaml", (header + content).encode())
 

@@ -15,7 +15,7 @@ from cluster.ledger import Ledger, keep_request
 from cluster.options import Request, check_test_split, read_request
 from cluster.patience import Patience, Unavailable
 from cluster.resources import concurrent_trials, rank_slots
-from cluster.results import loss_title, markdown, note_of, seed_rows, write_best, write_table, write_trials
+from cluster.results import markdown, note_of, seed_rows, write_best, write_table, write_trials
 from cluster.search import GridStrategy, Strategy, make_strategy
 from cluster.selection import selection_shards
 from cluster.session import check_storage, cluster, has_gpus, live_nodes
@@ -26,6 +26,7 @@ from cluster.tune import SearchOptions, search
 from data_shards.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from dmd.config import Config
+from dmd.metrics import loss_title
 from dmd.presets import config_to_dict
 from launch.exit_codes import LOST, STOPPED
 from launch.setup import check_training, open_shards
@@ -198,7 +199,7 @@ def _report_search(request: Request, ledger: Ledger) -> int:
         return FAILED
     write_best(best, len(ledger.records), request.out, request.config)
     print(
-        f"best: trial {best.number}, validation {loss_title(request.config)} {best.best_loss:.4f}; "
+        f"best: trial {best.number}, validation {loss_title(request.config.model.task)} {best.best_loss:.4f}; "
         f"{request.out}/best.yaml, trials.md\n"
         f"TensorBoard: tensorboard --logdir {ledger.root}"
     )

@@ -46,7 +46,8 @@ def scan(path: Path, split: str, mapping: dict[str, str], labels: Labels) -> Sha
     refuse_kind(path, "a tar archive", but=("a tar archive",))
     rows = ShardRows(split)
     members = [*(mapping[modality] for modality in MODALITIES), mapping.get("raw_text", "")]
-    for group in _groups(path, {member.partition(":")[0] for member in mapping.values()}, rows.ignored):
+    wanted = {member.partition(":")[0] for member in mapping.values()}
+    for group in _samples(_groups(path, wanted, rows.ignored)):
         try:
             sample = _sample(group, split, mapping, labels)
             check_sample(sample)
@@ -88,15 +89,26 @@ def widen(facts: ShardRows, rows: ShardRows, where: str) -> None:
     merge_all(facts.moments, rows.moments)
 
 
+def _samples(groups: Iterator[_Group]) -> Iterator[_Group]:
+    """The groups with a member that is wanted, unlike a LICENSE.txt; where no group has one, the first of them, for
+    whoever names what it lacks."""
+    first: _Group | None = None
+    found = False
+    for group in groups:
+        first = first or group
+        if group.members:
+            found = True
+            yield group
+    if first is not None and not found:
+        yield first
+
+
 def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_Group]:
     """The samples of a tar in their order: runs of members whose names are equal up to the first dot.
 
-    `ignored` counts the members that are no part of a sample as it is wanted, such as a LICENSE.txt. Where a tar has
-    no member that is wanted its first group stands for it, for whoever names what it lacks.
+    `ignored` counts the members that are no part of a sample as it is wanted. A group may have no member that is.
     """
     group: _Group | None = None
-    first: _Group | None = None
-    some = False
     try:
         with tarfile.open(path, "r:") as tar, open(path, "rb") as file:
             for member in tar:
@@ -110,11 +122,9 @@ def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_
                     ignored[f"{kind} {member.name}"] = 1
                     continue
                 if group is None or group.key != key:
-                    if group is not None and group.members:
-                        some = True
+                    if group is not None:
                         yield group
                     group = _Group(key)
-                    first = first or group
                 if suffix in group.members:
                     raise ValueError(f"{path}: sample {key} has two members {suffix}")
                 if suffix not in wanted:
@@ -126,10 +136,8 @@ def _groups(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[_
             _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} is no tar that can be read: {error}; download or write it again") from error
-    if group is not None and group.members:
+    if group is not None:
         yield group
-    elif first is not None and not some:
-        yield first
 
 
 def _check_end(path: Path, offset: int) -> None:

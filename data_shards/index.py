@@ -89,7 +89,7 @@ class ShardIndex:
         facts = LabelFacts()
         for start in range(0, self.num_samples(split), ROWS_PER_GROUP):
             rows = self.records(split, np.arange(start, min(start + ROWS_PER_GROUP, self.num_samples(split))))
-            facts |= LabelFacts.of(rows["label"], rows["class"][rows["class"] >= 0])
+            facts |= LabelFacts.of_rows(rows)
         return facts
 
     def close(self) -> None:

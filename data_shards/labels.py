@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 Task = Literal["regression", "classes"]
 Reading = Literal["sentiments", "classes", "binary"]
@@ -74,6 +74,11 @@ class LabelFacts:
             min=float(known.min()) if len(known) else None, max=float(known.max()) if len(known) else None,
             whole=bool((known == np.floor(known)).all()), classes=tuple(np.bincount(numbers).tolist()),
         )  # fmt: skip
+
+    @classmethod
+    def of_rows(cls, rows: NDArray[Any]) -> "LabelFacts":
+        """Facts of rows of an index, whose class is -1 where there is none."""
+        return cls.of(rows["label"], rows["class"][rows["class"] >= 0])
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "LabelFacts":

@@ -1,9 +1,12 @@
 """What `dmd shard` and `dmd index` ask and tell about labels, ids and what they leave out."""
 
 import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from data_shards.labels import Labels, Reading
-from data_shards.schema import DatasetInfo
+if TYPE_CHECKING:
+    from data_shards.labels import Labels, Reading
+    from data_shards.schema import DatasetInfo
 
 
 def add_meaning(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +30,26 @@ def add_meaning(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def labels_of(options: argparse.Namespace) -> Labels:
+def labels_of(options: argparse.Namespace) -> "Labels":
     """What was said about labels."""
+    from data_shards.labels import Labels
+
     reading: Reading = "binary" if options.binary else "classes" if options.classes else "sentiments"
     return Labels(reading=reading, scale=options.label_scale)
 
 
-def print_ignored(ignored: dict[str, int]) -> None:
+def counted(counts: Mapping[str, int]) -> str:
+    """Names with their counts, in alphabetical order."""
+    return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+
+
+def print_ignored(ignored: Mapping[str, int]) -> None:
     """Name what was not taken, with its count."""
     if ignored:
-        print(f"ignored: {', '.join(f'{name} ({count})' for name, count in sorted(ignored.items()))}")
+        print(f"ignored: {counted(ignored)}")
 
 
-def print_labels(info: DatasetInfo) -> None:
+def print_labels(info: "DatasetInfo") -> None:
     """Say what the labels of each split are."""
     for split, facts in info.labels.items():
         scaled = f", multiplied by {info.label_scale:g}" if info.label_scale != 1 and facts.min is not None else ""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data_shards.index import ShardIndex
 from data_shards.labels import LabelFacts
+from data_shards.meaning import counted
 from data_shards.schema import MODALITIES
 
 _BLOCK = 16384
@@ -57,7 +58,7 @@ def _split(index: ShardIndex, split: str) -> dict[str, Any]:
     facts = LabelFacts()
     for start in range(0, count, _BLOCK):
         records = index.records(split, np.arange(start, min(start + _BLOCK, count)))
-        facts |= LabelFacts.of(records["label"], records["class"][records["class"] >= 0])
+        facts |= LabelFacts.of_rows(records)
         labels = records["label"].astype(np.float64)
         histogram += np.histogram(labels, LABEL_EDGES)[0]
         total, squares = total + labels.sum(), squares + (labels**2).sum()
@@ -114,8 +115,7 @@ def to_text(facts: dict[str, Any]) -> str:
     if facts["label_scale"] != 1:
         lines.append(f"  labels are those of the source multiplied by {facts['label_scale']:g}")
     if facts["ignored"]:
-        named = ", ".join(f"{name} ({count})" for name, count in facts["ignored"].items())
-        lines.append(f"  not taken from the source: {named}")
+        lines.append(f"  not taken from the source: {counted(facts['ignored'])}")
     if facts["rounding"]:
         errors = ", ".join(f"{m} {error:.3g}" for m, error in facts["rounding"].items())
         lines.append(f"  largest rounding error: {errors}")

@@ -30,6 +30,11 @@ SHARES = frozenset(METRIC_TITLES) - {"mae", "corr", "cross_entropy"}
 tables, CSV files beside them, figures, the terminal."""
 
 
+def loss_title(task: str | int) -> str:
+    """What the validation loss of a task is."""
+    return "MAE" if task == "regression" else "CE"
+
+
 def heading(name: str) -> str:
     """A metric's title with its unit: `Acc2 Non0 %`, `MAE`."""
     return METRIC_TITLES[name] + (" %" if name in SHARES else "")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.meaning import counted
 from data_shards.reader import ShardReader
 from data_shards.schema import MODALITIES
 from data_shards.sources import fields as fields_of
@@ -174,8 +175,7 @@ def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Sample
 
 def _warn_of(ignored: dict[str, int], where: str) -> None:
     if ignored:
-        found = ", ".join(f"{name} ({count})" for name, count in sorted(ignored.items()))
-        _log.warning("warning: %s: ignored: %s", where, found)
+        _log.warning("warning: %s: ignored: %s", where, counted(ignored))
 
 
 def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Iterator[Samples]:

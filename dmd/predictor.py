@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data_shards.sources.base import finite
 from dmd.config import Config
 from dmd.kernels.backend import choose_execution, current_device, float32_products, why_not_fused
 from dmd.losses import Objective
@@ -209,10 +210,9 @@ def check_arrays(card: ModelCard, arrays: dict[str, Any], where: str = "") -> Ar
                 f"{list(wanted)}; give the features that it was trained on"
             )
         tokens = modality == "text" and card.data["text_kind"] == "tokens"
-        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused as such
-            finite = np.isfinite(np.asarray(array, dtype=np.float32))
-        if not finite.all():
-            count = int(array.size - finite.sum())
+        good = finite(array)
+        if not good.all():
+            count = int(array.size - good.sum())
             raise ValueError(f"{where}{modality} holds {count} values that are not finite; repair or zero them")
         checked[modality] = torch.from_numpy(np.array(array, dtype=np.int64 if tokens else np.float32))
     counts = {m: len(tensor) for m, tensor in checked.items()}

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_shards.file_kinds import is_litter, kind_of
+from data_shards.file_kinds import is_litter
 from data_shards.schema import MODALITIES, check_kind
 from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
 from data_shards.sources.splits import find_splits
-from data_shards.sources.table import TABLE_SUFFIXES, TableSource
+from data_shards.sources.table import TableSource, table_format
 from data_shards.unpickle import Pickle
 
 Format = Literal["auto", "mmsa", "misa", "table"]
@@ -70,13 +70,9 @@ def _kind(given: str | Path, chosen: Format) -> tuple[Format, Pickle | None]:
     if chosen != "auto":
         return chosen, None
     if path.is_dir():
-        return (
-            "misa"
-            if any(file.suffix.lower() == ".pkl" and not is_litter(file.name) for file in path.iterdir())
-            else "table"
-        ), None
-    kind = kind_of(path)
-    if path.suffix in TABLE_SUFFIXES or (kind is not None and kind.name in ("a Parquet table", "an Arrow table")):
+        pickles = any(file.suffix.lower() == ".pkl" and not is_litter(file.name) for file in path.iterdir())
+        return ("misa" if pickles else "table"), None
+    if table_format(path) is not None:
         return "table", None
     opened = Pickle(path)
     splits = opened.value if isinstance(opened.value, dict) else {}

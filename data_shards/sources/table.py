@@ -39,7 +39,7 @@ _HINTS = {
     "split": "; write it, or put the files in directories called split=train, split=valid and split=test",
     "label": "; sentiments, or class numbers with --classes, are read from there",
 }
-_KINDS: dict[str, Literal["parquet", "ipc"]] = {"a Parquet table": "parquet", "an Arrow table": "ipc"}
+TABLE_KINDS: dict[str, Literal["parquet", "ipc"]] = {"a Parquet table": "parquet", "an Arrow table": "ipc"}
 
 
 class TableSource:
@@ -171,13 +171,13 @@ def _open(path: Path) -> tuple[ds.Dataset, dict[str, int]]:
         raise ValueError(f"{path} holds shards already; give the features that they were made from, or train with it")
     files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
     files = [file for file in files if not is_litter(str(file.relative_to(path)))]
-    tables = {file: kind for file in files if (kind := _format(file))}
+    tables = {file: kind for file in files if (kind := table_format(file))}
     if len(set(tables.values())) != 1:
         known = ((file, kind_of(file)) for file in files)
         held = next((f"; {file} is {kind.name}: {kind.advice}" for file, kind in known if kind is not None), "")
         raise ValueError(f"{path} is no table: give a .parquet or .arrow file, or a directory of one of them{held}")
     for file in tables:
-        refuse_kind(file, "a table", but=("a Parquet table", "an Arrow table"))
+        refuse_kind(file, "a table", but=tuple(TABLE_KINDS))
     unread = {f"file {file.relative_to(path)}": 1 for file in files if file not in tables}
     try:
         source = [str(file) for file in tables] if path.is_dir() else str(path)
@@ -206,12 +206,12 @@ def _unused(dataset: ds.Dataset, used: set[str]) -> dict[str, int]:
     return found
 
 
-def _format(file: Path) -> Literal["parquet", "ipc"] | None:
-    """How a file is read: by its name, and where that says nothing by its first bytes."""
+def table_format(file: Path) -> Literal["parquet", "ipc"] | None:
+    """How a table is read: by its name, and where that says nothing by its first bytes; None for any other file."""
     if file.suffix in TABLE_SUFFIXES or not file.is_file():
         return TABLE_SUFFIXES.get(file.suffix)
     kind = kind_of(file)
-    return None if kind is None else _KINDS.get(kind.name)
+    return None if kind is None else TABLE_KINDS.get(kind.name)
 
 
 def _pieces(dataset: ds.Dataset) -> list[Any]:

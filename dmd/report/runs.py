@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.durable import Unreadable
+from dmd.metrics import loss_title
 from dmd.presets import config_from_dict, config_to_dict
 from dmd.training.standing import Standing, read_lines, standing
 
@@ -61,7 +62,7 @@ class RunRecord:
     @property
     def loss_title(self) -> str:
         """What its validation loss is."""
-        return "MAE" if self.task == "regression" else "CE"
+        return loss_title(self.task)
 
     def best(self) -> tuple[int, float]:
         """Step and validation loss of the checkpoint that is evaluated."""

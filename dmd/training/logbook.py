@@ -27,7 +27,7 @@ from dmd.presets import config_to_dict
 from dmd.training.board import sample_features, wants_figures
 from dmd.training.engine import Engine
 from dmd.training.evaluate import Evaluation
-from dmd.training.record import BEST, Recorder
+from dmd.training.record import BEST, COMPARED, Recorder
 from dmd.training.system import TrainingSystem
 
 RETRY_SECONDS = 30
@@ -47,7 +47,7 @@ def open_record(
         "cuda_graph": engine.system.captured, "ghost_batches_per_forward": plan.ghost_batches_at_once,
         "data_workers": reader_threads(config.data), "threads": torch.get_num_threads(),
     }  # fmt: skip
-    shown = ("acc2_non0", "f1_non0", "acc7", "corr") if config.model.task == "regression" else CLASS_METRICS
+    shown = COMPARED if config.model.task == "regression" else CLASS_METRICS
     compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))
     return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
 

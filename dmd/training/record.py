@@ -35,8 +35,12 @@ from dmd.training.provenance import provenance
 from dmd.training.record_files import cut_lines, draw, open_board, parse_object
 from dmd.training.standing import LINES
 
+Hyperparameter = bool | int | float | str
+"""What TensorBoard takes for one."""
 BEST = "best_valid"
 """Kind of the numbers of the checkpoint that `dmd evaluate` takes."""
+COMPARED = ("acc2_non0", "f1_non0", "acc7", "corr")
+"""Metrics of a regression that the hyperparameter page shows beside the validation loss."""
 DESCRIPTION_SUFFIX = ".search"
 """How the name of an event file ends that describes the hyperparameters of all runs below its directory."""
 _DESCRIPTION_LEVELS = 2
@@ -81,7 +85,7 @@ class Recorder:
         former = set(run.glob("events.out.tfevents.*"))
         self._board = open_board(run, resume_step)
         self._events = cast(FileWriter, self._board.file_writer)
-        experiment, session_start, self._session_end = hparams(_flatten(config), dict.fromkeys(compare, 0.0))
+        experiment, session_start, self._session_end = hparams(hyperparameters(config), dict.fromkeys(compare, 0.0))
         for summary in (session_start,) if _described(run) else (experiment, session_start):
             self._events.add_summary(summary)
         if resume_step is None:
@@ -171,14 +175,19 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """A nested config as hyperparameters with dotted names; what is no number nor text is spelled as JSON."""
-    flat: dict[str, bool | int | float | str] = {}
+def hyperparameter(value: object) -> Hyperparameter:
+    """A config value as TensorBoard takes it: what is no number nor text is spelled as JSON."""
+    return value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+
+
+def hyperparameters(config: dict[str, Any], prefix: str = "") -> dict[str, Hyperparameter]:
+    """A nested config as hyperparameters with dotted names."""
+    flat: dict[str, Hyperparameter] = {}
     for name, value in config.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= hyperparameters(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+            flat[prefix + name] = hyperparameter(value)
     return flat
 
 
@@ -203,5 +212,5 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
     """{dotted key: [before, now]} of the config values that a resume changed; keys of newer programs do not count."""
-    old, new = _flatten(before), _flatten(_finite(now))
+    old, new = hyperparameters(before), hyperparameters(_finite(now))
     return {key: [old[key], new[key]] for key in new if key in old and old[key] != new[key]}

@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from dmd.training.durable import replace_file
-from dmd.training.standing import LINES
+from dmd.training.standing import LINES, read_lines
 
 _CLOCK_PATIENCE = 5
 """Seconds to wait at most for a clock that is behind the one that named the last event file."""
@@ -26,13 +26,9 @@ def end_logs_at(run: Path, step: int) -> None:
         ValueError: a damaged line before the last.
         OSError: the storage failed.
     """
-    path = run / LINES
-    if not path.exists():
+    if all(line["step"] <= step for line in read_lines(run)):
         return
-    size = path.stat().st_size
-    of_last = cut_lines(path, step)
-    if path.stat().st_size == size:
-        return
+    of_last = cut_lines(run / LINES, step)
     board = open_board(run, step)
     for line in of_last:
         draw(board, line)

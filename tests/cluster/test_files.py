@@ -111,7 +111,8 @@ def test_slurm_script_with_stand_ins_for_slurm(tmp_path):
         "scontrol": "echo node1; echo node2",
         "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
         "hostname": "echo 10.0.0.1",
-        "ray": f'echo "ray $*" >> {tmp_path}/calls; [ "$1" != list ] || printf \'"node_id"\\n"node_id"\\n\'',
+        "ray": f"""echo "ray $*" >> {tmp_path}/calls
+            [ "$1" != list ] || grep "^ray start" {tmp_path}/calls | sed 's/.*/"node_id"/' """,
         "dmd": f'echo "dmd $*" >> {tmp_path}/calls; exit 3',
     }
     venv = tmp_path / "venv" / "bin"
