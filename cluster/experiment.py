@@ -15,6 +15,7 @@ from cluster.ledger import encode, or_nan, read_json
 from cluster.process_group import hide_gpus
 from cluster.resources import DRIVER_MEMORY
 from cluster.trial import TrialOptions, run_training
+from data_shards.places import Place
 from dmd.config import Config
 from dmd.training.durable import replace_file
 
@@ -59,7 +60,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def run_cells(cells: Sequence[Cell], options: TrialOptions, data: str, concurrent: int) -> list[dict[str, Any]]:
+def run_cells(cells: Sequence[Cell], options: TrialOptions, data: Place, concurrent: int) -> list[dict[str, Any]]:
     """Train and evaluate every cell, `concurrent` at a time.
 
     Args:
@@ -98,7 +99,7 @@ def _result(cell: Cell, error: str | None) -> dict[str, Any]:
 
 
 @ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
-def _run_cell(cell: Cell, options: TrialOptions, data: str) -> str | None:
+def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
     """Train one cell, then evaluate it with the resources of a rank; why it was refused, if it was."""
     refused = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
     if refused is None:
@@ -110,7 +111,7 @@ def _run_cell(cell: Cell, options: TrialOptions, data: str) -> str | None:
 
 
 @ray.remote
-def _evaluate(run: str, data: str, on_gpu: bool) -> dict[str, Any]:
+def _evaluate(run: str, data: Place, on_gpu: bool) -> dict[str, Any]:
     if not on_gpu:
         hide_gpus()
     from dmd.training.restore import evaluate_run

@@ -57,6 +57,10 @@ class Cache:
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
+    def has_index(self, name: str) -> bool:
+        """Whether a remote set has its directory here."""
+        return (self.options.root / "indexes" / name).is_dir()
+
     def shard(self, sha256: str, size: int, fetch: Callable[[Path], None]) -> Path:
         """The copy of a shard; `fetch(path)` gets it if it is not here, and must raise unless it is whole and right."""
         path = self._shards / f"{sha256}.tar"

@@ -7,6 +7,8 @@ Each floor declares its subcommands in setup.cfg (entry-point group `dmd.command
 import sys
 from importlib.metadata import EntryPoint, entry_points
 
+from data_shards.places import redact
+
 USER_ERROR = 2
 """Exit code for a mistake of the user's: bad input, bad config, a file that is not there."""
 
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(commands[name].load()(rest) or 0)
     except (ValueError, OSError) as error:
-        print(f"dmd {name}: error: {error}", file=sys.stderr)
+        print(f"dmd {name}: error: {redact(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         return 130

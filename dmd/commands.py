@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_shards.places import Place, place_option
+
 if TYPE_CHECKING:
     from dmd.predict_inputs import Samples
 
@@ -35,7 +37,7 @@ def evaluate(argv: list[str]) -> int:
         "--json writes them as shares in [0, 1].",
     )  # fmt: skip
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--data", metavar="SHARDS", help="other shards than those of the training")
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
@@ -93,7 +95,7 @@ def predict(argv: list[str]) -> int:
     """Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file."""
     parser = argparse.ArgumentParser(prog="dmd predict", description=predict.__doc__)
     parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
-    parser.add_argument("inputs", type=Path, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
+    parser.add_argument("inputs", type=place_option, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet or .csv file")
     parser.add_argument(
         "--split", action="append", type=split_option,
@@ -122,7 +124,7 @@ def predict(argv: list[str]) -> int:
     return 0
 
 
-def _default_split(batches: "Iterable[Samples]", path: Path) -> "Iterator[Samples]":
+def _default_split(batches: "Iterable[Samples]", path: Place) -> "Iterator[Samples]":
     """The default split of what has splits, all of what has none. Raises ValueError where the split is not there."""
     seen: dict[str, bool] = {}
     for samples in batches:
@@ -162,7 +164,7 @@ def import_(argv: list[str]) -> int:
     parser.add_argument("file", type=Path, metavar="FILE.pth")
     parser.add_argument("run", type=Path, metavar="RUN", help="directory to make")
     parser.add_argument("--preset", required=True, metavar="P", help="what it was trained with (`dmd presets`)")
-    parser.add_argument("--data", metavar="SHARDS", help="shards that `dmd evaluate RUN` reads by default")
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="shards to evaluate on by default")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values, such as text.encoder=PATH")
     options = parser.parse_intermixed_args(argv)
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.places import Place, Where, to_place
 from data_shards.reader import ShardReader
 from data_shards.schema import MODALITIES
 from data_shards.sources.base import to_text
@@ -57,12 +58,12 @@ class Samples:
 
 
 def read_samples(
-    path: Path, card: ModelCard, *, splits: list[str] | None = None, ids: list[str] | None = None
+    given: Where, card: ModelCard, *, splits: list[str] | None = None, ids: list[str] | None = None
 ) -> Iterator[Samples]:
-    """Samples of `path` in batches, ready for the model.
+    """Samples of a place in batches, ready for the model.
 
     Args:
-        path: directory of shards, or a feature pickle.
+        given: directory or URL of shards, or a feature pickle.
         card: the model that will read them.
         splits: which; None: all that are there.
         ids: which samples; None: all.
@@ -70,8 +71,8 @@ def read_samples(
     Raises:
         ValueError: what is not there, is there twice, or does not fit the model.
     """
-    wanted = _unique(ids)
-    batches = _from_shards(path, card, splits) if path.is_dir() else _from_pickle(path, card, splits)
+    wanted, path = _unique(ids), to_place(given)
+    batches = _from_shards(path, card, splits) if path.is_dir() else _from_pickle(path.path, card, splits)
     seen: dict[str, set[str]] = {}
     for samples in batches:
         there = seen.setdefault(samples.split, set())
@@ -104,7 +105,7 @@ def _unique(ids: list[str] | None) -> set[str] | None:
     return set(ids)
 
 
-def _chosen(path: Path, there: Iterable[str], splits: list[str] | None) -> list[str]:
+def _chosen(path: Place | Path, there: Iterable[str], splits: list[str] | None) -> list[str]:
     known = list(there)
     wanted = [split_of(name) or name for name in splits or []]
     for split in wanted:
@@ -113,7 +114,7 @@ def _chosen(path: Path, there: Iterable[str], splits: list[str] | None) -> list[
     return wanted or known
 
 
-def _from_shards(path: Path, card: ModelCard, splits: list[str] | None) -> Iterator[Samples]:
+def _from_shards(path: Place, card: ModelCard, splits: list[str] | None) -> Iterator[Samples]:
     config = config_from_dict(card.config)
     with ShardReader(path) as reader:
         info = reader.index.info

@@ -1,6 +1,7 @@
 """Subcommands of `dmd` that start ranks: train, demo."""
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,11 @@ def _train(options: argparse.Namespace) -> int:
     with open_shards(options.data, config) as reader:
         check_training(config, reader, options.run, num_ranks, here=not place.by_ssh)
         check_resume(config, reader, options.run, parse_resume(options.resume))
-    return run_launcher(place, rank_arguments(options))
+    arguments = rank_arguments(options)
+    encoder = Path(config.text.encoder)
+    if place.by_ssh and encoder.is_dir() and not encoder.is_absolute():
+        arguments.append(f"text.encoder={json.dumps(str(encoder.absolute()))}")
+    return run_launcher(place, arguments, options.data)
 
 
 def _place(options: argparse.Namespace) -> "Place":

@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from data_shards.places import redact, to_place
 from dmd.presets import load_config
 from dmd.training.agreement import Diverged, StorageFailed
 from dmd.training.epoch_report import Outcome
@@ -21,6 +22,7 @@ from launch.determinism import make_deterministic
 from launch.environment import choose_interfaces
 from launch.exit_codes import FAILED, LOST, STOPPED, STORAGE, USER_ERROR
 from launch.lost import lost_others
+from launch.private import DATA, take_over
 from launch.setup import use_fair_share_of_cores
 from launch.supervise import Channels, StopRequest, lost_message, rank_name
 from launch.watchdog import Watchdog
@@ -37,6 +39,8 @@ def train(options: argparse.Namespace, stop: StopRequest, channels: Channels) ->
     from launch.engine import join_process_group
     from launch.training import make_training
 
+    take_over(options.run, os.environ)
+    data = to_place(os.environ.pop(DATA, options.data))
     config = load_config(options.preset, options.overrides)
     resume = parse_resume(options.resume)
     if config.train.deterministic:
@@ -49,7 +53,7 @@ def train(options: argparse.Namespace, stop: StopRequest, channels: Channels) ->
         channels.errors.hand_over()
     watchdog()
     training = make_training(
-        config, options.data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
+        config, data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
     )
     try:
         outcome = training.run()
@@ -85,7 +89,7 @@ def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
 
 def _fail(message: str, code: int, *, tell: bool) -> int:
     if tell:
-        print(f"dmd train: error: {message}", file=sys.stderr, flush=True)
+        print(f"dmd train: error: {redact(message)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -21,11 +21,13 @@ from pathlib import Path
 
 import psutil
 
+from data_shards.places import Place as Shards
 from dmd.kernels.backend import default_device
 from launch.devices import keep_choice, num_gpus
 from launch.environment import forwarded
 from launch.exit_codes import LOST, SIGNALLED
 from launch.hosts import Hosts
+from launch.private import DATA, handed_over, is_private, shell_word
 
 SCRIPT = Path(__file__).with_name("train.py").absolute()
 SWEEP_SECONDS = 40
@@ -73,12 +75,21 @@ def launcher_command(place: Place, arguments: list[str]) -> list[str]:
             raise ValueError("--hosts without --host-rank needs pdsh and ssh; install them, or use --host-rank")
         elif place.ssh_port is not None:
             where += ["--ssh_port", str(place.ssh_port)]
+    if place.by_ssh:
+        for path in (sys.executable, str(SCRIPT)):
+            if shlex.quote(path) != path:
+                raise ValueError(f"{path!r} has a character that a remote shell would change; install it elsewhere")
+        arguments = [shell_word(word) for word in arguments]
     return [sys.executable, "-m", "deepspeed.launcher.runner", *where, str(SCRIPT), *arguments]
 
 
-def run_launcher(place: Place, arguments: list[str]) -> int:
-    """Run the training script on all ranks of a place; returns its exit code (`launch.exit_codes`)."""
-    environment = dict(os.environ)
+def run_launcher(place: Place, arguments: list[str], data: Shards) -> int:
+    """Run the training script on all ranks of a place; returns its exit code (`launch.exit_codes`).
+
+    Raises:
+        ValueError: what `launcher_command` refuses, or what cannot reach other hosts.
+    """
+    environment = {**os.environ, **({DATA: data.address} if data.has_secret else {})}
     if not place.by_ssh:  # other hosts may have GPUs where this one has none
         keep_choice(environment)
         if default_device().type == "cpu":
@@ -86,20 +97,37 @@ def run_launcher(place: Place, arguments: list[str]) -> int:
         return _run(launcher_command(place, arguments), {**environment, "DMD_WRAPPER": str(os.getpid())}, _signal_local)
     assert place.hosts is not None
     hosts = ",".join(place.hosts.slots)
-    with tempfile.NamedTemporaryFile("w", prefix="dmd-environment-") as file:
-        file.writelines(f"{name}={value}\n" for name, value in forwarded(environment).items())
+    environment["PYTHONPATH"] = _python_path(environment)
+    chosen = forwarded(environment) | {name: environment[name] for name in (DATA,) if name in environment}
+    private = {name: value for name, value in chosen.items() if is_private(name, value)}
+    environment = {name: value for name, value in environment.items() if name not in private}
+    run_path = Path(arguments[arguments.index("--run") + 1])
+    command = launcher_command(place, arguments)
+    with (
+        handed_over(run_path, private, place.hosts.num_ranks) as token,
+        tempfile.NamedTemporaryFile("w", prefix="dmd-environment-") as file,
+    ):
+        file.writelines(f"{name}={value}\n" for name, value in {**forwarded(environment), **token}.items())
         file.flush()
         port = "" if place.ssh_port is None else f" -p {place.ssh_port}"
         ssh = {**environment, "PDSH_SSH_ARGS_APPEND": environment.get("PDSH_SSH_ARGS_APPEND", "") + port}
 
         def signal_remote(launcher: int, number: int) -> bool:
-            run = re.escape(arguments[arguments.index("--run") + 1])
+            run = re.escape(str(run_path))
             pattern = shlex.quote(f"^{re.escape(sys.executable)} -u {re.escape(str(SCRIPT))} .*--run {run} ")
             of_this_host = "--ns $$ --nslist net"  # containers of one machine share processes, not the network
             kill = ["pdsh", "-R", "ssh", "-w", hosts, f"pkill -{number} {of_this_host} -f {pattern}"]
             return subprocess.run(kill, env=ssh, stderr=subprocess.DEVNULL).returncode == 0
 
-        return _run(launcher_command(place, arguments), {**environment, "DS_ENV_FILE": file.name}, signal_remote)
+        # DeepSpeed writes its own working directory, as it is, into the remote command.
+        start = os.getcwd() if shlex.quote(os.getcwd()) == os.getcwd() else "/"
+        return _run(["env", "-C", start, *command], {**environment, "DS_ENV_FILE": file.name}, signal_remote)
+
+
+def _python_path(environment: dict[str, str]) -> str:
+    """PYTHONPATH for ranks that start in another directory: this code first, then what is there, absolute."""
+    there = [os.path.abspath(part) for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return os.pathsep.join(dict.fromkeys([str(SCRIPT.parent.parent), *there]))
 
 
 def _run(command: list[str], environment: dict[str, str], reach: Callable[[int, int], bool]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from data_shards.places import Where
 from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
@@ -28,18 +29,19 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
 
 
-def open_shards(data: str, config: Config) -> ShardReader:
+def open_shards(data: Where, config: Config) -> ShardReader:
     """The shards of a training.
 
     Raises:
         ValueError: no index there, or a split that a training needs is missing.
     """
     reader = ShardReader(data, check=config.data.check)
+    place = reader.index.root
     for split in ("train", "valid"):
         if reader.index.num_samples(split) == 0:
             there = ", ".join(reader.index.info.counts) or "none"
             raise ValueError(
-                f"{data} has no {split} split (it has: {there}), which a training needs; shard a file that holds it"
+                f"{place} has no {split} split (it has: {there}), which a training needs; shard a file that holds it"
             )
     return reader
 

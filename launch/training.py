@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from data_shards.places import Where
 from dmd.config import Config
 from dmd.kernels.backend import set_float32_products
 from dmd.training.epoch_report import EpochReport
@@ -18,7 +19,7 @@ from launch.setup import build_system, keep_freed_memory, open_shards, plan_trai
 
 
 def make_training(
-    config: Config, data: str, run: Path, *, device: torch.device, resume: Resume = "auto",
+    config: Config, data: Where, run: Path, *, device: torch.device, resume: Resume = "auto",
     stop_requested: Callable[[], bool] = lambda: False, on_epoch: Callable[[EpochReport], None] = lambda report: None,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> Training:

@@ -4,20 +4,22 @@
     trained.system.predict(batch)
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data_shards.places import Place, Where, to_place
 from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
+from data_shards.store import was_opened
 from dmd.config import Config
 from dmd.data.targets import check_classes
 from dmd.kernels.backend import default_device, set_float32_products
 from dmd.model.text import build_text_encoder
 from dmd.training.checkpoint import Snapshot, find_step, newest_valid, read_checkpoint
+from dmd.training.documents import check_state, read_document
 from dmd.training.evaluate import evaluate
 from dmd.training.passes import settle_prediction
 from dmd.training.saving import CHECKPOINTS
@@ -48,8 +50,12 @@ def best_checkpoint(run: Path) -> Snapshot:
     if newest is None:
         raise ValueError(f"{run} holds no checkpoint: not the directory of a run, or one that has saved nothing yet")
     snapshot = read_checkpoint(newest)
+    check_state(snapshot.state, str(newest))
     best = snapshot.state["best_step"]
-    return snapshot if best in (None, snapshot.step) else read_checkpoint(find_step(root, best))
+    if best not in (None, snapshot.step):
+        snapshot = read_checkpoint(find_step(root, best))
+        check_state(snapshot.state, f"{root}, step {best}")
+    return snapshot
 
 
 def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
@@ -72,19 +78,28 @@ def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
     return TrainedRun(system=system, config=config, state=snapshot.state, step=snapshot.step, device=device)
 
 
-def training_data(run: Path) -> str:
+def training_data(run: Path) -> Place:
     """Where the shards of a run's training are, as its run.json says.
 
+    A URL is taken from there only where this node's cache has read it before: a run directory may come from anybody,
+    and it holds no credentials.
+
     Raises:
-        ValueError: no readable run.json.
+        ValueError: no readable run.json, none that names shards, or a URL that nobody here has asked for.
     """
     try:
-        return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["info"]["data"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{run} has no readable run.json: not the directory of a run; name one, or --data") from error
+        data = read_document(run)["info"].get("data")
+    except ValueError as error:
+        raise ValueError(f"{error}; or name the shards with --data") from error
+    if not isinstance(data, str) or not data:
+        raise ValueError(f"{run} does not say where its shards are; name them with --data")
+    place = to_place(data)
+    if place.is_url and not was_opened(place):
+        raise ValueError(f"{run} names shards at {place}, which were never read here; to fetch them: --data {place}")
+    return place
 
 
-def evaluate_run(run: Path, *, data: str | None, split: str) -> dict[str, Any]:
+def evaluate_run(run: Path, *, data: Where | None, split: str) -> dict[str, Any]:
     """Metrics of a run's best checkpoint on a split, for all heads; every rank gets them.
 
     Raises:
