@@ -3,8 +3,6 @@
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -44,11 +42,10 @@ def evaluate(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.ranks < 1:
         raise ValueError(f"--ranks is {options.ranks}; it must be at least 1")
-    if options.ranks > 1 and "RANK" not in os.environ:
-        command = ["--standalone", "--nproc-per-node", str(options.ranks), "-m", "dmd.cli", "evaluate", *argv]
-        cores = str(max(1, len(os.sched_getaffinity(0)) // options.ranks))
-        environment = {"OMP_NUM_THREADS": cores, **os.environ}
-        return subprocess.run([sys.executable, "-m", "torch.distributed.run", *command], env=environment).returncode
+    from dmd.ranks import STORE, run_ranks
+
+    if options.ranks > 1 and STORE not in os.environ:
+        return run_ranks(["evaluate", *argv], options.ranks)
     return _evaluate(options)
 
 
@@ -57,11 +54,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     import torch.distributed as dist
 
     from dmd.kernels.backend import default_device
+    from dmd.ranks import join_ranks
     from dmd.training.restore import evaluate_run
     from dmd.training.standing import is_unfinished
 
     if options.ranks > 1:
-        dist.init_process_group("gloo")  # predictions are gathered from the CPU, so that ranks may share a GPU
+        join_ranks()  # on gloo: predictions are gathered from the CPU, so that ranks may share a GPU
     device = default_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -102,7 +102,7 @@ def save_program(predictor: Predictor, path: Path) -> str | None:
             other = example(predictor.card, 5)
             difference = _difference(program.module(), predictor.modules, other)
     except RuntimeError as error:
-        return str(error).strip().splitlines()[0][:200]
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
     if not difference <= PROGRAM_TOLERANCE:
         return f"its predictions differ from the model's by {difference:.1e}"
     torch.export.save(program, path)

@@ -47,8 +47,8 @@ def read_published(path: Path) -> dict[str, Tensor]:
     refuse_kind(path, "a .pth file", but=(*TORCH_KINDS, PICKLE.name))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
+    except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
         raise ValueError(f"{path} is not a file of tensors alone ({reason}); nothing in it was run") from error
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ValueError(f"{path} holds a {type(content).__name__} that is no state dict; give the .pth of a DMD")

@@ -42,7 +42,7 @@ def read_hosts(path: Path) -> Hosts:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None or match[2] == "0":
-            raise ValueError(f"{path}: line {number} is {line!r}; write NAME slots=RANKS, such as node1 slots=4")
+            raise ValueError(f"{path}: line {number} is {line[:80]!r}; write NAME slots=RANKS, such as node1 slots=4")
         if match[1] in slots:
             raise ValueError(f"{path}: line {number} names {match[1]} again; give each host one line")
         slots[match[1]] = int(match[2])

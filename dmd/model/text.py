@@ -17,9 +17,10 @@ NAMING = frozenset({
     "transformers_weights", "base_model_name_or_path", "quantization_config", "kernel_config", "use_kernels",
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
     "_experts_implementation", "_experts_implementation_internal", "backbone", "backbone_config", "backbone_kwargs",
-    "use_timm_backbone", "use_pretrained_backbone",
+    "use_timm_backbone", "use_pretrained_backbone", "num_labels",
 })  # fmt: skip
-"""Keys of a configuration by which transformers finds code, native kernels, files or models to fetch."""
+"""Keys of a configuration by which transformers finds code, native kernels, files or models to fetch; and the number of
+labels, of which it would write a list."""
 ATTENTION = ("eager", "sdpa")
 """Implementations of attention that torch brings along; any other may be a kernel to fetch."""
 

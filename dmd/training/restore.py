@@ -16,6 +16,7 @@ from data_shards.schema import DatasetInfo
 from data_shards.store import was_opened
 from dmd.config import Config
 from dmd.data.targets import check_classes
+from dmd.declared import check_declared
 from dmd.kernels.backend import default_device, set_float32_products
 from dmd.model.text import build_text_encoder
 from dmd.training.checkpoint import Snapshot, find_step, newest_valid, read_checkpoint
@@ -62,7 +63,8 @@ def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
     """Load the best checkpoint for data described by `info`, on this process's default device.
 
     Raises:
-        ValueError: no checkpoint, or data that the model cannot read.
+        ValueError: no checkpoint, one whose weights are not of the model that it declares, or data that the model
+            cannot read.
     """
     snapshot = best_checkpoint(run)
     check_fits(snapshot.state["data"], info)
@@ -70,8 +72,13 @@ def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
     check_classes(config, info)
     device = default_device()
     settings = snapshot.state["text_encoder"]
-    encoder = None if settings is None else build_text_encoder(settings, frozen=config.text.frozen)
-    system = TrainingSystem(config, info, encoder, device, binding=False)
+
+    def build() -> TrainingSystem:
+        encoder = None if settings is None else build_text_encoder(settings, frozen=config.text.frozen)
+        return TrainingSystem(config, info, encoder, device, binding=False)
+
+    check_declared(build, snapshot.model, snapshot.state["config"], settings)
+    system = build()
     system.load_state_dict(snapshot.model)
     system.to(device).eval()
     settle_prediction(system, info)
