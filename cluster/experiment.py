@@ -16,6 +16,7 @@ from cluster.patience import LOOK_SECONDS, Patience
 from cluster.process_group import hide_gpus
 from cluster.resources import DRIVER_MEMORY
 from cluster.trial import TrialOptions, run_training
+from data_shards.places import Place
 from dmd.config import Config
 from dmd.training.durable import replace_file
 
@@ -61,7 +62,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def run_cells(
-    cells: Sequence[Cell], options: TrialOptions, data: str, concurrent: int, patience: Patience
+    cells: Sequence[Cell], options: TrialOptions, data: Place, concurrent: int, patience: Patience
 ) -> list[dict[str, Any]]:
     """Train and evaluate every cell, `concurrent` at a time.
 
@@ -107,7 +108,7 @@ def _result(cell: Cell, error: str | None) -> dict[str, Any]:
 
 
 @ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
-def _run_cell(cell: Cell, options: TrialOptions, data: str) -> str | None:
+def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
     """Train one cell, then evaluate it with the resources of a rank; why it was refused, if it was."""
     refusal = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
     if refusal is None:
@@ -122,7 +123,7 @@ def _run_cell(cell: Cell, options: TrialOptions, data: str) -> str | None:
 class Evaluator:
     """An actor, so that the cluster tells whether an evaluation runs or waits (`cluster.session.num_ranks`)."""
 
-    def evaluate(self, run: str, data: str, on_gpu: bool) -> dict[str, Any]:
+    def evaluate(self, run: str, data: Place, on_gpu: bool) -> dict[str, Any]:
         """Evaluate a run's best checkpoint on the test split."""
         if not on_gpu:
             hide_gpus()

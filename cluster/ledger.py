@@ -12,7 +12,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cluster.space import Values
 from dmd.training.durable import replace_file
@@ -88,10 +88,8 @@ class Ledger:
         self.root = experiment / "trials"
         self.records: dict[int, TrialRecord] = {}
         for path in sorted(self.root.glob("*/trial.json")):
-            content = read_json(path)
-            content["losses"] = [(epoch, math.inf if loss is None else loss) for epoch, loss in content["losses"]]
-            content["metrics"] = {name: or_nan(value) for name, value in content["metrics"].items()}
-            self.records[content["number"]] = TrialRecord(**content)
+            record = _record(path)
+            self.records[record.number] = record
 
     def run(self, number: int) -> Path:
         """The run directory of a trial."""
@@ -131,6 +129,24 @@ class Ledger:
         return min(scored, key=lambda record: (record.best_loss, record.number), default=None)
 
 
+def _record(path: Path) -> TrialRecord:
+    """A trial.json.
+
+    Raises:
+        ValueError: damaged.
+    """
+    content = read_json(path)
+    try:
+        content["losses"] = [(int(epoch), math.inf if loss is None else loss) for epoch, loss in content["losses"]]
+        content["metrics"] = {name: or_nan(value) for name, value in content["metrics"].items()}
+        record = TrialRecord(**content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no record of a trial ({error}); move it away") from error
+    if type(record.number) is not int or record.state not in get_args(State):
+        raise ValueError(f"{path} is no record of a trial (number {record.number!r}); move it away")
+    return record
+
+
 def keep_request(path: Path, request: dict[str, Any]) -> None:
     """Write what an experiment is, or compare it with what was written.
 
@@ -142,7 +158,10 @@ def keep_request(path: Path, request: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, encode(request))
         return
-    for key, before in read_json(path).items():
+    began = read_json(path)
+    if not isinstance(began, dict) or not began or not began.keys() <= request.keys():
+        raise ValueError(f"{path} is not what this command asks for; give the one that began it, or another --out")
+    for key, before in began.items():
         if before != request[key]:
             raise ValueError(
                 f"{path.parent} was started with {key} {json.dumps(before)}, not {json.dumps(request[key])}; give "
@@ -158,7 +177,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; move it away") from error
 
 

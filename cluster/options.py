@@ -8,8 +8,8 @@ from pathlib import Path
 from cluster.resources import TrialSize, parse_ranks
 from cluster.session import chosen_address
 from cluster.trial import TrialOptions
+from data_shards.places import Place, place_option
 from data_shards.reader import ShardReader
-from data_shards.remote import is_url
 from dmd.config import Config
 from dmd.presets import load_config, preset_names
 
@@ -17,7 +17,7 @@ from dmd.presets import load_config, preset_names
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that trains on a Ray cluster."""
     parser.add_argument("--preset", help=f"one of {', '.join(preset_names())}, or a YAML file; none: the defaults")
-    parser.add_argument("--data", required=True, metavar="SHARDS", help="directory or URL that `dmd shard` wrote")
+    parser.add_argument("--data", required=True, type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
     parser.add_argument("--out", required=True, type=Path, metavar="EXPERIMENT", help="directory of the experiment")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values of every trial")
     group = parser.add_argument_group("cluster")
@@ -37,7 +37,7 @@ class Request:
     """What the shared options ask for, checked without a cluster."""
 
     config: Config
-    data: str
+    data: Place
     """Absolute path or URL of the shards."""
     out: Path
     address: str | None
@@ -88,15 +88,11 @@ def read_request(options: argparse.Namespace) -> Request:
     if not encoder.is_absolute() and encoder.is_dir():
         raise ValueError(f"text.encoder is {encoder}; ranks run elsewhere, give the absolute path {encoder.absolute()}")
     return Request(
-        config=config, data=_absolute(options.data), out=options.out.absolute(), address=options.address,
+        config=config, data=options.data.absolute(), out=options.out.absolute(), address=options.address,
         cpus=options.cpus, ranks=parse_ranks(options.ranks_per_trial), cpus_per_rank=options.cpus_per_rank,
         gpus_per_rank=options.gpus_per_rank, concurrent=options.concurrent, max_failures=options.max_failures,
         patience=options.patience, verbose=options.verbose,
     )  # fmt: skip
-
-
-def _absolute(data: str) -> str:
-    return data if is_url(data) else os.path.abspath(data.removeprefix("file://"))
 
 
 def check_test_split(reader: ShardReader) -> None:

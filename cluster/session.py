@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.access import agree_on_token, make_token
 from cluster.stopping import StopRequests
 from data_shards.index import ShardIndex
+from data_shards.places import Place
 
 _CHECK_SECONDS = 120
 EVALUATOR = "Evaluator"
@@ -134,7 +135,7 @@ def num_ranks() -> int:
     return sum(any(name in actor["ActorClassName"] for name in ("RayTrainWorker", EVALUATOR)) for actor in alive)
 
 
-def check_storage(experiment: Path, data: str) -> None:
+def check_storage(experiment: Path, data: Place) -> None:
     """Let every node look at the experiment's directory and at its shards.
 
     Raises:
@@ -167,7 +168,7 @@ def check_storage(experiment: Path, data: str) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _see(marker: str, data: str, generation: str) -> str | None:
+def _see(marker: str, data: Place, generation: str) -> str | None:
     """What is wrong with a node's view; None if nothing."""
     path = Path(marker)
     if not path.exists() or path.read_text(encoding="utf-8") != path.name:

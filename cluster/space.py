@@ -135,7 +135,7 @@ def load_space(path: Path, base: Config) -> Space:
         ValueError: what is wrong with the file, the key, or a config that the space can draw.
     """
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"the space {path} cannot be read: {error.strerror}; shipped ones: {_shipped()}") from error
     except UnicodeDecodeError as error:

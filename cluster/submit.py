@@ -23,7 +23,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.access import PLACES, find_token, send_token
 from cluster.commands import experiment_parser, tune_parser
-from data_shards.remote import is_url
+from data_shards.places import to_place
 from dmd.presets import load_config, preset_names
 from launch.exit_codes import LOST
 
@@ -91,8 +91,13 @@ def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
     if missing:
         raise ValueError(f"{root} is not the project's directory (no {missing[0]}); name it with --working-dir")
     options = PARSERS[command]().parse_intermixed_args(arguments)
-    for option, value in (("--data", options.data), ("--out", options.out)):
-        if not is_url(str(value)) and not Path(value).is_absolute():
+    if options.data.has_secret:
+        raise ValueError(
+            f"--data {options.data} was given with a user or a query, which Ray's job list shows to everybody; "
+            "configure fsspec on the nodes (FSSPEC_*, AWS_PROFILE) and give the URL alone"
+        )
+    for option, value in (("--data", options.data), ("--out", to_place(options.out))):
+        if not value.is_url and not value.path.is_absolute():
             raise ValueError(f"{option} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
     named = [options.space] if command == "tune" else []
     named += [Path(options.preset)] if options.preset and options.preset not in preset_names() else []

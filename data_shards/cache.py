@@ -63,6 +63,10 @@ class Cache:
         """Where the indexes of one remote set live; not counted against the limit."""
         return _make(self.options.root / "indexes" / name)
 
+    def has_index(self, name: str) -> bool:
+        """Whether a remote set has its directory here."""
+        return (self.options.root / "indexes" / name).is_dir()
+
     def shard(self, sha256: str, size: int, fetch: Callable[[Path], None]) -> Path:
         """The copy of a shard; `fetch(path)` gets it if it is not here, and must raise unless it is whole and right."""
         path = self._shards / f"{sha256}.tar"

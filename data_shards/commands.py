@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from data_shards.meaning import add_meaning, labels_of, print_ignored, print_labels
+from data_shards.places import place_option
 
 _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
@@ -73,7 +74,9 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
         "features", nargs="?", metavar="FEATURES",
         help="an MMSA, MulT, MISA or MAG-BERT pickle, a directory of MISA pickles, or a Parquet or Arrow table",
     )  # fmt: skip
-    parser.add_argument("shards", metavar="SHARDS", help=f"where the shards go: {_PLACE}; made if it is not there")
+    parser.add_argument(
+        "shards", type=place_option, metavar="SHARDS", help=f"where the shards go: {_PLACE}; made if it is not there"
+    )
     parser.add_argument("--name", help="the data set's name (default: the file's, or synthetic)")
     parser.add_argument(
         "--samples-per-shard", type=int, default=512, metavar="N", help="samples in a tar (default: 512)"
@@ -121,7 +124,7 @@ def verify(argv: list[str]) -> int:
         prog="dmd verify",
         description="Compare every byte of a set of shards with its index. Exit code 1: something is broken.",
     )
-    parser.add_argument("shards", metavar="SHARDS", help=_PLACE)
+    parser.add_argument("shards", type=place_option, metavar="SHARDS", help=_PLACE)
     parser.add_argument("--threads", type=int, metavar="N", help="shards read at once (default: one per core)")
     options = parser.parse_args(argv)
 
@@ -141,7 +144,7 @@ def verify(argv: list[str]) -> int:
 def inspect(argv: list[str]) -> int:
     """Say what is in a set of shards: splits, shapes, labels, lengths, sizes."""
     parser = argparse.ArgumentParser(prog="dmd inspect", description="Say what is in a set of shards, from its index.")
-    parser.add_argument("shards", metavar="SHARDS", help=_PLACE)
+    parser.add_argument("shards", type=place_option, metavar="SHARDS", help=_PLACE)
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--plot", metavar="FILE.png", help="draw label and length distributions")
     options = parser.parse_args(argv)

@@ -17,7 +17,7 @@ from data_shards.sources.base import pad_steps
 
 UNSAFE = ("pth", "pt", "pkl", "pickle", "pyd", "joblib", "ckpt", "bin")
 """Formats that are, or may be, pickles: reading one can run code."""
-_LARGEST = 1 << 31
+_LARGEST = 1 << 28
 """Bytes of one unpacked array; an archive can claim any size."""
 
 
@@ -99,7 +99,10 @@ def fit(array: NDArray[Any], shape: tuple[int, int], dtype: np.dtype[Any]) -> ND
 
 def json_field(raw: bytes, field: str) -> Any:
     """A field of a JSON object, `a.b` being b in a; `ValueError` where it is absent."""
-    value = json.loads(raw)
+    try:
+        value = json.loads(raw)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deep") from error
     for part in field.split("."):
         if not isinstance(value, dict) or part not in value:
             raise ValueError(f"the JSON has no {field}")

@@ -20,7 +20,7 @@ from data_shards.index_writer import IndexWriter
 from data_shards.labels import Labels
 from data_shards.moments import describe_all
 from data_shards.output import open_output
-from data_shards.remote import is_url
+from data_shards.places import to_place
 from data_shards.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, generation_of
 from data_shards.sources.declared import Ids
 from data_shards.sources.splits import ALIASES, find_splits, named_split
@@ -60,15 +60,16 @@ def index_tars(
         ValueError: no tars, a member that is missing, cannot be read or can run code, samples that do not fit, ids that
             are there twice, labels of doubtful meaning.
     """
-    if is_url(root) or not Path(root).is_dir():
-        raise ValueError(f"{root} is no local directory; index tars where they are, then copy them with their index")
-    folder, chosen = Path(root), _checked(mapping or OWN_MAP)
+    place = to_place(root)
+    if place.is_url or not place.path.is_dir():
+        raise ValueError(f"{place} is no local directory; index tars where they are, then copy them with their index")
+    folder, chosen = place.path, _checked(mapping or OWN_MAP)
     if labels is not None and labels.reading != "sentiments" and mapping and mapping.get("class"):
         raise ValueError(f"--{labels.reading} takes the label for the class number, but --map names a class; give one")
     if labels is not None and labels.scale is not None and not chosen.get("label"):
         raise ValueError("--label-scale multiplies sentiments, but --map names no label; leave it out, or name one")
     tars = _assign(folder, splits or {})
-    collector = Collector(str(root), labels, numbered=ids == "number")
+    collector = Collector(str(place), labels, numbered=ids == "number")
     with open_output(folder, keep=[name for _, name in tars]) as output:
         index = IndexWriter(output.staging / INDEX_NAME)
         try:

@@ -6,7 +6,6 @@ Only the row groups in use are held in memory, so an index of 10^8 samples takes
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from data_shards.index_file import CLASS_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
 from data_shards.labels import LabelFacts
+from data_shards.places import Where
 from data_shards.store import Store, open_store
 
 _CACHED_GROUPS = 32
@@ -32,7 +32,7 @@ class ShardIndex:
         """Open the index of a store; `ValueError` where it is missing or damaged."""
         self.store = store
         self.root = store.place
-        """The directory or URL of the set, as the user wrote it."""
+        """The directory or URL of the set, for messages and records."""
         self._path = store.index()
         self._file: IndexFile | None = IndexFile(self._path)
         self._tail = self._file.tail
@@ -42,7 +42,7 @@ class ShardIndex:
         self._strings = _Recent(_CACHED_STRINGS)
 
     @classmethod
-    def load(cls, path: str | Path) -> "ShardIndex":
+    def load(cls, path: Where) -> "ShardIndex":
         """Open the index of the shards at a directory or URL; `ValueError` where it is missing or damaged."""
         return cls(open_store(path))
 

@@ -102,7 +102,7 @@ class IndexFile:
             self._groups = [(int(end), int(crc)) for end, crc in json.loads(metadata[b"dmd.row_groups"])]
         except KeyError as error:
             raise ValueError(f"{self._name} is not an index of shards: it lacks {error}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self._name}: {error}") from error
         rows = sum(self.info.counts.values())
         wanted = CLASS_SCHEMA if self.info.classes else SCHEMA

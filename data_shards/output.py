@@ -14,7 +14,8 @@ from pathlib import Path
 from data_shards.durable import sync_directory
 from data_shards.index import ShardIndex
 from data_shards.index_file import INDEX_NAME
-from data_shards.remote import Remote, RemoteOptions, is_url
+from data_shards.places import Where, to_place
+from data_shards.remote import Remote, RemoteOptions
 from data_shards.sole_writer import sole_writer
 from data_shards.store import open_store
 
@@ -26,7 +27,7 @@ _SHARD_NAME = re.compile(r"(train|valid|test)-\d{6}-[0-9a-f]{16}\.tar")
 class Output(ABC):
     """A build under way: files are made in `staging`, then taken over shard by shard, then published."""
 
-    def __init__(self, place: str, staging: Path, lock: int | None = None) -> None:
+    def __init__(self, place: Where, staging: Path, lock: int | None = None) -> None:
         self.staging = staging
         self.inherited = () if lock is None else (lock,)
         """File descriptors that writer processes must close."""
@@ -43,7 +44,7 @@ class Output(ABC):
 
 class _LocalOutput(Output):
     def __init__(self, root: Path, staging: Path, lock: int, keep: Collection[str]) -> None:
-        super().__init__(str(root), staging, lock)
+        super().__init__(root, staging, lock)
         self._root, self._keep = root, keep
         self._names: list[str] = []
 
@@ -90,7 +91,7 @@ class _RemoteOutput(Output):
 
 @contextmanager
 def open_output(
-    place: str | Path, *, keep: Collection[str] = (), remote: RemoteOptions | None = None
+    given: Where, *, keep: Collection[str] = (), remote: RemoteOptions | None = None
 ) -> Iterator[Output]:
     """Begin a build at a directory or URL. What is there stays as it is unless the build publishes.
 
@@ -100,18 +101,19 @@ def open_output(
     Raises:
         ValueError: another build is at work in the directory, or a file is in the way.
     """
-    if is_url(place):
-        if str(place).startswith(("http://", "https://")):
+    place = to_place(given)
+    if place.is_url:
+        if place.address.startswith(("http://", "https://")):
             raise ValueError(f"{place} cannot be written to; give a directory or a bucket")
         with tempfile.TemporaryDirectory(prefix="dmd-shards-") as staging:
-            output = _RemoteOutput(Remote(str(place), remote), Path(staging))
+            output = _RemoteOutput(Remote(place.address, remote), Path(staging))
             try:
                 yield output
             except BaseException:
                 output.withdraw()
                 raise
         return
-    root = Path(str(place).removeprefix("file://"))
+    root = place.path
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; give a directory for the shards")
     with sole_writer(root) as lease:
@@ -125,7 +127,7 @@ def open_output(
             shutil.rmtree(folder)
 
 
-def _shard_names(place: str) -> set[str]:
+def _shard_names(place: Where) -> set[str]:
     """The shards of the set that is at a place now; none where there is no set that can be read."""
     try:
         return {shard.name for shard in ShardIndex(open_store(place)).info.shards}

@@ -8,7 +8,6 @@ one: it is picklable, safe across fork because nothing reads at a shared file po
 """
 
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from data_shards.buffers import Buffers
 from data_shards.cache import CacheOptions
 from data_shards.decode import decode_array, fit, json_field
 from data_shards.index import Positions, Records, ShardIndex
+from data_shards.places import Where
 from data_shards.remote import RemoteOptions
 from data_shards.schema import MEMBERS, MODALITIES
 from data_shards.shard_files import REPAIR, CutShort, ShardFiles
@@ -33,7 +33,7 @@ class ShardReader:
 
     def __init__(
         self,
-        path: str | Path,
+        path: Where,
         *,
         check: bool = True,
         cache: CacheOptions | None = None,

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
+from data_shards.places import redact
+
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE = 10.0
@@ -44,16 +46,13 @@ class Unreachable(ValueError):
     """The server did not answer properly, however often it was asked."""
 
 
-def is_url(path: str | Path) -> bool:
-    """Whether a path names a remote place; `file://` does not."""
-    return isinstance(path, str) and "://" in path and not path.startswith("file://")
-
-
 class Remote:
     """The files right under one URL. Picklable; each process opens its own connections."""
 
     def __init__(self, url: str, options: RemoteOptions | None = None) -> None:
         self.url = url.rstrip("/")
+        self.shown = redact(self.url)
+        """For messages: without user-info and query."""
         self.options = options or RemoteOptions()
         self._opened: tuple[int, Any, str] | None = None
 
@@ -103,9 +102,9 @@ class Remote:
                 os.fsync(file.fileno())
             if sha256 is None or digest.hexdigest() == sha256:
                 return
-            _log.warning("%s/%s came with wrong bytes; fetching it again", self.url, name)
+            _log.warning("%s/%s came with wrong bytes; fetching it again", self.shown, name)
             self._sleep(attempt)
-        raise ValueError(f"{self.url}/{name} does not match its sha256: restore it, or rebuild with `dmd shard`")
+        raise ValueError(f"{self.shown}/{name} does not match its sha256: restore it, or rebuild with `dmd shard`")
 
     def upload(self, path: Path, name: str) -> None:
         """Store a local file under `name`, replacing what was there in one step where the store can."""
@@ -150,7 +149,7 @@ class Remote:
 
     def _retry(self, name: str, ask: Callable[[Any, str], Result]) -> Result:
         """`ask(file system, path)`, repeated while the server fails."""
-        where = f"{self.url}/{name}"
+        where = f"{self.shown}/{name}"
         for attempt in range(self.options.attempts):
             try:
                 fs, root = self._open()
@@ -158,9 +157,9 @@ class Remote:
             except FileNotFoundError as error:
                 raise ValueError(f"{where} is not there") from error
             except PermissionError as error:
-                raise ValueError(f"{where}: access denied ({error}); check the credentials") from error
+                raise ValueError(f"{where}: access denied ({redact(str(error))}); check the credentials") from error
             except _transient() as error:
-                reason = str(error) or type(error).__name__
+                reason = redact(str(error)) or type(error).__name__
                 _log.info("%s: %s (attempt %d of %d)", where, reason, attempt + 1, self.options.attempts)
                 if attempt + 1 < self.options.attempts:
                     self._sleep(attempt)
@@ -180,7 +179,7 @@ class Remote:
             try:
                 fs, root = fsspec.core.url_to_fs(self.url)
             except ImportError as error:
-                raise ValueError(f"{self.url}: {error}; pip install 'dmd-cluster[remote]'") from error
+                raise ValueError(f"{self.shown}: {error}; pip install 'dmd-cluster[remote]'") from error
             self._opened = os.getpid(), fs, root.rstrip("/")
         return self._opened[1], self._opened[2]
 

@@ -127,10 +127,11 @@ class DatasetInfo:
         held = {split: sum(shard.samples for shard in self.shards if shard.split == split) for split in self.counts}
         texts = [self.name, self.generation, self.builder, *self.members.values()]
         named = set(self.lengths) == set(MODALITIES) and set(self.members) == set(MEMBERS)
-        if not (
-            named and _are_sizes([*sizes, *dims]) and held == self.counts and all(isinstance(t, str) for t in texts)
-        ):
+        whole = named and held == self.counts and all(isinstance(text, str) for text in texts)
+        if not whole or not _are_sizes([*sizes, *dims, self.vocab_size + 1]):
             raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
+        if any(math.prod(self.shape(m)) > 1 << 28 for m in MODALITIES):
+            raise ValueError("the index tells of samples that no memory holds; rebuild with `dmd shard`")
         if type(self.classes) is not int or not 0 <= self.classes <= CLASS_LIMIT:
             raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
         check_kind(self.task, Task, "task")

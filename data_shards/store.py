@@ -9,7 +9,8 @@ from typing import Protocol
 from data_shards.cache import Cache, CacheOptions
 from data_shards.durable import locked
 from data_shards.index_file import INDEX_NAME, TAIL, IndexFile
-from data_shards.remote import Remote, RemoteOptions, Unreachable, is_url
+from data_shards.places import Place, Where, to_place
+from data_shards.remote import Remote, RemoteOptions, Unreachable
 from data_shards.schema import ShardInfo
 
 _log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class Store(Protocol):
 
     @property
     def place(self) -> str:
-        """What the user called it."""
+        """What messages and records call it."""
 
     @property
     def is_remote(self) -> bool:
@@ -42,11 +43,21 @@ class Store(Protocol):
         """Forget a damaged local copy; False where the local file is the original."""
 
 
-def open_store(path: str | Path, *, cache: CacheOptions | None = None, remote: RemoteOptions | None = None) -> Store:
+def open_store(given: Where, *, cache: CacheOptions | None = None, remote: RemoteOptions | None = None) -> Store:
     """The store at a directory or URL."""
-    if is_url(path):
-        return RemoteStore(str(path), cache or CacheOptions.from_environment(), remote)
-    return LocalStore(Path(str(path).removeprefix("file://")))
+    place = to_place(given)
+    if place.is_url:
+        return RemoteStore(place, cache or CacheOptions.from_environment(), remote)
+    return LocalStore(place.path)
+
+
+def was_opened(place: Place) -> bool:
+    """Whether shards at this URL (however they were logged in to) have been read with this node's cache before."""
+    return Cache(CacheOptions.from_environment()).has_index(_key(str(place)))
+
+
+def _key(url: str) -> str:
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
 class LocalStore:
@@ -86,16 +97,18 @@ class RemoteStore:
 
     is_remote = True
 
-    def __init__(self, url: str, cache: CacheOptions, remote: RemoteOptions | None = None) -> None:
-        self.place = url
-        self._remote = Remote(url, remote)
+    def __init__(self, place: Place, cache: CacheOptions, remote: RemoteOptions | None = None) -> None:
+        self.place = str(place)
+        self._remote = Remote(place.address, remote)
         self._cache = Cache(cache)
 
     def index(self) -> Path:
         """A copy of the index that the URL offers now, or of its last one if the server does not answer."""
-        directory = self._cache.index_directory(hashlib.sha256(self._remote.url.encode()).hexdigest()[:16])
+        directory = self._cache.index_directory(_key(self._remote.url))
         try:
-            return self._fetch_index(directory)
+            index = self._fetch_index(directory)
+            self._cache.index_directory(_key(self.place))  # what `was_opened` looks for
+            return index
         except Unreachable as error:
             copies = sorted(directory.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
             if not copies:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data_shards.index import ShardIndex
 from data_shards.labels import LabelFacts
 from data_shards.meaning import counted
+from data_shards.places import Where
 from data_shards.schema import MODALITIES
 
 _BLOCK = 16384
@@ -21,7 +22,7 @@ LABEL_EDGES = np.arange(-3.25, 3.5, 0.5)
 _BAR = 40
 
 
-def summarize(path: str | Path) -> dict[str, Any]:
+def summarize(path: Where) -> dict[str, Any]:
     """The facts of a set at a directory or URL, as plain data; `ValueError` where its index cannot be read."""
     index = ShardIndex.load(path)
     info = index.info

@@ -7,12 +7,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from data_shards.index import Records, ShardIndex
+from data_shards.places import Where
 from data_shards.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
 from data_shards.tar import BLOCK, member_header
 
@@ -53,7 +53,7 @@ class _Job:
     packed: bool
 
 
-def verify(path: str | Path, *, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(path: Where, *, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Report:
     """Read every shard of the set at a directory or URL: its sha256, and each member's header, crc32 and facts.
 
     Args:

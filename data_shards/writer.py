@@ -17,6 +17,7 @@ from data_shards.index_writer import IndexWriter
 from data_shards.labels import Labels
 from data_shards.moments import describe_all, merge_all
 from data_shards.output import Output, open_output
+from data_shards.places import Where
 from data_shards.remote import RemoteOptions
 from data_shards.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, Storage, check_kind, generation_of
 from data_shards.sources.base import Source
@@ -30,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 def build(
     source: Source,
-    out: str | Path,
+    out: Where,
     *,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     storage: Storage = "float32",

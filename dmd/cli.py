@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
 from data_shards.durable import Unreadable
+from data_shards.places import redact
 
 USER_ERROR = 2
 """Exit code for a mistake of the user's: bad input, bad config, a file that is not there."""
@@ -50,10 +51,11 @@ def call(name: str, command: Callable[[list[str]], int | None], argv: list[str])
     try:
         return int(command(argv) or 0)
     except Unreadable as error:
-        print(f"dmd {name}: error: {error}; the same command works when the storage is well", file=sys.stderr)
+        why = redact(str(error))
+        print(f"dmd {name}: error: {why}; the same command works when the storage is well", file=sys.stderr)
         return STORAGE
     except (ValueError, OSError) as error:
-        print(f"dmd {name}: error: {error}", file=sys.stderr)
+        print(f"dmd {name}: error: {redact(str(error))}", file=sys.stderr)
         return USER_ERROR
 
 

@@ -3,12 +3,12 @@
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from data_shards.places import place_option
 
 if TYPE_CHECKING:
     from dmd.predict_inputs import Samples
@@ -35,18 +35,17 @@ def evaluate(argv: list[str]) -> int:
         "--json writes them as shares in [0, 1].",
     )  # fmt: skip
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--data", metavar="SHARDS", help="other shards than those of the training")
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
     options = parser.parse_args(argv)
     if options.ranks < 1:
         raise ValueError(f"--ranks is {options.ranks}; it must be at least 1")
-    if options.ranks > 1 and "RANK" not in os.environ:
-        command = ["--standalone", "--nproc-per-node", str(options.ranks), "-m", "dmd.cli", "evaluate", *argv]
-        cores = str(max(1, len(os.sched_getaffinity(0)) // options.ranks))
-        environment = {"OMP_NUM_THREADS": cores, **os.environ}
-        return subprocess.run([sys.executable, "-m", "torch.distributed.run", *command], env=environment).returncode
+    from dmd.ranks import STORE, run_ranks
+
+    if options.ranks > 1 and STORE not in os.environ:
+        return run_ranks(["evaluate", *argv], options.ranks)
     return _evaluate(options)
 
 
@@ -55,11 +54,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     import torch.distributed as dist
 
     from dmd.kernels.backend import default_device
+    from dmd.ranks import join_ranks
     from dmd.training.restore import evaluate_run
     from dmd.training.standing import is_unfinished
 
     if options.ranks > 1:
-        dist.init_process_group("gloo")  # predictions are gathered from the CPU, so that ranks may share a GPU
+        join_ranks()  # on gloo: predictions are gathered from the CPU, so that ranks may share a GPU
     device = default_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -93,7 +93,7 @@ def predict(argv: list[str]) -> int:
     """Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file."""
     parser = argparse.ArgumentParser(prog="dmd predict", description=predict.__doc__)
     parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
-    parser.add_argument("inputs", type=Path, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
+    parser.add_argument("inputs", type=place_option, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet or .csv file")
     parser.add_argument(
         "--split", action="append", type=split_option,
@@ -147,7 +147,7 @@ def import_(argv: list[str]) -> int:
     parser.add_argument("file", type=Path, metavar="FILE.pth")
     parser.add_argument("run", type=Path, metavar="RUN", help="directory to make")
     parser.add_argument("--preset", required=True, metavar="P", help="what it was trained with (`dmd presets`)")
-    parser.add_argument("--data", metavar="SHARDS", help="shards that `dmd evaluate RUN` reads by default")
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="shards to evaluate on by default")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values, such as text.encoder=PATH")
     options = parser.parse_intermixed_args(argv)
 

@@ -79,11 +79,15 @@ def export(run: Path, out: Path, *, program: bool) -> str | None:
     ours = (WEIGHTS, CARD, PROGRAM, LEASE)
     if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
         raise ValueError(f"{out} holds other files than an export; give a new directory")
+    from dmd.training.checkpoint_writer import tensor_bytes
+    from dmd.training.durable import write_file
+
     card, weights = read_run(run)
     predictor = Predictor(card, weights, CPU)
     with sole_writer(out):
         (out / PROGRAM).unlink(missing_ok=True)
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / WEIGHTS)
+        (out / WEIGHTS).unlink(missing_ok=True)
+        write_file(out / WEIGHTS, tensor_bytes(weights))  # the library's own `save_file` lets nobody else read it
         content = {"format": FORMAT, **asdict(card)}
         (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return save_program(predictor, out / PROGRAM) if program else "not asked for"
@@ -101,7 +105,7 @@ def save_program(predictor: Predictor, path: Path) -> str | None:
             other = example(predictor.card, 5)
             difference = _difference(program.module(), predictor.modules, other)
     except RuntimeError as error:
-        return str(error).strip().splitlines()[0][:200]
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
     if not difference <= PROGRAM_TOLERANCE:
         return f"its predictions differ from the model's by {difference:.1e}"
     torch.export.save(program, path)
@@ -125,11 +129,13 @@ def _difference(program: torch.nn.Module, modules: Modules, samples: dict[str, T
 
 def _read_export(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     try:
-        content: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((path / CARD).read_bytes())
         version = content.pop("format")
         if version != FORMAT:
             raise ValueError(f"{path} has export format {version}, this program reads {FORMAT}; export the run again")
-        return ModelCard(**content), safetensors.torch.load_file(path / WEIGHTS)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
+        card, weights = ModelCard(**content), safetensors.torch.load_file(path / WEIGHTS)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError, OSError,
+            SafetensorError) as error:  # fmt: skip
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no whole export ({reason}); export the run again") from error
+    return card, weights

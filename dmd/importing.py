@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data_shards.file_kinds import PICKLE, TORCH_KINDS, refuse_kind
+from data_shards.places import Place
 from dmd.config import Config
 from dmd.losses import Objective
 from dmd.model import DMD
@@ -46,8 +47,8 @@ def read_published(path: Path) -> dict[str, Tensor]:
     refuse_kind(path, "a .pth file", but=(*TORCH_KINDS, PICKLE.name))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
+    except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
         raise ValueError(f"{path} is not a file of tensors alone ({reason}); nothing in it was run") from error
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ValueError(f"{path} holds a {type(content).__name__} that is no state dict; give the .pth of a DMD")
@@ -78,7 +79,7 @@ def shapes(published: Mapping[str, Tensor], config: Config) -> tuple[dict[str, i
     return dims, lengths
 
 
-def import_run(path: Path, run: Path, config: Config, *, data: str | None) -> Import:
+def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> Import:
     """Write a run directory with the weights of a published file; returns what became of each of its tensors.
 
     What it says is missing are the GD-Units' weights, which no published file holds.
@@ -115,7 +116,8 @@ def import_run(path: Path, run: Path, config: Config, *, data: str | None) -> Im
         "name": NAME, "generation": NAME, "text_kind": "features" if settings is None else "tokens",
         "dims": dims if settings is None else {**dims, "text": 0}, "lengths": lengths,
     }  # fmt: skip
-    _write(run, modules, config, about, settings, {"published": str(path), **({"data": data} if data else {})})
+    origin = {"published": str(path), **({"data": str(data.absolute())} if data else {})}
+    _write(run, modules, config, about, settings, origin)
     drawn = [name for name in modules.state_dict() if not name.startswith("dmd.")]
     return report._replace(missing=drawn)
 

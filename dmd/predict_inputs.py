@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_shards.meaning import counted
+from data_shards.places import Place, Where, to_place
 from data_shards.reader import ShardReader
 from data_shards.schema import MODALITIES
 from data_shards.sources import fields as fields_of
@@ -61,17 +62,17 @@ class Samples:
 
 
 def read_samples(
-    path: Path,
+    given: Where,
     card: ModelCard,
     *,
     splits: list[str] | None = None,
     default: str | None = None,
     ids: list[str] | None = None,
 ) -> Iterator[Samples]:
-    """Samples of `path` in batches, ready for the model.
+    """Samples of a place in batches, ready for the model.
 
     Args:
-        path: directory of shards, or a feature pickle.
+        given: directory or URL of shards, or a feature pickle.
         card: the model that will read them.
         splits: which; None: `default`.
         default: the split that is read of what has splits, where none is named; None: all.
@@ -80,9 +81,12 @@ def read_samples(
     Raises:
         ValueError: what is not there, is there twice, or does not fit the model.
     """
-    wanted = _unique(ids)
-    read = _from_shards if path.is_dir() else _from_pickle
-    batches = read(path, card, lambda there: _chosen(path, there, splits, default))
+    wanted, path = _unique(ids), to_place(given)
+
+    def choose(there: Iterable[str]) -> list[str]:
+        return _chosen(path, there, splits, default)
+
+    batches = _from_shards(path, card, choose) if path.is_dir() else _from_pickle(path.path, card, choose)
     seen: dict[str, set[str]] = {}
     for samples in batches:
         there = seen.setdefault(samples.split, set())
@@ -115,7 +119,7 @@ def _unique(ids: list[str] | None) -> set[str] | None:
     return set(ids)
 
 
-def _chosen(path: Path, there: Iterable[str], splits: list[str] | None, default: str | None) -> list[str]:
+def _chosen(path: Place, there: Iterable[str], splits: list[str] | None, default: str | None) -> list[str]:
     """Which of the splits that are there ("" alone: there are none) are to be read."""
     known = list(there)
     if splits is None and default is not None and known != [""]:
@@ -131,7 +135,7 @@ def _chosen(path: Path, there: Iterable[str], splits: list[str] | None, default:
     return wanted or known
 
 
-def _from_shards(path: Path, card: ModelCard, choose: Choose) -> Iterator[Samples]:
+def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Samples]:
     config = config_from_dict(card.config)
     with ShardReader(path) as reader:
         info = reader.index.info

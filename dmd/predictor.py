@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from data_shards.sources.base import finite
 from dmd.config import Config
+from dmd.declared import check_declared
 from dmd.kernels.backend import choose_execution, current_device, float32_products, why_not_fused
 from dmd.losses import Objective
 from dmd.model import DMD
@@ -25,6 +26,7 @@ from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput
 from dmd.model.text import build_text_encoder
 from dmd.presets import config_from_dict
+from dmd.training.documents import check_data
 
 BATCH_SIZE = 64
 """Samples per pass, as in `dmd evaluate`, so that both give the same digits."""
@@ -44,6 +46,16 @@ class ModelCard:
     """Configuration of the text encoder; None where the text comes as features."""
     source: dict[str, Any]
     """Where the weights come from: `run`, `step`, `versions`."""
+
+    def __post_init__(self) -> None:
+        for name in ("config", "data", "source"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"the model's {name} is {getattr(self, name)!r:.40}, no object; export the run again")
+        if self.text_encoder is not None and not isinstance(self.text_encoder, dict):
+            raise ValueError(f"the model's text_encoder is {self.text_encoder!r:.40}, no object; export the run again")
+        check_data(self.data, "the model's data")
+        if (self.text_encoder is None) != (self.data["text_kind"] == "features"):
+            raise ValueError("the model has token ids and no text encoder, or the other way; export the run again")
 
     def shape(self, modality: str) -> tuple[int, int]:
         """Shape of one sample of a modality: [T, D], or [3, T] for token ids."""
@@ -120,20 +132,20 @@ class Predictor:
     def __init__(self, card: ModelCard, weights: dict[str, Tensor], device: torch.device) -> None:
         self.card, self.device = card, device
         self.config: Config = config_from_dict(card.config)
-        frozen = self.config.text.frozen
-        encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
         train = self.config.train
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=False)
+        check_declared(self._build, weights, card.config, card.text_encoder)
+        self.modules = self._build()
+        self.modules.load_state_dict(weights)
+        self.modules.requires_grad_(False).to(device).eval()
+
+    def _build(self) -> Modules:
+        card, frozen = self.card, self.config.text.frozen
+        encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
         network = DMD(
             self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused
         )
-        self.modules = Modules(network, Objective(self.config.objective, self.config.model))
-        try:
-            self.modules.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"the weights do not belong to this model: {reason}; export the run again") from error
-        self.modules.requires_grad_(False).to(device).eval()
+        return Modules(network, Objective(self.config.objective, self.config.model))
 
     @torch.inference_mode()
     def output(self, batch: Arrays) -> DMDOutput:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from data_shards.places import place_option
 from dmd.presets import preset_names
 
 
@@ -12,7 +13,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         prog=prog, description="Train DMD on shards with DeepSpeed. The same command again continues the run."
     )
     parser.add_argument("--preset", help=f"one of {', '.join(preset_names())}, or a YAML file; none: the defaults")
-    parser.add_argument("--data", required=True, metavar="SHARDS", help="directory that `dmd shard` wrote")
+    parser.add_argument("--data", required=True, type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
     parser.add_argument("--run", required=True, type=Path, metavar="RUN", help="directory of the run: all it writes")
     parser.add_argument(
         "--resume", default="auto", metavar="auto|never|STEP",
@@ -24,9 +25,12 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def rank_arguments(options: argparse.Namespace) -> list[str]:
-    """The command line of a rank for parsed options; paths become absolute, ranks may start elsewhere."""
-    data = options.data if "://" in options.data else str(Path(options.data).absolute())
-    arguments = ["--data", data, "--run", str(options.run.absolute()), "--resume", options.resume]
+    """The command line of a rank for parsed options; paths become absolute, ranks may start elsewhere.
+
+    A process list tells it to everybody on a host, so a URL stands there redacted (`launch.private` has it in full).
+    """
+    arguments = ["--data", str(options.data.absolute()), "--run", str(options.run.absolute())]
+    arguments += ["--resume", options.resume]
     if options.preset is not None:
         is_file = options.preset.endswith((".yaml", ".yml"))
         arguments += ["--preset", str(Path(options.preset).absolute()) if is_file else options.preset]

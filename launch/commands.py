@@ -1,6 +1,7 @@
 """Subcommands of `dmd` that start ranks: train, demo."""
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
@@ -76,7 +77,11 @@ def _train(argv: list[str]) -> int:
         for override in unread_overrides(options.overrides, reader.index.info):
             why = f"{options.data} holds text features, so there is no text encoder"
             print(f"warning: {override} has no effect: {why}", file=sys.stderr, flush=True)
-    ending = run_launcher(place, rank_arguments(options), patience=config.train.collective_timeout)
+    arguments = rank_arguments(options)
+    encoder = Path(config.text.encoder)
+    if place.by_ssh and encoder.is_dir() and not encoder.is_absolute():
+        arguments.append(f"text.encoder={json.dumps(str(encoder.absolute()))}")
+    ending = run_launcher(place, arguments, options.data, patience=config.train.collective_timeout)
     show(ending)
     return ending.code
 

@@ -24,14 +24,14 @@ from dmd.training.provenance import versions
 from launch.devices import num_gpus
 from launch.environment import interface_to
 from launch.hosts import read_hosts
-from launch.ports import free_port
 
 ALL_REDUCE = """
 import os, sys, datetime, torch, torch.distributed as dist
-backend, rank = sys.argv[1], int(os.environ["RANK"])
+backend, where, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if backend == "nccl":
     torch.cuda.set_device(rank)
-dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
+limit = datetime.timedelta(seconds=60)
+dist.init_process_group(backend, init_method=f"file://{where}", rank=rank, world_size=2, timeout=limit)
 value = torch.full((1000,), float(rank + 1), device="cuda" if backend == "nccl" else "cpu")
 dist.all_reduce(value)
 assert value.eq(3).all(), value
@@ -153,14 +153,16 @@ def cuda_compiler(nvcc: str | None, cuda: str | None) -> Finding:
 def collectives() -> Iterator[Finding]:
     """Two ranks of this machine add their numbers."""
     backend = "nccl" if num_gpus() > 1 else "gloo"
-    port = str(free_port())
-    ranks = []
-    for rank in range(2):
-        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank),
-                       "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}  # fmt: skip
-        ranks.append(subprocess.Popen([sys.executable, "-c", ALL_REDUCE, backend], env=environment, text=True,
-                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
-    told = [rank.communicate() for rank in ranks]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory(prefix="dmd-doctor-") as folder:
+        command = [sys.executable, "-c", ALL_REDUCE, backend, f"{folder}/store"]
+        ranks = [
+            subprocess.Popen(
+                [*command, str(rank)], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            for rank in range(2)
+        ]
+        told = [rank.communicate() for rank in ranks]
     if any(rank.returncode for rank in ranks):
         errors = " / ".join(error.strip().splitlines()[-1] for _, error in told if error.strip())
         yield Finding("all-reduce", f"fails between two ranks of this host: {errors}", ok=False)

@@ -17,6 +17,7 @@ from dmd.training.system import TrainingSystem
 from launch.adam import make_adam
 from launch.deepspeed_config import deepspeed_config
 from launch.devices import check_ranks
+from launch.rendezvous import init_method
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -29,7 +30,7 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
     waits for a dead peer without a time limit, where gloo ends with an error.
 
     Raises:
-        ValueError: more ranks on this host than it has GPUs.
+        ValueError: more ranks on this host than it has GPUs, or rank 0 cannot listen where it should.
     """
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     accelerator = get_accelerator()
@@ -37,7 +38,7 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
     if not on_cpu:
         check_ranks(int(os.environ.get("LOCAL_SIZE", "1")), accelerator.device_count())
         accelerator.set_device(int(os.environ["LOCAL_RANK"]))
-    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
+    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, init_method=init_method())
     if on_cpu:
         return torch.device("cpu")
     return torch.device(accelerator.current_device_name())

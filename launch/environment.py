@@ -9,21 +9,20 @@ FORWARDED = (
     "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "DMD_AUDIT", "DMD_FAULT",
     "DS_ACCELERATOR", "GLOO_", "HF_", "LD_LIBRARY_PATH", "NCCL_", "OMP_NUM_THREADS", "PATH", "PYTHON",
     "TOKENIZERS_PARALLELISM", "TORCH_", "TRITON_",
+    "MLFLOW", "MV2", "UCX",
 )  # fmt: skip
-"""Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts."""
+"""Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts; the last three are those that
+DeepSpeed carries by itself."""
 
 
 def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that must reach every host.
+    """The part of an environment that must reach every host."""
+    return {name: value for name, value in environment.items() if name.startswith(FORWARDED)}
 
-    Raises:
-        ValueError: a value that DeepSpeed's environment file cannot hold.
-    """
-    chosen = {name: value for name, value in environment.items() if name.startswith(FORWARDED)}
-    for name, value in chosen.items():
-        if "\n" in value or '"' in value:
-            raise ValueError(f"{name}={value!r} has a quote or a line break, which cannot reach other hosts; change it")
-    return chosen
+
+def is_one_host(environment: Mapping[str, str]) -> bool:
+    """Whether all ranks of a training are on this host, by what DeepSpeed's launcher says."""
+    return int(environment.get("CROSS_SIZE", "1")) == 1
 
 
 def interface_to(address: str) -> tuple[str, str]:
@@ -53,7 +52,7 @@ def choose_interfaces(environment: MutableMapping[str, str]) -> None:
     address = environment.get("MASTER_ADDR")
     if address is None:
         return
-    name, _ = interface_to(address)
+    name, _ = interface_to("127.0.0.1" if is_one_host(environment) else address)
     environment.setdefault("GLOO_SOCKET_IFNAME", name)
-    if int(environment.get("CROSS_SIZE", "1")) > 1:
+    if not is_one_host(environment):
         environment.setdefault("NCCL_SOCKET_IFNAME", name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from data_shards.places import redact
 from dmd.config import Config
 from dmd.training.agreement import Diverged, StorageFailed
 from launch.ending import Ending
@@ -30,7 +31,7 @@ def ending_of(error: Exception, rank: int, config: Config | None, *, alone: bool
     """
 
     def ending(code: int, message: str) -> Ending:
-        return Ending(code=code, message=message, origin=rank)
+        return Ending(code=code, message=redact(message), origin=rank)
 
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if (memory := _memory(error, reason)) is not None:

@@ -50,7 +50,7 @@ def read_hosts(path: Path) -> Hosts:
         if match is None or int(match[2]) == 0:
             note = "; a comment needs a line of its own" if "#" in line else ""
             raise ValueError(
-                f"{path}: line {number} is {line.strip()!r}; write NAME slots=RANKS, such as node1 slots=4{note}"
+                f"{path}: line {number} is {line.strip()[:80]!r}; write NAME slots=RANKS, such as node1 slots=4{note}"
             )
         if match[1].lower() in (name.lower() for name in slots):
             raise ValueError(f"{path}: line {number} names {match[1]} again; give each host one line")

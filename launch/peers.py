@@ -17,11 +17,12 @@ from datetime import timedelta
 from functools import partial
 from typing import NoReturn
 
-from torch.distributed import DistNetworkError, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from launch.channels import Channels, Phase
 from launch.ending import Ending, parse_ending
 from launch.exit_codes import LOST, STOPPED
+from launch.rendezvous import open_store
 from launch.supervise import stopped_message
 
 LOOK_SECONDS = 0.5
@@ -30,32 +31,6 @@ TELL_SECONDS = 5.0
 HEAR_SECONDS = 2.0
 """How long a rank that has lost its peers looks for a reason. It was there before that rank went, if at all."""
 _CAUSE, _HEARD, _HERE = "dmd/cause", "dmd/heard", "dmd/here"
-
-
-def open_store(timeout: timedelta) -> TCPStore:
-    """The rendezvous store of the environment: rank 0 holds it, the others connect. The process group shares it.
-
-    Raises:
-        ValueError: the port is taken on rank 0's host, or may not be used.
-        torch.distributed.DistNetworkError: rank 0 cannot be reached in time.
-    """
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    holds = os.environ["RANK"] == "0"
-    try:
-        return TCPStore(
-            address,
-            port,
-            int(os.environ["WORLD_SIZE"]),
-            holds,
-            timeout,
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except DistNetworkError as error:
-        if not holds or "failed to listen" not in str(error):
-            raise
-        why = "is taken" if "EADDRINUSE" in str(error) else "cannot be listened on"
-        raise ValueError(f"port {port} {why} on the host of rank 0; give another --port") from error
 
 
 class Peers:

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from data_shards.places import to_place
 from dmd.config import Config
 from dmd.presets import load_config
 from dmd.training.epoch_report import Outcome
@@ -22,6 +23,7 @@ from launch.environment import choose_interfaces
 from launch.exit_codes import STOPPED
 from launch.failures import ending_of
 from launch.peers import Peers, leave
+from launch.private import DATA, take_over
 from launch.supervise import StopRequest
 from launch.threads import settle_threads
 from launch.watchdog import JOIN_MARGIN, Watchdog
@@ -57,13 +59,15 @@ def train(
     timeout = timedelta(seconds=config.train.collective_timeout)
     watchdog.allow(2 * config.train.collective_timeout + JOIN_MARGIN)  # both waits end by themselves
     peers.connect(timeout)
+    take_over(options.run, os.environ)  # the others hear of a run directory that this host alone lacks
+    data = to_place(os.environ.pop(DATA, options.data))
     device = join_process_group(timeout)
     if dist.get_backend() == dist.Backend.NCCL and dist.get_world_size() > 1:
         channels.errors.hand_over()
     watchdog()
     settle_threads(options.run, device)
     training = make_training(
-        config, options.data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
+        config, data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
     )
     standing.training = True
     peers.begin()

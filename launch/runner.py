@@ -5,11 +5,14 @@ What the stock launcher lacks is in `launch.launcher`: signals reach every rank,
 """
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
+from data_shards.places import Place as Shards
 from dmd.kernels.backend import default_device
 from launch.collect import FromStderr, InMemory
 from launch.devices import keep_choice, num_gpus
@@ -18,6 +21,7 @@ from launch.environment import forwarded
 from launch.hosts import Hosts
 from launch.launcher import Launcher
 from launch.ports import free_port
+from launch.private import DATA, handed_over, is_private, shell_word
 from launch.reach import SCRIPT, Local, Remote
 from launch.supervise import WRAPPER
 
@@ -77,31 +81,55 @@ def launcher_command(place: Place, arguments: list[str]) -> list[str]:
             raise ValueError("--hosts without --host-rank needs pdsh and ssh; install them, or use --host-rank")
         elif place.ssh_port is not None:
             where += ["--ssh_port", str(place.ssh_port)]
+    if place.by_ssh:
+        for path in (sys.executable, str(SCRIPT)):
+            if shlex.quote(path) != path:
+                raise ValueError(f"{path!r} has a character that a remote shell would change; install it elsewhere")
+        arguments = [shell_word(word) for word in arguments]
     return [sys.executable, "-m", "deepspeed.launcher.runner", *where, str(SCRIPT), *arguments]
 
 
-def run_launcher(place: Place, arguments: list[str], patience: float) -> Ending:
+def run_launcher(place: Place, arguments: list[str], data: Shards, patience: float) -> Ending:
     """Run the training script on all ranks of a place; returns the ending that tells why they ended.
 
     Args:
         patience: seconds that ranks whose launcher has died get to end by themselves.
+
+    Raises:
+        ValueError: what `launcher_command` refuses, or what cannot reach other hosts.
     """
-    environment, command = dict(os.environ), launcher_command(place, arguments)
+    environment = {**os.environ, **({DATA: data.address} if data.has_secret else {})}
     if not place.by_ssh:  # other hosts may have GPUs where this one has none
         keep_choice(environment)
         if default_device().type == "cpu":
             environment["DS_ACCELERATOR"] = "cpu"
         here = InMemory()
         environment |= {WRAPPER: str(os.getpid()), REPORTS: here.where}
-        return Launcher(Local(), here, place.rank_numbers, patience).run(command, environment)
+        launcher = Launcher(Local(), here, place.rank_numbers, patience)
+        return launcher.run(launcher_command(place, arguments), environment)
     assert place.hosts is not None
-    there = FromStderr()
-    with tempfile.NamedTemporaryFile("w", prefix="dmd-environment-") as file:
-        carried = {**forwarded(environment), REPORTS: there.where}
+    environment["PYTHONPATH"] = _python_path(environment)
+    there, command = FromStderr(), launcher_command(place, arguments)
+    chosen = forwarded(environment) | {name: environment[name] for name in (DATA,) if name in environment}
+    private = {name: value for name, value in chosen.items() if is_private(name, value)}
+    environment = {name: value for name, value in environment.items() if name not in private}
+    run = arguments[arguments.index("--run") + 1]
+    with (
+        handed_over(Path(run), private, place.hosts.num_ranks) as token,
+        tempfile.NamedTemporaryFile("w", prefix="dmd-environment-") as file,
+    ):
+        carried = {**forwarded(environment), **token, REPORTS: there.where}
         file.writelines(f"{name}={value}\n" for name, value in carried.items())
         file.flush()
         port = "" if place.ssh_port is None else f" -p {place.ssh_port}"
         ssh = {**environment, "PDSH_SSH_ARGS_APPEND": environment.get("PDSH_SSH_ARGS_APPEND", "") + port}
-        reach = Remote(list(place.hosts.slots), arguments[arguments.index("--run") + 1], ssh)
-        launcher = Launcher(reach, there, place.rank_numbers, patience)
-        return launcher.run(command, {**environment, "DS_ENV_FILE": file.name})
+        launcher = Launcher(Remote(list(place.hosts.slots), run, ssh), there, place.rank_numbers, patience)
+        # DeepSpeed writes its own working directory, as it is, into the remote command.
+        start = os.getcwd() if shlex.quote(os.getcwd()) == os.getcwd() else "/"
+        return launcher.run(["env", "-C", start, *command], {**environment, "DS_ENV_FILE": file.name})
+
+
+def _python_path(environment: dict[str, str]) -> str:
+    """PYTHONPATH for ranks that start in another directory: this code first, then what is there, absolute."""
+    there = [os.path.abspath(part) for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return os.pathsep.join(dict.fromkeys([str(SCRIPT.parent.parent), *there]))

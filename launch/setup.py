@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from data_shards.places import Where
 from data_shards.reader import ShardReader
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.data.targets import check_classes, check_targets
+from dmd.encoder_files import check_encoder_files
 from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config, load_text_encoder
 from dmd.training.checkpoint import checkpoint_paths, read_state
@@ -27,18 +29,19 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
 
 
-def open_shards(data: str, config: Config) -> ShardReader:
+def open_shards(data: Where, config: Config) -> ShardReader:
     """The shards of a training.
 
     Raises:
         ValueError: no index there, or a split that a training needs is missing.
     """
     reader = ShardReader(data, check=config.data.check)
+    place = reader.index.root
     for split in ("train", "valid"):
         if reader.index.num_samples(split) == 0:
             there = ", ".join(reader.index.info.counts) or "none"
             raise ValueError(
-                f"{data} has no {split} split (it has: {there}), which a training needs; shard a file that holds it"
+                f"{place} has no {split} split (it has: {there}), which a training needs; shard a file that holds it"
             )
     return reader
 
@@ -50,8 +53,8 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
         here: ranks run on this machine, whose device must have what the config asks for; others see for themselves.
 
     Raises:
-        ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, or
-            an optimizer that the device lacks.
+        ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
+            encoder directory without whole weights, or an optimizer that the device lacks.
     """
     plan = plan_training(config, reader, run, num_ranks)
     if here:
@@ -59,6 +62,8 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
     else:
         config = replace(config, train=replace(config.train, kernels="auto", precision="auto"))
     info = reader.index.info
+    if info.text_kind == "tokens":
+        check_encoder_files(config.text.encoder)
     with torch.device("meta"):
         encoder = None if info.text_kind == "features" else _meta_encoder(config)
         TrainingSystem(config, info, encoder, default_device()).take_statistics(info)

@@ -13,7 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from dmd.training.record_files import parse_object
+from dmd.training.documents import parse_object
 
 VARIABLE = "OMP_NUM_THREADS"
 """Environment variable by which the user chooses."""

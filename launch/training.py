@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from data_shards.places import Where
 from data_shards.reader import ShardReader
 from dmd.config import Config
 from dmd.kernels.backend import set_float32_products
@@ -22,7 +23,7 @@ from launch.setup import build_system, keep_freed_memory, open_shards, plan_trai
 
 
 def make_training(
-    config: Config, data: str, run: Path, *, device: torch.device, resume: Resume = "auto",
+    config: Config, data: Where, run: Path, *, device: torch.device, resume: Resume = "auto",
     stop_requested: Callable[[], bool] = lambda: False, on_epoch: Callable[[EpochReport], None] = lambda report: None,
     heartbeat: Callable[[], None] = lambda: None, group: str = "",
 ) -> Training:
@@ -56,7 +57,7 @@ def make_training(
 
 
 def _prepare(
-    config: Config, data: str, run: Path, device: torch.device, resume: Resume
+    config: Config, data: Where, run: Path, device: torch.device, resume: Resume
 ) -> tuple[tuple[ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
     """Shards, network and encoder of this rank, and what must be the same about them everywhere."""
     reader = open_shards(data, config)

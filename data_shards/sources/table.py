@@ -29,6 +29,7 @@ from data_shards.sources.base import (
 )
 from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.sources.nested import Nested
+from data_shards.sources.room import check_room
 from data_shards.sources.splits import named_split
 
 TABLE_SUFFIXES: dict[str, Literal["parquet", "ipc"]] = {
@@ -122,6 +123,7 @@ class TableSource:
 
     def _survey(self, piece: int, bad: dict[str, tuple[int, str]]) -> None:
         """Learn a row group's counts, steps and non-finite values."""
+        check_room(self._pieces[piece], self._path)
         table = self._table(piece)
         splits = np.asarray(self._splits(table), dtype=object)
         for number, split in enumerate(SPLITS):

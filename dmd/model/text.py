@@ -1,10 +1,28 @@
-"""The text encoder: any Hugging Face encoder by local path or hub name, for shards that hold token ids."""
+"""The text encoder: any Hugging Face encoder by local path or hub name, for shards that hold token ids.
+
+Only classes of transformers itself are built. Code, kernels and other models that a configuration names are never
+loaded, whether it comes from a model directory, an export or a checkpoint: see `plain_config`.
+"""
 
 import inspect
+import pickle
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+
+NAMING = frozenset({
+    "auto_map", "name_or_path", "_name_or_path", "_commit_hash", "custom_pipelines", "trust_remote_code",
+    "transformers_weights", "base_model_name_or_path", "quantization_config", "kernel_config", "use_kernels",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
+    "_experts_implementation", "_experts_implementation_internal", "backbone", "backbone_config", "backbone_kwargs",
+    "use_timm_backbone", "use_pretrained_backbone", "num_labels",
+})  # fmt: skip
+"""Keys of a configuration by which transformers finds code, native kernels, files or models to fetch; and the number of
+labels, of which it would write a list."""
+ATTENTION = ("eager", "sdpa")
+"""Implementations of attention that torch brings along; any other may be a kernel to fetch."""
 
 
 class TextEncoder(nn.Module):
@@ -53,37 +71,76 @@ def encoder_config(name: str) -> dict[str, Any]:
     """The configuration of an encoder as a dict that `build_text_encoder` takes.
 
     Raises:
-        ValueError: `name` is neither a local model directory nor reachable on a model hub.
+        ValueError: `name` is neither a local model directory nor reachable on a model hub, or needs code of its own.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     try:
-        return AutoConfig.from_pretrained(name).to_dict()
-    except (OSError, ValueError) as error:
+        found, _ = PreTrainedConfig.get_config_dict(name)
+        foreign = "auto_map" in found and found.get("model_type") not in CONFIG_MAPPING
+        content = {} if foreign else AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
+    except _faults() as error:
         raise _not_loadable(name, error) from error
+    if foreign:
+        raise ValueError(
+            f"text encoder {name!r} needs Python code of its own (auto_map in its config.json), which is never run; "
+            "choose one that transformers knows: text.encoder=PATH"
+        )
+    return plain_config(content)
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the keys that name code, kernels or other models, at any depth."""
+    plain = {}
+    for key, value in config.items():
+        if key not in NAMING:
+            plain[key] = plain_config(value) if isinstance(value, dict) else value
+        elif key.endswith("attn_implementation") and value in ATTENTION:
+            plain["attn_implementation"] = value
+    return plain
 
 
 def build_text_encoder(config: dict[str, Any], *, frozen: bool) -> TextEncoder:
-    """An encoder of this configuration with fresh weights (a checkpoint brings the trained ones)."""
-    from transformers import AutoConfig, AutoModel
+    """An encoder of this configuration with fresh weights (a checkpoint brings the trained ones).
 
-    settings = AutoConfig.for_model(**config)
-    return TextEncoder(_without_pooler(AutoModel.from_config(settings)), frozen=frozen)
+    Raises:
+        ValueError: none that transformers can build without foreign code.
+    """
+    from transformers import AutoModel
+
+    try:
+        network = AutoModel.from_config(_settings(config), trust_remote_code=False)
+        return TextEncoder(_without_pooler(network), frozen=frozen)
+    except _faults() as error:
+        raise ValueError(
+            f"no text encoder of type {config.get('model_type')!r} can be built ({_first_line(error)}); train or "
+            "export with one that transformers knows"
+        ) from error
 
 
 def load_text_encoder(name: str, *, frozen: bool) -> TextEncoder:
-    """A pretrained encoder by local path or hub name, in float32.
+    """A pretrained encoder by local path or hub name, in float32; pickled weights only as far as torch's `weights_only`
+    reads them.
 
     Raises:
         ValueError: it cannot be loaded.
     """
     from transformers import AutoModel
 
+    content = encoder_config(name)
     try:
-        network = AutoModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        network = AutoModel.from_pretrained(
+            name, config=_settings(content), dtype=torch.float32, trust_remote_code=False, weights_only=True
+        )
+        return TextEncoder(_without_pooler(network), frozen=frozen)
+    except _faults() as error:
         raise _not_loadable(name, error) from error
-    return TextEncoder(_without_pooler(network), frozen=frozen)
+
+
+def _settings(config: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**plain_config(config))
 
 
 def check_tokens(config: dict[str, Any], *, vocab_size: int, length: int) -> None:
@@ -106,8 +163,19 @@ def _without_pooler(network: nn.Module) -> nn.Module:
 
 
 def _not_loadable(name: str, error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[0]
     return ValueError(
-        f"text encoder {name!r} cannot be loaded ({reason}); give a local model directory or a hub name that this "
-        "machine reaches: text.encoder=PATH"
+        f"text encoder {name!r} cannot be loaded ({_first_line(error)}); give a local model directory or a hub "
+        "name that this machine reaches: text.encoder=PATH"
     )
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What transformers raises over files and configurations that are not what they should be."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    kinds = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError)
+    return (*kinds, pickle.UnpicklingError, SafetensorError, StrictDataclassError)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

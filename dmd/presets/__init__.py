@@ -6,6 +6,7 @@ An unknown key or an impossible value is a ValueError that names the key, the va
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -19,7 +20,28 @@ from dmd.config import Config
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader with the booleans of YAML 1.2: `off`, which YAML 1.1 reads as false, is a word here."""
+    """YAML's safe loader with the booleans of YAML 1.2: `off`, which YAML 1.1 reads as false, is a word here.
+
+    A key that is there twice is an error, not the last one; aliases, by which a small file can mean a huge value, are
+    none of our language.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys differ."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node that is written out."""
+        if self.check_event(yaml.events.AliasEvent):
+            problem, mark = "an alias; write the value out", self.get_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        return super().compose_node(parent, index)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -31,6 +53,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+_LARGEST_FILE = 1 << 20
+"""Characters of a preset that are read."""
+
+
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text, plain values only. Switches of a config take `on`, `off`, `yes` and `no` as well.
 
@@ -40,6 +66,9 @@ def parse_yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except (RecursionError, ValueError, TypeError) as error:  # such as a date of month 13
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise yaml.YAMLError(reason) from error
     finally:
         loader.dispose()
 
@@ -63,8 +92,10 @@ def read_preset(name: str) -> dict[str, Any]:
     """
     if name.endswith((".yaml", ".yml")):
         try:
-            with open(name, encoding="utf-8") as stream:
-                text = stream.read()
+            with open(name, encoding="utf-8-sig") as stream:
+                text = stream.read(_LARGEST_FILE)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"preset file {name!r} is no text in UTF-8: {error}") from error
         except OSError as error:
             raise ValueError(f"preset file {name!r} cannot be read: {error.strerror}") from error
     elif name in preset_names():
@@ -72,9 +103,11 @@ def read_preset(name: str) -> dict[str, Any]:
     else:
         raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}; a path must end in .yaml")
     try:
-        values = parse_yaml(text) or {}
+        values = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"preset {name!r} is no valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:  # an empty file
+        return {}
     if not isinstance(values, dict):
         raise ValueError(f"preset {name!r} holds a {type(values).__name__}, not a mapping of sections")
     return values
@@ -103,13 +136,18 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     """
     _check_keys(values, Config, "")
     try:
-        return TypeAdapter(Config).validate_python(values)
+        config: Config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "value_error":
             raise ValueError(str(first["ctx"]["error"])) from error
         key = ".".join(str(part) for part in first["loc"] if part in _all_names())
-        raise ValueError(f"{key} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}") from error
+        raise ValueError(f"{key} is {first['input']!r:.200}; {first['msg'][0].lower()}{first['msg'][1:]}") from error
+    for section, inner in config_to_dict(config).items():
+        for name, value in inner.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{section}.{name} is {value}; it must be a finite number")
+    return config
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from numpy.typing import NDArray
 
+from data_shards.places import Place, redact
 from data_shards.sole_writer import sole_writer
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
@@ -32,12 +33,13 @@ from dmd.report.tables import (
     summary_table,
     unimodal_table,
 )
+from dmd.training.restore import training_data
 
 _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
 def build_report(
-    paths: list[Path], out: Path, *, data: Path | None = None, split: str = "valid", method: Method = "tsne",
+    paths: list[Path], out: Path, *, data: Place | None = None, split: str = "valid", method: Method = "tsne",
     unfinished: bool = False,
 ) -> Path:
     """Write the report of one or more runs; returns the page.
@@ -61,7 +63,9 @@ def build_report(
     if len({str(record.task) for record in records}) > 1:
         raise ValueError("the runs have different tasks (model.task), which no table compares; report them apart")
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
-        measured = [Measured(run=run, result=load_and_run(run.path, data or _data(run), split)) for run in records]
+        measured = [
+            Measured(run=run, result=load_and_run(run.path, data or training_data(run.path), split)) for run in records
+        ]
         groups = make_groups(measured)
         sections = [_overview(groups, split)]
         anchors = _anchors(records)
@@ -72,12 +76,6 @@ def build_report(
         count = f"{len(records)} run{'s' if len(records) > 1 else ''}, {len(groups)} config{'s' * (len(groups) > 1)}"
         samples = " / ".join(dict.fromkeys(str(len(one.result.ids)) for one in measured))
         return write_page(out, f"DMD on {names}", f"{count}; {split} split, {samples} samples", sections)
-
-
-def _data(run: RunRecord) -> Path:
-    if "data" not in run.info:
-        raise ValueError(f"{run.path} does not say where its shards are; name them with --data")
-    return Path(str(run.info["data"]))
 
 
 def _anchors(records: list[RunRecord]) -> list[str]:
@@ -155,7 +153,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
         ("best", f"validation {run.loss_title} {loss:.4f} at step {step}"),
         ("ranks", f"{info.get('ranks')} on {info.get('device')}; {info.get('parameters')} parameters"),
         ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'} at step {run.last_step}"),
-        ("command", str(last.get("command"))), ("commit", str(last.get("git_commit"))),
+        ("command", redact(str(last.get("command")))), ("commit", str(last.get("git_commit"))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]  # fmt: skip
     return [(name, value) for name, value in facts if value not in ("None", "")]

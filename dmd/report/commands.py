@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from data_shards.places import place_option
 from dmd.commands import DEFAULT_SPLIT, SPLIT_HELP, split_option
 
 
@@ -16,7 +17,7 @@ def report(argv: list[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/report, with several runs ./report")
-    parser.add_argument("--data", type=Path, metavar="SHARDS", help="other shards than those of the training")
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--projection", default="tsne", choices=["tsne", "pca"], help="default: tsne")
     parser.add_argument("--unfinished", action="store_true", help="take runs whose training has not ended too")
@@ -38,7 +39,7 @@ def missing(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="dmd missing", description=missing.__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several: seeds of one config, as a mean")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/missing, with several runs ./missing")
-    parser.add_argument("--data", type=Path, metavar="SHARDS", help="other shards than those of the training")
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--rates", type=float, nargs="+", metavar="R", help="default: 0 0.1 0.3 0.5 0.7 0.9 1")
     parser.add_argument("--unit", choices=["sample", "frame"], help="drop by this alone (default: both)")

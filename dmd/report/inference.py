@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_shards.places import Where
 from dmd.exported import load
 from dmd.metrics import head_metrics
 from dmd.model.config import MODALITIES
@@ -52,7 +53,7 @@ class SplitResult:
         return fused.argmax(1) if self.classes else fused
 
 
-def run_split(model: Predictor, data: Path, split: str) -> SplitResult:
+def run_split(model: Predictor, data: Where, split: str) -> SplitResult:
     """Run a model over a split of shards, once.
 
     Raises:
@@ -80,6 +81,6 @@ def run_split(model: Predictor, data: Path, split: str) -> SplitResult:
     )  # fmt: skip
 
 
-def load_and_run(run: Path, data: Path, split: str) -> SplitResult:
+def load_and_run(run: Path, data: Where, split: str) -> SplitResult:
     """`run_split` with the best checkpoint of a run."""
     return run_split(load(run), data, split)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data_shards.places import Place, Where
 from data_shards.sole_writer import sole_writer
 from dmd.exported import load
 from dmd.metrics import head_metrics, heading, headings_of, show, shown, unit_note
@@ -64,7 +65,7 @@ def check_rates(rates: Sequence[float]) -> None:
 
 
 def evaluate_grid(
-    model: Predictor, data: Path, split: str, *, rates: Sequence[float] = RATES, units: Sequence[Unit] = UNITS,
+    model: Predictor, data: Where, split: str, *, rates: Sequence[float] = RATES, units: Sequence[Unit] = UNITS,
     seed: int = 0,
 ) -> list[Cell]:
     """Evaluate a model with parts of its input missing.
@@ -175,7 +176,7 @@ def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCar
 
 
 def missing_page(
-    runs: Sequence[Path], out: Path, *, data: Path | None, split: str, rates: Sequence[float], units: Sequence[Unit],
+    runs: Sequence[Path], out: Path, *, data: Place | None, split: str, rates: Sequence[float], units: Sequence[Unit],
     seed: int,
 ) -> Path:
     """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.
@@ -193,7 +194,7 @@ def missing_page(
         check_one_config(run, model.card, runs[0], models[0].card)
     with sole_writer(out):
         grids = [
-            evaluate_grid(model, data or Path(training_data(run)), split, rates=rates, units=units, seed=seed)
+            evaluate_grid(model, data or training_data(run), split, rates=rates, units=units, seed=seed)
             for run, model in zip(runs, models, strict=True)
         ]
         title = f"{split} split, seed {seed} of what is dropped"

@@ -1,6 +1,5 @@
 """What a run directory says about its training: config, data, every recorded number by tag, and where it stands."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from data_shards.durable import Unreadable
 from dmd.metrics import loss_title
 from dmd.presets import config_from_dict, config_to_dict
+from dmd.training.documents import read_document
 from dmd.training.standing import Standing, read_lines, standing
 
 
@@ -88,7 +88,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
     if below and not (path / "run.json").exists():
         raise ValueError(f"{path} is no run but holds {len(below)}; name them, such as {' '.join(below[:2])}")
     try:
-        document = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        document = read_document(path)
         config = config_to_dict(config_from_dict(document["config"]))
         info, sessions = document["info"], document["sessions"]
         curves = _curves(read_lines(path))
@@ -99,7 +99,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         done = record.finished
     except Unreadable:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is not the directory of a training ({type(error).__name__}: {error})") from error
     if "valid/loss" not in curves or not np.isfinite(curves["valid/loss"].values).any():
         raise ValueError(f"{path} has no validation yet; let `dmd train` reach the end of an epoch")

@@ -29,6 +29,7 @@ import safetensors.torch
 from torch import Tensor
 
 from data_shards.durable import Unreadable
+from dmd.training.documents import parse_object
 from dmd.training.durable import FileEntry, read_entry
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
@@ -160,7 +161,7 @@ def _manifest_entries(content: bytes, step: int) -> dict[str, FileEntry] | None:
     try:
         files = json.loads(content)["files"]
         entries = {name: FileEntry(size=files[name]["size"], sha256=files[name]["sha256"]) for name in FILES}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return entries if encode_manifest(step, entries) == content else None
 
@@ -223,8 +224,9 @@ def find_step(root: Path, step: int) -> Path:
 def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint that is known to be valid."""
     with looking_at(path):
-        state = json.loads((path / STATE).read_bytes())
-    assert isinstance(state, dict)
+        state = parse_object((path / STATE).read_bytes())
+    if state is None:
+        raise ValueError(f"{path / STATE} is not a JSON object; resume from another step")
     return state
 
 

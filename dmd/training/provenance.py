@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from data_shards.places import redact
+
 _PACKAGES = (
     "dmd-cluster",
     "torch",
@@ -54,7 +56,7 @@ def provenance() -> dict[str, Any]:
     """What run.json says about one session of a run."""
     return {
         "host": socket.gethostname(),
-        "command": shlex.join([sys.executable, *sys.argv]),
+        "command": redact(shlex.join([sys.executable, *sys.argv])),
         "git_commit": git_commit(),
         "versions": versions(),
     }

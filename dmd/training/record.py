@@ -29,10 +29,11 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from data_shards.durable import is_at
 from dmd.training.board import Features, config_text, figures
+from dmd.training.documents import DOCUMENT, read_document
 from dmd.training.durable import replace_file
 from dmd.training.evaluate import Evaluation
 from dmd.training.provenance import provenance
-from dmd.training.record_files import cut_lines, draw, open_board, parse_object
+from dmd.training.record_files import cut_lines, draw, open_board
 from dmd.training.standing import LINES
 
 Hyperparameter = bool | int | float | str
@@ -70,7 +71,7 @@ class Recorder:
         Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
         """
         run.mkdir(parents=True, exist_ok=True)
-        self._document_path, self._lines_path = run / "run.json", run / LINES
+        self._document_path, self._lines_path = run / DOCUMENT, run / LINES
         self._resume_step = resume_step
         self._last_step = resume_step or 0
         earlier = _earlier(self._document_path)
@@ -204,10 +205,10 @@ def _earlier(path: Path) -> dict[str, Any]:
     """What an earlier session wrote to run.json."""
     if not path.exists():
         return {}
-    document = parse_object(path.read_bytes())
-    if document is None:
-        raise ValueError(f"{path} is not a JSON object; move it away, a new one will be written")
-    return document
+    try:
+        return read_document(path.parent)
+    except ValueError as error:
+        raise ValueError(f"{error}; or move it away, a new one will be written") from error
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:

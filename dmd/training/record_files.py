@@ -4,7 +4,6 @@ A resume at step s leaves what they say up to s and goes on from there. A run th
 trial was stopped while it wrote) is cut in the same way, so that both logs end where its checkpoints do.
 """
 
-import json
 import math
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from dmd.training.documents import parse_line
 from dmd.training.durable import replace_file
 from dmd.training.standing import LINES, read_lines
 
@@ -42,15 +42,6 @@ def draw(board: SummaryWriter, line: dict[str, Any]) -> None:
             board.add_scalar(tag, math.nan if value is None else value, line["step"], walltime=line["time"])
 
 
-def parse_object(text: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def cut_lines(path: Path, last: int | None) -> list[dict[str, Any]]:
     """Cut the JSON lines after step `last` (all of them for None) and a torn last line; return those of `last`."""
     if last is None or not path.exists():
@@ -59,7 +50,7 @@ def cut_lines(path: Path, last: int | None) -> list[dict[str, Any]]:
     kept, of_last = [], []
     texts = path.read_bytes().removesuffix(b"\n").split(b"\n")
     for number, text in enumerate(texts, 1):
-        line = parse_object(text)
+        line = parse_line(text)
         if line is None and number < len(texts):
             raise ValueError(f"{path}: line {number} is damaged; remove it to resume without its numbers")
         if line is not None and line["step"] <= last:

@@ -4,13 +4,13 @@ A kill, or a late stop of a trial, leaves a log that is ahead of the checkpoints
 them. Whoever says what a run has reached asks here, so that it is what `dmd evaluate` finds.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dmd.training.checkpoint import checkpoint_paths, newest_valid, read_state
+from dmd.training.documents import DOCUMENT, check_state, parse_line, read_document
 from dmd.training.saving import CHECKPOINTS
 
 LINES = "metrics.jsonl"
@@ -55,6 +55,7 @@ def standing(run: Path) -> Standing | None:
     if newest is None:
         return None
     state = read_state(newest)
+    check_state(state, str(newest))
     step = next(number for number, path in checkpoint_paths(root).items() if path == newest)
     validations = _validations(read_lines(run), step)
     schedule, best_step = state["schedule"], state["best_step"]
@@ -79,14 +80,14 @@ def read_lines(run: Path) -> list[dict[str, Any]]:
         ValueError: a damaged line before the last.
     """
     path = run / LINES
-    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    texts = path.read_bytes().splitlines() if path.exists() else []
     lines = []
     for number, text in enumerate(texts, 1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            if number < len(texts):
-                raise ValueError(f"{path}: line {number} is damaged; remove it to read the rest") from error
+        line = parse_line(text)
+        if line is not None:
+            lines.append(line)
+        elif number < len(texts):
+            raise ValueError(f"{path}: line {number} is damaged; remove it to read the rest")
     return lines
 
 
@@ -103,21 +104,22 @@ def is_unfinished(run: Path) -> bool:
 
 
 def _last_session(run: Path) -> dict[str, Any] | None:
-    path = run / "run.json"
-    sessions = json.loads(path.read_text(encoding="utf-8")).get("sessions", []) if path.exists() else []
+    sessions = read_document(run)["sessions"] if (run / DOCUMENT).exists() else []
     return dict(sessions[-1]) if sessions else None
 
 
 def _validations(lines: list[dict[str, Any]], last: int) -> list[Validation]:
     """The validations up to step `last`. The log of older programs does not tell the best; it is the lowest so far."""
-    told = {line["step"]: float(line["best_valid/loss"]) for line in lines if "best_valid/loss" in line}
+    told = {line["step"]: float(line["best_valid/loss"]) for line in lines if line.get("best_valid/loss") is not None}
     found: list[Validation] = []
     lowest = math.inf
     for line in lines:
         if "valid/loss" not in line or line["step"] > last:
             continue
         numbers = {k.partition("/")[2]: math.nan if v is None else float(v) for k, v in line.items() if "/" in k}
-        loss, epoch = numbers.pop("loss"), numbers.pop("epoch")
+        loss, epoch = numbers.pop("loss"), numbers.pop("epoch", math.nan)
+        if not math.isfinite(epoch):
+            raise ValueError(f"the log's validation at step {line['step']} tells no epoch; remove the line")
         lowest = min(lowest, loss)
         best = next((told[step] for step in sorted(told, reverse=True) if step <= line["step"]), lowest)
         found.append(Validation(epoch=int(epoch) + 1, step=line["step"], loss=loss, best_loss=best, metrics=numbers))

@@ -40,7 +40,7 @@ for run, overrides in json.loads(sys.argv[2]).items():
 """
 
 
-def train(shards: Path, runs: dict[Path, list[str]]) -> list[Path]:
+def train(shards: Path | str, runs: dict[Path, list[str]]) -> list[Path]:
     """Runs of two epochs with the given overrides on top of `SMALL`, on one rank, all in one other process."""
     wanted = json.dumps({str(run): [*SMALL, *overrides] for run, overrides in runs.items()})
     result = subprocess.run([sys.executable, "-c", TRAIN, str(shards), wanted], capture_output=True, text=True)

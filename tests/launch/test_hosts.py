@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,3 +204,36 @@ def test_hosts_that_were_not_given_the_same(two, shards, tmp_path):
             assert code == USER_ERROR, text
             assert len(re.findall(re.escape("dmd train: error: the ranks were not given the same: "), text)) == 1
             assert re.search(told.replace("(", r"\(").replace(")", r"\)"), text), text
+
+
+def test_words_and_secrets_reach_the_ranks_alone(two, ssh, shards, tmp_path):
+    """From a directory with spaces into a run directory that a shell would take apart; no process list tells the token,
+    no file keeps it, and rank 0 listens on the address of the hostfile."""
+    token, here = "hf_SECRETxyz", tmp_path / "a b's $(touch RAN)"
+    here.mkdir()
+    run, log = here / "o'brien $(touch RAN) `touch RAN`", tmp_path / "log"
+    command = ["env", "-C", str(here), *dmd_train(shards, run, "--hosts", str(two.file), *ENDLESS)]
+    root = str(Path(__file__).parents[2])
+    wrapper = two.start(0, log, command, HF_TOKEN=token, HF_HOME="/tmp/$(touch RAN)", PYTHONPATH=root, **ssh)
+    told: set[str] = set()
+    text = lambda: log.read_text(errors="replace")  # noqa: E731
+
+    def trained() -> bool:
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                told.update(file.read_bytes().decode(errors="replace").split("\0"))
+        return (run / "checkpoints" / "step_00000004").exists() or wrapper.poll() is not None
+
+    until(trained, text)
+    sockets = subprocess.run([*two.pair[0].inside, "ss", "-Hltn"], capture_output=True, text=True).stdout
+    wrapper.send_signal(signal.SIGTERM)
+    assert wrapper.wait(PATIENCE) == STOPPED, text()
+    assert not [word for word in told if token in word]
+    assert any(str(run) in word for word in told)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
+    assert list(tmp_path.rglob("RAN")) == []
+    assert not list(run.glob(".private-*"))
+    listening = {line.split()[3].rpartition(":")[0] for line in sockets.splitlines()}
+    assert two.pair[0].address in listening
+    assert f"{two.pair[0].address}:29500" in sockets
+    assert "*:29500" not in sockets

@@ -1,0 +1,103 @@
+"""What a run directory says in JSON, read as input from elsewhere: parsed is validated.
+
+Whoever reads run.json, a line of metrics.jsonl or the state of a checkpoint gets it from here, whole and of the right
+types, or a `ValueError` of one line.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_shards.durable import Unreadable
+
+DOCUMENT = "run.json"
+STATE_PARTS: dict[str, type | tuple[type, ...]] = {
+    "version": int, "cursor": dict, "config": dict, "schedule": dict, "best_step": (int, type(None)), "data": dict,
+    "text_encoder": (dict, type(None)),
+}  # fmt: skip
+DATA_PARTS: dict[str, type | tuple[type, ...]] = {
+    "name": str, "generation": str, "text_kind": str, "dims": dict, "lengths": dict,
+}  # fmt: skip
+_LARGEST = 1 << 31
+"""Elements of one sample of a modality that a model may be declared for."""
+
+
+def parse_object(text: bytes | str) -> dict[str, Any] | None:
+    """A JSON object, or None for anything else: no JSON, another value, nested too deep."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def parse_line(text: bytes | str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl: a step, and a number or null by tag; None for anything else."""
+    line = parse_object(text)
+    if line is None or type(line.get("step")) is not int or line["step"] < 0:
+        return None
+    tags = {tag: value for tag, value in line.items() if "/" in tag}
+    told = all(value is None or _is_number(value) for value in tags.values()) and _is_number(line.get("time", 0))
+    return line if told else None
+
+
+def read_document(run: Path) -> dict[str, Any]:
+    """The run.json of a run, with its `config`, `info` and `sessions` of the types that they have.
+
+    Raises:
+        ValueError: none, a damaged one, or that of something else.
+        Unreadable: it cannot be looked at.
+    """
+    path = run / DOCUMENT
+    try:
+        document = parse_object(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        what = "an export, which `dmd predict` reads" if (run / "model.json").exists() else "not the directory of a run"
+        raise ValueError(
+            f"{run} has no readable {DOCUMENT}: {what}; give a directory that `dmd train --run` was given"
+        ) from error
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}; nothing was decided over it or changed") from error
+    if document is None:
+        raise ValueError(f"{path} is not a JSON object; name the directory of a run, or restore the file")
+    _check_parts(document, {"config": dict, "info": dict, "sessions": list}, str(path))
+    if not all(isinstance(session, dict) for session in document["sessions"]):
+        raise ValueError(f"{path} has sessions that are no objects; restore the file")
+    return document
+
+
+def check_state(state: dict[str, Any], where: str) -> None:
+    """Raise ValueError unless the state of a checkpoint has all that a model is built of."""
+    _check_parts(state, STATE_PARTS, where)
+    check_data(state["data"], where)
+
+
+def check_data(data: dict[str, Any], where: str) -> None:
+    """Raise ValueError unless this says of which shapes a model's input is."""
+    _check_parts(data, DATA_PARTS, where)
+    if data["text_kind"] not in ("features", "tokens"):
+        raise ValueError(f"{where}: text_kind is {data['text_kind']!r:.40}; it must be features or tokens")
+    for name in ("dims", "lengths"):
+        for modality in ("text", "audio", "vision"):
+            least = 0 if name == "dims" and modality == "text" and data["text_kind"] == "tokens" else 1
+            size = data[name].get(modality)
+            if type(size) is not int or not least <= size < _LARGEST:
+                raise ValueError(f"{where}: {name} of {modality} is {size!r:.40}; it must be at least {least}")
+    for modality in ("text", "audio", "vision"):
+        if data["dims"][modality] * data["lengths"][modality] >= _LARGEST:
+            raise ValueError(f"{where}: a sample of {modality} would have {_LARGEST} numbers or more")
+
+
+def _check_parts(content: dict[str, Any], parts: dict[str, Any], where: str) -> None:
+    for name, kind in parts.items():
+        if name not in content:
+            raise ValueError(f"{where} lacks {name!r}; it is damaged or of another program")
+        if not isinstance(content[name], kind) or isinstance(content[name], bool):
+            raise ValueError(f"{where}: {name} is {content[name]!r:.40}, of another type than it must be")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that a float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < 1 << 1023
