@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import BertConfig
 
 import dmd
@@ -84,7 +85,7 @@ def test_a_training_runs_no_code_of_an_encoder_directory(tokens, bert, tmp_path,
 @pytest.mark.parametrize("kind", ["evil", "blip_text_model", "bert", None, 7])
 def test_a_prediction_runs_no_code_of_an_export(tokens, tmp_path, kind):
     (tmp_path / "evil.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
-    (tmp_path / WEIGHTS).write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    save_file({f"tensor{number}": torch.zeros(1) for number in range(12)}, tmp_path / WEIGHTS)
     encoder = {**BERT.to_dict(), "model_type": kind, "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
                "name_or_path": str(tmp_path), "_attn_implementation": "somebody/kernel"}  # fmt: skip
     shape = {"name": "x", "generation": "x", "text_kind": "tokens", "dims": {"text": 0, "audio": 5, "vision": 6},

@@ -67,7 +67,8 @@ def test_text_tokens_are_dropped_behind_the_encoder():
                           intermediate_size=8).to_dict()  # fmt: skip
     config = load_config(None, SMALL)
     lengths = dict.fromkeys(MODALITIES, 9)
-    data = {"text_kind": "tokens", "dims": {"text": 0, "audio": 3, "vision": 4}, "lengths": lengths}
+    data = {"name": "x", "generation": "x", "text_kind": "tokens", "dims": {"text": 0, "audio": 3, "vision": 4},
+            "lengths": lengths}  # fmt: skip
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
     network = DMD(config.model, data["dims"], lengths, build_text_encoder(settings, frozen=False))
     weights = Modules(network, Objective(config.objective, config.model)).state_dict()

@@ -16,6 +16,7 @@ import torch
 from transformers import BertConfig
 
 import dmd
+from data_shards.schema import MODALITIES
 from data_shards.sources.pickled import Fields
 from dmd.exported import CARD, PROGRAM, example
 from dmd.model import DMD, ModelConfig
@@ -361,7 +362,9 @@ def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsy
 @pytest.mark.parametrize("name", ["classification_labels", "labels"])
 def test_class_numbers_are_found_where_dmd_shard_finds_them(name):
     config = load_config("mosi-aligned", ["model.task=3", "data.classes=stored"])
-    card = ModelCard(config=config_to_dict(config), data={}, text_encoder=None, source={})
+    sizes = dict.fromkeys(MODALITIES, 4)
+    data = {"name": "x", "generation": "x", "text_kind": "features", "dims": sizes, "lengths": sizes}
+    card = ModelCard(config=config_to_dict(config), data=data, text_encoder=None, source={})
     assert _labels(Fields({name: [0, 2]}), 2, card, "x: ").tolist() == [0, 2]
     assert _labels(Fields({name: np.eye(3)[[1, 2]]}), 2, card, "x: ").tolist() == [1, 2]
     for wrong in (3, 0.5, -1):
