@@ -124,7 +124,7 @@ def predict(preset: str, variant: str, kernels: str) -> None:
     system, config, info = build(preset, variant, kernels)
     encoder = system.dmd.text_encoder
     settings = None if encoder is None else BERT
-    data = {"name": info.name, "generation": info.generation, "text_kind": info.text_kind, "dims": info.dims,
+    data = {"name": "x", "generation": "x", "text_kind": info.text_kind, "dims": info.dims,
             "lengths": info.lengths}  # fmt: skip
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
     weights = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in system.state_dict().items()}
