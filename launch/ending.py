@@ -51,7 +51,12 @@ def show(ending: Ending) -> None:
     """Tell the user on stderr why a training ended, if there is anything to tell."""
     if ending.message:
         kind = "" if ending.code == STOPPED else "error: "
-        print(f"dmd train: {kind}{ending.message}", file=sys.stderr, flush=True)
+        _print(f"dmd train: {kind}{ending.message}")
+
+
+def _print(line: str) -> None:
+    """Write a line at once, newline and all: the ranks of a host share one stderr."""
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)
 
 
 class Reporter:
@@ -75,7 +80,7 @@ class Reporter:
         """
         line = report_line(self.rank, ending)
         if self._where == STDERR:
-            print(line, file=sys.stderr, flush=True)
+            _print(line)
         elif self._file is not None and heard:
             os.write(self._file, f"{line}\n".encode())
         else:

@@ -11,7 +11,7 @@ import torch
 
 from data_shards.places import redact
 from dmd.config import Config
-from dmd.training.agreement import Diverged, StorageFailed
+from dmd.training.agreement import OnEveryRank, StorageFailed
 from launch.ending import Ending
 from launch.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
 from launch.lost import lost_others
@@ -37,10 +37,10 @@ def ending_of(error: Exception, rank: int, config: Config | None, *, alone: bool
     if (memory := _memory(error, reason)) is not None:
         return ending(MEMORY, f"{rank_name()} {memory}; {_way_out(config)}")
     if isinstance(error, ValueError):
-        named = alone and not isinstance(error, Diverged) and rank != 0
+        named = alone and not isinstance(error, OnEveryRank) and rank != 0
         return ending(USER_ERROR, f"{rank_name()}: {error}" if named else str(error))
     if isinstance(error, OSError):
-        where = "" if isinstance(error, StorageFailed) and rank != 0 else f"{rank_name()}: "
+        where = "" if isinstance(error, StorageFailed) else f"{rank_name()}: "
         return ending(STORAGE, f"{where}{error}; the same command continues when the storage is well")
     if isinstance(error, torch.AcceleratorError):
         traceback.print_exception(error)

@@ -57,7 +57,7 @@ def open_store(timeout: timedelta) -> TCPStore:
     port, ranks = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
     if os.environ["RANK"] == "0":
         address = listening_address(os.environ)
-        _hold(address, port)
+        port = _hold(address, port).port
     else:
         address = LOOPBACK if is_one_host(os.environ) else os.environ["MASTER_ADDR"]
     return TCPStore(address, port, ranks, False, timeout, wait_for_workers=False)
@@ -72,9 +72,11 @@ def _rendezvous(
 
 @functools.cache
 def _hold(address: str, port: int) -> TCPStore:
-    """The store itself, for as long as this process lives."""
-    listener = _listen(address, port).detach()
-    return TCPStore(address, port, None, True, _DEFAULT_TIMEOUT, wait_for_workers=False, master_listen_fd=listener)
+    """The store itself, for as long as this process lives; at a free port where 0 is asked for."""
+    listener = _listen(address, port)
+    port = listener.getsockname()[1]
+    descriptor = listener.detach()  # the store closes it
+    return TCPStore(address, port, None, True, _DEFAULT_TIMEOUT, wait_for_workers=False, master_listen_fd=descriptor)
 
 
 def _listen(address: str, port: int) -> socket.socket:

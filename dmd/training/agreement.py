@@ -20,16 +20,20 @@ import torch.distributed as dist
 from dmd.training.engine import Engine
 
 
-class Diverged(ValueError):
-    """The training has diverged; raised on every rank."""
+class OnEveryRank(ValueError):
+    """What every rank raises alike: the message says which of them it is about."""
 
 
-class TakenOver(ValueError):
-    """Another process has taken the run directory over; raised on every rank."""
+class Diverged(OnEveryRank):
+    """The training has diverged."""
+
+
+class TakenOver(OnEveryRank):
+    """Another process has taken the run directory over."""
 
 
 class StorageFailed(OSError):
-    """The run directory could not be written where that ends the training; raised on every rank."""
+    """The run directory could not be written where that ends the training; raised on every rank, and says of which."""
 
 
 def any_rank(engine: Engine, *flags: bool) -> list[bool]:
@@ -51,7 +55,7 @@ def all_or_none(device: torch.device) -> Iterator[None]:
     """What the user or the storage did to one rank in the block ends the block on all of them. A collective.
 
     Raises:
-        ValueError: one rank's; before any of the storage's.
+        OnEveryRank: one rank's ValueError; before any of the storage's.
         StorageFailed: one rank's OSError.
     """
     met: tuple[bool, str] | None = None
@@ -68,8 +72,8 @@ def all_or_none(device: torch.device) -> Iterator[None]:
     if not failed:
         return
     rank, host, (storage, text) = failed[0]
-    told = text if rank == 0 else f"rank {rank} on {host}: {text}"
-    raise StorageFailed(told) if storage else ValueError(told)
+    told = text if rank == 0 and not storage else f"rank {rank} on {host}: {text}"
+    raise StorageFailed(told) if storage else OnEveryRank(told)
 
 
 def from_first_rank(engine: Engine, value: Any) -> Any:

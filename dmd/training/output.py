@@ -1,5 +1,6 @@
 """What the writing rank of a training holds: its checkpoints, its log, and the right to write to the run directory."""
 
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -59,4 +60,6 @@ class RunOutput:
 
 def storage_error(run: Path, failures: list[OSError]) -> StorageFailed:
     """The error that ends a training on every rank over what the writing one has met (the others know of none)."""
-    return StorageFailed(str(failures[0]) if failures else f"rank 0 cannot write to {run}")
+    return StorageFailed(
+        f"rank 0 on {socket.gethostname()}: {failures[0]}" if failures else f"rank 0 cannot write to {run}"
+    )

@@ -120,6 +120,11 @@ def finish(shards: Path, run: Path, *overrides: str, ranks: int = 1, **env: str)
     return ended
 
 
+def errors(output: str) -> list[str]:
+    """What ranks say of their ends, once each: where no `dmd train` says it for all, each of them does."""
+    return list(dict.fromkeys(line for line in output.splitlines() if line.startswith("dmd train: error: ")))
+
+
 def last(run: Path) -> Snapshot:
     """The newest checkpoint of a run."""
     path, skipped = newest_valid(run / "checkpoints")

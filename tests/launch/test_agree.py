@@ -15,7 +15,7 @@ from data_shards.commands import shard
 from data_shards.index import ShardIndex
 from launch.agree import CODE, RUN, Report, explain
 from launch.runner import free_port
-from tests.launch.ranks import PATIENCE, TINY, Ended, finish, train
+from tests.launch.ranks import PATIENCE, TINY, Ended, errors, finish, train
 
 pytestmark = pytest.mark.multiproc
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +34,7 @@ def others(tmp_path_factory) -> Path:
 def refused(ended: Ended, ranks: int = 2, code: int = USER_ERROR) -> str:
     """The one line that a refusal has."""
     assert ended.codes == [code] * ranks, ended.output
-    lines = [line for line in ended.output.splitlines() if line.startswith("dmd train: error: ")]
+    lines = errors(ended.output)
     assert len(lines) == 1, ended.output
     assert "Traceback" not in ended.output
     return lines[0]

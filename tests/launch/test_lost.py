@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from dmd.config import Config, TrainConfig
-from dmd.training.agreement import Diverged, StorageFailed
+from dmd.training.agreement import Diverged, OnEveryRank, StorageFailed
 from launch.channels import Channels
 from launch.engine import join_process_group
 from launch.failures import ending_of
@@ -181,6 +181,7 @@ FULL = RuntimeError(
         (RuntimeError("a bug: timed out on a socket"), 1, "rank 3 on HOST failed over RuntimeError: a bug"),
         (KeyError("x"), 1, "rank 3 on HOST failed over KeyError: 'x'; its traceback is above"),
         (ValueError("damaged"), 2, "rank 3 on HOST: damaged"), (Diverged("diverged"), 2, "diverged"),
+        (OnEveryRank("rank 1 on X: damaged"), 2, "rank 1 on X: damaged"),
         (OSError(errno.ENOSPC, "full"), 74, "rank 3 on HOST: [Errno 28] full; the same command continues when"),
         (StorageFailed("rank 0 cannot write"), 74, "rank 0 cannot write; the same command continues when"),
     ],
@@ -207,7 +208,7 @@ def test_which_key_lowers_what_a_rank_needs():
 LIMITED = """
 import resource, sys
 from dmd.config import Config, TrainConfig
-from dmd.training.agreement import Diverged, StorageFailed
+from dmd.training.agreement import Diverged, OnEveryRank, StorageFailed
 from launch.channels import Channels
 from launch.rank import run_rank
 def work(peers, standing):

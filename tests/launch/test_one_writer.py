@@ -10,16 +10,12 @@ from pathlib import Path
 import pytest
 
 from data_shards.sole_writer import NAME
-from tests.launch.ranks import Session, assert_bitwise, finish, last, losses
+from tests.launch.ranks import Session, assert_bitwise, errors, finish, last, losses
 from tests.launch.test_stop import until
 
 pytestmark = pytest.mark.multiproc
 USER_ERROR, STOPPED = 2, 75
 ENDLESS = ("train.epochs=500", "train.early_stop=500")
-
-
-def errors(output: str) -> list[str]:
-    return [line for line in output.splitlines() if line.startswith("dmd train: error: ")]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
