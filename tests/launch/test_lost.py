@@ -208,7 +208,7 @@ def test_which_key_lowers_what_a_rank_needs():
 LIMITED = """
 import resource, sys
 from dmd.config import Config, TrainConfig
-from dmd.training.agreement import Diverged, OnEveryRank, StorageFailed
+from dmd.training.agreement import Diverged, StorageFailed
 from launch.channels import Channels
 from launch.rank import run_rank
 def work(peers, standing):
