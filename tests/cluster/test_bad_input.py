@@ -8,6 +8,7 @@ import pytest
 
 from cluster.commands import experiment_parser
 from cluster.options import read_request
+from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
 from tests.cluster.making import TINY, free_port, make_shards
@@ -120,5 +121,5 @@ def test_a_mistyped_option_of_a_job_is_found_before_it_is_submitted(capsys, monk
 def test_data_may_be_a_url(data, absolute):
     line = ["train.epochs=1", "--data", data, "--out", "o", "train.seed=2"]
     request = read_request(experiment_parser().parse_intermixed_args(line))
-    assert request.data == absolute
+    assert request.data == to_place(absolute)
     assert (request.config.train.epochs, request.config.train.seed) == (1, 2)
