@@ -72,14 +72,15 @@ def test_a_restart_is_compared_too(shards, reference, tmp_path):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000003"]
 
 
-def test_a_rank_that_cannot_see_the_run_directory(shards, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    line = refused(train(shards, tmp_path / "run", ranks=2, own=[[], ["--run", str(elsewhere)]]))
-    assert f"{RUN} is that of rank 0 on {HOST} (rank 0), not there at {elsewhere} on {HOST} (rank 1)" in line
+def test_ranks_that_cannot_see_the_run_directory(shards, tmp_path):
+    """One has none at that path, another one has its own."""
+    nowhere, own = tmp_path / "nowhere", tmp_path / "own"
+    own.mkdir()
+    places = [["--run", str(path)] for path in (tmp_path / "run", nowhere, own)]
+    line = refused(train(shards, tmp_path / "run", ranks=3, own=places), ranks=3)
+    assert f"{RUN} is that of rank 0 on {HOST} (rank 0), not there at {nowhere} on {HOST} (rank 1), " in line
+    assert f"another one at {own} on {HOST} (rank 2)" in line
     assert "put --run on storage that all hosts share" in line
-    elsewhere.mkdir()
-    line = refused(train(shards, tmp_path / "run", ranks=2, own=[[], ["--run", str(elsewhere)]]))
-    assert f"another one at {elsewhere} on {HOST} (rank 1)" in line
 
 
 def test_one_rank_that_is_refused_ends_all_with_its_reason(shards, tmp_path):
