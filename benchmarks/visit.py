@@ -66,7 +66,7 @@ class Settings:
             "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONFAULTHANDLER": "1",
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not forbid a fork
             **threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1",
-            "DS_ACCELERATOR": self.device, "MPLBACKEND": "Agg",
+            "DS_ACCELERATOR": self.device, "MPLBACKEND": "Agg", "VISIT_COMMIT": version_of(self.wheels),
         }  # fmt: skip
 
 
@@ -177,11 +177,13 @@ class Visit:
 
 
 def version_of(wheels: Path) -> str:
-    """The commit, by git or, where .git is not there, as `visit_wheels.sh` wrote it down."""
+    """The commit, as `visit_wheels.sh` wrote it down, since .git may stay behind or be an older one; else git's."""
+    carried = wheels / "commit.txt"
+    if carried.exists():
+        return carried.read_text(encoding="utf-8").strip()
     describe = "git describe --always --abbrev=40 --exclude='*' --dirty"
     told = subprocess.run(["sh", "-c", describe], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    carried = wheels / "commit.txt"
-    return told or (carried.read_text().strip() if carried.exists() else "an unknown commit")
+    return told or "an unknown commit"
 
 
 def _pack(tar: tarfile.TarFile, path: Path, name: str) -> None:
