@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.visit_processes import adopt_orphans, end_all
+from benchmarks.visit_site import CACHE
 from benchmarks.visit_stages import FIRST, STAGES, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +68,7 @@ class Settings:
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not forbid a fork
             **threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1",
             "DS_ACCELERATOR": self.device, "MPLBACKEND": "Agg", "VISIT_COMMIT": version_of(self.wheels),
+            "TRITON_CACHE_DIR": str(self.site / CACHE), "OUT": str(self.out), "SCRATCH": str(self.scratch),
         }  # fmt: skip
 
 
@@ -142,13 +144,13 @@ class Visit:
                 time.sleep(0.1)
                 if time.monotonic() - refreshed > REFRESH_SECONDS:
                     refreshed = time.monotonic()
-                    self.rows[stage.name] = ("running", f"{refreshed - began:.1f}", _last_line(log))
+                    self.rows[stage.name] = ("running", f"{refreshed - began:.1f}", last_line(log))
                     self.refresh()
             cut_off = process.poll() is None
             end_all(process)
         code = process.poll()
         ended = f"cut off at {limit:.0f} s" if cut_off else str(code)
-        self.rows[stage.name] = (ended, f"{time.monotonic() - began:.1f}", _last_line(log))
+        self.rows[stage.name] = (ended, f"{time.monotonic() - began:.1f}", last_line(log))
         if ended != "0":
             print(_tail(log), flush=True)
         print(f"== {stage.name}: {ended}: {self.rows[stage.name][2]}", flush=True)
@@ -199,7 +201,7 @@ def _pack(tar: tarfile.TarFile, path: Path, name: str) -> None:
     tar.addfile(entry, io.BytesIO(content))
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """What a stage says of itself: its last line."""
     lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
     return lines[-1][:200] if lines else "no output"
