@@ -75,6 +75,8 @@ class OfflineDriver:
     launches: list[Launch] = field(default_factory=list)
     on_launch: Callable[[Launch], None] | None = None
     """Called with each launch, which is then not kept."""
+    noting: bool = True
+    """Whether kernels and launches are kept at all."""
     log: io.StringIO = field(default_factory=io.StringIO)
     """What ptxas prints."""
     number: int = field(default_factory=itertools.count().__next__)
@@ -95,6 +97,9 @@ class OfflineDriver:
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
         """What launches a compiled kernel."""
+
+        if not self.noting:
+            return lambda *_: None
 
         def run(x: int, y: int, z: int, stream: int, function: int, packed: Any, launch_metadata: Any, enter: Any,
                 leave: Any, *arguments: Any) -> None:  # fmt: skip
@@ -156,23 +161,26 @@ def _number(pattern: str, report: str) -> int:
 
 @contextlib.contextmanager
 def offline(
-    capability: int, *, limit: int | None = None, cached: bool = True, on_launch: Callable[[Launch], None] | None = None
-) -> Iterator[OfflineDriver]:
+    capability: int, *, limit: int | None = None, cached: bool = True, noting: bool = True,
+    on_launch: Callable[[Launch], None] | None = None,
+) -> Iterator[OfflineDriver]:  # fmt: skip
     """Compile for a card for a while.
 
     Args:
         limit: bytes of shared memory of a block; None: the card's.
         cached: take from Triton's cache on disk what it has; registers and spills are then unknown.
+        noting: keep what is compiled and launched; standard output is ptxas's then.
     """
-    driver = OfflineDriver(capability, SHARED_LIMIT[capability] if limit is None else limit, on_launch=on_launch)
+    limit = SHARED_LIMIT[capability] if limit is None else limit
+    driver = OfflineDriver(capability, limit, on_launch=on_launch, noting=noting)
     before = active_driver._active
     with knobs.compilation.scope(), knobs.nvidia.scope():
         knobs.compilation.always_compile = not cached
-        knobs.nvidia.dump_ptxas_log = True
-        knobs.compilation.listener = driver.compiled
+        knobs.nvidia.dump_ptxas_log = noting
+        knobs.compilation.listener = driver.compiled if noting else None
         active_driver.set_active(driver)
         try:
-            with contextlib.redirect_stdout(driver.log):
+            with contextlib.redirect_stdout(driver.log) if noting else contextlib.nullcontext():
                 yield driver
         finally:
             active_driver._active = before

@@ -1,14 +1,12 @@
 """Tables of results as CSV files, and where their numbers come from."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dmd.training.provenance import git_commit
-
-CARRIED_COMMIT = Path(__file__).parents[1] / ".whl" / "commit.txt"
-"""Written by `visit_wheels.sh`, since .git does not travel to a GPU machine."""
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -46,6 +44,5 @@ class Table:
 
 
 def commit() -> str:
-    """The commit that is measured, also where .git is not there."""
-    carried = CARRIED_COMMIT.read_text(encoding="utf-8").strip() if CARRIED_COMMIT.exists() else ""
-    return git_commit() or carried
+    """The commit that is measured: what a visit says, whose checkout may have a .git that is older, else git's."""
+    return os.environ.get("VISIT_COMMIT") or git_commit() or ""

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.visit_processes import adopt_orphans, end_all
+from benchmarks.visit_site import CACHE
 from benchmarks.visit_stages import FIRST, STAGES, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,8 @@ class Settings:
             "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONFAULTHANDLER": "1",
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not forbid a fork
             **threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1",
-            "DS_ACCELERATOR": self.device, "MPLBACKEND": "Agg",
+            "DS_ACCELERATOR": self.device, "MPLBACKEND": "Agg", "VISIT_COMMIT": version_of(self.wheels),
+            "TRITON_CACHE_DIR": str(self.site / CACHE), "OUT": str(self.out), "SCRATCH": str(self.scratch),
         }  # fmt: skip
 
 
@@ -142,13 +144,13 @@ class Visit:
                 time.sleep(0.1)
                 if time.monotonic() - refreshed > REFRESH_SECONDS:
                     refreshed = time.monotonic()
-                    self.rows[stage.name] = ("running", f"{refreshed - began:.1f}", _last_line(log))
+                    self.rows[stage.name] = ("running", f"{refreshed - began:.1f}", last_line(log))
                     self.refresh()
             cut_off = process.poll() is None
             end_all(process)
         code = process.poll()
         ended = f"cut off at {limit:.0f} s" if cut_off else str(code)
-        self.rows[stage.name] = (ended, f"{time.monotonic() - began:.1f}", _last_line(log))
+        self.rows[stage.name] = (ended, f"{time.monotonic() - began:.1f}", last_line(log))
         if ended != "0":
             print(_tail(log), flush=True)
         print(f"== {stage.name}: {ended}: {self.rows[stage.name][2]}", flush=True)
@@ -177,11 +179,13 @@ class Visit:
 
 
 def version_of(wheels: Path) -> str:
-    """The commit, by git or, where .git is not there, as `visit_wheels.sh` wrote it down."""
+    """The commit, as `visit_wheels.sh` wrote it down, since .git may stay behind or be an older one; else git's."""
+    carried = wheels / "commit.txt"
+    if carried.exists():
+        return carried.read_text(encoding="utf-8").strip()
     describe = "git describe --always --abbrev=40 --exclude='*' --dirty"
     told = subprocess.run(["sh", "-c", describe], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    carried = wheels / "commit.txt"
-    return told or (carried.read_text().strip() if carried.exists() else "an unknown commit")
+    return told or "an unknown commit"
 
 
 def _pack(tar: tarfile.TarFile, path: Path, name: str) -> None:
@@ -197,7 +201,7 @@ def _pack(tar: tarfile.TarFile, path: Path, name: str) -> None:
     tar.addfile(entry, io.BytesIO(content))
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """What a stage says of itself: its last line."""
     lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
     return lines[-1][:200] if lines else "no output"

@@ -8,6 +8,8 @@ LARGEST = "bfloat16 and (LARGE or True)"
 MEMCHECK = "compute-sanitizer --tool memcheck --target-processes all --error-exitcode 9"
 
 
+TRAINING = "{python} -m benchmarks.visit_training --device {device} --scratch {scratch} --results {results}"
+COMMANDS = "{python} -m benchmarks.visit_commands --scratch {scratch} --results {results}"
 SMOKE = "{python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv"
 NONE_CHOSEN = "[ $? -eq 5 ]"
 """After pytest: there was no test to run."""
@@ -66,10 +68,8 @@ STAGES = (
           tried="mosi-aligned mosi-aligned+bert"),
     _step("compiled", "mosi-aligned mosi-unaligned", "--forms compiled reduce-overhead --limit 70", limit=120,
           least=40, tried="mosi-aligned"),
-    _same("training", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch} --results {results}",
-          limit=120, least=45),
-    _same("commands", "{python} -m benchmarks.visit_commands --scratch {scratch} --results {results}", limit=60,
-          least=20, tiny="--at-once 2 --limit 250"),
+    _same("training", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch}/alone"
+          " --results {results}/alone --only times", limit=90, least=45),
     _same("profile", "{python} -m benchmarks.kernel_times --device {device} --out {results}/kernel_times.csv", limit=60,
           least=20, tiny="--tiny --presets mosi-aligned"),
     _kernel_tests("tests-large", LARGEST, processes=4, each=200, limit=200, least=60),
@@ -84,6 +84,12 @@ STAGES = (
           least=40),
     _same("launches", "{python} -m benchmarks.launches mosi-aligned mosi-unaligned --samples 16 --precisions bf16"
           " --text features --out {results}/launches.csv", limit=120, least=30, tiny="--samples 2 --forms fused"),
+    Stage(
+        name="trainings", limit=150, least=60, cuda=f"{TRAINING} --at-once && {COMMANDS}",
+        cpu=f"{TRAINING} --at-once --tiny && {COMMANDS} --at-once 2 --limit 250",
+    ),
+    _same("together", "{python} -m benchmarks.visit_together smoke tests trainings sanitizer", limit=170, least=60,
+          tiny=""),
     # what a second visit runs (gpu_visit_again.sh)
     Stage(
         name="retest", limit=200, least=30,
@@ -101,8 +107,7 @@ STAGES = (
     # what the runner itself is tested with: it ignores what asks it to end, and starts a process in another session
     _same("hang", "trap '' INT TERM; echo this stage hangs; setsid sleep 300 & sleep 300", limit=300, least=1, tiny=""),
 )  # fmt: skip
-FIRST = ("device", "smoke", "tests", "step", "training", "commands", "profile", "compiled", "tests-large", "mosei",
-         "sanitizer", "floors", "launches")  # fmt: skip
+FIRST = ("device", "together", "profile", "step", "training", "compiled", "tests-large", "mosei", "floors", "launches")
 """Stages of a first visit, in order; `wheels` goes before whatever is chosen. Compilation may take all that is left."""
 AGAIN = ("device", "smoke", "retest", "adam", "step", "graph", "compiled", "tests-large", "mosei", "profile")
 """Stages of a visit after fixes."""

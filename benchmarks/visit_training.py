@@ -167,7 +167,8 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--only", choices=["graph"], help="captured trainings alone")
+    parser.add_argument("--only", choices=["graph", "times"], help="captured trainings; undisturbed ones")
+    parser.add_argument("--at-once", action="store_true", help="all beside each other: no times, but sooner done")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
@@ -191,12 +192,16 @@ def main() -> int:
         promised = [("exact", "exact-resumed")]
     if options.device == "cpu":
         promised += pairs
+    if options.only == "times":
+        together, pairs, promised = [], [], []
     if options.only == "graph":
         alone, together, promised = [run for run in alone if run.name == "graph"], [together[1]], []
         pairs = [("graph", "graph-resumed")]
+    if options.at_once:
+        alone, together = [], alone + together
     for run in alone:
         trainings.run(run)
-    with ThreadPoolExecutor(2 if options.tiny else len(together)) as pool:
+    with ThreadPoolExecutor(2 if options.tiny else max(1, len(together))) as pool:
         list(pool.map(trainings.run, together))
     for one, other in dict.fromkeys([*pairs, *promised]):
         trainings.compare(one, other, required=(one, other) in promised)

@@ -97,7 +97,7 @@ class TrainConfig:
     capability 8.0 on, where Triton is installed and its kernels compile, else plain."""
     cuda_graph: Literal["auto", "off"] = "off"
     """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; run.json says
-    whether, and why not. It has not run on a GPU yet: off until it has."""
+    whether, and why not. Twice as fast on an H100 (docs/gpu.md); off, since it was changed after it ran there."""
     adam: Literal["torch", "deepspeed"] = "torch"
     """Implementation of Adam on CUDA: torch's fused one, or DeepSpeed's FusedAdam, which is compiled at the first start
     and needs an nvcc of torch's CUDA version. A CPU has torch's alone. Checkpoints of one continue with the other."""

@@ -1,9 +1,15 @@
 """Adam by device: torch's own, fused on CUDA, or DeepSpeed's FusedAdam where `train.adam` asks for it."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import torch
 
 from dmd.config import Config
 from dmd.training.system import TrainingSystem, adam, parameter_groups
+
+ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
 
 
 def check_adam(config: Config, device: torch.device) -> None:
@@ -36,6 +42,20 @@ def make_adam(
     return adam(system, config, fused=device.type == "cuda" if fused is None else fused)
 
 
+@contextlib.contextmanager
+def without_architectures() -> Iterator[None]:
+    """DeepSpeed compiles for the cards that are there, where TORCH_CUDA_ARCH_LIST does not say for which.
+
+    It reads the numbers of that list alone, and fails for those of some containers ("9.0a").
+    """
+    told = os.environ.pop(ARCHITECTURES, None)
+    try:
+        yield
+    finally:
+        if told is not None:
+            os.environ[ARCHITECTURES] = told
+
+
 def build_deepspeed_adam(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
     """DeepSpeed's FusedAdam without weight decay; compiles it where that has not been done yet.
 
@@ -46,7 +66,8 @@ def build_deepspeed_adam(groups: list[dict[str, object]]) -> torch.optim.Optimiz
     from deepspeed.ops.op_builder.builder import CUDAMismatchException, MissingCUDAException
 
     try:
-        return FusedAdam(groups, adam_w_mode=False)
+        with without_architectures():
+            return FusedAdam(groups, adam_w_mode=False)
     except (RuntimeError, OSError, ImportError, CUDAMismatchException, MissingCUDAException) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(

@@ -44,6 +44,12 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
     return torch.device(accelerator.current_device_name())
 
 
+def leave_process_group() -> None:
+    """Part from the other ranks after the last collective of all. Under NCCL torch complains of a process that does
+    not."""
+    dist.destroy_process_group()
+
+
 def limit_waiting(timeout: timedelta) -> None:
     """Give every process group this time limit. Those that DeepSpeed makes for itself (`groups._clone_world_group`)
     wait half an hour for a host that is gone, whatever `init_distributed` was told."""

@@ -47,7 +47,7 @@ def train(
         OSError: the storage failed.
         RuntimeError: other ranks are gone or cannot be reached (`lost_others`), the device failed, or a bug.
     """
-    from launch.engine import join_process_group
+    from launch.engine import join_process_group, leave_process_group
     from launch.training import make_training
 
     standing.config = config = load_config(options.preset, options.overrides)
@@ -72,6 +72,7 @@ def train(
     standing.training = True
     peers.begin()
     outcome = training.run()
+    leave_process_group()
     watchdog.close()
     return outcome
 

@@ -1,5 +1,6 @@
 """The visit to a GPU machine, run without one: stages that hang or do not fit, a visit that is killed, what is kept."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.visit import Visit, settings_of
-from benchmarks.visit_site import install_wheels, write_entry_points
+from benchmarks.visit_site import install_wheels, pack_cache, unpack_cache, write_entry_points
 from benchmarks.visit_stages import AGAIN, FIRST, STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,21 @@ def test_a_stage_that_hangs_costs_its_limit_and_nothing_else(tmp_path):
     with tarfile.open(tmp_path / "out" / "visit.tar.gz") as tar:
         smoke = tar.extractfile("smoke.csv").read().decode()
     assert "gradient,dmd.memory_encoders" in smoke
+
+
+def test_stages_together_each_have_their_limit_and_log(tmp_path, monkeypatch):
+    settings = settings_of({"DEVICE": "cpu", "OUT": str(tmp_path / "out"), "SCRATCH": str(tmp_path / "scratch")})
+    settings.results.mkdir(parents=True)
+    environment = {**os.environ, **settings.environment(), "DEVICE": "cpu", "LIMITS": "hang=2"}
+    command = [sys.executable, "-m", "benchmarks.visit_together", "device", "hang"]
+    told = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 1, told.stderr
+    lines = told.stdout.splitlines()
+    assert {line.split(":")[0] for line in lines[:2]} == {"device", "hang"}
+    assert lines[-1].startswith("device 0; hang ")
+    assert not lines[-1].endswith(" 0"), "it was cut off"
+    assert (settings.results / "hang.txt").read_text() == "this stage hangs\n"
+    assert (settings.results / "device.csv").exists()
 
 
 def test_a_visit_that_is_killed_leaves_what_it_had(tmp_path):
@@ -159,6 +175,26 @@ def test_the_site_has_the_entry_points_of_this_checkout(tmp_path):
     assert len(points) == number
     assert points["evaluate"].group == "dmd.commands"
     assert points["evaluate"].load().__name__ == "evaluate"
+
+
+def test_a_carried_cache_is_found_where_it_is_unpacked(tmp_path):
+    """Triton lists the files of a kernel by their whole paths."""
+    kernel = tmp_path / "there" / "HASH"
+    kernel.mkdir(parents=True)
+    names = ("add.cubin", "add.json", "add.ptx")
+    for name in names:
+        (kernel / name).write_text(f"{name} of the kernel")
+    group = {"child_paths": {name: str(kernel / name) for name in names}}
+    (kernel / "__grp__add.json").write_text(json.dumps(group))
+    carried, here = tmp_path / "cache.tar.xz", tmp_path / "here"
+    assert pack_cache(tmp_path / "there", carried) == 1
+    assert unpack_cache(carried, here) == 1
+    found = json.loads((here / "HASH" / "__grp__add.json").read_text())["child_paths"]
+    assert {name: Path(path).read_text() for name, path in found.items()} == {
+        "add.cubin": "add.cubin of the kernel", "add.json": "add.json of the kernel", "add.ptx": "",
+    }  # fmt: skip
+    assert all(Path(path).is_relative_to(here) for path in found.values())
+    assert unpack_cache(tmp_path / "none.tar.xz", here / "none") == 0
 
 
 def test_wheels_that_pip_refuses_are_unpacked_all_the_same(tmp_path):

@@ -10,13 +10,14 @@ nothing to do: such rows are neither written nor read. `dmd.kernels.attention_fu
 import triton
 import triton.language as tl
 
+from dmd.kernels.products_triton import product
 from dmd.kernels.rows_triton import kept
 
 
 @triton.jit
 def _weights(q, k, row, col, len_q, len_k, real, end, shift, scale, PRECISION: tl.constexpr):
     """2 ** (score - shift) of a tile, 0 where hidden."""
-    score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+    score = product(q, tl.trans(k), PRECISION) * scale
     seen = _seen(row, col, len_q, len_k, real, end) & (row[:, None] < len_q)
     return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0)
 
@@ -91,7 +92,7 @@ def forward(
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        score = product(q, tl.trans(k), PRECISION) * scale
         seen = _seen(row, col, len_q, len_k, real, real_end)
         score = tl.where(seen, score, -1e30)
         new_top = tl.maximum(top, tl.max(score, 1))
@@ -101,7 +102,7 @@ def forward(
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
             weights = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), weights, 0.0)
-        mixed = mixed * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+        mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION)
         top = new_top
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
     o_at = o_ptr + e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
@@ -143,12 +144,12 @@ def backward_query(
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
         weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale, PRECISION)
-        grad = tl.dot(go, tl.trans(v), input_precision=PRECISION) * keep
+        grad = product(go, tl.trans(v), PRECISION) * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
             grad = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), grad, 0.0)
         grad = weights * (grad - mean[:, None])
-        gq += tl.dot(grad.to(k.dtype), k, input_precision=PRECISION)
+        gq += product(grad.to(k.dtype), k, PRECISION)
     g_at = gq_ptr + e * g_e + b * g_b + local[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(g_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
 
@@ -187,16 +188,16 @@ def backward_key(
         mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
         shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
         weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale, PRECISION)
-        grad = tl.dot(go, tl.trans(v), input_precision=PRECISION) * keep
+        grad = product(go, tl.trans(v), PRECISION) * keep
         dropped = weights * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
             keeps = kept(word, (col % 2)[None, :], key_low, key_high, cut_at)
             grad = tl.where(keeps, grad, 0.0)
             dropped = tl.where(keeps, dropped, 0.0)
-        gv += tl.dot(tl.trans(dropped).to(go.dtype), go, input_precision=PRECISION)
+        gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION)
         grad = weights * (grad - mean[:, None])
-        gk += tl.dot(tl.trans(grad).to(q.dtype), q, input_precision=PRECISION)
+        gk += product(tl.trans(grad).to(q.dtype), q, PRECISION)
     g_at = e * g_e + b * g_b + col[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(gk_ptr + g_at, (gk * factor).to(gk_ptr.dtype.element_ty), kv_mask)
     tl.store(gv_ptr + g_at, gv.to(gv_ptr.dtype.element_ty), kv_mask)

@@ -7,6 +7,7 @@ atomically.
 import triton
 import triton.language as tl
 
+from dmd.kernels.products_triton import product
 from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised, normalised_backward, whole_steps
 
 
@@ -21,7 +22,7 @@ def _through_output(
         col = begin + tl.arange(0, CHUNK)
         wo_at = wo_ptr + (e * DIM + channel)[:, None] * DIM + col[None, :]
         wo = tl.load(wo_at, there[:, None] & (col < DIM)[None, :], 0.0).to(DOT)  # [WIDTH, CHUNK]
-        grad_mixed = tl.dot(grad, wo, input_precision=PRECISION)
+        grad_mixed = product(grad, wo, PRECISION)
         mask = inside[:, None] & (col < DIM)[None, :]
         mixed_at = grad_mixed_ptr + row_at[:, None] + col[None, :]
         tl.store(mixed_at, grad_mixed.to(grad_mixed_ptr.dtype.element_ty), mask)
@@ -65,18 +66,18 @@ def residual_mlp_backward(
         real = unit_no < 4 * DIM
         w1_at = w1_ptr + (e * 4 * DIM + unit_no)[:, None] * DIM + channel[None, :]
         w1 = tl.load(w1_at, real[:, None] & there[None, :], 0.0).to(DOT)  # [CHUNK, WIDTH]
-        before = tl.dot(y, tl.trans(w1), input_precision=PRECISION)
+        before = product(y, tl.trans(w1), PRECISION)
         before += tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
         w2_at = w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + unit_no[None, :]
         w2 = tl.load(w2_at, real[None, :] & there[:, None], 0.0).to(DOT)  # [WIDTH, CHUNK]
-        hidden = tl.dot(branch, w2, input_precision=PRECISION)
+        hidden = product(branch, w2, PRECISION)
         if RELU:
             hidden *= keep_factor(
                 relu_keys, table, e, sample, step, unit_no, batch, inside, 0, LAST, 4 * DIM, GHOST, RELU_CUT,
                 RELU_SCALE,
             )  # fmt: skip
         hidden = tl.where(before > 0, hidden, 0.0)
-        grad_y += tl.dot(hidden.to(DOT), w1, input_precision=PRECISION)
+        grad_y += product(hidden.to(DOT), w1, PRECISION)
     grad += normalised_backward(grad_y * gain[None, :], unit, inverse, DIM)
     tl.store(grad_middle_ptr + at, grad, mask)
     if RES:
@@ -100,7 +101,7 @@ def _through(
         grad = tl.load(grad_ptr + at[:, None] + col[None, :], inside[:, None] & (col < COLS)[None, :], 0.0)
         w_at = w_ptr + (e * 3 * DIM + FIRST + col)[:, None] * DIM + channel[None, :]
         w = tl.load(w_at, (col < COLS)[:, None] & there[None, :], 0.0).to(DOT)
-        grad_y += tl.dot(grad.to(DOT), w, input_precision=PRECISION)
+        grad_y += product(grad.to(DOT), w, PRECISION)
     return grad_y
 
 

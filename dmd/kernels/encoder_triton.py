@@ -8,6 +8,7 @@ are [E, B, T, channels]; the residual stream is float32, products take DOT opera
 import triton
 import triton.language as tl
 
+from dmd.kernels.products_triton import product
 from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised, whole_steps
 
 
@@ -42,7 +43,7 @@ def project(
         w_at = w_ptr + (e * 3 * DIM + FIRST + col)[None, :] * DIM + channel[:, None]
         w = tl.load(w_at, (col < COLS)[None, :] & there[:, None], 0.0).to(DOT)
         bias = tl.load(bias_ptr + e * 3 * DIM + FIRST + col, col < COLS, 0.0)
-        out = tl.dot(y, w, input_precision=PRECISION) + bias[None, :]
+        out = product(y, w, PRECISION) + bias[None, :]
         tl.store(o_at + col[None, :], out.to(out_ptr.dtype.element_ty), inside[:, None] & (col < COLS)[None, :])
 
 
@@ -74,7 +75,7 @@ def residual_mlp(
         mixed = tl.load(mixed_ptr + mixed_at, inside[:, None] & (col < DIM)[None, :], 0.0).to(DOT)
         wo_at = wo_ptr + (e * DIM + channel)[None, :] * DIM + col[:, None]
         wo = tl.load(wo_at, (col < DIM)[:, None] & there[None, :], 0.0).to(DOT)
-        branch += tl.dot(mixed, wo, input_precision=PRECISION)
+        branch += product(mixed, wo, PRECISION)
     if RES:
         branch *= keep_factor(
             res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
@@ -92,7 +93,7 @@ def residual_mlp(
         real = unit_no < 4 * DIM
         w1_at = w1_ptr + (e * 4 * DIM + unit_no)[None, :] * DIM + channel[:, None]
         w1 = tl.load(w1_at, real[None, :] & there[:, None], 0.0).to(DOT)
-        hidden = tl.dot(y, w1, input_precision=PRECISION) + tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
+        hidden = product(y, w1, PRECISION) + tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
         hidden = tl.maximum(hidden, 0.0)
         if RELU:
             hidden *= keep_factor(
@@ -101,7 +102,7 @@ def residual_mlp(
             )  # fmt: skip
         w2_at = w2_ptr + (e * DIM + channel)[None, :] * (4 * DIM) + unit_no[:, None]
         w2 = tl.load(w2_at, real[:, None] & there[None, :], 0.0).to(DOT)
-        branch += tl.dot(hidden.to(DOT), w2, input_precision=PRECISION)
+        branch += product(hidden.to(DOT), w2, PRECISION)
     if RES:
         branch *= keep_factor(
             last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE

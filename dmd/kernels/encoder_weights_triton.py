@@ -9,6 +9,7 @@ folded as well) and of its second, transposed (4 d). `bias_parts` [SPLITS, E, 9 
 import triton
 import triton.language as tl
 
+from dmd.kernels.products_triton import product
 from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normalised, whole_steps
 
 
@@ -40,7 +41,7 @@ def _outer(
         b = tl.load(b_ptr + b_at, inside[:, None] & (channel < DIM)[None, :], 0.0).to(tl.float32)
         if NORM:
             b, _ = normalised(b, channel, DIM)
-        total += tl.dot(tl.trans(a.to(DOT)), b.to(DOT), input_precision=PRECISION)
+        total += product(tl.trans(a.to(DOT)), b.to(DOT), PRECISION)
         bias += tl.sum(a, 0)
     return total, bias
 
@@ -141,9 +142,9 @@ def mlp_weights(
             )
         unit, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM)
         y = (unit * gain[None, :] + shift[None, :]).to(DOT)
-        before = tl.dot(y, w1, input_precision=PRECISION) + b1[None, :]
+        before = product(y, w1, PRECISION) + b1[None, :]
         hidden = tl.maximum(before, 0.0)
-        grad_hidden = tl.dot(grad.to(DOT), w2, input_precision=PRECISION)
+        grad_hidden = product(grad.to(DOT), w2, PRECISION)
         if RELU:
             keep = keep_factor(
                 relu_keys, table, e, sample, step, unit_no, batch, inside, 0, LAST, 4 * DIM, GHOST, RELU_CUT,
@@ -152,8 +153,8 @@ def mlp_weights(
             hidden *= keep
             grad_hidden *= keep
         grad_hidden = tl.where(before > 0, grad_hidden, 0.0)
-        first += tl.dot(tl.trans(grad_hidden.to(DOT)), unit.to(DOT), input_precision=PRECISION)
-        second += tl.dot(tl.trans(hidden.to(DOT)), grad.to(DOT), input_precision=PRECISION)
+        first += product(tl.trans(grad_hidden.to(DOT)), unit.to(DOT), PRECISION)
+        second += product(tl.trans(hidden.to(DOT)), grad.to(DOT), PRECISION)
         first_bias += tl.sum(grad_hidden, 0)
         second_bias += tl.sum(grad, 0)
     part = split * encoders + e

@@ -76,15 +76,17 @@ def keep_factor(
 @triton.jit
 def normalised(x, channel, DIM: tl.constexpr):
     """Rows of x [M, WIDTH] with mean 0 and variance 1 over the first DIM channels (0 in the rest); 1 / deviation."""
-    mean = tl.sum(x, 1) / DIM
+    mean = tl.sum(x, 1) * (1.0 / DIM)
     deviation = tl.where(channel[None, :] < DIM, x - mean[:, None], 0.0)
-    inverse = 1.0 / tl.sqrt(tl.sum(deviation * deviation, 1) / DIM + 1e-5)
+    # Rounded to the nearest. Triton's own roots and quotients are approximate, and a row of padding has the same error
+    # in every layer norm that it passes: on an H100, 2.2e-6 of a gradient behind two layers.
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(deviation * deviation, 1) * (1.0 / DIM) + 1e-5))
     return deviation * inverse[:, None], inverse
 
 
 @triton.jit
 def normalised_backward(grad, unit, inverse, DIM: tl.constexpr):
     """Gradient of x, from that of its normalised rows (0 past DIM)."""
-    mean = tl.sum(grad, 1) / DIM
-    along = tl.sum(grad * unit, 1) / DIM
+    mean = tl.sum(grad, 1) * (1.0 / DIM)
+    along = tl.sum(grad * unit, 1) * (1.0 / DIM)
     return inverse[:, None] * (grad - mean[:, None] - unit * along[:, None])

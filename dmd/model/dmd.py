@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dmd.kernels.noise import Noise, drop_samples, dropout
 from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.convolution import TemporalConvolution
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
 from dmd.model.normalisation import Normalisation
@@ -73,7 +74,7 @@ class DMD(nn.Module):
             {m: Normalisation(dims[m]) for m in numeric} if config.normalise == "train" else {}
         )
         self.convolution = nn.ModuleDict({
-            m: nn.Identity() if dims[m] == dim else nn.Conv1d(dims[m], dim, config.kernels[m], bias=False)
+            m: nn.Identity() if dims[m] == dim else TemporalConvolution(dims[m], dim, config.kernels[m])
             for m in MODALITIES
         })  # fmt: skip
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
@@ -130,7 +131,7 @@ class DMD(nn.Module):
         raw["text"] = dropout(raw["text"], self.config.text_dropout, noise)
         features = {m: drop_samples(x, self.config.modality_dropout, noise) for m, x in raw.items()}
         valid = self._valid_ranges(tokens, text, features) if self.config.masked_padding else None
-        origin = {m: self.convolution[m](features[m].transpose(1, 2)).transpose(1, 2) for m in MODALITIES}
+        origin = {m: self.convolution[m](features[m]) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}
 

@@ -53,11 +53,11 @@ class TensorPass(nn.Module):
         self.system = system
         self.noise: Noise | None = None
         self.like: Batch | None = None
-        self.widths: dict[str, int] = {}
-        """Columns of each term: 1, or 6 of mean edges."""
+        self.shapes: dict[str, torch.Size] = {}
+        """[G] of each term, or [G, 6] of mean edges."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """text, audio, vision, labels, mask -> terms side by side, [G, columns]."""
+        """text, audio, vision, labels, mask -> all terms one after the other, each as it lies in memory."""
         assert self.noise is not None
         assert self.like is not None
         self.noise.restart()
@@ -67,17 +67,25 @@ class TensorPass(nn.Module):
             ghosts=self.like.ghosts,
         )  # fmt: skip
         terms = self.system.terms(batch, self.noise)
-        columns = {
-            name: (term if name == "total" else term.detach()).reshape(len(term), -1) for name, term in terms.items()
-        }
-        self.widths = {name: term.shape[1] for name, term in columns.items()}
-        return torch.cat(list(columns.values()), dim=1)
+        self.shapes = {name: term.shape for name, term in terms.items()}
+        return torch.cat([(term if name == "total" else term.detach()).flatten() for name, term in terms.items()])
 
-    def terms(self, columns: Tensor) -> dict[str, Tensor]:
+    def terms(self, joined: Tensor) -> dict[str, Tensor]:
         """The terms of what `forward` gave."""
-        parts = columns.split(list(self.widths.values()), dim=1)
-        terms = {name: part.squeeze(1) for name, part in zip(self.widths, parts, strict=True)}
+        parts = joined.split([shape.numel() for shape in self.shapes.values()])
+        terms = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
         return {name: term if name == "total" else term.detach() for name, term in terms.items()}
+
+    def of_weights(self) -> tuple[Callable[..., Tensor], tuple[nn.Parameter, ...]]:
+        """The pass as a function of its inputs and then of the weights that are trained, and those weights."""
+        named = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+
+        def run(*tensors: Tensor) -> Tensor:
+            inputs, weights = tensors[: -len(named)], tensors[-len(named) :]
+            joined: Tensor = torch.func.functional_call(self, dict(zip(named, weights, strict=True)), inputs)
+            return joined
+
+        return run, tuple(named.values())
 
 
 class CapturedPass:
@@ -87,6 +95,7 @@ class CapturedPass:
         self._systems = [system]  # in a list, so that no module holds itself
         self._pass: TensorPass | None = None
         self._replay: Callable[..., Any] | None = None
+        self._weights: tuple[nn.Parameter, ...] = ()
         self._shapes: list[torch.Size] = []
 
     def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
@@ -100,18 +109,26 @@ class CapturedPass:
             self._capture(batch, noise, inputs)
         assert self._pass is not None
         assert self._replay is not None
-        return self._pass.terms(self._replay(*inputs).clone())  # the next replay writes to the same place
+        joined = self._replay(*inputs, *self._weights)
+        return self._pass.terms(joined.clone())  # the next replay writes to the same place
 
     def _capture(self, batch: Batch, noise: Noise, inputs: tuple[Tensor, ...]) -> None:
-        """Capture the pass; the seed of torch's generator is then as it was before."""
+        """Capture the pass; the seed of torch's generator is then as it was before.
+
+        Autograd accumulates a weight's gradient on the stream on which it first saw the weight, as long as any loss of
+        an earlier pass is alive, and a capture must not wait for that stream. So what is captured are aliases of the
+        weights: tensors of the same memory that autograd has not seen.
+        """
         self._pass = TensorPass(self._systems[0])
         self._pass.noise, self._pass.like = noise, batch
         self._shapes = [x.shape for x in inputs]
         device = inputs[0].device
         state = torch.cuda.get_rng_state(device)
+        run, self._weights = self._pass.of_weights()
         samples = tuple(x.clone() for x in inputs)
+        aliases = tuple(nn.Parameter(weight.detach()) for weight in self._weights)
         with PINNING:  # threads read ahead
             self._replay = torch.cuda.make_graphed_callables(
-                self._pass, samples, num_warmup_iters=WARMUPS, allow_unused_input=True
+                run, samples + aliases, num_warmup_iters=WARMUPS, allow_unused_input=True
             )
         torch.cuda.set_rng_state(state, device)

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from data_shards.reader import ShardReader
 from data_shards.sole_writer import Lease
 from dmd.config import Config
@@ -216,8 +214,6 @@ class Training:
         failures = [] if self.output is None else self.output.close(metrics)
         if any_rank(self.engine, bool(failures))[0]:
             raise storage_error(self.run_path, failures)
-        if dist.is_initialized():
-            dist.barrier()
 
     def _save(self) -> None:
         """Snapshot on every rank (a collective), written in the background by one."""

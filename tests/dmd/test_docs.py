@@ -19,8 +19,9 @@ ROOT = Path(__file__).parents[2]
 RUN_PAGES = ("docs/results.md",)
 """Pages whose every command is run as it stands; the others' are parsed."""
 PAGES = (
-    "README.md", "CONTRIBUTING.md", "docs/data.md", "docs/kernels.md", "docs/multi-node.md", "docs/performance.md",
-    "docs/ray.md", "docs/reproducing.md", "docs/results.md", "docs/scaling.md", "docs/troubleshooting.md",
+    "README.md", "CONTRIBUTING.md", "docs/data.md", "docs/gpu.md", "docs/kernels.md", "docs/multi-node.md",
+    "docs/performance.md", "docs/ray.md", "docs/reproducing.md", "docs/results.md", "docs/scaling.md",
+    "docs/troubleshooting.md",
 )  # fmt: skip
 
 

@@ -14,9 +14,10 @@ from dmd.training.capture import CapturedPass, TensorPass
 from dmd.training.passes import ghost_batches_at_once, settle_passes
 from dmd.training.step import make_noise, make_plan
 from dmd.training.system import TrainingSystem
-from tests.dmd.kernels.test_whole_fused import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
+from tests.dmd.kernels.forms import interpreted
+from tests.dmd.kernels.test_whole_fused import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
 
-META = torch.device("meta")
+CPU, META = torch.device("cpu"), torch.device("meta")
 INFO = SimpleNamespace(dims=SIZES, lengths=LENGTHS, text_kind="features", classes=0)
 SHORT, LONG = {"text": 50, "audio": 50, "vision": 50}, {"text": 50, "audio": 375, "vision": 500}
 
@@ -83,28 +84,44 @@ def test_synthetic_samples_are_what_the_data_holds():
     assert set(batch.labels.flatten().tolist()) == {0.0, 1.0, 2.0}
 
 
-def test_the_pass_that_is_captured_gives_the_terms_of_the_system():
-    system, config = make_system("plain", "cpu")
+def check_captured_pass(device: str) -> None:
+    """The pass as it is captured, over aliases of the weights: bitwise the terms and gradients of the system."""
+    kernels = "plain" if device == "plain" else "fused"
+    system, config = make_system(kernels, "cpu")
     batch = make_batch(0, "cpu")
-    found = []
-    for captured in (False, True):
-        noise = make_noise(batch, config, step=0, forward=0, device=torch.device("cpu"))
-        if captured:
-            tensor_pass = TensorPass(system)
-            tensor_pass.noise, tensor_pass.like = noise, batch
-            columns = tensor_pass(batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
-            assert len(columns) == GHOSTS
-            terms = tensor_pass.terms(columns)
-            assert [name for name, term in terms.items() if term.requires_grad] == ["total"]
-        else:
-            terms = system.terms(batch, noise)
-        system.zero_grad()
-        terms["total"].sum().backward()
-        gradients = {name: p.grad.clone() for name, p in system.named_parameters()}
-        found.append(({name: term.detach() for name, term in terms.items()}, gradients))
-    assert found[0][0].keys() == found[1][0].keys()
-    for eager, captured in zip(*found, strict=True):
-        assert all(torch.equal(eager[name], captured[name]) for name in eager)
+    inputs = (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
+    noises = [make_noise(batch, config, step=0, forward=0, device=CPU, keys=system.fresh_keys()) for _ in range(2)]
+
+    eager = system.terms(batch, noises[0])
+    eager["total"].sum().backward()
+    gradients = {name: p.grad.clone() for name, p in system.named_parameters()}
+    system.zero_grad()
+
+    tensor_pass = TensorPass(system)
+    tensor_pass.noise, tensor_pass.like = noises[1], batch
+    run, weights = tensor_pass.of_weights()
+    aliases = [torch.nn.Parameter(weight.detach()) for weight in weights]
+    terms = tensor_pass.terms(run(*inputs, *aliases))
+    assert [name for name, term in terms.items() if term.requires_grad] == ["total"]
+    terms["total"].sum().backward()
+
+    assert terms.keys() == eager.keys()
+    assert all(terms[name].equal(eager[name]) for name in eager)
+    assert all(term.is_contiguous() for term in terms.values()), "sums of the log would round in another order"
+    assert all(p.grad is None for p in system.parameters()), "a weight itself was read"
+    names = {id(p): name for name, p in system.named_parameters()}
+    assert len(names) == len(weights)
+    for weight, alias in zip(weights, aliases, strict=True):
+        assert weight.data_ptr() == alias.data_ptr()
+        assert alias.grad.equal(gradients[names[id(weight)]]), names[id(weight)]
+
+
+def test_the_pass_that_is_captured_is_the_pass():
+    check_captured_pass("plain")
+
+
+def test_the_pass_that_is_captured_is_the_pass_interpreted():
+    interpreted(__name__, "check_captured_pass")
 
 
 def test_no_thread_pins_a_batch_while_a_pass_is_captured(monkeypatch):

@@ -14,7 +14,7 @@ from torch.utils.cpp_extension import CUDA_HOME
 from dmd.presets import load_config
 from dmd.training.loop import Training
 from dmd.training.system import TrainingSystem
-from launch.adam import make_adam
+from launch.adam import make_adam, without_architectures
 from launch.engine import DeepSpeedEngine, join_process_group
 from launch.ports import free_port
 from launch.setup import build_system, open_shards, plan_training
@@ -52,6 +52,13 @@ def test_a_fused_adam_that_cannot_be_compiled_names_the_key():
     line = told.stdout.splitlines()[-1] if told.stdout else told.stderr
     assert "train.adam is 'deepspeed', but its FusedAdam cannot be compiled here (" in line
     assert "set train.adam=torch, or install an nvcc" in line
+
+
+def test_a_list_of_architectures_is_not_read_and_not_lost(monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a")
+    with without_architectures():
+        assert "TORCH_CUDA_ARCH_LIST" not in os.environ
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0a"
 
 
 def steps(system: TrainingSystem, optimizer: torch.optim.Optimizer, seeds: range) -> list[torch.Tensor]:

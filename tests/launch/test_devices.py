@@ -85,7 +85,7 @@ print(default_device(), default_ranks())
     ("env", "seen"),
     [
         ({"DS_ACCELERATOR": "cpu"}, ["cpu", "1"]), ({"CUDA_VISIBLE_DEVICES": ""}, ["cpu", "1"]),
-        ({"CUDA_VISIBLE_DEVICES": "0"}, ["cuda", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, ["cuda:0", "1"]),
     ],
 )  # fmt: skip
 def test_the_device_before_any_rank_starts(env, seen):

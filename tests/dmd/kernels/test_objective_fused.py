@@ -50,14 +50,18 @@ def output(leaves: list[torch.Tensor]) -> DMDOutput:
 
 
 def check_objective(device: str, dtype: str, kinds: tuple, sizes: tuple, options: tuple = ({},)) -> None:
-    """Every term, and the gradients of everything that the terms read, by a random weight on each term."""
+    """Every term, and the gradients of everything that the terms read, by a random weight on each term.
+
+    A gradient may be as far from float64 as that of plain torch in float32: where one sample alone is valid, the
+    cosines of single numbers have gradients that are nothing but what cancellation leaves.
+    """
     ghosts, samples, dim = sizes
     model = replace(ModelConfig(), dim=dim, heads=1, gd_size_homo=5 if dim < 20 else 64)
     for kind in kinds:
         for option in options:
             leaves, labels, mask = make(kind, ghosts, samples, dim, dtype)
             found = []
-            for fused, form in ((True, None), (False, torch.float64)):
+            for fused, form in ((True, None), (False, torch.float64), (False, torch.float32)):
                 place = torch.device(device if fused else "cpu")
                 torch.manual_seed(1)
                 objective = Objective(ObjectiveConfig(**option), model, fused=fused).to(place, form)
@@ -71,15 +75,16 @@ def check_objective(device: str, dtype: str, kinds: tuple, sizes: tuple, options
                 grads = {f"input {number}": x.grad for number, x in enumerate(own)}
                 grads.update({name: p.grad for name, p in objective.named_parameters()})
                 found.append((terms, grads))
-            (terms, grads), (terms64, grads64) = found
+            (terms, grads), (terms64, grads64), (_, grads32) = found
             assert terms.keys() == terms64.keys()
             for name in terms:
                 allowed = TOLERANCE["float32"] * max(1, float(terms64[name].abs().max()))
                 assert float((terms[name].cpu() - terms64[name]).abs().max()) <= allowed, (kind, option, name)
             largest = max(float(grad.norm()) for grad in grads64.values())
             for name, want in grads64.items():
-                gap = error(grads[name], want) * float(want.norm())
-                assert gap <= TOLERANCE[dtype] * max(float(want.norm()), 1e-3 * largest), (kind, option, name, gap)
+                gap, plain_gap = (error(x[name], want) * float(want.norm()) for x in (grads, grads32))
+                allowed = TOLERANCE[dtype] * max(float(want.norm()), 1e-3 * largest)
+                assert gap <= max(allowed, plain_gap), (kind, option, name, gap, plain_gap)
 
 
 def test_large_ghost_batches_take_plain_torch():
