@@ -12,6 +12,7 @@ import fsspec
 import pytest
 
 from data_shards.cache import Cache, CacheOptions, parse_bytes
+from data_shards.places import to_place
 from data_shards.reader import ShardReader
 from data_shards.schema import ShardInfo
 from data_shards.store import RemoteStore
@@ -109,7 +110,7 @@ class Evicting(RemoteStore):
 
 def test_a_copy_that_is_dropped_before_it_is_open_is_fetched_again(served, cache):
     url, _, info = served
-    store = Evicting(url, cache, QUICK)
+    store = Evicting(to_place(url), cache, QUICK)
     store.times = 3
     handle = store.open(info.shards[0])
     assert os.fstat(handle).st_size == info.shards[0].bytes
