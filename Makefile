@@ -23,8 +23,8 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# Tests that start processes, hosts or clusters come last: they need most of both cores. A machine holds one Ray cluster,
-# so those of Ray run one after the other; beside them run those that start processes without it.
+# Tests that start processes, hosts or clusters come last, in three rows side by side: each waits for its processes most
+# of the time. Those of Ray run one after the other, since a test may look at all of Ray's processes of the machine.
 unit: .venv/installed packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -m "not ($(APART))"
 	@echo "two runs side by side now, 15 minutes, each shown when it ends"
@@ -34,7 +34,7 @@ clusters: .venv/installed packages
 	$(BIN)/pytest -m ray
 
 processes: .venv/installed packages
-	$(BIN)/pytest -m "($(APART)) and not ray"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "($(APART)) and not ray"
 
 # Tests over several hosts need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
 packages:
