@@ -213,7 +213,7 @@ def test_run_json_tells_every_session(tmp_path):
     assert finished["command"].startswith(sys.executable)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"run.json is not a JSON object; name the directory of a run, or restore the file; or move it away"):
+    with pytest.raises(ValueError, match=r"run.json is not a JSON object; name .* move it away"):
         recorder(tmp_path, 6)
 
 
