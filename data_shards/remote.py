@@ -153,7 +153,7 @@ class Remote:
         for attempt in range(self.options.attempts):
             try:
                 fs, root = self._open()
-                return ask(fs, f"{root}/{name}")
+                return ask(fs, _file(root, name))
             except FileNotFoundError as error:
                 raise ValueError(f"{where} is not there") from error
             except PermissionError as error:
@@ -182,6 +182,12 @@ class Remote:
                 raise ValueError(f"{self.shown}: {error}; pip install 'dmd-cluster[remote]'") from error
             self._opened = os.getpid(), fs, root.rstrip("/")
         return self._opened[1], self._opened[2]
+
+
+def _file(root: str, name: str) -> str:
+    """The path of a file under a root; the query of a signed URL stays at the end."""
+    folder, mark, query = root.partition("?") if root.startswith(("http://", "https://")) else (root, "", "")
+    return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
 def _transient() -> tuple[type[BaseException], ...]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
@@ -24,6 +25,8 @@ class TextConfig:
     """Epochs over which the encoder's learning rate rises to its own, in equal parts; 0: at once, as published."""
 
     def __post_init__(self) -> None:
+        if "://" in self.encoder:
+            raise ValueError(f"text.encoder is {redact(self.encoder)}; give a directory or a name on the hub")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"text.learning_rate is {self.learning_rate}; it must be above 0")
         if self.warmup_epochs < 0:

@@ -47,10 +47,10 @@ class Faulty:
 
 @contextmanager
 def serve_files(root: Path) -> Iterator[Faulty]:
-    """The files of a directory over HTTP."""
+    """The files of a directory over HTTP, whatever the query."""
 
     def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        file = root / path.lstrip("/")
+        file = root / path.partition("?")[0].lstrip("/")
         if not file.is_file():
             return 404, [], b""
         raw = file.read_bytes()

@@ -174,6 +174,15 @@ def test_a_server_without_ranges(tmp_path):
         assert not whole.exists("b.tar")
 
 
+def test_the_query_of_a_signed_url_goes_with_every_file(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"signed")
+    with serve_files(tmp_path) as server:
+        remote = Remote(f"{server.url}/?sig=a/b", QUICK)
+        assert remote.size("a.tar") == 6
+        assert remote.read("a.tar", 0, 6) == b"signed"
+        assert {path for _, path, _ in server.log} == {"/a.tar?sig=a/b"}
+
+
 KILLED = """
 import json, sys
 import fsspec

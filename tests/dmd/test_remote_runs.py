@@ -81,6 +81,15 @@ def test_errors_about_a_url_tell_no_password(remote, tmp_path, monkeypatch, caps
         assert SECRET not in refused(capsys, *arguments)
 
 
+def test_a_text_encoder_is_no_url(shards, tmp_path, capsys):
+    """Else its password would stand in the config that every record of a run holds."""
+    encoder = f"https://bob:{SECRET}@host/bert?token={SECRET}"
+    told = refused(capsys, "train", "--data", shards, "--run", tmp_path / "run", f"text.encoder={encoder}")
+    assert "text.encoder is https://host/bert; give a directory or a name on the hub" in told
+    assert SECRET not in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_files_get_the_mode_of_the_umask(run, shards, tmp_path):
     script = """
 import os, sys
