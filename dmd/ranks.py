@@ -8,12 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 STORE = "DMD_STORE"
 """Names the file."""
 _LOOK_SECONDS = 0.05
+_OWN_WORDS_SECONDS = 1.0
+"""How long rank 0, whose stderr is the user's, may take to say the same after another rank has failed."""
 
 
 def run_ranks(arguments: list[str], ranks: int) -> int:
@@ -32,12 +35,17 @@ def run_ranks(arguments: list[str], ranks: int) -> int:
                 ))  # fmt: skip
         try:
             failed = _first_failure(processes)
+            if failed:
+                with suppress(subprocess.TimeoutExpired):
+                    processes[0].wait(_OWN_WORDS_SECONDS)
         finally:
             for process in processes:
                 process.terminate()
                 process.wait()
         if failed is None:
             return 0
+        if processes[0].returncode > 0:  # it has met the same, and has said so itself
+            failed = 0
         if failed > 0:
             print((folder / f"errors{failed}").read_text(errors="replace"), file=sys.stderr, end="")
         code = processes[failed].returncode
