@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from benchmarks.tables import Table, commit
 from dmd.cli import main as dmd
 from dmd.config import TrainConfig
 from dmd.training.checkpoint import MODEL, newest_valid
+from launch.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=2")
@@ -121,13 +121,6 @@ class Trainings:
         step_told = "" if same else f" (weights {row['weights']}, log {row['log']})"
         self.told.append(f"{one} = {other}: {'identical' if same else 'DIFFERENT'}{step_told}")
         print(self.told[-1], flush=True)
-
-
-def free_port() -> int:
-    """A TCP port of this machine that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

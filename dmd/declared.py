@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmd.errors import first_line
+
 
 def check_declared(
     build: Callable[[], nn.Module], weights: Mapping[str, Tensor], config: Mapping[str, Any],
@@ -31,7 +33,7 @@ def check_declared(
         with torch.device("meta"):
             declared = {name: list(tensor.shape) for name, tensor in build().state_dict().items()}
     except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        reason = first_line(error, 200)
         raise ValueError(f"the model declares a network that cannot be built ({reason}); export it again") from error
     given = {name: list(tensor.shape) for name, tensor in weights.items()}
     for name in dict.fromkeys([*declared, *given]):

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from data_shards.file_kinds import TORCH_KINDS, refuse_kind
+from dmd.errors import first_line
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
@@ -76,7 +77,7 @@ def _check_weights(path: Path) -> None:
     except SafetensorError as error:
         raise ValueError(f"{path} is not whole ({error}); download it again") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        reason = first_line(error, 200)
         raise ValueError(
             f"{path} is not whole, or holds more than tensors ({reason}); nothing in it was run; download it again, or "
             "give the model as safetensors"

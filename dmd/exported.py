@@ -21,6 +21,7 @@ from torch import Tensor
 
 from data_shards.sole_writer import NAME as LEASE
 from data_shards.sole_writer import sole_writer
+from dmd.errors import first_line
 from dmd.kernels.backend import default_device
 from dmd.predictor import ModelCard, Modules, Predictor
 
@@ -105,7 +106,7 @@ def save_program(predictor: Predictor, path: Path) -> str | None:
             other = example(predictor.card, 5)
             difference = _difference(program.module(), predictor.modules, other)
     except RuntimeError as error:
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        return first_line(error, 200)
     if not difference <= PROGRAM_TOLERANCE:
         return f"its predictions differ from the model's by {difference:.1e}"
     torch.export.save(program, path)

@@ -18,6 +18,7 @@ from torch import Tensor
 from data_shards.file_kinds import PICKLE, TORCH_KINDS, refuse_kind
 from data_shards.places import Place
 from dmd.config import Config
+from dmd.errors import first_line
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.config import MODALITIES
@@ -48,7 +49,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+        reason = first_line(error, 160)
         raise ValueError(f"{path} is not a file of tensors alone ({reason}); nothing in it was run") from error
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ValueError(f"{path} holds a {type(content).__name__} that is no state dict; give the .pth of a DMD")

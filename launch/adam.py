@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from dmd.config import Config
+from dmd.errors import first_line
 from dmd.training.system import TrainingSystem, adam, parameter_groups
 
 ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
@@ -69,7 +70,7 @@ def build_deepspeed_adam(groups: list[dict[str, object]]) -> torch.optim.Optimiz
         with without_architectures():
             return FusedAdam(groups, adam_w_mode=False)
     except (RuntimeError, OSError, ImportError, CUDAMismatchException, MissingCUDAException) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ValueError(
             f"train.adam is 'deepspeed', but its FusedAdam cannot be compiled here ({reason}); set train.adam=torch, "
             f"or install an nvcc of torch's CUDA version ({torch.version.cuda}) and a C++ compiler"

@@ -61,7 +61,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunDirectory:
     """A run directory that rank 0 may write to."""
 
     path: Path
@@ -76,7 +76,7 @@ class Place:
             self.lease.release()
 
 
-def take_place(device: torch.device, run: Path, *, group: str = "") -> Place:
+def take_run_directory(device: torch.device, run: Path, *, group: str = "") -> RunDirectory:
     """Let rank 0 take the right to write to the run directory. A collective.
 
     Args:
@@ -103,10 +103,12 @@ def take_place(device: torch.device, run: Path, *, group: str = "") -> Place:
         raise Held(text)
     if kind == "storage":
         raise StorageFailed(text)
-    return Place(run, text, lease)
+    return RunDirectory(run, text, lease)
 
 
-def agree(device: torch.device, place: Place, prepare: Callable[[], tuple[Prepared, dict[str, str]]]) -> Prepared:
+def agree(
+    device: torch.device, directory: RunDirectory, prepare: Callable[[], tuple[Prepared, dict[str, str]]]
+) -> Prepared:
     """Prepare this rank's part of a training, and make sure that all ranks have the same one. A collective.
 
     Args:
@@ -125,7 +127,7 @@ def agree(device: torch.device, place: Place, prepare: Callable[[], tuple[Prepar
         prepared, facts = prepare()
     except (ValueError, OSError) as error:
         refusal, storage = str(error), isinstance(error, OSError)
-    facts = {RUN: _identity(place), **facts}
+    facts = {RUN: _identity(directory), **facts}
     own = Report(rank=dist.get_rank(), host=socket.gethostname(), facts=facts, refusal=refusal, storage=storage)
     if not _all_alike(device, own):
         _raise_difference(_gather(own))
@@ -231,14 +233,14 @@ def _gather(own: Report) -> list[Report]:
     return reports
 
 
-def _identity(place: Place) -> str:
+def _identity(directory: RunDirectory) -> str:
     """What this rank sees of the run directory: rank 0's lease, or another directory, or none."""
     end = time.monotonic() + _SIGHT_SECONDS
     while True:
         with suppress(OSError):
-            os.listdir(place.path.parent)  # makes a network file system ask its server anew
-        if read_token(place.path) == place.token:
+            os.listdir(directory.path.parent)  # makes a network file system ask its server anew
+        if read_token(directory.path) == directory.token:
             return "that of rank 0"
         if time.monotonic() > end:
-            return f"another one at {place.path}" if place.path.is_dir() else f"not there at {place.path}"
+            return f"another one at {directory.path}" if directory.path.is_dir() else f"not there at {directory.path}"
         time.sleep(0.2)

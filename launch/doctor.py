@@ -18,8 +18,9 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from data_shards.durable import sync_directory
 from dmd.kernels.backend import Card, card_of, choose_execution, default_device
-from dmd.training.durable import sync_directory, write_file
+from dmd.training.durable import write_file
 from dmd.training.provenance import versions
 from launch.devices import num_gpus
 from launch.environment import interface_to

@@ -11,6 +11,7 @@ import torch
 
 from data_shards.places import redact
 from dmd.config import Config
+from dmd.errors import first_line
 from dmd.training.agreement import OnEveryRank, StorageFailed
 from launch.ending import Ending
 from launch.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
@@ -33,7 +34,7 @@ def ending_of(error: Exception, rank: int, config: Config | None, *, alone: bool
     def ending(code: int, message: str) -> Ending:
         return Ending(code=code, message=redact(message), origin=rank)
 
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    reason = first_line(error)
     if (memory := _memory(error, reason)) is not None:
         return ending(MEMORY, f"{rank_name()} {memory}; {_way_out(config)}")
     if isinstance(error, ValueError):

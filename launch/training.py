@@ -17,7 +17,7 @@ from dmd.training.passes import settle_passes, settled
 from dmd.training.resume import Resume
 from dmd.training.step import make_plan
 from dmd.training.system import TrainingSystem
-from launch.agree import agree, facts_of, take_place
+from launch.agree import agree, facts_of, take_run_directory
 from launch.engine import DeepSpeedEngine
 from launch.setup import build_system, keep_freed_memory, open_shards, plan_training
 
@@ -39,9 +39,9 @@ def make_training(
     """
     if device.type == "cpu":
         keep_freed_memory()
-    place = take_place(device, run, group=group)
+    directory = take_run_directory(device, run, group=group)
     try:
-        reader, system, text_encoder = agree(device, place, lambda: _prepare(config, data, run, device, resume))
+        reader, system, text_encoder = agree(device, directory, lambda: _prepare(config, data, run, device, resume))
         set_float32_products(tf32=system.execution.tf32)
         num_ranks = dist.get_world_size()
         config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
@@ -49,10 +49,10 @@ def make_training(
         engine = DeepSpeedEngine(system, config, plan, device)
         return Training(
             engine, config, reader, run, text_encoder=text_encoder, resume=resume, stop_requested=stop_requested,
-            on_epoch=on_epoch, heartbeat=heartbeat, lease=place.lease,
+            on_epoch=on_epoch, heartbeat=heartbeat, lease=directory.lease,
         )  # fmt: skip
     except BaseException:
-        place.leave()
+        directory.leave()
         raise
 
 

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dmd.errors import first_line
+
 NAMING = frozenset({
     "auto_map", "name_or_path", "_name_or_path", "_commit_hash", "custom_pipelines", "trust_remote_code",
     "transformers_weights", "base_model_name_or_path", "quantization_config", "kernel_config", "use_kernels",
@@ -113,7 +115,7 @@ def build_text_encoder(config: dict[str, Any], *, frozen: bool) -> TextEncoder:
         return TextEncoder(_without_pooler(network), frozen=frozen)
     except _faults() as error:
         raise ValueError(
-            f"no text encoder of type {config.get('model_type')!r} can be built ({_first_line(error)}); train or "
+            f"no text encoder of type {config.get('model_type')!r} can be built ({first_line(error, 300)}); train or "
             "export with one that transformers knows"
         ) from error
 
@@ -164,7 +166,7 @@ def _without_pooler(network: nn.Module) -> nn.Module:
 
 def _not_loadable(name: str, error: Exception) -> ValueError:
     return ValueError(
-        f"text encoder {name!r} cannot be loaded ({_first_line(error)}); give a local model directory or a hub "
+        f"text encoder {name!r} cannot be loaded ({first_line(error, 300)}); give a local model directory or a hub "
         "name that this machine reaches: text.encoder=PATH"
     )
 
@@ -175,7 +177,3 @@ def _faults() -> tuple[type[Exception], ...]:
 
     kinds = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError)
     return (*kinds, pickle.UnpicklingError, SafetensorError, StrictDataclassError)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

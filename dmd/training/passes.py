@@ -19,7 +19,7 @@ from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import current_device, why_not_fused
 from dmd.training.agreement import raised_anywhere
 from dmd.training.step import make_noise
-from dmd.training.system import TrainingSystem
+from dmd.training.system import ADAM_MOMENTS, TrainingSystem
 
 LONG = 64
 """Time steps from which on a CPU runs few ghost batches at once: attention takes the square of them."""
@@ -27,7 +27,6 @@ OF_LONG_SEQUENCES, OF_SHORT_SEQUENCES = 2, 10
 """Ghost batches that a CPU runs at once (docs/performance.md has the times)."""
 SPARE = 0.1
 """Share of a GPU's memory that a pass has to leave free, beside Adam's state: fragmentation and validation."""
-ADAM_MOMENTS = 2
 
 
 def ghost_batches_at_once(train: TrainConfig, lengths: Mapping[str, int], device_type: str) -> int:

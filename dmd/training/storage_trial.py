@@ -12,11 +12,10 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_shards.durable import sync_directory
 from dmd.training.checkpoint import MODEL, OPTIMIZER
-from dmd.training.durable import sync_directory
-from dmd.training.system import TrainingSystem
+from dmd.training.system import ADAM_MOMENTS, TrainingSystem
 
-ADAM_MOMENTS = 2
 _BLOCK = 1 << 24
 
 

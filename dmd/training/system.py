@@ -17,6 +17,9 @@ from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 from dmd.training.capture import CapturedPass, obstacle_to_capture
 
+ADAM_MOMENTS = 2
+"""Tensors of the optimizer's state for each trained one."""
+
 
 class TrainingSystem(nn.Module):
     """DMD with its objective; `forward` gives every loss term of every ghost batch.

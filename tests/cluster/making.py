@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -36,12 +35,6 @@ def make_shards(path: Path) -> Path:
     """70 samples to train on, 10 to validate, 20 to test, in shards of 32."""
     build(Contrary(samples=100, steps=20, text_dim=8), path, samples_per_shard=32)
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

@@ -11,7 +11,8 @@ from ray._private.authentication.authentication_token_setup import generate_and_
 
 from cluster.access import agree_on_token, find_token, make_token
 from cluster.submit import connect
-from tests.cluster.making import Node, free_port, wait_for
+from launch.ports import free_port
+from tests.cluster.making import Node, wait_for
 
 pytestmark = pytest.mark.ray
 

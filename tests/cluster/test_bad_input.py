@@ -11,7 +11,8 @@ from cluster.options import read_request
 from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
-from tests.cluster.making import TINY, free_port, make_shards
+from launch.ports import free_port
+from tests.cluster.making import TINY, make_shards
 
 pytestmark = pytest.mark.ray
 

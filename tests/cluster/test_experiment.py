@@ -25,13 +25,13 @@ from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
 from dmd.training.standing import standing
 from launch.exit_codes import LOST, STOPPED
+from launch.ports import free_port
 from tests.cluster.making import (
     TINY,
     Node,
     assert_stopped,
     dmd,
     finish,
-    free_port,
     lines,
     make_shards,
     records,

@@ -14,7 +14,7 @@ import pytest
 from data_shards.commands import shard
 from data_shards.index import ShardIndex
 from launch.agree import CODE, RUN, Report, explain
-from launch.runner import free_port
+from launch.ports import free_port
 from tests.launch.ranks import PATIENCE, TINY, Ended, errors, finish, train
 
 pytestmark = pytest.mark.multiproc
