@@ -1,7 +1,6 @@
-"""Open shards: reading at an offset, with the file handles used last kept open."""
+"""Open shards: reading at an offset, with the file handles opened last kept open."""
 
 import os
-from collections import OrderedDict
 from typing import Any
 
 from data_shards.page_cache import PageCache
@@ -33,11 +32,12 @@ class ShardFiles:
 
     def __init__(self, store: Store, shards: tuple[ShardInfo, ...]) -> None:
         self._store, self._shards = store, shards
-        self._handles: OrderedDict[int, _Handle] = OrderedDict()
+        # A dict, for threads: closing a handle lets another thread in, in the middle of an OrderedDict's operation.
+        self._handles: dict[int, _Handle] = {}
         self._page_cache = PageCache(sum(shard.bytes for shard in shards))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": OrderedDict()}
+        return {**self.__dict__, "_handles": {}}
 
     def read(self, shard: int, offset: int, parts: list[memoryview], size: int) -> None:
         """Fill `parts`, `size` bytes in all, from a shard, from `offset` on; `CutShort` where it ends before."""
@@ -73,8 +73,8 @@ class ShardFiles:
             raise ValueError(f"cannot read {self.name(shard)}: {error.strerror}; {REPAIR}") from error
         self._page_cache.bring(handle.number, self._shards[shard].bytes)
         self._handles[shard] = handle
-        if len(self._handles) > _OPEN_SHARDS:
-            self._handles.popitem(last=False)
+        for oldest in list(self._handles)[:-_OPEN_SHARDS]:
+            self._handles.pop(oldest, None)
         return handle
 
 

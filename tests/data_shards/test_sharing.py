@@ -4,10 +4,12 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from data_shards import shard_files
 from data_shards.buffers import Buffers
 from data_shards.reader import ShardReader
 from data_shards.sources.synthetic import SyntheticSource
@@ -43,27 +45,30 @@ def test_batches_keep_their_values_while_others_are_read(tmp_path):
             assert all(np.array_equal(batch[name], again[name]) for name in batch)
 
 
-def test_threads_share_a_reader(tmp_path):
-    """More shards than stay open, and every thread reads all of them in an order of its own."""
+def test_threads_share_a_reader(tmp_path, monkeypatch):
+    """More shards than stay open, and every thread reads all of them: first in step, then in an order of its own."""
     build(SyntheticSource(samples=400, steps=20, text_dim=64), tmp_path, samples_per_shard=2)
+    monkeypatch.setattr(shard_files, "_OPEN_SHARDS", 2)
     reader = ShardReader(tmp_path)
     expected = {position: ShardReader(tmp_path).read("train", [position]) for position in range(0, 280, 7)}
-    wrong: list[int] = []
+    together = threading.Barrier(4, timeout=60)
+    close = os.close
+    monkeypatch.setattr(os, "close", lambda handle: (time.sleep(0.0002), close(handle)))  # lets another thread in
 
-    def run(seed: int) -> None:
-        for position in np.random.RandomState(seed).permutation(280):
+    def run(seed: int) -> list[int]:
+        wrong = []
+        for turn, position in enumerate([*range(280), *np.random.RandomState(seed).permutation(280).tolist()]):
+            if turn < 280:
+                together.wait()
             batch = reader.read("train", [position])
-            known = expected.get(int(position))
+            known = expected.get(position)
             if known and not all(np.array_equal(batch[name], known[name]) for name in known):
-                wrong.append(int(position))
+                wrong.append(position)
         wrong.extend(i for i, name in enumerate(reader.index.ids("train", range(280))) if f"train{i % 20}" not in name)
+        return wrong
 
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(run, range(4))) == [[], [], [], []]
 
 
 def _drop(path):
