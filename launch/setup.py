@@ -47,7 +47,10 @@ def open_shards(data: Where, config: Config) -> ShardReader:
 
 
 def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int, *, here: bool = True) -> EpochPlan:
-    """Refuse, before anything is written, what cannot be trained; builds the network without memory for its weights.
+    """Refuse, before anything is written, what cannot be trained; builds the network, but for the encoder's weights.
+
+    On the meta device the network's own few million weights would cost nothing, but torch imports its compiler for
+    them, which takes two seconds.
 
     Args:
         here: ranks run on this machine, whose device must have what the config asks for; others see for themselves.
@@ -64,9 +67,8 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
     info = reader.index.info
     if info.text_kind == "tokens":
         check_encoder_files(config.text.encoder)
-    with torch.device("meta"):
-        encoder = None if info.text_kind == "features" else _meta_encoder(config)
-        TrainingSystem(config, info, encoder, default_device()).take_statistics(info)
+    encoder = None if info.text_kind == "features" else _meta_encoder(config)
+    TrainingSystem(config, info, encoder, default_device()).take_statistics(info)
     return plan
 
 
@@ -117,7 +119,9 @@ def keep_freed_memory() -> None:
 
 
 def _meta_encoder(config: Config) -> TextEncoder:
-    return build_text_encoder(encoder_config(config.text.encoder), frozen=config.text.frozen)
+    """The text encoder without memory for its weights."""
+    with torch.device("meta"):
+        return build_text_encoder(encoder_config(config.text.encoder), frozen=config.text.frozen)
 
 
 def build_system(
