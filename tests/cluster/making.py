@@ -18,7 +18,7 @@ from data_shards.writer import build
 
 TINY = [
     "model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=6",
-    "train.ghost_batches_per_forward=2",
+    "train.ghost_batches_per_forward=3",
 ]  # fmt: skip
 PATIENCE = 300
 

@@ -25,7 +25,7 @@ from launch.supervise import supervise
 
 TINY = [
     "model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=6",
-    "train.ghost_batches_per_forward=2", "train.epochs=2", "train.collective_timeout=120",
+    "train.ghost_batches_per_forward=3", "train.epochs=2", "train.collective_timeout=120",
 ]  # fmt: skip
 """A small model; with the shards of the fixture an epoch has 5 steps, the last one of 4 ghost batches."""
 PATIENCE = 240
@@ -113,9 +113,11 @@ def train(
     return Session(shards, run, *overrides, ranks=ranks, resume=resume, own=own, **env).wait()
 
 
-def finish(shards: Path, run: Path, *overrides: str, ranks: int = 1, **env: str) -> Ended:
+def finish(
+    shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str
+) -> Ended:  # fmt: skip
     """Train, and insist that all ranks ended well."""
-    ended = train(shards, run, *overrides, ranks=ranks, **env)
+    ended = train(shards, run, *overrides, ranks=ranks, resume=resume, **env)
     assert ended.codes == [0] * ranks, ended.output
     return ended
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.hosts import Host, can_make_hosts, hosts
-from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, last
+from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, finish, last
 from tests.launch.test_launcher import ENDLESS
 from tests.launch.test_stop import until
 
@@ -68,7 +68,7 @@ def per_host(
     return [two.start(host, logs[host], [*command, "--host-rank", str(host)]) for host in range(2)], logs
 
 
-def test_per_host_commands_a_cut_cable_and_back(two, shards, reference, tmp_path, capsys):
+def test_per_host_commands_and_a_cut_cable(two, shards, reference, tmp_path, capsys):
     run = tmp_path / "run"
     processes, logs = per_host(two, shards, run, *ENDLESS)
     text = lambda: "\n".join(log.read_text(errors="replace") for log in logs)  # noqa: E731
@@ -82,8 +82,7 @@ def test_per_host_commands_a_cut_cable_and_back(two, shards, reference, tmp_path
     for rank, log in enumerate(logs):
         assert f"rank {rank} on" in log.read_text(errors="replace")
         assert "lost the other ranks" in log.read_text(errors="replace")
-    processes, logs = per_host(two, shards, run, "--resume", "4")
-    assert [process.wait(PATIENCE) for process in processes] == [0, 0], text()
+    finish(shards, run, SAVES, ranks=2, resume="4")
     assert_bitwise(run, reference(SAVES, ranks=2))
     with capsys.disabled():
         print(f"\na cut cable: both hosts ended {noticed:.1f} s after it, of 20 s that they may wait")
@@ -118,6 +117,7 @@ def ssh(two: Two, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_ssh_starts_all_hosts_and_carries_a_signal(two, ssh, shards, reference, tmp_path):
+    """Then the same command again, to the end: the run of one host."""
     run, log = tmp_path / "run", tmp_path / "log"
     text = lambda: log.read_text(errors="replace")  # noqa: E731
     wrapper = two.start(0, log, dmd_train(shards, run, "--hosts", str(two.file), *ENDLESS), **ssh)
