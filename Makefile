@@ -19,6 +19,7 @@ test: lint types unit
 
 lint: .venv/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: .venv/installed
 	$(BIN)/mypy

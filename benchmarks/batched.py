@@ -54,8 +54,12 @@ class Batched(nn.Module):
                 self.register_buffer(f"seen{number}", seen, persistent=False)
 
     def forward(
-        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
-        valid: Sequence[Tensor] | None = None, noise: object = None,
+        self,
+        inputs: Sequence[Tensor],
+        sources: Sequence[Tensor] | None = None,
+        *,
+        valid: Sequence[Tensor] | None = None,
+        noise: object = None,
     ) -> list[Tensor]:
         """As `TransformerStack.forward`, of the published model: padding is seen."""
         assert valid is None

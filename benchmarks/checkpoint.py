@@ -77,12 +77,14 @@ def measure(config: Config, data: str, run: Path, device: torch.device, steps: i
     mean = {"plain": statistics.mean(plain), "saving": statistics.mean(saving)}
     sizes = [file.stat().st_size for path in (run / CHECKPOINTS).glob("step_*") for file in path.iterdir()]
     return {
-        "steps": len(plain), "median_plain_s": statistics.median(plain), "median_saving_s": statistics.median(saving),
+        "steps": len(plain),
+        "median_plain_s": statistics.median(plain),
+        "median_saving_s": statistics.median(saving),
         "ratio_of_medians": statistics.median(saving) / statistics.median(plain),
         "ratio_of_means": mean["saving"] / mean["plain"],
         "median_of_saving_steps_s": statistics.median(saving[::EVERY]),
         "checkpoint_mib": sum(sizes) / 2**20 / len(list((run / CHECKPOINTS).glob("step_*"))),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -100,12 +102,18 @@ def main() -> None:
         figures = measure(config, options.data, Path(folder), device, options.steps)
     known = versions()
     row = {
-        "data": Path(options.data).name, "preset": options.preset, "overrides": " ".join(options.overrides),
+        "data": Path(options.data).name,
+        "preset": options.preset,
+        "overrides": " ".join(options.overrides),
         **{name: round(value, 5) for name, value in figures.items()},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "machine": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)), "commit": git_commit(), "torch": known["torch"],
-        "deepspeed": known["deepspeed"], "python": known["python"],
-    }  # fmt: skip
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "machine": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "commit": git_commit(),
+        "torch": known["torch"],
+        "deepspeed": known["deepspeed"],
+        "python": known["python"],
+    }
     fresh = not options.out.exists()
     with options.out.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row)

@@ -61,8 +61,12 @@ def overhead(shards: Path, folder: Path, rounds: int) -> Figures:
                 trial = out / "trials" / "0000"
                 seen[side].append((*timed(begin, trial), statistics.median(step_seconds(trial))))
     names = (
-        "seconds", "seconds to the first step", "seconds of the steps", "seconds after the last step", "step seconds",
-    )  # fmt: skip
+        "seconds",
+        "seconds to the first step",
+        "seconds of the steps",
+        "seconds after the last step",
+        "step seconds",
+    )
     medians = {
         side: dict(zip(names, map(statistics.median, zip(*values, strict=True)), strict=True))
         for side, values in seen.items()
@@ -98,9 +102,11 @@ def recovery(shards: Path, folder: Path, rounds: int) -> Figures:
         driver.kill()
         driver.wait()
     return {
-        "kill to the first step made again: seconds": statistics.median(seconds), "longest: seconds": max(seconds),
-        "steps made again": statistics.median(lost), "kills": len(seconds),
-    }  # fmt: skip
+        "kill to the first step made again: seconds": statistics.median(seconds),
+        "longest: seconds": max(seconds),
+        "steps made again": statistics.median(lost),
+        "kills": len(seconds),
+    }
 
 
 def throughput(shards: Path, folder: Path, rounds: int) -> Figures:
@@ -119,7 +125,7 @@ def throughput(shards: Path, folder: Path, rounds: int) -> Figures:
         "dmd train one by one: trials per hour": 3600 * len(RATES) / statistics.median(sequential),
         "dmd tune: trials per hour": 3600 * len(RATES) / statistics.median(parallel),
         "dmd tune over one by one": statistics.median(a / b for a, b in zip(sequential, parallel, strict=True)),
-    }  # fmt: skip
+    }
 
 
 def scaling(shards: Path, folder: Path, rounds: int) -> Figures:
@@ -128,9 +134,16 @@ def scaling(shards: Path, folder: Path, rounds: int) -> Figures:
 
     def begin(ghost_batches: int, ranks: int, name: str) -> "subprocess.Popen[bytes]":
         return train(
-            shards, folder / name, "--ranks", ranks, *SCALED, "train.max_steps=30",
-            f"train.ghost_batches_per_step={ghost_batches}", "train.ghost_batches_per_forward=2", OMP_NUM_THREADS="1",
-        )  # fmt: skip
+            shards,
+            folder / name,
+            "--ranks",
+            ranks,
+            *SCALED,
+            "train.max_steps=30",
+            f"train.ghost_batches_per_step={ghost_batches}",
+            "train.ghost_batches_per_forward=2",
+            OMP_NUM_THREADS="1",
+        )
 
     for number in range(rounds):
         for ghost_batches, ranks in ((2, 1), (8, 1), (4, 1), (4, 2), (8, 2)):
@@ -149,20 +162,31 @@ def scaling(shards: Path, folder: Path, rounds: int) -> Figures:
     median = {name: statistics.median(seconds) for name, seconds in seen.items()}
     fixed, slope = line({2: median["2/1"], 8: median["8/1"]})
     model = StepModel(
-        fixed=fixed, per_ghost_batch=slope, gradient_bytes=gradient, jitter=spread(seen["4/1"]),
-        bandwidth=gradient / (large - small), latency=small / 2,
-    )  # fmt: skip
+        fixed=fixed,
+        per_ghost_batch=slope,
+        gradient_bytes=gradient,
+        jitter=spread(seen["4/1"]),
+        bandwidth=gradient / (large - small),
+        latency=small / 2,
+    )
     crowding = median["beside"] / median["4/1"]
     result = {
-        "fitted: fixed seconds": fixed, "fitted: seconds per ghost batch": slope, "jitter": model.jitter,
-        "gradient bytes": model.gradient_bytes, "gloo: bytes per second": model.bandwidth,
-        "gloo: seconds per hop": model.latency, "crowding: two trainings at once over one alone": crowding,
-    }  # fmt: skip
+        "fitted: fixed seconds": fixed,
+        "fitted: seconds per ghost batch": slope,
+        "jitter": model.jitter,
+        "gradient bytes": model.gradient_bytes,
+        "gloo: bytes per second": model.bandwidth,
+        "gloo: seconds per hop": model.latency,
+        "crowding: two trainings at once over one alone": crowding,
+    }
     for ghost_batches, ranks in ((4, 1), (4, 2), (8, 2)):
         name, here = f"{ghost_batches} ghost batches, {ranks} rank{'s' * (ranks > 1)}", crowding if ranks > 1 else 1.0
         predicted, found = model.seconds(ranks, ghost_batches, here), median[f"{ghost_batches}/{ranks}"]
-        result |= {f"{name}: model seconds": predicted, f"{name}: measured seconds": found,
-                   f"{name}: measured over model": found / predicted}  # fmt: skip
+        result |= {
+            f"{name}: model seconds": predicted,
+            f"{name}: measured seconds": found,
+            f"{name}: measured over model": found / predicted,
+        }
     return result
 
 
@@ -174,10 +198,11 @@ def write_rows(path: Path, part: str, figures: Figures) -> None:
     with open("/proc/cpuinfo") as file:
         processor = next((text.split(":")[1].strip() for text in file if text.startswith("model name")), "unknown")
     where = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor}", "commit": git_commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor}",
+        "commit": git_commit(),
         "command": shlex.join(["python", "-m", "benchmarks.cluster", *sys.argv[1:]]),
         "versions": json.dumps(versions(), sort_keys=True),
-    }  # fmt: skip
+    }
     rows: list[dict[str, Any]] = []
     if path.exists():
         with open(path, newline="") as file:
@@ -197,8 +222,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
-                   "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # fmt: skip
+    os.environ |= {
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for part in options.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="b-") as name:

@@ -87,9 +87,23 @@ def standing_cluster(folder: Path) -> Iterator[str]:
     """The address of a head node of two CPUs, started before the clock."""
     port = free_port()
     node = start(
-        "ray.scripts.scripts", "start", "--head", "--block", "--port", port, "--num-cpus", 2, "--dashboard-host",
-        "127.0.0.1", "--dashboard-port", free_port(), "--node-ip-address", "127.0.0.1", "--temp-dir", folder / "ray",
-    )  # fmt: skip
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--port",
+        port,
+        "--num-cpus",
+        2,
+        "--dashboard-host",
+        "127.0.0.1",
+        "--dashboard-port",
+        free_port(),
+        "--node-ip-address",
+        "127.0.0.1",
+        "--temp-dir",
+        folder / "ray",
+    )
     try:
         gcs = folder / "ray" / "session_latest" / "logs" / "dashboard.log"
         wait_for(lambda: gcs.exists() and "http" in gcs.read_text(), "the head node")

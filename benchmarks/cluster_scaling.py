@@ -79,9 +79,13 @@ def assumed(network: str, ghost_batch: float = 0.004) -> StepModel:
     """One GPU per rank: 20 ms fixed, 4 ms per ghost batch, jitter 5 %."""
     bandwidth, latency = NETWORKS[network]
     return StepModel(
-        fixed=0.02, per_ghost_batch=ghost_batch, gradient_bytes=4 * PARAMETERS, jitter=0.05, bandwidth=bandwidth,
+        fixed=0.02,
+        per_ghost_batch=ghost_batch,
+        gradient_bytes=4 * PARAMETERS,
+        jitter=0.05,
+        bandwidth=bandwidth,
         latency=latency,
-    )  # fmt: skip
+    )
 
 
 def predictions() -> str:

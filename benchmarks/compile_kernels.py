@@ -35,8 +35,22 @@ from dmd.training.provenance import git_commit
 PRECISIONS = ("bf16", "fp32", "tf32")
 WIDTHS = {16: 2, 32: 4, 64: 8, 100: 10, 128: 8, 192: 8, 256: 8}
 """Heads of each `model.dim` that is compiled beside the presets' 50."""
-SHOWN = ("WIDTH", "M", "CHUNK", "BLOCK_M", "BLOCK_N", "SIDE", "LAST", "QUERY", "KEY", "SELF", "NORM", "PRECISION",
-         "num_warps", "num_stages")  # fmt: skip
+SHOWN = (
+    "WIDTH",
+    "M",
+    "CHUNK",
+    "BLOCK_M",
+    "BLOCK_N",
+    "SIDE",
+    "LAST",
+    "QUERY",
+    "KEY",
+    "SELF",
+    "NORM",
+    "PRECISION",
+    "num_warps",
+    "num_stages",
+)
 """Constants that tell a kernel's variants apart for a reader."""
 
 
@@ -54,7 +68,8 @@ CASES: dict[str, Case] = {
     **{preset: Case(preset=preset) for preset in LENGTHS},
     **{
         f"dim{dim}": Case(
-            preset="mosi-aligned", overrides=(f"model.dim={dim}", f"model.heads={heads}", "model.levels=1"),
+            preset="mosi-aligned",
+            overrides=(f"model.dim={dim}", f"model.heads={heads}", "model.levels=1"),
             ghosts=(STEP,),
         )
         for dim, heads in WIDTHS.items()
@@ -68,10 +83,11 @@ CASES: dict[str, Case] = {
     "masked padding": Case(preset="mosi-aligned", overrides=("model.masked_padding=true",), ghosts=(STEP,)),
     "classes": Case(preset="mosi-aligned", overrides=("model.task=3",), ghosts=(STEP,)),
     "paper": Case(
-        preset="mosi-aligned", ghosts=(STEP,),
+        preset="mosi-aligned",
+        ghosts=(STEP,),
         overrides=("objective.orthogonality=feature", "objective.margin=constant", "objective.prior=none"),
     ),
-}  # fmt: skip
+}
 
 
 def run_step(case: Case, precision: str, ghosts: int) -> None:
@@ -106,21 +122,33 @@ def summary(variants: list[tuple[int, Kernel, int]], limit: int) -> dict[str, An
     largest, spilling = (max(kernels, key=lambda kernel: getattr(kernel, name)) for name in ("shared", "spills"))
     assert largest.shared <= limit
     return {
-        "variants": len(kernels), "most_shared_bytes": largest.shared, "by": largest.name, "limit_bytes": limit,
-        "most_spill_bytes": spilling.spills, "spilled_by": spilling.name if spilling.spills else "",
+        "variants": len(kernels),
+        "most_shared_bytes": largest.shared,
+        "by": largest.name,
+        "limit_bytes": limit,
+        "most_spill_bytes": spilling.spills,
+        "spilled_by": spilling.name if spilling.spills else "",
         "variants_that_spill": sum(kernel.spills > 0 for kernel in kernels),
         "compile_seconds": round(sum(kernel.seconds for kernel in kernels), 1),
-    }  # fmt: skip
+    }
 
 
 def detail(ghosts: int, kernel: Kernel, launches: int, limit: int) -> dict[str, Any]:
     """One row about a variant."""
     constants = " ".join(f"{name}={kernel.constants[name]}" for name in SHOWN if name in kernel.constants)
     return {
-        "ghosts": ghosts, "module": kernel.module.rpartition(".")[2], "kernel": kernel.name, "launches": launches,
-        "constants": constants, "shared_bytes": kernel.shared, "limit_bytes": limit, "registers": kernel.registers,
-        "spill_bytes": kernel.spills, "matrix_instructions": kernel.matrix, "seconds": round(kernel.seconds, 2),
-    }  # fmt: skip
+        "ghosts": ghosts,
+        "module": kernel.module.rpartition(".")[2],
+        "kernel": kernel.name,
+        "launches": launches,
+        "constants": constants,
+        "shared_bytes": kernel.shared,
+        "limit_bytes": limit,
+        "registers": kernel.registers,
+        "spill_bytes": kernel.spills,
+        "matrix_instructions": kernel.matrix,
+        "seconds": round(kernel.seconds, 2),
+    }
 
 
 def merge(path: Path | None, rows: list[dict[str, Any]], keys: tuple[str, ...]) -> None:

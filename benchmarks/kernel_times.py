@@ -84,19 +84,39 @@ def main() -> None:
     table, told = Table(options.out), []
     for form in options.forms:  # a capture that fails ends the program, when the others are there
         for preset in options.presets:
-            side = Side(preset, form=form, bert=False, precision=options.precision, device=device, tiny=options.tiny,
-                        ghosts=1 if options.tiny else STEP)  # fmt: skip
+            side = Side(
+                preset,
+                form=form,
+                bert=False,
+                precision=options.precision,
+                device=device,
+                tiny=options.tiny,
+                ghosts=1 if options.tiny else STEP,
+            )
             for _ in range(3):
                 side.step()
             whole = wall(side.step, 10)
             found = device_times(side.step, device, STEPS)
-            about = {"preset": preset, "form": form, "precision": options.precision, "device": where,
-                     "torch": torch.__version__, "commit": commit()}  # fmt: skip
+            about = {
+                "preset": preset,
+                "form": form,
+                "precision": options.precision,
+                "device": where,
+                "torch": torch.__version__,
+                "commit": commit(),
+            }
             busy = found["busy"][1]
             for name, (calls, microseconds) in {"wall": (1, whole), **found}.items():
                 share = microseconds / (whole if name in ("wall", "busy") else busy)
-                table.add({"kernel": name, "calls": round(calls, 2), "microseconds": round(microseconds, 1),
-                           "share": round(share, 4), **about})  # fmt: skip
+                table.add(
+                    {
+                        "kernel": name,
+                        "calls": round(calls, 2),
+                        "microseconds": round(microseconds, 1),
+                        "share": round(share, 4),
+                        **about,
+                    }
+                )
             bound = "the host bounds it" if busy < 0.85 * whole else "the device bounds it"
             told.append(f"{preset} {form}: busy {busy / 1e3:.2f} of {whole / 1e3:.2f} ms, {bound}")
             print(told[-1], flush=True)

@@ -29,11 +29,12 @@ from dmd.kernels.backend import set_float32_products
 from dmd.model.transformer import TransformerStack
 
 STAGES = {
-    "shared": (50, (46,) * 3, (46,) * 3), "crossmodal": (50, (46,) * 6, (46,) * 6),
+    "shared": (50, (46,) * 3, (46,) * 3),
+    "crossmodal": (50, (46,) * 6, (46,) * 6),
     "memory": (100, (46,) * 3, (46,) * 3),
     "crossmodal-unaligned": (50, (46, 46, 371, 371, 496, 496), (371, 496, 46, 496, 46, 371)),
     "memory-unaligned": (100, (46, 371, 496), (46, 371, 496)),
-}  # fmt: skip
+}
 """Channels, query lengths and key lengths of the encoders of CMU-MOSI."""
 HEADS = 10
 
@@ -74,19 +75,31 @@ def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dt
         launch.backward((*parts, out, launch.forward(*parts, out), upstream), grads)
 
     return Work(
-        name=f"attention {stage}", forward=lambda: launch.forward(*parts, out), both=both,
-        backward=lambda: launch.backward((*parts, out, sums, upstream), grads), bytes=(moved, 2 * moved),
+        name=f"attention {stage}",
+        forward=lambda: launch.forward(*parts, out),
+        both=both,
+        backward=lambda: launch.backward((*parts, out, sums, upstream), grads),
+        bytes=(moved, 2 * moved),
         operations=(4 * pairs * dim, 10 * pairs * dim),
-    )  # fmt: skip
+    )
 
 
 def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
     """A stack of one layer: embedding, layer and last norm."""
     dim, queries, keys = STAGES[stage]
     stack = TransformerStack(
-        dim, HEADS, 1, queries=queries, keys=keys, attn_dropout=[0.0] * len(queries), relu_dropout=0.0,
-        res_dropout=0.0, embed_dropout=0.0, last_step=False, fused=True,
-    ).to(device)  # fmt: skip
+        dim,
+        HEADS,
+        1,
+        queries=queries,
+        keys=keys,
+        attn_dropout=[0.0] * len(queries),
+        relu_dropout=0.0,
+        res_dropout=0.0,
+        embed_dropout=0.0,
+        last_step=False,
+        fused=True,
+    ).to(device)
     given = {t: torch.randn(batch, t, dim, device=device, requires_grad=True) for t in {*queries, *keys}}
     own, sources = [given[t] for t in queries], [given[t] for t in keys]
     cross = stage.startswith("crossmodal")
@@ -108,9 +121,13 @@ def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype)
     products = 2 * dim * dim * (10 * rows_q + 2 * rows_k)
     moved = 4 * (sum(x.numel() for x in given.values()) + rows_q * dim + weights)
     return Work(
-        name=f"layer {stage}", forward=forward, backward=lambda: backward(outs), both=lambda: backward(forward()),
-        bytes=(moved, 2 * moved), operations=(products + 4 * pairs * dim, 2 * products + 10 * pairs * dim),
-    )  # fmt: skip
+        name=f"layer {stage}",
+        forward=forward,
+        backward=lambda: backward(outs),
+        both=lambda: backward(forward()),
+        bytes=(moved, 2 * moved),
+        operations=(products + 4 * pairs * dim, 2 * products + 10 * pairs * dim),
+    )
 
 
 def measure(work: Work, device: torch.device, ceilings: tuple[float, float] | None) -> list[dict[str, object]]:
@@ -119,11 +136,19 @@ def measure(work: Work, device: torch.device, ceilings: tuple[float, float] | No
     for number, (name, run) in enumerate({"forward": work.forward, "backward": work.backward}.items()):
         with TritonCounter() as launches, Counter() as torchs:
             run()
-        rows.append({
-            "kernels": work.name, "pass": name, "kernel": "all", "triton": launches.names.total(),
-            "torch": torchs.names.total(), "megabytes": round(work.bytes[number] / 1e6, 2),
-            "megaoperations": round(work.operations[number] / 1e6, 1), "floor_us": "", "us": "",
-        })  # fmt: skip
+        rows.append(
+            {
+                "kernels": work.name,
+                "pass": name,
+                "kernel": "all",
+                "triton": launches.names.total(),
+                "torch": torchs.names.total(),
+                "megabytes": round(work.bytes[number] / 1e6, 2),
+                "megaoperations": round(work.operations[number] / 1e6, 1),
+                "floor_us": "",
+                "us": "",
+            }
+        )
     if ceilings is None:
         return rows
     times = [replayed(work.forward), replayed(work.both)]
@@ -132,10 +157,15 @@ def measure(work: Work, device: torch.device, ceilings: tuple[float, float] | No
         row["floor_us"] = round(floor * 1e6, 1)
         row["us"] = round(times[number] - (times[0] if number else 0), 1)
     for name, (calls, microseconds) in device_times(work.both, device, repeats=10).items():
-        rows.append({
-            "kernels": work.name, "pass": "both", "kernel": name, "triton": round(calls, 1),
-            "us": round(microseconds, 1),
-        })  # fmt: skip
+        rows.append(
+            {
+                "kernels": work.name,
+                "pass": "both",
+                "kernel": name,
+                "triton": round(calls, 1),
+                "us": round(microseconds, 1),
+            }
+        )
     return rows
 
 
@@ -166,12 +196,14 @@ def main() -> None:
     set_float32_products(tf32=options.precision == "tf32")
     ceilings = rates(device) if cuda else None
     about = {
-        "samples": samples, "precision": options.precision,
+        "samples": samples,
+        "precision": options.precision,
         "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, not run",
         "bandwidth_gb_s": round(ceilings[0] / 1e9) if ceilings else "",
-        "rate_tflop_s": round(ceilings[1] / 1e12) if ceilings else "", "torch_version": torch.__version__,
+        "rate_tflop_s": round(ceilings[1] / 1e12) if ceilings else "",
+        "torch_version": torch.__version__,
         "commit": commit(),
-    }  # fmt: skip
+    }
     table, last = Table(options.out), ""
     for stage in options.stages:
         for make in (make_attention, make_layer):

@@ -86,15 +86,27 @@ def main() -> None:
             for form in options.forms:
                 for precision in options.precisions:
                     own, torchs = count_step(
-                        preset, samples=options.samples, form=form, text=text == "bert", bf16=precision == "bf16",
+                        preset,
+                        samples=options.samples,
+                        form=form,
+                        text=text == "bert",
+                        bf16=precision == "bf16",
                         device=device,
-                    )  # fmt: skip
+                    )
                     row = {
-                        "preset": preset, "text": text, "form": form, "precision": precision,
-                        "samples": options.samples * GHOSTS, "triton": own.total(), "torch": torchs.total(),
-                        "launches": own.total() + torchs.total(), "host_syncs": sum(torchs[name] for name in SYNCS),
-                        "device": where, "torch_version": torch.__version__, "commit": commit(),
-                    }  # fmt: skip
+                        "preset": preset,
+                        "text": text,
+                        "form": form,
+                        "precision": precision,
+                        "samples": options.samples * GHOSTS,
+                        "triton": own.total(),
+                        "torch": torchs.total(),
+                        "launches": own.total() + torchs.total(),
+                        "host_syncs": sum(torchs[name] for name in SYNCS),
+                        "device": where,
+                        "torch_version": torch.__version__,
+                        "commit": commit(),
+                    }
                     print(row, flush=True)
                     table.add(row)
                     if options.names:

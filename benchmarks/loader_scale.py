@@ -41,11 +41,19 @@ def write_index(root: Path, samples: int) -> None:
     )
     index.finish(
         DatasetInfo(
-            name="scale", text_kind="features", dims={"text": 768, "audio": 5, "vision": 20},
-            lengths=dict.fromkeys(MODALITIES, 50), vocab_size=0, counts={"train": samples}, samples_per_shard=size,
-            dtype="float32", shards=shards, generation="0" * 16, builder="benchmarks/loader.py",
+            name="scale",
+            text_kind="features",
+            dims={"text": 768, "audio": 5, "vision": 20},
+            lengths=dict.fromkeys(MODALITIES, 50),
+            vocab_size=0,
+            counts={"train": samples},
+            samples_per_shard=size,
+            dtype="float32",
+            shards=shards,
+            generation="0" * 16,
+            builder="benchmarks/loader.py",
         )
-    )  # fmt: skip
+    )
 
 
 def _rows(shard: int, size: int, draw: np.random.Generator) -> pa.Table:
@@ -106,9 +114,7 @@ def locality() -> Iterator[tuple[int, int, int]]:
         for ranks in (1, 8):
             mine = np.arange(0, 10, ranks)[:, None] * BATCH + np.arange(BATCH)
             positions = (np.arange(STEPS)[:, None, None] + 20_000) * 10 * BATCH + mine
-            order = epoch_order(
-                positions.ravel(), seed=1, epoch=0, num_samples=10**8, shard_size=10**4, window=window
-            )
+            order = epoch_order(positions.ravel(), seed=1, epoch=0, num_samples=10**8, shard_size=10**4, window=window)
             yield window, ranks, len(np.unique(order // 10**4))
 
 
@@ -116,9 +122,12 @@ def first_batch(root: Path, step: int) -> None:
     """Open the shards and read the first batch from a step of an epoch on."""
     with ShardReader(root, check=False) as reader:
         plan = EpochPlan(
-            num_samples=reader.index.num_samples("train"), ghost_batch_size=BATCH, ghost_batches_per_step=10,
-            ghost_batches_per_forward=10, num_ranks=1,
-        )  # fmt: skip
+            num_samples=reader.index.num_samples("train"),
+            ghost_batch_size=BATCH,
+            ghost_batches_per_step=10,
+            ghost_batches_per_forward=10,
+            num_ranks=1,
+        )
         next(training_steps(reader, plan, DataConfig(), seed=0, rank=0, epoch=3, first_step=step))
 
 

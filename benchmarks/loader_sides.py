@@ -55,9 +55,15 @@ class Noise:
                 for m, shape in enumerate(self._shapes)
             )
             yield Sample(
-                id=f"video{i // 20}$_${i}", split=split, label=float(i % 31 / 5 - 3), raw_text="some words",
-                text=text, audio=audio, vision=vision, lengths=(len(text), len(audio), len(vision)),
-            )  # fmt: skip
+                id=f"video{i // 20}$_${i}",
+                split=split,
+                label=float(i % 31 / 5 - 3),
+                raw_text="some words",
+                text=text,
+                audio=audio,
+                vision=vision,
+                lengths=(len(text), len(audio), len(vision)),
+            )
 
     def mmsa(self) -> dict[str, Any]:
         """The training split as MMSA keeps it in memory."""
@@ -100,9 +106,12 @@ def ours(root: Path, workers: int) -> Callable[[], int]:
     """An epoch through `dmd.data`: how many samples it gave."""
     reader = ShardReader(root)
     plan = EpochPlan(
-        num_samples=reader.index.num_samples("train"), ghost_batch_size=BATCH, ghost_batches_per_step=1,
-        ghost_batches_per_forward=1, num_ranks=1,
-    )  # fmt: skip
+        num_samples=reader.index.num_samples("train"),
+        ghost_batch_size=BATCH,
+        ghost_batches_per_step=1,
+        ghost_batches_per_forward=1,
+        num_ranks=1,
+    )
     epoch = -1
 
     def run() -> int:

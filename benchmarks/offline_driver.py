@@ -101,8 +101,18 @@ class OfflineDriver:
         if not self.noting:
             return lambda *_: None
 
-        def run(x: int, y: int, z: int, stream: int, function: int, packed: Any, launch_metadata: Any, enter: Any,
-                leave: Any, *arguments: Any) -> None:  # fmt: skip
+        def run(
+            x: int,
+            y: int,
+            z: int,
+            stream: int,
+            function: int,
+            packed: Any,
+            launch_metadata: Any,
+            enter: Any,
+            leave: Any,
+            *arguments: Any,
+        ) -> None:
             launch = Launch(kernel=self.kernels[metadata.hash], grid=(x, y, z), arguments=arguments)
             if self.on_launch is None:
                 self.launches.append(launch)
@@ -127,8 +137,9 @@ class OfflineDriver:
         """Where tensors lie."""
         return torch.device("cpu")
 
-    def compiled(self, *, src: Any, metadata: dict[str, Any], metadata_group: dict[str, str], times: Any,
-                 cache_hit: bool) -> None:  # fmt: skip
+    def compiled(
+        self, *, src: Any, metadata: dict[str, Any], metadata_group: dict[str, str], times: Any, cache_hit: bool
+    ) -> None:
         """Triton's listener: notes a kernel."""
         report, names = self.log.getvalue(), src.fn.arg_names
         self.log.seek(0)
@@ -161,9 +172,13 @@ def _number(pattern: str, report: str) -> int:
 
 @contextlib.contextmanager
 def offline(
-    capability: int, *, limit: int | None = None, cached: bool = True, noting: bool = True,
+    capability: int,
+    *,
+    limit: int | None = None,
+    cached: bool = True,
+    noting: bool = True,
     on_launch: Callable[[Launch], None] | None = None,
-) -> Iterator[OfflineDriver]:  # fmt: skip
+) -> Iterator[OfflineDriver]:
     """Compile for a card for a while.
 
     Args:

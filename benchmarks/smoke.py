@@ -32,9 +32,19 @@ from dmd.training.step import make_noise
 from dmd.training.system import TrainingSystem
 
 COLUMNS = (
-    "case", "kind", "name", "error", "plain_error", "allowed", "verdict", "reference", "reason", "device", "torch",
+    "case",
+    "kind",
+    "name",
+    "error",
+    "plain_error",
+    "allowed",
+    "verdict",
+    "reference",
+    "reason",
+    "device",
+    "torch",
     "commit",
-)  # fmt: skip
+)
 CASES = ("mosi-aligned:fp32", "mosi-aligned:bf16", "mosi-aligned:tf32", "mosi-unaligned:bf16")
 TIMES_PLAIN = 3
 """Times the error of plain torch in the same precision that the fused form may have."""
@@ -49,8 +59,14 @@ CEILINGS = {"fp32": 1e-4, "tf32": 5e-2, "bf16": 4e-1}
 """Errors that are allowed to neither form, whatever the other has."""
 DEVICES_APART = 1e-9
 """Allowed between two devices in float64."""
-TINY = ("model.dim=8", "model.heads=2", "model.levels=1", "model.kernel_text=2", "model.kernel_audio=1",
-        "model.kernel_vision=2")  # fmt: skip
+TINY = (
+    "model.dim=8",
+    "model.heads=2",
+    "model.levels=1",
+    "model.kernel_text=2",
+    "model.kernel_audio=1",
+    "model.kernel_vision=2",
+)
 Found = dict[tuple[str, str], Tensor]
 """{(kind, name): tensor in float64 on the CPU}."""
 
@@ -77,9 +93,13 @@ class Case:
     def configured(self, kernels: str, precision: str) -> Config:
         """The config of one form."""
         train = replace(
-            self.config.train, kernels=kernels, precision=precision, cuda_graph="off", ghost_batch_size=self.size,
+            self.config.train,
+            kernels=kernels,
+            precision=precision,
+            cuda_graph="off",
+            ghost_batch_size=self.size,
             ghost_batches_per_step=self.ghosts,
-        )  # fmt: skip
+        )
         return replace(self.config, train=train)
 
     def run(self, kernels: str, precision: str, device: torch.device, ghosts: int, *, exact: bool = False) -> Found:
@@ -165,15 +185,21 @@ class Smoke:
         self._add(reference, found, bounds, plain)
 
     def _add(
-        self, reference: str, found: Mapping[tuple[str, str], float], allowed: Mapping[tuple[str, str], float],
+        self,
+        reference: str,
+        found: Mapping[tuple[str, str], float],
+        allowed: Mapping[tuple[str, str], float],
         plain: Mapping[tuple[str, str], float] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         for place, error in found.items():
             self.row(
-                *place, error=f"{error:.2e}", plain_error=f"{plain[place]:.2e}" if plain else "",
-                allowed=f"{allowed[place]:.2e}", verdict="ok" if error <= allowed[place] else "TOO FAR",
+                *place,
+                error=f"{error:.2e}",
+                plain_error=f"{plain[place]:.2e}" if plain else "",
+                allowed=f"{allowed[place]:.2e}",
+                verdict="ok" if error <= allowed[place] else "TOO FAR",
                 reference=reference,
-            )  # fmt: skip
+            )
 
     def row(self, kind: str, name: str, **more: object) -> None:
         """Add a row."""

@@ -56,8 +56,16 @@ def launches(preset: str, text: str, ghosts: int, options: argparse.Namespace) -
         found = count(sides.of(side))
         at_once = sides.at_once if side == "ours" else 1
         for quantity, value in zip(("launches", "syncs"), found, strict=True):
-            yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=at_once, quantity=quantity,
-                      value=value, unit="")  # fmt: skip
+            yield Row(
+                preset=preset,
+                text=text,
+                side=side,
+                ghosts=ghosts,
+                at_once=at_once,
+                quantity=quantity,
+                value=value,
+                unit="",
+            )
 
 
 def timing(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
@@ -65,34 +73,81 @@ def timing(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> 
     sides = Sides(preset, ghosts=ghosts, bert=text != "features")
     at_once = options.at_once or sides.at_once
     work = flops(sides.of("straightforward"))
-    times = alternate({"straightforward": sides.of("straightforward"), "ours": sides.of("ours", at_once)},
-                      options.rounds)  # fmt: skip
+    times = alternate(
+        {"straightforward": sides.of("straightforward"), "ours": sides.of("ours", at_once)}, options.rounds
+    )
     rate = product_rate(lambda product: seconds(product)[0])
     for number, clock in enumerate(("wall", "CPU")):
         own, other = ([found[number] for found in times[side]] for side in BOTH)
         ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
         for side, value in (("ours", statistics.median(own)), ("straightforward", statistics.median(other))):
-            yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=at_once if side == "ours" else 1,
-                      quantity=clock, value=value, unit="s")  # fmt: skip
-        yield Row(preset=preset, text=text, side="straightforward / ours", ghosts=ghosts, at_once=at_once,
-                  quantity=clock, value=ratio, unit="")  # fmt: skip
+            yield Row(
+                preset=preset,
+                text=text,
+                side=side,
+                ghosts=ghosts,
+                at_once=at_once if side == "ours" else 1,
+                quantity=clock,
+                value=value,
+                unit="s",
+            )
+        yield Row(
+            preset=preset,
+            text=text,
+            side="straightforward / ours",
+            ghosts=ghosts,
+            at_once=at_once,
+            quantity=clock,
+            value=ratio,
+            unit="",
+        )
     for quantity, value, unit in (
-        ("floor", work / rate, "s"), ("product rate", rate / 1e9, "GFLOP/s"),
+        ("floor", work / rate, "s"),
+        ("product rate", rate / 1e9, "GFLOP/s"),
         ("achieved", work / statistics.median(found[0] for found in times["ours"]) / 1e9, "GFLOP/s"),
-    ):  # fmt: skip
-        yield Row(preset=preset, text=text, side="ours", ghosts=ghosts, at_once=at_once, quantity=quantity,
-                  value=value, unit=unit)  # fmt: skip
+    ):
+        yield Row(
+            preset=preset,
+            text=text,
+            side="ours",
+            ghosts=ghosts,
+            at_once=at_once,
+            quantity=quantity,
+            value=value,
+            unit=unit,
+        )
 
 
 def memory(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
     """Peaks, each in a process of its own."""
     for side in BOTH:
-        command = [sys.executable, "-m", "benchmarks.step", "peak", side, "--presets", preset, "--texts", text,
-                   "--ghosts", str(ghosts), "--threads", str(options.threads)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.step",
+            "peak",
+            side,
+            "--presets",
+            preset,
+            "--texts",
+            text,
+            "--ghosts",
+            str(ghosts),
+            "--threads",
+            str(options.threads),
+        ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = output.splitlines()[-1].split()  # DeepSpeed may have said something before
-        yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=int(found[1]), quantity="peak",
-                  value=float(found[0]), unit="GiB")  # fmt: skip
+        yield Row(
+            preset=preset,
+            text=text,
+            side=side,
+            ghosts=ghosts,
+            at_once=int(found[1]),
+            quantity="peak",
+            value=float(found[0]),
+            unit="GiB",
+        )
 
 
 def peak(side: str, options: argparse.Namespace) -> None:
@@ -111,8 +166,16 @@ def passes(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> 
     times = alternate({str(size): sides.of("ours", size) for size in sizes}, options.rounds)
     for size in sizes:
         for number, clock in enumerate(("wall", "CPU")):
-            yield Row(preset=preset, text=text, side="ours", ghosts=ghosts, at_once=size, quantity=clock,
-                      value=statistics.median(found[number] for found in times[str(size)]), unit="s")  # fmt: skip
+            yield Row(
+                preset=preset,
+                text=text,
+                side="ours",
+                ghosts=ghosts,
+                at_once=size,
+                quantity=clock,
+                value=statistics.median(found[number] for found in times[str(size)]),
+                unit="s",
+            )
 
 
 def profiled(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
@@ -120,25 +183,54 @@ def profiled(preset: str, text: str, ghosts: int, options: argparse.Namespace) -
     sides = Sides(preset, ghosts=ghosts, bert=text != "features")
     sides.step("ours")
     for name, share, calls in top_operations(sides.of("ours")):
-        yield Row(preset=preset, text=text, side=f"{name} ({calls} calls)", ghosts=ghosts, at_once=sides.at_once,
-                  quantity="share", value=share, unit="")  # fmt: skip
+        yield Row(
+            preset=preset,
+            text=text,
+            side=f"{name} ({calls} calls)",
+            ghosts=ghosts,
+            at_once=sides.at_once,
+            quantity="share",
+            value=share,
+            unit="",
+        )
     if text != "features":
         times = alternate({"all": sides.of("ours"), "text": sides.text_encoder}, options.rounds)
         share = statistics.median(t[1] / a[1] for a, t in zip(times["all"], times["text"], strict=True))
-        yield Row(preset=preset, text=text, side="text encoder alone / step", ghosts=ghosts, at_once=sides.at_once,
-                  quantity="CPU", value=share, unit="")  # fmt: skip
+        yield Row(
+            preset=preset,
+            text=text,
+            side="text encoder alone / step",
+            ghosts=ghosts,
+            at_once=sides.at_once,
+            quantity="CPU",
+            value=share,
+            unit="",
+        )
 
 
 def training(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
     """Samples per second of training steps fed by the loader and of the same steps on one batch in memory."""
     for side, value in training_against_step(preset, ghosts, options.rounds).items():
-        yield Row(preset=preset, text=text, side=side, ghosts=ghosts, at_once=ghosts, quantity="throughput",
-                  value=value, unit="samples/s" if "/" not in side else "")  # fmt: skip
+        yield Row(
+            preset=preset,
+            text=text,
+            side=side,
+            ghosts=ghosts,
+            at_once=ghosts,
+            quantity="throughput",
+            value=value,
+            unit="samples/s" if "/" not in side else "",
+        )
 
 
 TABLES = {
-    "launches": launches, "time": timing, "memory": memory, "passes": passes, "profile": profiled, "training": training
-}  # fmt: skip
+    "launches": launches,
+    "time": timing,
+    "memory": memory,
+    "passes": passes,
+    "profile": profiled,
+    "training": training,
+}
 
 
 def main() -> None:

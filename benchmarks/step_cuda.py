@@ -31,9 +31,23 @@ from benchmarks.turns import alternate
 from dmd.kernels.backend import set_float32_products
 
 COLUMNS = (
-    "preset", "text", "precision", "samples", "side", "at_once", "ms", "times_fused", "rounds", "peak_gib", "first_s",
-    "captured", "reason", "device", "torch", "commit",
-)  # fmt: skip
+    "preset",
+    "text",
+    "precision",
+    "samples",
+    "side",
+    "at_once",
+    "ms",
+    "times_fused",
+    "rounds",
+    "peak_gib",
+    "first_s",
+    "captured",
+    "reason",
+    "device",
+    "torch",
+    "commit",
+)
 WARMUPS = 3
 """Steps before the first that counts: a pass is captured in the second."""
 EAGER_LIMIT = 150
@@ -64,10 +78,15 @@ class Group:
     def about(self, side: str, **more: object) -> dict[str, object]:
         """A row's columns that do not depend on a measurement."""
         return {
-            "preset": self.preset, "text": "bert-base" if self.bert else "features", "side": side,
-            "precision": self.options.precision, "samples": self.options.ghosts * SIZE, "torch": torch.__version__,
-            "commit": self.options.commit, **more,
-        }  # fmt: skip
+            "preset": self.preset,
+            "text": "bert-base" if self.bert else "features",
+            "side": side,
+            "precision": self.options.precision,
+            "samples": self.options.ghosts * SIZE,
+            "torch": torch.__version__,
+            "commit": self.options.commit,
+            **more,
+        }
 
     def run(self) -> None:
         """Build, warm up, measure."""
@@ -83,9 +102,12 @@ class Group:
             if "fused" in times:
                 ratio = round(statistics.median(a / b for a, b in zip(times[name], times["fused"], strict=True)), 3)
             row = self.rows[name] | {
-                "ms": round(1e3 * statistics.median(times[name]), 3), "times_fused": ratio, "rounds": rounds,
-                "peak_gib": peak(step, device), "device": where,
-            }  # fmt: skip
+                "ms": round(1e3 * statistics.median(times[name]), 3),
+                "times_fused": ratio,
+                "rounds": rounds,
+                "peak_gib": peak(step, device),
+                "device": where,
+            }
             self._add(row)
         if "straightforward" in self.steps:
             work = flops(self.steps["straightforward"])
@@ -97,9 +119,14 @@ class Group:
         began = time.perf_counter()
         try:
             side = Side(
-                self.preset, form=form, bert=self.bert, precision=self.options.precision, device=device,
-                ghosts=self.options.ghosts, tiny=self.options.tiny,
-            )  # fmt: skip
+                self.preset,
+                form=form,
+                bert=self.bert,
+                precision=self.options.precision,
+                device=device,
+                ghosts=self.options.ghosts,
+                tiny=self.options.tiny,
+            )
             own = {form: side.step}
             if form == "fused" and self.bert:
                 own["text encoder"] = side.text_encoder

@@ -37,17 +37,27 @@ class Side:
     """
 
     def __init__(
-        self, preset: str, *, form: str, bert: bool, precision: str, ghosts: int, device: torch.device,
+        self,
+        preset: str,
+        *,
+        form: str,
+        bert: bool,
+        precision: str,
+        ghosts: int,
+        device: torch.device,
         tiny: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         torch.manual_seed(0)
         self.form, self.device = form, device
         config = load_config(preset, TINY if tiny else ())
         dims, lengths = shapes(preset)
         train = replace(
-            config.train, kernels="fused" if form in ("fused", "graph") and device.type == "cuda" else "plain",
-            cuda_graph="auto" if form == "graph" else "off", precision=precision, ghost_batches_per_step=ghosts,
-        )  # fmt: skip
+            config.train,
+            kernels="fused" if form in ("fused", "graph") and device.type == "cuda" else "plain",
+            cuda_graph="auto" if form == "graph" else "off",
+            precision=precision,
+            ghost_batches_per_step=ghosts,
+        )
         self.at_once = ghosts
         if form == "straightforward":
             self.at_once = 1
@@ -74,11 +84,16 @@ class Side:
         passes = zip(*(x.split(self.at_once * SIZE) for x in parts), labels.split(self.at_once), numbers, strict=True)
         return [
             Batch(
-                text=text, audio=audio, vision=vision, labels=own, mask=torch.ones_like(own),
-                rows=torch.zeros(own.shape, dtype=torch.int64), ghosts=tuple(number.tolist()),
+                text=text,
+                audio=audio,
+                vision=vision,
+                labels=own,
+                mask=torch.ones_like(own),
+                rows=torch.zeros(own.shape, dtype=torch.int64),
+                ghosts=tuple(number.tolist()),
             )
             for text, audio, vision, own, number in passes
-        ]  # fmt: skip
+        ]
 
     def _loss(self, text: Tensor, audio: Tensor, vision: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """The loss of a pass, with dropout by torch."""

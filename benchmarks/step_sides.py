@@ -17,9 +17,11 @@ from dmd.training.passes import ghost_batches_at_once
 
 DIMS = {"mosi": {"text": 768, "audio": 5, "vision": 20}, "mosei": {"text": 768, "audio": 74, "vision": 35}}
 LENGTHS = {
-    "mosi-aligned": (50, 50, 50), "mosi-unaligned": (50, 375, 500), "mosei-aligned": (50, 50, 50),
+    "mosi-aligned": (50, 50, 50),
+    "mosi-unaligned": (50, 375, 500),
+    "mosei-aligned": (50, 50, 50),
     "mosei-unaligned": (50, 500, 500),
-}  # fmt: skip
+}
 SIZE = 16
 """Samples of a ghost batch."""
 STEP = 10

@@ -31,8 +31,12 @@ class OneByOne(nn.Module):
                 self.shape[member] = (group.queries[place], group.keys[place], plan.rates[place])
 
     def forward(
-        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
-        valid: Sequence[Tensor] | None = None, noise: Noise | None = None,
+        self,
+        inputs: Sequence[Tensor],
+        sources: Sequence[Tensor] | None = None,
+        *,
+        valid: Sequence[Tensor] | None = None,
+        noise: Noise | None = None,
     ) -> list[Tensor]:
         """As `TransformerStack.forward`, of the published model: padding is seen."""
         assert valid is None

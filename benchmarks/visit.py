@@ -64,12 +64,21 @@ class Settings:
         threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
         paths = [str(ROOT), str(self.site), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
-            "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONFAULTHANDLER": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONFAULTHANDLER": "1",
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not forbid a fork
-            **threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1",
-            "DS_ACCELERATOR": self.device, "MPLBACKEND": "Agg", "VISIT_COMMIT": version_of(self.wheels),
-            "TRITON_CACHE_DIR": str(self.site / CACHE), "OUT": str(self.out), "SCRATCH": str(self.scratch),
-        }  # fmt: skip
+            **threads,
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+            "DS_ACCELERATOR": self.device,
+            "MPLBACKEND": "Agg",
+            "VISIT_COMMIT": version_of(self.wheels),
+            "TRITON_CACHE_DIR": str(self.site / CACHE),
+            "OUT": str(self.out),
+            "SCRATCH": str(self.scratch),
+        }
 
 
 def settings_of(environment: Mapping[str, str]) -> Settings:
@@ -96,9 +105,11 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         out=Path(environment.get("OUT") or tempfile.mkdtemp(prefix="visit-")).resolve(),
         scratch=Path(environment.get("SCRATCH") or tempfile.mkdtemp(prefix="visit-scratch-")).resolve(),
         site=Path(environment.get("SITE", "/tmp/site")).resolve(),
-        wheels=Path(environment.get("WHEELS", ROOT / ".whl")), device=device,
-        budget=float(environment.get("BUDGET", "450")), stages=tuple(known[name] for name in chosen),
-    )  # fmt: skip
+        wheels=Path(environment.get("WHEELS", ROOT / ".whl")),
+        device=device,
+        budget=float(environment.get("BUDGET", "450")),
+        stages=tuple(known[name] for name in chosen),
+    )
 
 
 @dataclass
@@ -137,9 +148,14 @@ class Visit:
         began = refreshed = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["sh", "-c", self.settings.command(stage)], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                cwd=ROOT, env=self.settings.environment(), start_new_session=True,
-            )  # fmt: skip
+                ["sh", "-c", self.settings.command(stage)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env=self.settings.environment(),
+                start_new_session=True,
+            )
             while process.poll() is None and time.monotonic() - began < limit:
                 time.sleep(0.1)
                 if time.monotonic() - refreshed > REFRESH_SECONDS:

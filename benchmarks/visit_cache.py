@@ -41,9 +41,12 @@ def compile_step(name: str, arch: int) -> None:
 def compile_all(unpacked: Path, arch: int, cache: Path) -> None:
     """Compile everything into a cache, two processes at once."""
     environment = {
-        **os.environ, UNPACKED: str(unpacked), "VISIT_ARCH": str(arch), "TRITON_CACHE_DIR": str(cache),
+        **os.environ,
+        UNPACKED: str(unpacked),
+        "VISIT_ARCH": str(arch),
+        "TRITON_CACHE_DIR": str(cache),
         "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    }
     own = ("benchmarks.visit_cache", "--arch", str(arch), "--step")
     commands = [(*TESTS, "-k", group) for group in GROUPS] + [(*own, step) for step in STEPS]
     with ThreadPoolExecutor(2) as pool:

@@ -23,9 +23,7 @@ NEAR = 2e-2
 """Allowed between the mean absolute errors of a GPU under bf16 and of a CPU, on a scale from -3 to 3."""
 
 
-def run(
-    name: str, arguments: list[str], results: Path, extra: dict[str, str], limit: float
-) -> tuple[int, float, str]:
+def run(name: str, arguments: list[str], results: Path, extra: dict[str, str], limit: float) -> tuple[int, float, str]:
     """(exit code, seconds, last line) of a command; its output goes to `command-NAME.txt`. 124: cut off."""
     began = time.perf_counter()
     log = results / f"command-{name}.txt"
@@ -89,8 +87,16 @@ def main() -> int:
             for name, future in ended.items():
                 code, seconds, line = future.result()
                 made_by_it = figure(name, options.scratch)
-                table.add({"command": name, "exit_code": code, "seconds": seconds, "figure": made_by_it,
-                           "last_line": line, "commit": commit()})  # fmt: skip
+                table.add(
+                    {
+                        "command": name,
+                        "exit_code": code,
+                        "seconds": seconds,
+                        "figure": made_by_it,
+                        "last_line": line,
+                        "commit": commit(),
+                    }
+                )
                 failed |= code != 0 and name != "doctor"  # doctor's code says what it thinks of the machine
                 told.append(f"{name} {code}{f' ({made_by_it})' if made_by_it else ''}")
                 print(told[-1], f"{seconds} s:", line, flush=True)

@@ -1,6 +1,6 @@
 """What a machine is: card, driver, versions, commit, what is missing, two measured rates. A CSV of fact and value.
 
-    python -m benchmarks.visit_device --out device.csv
+python -m benchmarks.visit_device --out device.csv
 """
 
 import argparse
@@ -18,8 +18,23 @@ from benchmarks.tables import Table, commit
 
 QUERY = "name,driver_version,memory.total,memory.used,compute_cap,clocks.sm,clocks.mem,power.limit,temperature.gpu"
 TOOLS = ("nvcc", "ninja", "g++", "compute-sanitizer", "ncu")
-NEEDED = ("deepspeed", "pydantic", "webdataset", "ray", "triton", "pyarrow", "transformers", "tensorboard", "pytest",
-          "xdist", "pytest_timeout", "hypothesis", "sklearn", "matplotlib", "moto")  # fmt: skip
+NEEDED = (
+    "deepspeed",
+    "pydantic",
+    "webdataset",
+    "ray",
+    "triton",
+    "pyarrow",
+    "transformers",
+    "tensorboard",
+    "pytest",
+    "xdist",
+    "pytest_timeout",
+    "hypothesis",
+    "sklearn",
+    "matplotlib",
+    "moto",
+)
 
 
 def said(*command: str) -> str:
@@ -53,8 +68,17 @@ def facts(device: str) -> Iterator[tuple[str, object]]:
 
     yield "triton", triton.__version__
     card = torch.cuda.get_device_properties(0)
-    for name in ("name", "major", "minor", "multi_processor_count", "total_memory", "shared_memory_per_block_optin",
-                 "L2_cache_size", "regs_per_multiprocessor", "max_threads_per_multi_processor"):  # fmt: skip
+    for name in (
+        "name",
+        "major",
+        "minor",
+        "multi_processor_count",
+        "total_memory",
+        "shared_memory_per_block_optin",
+        "L2_cache_size",
+        "regs_per_multiprocessor",
+        "max_threads_per_multi_processor",
+    ):
         yield name, getattr(card, name, "not told")
     yield "cudnn", torch.backends.cudnn.version()
     yield "nccl", ".".join(map(str, torch.cuda.nccl.version()))

@@ -35,18 +35,24 @@ def _kernel_tests(name: str, chosen: str, *, processes: int, each: int, limit: i
     options = f"--junitxml={{results}}/{name}.xml --durations=15"
     command = f"OMP_NUM_THREADS=2 {PYTEST} {options} -n {processes} --timeout={each}"
     return Stage(
-        name=name, limit=limit, least=least, cuda=f"{command} tests/dmd/kernels -m gpu -k '{chosen}'",
+        name=name,
+        limit=limit,
+        least=least,
+        cuda=f"{command} tests/dmd/kernels -m gpu -k '{chosen}'",
         # without a device they are collected and skipped: this shows that they import
         cpu=f"OMP_NUM_THREADS=1 {PYTEST} {options} -n 2 --timeout=90 tests/dmd/kernels -m gpu -k '{chosen}'",
-    )  # fmt: skip
+    )
 
 
 def _step(name: str, cases: str, more: str = "", *, limit: int, least: int, tried: str) -> Stage:
     command = f"{{python}} -m benchmarks.step_cuda --device {{device}} --out {{results}}/{name}.csv {more}"
     return Stage(
-        name=name, limit=limit, least=least, cuda=f"{command} --cases {cases}",
+        name=name,
+        limit=limit,
+        least=least,
+        cuda=f"{command} --cases {cases}",
         cpu=f"{command} --cases {tried} --ghosts 1 --rounds 1 --tiny --least-rounds 1",
-    )  # fmt: skip
+    )
 
 
 def _same(name: str, command: str, *, limit: int, least: int, tiny: str = "--tiny") -> Stage:
@@ -55,58 +61,119 @@ def _same(name: str, command: str, *, limit: int, least: int, tiny: str = "--tin
 
 STAGES = (
     Stage(
-        name="wheels", limit=60, least=0, cuda="{python} -m benchmarks.visit_site {wheels} {site}",
+        name="wheels",
+        limit=60,
+        least=0,
+        cuda="{python} -m benchmarks.visit_site {wheels} {site}",
         cpu="{python} -m benchmarks.visit_site {wheels} {site}",
     ),
-    _same("device", "{python} -m benchmarks.visit_device --device {device} --out {results}/device.csv", limit=30,
-          least=10, tiny=""),
+    _same(
+        "device",
+        "{python} -m benchmarks.visit_device --device {device} --out {results}/device.csv",
+        limit=30,
+        least=10,
+        tiny="",
+    ),
     Stage(
-        name="smoke", limit=110, least=30, cuda=f"OMP_NUM_THREADS=4 {SMOKE}", cpu=f"{SMOKE} --tiny --limit 300",
+        name="smoke",
+        limit=110,
+        least=30,
+        cuda=f"OMP_NUM_THREADS=4 {SMOKE}",
+        cpu=f"{SMOKE} --tiny --limit 300",
     ),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
-    _step("step", "mosi-aligned mosi-aligned+bert mosi-unaligned", EAGER, limit=100, least=30,
-          tried="mosi-aligned mosi-aligned+bert"),
-    _step("compiled", "mosi-aligned mosi-unaligned", "--forms compiled reduce-overhead --limit 70", limit=120,
-          least=40, tried="mosi-aligned"),
-    _same("training", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch}/alone"
-          " --results {results}/alone --only times", limit=90, least=45),
-    _same("profile", "{python} -m benchmarks.kernel_times --device {device} --out {results}/kernel_times.csv", limit=60,
-          least=20, tiny="--tiny --presets mosi-aligned"),
+    _step(
+        "step",
+        "mosi-aligned mosi-aligned+bert mosi-unaligned",
+        EAGER,
+        limit=100,
+        least=30,
+        tried="mosi-aligned mosi-aligned+bert",
+    ),
+    _step(
+        "compiled",
+        "mosi-aligned mosi-unaligned",
+        "--forms compiled reduce-overhead --limit 70",
+        limit=120,
+        least=40,
+        tried="mosi-aligned",
+    ),
+    _same(
+        "training",
+        "{python} -m benchmarks.visit_training --device {device} --scratch {scratch}/alone"
+        " --results {results}/alone --only times",
+        limit=90,
+        least=45,
+    ),
+    _same(
+        "profile",
+        "{python} -m benchmarks.kernel_times --device {device} --out {results}/kernel_times.csv",
+        limit=60,
+        least=20,
+        tiny="--tiny --presets mosi-aligned",
+    ),
     _kernel_tests("tests-large", LARGEST, processes=4, each=200, limit=200, least=60),
     _step("mosei", "mosei-aligned mosei-unaligned", EAGER, limit=90, least=45, tried="mosei-aligned"),
     Stage(
-        name="sanitizer", limit=120, least=45,
+        name="sanitizer",
+        limit=120,
+        least=45,
         cuda=f"PYTORCH_NO_CUDA_MEMORY_CACHING=1 {MEMCHECK} {PYTEST} --timeout=100 tests/dmd/kernels -m gpu"
         " -k 'margin_on_cuda or (stack_on_cuda and SMALL and step)'",
         cpu=f"PYTORCH_NO_CUDA_MEMORY_CACHING=1 {PYTEST} --timeout=100 tests/dmd/kernels -k 'margin_interpreted'",
     ),
-    _same("floors", "{python} -m benchmarks.kernels --device {device} --out {results}/kernels.csv", limit=120,
-          least=40),
-    _same("launches", "{python} -m benchmarks.launches mosi-aligned mosi-unaligned --samples 16 --precisions bf16"
-          " --text features --out {results}/launches.csv", limit=120, least=30, tiny="--samples 2 --forms fused"),
+    _same(
+        "floors", "{python} -m benchmarks.kernels --device {device} --out {results}/kernels.csv", limit=120, least=40
+    ),
+    _same(
+        "launches",
+        "{python} -m benchmarks.launches mosi-aligned mosi-unaligned --samples 16 --precisions bf16"
+        " --text features --out {results}/launches.csv",
+        limit=120,
+        least=30,
+        tiny="--samples 2 --forms fused",
+    ),
     Stage(
-        name="trainings", limit=150, least=60, cuda=f"{TRAINING} --at-once && {COMMANDS}",
+        name="trainings",
+        limit=150,
+        least=60,
+        cuda=f"{TRAINING} --at-once && {COMMANDS}",
         cpu=f"{TRAINING} --at-once --tiny && {COMMANDS} --at-once 2 --limit 250",
     ),
-    _same("together", "{python} -m benchmarks.visit_together smoke tests trainings sanitizer", limit=170, least=60,
-          tiny=""),
+    _same(
+        "together",
+        "{python} -m benchmarks.visit_together smoke tests trainings sanitizer",
+        limit=170,
+        least=60,
+        tiny="",
+    ),
     # what a second visit runs (gpu_visit_again.sh)
     Stage(
-        name="retest", limit=200, least=30,
+        name="retest",
+        limit=200,
+        least=30,
         cuda=f"OMP_NUM_THREADS=2 {PYTEST} -n 8 --timeout=200 tests/dmd/kernels -m gpu --last-failed"
         f" --last-failed-no-failures=none || {NONE_CHOSEN}",
         cpu=f"OMP_NUM_THREADS=1 {PYTEST} -n 2 --timeout=200 tests/dmd/kernels -m gpu --last-failed"
         f" --last-failed-no-failures=none || {NONE_CHOSEN}",
     ),
     Stage(
-        name="adam", limit=150, least=20, cuda=f"{PYTEST} --timeout=80 tests/launch -m gpu",
+        name="adam",
+        limit=150,
+        least=20,
+        cuda=f"{PYTEST} --timeout=80 tests/launch -m gpu",
         cpu=f"{PYTEST} --timeout=80 tests/launch/test_adam.py",
     ),
-    _same("graph", "{python} -m benchmarks.visit_training --device {device} --scratch {scratch}/graph"
-          " --results {results} --steps 200 --only graph", limit=120, least=45),
+    _same(
+        "graph",
+        "{python} -m benchmarks.visit_training --device {device} --scratch {scratch}/graph"
+        " --results {results} --steps 200 --only graph",
+        limit=120,
+        least=45,
+    ),
     # what the runner itself is tested with: it ignores what asks it to end, and starts a process in another session
     _same("hang", "trap '' INT TERM; echo this stage hangs; setsid sleep 300 & sleep 300", limit=300, least=1, tiny=""),
-)  # fmt: skip
+)
 FIRST = ("device", "together", "profile", "step", "training", "compiled", "tests-large", "mosei", "floors", "launches")
 """Stages of a first visit, in order; `wheels` goes before whatever is chosen. Compilation may take all that is left."""
 AGAIN = ("device", "smoke", "retest", "adam", "step", "graph", "compiled", "tests-large", "mosei", "profile")

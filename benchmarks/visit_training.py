@@ -69,15 +69,28 @@ class Trainings:
         codes = [self._start(run, fault=f"kill:backward@{self.options.steps // 2 - 1}")] if run.killed else []
         codes.append(self._start(run))
         row = {
-            "run": run.name, "exit_codes": " ".join(map(str, codes)), "seconds": round(time.perf_counter() - began, 1),
-            "step_ms": "", "steps": "", "last_loss": "", "kernels": "", "precision": "", "cuda_graph": "",
-            "ghost_batches_per_forward": "", "data_workers": "", "torch": torch.__version__, "commit": commit(),
-        }  # fmt: skip
+            "run": run.name,
+            "exit_codes": " ".join(map(str, codes)),
+            "seconds": round(time.perf_counter() - began, 1),
+            "step_ms": "",
+            "steps": "",
+            "last_loss": "",
+            "kernels": "",
+            "precision": "",
+            "cuda_graph": "",
+            "ghost_batches_per_forward": "",
+            "data_workers": "",
+            "torch": torch.__version__,
+            "commit": commit(),
+        }
         lines = read_log(self.scratch / run.name)
         trained = [line for line in lines if line["kind"] == "train"]
         if trained:
-            row |= {"steps": trained[-1]["step"], "last_loss": trained[-1].get("train/total", ""),
-                    "step_ms": step_milliseconds(trained)}  # fmt: skip
+            row |= {
+                "steps": trained[-1]["step"],
+                "last_loss": trained[-1].get("train/total", ""),
+                "step_ms": step_milliseconds(trained),
+            }
         document = self.scratch / run.name / "run.json"
         if document.exists():
             info = json.loads(document.read_text())["info"]
@@ -88,15 +101,29 @@ class Trainings:
 
     def _start(self, run: Run, fault: str = "") -> int:
         """One process; its exit code. 124: cut off."""
-        arguments = ["--preset", "mosi-aligned", "--data", str(self.scratch / "shards"),
-                     "--run", str(self.scratch / run.name), *self.common, *run.overrides]  # fmt: skip
+        arguments = [
+            "--preset",
+            "mosi-aligned",
+            "--data",
+            str(self.scratch / "shards"),
+            "--run",
+            str(self.scratch / run.name),
+            *self.common,
+            *run.overrides,
+        ]
         environment = {**os.environ, "DMD_FAULT": fault}
         if run.launcher:
             command = [sys.executable, "-m", "dmd.cli", "train", "--ranks", "1", *arguments]
         else:
             command = [sys.executable, str(ROOT / "launch" / "train.py"), *arguments]
-            environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1",
-                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # fmt: skip
+            environment |= {
+                "RANK": "0",
+                "LOCAL_RANK": "0",
+                "WORLD_SIZE": "1",
+                "LOCAL_SIZE": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free_port()),
+            }
         with (self.results / f"training-{run.name}.txt").open("a") as log:
             try:
                 done = subprocess.run(command, env=environment, cwd=ROOT, stdout=log, stderr=log, timeout=LIMIT)
@@ -111,8 +138,10 @@ class Trainings:
         if all(weights):
             differing = [name for name, value in weights[0].items() if not value.equal(weights[1][name])]
             largest = max(float((value - weights[1][name]).abs().max()) for name, value in weights[0].items())
-            row |= {"weights": f"{len(differing)} of {len(weights[0])} tensors differ" if differing else "identical",
-                    "largest_difference": f"{largest:.2e}"}  # fmt: skip
+            row |= {
+                "weights": f"{len(differing)} of {len(weights[0])} tensors differ" if differing else "identical",
+                "largest_difference": f"{largest:.2e}",
+            }
         step = first_difference(*(read_log(self.scratch / name) for name in (one, other)))
         row |= {"log": "identical" if step is None else "differs", "first_step": "" if step is None else step}
         self.compared.add(row)
@@ -174,9 +203,10 @@ def main() -> int:
     off, graph = ("train.cuda_graph='off'",), ("train.cuda_graph=auto",)  # a bare off is YAML's false
     alone = [Run(name="off", overrides=off), Run(name="graph", overrides=graph)]
     together = [
-        Run(name="off-resumed", overrides=off, killed=True), Run(name="graph-resumed", overrides=graph, killed=True),
+        Run(name="off-resumed", overrides=off, killed=True),
+        Run(name="graph-resumed", overrides=graph, killed=True),
         Run(name="launcher", overrides=off, launcher=True),
-    ]  # fmt: skip
+    ]
     pairs = [("off", "off-resumed"), ("graph", "graph-resumed"), ("off", "launcher"), ("off", "graph")]
     promised: list[tuple[str, str]] = []
     if "deterministic" in {field.name for field in fields(TrainConfig)}:
@@ -198,8 +228,10 @@ def main() -> int:
         list(pool.map(trainings.run, together))
     for one, other in dict.fromkeys([*pairs, *promised]):
         trainings.compare(one, other, required=(one, other) in promised)
-    times = {name: step_milliseconds([line for line in read_log(options.scratch / name) if line["kind"] == "train"])
-             for name in (run.name for run in alone)}  # fmt: skip
+    times = {
+        name: step_milliseconds([line for line in read_log(options.scratch / name) if line["kind"] == "train"])
+        for name in (run.name for run in alone)
+    }
     print("; ".join([", ".join(f"{name} {value} ms a step" for name, value in times.items()), *trainings.told]))
     return int(trainings.failed)
 

@@ -44,9 +44,12 @@ def experiment_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dmd experiment", description=experiment.__doc__)
     parser.add_argument("--seeds", default="1111,1112,1113,1114,1115", help="default: 1111,...,1115")
     parser.add_argument(
-        "--ablation", action="append", default=[], metavar="NAME:KEY=VALUE[,KEY=VALUE]",
+        "--ablation",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE[,KEY=VALUE]",
         help="a changed copy of the preset, such as no-graph:objective.distillation_weight=0; may be repeated",
-    )  # fmt: skip
+    )
     add_cluster_options(parser)
     return parser
 

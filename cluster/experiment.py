@@ -38,12 +38,14 @@ def make_cells(configs: Mapping[str, Config], seeds: Sequence[int], out: Path) -
     """Every config with every seed."""
     return [
         Cell(
-            name=name, seed=seed, config=replace(config, train=replace(config.train, seed=seed)),
+            name=name,
+            seed=seed,
+            config=replace(config, train=replace(config.train, seed=seed)),
             run=out / name / f"seed_{seed}",
         )
         for name, config in configs.items()
         for seed in seeds
-    ]  # fmt: skip
+    ]
 
 
 def parse_seeds(text: str) -> list[int]:

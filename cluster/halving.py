@@ -32,9 +32,14 @@ class Halving(ASHAScheduler):
     def __init__(self, ledger: Ledger, *, epochs: int, grace: int, reduction: float) -> None:
         check_halving(epochs=epochs, grace=grace, reduction=reduction)
         super().__init__(
-            time_attr="epoch", metric="best_loss", mode="min", max_t=epochs, grace_period=grace,
-            reduction_factor=reduction, stop_last_trials=False,
-        )  # fmt: skip
+            time_attr="epoch",
+            metric="best_loss",
+            mode="min",
+            max_t=epochs,
+            grace_period=grace,
+            reduction_factor=reduction,
+            stop_last_trials=False,
+        )
         self._ledger, self._epochs = ledger, epochs
         for number, record in ledger.records.items():
             if record.state in DONE and record.losses:

@@ -88,11 +88,19 @@ def read_request(options: argparse.Namespace) -> Request:
     if not encoder.is_absolute() and encoder.is_dir():
         raise ValueError(f"text.encoder is {encoder}; ranks run elsewhere, give the absolute path {encoder.absolute()}")
     return Request(
-        config=config, data=options.data.absolute(), out=options.out.absolute(), address=options.address,
-        cpus=options.cpus, ranks=parse_ranks(options.ranks_per_trial), cpus_per_rank=options.cpus_per_rank,
-        gpus_per_rank=options.gpus_per_rank, concurrent=options.concurrent, max_failures=options.max_failures,
-        patience=options.patience, verbose=options.verbose,
-    )  # fmt: skip
+        config=config,
+        data=options.data.absolute(),
+        out=options.out.absolute(),
+        address=options.address,
+        cpus=options.cpus,
+        ranks=parse_ranks(options.ranks_per_trial),
+        cpus_per_rank=options.cpus_per_rank,
+        gpus_per_rank=options.gpus_per_rank,
+        concurrent=options.concurrent,
+        max_failures=options.max_failures,
+        patience=options.patience,
+        verbose=options.verbose,
+    )
 
 
 def check_test_split(reader: ShardReader) -> None:

@@ -81,13 +81,15 @@ def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
     told = {name: f"valid {text}" for name, text in headings_of(names).items() if name not in _LOSSES}
     rows = [
         {
-            "trial": record.number, "state": record.state, "epochs": record.epoch,
+            "trial": record.number,
+            "state": record.state,
+            "epochs": record.epoch,
             f"best valid {loss_title(base.model.task)}": record.best_loss,
             **{text: shown(name, record.metrics.get(name, math.nan)) for name, text in told.items()},
             **{key: short(record.values.get(key, "")) for key in keys},
         }
         for record in ordered
-    ]  # fmt: skip
+    ]
     if rows:
         note = f"Of each trial's best checkpoint, on the valid split. {unit_note(names)}" if names else ""
         write_table(experiment / "trials.csv", rows, note=note)

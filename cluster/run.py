@@ -46,9 +46,7 @@ class Ready:
 
 
 @contextmanager
-def _connected(
-    request: Request, reader: ShardReader, what: dict[str, Any], stop: StopRequests
-) -> Iterator[Ready]:
+def _connected(request: Request, reader: ShardReader, what: dict[str, Any], stop: StopRequests) -> Iterator[Ready]:
     """Take the experiment's directory, connect, check nodes and storage, note what the experiment is, make the shards
     of its trainings.
 
@@ -96,21 +94,32 @@ def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> 
             check_test_split(reader)
         _check_configs(request, reader, (apply(request.config, values) for values in space.probes()))
         what = {
-            "space": [repr(parameter) for parameter in space.parameters], "search": options.search,
-            "search_seed": options.search_seed, "scheduler": options.scheduler, "grace": options.grace,
+            "space": [repr(parameter) for parameter in space.parameters],
+            "search": options.search,
+            "search_seed": options.search_seed,
+            "scheduler": options.scheduler,
+            "grace": options.grace,
             "reduction": options.reduction,
-        }  # fmt: skip
+        }
         with _connected(request, reader, what, stop) as ready:
             ledger = Ledger(request.out)
             for folder in (ledger.root, *([request.out / "final"] if seeds else [])):
                 describe_search(space.parameters, request.config.model.task, folder)
             search(
-                request.config, request.out, ledger, strategy, ready.trial,
+                request.config,
+                request.out,
+                ledger,
+                strategy,
+                ready.trial,
                 SearchOptions(
-                    num_trials=num_trials, scheduler=options.scheduler, grace=options.grace,
-                    reduction=options.reduction, concurrent=ready.concurrent, patience=request.patience,
+                    num_trials=num_trials,
+                    scheduler=options.scheduler,
+                    grace=options.grace,
+                    reduction=options.reduction,
+                    concurrent=ready.concurrent,
+                    patience=request.patience,
                 ),
-            )  # fmt: skip
+            )
             if ledger.num_ended() < max(num_trials, len(ledger.records)):
                 return _report_unfinished(request, "the search has returned before its end", STOPPED)
             code, best = _report_search(request, ledger), ledger.best()
@@ -218,9 +227,7 @@ def _report_unfinished(request: Request, why: str, code: int) -> int:
     return code
 
 
-def _train_seeds(
-    request: Request, ready: Ready, configs: Mapping[str, Config], seeds: list[int], out: Path
-) -> int:
+def _train_seeds(request: Request, ready: Ready, configs: Mapping[str, Config], seeds: list[int], out: Path) -> int:
     """Train and test every cell, write results.csv and results.md; a failed cell is named and left out."""
     cells, patience = make_cells(configs, seeds, out), Patience(request.patience)
     results = run_cells(cells, ready.trial, request.data, ready.concurrent, patience)

@@ -42,12 +42,14 @@ class SelectionSource:
             positions = range(first, min(first + _AT_ONCE, stop))
             batch = self._reader.read(split, positions)
             columns: dict[str, Any] = {
-                "id": self._reader.index.ids(split, positions), "split": [split] * len(positions),
-                "label": batch["label"].tolist(), "raw_text": self._reader.raw_texts(split, positions),
+                "id": self._reader.index.ids(split, positions),
+                "split": [split] * len(positions),
+                "label": batch["label"].tolist(),
+                "raw_text": self._reader.raw_texts(split, positions),
                 "lengths": [tuple(lengths) for lengths in batch["lengths"].tolist()],
                 "class_label": batch["class"].tolist() if "class" in batch else [None] * len(positions),
                 **{m: batch[m] for m in MODALITIES},
-            }  # fmt: skip
+            }
             if self._reader.index.info.text_kind == "tokens":
                 columns["text"] = columns["text"].astype(np.int32)
             assert columns.keys() == {field.name for field in fields(Sample)}, "a copy keeps every field"

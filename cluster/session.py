@@ -74,9 +74,14 @@ def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -
         # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
         with _on_loopback():
             ray.init(
-                address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1",
-                log_to_driver=verbose, logging_level=level, runtime_env=environment,
-            )  # fmt: skip
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=verbose,
+                logging_level=level,
+                runtime_env=environment,
+            )
     else:
         try:
             head = _head(address)

@@ -25,9 +25,12 @@ Values = dict[str, Any]
 Draw = Callable[["Parameter"], Any]
 KINDS = ("uniform", "loguniform", "int", "choice")
 FIXED = {
-    "data": "the shards", "run": "the run directory", "train.seed": "the seed", "train.epochs": "the budget",
+    "data": "the shards",
+    "run": "the run directory",
+    "train.seed": "the seed",
+    "train.epochs": "the budget",
     "train.max_steps": "the budget",
-}  # fmt: skip
+}
 """Keys that no trial may vary: trials would not be comparable, or would overwrite each other."""
 _CHECKED_DRAWS = 64
 

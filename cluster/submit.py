@@ -44,9 +44,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
     parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIR", help="the checkout (default: here)")
     parser.add_argument(
-        "--environment", choices=("pinned", "node"), default="pinned",
+        "--environment",
+        choices=("pinned", "node"),
+        default="pinned",
         help="pinned: the job runs with the versions of constraints.txt; node: with what the nodes have",
-    )  # fmt: skip
+    )
     parser.add_argument("--entrypoint-cpus", type=float, default=0, metavar="N", help="0: the driver runs on the head")
     parser.add_argument("--id", help="a name for the job (default: Ray makes one)")
     parser.add_argument("command", choices=(*PARSERS, *MANAGED))
@@ -70,9 +72,11 @@ def submit(argv: list[str]) -> int:
     client = connect(options.address)
     try:
         job = client.submit_job(
-            entrypoint=entrypoint, submission_id=options.id, runtime_env=environment,
+            entrypoint=entrypoint,
+            submission_id=options.id,
+            runtime_env=environment,
             entrypoint_num_cpus=options.entrypoint_cpus or None,
-        )  # fmt: skip
+        )
     except RuntimeError as error:
         reason = next(line for line in reversed(str(error).splitlines()) if line.strip(" ."))
         raise ValueError(f"{options.address} refuses the job: {reason}") from error
@@ -115,9 +119,10 @@ def runtime_environment(root: Path, files: list[Path], *, pinned: bool) -> dict[
     """What Ray uploads, the project's packages and these files, and installs for a job."""
     extra = [path.as_posix() for path in files if path.parts[0] not in UPLOADED]
     return {
-        "working_dir": str(root), "excludes": excludes([*UPLOADED, *extra]),
+        "working_dir": str(root),
+        "excludes": excludes([*UPLOADED, *extra]),
         **(pinned_environment(root) if pinned else {}),
-    }  # fmt: skip
+    }
 
 
 def excludes(kept: list[str]) -> list[str]:

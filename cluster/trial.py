@@ -62,15 +62,18 @@ def run_training(
         train_loop_config={"config": config_to_dict(config), "data": options.data, "run": str(run)},
         scaling_config=ScalingConfig(
             num_workers=ranks,  # type: ignore[arg-type]  # nor does it know the elastic form
-            use_gpu=size.gpus_per_rank > 0, resources_per_worker=size.per_rank,
+            use_gpu=size.gpus_per_rank > 0,
+            resources_per_worker=size.per_rank,
             placement_strategy="PACK",
         ),
         torch_config=OwnInterface(timeout_s=math.ceil(timeout)),
         run_config=RunConfig(
-            name=name, storage_path=options.ray_storage, callbacks=callbacks or [],
+            name=name,
+            storage_path=options.ray_storage,
+            callbacks=callbacks or [],
             failure_config=FailureConfig(max_failures=options.max_failures),
         ),
-    )  # fmt: skip
+    )
     outcome = trainer.fit().return_value  # type: ignore[attr-defined]
     assert isinstance(outcome, dict), "rank 0 returns how it ended"
     return None if outcome["refused"] is None else Refusal(outcome["refused"], outcome["state"])

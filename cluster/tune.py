@@ -123,15 +123,21 @@ def search(
     tune.Tuner(
         driver,
         tune_config=tune.TuneConfig(
-            search_alg=searcher, scheduler=scheduler, num_samples=searcher.num_left,
-            max_concurrent_trials=options.concurrent, trial_dirname_creator=_directory, trial_name_creator=_directory,
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=searcher.num_left,
+            max_concurrent_trials=options.concurrent,
+            trial_dirname_creator=_directory,
+            trial_name_creator=_directory,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{uuid.uuid4().hex[:8]}", storage_path=str(experiment / "ray"), verbose=0,
+            name=f"tune-{uuid.uuid4().hex[:8]}",
+            storage_path=str(experiment / "ray"),
+            verbose=0,
             callbacks=[Bookkeeper(ledger, table, Patience(options.patience))],
             failure_config=tune.FailureConfig(max_failures=trial.max_failures),
         ),
-    ).fit()  # fmt: skip
+    ).fit()
     wait_for_ranks(ledger)
     ledger.reconcile()
 

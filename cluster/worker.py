@@ -46,9 +46,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     leads = ray.train.get_context().get_world_rank() == 0
     on_epoch = exporting(run) if leads else report
     try:
-        training = make_training(
-            config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS
-        )
+        training = make_training(config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
     except ValueError as error:
         return {"refused": str(error), "state": "failed"}
     try:
@@ -76,10 +74,15 @@ def exporting(run: Path) -> Callable[[EpochReport], None]:
 def report(epoch: EpochReport) -> None:
     """Tell Ray about an epoch: a barrier, so every rank calls it; numbers only, rank 0's are kept."""
     numbers = {f"valid/{name}": value for name, value in epoch.metrics.items()}
-    ray.train.report({
-        "epoch": epoch.epoch, "step": epoch.step, "loss": epoch.loss,
-        "best_loss": epoch.best_loss, **numbers,
-    })  # fmt: skip
+    ray.train.report(
+        {
+            "epoch": epoch.epoch,
+            "step": epoch.step,
+            "loss": epoch.loss,
+            "best_loss": epoch.best_loss,
+            **numbers,
+        }
+    )
 
 
 def _complete_environment() -> None:

@@ -54,6 +54,9 @@ class Collector:
                 _log.warning("warning: %s: %s", self._name, warning)
         regression = any(facts.min is not None for facts in self._facts.values())
         return {
-            "task": "regression" if regression else "classes", "labels": self._facts, "ignored": self._ignored,
-            "label_scale": self._labels.factor if self._labels else 1.0, "ids_numbered": self._numbered,
-        }  # fmt: skip
+            "task": "regression" if regression else "classes",
+            "labels": self._facts,
+            "ignored": self._ignored,
+            "label_scale": self._labels.factor if self._labels else 1.0,
+            "ids_numbered": self._numbered,
+        }

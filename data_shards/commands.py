@@ -30,32 +30,51 @@ def shard(argv: list[str]) -> int:
         from data_shards.sources.synthetic import SyntheticSource
 
         name = options.name or "synthetic"
-        source = SyntheticSource(
-            name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind
-        )  # fmt: skip
+        source = SyntheticSource(name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind)
     else:
         from data_shards.sources.detect import SourceOptions, open_source
 
-        others = {name: path for name, path in (("text", options.feature_text), ("audio", options.feature_audio),
-                                                ("vision", options.feature_vision)) if path}  # fmt: skip
+        others = {
+            name: path
+            for name, path in (
+                ("text", options.feature_text),
+                ("audio", options.feature_audio),
+                ("vision", options.feature_vision),
+            )
+            if path
+        }
         found = open_source(
             options.features,
             SourceOptions(
-                name=options.name, format=options.format, text=options.text, nonfinite=options.nonfinite,
-                vocab=options.vocab, others=others, class_labels=options.class_labels,
-                classes=options.classes or options.binary, need_ids=options.ids == "keep",
+                name=options.name,
+                format=options.format,
+                text=options.text,
+                nonfinite=options.nonfinite,
+                vocab=options.vocab,
+                others=others,
+                class_labels=options.class_labels,
+                classes=options.classes or options.binary,
+                need_ids=options.ids == "keep",
             ),
-        )  # fmt: skip
+        )
         source, zeroed, ignored = found, found.nonfinite, found.ignored
         for field, count in zeroed.items():
             print(f"{field}: {count} non-finite values stored as 0")
         print_ignored(ignored)
     with _bar(sum(source.counts().values())) as progress:
         info = build(
-            source, options.shards, samples_per_shard=options.samples_per_shard, storage=options.dtype,
-            processes=options.processes or _cores(), where=options.features or "", labels=labels, ids=options.ids,
-            zeroed=zeroed, ignored=ignored, progress=progress,
-        )  # fmt: skip
+            source,
+            options.shards,
+            samples_per_shard=options.samples_per_shard,
+            storage=options.dtype,
+            processes=options.processes or _cores(),
+            where=options.features or "",
+            labels=labels,
+            ids=options.ids,
+            zeroed=zeroed,
+            ignored=ignored,
+            progress=progress,
+        )
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
     for modality, error in info.rounding.items():
         print(f"{modality}: float16 storage changed no value by more than {error:.3g}")
@@ -71,9 +90,11 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
         epilog="Nothing changes in SHARDS until all shards are written; those that are there stay readable until then.",
     )
     parser.add_argument(
-        "features", nargs="?", metavar="FEATURES",
+        "features",
+        nargs="?",
+        metavar="FEATURES",
         help="an MMSA, MulT, MISA or MAG-BERT pickle, a directory of MISA pickles, or a Parquet or Arrow table",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "shards", type=place_option, metavar="SHARDS", help=f"where the shards go: {_PLACE}; made if it is not there"
     )
@@ -82,23 +103,28 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
         "--samples-per-shard", type=int, default=512, metavar="N", help="samples in a tar (default: 512)"
     )
     parser.add_argument(
-        "--dtype", choices=("float32", "float16"), default="float32",
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
         help="how features are stored; float16 halves the size, and its rounding error is reported (default: float32)",
-    )  # fmt: skip
+    )
     parser.add_argument("--processes", type=int, metavar="N", help="writer processes (default: one per core)")
     given = parser.add_argument_group("feature files")
     given.add_argument("--format", choices=("auto", "mmsa", "misa", "table"), default="auto", help="default: auto")
     given.add_argument(
-        "--text", choices=("auto", "features", "tokens"), default="auto",
+        "--text",
+        choices=("auto", "features", "tokens"),
+        default="auto",
         help="store the float array `text`, the tokens `text_bert`, or (auto) the first of them that is there",
-    )  # fmt: skip
+    )
     given.add_argument(
         "--nonfinite", choices=("refuse", "zero"), default="refuse", help="NaN and infinite values: stop, or store 0"
     )
     given.add_argument(
-        "--class-labels", action="store_true",
+        "--class-labels",
+        action="store_true",
         help="keep `classification_labels` of an MMSA pickle too, for model.task with data.classes=stored",
-    )  # fmt: skip
+    )
     add_meaning(parser)
     given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that cuts MISA's and MAG-BERT's words")
     for modality in ("text", "audio", "vision"):
@@ -171,14 +197,19 @@ def index(argv: list[str]) -> int:
     )
     parser.add_argument("shards", metavar="DIR", help="a local directory with .tar files, in subdirectories too")
     parser.add_argument(
-        "--map", metavar="NAME=MEMBER,...", default="",
+        "--map",
+        metavar="NAME=MEMBER,...",
+        default="",
         help="the members that hold text, audio, vision, label, and optionally id, raw_text, class, text_length, "
         "audio_length, vision_length (default: as in our own tars)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--split", metavar="SPLIT=PATTERN", action="append", default=[],
+        "--split",
+        metavar="SPLIT=PATTERN",
+        action="append",
+        default=[],
         help="files of a split; repeatable (default: by the word train, valid, val, dev or test in the path)",
-    )  # fmt: skip
+    )
     add_meaning(parser)
     parser.add_argument("--name", help="the data set's name (default: the directory's)")
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
@@ -188,10 +219,15 @@ def index(argv: list[str]) -> int:
 
     with _bar(None) as progress:
         info = index_tars(
-            options.shards, mapping=_pairs(options.map.split(","), "--map"), splits=_pairs(options.split, "--split"),
-            name=options.name, labels=labels_of(options), ids=options.ids, processes=options.processes or _cores(),
+            options.shards,
+            mapping=_pairs(options.map.split(","), "--map"),
+            splits=_pairs(options.split, "--split"),
+            name=options.name,
+            labels=labels_of(options),
+            ids=options.ids,
+            processes=options.processes or _cores(),
             progress=progress,
-        )  # fmt: skip
+        )
     print_ignored(info.ignored)
     print_labels(info)
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())

@@ -76,14 +76,19 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     (b"\xff\xff\xff\xff", Kind("an Arrow stream", "write it with `pyarrow.ipc.new_file`, or as Parquet")),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Kind("an Excel or other Office file", _OFFICE)),
     (b"SQLite format 3\0", Kind("an SQLite database", _OFFICE)),
-    (b"\xff\xfe", _UTF16), (b"\xfe\xff", _UTF16),
+    (b"\xff\xfe", _UTF16),
+    (b"\xfe\xff", _UTF16),
     (b"version https://git-lfs", _LFS),
     (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", _TORCH_OLD),
     (b"\x1aE\xdf\xa3", Kind("a Matroska or WebM video", _MEDIA)),
     (b"fLaC", Kind("a FLAC sound file", _MEDIA)),
     (b"OggS", Kind("an Ogg file", _MEDIA)),
-    (b"ID3", _MP3), (b"\xff\xfb", _MP3), (b"\xff\xf3", _MP3), (b"\xff\xf2", _MP3),
-    (b"\xff\xf1", _AAC), (b"\xff\xf9", _AAC),
+    (b"ID3", _MP3),
+    (b"\xff\xfb", _MP3),
+    (b"\xff\xf3", _MP3),
+    (b"\xff\xf2", _MP3),
+    (b"\xff\xf1", _AAC),
+    (b"\xff\xf9", _AAC),
     (b"FORM", Kind("an AIFF sound file", _MEDIA)),
     (b"FLV\x01", Kind("a Flash video (FLV)", _MEDIA)),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("a Windows Media file", _MEDIA)),
@@ -92,8 +97,11 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     (b"\xff\xd8\xff", Kind("a JPEG picture", _MEDIA)),
     (b"\x89PNG\r\n\x1a\n", Kind("a PNG picture", _MEDIA)),
     (b"%PDF-", Kind("a PDF document", "give a feature file")),
-    (b"\x80\x02", PICKLE), (b"\x80\x03", PICKLE), (b"\x80\x04", PICKLE), (b"\x80\x05", PICKLE),
-)  # fmt: skip
+    (b"\x80\x02", PICKLE),
+    (b"\x80\x03", PICKLE),
+    (b"\x80\x04", PICKLE),
+    (b"\x80\x05", PICKLE),
+)
 _RIFF = {b"WAVE": "a WAV sound file", b"AVI ": "an AVI video", b"WEBP": "a WebP picture"}
 
 

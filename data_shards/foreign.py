@@ -31,8 +31,11 @@ from data_shards.writer import builder
 OWN_MAP = {
     **{modality: f"{modality}.npy" for modality in MODALITIES},
     **{f"{modality}_length": f"json:lengths.{modality}" for modality in MODALITIES},
-    "label": "json:label", "id": "json:id", "raw_text": "json:raw_text", "class": "json:class",
-}  # fmt: skip
+    "label": "json:label",
+    "id": "json:id",
+    "raw_text": "json:raw_text",
+    "class": "json:class",
+}
 _REQUIRED = (*MODALITIES, "label")
 
 
@@ -75,8 +78,10 @@ def index_tars(
         try:
             with ordered(
                 lambda task: scan(folder / tars[task][1], tars[task][0], chosen, labels or Labels()),
-                len(tars), processes=processes, close=output.inherited,
-            ) as results:  # fmt: skip
+                len(tars),
+                processes=processes,
+                close=output.inherited,
+            ) as results:
                 facts, shards = _take(zip(tars, results, strict=True), ids, collector, index, progress)
             if mapping and mapping.get("class") and not facts.num_classes:
                 raise ValueError(f"no sample under {root} has the class label {mapping['class']}; leave class out")
@@ -91,9 +96,12 @@ def index_tars(
 
 
 def _take(
-    scanned: Iterable[tuple[tuple[str, str], ShardRows]], ids: Ids, collector: Collector, index: IndexWriter,
+    scanned: Iterable[tuple[tuple[str, str], ShardRows]],
+    ids: Ids,
+    collector: Collector,
+    index: IndexWriter,
     progress: Callable[[int, int], None] | None,
-) -> tuple[ShardRows, list[ShardInfo]]:  # fmt: skip
+) -> tuple[ShardRows, list[ShardInfo]]:
     """Write the rows of all tars into the index; what they have in common, and the tars."""
     facts, shards, before = ShardRows(""), [], dict.fromkeys(SPLITS, 0)
     for number, ((split, relative), rows) in enumerate(scanned):
@@ -191,6 +199,11 @@ def _describe(
     generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
     statistics = describe_all(rows.moments, facts["dims"])
     return DatasetInfo(
-        **facts, **meaning, classes=rows.num_classes, statistics=statistics, shards=tuple(shards),
-        generation=generation, builder=builder(),
-    )  # fmt: skip
+        **facts,
+        **meaning,
+        classes=rows.num_classes,
+        statistics=statistics,
+        shards=tuple(shards),
+        generation=generation,
+        builder=builder(),
+    )

@@ -73,8 +73,12 @@ class IdCheck:
         if self.across:
             _log.warning(
                 "warning: %s: %d pairs of samples in two splits have one id, the first is %s: if they are the same "
-                "clips, a model is tested on what it was trained on; %s", self.name, self.across, self._pair, REPAIR,
-            )  # fmt: skip
+                "clips, a model is tested on what it was trained on; %s",
+                self.name,
+                self.across,
+                self._pair,
+                REPAIR,
+            )
 
     def _report(self, name: str, former: int, later: int) -> None:
         there, here = self._place(former), self._place(later)

@@ -48,9 +48,11 @@ class LabelFacts:
         longest = max(len(self.classes), len(other.classes))
         padded = ((*facts.classes, *[0] * (longest - len(facts.classes))) for facts in (self, other))
         return LabelFacts(
-            min=min(lows, default=None), max=max(highs, default=None), whole=self.whole and other.whole,
+            min=min(lows, default=None),
+            max=max(highs, default=None),
+            whole=self.whole and other.whole,
             classes=tuple(map(sum, zip(*padded, strict=True))),
-        )  # fmt: skip
+        )
 
     @property
     def occurring(self) -> list[int]:
@@ -71,9 +73,11 @@ class LabelFacts:
         known = values[~np.isnan(values)]
         numbers = np.asarray(classes, dtype=np.int64)
         return cls(
-            min=float(known.min()) if len(known) else None, max=float(known.max()) if len(known) else None,
-            whole=bool((known == np.floor(known)).all()), classes=tuple(np.bincount(numbers).tolist()),
-        )  # fmt: skip
+            min=float(known.min()) if len(known) else None,
+            max=float(known.max()) if len(known) else None,
+            whole=bool((known == np.floor(known)).all()),
+            classes=tuple(np.bincount(numbers).tolist()),
+        )
 
     @classmethod
     def of_rows(cls, rows: NDArray[Any]) -> "LabelFacts":

@@ -16,18 +16,23 @@ def add_meaning(parser: argparse.ArgumentParser) -> None:
     )
     kinds = group.add_mutually_exclusive_group()
     kinds.add_argument(
-        "--label-scale", type=float, metavar="FACTOR",
+        "--label-scale",
+        type=float,
+        metavar="FACTOR",
         help="multiply sentiments: by 3 for CH-SIMS, whose labels lie in [-1, 1]; by 1: they are right as they are",
-    )  # fmt: skip
+    )
     kinds.add_argument(
-        "--classes", action="store_true",
+        "--classes",
+        action="store_true",
         help="labels are class numbers from 0, without a sentiment; train with model.task=N data.classes=stored",
-    )  # fmt: skip
+    )
     kinds.add_argument("--binary", action="store_true", help="the same for labels that are 0 and 1 only")
     group.add_argument(
-        "--ids", choices=("keep", "number"), default="keep",
+        "--ids",
+        choices=("keep", "number"),
+        default="keep",
         help="number: make ids unique, as ID#SPLITNUMBER (default: keep; ids that repeat in a split are refused)",
-    )  # fmt: skip
+    )
 
 
 def labels_of(options: argparse.Namespace) -> "Labels":

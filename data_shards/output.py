@@ -90,9 +90,7 @@ class _RemoteOutput(Output):
 
 
 @contextmanager
-def open_output(
-    given: Where, *, keep: Collection[str] = (), remote: RemoteOptions | None = None
-) -> Iterator[Output]:
+def open_output(given: Where, *, keep: Collection[str] = (), remote: RemoteOptions | None = None) -> Iterator[Output]:
     """Begin a build at a directory or URL. What is there stays as it is unless the build publishes.
 
     Args:

@@ -1,8 +1,8 @@
 """Where a set of shards is: a directory or a URL, one type for every command, which tells no secret.
 
-    place = to_place("s3://bucket/mosi")    # or "shards", "file:///data/shards", Path("shards")
-    f"{place}"                              # for messages, logs and records: without user-info and query
-    place.address                           # in full, for whoever opens it
+place = to_place("s3://bucket/mosi")    # or "shards", "file:///data/shards", Path("shards")
+f"{place}"                              # for messages, logs and records: without user-info and query
+place.address                           # in full, for whoever opens it
 """
 
 import argparse

@@ -169,9 +169,13 @@ def _is_dying(holder: dict[str, str]) -> bool:
 def _claim(handle: int, group: str) -> dict[str, str]:
     """Write down who we are."""
     claim = {
-        "host": socket.gethostname(), "process": str(os.getpid()), "boot": _boot(), "token": uuid.uuid4().hex,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "group": group,
-    }  # fmt: skip
+        "host": socket.gethostname(),
+        "process": str(os.getpid()),
+        "boot": _boot(),
+        "token": uuid.uuid4().hex,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "group": group,
+    }
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(claim).encode(), 0)
     os.fsync(handle)
@@ -187,9 +191,10 @@ def _stays(path: Path, claim: dict[str, str]) -> bool:
 def _is_dead(path: Path, holder: dict[str, str]) -> bool:
     """Watch a lease that no lock of ours vouches for; whether it stops moving."""
     print(
-        f"waiting {LEASE_SECONDS:.0f} s to see whether {_who(holder)} still writes to {path.parent}", file=sys.stderr,
+        f"waiting {LEASE_SECONDS:.0f} s to see whether {_who(holder)} still writes to {path.parent}",
+        file=sys.stderr,
         flush=True,
-    )  # fmt: skip
+    )
     before, end = _mark(path), time.monotonic() + LEASE_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, LEASE_SECONDS / 4))
@@ -242,4 +247,3 @@ def _boot() -> str:
         return _BOOT.read_text().strip()
     except OSError:
         return socket.gethostname()
-

@@ -1,6 +1,6 @@
 """DMD, Decoupled Multimodal Distilling for Emotion Recognition: model, losses, kernels, training, metrics.
 
-    model = dmd.load("exported")        # what `dmd export` wrote, or the directory of a run
+model = dmd.load("exported")        # what `dmd export` wrote, or the directory of a run
 """
 
 from typing import TYPE_CHECKING

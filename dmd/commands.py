@@ -31,9 +31,10 @@ def split_option(name: str) -> str:
 def evaluate(argv: list[str]) -> int:
     """Print all metrics of a trained run on a split, for each of the eight heads."""
     parser = argparse.ArgumentParser(
-        prog="dmd evaluate", description="Evaluate the best checkpoint of a run. Acc and F1 are printed in per cent; "
+        prog="dmd evaluate",
+        description="Evaluate the best checkpoint of a run. Acc and F1 are printed in per cent; "
         "--json writes them as shares in [0, 1].",
-    )  # fmt: skip
+    )
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
@@ -96,9 +97,11 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("inputs", type=place_option, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet or .csv file")
     parser.add_argument(
-        "--split", action="append", type=split_option,
+        "--split",
+        action="append",
+        type=split_option,
         help=f"{SPLIT_HELP}; may be repeated; a file without splits is taken whole, and with --id all splits are",
-    )  # fmt: skip
+    )
     parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
     options = parser.parse_args(argv)
 

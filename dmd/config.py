@@ -128,9 +128,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least = {
-            "epochs": 1, "ghost_batch_size": 2, "ghost_batches_per_step": 1, "plateau_patience": 0, "early_stop": 1,
-            "save_every": 0, "keep_checkpoints": 2, "log_every": 1, "seed": 0, "nonfinite_limit": 0,
-        }  # fmt: skip
+            "epochs": 1,
+            "ghost_batch_size": 2,
+            "ghost_batches_per_step": 1,
+            "plateau_patience": 0,
+            "early_stop": 1,
+            "save_every": 0,
+            "keep_checkpoints": 2,
+            "log_every": 1,
+            "seed": 0,
+            "nonfinite_limit": 0,
+        }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {least}")

@@ -14,9 +14,11 @@ from dmd.errors import first_line
 
 
 def check_declared(
-    build: Callable[[], nn.Module], weights: Mapping[str, Tensor], config: Mapping[str, Any],
+    build: Callable[[], nn.Module],
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
     text_encoder: Mapping[str, Any] | None,
-) -> None:  # fmt: skip
+) -> None:
     """Refuse a network whose tensors are not the given ones.
 
     Args:

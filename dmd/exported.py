@@ -65,9 +65,7 @@ def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     snapshot = best_checkpoint(run)
     state = snapshot.state
     source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
-    card = ModelCard(
-        config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source
-    )
+    card = ModelCard(config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source)
     return card, snapshot.model
 
 
@@ -135,8 +133,16 @@ def _read_export(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
         if version != FORMAT:
             raise ValueError(f"{path} has export format {version}, this program reads {FORMAT}; export the run again")
         card, weights = ModelCard(**content), safetensors.torch.load_file(path / WEIGHTS)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError, OSError,
-            SafetensorError) as error:  # fmt: skip
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        SafetensorError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no whole export ({reason}); export the run again") from error
     return card, weights

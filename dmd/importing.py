@@ -114,9 +114,12 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
     network.load_state_dict(report.state)
     modules = Modules(network, Objective(config.objective, config.model))
     about = {
-        "name": NAME, "generation": NAME, "text_kind": "features" if settings is None else "tokens",
-        "dims": dims if settings is None else {**dims, "text": 0}, "lengths": lengths,
-    }  # fmt: skip
+        "name": NAME,
+        "generation": NAME,
+        "text_kind": "features" if settings is None else "tokens",
+        "dims": dims if settings is None else {**dims, "text": 0},
+        "lengths": lengths,
+    }
     origin = {"published": str(path), **({"data": str(data.absolute())} if data else {})}
     _write(run, modules, config, about, settings, origin)
     drawn = [name for name in modules.state_dict() if not name.startswith("dmd.")]
@@ -133,9 +136,15 @@ def _write(
 ) -> None:
     """One checkpoint at step 0 and run.json."""
     state = {
-        "version": VERSION, "cursor": {"epoch": 0, "step": 0}, "config": config_to_dict(config), "data": about,
-        "schedule": {"best_step": -1}, "best_step": None, "text_encoder": text_encoder, "versions": versions(),
-    }  # fmt: skip
+        "version": VERSION,
+        "cursor": {"epoch": 0, "step": 0},
+        "config": config_to_dict(config),
+        "data": about,
+        "schedule": {"best_step": -1},
+        "best_step": None,
+        "text_encoder": text_encoder,
+        "versions": versions(),
+    }
     weights = {name: tensor.detach().contiguous() for name, tensor in modules.state_dict().items()}
     snapshot = Snapshot(step=0, model=weights, optimizer={}, state=state)
     run.mkdir(parents=True)

@@ -19,10 +19,20 @@ ROUNDING = 2e-6
 """Values whose range is at most this part of the largest are constant, but for the rounding of a float32 network."""
 CLASS_METRICS = ("acc", "f1_weighted", "f1_macro", "cross_entropy")
 METRIC_TITLES = {
-    "mae": "MAE", "corr": "Corr", "acc7": "Acc7", "acc5": "Acc5", "acc3": "Acc3", "acc2_has0": "Acc2 Has0",
-    "f1_has0": "F1 Has0", "acc2_non0": "Acc2 Non0", "f1_non0": "F1 Non0",
-    "acc": "Acc", "f1_weighted": "F1 weighted", "f1_macro": "F1 macro", "cross_entropy": "CE",
-}  # fmt: skip
+    "mae": "MAE",
+    "corr": "Corr",
+    "acc7": "Acc7",
+    "acc5": "Acc5",
+    "acc3": "Acc3",
+    "acc2_has0": "Acc2 Has0",
+    "f1_has0": "F1 Has0",
+    "acc2_non0": "Acc2 Non0",
+    "f1_non0": "F1 Non0",
+    "acc": "Acc",
+    "f1_weighted": "F1 weighted",
+    "f1_macro": "F1 macro",
+    "cross_entropy": "CE",
+}
 """What tables call the metrics, in their order: those of a regression, then `CLASS_METRICS`, those of a classifier."""
 
 SHARES = frozenset(METRIC_TITLES) - {"mae", "corr", "cross_entropy"}

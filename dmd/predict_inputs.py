@@ -152,10 +152,12 @@ def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Sampl
                 batch = reader.read(split, rows)
                 known = batch["class" if config.data.classes == "stored" else "label"]
                 yield Samples(
-                    split=split, ids=reader.index.ids(split, rows), texts=reader.raw_texts(split, rows),
+                    split=split,
+                    ids=reader.index.ids(split, rows),
+                    texts=reader.raw_texts(split, rows),
                     labels=_targets(known, config),
                     arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES},
-                )  # fmt: skip
+                )
 
 
 def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Samples]:
@@ -202,9 +204,12 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Ite
     for begin in range(0, count, BATCH_SIZE):
         part = slice(begin, begin + BATCH_SIZE)
         yield Samples(
-            split=split, ids=ids[part], texts=texts[part], labels=labels[part],
+            split=split,
+            ids=ids[part],
+            texts=texts[part],
+            labels=labels[part],
             arrays={m: array[part] for m, array in arrays.items()},
-        )  # fmt: skip
+        )
 
 
 def _labels(fields: Fields, count: int, card: ModelCard, where: str) -> NDArray[np.float64]:

@@ -26,11 +26,16 @@ def schema(task: Task) -> pa.Schema:
     """
     kind = pa.float32() if task == "regression" else pa.int64()
     probabilities = [] if task == "regression" else [f"probability_{number}" for number in range(task)]
-    return pa.schema([
-        *((name, pa.string()) for name in ("split", "id", "text")), ("label", pa.float64()), ("prediction", kind),
-        *((name, pa.float32()) for name in probabilities), *((head, kind) for head in HEADS[1:]),
-        *((name, pa.float32()) for name in EDGE_COLUMNS),
-    ])  # fmt: skip
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("split", "id", "text")),
+            ("label", pa.float64()),
+            ("prediction", kind),
+            *((name, pa.float32()) for name in probabilities),
+            *((head, kind) for head in HEADS[1:]),
+            *((name, pa.float32()) for name in EDGE_COLUMNS),
+        ]
+    )
 
 
 def predictions(model: Predictor, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
@@ -45,11 +50,13 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
     classifies = fused.ndim > 1
     heads = {head: logits.argmax(-1) if classifies else logits for head, logits in prediction.heads.items()}
     columns = {
-        "split": pa.array([samples.split] * len(samples.ids)), "id": pa.array(samples.ids),
-        "text": pa.array(samples.texts), "label": pa.array(samples.labels, from_pandas=True),
+        "split": pa.array([samples.split] * len(samples.ids)),
+        "id": pa.array(samples.ids),
+        "text": pa.array(samples.texts),
+        "label": pa.array(samples.labels, from_pandas=True),
         "prediction": pa.array(heads["fused"].numpy()),
         **{head: pa.array(heads[head].numpy()) for head in HEADS[1:]},
-    }  # fmt: skip
+    }
     if classifies:
         for number, column in enumerate(prediction.probabilities.T.contiguous()):
             columns[f"probability_{number}"] = pa.array(column.numpy())

@@ -1,10 +1,10 @@
 """A trained DMD that predicts: network, GD-Units and what they were trained with; needs neither DeepSpeed nor Ray.
 
-    import dmd
-    model = dmd.load("exported")                       # or the directory of a run
-    result = model.predict(text=text, audio=audio, vision=vision)
-    result.sentiment                                   # [N], in [-3, 3]; of a classifier: classes, probabilities
-    result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
+import dmd
+model = dmd.load("exported")                       # or the directory of a run
+result = model.predict(text=text, audio=audio, vision=vision)
+result.sentiment                                   # [N], in [-3, 3]; of a classifier: classes, probabilities
+result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
 """
 
 import warnings
@@ -142,9 +142,7 @@ class Predictor:
     def _build(self) -> Modules:
         card, frozen = self.card, self.config.text.frozen
         encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
-        network = DMD(
-            self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused
-        )
+        network = DMD(self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused)
         return Modules(network, Objective(self.config.objective, self.config.model))
 
     @torch.inference_mode()

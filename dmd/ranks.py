@@ -29,10 +29,13 @@ def run_ranks(arguments: list[str], ranks: int) -> int:
         processes = []
         for rank in range(ranks):
             with (folder / f"errors{rank}").open("wb") as errors:
-                processes.append(subprocess.Popen(
-                    [sys.executable, "-m", "dmd.cli", *arguments], env={**common, "RANK": str(rank)},
-                    stderr=None if rank == 0 else errors,
-                ))  # fmt: skip
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "dmd.cli", *arguments],
+                        env={**common, "RANK": str(rank)},
+                        stderr=None if rank == 0 else errors,
+                    )
+                )
         try:
             failed = _first_failure(processes)
             if failed:

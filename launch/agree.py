@@ -202,9 +202,11 @@ def _by_value(name: str, reports: list[Report]) -> str:
 def _raise_difference(reports: list[Report]) -> None:
     refusals = {report.refusal for report in reports}
     first = next((report for report in reports if report.refusal is not None), None)
-    if first is not None and any(report.storage for report in reports) and all(
-        report.storage or report.refusal is None for report in reports
-    ):  # fmt: skip
+    if (
+        first is not None
+        and any(report.storage for report in reports)
+        and all(report.storage or report.refusal is None for report in reports)
+    ):
         raise StorageFailed(explain(reports))
     if first is not None and len(refusals) == 1:
         raise ValueError(first.refusal)

@@ -16,10 +16,12 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
     parser.add_argument("--run", required=True, type=Path, metavar="RUN", help="directory of the run: all it writes")
     parser.add_argument(
-        "--resume", default="auto", metavar="auto|never|STEP",
+        "--resume",
+        default="auto",
+        metavar="auto|never|STEP",
         help="auto (default): from the newest valid checkpoint, if there is one; never: refuse a run directory with "
         "checkpoints; STEP: from that one, giving up later ones",
-    )  # fmt: skip
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values, such as train.seed=7")
     return parser
 

@@ -48,9 +48,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     several = parser.add_argument_group("several hosts", "a hostfile has one `NAME slots=RANKS` per line, rank 0 first")
     several.add_argument("--hosts", type=Path, metavar="HOSTFILE", help="start the ranks of all hosts through ssh")
     several.add_argument(
-        "--host-rank", type=int, metavar="N",
+        "--host-rank",
+        type=int,
+        metavar="N",
         help="start the ranks of this host alone, the N-th of the hostfile from 0: one such command per host, no ssh",
-    )  # fmt: skip
+    )
     several.add_argument("--port", type=int, help="TCP port on rank 0's host (default: 29500; one host: a free one)")
     several.add_argument("--ssh-port", type=int, help="where sshd listens (default: as ssh says)")
     return parser.parse_intermixed_args(argv)

@@ -105,8 +105,11 @@ def network(address: str, port: int) -> Iterator[Finding]:
     except ValueError as error:
         yield Finding("interface", str(error), ok=False)
         return
-    chosen = {variable: os.environ[variable] for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-              if variable in os.environ}  # fmt: skip
+    chosen = {
+        variable: os.environ[variable]
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        if variable in os.environ
+    }
     told = ", ".join(f"{key}={value}" for key, value in chosen.items()) or "the way to rank 0's host"
     taken = next(iter(chosen.values()), name)
     yield Finding("collectives", f"take {taken} ({told}; this host is {own} towards {address})", ok=True)

@@ -68,9 +68,14 @@ class DeepSpeedEngine:
     """
 
     def __init__(
-        self, system: TrainingSystem, config: Config, plan: EpochPlan, device: torch.device, *,
+        self,
+        system: TrainingSystem,
+        config: Config,
+        plan: EpochPlan,
+        device: torch.device,
+        *,
         fused_adam: bool | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.system = system
         self.device = device
         self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
@@ -170,8 +175,9 @@ class DeepSpeedEngine:
         for group in self.optimizer.param_groups:
             for flat in group["params"]:
                 self.optimizer.state[flat] = {
-                    "step": self._step_count(state), **{key: torch.zeros_like(flat) for key in STATE_KEYS}
-                }  # fmt: skip
+                    "step": self._step_count(state),
+                    **{key: torch.zeros_like(flat) for key in STATE_KEYS},
+                }
         self._link_partitions()
         for name, parameter in self._parameters.items():
             for key in STATE_KEYS:

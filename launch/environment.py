@@ -6,11 +6,26 @@ from collections.abc import Mapping, MutableMapping
 import psutil
 
 FORWARDED = (
-    "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "DMD_AUDIT", "DMD_FAULT",
-    "DS_ACCELERATOR", "GLOO_", "HF_", "LD_LIBRARY_PATH", "NCCL_", "OMP_NUM_THREADS", "PATH", "PYTHON",
-    "TOKENIZERS_PARALLELISM", "TORCH_", "TRITON_",
-    "MLFLOW", "MV2", "UCX",
-)  # fmt: skip
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "DMD_AUDIT",
+    "DMD_FAULT",
+    "DS_ACCELERATOR",
+    "GLOO_",
+    "HF_",
+    "LD_LIBRARY_PATH",
+    "NCCL_",
+    "OMP_NUM_THREADS",
+    "PATH",
+    "PYTHON",
+    "TOKENIZERS_PARALLELISM",
+    "TORCH_",
+    "TRITON_",
+    "MLFLOW",
+    "MV2",
+    "UCX",
+)
 """Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts; the last three are those that
 DeepSpeed carries by itself."""
 

@@ -23,9 +23,16 @@ from launch.setup import build_system, keep_freed_memory, open_shards, plan_trai
 
 
 def make_training(
-    config: Config, data: Where, run: Path, *, device: torch.device, resume: Resume = "auto",
-    stop_requested: Callable[[], bool] = lambda: False, on_epoch: Callable[[EpochReport], None] = lambda report: None,
-    heartbeat: Callable[[], None] = lambda: None, group: str = "",
+    config: Config,
+    data: Where,
+    run: Path,
+    *,
+    device: torch.device,
+    resume: Resume = "auto",
+    stop_requested: Callable[[], bool] = lambda: False,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    heartbeat: Callable[[], None] = lambda: None,
+    group: str = "",
 ) -> Training:
     """Build a rank's part of a training; `launch.engine.join_process_group` has been called. See `Training`.
 
@@ -48,9 +55,17 @@ def make_training(
         plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
         engine = DeepSpeedEngine(system, config, plan, device)
         return Training(
-            engine, config, reader, run, text_encoder=text_encoder, resume=resume, stop_requested=stop_requested,
-            on_epoch=on_epoch, heartbeat=heartbeat, lease=directory.lease,
-        )  # fmt: skip
+            engine,
+            config,
+            reader,
+            run,
+            text_encoder=text_encoder,
+            resume=resume,
+            stop_requested=stop_requested,
+            on_epoch=on_epoch,
+            heartbeat=heartbeat,
+            lease=directory.lease,
+        )
     except BaseException:
         directory.leave()
         raise
@@ -64,7 +79,11 @@ def _prepare(
     plan = plan_training(config, reader, run, dist.get_world_size())
     system, encoder = build_system(config, reader.index.info, device)
     facts = facts_of(
-        config=config, info=reader.index.info, plan=plan, resume=str(resume), precision=system.execution.precision,
+        config=config,
+        info=reader.index.info,
+        plan=plan,
+        resume=str(resume),
+        precision=system.execution.precision,
         encoder=encoder,
-    )  # fmt: skip
+    )
     return (reader, system, encoder), facts

@@ -20,9 +20,10 @@ from dmd.data.plan import EpochPlan
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
 SMALL = ["model.dim=8", "model.heads=2", "model.levels=1"]
-NO_DROPOUT = [f"model.{name}=0" for name in (
-    "text_dropout", "attn_dropout", "attn_dropout_audio", "embed_dropout", "output_dropout"
-)]  # fmt: skip
+NO_DROPOUT = [
+    f"model.{name}=0"
+    for name in ("text_dropout", "attn_dropout", "attn_dropout_audio", "embed_dropout", "output_dropout")
+]
 
 
 def done(*arguments: str | Path) -> str:
@@ -56,8 +57,20 @@ def runs(shards, tmp_path_factory) -> dict[str, Path]:
     """
     folder = tmp_path_factory.mktemp("runs")
     for name, ranks, more in (("one", 1, []), ("two", 2, []), ("zero1", 2, ["train.zero_stage=1"])):
-        done("train", "--data", shards, "--run", folder / name, "--ranks", str(ranks), "train.max_steps=8",
-             "train.early_stop=99", *SMALL, *NO_DROPOUT, *more)  # fmt: skip
+        done(
+            "train",
+            "--data",
+            shards,
+            "--run",
+            folder / name,
+            "--ranks",
+            str(ranks),
+            "train.max_steps=8",
+            "train.early_stop=99",
+            *SMALL,
+            *NO_DROPOUT,
+            *more,
+        )
     return {name: folder / name for name in ("one", "two", "zero1")}
 
 
@@ -97,8 +110,13 @@ def test_a_two_rank_epoch_consumes_every_sample_once(samples, tmp_path):
         consumed: list[str] = []
         per_step: list[list[int]] = [[], []]
         for rank in range(2):
-            plan = EpochPlan(num_samples=total, ghost_batch_size=16, ghost_batches_per_step=5,
-                             ghost_batches_per_forward=2, num_ranks=2)  # fmt: skip
+            plan = EpochPlan(
+                num_samples=total,
+                ghost_batch_size=16,
+                ghost_batches_per_step=5,
+                ghost_batches_per_forward=2,
+                num_ranks=2,
+            )
             config = DataConfig(workers=rank)
             for batches in training_steps(reader, plan, config, seed=3, rank=rank, epoch=1):
                 rows = np.concatenate([batch.rows[batch.rows >= 0] for batch in batches])
@@ -142,6 +160,10 @@ def test_train_refuses_other_data_and_missing_splits(shards, runs, tmp_path, cap
     refused(capsys, ("evaluate", runs["one"], "--data", tmp_path / "gone"), "gone")
     shard(tmp_path / "tokens", "--samples", "50", "--text-kind", "tokens")
     refused(capsys, ("evaluate", runs["one"], "--data", tmp_path / "tokens"), "text_kind")
-    refused(capsys, ("train", "--data", tmp_path / "tokens", "--run", tmp_path / "r", "text.encoder=/nowhere"),
-            "'/nowhere'", "text.encoder=PATH")  # fmt: skip
+    refused(
+        capsys,
+        ("train", "--data", tmp_path / "tokens", "--run", tmp_path / "r", "text.encoder=/nowhere"),
+        "'/nowhere'",
+        "text.encoder=PATH",
+    )
     assert not (tmp_path / "r").exists()

@@ -28,10 +28,17 @@ def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
     (programs / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (programs / "python3").chmod(0o755)
     given = {
-        **os.environ, "DEVICE": "cpu", "OUT": str(folder / "out"), "SCRATCH": str(folder / "scratch"),
-        "SITE": str(folder / "site"), "WHEELS": str(folder / "no wheels"), "PATH": f"{programs}:{os.environ['PATH']}",
-        "VISIT_OF": str(folder), "OMP_NUM_THREADS": "1", **environment,
-    }  # fmt: skip
+        **os.environ,
+        "DEVICE": "cpu",
+        "OUT": str(folder / "out"),
+        "SCRATCH": str(folder / "scratch"),
+        "SITE": str(folder / "site"),
+        "WHEELS": str(folder / "no wheels"),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "VISIT_OF": str(folder),
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
     command = ["sh", str(ROOT / "benchmarks" / "gpu_visit.sh")]
     return subprocess.Popen(command, env=given, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -147,10 +154,12 @@ def test_a_file_that_goes_away_while_it_is_packed_costs_no_other(tmp_path, monke
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"STAGES": "smoke tets"}, "STAGES has 'tets'"), ({"DEVICE": "gpu"}, "DEVICE is 'gpu'"),
-        ({"LIMITS": "smoke"}, "LIMITS has 'smoke'"), ({"LIMITS": "smok=3"}, "LIMITS has 'smok=3'"),
+        ({"STAGES": "smoke tets"}, "STAGES has 'tets'"),
+        ({"DEVICE": "gpu"}, "DEVICE is 'gpu'"),
+        ({"LIMITS": "smoke"}, "LIMITS has 'smoke'"),
+        ({"LIMITS": "smok=3"}, "LIMITS has 'smok=3'"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense(given, told):
     with pytest.raises(ValueError, match=told):
         settings_of(given)
@@ -193,8 +202,10 @@ def test_a_carried_cache_is_found_where_it_is_unpacked(tmp_path):
     assert unpack_cache(carried, here) == 1
     found = json.loads((here / "HASH" / "__grp__add.json").read_text())["child_paths"]
     assert {name: Path(path).read_text() for name, path in found.items()} == {
-        "add.cubin": "add.cubin of the kernel", "add.json": "add.json of the kernel", "add.ptx": "",
-    }  # fmt: skip
+        "add.cubin": "add.cubin of the kernel",
+        "add.json": "add.json of the kernel",
+        "add.ptx": "",
+    }
     assert all(Path(path).is_relative_to(here) for path in found.values())
     assert unpack_cache(tmp_path / "none.tar.xz", here / "none") == 0
 

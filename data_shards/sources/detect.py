@@ -57,9 +57,14 @@ def open_source(path: str | Path, options: SourceOptions) -> MmsaSource | MisaSo
     if kind == "table":
         return TableSource(path, text=options.text, **common)
     return MmsaSource(
-        path, text=options.text, others=dict(options.others), class_labels=options.class_labels,
-        classes=options.classes, opened=opened, **common,
-    )  # fmt: skip
+        path,
+        text=options.text,
+        others=dict(options.others),
+        class_labels=options.class_labels,
+        classes=options.classes,
+        opened=opened,
+        **common,
+    )
 
 
 def _kind(given: str | Path, chosen: Format) -> tuple[Format, Pickle | None]:

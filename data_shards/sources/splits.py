@@ -6,10 +6,19 @@ from typing import Any
 from data_shards.schema import SPLITS
 
 ALIASES = {
-    "train": "train", "training": "train", "trn": "train",
-    "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid", "devel": "valid", "development": "valid",
-    "test": "test", "testing": "test", "tst": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "trn": "train",
+    "valid": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "validation": "valid",
+    "devel": "valid",
+    "development": "valid",
+    "test": "test",
+    "testing": "test",
+    "tst": "test",
+}
 """What may be written for a split, in lower case -> the split."""
 KNOWN = ", ".join(SPLITS) + " (or val, dev, validation)"
 

@@ -18,9 +18,21 @@ _OPENINGS = ("", "i think", "i must say", "for me", "honestly", "well", "in my o
 _VERBS = ("was", "is", "felt", "seemed")
 _DEGREES = {"": 1.0, "really": 1.4, "very": 1.4, "somewhat": 0.6, "a bit": 0.5, "absolutely": 1.7}
 _OPINIONS = {
-    "terrible": -1.8, "awful": -1.6, "boring": -1.1, "weak": -0.8, "slow": -0.5, "predictable": -0.4,
-    "okay": 0.1, "fine": 0.3, "decent": 0.5, "good": 0.9, "funny": 1.0, "great": 1.4, "brilliant": 1.7, "perfect": 1.8,
-}  # fmt: skip
+    "terrible": -1.8,
+    "awful": -1.6,
+    "boring": -1.1,
+    "weak": -0.8,
+    "slow": -0.5,
+    "predictable": -0.4,
+    "okay": 0.1,
+    "fine": 0.3,
+    "decent": 0.5,
+    "good": 0.9,
+    "funny": 1.0,
+    "great": 1.4,
+    "brilliant": 1.7,
+    "perfect": 1.8,
+}
 _JOINTS = ("and", "but", "while")
 _SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 _TONE_SCALE, _STEP_NOISE = 0.9, 0.5

@@ -33,8 +33,12 @@ from data_shards.sources.room import check_room
 from data_shards.sources.splits import named_split
 
 TABLE_SUFFIXES: dict[str, Literal["parquet", "ipc"]] = {
-    ".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc", ".ipc": "ipc",
-}  # fmt: skip
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "ipc",
+    ".feather": "ipc",
+    ".ipc": "ipc",
+}
 _HINTS = {
     "id": "; without ids, number the samples with --ids number",
     "split": "; write it, or put the files in directories called split=train, split=valid and split=test",

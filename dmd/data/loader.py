@@ -71,10 +71,14 @@ def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequenc
     arrays = reader.read(split, filled.ravel())
     labels = arrays["class"].astype(np.float32) if classes else arrays["label"]
     return Batch(
-        text=torch.from_numpy(arrays["text"]), audio=torch.from_numpy(arrays["audio"]),
-        vision=torch.from_numpy(arrays["vision"]), labels=torch.from_numpy(labels).view(*rows.shape),
-        mask=torch.from_numpy(valid.astype(np.float32)), rows=torch.from_numpy(rows), ghosts=tuple(ghosts),
-    )  # fmt: skip
+        text=torch.from_numpy(arrays["text"]),
+        audio=torch.from_numpy(arrays["audio"]),
+        vision=torch.from_numpy(arrays["vision"]),
+        labels=torch.from_numpy(labels).view(*rows.shape),
+        mask=torch.from_numpy(valid.astype(np.float32)),
+        rows=torch.from_numpy(rows),
+        ghosts=tuple(ghosts),
+    )
 
 
 class _Training:
@@ -116,9 +120,13 @@ class _Training:
         """The order of a run of steps; empty beyond the epoch."""
         end = min((block + 1) * self._per_block, self.plan.num_samples)
         return epoch_order(
-            np.arange(block * self._per_block, end), seed=self.seed, epoch=epoch, num_samples=self.plan.num_samples,
-            shard_size=self.reader.index.shard_size("train"), window=self.window,
-        )  # fmt: skip
+            np.arange(block * self._per_block, end),
+            seed=self.seed,
+            epoch=epoch,
+            num_samples=self.plan.num_samples,
+            shard_size=self.reader.index.shard_size("train"),
+            window=self.window,
+        )
 
     def _fetch(self, epoch: int, block: int) -> None:
         """Bring the shards of later steps here while earlier ones run."""

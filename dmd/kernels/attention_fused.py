@@ -45,8 +45,22 @@ class AttentionLaunch:
         assert max(key.stride(0), query.stride(0), batch * self.heads * rows) * encoders < 2**31
         sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
         grid, numbers, constants = self._grid(query, key, "forward")
-        launch(forward, grid, query, key, value, out, sums, *self.tables, *_strides(query), *_strides(key),
-               *_strides(out), *numbers, self._factor(query) * LOG2_E, **constants)  # fmt: skip
+        launch(
+            forward,
+            grid,
+            query,
+            key,
+            value,
+            out,
+            sums,
+            *self.tables,
+            *_strides(query),
+            *_strides(key),
+            *_strides(out),
+            *numbers,
+            self._factor(query) * LOG2_E,
+            **constants,
+        )
         return sums
 
     def backward(self, kept: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> None:
@@ -58,11 +72,44 @@ class AttentionLaunch:
         common = (*_strides(query), *_strides(key), *_strides(out))
         factor = self._factor(query)
         grid, numbers, constants = self._grid(query, key, "backward_query")
-        launch(backward_query, grid, query, key, value, out, grad_out, sums, grad_q, *self.tables, *common,
-               *_strides(grad_q), *numbers, factor * LOG2_E, factor, **constants)  # fmt: skip
+        launch(
+            backward_query,
+            grid,
+            query,
+            key,
+            value,
+            out,
+            grad_out,
+            sums,
+            grad_q,
+            *self.tables,
+            *common,
+            *_strides(grad_q),
+            *numbers,
+            factor * LOG2_E,
+            factor,
+            **constants,
+        )
         grid, numbers, constants = self._grid(query, key, "backward_key")
-        launch(backward_key, grid, query, key, value, out, grad_out, sums, grad_k, grad_v, *self.tables, *common,
-               *_strides(grad_k), *numbers, factor * LOG2_E, factor, **constants)  # fmt: skip
+        launch(
+            backward_key,
+            grid,
+            query,
+            key,
+            value,
+            out,
+            grad_out,
+            sums,
+            grad_k,
+            grad_v,
+            *self.tables,
+            *common,
+            *_strides(grad_k),
+            *numbers,
+            factor * LOG2_E,
+            factor,
+            **constants,
+        )
 
     def _factor(self, query: Tensor) -> float:
         return (query.shape[-1] // self.heads) ** -0.5
@@ -75,10 +122,15 @@ class AttentionLaunch:
         head = dim // self.heads
         sizes = attention_sizes(head, rows, key.shape[2], half=query.dtype != torch.float32)
         constants: dict[str, int | bool | str] = {
-            "HEADS": self.heads, "GHOST": batch if self.ghosts is None else batch // self.ghosts,
-            "LAST": self.last_step, "DROP": self.dropping, "VALID": self.ranged, "HEAD": head,
-            "PRECISION": self.precision, **sizes,
-        }  # fmt: skip
+            "HEADS": self.heads,
+            "GHOST": batch if self.ghosts is None else batch // self.ghosts,
+            "LAST": self.last_step,
+            "DROP": self.dropping,
+            "VALID": self.ranged,
+            "HEAD": head,
+            "PRECISION": self.precision,
+            **sizes,
+        }
         over_keys = kernel == "backward_key"
         blocks = triton.cdiv(key.shape[2] if over_keys else rows, sizes["BLOCK_N" if over_keys else "BLOCK_M"])
         return (encoders * blocks * batch * self.heads,), (rows, encoders, blocks), constants
@@ -110,8 +162,16 @@ class FusedAttention(torch.autograd.Function):
     """Keeps query, key, value, the output and each row's log-sum (base 2) for backward."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
-                site: int | None, valid: Tensor | None) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: AttentionPlan,
+        noise: Noise | None,
+        site: int | None,
+        valid: Tensor | None,
+    ) -> Tensor:
         if value.stride() != key.stride():
             key, value = key.contiguous(), value.contiguous()
         dropping = noise is not None and site is not None

@@ -14,8 +14,16 @@ class PlainAttention(torch.autograd.Function):
     """Keeps the heads and what they gave for backward."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None,
-                site: int | None, valid: Tensor | None) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: AttentionPlan,
+        noise: Noise | None,
+        site: int | None,
+        valid: Tensor | None,
+    ) -> Tensor:
         pieces = PieceAttention(plan, noise, site, valid)
         batch, width = query.shape[1], query.shape[-1] // plan.heads
         ctx.chunks = list(chunks(plan, batch, pieces.unit(batch), batch))

@@ -92,9 +92,13 @@ def card_of(device: torch.device) -> Card | None:
 
 
 def choose_execution(
-    device: torch.device, *, kernels: KernelChoice = "auto", precision: PrecisionChoice = "auto", binding: bool = True,
+    device: torch.device,
+    *,
+    kernels: KernelChoice = "auto",
+    precision: PrecisionChoice = "auto",
+    binding: bool = True,
     card: Card | None = None,
-) -> Execution:  # fmt: skip
+) -> Execution:
     """How a model is to run on a device.
 
     Args:

@@ -27,9 +27,20 @@ def _weights(mask_ptr, ghost, samples, S: tl.constexpr):
 
 @triton.jit
 def _forward(
-    origin, private, shared, again, private_again, mask_ptr, parts, ghosts, samples, inner, epsilon, S: tl.constexpr,
+    origin,
+    private,
+    shared,
+    again,
+    private_again,
+    mask_ptr,
+    parts,
+    ghosts,
+    samples,
+    inner,
+    epsilon,
+    S: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # fmt: skip
+):
     ghost = tl.program_id(0) % ghosts
     block = tl.program_id(0) // ghosts
     s = tl.arange(0, S)
@@ -54,9 +65,25 @@ def _forward(
 
 @triton.jit
 def _backward(
-    origin, private, shared, again, private_again, mask_ptr, upstream, g_origin, g_private, g_shared, g_again,
-    g_private_again, ghosts, samples, inner, epsilon, S: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    origin,
+    private,
+    shared,
+    again,
+    private_again,
+    mask_ptr,
+    upstream,
+    g_origin,
+    g_private,
+    g_shared,
+    g_again,
+    g_private_again,
+    ghosts,
+    samples,
+    inner,
+    epsilon,
+    S: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     ghost = tl.program_id(0) % ghosts
     s = tl.arange(0, S)
     place = tl.program_id(0) // ghosts * BLOCK + tl.arange(0, BLOCK)
@@ -100,8 +127,19 @@ class FusedDecoupling(torch.autograd.Function):
         inner = features[0][0].numel()
         blocks = triton.cdiv(inner, BLOCK)
         parts = torch.empty(blocks, 3, ghosts, device=mask.device)
-        launch(_forward, (ghosts * blocks,), *features, mask, parts, ghosts, samples, inner, EPSILON,
-               S=triton.next_power_of_2(samples), BLOCK=BLOCK)  # fmt: skip
+        launch(
+            _forward,
+            (ghosts * blocks,),
+            *features,
+            mask,
+            parts,
+            ghosts,
+            samples,
+            inner,
+            EPSILON,
+            S=triton.next_power_of_2(samples),
+            BLOCK=BLOCK,
+        )
         ctx.save_for_backward(mask, *features)
         return parts.sum(0)
 
@@ -111,6 +149,18 @@ class FusedDecoupling(torch.autograd.Function):
         ghosts, samples = mask.shape
         inner = features[0][0].numel()
         grads = tuple(torch.empty_like(x) for x in features)
-        launch(_backward, (ghosts * triton.cdiv(inner, BLOCK),), *features, mask, gradients[0].contiguous(), *grads,
-               ghosts, samples, inner, EPSILON, S=triton.next_power_of_2(samples), BLOCK=BLOCK)  # fmt: skip
+        launch(
+            _backward,
+            (ghosts * triton.cdiv(inner, BLOCK),),
+            *features,
+            mask,
+            gradients[0].contiguous(),
+            *grads,
+            ghosts,
+            samples,
+            inner,
+            EPSILON,
+            S=triton.next_power_of_2(samples),
+            BLOCK=BLOCK,
+        )
         return None, *grads

@@ -16,9 +16,7 @@ BLOCK = 2048
 
 
 @triton.jit
-def _drop(
-    x_ptr, out_ptr, keys, count, batch, ghost, inner, cut_at, scale, BLOCK: tl.constexpr
-):  # fmt: skip
+def _drop(x_ptr, out_ptr, keys, count, batch, ghost, inner, cut_at, scale, BLOCK: tl.constexpr):
     """x [outer, batch, inner] flat; elements are numbered inside each ghost batch."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
@@ -38,8 +36,20 @@ def _launch(x: Tensor, keys: Tensor, batch_dim: int, ghost: int, rate: float) ->
     out = torch.empty_like(x)
     count, inner = x.numel(), math.prod(x.shape[batch_dim + 1 :])
     assert count < 2**31 - BLOCK
-    launch(_drop, (triton.cdiv(count, BLOCK),), x, out, keys, count, x.shape[batch_dim], ghost, inner, cut(rate),
-           keep_scale(rate), BLOCK=BLOCK)  # fmt: skip
+    launch(
+        _drop,
+        (triton.cdiv(count, BLOCK),),
+        x,
+        out,
+        keys,
+        count,
+        x.shape[batch_dim],
+        ghost,
+        inner,
+        cut(rate),
+        keep_scale(rate),
+        BLOCK=BLOCK,
+    )
     return out
 
 

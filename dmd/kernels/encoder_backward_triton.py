@@ -13,9 +13,18 @@ from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normal
 
 @triton.jit
 def _through_output(
-    grad, wo_ptr, grad_mixed_ptr, row_at, inside, e, channel, DIM: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    grad,
+    wo_ptr,
+    grad_mixed_ptr,
+    row_at,
+    inside,
+    e,
+    channel,
+    DIM: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Store the gradient of the attention's output, from that of the output projection's result [M, WIDTH]."""
     there = channel < DIM
     for begin in range(0, DIM, CHUNK):
@@ -30,12 +39,42 @@ def _through_output(
 
 @triton.jit
 def residual_mlp_backward(
-    grad_ptr, middle_ptr, grad_middle_ptr, grad_mixed_ptr, wo_ptr, gain_ptr, shift_ptr, w1_ptr, b1_ptr, w2_ptr, table,
-    res_keys, relu_keys, last_keys, g_e, g_b, g_t, m_e, m_b, m_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    LAST: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr, RES_SCALE: tl.constexpr,
-    RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    grad_ptr,
+    middle_ptr,
+    grad_middle_ptr,
+    grad_mixed_ptr,
+    wo_ptr,
+    gain_ptr,
+    shift_ptr,
+    w1_ptr,
+    b1_ptr,
+    w2_ptr,
+    table,
+    res_keys,
+    relu_keys,
+    last_keys,
+    g_e,
+    g_b,
+    g_t,
+    m_e,
+    m_b,
+    m_t,
+    batch,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LAST: tl.constexpr,
+    GHOST: tl.constexpr,
+    RES: tl.constexpr,
+    RES_CUT: tl.constexpr,
+    RES_SCALE: tl.constexpr,
+    RELU: tl.constexpr,
+    RELU_CUT: tl.constexpr,
+    RELU_SCALE: tl.constexpr,
+    M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Gradients of `middle` (through both of its uses) and of the attention's output."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -73,9 +112,21 @@ def residual_mlp_backward(
         hidden = product(branch, w2, PRECISION)
         if RELU:
             hidden *= keep_factor(
-                relu_keys, table, e, sample, step, unit_no, batch, inside, 0, LAST, 4 * DIM, GHOST, RELU_CUT,
+                relu_keys,
+                table,
+                e,
+                sample,
+                step,
+                unit_no,
+                batch,
+                inside,
+                0,
+                LAST,
+                4 * DIM,
+                GHOST,
+                RELU_CUT,
                 RELU_SCALE,
-            )  # fmt: skip
+            )
         hidden = tl.where(before > 0, hidden, 0.0)
         grad_y += product(hidden.to(DOT), w1, PRECISION)
     grad += normalised_backward(grad_y * gain[None, :], unit, inverse, DIM)
@@ -91,9 +142,20 @@ def residual_mlp_backward(
 
 @triton.jit
 def _through(
-    grad_y, grad_ptr, w_ptr, at, inside, e, channel, FIRST: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    grad_y,
+    grad_ptr,
+    w_ptr,
+    at,
+    inside,
+    e,
+    channel,
+    FIRST: tl.constexpr,
+    COLS: tl.constexpr,
+    DIM: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """grad_y plus the gradient through columns FIRST .. FIRST + COLS of the input projection."""
     there = channel < DIM
     for begin in range(0, COLS, CHUNK):
@@ -107,11 +169,43 @@ def _through(
 
 @triton.jit
 def project_backward(
-    q_ptr, kv_ptr, grad_middle_ptr, x_ptr, grad_ptr, w_ptr, gain_ptr, table, ranges, q_e, q_b, q_t, kv_e, kv_b, kv_t,
-    m_e, m_b, m_t, x_e, x_b, x_t, g_e, g_b, g_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
-    QUERY: tl.constexpr, KEY: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, M: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    q_ptr,
+    kv_ptr,
+    grad_middle_ptr,
+    x_ptr,
+    grad_ptr,
+    w_ptr,
+    gain_ptr,
+    table,
+    ranges,
+    q_e,
+    q_b,
+    q_t,
+    kv_e,
+    kv_b,
+    kv_t,
+    m_e,
+    m_b,
+    m_t,
+    x_e,
+    x_b,
+    x_t,
+    g_e,
+    g_b,
+    g_t,
+    batch,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIDE: tl.constexpr,
+    QUERY: tl.constexpr,
+    KEY: tl.constexpr,
+    LAST: tl.constexpr,
+    RANGED: tl.constexpr,
+    M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Gradient of the layer's input from those of queries (QUERY) and of keys and values (KEY).
 
     With QUERY the input goes through layer norm and the residual brings its own gradient. Without, it is a source that
@@ -143,9 +237,20 @@ def project_backward(
     if KEY:
         at = sample * kv_b + step * kv_t
         grad = _through(
-            grad, kv_ptr + e.to(tl.int64) * kv_e, w_ptr, at, inside, e, channel, DIM, 2 * DIM, DIM, CHUNK, DOT,
+            grad,
+            kv_ptr + e.to(tl.int64) * kv_e,
+            w_ptr,
+            at,
+            inside,
+            e,
+            channel,
+            DIM,
+            2 * DIM,
+            DIM,
+            CHUNK,
+            DOT,
             PRECISION,
-        )  # fmt: skip
+        )
     grad *= tl.load(gain_ptr + e * DIM + channel, there, 0.0)[None, :]
     if QUERY:
         x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]

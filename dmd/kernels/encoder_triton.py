@@ -14,11 +14,34 @@ from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normal
 
 @triton.jit
 def project(
-    x_ptr, out_ptr, w_ptr, bias_ptr, gain_ptr, shift_ptr, table, ranges, x_e, x_b, x_t, o_e, o_b, o_t, batch,
-    FIRST: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
-    LAST: tl.constexpr, RANGED: tl.constexpr, NORM: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    out_ptr,
+    w_ptr,
+    bias_ptr,
+    gain_ptr,
+    shift_ptr,
+    table,
+    ranges,
+    x_e,
+    x_b,
+    x_t,
+    o_e,
+    o_b,
+    o_t,
+    batch,
+    FIRST: tl.constexpr,
+    COLS: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIDE: tl.constexpr,
+    LAST: tl.constexpr,
+    RANGED: tl.constexpr,
+    NORM: tl.constexpr,
+    M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Layer norm (NORM; otherwise x is normalised) and columns FIRST .. FIRST + COLS of the input projection."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -49,12 +72,46 @@ def project(
 
 @triton.jit
 def residual_mlp(
-    mixed_ptr, x_ptr, middle_ptr, out_ptr, wo_ptr, bo_ptr, gain_ptr, shift_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, table,
-    ranges, res_keys, relu_keys, last_keys, x_e, x_b, x_t, m_e, m_b, m_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    LAST: tl.constexpr, RANGED: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr,
-    RES_SCALE: tl.constexpr, RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    mixed_ptr,
+    x_ptr,
+    middle_ptr,
+    out_ptr,
+    wo_ptr,
+    bo_ptr,
+    gain_ptr,
+    shift_ptr,
+    w1_ptr,
+    b1_ptr,
+    w2_ptr,
+    b2_ptr,
+    table,
+    ranges,
+    res_keys,
+    relu_keys,
+    last_keys,
+    x_e,
+    x_b,
+    x_t,
+    m_e,
+    m_b,
+    m_t,
+    batch,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LAST: tl.constexpr,
+    RANGED: tl.constexpr,
+    GHOST: tl.constexpr,
+    RES: tl.constexpr,
+    RES_CUT: tl.constexpr,
+    RES_SCALE: tl.constexpr,
+    RELU: tl.constexpr,
+    RELU_CUT: tl.constexpr,
+    RELU_SCALE: tl.constexpr,
+    M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """middle = x + dropout(out projection); out = middle + dropout(MLP(layer norm(middle)))."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -97,9 +154,21 @@ def residual_mlp(
         hidden = tl.maximum(hidden, 0.0)
         if RELU:
             hidden *= keep_factor(
-                relu_keys, table, e, sample, step, unit_no, batch, inside, 0, LAST, 4 * DIM, GHOST, RELU_CUT,
+                relu_keys,
+                table,
+                e,
+                sample,
+                step,
+                unit_no,
+                batch,
+                inside,
+                0,
+                LAST,
+                4 * DIM,
+                GHOST,
+                RELU_CUT,
                 RELU_SCALE,
-            )  # fmt: skip
+            )
         w2_at = w2_ptr + (e * DIM + channel)[None, :] * (4 * DIM) + unit_no[:, None]
         w2 = tl.load(w2_at, real[:, None] & there[None, :], 0.0).to(DOT)
         branch += product(hidden.to(DOT), w2, PRECISION)

@@ -15,11 +15,37 @@ from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normal
 
 @triton.jit
 def _outer(
-    a_ptr, b_ptr, col, table, ranges, keys, a_b, a_t, b_b, b_t, e, batch, split, splits, COLS: tl.constexpr,
-    SIDE: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, WHOLE: tl.constexpr, NORM: tl.constexpr,
-    DROP: tl.constexpr, GHOST: tl.constexpr, CUT: tl.constexpr, SCALE: tl.constexpr, DIM: tl.constexpr,
-    WIDTH: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    a_ptr,
+    b_ptr,
+    col,
+    table,
+    ranges,
+    keys,
+    a_b,
+    a_t,
+    b_b,
+    b_t,
+    e,
+    batch,
+    split,
+    splits,
+    COLS: tl.constexpr,
+    SIDE: tl.constexpr,
+    LAST: tl.constexpr,
+    RANGED: tl.constexpr,
+    WHOLE: tl.constexpr,
+    NORM: tl.constexpr,
+    DROP: tl.constexpr,
+    GHOST: tl.constexpr,
+    CUT: tl.constexpr,
+    SCALE: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Sum over a share of the rows of a[:, col]^T b [CHUNK, WIDTH], and of a; b is normalised first with NORM."""
     channel = tl.arange(0, WIDTH)
     total = tl.zeros([CHUNK, WIDTH], tl.float32)
@@ -48,12 +74,49 @@ def _outer(
 
 @triton.jit
 def projection_weights(
-    q_ptr, kv_ptr, grad_middle_ptr, x_ptr, source_ptr, mixed_ptr, parts_ptr, bias_parts_ptr, table, ranges, res_keys,
-    q_e, q_b, q_t, kv_e, kv_b, kv_t, m_e, m_b, m_t, x_e, x_b, x_t, s_e, s_b, s_t, batch, splits, encoders,
-    SELF: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr, RES: tl.constexpr, GHOST: tl.constexpr,
-    CUT: tl.constexpr, SCALE: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
-    CHUNK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    q_ptr,
+    kv_ptr,
+    grad_middle_ptr,
+    x_ptr,
+    source_ptr,
+    mixed_ptr,
+    parts_ptr,
+    bias_parts_ptr,
+    table,
+    ranges,
+    res_keys,
+    q_e,
+    q_b,
+    q_t,
+    kv_e,
+    kv_b,
+    kv_t,
+    m_e,
+    m_b,
+    m_t,
+    x_e,
+    x_b,
+    x_t,
+    s_e,
+    s_b,
+    s_t,
+    batch,
+    splits,
+    encoders,
+    SELF: tl.constexpr,
+    LAST: tl.constexpr,
+    RANGED: tl.constexpr,
+    RES: tl.constexpr,
+    GHOST: tl.constexpr,
+    CUT: tl.constexpr,
+    SCALE: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Shares of the gradients of the input and output projections; a program per CHUNK of their rows."""
     job = tl.program_id(0)
     e = tl.program_id(1)
@@ -66,27 +129,109 @@ def projection_weights(
         col = job * CHUNK + tl.arange(0, CHUNK)
         limit = DIM
         total, bias = _outer(
-            q_ptr + far * q_e, x_ptr + far * x_e, col, table, ranges, res_keys, q_b, q_t, x_b, x_t, e, batch, split,
-            splits, DIM, 0, LAST, RANGED, True, True, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT, PRECISION,
-        )  # fmt: skip
+            q_ptr + far * q_e,
+            x_ptr + far * x_e,
+            col,
+            table,
+            ranges,
+            res_keys,
+            q_b,
+            q_t,
+            x_b,
+            x_t,
+            e,
+            batch,
+            split,
+            splits,
+            DIM,
+            0,
+            LAST,
+            RANGED,
+            True,
+            True,
+            False,
+            GHOST,
+            CUT,
+            SCALE,
+            DIM,
+            WIDTH,
+            M,
+            CHUNK,
+            DOT,
+            PRECISION,
+        )
     elif job < narrow + wide:
         first = DIM
         col = (job - narrow) * CHUNK + tl.arange(0, CHUNK)
         limit = 2 * DIM
         total, bias = _outer(
-            kv_ptr + far * kv_e, source_ptr + far * s_e, col, table, ranges, res_keys, kv_b, kv_t, s_b, s_t, e, batch,
-            split, splits, 2 * DIM, 1, False, RANGED, True, SELF, False, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            kv_ptr + far * kv_e,
+            source_ptr + far * s_e,
+            col,
+            table,
+            ranges,
+            res_keys,
+            kv_b,
+            kv_t,
+            s_b,
+            s_t,
+            e,
+            batch,
+            split,
+            splits,
+            2 * DIM,
+            1,
+            False,
+            RANGED,
+            True,
+            SELF,
+            False,
+            GHOST,
+            CUT,
+            SCALE,
+            DIM,
+            WIDTH,
+            M,
+            CHUNK,
+            DOT,
             PRECISION,
-        )  # fmt: skip
+        )
     else:
         first = 3 * DIM
         col = (job - narrow - wide) * CHUNK + tl.arange(0, CHUNK)
         limit = DIM
         total, bias = _outer(
-            grad_middle_ptr + far * m_e, mixed_ptr + far * m_e, col, table, ranges, res_keys, m_b, m_t, m_b, m_t, e,
-            batch, split, splits, DIM, 0, LAST, RANGED, False, False, RES, GHOST, CUT, SCALE, DIM, WIDTH, M, CHUNK, DOT,
+            grad_middle_ptr + far * m_e,
+            mixed_ptr + far * m_e,
+            col,
+            table,
+            ranges,
+            res_keys,
+            m_b,
+            m_t,
+            m_b,
+            m_t,
+            e,
+            batch,
+            split,
+            splits,
+            DIM,
+            0,
+            LAST,
+            RANGED,
+            False,
+            False,
+            RES,
+            GHOST,
+            CUT,
+            SCALE,
+            DIM,
+            WIDTH,
+            M,
+            CHUNK,
+            DOT,
             PRECISION,
-        )  # fmt: skip
+        )
     channel = tl.arange(0, WIDTH)
     row = (split * encoders + e).to(tl.int64) * (12 * DIM) + first + col
     real = col < limit
@@ -105,12 +250,42 @@ def _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM: tl.constexpr, DOT: tl.c
 
 @triton.jit
 def mlp_weights(
-    grad_ptr, middle_ptr, parts_ptr, bias_parts_ptr, gain_ptr, shift_ptr, w1_ptr, b1_ptr, w2_ptr, table, relu_keys,
-    last_keys, g_e, g_b, g_t, m_e, m_b, m_t, batch, splits, encoders, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    LAST: tl.constexpr, GHOST: tl.constexpr, RES: tl.constexpr, RES_CUT: tl.constexpr, RES_SCALE: tl.constexpr,
-    RELU: tl.constexpr, RELU_CUT: tl.constexpr, RELU_SCALE: tl.constexpr, M: tl.constexpr, CHUNK: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    grad_ptr,
+    middle_ptr,
+    parts_ptr,
+    bias_parts_ptr,
+    gain_ptr,
+    shift_ptr,
+    w1_ptr,
+    b1_ptr,
+    w2_ptr,
+    table,
+    relu_keys,
+    last_keys,
+    g_e,
+    g_b,
+    g_t,
+    m_e,
+    m_b,
+    m_t,
+    batch,
+    splits,
+    encoders,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LAST: tl.constexpr,
+    GHOST: tl.constexpr,
+    RES: tl.constexpr,
+    RES_CUT: tl.constexpr,
+    RES_SCALE: tl.constexpr,
+    RELU: tl.constexpr,
+    RELU_CUT: tl.constexpr,
+    RELU_SCALE: tl.constexpr,
+    M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Shares of the gradients of both layers of the MLP; a program per CHUNK of hidden units."""
     e = tl.program_id(1)
     split = tl.program_id(2)
@@ -147,9 +322,21 @@ def mlp_weights(
         grad_hidden = product(grad.to(DOT), w2, PRECISION)
         if RELU:
             keep = keep_factor(
-                relu_keys, table, e, sample, step, unit_no, batch, inside, 0, LAST, 4 * DIM, GHOST, RELU_CUT,
+                relu_keys,
+                table,
+                e,
+                sample,
+                step,
+                unit_no,
+                batch,
+                inside,
+                0,
+                LAST,
+                4 * DIM,
+                GHOST,
+                RELU_CUT,
                 RELU_SCALE,
-            )  # fmt: skip
+            )
             hidden *= keep
             grad_hidden *= keep
         grad_hidden = tl.where(before > 0, grad_hidden, 0.0)
@@ -168,10 +355,28 @@ def mlp_weights(
 
 @triton.jit
 def _add_up(
-    parts_ptr, bias_parts_ptr, w_ptr, grad_w_ptr, grad_bias_ptr, gain_ptr, shift_ptr, grad_gain_ptr, grad_shift_ptr, e,
-    block, splits, encoders, FIRST: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr,
-    TRANSPOSED: tl.constexpr, DIM: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
+    parts_ptr,
+    bias_parts_ptr,
+    w_ptr,
+    grad_w_ptr,
+    grad_bias_ptr,
+    gain_ptr,
+    shift_ptr,
+    grad_gain_ptr,
+    grad_shift_ptr,
+    e,
+    block,
+    splits,
+    encoders,
+    FIRST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BIAS: tl.constexpr,
+    NORM: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    DIM: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
     """The gradients of ROWS rows of `parts` from FIRST on, for C of their columns."""
     col = block * C + tl.arange(0, C)
     there = col < DIM
@@ -213,9 +418,28 @@ def _add_up(
 
 @triton.jit
 def add_up_weights(
-    parts, bias_parts, in_w, in_b_grad, in_w_grad, out_b_grad, out_w_grad, w1, b1_grad, w1_grad, b2_grad, w2_grad,
-    gain, shift, grad_gain, grad_shift, splits, encoders, DIM: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
+    parts,
+    bias_parts,
+    in_w,
+    in_b_grad,
+    in_w_grad,
+    out_b_grad,
+    out_w_grad,
+    w1,
+    b1_grad,
+    w1_grad,
+    b2_grad,
+    w2_grad,
+    gain,
+    shift,
+    grad_gain,
+    grad_shift,
+    splits,
+    encoders,
+    DIM: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
     """Gradients of all weights of a layer; gain, shift and their gradients are [2, E, d]."""
     kind = tl.program_id(0)
     e = tl.program_id(1)
@@ -223,21 +447,97 @@ def add_up_weights(
     second = encoders * DIM
     if kind == 0:
         _add_up(
-            parts, bias_parts, in_w, in_w_grad, in_b_grad, gain, shift, grad_gain, grad_shift, e, block, splits,
-            encoders, 0, 3 * DIM, 0, True, False, DIM, R, C,
-        )  # fmt: skip
+            parts,
+            bias_parts,
+            in_w,
+            in_w_grad,
+            in_b_grad,
+            gain,
+            shift,
+            grad_gain,
+            grad_shift,
+            e,
+            block,
+            splits,
+            encoders,
+            0,
+            3 * DIM,
+            0,
+            True,
+            False,
+            DIM,
+            R,
+            C,
+        )
     elif kind == 1:
         _add_up(
-            parts, bias_parts, in_w, out_w_grad, out_b_grad, gain, shift, grad_gain, grad_shift, e, block, splits,
-            encoders, 3 * DIM, DIM, 3 * DIM, False, False, DIM, R, C,
-        )  # fmt: skip
+            parts,
+            bias_parts,
+            in_w,
+            out_w_grad,
+            out_b_grad,
+            gain,
+            shift,
+            grad_gain,
+            grad_shift,
+            e,
+            block,
+            splits,
+            encoders,
+            3 * DIM,
+            DIM,
+            3 * DIM,
+            False,
+            False,
+            DIM,
+            R,
+            C,
+        )
     elif kind == 2:
         _add_up(
-            parts, bias_parts, w1, w1_grad, b1_grad, gain + second, shift + second, grad_gain + second,
-            grad_shift + second, e, block, splits, encoders, 4 * DIM, 4 * DIM, 4 * DIM, True, False, DIM, R, C,
-        )  # fmt: skip
+            parts,
+            bias_parts,
+            w1,
+            w1_grad,
+            b1_grad,
+            gain + second,
+            shift + second,
+            grad_gain + second,
+            grad_shift + second,
+            e,
+            block,
+            splits,
+            encoders,
+            4 * DIM,
+            4 * DIM,
+            4 * DIM,
+            True,
+            False,
+            DIM,
+            R,
+            C,
+        )
     else:
         _add_up(
-            parts, bias_parts, w1, w2_grad, b2_grad, gain, shift, grad_gain, grad_shift, e, block, splits, encoders,
-            8 * DIM, 4 * DIM, 8 * DIM, False, True, DIM, R, C,
-        )  # fmt: skip
+            parts,
+            bias_parts,
+            w1,
+            w2_grad,
+            b2_grad,
+            gain,
+            shift,
+            grad_gain,
+            grad_shift,
+            e,
+            block,
+            splits,
+            encoders,
+            8 * DIM,
+            4 * DIM,
+            8 * DIM,
+            False,
+            True,
+            DIM,
+            R,
+            C,
+        )

@@ -12,8 +12,9 @@ def _sign(x):
 
 
 @triton.jit
-def _turn(grad, mine, first, second, first_dot, second_dot, own_square, first_square, second_square, first_pull,
-          second_pull):  # fmt: skip
+def _turn(
+    grad, mine, first, second, first_dot, second_dot, own_square, first_square, second_square, first_pull, second_pull
+):
     """grad plus what cosines with two teachers pull a student's representation `mine` by."""
     a = first_pull / tl.sqrt(own_square * first_square)
     b = second_pull / tl.sqrt(own_square * second_square)
@@ -50,9 +51,19 @@ def _of(x, which, number: tl.constexpr):
 
 @triton.jit
 def _pair_gradients(
-    edges, mean, prior, gap, cosine, weight, upstream, ghost, ghosts, ROW: tl.constexpr, REPR: tl.constexpr,
+    edges,
+    mean,
+    prior,
+    gap,
+    cosine,
+    weight,
+    upstream,
+    ghost,
+    ghosts,
+    ROW: tl.constexpr,
+    REPR: tl.constexpr,
     REGULAR: tl.constexpr,
-):  # fmt: skip
+):
     """Gradients of the pairs' scores, of their logits' gaps, and pulls on their cosines, [S, 8] each."""
     real = tl.arange(0, 8) < 6
     of_logit = tl.load(upstream + ROW * ghosts + ghost)
@@ -72,9 +83,7 @@ def _pair_gradients(
 
 
 @triton.jit
-def _write_logit(
-    grad_pred, at, inside, logit, label, weight, upstream, ghost, ghosts, own, HEAD: tl.constexpr
-):  # fmt: skip
+def _write_logit(grad_pred, at, inside, logit, label, weight, upstream, ghost, ghosts, own, HEAD: tl.constexpr):
     """Gradient of a logit: of its task loss, and its own."""
     task = tl.load(upstream + HEAD * ghosts + ghost) * weight * _sign(logit - label)
     tl.store(grad_pred + at, task + own, inside)
@@ -92,11 +101,38 @@ def _write_share(share, s0, s1, s2, r0, r1, r2, l0, l1, l2, ROLE: tl.constexpr, 
 
 @triton.jit
 def _unit_backward(
-    predictions, label, weight, upstream, r0_ptr, r1_ptr, r2_ptr, wl, bl, wr, br, edge, bias, prior_ptr, grad_pred, g0,
-    g1, g2, shares, ghost, ghosts, samples, FIRST: tl.constexpr, ROW: tl.constexpr, REPR: tl.constexpr,
-    REGULAR: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, PAD: tl.constexpr,
+    predictions,
+    label,
+    weight,
+    upstream,
+    r0_ptr,
+    r1_ptr,
+    r2_ptr,
+    wl,
+    bl,
+    wr,
+    br,
+    edge,
+    bias,
+    prior_ptr,
+    grad_pred,
+    g0,
+    g1,
+    g2,
+    shares,
+    ghost,
+    ghosts,
+    samples,
+    FIRST: tl.constexpr,
+    ROW: tl.constexpr,
+    REPR: tl.constexpr,
+    REGULAR: tl.constexpr,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    PAD: tl.constexpr,
     S: tl.constexpr,
-):  # fmt: skip
+):
     """Gradients of one graph's logits (task losses included) and representations; a share of its folded weights'."""
     s = tl.arange(0, S)
     inside = s < samples
@@ -144,11 +180,51 @@ def _unit_backward(
 
 @triton.jit
 def backward(
-    predictions, labels, mask, upstream, h0, h1, h2, x0, x1, x2, h_wl, h_bl, h_wr, h_br, h_edge, h_bias, x_wl, x_bl,
-    x_wr, x_br, x_edge, x_bias, priors, grad_pred, gh0, gh1, gh2, gx0, gx1, gx2, h_shares, x_shares, ghosts, samples,
-    REGULAR: tl.constexpr, HN: tl.constexpr, HWIDTH: tl.constexpr, HSIZE: tl.constexpr, HPAD: tl.constexpr,
-    XN: tl.constexpr, XWIDTH: tl.constexpr, XSIZE: tl.constexpr, XPAD: tl.constexpr, S: tl.constexpr,
-):  # fmt: skip
+    predictions,
+    labels,
+    mask,
+    upstream,
+    h0,
+    h1,
+    h2,
+    x0,
+    x1,
+    x2,
+    h_wl,
+    h_bl,
+    h_wr,
+    h_br,
+    h_edge,
+    h_bias,
+    x_wl,
+    x_bl,
+    x_wr,
+    x_br,
+    x_edge,
+    x_bias,
+    priors,
+    grad_pred,
+    gh0,
+    gh1,
+    gh2,
+    gx0,
+    gx1,
+    gx2,
+    h_shares,
+    x_shares,
+    ghosts,
+    samples,
+    REGULAR: tl.constexpr,
+    HN: tl.constexpr,
+    HWIDTH: tl.constexpr,
+    HSIZE: tl.constexpr,
+    HPAD: tl.constexpr,
+    XN: tl.constexpr,
+    XWIDTH: tl.constexpr,
+    XSIZE: tl.constexpr,
+    XPAD: tl.constexpr,
+    S: tl.constexpr,
+):
     """Gradients of predictions [8, G, S] and representations; shares [G, 2 n + 4] of those of the folded weights."""
     ghost = tl.program_id(0)
     weight = sample_weights(mask, ghost, samples, S)
@@ -160,22 +236,94 @@ def backward(
             gap = tl.load(predictions + at, s < samples, 0.0) - label
             tl.store(grad_pred + at, tl.load(upstream + head * ghosts + ghost) * weight * _sign(gap), s < samples)
         _unit_backward(
-            predictions, label, weight, upstream, h0, h1, h2, h_wl, h_bl, h_wr, h_br, h_edge, h_bias, priors, grad_pred,
-            gh0, gh1, gh2, h_shares, ghost, ghosts, samples, 2, 8, False, REGULAR, HN, HWIDTH, HSIZE, HPAD, S,
-        )  # fmt: skip
+            predictions,
+            label,
+            weight,
+            upstream,
+            h0,
+            h1,
+            h2,
+            h_wl,
+            h_bl,
+            h_wr,
+            h_br,
+            h_edge,
+            h_bias,
+            priors,
+            grad_pred,
+            gh0,
+            gh1,
+            gh2,
+            h_shares,
+            ghost,
+            ghosts,
+            samples,
+            2,
+            8,
+            False,
+            REGULAR,
+            HN,
+            HWIDTH,
+            HSIZE,
+            HPAD,
+            S,
+        )
     else:
         _unit_backward(
-            predictions, label, weight, upstream, x0, x1, x2, x_wl, x_bl, x_wr, x_br, x_edge, x_bias, priors + 6,
-            grad_pred, gx0, gx1, gx2, x_shares, ghost, ghosts, samples, 5, 10, True, REGULAR, XN, XWIDTH, XSIZE, XPAD,
+            predictions,
+            label,
+            weight,
+            upstream,
+            x0,
+            x1,
+            x2,
+            x_wl,
+            x_bl,
+            x_wr,
+            x_br,
+            x_edge,
+            x_bias,
+            priors + 6,
+            grad_pred,
+            gx0,
+            gx1,
+            gx2,
+            x_shares,
+            ghost,
+            ghosts,
+            samples,
+            5,
+            10,
+            True,
+            REGULAR,
+            XN,
+            XWIDTH,
+            XSIZE,
+            XPAD,
             S,
-        )  # fmt: skip
+        )
 
 
 @triton.jit
 def _unfold(
-    shares, wl, bl, wr, br, edge, g_wl, g_bl, g_wr, g_br, g_edge, g_bias, ghosts, N: tl.constexpr, WIDTH: tl.constexpr,
-    SIZE: tl.constexpr, PAD: tl.constexpr,
-):  # fmt: skip
+    shares,
+    wl,
+    bl,
+    wr,
+    br,
+    edge,
+    g_wl,
+    g_bl,
+    g_wr,
+    g_br,
+    g_edge,
+    g_bias,
+    ghosts,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    PAD: tl.constexpr,
+):
     """Gradients of a unit's weights from those of its folded ones, summed over the ghost batches."""
     channel = tl.arange(0, WIDTH)
     there = channel < N
@@ -218,19 +366,78 @@ def _unfold(
 
 @triton.jit
 def backward_weights(
-    h_shares, x_shares, h_wl, h_bl, h_wr, h_br, h_edge, x_wl, x_bl, x_wr, x_br, x_edge, gh_wl, gh_bl, gh_wr, gh_br,
-    gh_edge, gh_bias, gx_wl, gx_bl, gx_wr, gx_br, gx_edge, gx_bias, ghosts, HN: tl.constexpr, HWIDTH: tl.constexpr,
-    HSIZE: tl.constexpr, HPAD: tl.constexpr, XN: tl.constexpr, XWIDTH: tl.constexpr, XSIZE: tl.constexpr,
+    h_shares,
+    x_shares,
+    h_wl,
+    h_bl,
+    h_wr,
+    h_br,
+    h_edge,
+    x_wl,
+    x_bl,
+    x_wr,
+    x_br,
+    x_edge,
+    gh_wl,
+    gh_bl,
+    gh_wr,
+    gh_br,
+    gh_edge,
+    gh_bias,
+    gx_wl,
+    gx_bl,
+    gx_wr,
+    gx_br,
+    gx_edge,
+    gx_bias,
+    ghosts,
+    HN: tl.constexpr,
+    HWIDTH: tl.constexpr,
+    HSIZE: tl.constexpr,
+    HPAD: tl.constexpr,
+    XN: tl.constexpr,
+    XWIDTH: tl.constexpr,
+    XSIZE: tl.constexpr,
     XPAD: tl.constexpr,
-):  # fmt: skip
+):
     """Gradients of both units' weights; a program per unit."""
     if tl.program_id(0) == 0:
         _unfold(
-            h_shares, h_wl, h_bl, h_wr, h_br, h_edge, gh_wl, gh_bl, gh_wr, gh_br, gh_edge, gh_bias, ghosts, HN, HWIDTH,
-            HSIZE, HPAD,
-        )  # fmt: skip
+            h_shares,
+            h_wl,
+            h_bl,
+            h_wr,
+            h_br,
+            h_edge,
+            gh_wl,
+            gh_bl,
+            gh_wr,
+            gh_br,
+            gh_edge,
+            gh_bias,
+            ghosts,
+            HN,
+            HWIDTH,
+            HSIZE,
+            HPAD,
+        )
     else:
         _unfold(
-            x_shares, x_wl, x_bl, x_wr, x_br, x_edge, gx_wl, gx_bl, gx_wr, gx_br, gx_edge, gx_bias, ghosts, XN, XWIDTH,
-            XSIZE, XPAD,
-        )  # fmt: skip
+            x_shares,
+            x_wl,
+            x_bl,
+            x_wr,
+            x_br,
+            x_edge,
+            gx_wl,
+            gx_bl,
+            gx_wr,
+            gx_br,
+            gx_edge,
+            gx_bias,
+            ghosts,
+            XN,
+            XWIDTH,
+            XSIZE,
+            XPAD,
+        )

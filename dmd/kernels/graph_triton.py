@@ -23,14 +23,22 @@ def pairs():
 @triton.jit
 def _pick(a, b, c, which):
     """[S, 8]: the one of three vectors [S] that each pair asks for."""
-    return tl.where(
-        (which == 0)[None, :], a[:, None], tl.where((which == 1)[None, :], b[:, None], c[:, None])
-    )
+    return tl.where((which == 0)[None, :], a[:, None], tl.where((which == 1)[None, :], b[:, None], c[:, None]))
 
 
 @triton.jit
-def fold(wl, bl, wr, br, edge, ROLE: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
-          PAD: tl.constexpr):  # fmt: skip
+def fold(
+    wl,
+    bl,
+    wr,
+    br,
+    edge,
+    ROLE: tl.constexpr,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    PAD: tl.constexpr,
+):
     """(alpha, beta, u) of a role, 0: student, 1: teacher."""
     j = tl.arange(0, PAD)
     real = j < SIZE
@@ -55,21 +63,42 @@ def repr_rows(ptr, ghost, samples, N: tl.constexpr, WIDTH: tl.constexpr, S: tl.c
 
 @triton.jit
 def all_edges(
-    l0, l1, l2, r0, r1, r2, wl, bl, wr, br, edge, bias, weight, prior_ptr, N: tl.constexpr, WIDTH: tl.constexpr,
-    SIZE: tl.constexpr, PAD: tl.constexpr, REPR: tl.constexpr,
-):  # fmt: skip
+    l0,
+    l1,
+    l2,
+    r0,
+    r1,
+    r2,
+    wl,
+    bl,
+    wr,
+    br,
+    edge,
+    bias,
+    weight,
+    prior_ptr,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    PAD: tl.constexpr,
+    REPR: tl.constexpr,
+):
     """Edges [S, 8], their weighted means [8], the prior, gaps of logits, and cosines of representations."""
     student, teacher, couple, real = pairs()
     alpha_s, beta_s, u_s = fold(wl, bl, wr, br, edge, 0, N, WIDTH, SIZE, PAD)
     alpha_t, beta_t, u_t = fold(wl, bl, wr, br, edge, 1, N, WIDTH, SIZE, PAD)
     as_student = _pick(
-        l0 * alpha_s + tl.sum(r0 * u_s[None, :], 1), l1 * alpha_s + tl.sum(r1 * u_s[None, :], 1),
-        l2 * alpha_s + tl.sum(r2 * u_s[None, :], 1), student,
-    )  # fmt: skip
+        l0 * alpha_s + tl.sum(r0 * u_s[None, :], 1),
+        l1 * alpha_s + tl.sum(r1 * u_s[None, :], 1),
+        l2 * alpha_s + tl.sum(r2 * u_s[None, :], 1),
+        student,
+    )
     as_teacher = _pick(
-        l0 * alpha_t + tl.sum(r0 * u_t[None, :], 1), l1 * alpha_t + tl.sum(r1 * u_t[None, :], 1),
-        l2 * alpha_t + tl.sum(r2 * u_t[None, :], 1), teacher,
-    )  # fmt: skip
+        l0 * alpha_t + tl.sum(r0 * u_t[None, :], 1),
+        l1 * alpha_t + tl.sum(r1 * u_t[None, :], 1),
+        l2 * alpha_t + tl.sum(r2 * u_t[None, :], 1),
+        teacher,
+    )
     score = (as_student + as_teacher + beta_s + beta_t + tl.load(bias)) / 8.0
     score = tl.where(real[None, :], score, -1e30)
     edges = tl.exp(score - tl.max(score, 1)[:, None])
@@ -83,15 +112,18 @@ def all_edges(
         q1 = tl.sum(r1 * r1, 1) + 1e-12
         q2 = tl.sum(r2 * r2, 1) + 1e-12
         cosine = _pick(
-            tl.sum(r0 * r2, 1) / tl.sqrt(q0 * q2), tl.sum(r0 * r1, 1) / tl.sqrt(q0 * q1),
-            tl.sum(r1 * r2, 1) / tl.sqrt(q1 * q2), couple,
-        )  # fmt: skip
+            tl.sum(r0 * r2, 1) / tl.sqrt(q0 * q2),
+            tl.sum(r0 * r1, 1) / tl.sqrt(q0 * q1),
+            tl.sum(r1 * r2, 1) / tl.sqrt(q1 * q2),
+            couple,
+        )
     return edges, mean, prior, gap, cosine
 
 
 @triton.jit
-def _task(predictions, label, weight, out, ghost, ghosts, samples, FIRST: tl.constexpr, END: tl.constexpr,
-          S: tl.constexpr):  # fmt: skip
+def _task(
+    predictions, label, weight, out, ghost, ghosts, samples, FIRST: tl.constexpr, END: tl.constexpr, S: tl.constexpr
+):
     """Mean absolute errors of predictions FIRST .. END."""
     s = tl.arange(0, S)
     for head in range(FIRST, END):
@@ -110,10 +142,33 @@ def sample_weights(mask_ptr, ghost, samples, S: tl.constexpr):
 
 @triton.jit
 def _unit(
-    predictions, weight, r0_ptr, r1_ptr, r2_ptr, wl, bl, wr, br, edge, bias, prior_ptr, out, edges_out, ghost, ghosts,
-    samples, FIRST: tl.constexpr, ROW: tl.constexpr, REPR: tl.constexpr, REGULAR: tl.constexpr, N: tl.constexpr,
-    WIDTH: tl.constexpr, SIZE: tl.constexpr, PAD: tl.constexpr, S: tl.constexpr,
-):  # fmt: skip
+    predictions,
+    weight,
+    r0_ptr,
+    r1_ptr,
+    r2_ptr,
+    wl,
+    bl,
+    wr,
+    br,
+    edge,
+    bias,
+    prior_ptr,
+    out,
+    edges_out,
+    ghost,
+    ghosts,
+    samples,
+    FIRST: tl.constexpr,
+    ROW: tl.constexpr,
+    REPR: tl.constexpr,
+    REGULAR: tl.constexpr,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    PAD: tl.constexpr,
+    S: tl.constexpr,
+):
     """Losses of one graph into rows ROW on of `out`, and its mean edges."""
     s = tl.arange(0, S)
     at = predictions + (FIRST * ghosts + ghost) * samples + s
@@ -139,11 +194,43 @@ def _unit(
 
 @triton.jit
 def forward(
-    predictions, labels, mask, h0, h1, h2, x0, x1, x2, h_wl, h_bl, h_wr, h_br, h_edge, h_bias, x_wl, x_bl, x_wr, x_br,
-    x_edge, x_bias, priors, out, edges_out, ghosts, samples, REGULAR: tl.constexpr, HN: tl.constexpr,
-    HWIDTH: tl.constexpr, HSIZE: tl.constexpr, HPAD: tl.constexpr, XN: tl.constexpr, XWIDTH: tl.constexpr,
-    XSIZE: tl.constexpr, XPAD: tl.constexpr, S: tl.constexpr,
-):  # fmt: skip
+    predictions,
+    labels,
+    mask,
+    h0,
+    h1,
+    h2,
+    x0,
+    x1,
+    x2,
+    h_wl,
+    h_bl,
+    h_wr,
+    h_br,
+    h_edge,
+    h_bias,
+    x_wl,
+    x_bl,
+    x_wr,
+    x_br,
+    x_edge,
+    x_bias,
+    priors,
+    out,
+    edges_out,
+    ghosts,
+    samples,
+    REGULAR: tl.constexpr,
+    HN: tl.constexpr,
+    HWIDTH: tl.constexpr,
+    HSIZE: tl.constexpr,
+    HPAD: tl.constexpr,
+    XN: tl.constexpr,
+    XWIDTH: tl.constexpr,
+    XSIZE: tl.constexpr,
+    XPAD: tl.constexpr,
+    S: tl.constexpr,
+):
     """`out` [13, G]: the eight task losses, homo logit and regulariser, hetero logit, regulariser, representation."""
     ghost = tl.program_id(0)
     weight = sample_weights(mask, ghost, samples, S)
@@ -152,12 +239,60 @@ def forward(
     if tl.program_id(1) == 0:
         _task(predictions, label, weight, out, ghost, ghosts, samples, 0, 5, S)
         _unit(
-            predictions, weight, h0, h1, h2, h_wl, h_bl, h_wr, h_br, h_edge, h_bias, priors, out, edges_out, ghost,
-            ghosts, samples, 2, 8, False, REGULAR, HN, HWIDTH, HSIZE, HPAD, S,
-        )  # fmt: skip
+            predictions,
+            weight,
+            h0,
+            h1,
+            h2,
+            h_wl,
+            h_bl,
+            h_wr,
+            h_br,
+            h_edge,
+            h_bias,
+            priors,
+            out,
+            edges_out,
+            ghost,
+            ghosts,
+            samples,
+            2,
+            8,
+            False,
+            REGULAR,
+            HN,
+            HWIDTH,
+            HSIZE,
+            HPAD,
+            S,
+        )
     else:
         _task(predictions, label, weight, out, ghost, ghosts, samples, 5, 8, S)
         _unit(
-            predictions, weight, x0, x1, x2, x_wl, x_bl, x_wr, x_br, x_edge, x_bias, priors + 6, out,
-            edges_out + 6 * ghosts, ghost, ghosts, samples, 5, 10, True, REGULAR, XN, XWIDTH, XSIZE, XPAD, S,
-        )  # fmt: skip
+            predictions,
+            weight,
+            x0,
+            x1,
+            x2,
+            x_wl,
+            x_bl,
+            x_wr,
+            x_br,
+            x_edge,
+            x_bias,
+            priors + 6,
+            out,
+            edges_out + 6 * ghosts,
+            ghost,
+            ghosts,
+            samples,
+            5,
+            10,
+            True,
+            REGULAR,
+            XN,
+            XWIDTH,
+            XSIZE,
+            XPAD,
+            S,
+        )

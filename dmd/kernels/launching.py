@@ -13,9 +13,14 @@ from dmd.kernels.backend import KernelError, card_of, current_device
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most programs along each axis of a CUDA grid."""
 FAULTS = (
-    "illegal memory access", "illegal instruction", "misaligned address", "device-side assert",
-    "unspecified launch failure", "uncorrectable", "has changed since we compiled",
-)  # fmt: skip
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "device-side assert",
+    "unspecified launch failure",
+    "uncorrectable",
+    "has changed since we compiled",
+)
 """What says that an earlier kernel went wrong, or that we did: no reason to avoid a kernel."""
 SHORT_OF_MEMORY = "out of memory"
 """What Triton's launcher says in a plain RuntimeError."""

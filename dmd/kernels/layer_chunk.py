@@ -66,8 +66,9 @@ class Kept(NamedTuple):
 class LayerWork:
     """One layer's work on single chunks."""
 
-    def __init__(self, plan: AttentionPlan, attention: PieceAttention, weights: Weights, masks: Masks,
-                 last: Tensor | None) -> None:  # fmt: skip
+    def __init__(
+        self, plan: AttentionPlan, attention: PieceAttention, weights: Weights, masks: Masks, last: Tensor | None
+    ) -> None:
         self.attention, self.weights, self.masks, self.last = attention, weights, masks, last
         self.heads, self.width = plan.heads, weights.out_weight.shape[-1] // plan.heads
         scale = self._rows([query_scale(self.width), 1.0, 1.0])
@@ -149,8 +150,17 @@ class LayerWork:
         steps = self.last[chunk.encoder, chunk.samples]
         return torch.arange(len(steps)), steps
 
-    def backward(self, chunk: Chunk, x: Tensor, kept: Kept, source: Tensor | None, upstream: Tensor, grads: Weights,
-                 grad_x: Tensor, grad_source: Tensor | None) -> None:  # fmt: skip
+    def backward(
+        self,
+        chunk: Chunk,
+        x: Tensor,
+        kept: Kept,
+        source: Tensor | None,
+        upstream: Tensor,
+        grads: Weights,
+        grad_x: Tensor,
+        grad_source: Tensor | None,
+    ) -> None:
         """Add to the weights' gradients and fill the chunk's part of the inputs'."""
         e, samples, dim = chunk.encoder, chunk.samples, x.shape[-1]
         arriving = upstream[e, samples].reshape(-1, dim)
@@ -167,8 +177,8 @@ class LayerWork:
             through = grad.new_empty(3, *kept.query.shape)
             self.attention.backward(chunk, heads, found, grad, Heads(*through))
             normed = self._backward_project(e, slice(3 * dim), through, kept.normed, grads)
-            grad_x[e, samples] = _normalise_backward(normed, kept.normed, kept.normed_rstd).add_(between).view(
-                -1, steps, dim
+            grad_x[e, samples] = (
+                _normalise_backward(normed, kept.normed, kept.normed_rstd).add_(between).view(-1, steps, dim)
             )
             return
         grad_q, through = torch.empty_like(kept.query), grad.new_empty(2, *kept.key.shape)

@@ -66,10 +66,14 @@ class LayerCall:
         """Constants of the dropouts behind the branches and the ReLU."""
         keys = next(iter(self.keys.values()), None)
         return {
-            "GHOST": batch if keys is None else batch // keys.shape[1], "RES": "res" in self.keys,
-            "RES_CUT": cut(self.res_rate), "RES_SCALE": keep_scale(self.res_rate), "RELU": "relu" in self.keys,
-            "RELU_CUT": cut(self.relu_rate), "RELU_SCALE": keep_scale(self.relu_rate),
-        }  # fmt: skip
+            "GHOST": batch if keys is None else batch // keys.shape[1],
+            "RES": "res" in self.keys,
+            "RES_CUT": cut(self.res_rate),
+            "RES_SCALE": keep_scale(self.res_rate),
+            "RELU": "relu" in self.keys,
+            "RELU_CUT": cut(self.relu_rate),
+            "RELU_SCALE": keep_scale(self.relu_rate),
+        }
 
     def key(self, kind: str) -> Tensor:
         """A dropout's keys, or a tensor that no kernel reads."""
@@ -102,8 +106,26 @@ class FusedLayer(torch.autograd.Function):
         def run(out: Tensor, inputs: Tensor, first: int, cols: int, **how: Any) -> None:
             sizes = call.sizes(dim, "project")
             grid = (triton.cdiv(batch * (1 if how["LAST"] else inputs.shape[2]), sizes["M"]), encoders)
-            launch(project, grid, inputs, out, w.in_w, w.in_b, w.gain, w.shift, call.table, ranges, *strides(inputs),
-                   *strides(out), batch, FIRST=first, COLS=cols, RANGED=ranged, **how, **sizes)  # fmt: skip
+            launch(
+                project,
+                grid,
+                inputs,
+                out,
+                w.in_w,
+                w.in_b,
+                w.gain,
+                w.shift,
+                call.table,
+                ranges,
+                *strides(inputs),
+                *strides(out),
+                batch,
+                FIRST=first,
+                COLS=cols,
+                RANGED=ranged,
+                **how,
+                **sizes,
+            )
 
         if source is None and not call.last:
             whole = empty(x, steps, 3 * dim, call.dtype)
@@ -119,9 +141,34 @@ class FusedLayer(torch.autograd.Function):
         middle, out = empty(x, rows, dim), empty(x, rows, dim)
         sizes = call.sizes(dim, "residual_mlp")
         grid = (triton.cdiv(batch * rows, sizes["M"]), encoders)
-        launch(residual_mlp, grid, mixed, x, middle, out, w.out_w, w.out_b, w.gain[1], w.shift[1], w.w1, w.b1, w.w2,
-               w.b2, call.table, ranges, call.key("res"), call.key("relu"), call.key("last"), *strides(x),
-               *strides(middle), batch, LAST=call.last, RANGED=ranged, **call.dropout(batch), **sizes)  # fmt: skip
+        launch(
+            residual_mlp,
+            grid,
+            mixed,
+            x,
+            middle,
+            out,
+            w.out_w,
+            w.out_b,
+            w.gain[1],
+            w.shift[1],
+            w.w1,
+            w.b1,
+            w.w2,
+            w.b2,
+            call.table,
+            ranges,
+            call.key("res"),
+            call.key("relu"),
+            call.key("last"),
+            *strides(x),
+            *strides(middle),
+            batch,
+            LAST=call.last,
+            RANGED=ranged,
+            **call.dropout(batch),
+            **sizes,
+        )
         ctx.save_for_backward(x, source, query, both, mixed, sums, middle, *w)
         ctx.call = call
         return out
@@ -137,10 +184,29 @@ class FusedLayer(torch.autograd.Function):
         grad_middle, grad_mixed = empty(x, middle.shape[2], dim), empty(x, middle.shape[2], dim, call.dtype)
         grid = (triton.cdiv(batch * middle.shape[2], sizes["M"]), len(x))
         launch(
-            residual_mlp_backward, grid, grad, middle, grad_middle, grad_mixed, w.out_w, w.gain[1], w.shift[1], w.w1,
-            w.b1, w.w2, call.table, call.key("res"), call.key("relu"), call.key("last"), *strides(grad),
-            *strides(middle), batch, LAST=call.last, **call.dropout(batch), **sizes,
-        )  # fmt: skip
+            residual_mlp_backward,
+            grid,
+            grad,
+            middle,
+            grad_middle,
+            grad_mixed,
+            w.out_w,
+            w.gain[1],
+            w.shift[1],
+            w.w1,
+            w.b1,
+            w.w2,
+            call.table,
+            call.key("res"),
+            call.key("relu"),
+            call.key("last"),
+            *strides(grad),
+            *strides(middle),
+            batch,
+            LAST=call.last,
+            **call.dropout(batch),
+            **sizes,
+        )
         if source is None and not call.last:
             whole = empty(x, steps, 3 * dim, call.dtype)
             grad_q, grad_both = whole[..., :dim], whole[..., dim:]
@@ -156,9 +222,29 @@ class FusedLayer(torch.autograd.Function):
         def run(out: Tensor, **how: Any) -> None:
             sizes = call.sizes(dim, "project_backward")
             grid = (triton.cdiv(batch * out.shape[2], sizes["M"]), len(x))
-            launch(project_backward, grid, grad_q, grad_both, grad_middle, x, out, w.in_w, w.gain, call.table,
-                   call.attention.ranges, *strides(grad_q), *strides(grad_both), *strides(grad_middle), *strides(x),
-                   *strides(out), batch, LAST=call.last, RANGED=call.attention.ranged, **how, **sizes)  # fmt: skip
+            launch(
+                project_backward,
+                grid,
+                grad_q,
+                grad_both,
+                grad_middle,
+                x,
+                out,
+                w.in_w,
+                w.gain,
+                call.table,
+                call.attention.ranges,
+                *strides(grad_q),
+                *strides(grad_both),
+                *strides(grad_middle),
+                *strides(x),
+                *strides(out),
+                batch,
+                LAST=call.last,
+                RANGED=call.attention.ranged,
+                **how,
+                **sizes,
+            )
 
         run(grad_x, SIDE=0, QUERY=True, KEY=source is None)
         if grad_source is not None:
@@ -182,21 +268,84 @@ def weight_gradients(
     drops = call.dropout(batch)
     jobs = 2 * triton.cdiv(dim, sizes["CHUNK"]) + triton.cdiv(2 * dim, sizes["CHUNK"])
     launch(
-        projection_weights, (jobs, encoders, splits), grad_q, grad_both, grad_middle, x, source, mixed, parts,
-        bias_parts, call.table, call.attention.ranges, call.key("res"), *strides(grad_q), *strides(grad_both),
-        *strides(grad_middle), *strides(x), *strides(source), batch, splits, encoders, SELF=source is x, LAST=call.last,
-        RANGED=call.attention.ranged, RES=drops["RES"], GHOST=drops["GHOST"], CUT=drops["RES_CUT"],
-        SCALE=drops["RES_SCALE"], **sizes,
-    )  # fmt: skip
+        projection_weights,
+        (jobs, encoders, splits),
+        grad_q,
+        grad_both,
+        grad_middle,
+        x,
+        source,
+        mixed,
+        parts,
+        bias_parts,
+        call.table,
+        call.attention.ranges,
+        call.key("res"),
+        *strides(grad_q),
+        *strides(grad_both),
+        *strides(grad_middle),
+        *strides(x),
+        *strides(source),
+        batch,
+        splits,
+        encoders,
+        SELF=source is x,
+        LAST=call.last,
+        RANGED=call.attention.ranged,
+        RES=drops["RES"],
+        GHOST=drops["GHOST"],
+        CUT=drops["RES_CUT"],
+        SCALE=drops["RES_SCALE"],
+        **sizes,
+    )
     launch(
-        mlp_weights, (triton.cdiv(4 * dim, hidden_sizes["CHUNK"]), encoders, splits), grad, middle, parts, bias_parts,
-        w.gain[1], w.shift[1], w.w1, w.b1, w.w2, call.table, call.key("relu"), call.key("last"), *strides(grad),
-        *strides(middle), batch, splits, encoders, LAST=call.last, **drops, **hidden_sizes,
-    )  # fmt: skip
+        mlp_weights,
+        (triton.cdiv(4 * dim, hidden_sizes["CHUNK"]), encoders, splits),
+        grad,
+        middle,
+        parts,
+        bias_parts,
+        w.gain[1],
+        w.shift[1],
+        w.w1,
+        w.b1,
+        w.w2,
+        call.table,
+        call.key("relu"),
+        call.key("last"),
+        *strides(grad),
+        *strides(middle),
+        batch,
+        splits,
+        encoders,
+        LAST=call.last,
+        **drops,
+        **hidden_sizes,
+    )
     own = LayerWeights(*(torch.empty_like(weight) for weight in w))
     launch(
-        add_up_weights, (4, encoders, triton.cdiv(dim, ADD_COLS)), parts, bias_parts, w.in_w, own.in_b, own.in_w,
-        own.out_b, own.out_w, w.w1, own.b1, own.w1, own.b2, own.w2, w.gain, w.shift, own.gain, own.shift, splits,
-        encoders, DIM=dim, R=ADD_ROWS, C=ADD_COLS,
-    )  # fmt: skip
+        add_up_weights,
+        (4, encoders, triton.cdiv(dim, ADD_COLS)),
+        parts,
+        bias_parts,
+        w.in_w,
+        own.in_b,
+        own.in_w,
+        own.out_b,
+        own.out_w,
+        w.w1,
+        own.b1,
+        own.w1,
+        own.b2,
+        own.w2,
+        w.gain,
+        w.shift,
+        own.gain,
+        own.shift,
+        splits,
+        encoders,
+        DIM=dim,
+        R=ADD_ROWS,
+        C=ADD_COLS,
+    )
     return list(own)

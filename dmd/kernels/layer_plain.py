@@ -19,8 +19,15 @@ DROPOUTS = len(Masks._fields)
 
 
 def plain_layer(
-    x: Tensor, source: Tensor | None, last: Tensor | None, weights: Weights, plan: AttentionPlan,
-    noise: Noise | None, site: int | None, valid: Tensor | None, masks: Masks,
+    x: Tensor,
+    source: Tensor | None,
+    last: Tensor | None,
+    weights: Weights,
+    plan: AttentionPlan,
+    noise: Noise | None,
+    site: int | None,
+    valid: Tensor | None,
+    masks: Masks,
 ) -> Tensor:
     """One layer of E encoders: attention and MLP, each with its residual.
 
@@ -44,9 +51,17 @@ class PlainLayer(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
-    def forward(ctx: Any, x: Tensor, source: Tensor | None, last: Tensor | None, plan: AttentionPlan,
-                noise: Noise | None, site: int | None, valid: Tensor | None,
-                *factors: Tensor) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        source: Tensor | None,
+        last: Tensor | None,
+        plan: AttentionPlan,
+        noise: Noise | None,
+        site: int | None,
+        valid: Tensor | None,
+        *factors: Tensor,
+    ) -> Tensor:
         masks, weights = Masks(*factors[:DROPOUTS]), Weights(*factors[DROPOUTS:])
         work = LayerWork(plan, PieceAttention(plan, noise, site, valid), weights, masks, last)
         encoders, batch, steps, dim = x.shape
@@ -73,6 +88,14 @@ class PlainLayer(torch.autograd.Function):
         upstream = gradients[0].contiguous()
         kept = len(Kept._fields)
         for number, chunk in enumerate(ctx.chunks):
-            work.backward(chunk, x, Kept(*saved[number * kept : (number + 1) * kept]), source, upstream, grads,
-                          grad_x, grad_source)  # fmt: skip
+            work.backward(
+                chunk,
+                x,
+                Kept(*saved[number * kept : (number + 1) * kept]),
+                source,
+                upstream,
+                grads,
+                grad_x,
+                grad_source,
+            )
         return grad_x, grad_source, *[None] * (5 + DROPOUTS), *work.finish(grads)

@@ -32,9 +32,19 @@ def _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM: tl.constexpr):
 
 @triton.jit
 def _forward(
-    x_ptr, label_ptr, mask_ptr, cos_ptr, grad_ptr, loss_ptr, rows, dim, epsilon, reach, ROWS: tl.constexpr,
+    x_ptr,
+    label_ptr,
+    mask_ptr,
+    cos_ptr,
+    grad_ptr,
+    loss_ptr,
+    rows,
+    dim,
+    epsilon,
+    reach,
+    ROWS: tl.constexpr,
     DIM: tl.constexpr,
-):  # fmt: skip
+):
     ghost = tl.program_id(0)
     row = tl.arange(0, ROWS)
     unit, _, _ = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM)
@@ -69,9 +79,17 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x_ptr, grad_ptr, upstream_ptr, out_ptr, rows, dim, epsilon, ROWS: tl.constexpr, DIM: tl.constexpr,
+    x_ptr,
+    grad_ptr,
+    upstream_ptr,
+    out_ptr,
+    rows,
+    dim,
+    epsilon,
+    ROWS: tl.constexpr,
+    DIM: tl.constexpr,
     PART: tl.constexpr,
-):  # fmt: skip
+):
     ghost = tl.program_id(0)
     row = tl.arange(0, ROWS)
     channel = tl.arange(0, DIM)
@@ -97,13 +115,25 @@ class FusedMargin(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         features = features.contiguous()
         ghosts, rows, dim = features.shape
-        sizes = {
-            "ROWS": max(MIN_DOT, triton.next_power_of_2(rows)), "DIM": max(MIN_DOT, triton.next_power_of_2(dim))
-        }  # fmt: skip
+        sizes = {"ROWS": max(MIN_DOT, triton.next_power_of_2(rows)), "DIM": max(MIN_DOT, triton.next_power_of_2(dim))}
         cos, grad = (torch.empty(ghosts, sizes["ROWS"], sizes["ROWS"], device=features.device) for _ in range(2))
         loss = torch.empty(ghosts, device=features.device)
-        launch(_forward, (ghosts,), features, labels.contiguous(), mask.contiguous(), cos, grad, loss, rows, dim,
-               EPSILON, MARGIN_PER_LABEL, **sizes, num_warps=WARPS)  # fmt: skip
+        launch(
+            _forward,
+            (ghosts,),
+            features,
+            labels.contiguous(),
+            mask.contiguous(),
+            cos,
+            grad,
+            loss,
+            rows,
+            dim,
+            EPSILON,
+            MARGIN_PER_LABEL,
+            **sizes,
+            num_warps=WARPS,
+        )
         ctx.save_for_backward(features, grad)
         ctx.sizes = sizes
         return loss
@@ -113,6 +143,18 @@ class FusedMargin(torch.autograd.Function):
         features, grad = ctx.saved_tensors
         ghosts, rows, dim = features.shape
         out = torch.empty_like(features)
-        launch(_backward, (ghosts,), features, grad, gradients[0].contiguous(), out, rows, dim, EPSILON, **ctx.sizes,
-               PART=MIN_DOT, num_warps=WARPS)  # fmt: skip
+        launch(
+            _backward,
+            (ghosts,),
+            features,
+            grad,
+            gradients[0].contiguous(),
+            out,
+            rows,
+            dim,
+            EPSILON,
+            **ctx.sizes,
+            PART=MIN_DOT,
+            num_warps=WARPS,
+        )
         return out, None, None

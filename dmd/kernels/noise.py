@@ -54,7 +54,13 @@ class Noise:
     """
 
     def __init__(
-        self, *, seed: int, step: int, ghosts: Sequence[int], ghost_size: int, device: torch.device,
+        self,
+        *,
+        seed: int,
+        step: int,
+        ghosts: Sequence[int],
+        ghost_size: int,
+        device: torch.device,
         keys: "DropoutKeys | None" = None,
     ) -> None:
         self.seed, self.step, self.ghosts, self.ghost_size, self.device = seed, step, tuple(ghosts), ghost_size, device

@@ -149,8 +149,9 @@ class PieceAttention:
             for matrix in range(0, matrices, at_once):
                 yield slice(begin - first, stop - first), keys, slice(matrix, min(matrix + at_once, matrices))
 
-    def _scores(self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor,
-                top: Tensor | None = None) -> Tensor:  # fmt: skip
+    def _scores(
+        self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor, top: Tensor | None = None
+    ) -> Tensor:
         """q k less its row's top [m, rows], -inf where hidden: [m, h, rows] and [m, h, keys] -> [m, rows, keys]."""
         hidden = self._mask(chunk.encoder, rows, keys, q)
         start, q = hidden if top is None else hidden - top.unsqueeze(-1), q.transpose(1, 2)

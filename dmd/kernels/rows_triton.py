@@ -58,9 +58,21 @@ def whole_steps(
 
 @triton.jit
 def keep_factor(
-    keys, table, e, sample, step, col, batch, inside, SIDE: tl.constexpr, LAST: tl.constexpr, COLS: tl.constexpr,
-    GHOST: tl.constexpr, CUT: tl.constexpr, SCALE: tl.constexpr,
-):  # fmt: skip
+    keys,
+    table,
+    e,
+    sample,
+    step,
+    col,
+    batch,
+    inside,
+    SIDE: tl.constexpr,
+    LAST: tl.constexpr,
+    COLS: tl.constexpr,
+    GHOST: tl.constexpr,
+    CUT: tl.constexpr,
+    SCALE: tl.constexpr,
+):
     """What dropout multiplies the elements [rows, col] by: 0 or SCALE; COLS channels, GHOST samples per ghost batch."""
     at = keys + 2 * (e * (batch // GHOST) + sample // GHOST)
     low = tl.load(at, inside, 0)

@@ -69,9 +69,11 @@ class StackPlan:
             steps: list[tuple[str, bool]] = [("embed", embeds), ("source", sources and embeds)]
             for level in range(self.levels):
                 steps += [
-                    (f"attention{level}", attends), (f"res{level}", self.res_rate > 0),
-                    (f"relu{level}", self.relu_rate > 0), (f"last{level}", self.res_rate > 0),
-                ]  # fmt: skip
+                    (f"attention{level}", attends),
+                    (f"res{level}", self.res_rate > 0),
+                    (f"relu{level}", self.relu_rate > 0),
+                    (f"last{level}", self.res_rate > 0),
+                ]
             for kind, drops in steps:
                 if not drops:
                     continue

@@ -1,6 +1,6 @@
 """A stack of encoders as Triton kernels, all encoders together (see `dmd.kernels.stack`).
 
-    TransformerStack.forward -> run_stack -> FusedEmbed, FusedLayer for each level, FusedNorm
+TransformerStack.forward -> run_stack -> FusedEmbed, FusedLayer for each level, FusedNorm
 """
 
 import math
@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 BLOCK = 32
 """Rows of a program."""
 PARAMETERS = (
-    "in_proj_weight", "in_proj_bias", "out_proj_weight", "out_proj_bias", "fc1_weight", "fc1_bias", "fc2_weight",
-    "fc2_bias", "norm_weight", "norm_bias",
-)  # fmt: skip
+    "in_proj_weight",
+    "in_proj_bias",
+    "out_proj_weight",
+    "out_proj_bias",
+    "fc1_weight",
+    "fc1_bias",
+    "fc2_weight",
+    "fc2_bias",
+    "norm_weight",
+    "norm_bias",
+)
 """Of an `EncoderLayer`, in the order of `LayerWeights`."""
 
 
@@ -61,8 +69,20 @@ class FusedEmbed(torch.autograd.Function):
         batch = inputs[0].shape[-3]
         out = torch.empty(encoders, batch, call.steps, dim, device=inputs[0].device)
         grid = (triton.cdiv(batch * call.steps, BLOCK), encoders)
-        launch(embed, grid, *_three(inputs), out, call.positions, call.table, _keys(call), *_how(call, dim),
-               *_places(inputs), *strides(out), batch, **_constants(call, batch, dim))  # fmt: skip
+        launch(
+            embed,
+            grid,
+            *_three(inputs),
+            out,
+            call.positions,
+            call.table,
+            _keys(call),
+            *_how(call, dim),
+            *_places(inputs),
+            *strides(out),
+            batch,
+            **_constants(call, batch, dim),
+        )
         ctx.save_for_backward(*inputs)
         ctx.call, ctx.shape = call, out.shape
         return out
@@ -75,9 +95,23 @@ class FusedEmbed(torch.autograd.Function):
         grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
         grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
         grid = (triton.cdiv(batch * steps, BLOCK), encoders if call.parts else len(inputs))
-        launch(embed_backward, grid, *_three(inputs), grad, *_three(grads), call.positions, call.table, _keys(call),
-               *_how(call, dim), *_places(inputs), *strides(grad), *_places(grads), batch, encoders,
-               **_constants(call, batch, dim))  # fmt: skip
+        launch(
+            embed_backward,
+            grid,
+            *_three(inputs),
+            grad,
+            *_three(grads),
+            call.positions,
+            call.table,
+            _keys(call),
+            *_how(call, dim),
+            *_places(inputs),
+            *strides(grad),
+            *_places(grads),
+            batch,
+            encoders,
+            **_constants(call, batch, dim),
+        )
         return None, *grads
 
 
@@ -101,11 +135,17 @@ def _how(call: EmbedCall, dim: int) -> tuple[int, float]:
 
 def _constants(call: EmbedCall, batch: int, dim: int) -> dict[str, Any]:
     return {
-        "PARTS": call.parts, "SIDE": call.side, "NORM": call.norm, "DROP": call.keys is not None,
-        "CUT": cut(call.rate), "SCALE": keep_scale(call.rate),
-        "GHOST": batch if call.keys is None else batch // call.keys.shape[1], "DIM": dim, "WIDTH": padded(dim),
+        "PARTS": call.parts,
+        "SIDE": call.side,
+        "NORM": call.norm,
+        "DROP": call.keys is not None,
+        "CUT": cut(call.rate),
+        "SCALE": keep_scale(call.rate),
+        "GHOST": batch if call.keys is None else batch // call.keys.shape[1],
+        "DIM": dim,
+        "WIDTH": padded(dim),
         "M": BLOCK,
-    }  # fmt: skip
+    }
 
 
 class FusedNorm(torch.autograd.Function):
@@ -116,8 +156,9 @@ class FusedNorm(torch.autograd.Function):
         encoders, batch, steps, dim = x.shape
         out = torch.empty_like(x)
         grid = (triton.cdiv(batch * steps, BLOCK), encoders)
-        launch(norm, grid, x, out, gain, shift, table, *strides(x), batch, DIM=dim, WIDTH=padded(dim), LAST=last,
-               M=BLOCK)  # fmt: skip
+        launch(
+            norm, grid, x, out, gain, shift, table, *strides(x), batch, DIM=dim, WIDTH=padded(dim), LAST=last, M=BLOCK
+        )
         ctx.save_for_backward(x, gain, table)
         ctx.last = last
         return out
@@ -130,14 +171,33 @@ class FusedNorm(torch.autograd.Function):
         grad_x = empty(x, steps, dim)
         grid = (triton.cdiv(batch * steps, BLOCK), encoders)
         parts = torch.empty(grid[0], 2, encoders, dim, device=x.device)
-        launch(norm_backward, grid, x, grad, grad_x, parts, gain, table, *strides(x), *strides(grad), batch, encoders,
-               DIM=dim, WIDTH=padded(dim), LAST=ctx.last, M=BLOCK)  # fmt: skip
+        launch(
+            norm_backward,
+            grid,
+            x,
+            grad,
+            grad_x,
+            parts,
+            gain,
+            table,
+            *strides(x),
+            *strides(grad),
+            batch,
+            encoders,
+            DIM=dim,
+            WIDTH=padded(dim),
+            LAST=ctx.last,
+            M=BLOCK,
+        )
         grad_gain, grad_shift = parts.sum(0)
         return grad_x, grad_gain, grad_shift, None, None
 
 
 def run_stack(
-    stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, sources: Sequence[Tensor] | None, noise: Noise | None,
+    stack: "TransformerStack",
+    inputs: Sequence[Tensor] | Tensor,
+    sources: Sequence[Tensor] | None,
+    noise: Noise | None,
     valid: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """The stack's output [E, B, T, d] (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
@@ -158,21 +218,28 @@ def run_stack(
     for level, layer in enumerate(stack.layers):
         last = plan.last_step and level == plan.levels - 1
         attention = AttentionLaunch(
-            stack.get_buffer("shape"), stack.get_buffer("scales"), keys.get(f"attention{level}"), real,
-            heads=plan.heads, last_step=last,
-        )  # fmt: skip
+            stack.get_buffer("shape"),
+            stack.get_buffer("scales"),
+            keys.get(f"attention{level}"),
+            real,
+            heads=plan.heads,
+            last_step=last,
+        )
         own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "last") if f"{kind}{level}" in keys}
         call = LayerCall(
-            table=table, attention=attention, last=last, dtype=dtype, keys=own, res_rate=plan.res_rate,
+            table=table,
+            attention=attention,
+            last=last,
+            dtype=dtype,
+            keys=own,
+            res_rate=plan.res_rate,
             relu_rate=plan.relu_rate,
-        )  # fmt: skip
+        )
         x = FusedLayer.apply(x, source, call, *(layer.get_parameter(name) for name in PARAMETERS))
     return FusedNorm.apply(x, stack.norm_weight, stack.norm_bias, table, plan.last_step)
 
 
-def _embed(
-    stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, side: int, keys: Tensor | None
-) -> Tensor:
+def _embed(stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, side: int, keys: Tensor | None) -> Tensor:
     plan = stack.fused_plan
     assert plan is not None
     lengths = plan.keys if side else plan.queries
@@ -185,9 +252,16 @@ def _embed(
     if len(tensors) > 3:
         tensors, readers, parts = [torch.stack([_lengthened(x, max(lengths)) for x in inputs])], (), 1
     call = EmbedCall(
-        table=stack.get_buffer("table"), positions=stack.get_buffer("positions"), side=side, norm=side == 1,
-        steps=max(lengths), rate=plan.embed_rate, keys=keys, readers=readers, parts=parts,
-    )  # fmt: skip
+        table=stack.get_buffer("table"),
+        positions=stack.get_buffer("positions"),
+        side=side,
+        norm=side == 1,
+        steps=max(lengths),
+        rate=plan.embed_rate,
+        keys=keys,
+        readers=readers,
+        parts=parts,
+    )
     return FusedEmbed.apply(call, *tensors)
 
 

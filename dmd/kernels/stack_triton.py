@@ -12,9 +12,27 @@ from dmd.kernels.rows_triton import count_rows, keep_factor, locate_rows, normal
 
 @triton.jit
 def _read(
-    a_ptr, b_ptr, c_ptr, e, sample, step, inside, channel, chosen, a_e, a_b, a_t, b_b, b_t, c_b, c_t,
-    PARTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
-):  # fmt: skip
+    a_ptr,
+    b_ptr,
+    c_ptr,
+    e,
+    sample,
+    step,
+    inside,
+    channel,
+    chosen,
+    a_e,
+    a_b,
+    a_t,
+    b_b,
+    b_t,
+    c_b,
+    c_t,
+    PARTS: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    M: tl.constexpr,
+):
     """An encoder's own input rows [M, WIDTH], float32."""
     mask = inside[:, None] & (channel < DIM)[None, :]
     x = tl.zeros([M, WIDTH], tl.float32)
@@ -44,10 +62,37 @@ def _positioned(x, positions, step, inside, channel, factor, DIM: tl.constexpr):
 
 @triton.jit
 def embed(
-    a_ptr, b_ptr, c_ptr, out_ptr, positions, table, keys, chosen, factor, a_e, a_b, a_t, b_b, b_t, c_b, c_t, o_e, o_b,
-    o_t, batch, PARTS: tl.constexpr, SIDE: tl.constexpr, NORM: tl.constexpr, DROP: tl.constexpr, CUT: tl.constexpr,
-    SCALE: tl.constexpr, GHOST: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
-):  # fmt: skip
+    a_ptr,
+    b_ptr,
+    c_ptr,
+    out_ptr,
+    positions,
+    table,
+    keys,
+    chosen,
+    factor,
+    a_e,
+    a_b,
+    a_t,
+    b_b,
+    b_t,
+    c_b,
+    c_t,
+    o_e,
+    o_b,
+    o_t,
+    batch,
+    PARTS: tl.constexpr,
+    SIDE: tl.constexpr,
+    NORM: tl.constexpr,
+    DROP: tl.constexpr,
+    CUT: tl.constexpr,
+    SCALE: tl.constexpr,
+    GHOST: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    M: tl.constexpr,
+):
     """dropout(factor x + position) of every encoder [E, B, T, d]; with NORM, normalised."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -58,9 +103,27 @@ def embed(
     inside = row < count
     channel = tl.arange(0, WIDTH)
     x = _read(
-        a_ptr, b_ptr, c_ptr, e, sample, step, inside, channel, chosen, a_e, a_b, a_t, b_b, b_t, c_b, c_t, PARTS, DIM,
-        WIDTH, M,
-    )  # fmt: skip
+        a_ptr,
+        b_ptr,
+        c_ptr,
+        e,
+        sample,
+        step,
+        inside,
+        channel,
+        chosen,
+        a_e,
+        a_b,
+        a_t,
+        b_b,
+        b_t,
+        c_b,
+        c_t,
+        PARTS,
+        DIM,
+        WIDTH,
+        M,
+    )
     out = _positioned(x, positions, step, inside, channel, factor, DIM)
     if DROP:
         out *= keep_factor(keys, table, e, sample, step, channel, batch, inside, SIDE, False, DIM, GHOST, CUT, SCALE)
@@ -77,11 +140,48 @@ def _write(ptr, values, row, channel, mask):
 
 @triton.jit
 def embed_backward(
-    a_ptr, b_ptr, c_ptr, grad_ptr, grad_a, grad_b, grad_c, positions, table, keys, chosen, factor, a_e, a_b, a_t, b_b,
-    b_t, c_b, c_t, o_e, o_b, o_t, ga_e, ga_b, ga_t, gb_b, gb_t, gc_b, gc_t, batch, encoders, PARTS: tl.constexpr,
-    SIDE: tl.constexpr, NORM: tl.constexpr, DROP: tl.constexpr, CUT: tl.constexpr, SCALE: tl.constexpr,
-    GHOST: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
-):  # fmt: skip
+    a_ptr,
+    b_ptr,
+    c_ptr,
+    grad_ptr,
+    grad_a,
+    grad_b,
+    grad_c,
+    positions,
+    table,
+    keys,
+    chosen,
+    factor,
+    a_e,
+    a_b,
+    a_t,
+    b_b,
+    b_t,
+    c_b,
+    c_t,
+    o_e,
+    o_b,
+    o_t,
+    ga_e,
+    ga_b,
+    ga_t,
+    gb_b,
+    gb_t,
+    gc_b,
+    gc_t,
+    batch,
+    encoders,
+    PARTS: tl.constexpr,
+    SIDE: tl.constexpr,
+    NORM: tl.constexpr,
+    DROP: tl.constexpr,
+    CUT: tl.constexpr,
+    SCALE: tl.constexpr,
+    GHOST: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    M: tl.constexpr,
+):
     """Gradient of each input tensor, over the encoders that read it; a program per block of an input's rows."""
     tensor = tl.program_id(1)
     first = tensor
@@ -103,9 +203,27 @@ def embed_backward(
     x = tl.zeros([M, WIDTH], tl.float32)
     if NORM:
         x = _read(
-            a_ptr, b_ptr, c_ptr, reader, sample, step, inside, channel, chosen, a_e, a_b, a_t, b_b, b_t, c_b, c_t,
-            PARTS, DIM, WIDTH, M,
-        )  # fmt: skip
+            a_ptr,
+            b_ptr,
+            c_ptr,
+            reader,
+            sample,
+            step,
+            inside,
+            channel,
+            chosen,
+            a_e,
+            a_b,
+            a_t,
+            b_b,
+            b_t,
+            c_b,
+            c_t,
+            PARTS,
+            DIM,
+            WIDTH,
+            M,
+        )
         x = _positioned(x, positions, step, inside, channel, factor, DIM)
     total = tl.zeros([M, WIDTH], tl.float32)
     for e in range(first, last):
@@ -138,9 +256,20 @@ def embed_backward(
 
 @triton.jit
 def norm(
-    x_ptr, out_ptr, gain_ptr, shift_ptr, table, x_e, x_b, x_t, batch, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    LAST: tl.constexpr, M: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    out_ptr,
+    gain_ptr,
+    shift_ptr,
+    table,
+    x_e,
+    x_b,
+    x_t,
+    batch,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LAST: tl.constexpr,
+    M: tl.constexpr,
+):
     """Layer norm of every encoder's output [E, B, T, d]."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -160,9 +289,25 @@ def norm(
 
 @triton.jit
 def norm_backward(
-    x_ptr, grad_ptr, grad_x_ptr, parts_ptr, gain_ptr, table, x_e, x_b, x_t, g_e, g_b, g_t, batch, encoders,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr, M: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    grad_ptr,
+    grad_x_ptr,
+    parts_ptr,
+    gain_ptr,
+    table,
+    x_e,
+    x_b,
+    x_t,
+    g_e,
+    g_b,
+    g_t,
+    batch,
+    encoders,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LAST: tl.constexpr,
+    M: tl.constexpr,
+):
     """Gradient of x, and each program's share of those of gain and shift: `parts` [programs, 2, E, d]."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)

@@ -28,9 +28,11 @@ def fused_terms(objective: "Objective", output: DMDOutput, labels: Tensor, mask:
     predictions = torch.stack([output.predictions[head] for head in HEADS]).float().unflatten(1, labels.shape)
     reprs = [reprs[m] for reprs in (output.homo_repr, output.hetero_repr) for m in MODALITIES]
     units = [
-        tensor for unit in (objective.homo, objective.hetero) for part in (unit.logit, unit.repr, unit.edge)
+        tensor
+        for unit in (objective.homo, objective.hetero)
+        for part in (unit.logit, unit.repr, unit.edge)
         for tensor in (part.weight, part.bias)
-    ]  # fmt: skip
+    ]
     graph, edges = FusedGraph.apply(
         predictions, labels, mask, objective.get_buffer("priors"), config.prior != "none", *reprs, *units
     )

@@ -10,7 +10,12 @@ MARGIN_PER_LABEL = 0.15
 
 
 def margin_loss(
-    features: Tensor, labels: Tensor, mask: Tensor, *, constant: float | None = None, smoothing: float = 0.0,
+    features: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    *,
+    constant: float | None = None,
+    smoothing: float = 0.0,
     fused: bool = False,
 ) -> Tensor:
     """Triplet hinge over the 3S rows of each ghost batch.

@@ -107,23 +107,24 @@ class Objective(nn.Module):
             return fused_terms(self, output, labels, mask)
         output = _in_ghost_batches(output, labels.shape)
         mask = mask.to(labels.dtype)
-        terms = {
-            f"task_{head}": sample_mean(task_loss(output.predictions[head], labels), mask) for head in HEADS
-        }
+        terms = {f"task_{head}": sample_mean(task_loss(output.predictions[head], labels), mask) for head in HEADS}
         parts = output.decoupled
         again = parts.reconstructed
         terms["reconstruction"] = _total(mean_squared(parts.origin[m], again[m], mask) for m in MODALITIES)
         terms["cycle"] = _total(mean_squared(parts.private[m], parts.private_again[m], mask) for m in MODALITIES)
         terms["orthogonality"] = _total(
-            orthogonality(parts.private[m], parts.shared[m], mask, along=self.config.orthogonality)
-            for m in MODALITIES
+            orthogonality(parts.private[m], parts.shared[m], mask, along=self.config.orthogonality) for m in MODALITIES
         )
         features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
         constant = self.config.margin_constant if self.config.margin == "constant" else None
         terms["margin"] = margin_loss(
-            features, labels, mask, constant=constant, smoothing=self.config.margin_smoothing,
+            features,
+            labels,
+            mask,
+            constant=constant,
+            smoothing=self.config.margin_smoothing,
             fused=self.fused and few,
-        )  # fmt: skip
+        )
         terms.update(self._distillation("homo", output.homo_repr, output, mask))
         terms.update(self._distillation("hetero", output.hetero_repr, output, mask))
         terms["total"] = self.weighted_sum(terms)
@@ -141,9 +142,7 @@ class Objective(nn.Module):
         weight = config.decoupling_weight * self.decoupling
         return task + weight * decoupling + config.distillation_weight * distillation
 
-    def _distillation(
-        self, space: str, reprs: dict[str, Tensor], output: DMDOutput, mask: Tensor
-    ) -> dict[str, Tensor]:
+    def _distillation(self, space: str, reprs: dict[str, Tensor], output: DMDOutput, mask: Tensor) -> dict[str, Tensor]:
         logits = {m: output.predictions[f"{m}_{space}"] for m in MODALITIES}
         prior = self.get_buffer(f"prior_{space}")
         edges = self.get_submodule(space)(logits, reprs)  # [G, S, 6]
@@ -171,7 +170,9 @@ def _in_ghost_batches(output: DMDOutput, shape: torch.Size) -> DMDOutput:
         }
 
     return DMDOutput(
-        predictions=view(output.predictions), decoupled=type(output.decoupled)(*map(view, output.decoupled)),
-        margin_features=view(output.margin_features), homo_repr=view(output.homo_repr),
+        predictions=view(output.predictions),
+        decoupled=type(output.decoupled)(*map(view, output.decoupled)),
+        margin_features=view(output.margin_features),
+        homo_repr=view(output.homo_repr),
         hetero_repr=view(output.hetero_repr),
-    )  # fmt: skip
+    )

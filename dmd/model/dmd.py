@@ -17,15 +17,26 @@ from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
 CROSSMODAL = (
-    ("text", "audio"), ("text", "vision"), ("audio", "text"), ("audio", "vision"), ("vision", "text"),
+    ("text", "audio"),
+    ("text", "vision"),
+    ("audio", "text"),
+    ("audio", "vision"),
+    ("vision", "text"),
     ("vision", "audio"),
-)  # fmt: skip
+)
 """(target, source) of the six crossmodal encoders; two consecutive ones feed one memory encoder."""
 PUBLISHED_ORDER = ("text", "vision", "audio")
 """The order in which the published code concatenates modalities before its fusion layers."""
 HEADS = (
-    "fused", "shared", "text_homo", "audio_homo", "vision_homo", "text_hetero", "audio_hetero", "vision_hetero",
-)  # fmt: skip
+    "fused",
+    "shared",
+    "text_homo",
+    "audio_homo",
+    "vision_homo",
+    "text_hetero",
+    "audio_hetero",
+    "vision_hetero",
+)
 """The eight predictions: the fused one, the one from all shared features, and one per modality and space."""
 
 
@@ -60,8 +71,13 @@ class DMD(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, dims: Mapping[str, int], lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None, *, fused: bool = False,
+        self,
+        config: ModelConfig,
+        dims: Mapping[str, int],
+        lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None = None,
+        *,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -73,10 +89,12 @@ class DMD(nn.Module):
         self.normalisation = nn.ModuleDict(
             {m: Normalisation(dims[m]) for m in numeric} if config.normalise == "train" else {}
         )
-        self.convolution = nn.ModuleDict({
-            m: nn.Identity() if dims[m] == dim else TemporalConvolution(dims[m], dim, config.kernels[m])
-            for m in MODALITIES
-        })  # fmt: skip
+        self.convolution = nn.ModuleDict(
+            {
+                m: nn.Identity() if dims[m] == dim else TemporalConvolution(dims[m], dim, config.kernels[m])
+                for m in MODALITIES
+            }
+        )
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
         self._kernels = {m: 1 if dims[m] == dim else config.kernels[m] for m in MODALITIES}
@@ -95,18 +113,30 @@ class DMD(nn.Module):
         self.fused_head = ResidualHead(9 * dim, 9 * dim, rate, outputs)
 
     def _stack(
-        self, dim: int, targets: tuple[str, ...], sources: tuple[str, ...], steps: Mapping[str, int], *,
-        last_step: bool, fused: bool,
+        self,
+        dim: int,
+        targets: tuple[str, ...],
+        sources: tuple[str, ...],
+        steps: Mapping[str, int],
+        *,
+        last_step: bool,
+        fused: bool,
     ) -> TransformerStack:
         config = self.config
         memory = dim != config.dim
         return TransformerStack(
-            dim, config.heads, max(config.levels, 3) if memory else config.levels,
-            queries=[steps[m] for m in targets], keys=[steps[m] for m in sources],
+            dim,
+            config.heads,
+            max(config.levels, 3) if memory else config.levels,
+            queries=[steps[m] for m in targets],
+            keys=[steps[m] for m in sources],
             attn_dropout=[config.attn_dropout if memory else config.source_dropout[m] for m in sources],
-            relu_dropout=config.relu_dropout, res_dropout=config.res_dropout, embed_dropout=config.embed_dropout,
-            last_step=last_step, fused=fused,
-        )  # fmt: skip
+            relu_dropout=config.relu_dropout,
+            res_dropout=config.res_dropout,
+            embed_dropout=config.embed_dropout,
+            last_step=last_step,
+            fused=fused,
+        )
 
     def use_plain(self) -> None:
         """Run the encoders in plain torch from here on."""
@@ -152,10 +182,12 @@ class DMD(nn.Module):
         predictions.update({f"{m}_homo": homo[m].logit for m in MODALITIES})
         predictions.update({f"{m}_hetero": hetero[m].logit for m in MODALITIES})
         return DMDOutput(
-            predictions=predictions, decoupled=decoupled, margin_features=margin,
+            predictions=predictions,
+            decoupled=decoupled,
+            margin_features=margin,
             homo_repr={m: homo[m].hidden for m in MODALITIES},
             hetero_repr={m: hetero[m].residual for m in MODALITIES},
-        )  # fmt: skip
+        )
 
     def _valid_ranges(self, tokens: Tensor, text: Tensor, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{m: [B, 2]}, real steps of the convolved modalities; a modality that was dropped has none.

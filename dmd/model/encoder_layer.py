@@ -36,9 +36,7 @@ def pick_steps(x: Tensor, steps: Tensor) -> Tensor:
 class EncoderLayer(nn.Module):
     """One pre-norm layer of E encoders: attention and a ReLU MLP of width 4d, each with its residual."""
 
-    def __init__(
-        self, num_encoders: int, dim: int, *, relu_dropout: float, res_dropout: float
-    ) -> None:
+    def __init__(self, num_encoders: int, dim: int, *, relu_dropout: float, res_dropout: float) -> None:
         super().__init__()
         self.relu_dropout = relu_dropout
         self.res_dropout = res_dropout
@@ -57,8 +55,14 @@ class EncoderLayer(nn.Module):
                 nn.init.xavier_uniform_(encoder)
 
     def forward(
-        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
-        noise: Noise | None, valid: Tensor | None = None,
+        self,
+        x: Tensor,
+        source: Tensor | None,
+        members: Tensor,
+        plan: AttentionPlan,
+        last: Tensor | None,
+        noise: Noise | None,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """Map x [E, B, Tq, d] to the same shape, or to [E, B, 1, d] where `last` picks a step of each encoder, [E], or
         of each of its samples, [E, B].
@@ -92,19 +96,32 @@ class EncoderLayer(nn.Module):
         return x + dropout(hidden, self.res_dropout, noise, batch_dim=1)
 
     def _plain(
-        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
-        noise: Noise | None, valid: Tensor | None,
+        self,
+        x: Tensor,
+        source: Tensor | None,
+        members: Tensor,
+        plan: AttentionPlan,
+        last: Tensor | None,
+        noise: Noise | None,
+        valid: Tensor | None,
     ) -> Tensor:
         """The same, encoder by encoder in the cache of a CPU; draws its dropout in the same order."""
         every = len(members) == len(self.in_proj_weight)
         norm_weight, norm_bias, *rest = (
             part if every else part.index_select(part.dim() - 2 if norm else 0, members)
             for norm, part in (
-                (True, self.norm_weight), (True, self.norm_bias), (False, self.in_proj_weight),
-                (False, self.in_proj_bias), (False, self.out_proj_weight), (False, self.out_proj_bias),
-                (False, self.fc1_weight), (False, self.fc1_bias), (False, self.fc2_weight), (False, self.fc2_bias),
+                (True, self.norm_weight),
+                (True, self.norm_bias),
+                (False, self.in_proj_weight),
+                (False, self.in_proj_bias),
+                (False, self.out_proj_weight),
+                (False, self.out_proj_bias),
+                (False, self.fc1_weight),
+                (False, self.fc1_bias),
+                (False, self.fc2_weight),
+                (False, self.fc2_bias),
             )
-        )  # fmt: skip
+        )
         in_proj = after_norm(rest[0], rest[1], norm_weight[0], norm_bias[0])
         fc1 = after_norm(rest[4], rest[5], norm_weight[1], norm_bias[1])
         site = None if noise is None or not any(plan.rates) else noise.next_site()
@@ -112,9 +129,11 @@ class EncoderLayer(nn.Module):
         masks = [
             None if noise is None or rate == 0 else noise.keep((*shape, width), rate, batch_dim=1, dtype=x.dtype)
             for rate, width in (
-                (self.res_dropout, x.shape[-1]), (self.relu_dropout, 4 * x.shape[-1]), (self.res_dropout, x.shape[-1])
+                (self.res_dropout, x.shape[-1]),
+                (self.relu_dropout, 4 * x.shape[-1]),
+                (self.res_dropout, x.shape[-1]),
             )
-        ]  # fmt: skip
+        ]
         if last is not None and last.dim() == 1:
             last = last[:, None].expand(-1, x.shape[1])
         weights = Weights(*in_proj, rest[2], rest[3], *fc1, rest[6], rest[7])

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from dmd.model.config import MODALITIES
 
 PAIRS = (
-    ("text", "vision"), ("text", "audio"), ("vision", "text"), ("vision", "audio"), ("audio", "text"),
+    ("text", "vision"),
+    ("text", "audio"),
+    ("vision", "text"),
+    ("vision", "audio"),
+    ("audio", "text"),
     ("audio", "vision"),
-)  # fmt: skip
+)
 """(student, teacher) of each edge."""
 TEMPERATURE = 8.0
 """Divides the scores before the softmax over the six pairs."""
@@ -44,7 +48,7 @@ class GDUnit(nn.Module):
         as_student, as_teacher = self.edge.weight.chunk(2, dim=1)
         student = (z @ as_student.T).squeeze(-1)  # [3, ...]
         teacher = (z @ as_teacher.T).squeeze(-1)
-        scores = torch.stack([
-            student[MODALITIES.index(to)] + teacher[MODALITIES.index(source)] for to, source in PAIRS
-        ], dim=-1)  # fmt: skip
+        scores = torch.stack(
+            [student[MODALITIES.index(to)] + teacher[MODALITIES.index(source)] for to, source in PAIRS], dim=-1
+        )
         return torch.softmax((scores + self.edge.bias) / TEMPERATURE, dim=-1)

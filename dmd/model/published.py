@@ -151,8 +151,11 @@ def to_published(ours: Mapping[str, Tensor], table: list[Slot]) -> dict[str, Ten
         if slot.ours in ours:
             tensor = ours[slot.ours][slot.part]
             result[slot.published] = tensor.unsqueeze(-1) if slot.ours.startswith("decoupler.") else tensor
-    result.update({
-        TEXT_ENCODER[0] + name.removeprefix(TEXT_ENCODER[1]): tensor
-        for name, tensor in ours.items() if name.startswith(TEXT_ENCODER[1])
-    })  # fmt: skip
+    result.update(
+        {
+            TEXT_ENCODER[0] + name.removeprefix(TEXT_ENCODER[1]): tensor
+            for name, tensor in ours.items()
+            if name.startswith(TEXT_ENCODER[1])
+        }
+    )
     return result

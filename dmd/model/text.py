@@ -14,13 +14,33 @@ from torch import Tensor, nn
 
 from dmd.errors import first_line
 
-NAMING = frozenset({
-    "auto_map", "name_or_path", "_name_or_path", "_commit_hash", "custom_pipelines", "trust_remote_code",
-    "transformers_weights", "base_model_name_or_path", "quantization_config", "kernel_config", "use_kernels",
-    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
-    "_experts_implementation", "_experts_implementation_internal", "backbone", "backbone_config", "backbone_kwargs",
-    "use_timm_backbone", "use_pretrained_backbone", "num_labels",
-})  # fmt: skip
+NAMING = frozenset(
+    {
+        "auto_map",
+        "name_or_path",
+        "_name_or_path",
+        "_commit_hash",
+        "custom_pipelines",
+        "trust_remote_code",
+        "transformers_weights",
+        "base_model_name_or_path",
+        "quantization_config",
+        "kernel_config",
+        "use_kernels",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "backbone",
+        "backbone_config",
+        "backbone_kwargs",
+        "use_timm_backbone",
+        "use_pretrained_backbone",
+        "num_labels",
+    }
+)
 """Keys of a configuration by which transformers finds code, native kernels, files or models to fetch; and the number of
 labels, of which it would write a list."""
 ATTENTION = ("eager", "sdpa")

@@ -69,24 +69,36 @@ class TransformerStack(nn.Module):
     """
 
     def __init__(
-        self, dim: int, heads: int, levels: int, *, queries: Sequence[int], keys: Sequence[int],
-        attn_dropout: Sequence[float], relu_dropout: float, res_dropout: float, embed_dropout: float,
-        last_step: bool, fused: bool = False,
+        self,
+        dim: int,
+        heads: int,
+        levels: int,
+        *,
+        queries: Sequence[int],
+        keys: Sequence[int],
+        attn_dropout: Sequence[float],
+        relu_dropout: float,
+        res_dropout: float,
+        embed_dropout: float,
+        last_step: bool,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.embed_dropout, self.last_step = dim, embed_dropout, last_step
         self.groups = group_by_length(queries, keys)
         self.layers = nn.ModuleList(
-            EncoderLayer(len(queries), dim, relu_dropout=relu_dropout, res_dropout=res_dropout)
-            for _ in range(levels)
+            EncoderLayer(len(queries), dim, relu_dropout=relu_dropout, res_dropout=res_dropout) for _ in range(levels)
         )
         self.plans = [
             AttentionPlan(
-                heads=heads, queries=group.queries, keys=group.keys, fused=fused and dim // heads <= MAX_HEAD,
+                heads=heads,
+                queries=group.queries,
+                keys=group.keys,
+                fused=fused and dim // heads <= MAX_HEAD,
                 rates=tuple(attn_dropout[member] for member in group.members),
             )
             for group in self.groups
-        ]  # fmt: skip
+        ]
         self.norm_weight = nn.Parameter(torch.ones(len(queries), dim))
         self.norm_bias = nn.Parameter(torch.zeros(len(queries), dim))
         self.register_buffer("positions", position_table(max(*queries, *keys), dim), persistent=False)
@@ -98,10 +110,17 @@ class TransformerStack(nn.Module):
             from dmd.kernels.attention_fused import attention_tables
 
             self.fused_plan = StackPlan(
-                heads=heads, levels=levels, queries=tuple(queries), keys=tuple(keys), attn_rates=tuple(attn_dropout),
-                res_rate=res_dropout, relu_rate=relu_dropout, embed_rate=embed_dropout, last_step=last_step,
+                heads=heads,
+                levels=levels,
+                queries=tuple(queries),
+                keys=tuple(keys),
+                attn_rates=tuple(attn_dropout),
+                res_rate=res_dropout,
+                relu_rate=relu_dropout,
+                embed_rate=embed_dropout,
+                last_step=last_step,
                 groups=self.groups,
-            )  # fmt: skip
+            )
             shape, scales = attention_tables(self.fused_plan.queries, self.fused_plan.keys, self.fused_plan.attn_rates)
             for name, tensor in (("table", self.fused_plan.table()), ("shape", shape), ("scales", scales)):
                 self.register_buffer(name, tensor, persistent=False)
@@ -112,8 +131,12 @@ class TransformerStack(nn.Module):
         self.plans = [replace(plan, fused=False) for plan in self.plans]
 
     def forward(
-        self, inputs: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *,
-        valid: Sequence[Tensor] | None = None, noise: Noise | None = None,
+        self,
+        inputs: Sequence[Tensor],
+        sources: Sequence[Tensor] | None = None,
+        *,
+        valid: Sequence[Tensor] | None = None,
+        noise: Noise | None = None,
     ) -> list[Tensor]:
         """Encode inputs [B, Tq, d] (attending to sources [B, Tk, d]).
 

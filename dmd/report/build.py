@@ -95,11 +95,11 @@ def _overview(groups: list[Group], split: str) -> Section:
         pictures.append(Picture(
             name="comparison", figure=comparison_figure(groups),
             caption=f"Metrics on the {split} split: a dot per seed, the mean and its 95 % interval per config.",
-        ))  # fmt: skip
+        ))
     return Section(
         anchor="overview", title="Overview", text=EXPECTED if regresses else "",
         tables=[t for t in tables if t is not None], pictures=pictures,
-    )  # fmt: skip
+    )
 
 
 def _run_section(one: Measured, anchor: str, method: Method) -> Section:
@@ -113,7 +113,7 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
         pictures.append(Picture(name="edges", figure=curves, caption=(
             "What is distilled into what? Each edge teacher → student over the steps, with the prior that the "
             "objective pulls it to. An edge that only follows its prior says nothing about the data."
-        )))  # fmt: skip
+        )))
         ends: dict[str, NDArray[np.floating]] = {
             space: edges for space in SPACES if (edges := last_edges(run, space)) is not None
         }
@@ -121,7 +121,7 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
         pictures.append(Picture(
             name="edge_matrices", figure=edge_heatmaps(ends, priors),
             caption="Edges over the last tenth of the training, each matrix beside its prior.",
-        ))  # fmt: skip
+        ))
     pictures += [
         Picture(name="predictions", figure=prediction_figure(result),
                 caption=f"Fused predictions on the {result.split} split: {told}."),
@@ -138,9 +138,9 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
         Picture(name="losses", figure=loss_terms(run), caption=(
             "Every loss term by step before weighting, with a running mean; outliers of the first steps are cut."
         )),
-    ]  # fmt: skip
+    ]
     return Section(anchor=anchor, title=f"Run {anchor}", facts=_facts(run), tables=[heads_table(one)],
-                   pictures=pictures)  # fmt: skip
+                   pictures=pictures)
 
 
 def _facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -155,7 +155,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
         ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'} at step {run.last_step}"),
         ("command", redact(str(last.get("command")))), ("commit", str(last.get("git_commit"))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-    ]  # fmt: skip
+    ]
     return [(name, value) for name, value in facts if value not in ("None", "")]
 
 

@@ -29,7 +29,7 @@ def report(argv: list[str]) -> int:
     page = build_report(
         options.runs, out, data=options.data, split=options.split, method=options.projection,
         unfinished=options.unfinished,
-    )  # fmt: skip
+    )
     print(f"{page}: open it in a browser; figures and tables are beside it")
     return 0
 
@@ -52,6 +52,6 @@ def missing(argv: list[str]) -> int:
     page = missing_page(
         options.runs, out, data=options.data, split=options.split, rates=options.rates or RATES,
         units=(options.unit,) if options.unit else UNITS, seed=options.seed,
-    )  # fmt: skip
+    )
     print(f"{page}: open it in a browser; figures and tables are beside it")
     return 0

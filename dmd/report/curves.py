@@ -80,7 +80,7 @@ def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
         for number, run in enumerate(runs):
             curve = run.curves["valid/loss"]
             axes.plot(curve.steps, curve.values, linestyle=DASHES[number % 4], linewidth=1.8,
-                      color=(INK, *COLOURS[1:])[number % 3], label=f"seed {run.seed}")  # fmt: skip
+                      color=(INK, *COLOURS[1:])[number % 3], label=f"seed {run.seed}")
         axes.set(title=f"validation {runs[0].loss_title}: {name}", xlabel="step")
         axes.legend(ncols=2)
     return figure

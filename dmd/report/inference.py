@@ -78,7 +78,7 @@ def run_split(model: Predictor, data: Where, split: str) -> SplitResult:
         features={space: torch.cat(reprs[space], dim=1).numpy()[:, kept] for space in SPACES},
         feature_labels=label[kept],
         metrics={head: head_metrics(prediction.heads[head], torch.from_numpy(label)) for head in HEADS},
-    )  # fmt: skip
+    )
 
 
 def load_and_run(run: Path, data: Where, split: str) -> SplitResult:

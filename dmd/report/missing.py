@@ -85,7 +85,7 @@ def evaluate_grid(
                 predicted = _predict(model, arrays, _masks(model, len(labels), lost, unit, rate, seed))
                 cells.append(Cell(
                     unit=unit, target=target, rate=rate, metrics=head_metrics(predicted, labels)
-                ))  # fmt: skip
+                ))
     return cells
 
 
@@ -136,7 +136,7 @@ def missing_table(cells: Sequence[Cell], split: str) -> Table:
         name="missing", title=f"Missing modalities on the {split} split, fused prediction", split=split,
         note=f"The rate is a share. {unit_note(titles)}",
         header=["dropped by", "modality", "rate", *titles.values()], rows=rows,
-    )  # fmt: skip
+    )
 
 
 def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
@@ -152,9 +152,9 @@ def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
                 values = np.array([
                     [shown(metric, cell.metrics[metric]) for cell in grid if (cell.unit, cell.target) == (unit, target)]
                     for grid in grids
-                ]).mean(0)  # fmt: skip
+                ]).mean(0)
                 axes.plot(rates, values, linestyle=DASHES[number], marker="o^sD"[number], markersize=5,
-                          color=(*COLOURS, INK)[number], label=target)  # fmt: skip
+                          color=(*COLOURS, INK)[number], label=target)
             axes.set_title(f"{heading(metric)}, dropped by {unit}")
     for axes in panels[-1]:
         axes.set_xlabel("drop rate")
@@ -166,7 +166,7 @@ def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
 def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCard) -> None:
     """Raise ValueError unless two models are seeds of one config, whose mean says something."""
     values, reference = ({**compared_values(c.config, c.data["dims"]), "data": c.data["name"],
-                          "generation": c.data["generation"]} for c in (card, of_first))  # fmt: skip
+                          "generation": c.data["generation"]} for c in (card, of_first))
     for key in reference | values:
         if values.get(key) != reference.get(key):
             raise ValueError(
@@ -207,7 +207,7 @@ def _sections(runs: Sequence[Path], grids: Sequence[Sequence[Cell]], split: str)
     picture = Picture(name="missing", figure=missing_figure(grids), caption=(
         f"Metrics of the fused prediction on the {split} split, mean over {len(runs)} runs; a rate of 1 leaves "
         "nothing of the modality."
-    ))  # fmt: skip
+    ))
     yield Section(anchor="grid", title="Drop rate x modality", pictures=[picture])
     for run, grid in zip(runs, grids, strict=True):
         state = " (not finished)" if is_unfinished(run) else ""

@@ -78,7 +78,7 @@ def class_figure(result: SplitResult) -> Figure:
 def draw_boxes(axes: Axes, values: Sequence[NDArray[np.floating]], places: Sequence[int]) -> None:
     """A box per class."""
     boxes = axes.boxplot(values, positions=places, widths=0.6, patch_artist=True, flierprops={"markersize": 3},
-                         medianprops={"color": COLOURS[1]})  # fmt: skip
+                         medianprops={"color": COLOURS[1]})
     for box in boxes["boxes"]:
         box.set(facecolor="#f3f4f6", edgecolor=INK)
 
@@ -95,7 +95,7 @@ def prediction_figure(result: SplitResult) -> Figure:
     middle.scatter(result.labels, prediction, s=12, color=INK, alpha=0.4, linewidths=0)
     reach = max(3.2, float(np.abs(prediction).max()) + 0.2)
     middle.set(title="predicted against true", xlabel="true sentiment", ylabel="predicted sentiment",
-               xlim=(-3.3, 3.3), ylim=(-reach, reach))  # fmt: skip
+               xlim=(-3.3, 3.3), ylim=(-reach, reach))
     residual, classes = prediction - result.labels, to_class(result.labels)
     there = [int(c) for c in CLASSES if (classes == c).any()]
     right.axhline(0, color=SOFT, linewidth=1, linestyle="--")

@@ -37,9 +37,9 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
         for number, modality in enumerate(MODALITIES):
             x, y = points[number].T
             upper.scatter(x, y, s=14, marker=MARKERS[number], color=COLOURS[number], alpha=0.75, linewidths=0,
-                          label=modality)  # fmt: skip
+                          label=modality)
             shades = lower.scatter(x, y, s=14, marker=MARKERS[number], c=result.feature_labels, cmap=SEQUENTIAL,
-                                   vmin=low, vmax=high, alpha=0.85, linewidths=0)  # fmt: skip
+                                   vmin=low, vmax=high, alpha=0.85, linewidths=0)
         upper.set_title(f"{SPACE_TITLE[space]}: by modality")
         lower.set_title(f"{SPACE_TITLE[space]}: by label")
         for axes in (upper, lower):

@@ -95,7 +95,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         record = RunRecord(
             path=path, name=path.resolve().name, config=config, info=info, sessions=sessions, curves=curves,
             stands=standing(path),
-        )  # fmt: skip
+        )
         done = record.finished
     except Unreadable:
         raise

@@ -97,5 +97,5 @@ def paired_bootstrap(
         p = min(1.0, 2 * min(float((draws <= 0).mean()), float((draws >= 0).mean())))
         found.append(Difference(
             metric=metric, mean=float(two.mean() - one.mean()), low=float(low), high=float(high), p=p
-        ))  # fmt: skip
+        ))
     return found

@@ -15,14 +15,14 @@ RC = {
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8, "svg.hashsalt": "dmd",
     "figure.dpi": 100, "lines.linewidth": 1.4,
-}  # fmt: skip
+}
 """Settings for `matplotlib.rc_context`."""
 SPACE_TITLE = {"homo": "homogeneous (HomoGD)", "hetero": "heterogeneous (HeteroGD)"}
 HEAD_TITLE = {
     "fused": "fused", "shared": "shared", "text_homo": "text, homo", "audio_homo": "audio, homo",
     "vision_homo": "vision, homo", "text_hetero": "text, hetero", "audio_hetero": "audio, hetero",
     "vision_hetero": "vision, hetero",
-}  # fmt: skip
+}
 
 
 def new_figure(width: float, height: float) -> Figure:

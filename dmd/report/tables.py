@@ -64,7 +64,7 @@ def summary_table(groups: list[Group], split: str) -> Table:
             [title, *(spread(m, group.values(m)) for group in groups)]
             for m, title in headings_of(groups[0].metrics).items()
         ],
-    )  # fmt: skip
+    )
 
 
 def _seeds(group: Group) -> str:
@@ -87,7 +87,7 @@ def run_table(groups: list[Group], split: str) -> Table:
         name="runs", title=f"Each run on the {split} split", split=split,
         header=["run", "config", "seed", "training", "best step", f"best valid {loss_title}", *titles.values()],
         rows=rows, note=unit_note(groups[0].metrics),
-    )  # fmt: skip
+    )
 
 
 def heads_table(measured: Measured) -> Table:
@@ -100,7 +100,7 @@ def heads_table(measured: Measured) -> Table:
     return Table(
         name="heads", title=f"All metrics of all eight heads on the {split} split", split=split,
         header=["head", *titles.values()], rows=rows, note=unit_note(titles),
-    )  # fmt: skip
+    )
 
 
 def comparison_table(groups: list[Group]) -> Table | None:
@@ -120,7 +120,7 @@ def comparison_table(groups: list[Group]) -> Table | None:
             rows.append([
                 group.name, heading(found.metric), f"{mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", f"{found.p:.3f}",
                 verdict,
-            ])  # fmt: skip
+            ])
     if len(groups) == 1:
         return None
     left_out = f" Not compared, since their samples or labels are others: {', '.join(others)}." if others else ""
@@ -130,7 +130,7 @@ def comparison_table(groups: list[Group]) -> Table | None:
         "same samples for both; percentile interval of 10,000 resamples. One seed per config says nothing of "
         f"the spread between seeds. MAE: lower is better.{left_out}",
         header=["config", "metric", "difference", "95 % interval", "p", "at 5 %"], rows=rows,
-    )  # fmt: skip
+    )
 
 
 def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
@@ -139,7 +139,7 @@ def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
     return (
         bool(model["decoupling"]), bool(objective["homo_distillation"]), bool(model["crossmodal"]),
         bool(objective["hetero_distillation"]),
-    )  # fmt: skip
+    )
 
 
 def ablation_table(groups: list[Group]) -> Table:
@@ -151,7 +151,7 @@ def ablation_table(groups: list[Group]) -> Table:
     rows = [
         ["here", group.name, group.members[0].result.split, *marks(ablation_flags(group)),
          spread("acc7", group.values("acc7")), spread("f1_non0", group.values("f1_non0"))] for group in groups
-    ]  # fmt: skip
+    ]
     for flags, mosi, mosei in ABLATION:
         for data, (acc7, f1) in (("MOSI", mosi), ("MOSEI", mosei)):
             rows.append(["paper", f"{data}, unaligned", "test", *marks(flags), f"{acc7}", f"{f1}"])
@@ -160,7 +160,7 @@ def ablation_table(groups: list[Group]) -> Table:
         note="FD feature decoupling, CA crossmodal attention; in per cent, F1 in the non-zero protocol.",
         header=["source", "config", "split", "FD", "HomoGD", "CA", "HeteroGD", heading("acc7"), heading("f1_non0")],
         rows=rows,
-    )  # fmt: skip
+    )
 
 
 def unimodal_table(groups: list[Group]) -> Table:
@@ -170,7 +170,7 @@ def unimodal_table(groups: list[Group]) -> Table:
         for space in ("homo", "hetero"):
             heads = [f"{m}_{space}" for m in MODALITIES]
             pairs = [(float(np.mean(group.values("acc2_non0", h))), float(np.mean(group.values("f1_non0", h))))
-                     for h in heads]  # fmt: skip
+                     for h in heads]
             percent = [(shown("acc2_non0", a), shown("f1_non0", f)) for a, f in pairs]
             rows.append(["here", f"{group.name}: {space}", group.members[0].result.split, *_with_spread(percent)])
     for name, values in UNIMODAL.items():
@@ -180,7 +180,7 @@ def unimodal_table(groups: list[Group]) -> Table:
         note="Acc2 / F1 in the non-zero protocol, per cent; deviation over the three modalities, n - 1 in its "
         "denominator.",
         header=["source", "heads", "split", *(f"{m} %" for m in MODALITIES), "mean %", "deviation %"], rows=rows,
-    )  # fmt: skip
+    )
 
 
 def _with_spread(pairs: list[tuple[float, float]]) -> list[str]:
@@ -199,11 +199,11 @@ def published_table(groups: list[Group], split: str) -> Table:
         rows.append([
             f"here: {group.name}", str(info["data_name"]), f"{setting}, {_seeds(group)}", split,
             *(spread(m, group.values(m)) for m in ("acc7", "acc2_non0", "f1_non0")),
-        ])  # fmt: skip
+        ])
     rows += [[r.method, r.data, f"{r.setting}, paper", "test", f"{r.acc7}", f"{r.acc2}", f"{r.f1}"] for r in RESULTS]
     return Table(
         name="published", title="Beside the published figures",
         note="Comparable only on the same data, features and split: the paper's figures are of the test split. In per "
         "cent, Acc2 and F1 in the non-zero protocol.",
         header=["method", "data", "setting", "split", *map(heading, ("acc7", "acc2_non0", "f1_non0"))], rows=rows,
-    )  # fmt: skip
+    )

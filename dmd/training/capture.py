@@ -63,9 +63,14 @@ class TensorPass(nn.Module):
         self.noise.restart()
         text, audio, vision, labels, mask = inputs
         batch = Batch(
-            text=text, audio=audio, vision=vision, labels=labels, mask=mask, rows=self.like.rows,
+            text=text,
+            audio=audio,
+            vision=vision,
+            labels=labels,
+            mask=mask,
+            rows=self.like.rows,
             ghosts=self.like.ghosts,
-        )  # fmt: skip
+        )
         terms = self.system.terms(batch, self.noise)
         self.shapes = {name: term.shape for name, term in terms.items()}
         return torch.cat([(term if name == "total" else term.detach()).flatten() for name, term in terms.items()])

@@ -1,6 +1,6 @@
 """Steps whose loss or gradient is not finite: never applied, told with the samples that they held, bounded in number.
 
-    RUN/nonfinite/step_00000042.json    {"step", "epoch", "ghost_batches": [[id, ...], ...]}
+RUN/nonfinite/step_00000042.json    {"step", "epoch", "ghost_batches": [[id, ...], ...]}
 """
 
 import json
@@ -56,9 +56,10 @@ class NonfiniteGuard:
         limit = self._config.nonfinite_limit if self._config.on_nonfinite == "skip" else 0
         if self.in_a_row > limit:
             way_out = (
-                "lower train.learning_rate in a new run" if limit else
-                "look at these samples, lower train.learning_rate in a new run, or pass train.on_nonfinite=skip"
-            )  # fmt: skip
+                "lower train.learning_rate in a new run"
+                if limit
+                else "look at these samples, lower train.learning_rate in a new run, or pass train.on_nonfinite=skip"
+            )
             raise Diverged(f"the training has diverged: {what}; samples: {log}; {self._last_good()}; {way_out}")
 
     def _last_good(self) -> str:

@@ -12,12 +12,21 @@ from data_shards.durable import Unreadable
 
 DOCUMENT = "run.json"
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
-    "version": int, "cursor": dict, "config": dict, "schedule": dict, "best_step": (int, type(None)), "data": dict,
+    "version": int,
+    "cursor": dict,
+    "config": dict,
+    "schedule": dict,
+    "best_step": (int, type(None)),
+    "data": dict,
     "text_encoder": (dict, type(None)),
-}  # fmt: skip
+}
 DATA_PARTS: dict[str, type | tuple[type, ...]] = {
-    "name": str, "generation": str, "text_kind": str, "dims": dict, "lengths": dict,
-}  # fmt: skip
+    "name": str,
+    "generation": str,
+    "text_kind": str,
+    "dims": dict,
+    "lengths": dict,
+}
 _LARGEST = 1 << 31
 """Elements of one sample of a modality that a model may be declared for."""
 

@@ -39,7 +39,12 @@ class Evaluation:
 
 
 def evaluate(
-    system: TrainingSystem, reader: ShardReader, split: str, config: Config, *, device: torch.device,
+    system: TrainingSystem,
+    reader: ShardReader,
+    split: str,
+    config: Config,
+    *,
+    device: torch.device,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Predict a split with this rank's share and gather all shares on every rank; `heartbeat` is called per batch.
@@ -56,9 +61,7 @@ def evaluate(
     was_training = system.training
     system.eval()
     rows, values = [], []
-    batches = evaluation_batches(
-        reader, split, config.data, batch_size=BATCH_SIZE, rank=rank, num_ranks=num_ranks
-    )
+    batches = evaluation_batches(reader, split, config.data, batch_size=BATCH_SIZE, rank=rank, num_ranks=num_ranks)
     with torch.inference_mode():
         for batch in batches:
             output = system.predict(batch.to(device))

@@ -40,13 +40,23 @@ def open_record(
     """The record of a training in its run directory, to continue after step `resumed` (None: from the start)."""
     info = index.info
     about = {
-        "data": str(index.root), "data_name": info.name, "generation": info.generation, "counts": info.counts,
-        "dims": info.dims, "lengths": info.lengths, "ranks": engine.num_ranks, "device": str(engine.device),
-        "steps_per_epoch": plan.num_steps, "parameters": sum(p.numel() for p in engine.system.parameters()),
-        "kernels": engine.system.execution.kernels, "precision": engine.system.execution.precision,
-        "cuda_graph": engine.system.captured, "ghost_batches_per_forward": plan.ghost_batches_at_once,
-        "data_workers": reader_threads(config.data), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "data": str(index.root),
+        "data_name": info.name,
+        "generation": info.generation,
+        "counts": info.counts,
+        "dims": info.dims,
+        "lengths": info.lengths,
+        "ranks": engine.num_ranks,
+        "device": str(engine.device),
+        "steps_per_epoch": plan.num_steps,
+        "parameters": sum(p.numel() for p in engine.system.parameters()),
+        "kernels": engine.system.execution.kernels,
+        "precision": engine.system.execution.precision,
+        "cuda_graph": engine.system.captured,
+        "ghost_batches_per_forward": plan.ghost_batches_at_once,
+        "data_workers": reader_threads(config.data),
+        "threads": torch.get_num_threads(),
+    }
     shown = COMPARED if config.model.task == "regression" else CLASS_METRICS
     compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))
     return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)

@@ -55,11 +55,18 @@ class Training:
     """
 
     def __init__(
-        self, engine: Engine, config: Config, reader: ShardReader, run: Path, *,
-        text_encoder: dict[str, Any] | None = None, resume: Resume = "auto",
+        self,
+        engine: Engine,
+        config: Config,
+        reader: ShardReader,
+        run: Path,
+        *,
+        text_encoder: dict[str, Any] | None = None,
+        resume: Resume = "auto",
         stop_requested: Callable[[], bool] = lambda: False,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
-        heartbeat: Callable[[], None] = lambda: None, lease: Lease | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
+        lease: Lease | None = None,
     ) -> None:
         self.engine, self.config, self.reader, self.run_path = engine, config, reader, run
         self.text_encoder, self.stop_requested = text_encoder, stop_requested
@@ -119,9 +126,14 @@ class Training:
         if best[0] < 0:  # no epoch is whole: the newest checkpoint stands for the run
             best = newest_validation(self.run_path, self.validated) if self.leads else self.validated
         return Outcome(
-            step=self.step, epoch=self.cursor.epoch, first_step=self.first_step, best_step=best[0], best_loss=best[1],
-            stopped=stopped, finished_before=self.finished_before,
-        )  # fmt: skip
+            step=self.step,
+            epoch=self.cursor.epoch,
+            first_step=self.first_step,
+            best_step=best[0],
+            best_loss=best[1],
+            stopped=stopped,
+            finished_before=self.finished_before,
+        )
 
     @property
     def finished(self) -> bool:
@@ -138,9 +150,14 @@ class Training:
         train, plan = self.config.train, self.plan
         self.engine.system.train()
         steps = training_steps(
-            self.reader, plan, self.config.data, seed=train.seed, rank=self.engine.rank, epoch=self.cursor.epoch,
+            self.reader,
+            plan,
+            self.config.data,
+            seed=train.seed,
+            rank=self.engine.rank,
+            epoch=self.cursor.epoch,
             first_step=self.cursor.step,
-        )  # fmt: skip
+        )
         log = None if self.output is None else self.output.log
         with Progress(plan, self.cursor, log, train.log_every) as progress:
             for batches in steps:
@@ -204,10 +221,15 @@ class Training:
         if self.output is not None:
             self.output.log.epoch(self.step, epoch, evaluation, best=best, kept=kept)
         self._save()
-        self.on_epoch(EpochReport(
-            epoch=epoch + 1, step=self.step, loss=evaluation.loss,
-            best_loss=evaluation.loss if kept else self.schedule.best_loss, metrics=evaluation.metrics()["fused"],
-        ))  # fmt: skip
+        self.on_epoch(
+            EpochReport(
+                epoch=epoch + 1,
+                step=self.step,
+                loss=evaluation.loss,
+                best_loss=evaluation.loss if kept else self.schedule.best_loss,
+                metrics=evaluation.metrics()["fused"],
+            )
+        )
 
     def _close(self, metrics: dict[str, float] | None) -> None:
         """Wait for what is being written; the ranks leave together, and all of them know if it failed."""
@@ -221,10 +243,15 @@ class Training:
         if self.output is None:
             return
         state = make_state(
-            config=self.config, info=self.reader.index.info, cursor=self.cursor, schedule=self.schedule.state(),
-            text_encoder=self.text_encoder, nonfinite_in_a_row=self.guard.in_a_row, library_versions=self.versions,
+            config=self.config,
+            info=self.reader.index.info,
+            cursor=self.cursor,
+            schedule=self.schedule.state(),
+            text_encoder=self.text_encoder,
+            nonfinite_in_a_row=self.guard.in_a_row,
+            library_versions=self.versions,
             averaged_steps=self.average.updates,
-        )  # fmt: skip
+        )
         optimizer |= self.average.own_weights()
         with self.average.in_place():
             model = model_state(self.engine.system)

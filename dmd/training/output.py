@@ -29,9 +29,16 @@ class RunOutput:
     """
 
     def __init__(
-        self, run: Path, config: Config, index: ShardIndex, plan: EpochPlan, engine: Engine, *,
-        resumed: int | None, lease: Lease | None,
-    ) -> None:  # fmt: skip
+        self,
+        run: Path,
+        config: Config,
+        index: ShardIndex,
+        plan: EpochPlan,
+        engine: Engine,
+        *,
+        resumed: int | None,
+        lease: Lease | None,
+    ) -> None:
         run.mkdir(parents=True, exist_ok=True)
         sizes = checkpoint_sizes(engine.system, averages=config.train.ema_decay > 0)
         try_storage(run / CHECKPOINTS, sizes)

@@ -19,9 +19,13 @@ class Progress:
     def __init__(self, plan: EpochPlan, cursor: Cursor, log: Logbook | None, log_every: int) -> None:
         self._log, self._log_every = log, log_every
         self._bar = tqdm(
-            total=plan.num_steps, initial=cursor.step, desc=f"epoch {cursor.epoch}", unit="step", leave=False,
+            total=plan.num_steps,
+            initial=cursor.step,
+            desc=f"epoch {cursor.epoch}",
+            unit="step",
+            leave=False,
             disable=True if log is None else None,
-        )  # fmt: skip
+        )
         self._begin = time.perf_counter()
 
     def __enter__(self) -> "Progress":

@@ -1,7 +1,7 @@
 """A trained run as a system ready to predict; needs neither DeepSpeed nor Ray.
 
-    trained = open_run(Path("RUN"))
-    trained.system.predict(batch)
+trained = open_run(Path("RUN"))
+trained.system.predict(batch)
 """
 
 from dataclasses import dataclass
@@ -120,6 +120,11 @@ def evaluate_run(run: Path, *, data: Where | None, split: str) -> dict[str, Any]
         trained = open_run(run, info=info)
         result = evaluate(trained.system, reader, split, trained.config, device=trained.device)
     return {
-        "run": str(run), "step": trained.step, "data": info.name, "generation": info.generation, "split": split,
-        "samples": len(result.labels), "metrics": result.metrics(),
-    }  # fmt: skip
+        "run": str(run),
+        "step": trained.step,
+        "data": info.name,
+        "generation": info.generation,
+        "split": split,
+        "samples": len(result.labels),
+        "metrics": result.metrics(),
+    }

@@ -68,9 +68,12 @@ class Schedule:
         plateau = {k: v for k, v in self.plateau.state_dict().items() if isinstance(v, int | float | str | list)}
         lr = [group["lr"] for group in self.plateau.optimizer.param_groups]
         return {
-            "plateau": plateau, "learning_rates": lr, "best_loss": self.best_loss, "best_epoch": self.best_epoch,
+            "plateau": plateau,
+            "learning_rates": lr,
+            "best_loss": self.best_loss,
+            "best_epoch": self.best_epoch,
             "best_step": self.best_step,
-        }  # fmt: skip
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""

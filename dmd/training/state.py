@@ -12,13 +12,32 @@ from dmd.presets import config_from_dict, config_to_dict
 from dmd.training.system import TrainingSystem
 
 VERSION = 1
-FREE_KEYS = frozenset({
-    "data.workers", "data.check", "text.encoder", "train.epochs", "train.max_steps", "train.early_stop",
-    "train.ghost_batches_per_forward", "train.zero_stage", "train.kernels", "train.precision", "train.save_every",
-    "train.save_minutes", "train.keep_checkpoints", "train.log_every", "train.on_nonfinite", "train.nonfinite_limit",
-    "train.on_storage_error", "train.collective_timeout", "train.cuda_graph", "text.compile",
-    "train.adam", "train.deterministic",
-})  # fmt: skip
+FREE_KEYS = frozenset(
+    {
+        "data.workers",
+        "data.check",
+        "text.encoder",
+        "train.epochs",
+        "train.max_steps",
+        "train.early_stop",
+        "train.ghost_batches_per_forward",
+        "train.zero_stage",
+        "train.kernels",
+        "train.precision",
+        "train.save_every",
+        "train.save_minutes",
+        "train.keep_checkpoints",
+        "train.log_every",
+        "train.on_nonfinite",
+        "train.nonfinite_limit",
+        "train.on_storage_error",
+        "train.collective_timeout",
+        "train.cuda_graph",
+        "text.compile",
+        "train.adam",
+        "train.deterministic",
+    }
+)
 """Config keys that may change between two starts of one run; every other change asks for a new run directory."""
 
 
@@ -32,18 +51,36 @@ class Cursor:
 
 
 def make_state(
-    *, config: Config, info: DatasetInfo, cursor: Cursor, schedule: dict[str, Any], nonfinite_in_a_row: int,
-    text_encoder: dict[str, Any] | None, library_versions: dict[str, str], averaged_steps: int | None,
+    *,
+    config: Config,
+    info: DatasetInfo,
+    cursor: Cursor,
+    schedule: dict[str, Any],
+    nonfinite_in_a_row: int,
+    text_encoder: dict[str, Any] | None,
+    library_versions: dict[str, str],
+    averaged_steps: int | None,
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
     return {
-        "version": VERSION, "cursor": asdict(cursor), "config": config_to_dict(config), "schedule": schedule,
+        "version": VERSION,
+        "cursor": asdict(cursor),
+        "config": config_to_dict(config),
+        "schedule": schedule,
         "best_step": schedule["best_step"] if schedule["best_step"] >= 0 else None,
-        "data": {"name": info.name, "generation": info.generation, "text_kind": info.text_kind,
-                 "dims": info.dims, "lengths": info.lengths, "label_scale": info.label_scale},
-        "text_encoder": text_encoder, "nonfinite_in_a_row": nonfinite_in_a_row,
-        "averaged_steps": averaged_steps, "versions": library_versions,
-    }  # fmt: skip
+        "data": {
+            "name": info.name,
+            "generation": info.generation,
+            "text_kind": info.text_kind,
+            "dims": info.dims,
+            "lengths": info.lengths,
+            "label_scale": info.label_scale,
+        },
+        "text_encoder": text_encoder,
+        "nonfinite_in_a_row": nonfinite_in_a_row,
+        "averaged_steps": averaged_steps,
+        "versions": library_versions,
+    }
 
 
 def model_state(system: TrainingSystem) -> dict[str, Tensor]:

@@ -20,10 +20,12 @@ def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:
     train = config.train
     at_once = train.ghost_batches_per_forward
     return EpochPlan(
-        num_samples=num_samples, ghost_batch_size=train.ghost_batch_size,
+        num_samples=num_samples,
+        ghost_batch_size=train.ghost_batch_size,
         ghost_batches_per_step=train.ghost_batches_per_step,
-        ghost_batches_per_forward=train.ghost_batches_per_step if at_once == "auto" else at_once, num_ranks=num_ranks,
-    )  # fmt: skip
+        ghost_batches_per_forward=train.ghost_batches_per_step if at_once == "auto" else at_once,
+        num_ranks=num_ranks,
+    )
 
 
 def ghost_weights(batch: Batch, samples: int) -> Tensor:
@@ -78,10 +80,11 @@ def train_step(
     sums = reduce_sums(sums)
     norm, applied = engine.step(sums["total"])
     return StepResult(
-        values={**sums, "gradient_norm": norm}, applied=applied,
+        values={**sums, "gradient_norm": norm},
+        applied=applied,
         suspects=[] if applied else _suspects(batches, totals),
         rows=[row for batch in batches for row in batch.rows.flatten().tolist() if row >= 0],
-    )  # fmt: skip
+    )
 
 
 def _suspects(batches: list[Batch], totals: list[Tensor]) -> list[list[int]]:

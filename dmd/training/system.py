@@ -34,9 +34,14 @@ class TrainingSystem(nn.Module):
     """
 
     def __init__(
-        self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None, device: torch.device, *,
+        self,
+        config: Config,
+        info: DatasetInfo,
+        text_encoder: TextEncoder | None,
+        device: torch.device,
+        *,
         binding: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.config, self.device = config, device
         train = config.train

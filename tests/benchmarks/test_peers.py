@@ -47,10 +47,13 @@ def test_the_peers_dropout_keeps_the_mean():
 @pytest.mark.parametrize(
     ("work", "reason"),
     [
-        (lambda: None, ""), (lambda: time.sleep(60), "cut off after 1 s"), (lambda: 1 // 0, "ZeroDivisionError"),
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"), (lambda: os._exit(3), "exit code 3"),
+        (lambda: None, ""),
+        (lambda: time.sleep(60), "cut off after 1 s"),
+        (lambda: 1 // 0, "ZeroDivisionError"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"),
+        (lambda: os._exit(3), "exit code 3"),
     ],
-)  # fmt: skip
+)
 def test_work_apart_tells_how_it_ended(work, reason):
     began = time.monotonic()
     told = Apart(work).reason(1)

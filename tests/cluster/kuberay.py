@@ -34,22 +34,42 @@ def fields(*required: str, **kinds: Any) -> Fields:
 
 RESOURCES = fields(requests=Map("quantity"), limits=Map("quantity"))
 CONTAINER = fields(
-    "name", name=str, image=str, ports=[fields("containerPort", containerPort=int, name=str)], resources=RESOURCES,
+    "name",
+    name=str,
+    image=str,
+    ports=[fields("containerPort", containerPort=int, name=str)],
+    resources=RESOURCES,
     volumeMounts=[fields("name", "mountPath", name=str, mountPath=str)],
-)  # fmt: skip
+)
 VOLUME = fields(
-    "name", name=str, persistentVolumeClaim=fields("claimName", claimName=str),
+    "name",
+    name=str,
+    persistentVolumeClaim=fields("claimName", claimName=str),
     emptyDir=fields(medium=str, sizeLimit="quantity"),
-)  # fmt: skip
+)
 POD = fields(spec=fields("containers", containers=[CONTAINER], volumes=[VOLUME]))
 CLUSTER = fields(
-    "headGroupSpec", rayVersion=str, enableInTreeAutoscaling=bool, autoscalerOptions=fields(idleTimeoutSeconds=int),
+    "headGroupSpec",
+    rayVersion=str,
+    enableInTreeAutoscaling=bool,
+    autoscalerOptions=fields(idleTimeoutSeconds=int),
     headGroupSpec=fields("rayStartParams", "template", rayStartParams=Map(str), template=POD),
-    workerGroupSpecs=[fields(
-        "groupName", "minReplicas", "maxReplicas", "rayStartParams", "template", groupName=str, replicas=int,
-        minReplicas=int, maxReplicas=int, rayStartParams=Map(str), template=POD,
-    )],
-)  # fmt: skip
+    workerGroupSpecs=[
+        fields(
+            "groupName",
+            "minReplicas",
+            "maxReplicas",
+            "rayStartParams",
+            "template",
+            groupName=str,
+            replicas=int,
+            minReplicas=int,
+            maxReplicas=int,
+            rayStartParams=Map(str),
+            template=POD,
+        )
+    ],
+)
 JOB = fields(
     entrypoint=str, shutdownAfterJobFinishes=bool, ttlSecondsAfterFinished=int, backoffLimit=int, rayClusterSpec=CLUSTER
 )

@@ -17,9 +17,13 @@ from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writer import build
 
 TINY = [
-    "model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=6",
+    "model.dim=8",
+    "model.heads=2",
+    "model.levels=1",
+    "train.ghost_batch_size=4",
+    "train.ghost_batches_per_step=6",
     "train.ghost_batches_per_forward=3",
-]  # fmt: skip
+]
 PATIENCE = 300
 
 
@@ -49,9 +53,19 @@ class Node:
 
     def __init__(self, temp: Path, *arguments: str, inside: list[str] | None = None, **environment: str) -> None:
         command = [
-            *(inside or []), sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-gpus", "0",
-            "--object-store-memory", "100000000", "--disable-usage-stats", *arguments,
-        ]  # fmt: skip
+            *(inside or []),
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            "--num-gpus",
+            "0",
+            "--object-store-memory",
+            "100000000",
+            "--disable-usage-stats",
+            *arguments,
+        ]
         with open(temp.parent / f"{temp.name}.log", "ab") as log:
             self.process = subprocess.Popen(
                 command, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL

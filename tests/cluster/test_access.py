@@ -77,9 +77,18 @@ def test_a_head_that_wants_no_token_is_sent_none(fresh, tmp_path_factory, monkey
     make_token()
     port, temp = free_port(), tmp_path_factory.mktemp("o") / "r"  # short: Ray's sockets have long names
     node = Node(
-        temp, "--head", "--port", str(port), "--include-dashboard", "false", "--num-cpus", "1", "--temp-dir",
-        str(temp), RAY_AUTH_MODE="disabled",
-    )  # fmt: skip
+        temp,
+        "--head",
+        "--port",
+        str(port),
+        "--include-dashboard",
+        "false",
+        "--num-cpus",
+        "1",
+        "--temp-dir",
+        str(temp),
+        RAY_AUTH_MODE="disabled",
+    )
     try:
         wait_for(lambda: "Ray runtime started" in (temp.parent / "r.log").read_text(), "the head node", 120)
         agree_on_token(f"127.0.0.1:{port}")

@@ -45,7 +45,7 @@ def shards(tmp_path_factory):
         (["--preset", "mosii"], "unknown preset 'mosii'"),
         (["train.epoch=3"], "unknown config key 'train.epoch'"),
     ],
-)  # fmt: skip
+)
 def test_tune(options, message, shards, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -99,10 +99,13 @@ def test_experiment(options, message, shards, tmp_path, capsys):
         (["--working-dir", "/tmp", "experiment", *JOB], "/tmp is not the project's directory"),
         (["stop"], "wants one job id"),
         (["tune", *SEARCH, *JOB], "no Ray dashboard for jobs at http://127.0.0.1:"),
-        (["experiment", "--data", "s3://bucket/s", "--out", "/nfs/x"], "no Ray dashboard for jobs at http://127.0.0.1:"),
+        (
+            ["experiment", "--data", "s3://bucket/s", "--out", "/nfs/x"],
+            "no Ray dashboard for jobs at http://127.0.0.1:",
+        ),
         (["status", "x"], "no Ray dashboard for jobs at http://127.0.0.1:"),
     ],
-)  # fmt: skip
+)
 def test_submit(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["submit", "--address", f"http://127.0.0.1:{free_port()}", *arguments]) == 2

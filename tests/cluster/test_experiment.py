@@ -68,10 +68,23 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     temp = tmp_path_factory.mktemp("r") / "r"  # short: Ray's sockets have long names
     port, dashboard, metrics = free_port(), free_port(), free_port()
     node = Node(
-        temp, "--head", "--port", str(port), "--dashboard-port", str(dashboard), "--dashboard-host", "127.0.0.1",
-        "--num-cpus", "2", "--temp-dir", str(temp), "--node-ip-address", "127.0.0.1", "--metrics-export-port",
+        temp,
+        "--head",
+        "--port",
+        str(port),
+        "--dashboard-port",
+        str(dashboard),
+        "--dashboard-host",
+        "127.0.0.1",
+        "--num-cpus",
+        "2",
+        "--temp-dir",
+        str(temp),
+        "--node-ip-address",
+        "127.0.0.1",
+        "--metrics-export-port",
         str(metrics),
-    )  # fmt: skip
+    )
     try:
         log = temp.parent / "r.log"
         wait_for(lambda: "Ray runtime started" in log.read_text(), "the head node", 120)
@@ -106,9 +119,24 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     shards, out, log = make_shards(folder / "shards"), folder / "out", folder / "log"
     (folder / "space.yaml").write_text(SPACE)
     command = [
-        "tune", "--address", cluster.address, "--data", shards, "--out", out, "--space", folder / "space.yaml",
-        "--search", "grid", "--reduction", "2", "--final-seeds", "1,2", *TINY, f"train.epochs={EPOCHS}",
-    ]  # fmt: skip
+        "tune",
+        "--address",
+        cluster.address,
+        "--data",
+        shards,
+        "--out",
+        out,
+        "--space",
+        folder / "space.yaml",
+        "--search",
+        "grid",
+        "--reduction",
+        "2",
+        "--final-seeds",
+        "1,2",
+        *TINY,
+        f"train.epochs={EPOCHS}",
+    ]
     driver = dmd(*command, log=log)
     wait_for(lambda: driver.poll() is not None or sum(r["state"] != "running" for r in records(out)) >= 2, "two trials")
     assert driver.poll() is None, log.read_text()
@@ -227,10 +255,29 @@ def test_submitted_job(cluster, tmp_path):
     folder, log = job_folder(tmp_path / "checkout"), tmp_path / "log"
     shards = make_shards(tmp_path / "shards")
     job = [
-        "submit", "--address", cluster.dashboard, "--working-dir", folder, "--environment", "node", "--id", "tiny",
-        "tune", "--data", shards, "--out", tmp_path / "out", "--space", "my.yaml", "--search", "grid", "--scheduler",
-        "none", *TINY, "train.epochs=1",
-    ]  # fmt: skip
+        "submit",
+        "--address",
+        cluster.dashboard,
+        "--working-dir",
+        folder,
+        "--environment",
+        "node",
+        "--id",
+        "tiny",
+        "tune",
+        "--data",
+        shards,
+        "--out",
+        tmp_path / "out",
+        "--space",
+        "my.yaml",
+        "--search",
+        "grid",
+        "--scheduler",
+        "none",
+        *TINY,
+        "train.epochs=1",
+    ]
     text = finish(dmd(*job, log=log), log)
     assert "best: trial 0" in text
     assert (tmp_path / "out" / "best.yaml").exists()
@@ -256,8 +303,10 @@ def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     assert "job long" in finish(dmd(*options, "--no-wait", "--id", "long", *long, log=log), log)
     run = tmp_path / "long" / "preset" / "seed_1" / "metrics.jsonl"
     wait_for(run.exists, "the job's training")
-    wait_for(lambda: any(text.startswith("ray_dmd_epoch{") and str(run.parent) in text for text in exported(cluster)),
-             "the training's epochs in Ray's exporter")  # fmt: skip
+    wait_for(
+        lambda: any(text.startswith("ray_dmd_epoch{") and str(run.parent) in text for text in exported(cluster)),
+        "the training's epochs in Ray's exporter",
+    )
     finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources")
     assert cluster.node.ranks() == []

@@ -77,7 +77,7 @@ def test_kuberay_files_fit_the_api(path):
         ("sizeLimit: 8Gi", "sizeLimit: 8GiB", ".volumes[1].emptyDir.sizeLimit is no quantity"),
         ("idleTimeoutSeconds: 300", "idleTimeoutSeconds: 5 min", ".idleTimeoutSeconds is str, not int"),
     ],
-)  # fmt: skip
+)
 def test_what_kubernetes_would_refuse_is_found(text, broken, message):
     original = (CLUSTER / "kuberay" / "raycluster.yaml").read_text()
     assert text in original
@@ -122,9 +122,14 @@ def test_slurm_script_with_stand_ins_for_slurm(tmp_path):
         (venv / name).chmod(0o755)
     (venv / "activate").write_text(f"PATH={venv}:$PATH\n")
     environment = {
-        "PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path), "DMD_VENV": str(venv.parent), "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "16",
-    }  # fmt: skip
+        "PATH": "/usr/bin:/bin",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "DMD_VENV": str(venv.parent),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_CPUS_PER_TASK": "16",
+    }
     result = subprocess.run(
         ["bash", SLURM, "tune", "--trials", "4 4"], env=environment, capture_output=True, text=True, timeout=60
     )

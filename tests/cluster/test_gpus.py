@@ -24,8 +24,10 @@ def test_a_rank_without_a_claim_sees_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # Ray leaves it to a process without a claim
     with stop_requests() as stop, cluster(None, stop, cpus=2):
         trainer = TorchTrainer(
-            _look, train_loop_config={}, torch_config=OwnInterface(timeout_s=60),
+            _look,
+            train_loop_config={},
+            torch_config=OwnInterface(timeout_s=60),
             scaling_config=ScalingConfig(num_workers=1, use_gpu=False),
             run_config=RunConfig(name="look", storage_path=str(tmp_path)),
-        )  # fmt: skip
+        )
         assert trainer.fit().return_value == {"visible": "", "backend": "gloo"}

@@ -18,18 +18,25 @@ from tests.hosts import Host, can_make_hosts, hosts
 from tests.launch import ranks
 
 pytestmark = [
-    pytest.mark.ray, pytest.mark.hosts, pytest.mark.multiproc, pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.hosts,
+    pytest.mark.multiproc,
+    pytest.mark.slow,
     pytest.mark.skipif(not can_make_hosts, reason="needs root and iproute2"),
-]  # fmt: skip
+]
 
 PORT = 6379
 EPOCHS = 30
 WATCHFUL = {
-    "RAY_health_check_initial_delay_ms": "2000", "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "4",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10", "RAY_grpc_client_keepalive_time_ms": "3000",
-    "RAY_grpc_client_keepalive_timeout_ms": "3000", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-}  # fmt: skip
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "4",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_grpc_client_keepalive_time_ms": "3000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
 """Ray notices a lost node within seconds instead of half a minute, and a lost node its loss instead of minutes."""
 SETTINGS = [*TINY, f"train.epochs={EPOCHS}", "train.early_stop=1000", "train.collective_timeout=10"]
 
@@ -53,18 +60,31 @@ class Two:
         """Start Ray on the worker."""
         mount = ["sh", "-c", f'mount -t tmpfs none {self.private} && exec "$@"', "sh"]
         self.worker_node = Node(
-            self.temp, "--address", f"{self.head.address}:{PORT}", "--node-ip-address", self.worker.address,
-            "--num-cpus", "1", inside=[*self.worker.inside, *mount], DMD_AUDIT=str(self.audit), RAY_AUTH_MODE="token",
+            self.temp,
+            "--address",
+            f"{self.head.address}:{PORT}",
+            "--node-ip-address",
+            self.worker.address,
+            "--num-cpus",
+            "1",
+            inside=[*self.worker.inside, *mount],
+            DMD_AUDIT=str(self.audit),
+            RAY_AUTH_MODE="token",
             **WATCHFUL,
-        )  # fmt: skip
+        )
 
     def dmd(self, *arguments: object, log: Path) -> subprocess.Popen[bytes]:
         """A `dmd` command on the head, on this cluster."""
         name, *rest = arguments
         return dmd(
-            name, "--address", f"{self.head.address}:{PORT}", *rest, inside=self.head.inside, log=log,
+            name,
+            "--address",
+            f"{self.head.address}:{PORT}",
+            *rest,
+            inside=self.head.inside,
+            log=log,
             RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
-        )  # fmt: skip
+        )
 
     def trains_on_worker(self) -> bool:
         """Whether a rank lives there."""
@@ -79,9 +99,20 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     audit.mkdir()
     with hosts(2) as (head, worker):
         head_node = Node(
-            folder / "r", "--head", "--port", str(PORT), "--node-ip-address", head.address, "--num-cpus", "1",
-            "--temp-dir", str(folder / "r"), inside=head.inside, DMD_AUDIT=str(audit), **WATCHFUL,
-        )  # fmt: skip
+            folder / "r",
+            "--head",
+            "--port",
+            str(PORT),
+            "--node-ip-address",
+            head.address,
+            "--num-cpus",
+            "1",
+            "--temp-dir",
+            str(folder / "r"),
+            inside=head.inside,
+            DMD_AUDIT=str(audit),
+            **WATCHFUL,
+        )
         cluster = Two(head, worker, folder / "r", audit)
         cluster.private.mkdir()
         try:
@@ -123,9 +154,22 @@ def trial(two: Two, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         return epochs() >= since + 2 and two.trains_on_worker()
 
     driver = two.dmd(
-        "tune", "--data", shards, "--out", out, "--space", space, "--search", "grid", "--ranks-per-trial", "2",
-        "--max-failures", "8", *SETTINGS, log=log,
-    )  # fmt: skip
+        "tune",
+        "--data",
+        shards,
+        "--out",
+        out,
+        "--space",
+        space,
+        "--search",
+        "grid",
+        "--ranks-per-trial",
+        "2",
+        "--max-failures",
+        "8",
+        *SETTINGS,
+        log=log,
+    )
     try:
         wait_for(lambda: epochs() >= 3, "the first epochs")
         assert two.worker_node is not None

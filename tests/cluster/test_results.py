@@ -50,9 +50,16 @@ def test_seed_rows():
 
     rows = seed_rows([result("a", 1, 0.8), result("a", 2, 1.0), result("b", 1, 2.0)])
     assert [(row["name"], row["seed"]) for row in rows] == [
-        ("a", 1), ("a", 2), ("a", "mean"), ("a", "std"), ("a", "95 % +-"),
-        ("b", 1), ("b", "mean"), ("b", "std"), ("b", "95 % +-"),
-    ]  # fmt: skip
+        ("a", 1),
+        ("a", 2),
+        ("a", "mean"),
+        ("a", "std"),
+        ("a", "95 % +-"),
+        ("b", 1),
+        ("b", "mean"),
+        ("b", "std"),
+        ("b", "95 % +-"),
+    ]
     assert rows[2]["MAE"] == pytest.approx(0.9)
     assert (rows[0]["Acc7 %"], rows[0]["F1 Non0 %"], rows[0]["Corr"], rows[0]["split"]) == (50, 50, 0.5, "test")
     assert "nan" not in markdown(rows)
@@ -103,10 +110,15 @@ def test_bad_ranks(text):
 
 @pytest.mark.parametrize(
     "size, message",
-    [((0, 1, 1, 0), "at least 1"), ((2, 1, 1, 0), "min above max"), ((1, 1, 0, 0), "above|more than 0"),
-     ((1, 1, 1, -1), "at least 0"), ((1, 1, 1, 1.5), "a part of one, or a whole number"),
-     ((1, 2, 1, 0.5), "ranks of one trial cannot share a GPU")],
-)  # fmt: skip
+    [
+        ((0, 1, 1, 0), "at least 1"),
+        ((2, 1, 1, 0), "min above max"),
+        ((1, 1, 0, 0), "above|more than 0"),
+        ((1, 1, 1, -1), "at least 0"),
+        ((1, 1, 1, 1.5), "a part of one, or a whole number"),
+        ((1, 2, 1, 0.5), "ranks of one trial cannot share a GPU"),
+    ],
+)
 def test_bad_sizes(size, message):
     with pytest.raises(ValueError, match=message):
         TrialSize(min_ranks=size[0], max_ranks=size[1], cpus_per_rank=size[2], gpus_per_rank=size[3])
@@ -131,8 +143,11 @@ def test_seeds_and_ablations(tmp_path):
         parse_seeds("1,2,1")
     cells = make_cells({"preset": Config(), "other": Config()}, [1, 2], tmp_path)
     assert [(cell.name, cell.config.train.seed) for cell in cells] == [
-        ("preset", 1), ("preset", 2), ("other", 1), ("other", 2),
-    ]  # fmt: skip
+        ("preset", 1),
+        ("preset", 2),
+        ("other", 1),
+        ("other", 2),
+    ]
     assert len({cell.run for cell in cells}) == 4
     name, config = parse_ablation("no-graph:objective.distillation_weight=0,model.levels=2", load_config("demo"))
     assert (name, config.objective.distillation_weight, config.model.levels, config.model.dim) == ("no-graph", 0, 2, 20)
@@ -154,8 +169,17 @@ def test_excludes():
     assert uploaded("."), "Ray asks of the directory itself, too"
     for path in ("dmd/cli.py", "dmd/model/dmd.py", "my/spaces/a.yaml"):
         assert uploaded(path), path
-    for path in ("data/x", ".venv/bin/python", ".git/HEAD", "my/data/x", "my/spaces/b.yaml", "dmd/x.tar",
-                 "dmd/__pycache__/cli.pyc", "runs/1/run.json", "dmdx"):  # fmt: skip
+    for path in (
+        "data/x",
+        ".venv/bin/python",
+        ".git/HEAD",
+        "my/data/x",
+        "my/spaces/b.yaml",
+        "dmd/x.tar",
+        "dmd/__pycache__/cli.pyc",
+        "runs/1/run.json",
+        "dmdx",
+    ):
         assert not uploaded(path), path
 
 
@@ -172,8 +196,9 @@ def test_live_table():
     assert lines[1].split() == ["valid", "learning", "clip"]
     assert lines[2].split() == ["trial", "state", "epoch", "loss", "rate", "levels", "at"]
     assert [line.split() for line in lines[3:]] == [
-        ["1", "running", "0/6", "-", "0.00123", "1"], ["0", "stopped", "2/6", "0.7500", "0.00123", "0", "0.1"],
-    ]  # fmt: skip
+        ["1", "running", "0/6", "-", "0.00123", "1"],
+        ["0", "stopped", "2/6", "0.7500", "0.00123", "0", "0.1"],
+    ]
     ends = [line.index(text) + len(text) for line, text in zip(lines[2:], ("rate", "0.00123", "0.00123"), strict=True)]
     assert len(set(ends)) == 1, "numbers stand under their names"
 
@@ -206,10 +231,14 @@ def test_the_hparams_page_shows_what_varies(tmp_path):
         log.scalars(1, {"loss": 1.0}, kind=BEST)
         log.close({"valid/loss": 1.0})
     content = {
-        run: tags for folder in (trials, tmp_path / "alone")
-        for run, tags in EventMultiplexer().AddRunsFromDirectory(str(folder), folder.name).Reload()
-        .PluginRunToTagToContent("hparams").items()
-    }  # fmt: skip
+        run: tags
+        for folder in (trials, tmp_path / "alone")
+        for run, tags in EventMultiplexer()
+        .AddRunsFromDirectory(str(folder), folder.name)
+        .Reload()
+        .PluginRunToTagToContent("hparams")
+        .items()
+    }
     assert {run for run, tags in content.items() if EXPERIMENT_TAG in tags} == {"trials/.", "alone/."}
     assert {run for run, tags in content.items() if SESSION_START_INFO_TAG in tags} == content.keys() - {"trials/."}
     found = parse_experiment_plugin_data(content["trials/."][EXPERIMENT_TAG])
@@ -217,16 +246,28 @@ def test_the_hparams_page_shows_what_varies(tmp_path):
     assert all(metric.name.tag.startswith("best_valid/") for metric in found.metric_infos)
     kinds = {info.name: api_pb2.DataType.Name(info.type) for info in found.hparam_infos}
     assert kinds == {
-        "train.clip": "DATA_TYPE_STRING", "model.levels": "DATA_TYPE_FLOAT64", "model.heads": "DATA_TYPE_FLOAT64",
-    }  # fmt: skip
+        "train.clip": "DATA_TYPE_STRING",
+        "model.levels": "DATA_TYPE_FLOAT64",
+        "model.heads": "DATA_TYPE_FLOAT64",
+    }
 
 
 def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch, tmp_path):
     """Ranks of a standing cluster have the environment of their nodes."""
     request = Request(
-        config=Config(), data="shards", out=tmp_path, address=None, cpus=None, ranks=(1, 1), cpus_per_rank=1.0,
-        gpus_per_rank=1.0, concurrent=None, max_failures=0, patience=1, verbose=False,
-    )  # fmt: skip
+        config=Config(),
+        data="shards",
+        out=tmp_path,
+        address=None,
+        cpus=None,
+        ranks=(1, 1),
+        cpus_per_rank=1.0,
+        gpus_per_rank=1.0,
+        concurrent=None,
+        max_failures=0,
+        patience=1,
+        verbose=False,
+    )
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(ValueError, match=r"--gpus-per-rank is 1, but DS_ACCELERATOR=cpu keeps ranks on the CPU"):

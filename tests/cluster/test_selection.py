@@ -67,9 +67,15 @@ def test_every_fact_of_the_set_is_copied(tmp_path):
     """Walks what an index says: all but what follows from the test split, and from being a set of its own."""
     own = {"counts", "shards", "generation", "builder", "classes", "labels", "zeroed"}
     build(
-        Classified(samples=100, steps=20, text_dim=8), tmp_path / "all", samples_per_shard=32, storage="float16",
-        labels=Labels(scale=0.5), ids="number", zeroed={"train/audio": 3, "test/audio": 5}, ignored={"field video": 7},
-    )  # fmt: skip
+        Classified(samples=100, steps=20, text_dim=8),
+        tmp_path / "all",
+        samples_per_shard=32,
+        storage="float16",
+        labels=Labels(scale=0.5),
+        ids="number",
+        zeroed={"train/audio": 3, "test/audio": 5},
+        ignored={"field video": 7},
+    )
     with ShardReader(tmp_path / "all") as whole:
         before, after = whole.index.info, ShardIndex.load(selection_shards(whole, tmp_path / "selection")).info
     assert (before.label_scale, before.ids_numbered, before.ignored) == (0.5, True, {"field video": 7})

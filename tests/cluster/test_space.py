@@ -41,8 +41,9 @@ def test_draws(tmp_path):
 def test_grid(tmp_path):
     space = read(
         "train.clip: {choice: [value, none]}\ntrain.clip_at: {choice: [0.1, 0.2], when: {train.clip: value}}\n"
-        "model.levels: {int: [2, 3]}\n", tmp_path,
-    )  # fmt: skip
+        "model.levels: {int: [2, 3]}\n",
+        tmp_path,
+    )
     points = list(space.grid())
     assert len(points) == 6
     assert {"train.clip": "none", "model.levels": 3} in points
@@ -102,7 +103,7 @@ def test_shipped_spaces():
         ("", "is no mapping"),
         ("a: [", "is no valid YAML"),
     ],
-)  # fmt: skip
+)
 def test_bad_spaces(text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read(text, tmp_path)

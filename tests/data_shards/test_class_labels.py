@@ -75,10 +75,15 @@ def test_tars_of_other_programs(tmp_path):
     assert ShardIndex.load(tmp_path).info.classes == 5, "the last index that was whole"
 
 
-@pytest.mark.parametrize("labels, message", [
-    (None, "lacks classification_labels"), (0.5, "are not whole numbers"), (-1.0, "-1 is not from 0 to 999; number"),
-    (float("nan"), "are not whole numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (None, "lacks classification_labels"),
+        (0.5, "are not whole numbers"),
+        (-1.0, "-1 is not from 0 to 999; number"),
+        (float("nan"), "are not whole numbers"),
+    ],
+)
 def test_what_is_no_class_label_is_refused(tmp_path, labels, message):
     data = classified()
     if labels is None:

@@ -45,9 +45,16 @@ def test_every_name_of_valid_is_valid_in_every_source(tmp_path, name):
         save(entries, tmp_path / "directory" / f"{word}.pkl")
     assert shards(tmp_path / "directory", tmp_path / "misa2").counts == {"train": 6, "valid": 3}
     rows = [
-        {"split": "train" if i % 2 else text, "id": f"c{i}", "label": i / 2 - 1.5,
-         "text": [[1.0]], "audio": [[float(i)]], "vision": [[1.0]]} for i in range(8)
-    ]  # fmt: skip
+        {
+            "split": "train" if i % 2 else text,
+            "id": f"c{i}",
+            "label": i / 2 - 1.5,
+            "text": [[1.0]],
+            "audio": [[float(i)]],
+            "vision": [[1.0]],
+        }
+        for i in range(8)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=3)
     assert shards(tmp_path / "t.parquet", tmp_path / "table").counts == {"train": 4, "valid": 4}
     assert everything(tmp_path / "table", "valid")["audio"].ravel().tolist() == [0, 2, 4, 6]
@@ -90,8 +97,13 @@ def test_what_a_pickle_has_besides_is_named(tmp_path, capsys):
     data["trian"], data["meta"], data["version"] = mmsa({"train": 12})["train"], [1, 2, 3], "2.0"
     info = shards(save(data, tmp_path / "x.pkl"), tmp_path / "out")
     expected = {
-        "annotations": 35, "classification_labels": 35, "text_bert": 35, "trian": 12, "meta": 3, "version": 1,
-    }  # fmt: skip
+        "annotations": 35,
+        "classification_labels": 35,
+        "text_bert": 35,
+        "trian": 12,
+        "meta": 3,
+        "version": 1,
+    }
     assert "text_bert" not in info.ignored, "it gives the lengths of the text"
     assert info.ignored == {name: count for name, count in expected.items() if name != "text_bert"}
     told = "ignored: annotations (35), classification_labels (35), meta (3), trian (12), version (1)\n"

@@ -196,8 +196,12 @@ def test_dicts_of_collections_are_dicts(tmp_path, protocol):
     path = save(made, tmp_path / "x.pkl", protocol=protocol)
     assert shard([str(path), str(tmp_path / "out"), "--processes", "1"]) == 0
     assert np.array_equal(everything(tmp_path / "out")["audio"], data["train"]["audio"])
-    for value in (collections.OrderedDict([("b", 1), ("a", [2])]), collections.defaultdict(list, a=[1]),
-                  collections.defaultdict(None, a=1), collections.OrderedDict()):  # fmt: skip
+    for value in (
+        collections.OrderedDict([("b", 1), ("a", [2])]),
+        collections.defaultdict(list, a=[1]),
+        collections.defaultdict(None, a=1),
+        collections.OrderedDict(),
+    ):
         found = loads(pickle.dumps(value, protocol=protocol))
         assert type(found) is dict
         assert list(found.items()) == list(value.items())

@@ -222,14 +222,17 @@ def test_webdataset_splits_our_shards_by_node_and_worker(tmp_path, monkeypatch):
     assert all(seen)
 
 
-@pytest.mark.parametrize("field, value, words", [
-    ("clip", None, "it has no id: json:clip is None; give it one, or leave id out of --map"),
-    ("kind", float("inf"), r"class \(json:kind\) inf is not a whole number"),
-    ("kind", "happy", r"class \(json:kind\) 'happy' is not a number"),
-    ("kind", None, r"class \(json:kind\) None is not a whole number"),
-    ("heard", 1.7, "audio_length 1.7 is not a whole number"),
-    ("mood", [1.0], r"label \(json:mood\) \[1.0\] is not a number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("clip", None, "it has no id: json:clip is None; give it one, or leave id out of --map"),
+        ("kind", float("inf"), r"class \(json:kind\) inf is not a whole number"),
+        ("kind", "happy", r"class \(json:kind\) 'happy' is not a number"),
+        ("kind", None, r"class \(json:kind\) None is not a whole number"),
+        ("heard", 1.7, "audio_length 1.7 is not a whole number"),
+        ("mood", [1.0], r"label \(json:mood\) \[1.0\] is not a number"),
+    ],
+)
 def test_fields_that_are_not_what_they_should_be(tmp_path, field, value, words):
     def change(sample):
         sample["json"] = {"clip": sample["__key__"], "kind": 1, "heard": 1, "mood": 1.0, field: value}

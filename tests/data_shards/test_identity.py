@@ -180,8 +180,17 @@ def test_a_missing_id_is_no_id(tmp_path):
             shard(_arguments(path, tmp_path / "shards"))
         assert shard(_arguments(path, tmp_path / "shards", "--ids", "number")) == 0
         assert everything(tmp_path / "shards", "valid")["id"][3] == "valid3"
-        rows = [{"split": "train", "id": i if i != 5 else gap, "label": i / 4 - 1.5, "text": [[1.0]], "audio": [[1.0]],
-                 "vision": [[1.0]]} for i in range(9)]  # fmt: skip
+        rows = [
+            {
+                "split": "train",
+                "id": i if i != 5 else gap,
+                "label": i / 4 - 1.5,
+                "text": [[1.0]],
+                "audio": [[1.0]],
+                "vision": [[1.0]],
+            }
+            for i in range(9)
+        ]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=4)
         with pytest.raises(ValueError, match=r"t\.parquet: row 5 has no id .*--ids number"):
             shard(_arguments(tmp_path / "t.parquet", tmp_path / "table"))

@@ -51,20 +51,23 @@ def test_the_index_says_what_the_labels_are(tmp_path):
     assert DatasetInfo.from_json(info.to_json()) == info
 
 
-@pytest.mark.parametrize("values, words", [
-    ((0, 1), "all 0 and 1: class numbers .*--binary"),
-    ((0, 1, 2, 3), "all whole numbers and never negative: .*--classes"),
-    ((1, 2, 3), "never negative"),
-    ((1, 2), "never negative"),
-    ((-1, 0, 0.4, 1), r"lie in \[-1, 1\], .*--label-scale 3.*--label-scale 1$"),
-    ((-1, 0, 1), "--label-scale 3.*model.task=3"),
-    ((-0.2, 0.9), "--label-scale 3"),
-    ((0.5, 0.75), "--label-scale 3"),
-    ((0, 0), "every sample of train has the label 0"),
-    ((2.2,), "every sample of train has the label 2.2"),
-    ((0, 1, 2, 3, 4, 5), r"label 4.0 is outside \[-3, 3\]; .*--label-scale FACTOR, .*--classes"),
-    ((-50, 100), "--label-scale FACTOR"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ((0, 1), "all 0 and 1: class numbers .*--binary"),
+        ((0, 1, 2, 3), "all whole numbers and never negative: .*--classes"),
+        ((1, 2, 3), "never negative"),
+        ((1, 2), "never negative"),
+        ((-1, 0, 0.4, 1), r"lie in \[-1, 1\], .*--label-scale 3.*--label-scale 1$"),
+        ((-1, 0, 1), "--label-scale 3.*model.task=3"),
+        ((-0.2, 0.9), "--label-scale 3"),
+        ((0.5, 0.75), "--label-scale 3"),
+        ((0, 0), "every sample of train has the label 0"),
+        ((2.2,), "every sample of train has the label 2.2"),
+        ((0, 1, 2, 3, 4, 5), r"label 4.0 is outside \[-3, 3\]; .*--label-scale FACTOR, .*--classes"),
+        ((-50, 100), "--label-scale FACTOR"),
+    ],
+)
 def test_doubtful_labels_are_refused_with_the_way_out(tmp_path, values, words):
     path = labelled(tmp_path, cycle(*values))
     with pytest.raises(ValueError, match=words) as caught:
@@ -132,14 +135,17 @@ def test_a_lost_index_of_classes_comes_back(tmp_path):
     assert (after.task, after.classes, after.labels) == ("classes", 2, before.labels)
 
 
-@pytest.mark.parametrize("option, values, words", [
-    ("--classes", (0, 1.5), r"train sample 'video1.*label 1.5 is no class number"),
-    ("--classes", (-1, 1), "label -1 is no class number"),
-    ("--classes", (2,), "every sample of train has the class 2"),
-    ("--classes", (0, 1, float("nan")), r"label is not a number \(NaN\)"),
-    ("--binary", (0, 1, 2), "label 2 is neither 0 nor 1"),
-    ("--binary", (-1, 1), "label -1 is neither 0 nor 1, .* for -1 and .1 use --label-scale 1 and model.task=2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option, values, words",
+    [
+        ("--classes", (0, 1.5), r"train sample 'video1.*label 1.5 is no class number"),
+        ("--classes", (-1, 1), "label -1 is no class number"),
+        ("--classes", (2,), "every sample of train has the class 2"),
+        ("--classes", (0, 1, float("nan")), r"label is not a number \(NaN\)"),
+        ("--binary", (0, 1, 2), "label 2 is neither 0 nor 1"),
+        ("--binary", (-1, 1), "label -1 is neither 0 nor 1, .* for -1 and .1 use --label-scale 1 and model.task=2"),
+    ],
+)
 def test_what_is_no_class_is_refused(tmp_path, option, values, words):
     with pytest.raises(ValueError, match=words):
         sharded(labelled(tmp_path, cycle(*values)), tmp_path, option)
@@ -176,14 +182,29 @@ def test_classes_that_training_does_not_see_are_told(tmp_path, caplog):
     assert "classes 1, 2, 3, 4, 5, 6, 7, 8, ... (899 of them) are in no sample at all" in caplog.text
 
 
-@pytest.mark.parametrize("labels, options, words", [
-    (cycle(0.2, 2.5), (), r"no training label is negative \(they lie in \[0\.2, 2\.5\]\), but 0 is taken for neutral"),
-    (cycle(-0.2, -2.5), (), "no training label is positive"),
-    (cycle(0.2, 0.9), ("--label-scale", "3"), "no training label is negative"),
-    (cycle(-2.5, 2.5), ("--label-scale", "0.1"), r"after --label-scale 0\.1 the labels lie in \[-0\.25, 0\.25\]"),
-    (lambda split, count: cycle(-1, 0.5)(split, count) * (1 if split == "train" else 3), (), "of train alone, .*SIMS"),
-    (lambda split, count: cycle(0, 2)(split, count) * (1 if split == "train" else -1), (), "of train alone, .*--bin"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels, options, words",
+    [
+        (
+            cycle(0.2, 2.5),
+            (),
+            r"no training label is negative \(they lie in \[0\.2, 2\.5\]\), but 0 is taken for neutral",
+        ),
+        (cycle(-0.2, -2.5), (), "no training label is positive"),
+        (cycle(0.2, 0.9), ("--label-scale", "3"), "no training label is negative"),
+        (cycle(-2.5, 2.5), ("--label-scale", "0.1"), r"after --label-scale 0\.1 the labels lie in \[-0\.25, 0\.25\]"),
+        (
+            lambda split, count: cycle(-1, 0.5)(split, count) * (1 if split == "train" else 3),
+            (),
+            "of train alone, .*SIMS",
+        ),
+        (
+            lambda split, count: cycle(0, 2)(split, count) * (1 if split == "train" else -1),
+            (),
+            "of train alone, .*--bin",
+        ),
+    ],
+)
 def test_odd_sentiments_are_warned_of(tmp_path, caplog, labels, options, words):
     sharded(labelled(tmp_path, labels), tmp_path, *options)
     assert re.search(words, caplog.text)
@@ -285,13 +306,16 @@ def test_the_same_data_has_the_generation_that_the_older_program_gave_it(tmp_pat
     counts = {"train": 3, "valid": 1}
     data = {
         split: {
-            "id": [f"clip{i}" for i in range(n)], "raw_text": [f"words {i} of {split}" for i in range(n)],
-            "text": np.arange(n * 4, dtype="f4").reshape(n, 2, 2), "audio": np.ones((n, 2, 1), "f4"),
-            "vision": np.ones((n, 1, 2), "f4"), "regression_labels": np.array([-1.5, 0.5, 2.0][:n], "f4"),
+            "id": [f"clip{i}" for i in range(n)],
+            "raw_text": [f"words {i} of {split}" for i in range(n)],
+            "text": np.arange(n * 4, dtype="f4").reshape(n, 2, 2),
+            "audio": np.ones((n, 2, 1), "f4"),
+            "vision": np.ones((n, 1, 2), "f4"),
+            "regression_labels": np.array([-1.5, 0.5, 2.0][:n], "f4"),
             "classification_labels": np.array([0, 2, 2][:n]),
         }
         for split, n in counts.items()
-    }  # fmt: skip
+    }
     info = build_from(data, tmp_path, samples_per_shard=512, name="old", class_labels=True)
     old = ShardIndex.load(OLD).info
     assert (info.generation, info.shards) == (old.generation, old.shards)

@@ -116,11 +116,18 @@ def test_token_ids_must_be_token_ids(tmp_path, value):
         build_from(data, tmp_path)
 
 
-@pytest.mark.parametrize("name, value, words", [
-    ("raw_text", "12345", "valid: raw_text is a str; it must hold one entry per sample"),
-    ("audio", None, "valid: audio is None; give one entry per sample, or leave it out"),
-    ("audio_lengths", [1.5, 2, 3, 4, 5], r"audio_lengths of sample 0 is 1\.5, but the array has 9 steps; give a whole"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("raw_text", "12345", "valid: raw_text is a str; it must hold one entry per sample"),
+        ("audio", None, "valid: audio is None; give one entry per sample, or leave it out"),
+        (
+            "audio_lengths",
+            [1.5, 2, 3, 4, 5],
+            r"audio_lengths of sample 0 is 1\.5, but the array has 9 steps; give a whole",
+        ),
+    ],
+)
 def test_fields_that_are_not_one_entry_per_sample(tmp_path, name, value, words):
     data = mmsa()
     data["valid"][name] = value

@@ -70,9 +70,13 @@ def test_an_index_of_an_older_program_is_read_and_a_forged_one_refused(tmp_path)
     assert DatasetInfo.from_json(json.dumps(fields)) == replace(info, statistics={})
     vision = info.statistics["vision"]
     for forged in (
-        {"vision": {"mean": vision["mean"]}}, {"vision": {**vision, "std": [1.0]}}, {"smell": vision},
-        {"vision": {**vision, "std": [-1.0, 1.0]}}, {"vision": {**vision, "mean": [float("nan"), 0.0]}}, {"vision": 3},
-    ):  # fmt: skip
+        {"vision": {"mean": vision["mean"]}},
+        {"vision": {**vision, "std": [1.0]}},
+        {"smell": vision},
+        {"vision": {**vision, "std": [-1.0, 1.0]}},
+        {"vision": {**vision, "mean": [float("nan"), 0.0]}},
+        {"vision": 3},
+    ):
         with pytest.raises(ValueError, match=r"statistics of .* are damaged"):
             DatasetInfo.from_json(json.dumps({**fields, "statistics": forged}))
 

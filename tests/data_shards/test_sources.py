@@ -119,7 +119,7 @@ def test_misa_directories(tmp_path, vocab):
         (lambda lists: lists["dev"][1][0][2].fill(np.inf), r"valid/audio 12 \(first in vid\[1\]\)"),
         (lambda lists: lists["dev"][1][1].fill(4), "label 4.0 is outside"),
     ],
-)  # fmt: skip
+)
 def test_bad_lists_are_refused(tmp_path, vocab, change, message):
     lists = {"train": _sentences(12, numbered=False), "dev": _sentences(3, numbered=False)}
     change(lists)
@@ -156,8 +156,11 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
 
 
 def test_words_that_are_no_token_ids(tmp_path):
-    for words, said in (([1, 1 << 40], "word 1099511627776 is no token id"), ([-2, 1], "word -2 is no token id"),
-                        ([1.0, 2.5], "words are float64, not token ids")):  # fmt: skip
+    for words, said in (
+        ([1, 1 << 40], "word 1099511627776 is no token id"),
+        ([-2, 1], "word -2 is no token id"),
+        ([1.0, 2.5], "words are float64, not token ids"),
+    ):
         entry = ((np.array(words), np.ones((2, 4)), np.ones((3, 3))), 1.5, "a")
         with pytest.raises(ValueError, match=rf"m\.pkl: train sample 0: its {said}; give"):
             MisaSource(save({"train": [entry]}, tmp_path / "m.pkl"))

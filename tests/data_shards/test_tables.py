@@ -66,10 +66,17 @@ def test_tables(tmp_path, kind):
 
 def test_tables_with_tokens_and_given_lengths(tmp_path):
     rows = [
-        {"split": "train", "id": str(i), "label": 1.0, "text_bert": [[5, 6, 0], [1, 1, 0], [0, 0, 0]],
-         "audio": [[1.0, 2.0]], "vision": [[1.0]] * 4, "vision_length": i}
+        {
+            "split": "train",
+            "id": str(i),
+            "label": 1.0,
+            "text_bert": [[5, 6, 0], [1, 1, 0], [0, 0, 0]],
+            "audio": [[1.0, 2.0]],
+            "vision": [[1.0]] * 4,
+            "vision_length": i,
+        }
         for i in range(3)
-    ]  # fmt: skip
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     assert build(TableSource(tmp_path / "t.parquet"), tmp_path / "shards").text_kind == "tokens"
     assert everything(tmp_path / "shards")["lengths"].tolist() == [[2, 1, 0], [2, 1, 1], [2, 1, 2]]
@@ -109,16 +116,26 @@ def test_tables_that_are_none(tmp_path):
             TableSource(tmp_path / name)
 
 
-@pytest.mark.parametrize("column, value, words", [
-    ("audio_length", None, "audio_length None is not a whole number"),
-    ("audio_length", 1.5, "audio_length 1.5 is not a whole number"),
-    ("audio_length", float("nan"), "audio_length nan is not a whole number"),
-    ("label", "positive", "label 'positive' is not a number"),
-    ("label", [1.0], r"label \[1.0\] is not a number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "column, value, words",
+    [
+        ("audio_length", None, "audio_length None is not a whole number"),
+        ("audio_length", 1.5, "audio_length 1.5 is not a whole number"),
+        ("audio_length", float("nan"), "audio_length nan is not a whole number"),
+        ("label", "positive", "label 'positive' is not a number"),
+        ("label", [1.0], r"label \[1.0\] is not a number"),
+    ],
+)
 def test_lengths_and_labels_are_numbers(tmp_path, column, value, words):
-    row = {"split": "train", "id": "a", "label": 1.0, "audio_length": 1, "text": [[1.0]], "audio": [[1.0], [2.0]],
-           "vision": [[1.0]]}  # fmt: skip
+    row = {
+        "split": "train",
+        "id": "a",
+        "label": 1.0,
+        "audio_length": 1,
+        "text": [[1.0]],
+        "audio": [[1.0], [2.0]],
+        "vision": [[1.0]],
+    }
     pq.write_table(pa.Table.from_pylist([{**row, column: value}]), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=rf"t\.parquet: train sample 'a': {words}"):
         list(TableSource(tmp_path / "t.parquet").read("train", 0, 1))

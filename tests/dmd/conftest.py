@@ -16,10 +16,14 @@ def shards(tmp_path_factory) -> Path:
 def runs(shards, tmp_path_factory) -> list[Path]:
     """Two seeds of one config, and a run of another."""
     folder = tmp_path_factory.mktemp("runs")
-    return train(shards, {
-        folder / "one": ["train.seed=1"], folder / "two": ["train.seed=2"],
-        folder / "uniform": ["train.seed=1", "objective.prior=uniform"],
-    })  # fmt: skip
+    return train(
+        shards,
+        {
+            folder / "one": ["train.seed=1"],
+            folder / "two": ["train.seed=2"],
+            folder / "uniform": ["train.seed=1", "objective.prior=uniform"],
+        },
+    )
 
 
 @pytest.fixture(scope="session")

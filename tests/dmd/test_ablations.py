@@ -42,10 +42,13 @@ def gradient(network: DMD, objective: Objective) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named}
 
 
-@pytest.mark.parametrize("space, lost", [
-    ("homo", ("homo_logit", "homo_regulariser")),
-    ("hetero", ("hetero_logit", "hetero_representation", "hetero_regulariser")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "space, lost",
+    [
+        ("homo", ("homo_logit", "homo_regulariser")),
+        ("hetero", ("hetero_logit", "hetero_representation", "hetero_regulariser")),
+    ],
+)
 def test_without_a_distillation_its_terms_weigh_nothing(space, lost):
     full, without = terms(*build()), terms(*build(**{f"{space}_distillation": False}))
     for name in full:
@@ -134,8 +137,10 @@ def _group(config: object) -> Group:
 
 
 def test_impossible_values_are_refused():
-    for override, message in (("model.modality_dropout=1", "model.modality_dropout is 1"),
-                              ("objective.margin_constant=-1", "objective.margin_constant is -1"),
-                              ("objective.margin=wide", "objective.margin is 'wide'")):  # fmt: skip
+    for override, message in (
+        ("model.modality_dropout=1", "model.modality_dropout is 1"),
+        ("objective.margin_constant=-1", "objective.margin_constant is -1"),
+        ("objective.margin=wide", "objective.margin is 'wide'"),
+    ):
         with pytest.raises(ValueError, match=message.replace(".", r"\.")):
             load_config(None, [override])

@@ -65,18 +65,34 @@ def test_checkpoints_of_older_programs_continue(tmp_path):
     """They know none of the options that came later, which are off by default."""
     info, config = build_from(mmsa(), tmp_path), load_config(None)
     state = make_state(
-        config=config, info=info, cursor=Cursor(), schedule={"best_step": -1}, nonfinite_in_a_row=0, text_encoder=None,
-        library_versions={}, averaged_steps=None,
-    )  # fmt: skip
+        config=config,
+        info=info,
+        cursor=Cursor(),
+        schedule={"best_step": -1},
+        nonfinite_in_a_row=0,
+        text_encoder=None,
+        library_versions={},
+        averaged_steps=None,
+    )
     del state["averaged_steps"]
-    later = {"train": ["ema_decay"], "model": ["normalise", "task", "masked_padding"], "data": ["classes"],
-             "objective": ["margin_smoothing"]}  # fmt: skip
+    later = {
+        "train": ["ema_decay"],
+        "model": ["normalise", "task", "masked_padding"],
+        "data": ["classes"],
+        "objective": ["margin_smoothing"],
+    }
     for section, names in later.items():
         for name in names:
             del state["config"][section][name]
     check_continues(state, config, info, tmp_path)
     assert saved_config(state) == config
-    for override in ("train.ema_decay=0.9", "model.normalise=train", "model.task=3", "model.masked_padding=true",
-                     "objective.margin_smoothing=0.5", "data.classes=stored"):  # fmt: skip
+    for override in (
+        "train.ema_decay=0.9",
+        "model.normalise=train",
+        "model.task=3",
+        "model.masked_padding=true",
+        "objective.margin_smoothing=0.5",
+        "data.classes=stored",
+    ):
         with pytest.raises(ValueError, match=rf"was trained with {override.partition('=')[0]}=.*; give that value"):
             check_continues(state, load_config(None, [override]), info, tmp_path)

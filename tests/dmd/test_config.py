@@ -30,27 +30,30 @@ def test_overrides_win_over_a_file(tmp_path):
     assert config.train.max_steps is None
 
 
-@pytest.mark.parametrize("override, message", [
-    ("train.lr=1", "unknown config key 'train.lr', did you mean 'train.learning_rate'"),
-    ("learning_rate=1", "'learning_rate', did you mean 'text.learning_rate' or 'train.learning_rate'"),
-    ("lr=1", "unknown config key 'lr', did you mean 'text.learning_rate' or 'train.learning_rate'"),
-    ("model.dims=3", "unknown config key 'model.dims', did you mean 'model.dim'"),
-    ("dim", "'dim' is not of the form section.key=value"),
-    ("model=3", "unknown config key 'model'"),
-    ("train.clip=foo", "train.clip is 'foo'; input should be 'none', 'value' or 'norm'"),
-    ("model.heads=7", "model.heads is 7; it must divide model.dim, which is 50"),
-    ("model.dim=abc", "model.dim is 'abc'"),
-    ("train.seed=1.5", "train.seed is 1.5"),
-    ("train.learning_rate=0", "train.learning_rate is 0"),
-    ("model.text_dropout=1", "model.text_dropout is 1"),
-    ("train.keep_checkpoints=1", "train.keep_checkpoints is 1; it must be at least 2"),
-    ("objective.gamma=-1", "objective.gamma is -1"),
-    ("train.plateau_factor=1", "train.plateau_factor is 1"),
-    ("train.max_steps=0", "train.max_steps is 0"),
-    ("data.window=0", "data.window is 0"),
-    ("text.learning_rate=-1", "text.learning_rate is -1"),
-    ("train.seed=[", "no valid YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.lr=1", "unknown config key 'train.lr', did you mean 'train.learning_rate'"),
+        ("learning_rate=1", "'learning_rate', did you mean 'text.learning_rate' or 'train.learning_rate'"),
+        ("lr=1", "unknown config key 'lr', did you mean 'text.learning_rate' or 'train.learning_rate'"),
+        ("model.dims=3", "unknown config key 'model.dims', did you mean 'model.dim'"),
+        ("dim", "'dim' is not of the form section.key=value"),
+        ("model=3", "unknown config key 'model'"),
+        ("train.clip=foo", "train.clip is 'foo'; input should be 'none', 'value' or 'norm'"),
+        ("model.heads=7", "model.heads is 7; it must divide model.dim, which is 50"),
+        ("model.dim=abc", "model.dim is 'abc'"),
+        ("train.seed=1.5", "train.seed is 1.5"),
+        ("train.learning_rate=0", "train.learning_rate is 0"),
+        ("model.text_dropout=1", "model.text_dropout is 1"),
+        ("train.keep_checkpoints=1", "train.keep_checkpoints is 1; it must be at least 2"),
+        ("objective.gamma=-1", "objective.gamma is -1"),
+        ("train.plateau_factor=1", "train.plateau_factor is 1"),
+        ("train.max_steps=0", "train.max_steps is 0"),
+        ("data.window=0", "data.window is 0"),
+        ("text.learning_rate=-1", "text.learning_rate is -1"),
+        ("train.seed=[", "no valid YAML"),
+    ],
+)
 def test_a_mistake_names_key_value_and_way_out(override, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         load_config("mosi-aligned", [override])
@@ -58,10 +61,15 @@ def test_a_mistake_names_key_value_and_way_out(override, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content, message", [
-    ("- 1", "holds a list"), ("a: [", "no valid YAML"), ("trian: {}", "unknown config key 'trian'"),
-    ("train: 3", "config section 'train' is 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("- 1", "holds a list"),
+        ("a: [", "no valid YAML"),
+        ("trian: {}", "unknown config key 'trian'"),
+        ("train: 3", "config section 'train' is 3"),
+    ],
+)
 def test_a_bad_preset_file(content, message, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(content)

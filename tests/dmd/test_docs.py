@@ -19,10 +19,19 @@ ROOT = Path(__file__).parents[2]
 RUN_PAGES = ("docs/results.md",)
 """Pages whose every command is run as it stands; the others' are parsed."""
 PAGES = (
-    "README.md", "CONTRIBUTING.md", "docs/data.md", "docs/gpu.md", "docs/kernels.md", "docs/multi-node.md",
-    "docs/performance.md", "docs/ray.md", "docs/reproducing.md", "docs/results.md", "docs/scaling.md",
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/data.md",
+    "docs/gpu.md",
+    "docs/kernels.md",
+    "docs/multi-node.md",
+    "docs/performance.md",
+    "docs/ray.md",
+    "docs/reproducing.md",
+    "docs/results.md",
+    "docs/scaling.md",
     "docs/troubleshooting.md",
-)  # fmt: skip
+)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -53,8 +62,11 @@ def test_every_config_value_is_documented():
 
 
 def test_every_message_that_is_explained_exists():
-    sources = "".join(path.read_text() for floor in ("data_shards", "dmd", "launch", "cluster")
-                      for path in (ROOT / floor).rglob("*.py"))  # fmt: skip
+    sources = "".join(
+        path.read_text()
+        for floor in ("data_shards", "dmd", "launch", "cluster")
+        for path in (ROOT / floor).rglob("*.py")
+    )
     joined = re.sub(r'"\s*\n\s*f?"', "", sources)
     explained = re.findall(r"^- (`[^:]*`):", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert len(explained) > 15

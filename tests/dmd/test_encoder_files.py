@@ -19,9 +19,13 @@ from dmd.model.text import build_text_encoder, encoder_config, load_text_encoder
 from tests.dmd.trained import SMALL, make_shards
 
 BERT = BertConfig(
-    vocab_size=100, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+    vocab_size=100,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
     max_position_embeddings=64,
-)  # fmt: skip
+)
 CODE = "from pathlib import Path\nPath({ran!r}).touch()\nclass Evil: pass\n"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440449768\n"
 
@@ -86,10 +90,20 @@ def test_a_training_runs_no_code_of_an_encoder_directory(tokens, bert, tmp_path,
 def test_a_prediction_runs_no_code_of_an_export(tokens, tmp_path, kind):
     (tmp_path / "evil.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
     save_file({f"tensor{number}": torch.zeros(1) for number in range(12)}, tmp_path / WEIGHTS)
-    encoder = {**BERT.to_dict(), "model_type": kind, "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
-               "name_or_path": str(tmp_path), "_attn_implementation": "somebody/kernel"}  # fmt: skip
-    shape = {"name": "x", "generation": "x", "text_kind": "tokens", "dims": {"text": 0, "audio": 5, "vision": 6},
-             "lengths": dict.fromkeys(("text", "audio", "vision"), 50)}  # fmt: skip
+    encoder = {
+        **BERT.to_dict(),
+        "model_type": kind,
+        "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
+        "name_or_path": str(tmp_path),
+        "_attn_implementation": "somebody/kernel",
+    }
+    shape = {
+        "name": "x",
+        "generation": "x",
+        "text_kind": "tokens",
+        "dims": {"text": 0, "audio": 5, "vision": 6},
+        "lengths": dict.fromkeys(("text", "audio", "vision"), 50),
+    }
     card = {"format": 1, "config": {}, "data": shape, "text_encoder": encoder, "source": {}}
     (tmp_path / CARD).write_text(json.dumps(card))
     told = refused(yes("predict", tmp_path, tokens, "--out", tmp_path / "out.csv"))
@@ -123,17 +137,25 @@ def test_half_encoders_are_refused(bert, tmp_path):
     path = bert / "model.safetensors"
     whole = path.read_bytes()
     for raw, words in (
-        (LFS, "is a Git-LFS pointer"), (b"", "is empty"), (b"<html>Sign in</html>", "is a web page"),
-        (whole[:-9], "is not whole"), (whole[:40], "is not whole"), (whole + b"more", "is not whole"),
-    ):  # fmt: skip
+        (LFS, "is a Git-LFS pointer"),
+        (b"", "is empty"),
+        (b"<html>Sign in</html>", "is a web page"),
+        (whole[:-9], "is not whole"),
+        (whole[:40], "is not whole"),
+        (whole + b"more", "is not whole"),
+    ):
         path.write_bytes(raw)
         with pytest.raises(ValueError, match=words):
             check_encoder_files(str(bert))
         with pytest.raises(ValueError, match="cannot be loaded"):
             load_text_encoder(str(bert), frozen=True)
     path.write_bytes(whole)
-    for names, words in (([], "names no file beside it"), (["../model.safetensors"], "names no file beside it"),
-                         ([7], "no index of weights"), (["gone.safetensors"], "there is nothing")):  # fmt: skip
+    for names, words in (
+        ([], "names no file beside it"),
+        (["../model.safetensors"], "names no file beside it"),
+        ([7], "no index of weights"),
+        (["gone.safetensors"], "there is nothing"),
+    ):
         path.rename(bert / "kept")
         (bert / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
         with pytest.raises(ValueError, match=words):

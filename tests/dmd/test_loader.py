@@ -25,9 +25,12 @@ def shards(tmp_path_factory):
 
 def _plan(reader, *, per_forward=2, ranks=1):
     return EpochPlan(
-        num_samples=reader.index.num_samples("train"), ghost_batch_size=4, ghost_batches_per_step=3,
-        ghost_batches_per_forward=per_forward, num_ranks=ranks,
-    )  # fmt: skip
+        num_samples=reader.index.num_samples("train"),
+        ghost_batch_size=4,
+        ghost_batches_per_step=3,
+        ghost_batches_per_forward=per_forward,
+        num_ranks=ranks,
+    )
 
 
 def _epoch(reader, plan, workers, **key):

@@ -44,9 +44,11 @@ def test_margin_loss(kind):
     torch.manual_seed(3)
     features = torch.randn(2, 3, size, 5, dtype=torch.float64)
     labels = {
-        "mixed": torch.tensor([[1, 1, -0.4, 0, 2.2, 0, 1]] * 2), "all equal": torch.ones(2, 7),
-        "all different": torch.arange(14.0).view(2, 7) / 5, "one sample": torch.zeros(2, 1),
-    }[kind].double()  # fmt: skip
+        "mixed": torch.tensor([[1, 1, -0.4, 0, 2.2, 0, 1]] * 2),
+        "all equal": torch.ones(2, 7),
+        "all different": torch.arange(14.0).view(2, 7) / 5,
+        "one sample": torch.zeros(2, 1),
+    }[kind].double()
     got = margin_loss(features, labels, torch.ones_like(labels))
     want = [margin_by_loops(features[g], labels[g]) for g in range(2)]
     assert got.tolist() == pytest.approx(want, rel=1e-10, abs=1e-12)
@@ -67,8 +69,9 @@ def smooth_margin_by_loops(features: torch.Tensor, labels: torch.Tensor, smoothi
         same = [max(0.0, 1 - abs(label[i] - other) / smoothing) for other in label]
         weighted = [
             (same[j] * (1 - same[k]), max(0.0, 0.15 * abs(label[i] - label[k]) - cos[i][j] + cos[i][k]))
-            for j, k in itertools.permutations(range(count), 2) if j != i
-        ]  # fmt: skip
+            for j, k in itertools.permutations(range(count), 2)
+            if j != i
+        ]
         weight = sum(w for w, _ in weighted)
         if weight:
             anchors.append(sum(w * hinge for w, hinge in weighted) / max(1.0, weight))
@@ -128,13 +131,15 @@ def test_weights_and_switches_change_what_they_name_and_nothing_else():
         # The published hetero prior trusts one direction of each pair: its two weights sum to a third, as uniform ones
         # do, so of the hetero distillation only the gradients differ.
         ({"prior": "uniform"}, {"homo_logit", "homo_regulariser", "hetero_regulariser", "total"}),
-        ({"prior": "none"}, {"homo_logit", "homo_regulariser", "hetero_logit", "hetero_regulariser",
-                             "hetero_representation", "total"}),
+        (
+            {"prior": "none"},
+            {"homo_logit", "homo_regulariser", "hetero_logit", "hetero_regulariser", "hetero_representation", "total"},
+        ),
         ({"decoupling_weight": 0.3}, {"total"}),
         ({"gamma": 0.0}, {"total"}),
         ({"margin_smoothing": 2.0}, {"margin", "total"}),
         ({"distillation_weight": 0.0}, {"total"}),
-    ):  # fmt: skip
+    ):
         model, losses, parts, labels = build(**change)
         terms = losses(model(*parts), labels, torch.ones_like(labels))
         changed = {name for name in base if not torch.allclose(base[name], terms[name], rtol=1e-6, atol=0)}

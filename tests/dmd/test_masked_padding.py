@@ -97,8 +97,9 @@ def test_a_sample_without_any_step_is_finite(kernel):
 def test_tokens_are_real_where_their_mask_says():
     settings = BertConfig(vocab_size=30, hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     torch.manual_seed(0)
-    network = DMD(MASKED, {**DIMS, "text": 0}, dict.fromkeys(MODALITIES, 9),
-                  build_text_encoder(settings.to_dict(), frozen=False)).eval()  # fmt: skip
+    network = DMD(
+        MASKED, {**DIMS, "text": 0}, dict.fromkeys(MODALITIES, 9), build_text_encoder(settings.to_dict(), frozen=False)
+    ).eval()
     sample = inputs(2, 9)
     tokens = torch.randint(1, 30, (2, 3, 9), generator=torch.Generator().manual_seed(0))
     tokens[:, 1], tokens[:, 2] = torch.arange(9) < 4, 0

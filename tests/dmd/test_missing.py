@@ -35,8 +35,10 @@ def test_higher_rates_drop_what_lower_ones_do_and_more():
 def test_the_draw_depends_on_seed_modality_and_unit():
     base = dropped("text", 50, 8, unit="frame", rate=0.5, seed=0)
     assert (base == dropped("text", 50, 8, unit="frame", rate=0.5, seed=0)).all()
-    for other in (dropped("text", 50, 8, unit="frame", rate=0.5, seed=1),
-                  dropped("audio", 50, 8, unit="frame", rate=0.5, seed=0)):  # fmt: skip
+    for other in (
+        dropped("text", 50, 8, unit="frame", rate=0.5, seed=1),
+        dropped("audio", 50, 8, unit="frame", rate=0.5, seed=0),
+    ):
         assert (base != other).any()
 
 
@@ -63,12 +65,18 @@ def test_a_dropped_modality_is_as_good_as_zero_and_the_others_stay(run, modality
 
 
 def test_text_tokens_are_dropped_behind_the_encoder():
-    settings = BertConfig(vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
-                          intermediate_size=8).to_dict()  # fmt: skip
+    settings = BertConfig(
+        vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    ).to_dict()
     config = load_config(None, SMALL)
     lengths = dict.fromkeys(MODALITIES, 9)
-    data = {"name": "x", "generation": "x", "text_kind": "tokens", "dims": {"text": 0, "audio": 3, "vision": 4},
-            "lengths": lengths}  # fmt: skip
+    data = {
+        "name": "x",
+        "generation": "x",
+        "text_kind": "tokens",
+        "dims": {"text": 0, "audio": 3, "vision": 4},
+        "lengths": lengths,
+    }
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
     network = DMD(config.model, data["dims"], lengths, build_text_encoder(settings, frozen=False))
     weights = Modules(network, Objective(config.objective, config.model)).state_dict()

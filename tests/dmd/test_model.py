@@ -215,8 +215,13 @@ def test_text_encoder_mistakes_are_named():
 @pytest.mark.parametrize("num_samples", [1, 15, 16, 17, 160, 161, 203])
 @pytest.mark.parametrize("ranks, at_once", [(1, 1), (1, 10), (2, 3), (3, 2), (7, 10), (10, 1)])
 def test_a_plan_gives_every_place_once_and_every_rank_the_same_passes(num_samples, ranks, at_once):
-    plan = EpochPlan(num_samples=num_samples, ghost_batch_size=16, ghost_batches_per_step=10,
-                     ghost_batches_per_forward=at_once, num_ranks=ranks)  # fmt: skip
+    plan = EpochPlan(
+        num_samples=num_samples,
+        ghost_batch_size=16,
+        ghost_batches_per_step=10,
+        ghost_batches_per_forward=at_once,
+        num_ranks=ranks,
+    )
     places, per_step = [], []
     for step in range(plan.num_steps):
         ghosts = [
@@ -235,5 +240,6 @@ def test_a_plan_gives_every_place_once_and_every_rank_the_same_passes(num_sample
 
 def test_a_plan_refuses_ranks_without_work():
     with pytest.raises(ValueError, match="11 ranks for 10 ghost batches per step"):
-        EpochPlan(num_samples=99, ghost_batch_size=16, ghost_batches_per_step=10, ghost_batches_per_forward=1,
-                  num_ranks=11)  # fmt: skip
+        EpochPlan(
+            num_samples=99, ghost_batch_size=16, ghost_batches_per_step=10, ghost_batches_per_forward=1, num_ranks=11
+        )

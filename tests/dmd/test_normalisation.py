@@ -82,14 +82,16 @@ def test_shards_without_statistics_are_refused(shards, tmp_path):
         check_training(config, reader, tmp_path / "run", 1)
         older = dataclasses.replace(info, statistics={})
         reader.index.info = older
-        for refuse in (lambda: check_training(config, reader, tmp_path / "run", 1),
-                       lambda: build_system(config, older, device)):  # fmt: skip
+        for refuse in (
+            lambda: check_training(config, reader, tmp_path / "run", 1),
+            lambda: build_system(config, older, device),
+        ):
             with pytest.raises(ValueError, match=r"model\.normalise is 'train', but the index of .*`dmd shard`"):
                 refuse()
 
 
 def test_evaluate_predict_and_export_read_raw_features(shards, tmp_path, capsys):
-    run, = train(shards, {tmp_path / "run": ["model.normalise=train", "train.ema_decay=0.9"]})
+    (run,) = train(shards, {tmp_path / "run": ["model.normalise=train", "train.ema_decay=0.9"]})
     found = evaluate_run(run, data=None, split="test")["metrics"]["fused"]["mae"]
     assert export(run, tmp_path / "exported", program=True) is None
     model = load(tmp_path / "exported")

@@ -11,12 +11,20 @@ from tests.dmd.golden import LETTER, SETTINGS, Golden, relative_error
 
 TOLERANCE = 1e-5
 LOSSES = {
-    "rec": "reconstruction", "cyc": "cycle", "margin": "margin", "homo_reg": "homo_regulariser",
-    "homo_logit": "homo_logit", "hetero_reg": "hetero_regulariser", "hetero_logit": "hetero_logit",
-    "hetero_repr": "hetero_representation", "total": "total", "ort_reference": "orthogonality",
-    "task_output_logit": "task_fused", "task_logits_c": "task_shared",
+    "rec": "reconstruction",
+    "cyc": "cycle",
+    "margin": "margin",
+    "homo_reg": "homo_regulariser",
+    "homo_logit": "homo_logit",
+    "hetero_reg": "hetero_regulariser",
+    "hetero_logit": "hetero_logit",
+    "hetero_repr": "hetero_representation",
+    "total": "total",
+    "ort_reference": "orthogonality",
+    "task_output_logit": "task_fused",
+    "task_logits_c": "task_shared",
     **{f"task_logits_{LETTER[m]}_{space}": f"task_{m}_{space}" for m in MODALITIES for space in ("homo", "hetero")},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=SETTINGS)
@@ -42,10 +50,12 @@ def test_outputs(golden):
     for m in MODALITIES:
         letter, parts = LETTER[m], out.decoupled
         for published, tensor in (
-            (f"origin_{letter}", parts.origin[m]), (f"s_{letter}", parts.private[m]),
-            (f"c_{letter}", parts.shared[m]), (f"recon_{letter}", parts.reconstructed[m]),
+            (f"origin_{letter}", parts.origin[m]),
+            (f"s_{letter}", parts.private[m]),
+            (f"c_{letter}", parts.shared[m]),
+            (f"recon_{letter}", parts.reconstructed[m]),
             (f"s_{letter}_r", parts.private_again[m]),
-        ):  # fmt: skip
+        ):
             want = golden[f"out/{published}"]
             if want.shape[:2] == (tensor.shape[1], tensor.shape[0]):  # time first there
                 want = want.transpose(0, 1)
@@ -111,9 +121,10 @@ def train_three_steps(golden: Golden, dtype: torch.dtype):
 def by_published_name(model: torch.nn.Module, losses: torch.nn.Module, gradient: bool = False) -> dict[str, Tensor]:
     result = {}
     for prefix, module, table in (
-        ("dmd", model, slots(model.config.levels)), ("homo", losses.homo, list(GD_UNIT)),
+        ("dmd", model, slots(model.config.levels)),
+        ("homo", losses.homo, list(GD_UNIT)),
         ("hetero", losses.hetero, list(GD_UNIT)),
-    ):  # fmt: skip
+    ):
         tensors = {name: (p.grad if gradient else p).detach().clone() for name, p in module.named_parameters()}
         result.update({f"{prefix}/{name}": tensor for name, tensor in to_published(tensors, table).items()})
     return result

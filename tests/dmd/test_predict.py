@@ -172,10 +172,12 @@ def test_files_of_the_wrong_kind_are_named(run, tmp_path, capsys):
     for raw, words in (
         (gzip.compress(pickle.dumps(sample)), "is gzip compressed"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git-LFS pointer"),
-        (b"<html>Sign in</html>", "is a web page"), (b"id,label\n1,2\n", "it is a text table"),
-        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"), (b"PAR1....PAR1", "is a Parquet table"),
+        (b"<html>Sign in</html>", "is a web page"),
+        (b"id,label\n1,2\n", "it is a text table"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+        (b"PAR1....PAR1", "is a Parquet table"),
         (pickle.dumps(sample)[:99], "is cut short"),
-    ):  # fmt: skip
+    ):
         path.write_bytes(raw)
         assert f"{path} " in (told := refused(capsys, "predict", run, path, *out))
         assert words in told
@@ -252,9 +254,10 @@ def published(setting: str, path: Path, **more: torch.Tensor) -> tuple[Golden, l
 
 
 OLD_BUFFERS = {
-    "text_model.model.embeddings.position_ids": torch.arange(512)[None], "trans_l_with_a.version": torch.ones(1),
+    "text_model.model.embeddings.position_ids": torch.arange(512)[None],
+    "trans_l_with_a.version": torch.ones(1),
     "trans_l_with_a.embed_positions._float_tensor": torch.ones(1),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -280,12 +283,17 @@ def test_a_published_checkpoint_predicts_what_the_published_code_did(setting, bu
 
 
 def test_a_published_checkpoint_with_a_text_encoder(tmp_path, capsys):
-    settings = BertConfig(vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
-                          intermediate_size=8)  # fmt: skip
+    settings = BertConfig(
+        vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
     settings.save_pretrained(tmp_path / "encoder")
     encoder = build_text_encoder(settings.to_dict(), frozen=False)
-    model = DMD(ModelConfig(dim=8, heads=2, levels=1), {"text": 0, "audio": 3, "vision": 4},
-                dict.fromkeys(("text", "audio", "vision"), 9), encoder).eval()  # fmt: skip
+    model = DMD(
+        ModelConfig(dim=8, heads=2, levels=1),
+        {"text": 0, "audio": 3, "vision": 4},
+        dict.fromkeys(("text", "audio", "vision"), 9),
+        encoder,
+    ).eval()
     state = to_published(model.state_dict(), slots(1))
     extra = {"text_model.model.pooler.dense.weight": torch.zeros(12, 12)}
     torch.save({**state, **extra, **OLD_BUFFERS}, tmp_path / "dmd.pth")
@@ -306,8 +314,9 @@ def test_import_refuses(tmp_path, capsys):
 
     def attempt(content: object, *changed: str) -> str:
         torch.save(content, tmp_path / "bad.pth")
-        return refused(capsys, "import", tmp_path / "bad.pth", tmp_path / "run", "--preset", "mosi-aligned",
-                       *overrides, *changed)  # fmt: skip
+        return refused(
+            capsys, "import", tmp_path / "bad.pth", tmp_path / "run", "--preset", "mosi-aligned", *overrides, *changed
+        )
 
     assert "choose the preset" in attempt(state, "model.dim=12")
     assert "choose the preset" in attempt(state | {"weight_c.bias": torch.zeros(3)})
@@ -344,12 +353,14 @@ def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsy
         row = pq.read_table(out).to_pylist()[0]
         assert (row["id"], row["label"]) == (said, 1.5)
     for more, words in (
-        ({"id": ["a", None]}, "sample 1 has no id (None)"), ({"id": ["a", float("nan")]}, "sample 1 has no id (nan)"),
+        ({"id": ["a", None]}, "sample 1 has no id (None)"),
+        ({"id": ["a", float("nan")]}, "sample 1 has no id (nan)"),
         ({"label": [1.0, np.inf]}, "label holds inf, which is not a finite number"),
-        ({"label": ["good", "bad"]}, "label are not numbers"), ({"label": {"a": 1}}, "label are not numbers"),
+        ({"label": ["good", "bad"]}, "label are not numbers"),
+        ({"label": {"a": 1}}, "label are not numbers"),
         ({"label": np.array([1j, 1])}, "label are complex128"),
         ({"audio": [[[1.0]], [[1.0], [2.0]]]}, "is ragged; give"),
-    ):  # fmt: skip
+    ):
         path = features(tmp_path / "x.pkl", model, 2, **more)
         told = refused(capsys, "predict", run, path, "--out", tmp_path / "no.parquet")
         assert f"{path}: " in told

@@ -73,11 +73,14 @@ def test_errors_about_a_url_tell_no_password(remote, tmp_path, monkeypatch, caps
     gone = f"http://bob:{SECRET}@127.0.0.1:9/set?sig={SECRET}"
     monkeypatch.setattr("data_shards.remote.RemoteOptions.attempts", 1)
     for arguments in (
-        ("evaluate", run, "--data", gone), ("predict", run, gone, "--out", tmp_path / "x.csv"), ("inspect", gone),
-        ("train", "--data", gone, "--run", tmp_path / "run"), ("shard", "--synthetic", gone),
+        ("evaluate", run, "--data", gone),
+        ("predict", run, gone, "--out", tmp_path / "x.csv"),
+        ("inspect", gone),
+        ("train", "--data", gone, "--run", tmp_path / "run"),
+        ("shard", "--synthetic", gone),
         ("experiment", "--data", gone, "--out", tmp_path / "out"),
         ("submit", "experiment", "--data", gone, "--out", "/x"),
-    ):  # fmt: skip
+    ):
         assert SECRET not in refused(capsys, *arguments)
 
 

@@ -86,8 +86,15 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
 
 def test_published_figures_stand_beside_ours(report):
     published = table(report / "overview" / "published.csv")
-    assert {"method": "DMD", "data": "MOSI", "setting": "aligned, BERT, paper", "split": "test", "Acc7 %": "45.6",
-            "Acc2 Non0 %": "86.0", "F1 Non0 %": "86.0"} in published  # fmt: skip
+    assert {
+        "method": "DMD",
+        "data": "MOSI",
+        "setting": "aligned, BERT, paper",
+        "split": "test",
+        "Acc7 %": "45.6",
+        "Acc2 Non0 %": "86.0",
+        "F1 Non0 %": "86.0",
+    } in published
     ablation = table(report / "overview" / "ablation.csv")
     assert [row["source"] for row in ablation].count("here") == 2
     assert [row["Acc7 %"] for row in ablation if row["source"] == "paper" and row["FD"] == "✗"] == ["32.4", "50.0"]
@@ -166,8 +173,9 @@ def test_the_bootstrap_finds_a_difference_and_only_where_there_is_one():
 
 
 def test_grouping_ignores_the_seed_and_names_what_differs(runs):
-    measured = [Measured(run=read_run(run), result=load_and_run(run, Path(read_run(run).info["data"]), "valid"))
-                for run in runs]  # fmt: skip
+    measured = [
+        Measured(run=read_run(run), result=load_and_run(run, Path(read_run(run).info["data"]), "valid")) for run in runs
+    ]
     groups = make_groups(measured)
     assert [(group.name, len(group.members)) for group in groups] == [("prior=published", 2), ("prior=uniform", 1)]
     assert [group.name for group in make_groups(measured[:2])] == ["synthetic"]
@@ -221,8 +229,9 @@ def test_seeds_of_one_config_had_one_budget_and_one_precision(runs):
 def test_configs_on_other_samples_are_not_compared_in_silence(runs):
     first, second = (read_run(run) for run in (runs[0], runs[2]))
     result = load_and_run(runs[0], Path(first.info["data"]), "valid")
-    groups = make_groups([Measured(run=first, result=result),
-                          Measured(run=second, result=replace(result, labels=result.labels + 1))])  # fmt: skip
+    groups = make_groups(
+        [Measured(run=first, result=result), Measured(run=second, result=replace(result, labels=result.labels + 1))]
+    )
     compared = comparison_table(groups)
     assert compared is not None
     assert not compared.rows
@@ -237,8 +246,16 @@ def test_every_table_says_split_protocol_and_unit(report):
             assert not re.match(r"(Acc2|F1)(?! Has0| Non0)", cell), (path, cell)
         assert "split" in header or path.stem == "config", path
     assert {row["metric"] for row in table(report / "overview" / "summary.csv")} == {
-        "MAE", "Corr", "Acc7 %", "Acc5 %", "Acc3 %", "Acc2 Has0 %", "F1 Has0 %", "Acc2 Non0 %", "F1 Non0 %",
-    }  # fmt: skip
+        "MAE",
+        "Corr",
+        "Acc7 %",
+        "Acc5 %",
+        "Acc3 %",
+        "Acc2 Has0 %",
+        "F1 Has0 %",
+        "Acc2 Non0 %",
+        "F1 Non0 %",
+    }
     html = (report / "index.html").read_text()
     assert "valid split, " in html
     assert "Has0: all samples" in html

@@ -32,7 +32,7 @@ def test_the_published_plateau_is_the_default():
 def test_a_cosine_falls_from_the_rate_to_zero_whatever_the_loss():
     overrides = ["train.schedule=cosine", "train.epochs=4", "train.plateau_patience=0"]
     found = rates_over(5, overrides, 1e-3)
-    assert [rate for rate, in found] == pytest.approx([1e-3, 0.8535534e-3, 0.5e-3, 0.1464466e-3, 0], abs=1e-9)
+    assert [rate for (rate,) in found] == pytest.approx([1e-3, 0.8535534e-3, 0.5e-3, 0.1464466e-3, 0], abs=1e-9)
 
 
 def test_a_warm_up_touches_the_text_encoder_alone():
@@ -64,7 +64,9 @@ def test_a_resumed_schedule_goes_on_as_if_it_had_never_stopped():
 
 
 def test_impossible_values_are_refused():
-    for override, message in (("text.warmup_epochs=-1", "text.warmup_epochs is -1"),
-                              ("train.schedule=linear", "train.schedule is 'linear'")):  # fmt: skip
+    for override, message in (
+        ("text.warmup_epochs=-1", "text.warmup_epochs is -1"),
+        ("train.schedule=linear", "train.schedule is 'linear'"),
+    ):
         with pytest.raises(ValueError, match=message.replace(".", r"\.")):
             load_config(None, [override])

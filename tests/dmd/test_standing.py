@@ -77,8 +77,10 @@ def test_a_record_that_was_not_closed_is_closed(shards, tmp_path):
     document["sessions"][-1].pop("finished")
     (run / "run.json").write_text(json.dumps(document))
     assert is_unfinished(run)
-    assert re.search(r"trained 2 steps \(0 epochs\), 0 of them now .* best validation loss \d\.\d{4} at step 2",
-                     tell(shards, run, CUT))  # fmt: skip
+    assert re.search(
+        r"trained 2 steps \(0 epochs\), 0 of them now .* best validation loss \d\.\d{4} at step 2",
+        tell(shards, run, CUT),
+    )
     assert finished_at(run) == 2
     assert re.search(r"trained 6 steps \(2 epochs\), 4 of them now", tell(shards, run, CUT[:1]))
     changed = json.loads((run / "run.json").read_text())["sessions"][-1]["changed"]
@@ -86,8 +88,9 @@ def test_a_record_that_was_not_closed_is_closed(shards, tmp_path):
 
 
 def test_no_loss_that_is_not_there_is_printed():
-    outcome = Outcome(step=0, epoch=0, first_step=0, best_step=-1, best_loss=math.nan, stopped=False,
-                      finished_before=False)  # fmt: skip
+    outcome = Outcome(
+        step=0, epoch=0, first_step=0, best_step=-1, best_loss=math.nan, stopped=False, finished_before=False
+    )
     assert not re.search("inf|nan|-1|best", outcome.text(Path("r"), 1))
 
 

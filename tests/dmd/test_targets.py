@@ -26,14 +26,17 @@ def labelled(folder: Path, *values: float, **options: object) -> Path:
     return folder / "shards"
 
 
-@pytest.mark.parametrize("values, task, words", [
-    ((0, 1), "2", r"every training sample of tiny is class 1 of model\.task=2 \(labels: sentiments 0 to 1\)"),
-    ((0.5, 2.5), "2", "is class 1 of model.task=2"),
-    ((0.5, 2.5), "3", "is class 2 of model.task=3"),
-    ((-0.4, 0.4), "5", "is class 2 of model.task=5"),
-    ((-0.4, 0.4), "7", "is class 3 of model.task=7"),
-    ((1.5, 1.5), "regression", "is sentiment 1.5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, task, words",
+    [
+        ((0, 1), "2", r"every training sample of tiny is class 1 of model\.task=2 \(labels: sentiments 0 to 1\)"),
+        ((0.5, 2.5), "2", "is class 1 of model.task=2"),
+        ((0.5, 2.5), "3", "is class 2 of model.task=3"),
+        ((-0.4, 0.4), "5", "is class 2 of model.task=5"),
+        ((-0.4, 0.4), "7", "is class 3 of model.task=7"),
+        ((1.5, 1.5), "regression", "is sentiment 1.5"),
+    ],
+)
 def test_targets_that_are_all_equal_are_refused(tmp_path, values, task, words):
     config = load_config(None, [*SMALL, f"model.task={task}"])
     with (

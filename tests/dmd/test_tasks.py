@@ -30,8 +30,11 @@ from tests.dmd.trained import command, train
 
 LABELS = torch.tensor([-3.0, -1.5, -0.4, 0.0, 0.5, 1.5, 2.5, 3.0])
 EXPECTED = {
-    2: [0, 0, 0, 1, 1, 1, 1, 1], 3: [0, 0, 0, 1, 2, 2, 2, 2], 5: [0, 0, 2, 2, 2, 4, 4, 4], 7: [0, 1, 3, 3, 3, 5, 5, 6],
-}  # fmt: skip
+    2: [0, 0, 0, 1, 1, 1, 1, 1],
+    3: [0, 0, 0, 1, 2, 2, 2, 2],
+    5: [0, 0, 2, 2, 2, 4, 4, 4],
+    7: [0, 1, 3, 3, 3, 5, 5, 6],
+}
 DIMS, LENGTHS = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}
 
 
@@ -50,11 +53,14 @@ def test_class_metrics_equal_scikit_learn(classes):
     label, logits = rng.integers(0, min(classes, 5), 83), rng.normal(size=(83, classes))
     guess = logits.argmax(1)
     odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert class_metrics(torch.from_numpy(logits), torch.from_numpy(label)) == pytest.approx({
-        "acc": accuracy_score(label, guess), "f1_weighted": f1_score(label, guess, average="weighted"),
-        "f1_macro": f1_score(label, guess, average="macro"),
-        "cross_entropy": log_loss(label, odds, labels=list(range(classes))),
-    })  # fmt: skip
+    assert class_metrics(torch.from_numpy(logits), torch.from_numpy(label)) == pytest.approx(
+        {
+            "acc": accuracy_score(label, guess),
+            "f1_weighted": f1_score(label, guess, average="weighted"),
+            "f1_macro": f1_score(label, guess, average="macro"),
+            "cross_entropy": log_loss(label, odds, labels=list(range(classes))),
+        }
+    )
     counts = confusion(torch.from_numpy(logits), torch.from_numpy(label))
     assert np.array_equal(counts, confusion_matrix(label, guess, labels=range(classes)))
     with pytest.raises(ValueError, match="no class numbers from 0"):
@@ -166,8 +172,22 @@ def test_every_command_reads_a_classifier(classifier, run, shards, tmp_path, cap
         model.predict(**samples).sentiment  # noqa: B018
     with pytest.raises(ValueError, match="predicts the sentiment, no classes"):
         dmd.load(run).predict(**samples).classes  # noqa: B018
-    assert command("missing", classifier, "--split", "valid", "--rates", "0", "1", "--unit", "sample",
-                   "--out", tmp_path / "missing") == 0  # fmt: skip
+    assert (
+        command(
+            "missing",
+            classifier,
+            "--split",
+            "valid",
+            "--rates",
+            "0",
+            "1",
+            "--unit",
+            "sample",
+            "--out",
+            tmp_path / "missing",
+        )
+        == 0
+    )
     table = next((tmp_path / "missing").rglob("missing.csv")).read_text()
     assert table.splitlines()[0] == "dropped by,modality,rate,Acc %,F1 weighted %,F1 macro %,CE,split"
 

@@ -74,9 +74,11 @@ def test_a_failing_disk_is_told_and_decides_nothing(root):
     newest = root / "step_00000030"
     with failing(newest):
         for look in (
-            lambda: newest_valid(root), lambda: find_step(root, 30), lambda: read_checkpoint(newest),
+            lambda: newest_valid(root),
+            lambda: find_step(root, 30),
+            lambda: read_checkpoint(newest),
             lambda: verify_checkpoint(newest),
-        ):  # fmt: skip
+        ):
             with pytest.raises(Unreadable, match=f"{newest} cannot be read: Input/output error; nothing was decided"):
                 look()
         assert [(info.reason is None, info.looked) for info in list_checkpoints(root)] == [(True, True)] * 2 + [
@@ -115,8 +117,16 @@ def test_what_is_proven_bad_is_replaced(root):
 
 
 def test_foreign_files_stay_where_they_are(root):
-    files = ("notes.txt", "step_00000099", "step_00000050/notes.txt", ".staging-mine/x", ".replaced-mine/x",
-             "step_00000010.bak/state.json", ".staging-step_00000020-abc/x", "step_7/state.json")  # fmt: skip
+    files = (
+        "notes.txt",
+        "step_00000099",
+        "step_00000050/notes.txt",
+        ".staging-mine/x",
+        ".replaced-mine/x",
+        "step_00000010.bak/state.json",
+        ".staging-step_00000020-abc/x",
+        "step_7/state.json",
+    )
     for name in files:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(name)

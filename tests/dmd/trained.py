@@ -56,6 +56,13 @@ def damage_state(run: Path, to: Path) -> None:
     state = json.loads(json.dumps(snapshot.state))
     state["config"]["model"]["dim"] = 16
     to.mkdir(parents=True)
-    write_checkpoint(to / "checkpoints", Snapshot(
-        step=snapshot.step, model=snapshot.model, optimizer={"none": torch.zeros(1)}, state=state | {"best_step": None}
-    ), keep=2)  # fmt: skip
+    write_checkpoint(
+        to / "checkpoints",
+        Snapshot(
+            step=snapshot.step,
+            model=snapshot.model,
+            optimizer={"none": torch.zeros(1)},
+            state=state | {"best_step": None},
+        ),
+        keep=2,
+    )

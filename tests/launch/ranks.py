@@ -24,9 +24,15 @@ from launch.rank import main
 from launch.supervise import supervise
 
 TINY = [
-    "model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=6",
-    "train.ghost_batches_per_forward=3", "train.epochs=2", "train.collective_timeout=120",
-]  # fmt: skip
+    "model.dim=8",
+    "model.heads=2",
+    "model.levels=1",
+    "train.ghost_batch_size=4",
+    "train.ghost_batches_per_step=6",
+    "train.ghost_batches_per_forward=3",
+    "train.epochs=2",
+    "train.collective_timeout=120",
+]
 """A small model; with the shards of the fixture an epoch has 5 steps, the last one of 4 ghost batches."""
 PATIENCE = 240
 
@@ -57,9 +63,15 @@ class Session:
     """A training under way on `ranks` processes of this machine; `own` are further arguments of each rank alone."""
 
     def __init__(
-        self, shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto",
-        own: Sequence[Sequence[str]] | None = None, **env: str,
-    ):  # fmt: skip
+        self,
+        shards: Path,
+        run: Path,
+        *overrides: str,
+        ranks: int = 1,
+        resume: str = "auto",
+        own: Sequence[Sequence[str]] | None = None,
+        **env: str,
+    ):
         folder = run.parent.parent if run.parent.is_mount() else run.parent  # not on a disk that a test fills
         self.log = tempfile.mkstemp(prefix="dmd-test-", suffix=".log", dir=folder)[1]
         argv = ["--data", str(shards), "--run", str(run), "--resume", resume, *TINY, *overrides]
@@ -67,9 +79,15 @@ class Session:
         self.processes = []
         for rank in range(ranks):
             environment = {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **env,
-            }  # fmt: skip
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "LOCAL_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+                **env,
+            }
             arguments = [*argv, *(own[rank] if own else ())]
             self.processes.append(forks.Process(target=_rank, args=(arguments, environment, self.log)))
         for process in self.processes:
@@ -106,16 +124,19 @@ class Session:
 
 
 def train(
-    shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto",
-    own: Sequence[Sequence[str]] | None = None, **env: str,
-) -> Ended:  # fmt: skip
+    shards: Path,
+    run: Path,
+    *overrides: str,
+    ranks: int = 1,
+    resume: str = "auto",
+    own: Sequence[Sequence[str]] | None = None,
+    **env: str,
+) -> Ended:
     """Train to the end of the session. `env` goes to the ranks: DMD_FAULT, DMD_AUDIT."""
     return Session(shards, run, *overrides, ranks=ranks, resume=resume, own=own, **env).wait()
 
 
-def finish(
-    shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str
-) -> Ended:  # fmt: skip
+def finish(shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str) -> Ended:
     """Train, and insist that all ranks ended well."""
     ended = train(shards, run, *overrides, ranks=ranks, resume=resume, **env)
     assert ended.codes == [0] * ranks, ended.output

@@ -121,9 +121,14 @@ def finish_fused(shards: Path, run: Path, *overrides: str, ranks: int = 2) -> No
     port, processes = str(free_port()), []
     for rank in range(ranks):
         environment = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": "1",
+        }
         argv = (str(shards), str(run), overrides)
         processes.append(forks.Process(target=_train_with, args=(argv, environment)))
     for process in processes:

@@ -42,9 +42,13 @@ def refused(ended: Ended, ranks: int = 2, code: int = USER_ERROR) -> str:
 
 @pytest.mark.parametrize(
     ("key", "values"),
-    [("train.seed", ("1", "2")), ("train.learning_rate", ("0.0001", "0.1")), ("train.epochs", ("2", "3")),
-     ("data.window", ("16", "4"))],
-)  # fmt: skip
+    [
+        ("train.seed", ("1", "2")),
+        ("train.learning_rate", ("0.0001", "0.1")),
+        ("train.epochs", ("2", "3")),
+        ("data.window", ("16", "4")),
+    ],
+)
 def test_another_config_on_one_rank(shards, tmp_path, key, values):
     run = tmp_path / "run"
     line = refused(train(shards, run, ranks=3, own=[[f"{key}={values[n]}"] for n in (0, 1, 0)]), ranks=3)
@@ -100,13 +104,22 @@ def two_trees(shards: Path, run: Path, trees: Sequence[Path], extra: Sequence[Pa
     port, ranks = str(free_port()), []
     for rank, tree in enumerate(trees):
         environment = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_SIZE": "1",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{extra[rank]}:{tree}",
-        }  # fmt: skip
+        }
         command = [sys.executable, str(tree / "launch" / "train.py"), "--data", str(shards), "--run", str(run), *TINY]
-        ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                      text=True, cwd=run.parent))  # fmt: skip
+        ranks.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=run.parent
+            )
+        )
     told = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
     return [(rank.returncode, text) for rank, text in zip(ranks, told, strict=True)]
 

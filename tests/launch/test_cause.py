@@ -31,9 +31,12 @@ from tests.launch.ranks import PATIENCE, forks
 
 ENDS = {"mistake": 2, "storage": 74, "memory": 71, "bug": 1, "kill": 137}
 WORDS = {
-    "mistake": "a mistake of the user's", "storage": "No space left on device", "memory": "has no memory left",
-    "bug": "failed over RuntimeError: a socket of our own timed out", "kill": "was killed by SIGKILL (signal 9)",
-}  # fmt: skip
+    "mistake": "a mistake of the user's",
+    "storage": "No space left on device",
+    "memory": "has no memory left",
+    "bug": "failed over RuntimeError: a socket of our own timed out",
+    "kill": "was killed by SIGKILL (signal 9)",
+}
 LOST, STOPPED = 69, 75
 TIMEOUT = timedelta(seconds=60)
 
@@ -73,10 +76,17 @@ def end(folder: Path, ranks: int, fault: str) -> tuple[list[int | None], dict[in
     log, port, reports, processes = tempfile.mkstemp(dir=folder)[1], str(free_port()), InMemory(), []
     for rank in range(ranks):
         environment = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "DMD_FAULT": fault,
-            REPORTS: reports.where, WRAPPER: str(os.getpid()),
-        }  # fmt: skip
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "GLOO_SOCKET_IFNAME": "lo",
+            "DMD_FAULT": fault,
+            REPORTS: reports.where,
+            WRAPPER: str(os.getpid()),
+        }
         processes.append(forks.Process(target=_rank, args=(environment, log)))
     for process in processes:
         process.start()

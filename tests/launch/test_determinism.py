@@ -39,17 +39,29 @@ seen["after"] = switches()
 print(json.dumps(seen))
 sys.exit(code)
 """
-ON = {"algorithms": True, "warns only": False, "fills": False, "cudnn": True, "benchmark": False, "math": True,
-      "others": False}  # fmt: skip
+ON = {
+    "algorithms": True,
+    "warns only": False,
+    "fills": False,
+    "cudnn": True,
+    "benchmark": False,
+    "math": True,
+    "others": False,
+}
 
 
 def rank(shards: Path, run: Path, *overrides: str, **env: str) -> dict[str, dict[str, object]]:
     """The switches of a rank before it begins, when it joins the others, and at its end."""
     arguments = ["--data", str(shards), "--run", str(run), *TINY, "train.max_steps=1", *overrides]
     environment = {
-        **{name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}, "RANK": "0",
-        "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", **env,
-    }  # fmt: skip
+        **{name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"},
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        **env,
+    }
     command = [sys.executable, "-c", SWITCHES + RANK, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr

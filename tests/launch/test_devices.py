@@ -84,10 +84,11 @@ print(default_device(), default_ranks())
 @pytest.mark.parametrize(
     ("env", "seen"),
     [
-        ({"DS_ACCELERATOR": "cpu"}, ["cpu", "1"]), ({"CUDA_VISIBLE_DEVICES": ""}, ["cpu", "1"]),
+        ({"DS_ACCELERATOR": "cpu"}, ["cpu", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ["cpu", "1"]),
         ({"CUDA_VISIBLE_DEVICES": "0"}, ["cuda:0", "1"]),
     ],
-)  # fmt: skip
+)
 def test_the_device_before_any_rank_starts(env, seen):
     inherited = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     command = [sys.executable, "-c", OWN]

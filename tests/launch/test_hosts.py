@@ -25,9 +25,11 @@ from tests.launch.test_launcher import ENDLESS
 from tests.launch.test_stop import until
 
 pytestmark = [
-    pytest.mark.hosts, pytest.mark.multiproc, pytest.mark.slow,
+    pytest.mark.hosts,
+    pytest.mark.multiproc,
+    pytest.mark.slow,
     pytest.mark.skipif(not can_make_hosts, reason="needs root and iproute2"),
-]  # fmt: skip
+]
 SAVES = "train.save_every=2"
 USER_ERROR, LOST, STORAGE, STOPPED = 2, 69, 74, 75
 
@@ -42,8 +44,12 @@ class Two:
     def start(self, host: int, log: Path, command: list[str], **env: str) -> subprocess.Popen[bytes]:
         """Run a command on a host."""
         with log.open("wb") as file:
-            return subprocess.Popen([*self.pair[host].inside, *command], stdout=file, stderr=file,
-                                    env={**os.environ, "OMP_NUM_THREADS": "1", **env})  # fmt: skip
+            return subprocess.Popen(
+                [*self.pair[host].inside, *command],
+                stdout=file,
+                stderr=file,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            )
 
 
 def dmd_train(shards: Path, run: Path, *arguments: str) -> list[str]:
@@ -59,9 +65,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
         yield Two(pair, file)
 
 
-def per_host(
-    two: Two, shards: Path, run: Path, *arguments: str
-) -> tuple[list[subprocess.Popen[bytes]], list[Path]]:
+def per_host(two: Two, shards: Path, run: Path, *arguments: str) -> tuple[list[subprocess.Popen[bytes]], list[Path]]:
     """One command per host, no ssh; the processes and their logs."""
     logs = [run.parent / f"log-{time.monotonic_ns()}-{host}" for host in range(2)]
     command = dmd_train(shards, run, "--hosts", str(two.file), *arguments)
@@ -108,8 +112,10 @@ def ssh(two: Two, tmp_path: Path) -> Iterator[dict[str, str]]:
     shim.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path}/ssh_config "$@"\n')
     shim.chmod(0o755)
     Path("/run/sshd").mkdir(exist_ok=True)
-    servers = [two.start(host, tmp_path / f"sshd{host}", [sshd, "-D", "-f", str(tmp_path / "sshd_config")])
-               for host in range(2)]  # fmt: skip
+    servers = [
+        two.start(host, tmp_path / f"sshd{host}", [sshd, "-D", "-f", str(tmp_path / "sshd_config")])
+        for host in range(2)
+    ]
     yield {"PATH": f"{shim.parent}:{os.environ['PATH']}"}
     for server in servers:
         server.kill()
@@ -136,8 +142,10 @@ def test_the_cause_on_one_host_is_that_of_both(two, shards, tmp_path):
     run = tmp_path / "run"
     command = dmd_train(shards, run, "--hosts", str(two.file))
     logs = [tmp_path / f"log{host}" for host in range(2)]
-    processes = [two.start(host, logs[host], [*command, "--host-rank", str(host)], DMD_FAULT="mistake:step@2@1")
-                 for host in range(2)]  # fmt: skip
+    processes = [
+        two.start(host, logs[host], [*command, "--host-rank", str(host)], DMD_FAULT="mistake:step@2@1")
+        for host in range(2)
+    ]
     assert [process.wait(PATIENCE) for process in processes] == [2, 2]
     told = f"dmd train: error: rank 1 on {socket.gethostname()}: a mistake of the user's"
     for log in logs:
@@ -176,8 +184,9 @@ def test_ssh_stops_as_schedulers_ask(two, ssh, shards, tmp_path, way):
 
 def test_the_cause_over_ssh_comes_last_and_once(two, ssh, shards, tmp_path):
     log = tmp_path / "log"
-    wrapper = two.start(0, log, dmd_train(shards, tmp_path / "run", "--hosts", str(two.file)), **ssh,
-                        DMD_FAULT="storage:step@2@1")  # fmt: skip
+    wrapper = two.start(
+        0, log, dmd_train(shards, tmp_path / "run", "--hosts", str(two.file)), **ssh, DMD_FAULT="storage:step@2@1"
+    )
     assert wrapper.wait(PATIENCE) == STORAGE, log.read_text(errors="replace")
     output = log.read_text(errors="replace")
     assert "No space left on device; the same command continues when" in output.splitlines()[-1]

@@ -14,10 +14,20 @@ pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 SAVES = "train.save_every=2"
 KILLED, LOST = 137, 69
 FAULTS = (
-    "backward@1@1", "step@1@0", "checkpoint.staged@1@0", "checkpoint.model@1@0", "checkpoint.optimizer@1@0",
-    "checkpoint.state@1@0", "checkpoint.manifest@1@0", "checkpoint.replacing@1@0", "checkpoint.renamed@1@0",
-    "checkpoint.committed@1@0", "checkpoint.removing@1@0", "evaluate@1@0", "evaluate@1@1",
-)  # fmt: skip
+    "backward@1@1",
+    "step@1@0",
+    "checkpoint.staged@1@0",
+    "checkpoint.model@1@0",
+    "checkpoint.optimizer@1@0",
+    "checkpoint.state@1@0",
+    "checkpoint.manifest@1@0",
+    "checkpoint.replacing@1@0",
+    "checkpoint.renamed@1@0",
+    "checkpoint.committed@1@0",
+    "checkpoint.removing@1@0",
+    "evaluate@1@0",
+    "evaluate@1@1",
+)
 """One per session, one after the other: each session is the restart after the one before."""
 
 
@@ -47,9 +57,12 @@ def test_the_ledger_of_five_kills_and_two_resizes(shards, reference, tmp_path):
     run, audit = tmp_path / "run", tmp_path / "audit"
     audit.mkdir()
     sessions = (
-        (2, "step@3@1"), (2, "checkpoint.model@1@0"), (1, "step@3@0"), (1, "checkpoint.renamed@1@0"),
+        (2, "step@3@1"),
+        (2, "checkpoint.model@1@0"),
+        (1, "step@3@0"),
+        (1, "checkpoint.renamed@1@0"),
         (3, "evaluate@1@2"),
-    )  # fmt: skip
+    )
     for ranks, fault in sessions:
         ended = train(shards, run, SAVES, ranks=ranks, DMD_FAULT=fault, DMD_AUDIT=str(audit))
         assert KILLED in ended.codes, f"{fault}: {ended.codes}\n{ended.output}"
@@ -69,9 +82,11 @@ def test_a_torn_checkpoint_is_skipped_and_the_run_still_ends_equal(shards, refer
     path = run / "checkpoints" / "step_00000008" / name
     content = path.read_bytes()
     damage = {
-        "model.safetensors": content[:-1], "optimizer.safetensors": b"",
-        "state.json": bytes([content[0] ^ 1]) + content[1:], "manifest.json": None,
-    }[name]  # fmt: skip
+        "model.safetensors": content[:-1],
+        "optimizer.safetensors": b"",
+        "state.json": bytes([content[0] ^ 1]) + content[1:],
+        "manifest.json": None,
+    }[name]
     if damage is None:
         path.unlink()
     else:

@@ -83,7 +83,7 @@ def test_what_dies_above_the_ranks_takes_them_along(shards, tmp_path, victim, ra
     launcher = runner.children()[0]
     for process in {"wrapper": [command.process], "launcher": [launcher]}.get(
         victim, [command.process, runner, launcher]
-    ):  # fmt: skip
+    ):
         process.kill()
     code = command.wait()
     assert code == (LOST if victim == "launcher" else -signal.SIGKILL), command.output
@@ -107,11 +107,14 @@ def in_launchers_group(command: Command) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("number", "told", "ranks"),
     [
-        (signal.SIGTERM, everything, 2), (signal.SIGINT, everything, 1), (signal.SIGTERM, in_launchers_group, 1),
-        (signal.SIGINT, in_launchers_group, 2), (signal.SIGINT, lambda command: everything(command)[:1], 1),
+        (signal.SIGTERM, everything, 2),
+        (signal.SIGINT, everything, 1),
+        (signal.SIGTERM, in_launchers_group, 1),
+        (signal.SIGINT, in_launchers_group, 2),
+        (signal.SIGINT, lambda command: everything(command)[:1], 1),
     ],
     ids=["all-2", "all-int-1", "group-1", "group-int-2", "wrapper-int-1"],
-)  # fmt: skip
+)
 def test_a_stop_is_one_request_however_it_is_told(shards, tmp_path, number, told, ranks):
     run = tmp_path / "run"
     command = Command(shards, run, "--ranks", str(ranks), *ENDLESS, OMP_NUM_THREADS="")
@@ -135,9 +138,7 @@ def test_a_stop_during_the_start_ends_at_once(shards, tmp_path, number):
     asked = time.monotonic()
     assert command.wait() == STOPPED, command.output
     assert time.monotonic() - asked < 20
-    assert command.output.splitlines()[-1] == (
-        "dmd train: asked to stop before a rank ran; the same command continues"
-    )  # fmt: skip
+    assert command.output.splitlines()[-1] == ("dmd train: asked to stop before a rank ran; the same command continues")
     assert "Traceback" not in command.output
     assert not (tmp_path / "run").exists()
 
@@ -147,7 +148,7 @@ def test_the_cause_is_the_last_line_and_the_exit_code(shards, tmp_path):
     assert command.wait() == 2, command.output
     assert command.output.splitlines()[-1] == (
         f"dmd train: error: rank 1 on {socket.gethostname()}: a mistake of the user's"
-    )  # fmt: skip
+    )
     assert command.output.count("a mistake of the user's") == 1
     assert "lost the other ranks" not in command.output
 
@@ -155,12 +156,17 @@ def test_the_cause_is_the_last_line_and_the_exit_code(shards, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "names no host"), ("a slots=1\na slots=2\n", "line 2 names a again"), ("a\n", "line 1 is 'a'"),
-        ("# rank 0\n\na slots=0\n", "line 3 is 'a slots=0'"), ("Node slots=1\nnode slots=1\n", "names node again"),
-        ("a slots=00\n", "line 1 is"), ("a slots=2  # gpu box\n", "a comment needs a line of its own"),
-        ("\ufeffa slots=1\n", "begins with a byte order mark"), ("a slots=\u0663\n", "line 1 is"),
+        ("", "names no host"),
+        ("a slots=1\na slots=2\n", "line 2 names a again"),
+        ("a\n", "line 1 is 'a'"),
+        ("# rank 0\n\na slots=0\n", "line 3 is 'a slots=0'"),
+        ("Node slots=1\nnode slots=1\n", "names node again"),
+        ("a slots=00\n", "line 1 is"),
+        ("a slots=2  # gpu box\n", "a comment needs a line of its own"),
+        ("\ufeffa slots=1\n", "begins with a byte order mark"),
+        ("a slots=\u0663\n", "line 1 is"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_hostfile_is_refused(tmp_path, text, message):
     path = tmp_path / "hosts"
     path.write_text(text, encoding="utf-8")
@@ -176,15 +182,18 @@ def test_a_wrong_hostfile_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ranks", "0"], "--ranks is 0"), (["--host-rank", "0"], "without --hosts"),
+        (["--ranks", "0"], "--ranks is 0"),
+        (["--host-rank", "0"], "without --hosts"),
         (["--hosts", "HOSTS", "--host-rank", "2"], "has the hosts 0 to 1"),
-        (["--hosts", "HOSTS", "--ranks", "2"], "the hostfile's slots say"), (["--resume", "yes"], "--resume is 'yes'"),
-        (["--ranks", "7"], "7 ranks for 6 ghost batches"), (["--port", "0"], "--port is 0; a TCP port is a number"),
+        (["--hosts", "HOSTS", "--ranks", "2"], "the hostfile's slots say"),
+        (["--resume", "yes"], "--resume is 'yes'"),
+        (["--ranks", "7"], "7 ranks for 6 ghost batches"),
+        (["--port", "0"], "--port is 0; a TCP port is a number"),
         (["--port", "TAKEN"], "is taken on this host; give another --port"),
         (["--hosts", "HOSTS", "--host-rank", "0", "--port", "TAKEN"], "is taken on this host"),
         (["--hosts", "HOSTS", "--host-rank", "1", "--port", "65536"], "--port is 65536"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_command_is_one_line_and_exit_code_2(shards, tmp_path, capsys, arguments, message):
     from dmd.cli import main
 

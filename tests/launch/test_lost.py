@@ -117,8 +117,14 @@ def end(folder: Path, *arguments: object) -> tuple[list[int | None], str]:
     log, port = tempfile.mkstemp(dir=folder)[1], str(free_port())
     processes = []
     for rank in ("0", "1"):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_SIZE": "2",
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": "2",
+            "LOCAL_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         processes.append(forks.Process(target=_end, args=(environment, log, *arguments)))
     for process in processes:
         process.start()
@@ -169,7 +175,8 @@ FULL = RuntimeError(
     ("error", "code", "told"),
     [
         (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free.\nmore"), 71,
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free.\nmore"),
+            71,
             "rank 3 on HOST has no memory left on its device (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 "
             "has 1 GiB free.); lower train.ghost_batches_per_forward (now auto), which changes memory and speed only",
         ),
@@ -180,13 +187,14 @@ FULL = RuntimeError(
         (dist.DistBackendError("NCCL communicator was aborted."), LOST, "rank 3 on HOST lost the other ranks (NCCL"),
         (RuntimeError("a bug: timed out on a socket"), 1, "rank 3 on HOST failed over RuntimeError: a bug"),
         (KeyError("x"), 1, "rank 3 on HOST failed over KeyError: 'x'; its traceback is above"),
-        (ValueError("damaged"), 2, "rank 3 on HOST: damaged"), (Diverged("diverged"), 2, "diverged"),
+        (ValueError("damaged"), 2, "rank 3 on HOST: damaged"),
+        (Diverged("diverged"), 2, "diverged"),
         (OnEveryRank("rank 1 on X: damaged"), 2, "rank 1 on X: damaged"),
         (OSError(errno.ENOSPC, "full"), 74, "rank 3 on HOST: [Errno 28] full; the same command continues when"),
         (StorageFailed("rank 0 cannot write"), 74, "rank 0 cannot write; the same command continues when"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
-)  # fmt: skip
+)
 def test_how_a_rank_ends_over_an_error(monkeypatch, capsys, error, code, told):
     monkeypatch.setenv("RANK", "3")
     ending = ending_of(error, 3, Config(), alone=True)
@@ -200,9 +208,10 @@ def test_how_a_rank_ends_over_an_error(monkeypatch, capsys, error, code, told):
 
 def test_which_key_lowers_what_a_rank_needs():
     config = Config(train=TrainConfig(ghost_batches_per_forward=1))
-    assert "is 1 already: with several ranks raise train.zero_stage (now 0)" in ending_of(
-        MemoryError(), 0, config, alone=True
-    ).message  # fmt: skip
+    assert (
+        "is 1 already: with several ranks raise train.zero_stage (now 0)"
+        in ending_of(MemoryError(), 0, config, alone=True).message
+    )
 
 
 LIMITED = """

@@ -17,10 +17,25 @@ from launch.rendezvous import listening_address
 from tests.launch.ranks import Session
 
 WORDS = [
-    "plain", "o'brien", 'a "quoted" word', "$(touch RAN)", "x$(touch RAN)y", "`touch RAN`", "a `touch RAN` b",
-    "a $HOME b", "back\\slash", "back \\slash", "a;touch RAN", "a & b", "*", "~", "a  two spaces", "ümlaut é",
-    "a'b \"c\" $d `e` \\f", "!x",
-]  # fmt: skip
+    "plain",
+    "o'brien",
+    'a "quoted" word',
+    "$(touch RAN)",
+    "x$(touch RAN)y",
+    "`touch RAN`",
+    "a `touch RAN` b",
+    "a $HOME b",
+    "back\\slash",
+    "back \\slash",
+    "a;touch RAN",
+    "a & b",
+    "*",
+    "~",
+    "a  two spaces",
+    "ümlaut é",
+    'a\'b "c" $d `e` \\f',
+    "!x",
+]
 
 
 def test_every_word_survives_the_launcher_and_a_remote_shell(tmp_path):
@@ -38,12 +53,20 @@ def test_every_word_survives_the_launcher_and_a_remote_shell(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "private"),
     [
-        ("HF_TOKEN", "hf_x", True), ("HF_HUB_TOKEN", "hf_x", True), ("MLFLOW_TRACKING_PASSWORD", "x", True),
-        ("NCCL_API_KEY", "x", True), ("HF_ENDPOINT", "https://bob:x@mirror", True), ("HF_HOME", "/a/$(x)", True),
-        ("HF_HOME", "/models/hub", False), ("TOKENIZERS_PARALLELISM", "true", False), ("NCCL_DEBUG", "INFO", False),
-        ("HF_ENDPOINT", "https://mirror", False), ("HF_HOME", 'a "b"', True), ("NCCL_X", "%n", True),
+        ("HF_TOKEN", "hf_x", True),
+        ("HF_HUB_TOKEN", "hf_x", True),
+        ("MLFLOW_TRACKING_PASSWORD", "x", True),
+        ("NCCL_API_KEY", "x", True),
+        ("HF_ENDPOINT", "https://bob:x@mirror", True),
+        ("HF_HOME", "/a/$(x)", True),
+        ("HF_HOME", "/models/hub", False),
+        ("TOKENIZERS_PARALLELISM", "true", False),
+        ("NCCL_DEBUG", "INFO", False),
+        ("HF_ENDPOINT", "https://mirror", False),
+        ("HF_HOME", 'a "b"', True),
+        ("NCCL_X", "%n", True),
     ],
-)  # fmt: skip
+)
 def test_which_variables_are_private(name, value, private):
     assert is_private(name, value) == private
 

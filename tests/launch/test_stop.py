@@ -64,8 +64,10 @@ def test_sigterm_twice_leaves_at_once(shards, reference, tmp_path):
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_dead_supervisor_leaves_no_rank_and_a_crash_shows_its_stack(shards, tmp_path, death):
     session = Session(shards, tmp_path / "run", DMD_FAULT="hang:step@2")
-    until(lambda: len(losses(tmp_path / "run")) == 1 if (tmp_path / "run" / "metrics.jsonl").exists() else 0,
-          lambda: session.output)  # fmt: skip
+    until(
+        lambda: len(losses(tmp_path / "run")) == 1 if (tmp_path / "run" / "metrics.jsonl").exists() else 0,
+        lambda: session.output,
+    )
     trainer = session.trainer(0)
     os.kill(session.supervisor(0) if death == signal.SIGKILL else trainer, death)
     ended = session.wait()

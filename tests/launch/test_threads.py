@@ -14,11 +14,19 @@ from launch.threads import _quota, busy_cores, choose_threads, kept_threads, set
 @pytest.mark.parametrize(
     ("cores", "busy", "ranks", "kept", "threads"),
     [
-        (2, 0.0, 1, None, 2), (2, 0.4, 1, None, 2), (2, 0.9, 1, None, 1), (2, 2.0, 1, None, 1), (64, 30.2, 2, None, 17),
-        (2, 0.0, 4, None, 1), (8, 0.0, 3, None, 2), (8, 6.0, 2, 4, 4), (4, 0.0, 1, 8, 4), (2, 0.0, 1, 1, 1),
+        (2, 0.0, 1, None, 2),
+        (2, 0.4, 1, None, 2),
+        (2, 0.9, 1, None, 1),
+        (2, 2.0, 1, None, 1),
+        (64, 30.2, 2, None, 17),
+        (2, 0.0, 4, None, 1),
+        (8, 0.0, 3, None, 2),
+        (8, 6.0, 2, 4, 4),
+        (4, 0.0, 1, 8, 4),
+        (2, 0.0, 1, 1, 1),
         (2, 0.0, 4, 1, 1),
     ],
-)  # fmt: skip
+)
 def test_the_choice(cores, busy, ranks, kept, threads):
     assert choose_threads(cores, busy, ranks, kept) == threads
 
@@ -42,9 +50,14 @@ def test_cores_are_those_that_the_process_may_use(tmp_path):
 
 @pytest.mark.parametrize(
     ("info", "kept"),
-    [({"ranks": 2, "threads": 3}, 3), ({"ranks": 1, "threads": 3}, None), ({"ranks": 2}, None), ([], None),
-     ({"ranks": 2, "threads": "x"}, None)],
-)  # fmt: skip
+    [
+        ({"ranks": 2, "threads": 3}, 3),
+        ({"ranks": 1, "threads": 3}, None),
+        ({"ranks": 2}, None),
+        ([], None),
+        ({"ranks": 2, "threads": "x"}, None),
+    ],
+)
 def test_a_run_keeps_its_threads(tmp_path, info, kept):
     assert kept_threads(tmp_path, 2) is None
     (tmp_path / "run.json").write_text(json.dumps({"info": info}))

@@ -51,8 +51,14 @@ class RoundedLayer(EncoderLayer):
     """`EncoderLayer` with rounded products."""
 
     def forward(
-        self, x: Tensor, source: Tensor | None, members: Tensor, plan: AttentionPlan, last: Tensor | None,
-        noise: Noise | None, valid: Tensor | None = None,
+        self,
+        x: Tensor,
+        source: Tensor | None,
+        members: Tensor,
+        plan: AttentionPlan,
+        last: Tensor | None,
+        noise: Noise | None,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """As the plain layer, for all keys real."""
         assert valid is None

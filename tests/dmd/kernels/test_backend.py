@@ -31,7 +31,7 @@ def test_an_older_card_runs_plain_torch_in_float32():
 
 @pytest.mark.parametrize("wish", [{"kernels": "fused"}, {"precision": "bf16"}, {"precision": "tf32"}])
 def test_a_wish_that_an_older_card_cannot_meet(wish):
-    (key, value), = wish.items()
+    ((key, value),) = wish.items()
     with pytest.raises(ValueError, match=rf"train\.{key} is '{value}', but Tesla T4 .*7\.5.*; set train\.{key}="):
         choose_execution(CUDA, card=T4, **wish)
     assert choose_execution(CUDA, card=T4, binding=False, **wish) == choose_execution(CUDA, card=T4)

@@ -18,9 +18,18 @@ def run_stack(capability: int, *, dim: int, heads: int, half: bool, last: bool, 
     from benchmarks.offline_driver import offline
 
     stack = TransformerStack(
-        dim, heads, 1, queries=(46, 50), keys=(46, 50), attn_dropout=[0.3, 0.0], relu_dropout=0.1, res_dropout=0.1,
-        embed_dropout=0.0, last_step=last, fused=True,
-    )  # fmt: skip
+        dim,
+        heads,
+        1,
+        queries=(46, 50),
+        keys=(46, 50),
+        attn_dropout=[0.3, 0.0],
+        relu_dropout=0.1,
+        res_dropout=0.1,
+        embed_dropout=0.0,
+        last_step=last,
+        fused=True,
+    )
     x = [torch.zeros(16, steps, dim) for steps in (46, 50)]
     with offline(capability, cached=False, limit=limit) as driver:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):

@@ -19,10 +19,26 @@ LEAST = 86
 """Compute capability of a card with the least shared memory."""
 TYPES = {torch.float32, torch.bfloat16, torch.int32}
 KERNELS = {
-    "_drop", "embed", "embed_backward", "norm", "norm_backward", "project", "project_backward", "residual_mlp",
-    "residual_mlp_backward", "projection_weights", "mlp_weights", "add_up_weights", "forward", "backward",
-    "backward_query", "backward_key", "backward_weights", "_forward", "_backward",
-}  # fmt: skip
+    "_drop",
+    "embed",
+    "embed_backward",
+    "norm",
+    "norm_backward",
+    "project",
+    "project_backward",
+    "residual_mlp",
+    "residual_mlp_backward",
+    "projection_weights",
+    "mlp_weights",
+    "add_up_weights",
+    "forward",
+    "backward",
+    "backward_query",
+    "backward_key",
+    "backward_weights",
+    "_forward",
+    "_backward",
+}
 
 
 def check_launch(launch: Any) -> None:
@@ -105,12 +121,14 @@ def check_refusals() -> None:
 
     refused = RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
     for error, expected in (
-        (refused, KernelError), (RuntimeError("Failed to find C compiler"), KernelError),
+        (refused, KernelError),
+        (RuntimeError("Failed to find C compiler"), KernelError),
         (FileNotFoundError("ptxas"), KernelError),
         (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), RuntimeError),
-        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError), (TypeError("bug"), TypeError),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+        (TypeError("bug"), TypeError),
         (RuntimeError("Triton Error [CUDA]: out of memory"), torch.OutOfMemoryError),
-    ):  # fmt: skip
+    ):
         with offline(LEAST, on_launch=fails(error)), pytest.raises((RuntimeError, TypeError)) as caught:
             attention(x, x, x, plan, None)
         assert type(caught.value) is expected, (error, caught.value)
@@ -127,9 +145,18 @@ def check_tf32() -> None:
     found = {}
     for tf32 in (False, True):
         stack = TransformerStack(
-            16, 1, 1, queries=(20,), keys=(20,), attn_dropout=[0.0], relu_dropout=0.0, res_dropout=0.0,
-            embed_dropout=0.0, last_step=False, fused=True,
-        )  # fmt: skip
+            16,
+            1,
+            1,
+            queries=(20,),
+            keys=(20,),
+            attn_dropout=[0.0],
+            relu_dropout=0.0,
+            res_dropout=0.0,
+            embed_dropout=0.0,
+            last_step=False,
+            fused=True,
+        )
         with offline(LEAST) as driver:
             with float32_products(tf32=tf32):
                 (out,) = stack([torch.zeros(2, 20, 16)])

@@ -15,13 +15,24 @@ def check_attention(device: str, dtype_name: str = "float32", full_size: bool = 
     from dmd.kernels.noise import Noise
 
     dtype = getattr(torch, dtype_name)
-    cases = [
-        ((1, 9), (3, 9), 2, 5, 4), ((7, 20), (33, 20), 2, 5, 4), ((18,), (18,), 1, 10, 2), ((70,), (70,), 1, 16, 2),
-        ((17, 16, 15), (17, 16, 15), 3, 8, 2), ((5, 66), (66, 5), 2, 10, 2),
-    ] if not full_size else [
-        ((46,) * 6, (46,) * 6, 10, 5, 32), ((46, 50, 48), (46, 50, 48), 6, 10, 16),
-        ((46, 371, 496), (496, 46, 371), 10, 5, 16), ((496, 500), (496, 500), 10, 10, 8), ((50,), (50,), 1, 64, 64),
-    ]  # fmt: skip
+    cases = (
+        [
+            ((1, 9), (3, 9), 2, 5, 4),
+            ((7, 20), (33, 20), 2, 5, 4),
+            ((18,), (18,), 1, 10, 2),
+            ((70,), (70,), 1, 16, 2),
+            ((17, 16, 15), (17, 16, 15), 3, 8, 2),
+            ((5, 66), (66, 5), 2, 10, 2),
+        ]
+        if not full_size
+        else [
+            ((46,) * 6, (46,) * 6, 10, 5, 32),
+            ((46, 50, 48), (46, 50, 48), 6, 10, 16),
+            ((46, 371, 496), (496, 46, 371), 10, 5, 16),
+            ((496, 500), (496, 500), 10, 10, 8),
+            ((50,), (50,), 1, 64, 64),
+        ]
+    )
     for queries, keys, heads, width, batch in cases:
         for last_step in (False, True):
             for dropping in (False, True):
@@ -53,8 +64,14 @@ def check_margin(device: str) -> None:
     """Ghost batches with masked samples, equal labels only, no pair at all, zero rows."""
     from dmd.losses.margin import margin_loss
 
-    for ghosts, size, dim, kind in ((2, 5, 6, "mixed"), (3, 16, 50, "mixed"), (1, 4, 6, "equal"), (2, 1, 5, "mixed"),
-                                    (1, 6, 8, "different"), (1, 6, 8, "zero")):  # fmt: skip
+    for ghosts, size, dim, kind in (
+        (2, 5, 6, "mixed"),
+        (3, 16, 50, "mixed"),
+        (1, 4, 6, "equal"),
+        (2, 1, 5, "mixed"),
+        (1, 6, 8, "different"),
+        (1, 6, 8, "zero"),
+    ):
         torch.manual_seed(0)
         features = torch.randn(ghosts, 3, size, dim) * (kind != "zero")
         labels = torch.randint(-2, 3, (ghosts, size)) / 2.0

@@ -44,9 +44,12 @@ def output(leaves: list[torch.Tensor]) -> DMDOutput:
     predictions = {head: next(rest) for head in HEADS}
     parts = [{m: next(rest) for m in MODALITIES} for _ in range(len(Decoupled._fields) + 3)]
     return DMDOutput(
-        predictions=predictions, decoupled=Decoupled(*parts[:-3]), margin_features=parts[-3], homo_repr=parts[-2],
+        predictions=predictions,
+        decoupled=Decoupled(*parts[:-3]),
+        margin_features=parts[-3],
+        homo_repr=parts[-2],
         hetero_repr=parts[-1],
-    )  # fmt: skip
+    )
 
 
 def check_objective(device: str, dtype: str, kinds: tuple, sizes: tuple, options: tuple = ({},)) -> None:

@@ -37,7 +37,10 @@ VARIANTS = {
     "frozen tokens": ["text.frozen=true"],
     "masked padding": ["model.masked_padding=true"],
     "every dropout": [
-        "model.res_dropout=0.1", "model.relu_dropout=0.1", "model.modality_dropout=0.1", "model.embed_dropout=0.1",
+        "model.res_dropout=0.1",
+        "model.relu_dropout=0.1",
+        "model.modality_dropout=0.1",
+        "model.embed_dropout=0.1",
     ],
     "classes": ["model.task=3"],
     "no decoupling": ["model.decoupling=false"],
@@ -47,7 +50,7 @@ VARIANTS = {
     "smooth margin": ["objective.margin_smoothing=0.5"],
     "normalised": ["model.normalise=train"],
     "wide": ["model.dim=200"],
-}  # fmt: skip
+}
 """Of the preset mosi-aligned."""
 EXPORTED = [("mosi-aligned", "published"), ("mosi-unaligned", "masked padding"), ("mosi-aligned", "classes")]
 FORWARD = [("mosi-aligned", name) for name in ("published", TOKENS, "masked padding", "classes", "wide")]
@@ -83,9 +86,11 @@ def build(preset: str, variant: str, kernels: str) -> tuple[TrainingSystem, Conf
     dims, lengths = shapes(preset)
     tokens = variant.endswith(TOKENS)
     info = SimpleNamespace(
-        dims={**dims, "text": 0} if tokens else dims, lengths=lengths, vocab_size=50,
+        dims={**dims, "text": 0} if tokens else dims,
+        lengths=lengths,
+        vocab_size=50,
         text_kind="tokens" if tokens else "features",
-    )  # fmt: skip
+    )
     encoder = build_text_encoder(BERT, frozen=config.text.frozen) if tokens else None
     return TrainingSystem(config, info, encoder, META).to(META), config, info
 
@@ -124,8 +129,7 @@ def predict(preset: str, variant: str, kernels: str) -> None:
     system, config, info = build(preset, variant, kernels)
     encoder = system.dmd.text_encoder
     settings = None if encoder is None else BERT
-    data = {"name": "x", "generation": "x", "text_kind": info.text_kind, "dims": info.dims,
-            "lengths": info.lengths}  # fmt: skip
+    data = {"name": "x", "generation": "x", "text_kind": info.text_kind, "dims": info.dims, "lengths": info.lengths}
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
     weights = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in system.state_dict().items()}
     predictor = Predictor(card, weights, META)

@@ -28,14 +28,14 @@ SMALL = {
     "one head of 200": shapes(queries=(18,), dim=200, heads=1, batch=1, last_step=True, levels=1, ghosts=1),
     "256 channels": shapes(queries=(3,), keys=(18,), dim=256, heads=4, batch=2, last_step=False, levels=1),
     "narrow head": shapes(queries=(17,), dim=16, heads=2, batch=1, last_step=True, ghosts=1),
-}  # fmt: skip
+}
 LARGE = {
     "aligned": shapes(queries=(46,) * 6, keys=(46,) * 6, dim=50, heads=10, batch=64, last_step=False, levels=2),
     "memory": shapes(queries=(46, 50, 48), dim=100, heads=10, batch=64, last_step=True, levels=2),
     "unaligned": shapes(queries=(46, 371, 496), keys=(496, 46, 371), dim=50, heads=10, batch=4, last_step=False),
     "ranges": shapes(queries=(46, 371), keys=(371, 46), dim=50, heads=10, batch=4, last_step=False, ranges=True),
     "long": shapes(queries=(371, 496, 500), dim=100, heads=10, batch=4, last_step=True),
-}  # fmt: skip
+}
 FORMS = ("plain", "fused", "rounded")
 RATES = {"attention": 0.3, "relu": 0.2, "res": 0.1, "embed": 0.2}
 
@@ -44,10 +44,18 @@ def build(case: dict, form: str, rates: dict, seed: int) -> TransformerStack:
     torch.manual_seed(seed)
     queries = case["queries"]
     stack = TransformerStack(
-        case["dim"], case["heads"], case.get("levels", 2), queries=queries, keys=case.get("keys", queries),
-        attn_dropout=[rates["attention"] * (e % 2 == 0) for e in range(len(queries))], relu_dropout=rates["relu"],
-        res_dropout=rates["res"], embed_dropout=rates["embed"], last_step=case["last_step"], fused=form == "fused",
-    )  # fmt: skip
+        case["dim"],
+        case["heads"],
+        case.get("levels", 2),
+        queries=queries,
+        keys=case.get("keys", queries),
+        attn_dropout=[rates["attention"] * (e % 2 == 0) for e in range(len(queries))],
+        relu_dropout=rates["relu"],
+        res_dropout=rates["res"],
+        embed_dropout=rates["embed"],
+        last_step=case["last_step"],
+        fused=form == "fused",
+    )
     for parameter in stack.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     for layer in stack.layers if form == "rounded" else ():

@@ -108,9 +108,17 @@ def test_a_stack_does_not_read_frames_that_are_not_real(cross):
     lengths = [7, 12]
     keys = lengths[::-1] if cross else lengths
     stack = TransformerStack(
-        8, 2, 2, queries=lengths, keys=keys, attn_dropout=[0.0] * 2, relu_dropout=0.0, res_dropout=0.0,
-        embed_dropout=0.0, last_step=not cross,
-    )  # fmt: skip
+        8,
+        2,
+        2,
+        queries=lengths,
+        keys=keys,
+        attn_dropout=[0.0] * 2,
+        relu_dropout=0.0,
+        res_dropout=0.0,
+        embed_dropout=0.0,
+        last_step=not cross,
+    )
     inputs = [torch.randn(BATCH, t, 8) for t in lengths]
     valid = [torch.tensor([[3, t]] * BATCH) for t in keys]
     outputs = []

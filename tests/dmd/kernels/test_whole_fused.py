@@ -21,9 +21,18 @@ LENGTHS = {"text": 4, "audio": 5, "vision": 3}
 GHOSTS, SAMPLES = 2, 2
 ROUNDING = 6e-8
 MODEL = ModelConfig(
-    dim=4, heads=1, levels=1, kernel_text=2, kernel_audio=1, kernel_vision=1, gd_size_homo=4, gd_size_hetero=4,
-    res_dropout=0.1, relu_dropout=0.1, modality_dropout=0.1,
-)  # fmt: skip
+    dim=4,
+    heads=1,
+    levels=1,
+    kernel_text=2,
+    kernel_audio=1,
+    kernel_vision=1,
+    gd_size_homo=4,
+    gd_size_hetero=4,
+    res_dropout=0.1,
+    relu_dropout=0.1,
+    modality_dropout=0.1,
+)
 
 
 def make_system(
@@ -43,9 +52,12 @@ def make_batch(step: int, device: str) -> Batch:
     parts = {m: torch.randn(batch, LENGTHS[m], SIZES[m], generator=generator) for m in SIZES}
     labels = torch.stack([parts["text"].mean((1, 2)).view(GHOSTS, SAMPLES)]).squeeze(0)
     return Batch(
-        **parts, labels=labels, mask=torch.ones(GHOSTS, SAMPLES), rows=torch.zeros(GHOSTS, SAMPLES, dtype=torch.int64),
+        **parts,
+        labels=labels,
+        mask=torch.ones(GHOSTS, SAMPLES),
+        rows=torch.zeros(GHOSTS, SAMPLES, dtype=torch.int64),
         ghosts=tuple(range(GHOSTS)),
-    ).to(torch.device(device))  # fmt: skip
+    ).to(torch.device(device))
 
 
 def losses(kernels: str, device: str, steps: int, nudge: int | None = None, **train: object) -> list[float]:
