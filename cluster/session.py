@@ -180,6 +180,6 @@ def _see(marker: str, data: Place, generation: str) -> str | None:
         return f"does not see the experiment's directory {path.parent}"
     try:
         there = ShardIndex.load(data).info.generation
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return f"does not see the shards: {error}"
     return None if there == generation else f"sees other shards at {data} (generation {there}, not {generation})"

@@ -1,8 +1,10 @@
 """Files that are on disk when they have their name: flushed writes, directory syncs, and locks that die with you."""
 
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,23 @@ BLOCK_BYTES = 4 << 20
 
 class Unreadable(OSError):
     """What may be whole could not be looked at: permissions, a failing disk, storage that is away. It is not bad."""
+
+
+@contextmanager
+def looking_at(path: Path | str) -> Iterator[None]:
+    """Turn errors of the storage in the block into `Unreadable`, which names the file."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path | str, error: OSError) -> Unreadable:
+    """What an error of the storage that was met at `path` stands for."""
+    where, cause = error.filename or path, error.strerror or error
+    return Unreadable(f"{where} cannot be read: {cause}; nothing was decided over it or changed")
 
 
 class BlockWriter:
@@ -84,6 +103,26 @@ def _acquire(path: Path) -> int:
         if is_at(handle, path):
             return handle
         os.close(handle)  # the former holder removed the file between our open and our lock
+
+
+def open_plain(path: Path) -> int:
+    """A descriptor to read and write a file, which is made if it is missing.
+
+    A directory may come from anybody: what is there is not followed anywhere else, nor waited for.
+
+    Raises:
+        ValueError: a link, a pipe, a directory or the like has that name.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+    raise ValueError(f"{path} is no plain file, so nothing was written; remove it")
 
 
 def is_at(handle: int, path: Path) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_shards.durable import looking_at
 from data_shards.index_file import CLASS_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
 from data_shards.labels import LabelFacts
 from data_shards.places import Where
@@ -33,8 +34,9 @@ class ShardIndex:
         self.store = store
         self.root = store.place
         """The directory or URL of the set, for messages and records."""
-        self._path = store.index()
-        self._file: IndexFile | None = IndexFile(self._path)
+        with looking_at(store.place):
+            self._path = store.index()
+            self._file: IndexFile | None = IndexFile(self._path)
         self._tail = self._file.tail
         self.info = self._file.info
         self._first_row = dict(zip(self.info.counts, np.cumsum([0, *self.info.counts.values()]).tolist(), strict=False))

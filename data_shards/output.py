@@ -15,7 +15,7 @@ from data_shards.durable import sync_directory
 from data_shards.index import ShardIndex
 from data_shards.index_file import INDEX_NAME
 from data_shards.places import Where, to_place
-from data_shards.remote import Remote, RemoteOptions
+from data_shards.remote import Remote, RemoteOptions, Unreachable
 from data_shards.sole_writer import sole_writer
 from data_shards.store import open_store
 
@@ -85,7 +85,7 @@ class _RemoteOutput(Output):
         for name in self._uploaded:
             try:
                 self._remote.remove(name)
-            except ValueError as error:
+            except (ValueError, Unreachable) as error:
                 _log.warning("left over: %s", error)
 
 

@@ -11,8 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+_ODD_USER = r"[^\s/?#:\[\]]*:(?!\d*(?:[\s/?#\"'<>]|$))[^\s\"'<>]*@"
+"""User-info with a password that holds what should have been escaped, such as a slash: after a host comes a number."""
 _URL = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/?#]*@)?(?P<rest>[^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?"
+    rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/?#]*@|{_ODD_USER})?"
+    r"(?P<rest>[^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?"
 )
 _NAMED_BEFORE_AT = frozenset({"abfs", "abfss", "az", "git", "github", "wasb", "wasbs"})
 """Schemes of which what stands before an @ is part of the place, not a user: container@account, organisation:repo@."""

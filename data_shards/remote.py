@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
+from data_shards.durable import Unreadable
 from data_shards.places import redact
 
 Result = TypeVar("Result")
@@ -42,8 +43,8 @@ class RemoteOptions:
     """Chunks of a file that are fetched at once."""
 
 
-class Unreachable(ValueError):
-    """The server did not answer properly, however often it was asked."""
+class Unreachable(Unreadable):
+    """The server did not answer properly, however often it was asked; what is there may be whole."""
 
 
 class Remote:
@@ -154,12 +155,16 @@ class Remote:
             try:
                 fs, root = self._open()
                 return ask(fs, _file(root, name))
-            except FileNotFoundError as error:
-                raise ValueError(f"{where} is not there") from error
-            except PermissionError as error:
-                raise ValueError(f"{where}: access denied ({redact(str(error))}); check the credentials") from error
-            except _transient() as error:
+            except _transient() as told:
+                error = _behind(told)
                 reason = redact(str(error)) or type(error).__name__
+                status = getattr(error, "status", None)
+                if isinstance(error, FileNotFoundError) or status in (404, 410):
+                    raise ValueError(f"{where} is not there") from error
+                if isinstance(error, PermissionError) or status in (401, 403):
+                    raise ValueError(f"{where}: access denied ({reason}); check the credentials") from error
+                if not isinstance(error, _transient()):
+                    raise ValueError(f"{where}: {reason}") from error
                 _log.info("%s: %s (attempt %d of %d)", where, reason, attempt + 1, self.options.attempts)
                 if attempt + 1 < self.options.attempts:
                     self._sleep(attempt)
@@ -188,6 +193,14 @@ def _file(root: str, name: str) -> str:
     """The path of a file under a root; the query of a signed URL stays at the end."""
     folder, mark, query = root.partition("?") if root.startswith(("http://", "https://")) else (root, "", "")
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
+
+
+def _behind(error: BaseException) -> BaseException:
+    """What really happened: fsspec's HTTP says of every failed request that the file is not there."""
+    aiohttp = sys.modules.get("aiohttp")
+    known = (ValueError, asyncio.TimeoutError, *([aiohttp.ClientError] if aiohttp else []))
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    return cause if isinstance(cause, known) else error
 
 
 def _transient() -> tuple[type[BaseException], ...]:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from data_shards.durable import looking_at, unreadable
 from data_shards.page_cache import PageCache
 from data_shards.schema import ShardInfo
 from data_shards.store import Store
@@ -42,12 +43,15 @@ class ShardFiles:
     def read(self, shard: int, offset: int, parts: list[memoryview], size: int) -> None:
         """Fill `parts`, `size` bytes in all, from a shard, from `offset` on; `CutShort` where it ends before."""
         handle = self._handles.get(shard) or self._open(shard)
-        got = os.preadv(handle.number, parts, offset)
-        while got < size:  # a signal or a network file system may give less at a time
-            more = os.preadv(handle.number, _rest(parts, got), offset + got)
-            if more == 0:
-                raise CutShort
-            got += more
+        try:
+            got = os.preadv(handle.number, parts, offset)
+            while got < size:  # a signal or a network file system may give less at a time
+                more = os.preadv(handle.number, _rest(parts, got), offset + got)
+                if more == 0:
+                    raise CutShort
+                got += more
+        except OSError as error:
+            raise unreadable(self.name(shard), error) from error
 
     def name(self, shard: int) -> str:
         """What errors call a shard."""
@@ -55,7 +59,8 @@ class ShardFiles:
 
     def fetch(self, shard: int) -> None:
         """Have a shard at hand: nothing to do for a local one."""
-        self._store.fetch(self._shards[shard])
+        with looking_at(self.name(shard)):
+            self._store.fetch(self._shards[shard])
 
     def discard(self, shard: int) -> bool:
         """Forget a damaged copy, so that the next read fetches it anew; False where there is nothing to fetch from."""
@@ -67,10 +72,11 @@ class ShardFiles:
         self._handles.clear()
 
     def _open(self, shard: int) -> _Handle:
-        try:
-            handle = _Handle(self._store.open(self._shards[shard]))
-        except OSError as error:
-            raise ValueError(f"cannot read {self.name(shard)}: {error.strerror}; {REPAIR}") from error
+        with looking_at(self.name(shard)):
+            try:
+                handle = _Handle(self._store.open(self._shards[shard]))
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ValueError(f"cannot read {self.name(shard)}: {error.strerror}; {REPAIR}") from error
         self._page_cache.bring(handle.number, self._shards[shard].bytes)
         self._handles[shard] = handle
         for oldest in list(self._handles)[:-_OPEN_SHARDS]:

@@ -31,7 +31,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from data_shards.durable import is_at
+from data_shards.durable import is_at, open_plain
 
 NAME = ".writer"
 RENEW_SECONDS = 5.0
@@ -104,6 +104,7 @@ def acquire(directory: Path, *, group: str = "") -> Lease:
 
     Raises:
         Held: another process writes there; says which.
+        ValueError: something else than a file is in the lease's place.
         OSError: the directory cannot be made or written to.
     """
     path = directory / NAME
@@ -111,7 +112,7 @@ def acquire(directory: Path, *, group: str = "") -> Lease:
     directory.mkdir(parents=True, exist_ok=True)
     patience = time.monotonic() + _DYING_SECONDS
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = open_plain(path)
         try:
             locks = _lock(handle)
             holder = _parse(os.pread(handle, 1 << 14, 0))

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_shards.index import Records, ShardIndex
 from data_shards.places import Where
+from data_shards.remote import Unreachable
 from data_shards.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
 from data_shards.tar import BLOCK, member_header
 
@@ -62,6 +63,7 @@ def verify(path: Where, *, threads: int = 1, progress: Callable[[int, int], None
 
     Raises:
         ValueError: the index itself is missing or damaged, so there is nothing to compare with.
+        Unreachable: the server of the shards does not answer.
     """
     index = ShardIndex.load(path)
     damage: list[Damage] = []
@@ -92,6 +94,8 @@ def _verify_shard(index: ShardIndex, job: _Job) -> list[Damage]:
     shard = job.shard
     try:
         handle = index.store.open(shard)
+    except Unreachable:
+        raise
     except ValueError as error:  # a remote shard that cannot be had whole
         return [Damage(shard=shard.name, key="", what=str(error))]
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from data_shards.places import redact
 USER_ERROR = 2
 """Exit code for a mistake of the user's: bad input, bad config, a file that is not there."""
 STORAGE = 74
-"""Exit code where a checkpoint may be whole and could not be looked at; the same command works when it can."""
+"""Exit code where a checkpoint or shards may be whole and cannot be looked at; the same command works when they can."""
 
 
 def _commands() -> dict[str, EntryPoint]:

@@ -84,8 +84,8 @@ def export(run: Path, out: Path, *, program: bool) -> str | None:
     card, weights = read_run(run)
     predictor = Predictor(card, weights, CPU)
     with sole_writer(out):
-        (out / PROGRAM).unlink(missing_ok=True)
-        (out / WEIGHTS).unlink(missing_ok=True)
+        for name in (CARD, PROGRAM, WEIGHTS):  # the card first: without it this is no export, should a kill come here
+            (out / name).unlink(missing_ok=True)
         write_file(out / WEIGHTS, tensor_bytes(weights))  # the library's own `save_file` lets nobody else read it
         content = {"format": FORMAT, **asdict(card)}
         (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

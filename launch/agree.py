@@ -92,7 +92,7 @@ def take_run_directory(device: torch.device, run: Path, *, group: str = "") -> R
         try:
             lease = acquire(run, group=group)
             told = [("token", lease.token)]
-        except Held as error:
+        except ValueError as error:  # also something else in the lease's place
             told = [("held", str(error))]
         except OSError as error:
             told = [("storage", f"rank 0 on {socket.gethostname()} cannot write to {run}: {error.strerror}")]

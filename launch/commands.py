@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from data_shards.places import redact
 from launch.exit_codes import STOPPED
 from launch.supervise import STOP_SIGNALS
 
 if TYPE_CHECKING:
+    from dmd.config import Config
     from launch.runner import Place
 
 
@@ -60,15 +62,36 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _train(argv: list[str]) -> int:
     options = _parse(argv)
-    from dmd.presets import load_config
-    from dmd.training.resume import parse_resume
+    from dmd.config import TrainConfig
     from launch.arguments import rank_arguments
-    from launch.devices import check_ranks, num_gpus
     from launch.ending import show
     from launch.runner import run_launcher
-    from launch.setup import check_resume, check_training, open_shards, unread_overrides
 
     place = _place(options)
+    arguments, patience, refused = rank_arguments(options), TrainConfig.collective_timeout, ""
+    try:
+        config = _check(options, place)
+        patience = config.train.collective_timeout
+        encoder = Path(config.text.encoder)
+        if place.by_ssh and encoder.is_dir() and not encoder.is_absolute():
+            arguments.append(f"text.encoder={json.dumps(str(encoder.absolute()))}")
+    except ValueError as error:
+        if place.host_rank is None:
+            raise
+        refused = redact(str(error))
+        print(f"dmd train: {refused}; telling the other hosts", file=sys.stderr, flush=True)
+    ending = run_launcher(place, arguments, options.data, patience=patience, refused=refused)
+    show(ending)
+    return ending.code
+
+
+def _check(options: argparse.Namespace, place: "Place") -> "Config":
+    """The config of a training, which this host can run. Raises ValueError where it cannot."""
+    from dmd.presets import load_config
+    from dmd.training.resume import parse_resume
+    from launch.devices import check_ranks, num_gpus
+    from launch.setup import check_resume, check_training, open_shards, unread_overrides
+
     num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
     if place.hosts is None:
         check_ranks(place.ranks, num_gpus())
@@ -79,13 +102,7 @@ def _train(argv: list[str]) -> int:
         for override in unread_overrides(options.overrides, reader.index.info):
             why = f"{options.data} holds text features, so there is no text encoder"
             print(f"warning: {override} has no effect: {why}", file=sys.stderr, flush=True)
-    arguments = rank_arguments(options)
-    encoder = Path(config.text.encoder)
-    if place.by_ssh and encoder.is_dir() and not encoder.is_absolute():
-        arguments.append(f"text.encoder={json.dumps(str(encoder.absolute()))}")
-    ending = run_launcher(place, arguments, options.data, patience=config.train.collective_timeout)
-    show(ending)
-    return ending.code
+    return config
 
 
 def _place(options: argparse.Namespace) -> "Place":

@@ -8,6 +8,7 @@ exit code and its message, on every host.
 A rank that is asked to stop before it trains says so in the same way, since others may be waiting for it to join.
 """
 
+import math
 import os
 import sys
 import threading
@@ -23,11 +24,13 @@ from launch.channels import Channels, Phase
 from launch.ending import Ending, parse_ending
 from launch.exit_codes import LOST, STOPPED
 from launch.rendezvous import open_store
-from launch.supervise import stopped_message
+from launch.supervise import end, stopped_message
 
 LOOK_SECONDS = 0.5
 TELL_SECONDS = 5.0
 """How long a rank that fails stays for its peers to read why."""
+ABSENT_SECONDS = 30.0
+"""After this time rank 0 says how many others have not come."""
 HEAR_SECONDS = 2.0
 """How long a rank that has lost its peers looks for a reason. It was there before that rank went, if at all."""
 _CAUSE, _HEARD, _HERE = "dmd/cause", "dmd/heard", "dmd/here"
@@ -42,15 +45,23 @@ class Peers:
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._heard = self._leaving = False
+        self._stay_seconds, self._awaited = TELL_SECONDS, 0
 
-    def connect(self, timeout: timedelta) -> None:
+    def connect(self, timeout: timedelta, *, to_leave: bool = False) -> None:
         """Meet the others in the rendezvous store; from here on this rank hears why another one leaves.
+
+        Args:
+            timeout: how long to wait for rank 0.
+            to_leave: this rank cannot train. It comes to say so, and then stays as long for all of the others.
 
         Raises:
             ValueError, torch.distributed.DistNetworkError: as `open_store`.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if ranks == 1:
             return
+        if to_leave:
+            self._stay_seconds, self._awaited = timeout.total_seconds(), ranks
         self._store = open_store(timeout)
         self._store.add(_HERE, 1)
         self._channels.phase = Phase.JOINING
@@ -80,7 +91,7 @@ class Peers:
         helper = threading.Thread(target=work, args=(self._store,), daemon=True)
         try:
             helper.start()  # a network that is down would hold this rank
-            helper.join(HEAR_SECONDS if lost else TELL_SECONDS)
+            helper.join(HEAR_SECONDS if lost else self._stay_seconds)
         except RuntimeError:  # where memory is short there is no thread to be had
             work(self._store)
         return (self._channels.noted()[1] or ending) if lost else ending
@@ -96,12 +107,23 @@ class Peers:
                 self._wait_for_all(store)
 
     def _watch(self, store: TCPStore) -> None:
+        report_at = time.monotonic() + ABSENT_SECONDS
         while not self._done.wait(LOOK_SECONDS) and not self._look(store):
+            if os.environ["RANK"] == "0" and time.monotonic() > report_at:
+                report_at = math.inf
+                self._report_absent(store)
             with self._lock:
                 self._leaving = self._channels.stop_asked and self._channels.phase < Phase.TRAINING
             if self._leaving:
                 own = Ending(code=STOPPED, message=stopped_message(), origin=int(os.environ["RANK"]))
                 leave(self._channels, self.settle(own))
+
+    def _report_absent(self, store: TCPStore) -> None:
+        """Say that others have not come, where they have not: a host may have been forgotten."""
+        ranks = int(os.environ["WORLD_SIZE"])
+        absent = ranks - store.add(_HERE, 0)
+        if absent:
+            print(f"{absent} of {ranks} ranks are not here yet; waiting for them", file=sys.stderr, flush=True)
 
     def _look(self, store: TCPStore) -> bool:
         """Hear why another rank leaves, if one has said so. It leaves with it where it has not begun to train: it would
@@ -124,8 +146,8 @@ class Peers:
 
     def _wait_for_all(self, store: TCPStore) -> None:
         """Wait until all that are here know the cause, for some seconds: the store goes with rank 0."""
-        end = time.monotonic() + TELL_SECONDS
-        while store.add(_HEARD, 0) < store.add(_HERE, 0) - 1 and time.monotonic() < end:
+        until = time.monotonic() + self._stay_seconds
+        while store.add(_HEARD, 0) < max(store.add(_HERE, 0), self._awaited) - 1 and time.monotonic() < until:
             time.sleep(0.05)
 
     def _hear(self, store: TCPStore) -> None:
@@ -137,8 +159,6 @@ class Peers:
 
 
 def leave(channels: Channels, ending: Ending) -> NoReturn:
-    """End this process. Nothing is taken down: gloo, NCCL and CUDA abort a process over what a failure has left."""
+    """End this process with an ending that its supervisor reads."""
     channels.note_ending(ending)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(ending.code)
+    end(ending.code)

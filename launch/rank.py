@@ -5,21 +5,22 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
 
 from data_shards.places import to_place
-from dmd.config import Config
+from dmd.config import Config, TrainConfig
 from dmd.presets import load_config
 from dmd.training.epoch_report import Outcome
-from dmd.training.resume import parse_resume
+from dmd.training.resume import Resume, parse_resume
 from launch.arguments import make_parser
 from launch.channels import Channels
 from launch.determinism import make_deterministic
 from launch.ending import Ending
-from launch.environment import choose_interfaces
+from launch.environment import REFUSED, choose_interfaces
 from launch.exit_codes import STOPPED
 from launch.failures import ending_of
 from launch.peers import Peers, leave
@@ -50,11 +51,11 @@ def train(
     from launch.engine import join_process_group, leave_process_group
     from launch.training import make_training
 
-    standing.config = config = load_config(options.preset, options.overrides)
-    resume = parse_resume(options.resume)
+    choose_interfaces(os.environ)
+    config, resume = read_options(options, channels, peers)
+    standing.config = config
     if config.train.deterministic:
         make_deterministic(os.environ)
-    choose_interfaces(os.environ)
     watchdog = Watchdog(config.train.collective_timeout, channels.stacks)
     timeout = timedelta(seconds=config.train.collective_timeout)
     watchdog.allow(2 * config.train.collective_timeout + JOIN_MARGIN)  # both waits end by themselves
@@ -75,6 +76,24 @@ def train(
     leave_process_group()
     watchdog.close()
     return outcome
+
+
+def read_options(options: argparse.Namespace, channels: Channels, peers: Peers) -> tuple[Config, Resume]:
+    """The config of this rank and what it resumes. Where they are wrong the others are met, so that they hear of it.
+
+    Raises:
+        ValueError: a mistake in it, or what `dmd train` has refused on this host.
+    """
+    try:
+        if REFUSED in os.environ:
+            raise ValueError(os.environ[REFUSED])
+        return load_config(options.preset, options.overrides), parse_resume(options.resume)
+    except ValueError:
+        patience = TrainConfig.collective_timeout
+        Watchdog(patience, channels.stacks).allow(2 * patience + JOIN_MARGIN)
+        with suppress(dist.DistError):  # no rank 0 to tell
+            peers.connect(timedelta(seconds=patience), to_leave=True)
+        raise
 
 
 def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:

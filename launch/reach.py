@@ -14,6 +14,7 @@ import psutil
 
 SCRIPT = Path(__file__).with_name("train.py").absolute()
 _REACHED = "dmd-reached"
+_CONNECT_SECONDS = 20
 
 
 class Reach(Protocol):
@@ -88,6 +89,27 @@ class Remote:
     def left(self, launcher: int) -> list[psutil.Process]:
         """As `Reach.left`: none, they are elsewhere."""
         return []
+
+
+def check_ssh(hosts: list[str], port: int | None) -> None:
+    """Raise ValueError unless ssh gets into every host without a question. DeepSpeed asks the first one alone."""
+    own_port = [] if port is None else ["-p", str(port)]
+    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}", *own_port]
+    asked = {
+        host: subprocess.Popen(
+            [*command, host, "true"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in hosts
+    }
+    reasons = {host: process.communicate()[1].strip().splitlines() for host, process in asked.items()}
+    for host, process in asked.items():
+        if process.returncode:
+            why = reasons[host][-1].strip() if reasons[host] else f"ssh ended with exit code {process.returncode}"
+            raise ValueError(f"ssh cannot reach {host} ({why}); `ssh {host} true` must work without a question")
 
 
 def end_group(launcher: int) -> None:

@@ -17,12 +17,12 @@ from dmd.kernels.backend import default_device
 from launch.collect import FromStderr, InMemory
 from launch.devices import keep_choice, num_gpus
 from launch.ending import REPORTS, Ending
-from launch.environment import forwarded
+from launch.environment import REFUSED, forwarded
 from launch.hosts import Hosts
 from launch.launcher import Launcher
 from launch.ports import free_port
 from launch.private import DATA, handed_over, is_private, shell_word
-from launch.reach import SCRIPT, Local, Remote
+from launch.reach import SCRIPT, Local, Remote, check_ssh
 from launch.supervise import WRAPPER
 
 DEFAULT_PORT = 29500
@@ -89,11 +89,12 @@ def launcher_command(place: Place, arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "deepspeed.launcher.runner", *where, str(SCRIPT), *arguments]
 
 
-def run_launcher(place: Place, arguments: list[str], data: Shards, patience: float) -> Ending:
+def run_launcher(place: Place, arguments: list[str], data: Shards, *, patience: float, refused: str = "") -> Ending:
     """Run the training script on all ranks of a place; returns the ending that tells why they ended.
 
     Args:
         patience: seconds that ranks whose launcher has died get to end by themselves.
+        refused: why they cannot train; they only tell the ranks of other hosts.
 
     Raises:
         ValueError: what `launcher_command` refuses, or what cannot reach other hosts.
@@ -104,7 +105,7 @@ def run_launcher(place: Place, arguments: list[str], data: Shards, patience: flo
         if default_device().type == "cpu":
             environment["DS_ACCELERATOR"] = "cpu"
         here = InMemory()
-        environment |= {WRAPPER: str(os.getpid()), REPORTS: here.where}
+        environment |= {WRAPPER: str(os.getpid()), REPORTS: here.where, **({REFUSED: refused} if refused else {})}
         launcher = Launcher(Local(), here, place.rank_numbers, patience)
         return launcher.run(launcher_command(place, arguments), environment)
     assert place.hosts is not None
@@ -122,6 +123,7 @@ def run_launcher(place: Place, arguments: list[str], data: Shards, patience: flo
         file.writelines(f"{name}={value}\n" for name, value in carried.items())
         file.flush()
         port = "" if place.ssh_port is None else f" -p {place.ssh_port}"
+        check_ssh(list(place.hosts.slots), place.ssh_port)
         ssh = {**environment, "PDSH_SSH_ARGS_APPEND": environment.get("PDSH_SSH_ARGS_APPEND", "") + port}
         launcher = Launcher(Remote(list(place.hosts.slots), run, ssh), there, place.rank_numbers, patience)
         # DeepSpeed writes its own working directory, as it is, into the remote command.

@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from launch.channels import Channels, Phase
 from launch.ending import Ending, Reporter
@@ -56,7 +57,7 @@ def stopped_message() -> str:
 
 
 def supervise(train: Callable[[StopRequest, Channels], int]) -> int:
-    """Run `train(stop request, channels)` in a child; returns the exit code, in both processes."""
+    """Run `train(stop request, channels)` in a child; returns its exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     channels = Channels()
     parent = os.getpid()
@@ -69,8 +70,15 @@ def supervise(train: Callable[[StopRequest, Channels], int]) -> int:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         Watchdog(START_SECONDS, channels.stacks)()
-        return train(lambda: channels.stop_asked, channels)
+        end(train(lambda: channels.stop_asked, channels))
     return _Supervisor(child, channels).wait()
+
+
+def end(code: int) -> NoReturn:
+    """End this process as it is. Threads that gloo, NCCL, CUDA and others still run abort one that is taken down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class _Supervisor:

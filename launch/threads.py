@@ -6,6 +6,7 @@ changes the last bits of sums.
 """
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -25,8 +26,11 @@ def settle_threads(run: Path, device: torch.device) -> None:
     """Choose the threads of this rank's operations; a collective, since all ranks take the smallest choice.
 
     Rank 0 says what was chosen; run.json keeps it.
+
+    Raises:
+        ValueError: the user's choice is no number of threads.
     """
-    if VARIABLE in os.environ:
+    if is_chosen(os.environ.get(VARIABLE, "")):
         return
     ranks = int(os.environ.get("LOCAL_SIZE", "1"))
     cores, busy = usable_cores(), busy_cores()
@@ -39,6 +43,17 @@ def settle_threads(run: Path, device: torch.device) -> None:
     if os.environ.get("RANK", "0") == "0":
         why = "as this run had before" if kept == int(chosen.item()) else f"{busy:.1f} of {cores} cores were busy"
         print(f"threads: {int(chosen.item())} per rank ({why}); {VARIABLE} overrides", flush=True)
+
+
+def is_chosen(text: str) -> bool:
+    """Whether the user has chosen, by what OMP_NUM_THREADS holds: one number, or one per level of nesting.
+
+    Raises:
+        ValueError: anything else. OpenMP would warn and take every core.
+    """
+    if text.strip() and not re.fullmatch(r"\s*\+?0*[1-9]\d{0,3}\s*(,\s*\+?0*[1-9]\d{0,3}\s*)*", text, re.ASCII):
+        raise ValueError(f"{VARIABLE} is {text!r}; give a number of threads such as 4, or unset it")
+    return bool(text.strip())
 
 
 def choose_threads(cores: int, busy: float, ranks: int, kept: int | None) -> int:
@@ -95,7 +110,7 @@ def busy_cores() -> float:
     time.sleep(SAMPLE_SECONDS)
     own = os.sched_getaffinity(0)
     shares = [
-        1 - (now.idle + now.iowait - then.idle - then.iowait) / max(sum(now) - sum(then), 1e-9)
+        min(1.0, max(0.0, 1 - (now.idle + now.iowait - then.idle - then.iowait) / max(sum(now) - sum(then), 1e-9)))
         for number, (then, now) in enumerate(zip(before, psutil.cpu_times(percpu=True), strict=True))
         if number in own
     ]

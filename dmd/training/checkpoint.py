@@ -19,8 +19,6 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from data_shards.durable import Unreadable
+from data_shards.durable import Unreadable, looking_at
 from dmd.training.documents import parse_object
 from dmd.training.durable import FileEntry, read_entry
 
@@ -65,18 +63,6 @@ class CheckpointInfo:
     reason: str | None
     looked: bool = True
     """False where that is all there is to say: it could not be looked at."""
-
-
-@contextmanager
-def looking_at(path: Path) -> Iterator[None]:
-    """Turn errors of the storage in the block into `Unreadable`, which names the file."""
-    try:
-        yield
-    except Unreadable:
-        raise
-    except OSError as error:
-        where, cause = error.filename or path, error.strerror or error
-        raise Unreadable(f"{where} cannot be read: {cause}; nothing was decided over it or changed") from error
 
 
 def checkpoint_paths(root: Path) -> dict[int, Path]:

@@ -4,6 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
+from dmd.training.documents import check_course
 from dmd.training.saving import CHECKPOINTS
 
 
@@ -19,13 +20,15 @@ def checkpoints(argv: list[str]) -> int:
     if not found:
         raise ValueError(f"{options.run} holds no checkpoint; name the directory of a run that has saved one")
     newest = max((info.step for info in found if info.reason is None), default=None)
-    best = next((read_state(info.path)["best_step"] for info in found if info.step == newest), None)
+    best = next((read_state(info.path).get("best_step") for info in found if info.step == newest), None)
     for info in found:
         size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20 if info.looked else math.nan
         roles = [name for name, has in (("next start", info.step == newest), ("best", info.step == best)) if has]
         where = ""
         if info.reason is None:
-            cursor = read_state(info.path)["cursor"]
+            state = read_state(info.path)
+            check_course(state, str(info.path))
+            cursor = state["cursor"]
             where = f"epoch {cursor['epoch']:4d}  step in epoch {cursor['step']:6d}  "
         kind = "INVALID" if info.looked else "UNREADABLE"
         status = f"{kind}: {info.reason}" if info.reason else "valid"

@@ -27,6 +27,7 @@ DATA_PARTS: dict[str, type | tuple[type, ...]] = {
     "dims": dict,
     "lengths": dict,
 }
+_OR_NONE = (int, type(None))
 _LARGEST = 1 << 31
 """Elements of one sample of a modality that a model may be declared for."""
 
@@ -43,7 +44,7 @@ def parse_object(text: bytes | str) -> dict[str, Any] | None:
 def parse_line(text: bytes | str) -> dict[str, Any] | None:
     """A line of metrics.jsonl: a step, and a number or null by tag; None for anything else."""
     line = parse_object(text)
-    if line is None or type(line.get("step")) is not int or line["step"] < 0:
+    if line is None or not _is_count(line.get("step")):
         return None
     tags = {tag: value for tag, value in line.items() if "/" in tag}
     told = all(value is None or _is_number(value) for value in tags.values()) and _is_number(line.get("time", 0))
@@ -72,6 +73,8 @@ def read_document(run: Path) -> dict[str, Any]:
     _check_parts(document, {"config": dict, "info": dict, "sessions": list}, str(path))
     if not all(isinstance(session, dict) for session in document["sessions"]):
         raise ValueError(f"{path} has sessions that are no objects; restore the file")
+    if any(session.get("finished") and not _is_count(session.get("last_step")) for session in document["sessions"]):
+        raise ValueError(f"{path} has a session that was finished at no step; restore the file")
     return document
 
 
@@ -79,6 +82,23 @@ def check_state(state: dict[str, Any], where: str) -> None:
     """Raise ValueError unless the state of a checkpoint has all that a model is built of."""
     _check_parts(state, STATE_PARTS, where)
     check_data(state["data"], where)
+
+
+def check_course(state: dict[str, Any], where: str) -> None:
+    """Raise ValueError unless the state of a checkpoint also says, as a resume needs it, how far the training is."""
+    check_state(state, where)
+    _check_parts({"averaged_steps": None, **state}, {"nonfinite_in_a_row": int, "averaged_steps": _OR_NONE}, where)
+    cursor, schedule = state["cursor"], state["schedule"]
+    if set(cursor) != {"epoch", "step"} or not all(_is_count(value) for value in cursor.values()):
+        raise ValueError(f"{where}: cursor is {cursor!r:.80}; it must be an epoch and a step")
+    numbers: dict[str, Any] = {"best_loss": (int, float), "best_epoch": int, "best_step": int}
+    _check_parts(schedule, {**numbers, "plateau": dict, "learning_rates": list}, f"{where}, schedule")
+    for name, value in schedule["plateau"].items():
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, str) or _is_number(part) for part in parts):
+            raise ValueError(f"{where}: {name} of the schedule is {value!r:.40}, of another type than it must be")
+    if not all(map(_is_number, [*schedule["learning_rates"], *(schedule[name] for name in numbers)])):
+        raise ValueError(f"{where}: the schedule holds {schedule['learning_rates']!r:.40} as learning rates")
 
 
 def check_data(data: dict[str, Any], where: str) -> None:
@@ -103,6 +123,11 @@ def _check_parts(content: dict[str, Any], parts: dict[str, Any], where: str) -> 
             raise ValueError(f"{where} lacks {name!r}; it is damaged or of another program")
         if not isinstance(content[name], kind) or isinstance(content[name], bool):
             raise ValueError(f"{where}: {name} is {content[name]!r:.40}, of another type than it must be")
+
+
+def _is_count(value: object) -> bool:
+    """Whether a value is a number of steps, epochs or the like, as numpy and TensorBoard hold it."""
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _is_number(value: object) -> bool:

@@ -5,6 +5,7 @@ trial was stopped while it wrote) is cut in the same way, so that both logs end 
 """
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dmd.training.documents import parse_line
 from dmd.training.durable import replace_file
 from dmd.training.standing import LINES, read_lines
 
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,18})\..+")
+"""A name that TensorBoard's writer gives, with the second of its creation; other files are not ours."""
 _CLOCK_PATIENCE = 5
 """Seconds to wait at most for a clock that is behind the one that named the last event file."""
 
@@ -66,11 +69,11 @@ def open_board(run: Path, resume_step: int | None) -> SummaryWriter:
     TensorBoard reads event files in the order of their names, which tell the second of their creation; so a session
     that follows within the same second waits for the next.
     """
-    earlier = list(run.glob("events.out.tfevents.*"))
+    named = {path: _EVENTS.fullmatch(path.name) for path in run.glob("events.out.tfevents.*") if path.is_file()}
+    earlier = {path: int(match[1]) for path, match in named.items() if match}
     if resume_step is None:
         for path in earlier:
             path.unlink()
     elif earlier:
-        newest = max(int(path.name.split(".")[3]) for path in earlier)
-        time.sleep(min(max(newest + 1 - time.time(), 0), _CLOCK_PATIENCE))
+        time.sleep(min(max(max(earlier.values()) + 1 - time.time(), 0), _CLOCK_PATIENCE))
     return SummaryWriter(str(run), purge_step=resume_step, max_queue=1000)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmd.training.checkpoint import checkpoint_paths, newest_valid, read_state
-from dmd.training.documents import DOCUMENT, check_state, parse_line, read_document
+from dmd.training.documents import DOCUMENT, check_course, parse_line, read_document
 from dmd.training.saving import CHECKPOINTS
 
 LINES = "metrics.jsonl"
@@ -55,7 +55,7 @@ def standing(run: Path) -> Standing | None:
     if newest is None:
         return None
     state = read_state(newest)
-    check_state(state, str(newest))
+    check_course(state, str(newest))
     step = next(number for number, path in checkpoint_paths(root).items() if path == newest)
     validations = _validations(read_lines(run), step)
     schedule, best_step = state["schedule"], state["best_step"]

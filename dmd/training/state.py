@@ -9,6 +9,7 @@ from torch import Tensor
 from data_shards.schema import DatasetInfo
 from dmd.config import Config
 from dmd.presets import config_from_dict, config_to_dict
+from dmd.training.documents import check_course
 from dmd.training.system import TrainingSystem
 
 VERSION = 1
@@ -95,6 +96,7 @@ def saved_config(state: dict[str, Any]) -> Config:
 
 def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, run: Path) -> None:
     """Raise ValueError unless a training with this config on this data may continue from the state."""
+    check_course(state, str(run))
     if state["version"] != VERSION:
         raise ValueError(f"{run}: its checkpoints have version {state['version']}, this program reads {VERSION}")
     there, here = state["data"]["generation"], info.generation

@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 6
-SPACE = "train.learning_rate: {choice: [1.0e-2, 3.0e-3, 1.0e-6, 2.0e-6]}\n"
+SPACE = "train.learning_rate: {choice: [1.0e-2, 1.0e-6, 2.0e-6]}\n"
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def test_the_same_command_finishes_the_rest_only(story):
         assert record["losses"] == after["losses"][: len(record["losses"])], "its run may have gone on for a moment"
         assert sessions(story.out / "trials" / f"{record['number']:04d}") == 1
     rows = list(csv.DictReader((story.out / "trials.csv").read_text().splitlines()))
-    assert sorted(int(row["trial"]) for row in rows) == [0, 1, 2, 3]
+    assert sorted(int(row["trial"]) for row in rows) == [0, 1, 2]
     assert {row["state"] for row in rows} <= {"finished", "stopped"}
 
 
@@ -196,7 +196,7 @@ def test_the_best_trial_is_chosen_by_validation(story):
     """Even though the test split would choose another."""
     ordered = sorted(records(story.out), key=lambda record: record["losses"][-1][1])
     best = load_config(str(story.out / "best.yaml"))
-    assert best.train.learning_rate == ordered[0]["values"]["train.learning_rate"] >= 3e-3
+    assert best.train.learning_rate == ordered[0]["values"]["train.learning_rate"] == 1e-2
     maes = {}
     for record in (ordered[0], ordered[-1]):
         result = evaluate_run(story.out / "trials" / f"{record['number']:04d}", data=str(story.shards), split="test")

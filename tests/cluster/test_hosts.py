@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 PORT = 6379
-EPOCHS = 30
+EPOCHS = 14
 WATCHFUL = {
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",

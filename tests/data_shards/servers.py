@@ -1,7 +1,7 @@
 """Real servers on loopback for the tests: files over HTTP with ranges, and a proxy, both of which fail on command.
 
 A fault is put into `Faulty.faults` and used up by the next answer that it fits:
-    "500"    an internal error            "stall"  no answer for a while, then the line is cut
+    "500"    that status, or another      "stall"  no answer for a while, then the line is cut
     "cut"    half of the body             "flip"   one wrong bit in the body
 """
 
@@ -99,8 +99,8 @@ def _serve(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Itera
                 self.close_connection = True
                 return
             status, found, raw = (
-                (500, [("Content-Length", "0")], b"")
-                if fault == "500"
+                (int(fault), [("Content-Length", "0")], b"")
+                if fault.isdecimal()
                 else answer(self.command, self.path, headers, body)
             )
             if fault == "flip":

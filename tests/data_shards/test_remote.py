@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from data_shards.cache import CacheOptions
 from data_shards.commands import inspect, verify
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
-from data_shards.remote import Remote, RemoteOptions
+from data_shards.remote import Remote, RemoteOptions, Unreachable
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writer import build
 from tests.data_shards.making import COUNTS, held, is_right, mmsa, save
@@ -72,7 +73,7 @@ def test_lasting_faults_are_one_line_errors(served, cache, fault, message):
     patience = RemoteOptions(timeout=2, attempts=3, pause=0.01, chunk_bytes=1 << 20)
     with ShardReader(url, cache=cache, remote=patience) as reader:
         server.faults = [fault] * 1000
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises((ValueError, Unreachable), match=message) as caught:
             reader.read("train", [0])
         assert f"{url}/{info.shards[0].name}" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -94,9 +95,9 @@ def test_offline_after_the_first_epoch(served, cache, caplog):
     with ShardReader(url, cache=cache, remote=impatient) as reader:
         assert "using the index that was fetched before" in caplog.text
         assert is_right(reader)
-        with pytest.raises(ValueError, match="gave up"):
+        with pytest.raises(Unreachable, match="gave up"):
             reader.read("valid", [0])
-    with pytest.raises(ValueError, match="gave up"):
+    with pytest.raises(Unreachable, match="gave up"):
         ShardReader(url, cache=CacheOptions(root=cache.root / "other", limit=1 << 30), remote=impatient)
 
 
@@ -121,7 +122,7 @@ def test_the_index_is_uploaded_last_and_a_failed_build_withdraws(s3, tmp_path):
     with pytest.raises(ValueError, match="outside"):
         build(MmsaSource(save(bad, tmp_path / "bad.pkl")), f"s3://{s3.bucket}/set", samples_per_shard=4)
     s3.method, s3.part, s3.faults = "PUT", "index.parquet", ["500"] * 1000
-    with pytest.raises(ValueError, match=r"index\.parquet: .*gave up after 2"):
+    with pytest.raises(Unreachable, match=r"index\.parquet: .*gave up after 2"):
         build(
             MmsaSource(save(mmsa(seed=2), tmp_path / "y.pkl")),
             f"s3://{s3.bucket}/set",
@@ -162,6 +163,52 @@ def test_commands_take_urls(served, monkeypatch, tmp_path, capsys):
     assert inspect([url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["generation"] == info.generation
     assert len(list((tmp_path / "mine" / "shards").glob("*.tar"))) == len(info.shards)
+
+
+@pytest.mark.parametrize(
+    "address, kind, words",
+    [
+        ("http://127.0.0.1:{closed}/set", Unreachable, "http://127.0.0.1:{closed}/set/index.parquet: Cannot connect"),
+        ("https://127.0.0.1:{closed}/set", Unreachable, "Cannot connect to host 127.0.0.1:{closed}"),
+        ("ftp://127.0.0.1:{closed}/set", Unreachable, "Connection refused"),
+        ("http://u:pa55@127.0.0.1:{closed}/set?sig=pa55", Unreachable, "http://127.0.0.1:{closed}/set/index.parquet: "),
+        ("http://nosuch.invalid/set", Unreachable, "Cannot connect to host nosuch.invalid"),
+        ("http://127.0.0.1:99999/set", ValueError, "set/index.parquet: Port out of range"),
+        ("http://[::1/set", ValueError, "Invalid IPv6 URL"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_no_missing_file(monkeypatch, tmp_path, address, kind, words):
+    monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("data_shards.remote.time.sleep", lambda seconds: None)
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        closed = str(taken.getsockname()[1])
+        with pytest.raises(kind) as caught:
+            inspect([address.replace("{closed}", closed)])
+    told = str(caught.value)
+    assert words.replace("{closed}", closed) in told
+    assert "is not there" not in told
+    assert "pa55" not in told
+    assert "\n" not in told
+
+
+def test_a_server_that_refuses_is_no_missing_file(tmp_path):
+    for fault, words in (("401", "access denied"), ("403", "access denied"), ("404", "is not there")):
+        with serve_files(tmp_path) as server:
+            server.part, server.faults = "", [fault] * 100
+            with pytest.raises(ValueError, match=words):
+                ShardReader(server.url, cache=CacheOptions(root=tmp_path / "cache", limit=1 << 30), remote=QUICK)
+
+
+def test_a_server_that_goes_while_shards_are_verified_is_not_called_damage(monkeypatch, tmp_path, capsys):
+    build(MmsaSource(save(mmsa(), tmp_path / "x.pkl")), tmp_path / "set", samples_per_shard=4)
+    monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path / "mine"))
+    monkeypatch.setattr("data_shards.remote.time.sleep", lambda seconds: None)
+    with serve_files(tmp_path / "set") as server:
+        server.faults = ["500"] * 10_000
+        with pytest.raises(Unreachable, match="gave up after 6 attempts"):
+            verify([server.url])
+    assert "broken" not in capsys.readouterr().out
 
 
 def test_a_server_without_ranges(tmp_path):

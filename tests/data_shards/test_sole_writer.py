@@ -157,3 +157,21 @@ def test_a_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
         acquire(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "directory", "device"])
+def test_what_stands_in_the_place_of_a_lease_is_not_written_to(tmp_path, kind):
+    """A directory from elsewhere may hold a link to a file of its victim's."""
+    victim, path = tmp_path / "victim", tmp_path / "run" / NAME
+    victim.write_text("precious")
+    path.parent.mkdir()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"link": victim, "dangling": tmp_path / "new", "device": Path("/dev/null")}[kind])
+    with pytest.raises(ValueError, match=f"{path} is no plain file, so nothing was written; remove it"):
+        acquire(path.parent)
+    assert victim.read_text() == "precious"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run", "victim"]

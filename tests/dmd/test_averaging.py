@@ -8,6 +8,8 @@ from dmd.training.averaging import DELAY, START, WeightAverage
 from dmd.training.state import Cursor, check_continues, make_state, saved_config
 from tests.data_shards.making import build_from, mmsa
 
+SCHEDULE = {"plateau": {}, "learning_rates": [], "best_loss": 1.0, "best_epoch": 0, "best_step": -1}
+
 
 def network() -> torch.nn.Linear:
     torch.manual_seed(0)
@@ -68,7 +70,7 @@ def test_checkpoints_of_older_programs_continue(tmp_path):
         config=config,
         info=info,
         cursor=Cursor(),
-        schedule={"best_step": -1},
+        schedule=SCHEDULE,
         nonfinite_in_a_row=0,
         text_encoder=None,
         library_versions={},

@@ -381,3 +381,17 @@ def test_class_numbers_are_found_where_dmd_shard_finds_them(name):
     for wrong in (3, 0.5, -1):
         with pytest.raises(ValueError, match=rf"x: {name} holds {wrong}, which is not a class of the model.* 0 to 2"):
             _labels(Fields({name: [0, wrong]}), 2, card, "x: ")
+
+
+def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):
+    assert command("export", run, tmp_path / "out", "--no-program") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        torn = lambda path, chunks: sys.exit(path.write_bytes(b"".join(chunks)))  # noqa: E731
+        patch.setattr("dmd.training.durable.write_file", torn)
+        with pytest.raises(SystemExit):
+            command("export", run, tmp_path / "out", "--no-program")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    with pytest.raises(ValueError, match="no checkpoint"):  # never new weights under the card of others
+        dmd.load(tmp_path / "out")
+    assert command("export", run, tmp_path / "out", "--no-program") == 0
+    dmd.load(tmp_path / "out")

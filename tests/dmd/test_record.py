@@ -239,3 +239,14 @@ def test_a_write_that_does_not_fit_leaves_no_half_line(tmp_path):
     train(record, 4, 9)
     record.close(None)
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("resume", [None, 20])
+def test_files_that_are_named_almost_like_events_stay(tmp_path, resume):
+    train(recorder(tmp_path), 1, 20)
+    (tmp_path / "events.out.tfevents.backup").write_text("mine")
+    (tmp_path / "events.out.tfevents.1x.host").write_text("mine")
+    (tmp_path / "events.out.tfevents.77.d").mkdir()
+    train(recorder(tmp_path, resume_step=resume), 21, 30)
+    kept = {path.name for path in tmp_path.glob("events.out.tfevents.*")}
+    assert kept > {"events.out.tfevents.backup", "events.out.tfevents.1x.host", "events.out.tfevents.77.d"}

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,21 +11,15 @@ from dmd.metrics import METRIC_TITLES
 from dmd.training.epoch_report import Outcome
 from dmd.training.restore import best_checkpoint, evaluate_run
 from dmd.training.standing import finished_at, is_unfinished, standing
-from tests.dmd.trained import SMALL, TRAIN, train
+from tests.dmd.trained import train, train_and_tell
 
 CUT = ["train.ghost_batches_per_step=2", "train.max_steps=2"]
 """Two of the three steps of an epoch."""
 
 
 def tell(shards: Path, run: Path, overrides: list[str]) -> str:
-    """Train in another process and print the line that ends it."""
-    code = TRAIN.replace("device=device).run()", "device=device).run().text(Path(run), 1))").replace(
-        "    make_training", "    print(make_training"
-    )
-    wanted = json.dumps({str(run): [*SMALL, *overrides]})
-    result = subprocess.run([sys.executable, "-c", code, str(shards), wanted], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    """Train in another process; what it prints, its last line among it."""
+    return train_and_tell(shards, {run: overrides})
 
 
 def content(run: Path) -> dict[str, bytes]:

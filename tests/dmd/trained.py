@@ -1,15 +1,20 @@
 """Small runs for tests of what reads runs: trained by the loop itself, all in one process."""
 
 import json
-import subprocess
-import sys
+import os
+import tempfile
 from pathlib import Path
 
 import torch
 
 from dmd.cli import main
+from dmd.presets import load_config
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
+from launch.engine import join_process_group
+from launch.ports import free_port
+from launch.training import make_training
+from tests.launch.ranks import forks
 
 SMALL = ("model.dim=8", "model.heads=2", "model.levels=1", "train.learning_rate=1e-3", "train.epochs=2")
 
@@ -24,27 +29,43 @@ def make_shards(path: Path, samples: int = 100, *more: str) -> Path:
     return path
 
 
-TRAIN = """
-import json, os, socket, sys
-from pathlib import Path
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-from dmd.presets import load_config
-from launch.engine import join_process_group
-from launch.training import make_training
-device = join_process_group()
-for run, overrides in json.loads(sys.argv[2]).items():
-    make_training(load_config(None, overrides), sys.argv[1], Path(run), device=device).run()
-"""
+def _train(shards: str, runs: dict[str, list[str]], environment: dict[str, str], log: str) -> None:
+    """One rank, forked from a process that has imported all: one run after the other, each ended by its last line."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.clear()
+    os.environ.update(
+        environment,
+        RANK="0",
+        LOCAL_RANK="0",
+        WORLD_SIZE="1",
+        LOCAL_SIZE="1",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(free_port()),
+    )
+    torch.set_num_threads(1)
+    device = join_process_group()
+    for run, overrides in runs.items():
+        training = make_training(load_config(None, overrides), shards, Path(run), device=device)
+        print(training.run().text(Path(run), 1), flush=True)
+
+
+def train_and_tell(shards: Path | str, runs: dict[Path, list[str]]) -> str:
+    """Runs of two epochs with the given overrides on top of `SMALL`, all in one other process; what it printed."""
+    wanted = {str(run): [*SMALL, *overrides] for run, overrides in runs.items()}
+    with tempfile.NamedTemporaryFile("r") as log:
+        process = forks.Process(target=_train, args=(str(shards), wanted, dict(os.environ), log.name))
+        process.start()
+        process.join()
+        told = log.read()
+    assert process.exitcode == 0, told
+    return told
 
 
 def train(shards: Path | str, runs: dict[Path, list[str]]) -> list[Path]:
-    """Runs of two epochs with the given overrides on top of `SMALL`, on one rank, all in one other process."""
-    wanted = json.dumps({str(run): [*SMALL, *overrides] for run, overrides in runs.items()})
-    result = subprocess.run([sys.executable, "-c", TRAIN, str(shards), wanted], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    """The same; gives the runs."""
+    train_and_tell(shards, runs)
     return list(runs)
 
 

@@ -92,6 +92,19 @@ def test_one_rank_that_is_refused_ends_all_with_its_reason(shards, tmp_path):
     assert f"rank 1 on {HOST} cannot train: {tmp_path}/nothing" in line
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_without_a_config_ends_all_with_its_reason(shards, tmp_path, rank):
+    """They would wait ten minutes for it, and end with 69: a script would repeat the command for ever."""
+    own = [["train.sed=2"] if rank == number else [] for number in range(2)]
+    line = refused(train(shards, tmp_path / "run", ranks=2, own=own))
+    assert "train.sed" in line
+    assert "train.seed" in line
+
+
+def test_what_dmd_train_has_refused_on_a_host_reaches_the_others(shards, tmp_path, monkeypatch):
+    assert "not today" in refused(train(shards, tmp_path / "run", ranks=2, DMD_REFUSED="not today"))
+
+
 def test_a_run_directory_that_cannot_be_made_is_the_storage_on_every_rank(shards, tmp_path):
     (tmp_path / "file").write_text("")
     there = ["--run", str(tmp_path / "file" / "run")]

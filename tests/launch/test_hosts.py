@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launch.reach import check_ssh
 from tests.hosts import Host, can_make_hosts, hosts
 from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, finish, last
 from tests.launch.test_launcher import ENDLESS
@@ -194,18 +195,30 @@ def test_the_cause_over_ssh_comes_last_and_once(two, ssh, shards, tmp_path):
     assert output.count("No space left on device") == 1
 
 
-def test_hosts_that_were_not_given_the_same(two, shards, tmp_path):
-    """Another seed on the second host: both hosts say so and end."""
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("train.seed=2", r"the ranks were not given .*: train\.seed is 1111 on .* \(rank 0\), 2 on .* \(rank 1\)"),
+        ("model.dim=7", r"model\.heads is 2; it must divide model\.dim, which is 7"),
+    ],
+    ids=["by-all-ranks", "by-dmd-train-of-one-host"],
+)
+def test_hosts_that_were_not_given_the_same(two, shards, tmp_path, own, told):
+    """Both hosts say so and end, whoever finds it."""
     logs = [tmp_path / f"log{host}" for host in range(2)]
     command = dmd_train(shards, tmp_path / "run", "--hosts", str(two.file))
-    own = [[], ["train.seed=2"]]
-    processes = [two.start(host, logs[host], [*command, *own[host], "--host-rank", str(host)]) for host in range(2)]
+    given = [[], [own]]
+    processes = [two.start(host, logs[host], [*command, *given[host], "--host-rank", str(host)]) for host in range(2)]
     codes = [process.wait(PATIENCE) for process in processes]
     for code, log in zip(codes, logs, strict=True):
         text = log.read_text(errors="replace")
         assert code == USER_ERROR, text
-        assert len(re.findall(re.escape("dmd train: error: the ranks were not given the same: "), text)) == 1
-        assert re.search(r"train\.seed is 1111 on .* \(rank 0\), 2 on .* \(rank 1\)", text), text
+        assert len(re.findall(f"dmd train: error: .*{told}", text)) == 1, text
+
+
+def test_a_host_that_ssh_cannot_reach_is_named(ssh):
+    with pytest.raises(ValueError, match=r"ssh cannot reach no-such-host\.invalid \(.*\); `ssh no-such-host"):
+        check_ssh(["no-such-host.invalid"], None)
 
 
 def test_words_and_secrets_reach_the_ranks_alone(two, ssh, shards, tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from launch.threads import _quota, busy_cores, choose_threads, kept_threads, settle_threads, usable_cores
+from launch.threads import _quota, busy_cores, choose_threads, is_chosen, kept_threads, settle_threads, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,14 @@ def test_the_users_choice_wins(monkeypatch, tmp_path, capsys):
     settle_threads(tmp_path, torch.device("cpu"))
     assert torch.get_num_threads() == before
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "4x", "2.5", "1e3", "4,", ",4", "4,0", "9" * 11, "\u0664", "${N}"])
+def test_a_choice_that_is_no_number_is_refused(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    with pytest.raises(ValueError, match="; give a number of threads such as 4, or unset it"):
+        settle_threads(tmp_path, torch.device("cpu"))
+
+
+def test_an_empty_choice_is_none():
+    assert [is_chosen(text) for text in ("", " ", "7", " 7 ", "4,2", "+3", "08")] == [False] * 2 + [True] * 5

@@ -1,8 +1,11 @@
 """How the Triton forms are checked: in a process of its own where they are interpreted, in place on CUDA."""
 
 import os
-import subprocess
-import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from importlib import import_module
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -13,18 +16,31 @@ TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2}
 on_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 
 
+@lru_cache
+def _interpreter() -> ProcessPoolExecutor:
+    """One process for all checks: to import everything takes longer than most of them."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_interpret)
+
+
+def _interpret() -> None:
+    """Prepare the process. Triton decides about its interpreter when kernels are defined, which none is yet."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    repair_bfloat16()
+
+
+def _check(module: str, check: str, arguments: tuple[object, ...]) -> None:
+    getattr(import_module(module), check)(*arguments)
+
+
 def interpreted(module: str, check: str, *arguments: object) -> None:
-    """Run a check on the CPU. Triton decides about its interpreter when the kernels are defined.
+    """Run a check on the CPU, with the kernels interpreted.
 
     Memory is not-a-number until it is written, so that what no kernel wrote is not read either.
     """
-    call = f"checks.{check}('cpu', {', '.join(map(repr, arguments))})"
-    prepare = "import torch; torch.use_deterministic_algorithms(True)"
-    code = f"{prepare}; import {module} as checks, {__name__} as forms; forms.repair_bfloat16(); {call}"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
+    _interpreter().submit(_check, module, check, ("cpu", *arguments)).result()
 
 
 def repair_bfloat16() -> None:

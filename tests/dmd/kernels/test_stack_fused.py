@@ -127,7 +127,7 @@ def test_stack_interpreted():
 
 
 def test_stack_in_bfloat16_interpreted():
-    interpreted(__name__, "check_bfloat16", "SMALL", "ends", 9)
+    interpreted(__name__, "check_bfloat16", "SMALL", "ends", 5)
 
 
 ON_CUDA = [*(("SMALL", name) for name in SMALL), *(("LARGE", name) for name in LARGE)]

@@ -1,15 +1,31 @@
-"""How kernels are checked for a card that is not there: in a process of its own, which defines them for compilation."""
+"""How kernels are checked for a card that is not there: in a process that defines them for compilation."""
 
-import os
-import subprocess
-import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from importlib import import_module
+from multiprocessing import get_context
+
+import torch
+
+
+@lru_cache
+def _compiler() -> ProcessPoolExecutor:
+    """One process for all checks: to import everything takes longer than most of them."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare)
+
+
+def _prepare() -> None:
+    """Prepare the process: the driver comes before any kernel is defined."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    import_module("benchmarks.offline_driver")
+
+
+def _check(module: str, check: str, arguments: tuple[object, ...]) -> None:
+    getattr(import_module(module), check)(*arguments)
 
 
 def without_card(module: str, check: str, *arguments: object) -> None:
-    """Run a check of a module; the driver (`benchmarks.offline_driver`) comes before any kernel is defined."""
-    call = f"checks.{check}({', '.join(map(repr, arguments))})"
-    code = f"import benchmarks.offline_driver; import {module} as checks; {call}"
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
+    """Run a check of a module."""
+    _compiler().submit(_check, module, check, arguments).result()
