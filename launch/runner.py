@@ -86,6 +86,7 @@ def launcher_command(place: Place, arguments: list[str]) -> list[str]:
             if shlex.quote(path) != path:
                 raise ValueError(f"{path!r} has a character that a remote shell would change; install it elsewhere")
         arguments = [shell_word(word) for word in arguments]
+    where += ["--log_level", "critical"]  # a rank that was stopped is an error to it, and the last line
     return [sys.executable, "-m", "deepspeed.launcher.runner", *where, str(SCRIPT), *arguments]
 
 

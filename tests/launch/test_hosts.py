@@ -135,7 +135,6 @@ def test_ssh_starts_all_hosts_and_carries_a_signal(two, ssh, shards, reference, 
     wrapper = two.start(0, log, dmd_train(shards, run, "--hosts", str(two.file), "--resume", "4"), **ssh)
     assert wrapper.wait(PATIENCE) == 0, text()
     assert_bitwise(run, reference(SAVES, ranks=2))
-    assert two.pair[1].address in text()
 
 
 def test_the_cause_on_one_host_is_that_of_both(two, shards, tmp_path):
