@@ -163,10 +163,11 @@ def test_a_build_that_is_refused_leaves_no_writer_at_work(tmp_path):
     data = mmsa({"train": 2000})
     data["train"]["id"][4] = data["train"]["id"][2]
     path = save(data, tmp_path / "x.pkl")
+    others = set(multiprocessing.active_children())
     for _ in range(3):
         with pytest.raises(ValueError, match="is there twice: train sample 2 and train sample 4"):
             shard([str(path), str(tmp_path / "shards"), "--processes", "4", "--samples-per-shard", "3"])
-        assert not multiprocessing.active_children()
+        assert set(multiprocessing.active_children()) <= others
         assert not (tmp_path / "shards").exists()
 
 
