@@ -22,7 +22,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.access import PLACES, find_token, send_token
-from cluster.commands import experiment_parser, tune_parser
+from cluster.parsers import experiment_parser, tune_parser
 from data_shards.places import to_place
 from dmd.presets import load_config, preset_names
 from launch.exit_codes import LOST
