@@ -9,7 +9,7 @@ def tune(argv: list[str]) -> int:
     from cluster.parsers import tune_parser
 
     options = tune_parser().parse_intermixed_args(argv)
-    from cluster.run import run_tune
+    from cluster.experiments.orchestrate import run_tune
 
     return run_tune(options)
 
@@ -19,13 +19,13 @@ def experiment(argv: list[str]) -> int:
     from cluster.parsers import experiment_parser
 
     options = experiment_parser().parse_intermixed_args(argv)
-    from cluster.run import run_experiment
+    from cluster.experiments.orchestrate import run_experiment
 
     return run_experiment(options)
 
 
 def submit(argv: list[str]) -> int:
     """Run tune or experiment as a job on a remote cluster, follow its log, look at it or stop it."""
-    from cluster.submit import submit as submit_job
+    from cluster.jobs.submit import submit as submit_job
 
     return submit_job(argv)

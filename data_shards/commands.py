@@ -19,8 +19,8 @@ def shard(argv: list[str]) -> int:
     """Turn feature files, or made-up data, into shards with an index."""
     options = _shard_options(argv)
 
-    from data_shards.sources.base import Source
-    from data_shards.writer import build
+    from data_shards.writing.build import build
+    from data_shards.writing.source import Source
 
     source: Source
     zeroed: dict[str, int] = {}
@@ -154,8 +154,8 @@ def verify(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="shards read at once (default: one per core)")
     options = parser.parse_args(argv)
 
-    from data_shards.index import ShardIndex
-    from data_shards.verify import verify as check
+    from data_shards.reading.index import ShardIndex
+    from data_shards.tools.verify import verify as check
 
     samples = sum(ShardIndex.load(options.shards).info.counts.values())
     with _bar(samples) as progress:
@@ -177,7 +177,7 @@ def inspect(argv: list[str]) -> int:
 
     import json
 
-    from data_shards.summary import plot, summarize, to_text
+    from data_shards.tools.summary import plot, summarize, to_text
 
     facts = summarize(options.shards)
     print(json.dumps(facts, indent=2) if options.json else to_text(facts))
@@ -215,7 +215,7 @@ def index(argv: list[str]) -> int:
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
     options = parser.parse_args(argv)
 
-    from data_shards.foreign import index_tars
+    from data_shards.external.index_tars import index_tars
 
     with _bar(None) as progress:
         info = index_tars(

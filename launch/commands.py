@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from launch.exit_codes import STOPPED
-from launch.supervise import STOP_SIGNALS
+from launch.supervision.supervise import STOP_SIGNALS
 
 if TYPE_CHECKING:
-    from launch.runner import Place
+    from launch.starting.runner import Place
 
 
 def train(argv: list[str]) -> int:
@@ -64,9 +64,9 @@ def _train(argv: list[str]) -> int:
     from dmd.training.resume import parse_resume
     from launch.arguments import rank_arguments
     from launch.devices import check_ranks, num_gpus
-    from launch.ending import show
-    from launch.runner import run_launcher
-    from launch.setup import check_resume, check_training, open_shards, unread_overrides
+    from launch.starting.runner import run_launcher
+    from launch.supervision.ending import show
+    from launch.trainer.preflight import check_resume, check_training, open_shards, unread_overrides
 
     place = _place(options)
     num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
@@ -89,9 +89,9 @@ def _train(argv: list[str]) -> int:
 
 
 def _place(options: argparse.Namespace) -> "Place":
-    from launch.hosts import read_hosts
-    from launch.ports import check_port
-    from launch.runner import DEFAULT_PORT, Place, default_ranks
+    from launch.network.ports import check_port
+    from launch.starting.hosts import read_hosts
+    from launch.starting.runner import DEFAULT_PORT, Place, default_ranks
 
     if options.hosts is None:
         if options.host_rank is not None:

@@ -18,13 +18,12 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from data_shards.durable import sync_directory
+from data_shards.durable import sync_directory, write_file
 from dmd.kernels.backend import Card, card_of, choose_execution, default_device
-from dmd.training.durable import write_file
 from dmd.training.provenance import versions
 from launch.devices import num_gpus
-from launch.environment import interface_to
-from launch.hosts import read_hosts
+from launch.network.interfaces import interface_to
+from launch.starting.hosts import read_hosts
 
 ALL_REDUCE = """
 import os, sys, datetime, torch, torch.distributed as dist

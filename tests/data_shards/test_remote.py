@@ -11,13 +11,13 @@ import fsspec
 import numpy as np
 import pytest
 
-from data_shards.cache import CacheOptions
 from data_shards.commands import inspect, verify
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
-from data_shards.remote import Remote, RemoteOptions
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.writer import build
+from data_shards.storage.cache import CacheOptions
+from data_shards.storage.remote import Remote, RemoteOptions
+from data_shards.writing.build import build
 from tests.data_shards.making import COUNTS, held, is_right, mmsa, save
 from tests.data_shards.servers import QUICK, serve_files
 
@@ -188,7 +188,7 @@ import json, sys
 import fsspec
 fsspec.config.conf["s3"] = json.loads(sys.argv[2])
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 build(MmsaSource(sys.argv[3]), sys.argv[1], samples_per_shard=4)
 """
 

@@ -16,7 +16,7 @@ import torch
 from transformers import BertConfig
 
 import dmd
-from data_shards.schema import MODALITIES
+from data_shards.format.schema import MODALITIES
 from data_shards.sources.pickled import Fields
 from dmd.exported import CARD, PROGRAM, example
 from dmd.model import DMD, ModelConfig

@@ -32,8 +32,8 @@ with socket.socket() as free:
     port = free.getsockname()[1]
 os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 from dmd.presets import load_config
-from launch.engine import join_process_group
-from launch.training import make_training
+from launch.trainer.engine import join_process_group
+from launch.trainer.build import make_training
 device = join_process_group()
 for run, overrides in json.loads(sys.argv[2]).items():
     make_training(load_config(None, overrides), sys.argv[1], Path(run), device=device).run()

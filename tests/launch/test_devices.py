@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from launch.devices import check_ranks, keep_choice, take_choice
-from launch.reach import SCRIPT
-from launch.runner import Place, launcher_command
+from launch.starting.reach import SCRIPT
+from launch.starting.runner import Place, launcher_command
 
 
 def through(environment: dict[str, str], launcher: dict[str, str]) -> dict[str, str]:
@@ -74,7 +74,7 @@ def test_the_launcher_itself_replaces_the_choice(tmp_path):
 
 OWN = """
 from dmd.kernels.backend import default_device
-from launch.runner import default_ranks
+from launch.starting.runner import default_ranks
 print(default_device(), default_ranks())
 """
 

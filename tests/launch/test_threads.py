@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from launch.threads import _quota, busy_cores, choose_threads, kept_threads, settle_threads, usable_cores
+from launch.trainer.threads import _quota, busy_cores, choose_threads, kept_threads, settle_threads, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_choice(cores, busy, ranks, kept, threads):
 
 def test_cores_are_those_that_the_process_may_use(tmp_path):
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from launch.threads import usable_cores; print(usable_cores())"
+    code += "from launch.trainer.threads import usable_cores; print(usable_cores())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
     assert _quota(tmp_path) == float("inf")
