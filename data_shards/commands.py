@@ -5,10 +5,10 @@ node's copies of remote shards may be.
 """
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from data_shards.cores import usable_cores
 from data_shards.meaning import add_meaning, labels_of, print_ignored, print_labels
 from data_shards.places import place_option
 
@@ -67,7 +67,7 @@ def shard(argv: list[str]) -> int:
             options.shards,
             samples_per_shard=options.samples_per_shard,
             storage=options.dtype,
-            processes=options.processes or _cores(),
+            processes=options.processes or usable_cores(),
             where=options.features or "",
             labels=labels,
             ids=options.ids,
@@ -159,7 +159,7 @@ def verify(argv: list[str]) -> int:
 
     samples = sum(ShardIndex.load(options.shards).info.counts.values())
     with _bar(samples) as progress:
-        report = check(options.shards, threads=options.threads or _cores(), progress=progress)
+        report = check(options.shards, threads=options.threads or usable_cores(), progress=progress)
     for damage in report.damage:
         print(damage)
     verdict = f"{len(report.damage)} broken; restore them or rebuild" if report.damage else "all intact"
@@ -225,7 +225,7 @@ def index(argv: list[str]) -> int:
             name=options.name,
             labels=labels_of(options),
             ids=options.ids,
-            processes=options.processes or _cores(),
+            processes=options.processes or usable_cores(),
             progress=progress,
         )
     print_ignored(info.ignored)
@@ -246,10 +246,6 @@ def _pairs(items: list[str], option: str) -> dict[str, str]:
             raise ValueError(f"{option} names {name} twice: {pairs[name]} and {value}; leave one")
         pairs[name] = value
     return pairs
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

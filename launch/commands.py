@@ -9,13 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from launch.exit_codes import STOPPED
+from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
 from launch.supervision.supervise import STOP_SIGNALS
-
-if TYPE_CHECKING:
-    from launch.starting.runner import Place
 
 
 def train(argv: list[str]) -> int:
@@ -68,30 +66,30 @@ def _train(argv: list[str]) -> int:
     from launch.supervision.ending import show
     from launch.trainer.preflight import check_resume, check_training, open_shards, unread_overrides
 
-    place = _place(options)
-    num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
-    if place.hosts is None:
-        check_ranks(place.ranks, num_gpus())
+    layout = _layout(options)
+    num_ranks = layout.ranks if layout.hosts is None else layout.hosts.num_ranks
+    if layout.hosts is None:
+        check_ranks(layout.ranks, num_gpus())
     config = load_config(options.preset, options.overrides)
     with open_shards(options.data, config) as reader:
-        check_training(config, reader, options.run, num_ranks, here=not place.by_ssh)
+        check_training(config, reader, options.run, num_ranks, here=not layout.by_ssh)
         check_resume(config, reader, options.run, parse_resume(options.resume))
         for override in unread_overrides(options.overrides, reader.index.info):
             why = f"{options.data} holds text features, so there is no text encoder"
             print(f"warning: {override} has no effect: {why}", file=sys.stderr, flush=True)
     arguments = rank_arguments(options)
     encoder = Path(config.text.encoder)
-    if place.by_ssh and encoder.is_dir() and not encoder.is_absolute():
+    if layout.by_ssh and encoder.is_dir() and not encoder.is_absolute():
         arguments.append(f"text.encoder={json.dumps(str(encoder.absolute()))}")
-    ending = run_launcher(place, arguments, options.data, patience=config.train.collective_timeout)
+    ending = run_launcher(layout, arguments, options.data, patience=config.train.collective_timeout)
     show(ending)
     return ending.code
 
 
-def _place(options: argparse.Namespace) -> "Place":
+def _layout(options: argparse.Namespace) -> RankLayout:
     from launch.network.ports import check_port
     from launch.starting.hosts import read_hosts
-    from launch.starting.runner import DEFAULT_PORT, Place, default_ranks
+    from launch.starting.runner import default_ranks
 
     if options.hosts is None:
         if options.host_rank is not None:
@@ -101,7 +99,7 @@ def _place(options: argparse.Namespace) -> "Place":
             raise ValueError(f"--ranks is {ranks}; it must be at least 1")
         if options.port is not None:
             check_port(options.port, here=True)
-        return Place(ranks=ranks, port=options.port)
+        return RankLayout(ranks=ranks, port=options.port)
     hosts = read_hosts(options.hosts)
     if options.ranks is not None:
         raise ValueError(f"--ranks {options.ranks} and --hosts; the hostfile's slots say how many ranks a host gets")
@@ -109,7 +107,7 @@ def _place(options: argparse.Namespace) -> "Place":
         last = len(hosts.slots) - 1
         raise ValueError(f"--host-rank is {options.host_rank}; {options.hosts} has the hosts 0 to {last}")
     check_port(DEFAULT_PORT if options.port is None else options.port, here=options.host_rank == 0)
-    return Place(ranks=0, hosts=hosts, host_rank=options.host_rank, port=options.port, ssh_port=options.ssh_port)
+    return RankLayout(ranks=0, hosts=hosts, host_rank=options.host_rank, port=options.port, ssh_port=options.ssh_port)
 
 
 def demo(argv: list[str]) -> int:

@@ -9,14 +9,14 @@ are several.
 import os
 from typing import Any
 
-import psutil
 import ray.util
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
-from launch.network.rendezvous import init_method
+from launch.network.interfaces import interface_of, take_interface
+from launch.network.rendezvous import LOOPBACK, init_method
 
 
 def choose_interface() -> str:
@@ -26,11 +26,9 @@ def choose_interface() -> str:
         this node's address.
     """
     own = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.address == own for entry in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-            if own != "127.0.0.1":
-                os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+    name = interface_of(own)
+    if name is not None:
+        take_interface(os.environ, name, between_hosts=own != LOOPBACK)
     return own
 
 

@@ -5,6 +5,10 @@ from collections.abc import Mapping, MutableMapping
 
 import psutil
 
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
+"""Environment variables by which gloo and NCCL are told which interface to take."""
+
 
 def is_one_host(environment: Mapping[str, str]) -> bool:
     """Whether all ranks of a training are on this host, by what DeepSpeed's launcher says."""
@@ -24,10 +28,22 @@ def interface_to(address: str) -> tuple[str, str]:
             own = str(probe.getsockname()[0])
     except OSError as error:
         raise ValueError(f"there is no way to {address} from {socket.gethostname()}: {error.strerror}") from error
+    return interface_of(own) or "lo", own  # the rest of 127.0.0.0/8
+
+
+def interface_of(own: str) -> str | None:
+    """The network interface that carries an address of this host; None: none does."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == own for entry in addresses):
-            return name, own
-    return "lo", own  # the rest of 127.0.0.0/8
+            return name
+    return None
+
+
+def take_interface(environment: MutableMapping[str, str], name: str, *, between_hosts: bool) -> None:
+    """Name an interface to gloo, and where ranks talk between hosts to NCCL, unless the user has chosen one."""
+    environment.setdefault(GLOO_INTERFACE, name)
+    if between_hosts:
+        environment.setdefault(NCCL_INTERFACE, name)
 
 
 def choose_interfaces(environment: MutableMapping[str, str]) -> None:
@@ -39,6 +55,4 @@ def choose_interfaces(environment: MutableMapping[str, str]) -> None:
     if address is None:
         return
     name, _ = interface_to("127.0.0.1" if is_one_host(environment) else address)
-    environment.setdefault("GLOO_SOCKET_IFNAME", name)
-    if not is_one_host(environment):
-        environment.setdefault("NCCL_SOCKET_IFNAME", name)
+    take_interface(environment, name, between_hosts=not is_one_host(environment))

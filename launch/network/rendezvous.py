@@ -16,7 +16,7 @@ import psutil
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import register_rendezvous_handler
 
-from launch.network.interfaces import interface_to, is_one_host
+from launch.network.interfaces import GLOO_INTERFACE, interface_to, is_one_host
 
 SCHEME = "dmd"
 LOOPBACK = "127.0.0.1"
@@ -40,7 +40,7 @@ def listening_address(environment: Mapping[str, str]) -> str:
     if is_one_host(environment):
         return LOOPBACK
     _, own = interface_to(environment["MASTER_ADDR"])
-    named = environment.get("GLOO_SOCKET_IFNAME", "")
+    named = environment.get(GLOO_INTERFACE, "")
     if own.startswith(_LOOPBACKS):  # the host's name leads to its loopback, as on Debian
         numbers = [entry.address for entry in psutil.net_if_addrs().get(named, ()) if entry.family == socket.AF_INET]
         return numbers[0] if numbers else own

@@ -13,12 +13,12 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from data_shards.cores import usable_cores
 from dmd.training.documents import parse_object
 
 VARIABLE = "OMP_NUM_THREADS"
 """Environment variable by which the user chooses."""
 SAMPLE_SECONDS = 1.0
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def settle_threads(run: Path, device: torch.device) -> None:
@@ -55,36 +55,6 @@ def choose_threads(cores: int, busy: float, ranks: int, kept: int | None) -> int
     return max(1, (cores - round(busy)) // ranks)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, less what a cgroup's quota leaves of them."""
-    cores = float(len(os.sched_getaffinity(0)))
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" or "cpu" in controllers.split(","):
-            cores = min(cores, *(_quota(folder) for folder in _folders(path, v2=number == "0")))
-    return max(1, int(cores))
-
-
-def _folders(path: str, *, v2: bool) -> list[Path]:
-    """The folder of a cgroup and of all above it; in a container the topmost one alone is there."""
-    root = _CGROUP if v2 else _CGROUP / "cpu"
-    own = root / path.lstrip("/")
-    return [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
-
-
-def _quota(folder: Path) -> float:
-    """Cores that a cgroup may use."""
-    try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
-        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else float("inf")
-    except (OSError, ValueError):
-        return float("inf")
-
-
 def busy_cores() -> float:
     """Cores of this process's affinity that others keep busy: in the next second, and by the load of the last minute.
 
@@ -95,7 +65,7 @@ def busy_cores() -> float:
     time.sleep(SAMPLE_SECONDS)
     own = os.sched_getaffinity(0)
     shares = [
-        1 - (now.idle + now.iowait - then.idle - then.iowait) / max(sum(now) - sum(then), 1e-9)
+        min(1.0, 1 - (now.idle + now.iowait - then.idle - then.iowait) / max(sum(now) - sum(then), 1e-9))
         for number, (then, now) in enumerate(zip(before, psutil.cpu_times(percpu=True), strict=True))
         if number in own
     ]
