@@ -27,8 +27,9 @@ from dmd.training.provenance import git_commit, versions
 from dmd.training.saving import CHECKPOINTS, Saver
 from dmd.training.state import model_state
 from dmd.training.step import train_step
-from launch.engine import DeepSpeedEngine
-from launch.setup import build_system, open_shards, plan_training
+from launch.trainer.build import build_system
+from launch.trainer.engine import DeepSpeedEngine
+from launch.trainer.preflight import open_shards, plan_training
 
 EVERY = 20
 

@@ -29,9 +29,9 @@ import psutil
 from benchmarks.cluster_runs import finish, lines, standing_cluster, start, step_seconds, train, tune, wait_for
 from benchmarks.cluster_scaling import StepModel, line, spread
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 from dmd.training.provenance import git_commit, versions
-from launch.ports import free_port
+from launch.network.ports import free_port
 
 SMALL = ["model.dim=20", "model.heads=4", "model.levels=2", "train.early_stop=1000"]
 SCALED = ["model.dim=30", "model.heads=6", "model.levels=2"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from launch.ports import free_port
+from launch.network.ports import free_port
 
 PATIENCE = 300
 

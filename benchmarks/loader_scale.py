@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.loader_sides import BATCH
-from data_shards.index import ShardIndex
-from data_shards.index_file import INDEX_NAME, SCHEMA
-from data_shards.index_writer import IndexWriter
-from data_shards.order import epoch_order
-from data_shards.reader import ShardReader
-from data_shards.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
+from data_shards.format.index_file import INDEX_NAME, SCHEMA
+from data_shards.format.index_writer import IndexWriter
+from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from data_shards.reading.shuffle import epoch_order
 from dmd.config import DataConfig
 from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan

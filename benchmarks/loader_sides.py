@@ -12,10 +12,10 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, Dataset
 
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
-from data_shards.schema import Sample
-from data_shards.writer import build
+from data_shards.format.schema import Sample
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from data_shards.writing.build import build
 from dmd.config import DataConfig
 from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan

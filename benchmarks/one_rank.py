@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import torch
 
-from launch.engine import join_process_group
-from launch.ports import free_port
+from launch.network.ports import free_port
+from launch.trainer.engine import join_process_group
 
 
 def join_alone() -> torch.device:

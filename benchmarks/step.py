@@ -30,7 +30,7 @@ from benchmarks.step_sides import LENGTHS, STEP, Sides, forget_peak, resident
 from benchmarks.step_training import training_against_step
 from benchmarks.turns import alternate, seconds
 from dmd.training.provenance import git_commit
-from launch.setup import keep_freed_memory
+from launch.trainer.host_tuning import keep_freed_memory
 
 BOTH = ("ours", "straightforward")
 

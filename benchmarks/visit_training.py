@@ -29,7 +29,7 @@ from benchmarks.tables import Table, commit
 from dmd.cli import main as dmd
 from dmd.config import TrainConfig
 from dmd.training.checkpoint import MODEL, newest_valid
-from launch.ports import free_port
+from launch.network.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=2")

@@ -1,1 +1,10 @@
-"""The Ray floor: trials over a cluster, each a DeepSpeed training; experiments over seeds; job submission."""
+"""The floor of Ray: many trainings on one cluster, and jobs for a cluster elsewhere.
+
+`commands` has `dmd tune`, `dmd experiment` and `dmd submit`; `parsers` and `options` say what they take and make one
+checked `Request` of it. `experiments.orchestrate` runs it: `ray_runtime` connects to a cluster and trains one config on
+it (a trial), `search` chooses the configs and records how they do, `experiments` brings both together, repeats the best
+config over seeds, and writes the tables. `jobs` sends such a command to a cluster that only its dashboard reaches.
+
+Files for users: `spaces` (search spaces), `autoscaler`, `kuberay` and `slurm` (clusters). Model selection sees the
+validation split only (`experiments.selection_shards`).
+"""

@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.resources import TrialSize, parse_ranks
-from cluster.session import chosen_address
-from cluster.trial import TrialOptions
+from cluster.ray_runtime.resources import TrialSize, parse_ranks
+from cluster.ray_runtime.session import chosen_address
+from cluster.ray_runtime.trial import TrialOptions
 from data_shards.places import Place, place_option
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.presets import load_config, preset_names
 

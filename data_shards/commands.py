@@ -5,10 +5,10 @@ node's copies of remote shards may be.
 """
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from data_shards.cores import usable_cores
 from data_shards.meaning import add_meaning, labels_of, print_ignored, print_labels
 from data_shards.places import place_option
 
@@ -19,8 +19,8 @@ def shard(argv: list[str]) -> int:
     """Turn feature files, or made-up data, into shards with an index."""
     options = _shard_options(argv)
 
-    from data_shards.sources.base import Source
-    from data_shards.writer import build
+    from data_shards.writing.build import build
+    from data_shards.writing.source import Source
 
     source: Source
     zeroed: dict[str, int] = {}
@@ -67,7 +67,7 @@ def shard(argv: list[str]) -> int:
             options.shards,
             samples_per_shard=options.samples_per_shard,
             storage=options.dtype,
-            processes=options.processes or _cores(),
+            processes=options.processes or usable_cores(),
             where=options.features or "",
             labels=labels,
             ids=options.ids,
@@ -154,12 +154,12 @@ def verify(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="shards read at once (default: one per core)")
     options = parser.parse_args(argv)
 
-    from data_shards.index import ShardIndex
-    from data_shards.verify import verify as check
+    from data_shards.reading.index import ShardIndex
+    from data_shards.tools.verify import verify as check
 
     samples = sum(ShardIndex.load(options.shards).info.counts.values())
     with _bar(samples) as progress:
-        report = check(options.shards, threads=options.threads or _cores(), progress=progress)
+        report = check(options.shards, threads=options.threads or usable_cores(), progress=progress)
     for damage in report.damage:
         print(damage)
     verdict = f"{len(report.damage)} broken; restore them or rebuild" if report.damage else "all intact"
@@ -177,7 +177,7 @@ def inspect(argv: list[str]) -> int:
 
     import json
 
-    from data_shards.summary import plot, summarize, to_text
+    from data_shards.tools.summary import plot, summarize, to_text
 
     facts = summarize(options.shards)
     print(json.dumps(facts, indent=2) if options.json else to_text(facts))
@@ -215,7 +215,7 @@ def index(argv: list[str]) -> int:
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
     options = parser.parse_args(argv)
 
-    from data_shards.foreign import index_tars
+    from data_shards.external.index_tars import index_tars
 
     with _bar(None) as progress:
         info = index_tars(
@@ -225,7 +225,7 @@ def index(argv: list[str]) -> int:
             name=options.name,
             labels=labels_of(options),
             ids=options.ids,
-            processes=options.processes or _cores(),
+            processes=options.processes or usable_cores(),
             progress=progress,
         )
     print_ignored(info.ignored)
@@ -246,10 +246,6 @@ def _pairs(items: list[str], option: str) -> dict[str, str]:
             raise ValueError(f"{option} names {name} twice: {pairs[name]} and {value}; leave one")
         pairs[name] = value
     return pairs
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -1,16 +1,19 @@
-"""Files that are on disk when they have their name: flushed writes, directory syncs, and locks that die with you."""
+"""Files that are on disk when they have their name: flushed writes, whole replacements, locks that die with you."""
 
 import errno
 import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 BLOCK_BYTES = 4 << 20
+_CHUNK = 1 << 24
 
 
 class Unreadable(OSError):
@@ -131,3 +134,45 @@ def is_at(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """What a file holds: its size in bytes and the hex sha256 of its content."""
+
+    size: int
+    sha256: str
+
+
+def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileEntry:
+    """Write a new file from chunks of bytes, fsync it, and say what it holds. Raises OSError, also if it exists."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(size=size, sha256=digest.hexdigest())
+
+
+def read_entry(path: Path) -> FileEntry:
+    """Size and sha256 of a file as it is on disk. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(size=size, sha256=digest.hexdigest())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put `content` in the place of the file: a reader or a crash sees the old or the new one. Raises OSError."""
+    staged = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        write_file(staged, [content])
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+    sync_directory(path.parent)

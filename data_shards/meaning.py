@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from data_shards.format.schema import DatasetInfo
     from data_shards.labels import Labels, Reading
-    from data_shards.schema import DatasetInfo
 
 
 def add_meaning(parser: argparse.ArgumentParser) -> None:

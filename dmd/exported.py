@@ -78,8 +78,8 @@ def export(run: Path, out: Path, *, program: bool) -> str | None:
     ours = (WEIGHTS, CARD, PROGRAM, LEASE)
     if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
         raise ValueError(f"{out} holds other files than an export; give a new directory")
+    from data_shards.durable import write_file
     from dmd.training.checkpoint_writer import tensor_bytes
-    from dmd.training.durable import write_file
 
     card, weights = read_run(run)
     predictor = Predictor(card, weights, CPU)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_shards.durable import replace_file
 from data_shards.file_kinds import PICKLE, TORCH_KINDS, refuse_kind
 from data_shards.places import Place
 from dmd.config import Config
@@ -28,7 +29,6 @@ from dmd.predictor import Modules
 from dmd.presets import config_to_dict
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
-from dmd.training.durable import replace_file
 from dmd.training.provenance import provenance, versions
 from dmd.training.saving import CHECKPOINTS
 from dmd.training.state import VERSION

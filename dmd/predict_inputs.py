@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.format.schema import MODALITIES
 from data_shards.meaning import counted
 from data_shards.places import Place, Where, to_place
-from data_shards.reader import ShardReader
-from data_shards.schema import MODALITIES
+from data_shards.reading.reader import ShardReader
+from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
-from data_shards.sources.base import to_id, to_raw_text
+from data_shards.sources.conversions import to_id, to_raw_text
 from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
 from data_shards.sources.splits import find_splits, split_of
-from data_shards.unpickle import Pickle
 from dmd.config import Config
 from dmd.data.targets import check_classes, targets
 from dmd.predictor import BATCH_SIZE, Arrays, ModelCard, check_arrays

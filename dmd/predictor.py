@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_shards.sources.base import finite
+from data_shards.sources.conversions import finite
 from dmd.config import Config
 from dmd.declared import check_declared
 from dmd.kernels.backend import choose_execution, current_device, float32_products, why_not_fused

@@ -12,6 +12,8 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from data_shards.cores import usable_cores
+
 STORE = "DMD_STORE"
 """Names the file."""
 _LOOK_SECONDS = 0.05
@@ -21,7 +23,7 @@ _OWN_WORDS_SECONDS = 1.0
 
 def run_ranks(arguments: list[str], ranks: int) -> int:
     """Run `dmd ARGUMENTS` on that many ranks; the exit code of the first that fails, whose message is shown."""
-    cores = str(max(1, len(os.sched_getaffinity(0)) // ranks))
+    cores = str(max(1, usable_cores() // ranks))
     with tempfile.TemporaryDirectory(prefix="dmd-ranks-") as name:
         folder = Path(name)
         common = {"OMP_NUM_THREADS": cores, "GLOO_SOCKET_IFNAME": "lo", **os.environ, STORE: str(folder / "store")}

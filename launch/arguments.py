@@ -29,7 +29,8 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 def rank_arguments(options: argparse.Namespace) -> list[str]:
     """The command line of a rank for parsed options; paths become absolute, ranks may start elsewhere.
 
-    A process list tells it to everybody on a host, so a URL stands there redacted (`launch.private` has it in full).
+    A process list tells it to everybody on a host, so a URL stands there redacted; `launch.starting.private` has it in
+    full.
     """
     arguments = ["--data", str(options.data.absolute()), "--run", str(options.run.absolute())]
     arguments += ["--resume", options.resume]

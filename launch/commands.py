@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from data_shards.places import redact
 from launch.exit_codes import STOPPED
-from launch.supervise import STOP_SIGNALS
+from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
+from launch.supervision.supervise import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from dmd.config import Config
-    from launch.runner import Place
 
 
 def train(argv: list[str]) -> int:
@@ -64,40 +64,40 @@ def _train(argv: list[str]) -> int:
     options = _parse(argv)
     from dmd.config import TrainConfig
     from launch.arguments import rank_arguments
-    from launch.ending import show
-    from launch.runner import run_launcher
+    from launch.starting.runner import run_launcher
+    from launch.supervision.ending import show
 
-    place = _place(options)
+    layout = _layout(options)
     arguments, patience, refused = rank_arguments(options), TrainConfig.collective_timeout, ""
     try:
-        config = _check(options, place)
+        config = _check(options, layout)
         patience = config.train.collective_timeout
         encoder = Path(config.text.encoder)
-        if place.by_ssh and encoder.is_dir() and not encoder.is_absolute():
+        if layout.by_ssh and encoder.is_dir() and not encoder.is_absolute():
             arguments.append(f"text.encoder={json.dumps(str(encoder.absolute()))}")
     except ValueError as error:
-        if place.host_rank is None:
+        if layout.host_rank is None:
             raise
         refused = redact(str(error))
         print(f"dmd train: {refused}; telling the other hosts", file=sys.stderr, flush=True)
-    ending = run_launcher(place, arguments, options.data, patience=patience, refused=refused)
+    ending = run_launcher(layout, arguments, options.data, patience=patience, refused=refused)
     show(ending)
     return ending.code
 
 
-def _check(options: argparse.Namespace, place: "Place") -> "Config":
+def _check(options: argparse.Namespace, layout: RankLayout) -> "Config":
     """The config of a training, which this host can run. Raises ValueError where it cannot."""
     from dmd.presets import load_config
     from dmd.training.resume import parse_resume
     from launch.devices import check_ranks, num_gpus
-    from launch.setup import check_resume, check_training, open_shards, unread_overrides
+    from launch.trainer.preflight import check_resume, check_training, open_shards, unread_overrides
 
-    num_ranks = place.ranks if place.hosts is None else place.hosts.num_ranks
-    if place.hosts is None:
-        check_ranks(place.ranks, num_gpus())
+    num_ranks = layout.ranks if layout.hosts is None else layout.hosts.num_ranks
+    if layout.hosts is None:
+        check_ranks(layout.ranks, num_gpus())
     config = load_config(options.preset, options.overrides)
     with open_shards(options.data, config) as reader:
-        check_training(config, reader, options.run, num_ranks, here=not place.by_ssh)
+        check_training(config, reader, options.run, num_ranks, here=not layout.by_ssh)
         check_resume(config, reader, options.run, parse_resume(options.resume))
         for override in unread_overrides(options.overrides, reader.index.info):
             why = f"{options.data} holds text features, so there is no text encoder"
@@ -105,10 +105,10 @@ def _check(options: argparse.Namespace, place: "Place") -> "Config":
     return config
 
 
-def _place(options: argparse.Namespace) -> "Place":
-    from launch.hosts import read_hosts
-    from launch.ports import check_port
-    from launch.runner import DEFAULT_PORT, Place, default_ranks
+def _layout(options: argparse.Namespace) -> RankLayout:
+    from launch.network.ports import check_port
+    from launch.starting.hosts import read_hosts
+    from launch.starting.runner import default_ranks
 
     if options.hosts is None:
         if options.host_rank is not None:
@@ -118,7 +118,7 @@ def _place(options: argparse.Namespace) -> "Place":
             raise ValueError(f"--ranks is {ranks}; it must be at least 1")
         if options.port is not None:
             check_port(options.port, here=True)
-        return Place(ranks=ranks, port=options.port)
+        return RankLayout(ranks=ranks, port=options.port)
     hosts = read_hosts(options.hosts)
     if options.ranks is not None:
         raise ValueError(f"--ranks {options.ranks} and --hosts; the hostfile's slots say how many ranks a host gets")
@@ -126,7 +126,7 @@ def _place(options: argparse.Namespace) -> "Place":
         last = len(hosts.slots) - 1
         raise ValueError(f"--host-rank is {options.host_rank}; {options.hosts} has the hosts 0 to {last}")
     check_port(DEFAULT_PORT if options.port is None else options.port, here=options.host_rank == 0)
-    return Place(ranks=0, hosts=hosts, host_rank=options.host_rank, port=options.port, ssh_port=options.ssh_port)
+    return RankLayout(ranks=0, hosts=hosts, host_rank=options.host_rank, port=options.port, ssh_port=options.ssh_port)
 
 
 def demo(argv: list[str]) -> int:

@@ -18,13 +18,14 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from data_shards.durable import sync_directory
+from data_shards.cores import usable_cores
+from data_shards.durable import sync_directory, write_file
 from dmd.kernels.backend import Card, card_of, choose_execution, default_device
-from dmd.training.durable import write_file
 from dmd.training.provenance import versions
 from launch.devices import num_gpus
-from launch.environment import interface_to
-from launch.hosts import read_hosts
+from launch.network.interfaces import GLOO_INTERFACE, NCCL_INTERFACE, interface_to
+from launch.starting.hosts import read_hosts
+from launch.starting.rank_layout import DEFAULT_PORT
 
 ALL_REDUCE = """
 import os, sys, datetime, torch, torch.distributed as dist
@@ -56,7 +57,9 @@ def doctor(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="dmd doctor", description=doctor.__doc__)
     parser.add_argument("--run", type=Path, default=Path(), help="where runs are to be written (default: here)")
     parser.add_argument("--hosts", type=Path, metavar="HOSTFILE", help="the hosts of a training, rank 0 first")
-    parser.add_argument("--port", type=int, default=29500, help="TCP port on rank 0's host (default: 29500)")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="TCP port on rank 0's host (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     address = read_hosts(options.hosts).first if options.hosts is not None else socket.gethostname()
     failed = 0
@@ -71,7 +74,7 @@ def doctor(argv: list[str]) -> int:
 
 def devices() -> Iterator[Finding]:
     """Host, cores, memory, GPUs."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     memory = psutil.virtual_memory().total / 2**30
     yield Finding("host", f"{socket.gethostname()}, {platform.platform()}, {cores} cores, {memory:.0f} GiB")
     for number in range(torch.cuda.device_count()):
@@ -105,11 +108,7 @@ def network(address: str, port: int) -> Iterator[Finding]:
     except ValueError as error:
         yield Finding("interface", str(error), ok=False)
         return
-    chosen = {
-        variable: os.environ[variable]
-        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-        if variable in os.environ
-    }
+    chosen = {variable: os.environ[variable] for variable in (GLOO_INTERFACE, NCCL_INTERFACE) if variable in os.environ}
     told = ", ".join(f"{key}={value}" for key, value in chosen.items()) or "the way to rank 0's host"
     taken = next(iter(chosen.values()), name)
     yield Finding("collectives", f"take {taken} ({told}; this host is {own} towards {address})", ok=True)
@@ -157,7 +156,7 @@ def cuda_compiler(nvcc: str | None, cuda: str | None) -> Finding:
 def collectives() -> Iterator[Finding]:
     """Two ranks of this machine add their numbers."""
     backend = "nccl" if num_gpus() > 1 else "gloo"
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, GLOO_INTERFACE: "lo", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="dmd-doctor-") as folder:
         command = [sys.executable, "-c", ALL_REDUCE, backend, f"{folder}/store"]
         ranks = [

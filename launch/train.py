@@ -8,8 +8,8 @@
 import os
 import sys
 
-from launch.channels import Channels
-from launch.supervise import StopRequest, supervise
+from launch.supervision.channels import Channels
+from launch.supervision.supervise import StopRequest, supervise
 
 
 def _train(stop: StopRequest, channels: Channels) -> int:
@@ -17,7 +17,7 @@ def _train(stop: StopRequest, channels: Channels) -> int:
     from launch.devices import take_choice  # heavy, as torch is; the supervisor does without
 
     take_choice(os.environ)
-    from launch.rank import main
+    from launch.trainer.main import main
 
     return main(sys.argv[1:], stop, channels)
 

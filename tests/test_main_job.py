@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.cli import main
 from dmd.config import DataConfig
 from dmd.data.loader import training_steps

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_shards.file_kinds import is_litter
-from data_shards.schema import MODALITIES, check_kind
+from data_shards.format.schema import MODALITIES, check_kind
+from data_shards.safe_pickle.load import Pickle
 from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
 from data_shards.sources.splits import find_splits
 from data_shards.sources.table import TableSource, table_format
-from data_shards.unpickle import Pickle
 
 Format = Literal["auto", "mmsa", "misa", "table"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.sources.base import finite, to_id
+from data_shards.sources.conversions import finite, to_id
 
 _LABELS = ("regression_labels", "labels")
 _CLASSES = "classification_labels"

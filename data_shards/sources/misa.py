@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.file_kinds import is_litter
-from data_shards.schema import Sample
-from data_shards.sources.base import check_nonfinite, to_features, to_id, to_text
+from data_shards.format.schema import Sample
+from data_shards.safe_pickle.load import Pickle
+from data_shards.sources.conversions import check_nonfinite, to_features, to_id, to_text
 from data_shards.sources.mmsa import Nonfinite
 from data_shards.sources.pickled import as_text, size_of
 from data_shards.sources.splits import find_splits
-from data_shards.unpickle import Pickle
-from data_shards.wordpiece import Vocabulary
+from data_shards.sources.wordpiece import Vocabulary
 
 
 @dataclass(frozen=True)

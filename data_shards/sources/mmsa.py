@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.schema import MODALITIES, Sample, TextKind
+from data_shards.format.schema import MODALITIES, Sample, TextKind
+from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
-from data_shards.sources.base import check_nonfinite, to_features, to_raw_text, to_tokens
+from data_shards.sources.conversions import check_nonfinite, to_features, to_raw_text, to_tokens
 from data_shards.sources.pickled import Splits
-from data_shards.unpickle import Pickle
 
 TextChoice = Literal["auto", "features", "tokens"]
 Nonfinite = Literal["refuse", "zero"]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_shards.sources.base import finite
+from data_shards.sources.conversions import finite
 
 
 class Nested:

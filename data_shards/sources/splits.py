@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from data_shards.schema import SPLITS
+from data_shards.format.schema import SPLITS
 
 ALIASES = {
     "train": "train",

@@ -2,7 +2,7 @@
 
 What a sentence says gives most of its label; a tone that only voice and face carry gives the rest. So text alone does
 well, voice and face alone do poorly, and all three together do best, as in the real data. Every number comes from
-the hash in `data_shards.hashing`, so the same seed gives the same bytes on every machine.
+the hash in `data_shards.format.hashing`, so the same seed gives the same bytes on every machine.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.hashing import key_of, normal, uniform
-from data_shards.schema import SPLITS, Sample, TextKind, check_kind
+from data_shards.format.hashing import key_of, normal, uniform
+from data_shards.format.schema import SPLITS, Sample, TextKind, check_kind
 
 _SUBJECTS = ("the movie", "the plot", "the acting", "the music", "the ending", "the director", "this film", "the story")
 _OPENINGS = ("", "i think", "i must say", "for me", "honestly", "well", "in my opinion", "to be fair")

@@ -16,9 +16,9 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from data_shards.file_kinds import is_litter, kind_of, refuse_kind
-from data_shards.index_file import INDEX_NAME
-from data_shards.schema import MODALITIES, SPLITS, Sample
-from data_shards.sources.base import (
+from data_shards.format.index_file import INDEX_NAME
+from data_shards.format.schema import MODALITIES, SPLITS, Sample
+from data_shards.sources.conversions import (
     check_nonfinite,
     to_count,
     to_features,

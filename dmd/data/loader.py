@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_shards.order import epoch_order
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
+from data_shards.reading.shuffle import epoch_order
 from dmd.config import DataConfig
 from dmd.data.plan import EMPTY, EpochPlan
 from dmd.kernels.backend import default_device

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from data_shards.schema import DatasetInfo
+from data_shards.format.schema import DatasetInfo
 from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY
 from dmd.model.config import MODALITIES

@@ -6,8 +6,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from data_shards.index import ShardIndex
-from data_shards.schema import DatasetInfo
+from data_shards.format.schema import DatasetInfo
+from data_shards.reading.index import ShardIndex
 from dmd.config import Config
 from dmd.metrics import to_classes
 from dmd.model.config import Task

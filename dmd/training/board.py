@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import evaluation_batches
 from dmd.losses.distillation import make_prior

@@ -26,9 +26,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from data_shards.durable import Unreadable, looking_at
+from data_shards.durable import FileEntry, Unreadable, looking_at, read_entry
 from dmd.training.documents import parse_object
-from dmd.training.durable import FileEntry, read_entry
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 FILES = (MODEL, OPTIMIZER, STATE)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_shards.durable import Unreadable, sync_directory
+from data_shards.durable import FileEntry, Unreadable, sync_directory, write_file
 from dmd.training.checkpoint import (
     MANIFEST,
     MODEL,
@@ -35,7 +35,6 @@ from dmd.training.checkpoint import (
     read_state,
     verify_checkpoint,
 )
-from dmd.training.durable import FileEntry, write_file
 from dmd.training.faults import fault_point
 
 _LEFTOVER = re.compile(r"\.(staging-(step_\d{8,}|removed|trial)|replaced-step_\d{8,})-[0-9a-f]{32}")

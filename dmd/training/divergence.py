@@ -8,12 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_shards.durable import Unreadable
-from data_shards.reader import ShardReader
+from data_shards.durable import Unreadable, replace_file
+from data_shards.reading.reader import ShardReader
 from dmd.config import TrainConfig
 from dmd.training.agreement import Diverged
 from dmd.training.checkpoint import checkpoint_name, checkpoint_paths
-from dmd.training.durable import replace_file
 from dmd.training.saving import CHECKPOINTS
 from dmd.training.step import StepResult
 

@@ -1,4 +1,4 @@
-"""What the training loop asks of an engine. `launch.engine` makes one with DeepSpeed."""
+"""What the training loop asks of an engine. `launch.trainer.engine` makes one with DeepSpeed."""
 
 from typing import Protocol
 

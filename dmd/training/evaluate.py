@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import evaluation_batches
 from dmd.losses.task import task_loss

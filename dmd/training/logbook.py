@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, device
 from tqdm import tqdm
 
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import reader_threads
 from dmd.data.plan import EpochPlan

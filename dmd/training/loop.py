@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import Lease
 from dmd.config import Config
 from dmd.data.loader import training_steps

@@ -4,7 +4,7 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from data_shards.index import ShardIndex
+from data_shards.reading.index import ShardIndex
 from data_shards.sole_writer import Lease
 from dmd.config import Config
 from dmd.data.plan import EpochPlan

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from data_shards.schema import DatasetInfo
+from data_shards.format.schema import DatasetInfo
 from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import current_device, why_not_fused

@@ -27,10 +27,9 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
-from data_shards.durable import is_at
+from data_shards.durable import is_at, replace_file
 from dmd.training.board import Features, config_text, figures
 from dmd.training.documents import DOCUMENT, read_document
-from dmd.training.durable import replace_file
 from dmd.training.evaluate import Evaluation
 from dmd.training.provenance import provenance
 from dmd.training.record_files import cut_lines, draw, open_board

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from data_shards.durable import replace_file
 from dmd.training.documents import parse_line
-from dmd.training.durable import replace_file
 from dmd.training.standing import LINES, read_lines
 
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,18})\..+")

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from data_shards.format.schema import DatasetInfo
 from data_shards.places import Place, Where, to_place
-from data_shards.reader import ShardReader
-from data_shards.schema import DatasetInfo
-from data_shards.store import was_opened
+from data_shards.reading.reader import ShardReader
+from data_shards.storage.store import was_opened
 from dmd.config import Config
 from dmd.data.targets import check_classes
 from dmd.declared import check_declared

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data_shards.schema import DatasetInfo
+from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
 from dmd.presets import config_from_dict, config_to_dict
 from dmd.training.documents import check_course

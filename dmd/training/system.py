@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from data_shards.schema import DatasetInfo
+from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.targets import targets

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from data_shards.schema import Sample
+from data_shards.format.schema import Sample
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 
 TINY = [
     "model.dim=8",

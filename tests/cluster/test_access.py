@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from ray._private.authentication.authentication_token_setup import generate_and_save_token
 
-from cluster.access import agree_on_token, find_token, make_token
-from cluster.submit import connect
-from launch.ports import free_port
+from cluster.jobs.submit import connect
+from cluster.ray_runtime.access import agree_on_token, find_token, make_token
+from launch.network.ports import free_port
 from tests.cluster.making import Node, wait_for
 
 pytestmark = pytest.mark.ray
@@ -102,8 +102,8 @@ def test_a_head_that_wants_no_token_is_sent_none(fresh, tmp_path_factory, monkey
 
 def test_what_listens_there_is_silent(monkeypatch):
     """It takes connections and answers nothing, as a process that is stopped."""
-    monkeypatch.setattr("cluster.access.PROBE_SECONDS", 1)
-    monkeypatch.setattr("cluster.submit.ANSWER_SECONDS", 1)
+    monkeypatch.setattr("cluster.ray_runtime.access.PROBE_SECONDS", 1)
+    monkeypatch.setattr("cluster.jobs.submit.ANSWER_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"no Ray cluster at {address}: Deadline Exceeded; start one"):

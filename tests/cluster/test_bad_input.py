@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands import experiment_parser
 from cluster.options import read_request
+from cluster.parsers import experiment_parser
 from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
-from launch.ports import free_port
+from launch.network.ports import free_port
 from tests.cluster.making import TINY, make_shards
 
 pytestmark = pytest.mark.ray

@@ -7,9 +7,9 @@ import pytest
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from cluster.process_group import OwnInterface
-from cluster.session import cluster
-from cluster.stopping import stop_requests
+from cluster.ray_runtime.process_group import OwnInterface
+from cluster.ray_runtime.session import cluster
+from cluster.ray_runtime.stopping import stop_requests
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster.halving import Halving
-from cluster.ledger import Ledger, TrialRecord
+from cluster.search.asha import Halving
+from cluster.search.trial_records import Ledger, TrialRecord
 from dmd.training.checkpoint import checkpoint_paths
 from dmd.training.restore import best_checkpoint
 from dmd.training.saving import CHECKPOINTS

@@ -15,16 +15,16 @@ from tensorboard.plugins.hparams.metadata import (
     parse_experiment_plugin_data,
 )
 
-from cluster.board import describe_search
-from cluster.experiment import make_cells, parse_seeds
-from cluster.ledger import Ledger, TrialRecord, keep_request
+from cluster.experiments.orchestrate import parse_ablation
+from cluster.experiments.results import markdown, seed_rows, student_t, summary, write_best, write_table, write_trials
+from cluster.experiments.seed_runs import make_cells, parse_seeds
+from cluster.jobs.submit import excludes
 from cluster.options import Request
-from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
-from cluster.results import markdown, seed_rows, student_t, summary, write_best, write_table, write_trials
-from cluster.run import parse_ablation
-from cluster.space import load_space
-from cluster.submit import excludes
-from cluster.table import LiveTable
+from cluster.ray_runtime.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
+from cluster.search.live_table import LiveTable
+from cluster.search.space import load_space
+from cluster.search.tensorboard_hparams import describe_search
+from cluster.search.trial_records import Ledger, TrialRecord, keep_request
 from dmd.config import Config
 from dmd.metrics import METRIC_TITLES
 from dmd.presets import load_config

@@ -6,16 +6,16 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from cluster.selection import SelectionSource, selection_shards
-from data_shards.index import ShardIndex
+from cluster.experiments.selection_shards import SelectionSource, selection_shards
+from data_shards.format.schema import DatasetInfo, Sample
 from data_shards.labels import Labels
-from data_shards.reader import ShardReader
-from data_shards.schema import DatasetInfo, Sample
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.verify import verify
-from data_shards.writer import build
+from data_shards.tools.verify import verify
+from data_shards.writing.build import build
 from dmd.config import Config
-from launch.setup import open_shards
+from launch.trainer.preflight import open_shards
 from tests.cluster.making import make_shards
 
 

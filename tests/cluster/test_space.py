@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ledger import Ledger, TrialRecord
-from cluster.search import LedgerSearch, make_strategy
-from cluster.space import Space, apply, load_space
+from cluster.search.space import Space, apply, load_space
+from cluster.search.strategies import LedgerSearch, make_strategy
+from cluster.search.trial_records import Ledger, TrialRecord
 from dmd.config import Config
 
 SPACE = """

@@ -6,9 +6,9 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from data_shards.cache import CacheOptions
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.writer import build
+from data_shards.storage.cache import CacheOptions
+from data_shards.writing.build import build
 from tests.data_shards.making import build_from, mmsa, save
 from tests.data_shards.servers import proxy, serve_files
 

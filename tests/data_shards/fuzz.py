@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
 
-from data_shards.foreign import index_tars
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
-from data_shards.unpickle import loads
+from data_shards.external.index_tars import index_tars
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from data_shards.safe_pickle.load import loads
 from tests.data_shards.fuzz_cases import forge, mutate, odd_numbers, pickles, write_sealed
 from tests.data_shards.making import build_from, mmsa
 

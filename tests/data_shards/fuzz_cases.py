@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_shards.index_writer import seal
+from data_shards.format.index_writer import seal
 from tests.data_shards.making import mmsa
 
 

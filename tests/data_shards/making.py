@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.reader import ShardReader
-from data_shards.schema import DatasetInfo
+from data_shards.format.schema import DatasetInfo
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 
 COUNTS = {"train": 23, "valid": 5, "test": 7}
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from data_shards.remote import RemoteOptions
+from data_shards.storage.remote import RemoteOptions
 
 STALL = 3.0
 QUICK = RemoteOptions(timeout=1.5, attempts=5, pause=0.02, chunk_bytes=4096, streams=3)

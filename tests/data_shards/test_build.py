@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.verify import verify
-from data_shards.writer import build
+from data_shards.tools.verify import verify
+from data_shards.writing.build import build
 from tests.data_shards.making import COUNTS, build_from, files, mmsa, save
 
 
@@ -139,7 +139,7 @@ SLOW_BUILD = """
 import sys, time
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 class Slow(SyntheticSource):
     def read(self, split, start, stop):
         for sample in super().read(split, start, stop):

@@ -11,11 +11,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from data_shards.cache import Cache, CacheOptions, parse_bytes
+from data_shards.format.schema import ShardInfo
 from data_shards.places import to_place
-from data_shards.reader import ShardReader
-from data_shards.schema import ShardInfo
-from data_shards.store import RemoteStore
+from data_shards.reading.reader import ShardReader
+from data_shards.storage.cache import Cache, CacheOptions, parse_bytes
+from data_shards.storage.store import RemoteStore
 from tests.data_shards.making import held, is_right
 from tests.data_shards.servers import QUICK
 
@@ -53,9 +53,9 @@ def test_the_cache_stays_below_its_limit_and_drops_what_was_used_longest_ago(ser
 RANK = """
 import json, sys
 import fsspec, numpy as np
-from data_shards.cache import CacheOptions
-from data_shards.reader import ShardReader
-from data_shards.remote import RemoteOptions
+from data_shards.storage.cache import CacheOptions
+from data_shards.reading.reader import ShardReader
+from data_shards.storage.remote import RemoteOptions
 from pathlib import Path
 url, root, limit, settings, patience = sys.argv[1:]
 fsspec.config.conf["s3"] = json.loads(settings)

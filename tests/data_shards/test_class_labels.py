@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 
-from data_shards.foreign import index_tars
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
-from data_shards.verify import verify
+from data_shards.external.index_tars import index_tars
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from data_shards.tools.verify import verify
 from tests.data_shards.making import COUNTS, build_from, everything, mmsa
 
 

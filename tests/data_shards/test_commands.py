@@ -3,7 +3,7 @@
 import pytest
 
 from data_shards.commands import shard, verify
-from data_shards.index import ShardIndex
+from data_shards.reading.index import ShardIndex
 from tests.data_shards.making import mmsa, save
 
 

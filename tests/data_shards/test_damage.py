@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
-from data_shards.verify import verify
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from data_shards.tools.verify import verify
 from tests.data_shards.making import build_from, mmsa
 
 

@@ -10,10 +10,10 @@ import pytest
 import webdataset as wds
 
 from data_shards.commands import index, inspect, shard
-from data_shards.index import ShardIndex
+from data_shards.reading.index import ShardIndex
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.splits import split_of
-from data_shards.writer import build
+from data_shards.writing.build import build
 from tests.data_shards.making import COUNTS, everything, mmsa, save
 
 NAMES = ["val", "dev", "validation", "VALID", "Dev", b"val", "valid"]

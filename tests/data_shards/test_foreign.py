@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from data_shards.foreign import index_tars
-from data_shards.index import ShardIndex
+from data_shards.external.index_tars import index_tars
 from data_shards.labels import Labels
-from data_shards.reader import ShardReader
-from data_shards.verify import verify
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from data_shards.tools.verify import verify
 from tests.data_shards.making import build_from, files, mmsa
 
 MAP = {

@@ -10,8 +10,8 @@ import pytest
 import webdataset as wds
 
 from data_shards.commands import index, shard
-from data_shards.identity import IdCheck
-from data_shards.verify import verify
+from data_shards.tools.verify import verify
+from data_shards.writing.identity import IdCheck
 from tests.data_shards.making import COUNTS, everything, mmsa, save
 
 

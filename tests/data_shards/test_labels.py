@@ -12,11 +12,11 @@ import pytest
 import webdataset as wds
 
 from data_shards.commands import index, inspect, shard
-from data_shards.index import ShardIndex
+from data_shards.format.schema import DatasetInfo
 from data_shards.labels import LabelFacts, Labels, check_meaning
-from data_shards.reader import ShardReader
-from data_shards.schema import DatasetInfo
-from data_shards.verify import verify
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from data_shards.tools.verify import verify
 from tests.data_shards.making import COUNTS, build_from, everything, mmsa, save
 
 OLD = Path(__file__).parent / "old"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
 from tests.data_shards.making import COUNTS, build_from, mmsa, save
 

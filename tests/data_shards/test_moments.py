@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_shards.foreign import index_tars
-from data_shards.index import ShardIndex
-from data_shards.moments import Moments
-from data_shards.schema import DatasetInfo
+from data_shards.external.index_tars import index_tars
+from data_shards.format.feature_statistics import Moments
+from data_shards.format.schema import DatasetInfo
+from data_shards.reading.index import ShardIndex
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 from tests.data_shards.making import build_from, everything, mmsa, save
 
 

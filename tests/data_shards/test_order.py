@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_shards.order import epoch_order
+from data_shards.reading.shuffle import epoch_order
 
 SIZES = {
     "num_samples": st.integers(1, 3000),

@@ -9,13 +9,13 @@ import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_shards.decode import decode_array
-from data_shards.npy import header
-from data_shards.reader import ShardReader
-from data_shards.schema import SPLITS, Sample, check_sample
+from data_shards.format.arrays import decode_array
+from data_shards.format.npy import header
+from data_shards.format.schema import SPLITS, Sample, check_sample
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.verify import verify
-from data_shards.writer import build
+from data_shards.tools.verify import verify
+from data_shards.writing.build import build
 from tests.data_shards.making import files, save
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30) | st.sampled_from(

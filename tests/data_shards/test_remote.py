@@ -12,13 +12,13 @@ import fsspec
 import numpy as np
 import pytest
 
-from data_shards.cache import CacheOptions
 from data_shards.commands import inspect, verify
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
-from data_shards.remote import Remote, RemoteOptions, Unreachable
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.writer import build
+from data_shards.storage.cache import CacheOptions
+from data_shards.storage.remote import Remote, RemoteOptions, Unreachable
+from data_shards.writing.build import build
 from tests.data_shards.making import COUNTS, held, is_right, mmsa, save
 from tests.data_shards.servers import QUICK, serve_files
 
@@ -179,7 +179,7 @@ def test_commands_take_urls(served, monkeypatch, tmp_path, capsys):
 )
 def test_a_server_that_cannot_be_reached_is_no_missing_file(monkeypatch, tmp_path, address, kind, words):
     monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("data_shards.remote.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_shards.storage.remote.time.sleep", lambda seconds: None)
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         closed = str(taken.getsockname()[1])
@@ -203,7 +203,7 @@ def test_a_server_that_refuses_is_no_missing_file(tmp_path):
 def test_a_server_that_goes_while_shards_are_verified_is_not_called_damage(monkeypatch, tmp_path, capsys):
     build(MmsaSource(save(mmsa(), tmp_path / "x.pkl")), tmp_path / "set", samples_per_shard=4)
     monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path / "mine"))
-    monkeypatch.setattr("data_shards.remote.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_shards.storage.remote.time.sleep", lambda seconds: None)
     with serve_files(tmp_path / "set") as server:
         server.faults = ["500"] * 10_000
         with pytest.raises(Unreachable, match="gave up after 6 attempts"):
@@ -235,7 +235,7 @@ import json, sys
 import fsspec
 fsspec.config.conf["s3"] = json.loads(sys.argv[2])
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 build(MmsaSource(sys.argv[3]), sys.argv[1], samples_per_shard=4)
 """
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from data_shards import shard_files
-from data_shards.buffers import Buffers
-from data_shards.reader import ShardReader
+from data_shards.reading import shard_files
+from data_shards.reading.buffer_pool import Buffers
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it():

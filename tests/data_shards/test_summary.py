@@ -7,8 +7,8 @@ import pytest
 
 from data_shards.commands import inspect
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.summary import LABEL_EDGES, plot, summarize
-from data_shards.writer import build
+from data_shards.tools.summary import LABEL_EDGES, plot, summarize
+from data_shards.writing.build import build
 from tests.data_shards.making import COUNTS, build_from, mmsa, save
 
 

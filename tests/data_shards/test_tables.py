@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_shards.sources.table import TableSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 from tests.data_shards.making import COUNTS, everything, mmsa
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_shards.unpickle import Pickle, loads
+from data_shards.safe_pickle.load import Pickle, loads
 
 VALUES = {
     "float": np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4),
@@ -130,7 +130,7 @@ def test_lying_sizes_take_no_memory():
     lies = b"\x80\x04]" + b"r\xfe\xff\xff\xff" + b"."
     assert [op.name for op, _, _ in pickletools.genops(lies)][2] == "LONG_BINPUT"
     code = (
-        "import sys; from data_shards.unpickle import loads\n"
+        "import sys; from data_shards.safe_pickle.load import loads\n"
         "try: loads(bytes.fromhex(sys.argv[1]))\n"
         "except ValueError: print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) < 200_000)"
     )

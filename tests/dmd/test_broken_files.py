@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.ledger import Ledger, keep_request
-from cluster.space import load_space
-from data_shards.schema import DatasetInfo
+from cluster.search.space import load_space
+from cluster.search.trial_records import Ledger, keep_request
+from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
 from dmd.presets import load_config, parse_yaml
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
 from dmd.training.documents import parse_line
 from dmd.training.restore import best_checkpoint
-from launch.hosts import read_hosts
+from launch.starting.hosts import read_hosts
 from tests.dmd.trained import command
 
 DEEP = 100_000
@@ -297,7 +297,7 @@ def test_other_files_of_every_kind(tmp_path):
 
 
 def test_declared_sizes_are_bounded(shards, tmp_path, monkeypatch, capsys):
-    from data_shards.index import ShardIndex
+    from data_shards.reading.index import ShardIndex
 
     info = json.loads(ShardIndex.load(shards).info.to_json())
     for change in (

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from data_shards.durable import read_entry, replace_file, write_file
 from dmd.training.checkpoint import (
     FILES,
     MANIFEST,
@@ -21,7 +22,6 @@ from dmd.training.checkpoint import (
     verify_checkpoint,
 )
 from dmd.training.checkpoint_writer import tensor_bytes, write_checkpoint
-from dmd.training.durable import read_entry, replace_file, write_file
 from tests.dmd.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.order import epoch_order
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
+from data_shards.reading.shuffle import epoch_order
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.writer import build
+from data_shards.writing.build import build
 from dmd.config import DataConfig
 from dmd.data.loader import evaluation_batches, training_steps
 from dmd.data.plan import EpochPlan

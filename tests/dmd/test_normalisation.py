@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardReader
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
 from dmd.exported import export, load
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.normalisation import PRESENT, Normalisation
 from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
-from launch.setup import build_system, check_training
+from launch.trainer.build import build_system
+from launch.trainer.preflight import check_training
 from tests.dmd.trained import command, train
 
 DIMS, LENGTHS = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}

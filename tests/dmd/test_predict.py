@@ -16,7 +16,7 @@ import torch
 from transformers import BertConfig
 
 import dmd
-from data_shards.schema import MODALITIES
+from data_shards.format.schema import MODALITIES
 from data_shards.sources.pickled import Fields
 from dmd.exported import CARD, PROGRAM, example
 from dmd.model import DMD, ModelConfig
@@ -387,7 +387,7 @@ def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):
     assert command("export", run, tmp_path / "out", "--no-program") == 0
     with pytest.MonkeyPatch.context() as patch:
         torn = lambda path, chunks: sys.exit(path.write_bytes(b"".join(chunks)))  # noqa: E731
-        patch.setattr("dmd.training.durable.write_file", torn)
+        patch.setattr("data_shards.durable.write_file", torn)
         with pytest.raises(SystemExit):
             command("export", run, tmp_path / "out", "--no-program")
     assert (tmp_path / "out" / "model.safetensors").exists()

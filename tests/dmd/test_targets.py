@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.data.targets import check_classes, check_targets
 from dmd.presets import load_config
-from launch.setup import check_training
+from launch.trainer.preflight import check_training
 from tests.data_shards.making import COUNTS, build_from, mmsa, save
 from tests.dmd.trained import command
 

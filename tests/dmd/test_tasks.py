@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 import dmd
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.config import DataConfig
 from dmd.data.loader import evaluation_batches
 from dmd.data.targets import check_classes, targets
@@ -24,7 +24,7 @@ from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
 from dmd.presets import load_config
-from launch.setup import check_training
+from launch.trainer.preflight import check_training
 from tests.data_shards.making import build_from, mmsa
 from tests.dmd.trained import command, train
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.durable import Unreadable
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from tests.dmd.trained import command
 
 STORAGE = 74
@@ -28,7 +28,7 @@ STORAGE = 74
 )
 def test_every_command_tells_a_server_that_is_away(run, tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("data_shards.remote.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_shards.storage.remote.time.sleep", lambda seconds: None)
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         url = f"http://u:pa55@127.0.0.1:{taken.getsockname()[1]}/set"

@@ -11,9 +11,9 @@ from dmd.cli import main
 from dmd.presets import load_config
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
-from launch.engine import join_process_group
-from launch.ports import free_port
-from launch.training import make_training
+from launch.network.ports import free_port
+from launch.trainer.build import make_training
+from launch.trainer.engine import join_process_group
 from tests.launch.ranks import forks
 
 SMALL = ("model.dim=8", "model.heads=2", "model.levels=1", "train.learning_rate=1e-3", "train.epochs=2")

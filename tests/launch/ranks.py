@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from dmd.training.checkpoint import Snapshot, newest_valid, read_checkpoint
-from launch.ports import free_port
-from launch.rank import main
-from launch.supervise import supervise
+from launch.network.ports import free_port
+from launch.supervision.supervise import supervise
+from launch.trainer.main import main
 
 TINY = [
     "model.dim=8",
@@ -37,7 +37,7 @@ TINY = [
 PATIENCE = 240
 
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["torch._dynamo", "launch.rank", "launch.training", "tests.launch.ranks"])
+forks.set_forkserver_preload(["torch._dynamo", "launch.trainer.main", "launch.trainer.build", "tests.launch.ranks"])
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from torch.utils.cpp_extension import CUDA_HOME
 from dmd.presets import load_config
 from dmd.training.loop import Training
 from dmd.training.system import TrainingSystem
-from launch.adam import make_adam, without_architectures
-from launch.engine import DeepSpeedEngine, join_process_group
-from launch.ports import free_port
-from launch.setup import build_system, open_shards, plan_training
+from launch.network.ports import free_port
+from launch.trainer.adam import make_adam, without_architectures
+from launch.trainer.build import build_system
+from launch.trainer.engine import DeepSpeedEngine, join_process_group
+from launch.trainer.preflight import open_shards, plan_training
 from tests.dmd.kernels.test_whole_fused import make_system
 from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last
 
@@ -37,7 +38,7 @@ def test_the_implementation_by_device():
 
 BUILD = """
 import torch
-from launch.adam import build_deepspeed_adam
+from launch.trainer.adam import build_deepspeed_adam
 try:
     build_deepspeed_adam([{"params": [torch.nn.Parameter(torch.ones(3))]}])
 except ValueError as error:
@@ -102,7 +103,7 @@ def test_adam_on_cuda_makes_the_steps_of_the_cpu(kind):
 
 
 def _train_with(argv: tuple[str, str, tuple[str, ...]], environment: dict[str, str]) -> None:
-    """A rank's training as `launch.training` makes it, with torch's fused Adam on the CPU."""
+    """A rank's training as `launch.trainer.build` makes it, with torch's fused Adam on the CPU."""
     os.environ.update(environment)
     torch.set_num_threads(1)
     data, run, overrides = argv

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from data_shards.commands import shard
-from data_shards.index import ShardIndex
-from launch.agree import CODE, RUN, Report, explain
-from launch.ports import free_port
+from data_shards.reading.index import ShardIndex
+from launch.network.ports import free_port
+from launch.trainer.agree import CODE, RUN, Report, explain
 from tests.launch.ranks import PATIENCE, TINY, Ended, errors, finish, train
 
 pytestmark = pytest.mark.multiproc

@@ -18,15 +18,15 @@ import torch.distributed as dist
 
 from dmd.training.epoch_report import Outcome
 from dmd.training.faults import fault_point
-from launch.channels import Channels
-from launch.collect import InMemory
-from launch.ending import REPORTS, Ending, cause, read_report, report_line
-from launch.engine import join_process_group
 from launch.exit_codes import weight
-from launch.peers import Peers
-from launch.ports import free_port
-from launch.rank import Standing, run_rank
-from launch.supervise import WRAPPER, StopRequest, supervise
+from launch.network.ports import free_port
+from launch.starting.collect import InMemory
+from launch.supervision.channels import Channels
+from launch.supervision.ending import REPORTS, Ending, cause, read_report, report_line
+from launch.supervision.peers import Peers
+from launch.supervision.supervise import WRAPPER, StopRequest, supervise
+from launch.trainer.engine import join_process_group
+from launch.trainer.main import Standing, run_rank
 from tests.launch.ranks import PATIENCE, forks
 
 ENDS = {"mistake": 2, "storage": 74, "memory": 71, "bug": 1, "kill": 137}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.environment import forwarded
+from launch.starting.environment import forwarded
 from tests.launch.ranks import TINY, assert_bitwise, finish
 
 SWITCHES = """
@@ -26,8 +26,8 @@ def switches():
 """
 RANK = """
 import sys
-from launch.rank import main
-from launch.channels import Channels
+from launch.trainer.main import main
+from launch.supervision.channels import Channels
 seen = {}
 def look(frame, event, argument):
     if event == "call" and frame.f_code.co_name == "join_process_group":

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from launch.devices import check_ranks, keep_choice, take_choice
-from launch.reach import SCRIPT
-from launch.runner import Place, launcher_command
+from launch.starting.rank_layout import RankLayout
+from launch.starting.reach import SCRIPT
+from launch.starting.runner import launcher_command
 
 
 def through(environment: dict[str, str], launcher: dict[str, str]) -> dict[str, str]:
@@ -65,7 +66,7 @@ def test_the_launcher_itself_replaces_the_choice(tmp_path):
     script.write_text(TELL)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,6", "DS_ACCELERATOR": "cpu"}
     keep_choice(environment)
-    command = [str(script) if word == str(SCRIPT) else word for word in launcher_command(Place(ranks=2), [])]
+    command = [str(script) if word == str(SCRIPT) else word for word in launcher_command(RankLayout(ranks=2), [])]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     lines = [line.removeprefix("seen ") for line in ended.stdout.splitlines() if line.startswith("seen ")]
@@ -74,7 +75,7 @@ def test_the_launcher_itself_replaces_the_choice(tmp_path):
 
 OWN = """
 from dmd.kernels.backend import default_device
-from launch.runner import default_ranks
+from launch.starting.runner import default_ranks
 print(default_device(), default_ranks())
 """
 

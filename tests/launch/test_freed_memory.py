@@ -5,7 +5,7 @@ import sys
 
 FAULTS = """
 import resource, torch
-from launch.setup import keep_freed_memory
+from launch.trainer.host_tuning import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 counts = []

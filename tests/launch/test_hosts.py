@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.reach import check_ssh
+from launch.starting.reach import check_ssh
 from tests.hosts import Host, can_make_hosts, hosts
 from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, finish, last
 from tests.launch.test_launcher import ENDLESS

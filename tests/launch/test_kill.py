@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.training import checkpoint_writer, loop, step
 from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, train
 

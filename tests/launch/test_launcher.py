@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.hosts import read_hosts
+from launch.starting.hosts import read_hosts
 from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, finish, last
 from tests.launch.test_stop import until
 

@@ -21,13 +21,13 @@ import torch.distributed as dist
 
 from dmd.config import Config, TrainConfig
 from dmd.training.agreement import Diverged, OnEveryRank, StorageFailed
-from launch.channels import Channels
-from launch.engine import join_process_group
-from launch.failures import ending_of
-from launch.lost import lost_others, watchdog_reason
-from launch.ports import free_port
-from launch.supervise import StopRequest, supervise
-from launch.watchdog import Watchdog
+from launch.network.ports import free_port
+from launch.supervision.channels import Channels
+from launch.supervision.failures import ending_of
+from launch.supervision.lost import lost_others, watchdog_reason
+from launch.supervision.supervise import StopRequest, supervise
+from launch.supervision.watchdog import Watchdog
+from launch.trainer.engine import join_process_group
 from tests.launch.ranks import PATIENCE, forks
 
 LOST, ABORTED, KILLED = 69, 134, 137
@@ -218,8 +218,8 @@ LIMITED = """
 import resource, sys
 from dmd.config import Config, TrainConfig
 from dmd.training.agreement import Diverged, StorageFailed
-from launch.channels import Channels
-from launch.rank import run_rank
+from launch.supervision.channels import Channels
+from launch.trainer.main import run_rank
 def work(peers, standing):
     import torch
     resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))

@@ -12,8 +12,8 @@ from deepspeed.launcher.multinode_runner import PDSHRunner
 
 from data_shards.places import to_place
 from launch.arguments import make_parser, rank_arguments
-from launch.private import TOKEN, handed_over, is_private, shell_word, take_over
-from launch.rendezvous import listening_address
+from launch.network.rendezvous import listening_address
+from launch.starting.private import TOKEN, handed_over, is_private, shell_word, take_over
 from tests.launch.ranks import Session
 
 WORDS = [
@@ -134,7 +134,7 @@ def test_ranks_of_one_host_listen_on_its_loopback_alone(shards, tmp_path):
 def test_a_store_that_cannot_listen_says_which_port():
     import socket
 
-    from launch.rendezvous import _listen
+    from launch.network.rendezvous import _listen
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from data_shards.reader import ShardReader
+from data_shards.reading.reader import ShardReader
 from dmd.training.checkpoint import newest_valid
 from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, losses, train
 

@@ -3,8 +3,8 @@
 import pytest
 
 from data_shards.sources.synthetic import SyntheticSource
-from data_shards.writer import build
-from launch.setup import unread_overrides
+from data_shards.writing.build import build
+from launch.trainer.preflight import unread_overrides
 
 
 @pytest.mark.parametrize("kind, found", [("features", ["text.learning_rate=3"]), ("tokens", [])])

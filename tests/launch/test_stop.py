@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dmd.training.checkpoint import newest_valid
-from launch.supervise import REPEAT_SECONDS
+from launch.supervision.supervise import REPEAT_SECONDS
 from tests.data_shards.making import build_from, mmsa
 from tests.launch.ranks import PATIENCE, Session, assert_bitwise, finish, last, losses, train
 

@@ -1,0 +1,135 @@
+"""Trainings side by side without a search: a config per name, over seeds, each evaluated once on the test split.
+
+Each is a Ray task that drives one training (`cluster.ray_runtime.trial`); a restart continues what was begun and
+repeats nothing.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.ray_runtime.patience import LOOK_SECONDS, Patience
+from cluster.ray_runtime.process_group import hide_gpus
+from cluster.ray_runtime.resources import DRIVER_MEMORY
+from cluster.ray_runtime.trial import TrialOptions, run_training
+from cluster.search.trial_records import encode, or_nan, read_json
+from data_shards.durable import replace_file
+from data_shards.places import Place
+from dmd.config import Config
+
+RESULT = "test.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training of an experiment."""
+
+    name: str
+    """Its config's name: `preset`, an ablation, the best trial's number."""
+    seed: int
+    config: Config
+    run: Path
+
+
+def make_cells(configs: Mapping[str, Config], seeds: Sequence[int], out: Path) -> list[Cell]:
+    """Every config with every seed."""
+    return [
+        Cell(
+            name=name,
+            seed=seed,
+            config=replace(config, train=replace(config.train, seed=seed)),
+            run=out / name / f"seed_{seed}",
+        )
+        for name, config in configs.items()
+        for seed in seeds
+    ]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from `1111,1112,1113`.
+
+    Raises:
+        ValueError: another form, or a seed that is given twice.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"seeds are {text!r}; give whole numbers with commas between them, such as 1111,1112")
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds are {text!r}; give none twice")
+    return seeds
+
+
+def run_cells(
+    cells: Sequence[Cell], options: TrialOptions, data: Place, concurrent: int, patience: Patience
+) -> list[dict[str, Any]]:
+    """Train and evaluate every cell, `concurrent` at a time.
+
+    Args:
+        options: its data are the shards without the test split; `data` are the whole ones.
+
+    Returns:
+        {"name", "seed", "metrics"} or {"name", "seed", "error"} per cell, in their order.
+
+    Raises:
+        Unavailable: the cluster has had no room for any of them for too long.
+    """
+    waiting = [cell for cell in cells if not (cell.run / RESULT).exists()]
+    if not waiting:
+        print(f"all {len(cells)} trainings have ended before; none is run again", flush=True)
+    running: dict[ray.ObjectRef[Any], Cell] = {}
+    errors: dict[Path, str] = {}
+    while waiting or running:
+        while waiting and len(running) < concurrent:
+            cell = waiting.pop(0)
+            running[_run_cell.remote(cell, options, data)] = cell
+        ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
+        patience.look()
+        if not ready:
+            continue
+        cell = running.pop(ready[0])
+        try:
+            refused = ray.get(ready[0])
+        except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
+            refused = str(error).strip().splitlines()[-1]
+        if refused is not None:
+            errors[cell.run] = refused
+        print(f"{cell.name} seed {cell.seed}: {'failed: ' + refused if refused else 'done'}", flush=True)
+    return [_result(cell, errors.get(cell.run)) for cell in cells]
+
+
+def _result(cell: Cell, error: str | None) -> dict[str, Any]:
+    about = {"name": cell.name, "seed": cell.seed}
+    if error is not None:
+        return {**about, "error": error}
+    fused = read_json(cell.run / RESULT)["metrics"]["fused"]
+    return {**about, "metrics": {name: or_nan(value) for name, value in fused.items()}}
+
+
+@ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
+def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
+    """Train one cell, then evaluate it with the resources of a rank; why it was refused, if it was."""
+    refusal = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
+    if refusal is None:
+        size = options.size
+        evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
+        result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
+        replace_file(cell.run / RESULT, encode(result))
+    return None if refusal is None else refusal.reason
+
+
+@ray.remote(max_restarts=3, max_task_retries=3)
+class Evaluator:
+    """An actor, so that `cluster.ray_runtime.session.num_ranks` sees whether an evaluation runs or waits."""
+
+    def evaluate(self, run: str, data: Place, on_gpu: bool) -> dict[str, Any]:
+        """Evaluate a run's best checkpoint on the test split."""
+        if not on_gpu:
+            hide_gpus()
+        from dmd.training.restore import evaluate_run
+
+        return evaluate_run(Path(run), data=data, split="test")

@@ -1,0 +1,155 @@
+"""The search: Ray Tune starts a driver per trial, the driver starts Ray Train, that starts the ranks.
+
+    dmd tune --preset mosi-aligned --data SHARDS --out EXPERIMENT --space cluster/spaces/mosi.yaml --trials 40
+
+The ledger (`cluster.search.trial_records`) is what a restart continues from; Ray's notes in EXPERIMENT/ray are for its
+own use.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ray import tune
+from ray.train import TrainingFailedError
+from ray.tune.experiment import Trial
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from cluster.ray_runtime.patience import Patience
+from cluster.ray_runtime.resources import DRIVER_MEMORY
+from cluster.ray_runtime.session import num_ranks
+from cluster.ray_runtime.trial import Refusal, TrialOptions, run_training
+from cluster.search.asha import Halving
+from cluster.search.live_table import LiveTable
+from cluster.search.space import apply
+from cluster.search.strategies import LedgerSearch, Strategy
+from cluster.search.trial_records import Ledger, TrialRecord
+from dmd.config import Config
+
+_END_SECONDS = 60
+"""Time that the ranks of a stopped trial have to end before its record is written as it is."""
+_LOOK_SECONDS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How trials are chosen and ended."""
+
+    num_trials: int
+    scheduler: Literal["asha", "none"] = "asha"
+    grace: int = 1
+    """Epochs before ASHA may stop a trial."""
+    reduction: float = 3.0
+    concurrent: int = 1
+    """Trials at once."""
+    patience: float = 600
+    """Seconds in which no trial has room before the search gives up."""
+
+
+class Bookkeeper(tune.Callback):
+    """Writes what trials report to the ledger, and shows it."""
+
+    def __init__(self, ledger: Ledger, table: LiveTable, patience: Patience) -> None:
+        self._ledger, self._table, self._patience = ledger, table, patience
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Several times a second, whatever happens."""
+        self._patience.look()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch of a trial, or its refusal to go on."""
+        record = self._record(trial)
+        if "epoch" in result:
+            metrics = {k.partition("/")[2]: float(v) for k, v in result.items() if k.startswith("valid/")}
+            record.note(int(result["epoch"]), float(result["best_loss"]), metrics)
+        if "refused" in result:
+            record.state, record.reason = result["state"], result["refused"]
+        self._keep(record)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The end of a trial, which the searcher has put on record."""
+        self._keep(self._record(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A driver that died more often than it may."""
+        record = self._record(trial)
+        record.state, record.reason = "failed", f"its driver died; see {trial.error_file}"
+        self._keep(record)
+
+    def _record(self, trial: Trial) -> TrialRecord:
+        return self._ledger.records[trial.config["number"]]
+
+    def _keep(self, record: TrialRecord) -> None:
+        self._ledger.write(record)
+        self._table.show(list(self._ledger.records.values()), record)
+
+
+def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, runs: str) -> None:
+    """What Tune runs per trial: trains the trial's config in its run directory."""
+    config = apply(base, trial["values"])
+    run = Path(runs) / f"{trial['number']:04d}"
+    name = f"train-trial_id={tune.get_context().get_trial_id()}"
+    try:
+        refusal = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
+    except TrainingFailedError as error:
+        refusal = Refusal(str(error).strip().splitlines()[-1], "failed")
+    if refusal is not None:
+        tune.report({"refused": refusal.reason, "state": refusal.state})
+
+
+def search(
+    base: Config, experiment: Path, ledger: Ledger, strategy: Strategy, trial: TrialOptions, options: SearchOptions
+) -> None:
+    """Run the trials that are not done; the ledger then says where their runs end, and which have not.
+
+    Raises:
+        ValueError: options that ASHA refuses. Unavailable: the cluster has had no room for any trial for too long.
+    """
+    ledger.reconcile()
+    searcher = LedgerSearch(ledger, strategy, options.num_trials)
+    scheduler: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
+    if options.scheduler == "asha":
+        scheduler = Halving(ledger, epochs=base.train.epochs, grace=options.grace, reduction=options.reduction)
+    if searcher.num_left == 0:
+        print(f"all {len(ledger.records)} trials of {experiment} have ended before; none is run again", flush=True)
+        return
+    table = LiveTable(options.num_trials, base.train.epochs)
+    driver = tune.with_parameters(drive_trial, base=base, options=trial, runs=str(ledger.root))
+    driver = tune.with_resources(driver, tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}]))
+    tune.Tuner(
+        driver,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=searcher.num_left,
+            max_concurrent_trials=options.concurrent,
+            trial_dirname_creator=_directory,
+            trial_name_creator=_directory,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{uuid.uuid4().hex[:8]}",
+            storage_path=str(experiment / "ray"),
+            verbose=0,
+            callbacks=[Bookkeeper(ledger, table, Patience(options.patience))],
+            failure_config=tune.FailureConfig(max_failures=trial.max_failures),
+        ),
+    ).fit()
+    wait_for_ranks(ledger)
+    ledger.reconcile()
+
+
+def wait_for_ranks(ledger: Ledger) -> None:
+    """Wait until the ranks of stopped trials have ended: Tune does not, and they may end one more epoch."""
+    end, before = time.monotonic() + _END_SECONDS, None
+    while (before != (now := ledger.marks()) or num_ranks() > 0) and time.monotonic() < end:
+        before = now
+        time.sleep(_LOOK_SECONDS)
+
+
+def _directory(trial: Trial) -> str:
+    return f"trial-{trial.config['number']:04d}-{trial.trial_id}"

@@ -1,0 +1,227 @@
+"""Run `dmd tune` or `dmd experiment` as a job on a Ray cluster, from a machine that only reaches its dashboard.
+
+    dmd submit --address http://HEAD:8265 tune --preset mosi-aligned --data /nfs/shards --out /nfs/mosi --space ...
+    dmd submit --address http://HEAD:8265 status ID      (or: logs ID, stop ID)
+
+Uploaded are the four packages, constraints.txt, and files that the command names; never data, runs or a virtual
+environment, whatever the directory holds. A token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token) goes with
+every request.
+"""
+
+import argparse
+import asyncio
+import configparser
+import hashlib
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from cluster.parsers import experiment_parser, tune_parser
+from cluster.ray_runtime.access import PLACES, find_token, send_token
+from data_shards.places import to_place
+from dmd.presets import load_config, preset_names
+from launch.exit_codes import LOST
+
+PARSERS = {"tune": tune_parser, "experiment": experiment_parser}
+UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
+MANAGED = ("status", "logs", "stop")
+_LARGEST_FILE = 2**20
+ANSWER_SECONDS = 60
+_LOOK_SECONDS = 30
+_SETUP_SECONDS = 3600
+"""How long pip may take for the pinned environment; with CUDA libraries it is gigabytes. Ray's own limit is 600."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd submit`; what follows the command is the command's."""
+    parser = argparse.ArgumentParser(prog="dmd submit", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--address", default="http://127.0.0.1:8265", help="the dashboard (default: %(default)s)")
+    parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
+    parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIR", help="the checkout (default: here)")
+    parser.add_argument(
+        "--environment",
+        choices=("pinned", "node"),
+        default="pinned",
+        help="pinned: the job runs with the versions of constraints.txt; node: with what the nodes have",
+    )
+    parser.add_argument("--entrypoint-cpus", type=float, default=0, metavar="N", help="0: the driver runs on the head")
+    parser.add_argument("--id", help="a name for the job (default: Ray makes one)")
+    parser.add_argument("command", choices=(*PARSERS, *MANAGED))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own, or a job's id")
+    return parser
+
+
+def submit(argv: list[str]) -> int:
+    """Submit, look at or stop a job; returns its exit code where it waits for it.
+
+    Raises:
+        ValueError: the user's mistakes. OSError: no dashboard at the address.
+    """
+    options = make_parser().parse_args(argv)
+    if options.command in MANAGED:
+        return _manage(options)
+    root = options.working_dir.absolute()
+    files = named_files(root, options.command, options.arguments)
+    environment = runtime_environment(root, files, pinned=options.environment == "pinned")
+    entrypoint = shlex.join(["python", "-m", "cluster.jobs.entrypoint", options.command, *options.arguments])
+    client = connect(options.address)
+    try:
+        job = client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=options.id,
+            runtime_env=environment,
+            entrypoint_num_cpus=options.entrypoint_cpus or None,
+        )
+    except RuntimeError as error:
+        reason = next(line for line in reversed(str(error).splitlines()) if line.strip(" ."))
+        raise ValueError(f"{options.address} refuses the job: {reason}") from error
+    print(f"job {job} on {options.address}: dmd submit --address {options.address} status|logs|stop {job}", flush=True)
+    return 0 if options.no_wait else follow(client, job)
+
+
+def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
+    """Files in the directory that a command names: its space, its preset. The command's line is checked on the way.
+
+    Raises:
+        ValueError: not a checkout, a config that the tree refuses, a path that means nothing on the cluster, or a
+            file that is not there or large. SystemExit: as argparse.
+    """
+    missing = [name for name in UPLOADED if not (root / name).exists()]
+    if missing:
+        raise ValueError(f"{root} is not the project's directory (no {missing[0]}); name it with --working-dir")
+    options = PARSERS[command]().parse_intermixed_args(arguments)
+    if options.data.has_secret:
+        raise ValueError(
+            f"--data {options.data} was given with a user or a query, which Ray's job list shows to everybody; "
+            "configure fsspec on the nodes (FSSPEC_*, AWS_PROFILE) and give the URL alone"
+        )
+    for option, value in (("--data", options.data), ("--out", to_place(options.out))):
+        if not value.is_url and not value.path.is_absolute():
+            raise ValueError(f"{option} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
+    named = [options.space] if command == "tune" else []
+    named += [Path(options.preset)] if options.preset and options.preset not in preset_names() else []
+    for path in named:
+        if not path.is_absolute() and not (root / path).is_file():
+            raise ValueError(f"there is no {path} in {root}, which is what the job gets")
+        if not path.is_absolute() and (root / path).stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
+    if options.preset is None or options.preset in preset_names():
+        load_config(options.preset, options.overrides)
+    return [path for path in named if not path.is_absolute()]
+
+
+def runtime_environment(root: Path, files: list[Path], *, pinned: bool) -> dict[str, Any]:
+    """What Ray uploads, the project's packages and these files, and installs for a job."""
+    extra = [path.as_posix() for path in files if path.parts[0] not in UPLOADED]
+    return {
+        "working_dir": str(root),
+        "excludes": excludes([*UPLOADED, *extra]),
+        **(pinned_environment(root) if pinned else {}),
+    }
+
+
+def excludes(kept: list[str]) -> list[str]:
+    """Patterns, as in .gitignore, that leave out all of a directory but `kept`; Ray enters no directory left out."""
+    parents = {parent.as_posix() for name in kept for parent in Path(name).parents} - {"."}
+    opened = [pattern for parent in sorted(parents) for pattern in (f"!/{parent}", f"/{parent}/*")]
+    return ["/*", "!/.", *opened, *(f"!/{name}" for name in kept), "__pycache__", "*.tar", "*.pkl", "*.safetensors"]
+
+
+def pinned_environment(root: Path) -> dict[str, Any]:
+    """The part of a runtime environment that lets pip make the versions of constraints.txt on every node."""
+    return {"pip": requirements(root / "setup.cfg"), "config": {"setup_timeout_seconds": _SETUP_SECONDS}}
+
+
+def requirements(setup: Path) -> list[str]:
+    """What pip makes of the project's own requirements, at the versions of the uploaded constraints.txt.
+
+    Optuna and the remote file systems are among them, since a search may ask for either. Ray is left out: a job runs
+    on the cluster's. Nodes keep an environment for the next job with the same lines, so
+    one of them, a comment to pip, says what is in constraints.txt.
+    """
+    parser = configparser.ConfigParser()
+    parser.read(setup, encoding="utf-8")
+    extras = parser["options.extras_require"]
+    wanted = "\n".join([parser["options"]["install_requires"], extras["optuna"], extras["remote"]]).split("\n")
+    digest = hashlib.sha256(setup.with_name("constraints.txt").read_bytes()).hexdigest()
+    constrained = ["-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt", f"# sha256 of constraints.txt: {digest}"]
+    return [*constrained, *(line for line in wanted if line and not line.startswith("ray"))]
+
+
+class Client(JobSubmissionClient):
+    """With a limit for every answer: Ray's own waits for ever for a dashboard that takes a connection and is silent."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": ANSWER_SECONDS, **options})
+
+
+def connect(address: str) -> Client:
+    """A client of the dashboard.
+
+    Raises:
+        ValueError: no dashboard there, or one that refuses the token.
+    """
+    send_token()
+    try:
+        return Client(address)
+    except AuthenticationError as error:
+        token = find_token()
+        sent = f"refuses the token in {token[1]}" if token else "wants a token and there is none"
+        raise ValueError(f"the cluster at {address} {sent}; put the cluster's into {PLACES}") from error
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"no Ray dashboard for jobs at {address}: {reason}") from error
+
+
+def follow(client: Client, job: str) -> int:
+    """Print a job's log until it ends; its exit code, or 69 without the dashboard. Ctrl-C leaves the job running."""
+
+    async def print_log() -> None:
+        async for text in client.tail_job_logs(job):
+            print(text, end="", flush=True)
+
+    async def print_while_there() -> None:
+        log = asyncio.create_task(print_log())
+        while not (await asyncio.wait({log}, timeout=_LOOK_SECONDS))[0]:
+            await asyncio.to_thread(client.get_job_info, job)  # a host that vanishes closes no connection
+        await log
+
+    try:
+        asyncio.run(print_while_there())
+        return exit_code(client, job)
+    except (OSError, RuntimeError, aiohttp.ClientError) as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"no answer from the dashboard ({reason}); job {job} may go on, `logs {job}` shows", file=sys.stderr)
+        return LOST
+
+
+def exit_code(client: Client, job: str) -> int:
+    """What a job that has ended returned; 1 where it ended without (it was stopped, or never started)."""
+    info = client.get_job_info(job)
+    if info.status == JobStatus.SUCCEEDED:
+        return 0
+    print(f"job {job} {info.status.value.lower()}: {info.message}", file=sys.stderr)
+    return info.driver_exit_code or 1
+
+
+def _manage(options: argparse.Namespace) -> int:
+    if len(options.arguments) != 1:
+        raise ValueError(f"dmd submit {options.command} wants one job id")
+    client, job = connect(options.address), options.arguments[0]
+    try:
+        client.get_job_info(job)
+    except RuntimeError as error:
+        raise ValueError(f"there is no job {job} at {options.address}") from error
+    if options.command == "stop":
+        print("stopping" if client.stop_job(job) else "has already ended")
+        return 0
+    if options.command == "logs":
+        return follow(client, job)
+    info = client.get_job_info(job)
+    print(f"{job} {info.status.value}: {info.message or info.entrypoint}")
+    return 0

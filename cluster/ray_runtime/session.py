@@ -1,0 +1,185 @@
+"""The connection to a Ray cluster, and what is checked on all of its nodes before a trial starts."""
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.ray_runtime.access import agree_on_token, make_token
+from cluster.ray_runtime.stopping import StopRequests
+from data_shards.places import Place
+from data_shards.reading.index import ShardIndex
+
+_CHECK_SECONDS = 120
+EVALUATOR = "Evaluator"
+"""The class of the actor that evaluates a training (`cluster.experiments.seed_runs`)."""
+
+
+def chosen_address(address: str | None) -> str | None:
+    """The cluster that was asked for, by the command or by RAY_ADDRESS; None: one of its own, on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address
+
+
+@contextmanager
+def cluster(
+    address: str | None, stop: StopRequests, *, cpus: int | None = None, verbose: bool = False
+) -> Iterator[None]:
+    """A connection to the cluster at `address` (or RAY_ADDRESS), or to one of its own that ends with the block.
+
+    Ray's workers end with this process however it ends, so a killed driver leaves no training behind.
+
+    Raises:
+        ValueError: no cluster at the address.
+    """
+    address = chosen_address(address)
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # TensorBoard is the training's own
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a refused trial reports no loss
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's makes of an interrupted search one that has returned
+    level = logging.INFO if verbose else logging.ERROR
+    logging.getLogger("ray.tune").setLevel(level)
+    try:
+        _connect(address, cpus, verbose, level)
+        stop.listen()  # again: while it starts Ray sets a handler of its own for SIGTERM
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # that handler's
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -> None:
+    def name_the_cluster() -> None:
+        """In each worker: Ray Train asks "the" cluster of a host for its state, and there may be several."""
+        import os
+
+        import ray
+
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+    environment = {"worker_process_setup_hook": name_the_cluster}
+    if address is None:
+        make_token()
+        # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
+        # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=verbose,
+                logging_level=level,
+                runtime_env=environment,
+            )
+    else:
+        try:
+            head = _head(address)
+            agree_on_token(head)  # it fails at once where nothing listens; Ray itself tries for 20 s
+            ray.init(address=head, log_to_driver=verbose, logging_level=level, runtime_env=environment)
+        except (ConnectionError, RuntimeError) as error:
+            raise ValueError(f"no Ray cluster at {address}: {error}; start one with `ray start --head`") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Within the block Ray starts clusters whose processes all listen on loopback, as it does on systems where it makes
+    no clusters of several hosts. It reads the switch for that when it is imported, here and in what it starts."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def _head(address: str) -> str:
+    """The host:port that an address means.
+
+    Raises:
+        ValueError: a form that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+    """
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--address is {address}, a Ray Client server, through which trainings cannot be driven; give the head's "
+            "host:port on a node of the cluster, or use dmd submit"
+        )
+    return canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def live_nodes() -> list[Mapping[str, float]]:
+    """The resources of each live node."""
+    return [node["Resources"] for node in _nodes()]
+
+
+def has_gpus() -> bool:
+    """Whether any node of the cluster offers GPUs."""
+    return any(node.get("GPU", 0) > 0 for node in live_nodes())
+
+
+def num_ranks() -> int:
+    """Ranks and evaluations of this driver that are alive, as Ray's control store knows them; it needs no dashboard."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    alive = ray._private.state.actors(job_id=job, actor_state_name="ALIVE").values()
+    return sum(any(name in actor["ActorClassName"] for name in ("RayTrainWorker", EVALUATOR)) for actor in alive)
+
+
+def check_storage(experiment: Path, data: Place) -> None:
+    """Let every node look at the experiment's directory and at its shards.
+
+    Raises:
+        ValueError: a node that does not see what the others see: the storage is not shared.
+    """
+    experiment.mkdir(parents=True, exist_ok=True)
+    marker = experiment / f".shared-{uuid.uuid4().hex}"
+    marker.write_text(marker.name, encoding="utf-8")
+    generation = ShardIndex.load(data).info.generation
+    nodes = _nodes()
+    try:
+        checks = {
+            node["NodeManagerAddress"]: _see.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(marker), data, generation)
+            for node in nodes
+        }
+        for host, check in checks.items():
+            try:
+                fault = ray.get(check, timeout=_CHECK_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                fault = f"has not looked at the storage within {_CHECK_SECONDS} s"
+            if fault:
+                raise ValueError(
+                    f"node {host} {fault}; put --out and --data on storage that all {len(nodes)} nodes share (NFS, "
+                    "Lustre, ...), under the same path"
+                )
+    finally:
+        marker.unlink()
+
+
+@ray.remote(num_cpus=0)
+def _see(marker: str, data: Place, generation: str) -> str | None:
+    """What is wrong with a node's view; None if nothing."""
+    path = Path(marker)
+    if not path.exists() or path.read_text(encoding="utf-8") != path.name:
+        return f"does not see the experiment's directory {path.parent}"
+    try:
+        there = ShardIndex.load(data).info.generation
+    except (ValueError, OSError) as error:
+        return f"does not see the shards: {error}"
+    return None if there == generation else f"sees other shards at {data} (generation {there}, not {generation})"

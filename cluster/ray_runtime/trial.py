@@ -1,0 +1,79 @@
+"""One training on a Ray cluster: ranks placed and watched by Ray Train, restarted together when one is lost."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from cluster.ray_runtime.process_group import OwnInterface
+from cluster.ray_runtime.resources import TrialSize
+from cluster.ray_runtime.worker import train_rank
+from dmd.config import Config
+from dmd.presets import config_to_dict
+
+_START_SECONDS = 600
+"""How long ranks may take to start before Ray Train throws them away and begins anew. Its own limit of 60 is less than
+what imports take on a busy machine or a slow shared disk: the trial then starts for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """What every trial of an experiment shares."""
+
+    data: str
+    """Absolute path of the shards."""
+    ray_storage: str
+    """Absolute path where Ray keeps its own notes."""
+    size: TrialSize
+    max_failures: int = 3
+    """Restarts from the last checkpoint after a lost rank or node."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a training cannot go on; a retry would end the same."""
+
+    reason: str
+    state: Literal["diverged", "failed"]
+
+
+def run_training(
+    config: Config, run: Path, options: TrialOptions, *, name: str, callbacks: list[Any] | None = None
+) -> Refusal | None:
+    """Train a config in a run directory, or continue what is there; blocks until it ends.
+
+    Returns:
+        None, or why the training refuses to go on: what the data cannot take, nodes that differ, a divergence.
+
+    Raises:
+        ray.train.TrainingFailedError: ranks were lost more often than `max_failures`.
+    """
+    size, timeout = options.size, config.train.collective_timeout
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(timeout))
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(timeout))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
+    ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
+    trainer = TorchTrainer(
+        train_rank,  # type: ignore[arg-type]  # Ray's annotation leaves out what rank 0 may return
+        train_loop_config={"config": config_to_dict(config), "data": options.data, "run": str(run)},
+        scaling_config=ScalingConfig(
+            num_workers=ranks,  # type: ignore[arg-type]  # nor does it know the elastic form
+            use_gpu=size.gpus_per_rank > 0,
+            resources_per_worker=size.per_rank,
+            placement_strategy="PACK",
+        ),
+        torch_config=OwnInterface(timeout_s=math.ceil(timeout)),
+        run_config=RunConfig(
+            name=name,
+            storage_path=options.ray_storage,
+            callbacks=callbacks or [],
+            failure_config=FailureConfig(max_failures=options.max_failures),
+        ),
+    )
+    outcome = trainer.fit().return_value  # type: ignore[attr-defined]
+    assert isinstance(outcome, dict), "rank 0 returns how it ended"
+    return None if outcome["refused"] is None else Refusal(outcome["refused"], outcome["state"])

@@ -1,0 +1,92 @@
+"""What Ray Train runs on every rank of a trial: the same training as the launcher's, reporting after each epoch.
+
+Ray has started the process group and set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*; DeepSpeed finds it initialised. The
+truth for a resume is RUN/checkpoints on the shared storage, never what Ray remembers: after a restart every rank
+looks there for the newest valid checkpoint.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.util.metrics import Gauge
+
+from dmd.training.agreement import Diverged
+from dmd.training.epoch_report import EpochReport
+
+ATTEMPTS = "trial"
+"""Group of the writers to a trial's run directory. A node that lost its link goes on training for a while; its trial is
+meanwhile started elsewhere. The later attempt takes the directory over, the earlier one ends at its next step."""
+
+
+def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train on this rank; settings are `config` (nested), `data` and `run`, absolute paths.
+
+    Returns:
+        {"refused": None}, or why the training cannot go on, the same on a retry, and the `state` that this is: a
+        divergence, or a failure (the user's mistake, nodes that were not given the same).
+
+    Raises:
+        RuntimeError: a rank is gone: Ray starts all ranks again.
+        ValueError: a damaged shard, which one rank alone may see; or a later attempt has taken the run directory over.
+    """
+    _complete_environment()
+    from dmd.presets import config_from_dict
+    from launch.trainer.build import make_training
+    from launch.trainer.determinism import make_deterministic
+    from launch.trainer.engine import join_process_group
+
+    config, run = config_from_dict(settings["config"]), Path(settings["run"])
+    if config.train.deterministic:
+        make_deterministic(os.environ)
+    device = join_process_group()
+    leads = ray.train.get_context().get_world_rank() == 0
+    on_epoch = exporting(run) if leads else report
+    try:
+        training = make_training(config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
+    except ValueError as error:
+        return {"refused": str(error), "state": "failed"}
+    try:
+        training.run()
+    except Diverged as error:
+        return {"refused": str(error), "state": "diverged"}
+    return {"refused": None}
+
+
+def exporting(run: Path) -> Callable[[EpochReport], None]:
+    """`report` that also sets `ray_dmd_epoch` and `ray_dmd_valid_loss` of Ray's own Prometheus exporter, by run."""
+    gauges = {
+        name: Gauge(f"dmd_{name}", description=text, tag_keys=("run",)).set_default_tags({"run": str(run)})
+        for name, text in (("epoch", "Epochs done"), ("valid_loss", "Validation loss of the last epoch"))
+    }
+
+    def on_epoch(epoch: EpochReport) -> None:
+        gauges["epoch"].set(epoch.epoch)
+        gauges["valid_loss"].set(epoch.loss)
+        report(epoch)
+
+    return on_epoch
+
+
+def report(epoch: EpochReport) -> None:
+    """Tell Ray about an epoch: a barrier, so every rank calls it; numbers only, rank 0's are kept."""
+    numbers = {f"valid/{name}": value for name, value in epoch.metrics.items()}
+    ray.train.report(
+        {
+            "epoch": epoch.epoch,
+            "step": epoch.step,
+            "loss": epoch.loss,
+            "best_loss": epoch.best_loss,
+            **numbers,
+        }
+    )
+
+
+def _complete_environment() -> None:
+    """What DeepSpeed reads and Ray does not set. Where Ray gave this rank no GPU it sees none (`hide_gpus`)."""
+    os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

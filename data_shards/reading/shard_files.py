@@ -1,0 +1,94 @@
+"""Open shards: reading at an offset, with the file handles opened last kept open."""
+
+import os
+from typing import Any
+
+from data_shards.durable import looking_at, unreadable
+from data_shards.format.schema import ShardInfo
+from data_shards.reading.page_cache import PageCache
+from data_shards.storage.store import Store
+
+_OPEN_SHARDS = 64
+REPAIR = "restore the shard or rebuild with `dmd shard`; `dmd verify` lists all damage"
+
+
+class _Handle:
+    """An open file that closes when nobody uses it any more: not under a thread that still reads."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class CutShort(Exception):
+    """A shard ends before what was asked for."""
+
+
+class ShardFiles:
+    """The shards of one set by their number. Picklable; safe across fork and threads: nothing shares a position."""
+
+    def __init__(self, store: Store, shards: tuple[ShardInfo, ...]) -> None:
+        self._store, self._shards = store, shards
+        # A dict, for threads: closing a handle lets another thread in, in the middle of an OrderedDict's operation.
+        self._handles: dict[int, _Handle] = {}
+        self._page_cache = PageCache(sum(shard.bytes for shard in shards))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}
+
+    def read(self, shard: int, offset: int, parts: list[memoryview], size: int) -> None:
+        """Fill `parts`, `size` bytes in all, from a shard, from `offset` on; `CutShort` where it ends before."""
+        handle = self._handles.get(shard) or self._open(shard)
+        try:
+            got = os.preadv(handle.number, parts, offset)
+            while got < size:  # a signal or a network file system may give less at a time
+                more = os.preadv(handle.number, _rest(parts, got), offset + got)
+                if more == 0:
+                    raise CutShort
+                got += more
+        except OSError as error:
+            raise unreadable(self.name(shard), error) from error
+
+    def name(self, shard: int) -> str:
+        """What errors call a shard."""
+        return f"{self._store.place}/{self._shards[shard].name}"
+
+    def fetch(self, shard: int) -> None:
+        """Have a shard at hand: nothing to do for a local one."""
+        with looking_at(self.name(shard)):
+            self._store.fetch(self._shards[shard])
+
+    def discard(self, shard: int) -> bool:
+        """Forget a damaged copy, so that the next read fetches it anew; False where there is nothing to fetch from."""
+        self._handles.pop(shard, None)
+        return self._store.discard(self._shards[shard])
+
+    def close(self) -> None:
+        """Give back all handles; the next read opens what it needs."""
+        self._handles.clear()
+
+    def _open(self, shard: int) -> _Handle:
+        with looking_at(self.name(shard)):
+            try:
+                handle = _Handle(self._store.open(self._shards[shard]))
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ValueError(f"cannot read {self.name(shard)}: {error.strerror}; {REPAIR}") from error
+        self._page_cache.bring(handle.number, self._shards[shard].bytes)
+        self._handles[shard] = handle
+        for oldest in list(self._handles)[:-_OPEN_SHARDS]:
+            self._handles.pop(oldest, None)
+        return handle
+
+
+def _rest(parts: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of `parts` after their first `done` bytes."""
+    rest = []
+    for part in parts:
+        if done < len(part):
+            rest.append(part[done:])
+        done = max(0, done - len(part))
+    return rest

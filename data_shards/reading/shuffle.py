@@ -1,0 +1,113 @@
+"""The global order of an epoch: a pure function from position to sample, with constant memory per look-up.
+
+Two keyed permutations: the shards of a split are permuted first; then the samples of each window of consecutive
+(permuted) shards are permuted among themselves. So every sample comes exactly once, remote reads touch at most
+`window` shards at a time, and a position far into an epoch costs no more than the first. The permutations are
+alternating Feistel networks on just enough bits, walked along their cycles until they fall into range.
+
+Nothing here knows ranks, workers or batches; those are computed from positions by whoever reads.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_shards.format.hashing import key_of, mix
+
+_ROUNDS = 10
+_SHARDS, _SAMPLES = 1, 2
+_ROUND_STEP = np.uint64(0x9E3779B97F4A7C15)
+_SALTS = np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _ROUND_STEP
+_ONE = np.uint64(1)
+
+_U64 = NDArray[np.uint64]
+
+
+def epoch_order(
+    positions: NDArray[np.integer], *, seed: int, epoch: int, num_samples: int, shard_size: int, window: int
+) -> NDArray[np.int64]:
+    """The samples at `positions` of an epoch.
+
+    Args:
+        positions: integers in [0, num_samples), any shape.
+        seed: any integer; taken modulo 2^64.
+        epoch: likewise.
+        num_samples: size of the split, at least 1.
+        shard_size: samples in every shard but the last; may be larger than the split.
+        window: how many shards are mixed together; 1 stays inside one shard, the number of shards mixes all.
+
+    Returns:
+        int64 sample numbers in [0, num_samples), in the shape of `positions`. Over all positions each comes once.
+    """
+    for what, value in (("num_samples", num_samples), ("shard_size", shard_size), ("window", window)):
+        if value < 1:
+            raise ValueError(f"{what} is {value}; it must be at least 1")
+    wanted = np.asarray(positions)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= num_samples):
+        raise ValueError(f"a position is outside the {num_samples} samples of the epoch")
+    flat = wanted.reshape(-1).astype(np.int64)
+    shard_size = min(shard_size, num_samples)
+    num_shards = -(-num_samples // shard_size)
+    window = min(window, num_shards)
+    missing = num_shards * shard_size - num_samples
+    """How many samples the last shard is short of `shard_size`."""
+    shard_key, sample_key = key_of(seed, epoch, _SHARDS), key_of(seed, epoch, _SAMPLES)
+    short_slot = _locate(num_shards - 1, num_shards, shard_key)
+
+    # The permuted shards lie end to end; every window holds window * shard_size samples, but the one with the short
+    # shard holds fewer, and so may the last.
+    span, short_window = window * shard_size, short_slot // window
+    numbers = (flat + np.where(flat >= (short_window + 1) * span - missing, missing, 0)) // span
+    starts = numbers * span - np.where(numbers > short_window, missing, 0)
+    ends = np.minimum((numbers + 1) * span - np.where(numbers >= short_window, missing, 0), num_samples)
+    keys = mix(numbers.astype(np.uint64) * _ROUND_STEP + np.uint64(sample_key))
+    inside = _permute((flat - starts).astype(np.uint64), (ends - starts).astype(np.uint64), keys).astype(np.int64)
+
+    short_end = (short_slot - short_window * window + 1) * shard_size - missing
+    inside += np.where((numbers == short_window) & (inside >= short_end), missing, 0)
+    slots = numbers * window + inside // shard_size
+    shards = _permute(slots.astype(np.uint64), np.uint64(num_shards), np.uint64(shard_key)).astype(np.int64)
+    return (shards * shard_size + inside % shard_size).reshape(wanted.shape)
+
+
+def _permute(values: _U64, sizes: _U64 | np.uint64, keys: _U64 | np.uint64) -> _U64:
+    """A keyed permutation of [0, size) applied to each value; sizes and keys may differ from value to value."""
+    sizes, keys = np.broadcast_to(sizes, values.shape), np.broadcast_to(keys, values.shape)
+    low, high = _bits(sizes)
+    result = _feistel(values, low, high, keys)
+    outside = np.flatnonzero(result >= sizes)
+    while outside.size:
+        again = _feistel(result[outside], low[outside], high[outside], keys[outside])
+        result[outside] = again
+        outside = outside[again >= sizes[outside]]
+    return result
+
+
+def _locate(value: int, size: int, key: int) -> int:
+    """Where `_permute` over [0, size) puts `value` in from: the inverse for one value."""
+    sizes, keys = np.array([size], dtype=np.uint64), np.array([key], dtype=np.uint64)
+    low, high = _bits(sizes)
+    result = _feistel(np.array([value], dtype=np.uint64), low, high, keys, inverse=True)
+    while result[0] >= sizes[0]:
+        result = _feistel(result, low, high, keys, inverse=True)
+    return int(result[0])
+
+
+def _bits(sizes: _U64) -> tuple[_U64, _U64]:
+    """How many low and high bits cover [0, size): together the least number that can hold size - 1."""
+    total = np.frexp((sizes - _ONE).astype(np.float64))[1].astype(np.uint64)
+    low = total // np.uint64(2)
+    return low, total - low
+
+
+def _feistel(values: _U64, low: _U64, high: _U64, keys: _U64, *, inverse: bool = False) -> _U64:
+    """A keyed permutation of [0, 2^(low + high)): each round scrambles one half with a hash of the other."""
+    low_mask, high_mask = (_ONE << low) - _ONE, (_ONE << high) - _ONE
+    right, left = values & low_mask, values >> low
+    rounds = range(_ROUNDS)
+    for number in reversed(rounds) if inverse else rounds:
+        salt = keys + _SALTS[number]
+        if number % 2:
+            right = right ^ (mix(left ^ salt) & low_mask)
+        else:
+            left = left ^ (mix(right ^ salt) & high_mask)
+    return (left << low) | right

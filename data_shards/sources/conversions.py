@@ -1,0 +1,109 @@
+"""Conversions that sources share: texts, ids, numbers, features and tokens of a file in the form of a `Sample`."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_shards.format.padding import pad_steps
+
+
+def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which values of an array are finite as float32: what is beyond its range becomes infinite when it is stored."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(array.astype(np.float32, copy=False))
+
+
+def to_text(value: object) -> str:
+    """A text or id as `str`: bytes are decoded (what is no UTF-8 stays told apart, as `\\xff`), a list such as MulT's
+    [video, start, stop] is joined with `$_$`."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="backslashreplace")
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return "$_$".join(to_text(part) for part in value)
+    if isinstance(value, (int, float, np.generic)):
+        return str(value)
+    raise ValueError(f"{value!r:.60} is neither a text nor a number")
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: null, or NaN as a table has it."""
+    return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))
+
+
+def to_raw_text(value: object) -> str:
+    """A sentence as `str`; empty where there is none."""
+    return "" if is_missing(value) else to_text(value)
+
+
+def to_id(value: object, where: str, *, needed: bool = True) -> str:
+    """A sample's id as `str`; `where` is what errors call the sample. Where none is `needed`, a missing one is empty.
+
+    Raises:
+        ValueError: no id, or what is neither a text nor a number.
+    """
+    if is_missing(value) and needed:
+        raise ValueError(f"{where} has no id ({value}); give every sample one, or number them with --ids number")
+    try:
+        return to_raw_text(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: the id {error}; give every sample a text or a number") from error
+
+
+def to_number(value: object, what: str) -> float:
+    """A number, or a text that spells one, as float; NaN for null. `ValueError` for the rest."""
+    try:
+        return math.nan if value is None else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what} {value!r:.60} is not a number") from error
+
+
+def to_count(value: object, what: str) -> int:
+    """A whole number, as `to_number`."""
+    number = to_number(value, what)
+    if not number.is_integer():
+        raise ValueError(f"{what} {value!r:.60} is not a whole number")
+    return int(number)
+
+
+def to_features(array: object, *, zero: bool = False, steps: int = 0) -> NDArray[np.float32]:
+    """One sample's features as a new float32 array [T, D].
+
+    Args:
+        array: numbers of any type.
+        zero: replace NaN and infinities by 0.
+        steps: fill up with zero rows to this many steps.
+
+    Raises:
+        ValueError: not numbers in a rectangle.
+    """
+    values = np.asarray(array)
+    if values.dtype.kind not in "iuf" or values.ndim != 2:
+        raise ValueError(f"features are {values.dtype} {values.shape}; they must be numbers [steps, features]")
+    with np.errstate(over="ignore"):
+        features = np.array(values, dtype=np.float32)
+    if zero:
+        np.nan_to_num(features, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return pad_steps(features, steps) if steps > len(features) else features
+
+
+def to_tokens(array: NDArray[Any]) -> NDArray[np.int32]:
+    """Token ids, mask and types [3, T] as int32; `ValueError` where a value is no whole number of int32."""
+    with np.errstate(invalid="ignore"):
+        tokens = array.astype(np.int32)
+    if not np.array_equal(tokens, array):
+        raise ValueError("text_bert holds values that are not whole numbers")
+    return tokens
+
+
+def check_nonfinite(counts: dict[str, tuple[int, str]], where: str) -> None:
+    """Refuse non-finite values of a file; `counts` maps a name like `train/audio` to (how many, first sample's id)."""
+    found = [f"{name} {count} (first in {first})" for name, (count, first) in counts.items() if count]
+    if found:
+        raise ValueError(
+            f"{where}: non-finite values (NaN, infinite, or beyond float32): {', '.join(found)}; repair them, or zero "
+            "them with --nonfinite zero"
+        )

@@ -1,0 +1,186 @@
+"""What is in a set of shards: counts, shapes, label and length distributions, padding; as data, as text, as a picture.
+
+Everything comes from the index, a block of rows at a time, so a summary of a remote set fetches no shard. Stored
+values are always finite: non-finite ones are refused or zeroed when the shards are written, and counted there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_shards.format.schema import MODALITIES
+from data_shards.labels import LabelFacts
+from data_shards.meaning import counted
+from data_shards.places import Where
+from data_shards.reading.index import ShardIndex
+
+_BLOCK = 16384
+LABEL_EDGES = np.arange(-3.25, 3.5, 0.5)
+"""Bins of the label histogram: centred on -3, -2.5, ..., 3."""
+_BAR = 40
+
+
+def summarize(path: Where) -> dict[str, Any]:
+    """The facts of a set at a directory or URL, as plain data; `ValueError` where its index cannot be read."""
+    index = ShardIndex.load(path)
+    info = index.info
+    sizes = [shard.bytes for shard in info.shards]
+    return {
+        "path": index.root,
+        "name": info.name,
+        "generation": info.generation,
+        "builder": info.builder,
+        "layout": info.layout,
+        "text": info.text_kind,
+        "storage": info.dtype,
+        "dims": info.dims,
+        "steps": info.lengths,
+        "vocab_size": info.vocab_size,
+        "samples": sum(info.counts.values()),
+        "samples_per_shard": info.samples_per_shard,
+        "shards": {"count": len(sizes), "bytes": sum(sizes), "smallest": min(sizes), "largest": max(sizes)},
+        "non_finite": {"stored": 0, "zeroed": info.zeroed},
+        "rounding": info.rounding,
+        "task": info.task,
+        "label_scale": info.label_scale,
+        "ignored": info.ignored,
+        "splits": {split: _split(index, split) for split in info.counts},
+    }
+
+
+def _split(index: ShardIndex, split: str) -> dict[str, Any]:
+    """Counts and distributions of one split."""
+    count, steps = index.num_samples(split), index.info.lengths
+    histogram = np.zeros(len(LABEL_EDGES) - 1, dtype=np.int64)
+    lengths = {m: np.zeros(steps[m] + 1, dtype=np.int64) for m in MODALITIES}
+    total = squares = 0.0
+    facts = LabelFacts()
+    for start in range(0, count, _BLOCK):
+        records = index.records(split, np.arange(start, min(start + _BLOCK, count)))
+        facts |= LabelFacts.of_rows(records)
+        labels = records["label"].astype(np.float64)
+        histogram += np.histogram(labels, LABEL_EDGES)[0]
+        total, squares = total + labels.sum(), squares + (labels**2).sum()
+        for i, modality in enumerate(MODALITIES):
+            lengths[modality] += np.bincount(records["length"][:, i], minlength=steps[modality] + 1)
+    mean = total / count
+    shards = [shard for shard in index.info.shards if shard.split == split]
+    return {
+        "samples": count,
+        "shards": len(shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        "classes": list(facts.classes),
+        "label": None
+        if facts.min is None or facts.max is None
+        else {
+            "min": round(facts.min, 6),
+            "max": round(facts.max, 6),
+            "mean": round(float(mean), 6),
+            "std": round(float(max(0.0, squares / count - mean**2) ** 0.5), 6),
+            "histogram": histogram.tolist(),
+        },
+        "lengths": {m: _lengths(counts, steps[m]) for m, counts in lengths.items()},
+    }
+
+
+def _lengths(counts: NDArray[np.int64], steps: int) -> dict[str, Any]:
+    """The distribution of valid steps, from how often each number occurs."""
+    total = int(counts.sum())
+    occurring = np.flatnonzero(counts)
+    mean = float((counts * np.arange(len(counts))).sum() / total)
+    return {
+        "min": int(occurring[0]),
+        "median": int(np.searchsorted(np.cumsum(counts), (total + 1) // 2)),
+        "max": int(occurring[-1]),
+        "mean": round(mean, 4),
+        "padding": round(1 - mean / steps, 6),
+        "counts": counts.tolist(),
+    }
+
+
+def to_text(facts: dict[str, Any]) -> str:
+    """A summary for people."""
+    shards, dims, steps = facts["shards"], facts["dims"], facts["steps"]
+    shapes = [f"{m} {steps[m]} x {dims[m] or 'ids'}" for m in MODALITIES]
+    zeroed = ", ".join(f"{name} {count}" for name, count in facts["non_finite"]["zeroed"].items()) or "none"
+    lines = [
+        f"{facts['path']}: {facts['name']}, generation {facts['generation']}, written by {facts['builder']}",
+        f"  {facts['samples']} samples in {shards['count']} shards of up to {facts['samples_per_shard']}, "
+        f"{_size(shards['bytes'])} ({_size(shards['smallest'])} to {_size(shards['largest'])} each), {facts['layout']}",
+        f"  text as {facts['text']}" + (f", {facts['vocab_size']} token ids" if facts["vocab_size"] else ""),
+        f"  {', '.join(shapes)}, stored as {facts['storage']}",
+        f"  non-finite values: none stored, zeroed when written: {zeroed}",
+    ]
+    if facts["label_scale"] != 1:
+        lines.append(f"  labels are those of the source multiplied by {facts['label_scale']:g}")
+    if facts["ignored"]:
+        lines.append(f"  not taken from the source: {counted(facts['ignored'])}")
+    if facts["rounding"]:
+        errors = ", ".join(f"{m} {error:.3g}" for m, error in facts["rounding"].items())
+        lines.append(f"  largest rounding error: {errors}")
+    for split, part in facts["splits"].items():
+        lines += ["", *_split_text(split, part, steps)]
+    return "\n".join(lines)
+
+
+def _split_text(split: str, part: dict[str, Any], steps: dict[str, int]) -> list[str]:
+    label = part["label"]
+    said = f"{split}: {part['samples']} samples, {part['shards']} shards, {_size(part['bytes'])}"
+    if label:
+        said += f"; labels {label['min']:g} to {label['max']:g}, mean {label['mean']:.3f}, std {label['std']:.3f}"
+    lines = [said]
+    if part["classes"]:
+        counted = (f"{number} ({count})" for number, count in enumerate(part["classes"]))
+        lines.append(f"  classes {', '.join(counted)}")
+    for modality, length in part["lengths"].items():
+        lines.append(
+            f"  {modality:<6} valid steps {length['min']} to {length['max']} of {steps[modality]}, "
+            f"median {length['median']}, padding {length['padding']:.1%}"
+        )
+    peak = max(label["histogram"]) if label else 1
+    for edge, count in zip(LABEL_EDGES, label["histogram"] if label else [], strict=False):
+        lines.append(f"  {edge + 0.25:5.1f} {count:>8} {'#' * round(_BAR * count / peak)}".rstrip())
+    return lines
+
+
+def plot(facts: dict[str, Any], target: str | Path) -> None:
+    """Write a picture: label histograms by split, and how many samples reach each step, by modality."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{facts['name']}: {facts['samples']} samples, generation {facts['generation']}")
+    axes = figure.subplots(2, 2).ravel()
+    splits = facts["splits"]
+    by_class = facts["task"] == "classes"
+    centres = np.arange(max(len(part["classes"]) for part in splits.values())) if by_class else LABEL_EDGES[:-1] + 0.25
+    width = 0.4 / len(splits)
+    for number, (split, part) in enumerate(splits.items()):
+        share = np.array(part["classes"] if by_class else part["label"]["histogram"]) / part["samples"]
+        shift = (number - (len(splits) - 1) / 2) * width
+        axes[0].bar(centres[: len(share)] + shift, share, width, label=f"{split} ({part['samples']})")
+    ticks = centres if by_class else range(-3, 4)
+    axes[0].set(title="labels", xlabel="class" if by_class else "sentiment", ylabel="share of the split", xticks=ticks)
+    axes[0].legend()
+    for axis, modality in zip(axes[1:], MODALITIES, strict=True):
+        steps = facts["steps"][modality]
+        for split, part in splits.items():
+            length = part["lengths"][modality]
+            reach = 1 - np.concatenate([[0], np.cumsum(length["counts"])[:-1]]) / part["samples"]
+            axis.step(range(steps + 1), reach, where="mid", label=f"{split}, {length['padding']:.0%} padding")
+        axis.set(title=f"{modality}: valid steps of {steps}", xlabel="steps", ylabel="share with at least as many")
+        axis.set_ylim(0, 1.05)
+        axis.legend()
+    try:
+        figure.savefig(target, dpi=110)
+    except ValueError as error:  # an unknown file type
+        raise ValueError(f"cannot draw {target}: {error}") from error
+
+
+def _size(count: float) -> str:
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = min(len(units) - 1, int(np.log2(max(count, 1)) // 10))
+    return f"{count / 1024**power:.{min(power, 1)}f} {units[power]}"

@@ -1,0 +1,41 @@
+"""A source whose labels mean what the user says, and whose ids are numbered where the user wants that."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+from data_shards.format.schema import Sample
+from data_shards.labels import Labels
+from data_shards.writing.identity import numbered
+from data_shards.writing.source import Source
+
+Ids = Literal["keep", "number"]
+
+
+class Declared:
+    """Another source's samples (`data_shards.writing.source.Source`) with labels and ids as declared."""
+
+    def __init__(self, source: Source, labels: Labels, ids: Ids, *, where: str) -> None:
+        """Wrap a source; `where` is what errors call it."""
+        self._source, self._labels, self._ids, self._where = source, labels, ids, where
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self._source.name
+
+    def counts(self) -> dict[str, int]:
+        """Samples per split."""
+        return self._source.counts()
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """Samples `start` to `stop` of a split."""
+        for number, sample in enumerate(self._source.read(split, start, stop), start=start):
+            name = numbered(sample.id, split, number) if self._ids == "number" else sample.id
+            try:
+                label, class_number = self._labels.read(sample.label)
+            except ValueError as error:
+                raise ValueError(f"{self._where}: {split} sample {name!r}: {error}") from error
+            if class_number is None:
+                class_number = sample.class_label
+            yield replace(sample, id=name, label=label, class_label=class_number)

@@ -1,0 +1,133 @@
+"""Where a build puts its shards: a directory, or a URL. In both the index comes last, so a set changes in one step."""
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_shards.durable import sync_directory
+from data_shards.format.index_file import INDEX_NAME
+from data_shards.places import Where, to_place
+from data_shards.reading.index import ShardIndex
+from data_shards.sole_writer import sole_writer
+from data_shards.storage.remote import Remote, RemoteOptions, Unreachable
+from data_shards.storage.store import open_store
+
+_log = logging.getLogger(__name__)
+_STAGING = ".staging-"
+_SHARD_NAME = re.compile(r"(train|valid|test)-\d{6}-[0-9a-f]{16}\.tar")
+
+
+class Output(ABC):
+    """A build under way: files are made in `staging`, then taken over shard by shard, then published."""
+
+    def __init__(self, place: Where, staging: Path, lock: int | None = None) -> None:
+        self.staging = staging
+        self.inherited = () if lock is None else (lock,)
+        """File descriptors that writer processes must close."""
+        self._former = _shard_names(place)
+
+    @abstractmethod
+    def take(self, file: Path, name: str) -> None:
+        """Take a finished shard over under its final name."""
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Make the staged index the current one."""
+
+
+class _LocalOutput(Output):
+    def __init__(self, root: Path, staging: Path, lock: int, keep: Collection[str]) -> None:
+        super().__init__(root, staging, lock)
+        self._root, self._keep = root, keep
+        self._names: list[str] = []
+
+    def take(self, file: Path, name: str) -> None:
+        os.replace(file, self.staging / name)
+        self._names.append(name)
+
+    def publish(self) -> None:
+        sync_directory(self.staging)
+        for name in self._names:
+            os.replace(self.staging / name, self._root / name)
+        sync_directory(self._root)
+        os.replace(self.staging / INDEX_NAME, self._root / INDEX_NAME)
+        sync_directory(self._root)
+        wanted = {*self._names, *self._keep, *self._former}  # the former set stays for whoever still reads it
+        for path in self._root.iterdir():
+            if _SHARD_NAME.fullmatch(path.name) and path.name not in wanted:
+                path.unlink()
+
+
+class _RemoteOutput(Output):
+    def __init__(self, remote: Remote, staging: Path) -> None:
+        super().__init__(remote.url, staging)
+        self._remote = remote
+        self._uploaded: list[str] = []
+
+    def take(self, file: Path, name: str) -> None:
+        if name not in self._former:
+            self._uploaded.append(name)
+            self._remote.upload(file, name)
+        file.unlink()
+
+    def publish(self) -> None:
+        self._remote.upload(self.staging / INDEX_NAME, INDEX_NAME)
+
+    def withdraw(self) -> None:
+        """Remove what was uploaded for an index that never came."""
+        for name in self._uploaded:
+            try:
+                self._remote.remove(name)
+            except (ValueError, Unreachable) as error:
+                _log.warning("left over: %s", error)
+
+
+@contextmanager
+def open_output(given: Where, *, keep: Collection[str] = (), remote: RemoteOptions | None = None) -> Iterator[Output]:
+    """Begin a build at a directory or URL. What is there stays as it is unless the build publishes.
+
+    Args:
+        keep: shards that are in their place already.
+
+    Raises:
+        ValueError: another build is at work in the directory, or a file is in the way.
+    """
+    place = to_place(given)
+    if place.is_url:
+        if place.address.startswith(("http://", "https://")):
+            raise ValueError(f"{place} cannot be written to; give a directory or a bucket")
+        with tempfile.TemporaryDirectory(prefix="dmd-shards-") as staging:
+            output = _RemoteOutput(Remote(place.address, remote), Path(staging))
+            try:
+                yield output
+            except BaseException:
+                output.withdraw()
+                raise
+        return
+    root = place.path
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file; give a directory for the shards")
+    with sole_writer(root) as lease:
+        for leftover in root.glob(f"{_STAGING}*"):
+            shutil.rmtree(leftover)
+        folder = root / f"{_STAGING}{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        try:
+            yield _LocalOutput(root, folder, lease.handle, keep)
+        finally:
+            shutil.rmtree(folder)
+
+
+def _shard_names(place: Where) -> set[str]:
+    """The shards of the set that is at a place now; none where there is no set that can be read."""
+    try:
+        return {shard.name for shard in ShardIndex(open_store(place)).info.shards}
+    except ValueError:
+        return set()

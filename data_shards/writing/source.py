@@ -1,0 +1,20 @@
+"""What a source is: all that a build of shards asks of the samples."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from data_shards.format.schema import Sample
+
+
+class Source(Protocol):
+    """Samples of one data set, readable in any order, so that several processes can each write their own shards."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+
+    def counts(self) -> dict[str, int]:
+        """Samples per split, for the splits that exist; `ValueError` where the data cannot be read as samples."""
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """Samples `start` to `stop` of a split, one at a time, none kept."""

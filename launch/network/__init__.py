@@ -1,0 +1,5 @@
+"""How the ranks of a training reach each other.
+
+`interfaces` chooses the network interface, `ports` the TCP port, `rendezvous` has the store where ranks meet: on the
+loopback for one host, on rank 0's address for several.
+"""

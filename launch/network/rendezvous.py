@@ -1,0 +1,93 @@
+"""Where ranks find each other: the store of rank 0, on one address in the place of all.
+
+torch's own rendezvous listens on every interface of rank 0's host. Ranks of one host meet on its loopback; ranks of
+several where the first host's name leads, or on the interface that the user names (GLOO_SOCKET_IFNAME). Each user of
+the store (the process group, `launch.supervision.peers`) has a connection of its own: one that waits holds no other up.
+"""
+
+import errno
+import functools
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+
+import psutil
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import register_rendezvous_handler
+
+from launch.network.interfaces import GLOO_INTERFACE, interface_to, is_one_host
+
+SCHEME = "dmd"
+LOOPBACK = "127.0.0.1"
+_DEFAULT_TIMEOUT = timedelta(minutes=30)
+_LOOPBACKS = ("127.", "::1")
+
+
+@functools.cache
+def init_method() -> str:
+    """What `init_process_group` is told, so that it asks here."""
+    register_rendezvous_handler(SCHEME, _rendezvous)
+    return f"{SCHEME}://"
+
+
+def listening_address(environment: Mapping[str, str]) -> str:
+    """The address of this host, which holds rank 0, that its store listens on.
+
+    Raises:
+        ValueError: no way to MASTER_ADDR.
+    """
+    if is_one_host(environment):
+        return LOOPBACK
+    _, own = interface_to(environment["MASTER_ADDR"])
+    named = environment.get(GLOO_INTERFACE, "")
+    if own.startswith(_LOOPBACKS):  # the host's name leads to its loopback, as on Debian
+        numbers = [entry.address for entry in psutil.net_if_addrs().get(named, ()) if entry.family == socket.AF_INET]
+        return numbers[0] if numbers else own
+    return own
+
+
+def open_store(timeout: timedelta) -> TCPStore:
+    """A connection to the store that the launcher's variables name; rank 0 holds it from its first call on.
+
+    Raises:
+        ValueError: rank 0 cannot listen where it should.
+        torch.distributed.DistNetworkError: rank 0 cannot be reached in time.
+    """
+    port, ranks = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
+    if os.environ["RANK"] == "0":
+        address = listening_address(os.environ)
+        port = _hold(address, port).port
+    else:
+        address = LOOPBACK if is_one_host(os.environ) else os.environ["MASTER_ADDR"]
+    return TCPStore(address, port, ranks, False, timeout, wait_for_workers=False)
+
+
+def _rendezvous(
+    url: str, timeout: timedelta = _DEFAULT_TIMEOUT, **options: object
+) -> Iterator[tuple[TCPStore, int, int]]:
+    """torch's handler of `dmd://`: the store, this rank and the number of ranks, from the launcher's variables."""
+    yield open_store(timeout), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+@functools.cache
+def _hold(address: str, port: int) -> TCPStore:
+    """The store itself, for as long as this process lives; at a free port where 0 is asked for."""
+    listener = _listen(address, port)
+    port = listener.getsockname()[1]
+    descriptor = listener.detach()  # the store closes it
+    return TCPStore(address, port, None, True, _DEFAULT_TIMEOUT, wait_for_workers=False, master_listen_fd=descriptor)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be listened on ({error.strerror})"
+        raise ValueError(f"port {port} {why} at {address}, on the host of rank 0; give another --port") from error
+    return listener

@@ -1,0 +1,35 @@
+"""The part of the environment that must reach the ranks on every host."""
+
+from collections.abc import Mapping
+
+FORWARDED = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "DMD_AUDIT",
+    "DMD_FAULT",
+    "DS_ACCELERATOR",
+    "GLOO_",
+    "HF_",
+    "LD_LIBRARY_PATH",
+    "NCCL_",
+    "OMP_NUM_THREADS",
+    "PATH",
+    "PYTHON",
+    "TOKENIZERS_PARALLELISM",
+    "TORCH_",
+    "TRITON_",
+    "MLFLOW",
+    "MV2",
+    "UCX",
+)
+"""Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts; the last three are those that
+DeepSpeed carries by itself."""
+
+REFUSED = "DMD_REFUSED"
+"""Why `dmd train` cannot train on this host. Its ranks come to tell those of the other hosts, which wait for them."""
+
+
+def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that must reach every host."""
+    return {name: value for name, value in environment.items() if name.startswith(FORWARDED)}

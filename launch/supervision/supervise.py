@@ -1,0 +1,196 @@
+"""Each rank is two processes: one that trains, and its supervisor, which sees how it ends and what it is told.
+
+The launcher loses the exit status of a rank that a signal killed, and tells nobody which rank it was. The supervisor
+forks before anything heavy is imported, so it costs ten megabytes. It
+- asks its rank to stop at the first SIGTERM or SIGINT, and kills it at a second one of the same kind. Schedulers signal
+  every process of a job, the launcher does so too, and `dmd train` passes a signal on: what comes within REPEAT_SECONDS
+  is one request, and what comes from those above, or their death, is never a second one;
+- ends a rank that has nothing to save yet at once;
+- says how its rank ended (`launch.supervision.ending`): by the rank's own words, or by the signal that killed it;
+- prints the stack that a rank dumps when it hangs or crashes, and kills one that hangs (`launch.supervision.watchdog`);
+- tells the end of a rank that lost its peers under NCCL from a crash (`launch.supervision.lost`).
+A rank never outlives its supervisor.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from launch.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
+from launch.supervision.channels import Channels, Phase
+from launch.supervision.ending import Ending, Reporter
+from launch.supervision.watchdog import START_SECONDS, Watchdog
+
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+WRAPPER = "DMD_WRAPPER"
+"""Environment variable: process id of the `dmd train` on this host."""
+REPEAT_SECONDS = 5.0
+"""A stop signal counts as a second request this long after the first one of its kind."""
+GRACE_SECONDS = 5.0
+"""From the stack of a rank that hangs to its end; for a rank that joins the others to tell them that it leaves."""
+LOOK_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1
+
+StopRequest = Callable[[], bool]
+"""Whether this rank has been asked to stop; it looks at step boundaries."""
+
+
+def rank_name() -> str:
+    """This rank, for messages."""
+    return f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+
+
+def lost_message(reason: str) -> str:
+    """What a user reads about this rank when it has lost its peers."""
+    return f"{rank_name()} lost the other ranks ({reason}); the same command continues"
+
+
+def stopped_message() -> str:
+    """What a user reads about this rank when it was asked to stop before it had anything to save."""
+    return f"{rank_name()} was asked to stop before its first step; the same command continues"
+
+
+def supervise(train: Callable[[StopRequest, Channels], int]) -> int:
+    """Run `train(stop request, channels)` in a child; returns its exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    channels = Channels()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        Watchdog(START_SECONDS, channels.stacks)()
+        end(train(lambda: channels.stop_asked, channels))
+    return _Supervisor(child, channels).wait()
+
+
+def end(code: int) -> NoReturn:
+    """End this process as it is. Threads that gloo, NCCL, CUDA and others still run abort one that is taken down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Supervisor:
+    """Watches a child. Its own stop signals stay blocked: it takes them with their senders, one after the other."""
+
+    def __init__(self, child: int, channels: Channels) -> None:
+        self._child, self._channels, self._shown = child, channels, 0
+        self._errors = channels.errors
+        self._errors.leave_to_rank()
+        self._reporter = Reporter()
+        wrapper = os.environ.get(WRAPPER)
+        self._wrapper = None if wrapper is None else int(wrapper)
+        self._launcher = os.getppid()
+        self._above = {self._launcher, *([] if self._wrapper is None else [self._wrapper])}
+        self._asked: dict[int, float] = {}
+        self._hangs_since: float | None = None
+        self._ended_early = False
+
+    def wait(self) -> int:
+        """Watch the rank to its end; returns the exit code that stands for it."""
+        poll = select.poll()
+        ended = os.pidfd_open(self._child)
+        poll.register(ended, select.POLLIN)
+        above = {_pidfd(process): process for process in self._above}
+        for descriptor in (*above, self._errors.reader):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * LOOK_SECONDS)}
+            if self._errors.reader in ready and not self._errors.pass_on():
+                poll.unregister(self._errors.reader)
+            self._show_stacks()
+            if ended in ready:
+                return self._report(os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1]))
+            for descriptor in ready & above.keys():
+                poll.unregister(descriptor)
+                if above[descriptor] == self._wrapper:
+                    self._wrapper = None
+                self._request(signal.SIGTERM, above[descriptor])
+            while (told := signal.sigtimedwait(STOP_SIGNALS, 0)) is not None:
+                quiet = told.si_pid == self._launcher  # another of its ranks has ended
+                self._request(told.si_signo, told.si_pid, quiet=quiet)
+            self._end_what_is_over()
+
+    def _request(self, number: int, sender: int, *, quiet: bool = False) -> None:
+        now = time.monotonic()
+        first = not self._asked
+        since = self._asked.setdefault(number, now)
+        if self._hangs_since is not None or (sender not in self._above and now - since >= REPEAT_SECONDS):
+            os.kill(self._child, signal.SIGKILL)
+        elif first:
+            self._channels.ask_to_stop()
+            if not quiet and self._channels.phase == Phase.TRAINING and self._reporter.rank == 0:
+                name, again = signal.Signals(number).name, f"again after {REPEAT_SECONDS:.0f} s leaves at once"
+                print(f"{name}: stopping after a checkpoint; {again}", file=sys.stderr, flush=True)
+
+    def _end_what_is_over(self) -> None:
+        """Kill a rank that hangs, or that has been asked to stop before it had anything to save."""
+        now, phase = time.monotonic(), self._channels.phase
+        if self._hangs_since is not None and now - self._hangs_since > GRACE_SECONDS:
+            os.kill(self._child, signal.SIGKILL)
+        if self._asked and phase < Phase.TRAINING:
+            waited = now - min(self._asked.values())
+            if waited > (GRACE_SECONDS if phase == Phase.JOINING else 0):
+                self._ended_early = True
+                os.kill(self._child, signal.SIGKILL)
+
+    def _show_stacks(self) -> None:
+        """Print what the rank has dumped since the last look."""
+        text = os.pread(self._channels.stacks, 1 << 20, self._shown).decode(errors="replace")
+        if not text:
+            return
+        self._shown += len(text.encode())
+        if "Timeout (" in text and self._hangs_since is None:
+            self._hangs_since = time.monotonic()
+            print(f"{rank_name()} gave no sign of life in time (train.collective_timeout)", file=sys.stderr)
+        lines = "".join(f"  {line}\n" for line in text.splitlines())
+        print(f"stack of {rank_name()}:\n{lines}", end="", file=sys.stderr, flush=True)
+
+    def _report(self, code: int) -> int:
+        self._errors.finish()
+        sys.stdout.flush()
+        ending = self._ending(code)
+        self._reporter.report(ending, heard=self._wrapper is not None)
+        return ending.code
+
+    def _ending(self, code: int) -> Ending:
+        """How the rank ended, of its exit status, what it has noted, and what was seen."""
+        rank = self._reporter.rank
+        own, other = self._channels.noted()
+        if code >= 0:
+            if own is not None and own.code == code:
+                return own
+            told = f"{rank_name()} failed; its traceback is above" if code == FAILED else ""
+            return Ending(code=code, message=told, origin=rank)
+        if self._ended_early:
+            return Ending(code=STOPPED, message=stopped_message(), origin=rank)
+        gave_up = code == -signal.SIGABRT or self._hangs_since is not None
+        if gave_up and other is not None:
+            return other
+        if gave_up and self._errors.reason is not None:
+            return Ending(code=LOST, message=lost_message(self._errors.reason), origin=rank)
+        hung = "gave no sign of life in time (train.collective_timeout; its stack is above) and "
+        killed = f"was killed by {signal.Signals(-code).name} (signal {-code}); the same command continues"
+        told = f"{rank_name()} {hung if self._hangs_since is not None else ''}{killed}"
+        return Ending(code=SIGNALLED - code, message=told, origin=rank)
+
+
+def _pidfd(process: int) -> int:
+    """A descriptor that becomes readable when the process ends; of a closed pipe if it already has."""
+    try:
+        return os.pidfd_open(process)
+    except ProcessLookupError:
+        reader, writer = os.pipe()
+        os.close(writer)
+        return reader

@@ -1,0 +1,109 @@
+"""One rank's training on a DeepSpeed engine: what `launch.train` runs, and what a trial on a Ray cluster runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_shards.format.schema import DatasetInfo
+from data_shards.places import Where
+from data_shards.reading.reader import ShardReader
+from dmd.config import Config
+from dmd.kernels.backend import set_float32_products
+from dmd.model.text import encoder_config, load_text_encoder
+from dmd.training.epoch_report import EpochReport
+from dmd.training.loop import Training
+from dmd.training.passes import settle_passes, settled
+from dmd.training.resume import Resume
+from dmd.training.step import make_plan
+from dmd.training.system import TrainingSystem
+from launch.trainer.agree import agree, facts_of, take_run_directory
+from launch.trainer.engine import DeepSpeedEngine
+from launch.trainer.host_tuning import keep_freed_memory
+from launch.trainer.preflight import open_shards, plan_training
+
+
+def make_training(
+    config: Config,
+    data: Where,
+    run: Path,
+    *,
+    device: torch.device,
+    resume: Resume = "auto",
+    stop_requested: Callable[[], bool] = lambda: False,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    heartbeat: Callable[[], None] = lambda: None,
+    group: str = "",
+) -> Training:
+    """Build a rank's part of a training; `launch.trainer.engine.join_process_group` has been called. See `Training`.
+
+    Args:
+        group: whose earlier writers to the run directory give way (`data_shards.sole_writer.acquire`).
+
+    Raises:
+        ValueError: what `open_shards` and `plan_training` refuse, or ranks that were not given the same (`agree`),
+            or another process that writes to the run directory.
+        StorageFailed: the storage failed before the first step.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    directory = take_run_directory(device, run, group=group)
+    try:
+        reader, system, text_encoder = agree(device, directory, lambda: _prepare(config, data, run, device, resume))
+        set_float32_products(tf32=system.execution.tf32)
+        num_ranks = dist.get_world_size()
+        config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
+        plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
+        engine = DeepSpeedEngine(system, config, plan, device)
+        return Training(
+            engine,
+            config,
+            reader,
+            run,
+            text_encoder=text_encoder,
+            resume=resume,
+            stop_requested=stop_requested,
+            on_epoch=on_epoch,
+            heartbeat=heartbeat,
+            lease=directory.lease,
+        )
+    except BaseException:
+        directory.leave()
+        raise
+
+
+def _prepare(
+    config: Config, data: Where, run: Path, device: torch.device, resume: Resume
+) -> tuple[tuple[ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
+    """Shards, network and encoder of this rank, and what must be the same about them everywhere."""
+    reader = open_shards(data, config)
+    plan = plan_training(config, reader, run, dist.get_world_size())
+    system, encoder = build_system(config, reader.index.info, device)
+    facts = facts_of(
+        config=config,
+        info=reader.index.info,
+        plan=plan,
+        resume=str(resume),
+        precision=system.execution.precision,
+        encoder=encoder,
+    )
+    return (reader, system, encoder), facts
+
+
+def build_system(
+    config: Config, info: DatasetInfo, device: torch.device
+) -> tuple[TrainingSystem, dict[str, Any] | None]:
+    """The system with its initial weights on a device, and the text encoder's configuration for checkpoints."""
+    torch.manual_seed(config.train.seed)
+    encoder, settings = None, None
+    if info.text_kind == "tokens":
+        settings = encoder_config(config.text.encoder)
+        encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
+        if config.text.compile:
+            encoder.network.compile()
+    torch.manual_seed(config.train.seed)  # an encoder's missing weights may have drawn
+    system = TrainingSystem(config, info, encoder, device)
+    system.take_statistics(info)
+    return system.to(device), settings

@@ -1,0 +1,196 @@
+"""A DeepSpeed engine behind the interface that the training loop asks for (`dmd.training.engine.Engine`)."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from torch import Tensor
+
+from dmd.config import Config
+from dmd.data.plan import EpochPlan
+from dmd.training.system import TrainingSystem
+from launch.devices import check_ranks
+from launch.network.rendezvous import init_method
+from launch.trainer.adam import make_adam
+from launch.trainer.deepspeed_config import deepspeed_config
+
+STATE_KEYS = ("exp_avg", "exp_avg_sq")
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
+
+def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
+    """Join the ranks that the launcher (or Ray) started; returns this rank's device.
+
+    DeepSpeed's shared-memory collective stays off on CPUs: it compiles for a minute and a half at first use, and it
+    waits for a dead peer without a time limit, where gloo ends with an error.
+
+    Raises:
+        ValueError: more ranks on this host than it has GPUs, or rank 0 cannot listen where it should.
+    """
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    accelerator = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    if not on_cpu:
+        check_ranks(int(os.environ.get("LOCAL_SIZE", "1")), accelerator.device_count())
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, init_method=init_method())
+    if on_cpu:
+        return torch.device("cpu")
+    return torch.device(accelerator.current_device_name())
+
+
+def leave_process_group() -> None:
+    """Part from the other ranks after the last collective of all. Under NCCL torch complains of a process that does
+    not."""
+    dist.destroy_process_group()
+
+
+def limit_waiting(timeout: timedelta) -> None:
+    """Give every process group this time limit. Those that DeepSpeed makes for itself (`groups._clone_world_group`)
+    wait half an hour for a host that is gone, whatever `init_distributed` was told."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+class DeepSpeedEngine:
+    """Data-parallel training of a system at ZeRO stage 0, 1 or 2.
+
+    Args:
+        fused_adam: torch's fused Adam; None: on CUDA (`launch.trainer.adam`).
+
+    Raises:
+        ValueError: what `make_adam` refuses.
+    """
+
+    def __init__(
+        self,
+        system: TrainingSystem,
+        config: Config,
+        plan: EpochPlan,
+        device: torch.device,
+        *,
+        fused_adam: bool | None = None,
+    ) -> None:
+        self.system = system
+        self.device = device
+        self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
+        self._zero_stage = config.train.zero_stage
+        self._clip, self._clip_at = config.train.clip, config.train.clip_at
+        self._gradient_norm = self._loss = torch.zeros((), device=device)
+        self._applied = False
+        self.optimizer: torch.optim.Optimizer = make_adam(system, config, device, fused=fused_adam)
+        self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
+        self._engine, *_ = deepspeed.initialize(
+            model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
+        )
+        limit_waiting(timedelta(seconds=config.train.collective_timeout))
+        self.optimizer.register_step_pre_hook(self._before_update)
+
+    def forward(self, *arguments: object) -> dict[str, Tensor]:
+        """Loss terms of a batch (see `TrainingSystem.forward`)."""
+        return self._engine(*arguments)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add gradients; reduces them over the ranks after the last pass of a step."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # moves DeepSpeed's count of passes, no update
+
+    def step(self, loss: Tensor) -> tuple[Tensor, bool]:
+        """Update the weights if loss and gradient are finite; see `dmd.training.engine.Engine`."""
+        assert self._engine.is_gradient_accumulation_boundary()
+        self._loss, self._applied = loss, False
+        self._gradient_norm = torch.full((), torch.nan, device=self.device)
+        self._engine.step()
+        return self._gradient_norm, self._applied
+
+    def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Clip the reduced gradient, or take it away so that Adam does nothing.
+
+        From ZeRO 1 on this is called once per parameter group, with this rank's flat part of it, after DeepSpeed has
+        the norm over all groups; where that is not finite DeepSpeed does not come here at all.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters]
+        if self._zero_stage > 0:
+            self._gradient_norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, device=self.device)
+        else:
+            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        self._applied = bool(torch.isfinite(self._gradient_norm + self._loss))
+        if not self._applied:
+            for parameter in parameters:
+                parameter.grad = None
+        elif self._clip == "value":
+            torch._foreach_clamp_min_(gradients, -self._clip_at)
+            torch._foreach_clamp_max_(gradients, self._clip_at)
+        elif self._clip == "norm":
+            factor = (self._clip_at / (self._gradient_norm + 1e-6)).clamp(max=1)
+            torch._foreach_mul_(gradients, factor)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Copies of Adam's moments on the CPU, `KEY/PARAMETER`, and `step`; empty before the first step."""
+        if not any(self.optimizer.state.values()):
+            return {}
+        # DeepSpeed's FusedAdam counts, as a Python number, in the last parameter of each group alone.
+        steps = [torch.as_tensor(own["step"], dtype=torch.float32) for own in self.optimizer.state.values() if own]
+        state = {"step": torch.stack(steps).max().cpu()}
+        if self._zero_stage > 0:
+            self._link_partitions()
+        for name, parameter in self._parameters.items():
+            for key in STATE_KEYS:
+                if self._zero_stage > 0:
+                    value = safe_get_full_optimizer_state(parameter, key)
+                else:
+                    value = self.optimizer.state[parameter][key]
+                state[f"{key}/{name}"] = value.detach().to("cpu", copy=True)
+        return state
+
+    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
+        """Take over `optimizer_state`, written at any stage and number of ranks."""
+        if not state:
+            return
+        if self._zero_stage > 0:
+            self._load_partitions(state)
+            return
+        for name, parameter in self._parameters.items():
+            self.optimizer.state[parameter] = {
+                "step": self._step_count(state),
+                **{key: state[f"{key}/{name}"].to(self.device, copy=True) for key in STATE_KEYS},
+            }
+
+    def _step_count(self, state: dict[str, Tensor]) -> Tensor | int:
+        """The number of updates in the optimizer's own form: a tensor of each parameter, which torch's fused Adam wants
+        on the parameter's device, or FusedAdam's Python number."""
+        if not isinstance(self.optimizer, torch.optim.Adam):
+            return int(state["step"])
+        return state["step"].to(self.device if self.optimizer.defaults["fused"] else "cpu", copy=True)
+
+    def _load_partitions(self, state: dict[str, Tensor]) -> None:
+        """Give each flat partition an empty state, let DeepSpeed link the parameters to it, fill it by the links."""
+        for group in self.optimizer.param_groups:
+            for flat in group["params"]:
+                self.optimizer.state[flat] = {
+                    "step": self._step_count(state),
+                    **{key: torch.zeros_like(flat) for key in STATE_KEYS},
+                }
+        self._link_partitions()
+        for name, parameter in self._parameters.items():
+            for key in STATE_KEYS:
+                safe_set_full_optimizer_state(parameter, state[f"{key}/{name}"].to(self.device), key)
+
+    def _link_partitions(self) -> None:
+        """Link the parameters to their parts of the flat state. DeepSpeed does so once, after the first group's first
+        update, when other groups (or a first step that was skipped) have no state yet."""
+        self._engine.optimizer._hp_optimizer_states_linked = False
+        self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """Take over the system's weights, and ZeRO's own float32 copy of them."""
+        self.system.load_state_dict(state)
+        if self._zero_stage > 0:
+            self._engine.optimizer.refresh_fp32_params()

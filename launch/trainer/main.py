@@ -1,0 +1,122 @@
+"""One rank of a training, as `launch/train.py` runs it: join the others, build, train, and say how it ended."""
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from data_shards.places import to_place
+from dmd.config import Config, TrainConfig
+from dmd.presets import load_config
+from dmd.training.epoch_report import Outcome
+from dmd.training.resume import Resume, parse_resume
+from launch.arguments import make_parser
+from launch.exit_codes import STOPPED
+from launch.network.interfaces import choose_interfaces
+from launch.starting.environment import REFUSED
+from launch.starting.private import DATA, take_over
+from launch.supervision.channels import Channels
+from launch.supervision.ending import Ending
+from launch.supervision.failures import ending_of
+from launch.supervision.peers import Peers, leave
+from launch.supervision.supervise import StopRequest
+from launch.supervision.watchdog import JOIN_MARGIN, Watchdog
+from launch.trainer.determinism import make_deterministic
+from launch.trainer.threads import settle_threads
+
+
+@dataclass
+class Standing:
+    """How far a rank has come, for the words that explain an error."""
+
+    config: Config | None = None
+    training: bool = False
+
+
+def train(
+    options: argparse.Namespace, stop: StopRequest, channels: Channels, peers: Peers, standing: Standing
+) -> Outcome:
+    """Train on this rank.
+
+    Raises:
+        ValueError: the user's mistake, or a training that diverged.
+        OSError: the storage failed.
+        RuntimeError: other ranks are gone or cannot be reached (`lost_others`), the device failed, or a bug.
+    """
+    from launch.trainer.build import make_training
+    from launch.trainer.engine import join_process_group, leave_process_group
+
+    choose_interfaces(os.environ)
+    config, resume = read_options(options, channels, peers)
+    standing.config = config
+    if config.train.deterministic:
+        make_deterministic(os.environ)
+    watchdog = Watchdog(config.train.collective_timeout, channels.stacks)
+    timeout = timedelta(seconds=config.train.collective_timeout)
+    watchdog.allow(2 * config.train.collective_timeout + JOIN_MARGIN)  # both waits end by themselves
+    peers.connect(timeout)
+    take_over(options.run, os.environ)  # the others hear of a run directory that this host alone lacks
+    data = to_place(os.environ.pop(DATA, options.data))
+    device = join_process_group(timeout)
+    if dist.get_backend() == dist.Backend.NCCL and dist.get_world_size() > 1:
+        channels.errors.hand_over()
+    watchdog()
+    settle_threads(options.run, device)
+    training = make_training(
+        config, data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
+    )
+    standing.training = True
+    peers.begin()
+    outcome = training.run()
+    leave_process_group()
+    watchdog.close()
+    return outcome
+
+
+def read_options(options: argparse.Namespace, channels: Channels, peers: Peers) -> tuple[Config, Resume]:
+    """The config of this rank and what it resumes. Where they are wrong the others are met, so that they hear of it.
+
+    Raises:
+        ValueError: a mistake in it, or what `dmd train` has refused on this host.
+    """
+    try:
+        if REFUSED in os.environ:
+            raise ValueError(os.environ[REFUSED])
+        return load_config(options.preset, options.overrides), parse_resume(options.resume)
+    except ValueError:
+        patience = TrainConfig.collective_timeout
+        Watchdog(patience, channels.stacks).allow(2 * patience + JOIN_MARGIN)
+        with suppress(dist.DistError):  # no rank 0 to tell
+            peers.connect(timedelta(seconds=patience), to_leave=True)
+        raise
+
+
+def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
+    """Parse, train, report; returns the exit code (`launch.exit_codes`)."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    parser = make_parser()
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it
+    options = parser.parse_args(argv)
+    begin = time.perf_counter()
+    outcome = run_rank(lambda peers, standing: train(options, stop, channels, peers, standing), channels)
+    if os.environ.get("RANK", "0") == "0":
+        print(outcome.text(options.run, time.perf_counter() - begin), flush=True)
+    return STOPPED if outcome.stopped else 0
+
+
+def run_rank(work: Callable[[Peers, Standing], Outcome], channels: Channels) -> Outcome:
+    """Run a rank's part; over an error this process ends here, after the other ranks were told why."""
+    rank, peers, standing = int(os.environ.get("RANK", "0")), Peers(channels), Standing()
+    try:
+        outcome = work(peers, standing)
+    except Exception as error:
+        ending: Ending = ending_of(error, rank, standing.config, alone=standing.training)
+        leave(channels, peers.settle(ending))
+    peers.close()
+    return outcome

@@ -1,0 +1,107 @@
+"""Everything that can be checked about a training before a rank starts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from data_shards.format.schema import DatasetInfo
+from data_shards.places import Where
+from data_shards.reading.reader import ShardReader
+from dmd.config import Config
+from dmd.data.plan import EpochPlan
+from dmd.data.targets import check_classes, check_targets
+from dmd.encoder_files import check_encoder_files
+from dmd.kernels.backend import default_device
+from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config
+from dmd.training.checkpoint import checkpoint_paths, read_state
+from dmd.training.resume import Resume, choose_checkpoint
+from dmd.training.saving import CHECKPOINTS
+from dmd.training.state import check_continues
+from dmd.training.step import make_plan
+from dmd.training.system import TrainingSystem
+from launch.trainer.adam import check_adam
+
+
+def open_shards(data: Where, config: Config) -> ShardReader:
+    """The shards of a training.
+
+    Raises:
+        ValueError: no index there, or a split that a training needs is missing.
+    """
+    reader = ShardReader(data, check=config.data.check)
+    place = reader.index.root
+    for split in ("train", "valid"):
+        if reader.index.num_samples(split) == 0:
+            there = ", ".join(reader.index.info.counts) or "none"
+            raise ValueError(
+                f"{place} has no {split} split (it has: {there}), which a training needs; shard a file that holds it"
+            )
+    return reader
+
+
+def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int, *, here: bool = True) -> EpochPlan:
+    """Refuse, before anything is written, what cannot be trained; builds the network, but for the encoder's weights.
+
+    On the meta device the network's own few million weights would cost nothing, but torch imports its compiler for
+    them, which takes two seconds.
+
+    Args:
+        here: ranks run on this machine, whose device must have what the config asks for; others see for themselves.
+
+    Raises:
+        ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
+            encoder directory without whole weights, or an optimizer that the device lacks.
+    """
+    plan = plan_training(config, reader, run, num_ranks)
+    if here:
+        check_adam(config, default_device())
+    else:
+        config = replace(config, train=replace(config.train, kernels="auto", precision="auto"))
+    info = reader.index.info
+    if info.text_kind == "tokens":
+        check_encoder_files(config.text.encoder)
+    encoder = None if info.text_kind == "features" else _meta_encoder(config)
+    TrainingSystem(config, info, encoder, default_device()).take_statistics(info)
+    return plan
+
+
+def unread_overrides(overrides: Sequence[str], info: DatasetInfo) -> list[str]:
+    """Overrides that a training on these shards does not read: of the text encoder, where there is none."""
+    return [override for override in overrides if override.startswith("text.") and info.text_kind == "features"]
+
+
+def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
+    """The plan of a training's epochs; cheap, every rank makes it.
+
+    Raises:
+        ValueError: more ranks than ghost batches per step, a file in the place of the run directory, an encoder
+            that is not there or does not fit the tokens, labels that the shards lack, or targets that are all equal.
+    """
+    info = reader.index.info
+    check_classes(config, info)
+    check_targets(config, reader.index)
+    plan = make_plan(config, info.counts["train"], num_ranks)
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"the run directory {run} is a file; give another --run")
+    if info.text_kind == "tokens" and not checkpoint_paths(run / CHECKPOINTS):
+        check_tokens(encoder_config(config.text.encoder), vocab_size=info.vocab_size, length=info.lengths["text"])
+    return plan
+
+
+def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume) -> None:
+    """Refuse a run directory that the training cannot continue; reads whole checkpoints.
+
+    Raises:
+        ValueError: as `choose_checkpoint`, or a run of another training.
+    """
+    path, _ = choose_checkpoint(run / CHECKPOINTS, resume)
+    if path is not None:
+        check_continues(read_state(path), config, reader.index.info, run)
+
+
+def _meta_encoder(config: Config) -> TextEncoder:
+    """The text encoder without memory for its weights."""
+    with torch.device("meta"):
+        return build_text_encoder(encoder_config(config.text.encoder), frozen=config.text.frozen)
