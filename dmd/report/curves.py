@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dmd.metrics import METRIC_TITLES, heading, shown
+from dmd.metrics import METRICS, heading, shown
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, new_figure
 
@@ -60,7 +60,7 @@ def loss_terms(run: RunRecord) -> Figure:
 
 def validation_metrics(run: RunRecord) -> Figure:
     """Validation metrics of the fused prediction, a panel each."""
-    names = [name for name in METRIC_TITLES if f"valid/{name}" in run.curves]
+    names = [name for name in METRICS if f"valid/{name}" in run.curves]
     figure = new_figure(9.6, 1.7 * -(-len(names) // 5))
     step, _ = run.best()
     for axes, name in zip(grid_of(figure, len(names), 5, sharex=True), names, strict=True):
@@ -79,8 +79,14 @@ def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
     for axes, (name, runs) in zip(grid_of(figure, len(groups), columns, sharey=True), groups.items(), strict=True):
         for number, run in enumerate(runs):
             curve = run.curves["valid/loss"]
-            axes.plot(curve.steps, curve.values, linestyle=DASHES[number % 4], linewidth=1.8,
-                      color=(INK, *COLOURS[1:])[number % 3], label=f"seed {run.seed}")
+            axes.plot(
+                curve.steps,
+                curve.values,
+                linestyle=DASHES[number % 4],
+                linewidth=1.8,
+                color=(INK, *COLOURS[1:])[number % 3],
+                label=f"seed {run.seed}",
+            )
         axes.set(title=f"validation {runs[0].loss_title}: {name}", xlabel="step")
         axes.legend(ncols=2)
     return figure

@@ -40,8 +40,6 @@ Hyperparameter = bool | int | float | str
 """What TensorBoard takes for one."""
 BEST = "best_valid"
 """Kind of the numbers of the checkpoint that `dmd evaluate` takes."""
-COMPARED = ("acc2_non0", "f1_non0", "acc7", "corr")
-"""Metrics of a regression that the hyperparameter page shows beside the validation loss."""
 DESCRIPTION_SUFFIX = ".search"
 """How the name of an event file ends that describes the hyperparameters of all runs below its directory."""
 _DESCRIPTION_LEVELS = 2

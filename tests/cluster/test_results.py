@@ -20,33 +20,20 @@ from cluster.experiment import make_cells, parse_seeds
 from cluster.ledger import Ledger, TrialRecord, keep_request
 from cluster.options import Request
 from cluster.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
-from cluster.results import markdown, seed_rows, student_t, summary, write_best, write_table, write_trials
+from cluster.results import markdown, seed_rows, write_best, write_table, write_trials
 from cluster.run import parse_ablation
 from cluster.space import load_space
 from cluster.submit import excludes
 from cluster.table import LiveTable
 from dmd.config import Config
-from dmd.metrics import METRIC_TITLES
+from dmd.metrics import METRICS
 from dmd.presets import load_config
 from dmd.training.record import BEST, Recorder
 
 
-def test_student_t():
-    stats = pytest.importorskip("scipy.stats")
-    for degrees in (*range(1, 40), 100, 10_000):
-        assert student_t(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-3)
-
-
-def test_summary():
-    mean, deviation, half = summary([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert (mean, deviation) == pytest.approx((3.0, math.sqrt(2.5)))
-    assert half == pytest.approx(2.7764 * math.sqrt(2.5 / 5))
-    assert math.isnan(summary([1.0])[1])
-
-
 def test_seed_rows():
     def result(name: str, seed: int, mae: float) -> dict:
-        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRIC_TITLES, 0.5), "mae": mae}}
+        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRICS, 0.5), "mae": mae}}
 
     rows = seed_rows([result("a", 1, 0.8), result("a", 2, 1.0), result("b", 1, 2.0)])
     assert [(row["name"], row["seed"]) for row in rows] == [
@@ -61,6 +48,8 @@ def test_seed_rows():
         ("b", "95 % +-"),
     ]
     assert rows[2]["MAE"] == pytest.approx(0.9)
+    assert rows[3]["MAE"] == pytest.approx(math.sqrt(0.02))
+    assert rows[4]["MAE"] == pytest.approx(12.7062 * math.sqrt(0.02 / 2), rel=1e-6), "Student's t at one degree"
     assert (rows[0]["Acc7 %"], rows[0]["F1 Non0 %"], rows[0]["Corr"], rows[0]["split"]) == (50, 50, 0.5, "test")
     assert "nan" not in markdown(rows)
 
