@@ -4,11 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dmd.losses.terms import all_terms
 from dmd.metrics import METRICS, heading, shown
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, new_figure
-
-_NOT_TERMS = ("samples_per_second", "learning_rate", "learning_rate_text", "gradient_norm", "total")
 
 
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
@@ -40,17 +39,17 @@ def learning(run: RunRecord) -> Figure:
 
 def loss_terms(run: RunRecord) -> Figure:
     """Every loss term, the gradient norm and the learning rate, a panel each."""
-    tags = [tag for tag in run.curves if tag.startswith("train/") and "/edges" not in tag]
-    terms = [tag for tag in tags if tag.removeprefix("train/") not in _NOT_TERMS]
-    terms += [f"train/{name}" for name in ("gradient_norm", "learning_rate") if f"train/{name}" in tags]
-    figure = new_figure(9.6, 1.55 * -(-len(terms) // 4))
-    for axes, tag in zip(grid_of(figure, len(terms), 4, sharex=True), terms, strict=True):
+    titles = {f"train/{term.name}": term.title for term in all_terms()}
+    tags = [tag for tag in run.curves if tag in titles]
+    tags += [tag for tag in ("train/gradient_norm", "train/learning_rate") if tag in run.curves]
+    figure = new_figure(9.6, 1.55 * -(-len(tags) // 4))
+    for axes, tag in zip(grid_of(figure, len(tags), 4, sharex=True), tags, strict=True):
         curve = run.curves[tag]
         rate = tag == "train/learning_rate"
         axes.plot(curve.steps, curve.values, color=INK if rate else SOFT, linewidth=1.2 if rate else 0.5)
         if not rate:
             axes.plot(curve.steps, smooth(curve.values, _width(curve)), color=INK, linewidth=1.2)
-        axes.set_title(tag.removeprefix("train/").replace("_", " "))
+        axes.set_title(titles.get(tag) or tag.removeprefix("train/").replace("_", " "))
         if tag == "train/gradient_norm":
             axes.set_yscale("log")
         else:

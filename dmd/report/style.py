@@ -34,16 +34,6 @@ RC = {
 }
 """Settings for `matplotlib.rc_context`."""
 SPACE_TITLE = {"homo": "homogeneous (HomoGD)", "hetero": "heterogeneous (HeteroGD)"}
-HEAD_TITLE = {
-    "fused": "fused",
-    "shared": "shared",
-    "text_homo": "text, homo",
-    "audio_homo": "audio, homo",
-    "vision_homo": "vision, homo",
-    "text_hetero": "text, hetero",
-    "audio_hetero": "audio, hetero",
-    "vision_hetero": "vision, hetero",
-}
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -9,10 +9,10 @@ import numpy as np
 
 from dmd.metrics import METRICS, heading, headings_of, in_view, show, shown, unit_note
 from dmd.model.config import MODALITIES
+from dmd.model.dmd import HEADS
 from dmd.report.groups import Group, Measured
 from dmd.report.published_results import ABLATION, RESULTS, UNIMODAL
 from dmd.report.statistics import paired_bootstrap, summarise
-from dmd.report.style import HEAD_TITLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def heads_table(measured: Measured) -> Table:
     """All metrics of all eight heads of one run."""
     titles, split = headings_of(measured.result.metrics["fused"]), measured.result.split
     rows = [
-        [HEAD_TITLE[head], *(show(m, values[m]) for m in titles)] for head, values in measured.result.metrics.items()
+        [HEADS[head].title, *(show(m, values[m]) for m in titles)] for head, values in measured.result.metrics.items()
     ]
     return Table(
         name="heads",
