@@ -11,13 +11,14 @@ from typing import Any
 
 import ray
 
-from cluster.ledger import encode, or_nan, read_json
+from cluster.ledger import or_nan, read_json
 from cluster.patience import LOOK_SECONDS, Patience
 from cluster.process_group import hide_gpus
 from cluster.resources import DRIVER_MEMORY
 from cluster.trial import TrialOptions, run_training
 from data_shards.places import Place
 from dmd.config import Config
+from dmd.training.documents import encode
 from dmd.training.durable import replace_file
 
 RESULT = "test.json"
@@ -117,7 +118,7 @@ def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
         size = options.size
         evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
         result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
-        replace_file(cell.run / RESULT, encode(result))
+        replace_file(cell.run / RESULT, encode(result, indent=1))
     return None if refusal is None else refusal.reason
 
 

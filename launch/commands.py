@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from launch.exit_codes import STOPPED
+from dmd.exit_codes import STOPPED
 from launch.supervise import STOP_SIGNALS
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import torch
 from data_shards.places import redact
 from dmd.config import Config
 from dmd.errors import first_line
+from dmd.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
 from dmd.training.agreement import OnEveryRank, StorageFailed
 from launch.ending import Ending
-from launch.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
 from launch.lost import lost_others
 from launch.supervise import lost_message, rank_name
 

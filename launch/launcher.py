@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import psutil
 
+from dmd.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.collect import Collector
 from launch.ending import Ending, cause
-from launch.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.reach import Reach, end_group
 from launch.supervise import REPEAT_SECONDS, STOP_SIGNALS
 

@@ -19,9 +19,9 @@ from typing import NoReturn
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from dmd.exit_codes import LOST, STOPPED
 from launch.channels import Channels, Phase
 from launch.ending import Ending, parse_ending
-from launch.exit_codes import LOST, STOPPED
 from launch.rendezvous import open_store
 from launch.supervise import stopped_message
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from data_shards.places import to_place
 from dmd.config import Config
+from dmd.exit_codes import STOPPED
 from dmd.presets import load_config
 from dmd.training.epoch_report import Outcome
 from dmd.training.resume import parse_resume
@@ -20,7 +21,6 @@ from launch.channels import Channels
 from launch.determinism import make_deterministic
 from launch.ending import Ending
 from launch.environment import choose_interfaces
-from launch.exit_codes import STOPPED
 from launch.failures import ending_of
 from launch.peers import Peers, leave
 from launch.private import DATA, take_over
@@ -78,7 +78,7 @@ def train(
 
 
 def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
-    """Parse, train, report; returns the exit code (`launch.exit_codes`)."""
+    """Parse, train, report; returns the exit code (`dmd.exit_codes`)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     parser = make_parser()
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it

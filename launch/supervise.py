@@ -21,9 +21,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from dmd.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.channels import Channels, Phase
 from launch.ending import Ending, Reporter
-from launch.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.watchdog import START_SECONDS, Watchdog
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}

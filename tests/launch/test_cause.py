@@ -16,13 +16,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dmd.exit_codes import weight
 from dmd.training.epoch_report import Outcome
 from dmd.training.faults import fault_point
 from launch.channels import Channels
 from launch.collect import InMemory
 from launch.ending import REPORTS, Ending, cause, read_report, report_line
 from launch.engine import join_process_group
-from launch.exit_codes import weight
 from launch.peers import Peers
 from launch.ports import free_port
 from launch.rank import Standing, run_rank
