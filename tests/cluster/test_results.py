@@ -231,8 +231,13 @@ def test_the_hparams_page_shows_what_varies(tmp_path):
     assert {run for run, tags in content.items() if EXPERIMENT_TAG in tags} == {"trials/.", "alone/."}
     assert {run for run, tags in content.items() if SESSION_START_INFO_TAG in tags} == content.keys() - {"trials/."}
     found = parse_experiment_plugin_data(content["trials/."][EXPERIMENT_TAG])
-    assert found.metric_infos[0].name.tag == "best_valid/loss"
-    assert all(metric.name.tag.startswith("best_valid/") for metric in found.metric_infos)
+    assert [(metric.name.tag, metric.display_name) for metric in found.metric_infos] == [
+        ("best_valid/loss", "best valid MAE"),
+        ("best_valid/acc2_non0", "valid Acc2 Non0 (share)"),
+        ("best_valid/f1_non0", "valid F1 Non0 (share)"),
+        ("best_valid/acc7", "valid Acc7 (share)"),
+        ("best_valid/corr", "valid Corr"),
+    ]
     kinds = {info.name: api_pb2.DataType.Name(info.type) for info in found.hparam_infos}
     assert kinds == {
         "train.clip": "DATA_TYPE_STRING",
