@@ -10,11 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from data_shards.durable import Unreadable
 from data_shards.places import redact
-
-USER_ERROR = 2
-"""Exit code for a mistake of the user's: bad input, bad config, a file that is not there."""
-STORAGE = 74
-"""Exit code where a checkpoint or shards may be whole and cannot be looked at; the same command works when they can."""
+from dmd.exit_codes import STORAGE, USER_ERROR
 
 
 def _commands() -> dict[str, EntryPoint]:

@@ -32,10 +32,15 @@ def schema(task: Task) -> pa.Schema:
             ("label", pa.float64()),
             ("prediction", kind),
             *((name, pa.float32()) for name in probabilities),
-            *((head, kind) for head in HEADS[1:]),
+            *((head, kind) for head in _other_heads()),
             *((name, pa.float32()) for name in EDGE_COLUMNS),
         ]
     )
+
+
+def _other_heads() -> list[str]:
+    """The heads whose columns have their names."""
+    return [head for head in HEADS if head != "fused"]
 
 
 def predictions(model: Predictor, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
@@ -55,7 +60,7 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
         "text": pa.array(samples.texts),
         "label": pa.array(samples.labels, from_pandas=True),
         "prediction": pa.array(heads["fused"].numpy()),
-        **{head: pa.array(heads[head].numpy()) for head in HEADS[1:]},
+        **{head: pa.array(heads[head].numpy()) for head in _other_heads()},
     }
     if classifies:
         for number, column in enumerate(prediction.probabilities.T.contiguous()):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from data_shards.places import redact
-from launch.exit_codes import STOPPED
+from dmd.exit_codes import STOPPED
 from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
 from launch.supervision.supervise import STOP_SIGNALS
 

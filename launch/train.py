@@ -2,7 +2,7 @@
 
     deepspeed --num_accelerators 2 launch/train.py --preset mosi-aligned --data SHARDS --run RUN [section.key=value ...]
 
-`dmd train` starts the launcher itself. Exit codes: `launch.exit_codes`.
+`dmd train` starts the launcher itself. Exit codes: `dmd.exit_codes`.
 """
 
 import os

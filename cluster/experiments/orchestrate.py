@@ -26,9 +26,9 @@ from cluster.search.trial_records import Ledger, keep_request
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from dmd.config import Config
+from dmd.exit_codes import LOST, STOPPED
 from dmd.metrics import loss_title
 from dmd.presets import config_to_dict
-from launch.exit_codes import LOST, STOPPED
 from launch.trainer.preflight import check_training, open_shards
 
 FAILED = 1

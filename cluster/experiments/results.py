@@ -1,9 +1,8 @@
-"""Tables of an experiment, as CSV and Markdown, and the statistics of its seeds."""
+"""Tables of an experiment, as CSV and Markdown."""
 
 import csv
 import io
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,35 +14,11 @@ from cluster.search.space import apply
 from cluster.search.trial_records import Ledger, TrialRecord
 from data_shards.durable import replace_file
 from dmd.config import Config
-from dmd.metrics import headings_of, loss_title, shown, unit_note
+from dmd.metrics import METRICS, headings_of, loss_title, shown, unit_note
 from dmd.presets import config_to_dict
-
-_T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
-"""0.975 quantile of Student's t at 1 to 9 degrees of freedom."""
-_Z_975 = 1.959964
-
-_LOSSES = ("mae", "cross_entropy")
+from dmd.report.statistics import summarise
 
 Row = dict[str, Any]
-
-
-def student_t(degrees: int) -> float:
-    """The 0.975 quantile of Student's t; from 10 degrees on by its Cornish-Fisher expansion (error below 1e-3)."""
-    if degrees <= len(_T_975):
-        return _T_975[degrees - 1]
-    z = _Z_975
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3
-
-
-def summary(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, standard deviation (n - 1), and half the width of the 95 % interval of the mean; nan from one value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    deviation = statistics.stdev(values)
-    return mean, deviation, student_t(len(values) - 1) * deviation / math.sqrt(len(values))
 
 
 def write_table(path: Path, rows: Sequence[Row], *, note: str = "") -> None:
@@ -78,7 +53,7 @@ def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
     ordered = sorted(ledger.records.values(), key=lambda record: (record.best_loss, record.number))
     keys = list(dict.fromkeys(key for record in ordered for key in record.values))
     names = {name: None for record in ordered for name in record.metrics}
-    told = {name: f"valid {text}" for name, text in headings_of(names).items() if name not in _LOSSES}
+    told = {name: f"valid {text}" for name, text in headings_of(names).items() if not METRICS[name].is_loss}
     rows = [
         {
             "trial": record.number,
@@ -120,9 +95,10 @@ def seed_rows(results: Iterable[Row]) -> list[Row]:
     for name in dict.fromkeys(result["name"] for result in results):
         own = [result for result in results if result["name"] == name]
         rows += [_row(name, result["seed"], result["metrics"]) for result in own]
-        columns = {key: summary([result["metrics"][key] for result in own]) for key in own[0]["metrics"]}
-        for place, label in enumerate(("mean", "std", "95 % +-")):
-            rows.append(_row(name, label, {key: column[place] for key, column in columns.items()}))
+        over_seeds = {key: summarise([result["metrics"][key] for result in own]) for key in own[0]["metrics"]}
+        rows.append(_row(name, "mean", {key: summary.mean for key, summary in over_seeds.items()}))
+        rows.append(_row(name, "std", {key: summary.std for key, summary in over_seeds.items()}))
+        rows.append(_row(name, "95 % +-", {key: summary.half_width for key, summary in over_seeds.items()}))
     return rows
 
 

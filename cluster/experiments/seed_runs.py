@@ -16,10 +16,11 @@ from cluster.ray_runtime.patience import LOOK_SECONDS, Patience
 from cluster.ray_runtime.process_group import hide_gpus
 from cluster.ray_runtime.resources import DRIVER_MEMORY
 from cluster.ray_runtime.trial import TrialOptions, run_training
-from cluster.search.trial_records import encode, or_nan, read_json
+from cluster.search.trial_records import or_nan, read_json
 from data_shards.durable import replace_file
 from data_shards.places import Place
 from dmd.config import Config
+from dmd.training.documents import encode
 
 RESULT = "test.json"
 
@@ -118,7 +119,7 @@ def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
         size = options.size
         evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
         result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
-        replace_file(cell.run / RESULT, encode(result))
+        replace_file(cell.run / RESULT, encode(result, indent=1))
     return None if refusal is None else refusal.reason
 
 

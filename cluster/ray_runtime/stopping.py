@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from launch.exit_codes import STOPPED
+from dmd.exit_codes import STOPPED
 
 _SAME_REQUEST_SECONDS = 3
 """One request may be delivered several times: to the process, to its group, by its parent."""

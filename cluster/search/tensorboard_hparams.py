@@ -15,9 +15,10 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from cluster.search.space import Parameter
 from dmd.config import Config
-from dmd.metrics import CLASS_METRICS, METRIC_TITLES, SHARES, loss_title
+from dmd.metrics import METRICS, in_view, loss_title
+from dmd.metrics.table import Metric, kind_of, metrics_of
 from dmd.presets import config_to_dict
-from dmd.training.record import BEST, COMPARED, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
+from dmd.training.record import BEST, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
 
 
 def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Path) -> None:
@@ -29,9 +30,9 @@ def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Pa
     if any(folder.glob(f"events.out.tfevents.*{DESCRIPTION_SUFFIX}")):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    names = COMPARED if task == "regression" else CLASS_METRICS[:-1]
+    names = in_view("hparams", [row.name for row in metrics_of(kind_of(task)) if not row.is_loss])
     shown = {"loss": f"best valid {loss_title(task)}"}
-    shown |= {name: f"valid {METRIC_TITLES[name]}{_unit(name)}" for name in names}
+    shown |= {name: f"valid {METRICS[name].title}{_unit(METRICS[name])}" for name in names}
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"{BEST}/{name}"), display_name=title)
         for name, title in shown.items()
@@ -45,9 +46,9 @@ def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Pa
     writer.close()
 
 
-def _unit(name: str) -> str:
+def _unit(metric: Metric) -> str:
     """What TensorBoard's numbers are, where tables have per cent."""
-    return " (share)" if name in SHARES else ""
+    return " (share)" if metric.unit == "%" else ""
 
 
 def describe_cells(configs: Sequence[Config], seeds: Sequence[int], folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from cluster.search.space import Values
 from data_shards.durable import replace_file
+from dmd.training.documents import encode
 from dmd.training.record_files import end_logs_at
 from dmd.training.saving import CHECKPOINTS
 from dmd.training.standing import LINES, standing
@@ -99,7 +100,7 @@ class Ledger:
         """Keep a record, durably."""
         self.records[record.number] = record
         self.run(record.number).mkdir(parents=True, exist_ok=True)
-        replace_file(self.run(record.number) / "trial.json", encode(asdict(record)))
+        replace_file(self.run(record.number) / "trial.json", encode(asdict(record), indent=1))
 
     def reconcile(self) -> None:
         """Bring every record to where its trial's run ends (`TrialRecord.reconcile`)."""
@@ -156,7 +157,7 @@ def keep_request(path: Path, request: dict[str, Any]) -> None:
     request = json.loads(encode(request))
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, encode(request))
+        replace_file(path, encode(request, indent=1))
         return
     began = read_json(path)
     if not isinstance(began, dict) or not began or not began.keys() <= request.keys():
@@ -181,19 +182,6 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}; move it away") from error
 
 
-def encode(content: Any) -> bytes:
-    """JSON as we write it: null for a number that is not finite."""
-    return json.dumps(_finite(content), indent=1, allow_nan=False).encode()
-
-
 def or_nan(value: float | None) -> float:
     """A number that `encode` wrote."""
     return math.nan if value is None else value
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

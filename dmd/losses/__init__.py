@@ -1,5 +1,14 @@
-"""The objective of DMD on ghost batches: decoupling, margin and distillation losses, assembled from named terms."""
+"""The objective of DMD on ghost batches: decoupling, margin and distillation losses, assembled from named terms.
 
-from dmd.losses.objective import Objective, ObjectiveConfig
+`dmd.losses.terms` lists the terms, one row each: name, title, function, part of the weighted sum, row of the Triton
+kernels. `Objective` holds the two GD-Units, computes every term of every ghost batch, and weighs and adds them:
+
+    DMDOutput, labels, mask -> Inputs -> term.function -> {name: [G]} and "total"
+
+A new term is its function and a row there.
+"""
+
+from dmd.losses.config import ObjectiveConfig
+from dmd.losses.objective import Objective
 
 __all__ = ["Objective", "ObjectiveConfig"]

@@ -6,15 +6,12 @@ import torch
 from torch import Tensor
 
 from dmd.losses.margin import margin_loss
+from dmd.losses.terms import triton_order
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput
 
 if TYPE_CHECKING:
     from dmd.losses.objective import Objective
-
-DISTILLED = ("homo_logit", "homo_regulariser", "hetero_logit", "hetero_regulariser", "hetero_representation")
-NAMES = (*(f"task_{head}" for head in HEADS), *DISTILLED, "reconstruction", "cycle", "orthogonality", "margin")
-"""Order of the terms in one tensor."""
 
 
 def fused_terms(objective: "Objective", output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -43,7 +40,7 @@ def fused_terms(objective: "Objective", output: DMDOutput, labels: Tensor, mask:
         features.transpose(0, 1), labels, mask, constant=constant, smoothing=config.margin_smoothing, fused=True
     )
     whole = torch.cat([graph, parts[0] + parts[1] + parts[2], margin[None]])  # [17, G]
-    terms = dict(zip(NAMES, whole.unbind(0), strict=True))
+    terms = dict(zip(triton_order(), whole.unbind(0), strict=True))
     terms["edges_homo"], terms["edges_hetero"] = edges.unbind(0)
     terms["total"] = (objective.get_buffer("coefficients")[:, None] * whole).sum(0)
     return terms

@@ -1,65 +1,19 @@
 """The objective of DMD: named terms per ghost batch and their weighted sum (paper, eqs. 6 and 11)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from dmd.losses.decoupling import mean_squared, orthogonality
-from dmd.losses.distillation import (
-    logit_distillation,
-    make_prior,
-    prior_regulariser,
-    representation_distillation,
-)
-from dmd.losses.fused import NAMES, fused_terms
+from dmd.losses.config import ObjectiveConfig
+from dmd.losses.distillation import make_prior
+from dmd.losses.fused import fused_terms
 from dmd.losses.ghost import sample_mean
-from dmd.losses.margin import margin_loss
-from dmd.losses.task import task_loss
+from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
 from dmd.model.config import MODALITIES, ModelConfig
-from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.dmd import DMDOutput
 from dmd.model.graph import GDUnit
 
 MOST_SAMPLES = 64
 """Of a ghost batch that the Triton losses take: a program holds all of it, and ptxas works for minutes on more."""
-TASK_TERMS = tuple(f"task_{head}" for head in HEADS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Weights and switches of the objective. Defaults are what the published code computes on PyTorch 1.9."""
-
-    decoupling_weight: float = 0.1
-    """Weight of reconstruction + cycle + gamma * (margin + orthogonality): lambda_1 of the paper."""
-    gamma: float = 0.1
-    """Weight of margin and orthogonality losses inside the decoupling loss."""
-    distillation_weight: float = 0.05
-    """Weight of each graph distillation loss: lambda_2 of the paper."""
-    orthogonality: Literal["batch", "feature"] = "batch"
-    """Axis of the orthogonality cosine: `batch` (published code) or `feature` (the paper's eq. 5)."""
-    prior: Literal["published", "uniform", "none"] = "published"
-    """Target of the edges and addend of the distillation weights (published code). `none`, as in the paper: the
-    weights are the edges alone and nothing regularises them."""
-    homo_distillation: bool = True
-    """HomoGD (paper, Table 3); without it its terms are logged but weigh nothing."""
-    hetero_distillation: bool = True
-    """HeteroGD (paper, Table 3); without it its terms are logged but weigh nothing."""
-    margin: Literal["label_distance", "constant"] = "label_distance"
-    """Margin of the margin loss: 0.15 times the distance of the labels (published code), or `margin_constant` (eq. 4,
-    which does not tell its value; 0.1 is a default that the published function declares and never uses)."""
-    margin_constant: float = 0.1
-    """The margin for `margin: constant`."""
-    margin_smoothing: float = 0.0
-    """Label smoothing of the margin loss: two samples are positives of each other to the degree 1 - distance of their
-    labels / this value, and negatives for the rest; 0: positives have equal labels, all others are negatives, as
-    published. Above 0 the margin loss runs in plain torch."""
-
-    def __post_init__(self) -> None:
-        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant", "margin_smoothing"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be at least 0")
 
 
 class Objective(nn.Module):
@@ -80,11 +34,12 @@ class Objective(nn.Module):
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
-        self.wholly_fused = fused and config.orthogonality == "batch" and model.task == "regression"
+        self.wholly_fused = fused and config.orthogonality == "batch" and model.task == "regression" and all_in_triton()
         if self.wholly_fused:
             self.register_buffer("priors", torch.stack([*self.buffers()]), persistent=False)
-            names = dict(zip(NAMES, torch.eye(len(NAMES)), strict=True))
-            self.register_buffer("coefficients", self.weighted_sum(names), persistent=False)
+            names = triton_order()
+            unit = dict(zip(names, torch.eye(len(names)), strict=True))
+            self.register_buffer("coefficients", self.weighted_sum(unit), persistent=False)
 
     def use_plain(self) -> None:
         """Run in plain torch from here on."""
@@ -105,59 +60,43 @@ class Objective(nn.Module):
         few = labels.shape[1] <= MOST_SAMPLES
         if self.wholly_fused and few:
             return fused_terms(self, output, labels, mask)
-        output = _in_ghost_batches(output, labels.shape)
-        mask = mask.to(labels.dtype)
-        terms = {f"task_{head}": sample_mean(task_loss(output.predictions[head], labels), mask) for head in HEADS}
-        parts = output.decoupled
-        again = parts.reconstructed
-        terms["reconstruction"] = _total(mean_squared(parts.origin[m], again[m], mask) for m in MODALITIES)
-        terms["cycle"] = _total(mean_squared(parts.private[m], parts.private_again[m], mask) for m in MODALITIES)
-        terms["orthogonality"] = _total(
-            orthogonality(parts.private[m], parts.shared[m], mask, along=self.config.orthogonality) for m in MODALITIES
-        )
-        features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
-        constant = self.config.margin_constant if self.config.margin == "constant" else None
-        terms["margin"] = margin_loss(
-            features,
-            labels,
-            mask,
-            constant=constant,
-            smoothing=self.config.margin_smoothing,
+        inputs = Inputs(
+            config=self.config,
+            output=_in_ghost_batches(output, labels.shape),
+            labels=labels,
+            mask=mask.to(labels.dtype),
             fused=self.fused and few,
         )
-        terms.update(self._distillation("homo", output.homo_repr, output, mask))
-        terms.update(self._distillation("hetero", output.hetero_repr, output, mask))
+        terms: dict[str, Tensor] = {}
+        for term in all_terms():
+            if term.space is not None and term.space not in inputs.distilled:
+                inputs.distilled[term.space] = own = self._distilled(term.space, inputs.output)
+                terms[f"edges_{term.space}"] = sample_mean(own.edges.detach(), inputs.mask)
+            terms[term.name] = term.function(inputs)
         terms["total"] = self.weighted_sum(terms)
         return terms
 
     def weighted_sum(self, terms: dict[str, Tensor]) -> Tensor:
         """The objective from its terms; any shape, equal for all terms."""
         config = self.config
-        task = _total(terms[name] for name in TASK_TERMS)
-        homo = terms["homo_logit"] + terms["homo_regulariser"]
-        hetero = terms["hetero_logit"] + terms["hetero_representation"] + terms["hetero_regulariser"]
-        relation = terms["margin"] + terms["orthogonality"]
-        decoupling = terms["reconstruction"] + terms["cycle"] + config.gamma * relation
+        rows = all_terms()
+
+        def part(name: Part, space: str | None = None) -> Tensor:
+            return total(terms[row.name] for row in rows if (row.part, row.space) == (name, space))
+
+        homo = part("distillation", "homo") + part("regulariser", "homo")
+        hetero = part("distillation", "hetero") + part("regulariser", "hetero")
+        decoupling = part("decoupling") + config.gamma * part("relation")
         distillation = homo * config.homo_distillation + hetero * config.hetero_distillation
         weight = config.decoupling_weight * self.decoupling
-        return task + weight * decoupling + config.distillation_weight * distillation
+        return part("task") + weight * decoupling + config.distillation_weight * distillation
 
-    def _distillation(self, space: str, reprs: dict[str, Tensor], output: DMDOutput, mask: Tensor) -> dict[str, Tensor]:
+    def _distilled(self, space: str, output: DMDOutput) -> Distilled:
+        """A space's edges and what they are made of; of an output in ghost batches."""
         logits = {m: output.predictions[f"{m}_{space}"] for m in MODALITIES}
-        prior = self.get_buffer(f"prior_{space}")
+        reprs = output.homo_repr if space == "homo" else output.hetero_repr
         edges = self.get_submodule(space)(logits, reprs)  # [G, S, 6]
-        terms = {
-            f"edges_{space}": sample_mean(edges.detach(), mask),
-            f"{space}_logit": logit_distillation(edges, prior, logits, mask),
-            f"{space}_regulariser": prior_regulariser(edges, prior, mask) * (self.config.prior != "none"),
-        }
-        if space == "hetero":  # the published code computes this term for HomoGD too and leaves it out of its sum
-            terms["hetero_representation"] = representation_distillation(edges, prior, reprs, mask)
-        return terms
-
-
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(terms)).sum(0)
+        return Distilled(edges=edges, prior=self.get_buffer(f"prior_{space}"), logits=logits, reprs=reprs)
 
 
 def _in_ghost_batches(output: DMDOutput, shape: torch.Size) -> DMDOutput:

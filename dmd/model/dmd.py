@@ -27,16 +27,32 @@ CROSSMODAL = (
 """(target, source) of the six crossmodal encoders; two consecutive ones feed one memory encoder."""
 PUBLISHED_ORDER = ("text", "vision", "audio")
 """The order in which the published code concatenates modalities before its fusion layers."""
-HEADS = (
-    "fused",
-    "shared",
-    "text_homo",
-    "audio_homo",
-    "vision_homo",
-    "text_hetero",
-    "audio_hetero",
-    "vision_hetero",
-)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A prediction head. Evaluation, objective, reports and predictions read `HEADS`."""
+
+    name: str
+    """In `DMDOutput.predictions`, where the network puts what the head says; in JSON, logs, columns of predictions."""
+    title: str
+    """In tables and figures."""
+    about: str
+    """What it predicts from."""
+
+
+HEADS: dict[str, Head] = {
+    head.name: head
+    for head in (
+        Head(name="fused", title="fused", about="both spaces of all modalities: the model's prediction"),
+        Head(name="shared", title="shared", about="what the shared encoders make of all homogeneous features"),
+        *(Head(name=f"{m}_homo", title=f"{m}, homo", about=f"homogeneous features of {m}") for m in MODALITIES),
+        *(
+            Head(name=f"{m}_hetero", title=f"{m}, hetero", about=f"heterogeneous features of {m}, reinforced")
+            for m in MODALITIES
+        ),
+    )
+}
 """The eight predictions: the fused one, the one from all shared features, and one per modality and space."""
 
 

@@ -1,6 +1,6 @@
 """A report from runs: read, evaluate once, group by config, and lay out the page.
 
-    build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
+build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
 """
 
 from pathlib import Path
@@ -39,7 +39,12 @@ _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
 def build_report(
-    paths: list[Path], out: Path, *, data: Place | None = None, split: str = "valid", method: Method = "tsne",
+    paths: list[Path],
+    out: Path,
+    *,
+    data: Place | None = None,
+    split: str = "valid",
+    method: Method = "tsne",
     unfinished: bool = False,
 ) -> Path:
     """Write the report of one or more runs; returns the page.
@@ -92,13 +97,19 @@ def _overview(groups: list[Group], split: str) -> Section:
         tables += [published_table(groups, split), ablation_table(groups), unimodal_table(groups)]
     pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation loss of every run by step.")]
     if sum(len(group.members) for group in groups) > 1:
-        pictures.append(Picture(
-            name="comparison", figure=comparison_figure(groups),
-            caption=f"Metrics on the {split} split: a dot per seed, the mean and its 95 % interval per config.",
-        ))
+        pictures.append(
+            Picture(
+                name="comparison",
+                figure=comparison_figure(groups),
+                caption=f"Metrics on the {split} split: a dot per seed, the mean and its 95 % interval per config.",
+            )
+        )
     return Section(
-        anchor="overview", title="Overview", text=EXPECTED if regresses else "",
-        tables=[t for t in tables if t is not None], pictures=pictures,
+        anchor="overview",
+        title="Overview",
+        text=EXPECTED if regresses else "",
+        tables=[t for t in tables if t is not None],
+        pictures=pictures,
     )
 
 
@@ -110,37 +121,64 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
     pictures = [Picture(name="learning", figure=learning(run), caption=caption)]
     curves = edge_curves(run)
     if curves is not None:
-        pictures.append(Picture(name="edges", figure=curves, caption=(
-            "What is distilled into what? Each edge teacher → student over the steps, with the prior that the "
-            "objective pulls it to. An edge that only follows its prior says nothing about the data."
-        )))
+        pictures.append(
+            Picture(
+                name="edges",
+                figure=curves,
+                caption=(
+                    "What is distilled into what? Each edge teacher → student over the steps, with the prior that the "
+                    "objective pulls it to. An edge that only follows its prior says nothing about the data."
+                ),
+            )
+        )
         ends: dict[str, NDArray[np.floating]] = {
             space: edges for space in SPACES if (edges := last_edges(run, space)) is not None
         }
         priors: dict[str, NDArray[np.floating]] = {space: prior_of(run, space) for space in ends}
-        pictures.append(Picture(
-            name="edge_matrices", figure=edge_heatmaps(ends, priors),
-            caption="Edges over the last tenth of the training, each matrix beside its prior.",
-        ))
+        pictures.append(
+            Picture(
+                name="edge_matrices",
+                figure=edge_heatmaps(ends, priors),
+                caption="Edges over the last tenth of the training, each matrix beside its prior.",
+            )
+        )
     pictures += [
-        Picture(name="predictions", figure=prediction_figure(result),
-                caption=f"Fused predictions on the {result.split} split: {told}."),
-        Picture(name="heads", figure=heads_figure(result), caption=(
-            f"The eight heads on the {result.split} split; the fused one is the model's."
-        )),
-        Picture(name="features", figure=projection_figure(result, method), caption=(
-            f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
-            f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
-        )),
-        Picture(name="validation", figure=validation_metrics(run), caption=(
-            "Metrics of the fused prediction on the valid split by step; the line marks the best validation loss."
-        )),
-        Picture(name="losses", figure=loss_terms(run), caption=(
-            "Every loss term by step before weighting, with a running mean; outliers of the first steps are cut."
-        )),
+        Picture(
+            name="predictions",
+            figure=prediction_figure(result),
+            caption=f"Fused predictions on the {result.split} split: {told}.",
+        ),
+        Picture(
+            name="heads",
+            figure=heads_figure(result),
+            caption=(f"The eight heads on the {result.split} split; the fused one is the model's."),
+        ),
+        Picture(
+            name="features",
+            figure=projection_figure(result, method),
+            caption=(
+                f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
+                f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
+            ),
+        ),
+        Picture(
+            name="validation",
+            figure=validation_metrics(run),
+            caption=(
+                "Metrics of the fused prediction on the valid split by step; the line marks the best validation loss."
+            ),
+        ),
+        Picture(
+            name="losses",
+            figure=loss_terms(run),
+            caption=(
+                "Every loss term by step before weighting, with a running mean; outliers of the first steps are cut."
+            ),
+        ),
     ]
-    return Section(anchor=anchor, title=f"Run {anchor}", facts=_facts(run), tables=[heads_table(one)],
-                   pictures=pictures)
+    return Section(
+        anchor=anchor, title=f"Run {anchor}", facts=_facts(run), tables=[heads_table(one)], pictures=pictures
+    )
 
 
 def _facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -148,12 +186,14 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     step, loss = run.best()
     versions: dict[str, Any] = last.get("versions", {})
     facts = [
-        ("directory", str(run.path)), ("seed", str(run.seed)),
+        ("directory", str(run.path)),
+        ("seed", str(run.seed)),
         ("data", f"{info.get('data_name')}, generation {info.get('generation')}, samples {info.get('counts')}"),
         ("best", f"validation {run.loss_title} {loss:.4f} at step {step}"),
         ("ranks", f"{info.get('ranks')} on {info.get('device')}; {info.get('parameters')} parameters"),
         ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'} at step {run.last_step}"),
-        ("command", redact(str(last.get("command")))), ("commit", str(last.get("git_commit"))),
+        ("command", redact(str(last.get("command")))),
+        ("commit", str(last.get("git_commit"))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
     return [(name, value) for name, value in facts if value not in ("None", "")]

@@ -27,7 +27,11 @@ def report(argv: list[str]) -> int:
 
     out = options.out or (options.runs[0] / "report" if len(options.runs) == 1 else Path("report"))
     page = build_report(
-        options.runs, out, data=options.data, split=options.split, method=options.projection,
+        options.runs,
+        out,
+        data=options.data,
+        split=options.split,
+        method=options.projection,
         unfinished=options.unfinished,
     )
     print(f"{page}: open it in a browser; figures and tables are beside it")
@@ -50,8 +54,13 @@ def missing(argv: list[str]) -> int:
 
     out = options.out or (options.runs[0] / "missing" if len(options.runs) == 1 else Path("missing"))
     page = missing_page(
-        options.runs, out, data=options.data, split=options.split, rates=options.rates or RATES,
-        units=(options.unit,) if options.unit else UNITS, seed=options.seed,
+        options.runs,
+        out,
+        data=options.data,
+        split=options.split,
+        rates=options.rates or RATES,
+        units=(options.unit,) if options.unit else UNITS,
+        seed=options.seed,
     )
     print(f"{page}: open it in a browser; figures and tables are beside it")
     return 0

@@ -3,19 +3,17 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from dmd.metrics import CLASS_METRICS, heading, shown
+from dmd.metrics import heading, in_view, shown
 from dmd.report.groups import Group
 from dmd.report.statistics import summarise
 from dmd.report.style import COLOURS, INK, grid_of, new_figure
-
-SHOWN = ("mae", "corr", "acc7", "acc2_non0", "f1_non0", *CLASS_METRICS)
 
 
 def comparison_figure(groups: list[Group]) -> Figure:
     """A panel per metric, configs down."""
     figure = new_figure(9.8, 1.1 + 0.45 * len(groups))
     places = np.arange(len(groups))
-    told = [metric for metric in SHOWN if metric in groups[0].metrics]
+    told = in_view("configs", groups[0].metrics)
     for axes, metric in zip(grid_of(figure, len(told), len(told), sharey=True), told, strict=True):
         for place, group in zip(places, groups, strict=True):
             values = [shown(metric, value) for value in group.values(metric)]

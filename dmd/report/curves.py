@@ -4,11 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dmd.metrics import METRIC_TITLES, heading, shown
+from dmd.losses.terms import all_terms
+from dmd.metrics import METRICS, heading, shown
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, new_figure
-
-_NOT_TERMS = ("samples_per_second", "learning_rate", "learning_rate_text", "gradient_norm", "total")
 
 
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
@@ -40,17 +39,17 @@ def learning(run: RunRecord) -> Figure:
 
 def loss_terms(run: RunRecord) -> Figure:
     """Every loss term, the gradient norm and the learning rate, a panel each."""
-    tags = [tag for tag in run.curves if tag.startswith("train/") and "/edges" not in tag]
-    terms = [tag for tag in tags if tag.removeprefix("train/") not in _NOT_TERMS]
-    terms += [f"train/{name}" for name in ("gradient_norm", "learning_rate") if f"train/{name}" in tags]
-    figure = new_figure(9.6, 1.55 * -(-len(terms) // 4))
-    for axes, tag in zip(grid_of(figure, len(terms), 4, sharex=True), terms, strict=True):
+    titles = {f"train/{term.name}": term.title for term in all_terms()}
+    tags = [tag for tag in run.curves if tag in titles]
+    tags += [tag for tag in ("train/gradient_norm", "train/learning_rate") if tag in run.curves]
+    figure = new_figure(9.6, 1.55 * -(-len(tags) // 4))
+    for axes, tag in zip(grid_of(figure, len(tags), 4, sharex=True), tags, strict=True):
         curve = run.curves[tag]
         rate = tag == "train/learning_rate"
         axes.plot(curve.steps, curve.values, color=INK if rate else SOFT, linewidth=1.2 if rate else 0.5)
         if not rate:
             axes.plot(curve.steps, smooth(curve.values, _width(curve)), color=INK, linewidth=1.2)
-        axes.set_title(tag.removeprefix("train/").replace("_", " "))
+        axes.set_title(titles.get(tag) or tag.removeprefix("train/").replace("_", " "))
         if tag == "train/gradient_norm":
             axes.set_yscale("log")
         else:
@@ -60,7 +59,7 @@ def loss_terms(run: RunRecord) -> Figure:
 
 def validation_metrics(run: RunRecord) -> Figure:
     """Validation metrics of the fused prediction, a panel each."""
-    names = [name for name in METRIC_TITLES if f"valid/{name}" in run.curves]
+    names = [name for name in METRICS if f"valid/{name}" in run.curves]
     figure = new_figure(9.6, 1.7 * -(-len(names) // 5))
     step, _ = run.best()
     for axes, name in zip(grid_of(figure, len(names), 5, sharex=True), names, strict=True):
@@ -79,8 +78,14 @@ def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
     for axes, (name, runs) in zip(grid_of(figure, len(groups), columns, sharey=True), groups.items(), strict=True):
         for number, run in enumerate(runs):
             curve = run.curves["valid/loss"]
-            axes.plot(curve.steps, curve.values, linestyle=DASHES[number % 4], linewidth=1.8,
-                      color=(INK, *COLOURS[1:])[number % 3], label=f"seed {run.seed}")
+            axes.plot(
+                curve.steps,
+                curve.values,
+                linestyle=DASHES[number % 4],
+                linewidth=1.8,
+                color=(INK, *COLOURS[1:])[number % 3],
+                label=f"seed {run.seed}",
+            )
         axes.set(title=f"validation {runs[0].loss_title}: {name}", xlabel="step")
         axes.legend(ncols=2)
     return figure

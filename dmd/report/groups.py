@@ -14,12 +14,26 @@ from typing import Any
 from dmd.report.inference import SplitResult
 from dmd.report.runs import RunRecord
 
-BOOKKEEPING = frozenset({
-    "train.seed",
-    "data.workers", "data.check", "train.ghost_batches_per_forward", "train.zero_stage", "train.kernels",
-    "train.cuda_graph", "train.adam", "train.deterministic", "text.compile", "train.collective_timeout",
-    "train.save_every", "train.save_minutes", "train.keep_checkpoints", "train.log_every", "train.on_storage_error",
-})
+BOOKKEEPING = frozenset(
+    {
+        "train.seed",
+        "data.workers",
+        "data.check",
+        "train.ghost_batches_per_forward",
+        "train.zero_stage",
+        "train.kernels",
+        "train.cuda_graph",
+        "train.adam",
+        "train.deterministic",
+        "text.compile",
+        "train.collective_timeout",
+        "train.save_every",
+        "train.save_minutes",
+        "train.keep_checkpoints",
+        "train.log_every",
+        "train.on_storage_error",
+    }
+)
 """The seed, and the keys of device, throughput, checkpoints and log: the only ones in which seeds of one config may
 differ. A key that is added to the config counts as a difference until it stands here."""
 BUDGET = frozenset({"train.epochs", "train.max_steps", "train.early_stop"})
@@ -80,7 +94,8 @@ def compared(run: RunRecord) -> dict[str, Any]:
     cosine = values["train.schedule"] == "cosine"
     changed = [
         f"{key} was {before} up to step {session['resume_step']}"
-        for session in run.sessions for key, (before, _) in session.get("changed", {}).items()
+        for session in run.sessions
+        for key, (before, _) in session.get("changed", {}).items()
         if key in values and key != "text.encoder" and (cosine or key not in BUDGET)
     ]
     return values | ({"train.changed": "; ".join(changed)} if changed else {})

@@ -72,7 +72,9 @@ def run_split(model: Predictor, data: Where, split: str) -> SplitResult:
     prediction, label = join(parts), np.concatenate(labels)
     kept = np.unique(np.linspace(0, len(label) - 1, min(FEATURE_SAMPLES, len(label))).astype(int))
     return SplitResult(
-        split=split, ids=ids, labels=label,
+        split=split,
+        ids=ids,
+        labels=label,
         predictions={head: prediction.heads[head].numpy() for head in HEADS},
         edges={space: prediction.edges[space].numpy() for space in SPACES},
         features={space: torch.cat(reprs[space], dim=1).numpy()[:, kept] for space in SPACES},

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from data_shards.places import Place, Where
 from data_shards.sole_writer import sole_writer
 from dmd.exported import load
-from dmd.metrics import head_metrics, heading, headings_of, show, shown, unit_note
+from dmd.metrics import head_metrics, heading, headings_of, in_view, show, shown, unit_note
 from dmd.model.config import MODALITIES
 from dmd.predict_inputs import read_samples
 from dmd.predictor import Arrays, ModelCard, Predictor, join
@@ -65,7 +65,12 @@ def check_rates(rates: Sequence[float]) -> None:
 
 
 def evaluate_grid(
-    model: Predictor, data: Where, split: str, *, rates: Sequence[float] = RATES, units: Sequence[Unit] = UNITS,
+    model: Predictor,
+    data: Where,
+    split: str,
+    *,
+    rates: Sequence[float] = RATES,
+    units: Sequence[Unit] = UNITS,
     seed: int = 0,
 ) -> list[Cell]:
     """Evaluate a model with parts of its input missing.
@@ -83,9 +88,7 @@ def evaluate_grid(
             for rate in rates:
                 arrays = [samples.arrays for samples in batches]
                 predicted = _predict(model, arrays, _masks(model, len(labels), lost, unit, rate, seed))
-                cells.append(Cell(
-                    unit=unit, target=target, rate=rate, metrics=head_metrics(predicted, labels)
-                ))
+                cells.append(Cell(unit=unit, target=target, rate=rate, metrics=head_metrics(predicted, labels)))
     return cells
 
 
@@ -133,28 +136,44 @@ def missing_table(cells: Sequence[Cell], split: str) -> Table:
     titles = headings_of(cells[0].metrics)
     rows = [[cell.unit, cell.target, f"{cell.rate:g}", *(show(m, cell.metrics[m]) for m in titles)] for cell in cells]
     return Table(
-        name="missing", title=f"Missing modalities on the {split} split, fused prediction", split=split,
+        name="missing",
+        title=f"Missing modalities on the {split} split, fused prediction",
+        split=split,
         note=f"The rate is a share. {unit_note(titles)}",
-        header=["dropped by", "modality", "rate", *titles.values()], rows=rows,
+        header=["dropped by", "modality", "rate", *titles.values()],
+        rows=rows,
     )
 
 
 def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
     """MAE and Acc2 (Acc and F1 of a classifier) over the drop rate, a line per modality: the mean over the grids."""
-    told = ("mae", "acc2_non0") if "mae" in grids[0][0].metrics else ("acc", "f1_weighted")
+    told = in_view("missing", grids[0][0].metrics)
     units = list(dict.fromkeys(cell.unit for cell in grids[0]))
     figure = new_figure(9.2, 2.9 * len(units))
-    panels = figure.subplots(len(units), 2, squeeze=False, sharex=True)
+    panels = figure.subplots(len(units), len(told), squeeze=False, sharex=True)
     for row, unit in zip(panels, units, strict=True):
         for axes, metric in zip(row, told, strict=True):
             for number, target in enumerate(TARGETS):
                 rates = [cell.rate for cell in grids[0] if (cell.unit, cell.target) == (unit, target)]
-                values = np.array([
-                    [shown(metric, cell.metrics[metric]) for cell in grid if (cell.unit, cell.target) == (unit, target)]
-                    for grid in grids
-                ]).mean(0)
-                axes.plot(rates, values, linestyle=DASHES[number], marker="o^sD"[number], markersize=5,
-                          color=(*COLOURS, INK)[number], label=target)
+                values = np.array(
+                    [
+                        [
+                            shown(metric, cell.metrics[metric])
+                            for cell in grid
+                            if (cell.unit, cell.target) == (unit, target)
+                        ]
+                        for grid in grids
+                    ]
+                ).mean(0)
+                axes.plot(
+                    rates,
+                    values,
+                    linestyle=DASHES[number],
+                    marker="o^sD"[number],
+                    markersize=5,
+                    color=(*COLOURS, INK)[number],
+                    label=target,
+                )
             axes.set_title(f"{heading(metric)}, dropped by {unit}")
     for axes in panels[-1]:
         axes.set_xlabel("drop rate")
@@ -165,8 +184,10 @@ def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
 
 def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCard) -> None:
     """Raise ValueError unless two models are seeds of one config, whose mean says something."""
-    values, reference = ({**compared_values(c.config, c.data["dims"]), "data": c.data["name"],
-                          "generation": c.data["generation"]} for c in (card, of_first))
+    values, reference = (
+        {**compared_values(c.config, c.data["dims"]), "data": c.data["name"], "generation": c.data["generation"]}
+        for c in (card, of_first)
+    )
     for key in reference | values:
         if values.get(key) != reference.get(key):
             raise ValueError(
@@ -176,7 +197,13 @@ def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCar
 
 
 def missing_page(
-    runs: Sequence[Path], out: Path, *, data: Place | None, split: str, rates: Sequence[float], units: Sequence[Unit],
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    data: Place | None,
+    split: str,
+    rates: Sequence[float],
+    units: Sequence[Unit],
     seed: int,
 ) -> Path:
     """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.
@@ -204,10 +231,14 @@ def missing_page(
 
 def _sections(runs: Sequence[Path], grids: Sequence[Sequence[Cell]], split: str) -> Iterator[Section]:
     """The figure over all runs, then a table of each."""
-    picture = Picture(name="missing", figure=missing_figure(grids), caption=(
-        f"Metrics of the fused prediction on the {split} split, mean over {len(runs)} runs; a rate of 1 leaves "
-        "nothing of the modality."
-    ))
+    picture = Picture(
+        name="missing",
+        figure=missing_figure(grids),
+        caption=(
+            f"Metrics of the fused prediction on the {split} split, mean over {len(runs)} runs; a rate of 1 leaves "
+            "nothing of the modality."
+        ),
+    )
     yield Section(anchor="grid", title="Drop rate x modality", pictures=[picture])
     for run, grid in zip(runs, grids, strict=True):
         state = " (not finished)" if is_unfinished(run) else ""

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dmd.metrics import CLASS_METRICS, class_names, heading, show, shown
+from dmd.metrics import class_names, heading, in_view, show, shown
 from dmd.metrics import confusion as class_confusion
+from dmd.model.dmd import HEADS
 from dmd.report.inference import SplitResult
-from dmd.report.style import COLOURS, HEAD_TITLE, INK, SOFT, grid_of, new_figure
+from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
 
 CLASSES = np.arange(-3, 4)
 """The seven classes of Acc7."""
@@ -77,8 +78,14 @@ def class_figure(result: SplitResult) -> Figure:
 
 def draw_boxes(axes: Axes, values: Sequence[NDArray[np.floating]], places: Sequence[int]) -> None:
     """A box per class."""
-    boxes = axes.boxplot(values, positions=places, widths=0.6, patch_artist=True, flierprops={"markersize": 3},
-                         medianprops={"color": COLOURS[1]})
+    boxes = axes.boxplot(
+        values,
+        positions=places,
+        widths=0.6,
+        patch_artist=True,
+        flierprops={"markersize": 3},
+        medianprops={"color": COLOURS[1]},
+    )
     for box in boxes["boxes"]:
         box.set(facecolor="#f3f4f6", edgecolor=INK)
 
@@ -94,8 +101,13 @@ def prediction_figure(result: SplitResult) -> Figure:
     middle.plot([-3, 3], [-3, 3], color=SOFT, linewidth=1, linestyle="--")
     middle.scatter(result.labels, prediction, s=12, color=INK, alpha=0.4, linewidths=0)
     reach = max(3.2, float(np.abs(prediction).max()) + 0.2)
-    middle.set(title="predicted against true", xlabel="true sentiment", ylabel="predicted sentiment",
-               xlim=(-3.3, 3.3), ylim=(-reach, reach))
+    middle.set(
+        title="predicted against true",
+        xlabel="true sentiment",
+        ylabel="predicted sentiment",
+        xlim=(-3.3, 3.3),
+        ylim=(-reach, reach),
+    )
     residual, classes = prediction - result.labels, to_class(result.labels)
     there = [int(c) for c in CLASSES if (classes == c).any()]
     right.axhline(0, color=SOFT, linewidth=1, linestyle="--")
@@ -115,14 +127,14 @@ def scatter(labels: NDArray[np.floating], predictions: NDArray[np.floating], tit
 
 
 def heads_figure(result: SplitResult) -> Figure:
-    """Four metrics of all eight heads as bars with their numbers."""
-    names = CLASS_METRICS if result.classes else ("mae", "corr", "acc2_non0", "acc7")
+    """The headline metrics of all heads as bars with their numbers."""
+    names = in_view("headline", result.metrics["fused"])
     figure = new_figure(9.8, 2.9)
-    for axes, name in zip(grid_of(figure, len(names), 4, sharey=True), names, strict=True):
-        values = [result.metrics[head][name] for head in HEAD_TITLE]
+    for axes, name in zip(grid_of(figure, len(names), len(names), sharey=True), names, strict=True):
+        values = [result.metrics[head][name] for head in HEADS]
         widths = np.nan_to_num([shown(name, value) for value in values])
-        colours = [INK if head == "fused" else "#9ca3af" for head in HEAD_TITLE]
-        axes.barh(list(HEAD_TITLE.values()), widths, color=colours, height=0.65)
+        colours = [INK if head == "fused" else "#9ca3af" for head in HEADS]
+        axes.barh([head.title for head in HEADS.values()], widths, color=colours, height=0.65)
         span = max(float(np.abs(widths).max()), 1e-9)
         for row, value in enumerate(values):
             axes.text(max(widths[row], 0) + 0.02 * span, row, show(name, value), va="center", fontsize=8)

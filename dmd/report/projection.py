@@ -36,10 +36,21 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
         upper, lower = grid[0][column], grid[1][column]
         for number, modality in enumerate(MODALITIES):
             x, y = points[number].T
-            upper.scatter(x, y, s=14, marker=MARKERS[number], color=COLOURS[number], alpha=0.75, linewidths=0,
-                          label=modality)
-            shades = lower.scatter(x, y, s=14, marker=MARKERS[number], c=result.feature_labels, cmap=SEQUENTIAL,
-                                   vmin=low, vmax=high, alpha=0.85, linewidths=0)
+            upper.scatter(
+                x, y, s=14, marker=MARKERS[number], color=COLOURS[number], alpha=0.75, linewidths=0, label=modality
+            )
+            shades = lower.scatter(
+                x,
+                y,
+                s=14,
+                marker=MARKERS[number],
+                c=result.feature_labels,
+                cmap=SEQUENTIAL,
+                vmin=low,
+                vmax=high,
+                alpha=0.85,
+                linewidths=0,
+            )
         upper.set_title(f"{SPACE_TITLE[space]}: by modality")
         lower.set_title(f"{SPACE_TITLE[space]}: by label")
         for axes in (upper, lower):

@@ -93,7 +93,12 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         info, sessions = document["info"], document["sessions"]
         curves = _curves(read_lines(path))
         record = RunRecord(
-            path=path, name=path.resolve().name, config=config, info=info, sessions=sessions, curves=curves,
+            path=path,
+            name=path.resolve().name,
+            config=config,
+            info=info,
+            sessions=sessions,
+            curves=curves,
             stands=standing(path),
         )
         done = record.finished

@@ -1,22 +1,24 @@
 """Means over seeds with their 95 % interval, and the paired bootstrap between two configs."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-COMPARED = ("mae", "acc7", "acc2_has0", "acc2_non0")
-CLASS_COMPARED = ("acc",)
-"""Metrics that are means over samples, which the bootstrap compares; the second of a classifier."""
+from dmd.metrics import METRICS
+
 RESAMPLES = 10_000
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A metric over the seeds of one config; std and interval are NaN for one seed."""
+    """A metric over the seeds of one config; std and interval are NaN for one seed, or where the mean is not finite."""
 
     count: int
     mean: float
@@ -41,33 +43,32 @@ class Difference:
 
 def summarise(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and interval of at least one value."""
-    array = np.asarray(values, dtype=np.float64)
-    count = len(array)
-    std = float(array.std(ddof=1)) if count > 1 else float("nan")
-    width = float(student.ppf((1 + LEVEL) / 2, count - 1)) * std / count**0.5 if count > 1 else float("nan")
-    return Summary(count=count, mean=float(array.mean()), std=std, half_width=width)
+    count, mean = len(values), statistics.fmean(values)
+    if count == 1 or not math.isfinite(mean):
+        return Summary(count=count, mean=mean, std=math.nan, half_width=math.nan)
+    std = statistics.stdev(values)
+    half_width = float(student.ppf((1 + LEVEL) / 2, count - 1)) * std / math.sqrt(count)
+    return Summary(count=count, mean=mean, std=std, half_width=half_width)
 
 
 def sample_scores(metric: str, predictions: NDArray[np.floating], labels: NDArray[np.floating]) -> NDArray[np.float64]:
-    """What each sample adds to a metric of `COMPARED`; NaN where the protocol leaves it out.
+    """What each sample adds to a metric that is a mean over samples; NaN where the protocol leaves it out.
 
-    Predictions [..., N] (for `acc` class numbers) against labels [N] -> [..., N]; the mean over samples is the metric.
+    Predictions [..., N] (of classifiers class numbers) against labels [N] -> [..., N].
     """
-    if metric == "acc":
-        return np.equal(predictions, labels).astype(np.float64)
-    if metric == "mae":
-        return np.abs(predictions - labels).astype(np.float64)
-    if metric == "acc7":
-        return np.equal(np.round(np.clip(predictions, -3, 3)), np.round(np.clip(labels, -3, 3))).astype(np.float64)
-    if metric == "acc2_has0":
-        return np.equal(predictions >= 0, labels >= 0).astype(np.float64)
-    assert metric == "acc2_non0", metric
-    return np.where(labels != 0, np.equal(predictions > 0, labels > 0).astype(np.float64), np.nan)
+    of_samples = METRICS[metric].of_samples
+    assert of_samples is not None, metric
+    return of_samples(torch.from_numpy(predictions), torch.from_numpy(labels)).double().numpy()
 
 
 def paired_bootstrap(
-    first: NDArray[np.floating], second: NDArray[np.floating], labels: NDArray[np.floating], *,
-    metrics: Sequence[str] = COMPARED, resamples: int = RESAMPLES, seed: int = 0,
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    labels: NDArray[np.floating],
+    *,
+    metrics: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> list[Difference]:
     """Compare two configs on the same samples.
 
@@ -78,6 +79,9 @@ def paired_bootstrap(
         first: predictions [seeds, N] of the reference, sentiments or class numbers.
         second: predictions [other seeds, N].
         labels: [N].
+        metrics: those to compare, each a mean over samples.
+        resamples: how often samples are drawn.
+        seed: of the draws.
     """
     generator = np.random.default_rng(seed)
     found = []
@@ -95,7 +99,7 @@ def paired_bootstrap(
             draws[number] = b - a
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         p = min(1.0, 2 * min(float((draws <= 0).mean()), float((draws >= 0).mean())))
-        found.append(Difference(
-            metric=metric, mean=float(two.mean() - one.mean()), low=float(low), high=float(high), p=p
-        ))
+        found.append(
+            Difference(metric=metric, mean=float(two.mean() - one.mean()), low=float(low), high=float(high), p=p)
+        )
     return found

@@ -10,19 +10,30 @@ MARKERS = ("o", "^", "s")
 DASHES: tuple[str, ...] = ("-", "--", ":", "-.")
 SEQUENTIAL = "cividis"
 RC = {
-    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8, "svg.hashsalt": "dmd",
-    "figure.dpi": 100, "lines.linewidth": 1.4,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "dmd",
+    "figure.dpi": 100,
+    "lines.linewidth": 1.4,
 }
 """Settings for `matplotlib.rc_context`."""
 SPACE_TITLE = {"homo": "homogeneous (HomoGD)", "hetero": "heterogeneous (HeteroGD)"}
-HEAD_TITLE = {
-    "fused": "fused", "shared": "shared", "text_homo": "text, homo", "audio_homo": "audio, homo",
-    "vision_homo": "vision, homo", "text_hetero": "text, hetero", "audio_hetero": "audio, hetero",
-    "vision_hetero": "vision, hetero",
-}
 
 
 def new_figure(width: float, height: float) -> Figure:

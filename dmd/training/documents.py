@@ -1,10 +1,12 @@
-"""What a run directory says in JSON, read as input from elsewhere: parsed is validated.
+"""What a run directory says in JSON, written with null for what is not finite, and read as input from elsewhere: parsed
+is validated.
 
 Whoever reads run.json, a line of metrics.jsonl or the state of a checkpoint gets it from here, whole and of the right
 types, or a `ValueError` of one line.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,20 @@ DATA_PARTS: dict[str, type | tuple[type, ...]] = {
 _OR_NONE = (int, type(None))
 _LARGEST = 1 << 31
 """Elements of one sample of a modality that a model may be declared for."""
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with null for every number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def encode(content: Any, *, indent: int | None = None) -> bytes:
+    """JSON as we write it, with null for every number that is not finite."""
+    return json.dumps(finite(content), indent=indent, allow_nan=False).encode()
 
 
 def parse_object(text: bytes | str) -> dict[str, Any] | None:

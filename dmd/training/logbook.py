@@ -21,13 +21,14 @@ from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import reader_threads
 from dmd.data.plan import EpochPlan
-from dmd.metrics import CLASS_METRICS, METRIC_TITLES, SHARES, show
+from dmd.metrics import METRICS, in_view, show
+from dmd.metrics.table import kind_of, metrics_of
 from dmd.model.graph import PAIRS
 from dmd.presets import config_to_dict
 from dmd.training.board import sample_features, wants_figures
 from dmd.training.engine import Engine
 from dmd.training.evaluate import Evaluation
-from dmd.training.record import BEST, COMPARED, Recorder
+from dmd.training.record import BEST, Recorder
 from dmd.training.system import TrainingSystem
 
 RETRY_SECONDS = 30
@@ -57,7 +58,7 @@ def open_record(
         "data_workers": reader_threads(config.data),
         "threads": torch.get_num_threads(),
     }
-    shown = COMPARED if config.model.task == "regression" else CLASS_METRICS
+    shown = in_view("hparams", [row.name for row in metrics_of(kind_of(config.model.task))])
     compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))
     return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
 
@@ -114,9 +115,8 @@ class Logbook:
         self._undrawn = step, evaluation
         if wants_figures(epoch):
             self._draw()
-        names = [name for name in ("mae", "corr", "acc2_non0", "acc7", *CLASS_METRICS) if name in fused]
-        parts = [f"{METRIC_TITLES[name]} {show(name, fused[name], 2)}{' %' * (name in SHARES)}" for name in names]
-        told = "  ".join(parts)
+        rows = [METRICS[name] for name in in_view("headline", fused)]
+        told = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
         tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {told}{'  best' if best else ''}")
 
     def close(self, metrics: dict[str, float] | None) -> None:

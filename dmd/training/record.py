@@ -15,7 +15,6 @@ up from there: no step is missing, none is there twice.
 
 import errno
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from data_shards.durable import is_at, replace_file
 from dmd.training.board import Features, config_text, figures
-from dmd.training.documents import DOCUMENT, read_document
+from dmd.training.documents import DOCUMENT, encode, finite, read_document
 from dmd.training.evaluate import Evaluation
 from dmd.training.provenance import provenance
 from dmd.training.record_files import cut_lines, draw, open_board
@@ -39,8 +38,6 @@ Hyperparameter = bool | int | float | str
 """What TensorBoard takes for one."""
 BEST = "best_valid"
 """Kind of the numbers of the checkpoint that `dmd evaluate` takes."""
-COMPARED = ("acc2_non0", "f1_non0", "acc7", "corr")
-"""Metrics of a regression that the hyperparameter page shows beside the validation loss."""
 DESCRIPTION_SUFFIX = ".search"
 """How the name of an event file ends that describes the hyperparameters of all runs below its directory."""
 _DESCRIPTION_LEVELS = 2
@@ -121,7 +118,7 @@ class Recorder:
             return
         self._last_step = max(self._last_step, step)
         line = {"step": step, "time": time.time(), "kind": kind, **tags}
-        self._append(json.dumps(_finite(line), allow_nan=False).encode() + b"\n")
+        self._append(encode(line) + b"\n")
         draw(self._board, line)
         self._board.flush()
 
@@ -152,7 +149,7 @@ class Recorder:
         self._write_document()
 
     def _write_document(self) -> None:
-        replace_file(self._document_path, json.dumps(_finite(self._document), indent=1, allow_nan=False).encode())
+        replace_file(self._document_path, encode(self._document, indent=1))
 
     def _append(self, line: bytes) -> None:
         """Append a line, or nothing of it."""
@@ -191,15 +188,6 @@ def hyperparameters(config: dict[str, Any], prefix: str = "") -> dict[str, Hyper
     return flat
 
 
-def _finite(value: Any) -> Any:
-    """The same JSON value with null for every number that is not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def _earlier(path: Path) -> dict[str, Any]:
     """What an earlier session wrote to run.json."""
     if not path.exists():
@@ -212,5 +200,5 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
     """{dotted key: [before, now]} of the config values that a resume changed; keys of newer programs do not count."""
-    old, new = hyperparameters(before), hyperparameters(_finite(now))
+    old, new = hyperparameters(before), hyperparameters(finite(now))
     return {key: [old[key], new[key]] for key in new if key in old and old[key] != new[key]}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import psutil
 
-from launch.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
+from dmd.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.starting.collect import Collector
 from launch.starting.reach import Reach, end_group
 from launch.supervision.ending import Ending, cause

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from launch.exit_codes import STOPPED, weight
+from dmd.exit_codes import STOPPED, weight
 
 REPORTS = "DMD_REPORTS"
 """Environment variable: where a supervisor leaves how its rank ended; a path, or STDERR."""
@@ -24,7 +24,7 @@ class Ending:
     """Why a rank ended."""
 
     code: int
-    """See `launch.exit_codes`."""
+    """See `dmd.exit_codes`."""
     message: str = ""
     """One line for the user; empty where there is nothing to tell."""
     origin: int = 0

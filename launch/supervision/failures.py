@@ -12,8 +12,8 @@ import torch
 from data_shards.places import redact
 from dmd.config import Config
 from dmd.errors import first_line
+from dmd.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
 from dmd.training.agreement import OnEveryRank, StorageFailed
-from launch.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
 from launch.supervision.ending import Ending
 from launch.supervision.lost import lost_others
 from launch.supervision.supervise import lost_message, rank_name

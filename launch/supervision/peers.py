@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from launch.exit_codes import LOST, STOPPED
+from dmd.exit_codes import LOST, STOPPED
 from launch.network.rendezvous import open_store
 from launch.supervision.channels import Channels, Phase
 from launch.supervision.ending import Ending, parse_ending

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from launch.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
+from dmd.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.supervision.channels import Channels, Phase
 from launch.supervision.ending import Ending, Reporter
 from launch.supervision.watchdog import START_SECONDS, Watchdog

@@ -13,11 +13,11 @@ import torch.distributed as dist
 
 from data_shards.places import to_place
 from dmd.config import Config, TrainConfig
+from dmd.exit_codes import STOPPED
 from dmd.presets import load_config
 from dmd.training.epoch_report import Outcome
 from dmd.training.resume import Resume, parse_resume
 from launch.arguments import make_parser
-from launch.exit_codes import STOPPED
 from launch.network.interfaces import choose_interfaces
 from launch.starting.environment import REFUSED
 from launch.starting.private import DATA, take_over
@@ -98,7 +98,7 @@ def read_options(options: argparse.Namespace, channels: Channels, peers: Peers) 
 
 
 def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
-    """Parse, train, report; returns the exit code (`launch.exit_codes`)."""
+    """Parse, train, report; returns the exit code (`dmd.exit_codes`)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     parser = make_parser()
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.exit_codes import STOPPED
+from dmd.exit_codes import STOPPED
 from tests.cluster.making import TINY, assert_stopped, dmd, finish, lines, make_shards, records, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 from cluster.experiments.orchestrate import parse_ablation
-from cluster.experiments.results import markdown, seed_rows, student_t, summary, write_best, write_table, write_trials
+from cluster.experiments.results import markdown, seed_rows, write_best, write_table, write_trials
 from cluster.experiments.seed_runs import make_cells, parse_seeds
 from cluster.jobs.submit import excludes
 from cluster.options import Request
@@ -26,27 +26,14 @@ from cluster.search.space import load_space
 from cluster.search.tensorboard_hparams import describe_search
 from cluster.search.trial_records import Ledger, TrialRecord, keep_request
 from dmd.config import Config
-from dmd.metrics import METRIC_TITLES
+from dmd.metrics import METRICS
 from dmd.presets import load_config
 from dmd.training.record import BEST, Recorder
 
 
-def test_student_t():
-    stats = pytest.importorskip("scipy.stats")
-    for degrees in (*range(1, 40), 100, 10_000):
-        assert student_t(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-3)
-
-
-def test_summary():
-    mean, deviation, half = summary([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert (mean, deviation) == pytest.approx((3.0, math.sqrt(2.5)))
-    assert half == pytest.approx(2.7764 * math.sqrt(2.5 / 5))
-    assert math.isnan(summary([1.0])[1])
-
-
 def test_seed_rows():
     def result(name: str, seed: int, mae: float) -> dict:
-        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRIC_TITLES, 0.5), "mae": mae}}
+        return {"name": name, "seed": seed, "metrics": {**dict.fromkeys(METRICS, 0.5), "mae": mae}}
 
     rows = seed_rows([result("a", 1, 0.8), result("a", 2, 1.0), result("b", 1, 2.0)])
     assert [(row["name"], row["seed"]) for row in rows] == [
@@ -61,6 +48,8 @@ def test_seed_rows():
         ("b", "95 % +-"),
     ]
     assert rows[2]["MAE"] == pytest.approx(0.9)
+    assert rows[3]["MAE"] == pytest.approx(math.sqrt(0.02))
+    assert rows[4]["MAE"] == pytest.approx(12.7062 * math.sqrt(0.02 / 2), rel=1e-6), "Student's t at one degree"
     assert (rows[0]["Acc7 %"], rows[0]["F1 Non0 %"], rows[0]["Corr"], rows[0]["split"]) == (50, 50, 0.5, "test")
     assert "nan" not in markdown(rows)
 
@@ -242,8 +231,13 @@ def test_the_hparams_page_shows_what_varies(tmp_path):
     assert {run for run, tags in content.items() if EXPERIMENT_TAG in tags} == {"trials/.", "alone/."}
     assert {run for run, tags in content.items() if SESSION_START_INFO_TAG in tags} == content.keys() - {"trials/."}
     found = parse_experiment_plugin_data(content["trials/."][EXPERIMENT_TAG])
-    assert found.metric_infos[0].name.tag == "best_valid/loss"
-    assert all(metric.name.tag.startswith("best_valid/") for metric in found.metric_infos)
+    assert [(metric.name.tag, metric.display_name) for metric in found.metric_infos] == [
+        ("best_valid/loss", "best valid MAE"),
+        ("best_valid/acc2_non0", "valid Acc2 Non0 (share)"),
+        ("best_valid/f1_non0", "valid F1 Non0 (share)"),
+        ("best_valid/acc7", "valid Acc7 (share)"),
+        ("best_valid/corr", "valid Corr"),
+    ]
     kinds = {info.name: api_pb2.DataType.Name(info.type) for info in found.hparam_infos}
     assert kinds == {
         "train.clip": "DATA_TYPE_STRING",

@@ -25,6 +25,7 @@ PAGES = (
     "docs/gpu.md",
     "docs/kernels.md",
     "docs/multi-node.md",
+    "docs/names.md",
     "docs/performance.md",
     "docs/ray.md",
     "docs/reproducing.md",

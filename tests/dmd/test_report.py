@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import stats
 
 from dmd.losses.distillation import make_prior
-from dmd.metrics import sentiment_metrics
+from dmd.metrics import in_view, sentiment_metrics
 from dmd.model.graph import PAIRS
 from dmd.presets import all_keys
 from dmd.report.curves import smooth
@@ -28,7 +28,7 @@ from dmd.report.page import render
 from dmd.report.predictions import confusion
 from dmd.report.projection import project
 from dmd.report.runs import read_run
-from dmd.report.statistics import COMPARED, paired_bootstrap, sample_scores, summarise
+from dmd.report.statistics import paired_bootstrap, sample_scores, summarise
 from dmd.report.tables import comparison_table
 from tests.dmd.trained import command
 
@@ -147,6 +147,9 @@ def test_summaries_are_scipys():
     assert (summary.mean - summary.half_width, summary.mean + summary.half_width) == pytest.approx((low, high))
     assert summary.std == pytest.approx(stats.tstd(values))
     assert math.isnan(summarise([1.0]).half_width)
+    undefined = summarise([1.0, math.nan])
+    assert math.isnan(undefined.mean)
+    assert math.isnan(undefined.std)
 
 
 def test_scores_average_to_the_metrics():
@@ -155,7 +158,9 @@ def test_scores_average_to_the_metrics():
     labels[:20] = 0
     predictions = labels + generator.normal(size=200)
     metrics = sentiment_metrics(torch.from_numpy(predictions), torch.from_numpy(labels))
-    for metric in COMPARED:
+    compared = in_view("bootstrap", metrics)
+    assert compared == ["mae", "acc7", "acc2_has0", "acc2_non0"]
+    for metric in compared:
         assert np.nanmean(sample_scores(metric, predictions, labels)) == pytest.approx(metrics[metric])
 
 
@@ -164,11 +169,12 @@ def test_the_bootstrap_finds_a_difference_and_only_where_there_is_one():
     labels = generator.uniform(-3, 3, 300)
     good, same = (labels + generator.normal(scale=0.5, size=(3, 300)) for _ in range(2))
     worse = labels + generator.normal(scale=0.8, size=(4, 300))
-    found = {d.metric: d for d in paired_bootstrap(good, worse, labels, resamples=1000)}
+    compared = ["mae", "acc7"]
+    found = {d.metric: d for d in paired_bootstrap(good, worse, labels, metrics=compared, resamples=1000)}
     assert found["mae"].low > 0
     assert found["mae"].p < 0.01
     assert found["mae"].mean == pytest.approx(np.abs(worse - labels).mean() - np.abs(good - labels).mean())
-    alike = {d.metric: d for d in paired_bootstrap(good, same, labels, resamples=1000)}
+    alike = {d.metric: d for d in paired_bootstrap(good, same, labels, metrics=compared, resamples=1000)}
     assert alike["mae"].low < 0 < alike["mae"].high
 
 

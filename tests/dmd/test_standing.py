@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmd.metrics import METRIC_TITLES
+from dmd.metrics import METRICS
 from dmd.training.epoch_report import Outcome
 from dmd.training.restore import best_checkpoint, evaluate_run
 from dmd.training.standing import finished_at, is_unfinished, standing
@@ -96,7 +96,7 @@ def test_the_log_beyond_the_checkpoints_does_not_count(shards, tmp_path):
     assert [validation.best_loss for validation in stands.validations] == [losses[0], min(losses)]
     assert stands.best.loss == min(losses)
     assert stands.best.step == best_checkpoint(run).step
-    assert set(stands.best.metrics) <= set(METRIC_TITLES)
+    assert set(stands.best.metrics) <= set(METRICS)
     with open(run / "metrics.jsonl", "a") as log:
         log.write('{"step": 9, "time": 0, "kind": "valid", "valid/loss": 0.001, "valid/epoch": 2}\n{"step": 10, "ti')
     assert standing(run) == stands

@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dmd.exit_codes import weight
 from dmd.training.epoch_report import Outcome
 from dmd.training.faults import fault_point
-from launch.exit_codes import weight
 from launch.network.ports import free_port
 from launch.starting.collect import InMemory
 from launch.supervision.channels import Channels

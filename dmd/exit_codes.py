@@ -1,4 +1,4 @@
-"""Exit codes of a training, of its launcher and of `dmd train`; 0 is done.
+"""Exit codes of `dmd`, of a training and of its launcher; 0 is done.
 
 A rank that a signal killed ends with 128 + the signal's number, as in a shell. Where ranks end differently, one of them
 is the cause: `weight` tells which code says most.
@@ -7,7 +7,8 @@ is the cause: `weight` tells which code says most.
 FAILED = 1
 """The device failed, or a bug; the message or a traceback says which."""
 USER_ERROR = 2
-"""The user's mistake, or a training that diverged: the same command would fail again."""
+"""The user's mistake (bad input, bad config, a file that is not there), or a training that diverged: the same command
+would fail again."""
 LOST = 69
 """EX_UNAVAILABLE: other ranks are gone, hang, or cannot be reached. The same command continues. Under NCCL torch aborts
 such a rank (SIGABRT); its supervisor tells that from a crash by what torch says, and ends with this code."""

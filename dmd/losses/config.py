@@ -1,0 +1,39 @@
+"""The weights and switches of the objective."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Weights and switches of the objective. Defaults are what the published code computes on PyTorch 1.9."""
+
+    decoupling_weight: float = 0.1
+    """Weight of reconstruction + cycle + gamma * (margin + orthogonality): lambda_1 of the paper."""
+    gamma: float = 0.1
+    """Weight of margin and orthogonality losses inside the decoupling loss."""
+    distillation_weight: float = 0.05
+    """Weight of each graph distillation loss: lambda_2 of the paper."""
+    orthogonality: Literal["batch", "feature"] = "batch"
+    """Axis of the orthogonality cosine: `batch` (published code) or `feature` (the paper's eq. 5)."""
+    prior: Literal["published", "uniform", "none"] = "published"
+    """Target of the edges and addend of the distillation weights (published code). `none`, as in the paper: the
+    weights are the edges alone and nothing regularises them."""
+    homo_distillation: bool = True
+    """HomoGD (paper, Table 3); without it its terms are logged but weigh nothing."""
+    hetero_distillation: bool = True
+    """HeteroGD (paper, Table 3); without it its terms are logged but weigh nothing."""
+    margin: Literal["label_distance", "constant"] = "label_distance"
+    """Margin of the margin loss: 0.15 times the distance of the labels (published code), or `margin_constant` (eq. 4,
+    which does not tell its value; 0.1 is a default that the published function declares and never uses)."""
+    margin_constant: float = 0.1
+    """The margin for `margin: constant`."""
+    margin_smoothing: float = 0.0
+    """Label smoothing of the margin loss: two samples are positives of each other to the degree 1 - distance of their
+    labels / this value, and negatives for the rest; 0: positives have equal labels, all others are negatives, as
+    published. Above 0 the margin loss runs in plain torch."""
+
+    def __post_init__(self) -> None:
+        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant", "margin_smoothing"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be at least 0")

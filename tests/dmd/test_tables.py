@@ -1,0 +1,233 @@
+"""The tables of metrics, heads and loss terms: what users see of them, and that a new row is seen everywhere."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dmd.losses import Objective, ObjectiveConfig
+from dmd.losses.ghost import sample_mean
+from dmd.losses.terms import TERMS, Term, all_terms, triton_order
+from dmd.metrics import METRICS, Metric, heading, in_view, loss_title, metrics_of, unit_note
+from dmd.model import DMD, ModelConfig
+from dmd.model.config import MODALITIES
+from dmd.model.dmd import HEADS, DMDOutput, Head
+from dmd.report import names
+from dmd.report.curves import loss_terms
+from dmd.report.groups import Measured, make_groups
+from dmd.report.inference import load_and_run
+from dmd.report.predictions import heads_figure
+from dmd.report.runs import Curve, read_run
+from dmd.report.tables import heads_table, summary_table
+from dmd.training.evaluate import Evaluation
+from dmd.training.logbook import Logbook
+from tests.dmd.trained import command
+
+ROOT = Path(__file__).parents[2]
+REGRESSION = {
+    "mae": "MAE",
+    "corr": "Corr",
+    "acc7": "Acc7 %",
+    "acc5": "Acc5 %",
+    "acc3": "Acc3 %",
+    "acc2_has0": "Acc2 Has0 %",
+    "f1_has0": "F1 Has0 %",
+    "acc2_non0": "Acc2 Non0 %",
+    "f1_non0": "F1 Non0 %",
+}
+CLASSES = {"acc": "Acc %", "f1_weighted": "F1 weighted %", "f1_macro": "F1 macro %", "cross_entropy": "CE"}
+VIEWS = {
+    "headline": (["mae", "corr", "acc2_non0", "acc7"], list(CLASSES)),
+    "hparams": (["acc2_non0", "f1_non0", "acc7", "corr"], list(CLASSES)),
+    "configs": (["mae", "corr", "acc7", "acc2_non0", "f1_non0"], list(CLASSES)),
+    "missing": (["mae", "acc2_non0"], ["acc", "f1_weighted"]),
+    "bootstrap": (["mae", "acc7", "acc2_has0", "acc2_non0"], ["acc"]),
+}
+HEAD_TITLES = {
+    "fused": "fused",
+    "shared": "shared",
+    "text_homo": "text, homo",
+    "audio_homo": "audio, homo",
+    "vision_homo": "vision, homo",
+    "text_hetero": "text, hetero",
+    "audio_hetero": "audio, hetero",
+    "vision_hetero": "vision, hetero",
+}
+TASK = [f"task_{head}" for head in HEAD_TITLES]
+DECOUPLING = ["reconstruction", "cycle", "orthogonality", "margin"]
+DISTILLATION = ["homo_logit", "homo_regulariser", "hetero_logit", "hetero_regulariser", "hetero_representation"]
+
+
+def test_names_titles_and_orders_are_those_that_users_know():
+    found = [{row.name: heading(row.name) for row in metrics_of(kind)} for kind in ("regression", "classes")]
+    for ours, known in zip(found, (REGRESSION, CLASSES), strict=True):
+        assert list(ours.items()) == list(known.items())
+    for view, known in VIEWS.items():
+        assert (in_view(view, REGRESSION), in_view(view, CLASSES)) == known, view
+    assert all(row.of_samples for row in METRICS.values() if "bootstrap" in row.views)
+    assert (loss_title("regression"), loss_title(3)) == ("MAE", "CE")
+    assert [(head.name, head.title) for head in HEADS.values()] == list(HEAD_TITLES.items())
+    assert [term.name for term in all_terms()] == TASK + DECOUPLING + DISTILLATION
+    assert [term.title for term in all_terms()] == [term.name.replace("_", " ") for term in all_terms()]
+    assert triton_order() == TASK + DISTILLATION + DECOUPLING
+
+
+def test_notes_tell_units_and_protocols():
+    assert unit_note(REGRESSION) == (
+        "Acc and F1 in per cent, MAE and Corr as they are. Has0: all samples, >= 0 against < 0; Non0: without the "
+        "labels that are 0, > 0 against < 0."
+    )
+    assert unit_note(CLASSES) == "Acc and F1 in per cent, CE in nats."
+
+
+def test_every_row_of_a_table_has_its_own_name():
+    for table in (METRICS, HEADS, TERMS):
+        assert all(name == row.name for name, row in table.items())
+        assert len({row.title for row in table.values()}) == len(table)
+
+
+def test_the_page_of_the_docs_is_up_to_date():
+    page = (ROOT / "docs" / "names.md").read_text()
+    assert page == names.page(), "run: python -m dmd.report.names > docs/names.md"
+
+
+def evaluated(run: Path, out: Path) -> dict[str, dict[str, float]]:
+    """What `dmd evaluate --json` writes of a run."""
+    assert command("evaluate", run, "--json", out) == 0
+    return json.loads(out.read_text())["metrics"]
+
+
+def told_of(run: Path) -> Measured:
+    record = read_run(run)
+    return Measured(run=record, result=load_and_run(run, Path(record.info["data"]), "valid"))
+
+
+class Silent:
+    """The part of a `Recorder` that an epoch of the logbook calls; keeps the numbers."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, float] = {}
+
+    def scalars(self, step: int, values: dict[str, float], *, kind: str) -> None:
+        self.numbers |= {f"{kind}/{name}": value for name, value in values.items()}
+
+    def look(self) -> None:
+        pass
+
+    def pictures(self, *_: object) -> None:
+        pass
+
+
+def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, capsys):
+    def bias(prediction: torch.Tensor, label: torch.Tensor) -> float:
+        return float((prediction - label).mean())
+
+    row = Metric(
+        name="bias",
+        title="Bias",
+        about="mean of prediction minus label",
+        kind="regression",
+        unit="",
+        function=bias,
+        views={"headline": 9, "hparams": 9},
+    )
+    monkeypatch.setitem(METRICS, "bias", row)
+    metrics = evaluated(run, tmp_path / "valid.json")
+    assert all("bias" in of for of in metrics.values())
+    assert re.search(r" F1 Non0 %\s+Bias$", capsys.readouterr().out, re.MULTILINE)
+    one = told_of(run)
+    expected = float((one.result.predictions["fused"] - one.result.labels).mean())
+    assert metrics["fused"]["bias"] == pytest.approx(expected, rel=1e-5)
+    summary = summary_table(make_groups([one]), "valid")
+    assert f"Bias,{expected:.3f},valid\n" in summary.csv()
+    assert "MAE, Corr and Bias as they are" in summary.note
+    assert heads_table(one).csv().splitlines()[0].endswith(",F1 Non0 %,Bias,split")
+    assert "Bias" in [axes.get_title() for axes in heads_figure(one.result).get_axes()]
+    assert "| `bias` | Bias |" in names.page()
+
+    log = Silent()
+    evaluation = Evaluation(
+        predictions={head: torch.from_numpy(values) for head, values in one.result.predictions.items()},
+        labels=torch.from_numpy(one.result.labels),
+    )
+    Logbook(tmp_path, lambda _: log, None).epoch(1, 2, evaluation, best=True, kept=True)  # type: ignore[arg-type,return-value]
+    assert f"Bias {expected:.4f}  best\n" in capsys.readouterr().out
+    assert {"valid/bias", "best_valid/bias", "valid_heads/text_homo/bias"} <= log.numbers.keys()
+
+
+def small() -> tuple[DMDOutput, torch.Tensor, torch.Tensor, ModelConfig]:
+    """Output of a small network for two ghost batches, labels and mask."""
+    dims, lengths = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}
+    config = ModelConfig(dim=8, heads=2, levels=1)
+    torch.manual_seed(0)
+    network = DMD(config, dims, lengths)
+    output = network(*(torch.randn(8, lengths[m], dims[m]) for m in MODALITIES))
+    return output, torch.randn(2, 4), torch.ones(2, 4), config
+
+
+def test_a_new_term_is_a_row_and_its_function(run, monkeypatch):
+    def size(inputs) -> torch.Tensor:
+        return sample_mean(inputs.output.predictions["fused"].square(), inputs.mask)
+
+    output, labels, mask, config = small()
+    torch.manual_seed(1)
+    before = Objective(ObjectiveConfig(), config)(output, labels, mask)
+    row = Term(
+        name="size",
+        title="size of the answer",
+        about="square of the fused prediction",
+        part="decoupling",
+        function=size,
+    )
+    monkeypatch.setitem(TERMS, "size", row)
+    torch.manual_seed(1)
+    objective = Objective(ObjectiveConfig(), config)
+    after = objective(output, labels, mask)
+    assert list(after) == [*list(before)[:-1], "size", "total"]
+    torch.testing.assert_close(after["size"], output.predictions["fused"].view(2, 4).square().mean(1))
+    torch.testing.assert_close(after["total"], before["total"] + 0.1 * after["size"])
+    assert not Objective(ObjectiveConfig(), config, fused=True).wholly_fused, "Triton kernels do not know the term"
+
+    curve = Curve(steps=np.array([1, 2]), values=np.array([0.5, 0.25]))
+    record = read_run(run)
+    figure = loss_terms(replace(record, curves={**record.curves, "train/size": curve, "train/other": curve}))
+    titles = [axes.get_title() for axes in figure.get_axes()]
+    assert titles[-3:] == ["size of the answer", "gradient norm", "learning rate"]
+    assert "other" not in titles
+    assert "| `size` | `decoupling_weight` | square of the fused prediction |" in names.page()
+
+
+def test_a_term_that_no_sum_has_is_refused():
+    with pytest.raises(AssertionError, match="is not summed"):
+        Term(name="x", title="x", about="", part="distillation", function=lambda inputs: inputs.labels.sum(1))
+
+
+def test_a_new_head_is_what_the_network_predicts_and_a_row(run, monkeypatch, tmp_path, capsys):
+    forward = DMD.forward
+
+    def with_mean(*args, **options) -> DMDOutput:
+        output = forward(*args, **options)
+        output.predictions["mean"] = torch.stack([output.predictions[f"{m}_homo"] for m in MODALITIES]).mean(0)
+        return output
+
+    monkeypatch.setattr(DMD, "forward", with_mean)
+    monkeypatch.setitem(HEADS, "mean", Head(name="mean", title="mean, homo", about="the mean of three heads"))
+    output, labels, mask, config = small()
+    terms = Objective(ObjectiveConfig(), config)(output, labels, mask)
+    torch.testing.assert_close(terms["task_mean"], (output.predictions["mean"].view(2, 4) - labels).abs().mean(1))
+    assert not Objective(ObjectiveConfig(), config, fused=True).wholly_fused
+
+    metrics = evaluated(run, tmp_path / "valid.json")
+    assert list(metrics) == [*HEAD_TITLES, "mean"]
+    assert re.search(r"^mean  ", capsys.readouterr().out, re.MULTILINE)
+    one = told_of(run)
+    assert one.result.metrics["mean"] == pytest.approx(metrics["mean"], rel=1e-5)
+    assert heads_table(one).csv().splitlines()[-1].startswith('"mean, homo",')
+    assert "| `task_mean` | 1 |" in names.page()
+    data = read_run(run).info["data"]
+    assert command("predict", run, data, "--out", tmp_path / "valid.csv") == 0
+    assert ',"vision_hetero","mean","edge_' in (tmp_path / "valid.csv").read_text().splitlines()[0]
