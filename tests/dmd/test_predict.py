@@ -25,8 +25,8 @@ from dmd.model.published import slots, to_published
 from dmd.model.text import build_text_encoder
 from dmd.predict_inputs import _labels, read_samples
 from dmd.predict_outputs import schema
-from dmd.predictor import ModelCard, Predictor
 from dmd.presets import config_to_dict, load_config, preset_names
+from dmd.trained_model import ModelCard, TrainedModel
 from tests.dmd.golden import SETTINGS, Golden, relative_error
 from tests.dmd.trained import command, damage_state
 
@@ -38,7 +38,7 @@ def exported(run, tmp_path_factory) -> Path:
     return out
 
 
-def features(path: Path, model: Predictor, count: int, **more: object) -> Path:
+def features(path: Path, model: TrainedModel, count: int, **more: object) -> Path:
     arrays = {m: array.numpy() for m, array in example(model.card, count).items()}
     path.write_bytes(pickle.dumps(arrays | more))
     return path
