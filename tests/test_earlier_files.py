@@ -9,7 +9,7 @@
     dmd predict exported shards --split test --out recorded/predictions.csv
     dmd train --data shards --run RUN MODEL train.epochs=2 train.log_every=1    # RUN: a copy; its metrics.jsonl
 
-where MODEL is what `MODEL` below adds to `ranks.TINY`.
+where MODEL is what `MODEL` below adds to `TINY` of `tests.support.ranks`.
 """
 
 import csv
@@ -22,13 +22,19 @@ import pytest
 
 import dmd
 from data_shards.reader import ShardReader
-from dmd.cli import main
-from tests.launch.ranks import finish, last
+from tests.support.commands import command
+from tests.support.ranks import finish, last
 
 ARCHIVE = Path(__file__).parent / "data" / "written_at_61f3096.tar.xz"
 MODEL = ("model.dim=4", "train.learning_rate=1e-3")
 TOLERANCE = 1e-4
 """Relative; another processor multiplies in another order."""
+
+
+@pytest.fixture(autouse=True)
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the files were written: a GPU computes in bfloat16."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +44,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
     return folder
-
-
-def command(*arguments: object) -> int:
-    """A `dmd` command in this process; its exit code."""
-    return main([str(argument) for argument in arguments])
 
 
 def close(values: dict[str, float]) -> dict[str, object]:
@@ -113,7 +114,7 @@ def test_an_exported_model_says_what_it_is(written):
 @pytest.mark.multiproc
 def test_a_training_goes_on_from_where_it_stood(written, tmp_path):
     shutil.copytree(written / "run", run := tmp_path / "run")
-    ended = finish(written / "shards", run, *MODEL, "train.log_every=1")
+    ended = finish(written / "shards", run, *MODEL, "train.log_every=1", DS_ACCELERATOR="cpu")
     assert "at step 2 (epoch 1)" in ended.output
     assert last(run).step == 4
     shutil.copy(written / "recorded" / "continued.jsonl", tmp_path / "metrics.jsonl")

@@ -26,17 +26,7 @@ from dmd.training.restore import evaluate_run
 from dmd.training.standing import standing
 from launch.exit_codes import LOST, STOPPED
 from launch.ports import free_port
-from tests.cluster.making import (
-    TINY,
-    Node,
-    assert_stopped,
-    dmd,
-    finish,
-    lines,
-    make_shards,
-    records,
-    wait_for,
-)
+from tests.support.clusters import TINY, Node, assert_stopped, dmd, finish, lines, make_shards, records, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 

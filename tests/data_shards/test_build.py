@@ -22,7 +22,7 @@ from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.verify import verify
 from data_shards.writer import build
-from tests.data_shards.making import COUNTS, build_from, files, mmsa, save
+from tests.support.small_data import COUNTS, build_from, files, mmsa, save
 
 
 def test_two_builds_are_byte_identical(tmp_path):

@@ -12,7 +12,7 @@ from data_shards.foreign import index_tars
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardReader
 from data_shards.verify import verify
-from tests.data_shards.making import COUNTS, build_from, everything, mmsa
+from tests.support.small_data import COUNTS, build_from, everything, mmsa
 
 
 def classified():

@@ -12,7 +12,7 @@ import webdataset as wds
 from data_shards.commands import index, shard
 from data_shards.identity import IdCheck
 from data_shards.verify import verify
-from tests.data_shards.making import COUNTS, everything, mmsa, save
+from tests.support.small_data import COUNTS, everything, mmsa, save
 
 
 def _arguments(path, out, *more):

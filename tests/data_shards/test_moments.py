@@ -12,7 +12,7 @@ from data_shards.moments import Moments
 from data_shards.schema import DatasetInfo
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writer import build
-from tests.data_shards.making import build_from, everything, mmsa, save
+from tests.support.small_data import build_from, everything, mmsa, save
 
 
 def padded():

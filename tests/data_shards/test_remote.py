@@ -18,8 +18,8 @@ from data_shards.reader import ShardReader
 from data_shards.remote import Remote, RemoteOptions
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writer import build
-from tests.data_shards.making import COUNTS, held, is_right, mmsa, save
-from tests.data_shards.servers import QUICK, serve_files
+from tests.support.servers import QUICK, serve_files
+from tests.support.small_data import COUNTS, held, is_right, mmsa, save
 
 
 def test_a_remote_set_is_the_local_one(served, cache):

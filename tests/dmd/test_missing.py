@@ -16,7 +16,8 @@ from dmd.modules import Modules
 from dmd.presets import config_to_dict, load_config
 from dmd.report.missing import TARGETS, _masks, _predict, dropped, evaluate_grid
 from dmd.trained_model import ModelCard, TrainedModel
-from tests.dmd.trained import SMALL, command
+from tests.support.commands import command
+from tests.support.trained import SMALL
 
 
 def test_higher_rates_drop_what_lower_ones_do_and_more():

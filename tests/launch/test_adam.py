@@ -19,7 +19,7 @@ from launch.engine import DeepSpeedEngine, join_process_group
 from launch.ports import free_port
 from launch.setup import build_system, open_shards, plan_training
 from tests.dmd.kernels.test_whole_fused import make_system
-from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last
+from tests.support.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last
 
 CPU = torch.device("cpu")
 

@@ -27,7 +27,7 @@ from launch.peers import Peers
 from launch.ports import free_port
 from launch.rank import Standing, run_rank
 from launch.supervise import WRAPPER, StopRequest, supervise
-from tests.launch.ranks import PATIENCE, forks
+from tests.support.ranks import PATIENCE, forks
 
 ENDS = {"mistake": 2, "storage": 74, "memory": 71, "bug": 1, "kill": 137}
 WORDS = {

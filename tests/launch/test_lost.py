@@ -28,7 +28,7 @@ from launch.lost import lost_others, watchdog_reason
 from launch.ports import free_port
 from launch.supervise import StopRequest, supervise
 from launch.watchdog import Watchdog
-from tests.launch.ranks import PATIENCE, forks
+from tests.support.ranks import PATIENCE, forks
 
 LOST, ABORTED, KILLED = 69, 134, 137
 TIMEOUT = (

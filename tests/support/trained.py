@@ -7,16 +7,11 @@ from pathlib import Path
 
 import torch
 
-from dmd.cli import main
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
+from tests.support.commands import command
 
 SMALL = ("model.dim=8", "model.heads=2", "model.levels=1", "train.learning_rate=1e-3", "train.epochs=2")
-
-
-def command(*arguments: object) -> int:
-    """A `dmd` command in this process; its exit code."""
-    return main([str(argument) for argument in arguments])
 
 
 def make_shards(path: Path, samples: int = 100, *more: str) -> Path:
