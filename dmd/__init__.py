@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dmd.predictor import Predictor
+    from dmd.trained_model import TrainedModel
 
 
-def load(path: "str | Path", device: "str | torch.device | None" = None) -> "Predictor":
+def load(path: "str | Path", device: "str | torch.device | None" = None) -> "TrainedModel":
     """A trained model that predicts, without DeepSpeed and Ray; see `dmd.exported.load`."""
     from dmd.exported import load as load_export
 

@@ -19,11 +19,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from data_shards.durable import write_file
 from data_shards.sole_writer import NAME as LEASE
 from data_shards.sole_writer import sole_writer
 from dmd.errors import first_line
 from dmd.kernels.backend import default_device
-from dmd.predictor import ModelCard, Modules, Predictor
+from dmd.trained_model import InferenceModules, ModelCard, TrainedModel
+from dmd.training.checkpoint_writer import tensor_bytes
+from dmd.training.restore import read_run
 
 WEIGHTS, CARD, PROGRAM = "model.safetensors", "model.json", "program.pt2"
 FORMAT = 1
@@ -33,7 +36,7 @@ PROGRAM_TOLERANCE = 1e-4
 CPU = torch.device("cpu")
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
+def load(path: str | Path, device: str | torch.device | None = None) -> TrainedModel:
     """A trained model from an export, or from the best checkpoint of a run directory.
 
     Args:
@@ -51,22 +54,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
         card, weights = read_run(path)
     else:
         raise ValueError(f"there is no directory {path}; give a run, or what `dmd export` wrote")
-    return Predictor(card, weights, place)
-
-
-def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of a run's best checkpoint.
-
-    Raises:
-        ValueError: no checkpoint, or a damaged one.
-    """
-    from dmd.training.restore import best_checkpoint
-
-    snapshot = best_checkpoint(run)
-    state = snapshot.state
-    source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
-    card = ModelCard(config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source)
-    return card, snapshot.model
+    return TrainedModel(card, weights, place)
 
 
 def export(run: Path, out: Path, *, program: bool) -> str | None:
@@ -78,31 +66,28 @@ def export(run: Path, out: Path, *, program: bool) -> str | None:
     ours = (WEIGHTS, CARD, PROGRAM, LEASE)
     if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
         raise ValueError(f"{out} holds other files than an export; give a new directory")
-    from data_shards.durable import write_file
-    from dmd.training.checkpoint_writer import tensor_bytes
-
     card, weights = read_run(run)
-    predictor = Predictor(card, weights, CPU)
+    model = TrainedModel(card, weights, CPU)
     with sole_writer(out):
         for name in (CARD, PROGRAM, WEIGHTS):  # the card first: without it this is no export, should a kill come here
             (out / name).unlink(missing_ok=True)
         write_file(out / WEIGHTS, tensor_bytes(weights))  # the library's own `save_file` lets nobody else read it
         content = {"format": FORMAT, **asdict(card)}
         (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return save_program(predictor, out / PROGRAM) if program else "not asked for"
+        return save_program(model, out / PROGRAM) if program else "not asked for"
 
 
-def save_program(predictor: Predictor, path: Path) -> str | None:
+def save_program(model: TrainedModel, path: Path) -> str | None:
     """Write a model as a `torch.export` program; returns the reason where PyTorch cannot, None on success."""
-    samples = example(predictor.card, 3)
+    samples = example(model.card, 3)
     batch = torch.export.Dim("samples", min=1)
     try:
         with torch.no_grad():
             program = torch.export.export(
-                predictor.modules, tuple(samples.values()), strict=False, dynamic_shapes=({0: batch},) * 3
+                model.modules, tuple(samples.values()), strict=False, dynamic_shapes=({0: batch},) * 3
             )
-            other = example(predictor.card, 5)
-            difference = _difference(program.module(), predictor.modules, other)
+            other = example(model.card, 5)
+            difference = _difference(program.module(), model.modules, other)
     except RuntimeError as error:
         return first_line(error, 200)
     if not difference <= PROGRAM_TOLERANCE:
@@ -121,7 +106,7 @@ def example(card: ModelCard, count: int) -> dict[str, Tensor]:
     return samples
 
 
-def _difference(program: torch.nn.Module, modules: Modules, samples: dict[str, Tensor]) -> float:
+def _difference(program: torch.nn.Module, modules: InferenceModules, samples: dict[str, Tensor]) -> float:
     got, want = program(*samples.values()), modules(*samples.values())
     return max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True))
 

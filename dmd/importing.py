@@ -20,12 +20,10 @@ from data_shards.file_kinds import PICKLE, TORCH_KINDS, refuse_kind
 from data_shards.places import Place
 from dmd.config import Config
 from dmd.errors import first_line
-from dmd.losses import Objective
-from dmd.model import DMD
 from dmd.model.config import MODALITIES
 from dmd.model.published import LETTER, TEXT_ENCODER, UNUSED, Import, from_published, slots
 from dmd.model.text import build_text_encoder, encoder_config
-from dmd.predictor import Modules
+from dmd.modules import Modules
 from dmd.presets import config_to_dict
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
@@ -104,15 +102,16 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
         settings = encoder_config(config.text.encoder)
         encoder = build_text_encoder(settings, frozen=config.text.frozen)
     torch.manual_seed(config.train.seed)
-    network = DMD(config.model, dims, lengths, encoder)
-    report = from_published(published, network.state_dict(), slots(config.model.levels))
+    modules = Modules(
+        config, dims=dims, lengths=lengths, text_encoder=encoder, device=torch.device("cpu"), binding=False
+    )
+    report = from_published(published, modules.dmd.state_dict(), slots(config.model.levels))
     if report.missing:
         raise ValueError(
             f"{path} lacks {len(report.missing)} weights of the network, such as {report.missing[0]!r}; give the .pth "
             "of a whole DMD and the preset that it was trained with"
         )
-    network.load_state_dict(report.state)
-    modules = Modules(network, Objective(config.objective, config.model))
+    modules.dmd.load_state_dict(report.state)
     about = {
         "name": NAME,
         "generation": NAME,

@@ -26,8 +26,9 @@ from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
 from data_shards.sources.splits import find_splits, split_of
 from dmd.config import Config
 from dmd.data.targets import check_classes, targets
-from dmd.predictor import BATCH_SIZE, Arrays, ModelCard, check_arrays
+from dmd.modules import BATCH_SIZE
 from dmd.presets import config_from_dict
+from dmd.trained_model import Arrays, ModelCard, check_arrays
 
 _log = logging.getLogger(__name__)
 Choose = Callable[[Iterable[str]], list[str]]

@@ -12,8 +12,9 @@ import pyarrow.parquet
 from dmd.model.config import Task
 from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
+from dmd.modules import SPACES
 from dmd.predict_inputs import Samples
-from dmd.predictor import SPACES, Prediction, Predictor
+from dmd.trained_model import Prediction, TrainedModel
 
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
@@ -43,7 +44,7 @@ def _other_heads() -> list[str]:
     return [head for head in HEADS if head != "fused"]
 
 
-def predictions(model: Predictor, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
+def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
     """Predict batch after batch."""
     for samples in batches:
         yield samples, model.read(model.output(samples.arrays))

@@ -152,3 +152,13 @@ def test_unknown_commands():
     result = subprocess.run([sys.executable, "-m", "dmd.cli", "trian"], capture_output=True, text=True)
     assert result.returncode == 2
     assert "unknown command 'trian'" in result.stderr
+
+
+def test_no_test_imports_another():
+    """What tests share lies in tests/support."""
+    to_move = "tests.dmd.kernels.test_whole_fused"  # its small system, which four tests take from there
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module not in (None, to_move):
+                parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+                assert parts[0] != "tests" or not any(part.startswith("test_") for part in parts), path

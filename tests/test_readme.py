@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_shards.making import mmsa, save
+from tests.support.small_data import mmsa, save
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,9 @@ from dmd.exported import load
 from dmd.metrics import head_metrics
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
+from dmd.modules import SPACES
 from dmd.predict_inputs import read_samples
-from dmd.predictor import SPACES, Predictor, join
+from dmd.trained_model import TrainedModel, join
 
 FEATURE_SAMPLES = 400
 """Samples whose features are kept, evenly spread over the split (Fig. 4 of the paper shows 400)."""
@@ -53,7 +54,7 @@ class SplitResult:
         return fused.argmax(1) if self.classes else fused
 
 
-def run_split(model: Predictor, data: Where, split: str) -> SplitResult:
+def run_split(model: TrainedModel, data: Where, split: str) -> SplitResult:
     """Run a model over a split of shards, once.
 
     Raises:

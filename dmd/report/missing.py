@@ -24,11 +24,11 @@ from dmd.exported import load
 from dmd.metrics import head_metrics, heading, headings_of, in_view, show, shown, unit_note
 from dmd.model.config import MODALITIES
 from dmd.predict_inputs import read_samples
-from dmd.predictor import Arrays, ModelCard, Predictor, join
 from dmd.report.groups import compared_values
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.style import COLOURS, DASHES, INK, RC, new_figure
 from dmd.report.tables import Table
+from dmd.trained_model import Arrays, ModelCard, TrainedModel, join
 from dmd.training.restore import training_data
 from dmd.training.standing import is_unfinished
 
@@ -65,7 +65,7 @@ def check_rates(rates: Sequence[float]) -> None:
 
 
 def evaluate_grid(
-    model: Predictor,
+    model: TrainedModel,
     data: Where,
     split: str,
     *,
@@ -92,14 +92,14 @@ def evaluate_grid(
     return cells
 
 
-def _masks(model: Predictor, count: int, lost: Sequence[str], unit: Unit, rate: float, seed: int) -> Arrays:
+def _masks(model: TrainedModel, count: int, lost: Sequence[str], unit: Unit, rate: float, seed: int) -> Arrays:
     """{modality: [count, T, 1]}, 1 where a frame is there, for the modalities that lose some."""
     lengths = model.card.data["lengths"]
     kept = {m: ~dropped(m, count, int(lengths[m]), unit=unit, rate=rate, seed=seed) for m in lost}
     return {m: torch.from_numpy(mask.astype(np.float32))[..., None] for m, mask in kept.items()}
 
 
-def _predict(model: Predictor, batches: list[Arrays], masks: Arrays) -> Tensor:
+def _predict(model: TrainedModel, batches: list[Arrays], masks: Arrays) -> Tensor:
     """Fused predictions [N] (logits [N, classes]) with the masks applied to the features."""
     parts, begin = [], 0
     encoder = model.modules.dmd.text_encoder

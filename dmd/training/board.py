@@ -19,10 +19,11 @@ from dmd.data.loader import evaluation_batches
 from dmd.losses.distillation import make_prior
 from dmd.metrics import class_names, confusion
 from dmd.model.config import MODALITIES
+from dmd.modules import BATCH_SIZE
 from dmd.report.edges import edge_heatmaps
 from dmd.report.predictions import confusion_figure, scatter
 from dmd.report.style import RC
-from dmd.training.evaluate import BATCH_SIZE, Evaluation
+from dmd.training.evaluate import Evaluation
 from dmd.training.system import TrainingSystem
 
 FEATURE_SAMPLES = 256

@@ -13,10 +13,7 @@ from dmd.data.loader import evaluation_batches
 from dmd.losses.task import task_loss
 from dmd.metrics import head_metrics
 from dmd.model.dmd import HEADS
-from dmd.training.system import TrainingSystem
-
-BATCH_SIZE = 64
-"""Samples per pass. Fixed, so that a prediction has the same digits at any number of ranks."""
+from dmd.modules import BATCH_SIZE, Modules, all_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +36,7 @@ class Evaluation:
 
 
 def evaluate(
-    system: TrainingSystem,
+    system: Modules,
     reader: ShardReader,
     split: str,
     config: Config,
@@ -65,7 +62,7 @@ def evaluate(
     with torch.inference_mode():
         for batch in batches:
             output = system.predict(batch.to(device))
-            table = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)  # [B, 8, ...]
+            table = all_heads(output)  # [B, 8, ...]
             rows.append(batch.rows.flatten())
             values.append(torch.cat([table.flatten(1).cpu(), system.targets(batch).view(-1, 1)], dim=1))
             heartbeat()

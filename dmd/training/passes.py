@@ -16,7 +16,8 @@ import torch
 from data_shards.format.schema import DatasetInfo
 from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
-from dmd.kernels.backend import current_device, why_not_fused
+from dmd.kernels.backend import current_device
+from dmd.modules import Modules
 from dmd.training.agreement import raised_anywhere
 from dmd.training.step import make_noise
 from dmd.training.system import ADAM_MOMENTS, TrainingSystem
@@ -72,7 +73,7 @@ def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num
     return at_once
 
 
-def settle_prediction(system: TrainingSystem, info: DatasetInfo) -> None:
+def settle_prediction(system: Modules, info: DatasetInfo) -> None:
     """Fall back to plain torch where a kernel of the forward pass cannot run."""
     batch = random_batch(info, 1, 2).to(system.device)
     if system.execution.fused:
@@ -80,12 +81,11 @@ def settle_prediction(system: TrainingSystem, info: DatasetInfo) -> None:
             _fall_back(system, lambda: system.predict(batch), asked_for=False)
 
 
-def _fall_back(system: TrainingSystem, attempt: Callable[[], object], *, asked_for: bool) -> None:
+def _fall_back(system: Modules, attempt: Callable[[], object], *, asked_for: bool) -> None:
     """Try Triton kernels; where one cannot run, go on in plain torch and say so."""
-    reason = why_not_fused(attempt, asked_for=asked_for)
+    reason = system.try_kernels(attempt, asked_for=asked_for)
     if reason:
         print(f"{reason}; going on in plain torch", file=sys.stderr, flush=True)
-        system.use_plain(reason)
 
 
 def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, last: bool) -> bool:

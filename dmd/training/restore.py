@@ -1,43 +1,23 @@
-"""A trained run as a system ready to predict; needs neither DeepSpeed nor Ray.
+"""What a run directory holds of a trained model: its best checkpoint and where its data is; and its evaluation."""
 
-trained = open_run(Path("RUN"))
-trained.system.predict(batch)
-"""
-
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from data_shards.format.schema import DatasetInfo
 from data_shards.places import Place, Where, to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
-from dmd.config import Config
 from dmd.data.targets import check_classes
-from dmd.declared import check_declared
-from dmd.kernels.backend import default_device, set_float32_products
-from dmd.model.text import build_text_encoder
+from dmd.kernels.backend import default_device
+from dmd.presets import config_from_dict
+from dmd.trained_model import ModelCard, TrainedModel
 from dmd.training.checkpoint import Snapshot, find_step, newest_valid, read_checkpoint
 from dmd.training.documents import check_state, read_document
 from dmd.training.evaluate import evaluate
 from dmd.training.passes import settle_prediction
 from dmd.training.saving import CHECKPOINTS
-from dmd.training.state import check_fits, saved_config
-from dmd.training.system import TrainingSystem
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedRun:
-    """A system with the weights of one checkpoint."""
-
-    system: TrainingSystem
-    config: Config
-    state: dict[str, Any]
-    """The checkpoint's JSON state."""
-    step: int
-    device: torch.device
+from dmd.training.state import check_fits
 
 
 def best_checkpoint(run: Path) -> Snapshot:
@@ -59,31 +39,17 @@ def best_checkpoint(run: Path) -> Snapshot:
     return snapshot
 
 
-def open_run(run: Path, *, info: DatasetInfo) -> TrainedRun:
-    """Load the best checkpoint for data described by `info`, on this process's default device.
+def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a run's best checkpoint.
 
     Raises:
-        ValueError: no checkpoint, one whose weights are not of the model that it declares, or data that the model
-            cannot read.
+        ValueError: no checkpoint, or a damaged one.
     """
     snapshot = best_checkpoint(run)
-    check_fits(snapshot.state["data"], info)
-    config = saved_config(snapshot.state)
-    check_classes(config, info)
-    device = default_device()
-    settings = snapshot.state["text_encoder"]
-
-    def build() -> TrainingSystem:
-        encoder = None if settings is None else build_text_encoder(settings, frozen=config.text.frozen)
-        return TrainingSystem(config, info, encoder, device, binding=False)
-
-    check_declared(build, snapshot.model, snapshot.state["config"], settings)
-    system = build()
-    system.load_state_dict(snapshot.model)
-    system.to(device).eval()
-    set_float32_products(tf32=system.execution.tf32)  # kernels are tried as they will run
-    settle_prediction(system, info)
-    return TrainedRun(system=system, config=config, state=snapshot.state, step=snapshot.step, device=device)
+    state = snapshot.state
+    source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
+    card = ModelCard(config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source)
+    return card, snapshot.model
 
 
 def training_data(run: Path) -> Place:
@@ -111,17 +77,23 @@ def evaluate_run(run: Path, *, data: Where | None, split: str) -> dict[str, Any]
     """Metrics of a run's best checkpoint on a split, for all heads; every rank gets them.
 
     Raises:
-        ValueError: as `open_run`, or shards without that split.
+        ValueError: no checkpoint, one whose weights are not of the model that it declares, data that the model cannot
+            read, or shards without that split.
     """
     if not run.is_dir():
         raise ValueError(f"there is no run directory {run}")
     with ShardReader(data or training_data(run)) as reader:
         info = reader.index.info
-        trained = open_run(run, info=info)
-        result = evaluate(trained.system, reader, split, trained.config, device=trained.device)
+        card, weights = read_run(run)
+        check_fits(card.data, info)
+        check_classes(config_from_dict(card.config), info)
+        model = TrainedModel(card, weights, default_device(), validates=True)
+        with model.running():
+            settle_prediction(model.modules, info)
+            result = evaluate(model.modules, reader, split, model.config, device=model.device)
     return {
         "run": str(run),
-        "step": trained.step,
+        "step": card.source["step"],
         "data": info.name,
         "generation": info.generation,
         "split": split,

@@ -1,58 +1,42 @@
-"""The three modules that are trained together, as one: DMD and the two GD-Units of its objective."""
+"""What is trained: the modules, the keys of their dropout, and their pass as a CUDA graph where there is one."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.loader import Batch
-from dmd.data.targets import targets
-from dmd.kernels.backend import choose_execution
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
-from dmd.losses import Objective
-from dmd.model import DMD
-from dmd.model.dmd import DMDOutput
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
+from dmd.modules import Modules
 from dmd.training.capture import CapturedPass, obstacle_to_capture
 
 ADAM_MOMENTS = 2
 """Tensors of the optimizer's state for each trained one."""
 
 
-class TrainingSystem(nn.Module):
-    """DMD with its objective; `forward` gives every loss term of every ghost batch.
+class TrainingSystem(Modules):
+    """The modules in training; `forward` gives every loss term of every ghost batch.
 
     Args:
         device: where it will run, which settles how (`execution`); its weights are moved there by `to`.
-        binding: whether kernels and precision that the config asks for are an error where the device has none; a
-            trained model on another machine takes what is there.
 
     Raises:
         ValueError: what the config asks for and the device does not have.
     """
 
     def __init__(
-        self,
-        config: Config,
-        info: DatasetInfo,
-        text_encoder: TextEncoder | None,
-        device: torch.device,
-        *,
-        binding: bool = True,
+        self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None, device: torch.device
     ) -> None:
-        super().__init__()
-        self.config, self.device = config, device
-        train = config.train
-        self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
-        fused = self.execution.fused
+        super().__init__(
+            config, dims=info.dims, lengths=info.lengths, text_encoder=text_encoder, device=device, binding=True
+        )
         self.keys = self.fresh_keys()
-        obstacle = obstacle_to_capture(config, device, fused=fused)
+        obstacle = obstacle_to_capture(config, device, fused=self.execution.fused)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
         self._graph = None if obstacle else CapturedPass(self)
-        self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder, fused=fused)
-        self.objective = Objective(config.objective, config.model, fused=fused)
 
     def fresh_keys(self) -> DropoutKeys | None:
         """A table of dropout keys on the device; None on a CPU, where plain torch takes them from the host."""
@@ -62,11 +46,9 @@ class TrainingSystem(nn.Module):
 
     def use_plain(self, reason: str) -> None:
         """Go on in plain torch, for a reason that run.json tells."""
-        self.execution = self.execution.plain(reason)
+        super().use_plain(reason)
         self.keys = self.fresh_keys()
         self.run_eagerly(reason)
-        self.dmd.use_plain()
-        self.objective.use_plain()
 
     def run_eagerly(self, reason: str) -> None:
         """Capture no pass, for a reason that run.json tells."""
@@ -83,10 +65,6 @@ class TrainingSystem(nn.Module):
         """As `forward`, kernel by kernel."""
         return self.objective(self.predict(batch, noise), self.targets(batch), batch.mask)
 
-    def targets(self, batch: Batch) -> Tensor:
-        """What the heads are to predict, [G, S]: sentiments, or class numbers."""
-        return targets(batch.labels, self.config)
-
     def take_statistics(self, info: DatasetInfo) -> None:
         """Take over the statistics of the data to train on, where the config asks for them.
 
@@ -101,11 +79,6 @@ class TrainingSystem(nn.Module):
                 )
             assert isinstance(normalise, Normalisation)
             normalise.set(**info.statistics[modality])
-
-    def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
-        """The network's output for the G * S samples of a batch."""
-        with self.execution.casting(batch.audio.device.type):
-            return self.dmd(batch.text, batch.audio, batch.vision, noise)
 
 
 def parameter_groups(system: TrainingSystem, config: Config) -> list[dict[str, object]]:

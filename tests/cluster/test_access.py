@@ -12,7 +12,7 @@ from ray._private.authentication.authentication_token_setup import generate_and_
 from cluster.jobs.submit import connect
 from cluster.ray_runtime.access import agree_on_token, find_token, make_token
 from launch.network.ports import free_port
-from tests.cluster.making import Node, wait_for
+from tests.support.clusters import Node, wait_for
 
 pytestmark = pytest.mark.ray
 

@@ -12,7 +12,7 @@ from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
 from launch.network.ports import free_port
-from tests.cluster.making import TINY, make_shards
+from tests.support.clusters import TINY, make_shards
 
 pytestmark = pytest.mark.ray
 

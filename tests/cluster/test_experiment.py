@@ -26,7 +26,7 @@ from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
 from dmd.training.standing import standing
 from launch.network.ports import free_port
-from tests.cluster.making import (
+from tests.support.clusters import (
     TINY,
     Node,
     assert_stopped,

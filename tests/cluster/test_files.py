@@ -10,7 +10,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.commands import experiment, tune
-from tests.cluster.kuberay import KINDS, misfits
+from tests.support.kuberay import KINDS, misfits
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 AUTOSCALER = sorted((CLUSTER / "autoscaler").glob("*.yaml"))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.making import TINY, Node, dmd, finish, lines, make_shards, records, wait_for
-from tests.hosts import Host, can_make_hosts, hosts
-from tests.launch import ranks
+from tests.support import ranks
+from tests.support.clusters import TINY, Node, dmd, finish, lines, make_shards, records, wait_for
+from tests.support.hosts import Host, can_make_hosts, hosts
 
 pytestmark = [
     pytest.mark.ray,

@@ -13,7 +13,7 @@ from dmd.training.checkpoint import checkpoint_paths
 from dmd.training.restore import best_checkpoint
 from dmd.training.saving import CHECKPOINTS
 from dmd.training.standing import read_lines, standing
-from tests.dmd.trained import make_shards, train
+from tests.support.trained import make_shards, train
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from dmd.exit_codes import STOPPED
-from tests.cluster.making import TINY, assert_stopped, dmd, finish, lines, make_shards, records, wait_for
+from tests.support.clusters import TINY, assert_stopped, dmd, finish, lines, make_shards, records, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 

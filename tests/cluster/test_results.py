@@ -100,12 +100,12 @@ def test_bad_ranks(text):
 @pytest.mark.parametrize(
     "size, message",
     [
-        ((0, 1, 1, 0), "at least 1"),
-        ((2, 1, 1, 0), "min above max"),
-        ((1, 1, 0, 0), "above|more than 0"),
-        ((1, 1, 1, -1), "at least 0"),
-        ((1, 1, 1, 1.5), "a part of one, or a whole number"),
-        ((1, 2, 1, 0.5), "ranks of one trial cannot share a GPU"),
+        ((0, 1, 1, 0), r"^ranks per trial: 0; at least 1$"),
+        ((2, 1, 1, 0), r"^ranks per trial: 2:1 has min above max; swap them$"),
+        ((1, 1, 0, 0), r"^CPUs per rank: 0; more than 0$"),
+        ((1, 1, 1, -1), r"^GPUs per rank: -1; at least 0$"),
+        ((1, 1, 1, 1.5), r"^GPUs per rank: 1\.5; a part of one, or a whole number$"),
+        ((1, 2, 1, 0.5), r"^GPUs per rank: 0\.5 with up to 2 ranks per trial; ranks of one trial cannot share a GPU"),
     ],
 )
 def test_bad_sizes(size, message):

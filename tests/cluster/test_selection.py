@@ -16,7 +16,7 @@ from data_shards.tools.verify import verify
 from data_shards.writing.build import build
 from dmd.config import Config
 from launch.trainer.preflight import open_shards
-from tests.cluster.making import make_shards
+from tests.support.clusters import make_shards
 
 
 def test_the_test_split_is_not_there(tmp_path):

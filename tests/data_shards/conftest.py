@@ -9,8 +9,8 @@ from moto.server import ThreadedMotoServer
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.storage.cache import CacheOptions
 from data_shards.writing.build import build
-from tests.data_shards.making import build_from, mmsa, save
-from tests.data_shards.servers import proxy, serve_files
+from tests.support.servers import proxy, serve_files
+from tests.support.small_data import build_from, mmsa, save
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import loads
 from tests.data_shards.fuzz_cases import forge, mutate, odd_numbers, pickles, write_sealed
-from tests.data_shards.making import build_from, mmsa
+from tests.support.small_data import build_from, mmsa
 
 SLOWEST = 2.0
 MEMORY = 6 << 30

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_shards.format.index_writer import seal
-from tests.data_shards.making import mmsa
+from tests.support.small_data import mmsa
 
 
 def mutate(raw: bytes, draw: random.Random, others: list[bytes]) -> bytes:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,16 @@ from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.tools.verify import verify
 from data_shards.writing.build import build
-from tests.data_shards.making import COUNTS, build_from, files, mmsa, save
+from tests.support.small_data import COUNTS, build_from, files, mmsa, save
+from tests.support.waiting import until
 
 
-def test_two_builds_are_byte_identical(tmp_path):
+def test_two_builds_are_byte_identical(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = build_from(mmsa(), tmp_path / "a")
-    time.sleep(1.1)  # a clock that reached the files would show
+    an_hour_later = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: an_hour_later)  # a clock that reached the files would show
     assert build_from(mmsa(), tmp_path / "b") == first
     assert files(tmp_path / "a" / "shards") == files(tmp_path / "b" / "shards")
 
@@ -135,30 +138,34 @@ def test_an_open_reader_keeps_its_generation_and_says_when_the_index_changed(tmp
         pickle.loads(sent).read("train", [0])
 
 
-SLOW_BUILD = """
-import sys, time
-from data_shards.sources.mmsa import MmsaSource
+HELD_BUILD = """
+import os, sys
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
-class Slow(SyntheticSource):
+class Held(SyntheticSource):
     def read(self, split, start, stop):
-        for sample in super().read(split, start, stop):
-            time.sleep(0.01)
-            yield sample
-build(Slow(samples=200, steps=20, text_dim=4, seed=int(sys.argv[2])), sys.argv[1], samples_per_shard=8)
+        if start >= 40:
+            os.read(int(sys.argv[2]), 1)
+        return super().read(split, start, stop)
+build(Held(samples=200, steps=20, text_dim=4, seed=1), sys.argv[1], samples_per_shard=8, processes=int(sys.argv[3]))
 """
 
 
-def _start_slow_build(out, seed):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_BUILD, str(out), str(seed)], stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not list(out.glob(".staging-*/train-000003-*.tar")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return process
+@contextmanager
+def _held_build(out, processes=1):
+    """A build in another process that waits after five shards, and what lets it go on when it is closed."""
+    gate, held = os.pipe()
+    command = [sys.executable, "-c", HELD_BUILD, str(out), str(gate), str(processes)]
+    process = subprocess.Popen(command, pass_fds=[gate])
+    os.close(gate)
+    shard = ".staging-*/train-000003-*.tar"
+    with os.fdopen(held, "wb") as opener:
+        try:
+            until(lambda: list(out.glob(shard)), lambda: f"exit code {process.poll()}", seconds=60)
+            yield process, opener
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _tiny(seed):
@@ -169,10 +176,8 @@ def test_kill_9_leaves_the_old_generation_and_removable_leftovers(tmp_path):
     out = tmp_path / "shards"
     old = build(_tiny(0), out)
     before = files(out)
-    process = _start_slow_build(out, 1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    with _held_build(out) as (process, _):
+        process.kill()
     assert list(out.glob(".staging-*"))
     assert ShardIndex.load(out).info == old
     assert not verify(out).damage
@@ -186,11 +191,12 @@ def test_kill_9_leaves_the_old_generation_and_removable_leftovers(tmp_path):
 
 def test_two_builds_at_once_one_wins_the_other_is_told(tmp_path):
     out = tmp_path / "shards"
-    process = _start_slow_build(out, 1)
-    with pytest.raises(ValueError, match=f"shards is being written by process {process.pid} on {socket.gethostname()}"):
-        build(_tiny(0), out)
-    assert process.wait(timeout=60) == 0
-    process.stderr.close()
+    with _held_build(out) as (process, opener):
+        writer = f"process {process.pid} on {socket.gethostname()}"
+        with pytest.raises(ValueError, match=f"shards is being written by {writer}"):
+            build(_tiny(0), out)
+        opener.close()
+        assert process.wait(timeout=60) == 0
     assert ShardIndex.load(out).num_samples("train") == 140
     assert not verify(out).damage
 
@@ -233,19 +239,13 @@ def test_a_dead_writer_process_is_an_error_and_leaves_nothing(tmp_path):
 
 def test_writer_processes_die_with_a_killed_build_and_leave_no_lock(tmp_path):
     out = tmp_path / "shards"
-    code = SLOW_BUILD.replace("samples_per_shard=8)", "samples_per_shard=8, processes=3)")
-    process = subprocess.Popen([sys.executable, "-c", code, str(out), "1"])
-    deadline = time.monotonic() + 60
-    while not list(out.glob(".staging-*/train-000003-*.tar")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 3
-    process.kill()
-    process.wait()
-    build(_tiny(2), out)
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    with _held_build(out, processes=3) as (process, opener):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 3
+        process.kill()
+        process.wait()
+        build(_tiny(2), out)
+        opener.close()
+        until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), lambda: f"{children} live")
     assert not verify(out).damage
     assert not list(out.glob(".*"))

@@ -16,8 +16,8 @@ from data_shards.places import to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.cache import Cache, CacheOptions, parse_bytes
 from data_shards.storage.store import RemoteStore
-from tests.data_shards.making import held, is_right
-from tests.data_shards.servers import QUICK
+from tests.support.servers import QUICK
+from tests.support.small_data import held, is_right
 
 
 def test_a_damaged_copy_heals_itself(served, cache):

@@ -12,7 +12,7 @@ from data_shards.external.index_tars import index_tars
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.tools.verify import verify
-from tests.data_shards.making import COUNTS, build_from, everything, mmsa
+from tests.support.small_data import COUNTS, build_from, everything, mmsa
 
 
 def classified():

@@ -4,7 +4,7 @@ import pytest
 
 from data_shards.commands import shard, verify
 from data_shards.reading.index import ShardIndex
-from tests.data_shards.making import mmsa, save
+from tests.support.small_data import mmsa, save
 
 
 def test_a_pickle_becomes_shards_that_verify(tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.tools.verify import verify
-from tests.data_shards.making import build_from, mmsa
+from tests.support.small_data import build_from, mmsa
 
 
 @pytest.fixture

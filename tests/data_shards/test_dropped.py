@@ -14,7 +14,7 @@ from data_shards.reading.index import ShardIndex
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.splits import split_of
 from data_shards.writing.build import build
-from tests.data_shards.making import COUNTS, everything, mmsa, save
+from tests.support.small_data import COUNTS, everything, mmsa, save
 
 NAMES = ["val", "dev", "validation", "VALID", "Dev", b"val", "valid"]
 

@@ -21,7 +21,7 @@ from data_shards.file_kinds import HEAD, kind_of, kind_of_bytes
 from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import loads
 from data_shards.sources.detect import SourceOptions, open_source
-from tests.data_shards.making import COUNTS, everything, mmsa, save
+from tests.support.small_data import COUNTS, everything, mmsa, save
 
 PICKLED = pickle.dumps(mmsa({"train": 4}), protocol=4)
 

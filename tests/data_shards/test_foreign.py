@@ -13,7 +13,7 @@ from data_shards.labels import Labels
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.tools.verify import verify
-from tests.data_shards.making import build_from, files, mmsa
+from tests.support.small_data import build_from, files, mmsa
 
 MAP = {
     "text": "emb.npy",

@@ -12,7 +12,7 @@ import webdataset as wds
 from data_shards.commands import index, shard
 from data_shards.tools.verify import verify
 from data_shards.writing.identity import IdCheck
-from tests.data_shards.making import COUNTS, everything, mmsa, save
+from tests.support.small_data import COUNTS, everything, mmsa, save
 
 
 def _arguments(path, out, *more):

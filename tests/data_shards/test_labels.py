@@ -17,7 +17,7 @@ from data_shards.labels import LabelFacts, Labels, check_meaning
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.tools.verify import verify
-from tests.data_shards.making import COUNTS, build_from, everything, mmsa, save
+from tests.support.small_data import COUNTS, build_from, everything, mmsa, save
 
 OLD = Path(__file__).parent / "old"
 """A set that commit 61f3096 wrote: clip0 to clip2 with labels -1.5, 0.5, 2 and classes 0, 2, 2, and one in valid."""

@@ -5,7 +5,7 @@ import pytest
 
 from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
-from tests.data_shards.making import COUNTS, build_from, mmsa, save
+from tests.support.small_data import COUNTS, build_from, mmsa, save
 
 
 @pytest.mark.parametrize("tokens", [False, True])

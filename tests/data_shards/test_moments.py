@@ -12,7 +12,7 @@ from data_shards.format.schema import DatasetInfo
 from data_shards.reading.index import ShardIndex
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writing.build import build
-from tests.data_shards.making import build_from, everything, mmsa, save
+from tests.support.small_data import build_from, everything, mmsa, save
 
 
 def padded():

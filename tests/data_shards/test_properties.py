@@ -16,7 +16,7 @@ from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.tools.verify import verify
 from data_shards.writing.build import build
-from tests.data_shards.making import files, save
+from tests.support.small_data import files, save
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30) | st.sampled_from(
     ["a.b.c", "../../etc/passwd", "dir/vid.mp4$_$3", "03bSnISJMiM$_$1", "0", ".", "ünï\n\t'\"\\", "\u202e", "电影"]

@@ -19,8 +19,8 @@ from data_shards.sources.mmsa import MmsaSource
 from data_shards.storage.cache import CacheOptions
 from data_shards.storage.remote import Remote, RemoteOptions, Unreachable
 from data_shards.writing.build import build
-from tests.data_shards.making import COUNTS, held, is_right, mmsa, save
-from tests.data_shards.servers import QUICK, serve_files
+from tests.support.servers import QUICK, serve_files
+from tests.support.small_data import COUNTS, held, is_right, mmsa, save
 
 
 def test_a_remote_set_is_the_local_one(served, cache):

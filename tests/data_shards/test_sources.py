@@ -8,7 +8,7 @@ from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.wordpiece import Vocabulary
 from data_shards.writing.build import build
-from tests.data_shards.making import COUNTS, everything, files, mmsa, save
+from tests.support.small_data import COUNTS, everything, files, mmsa, save
 
 WORDS = ["this", "movie", "was", "un", "##believ", "##able", "bad", "##ly", "!", "'", "s", "it", "cafe", "##s", "電"]
 

@@ -9,7 +9,7 @@ from data_shards.commands import inspect
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.tools.summary import LABEL_EDGES, plot, summarize
 from data_shards.writing.build import build
-from tests.data_shards.making import COUNTS, build_from, mmsa, save
+from tests.support.small_data import COUNTS, build_from, mmsa, save
 
 
 def test_a_summary_is_true(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from data_shards.sources.table import TableSource
 from data_shards.writing.build import build
-from tests.data_shards.making import COUNTS, everything, mmsa
+from tests.support.small_data import COUNTS, everything, mmsa
 
 
 def _table(data, *, ragged=True):

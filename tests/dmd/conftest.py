@@ -1,10 +1,14 @@
-"""Shards and small runs that the tests of predictions, reports and documents read; nobody writes into them."""
+"""Shards and small runs that the tests of predictions, reports and documents read, into which nobody writes; a disk."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.dmd.trained import make_shards, train
+from dmd.training.checkpoint_writer import write_checkpoint
+from tests.support import disks
+from tests.support.snapshots import snapshot
+from tests.support.trained import make_shards, train
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +33,11 @@ def runs(shards, tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="session")
 def run(runs) -> Path:
     return runs[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 1 MiB with a checkpoint of step 10 on it."""
+    with disks.small_disk(tmp_path / "disk", "1m") as disk:
+        write_checkpoint(disk / "checkpoints", snapshot(10), keep=2)
+        yield disk

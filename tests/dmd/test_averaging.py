@@ -6,7 +6,7 @@ import torch
 from dmd.presets import load_config
 from dmd.training.averaging import DELAY, START, WeightAverage
 from dmd.training.state import Cursor, check_continues, make_state, saved_config
-from tests.data_shards.making import build_from, mmsa
+from tests.support.small_data import build_from, mmsa
 
 SCHEDULE = {"plateau": {}, "learning_rates": [], "best_loss": 1.0, "best_epoch": 0, "best_step": -1}
 

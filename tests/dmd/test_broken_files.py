@@ -23,7 +23,7 @@ from dmd.training.checkpoint_writer import write_checkpoint
 from dmd.training.documents import parse_line
 from dmd.training.restore import best_checkpoint
 from launch.starting.hosts import read_hosts
-from tests.dmd.trained import command
+from tests.support.commands import command
 
 DEEP = 100_000
 BROKEN: dict[str, bytes] = {

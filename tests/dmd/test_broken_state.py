@@ -14,7 +14,8 @@ from dmd.training.checkpoint_writer import write_checkpoint
 from dmd.training.documents import parse_line
 from dmd.training.restore import best_checkpoint
 from dmd.training.standing import finished_at
-from tests.dmd.trained import SMALL, command
+from tests.support.commands import command
+from tests.support.trained import SMALL
 
 GONE = object()
 CHANGES: list[tuple[str, Any]] = [

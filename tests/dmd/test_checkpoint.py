@@ -22,7 +22,7 @@ from dmd.training.checkpoint import (
     verify_checkpoint,
 )
 from dmd.training.checkpoint_writer import tensor_bytes, write_checkpoint
-from tests.dmd.snapshots import equal, hidden, snapshot, steps, three_checkpoints
+from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dmd.training import checkpoint_writer
 from dmd.training.checkpoint import list_checkpoints, newest_valid, read_checkpoint
 from dmd.training.checkpoint_writer import write_checkpoint
 from dmd.training.faults import fault_point
-from tests.dmd.snapshots import equal, hidden, snapshot, steps
+from tests.support.snapshots import equal, hidden, snapshot, steps
 
 POINTS = re.findall(r'fault_point\("(.+?)"\)', inspect.getsource(checkpoint_writer))
 AFTER_RENAME = {"checkpoint.renamed", "checkpoint.committed", "checkpoint.removing"}
@@ -22,7 +22,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from dmd.training.checkpoint_writer import AsyncWriter
-from tests.dmd.snapshots import snapshot
+from tests.support.snapshots import snapshot
 writer = AsyncWriter(Path(sys.argv[1]), keep=2)
 writer.submit(snapshot(int(sys.argv[2]), best=int(sys.argv[3]), salt=1))
 writer.close()

@@ -1,7 +1,6 @@
 """Storage that fails in mid-save, and the background writer that has to say so."""
 
 import errno
-import os
 import shutil
 import subprocess
 import threading
@@ -10,7 +9,7 @@ import pytest
 
 from dmd.training.checkpoint import list_checkpoints, newest_valid, read_checkpoint
 from dmd.training.checkpoint_writer import AsyncWriter, write_checkpoint
-from tests.dmd.snapshots import equal, hidden, snapshot, steps, three_checkpoints
+from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 
 def test_a_vanished_run_directory_is_named(tmp_path):
@@ -50,21 +49,6 @@ def test_async_writer_raises_the_error_once_and_goes_on(tmp_path):
     writer.close()
     with pytest.raises(ValueError, match="keep=0 "):
         AsyncWriter(run, keep=0)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A tmpfs of 1 MiB with a checkpoint of step 10 on it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("mounting a tmpfs needs root and mount(8)")
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mount.stderr.strip()}")
-    write_checkpoint(disk / "checkpoints", snapshot(10), keep=2)
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.mark.parametrize("size", [20_000, 50_000, 100_000], ids=["optimizer", "model-and-optimizer", "model"])

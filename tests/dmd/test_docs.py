@@ -13,7 +13,7 @@ from dmd.cli import main
 from dmd.exported import example
 from dmd.presets import all_keys, config_to_dict, load_config, preset_names
 from dmd.presets.reference import field_documents, reference
-from tests.dmd.trained import SMALL, train
+from tests.support.trained import SMALL, train
 
 ROOT = Path(__file__).parents[2]
 RUN_PAGES = ("docs/results.md",)

@@ -16,7 +16,7 @@ import dmd
 from dmd.encoder_files import check_encoder_files
 from dmd.exported import CARD, WEIGHTS
 from dmd.model.text import build_text_encoder, encoder_config, load_text_encoder, plain_config
-from tests.dmd.trained import SMALL, make_shards
+from tests.support.trained import SMALL, make_shards
 
 BERT = BertConfig(
     vocab_size=100,

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from data_shards.reading.shuffle import epoch_order
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
 from dmd.config import DataConfig
-from dmd.data.loader import evaluation_batches, training_steps
+from dmd.data.loader import Batch, evaluation_batches, training_steps
 from dmd.data.plan import EpochPlan
 
 
@@ -40,6 +41,17 @@ def _epoch(reader, plan, workers, **key):
 
 def _readers():
     return [thread for thread in threading.enumerate() if thread.name.startswith(("reader", "fetcher"))]
+
+
+def test_every_field_of_a_batch_is_copied(shards):
+    """Walks the dataclass, so that a field that is added to it cannot be forgotten."""
+    with ShardReader(shards) as reader:
+        batch = next(iter(evaluation_batches(reader, "valid", DataConfig(), batch_size=4, rank=0, num_ranks=1)))
+    copies = [batch.to(torch.device("cpu")), *([batch.pin_memory()] if torch.cuda.is_available() else [])]
+    for copy in copies:
+        for field in fields(Batch):
+            before, after = getattr(batch, field.name), getattr(copy, field.name)
+            assert torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after, field.name
 
 
 def test_batches_do_not_depend_on_reader_threads(shards):

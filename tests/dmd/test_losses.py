@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmd.losses import Objective, ObjectiveConfig
-from dmd.losses.distillation import make_prior
+from dmd.losses.distillation import logit_distillation, make_prior, representation_distillation
 from dmd.losses.margin import margin_loss
 from dmd.model import DMD, GDUnit, ModelConfig
 from dmd.model.config import MODALITIES
@@ -106,13 +106,27 @@ def test_priors():
     assert float(make_prior("published", "homo")[PAIRS.index(("vision", "text"))]) == pytest.approx(0.4823, abs=1e-4)
 
 
-def test_edges_sum_to_one_and_a_teacher_gets_no_gradient():
+def test_edges_sum_to_one():
     torch.manual_seed(0)
     unit = GDUnit(4, 3)
     logits = {m: torch.randn(5) for m in MODALITIES}
     edges = unit(logits, {m: torch.randn(5, 4) for m in MODALITIES})
     assert edges.shape == (5, 6)
     assert edges.sum(-1).tolist() == pytest.approx([1] * 5)
+
+
+@pytest.mark.parametrize("distillation", [logit_distillation, representation_distillation])
+@pytest.mark.parametrize("pair", range(len(PAIRS)), ids=["<-".join(pair) for pair in PAIRS])
+def test_a_teacher_gets_no_gradient(distillation, pair):
+    """Of the one pair that has any weight, the student alone has a gradient."""
+    torch.manual_seed(0)
+    shape = (2, 5) if distillation is logit_distillation else (2, 5, 4)
+    given = {m: torch.rand(shape, requires_grad=True) for m in MODALITIES}
+    weight = torch.eye(len(PAIRS))[pair]
+    loss = distillation(torch.zeros(2, 5, len(PAIRS)), weight, given, torch.ones(2, 5)).sum()
+    gradients = torch.autograd.grad(loss, list(given.values()))
+    moved = {m for m, gradient in zip(given, gradients, strict=True) if gradient.abs().max() > 0}
+    assert moved == {PAIRS[pair][0]}
 
 
 def build(**objective: object):

@@ -10,14 +10,14 @@ from transformers import BertConfig
 
 import dmd
 from dmd.exported import example
-from dmd.losses import Objective
-from dmd.model import DMD
 from dmd.model.config import MODALITIES
 from dmd.model.text import build_text_encoder
-from dmd.predictor import ModelCard, Modules, Predictor
+from dmd.modules import Modules
 from dmd.presets import config_to_dict, load_config
 from dmd.report.missing import TARGETS, _masks, _predict, dropped, evaluate_grid
-from tests.dmd.trained import SMALL, command
+from dmd.trained_model import ModelCard, TrainedModel
+from tests.support.commands import command
+from tests.support.trained import SMALL
 
 
 def test_higher_rates_drop_what_lower_ones_do_and_more():
@@ -78,9 +78,9 @@ def test_text_tokens_are_dropped_behind_the_encoder():
         "lengths": lengths,
     }
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
-    network = DMD(config.model, data["dims"], lengths, build_text_encoder(settings, frozen=False))
-    weights = Modules(network, Objective(config.objective, config.model)).state_dict()
-    model = Predictor(card, weights, torch.device("cpu"))
+    encoder, cpu = build_text_encoder(settings, frozen=False), torch.device("cpu")
+    modules = Modules(config, dims=data["dims"], lengths=lengths, text_encoder=encoder, device=cpu, binding=False)
+    model = TrainedModel(card, modules.state_dict(), cpu)
     arrays, other = example(card, 4), example(card, 4)
     other["text"] = arrays["text"].clone()
     other["text"][:, 0] = torch.arange(9)

@@ -17,7 +17,8 @@ from dmd.presets import load_config
 from dmd.training.restore import evaluate_run
 from launch.trainer.build import build_system
 from launch.trainer.preflight import check_training
-from tests.dmd.trained import command, train
+from tests.support.commands import command
+from tests.support.trained import train
 
 DIMS, LENGTHS = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}
 SMALL = ModelConfig(dim=8, heads=2, levels=1)

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from data_shards.sole_writer import NAME, sole_writer
-from tests.dmd.trained import command
+from tests.support.commands import command
 
 
 @pytest.mark.parametrize("name", ["report", "missing", "export"])

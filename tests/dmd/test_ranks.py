@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.dmd.trained import command
+from tests.support.commands import command
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 

@@ -15,27 +15,9 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from dmd.training.provenance import git_commit, versions
-from dmd.training.record import Recorder
+from tests.support.records import CONFIG, recorder, train
 
-CONFIG = {
-    "model": {"dim": 50, "kernels": [5, 5, 5], "bert": None},
-    "optimizer": {"lr": 1e-4, "name": "adam"},
-    "ok": True,
-}
 ROOT = Path(__file__).parents[2]
-
-
-def recorder(run: Path, resume_step: int | None = None, config: dict = CONFIG) -> Recorder:
-    info = {"generation": "abc"}
-    return Recorder(run, config=config, info=info, resume_step=resume_step, compare=["valid/mae", "final/mae"])
-
-
-def train(record: Recorder, first: int, last: int) -> None:
-    """Steps with a loss each, and a validation at every tenth."""
-    for step in range(first, last + 1):
-        record.scalars(step, {"loss": 1 / step, "lr": 1e-4}, kind="train")
-        if step % 10 == 0:
-            record.scalars(step, {"mae": 2 / step}, kind="valid")
 
 
 def board(run: Path) -> EventMultiplexer:
@@ -147,7 +129,7 @@ def test_a_fresh_start_forgets_an_earlier_one(tmp_path):
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from tests.dmd.test_record import recorder, train
+from tests.support.records import recorder, train
 record = recorder(Path(sys.argv[1]))
 train(record, 1, 25)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -9,9 +9,9 @@ import pytest
 
 from data_shards.places import to_place
 from dmd.training.restore import training_data
-from tests.data_shards.servers import serve_files
-from tests.dmd.test_predict import refused
-from tests.dmd.trained import command, train
+from tests.support.commands import command, refused
+from tests.support.servers import serve_files
+from tests.support.trained import train
 
 SECRET = "PASSWORDxyz"
 USER_ERROR, STORAGE = 2, 74

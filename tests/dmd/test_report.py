@@ -30,7 +30,7 @@ from dmd.report.projection import project
 from dmd.report.runs import read_run
 from dmd.report.statistics import paired_bootstrap, sample_scores, summarise
 from dmd.report.tables import comparison_table
-from tests.dmd.trained import command
+from tests.support.commands import command
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from dmd.metrics import METRICS
 from dmd.training.epoch_report import Outcome
 from dmd.training.restore import best_checkpoint, evaluate_run
 from dmd.training.standing import finished_at, is_unfinished, standing
-from tests.dmd.trained import train, train_and_tell
+from tests.support.trained import train, train_and_tell
 
 CUT = ["train.ghost_batches_per_step=2", "train.max_steps=2"]
 """Two of the three steps of an epoch."""

@@ -25,7 +25,7 @@ from dmd.report.runs import Curve, read_run
 from dmd.report.tables import heads_table, summary_table
 from dmd.training.evaluate import Evaluation
 from dmd.training.logbook import Logbook
-from tests.dmd.trained import command
+from tests.support.commands import command
 
 ROOT = Path(__file__).parents[2]
 REGRESSION = {

@@ -10,8 +10,8 @@ from data_shards.reading.reader import ShardReader
 from dmd.data.targets import check_classes, check_targets
 from dmd.presets import load_config
 from launch.trainer.preflight import check_training
-from tests.data_shards.making import COUNTS, build_from, mmsa, save
-from tests.dmd.trained import command
+from tests.support.commands import command
+from tests.support.small_data import COUNTS, build_from, mmsa, save
 
 SMALL = ("model.dim=8", "model.heads=2")
 

@@ -25,8 +25,9 @@ from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
 from dmd.presets import load_config
 from launch.trainer.preflight import check_training
-from tests.data_shards.making import build_from, mmsa
-from tests.dmd.trained import command, train
+from tests.support.commands import command
+from tests.support.small_data import build_from, mmsa
+from tests.support.trained import train
 
 LABELS = torch.tensor([-3.0, -1.5, -0.4, 0.0, 0.5, 1.5, 2.5, 3.0])
 EXPECTED = {

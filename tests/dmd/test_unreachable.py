@@ -9,7 +9,7 @@ import pytest
 
 from data_shards.durable import Unreadable
 from data_shards.reading.reader import ShardReader
-from tests.dmd.trained import command
+from tests.support.commands import command
 
 STORAGE = 74
 

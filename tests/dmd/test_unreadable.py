@@ -12,7 +12,6 @@ import pytest
 
 from data_shards.durable import Unreadable
 from dmd.training.checkpoint import (
-    MANIFEST,
     STATE,
     checkpoint_paths,
     find_step,
@@ -23,25 +22,12 @@ from dmd.training.checkpoint import (
 )
 from dmd.training.checkpoint_writer import write_checkpoint
 from dmd.training.storage_trial import try_storage
-from tests.dmd.snapshots import equal, hidden, snapshot, steps, three_checkpoints
-from tests.dmd.test_checkpoint_storage import small_disk  # noqa: F401
-from tests.dmd.trained import command
+from tests.support.commands import command
+from tests.support.disks import failing
+from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 NOBODY = 65534
 STORAGE = 74
-
-
-@contextmanager
-def failing(checkpoint: Path, name: str = MANIFEST) -> Iterator[None]:
-    """Every read of a file of a checkpoint gives EIO: this process's memory has no page at 0."""
-    aside = checkpoint.parent.parent / "aside"
-    (checkpoint / name).rename(aside)
-    (checkpoint / name).symlink_to("/proc/self/mem")
-    try:
-        yield
-    finally:
-        (checkpoint / name).unlink()
-        aside.rename(checkpoint / name)
 
 
 @contextmanager
@@ -152,7 +138,7 @@ def test_commands_say_74_and_the_storage(run, tmp_path, capsys):
         assert f"UNREADABLE: {newest} cannot be read" in capsys.readouterr().out
 
 
-def test_storage_that_cannot_hold_a_checkpoint_is_found_and_left_as_it_was(small_disk):  # noqa: F811
+def test_storage_that_cannot_hold_a_checkpoint_is_found_and_left_as_it_was(small_disk):
     root = small_disk / "checkpoints"
     before = sorted(path.name for path in root.iterdir())
     try_storage(root, {"model.safetensors": 200_000, "optimizer.safetensors": 400_000, "none": 0})

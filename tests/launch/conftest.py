@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from data_shards.commands import shard
-from tests.launch.ranks import finish
+from tests.support.disks import small_disk
+from tests.support.ranks import finish
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -42,3 +43,10 @@ def half_done(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     made = tmp_path_factory.mktemp("half-done") / "run"
     finish(shards, made, "train.save_every=2", "train.max_steps=8")
     return lambda folder: shutil.copytree(made, folder / "run")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MiB."""
+    with small_disk(tmp_path / "disk", "16m") as path:
+        yield path

@@ -20,7 +20,7 @@ from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine, join_process_group
 from launch.trainer.preflight import open_shards, plan_training
 from tests.dmd.kernels.test_whole_fused import make_system
-from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last
+from tests.support.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last
 
 CPU = torch.device("cpu")
 

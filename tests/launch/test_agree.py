@@ -15,7 +15,7 @@ from data_shards.commands import shard
 from data_shards.reading.index import ShardIndex
 from launch.network.ports import free_port
 from launch.trainer.agree import CODE, RUN, Report, explain
-from tests.launch.ranks import PATIENCE, TINY, Ended, errors, finish, train
+from tests.support.ranks import PATIENCE, TINY, Ended, errors, finish, train
 
 pytestmark = pytest.mark.multiproc
 ROOT = Path(__file__).parent.parent.parent

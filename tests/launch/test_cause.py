@@ -27,7 +27,7 @@ from launch.supervision.peers import Peers
 from launch.supervision.supervise import WRAPPER, StopRequest, supervise
 from launch.trainer.engine import join_process_group
 from launch.trainer.main import Standing, run_rank
-from tests.launch.ranks import PATIENCE, forks
+from tests.support.ranks import PATIENCE, forks
 
 ENDS = {"mistake": 2, "storage": 74, "memory": 71, "bug": 1, "kill": 137}
 WORDS = {

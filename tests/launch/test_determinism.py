@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.starting.environment import forwarded
-from tests.launch.ranks import TINY, assert_bitwise, finish
+from tests.support.ranks import TINY, assert_bitwise, finish
 
 SWITCHES = """
 import json, os, torch

@@ -20,10 +20,9 @@ import psutil
 import pytest
 
 from launch.starting.reach import check_ssh
-from tests.hosts import Host, can_make_hosts, hosts
-from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, finish, last
-from tests.launch.test_launcher import ENDLESS
-from tests.launch.test_stop import until
+from tests.support.hosts import Host, can_make_hosts, hosts
+from tests.support.ranks import ENDLESS, PATIENCE, TINY, assert_bitwise, finish, last
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.hosts,

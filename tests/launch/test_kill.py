@@ -8,7 +8,7 @@ import pytest
 
 from data_shards.reading.reader import ShardReader
 from dmd.training import checkpoint_writer, loop, step
-from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, train
+from tests.support.ranks import assert_bitwise, assert_close, finish, last, ledger, train
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 SAVES = "train.save_every=2"

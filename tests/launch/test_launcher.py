@@ -13,13 +13,11 @@ import psutil
 import pytest
 
 from launch.starting.hosts import read_hosts
-from tests.launch.ranks import PATIENCE, TINY, assert_bitwise, finish, last
-from tests.launch.test_stop import until
+from tests.support.ranks import ENDLESS, PATIENCE, TINY, assert_bitwise, finish, last
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 SAVES = "train.save_every=2"
-ENDLESS = ("train.epochs=500", "train.early_stop=500", "train.keep_checkpoints=9999")
-"""Stopped by the test; every checkpoint stays, for `--resume 4`."""
 KILLED, STOPPED, LOST = 137, 75, 69
 
 

@@ -28,7 +28,7 @@ from launch.supervision.lost import lost_others, watchdog_reason
 from launch.supervision.supervise import StopRequest, supervise
 from launch.supervision.watchdog import Watchdog
 from launch.trainer.engine import join_process_group
-from tests.launch.ranks import PATIENCE, forks
+from tests.support.ranks import PATIENCE, forks
 
 LOST, ABORTED, KILLED = 69, 134, 137
 TIMEOUT = (

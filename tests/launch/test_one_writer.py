@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from data_shards.sole_writer import NAME
-from tests.launch.ranks import Session, assert_bitwise, errors, finish, last, losses
-from tests.launch.test_stop import until
+from tests.support.ranks import Session, assert_bitwise, errors, finish, last, losses
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.multiproc
 USER_ERROR, STOPPED = 2, 75

@@ -14,7 +14,7 @@ from data_shards.places import to_place
 from launch.arguments import make_parser, rank_arguments
 from launch.network.rendezvous import listening_address
 from launch.starting.private import TOKEN, handed_over, is_private, shell_word, take_over
-from tests.launch.ranks import Session
+from tests.support.ranks import Session
 
 WORDS = [
     "plain",

@@ -7,7 +7,7 @@ import torch
 
 from data_shards.reading.reader import ShardReader
 from dmd.training.checkpoint import newest_valid
-from tests.launch.ranks import assert_bitwise, assert_close, finish, last, ledger, losses, train
+from tests.support.ranks import assert_bitwise, assert_close, finish, last, ledger, losses, train
 
 pytestmark = pytest.mark.multiproc
 SAVES = "train.save_every=2"

@@ -2,12 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +11,14 @@ import pytest
 
 from dmd.training.checkpoint import newest_valid
 from launch.supervision.supervise import REPEAT_SECONDS
-from tests.data_shards.making import build_from, mmsa
-from tests.launch.ranks import PATIENCE, Session, assert_bitwise, finish, last, losses, train
+from tests.support.disks import fill
+from tests.support.ranks import Session, assert_bitwise, finish, last, losses, train
+from tests.support.small_data import build_from, mmsa
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 SAVES = "train.save_every=2"
 KILLED, LOST, STORAGE, STOPPED = 137, 69, 74, 75
-
-
-def until(true: Callable[[], object], what: Callable[[], str]) -> None:
-    """Poll for something that must come to be."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 def test_sigterm_to_one_rank_stops_all_after_a_checkpoint(shards, reference, tmp_path):
@@ -136,29 +126,6 @@ def test_too_many_in_a_row_end_the_training_and_name_the_last_good_checkpoint(sh
     assert ended.codes == [2, 2], ended.output
     assert f"last good checkpoint: {run / 'checkpoints' / 'step_00000001'}" in ended.output
     assert len(list((run / "nonfinite").iterdir())) == 3
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A tmpfs of 16 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("mounting a tmpfs needs root and mount(8)")
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", path], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mount.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Fill a disk but for some bytes, again where others have made room meanwhile."""
-    filler = disk / "filler"
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    with suppress(OSError), filler.open("ab", buffering=0) as file:  # somebody else may take the room first
-        file.write(b"x" * max(0, free - leave))
-    return filler
 
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])

@@ -11,12 +11,13 @@ import pytest
 from data_shards.sole_writer import NAME
 from dmd.cli import main
 from dmd.training.checkpoint import MANIFEST
-from tests.dmd.test_unreadable import failing
-from tests.launch.ranks import TINY, Session, assert_bitwise, errors, finish, train
-from tests.launch.test_stop import STOPPED, STORAGE, disk, fill, until  # noqa: F401
+from tests.support.disks import failing, fill
+from tests.support.ranks import TINY, Session, assert_bitwise, errors, finish, train
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.multiproc
 SAVES = "train.save_every=2"
+STORAGE, STOPPED = 74, 75
 
 
 def content(run: Path) -> dict[str, int]:
@@ -54,7 +55,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_ends_all_and_names_it(shards, ha
     assert f"rank 1 on {socket.gethostname()}: {manifest.parent} cannot be read: Input/output error" in ended.output
 
 
-def test_storage_that_cannot_hold_a_checkpoint_is_found_before_the_first_step(shards, disk):  # noqa: F811
+def test_storage_that_cannot_hold_a_checkpoint_is_found_before_the_first_step(shards, disk):
     run = disk / "run"
     filler = fill(disk, leave=100_000)
     for ranks in (1, 2):

@@ -94,7 +94,7 @@ def check_parity(device: str, setting: str) -> None:
     """The golden batch through the fused forms: every loss term and every gradient as in plain torch."""
     from dmd.losses import Objective, ObjectiveConfig
     from dmd.model import DMD
-    from tests.dmd.golden import Golden
+    from tests.support.golden import Golden
 
     golden = Golden(setting)
     plain, plain_losses = golden.build()

@@ -22,8 +22,8 @@ from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.synthetic import random_batch
 from dmd.model.text import build_text_encoder
-from dmd.predictor import ModelCard, Modules, Predictor
 from dmd.presets import config_to_dict, load_config
+from dmd.trained_model import InferenceModules, ModelCard, TrainedModel
 from dmd.training.step import make_noise
 from dmd.training.system import TrainingSystem
 from tests.dmd.kernels.forms import interpreted
@@ -125,21 +125,21 @@ def evaluate(preset: str, variant: str, kernels: str) -> None:
 
 
 def predict(preset: str, variant: str, kernels: str) -> None:
-    """`dmd predict`, `report` and `missing` run a predictor: its samples are copied, and nothing else."""
+    """`dmd predict`, `report` and `missing` run a trained model: its samples are copied, and nothing else."""
     system, config, info = build(preset, variant, kernels)
     encoder = system.dmd.text_encoder
     settings = None if encoder is None else BERT
     data = {"name": "x", "generation": "x", "text_kind": info.text_kind, "dims": info.dims, "lengths": info.lengths}
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
     weights = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in system.state_dict().items()}
-    predictor = Predictor(card, weights, META)
-    assert predictor.execution.fused == (kernels == "fused")
+    model = TrainedModel(card, weights, META)
+    assert model.modules.execution.fused == (kernels == "fused")
     batch = random_batch(info, 1, 3)
     samples = {"text": batch.text, "audio": batch.audio, "vision": batch.vision}
     with torch.inference_mode():
-        predictor.output(samples)  # small tables are copied once
+        model.output(samples)  # small tables are copied once
         with Places() as places:
-            heads, *edges = predictor.modules.answers(predictor.output(samples))
+            heads, *edges = model.modules.answers(model.output(samples))
     assert places.copies == {"to": 3}, places.copies
     assert {x.device for x in (heads, *edges)} == {META}
 
@@ -147,7 +147,15 @@ def predict(preset: str, variant: str, kernels: str) -> None:
 def export(preset: str, variant: str, kernels: str) -> None:
     """A program's operations are those of its device alone."""
     system, config, info = build(preset, variant, kernels)
-    modules = Modules(system.dmd, system.objective).requires_grad_(False).eval()
+    modules = InferenceModules(
+        config,
+        dims=info.dims,
+        lengths=info.lengths,
+        text_encoder=system.dmd.text_encoder,
+        device=META,
+        binding=False,
+    )
+    modules.requires_grad_(False).to(META).eval()
     batch = make_batch(info, config, 1)
     samples = torch.export.Dim("samples", min=1)
     program = torch.export.export(

@@ -7,21 +7,16 @@ from pathlib import Path
 
 import torch
 
-from dmd.cli import main
 from dmd.presets import load_config
 from dmd.training.checkpoint import Snapshot
 from dmd.training.checkpoint_writer import write_checkpoint
 from launch.network.ports import free_port
 from launch.trainer.build import make_training
 from launch.trainer.engine import join_process_group
-from tests.launch.ranks import forks
+from tests.support.commands import command
+from tests.support.ranks import forks
 
 SMALL = ("model.dim=8", "model.heads=2", "model.levels=1", "train.learning_rate=1e-3", "train.epochs=2")
-
-
-def command(*arguments: object) -> int:
-    """A `dmd` command in this process; its exit code."""
-    return main([str(argument) for argument in arguments])
 
 
 def make_shards(path: Path, samples: int = 100, *more: str) -> Path:

@@ -34,10 +34,13 @@ TINY = [
     "train.collective_timeout=120",
 ]
 """A small model; with the shards of the fixture an epoch has 5 steps, the last one of 4 ghost batches."""
+ENDLESS = ("train.epochs=500", "train.early_stop=500", "train.keep_checkpoints=9999")
+"""Stopped by the test; every checkpoint stays, for `--resume 4`."""
 PATIENCE = 240
+"""Seconds that a test waits for anything."""
 
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["torch._dynamo", "launch.trainer.main", "launch.trainer.build", "tests.launch.ranks"])
+forks.set_forkserver_preload(["torch._dynamo", "launch.trainer.main", "launch.trainer.build", "tests.support.ranks"])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""A trained DMD that predicts: network, GD-Units and what they were trained with; needs neither DeepSpeed nor Ray.
+"""A trained DMD: network, GD-Units and what they were trained with; needs neither DeepSpeed nor Ray.
+
+`dmd.load` gives one, and `dmd evaluate`, `predict`, `missing`, `report` and `export` work on one.
 
 import dmd
 model = dmd.load("exported")                       # or the directory of a run
@@ -8,29 +10,27 @@ result.edges["homo"]                               # [N, 6], in the order of dmd
 """
 
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_shards.sources.conversions import finite
 from dmd.config import Config
 from dmd.declared import check_declared
-from dmd.kernels.backend import choose_execution, current_device, float32_products, why_not_fused
-from dmd.losses import Objective
-from dmd.model import DMD
+from dmd.kernels.backend import current_device, float32_products
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput
 from dmd.model.text import build_text_encoder
+from dmd.modules import BATCH_SIZE, SPACES, Modules
 from dmd.presets import config_from_dict
 from dmd.training.documents import check_data
 
-BATCH_SIZE = 64
-"""Samples per pass, as in `dmd evaluate`, so that both give the same digits."""
-SPACES = ("homo", "hetero")
 Arrays = dict[str, Tensor]
 
 
@@ -94,73 +94,71 @@ class Prediction:
         return self.probabilities.argmax(-1)
 
 
-class Modules(nn.Module):
-    """DMD and the objective under the names that checkpoints give them."""
-
-    def __init__(self, dmd: DMD, objective: Objective) -> None:
-        super().__init__()
-        self.dmd, self.objective = dmd, objective
+class InferenceModules(Modules):
+    """The modules with the forward pass of an exported program."""
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions [B, 8] or [B, 8, classes] in the order of `HEADS`, and the edges of each GD-Unit, [B, 6]."""
-        return self.answers(self.dmd(text, audio, vision))
-
-    def answers(self, output: DMDOutput) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, from the network's output."""
-        heads = torch.stack([output.predictions[head].float() for head in HEADS], dim=1)
-        return heads, *(self.edges(space, output) for space in SPACES)  # type: ignore[return-value]
-
-    def edges(self, space: str, output: DMDOutput) -> Tensor:
-        """Edges of a space's GD-Unit per sample, [B, 6]."""
-        logits = {m: output.predictions[f"{m}_{space}"].float() for m in MODALITIES}
-        reprs = output.homo_repr if space == "homo" else output.hetero_repr
-        return self.objective.get_submodule(space)(logits, {m: reprs[m].float() for m in MODALITIES})
+        return self.answers(self.dmd(text, audio, vision))  # in float32, on whatever device the program will run
 
 
-class Predictor:
+class TrainedModel:
     """A trained model in evaluation mode on one device.
 
     Args:
         card: what the model is.
         weights: tensors under the names of a checkpoint.
         device: where it runs.
+        validates: weights ask for gradients as in a training, so that an evaluation has the very digits of the
+            training's validation: torch multiplies in another order for weights that ask for none.
 
     Raises:
         ValueError: weights that are not those of the card's model.
     """
 
-    def __init__(self, card: ModelCard, weights: dict[str, Tensor], device: torch.device) -> None:
+    def __init__(
+        self, card: ModelCard, weights: Mapping[str, Tensor], device: torch.device, *, validates: bool = False
+    ) -> None:
         self.card, self.device = card, device
         self.config: Config = config_from_dict(card.config)
-        train = self.config.train
-        self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=False)
         check_declared(self._build, weights, card.config, card.text_encoder)
         self.modules = self._build()
         self.modules.load_state_dict(weights)
-        self.modules.requires_grad_(False).to(device).eval()
+        self.modules.to(device).eval()
+        if not validates:
+            self.modules.requires_grad_(False)
 
-    def _build(self) -> Modules:
+    def _build(self) -> InferenceModules:
         card, frozen = self.card, self.config.text.frozen
         encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
-        network = DMD(self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused)
-        return Modules(network, Objective(self.config.objective, self.config.model))
+        return InferenceModules(
+            self.config,
+            dims=card.data["dims"],
+            lengths=card.data["lengths"],
+            text_encoder=encoder,
+            device=self.device,
+            binding=False,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Where passes of the model run: its device and its float32 products, for a while."""
+        with current_device(self.device), float32_products(tf32=self.modules.execution.tf32):
+            yield
 
     @torch.inference_mode()
     def output(self, batch: Arrays) -> DMDOutput:
         """The network's full output (features, representations) for a batch {modality: [B, ...]}."""
-        parts = [batch[m].to(self.device) for m in MODALITIES]
+        text, audio, vision = (batch[m].to(self.device) for m in MODALITIES)
         found: list[DMDOutput] = []
 
         def run() -> None:
-            how = self.execution
-            with current_device(self.device), float32_products(tf32=how.tf32), how.casting(self.device.type):
-                found.append(self.modules.dmd(*parts))
+            with self.running():
+                found.append(self.modules.output(text, audio, vision))
 
-        reason = why_not_fused(run, asked_for=False)
+        reason = self.modules.try_kernels(run, asked_for=False)
         if reason:
             warnings.warn(f"{reason}; going on in plain torch", stacklevel=2)
-            self.execution = self.execution.plain(reason)
-            self.modules.dmd.use_plain()
             run()
         return found[0]
 

@@ -1,0 +1,1 @@
+"""What tests share: small data and runs, forked ranks, hosts, clusters, servers and disks. No test imports another."""
