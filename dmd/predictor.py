@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from data_shards.sources.base import finite
 from dmd.config import Config
 from dmd.declared import check_declared
-from dmd.kernels.backend import choose_execution, current_device, float32_products, why_not_fused
+from dmd.kernels.backend import choose_execution, float32_products, why_not_fused
+from dmd.kernels.cards import current_device
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.config import MODALITIES

@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 
 from data_shards.durable import sync_directory
-from dmd.kernels.backend import Card, card_of, choose_execution, default_device
+from dmd.kernels.backend import choose_execution, default_device
+from dmd.kernels.cards import Card, card_of
 from dmd.training.durable import write_file
 from dmd.training.provenance import versions
 from launch.devices import num_gpus

@@ -13,25 +13,13 @@ from typing import Literal
 
 import torch
 
+from dmd.kernels.cards import Card, KernelError, card_of
+
 KernelChoice = Literal["auto", "fused", "plain"]
 PrecisionChoice = Literal["auto", "fp32", "tf32", "bf16"]
 Precision = Literal["fp32", "tf32", "bf16"]
 LEAST_CAPABILITY = (8, 0)
 """Compute capability (Ampere) from which on Triton kernels are used and bfloat16 and TF32 are native."""
-
-
-class KernelError(RuntimeError):
-    """A Triton kernel cannot be compiled or launched on this device.
-
-    Args:
-        kernel: its name.
-        device: where it was to run, such as "NVIDIA GeForce RTX 3090 (compute capability 8.6)".
-        reason: what failed, with the bound that was passed where there is one.
-    """
-
-    def __init__(self, kernel: str, device: str, reason: str) -> None:
-        super().__init__(f"Triton kernel {kernel} cannot run on {device}: {reason}")
-        self.kernel, self.device, self.reason = kernel, device, reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +58,6 @@ class Execution:
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(device_type, self.autocast)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What the choice depends on of a CUDA device."""
-
-    name: str
-    capability: tuple[int, int]
-    """Compute capability, (major, minor)."""
-
-    def __str__(self) -> str:
-        return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
-
-
-def card_of(device: torch.device) -> Card | None:
-    """The card behind a device; None for one that is not CUDA."""
-    if device.type != "cuda":
-        return None
-    return Card(name=torch.cuda.get_device_name(device), capability=torch.cuda.get_device_capability(device))
 
 
 def choose_execution(
@@ -136,13 +105,6 @@ def default_device() -> torch.device:
     if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-
-
-def current_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Make a CUDA device the current one for a while, which Triton launches on, wherever the tensors are."""
-    if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
-        return torch.cuda.device(device)
-    return contextlib.nullcontext()
 
 
 def why_not_fused(attempt: Callable[[], object], *, asked_for: bool) -> str:

@@ -16,7 +16,8 @@ import torch
 from data_shards.schema import DatasetInfo
 from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
-from dmd.kernels.backend import current_device, why_not_fused
+from dmd.kernels.backend import why_not_fused
+from dmd.kernels.cards import current_device
 from dmd.training.agreement import raised_anywhere
 from dmd.training.step import make_noise
 from dmd.training.system import ADAM_MOMENTS, TrainingSystem

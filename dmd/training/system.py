@@ -50,7 +50,7 @@ class TrainingSystem(nn.Module):
         self.keys = self.fresh_keys()
         obstacle = obstacle_to_capture(config, device, fused=fused)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
-        self._graph = None if obstacle else CapturedPass(self)
+        self._graph = None if obstacle else CapturedPass(self.terms, self)
         self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder, fused=fused)
         self.objective = Objective(config.objective, config.model, fused=fused)
 

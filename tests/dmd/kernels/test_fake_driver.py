@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dmd.kernels.attention import AttentionPlan, attention
-from dmd.kernels.backend import KernelError, float32_products
+from dmd.kernels.backend import float32_products
+from dmd.kernels.cards import KernelError
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective, ObjectiveConfig
