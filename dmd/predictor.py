@@ -143,7 +143,9 @@ class Predictor:
     def _build(self) -> Modules:
         card, frozen = self.card, self.config.text.frozen
         encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
-        network = DMD(self.config.model, card.data["dims"], card.data["lengths"], encoder, fused=self.execution.fused)
+        network = DMD(
+            self.config.model, card.data["dims"], card.data["lengths"], encoder, backend=self.execution.backend
+        )
         return Modules(network, Objective(self.config.objective, self.config.model))
 
     @torch.inference_mode()
@@ -160,8 +162,8 @@ class Predictor:
         reason = why_not_fused(run, asked_for=False)
         if reason:
             warnings.warn(f"{reason}; going on in plain torch", stacklevel=2)
-            self.execution = self.execution.plain(reason)
-            self.modules.dmd.use_plain()
+            self.execution = self.execution.plain(self.device, reason)
+            self.modules.dmd.use(self.execution.backend)
             run()
         return found[0]
 

@@ -1,4 +1,4 @@
-"""How a model runs on a device: Triton kernels or plain torch, and in which precision.
+"""How a model runs on a device: by which backend, and in which precision.
 
 Training, evaluation, prediction, export and the benchmarks all ask `choose_execution`. Triton kernels need a CUDA
 device of compute capability 8.0; so does bfloat16. What they cannot run, plain torch does, on any device.
@@ -14,6 +14,9 @@ from typing import Literal
 import torch
 
 from dmd.kernels.cards import Card, KernelError, card_of
+from dmd.kernels.cpu import CPU
+from dmd.kernels.interface import Backend
+from dmd.kernels.portable import PORTABLE
 
 KernelChoice = Literal["auto", "fused", "plain"]
 PrecisionChoice = Literal["auto", "fp32", "tf32", "bf16"]
@@ -26,8 +29,8 @@ LEAST_CAPABILITY = (8, 0)
 class Execution:
     """How a model runs on one device."""
 
-    fused: bool
-    """Encoders and losses as Triton kernels; otherwise in plain torch."""
+    backend: Backend
+    """What computes encoders, dropout and losses (`dmd.kernels.interface`)."""
     reason: str
     """Why, for people."""
     precision: Precision
@@ -35,9 +38,14 @@ class Execution:
     TF32 (10 bits of mantissa). bf16: autocast to bfloat16 (7 bits)."""
 
     @property
+    def fused(self) -> bool:
+        """Whether Triton kernels are launched."""
+        return self.backend.name == "fused"
+
+    @property
     def kernels(self) -> str:
-        """The implementation and its reason in one line."""
-        return f"{'fused' if self.fused else 'plain'} ({self.reason})"
+        """The backend and its reason in one line."""
+        return f"{self.backend.name} ({self.reason})"
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -49,9 +57,9 @@ class Execution:
         """Whether float32 products are to run in TF32 (`set_float32_products`)."""
         return self.precision == "tf32"
 
-    def plain(self, reason: str) -> "Execution":
-        """The same without Triton kernels."""
-        return Execution(fused=False, reason=reason, precision=self.precision)
+    def plain(self, device: torch.device, reason: str) -> "Execution":
+        """The same on a device without Triton kernels."""
+        return Execution(backend=_plain(device), reason=reason, precision=self.precision)
 
     def casting(self, device_type: str) -> contextlib.AbstractContextManager[object]:
         """Autocast of a forward pass, where the precision asks for it."""
@@ -92,12 +100,25 @@ def choose_execution(
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and not lacking.get("bf16") else "fp32"
     if kernels == "plain":
-        return Execution(fused=False, reason="asked for", precision=precision)
+        return Execution(backend=_plain(device), reason="asked for", precision=precision)
     if kernels == "fused" and not obstacle:
-        return Execution(fused=True, reason="asked for", precision=precision)
+        return Execution(backend=_triton(), reason="asked for", precision=precision)
     if obstacle or device.type != "cuda":
-        return Execution(fused=False, reason=obstacle or "the interpreter is for tests", precision=precision)
-    return Execution(fused=True, reason="Triton on CUDA", precision=precision)
+        reason = obstacle or "the interpreter is for tests"
+        return Execution(backend=_plain(device), reason=reason, precision=precision)
+    return Execution(backend=_triton(), reason="Triton on CUDA", precision=precision)
+
+
+def _plain(device: torch.device) -> Backend:
+    """PyTorch on a device."""
+    return CPU if device.type == "cpu" else PORTABLE
+
+
+def _triton() -> Backend:
+    """Triton kernels. The import defines them, so it waits until they are chosen; no other place makes it."""
+    from dmd.kernels.triton_backend import TRITON
+
+    return TRITON
 
 
 def default_device() -> torch.device:

@@ -36,13 +36,9 @@ class DropoutKeys:
     """Keys of one pass after the other, always at the same address.
 
     The first pass tells which sites ask for keys, and in which order; later ones find the table filled.
-
-    Args:
-        fused: dropouts on their own, outside the encoders, are Triton kernels too.
     """
 
-    def __init__(self, *, fused: bool = True) -> None:
-        self.fused = fused
+    def __init__(self) -> None:
         self._sites: list[tuple[int, ...]] = []
         self._table: Tensor | None = None
         self._taken = self._starts = 0

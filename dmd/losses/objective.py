@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dmd.kernels.cpu import CPU
+from dmd.kernels.interface import Backend
 from dmd.losses.decoupling import mean_squared, orthogonality
 from dmd.losses.distillation import (
     logit_distillation,
@@ -14,7 +16,7 @@ from dmd.losses.distillation import (
     prior_regulariser,
     representation_distillation,
 )
-from dmd.losses.fused import NAMES, fused_terms
+from dmd.losses.fused import NAMES, FusedObjective
 from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
 from dmd.losses.task import task_loss
@@ -68,27 +70,28 @@ class Objective(nn.Module):
     Args:
         config: weights and switches.
         model: the network's hyperparameters, for the sizes of the GD-Units.
-        fused: run the losses as Triton kernels, as far as they know the config, of up to MOST_SAMPLES samples.
+        backend: whose kernels of losses compute what they know of the config, of up to MOST_SAMPLES samples.
     """
 
-    def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, fused: bool = False) -> None:
+    def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
         super().__init__()
         self.config = config
-        self.fused = fused
         self.decoupling = model.decoupling
         self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs)
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
-        self.wholly_fused = fused and config.orthogonality == "batch" and model.task == "regression"
-        if self.wholly_fused:
-            self.register_buffer("priors", torch.stack([*self.buffers()]), persistent=False)
-            names = dict(zip(NAMES, torch.eye(len(NAMES)), strict=True))
-            self.register_buffer("coefficients", self.weighted_sum(names), persistent=False)
+        self._known = config.orthogonality == "batch" and model.task == "regression"
+        self.use(backend)
 
-    def use_plain(self) -> None:
-        """Run in plain torch from here on."""
-        self.fused = self.wholly_fused = False
+    def use(self, backend: Backend) -> None:
+        """Let a backend's kernels compute the losses from here on, and PyTorch what it has none for."""
+        self.kernels = backend.losses
+        if self.kernels is not None and self._known:
+            priors = torch.stack([self.get_buffer("prior_homo"), self.get_buffer("prior_hetero")])
+            names = dict(zip(NAMES, torch.eye(len(NAMES), device=priors.device), strict=True))
+            self.register_buffer("priors", priors, persistent=False)
+            self.register_buffer("coefficients", self.weighted_sum(names), persistent=False)
 
     def forward(self, output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Every term of every ghost batch.
@@ -102,9 +105,19 @@ class Objective(nn.Module):
             {name: [G]}: each term before weighting, `total`, and {"edges_homo", "edges_hetero": [G, 6]} (means over
             the samples of a ghost batch, for the log).
         """
-        few = labels.shape[1] <= MOST_SAMPLES
-        if self.wholly_fused and few:
-            return fused_terms(self, output, labels, mask)
+        kernels = self.kernels if labels.shape[1] <= MOST_SAMPLES else None
+        constant = self.config.margin_constant if self.config.margin == "constant" else None
+        if kernels is not None and self._known:
+            fused = FusedObjective(
+                kernels=kernels,
+                units=(self.homo, self.hetero),
+                priors=self.get_buffer("priors"),
+                regularised=self.config.prior != "none",
+                coefficients=self.get_buffer("coefficients"),
+                margin_constant=constant,
+                margin_smoothing=self.config.margin_smoothing,
+            )
+            return fused.terms(output, labels, mask)
         output = _in_ghost_batches(output, labels.shape)
         mask = mask.to(labels.dtype)
         terms = {f"task_{head}": sample_mean(task_loss(output.predictions[head], labels), mask) for head in HEADS}
@@ -116,14 +129,13 @@ class Objective(nn.Module):
             orthogonality(parts.private[m], parts.shared[m], mask, along=self.config.orthogonality) for m in MODALITIES
         )
         features = torch.stack([output.margin_features[m] for m in MODALITIES], 1)  # [G, 3, S, d]
-        constant = self.config.margin_constant if self.config.margin == "constant" else None
         terms["margin"] = margin_loss(
             features,
             labels,
             mask,
             constant=constant,
             smoothing=self.config.margin_smoothing,
-            fused=self.fused and few,
+            kernels=kernels,
         )
         terms.update(self._distillation("homo", output.homo_repr, output, mask))
         terms.update(self._distillation("hetero", output.hetero_repr, output, mask))

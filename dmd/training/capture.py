@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from dmd.config import Config
 from dmd.data.loader import PINNING, Batch
+from dmd.kernels.block_sizes import MAX_WIDTH
+from dmd.kernels.interface import Backend
 from dmd.kernels.noise import Noise
-from dmd.kernels.stack import MAX_WIDTH
 
 Terms = Callable[[Batch, Noise], dict[str, Tensor]]
 """Loss terms {name: [G]} of a batch, of which `total` is the objective."""
@@ -23,14 +24,14 @@ WARMUPS = 3
 """Passes, forward and backward, that are run before the capture (torch's own default)."""
 
 
-def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) -> str:
+def obstacle_to_capture(config: Config, device: torch.device, backend: Backend) -> str:
     """Why a training's passes cannot be captured; empty where they can."""
     train = config.train
     if train.cuda_graph == "off":
         return "train.cuda_graph is off"
     if device.type != "cuda":
         return f"there are no CUDA graphs on {device.type} devices"
-    if not fused:
+    if backend.name == "plain":
         return "plain kernels take dropout keys from the host (train.kernels)"
     if 2 * config.model.dim > MAX_WIDTH:
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"

@@ -46,27 +46,25 @@ class TrainingSystem(nn.Module):
         self.config, self.device = config, device
         train = config.train
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
-        fused = self.execution.fused
+        backend = self.execution.backend
         self.keys = self.fresh_keys()
-        obstacle = obstacle_to_capture(config, device, fused=fused)
+        obstacle = obstacle_to_capture(config, device, backend)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
         self._graph = None if obstacle else CapturedPass(self.terms, self)
-        self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder, fused=fused)
-        self.objective = Objective(config.objective, config.model, fused=fused)
+        self.dmd = DMD(config.model, info.dims, info.lengths, text_encoder, backend=backend)
+        self.objective = Objective(config.objective, config.model, backend=backend)
 
     def fresh_keys(self) -> DropoutKeys | None:
-        """A table of dropout keys on the device; None on a CPU, where plain torch takes them from the host."""
-        if self.device.type == "cpu" and not self.execution.fused:
-            return None
-        return DropoutKeys(fused=self.execution.fused)
+        """A table of dropout keys on the device; None where the backend takes them from the host."""
+        return DropoutKeys() if self.execution.backend.keys_on_device else None
 
     def use_plain(self, reason: str) -> None:
         """Go on in plain torch, for a reason that run.json tells."""
-        self.execution = self.execution.plain(reason)
+        self.execution = self.execution.plain(self.device, reason)
         self.keys = self.fresh_keys()
         self.run_eagerly(reason)
-        self.dmd.use_plain()
-        self.objective.use_plain()
+        self.dmd.use(self.execution.backend)
+        self.objective.use(self.execution.backend)
 
     def run_eagerly(self, reason: str) -> None:
         """Capture no pass, for a reason that run.json tells."""
