@@ -92,9 +92,12 @@ CASES: dict[str, Case] = {
 
 def run_step(case: Case, precision: str, ghosts: int) -> None:
     """Forward, losses and backward, for what they launch."""
+    from dmd.kernels.triton_backend import TRITON
+
     config = load_config(case.preset, list(case.overrides))
     dims, lengths = shapes(case.preset)
-    model, losses = DMD(config.model, dims, lengths, fused=True), Objective(config.objective, config.model, fused=True)
+    model = DMD(config.model, dims, lengths, backend=TRITON)
+    losses = Objective(config.objective, config.model, backend=TRITON)
     parts = [torch.zeros(ghosts * SIZE, lengths[m], dims[m]) for m in dims]
     noise = Noise(seed=1, step=0, ghosts=range(ghosts), ghost_size=SIZE, device=torch.device("cpu"), keys=DropoutKeys())
     labels = torch.zeros(ghosts, SIZE)

@@ -24,8 +24,9 @@ from benchmarks.counting import Counter, TritonCounter, interpret_without_a_devi
 from benchmarks.kernel_times import device_times
 from benchmarks.rates import rates
 from benchmarks.tables import Table, commit
-from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.attention_plan import AttentionPlan, attention_tables
 from dmd.kernels.backend import set_float32_products
+from dmd.kernels.stack import StackPlan
 from dmd.model.transformer import TransformerStack
 
 STAGES = {
@@ -56,11 +57,11 @@ class Work:
 
 def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
     """The attention of a stage: forward, and both launches of backward; tables lie on the device, as in a stack."""
-    from dmd.kernels.attention_fused import AttentionLaunch, attention_tables
+    from dmd.kernels.attention_fused import AttentionLaunch
 
     dim, queries, keys = STAGES[stage]
     rates = (0.0,) * len(queries)
-    plan = AttentionPlan(heads=HEADS, queries=queries, keys=keys, rates=rates, fused=True)
+    plan = AttentionPlan(heads=HEADS, queries=queries, keys=keys, rates=rates)
     shape, scales = (table.to(device) for table in attention_tables(queries, keys, rates))
     launch = AttentionLaunch(shape, scales, None, None, heads=HEADS, last_step=False)
     steps = (max(queries), max(keys), max(keys))
@@ -86,20 +87,22 @@ def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dt
 
 def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
     """A stack of one layer: embedding, layer and last norm."""
+    from dmd.kernels.triton_backend import TRITON
+
     dim, queries, keys = STAGES[stage]
-    stack = TransformerStack(
-        dim,
-        HEADS,
-        1,
+    plan = StackPlan(
+        dim=dim,
+        heads=HEADS,
+        levels=1,
         queries=queries,
         keys=keys,
-        attn_dropout=[0.0] * len(queries),
-        relu_dropout=0.0,
-        res_dropout=0.0,
-        embed_dropout=0.0,
+        attn_rates=(0.0,) * len(queries),
+        relu_rate=0.0,
+        res_rate=0.0,
+        embed_rate=0.0,
         last_step=False,
-        fused=True,
-    ).to(device)
+    )
+    stack = TransformerStack(plan, TRITON).to(device)
     given = {t: torch.randn(batch, t, dim, device=device, requires_grad=True) for t in {*queries, *keys}}
     own, sources = [given[t] for t in queries], [given[t] for t in keys]
     cross = stage.startswith("crossmodal")

@@ -19,6 +19,7 @@ import torch
 from benchmarks.counting import Counter, TritonCounter, interpret_without_a_device
 from benchmarks.step_sides import LENGTHS, shapes
 from benchmarks.tables import Table, commit
+from dmd.kernels.backend import choose_execution
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
 from dmd.losses import Objective
@@ -40,9 +41,10 @@ def count_step(
     dims, lengths = shapes(preset)
     torch.manual_seed(0)
     encoder = build_text_encoder(BERT, frozen=False).to(device) if text else None
-    fused = form == "fused"
-    model = DMD(config.model, dims, lengths, encoder, fused=fused).to(device)
-    losses = Objective(config.objective, config.model, fused=fused).to(device)
+    execution = choose_execution(device, kernels="fused" if form == "fused" else "plain")
+    fused, backend = execution.fused, execution.backend
+    model = DMD(config.model, dims, lengths, encoder, backend=backend).to(device)
+    losses = Objective(config.objective, config.model, backend=backend).to(device)
     batch = GHOSTS * samples
     parts = [torch.randn(batch, lengths[m], dims[m], device=device) for m in dims]
     if text:
@@ -50,7 +52,7 @@ def count_step(
         parts[0] = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1)
     labels = torch.randint(-15, 16, (GHOSTS, samples), device=device) / 5
     mask = torch.ones_like(labels)
-    keys = DropoutKeys(fused=fused) if fused or device.type == "cuda" else None
+    keys = DropoutKeys() if backend.keys_on_device else None
     triton_launches: collections.Counter[str] = collections.Counter()
     counter = Counter()
     for step in range(2):

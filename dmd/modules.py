@@ -56,15 +56,15 @@ class Modules(nn.Module):
         self.config, self.device = config, device
         train = config.train
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
-        fused = self.execution.fused
-        self.dmd = DMD(config.model, dims, lengths, text_encoder, fused=fused)
-        self.objective = Objective(config.objective, config.model, fused=fused)
+        backend = self.execution.backend
+        self.dmd = DMD(config.model, dims, lengths, text_encoder, backend=backend)
+        self.objective = Objective(config.objective, config.model, backend=backend)
 
     def use_plain(self, reason: str) -> None:
         """Go on in plain torch, for a reason that `execution` tells."""
-        self.execution = self.execution.plain(reason)
-        self.dmd.use_plain()
-        self.objective.use_plain()
+        self.execution = self.execution.plain(self.device, reason)
+        self.dmd.use(self.execution.backend)
+        self.objective.use(self.execution.backend)
 
     def try_kernels(self, attempt: Callable[[], object], *, asked_for: bool) -> str:
         """Run a pass; where a Triton kernel cannot run, go on in plain torch from then on: why, empty where all ran.

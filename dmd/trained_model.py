@@ -23,7 +23,8 @@ from torch import Tensor
 from data_shards.sources.conversions import finite
 from dmd.config import Config
 from dmd.declared import check_declared
-from dmd.kernels.backend import current_device, float32_products
+from dmd.kernels.backend import float32_products
+from dmd.kernels.cards import current_device
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput
 from dmd.model.text import build_text_encoder

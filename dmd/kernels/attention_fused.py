@@ -1,4 +1,4 @@
-"""The Triton form of `dmd.kernels.attention`: one launch forward, two backward, for all encoders of a stage.
+"""Attention as Triton kernels (`Backend.attention`): one launch forward, two backward, for all encoders of a stage.
 
 Backward uses no atomics, so it is deterministic. TRITON_INTERPRET=1 runs it on a CPU, for tests.
 """
@@ -11,11 +11,11 @@ import torch
 import triton
 from torch import Tensor
 
-from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.attention_plan import AttentionPlan, attention_tables
 from dmd.kernels.attention_triton import backward_key, backward_query, forward
 from dmd.kernels.block_sizes import attention_sizes
 from dmd.kernels.launching import launch, product_precision
-from dmd.kernels.noise import Noise, cut, keep_scale
+from dmd.kernels.noise import Noise
 
 LOG2_E = math.log2(math.e)
 
@@ -134,14 +134,6 @@ class AttentionLaunch:
         over_keys = kernel == "backward_key"
         blocks = triton.cdiv(key.shape[2] if over_keys else rows, sizes["BLOCK_N" if over_keys else "BLOCK_M"])
         return (encoders * blocks * batch * self.heads,), (rows, encoders, blocks), constants
-
-
-def attention_tables(
-    queries: tuple[int, ...], keys: tuple[int, ...], rates: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
-    """`shape` and `scales` of `AttentionLaunch`."""
-    shape = [(q, k, cut(rate)) for q, k, rate in zip(queries, keys, rates, strict=True)]
-    return torch.tensor(shape, dtype=torch.int32), torch.tensor([keep_scale(rate) for rate in rates])
 
 
 @lru_cache(maxsize=32)

@@ -1,11 +1,11 @@
-"""The plain torch form of `dmd.kernels.attention` on its own: `dmd.kernels.pieces` behind an autograd function."""
+"""Attention made for CPUs on its own (`Backend.attention`): `dmd.kernels.pieces` behind an autograd function."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.attention_plan import AttentionPlan
 from dmd.kernels.noise import Noise
 from dmd.kernels.pieces import Attended, Heads, PieceAttention, chunks, gradient_scales, query_scale
 

@@ -1,5 +1,5 @@
-"""`dmd.kernels.attention` in plain torch, right on any device: what `torch.export` writes down and what a GPU runs that
-has no Triton kernels.
+"""Attention in plain PyTorch (`Backend.attention`), right on any device: what `torch.export` writes down and what a GPU
+runs that has no Triton kernels.
 
 Whole attention matrices of some samples at a time, one encoder after the other. Every tensor is made on the device and
 no value is read, so a GPU never waits. Training does not keep the matrices: backward computes them again, with the same
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.attention_plan import AttentionPlan
 from dmd.kernels.noise import Noise, keep_scale, kept_elements
 
 BLOCK_ELEMENTS = 2**25
@@ -23,14 +23,17 @@ def torch_attention(
     key: Tensor,
     value: Tensor,
     plan: AttentionPlan,
+    *,
     noise: Noise | None = None,
     site: int | None = None,
     valid: Tensor | None = None,
+    one_block: bool = False,
 ) -> Tensor:
-    """As `attention`: query [E, B, Tq, d], key and value [E, B, Tk, d] -> like `query`.
+    """As `Backend.attention`: query [E, B, Tq, d], key and value [E, B, Tk, d] -> like `query`.
 
     Args:
         site: the dropout's call site, as `Noise.next_site` gave it; None: no dropout.
+        one_block: compute all samples at once, however many there are; keeps the matrices for backward.
     """
     keys = None  # [E, ghosts, 2]
     if noise is not None and site is not None:
@@ -41,7 +44,7 @@ def torch_attention(
         drawn = None
         if keys is not None and noise is not None and plan.rates[e] > 0:
             drawn = keys[e].repeat_interleave(noise.ghost_size, 0)  # [B, 2]
-        encoder = _Encoder(plan, e, 0 if noise is None else noise.ghost_size)
+        encoder = _Encoder(plan, e, 0 if noise is None else noise.ghost_size, one_block=one_block)
         parts = (query[e, :, :rows], key[e, :, :tk], value[e, :, :tk], drawn, None if valid is None else valid[e])
         mixed.append(F.pad(encoder.run(*parts), (0, 0, 0, query.shape[2] - rows)))
     return torch.stack(mixed)
@@ -50,14 +53,14 @@ def torch_attention(
 class _Encoder:
     """The attention of one encoder of a plan; `ghost_size` numbers the elements of its dropout."""
 
-    def __init__(self, plan: AttentionPlan, encoder: int, ghost_size: int) -> None:
-        self.heads, self.ghost_size = plan.heads, ghost_size
+    def __init__(self, plan: AttentionPlan, encoder: int, ghost_size: int, *, one_block: bool) -> None:
+        self.heads, self.ghost_size, self.one_block = plan.heads, ghost_size, one_block
         self.queries, self.keys, self.rate = plan.queries[encoder], plan.keys[encoder], plan.rates[encoder]
         self.first, _ = plan.rows(encoder)
 
     def run(self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, valid: Tensor | None) -> Tensor:
         """query [B, Tq, d], key and value [B, Tk, d], dropout keys [B, 2], real keys [B, 2] -> [B, Tq, d]."""
-        if torch.compiler.is_exporting():  # a program leaves the number of samples open
+        if self.one_block:
             return self._block(query, key, value, drawn, valid, 0)
         size = max(1, BLOCK_ELEMENTS // (self.heads * query.shape[1] * self.keys))
         if self.ghost_size:

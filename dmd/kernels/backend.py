@@ -1,4 +1,4 @@
-"""How a model runs on a device: Triton kernels or plain torch, and in which precision.
+"""How a model runs on a device: by which backend, and in which precision.
 
 Training, evaluation, prediction, export and the benchmarks all ask `choose_execution`. Triton kernels need a CUDA
 device of compute capability 8.0; so does bfloat16. What they cannot run, plain torch does, on any device.
@@ -13,6 +13,11 @@ from typing import Literal
 
 import torch
 
+from dmd.kernels.cards import Card, KernelError, card_of
+from dmd.kernels.cpu import CPU
+from dmd.kernels.interface import Backend
+from dmd.kernels.portable import PORTABLE
+
 KernelChoice = Literal["auto", "fused", "plain"]
 PrecisionChoice = Literal["auto", "fp32", "tf32", "bf16"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -20,26 +25,12 @@ LEAST_CAPABILITY = (8, 0)
 """Compute capability (Ampere) from which on Triton kernels are used and bfloat16 and TF32 are native."""
 
 
-class KernelError(RuntimeError):
-    """A Triton kernel cannot be compiled or launched on this device.
-
-    Args:
-        kernel: its name.
-        device: where it was to run, such as "NVIDIA GeForce RTX 3090 (compute capability 8.6)".
-        reason: what failed, with the bound that was passed where there is one.
-    """
-
-    def __init__(self, kernel: str, device: str, reason: str) -> None:
-        super().__init__(f"Triton kernel {kernel} cannot run on {device}: {reason}")
-        self.kernel, self.device, self.reason = kernel, device, reason
-
-
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a model runs on one device."""
 
-    fused: bool
-    """Encoders and losses as Triton kernels; otherwise in plain torch."""
+    backend: Backend
+    """What computes encoders, dropout and losses (`dmd.kernels.interface`)."""
     reason: str
     """Why, for people."""
     precision: Precision
@@ -47,9 +38,14 @@ class Execution:
     TF32 (10 bits of mantissa). bf16: autocast to bfloat16 (7 bits)."""
 
     @property
+    def fused(self) -> bool:
+        """Whether Triton kernels are launched."""
+        return self.backend.name == "fused"
+
+    @property
     def kernels(self) -> str:
-        """The implementation and its reason in one line."""
-        return f"{'fused' if self.fused else 'plain'} ({self.reason})"
+        """The backend and its reason in one line."""
+        return f"{self.backend.name} ({self.reason})"
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -61,34 +57,15 @@ class Execution:
         """Whether float32 products are to run in TF32 (`set_float32_products`)."""
         return self.precision == "tf32"
 
-    def plain(self, reason: str) -> "Execution":
-        """The same without Triton kernels."""
-        return Execution(fused=False, reason=reason, precision=self.precision)
+    def plain(self, device: torch.device, reason: str) -> "Execution":
+        """The same on a device without Triton kernels."""
+        return Execution(backend=_plain(device), reason=reason, precision=self.precision)
 
     def casting(self, device_type: str) -> contextlib.AbstractContextManager[object]:
         """Autocast of a forward pass, where the precision asks for it."""
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(device_type, self.autocast)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What the choice depends on of a CUDA device."""
-
-    name: str
-    capability: tuple[int, int]
-    """Compute capability, (major, minor)."""
-
-    def __str__(self) -> str:
-        return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
-
-
-def card_of(device: torch.device) -> Card | None:
-    """The card behind a device; None for one that is not CUDA."""
-    if device.type != "cuda":
-        return None
-    return Card(name=torch.cuda.get_device_name(device), capability=torch.cuda.get_device_capability(device))
 
 
 def choose_execution(
@@ -123,12 +100,25 @@ def choose_execution(
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and not lacking.get("bf16") else "fp32"
     if kernels == "plain":
-        return Execution(fused=False, reason="asked for", precision=precision)
+        return Execution(backend=_plain(device), reason="asked for", precision=precision)
     if kernels == "fused" and not obstacle:
-        return Execution(fused=True, reason="asked for", precision=precision)
+        return Execution(backend=_triton(), reason="asked for", precision=precision)
     if obstacle or device.type != "cuda":
-        return Execution(fused=False, reason=obstacle or "the interpreter is for tests", precision=precision)
-    return Execution(fused=True, reason="Triton on CUDA", precision=precision)
+        reason = obstacle or "the interpreter is for tests"
+        return Execution(backend=_plain(device), reason=reason, precision=precision)
+    return Execution(backend=_triton(), reason="Triton on CUDA", precision=precision)
+
+
+def _plain(device: torch.device) -> Backend:
+    """PyTorch on a device."""
+    return CPU if device.type == "cpu" else PORTABLE
+
+
+def _triton() -> Backend:
+    """Triton kernels. The import defines them, so it waits until they are chosen; no other place makes it."""
+    from dmd.kernels.triton_backend import TRITON
+
+    return TRITON
 
 
 def default_device() -> torch.device:
@@ -136,13 +126,6 @@ def default_device() -> torch.device:
     if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-
-
-def current_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Make a CUDA device the current one for a while, which Triton launches on, wherever the tensors are."""
-    if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
-        return torch.cuda.device(device)
-    return contextlib.nullcontext()
 
 
 def why_not_fused(attempt: Callable[[], object], *, asked_for: bool) -> str:

@@ -6,8 +6,10 @@ is supported, and spills little or nothing there. Widths are padded to powers of
 
 LEAST_SHARED_MEMORY = 99 * 1024
 """Bytes that a block may use on the cards that give least (compute capability 8.6, 8.9 and 12.0)."""
+MAX_WIDTH = 256
+"""Most channels of an encoder that a program of the Triton kernels holds, on every card."""
 MAX_HEAD = 256
-"""Most channels of an attention head that the Triton kernels hold (of an encoder: `dmd.kernels.stack.MAX_WIDTH`)."""
+"""Most channels of an attention head that they hold."""
 MIN_SIDE = 16
 """Smallest side of a Triton matrix product."""
 

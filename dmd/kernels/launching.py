@@ -8,7 +8,7 @@ import torch
 from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
-from dmd.kernels.backend import KernelError, card_of, current_device
+from dmd.kernels.cards import KernelError, card_of, current_device
 
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most programs along each axis of a CUDA grid."""

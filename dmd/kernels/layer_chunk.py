@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.attention_plan import AttentionPlan
 from dmd.kernels.pieces import Attended, Chunk, Heads, PieceAttention, gradient_scales, query_scale
 
 EPSILON = 1e-5

@@ -1,12 +1,12 @@
 """One encoder layer of all encoders of a stack, as Triton kernels: three or four launches forward, seven or eight back.
 
-Same mathematics, weights and dropped elements as `dmd.model.encoder_layer.EncoderLayer`. Under autocast the operands of
+Same mathematics, weights and dropped elements as `PortableBackend.layer`. Under autocast the operands of
 products, queries, keys, values and the attention's output are of autocast's type; the residual stream, layer norms,
 softmax, sums and gradients of weights stay in float32.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -20,25 +20,11 @@ from dmd.kernels.encoder_triton import project, residual_mlp
 from dmd.kernels.encoder_weights_triton import add_up_weights, mlp_weights, projection_weights
 from dmd.kernels.launching import launch
 from dmd.kernels.noise import cut, keep_scale
+from dmd.kernels.stack import LayerWeights
 
 DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 MAX_SPLITS = 8
 ADD_ROWS, ADD_COLS = 64, 32
-
-
-class LayerWeights(NamedTuple):
-    """Parameters of an `EncoderLayer`, contiguous."""
-
-    in_w: Tensor
-    in_b: Tensor
-    out_w: Tensor
-    out_b: Tensor
-    w1: Tensor
-    b1: Tensor
-    w2: Tensor
-    b2: Tensor
-    gain: Tensor
-    shift: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +97,10 @@ class FusedLayer(torch.autograd.Function):
                 grid,
                 inputs,
                 out,
-                w.in_w,
-                w.in_b,
-                w.gain,
-                w.shift,
+                w.in_proj_weight,
+                w.in_proj_bias,
+                w.norm_weight,
+                w.norm_bias,
                 call.table,
                 ranges,
                 *strides(inputs),
@@ -148,14 +134,14 @@ class FusedLayer(torch.autograd.Function):
             x,
             middle,
             out,
-            w.out_w,
-            w.out_b,
-            w.gain[1],
-            w.shift[1],
-            w.w1,
-            w.b1,
-            w.w2,
-            w.b2,
+            w.out_proj_weight,
+            w.out_proj_bias,
+            w.norm_weight[1],
+            w.norm_bias[1],
+            w.fc1_weight,
+            w.fc1_bias,
+            w.fc2_weight,
+            w.fc2_bias,
             call.table,
             ranges,
             call.key("res"),
@@ -190,12 +176,12 @@ class FusedLayer(torch.autograd.Function):
             middle,
             grad_middle,
             grad_mixed,
-            w.out_w,
-            w.gain[1],
-            w.shift[1],
-            w.w1,
-            w.b1,
-            w.w2,
+            w.out_proj_weight,
+            w.norm_weight[1],
+            w.norm_bias[1],
+            w.fc1_weight,
+            w.fc1_bias,
+            w.fc2_weight,
             call.table,
             call.key("res"),
             call.key("relu"),
@@ -230,8 +216,8 @@ class FusedLayer(torch.autograd.Function):
                 grad_middle,
                 x,
                 out,
-                w.in_w,
-                w.gain,
+                w.in_proj_weight,
+                w.norm_weight,
                 call.table,
                 call.attention.ranges,
                 *strides(grad_q),
@@ -305,11 +291,11 @@ def weight_gradients(
         middle,
         parts,
         bias_parts,
-        w.gain[1],
-        w.shift[1],
-        w.w1,
-        w.b1,
-        w.w2,
+        w.norm_weight[1],
+        w.norm_bias[1],
+        w.fc1_weight,
+        w.fc1_bias,
+        w.fc2_weight,
         call.table,
         call.key("relu"),
         call.key("last"),
@@ -328,20 +314,20 @@ def weight_gradients(
         (4, encoders, triton.cdiv(dim, ADD_COLS)),
         parts,
         bias_parts,
-        w.in_w,
-        own.in_b,
-        own.in_w,
-        own.out_b,
-        own.out_w,
-        w.w1,
-        own.b1,
-        own.w1,
-        own.b2,
-        own.w2,
-        w.gain,
-        w.shift,
-        own.gain,
-        own.shift,
+        w.in_proj_weight,
+        own.in_proj_bias,
+        own.in_proj_weight,
+        own.out_proj_bias,
+        own.out_proj_weight,
+        w.fc1_weight,
+        own.fc1_bias,
+        own.fc1_weight,
+        own.fc2_bias,
+        own.fc2_weight,
+        w.norm_weight,
+        w.norm_bias,
+        own.norm_weight,
+        own.norm_bias,
         splits,
         encoders,
         DIM=dim,

@@ -1,6 +1,6 @@
 """A whole encoder layer in plain torch, made for CPUs: one encoder and some samples at a time (`layer_chunk`).
 
-The same numbers as `dmd.model.encoder_layer.EncoderLayer` composes from single operations, up to rounding.
+The same numbers as `PortableBackend.layer` composes from single operations, up to rounding.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.attention_plan import AttentionPlan
 from dmd.kernels.layer_chunk import Kept, LayerWork, Masks, Weights
 from dmd.kernels.noise import Noise
 from dmd.kernels.pieces import PieceAttention, chunks
@@ -36,7 +36,7 @@ def plain_layer(
         source: normalised key and value input [E, B, Tk, d]; None for self-attention.
         last: the only step that is wanted of each sample, [E, B] (as `plan.last_step` says); None: every step.
         noise, site: dropout of the attention weights, as drawn by `Noise.next_site`; None: no dropout.
-        valid: see `dmd.kernels.attention`.
+        valid: see `Backend.attention`.
 
     Returns:
         [E, B, Tq, d], or [E, B, 1, d] with `last`. Under autocast it is computed in float32 all the same.

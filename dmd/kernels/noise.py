@@ -2,7 +2,7 @@
 
 A mask does not depend on the rank that draws it nor on how many ghost batches run at once, so a training is the same
 function of its seed on any number of ranks; and any element of it can be computed again anywhere, so that backward need
-not keep it and the fused kernels drop the same elements as the plain form.
+not keep it and every backend drops the same elements.
 
 Element 2w + p of a mask looks at sixteen bits (low ones for p = 0) of `hash_words(w)`; rates are held to 1/65536. On a
 CPU this is ten times as fast as `bernoulli_`. The hash is C. Wellons' `lowbias32`, with the key in two places.
@@ -61,18 +61,13 @@ class Noise:
         ghosts: Sequence[int],
         ghost_size: int,
         device: torch.device,
-        keys: "DropoutKeys | None" = None,
+        keys: DropoutKeys | None = None,
     ) -> None:
         self.seed, self.step, self.ghosts, self.ghost_size, self.device = seed, step, tuple(ghosts), ghost_size, device
         self.keys = keys
         self._sites = 0
         if keys is not None:
             keys.start(self)
-
-    @property
-    def fused(self) -> bool:
-        """Whether dropouts on their own are Triton kernels."""
-        return self.keys is not None and self.keys.fused
 
     def restart(self) -> None:
         """Begin the same pass again."""
@@ -151,25 +146,3 @@ def keep_scale(rate: float) -> float:
 def _signed(word: int) -> int:
     """An unsigned 32-bit number as int32."""
     return word - 2**32 if word >= 2**31 else word
-
-
-def dropout(x: Tensor, rate: float, noise: Noise | None, *, batch_dim: int = 0) -> Tensor:
-    """Dropout of `x`; the identity where `noise` is None (evaluation) or the rate is 0."""
-    if noise is None or rate == 0:
-        return x
-    if noise.fused:
-        from dmd.kernels.dropout_fused import FusedDropout
-
-        dropped: Tensor = FusedDropout.apply(x, rate, noise, batch_dim)
-        return dropped
-    return x * noise.keep(x.shape, rate, batch_dim=batch_dim, dtype=x.dtype)
-
-
-def drop_samples(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
-    """Set whole samples of x [B, ...] to zero, the rest as it is; the identity where `noise` is None or the rate 0."""
-    if noise is None or rate == 0:
-        return x
-    if noise.fused:
-        return x * (dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate, noise) > 0)
-    kept = noise.keep((len(x), *[1] * (x.dim() - 1)), rate, batch_dim=0, dtype=x.dtype)
-    return x * (kept > 0)

@@ -1,12 +1,12 @@
 """A stack of encoders as Triton kernels, all encoders together (see `dmd.kernels.stack`).
 
-TransformerStack.forward -> run_stack -> FusedEmbed, FusedLayer for each level, FusedNorm
+TritonBackend.encode -> run_stack -> FusedEmbed, FusedLayer for each level, FusedNorm
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,26 +18,11 @@ from dmd.kernels.block_sizes import padded
 from dmd.kernels.launching import launch
 from dmd.kernels.layer_fused import FusedLayer, LayerCall, empty, strides
 from dmd.kernels.noise import Noise, cut, keep_scale
+from dmd.kernels.stack import EncoderStack
 from dmd.kernels.stack_triton import embed, embed_backward, norm, norm_backward
-
-if TYPE_CHECKING:
-    from dmd.model.transformer import TransformerStack
 
 BLOCK = 32
 """Rows of a program."""
-PARAMETERS = (
-    "in_proj_weight",
-    "in_proj_bias",
-    "out_proj_weight",
-    "out_proj_bias",
-    "fc1_weight",
-    "fc1_bias",
-    "fc2_weight",
-    "fc2_bias",
-    "norm_weight",
-    "norm_bias",
-)
-"""Of an `EncoderLayer`, in the order of `LayerWeights`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +179,7 @@ class FusedNorm(torch.autograd.Function):
 
 
 def run_stack(
-    stack: "TransformerStack",
+    stack: EncoderStack,
     inputs: Sequence[Tensor] | Tensor,
     sources: Sequence[Tensor] | None,
     noise: Noise | None,
@@ -208,18 +193,17 @@ def run_stack(
         valid: (begin, end) of each sample's real key frames, [B, 2] of each encoder; None: all are. The
             last of them is the last step.
     """
-    plan, table = stack.fused_plan, stack.get_buffer("table")
-    assert plan is not None
+    plan, table = stack.plan, stack.tables["table"]
     keys = {} if noise is None else plan.dropout_keys(noise, sources=sources is not None)
     x = _embed(stack, inputs, 0, keys.get("embed"))
     source = None if sources is None else _embed(stack, sources, 1, keys.get("source"))
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else torch.float32
     real = None if valid is None else torch.stack(list(valid)).to(torch.int32)  # [E, B, 2]
-    for level, layer in enumerate(stack.layers):
+    for level, weights in enumerate(stack.layers):
         last = plan.last_step and level == plan.levels - 1
         attention = AttentionLaunch(
-            stack.get_buffer("shape"),
-            stack.get_buffer("scales"),
+            stack.tables["shape"],
+            stack.tables["scales"],
             keys.get(f"attention{level}"),
             real,
             heads=plan.heads,
@@ -235,13 +219,12 @@ def run_stack(
             res_rate=plan.res_rate,
             relu_rate=plan.relu_rate,
         )
-        x = FusedLayer.apply(x, source, call, *(layer.get_parameter(name) for name in PARAMETERS))
+        x = FusedLayer.apply(x, source, call, *weights)
     return FusedNorm.apply(x, stack.norm_weight, stack.norm_bias, table, plan.last_step)
 
 
-def _embed(stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, side: int, keys: Tensor | None) -> Tensor:
-    plan = stack.fused_plan
-    assert plan is not None
+def _embed(stack: EncoderStack, inputs: Sequence[Tensor] | Tensor, side: int, keys: Tensor | None) -> Tensor:
+    plan = stack.plan
     lengths = plan.keys if side else plan.queries
     readers: tuple[int, ...] = ()
     if isinstance(inputs, Tensor):
@@ -252,8 +235,8 @@ def _embed(stack: "TransformerStack", inputs: Sequence[Tensor] | Tensor, side: i
     if len(tensors) > 3:
         tensors, readers, parts = [torch.stack([_lengthened(x, max(lengths)) for x in inputs])], (), 1
     call = EmbedCall(
-        table=stack.get_buffer("table"),
-        positions=stack.get_buffer("positions"),
+        table=stack.tables["table"],
+        positions=stack.tables["positions"],
         side=side,
         norm=side == 1,
         steps=max(lengths),

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dmd.kernels.interface import LossKernels
+
 EPSILON = 1e-8
 """Inside the square root of a norm."""
 MARGIN_PER_LABEL = 0.15
@@ -16,7 +18,7 @@ def margin_loss(
     *,
     constant: float | None = None,
     smoothing: float = 0.0,
-    fused: bool = False,
+    kernels: LossKernels | None = None,
 ) -> Tensor:
     """Triplet hinge over the 3S rows of each ghost batch.
 
@@ -35,7 +37,7 @@ def margin_loss(
         mask: [G, S].
         constant: the margin, in the place of 0.15 |y_i - y_k| (eq. 4).
         smoothing: difference of labels at which two samples have nothing in common; 0: any, as published.
-        fused: as Triton kernels, which know the published form alone; others run in plain torch.
+        kernels: what computes the published form, the only one that kernels know; None: PyTorch.
 
     Returns:
         [G].
@@ -43,11 +45,8 @@ def margin_loss(
     rows = features.flatten(1, 2)  # [G, R, d], R = 3S
     label = labels.repeat(1, 3)
     valid = mask.repeat(1, 3)
-    if fused and constant is None and smoothing == 0:
-        from dmd.kernels.margin_fused import FusedMargin
-
-        loss: Tensor = FusedMargin.apply(rows, label, valid)
-        return loss
+    if kernels is not None and constant is None and smoothing == 0:
+        return kernels.margin(rows, label, valid)
     rows = rows / (rows.square().sum(-1, keepdim=True) + EPSILON).sqrt()
     similarity = rows @ rows.transpose(1, 2)  # [G, R, R]
     both = valid[:, :, None] * valid[:, None]

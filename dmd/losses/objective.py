@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from dmd.kernels.cpu import CPU
+from dmd.kernels.interface import Backend
 from dmd.losses.config import ObjectiveConfig
 from dmd.losses.distillation import make_prior
-from dmd.losses.fused import fused_terms
+from dmd.losses.fused import FusedObjective
 from dmd.losses.ghost import sample_mean
 from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
 from dmd.model.config import MODALITIES, ModelConfig
@@ -22,28 +24,29 @@ class Objective(nn.Module):
     Args:
         config: weights and switches.
         model: the network's hyperparameters, for the sizes of the GD-Units.
-        fused: run the losses as Triton kernels, as far as they know the config, of up to MOST_SAMPLES samples.
+        backend: whose kernels of losses compute what they know of the config, of up to MOST_SAMPLES samples.
     """
 
-    def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, fused: bool = False) -> None:
+    def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
         super().__init__()
         self.config = config
-        self.fused = fused
         self.decoupling = model.decoupling
         self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs)
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
-        self.wholly_fused = fused and config.orthogonality == "batch" and model.task == "regression" and all_in_triton()
-        if self.wholly_fused:
-            self.register_buffer("priors", torch.stack([*self.buffers()]), persistent=False)
-            names = triton_order()
-            unit = dict(zip(names, torch.eye(len(names)), strict=True))
-            self.register_buffer("coefficients", self.weighted_sum(unit), persistent=False)
+        self.known_to_kernels = config.orthogonality == "batch" and model.task == "regression" and all_in_triton()
+        self.use(backend)
 
-    def use_plain(self) -> None:
-        """Run in plain torch from here on."""
-        self.fused = self.wholly_fused = False
+    def use(self, backend: Backend) -> None:
+        """Let a backend's kernels compute the losses from here on, and PyTorch what it has none for."""
+        self.kernels = backend.losses
+        if self.kernels is not None and self.known_to_kernels:
+            priors = torch.stack([self.get_buffer("prior_homo"), self.get_buffer("prior_hetero")])
+            names = triton_order()
+            unit = dict(zip(names, torch.eye(len(names), device=priors.device), strict=True))
+            self.register_buffer("priors", priors, persistent=False)
+            self.register_buffer("coefficients", self.weighted_sum(unit), persistent=False)
 
     def forward(self, output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Every term of every ghost batch.
@@ -57,15 +60,24 @@ class Objective(nn.Module):
             {name: [G]}: each term before weighting, `total`, and {"edges_homo", "edges_hetero": [G, 6]} (means over
             the samples of a ghost batch, for the log).
         """
-        few = labels.shape[1] <= MOST_SAMPLES
-        if self.wholly_fused and few:
-            return fused_terms(self, output, labels, mask)
+        kernels = self.kernels if labels.shape[1] <= MOST_SAMPLES else None
+        if kernels is not None and self.known_to_kernels:
+            fused = FusedObjective(
+                kernels=kernels,
+                units=(self.homo, self.hetero),
+                priors=self.get_buffer("priors"),
+                regularised=self.config.prior != "none",
+                coefficients=self.get_buffer("coefficients"),
+                margin_constant=self.config.margin_constant if self.config.margin == "constant" else None,
+                margin_smoothing=self.config.margin_smoothing,
+            )
+            return fused.terms(output, labels, mask)
         inputs = Inputs(
             config=self.config,
             output=_in_ghost_batches(output, labels.shape),
             labels=labels,
             mask=mask.to(labels.dtype),
-            fused=self.fused and few,
+            kernels=kernels,
         )
         terms: dict[str, Tensor] = {}
         for term in all_terms():

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dmd.kernels.interface import LossKernels
 from dmd.losses.config import ObjectiveConfig
 from dmd.losses.decoupling import mean_squared, orthogonality
 from dmd.losses.distillation import logit_distillation, prior_regulariser, representation_distillation
@@ -57,8 +58,8 @@ class Inputs:
     """[G, S], sentiments or class numbers."""
     mask: Tensor
     """[G, S], 1 for a sample, 0 for padding."""
-    fused: bool
-    """Whether the margin loss may run as a Triton kernel."""
+    kernels: LossKernels | None
+    """Of the backend, which the margin loss may use; None: PyTorch."""
     distilled: dict[str, Distilled] = field(default_factory=dict)
     """By space; a term of a space finds its own."""
 
@@ -117,7 +118,7 @@ def _margin(inputs: Inputs) -> Tensor:
         inputs.mask,
         constant=config.margin_constant if config.margin == "constant" else None,
         smoothing=config.margin_smoothing,
-        fused=inputs.fused,
+        kernels=inputs.kernels,
     )
 
 

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.noise import Noise, drop_samples, dropout
+from dmd.kernels.cpu import CPU
+from dmd.kernels.interface import Backend
+from dmd.kernels.noise import Noise
+from dmd.kernels.portable import side_by_side
+from dmd.kernels.stack import StackPlan
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.convolution import TemporalConvolution
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
@@ -80,7 +84,7 @@ class DMD(nn.Module):
         dims: feature dimension of each modality; that of the text is the encoder's where there is one.
         lengths: time steps of each modality, as padded in the shards.
         text_encoder: turns token ids into features; None where the shards hold text features.
-        fused: run the encoders as Triton kernels, as far as those know their widths.
+        backend: what computes encoders and dropout; `choose_execution` chooses one for a device.
 
     Raises:
         ValueError: a sequence is shorter than its convolution.
@@ -93,10 +97,10 @@ class DMD(nn.Module):
         lengths: Mapping[str, int],
         text_encoder: TextEncoder | None = None,
         *,
-        fused: bool = False,
+        backend: Backend = CPU,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.backend = config, backend
         self.text_encoder = text_encoder
         dim = config.dim
         dims = dict(dims) if text_encoder is None else {**dims, "text": text_encoder.dim}
@@ -114,12 +118,12 @@ class DMD(nn.Module):
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
         self._kernels = {m: 1 if dims[m] == dim else config.kernels[m] for m in MODALITIES}
-        self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
+        self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True)
         targets, sources = zip(*CROSSMODAL, strict=True)
         self.crossmodal_encoders = (
-            self._stack(dim, targets, sources, steps, last_step=False, fused=fused) if config.crossmodal else None
+            self._stack(dim, targets, sources, steps, last_step=False) if config.crossmodal else None
         )
-        self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True, fused=fused)
+        self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True)
         rate, outputs = config.output_dropout, config.outputs
         self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate, outputs) for m in MODALITIES})
         self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate, outputs) for m in MODALITIES})
@@ -136,29 +140,29 @@ class DMD(nn.Module):
         steps: Mapping[str, int],
         *,
         last_step: bool,
-        fused: bool,
     ) -> TransformerStack:
         config = self.config
         memory = dim != config.dim
-        return TransformerStack(
-            dim,
-            config.heads,
-            max(config.levels, 3) if memory else config.levels,
-            queries=[steps[m] for m in targets],
-            keys=[steps[m] for m in sources],
-            attn_dropout=[config.attn_dropout if memory else config.source_dropout[m] for m in sources],
-            relu_dropout=config.relu_dropout,
-            res_dropout=config.res_dropout,
-            embed_dropout=config.embed_dropout,
+        plan = StackPlan(
+            dim=dim,
+            heads=config.heads,
+            levels=max(config.levels, 3) if memory else config.levels,
+            queries=tuple(steps[m] for m in targets),
+            keys=tuple(steps[m] for m in sources),
+            attn_rates=tuple(config.attn_dropout if memory else config.source_dropout[m] for m in sources),
+            relu_rate=config.relu_dropout,
+            res_rate=config.res_dropout,
+            embed_rate=config.embed_dropout,
             last_step=last_step,
-            fused=fused,
         )
+        return TransformerStack(plan, self.backend)
 
-    def use_plain(self) -> None:
-        """Run the encoders in plain torch from here on."""
+    def use(self, backend: Backend) -> None:
+        """Let a backend compute encoders and dropout from here on."""
+        self.backend = backend
         for stack in (self.shared_encoders, self.crossmodal_encoders, self.memory_encoders):
             if stack is not None:
-                stack.use_plain()
+                stack.use(backend)
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:
         """Predict the sentiment, or its class, of B samples.
@@ -169,19 +173,19 @@ class DMD(nn.Module):
             vision: [B, T, D].
             noise: random source of the dropouts; None switches them off.
         """
-        tokens = text
+        tokens, backend = text, self.backend
         if self.text_encoder is not None:
             text = self.text_encoder(tokens)
         raw = dict(zip(MODALITIES, (text, audio, vision), strict=True))
         raw |= {m: normalise(raw[m]) for m, normalise in self.normalisation.items()}
-        raw["text"] = dropout(raw["text"], self.config.text_dropout, noise)
-        features = {m: drop_samples(x, self.config.modality_dropout, noise) for m, x in raw.items()}
+        raw["text"] = backend.dropout(raw["text"], self.config.text_dropout, noise)
+        features = {m: backend.drop_samples(x, self.config.modality_dropout, noise) for m, x in raw.items()}
         valid = self._valid_ranges(tokens, text, features) if self.config.masked_padding else None
         origin = {m: self.convolution[m](features[m]) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}
 
-        homo = {m: self.homo_heads[m](decoupled.shared[m].flatten(1), noise) for m in MODALITIES}
+        homo = {m: self.homo_heads[m](decoupled.shared[m].flatten(1), noise, backend) for m in MODALITIES}
         margin = {m: self.margin[m](decoupled.shared[m].transpose(1, 2).flatten(1)) for m in MODALITIES}
         shared_last = self.shared_encoders(
             [decoupled.shared[m] for m in MODALITIES], valid=_of(valid, MODALITIES), noise=noise
@@ -189,12 +193,12 @@ class DMD(nn.Module):
         shared = torch.cat([shared_last[MODALITIES.index(m)] for m in PUBLISHED_ORDER], dim=-1)  # [B, 3d]
 
         memory = dict(zip(MODALITIES, self._reinforce(decoupled.private, valid, noise), strict=True))  # {m: [B, 2d]}
-        hetero = {m: self.hetero_heads[m](memory[m], noise) for m in MODALITIES}
+        hetero = {m: self.hetero_heads[m](memory[m], noise, backend) for m in MODALITIES}
 
         gated = [torch.sigmoid(self.gates[m](memory[m])) for m in PUBLISHED_ORDER]
         fused = torch.cat([*gated, torch.sigmoid(self.shared_gate(shared))], dim=-1)  # [B, 9d]
-        predictions["fused"] = self.fused_head(fused, noise).logit
-        predictions["shared"] = self.shared_head(shared, noise).logit
+        predictions["fused"] = self.fused_head(fused, noise, backend).logit
+        predictions["shared"] = self.shared_head(shared, noise, backend).logit
         predictions.update({f"{m}_homo": homo[m].logit for m in MODALITIES})
         predictions.update({f"{m}_hetero": hetero[m].logit for m in MODALITIES})
         return DMDOutput(
@@ -224,20 +228,18 @@ class DMD(nn.Module):
         self, private: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None, noise: Noise | None
     ) -> list[Tensor]:
         """What the memory encoders make of the crossmodal encoders' outputs, two by two: [B, 2d] of each modality."""
-        reinforced = [private[target] for target, _ in CROSSMODAL]
-        sources = [private[source] for _, source in CROSSMODAL]
-        crossmodal, memory = self.crossmodal_encoders, self.memory_encoders
+        targets = [private[target] for target, _ in CROSSMODAL]
         own = _of(valid, MODALITIES)
-        if crossmodal is not None:
-            seen = _of(valid, [source for _, source in CROSSMODAL])
-            if crossmodal.fused_plan and memory.fused_plan and not torch.compiler.is_exporting():
-                from dmd.kernels.stack_fused import run_stack
-
-                both = run_stack(crossmodal, reinforced, sources, noise, seen)
-                return memory.parts(run_stack(memory, both, None, noise, own))
-            reinforced = crossmodal(reinforced, sources, valid=seen, noise=noise)
-        pairs = [torch.cat(reinforced[2 * number : 2 * number + 2], dim=-1) for number in range(len(MODALITIES))]
-        return memory(pairs, valid=own, noise=noise)
+        if self.crossmodal_encoders is None:
+            return self.memory_encoders(side_by_side(targets), valid=own, noise=noise)
+        return self.backend.encode_pairs(
+            self.crossmodal_encoders.tensors(),
+            self.memory_encoders.tensors(),
+            targets,
+            [private[source] for _, source in CROSSMODAL],
+            valid=(_of(valid, [source for _, source in CROSSMODAL]), own),
+            noise=noise,
+        )
 
 
 def _of(valid: Mapping[str, Tensor] | None, modalities: Sequence[str]) -> list[Tensor] | None:

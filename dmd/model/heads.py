@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from dmd.kernels.noise import Noise, dropout
+from dmd.kernels.interface import Backend
+from dmd.kernels.noise import Noise
 
 
 class HeadOutput(NamedTuple):
@@ -28,9 +29,9 @@ class ResidualHead(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.out = nn.Linear(width, outputs)
 
-    def forward(self, h: Tensor, noise: Noise | None) -> HeadOutput:
-        """Predict from h [B, n]."""
+    def forward(self, h: Tensor, noise: Noise | None, backend: Backend) -> HeadOutput:
+        """Predict from h [B, n]; the backend computes the dropout."""
         hidden = self.fc1(h).relu()
-        residual = self.fc2(dropout(hidden, self.rate, noise)) + h
+        residual = self.fc2(backend.dropout(hidden, self.rate, noise)) + h
         logit = self.out(residual)
         return HeadOutput(logit.squeeze(-1) if self.out.out_features == 1 else logit, hidden, residual)

@@ -7,31 +7,31 @@ of another shape runs kernel by kernel.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dmd.config import Config
 from dmd.data.loader import PINNING, Batch
+from dmd.kernels.block_sizes import MAX_WIDTH
+from dmd.kernels.interface import Backend
 from dmd.kernels.noise import Noise
-from dmd.kernels.stack import MAX_WIDTH
 
-if TYPE_CHECKING:
-    from dmd.training.system import TrainingSystem
-
+Terms = Callable[[Batch, Noise], dict[str, Tensor]]
+"""Loss terms {name: [G]} of a batch, of which `total` is the objective."""
 WARMUPS = 3
 """Passes, forward and backward, that are run before the capture (torch's own default)."""
 
 
-def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) -> str:
+def obstacle_to_capture(config: Config, device: torch.device, backend: Backend) -> str:
     """Why a training's passes cannot be captured; empty where they can."""
     train = config.train
     if train.cuda_graph == "off":
         return "train.cuda_graph is off"
     if device.type != "cuda":
         return f"there are no CUDA graphs on {device.type} devices"
-    if not fused:
+    if backend.name == "plain":
         return "plain kernels take dropout keys from the host (train.kernels)"
     if 2 * config.model.dim > MAX_WIDTH:
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
@@ -45,12 +45,18 @@ def obstacle_to_capture(config: Config, device: torch.device, *, fused: bool) ->
 
 
 class TensorPass(nn.Module):
-    """A system's pass over tensors alone, with every term in one tensor, of which the total alone has a gradient: each
-    output of a captured pass costs a gradient of zeros and a copy."""
+    """A pass over tensors alone, with every term in one tensor, of which the total alone has a gradient: each output
+    of a captured pass costs a gradient of zeros and a copy.
 
-    def __init__(self, system: "TrainingSystem") -> None:
+    Args:
+        compute: the pass, kernel by kernel.
+        module: whose weights it reads.
+    """
+
+    def __init__(self, compute: Terms, module: nn.Module) -> None:
         super().__init__()
-        self.system = system
+        self._compute = compute
+        self.module = module
         self.noise: Noise | None = None
         self.like: Batch | None = None
         self.shapes: dict[str, torch.Size] = {}
@@ -71,7 +77,7 @@ class TensorPass(nn.Module):
             rows=self.like.rows,
             ghosts=self.like.ghosts,
         )
-        terms = self.system.terms(batch, self.noise)
+        terms = self._compute(batch, self.noise)
         self.shapes = {name: term.shape for name, term in terms.items()}
         return torch.cat([(term if name == "total" else term.detach()).flatten() for name, term in terms.items()])
 
@@ -94,10 +100,15 @@ class TensorPass(nn.Module):
 
 
 class CapturedPass:
-    """Runs passes of a system, captured from the second one on."""
+    """Runs passes, captured from the second one on.
 
-    def __init__(self, system: "TrainingSystem") -> None:
-        self._systems = [system]  # in a list, so that no module holds itself
+    Args:
+        compute: a pass, kernel by kernel.
+        module: whose weights it reads.
+    """
+
+    def __init__(self, compute: Terms, module: nn.Module) -> None:
+        self._compute, self._module = compute, module
         self._pass: TensorPass | None = None
         self._replay: Callable[..., Any] | None = None
         self._weights: tuple[nn.Parameter, ...] = ()
@@ -109,7 +120,7 @@ class CapturedPass:
         shapes = [x.shape for x in inputs]
         assert noise.keys is not None
         if not noise.keys.known or (self._replay is not None and shapes != self._shapes):
-            return self._systems[0].terms(batch, noise)
+            return self._compute(batch, noise)
         if self._replay is None:
             self._capture(batch, noise, inputs)
         assert self._pass is not None
@@ -124,7 +135,7 @@ class CapturedPass:
         an earlier pass is alive, and a capture must not wait for that stream. So what is captured are aliases of the
         weights: tensors of the same memory that autograd has not seen.
         """
-        self._pass = TensorPass(self._systems[0])
+        self._pass = TensorPass(self._compute, self._module)
         self._pass.noise, self._pass.like = noise, batch
         self._shapes = [x.shape for x in inputs]
         device = inputs[0].device

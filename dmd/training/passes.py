@@ -16,7 +16,7 @@ import torch
 from data_shards.format.schema import DatasetInfo
 from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
-from dmd.kernels.backend import current_device
+from dmd.kernels.cards import current_device
 from dmd.modules import Modules
 from dmd.training.agreement import raised_anywhere
 from dmd.training.step import make_noise

@@ -34,15 +34,13 @@ class TrainingSystem(Modules):
             config, dims=info.dims, lengths=info.lengths, text_encoder=text_encoder, device=device, binding=True
         )
         self.keys = self.fresh_keys()
-        obstacle = obstacle_to_capture(config, device, fused=self.execution.fused)
+        obstacle = obstacle_to_capture(config, device, self.execution.backend)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
-        self._graph = None if obstacle else CapturedPass(self)
+        self._graph = None if obstacle else CapturedPass(self.terms, self)
 
     def fresh_keys(self) -> DropoutKeys | None:
-        """A table of dropout keys on the device; None on a CPU, where plain torch takes them from the host."""
-        if self.device.type == "cpu" and not self.execution.fused:
-            return None
-        return DropoutKeys(fused=self.execution.fused)
+        """A table of dropout keys on the device; None where the backend takes them from the host."""
+        return DropoutKeys() if self.execution.backend.keys_on_device else None
 
     def use_plain(self, reason: str) -> None:
         """Go on in plain torch, for a reason that run.json tells."""

@@ -1,6 +1,7 @@
 """The network: grouping by length, dropout keyed by ghost batch, masked tails, text encoders."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -9,11 +10,13 @@ from transformers import BertConfig, RobertaConfig
 
 from benchmarks.straightforward import straightforward
 from dmd.data.plan import EpochPlan
-from dmd.kernels.noise import Noise, dropout
+from dmd.kernels.cpu import CPU as ON_CPU
+from dmd.kernels.noise import Noise
+from dmd.kernels.stack import StackPlan, group_by_length
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD, ModelConfig
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, load_text_encoder, whole_mask
-from dmd.model.transformer import TransformerStack, group_by_length
+from dmd.model.transformer import TransformerStack
 
 DIMS = {"text": 9, "audio": 5, "vision": 7}
 SMALL = ModelConfig(dim=8, heads=2, levels=2, kernel_text=3, kernel_audio=1, kernel_vision=2)
@@ -40,18 +43,18 @@ def test_encoders_of_near_lengths_share_a_group(queries, groups):
 def test_a_batched_stack_equals_its_encoders_one_by_one(last_step, cross):
     """Padding inside a group changes nothing: lengths 7, 6 and 7 run together, and alone."""
     torch.manual_seed(0)
-    queries, keys = [7, 6, 7], [7, 7, 6] if cross else [7, 6, 7]
-    options = {"relu_dropout": 0.0, "res_dropout": 0.0, "embed_dropout": 0.0, "last_step": last_step}
-    stack = TransformerStack(8, 2, 3, queries=queries, keys=keys, attn_dropout=[0.0] * 3, **options).double()
-    assert len(stack.groups) == 1
+    queries, keys = (7, 6, 7), (7, 7, 6) if cross else (7, 6, 7)
+    rates = {"relu_rate": 0.0, "res_rate": 0.0, "embed_rate": 0.0, "last_step": last_step}
+    plan = StackPlan(dim=8, heads=2, levels=3, queries=queries, keys=keys, attn_rates=(0.0,) * 3, **rates)
+    stack = TransformerStack(plan).double()
+    assert len(plan.groups) == 1
     x = [torch.randn(4, t, 8, dtype=torch.float64) for t in queries]
     x[0][:, :2] = 0  # frames without content get no position
     source = [torch.randn(4, t, 8, dtype=torch.float64) for t in keys] if cross else None
     together = stack(x, source)
     for number in range(3):
-        alone = TransformerStack(
-            8, 2, 3, queries=queries[number : number + 1], keys=keys[number : number + 1], attn_dropout=[0.0], **options
-        ).double()
+        own = {"queries": queries[number : number + 1], "keys": keys[number : number + 1], "attn_rates": (0.0,)}
+        alone = TransformerStack(dataclasses.replace(plan, **own)).double()
         state = {}
         for name, tensor in stack.state_dict().items():
             inside = ".norm_" in name
@@ -76,7 +79,7 @@ def test_noise_depends_on_seed_step_and_ghost_alone():
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
 def test_dropout_keeps_the_expectation(rate):
     noise = Noise(seed=0, step=0, ghosts=range(8), ghost_size=16, device=CPU)
-    out = dropout(torch.ones(128, 4000), rate, noise)
+    out = ON_CPU.dropout(torch.ones(128, 4000), rate, noise)
     kept = out != 0
     count = out.numel()
     assert abs(float(kept.float().mean()) - (1 - rate)) < 5 * (rate * (1 - rate) / count) ** 0.5

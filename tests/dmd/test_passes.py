@@ -9,7 +9,8 @@ import torch
 from dmd.config import Config, TrainConfig
 from dmd.data.loader import PINNING
 from dmd.data.synthetic import random_batch
-from dmd.kernels.backend import KernelError, why_not_fused
+from dmd.kernels.backend import why_not_fused
+from dmd.kernels.cards import KernelError
 from dmd.training.capture import CapturedPass, TensorPass
 from dmd.training.passes import ghost_batches_at_once, settle_passes
 from dmd.training.step import make_noise, make_plan
@@ -97,7 +98,7 @@ def check_captured_pass(device: str) -> None:
     gradients = {name: p.grad.clone() for name, p in system.named_parameters()}
     system.zero_grad()
 
-    tensor_pass = TensorPass(system)
+    tensor_pass = TensorPass(system.terms, system)
     tensor_pass.noise, tensor_pass.like = noises[1], batch
     run, weights = tensor_pass.of_weights()
     aliases = [torch.nn.Parameter(weight.detach()) for weight in weights]
@@ -137,7 +138,9 @@ def test_no_thread_pins_a_batch_while_a_pass_is_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", note)
     monkeypatch.setattr(torch.Tensor, "pin_memory", note)
     noise = make_noise(batch, config, step=0, forward=0, device=torch.device("cpu"))
-    CapturedPass(system)._capture(batch, noise, (batch.text, batch.audio, batch.vision, batch.labels, batch.mask))
+    CapturedPass(system.terms, system)._capture(
+        batch, noise, (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
+    )
     batch.pin_memory()
     assert held == [True] * 6
     assert not PINNING.locked()

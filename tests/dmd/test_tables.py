@@ -190,7 +190,7 @@ def test_a_new_term_is_a_row_and_its_function(run, monkeypatch):
     assert list(after) == [*list(before)[:-1], "size", "total"]
     torch.testing.assert_close(after["size"], output.predictions["fused"].view(2, 4).square().mean(1))
     torch.testing.assert_close(after["total"], before["total"] + 0.1 * after["size"])
-    assert not Objective(ObjectiveConfig(), config, fused=True).wholly_fused, "Triton kernels do not know the term"
+    assert not Objective(ObjectiveConfig(), config).known_to_kernels, "Triton kernels do not know the term"
 
     curve = Curve(steps=np.array([1, 2]), values=np.array([0.5, 0.25]))
     record = read_run(run)
@@ -219,7 +219,7 @@ def test_a_new_head_is_what_the_network_predicts_and_a_row(run, monkeypatch, tmp
     output, labels, mask, config = small()
     terms = Objective(ObjectiveConfig(), config)(output, labels, mask)
     torch.testing.assert_close(terms["task_mean"], (output.predictions["mean"].view(2, 4) - labels).abs().mean(1))
-    assert not Objective(ObjectiveConfig(), config, fused=True).wholly_fused
+    assert not Objective(ObjectiveConfig(), config).known_to_kernels
 
     metrics = evaluated(run, tmp_path / "valid.json")
     assert list(metrics) == [*HEAD_TITLES, "mean"]

@@ -1,8 +1,8 @@
-"""An encoder layer in torch that rounds where the Triton form does under bfloat16 autocast, and nowhere else.
+"""Encoder layers in PyTorch that round where the Triton kernels do under bfloat16 autocast, and nowhere else.
 
 Operands of products, forward and backward, and queries, keys, values and the attention's output with their gradients
 are rounded to bfloat16. Sums and all the rest are of the input's type: with float64, what is left of an error against
-the plain form is what these roundings cost.
+PyTorch is what these roundings cost.
 """
 
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention import AttentionPlan
-from dmd.kernels.noise import Noise, dropout, keep_scale, kept_elements
-from dmd.model.encoder_layer import EncoderLayer, normalise, pick_steps
+from dmd.kernels.attention_plan import AttentionPlan
+from dmd.kernels.noise import Noise, keep_scale, kept_elements
+from dmd.kernels.portable import PortableBackend, normalise, pick_steps
+from dmd.kernels.stack import LayerPlan, LayerWeights
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -47,46 +48,50 @@ class Stored(torch.autograd.Function):
         return rounded(gradients[0])
 
 
-class RoundedLayer(EncoderLayer):
-    """`EncoderLayer` with rounded products."""
+class RoundedBackend(PortableBackend):
+    """PyTorch with rounded products in its encoder layers."""
 
-    def forward(
+    def layer(
         self,
         x: Tensor,
         source: Tensor | None,
+        weights: LayerWeights,
+        plan: LayerPlan,
+        *,
         members: Tensor,
-        plan: AttentionPlan,
         last: Tensor | None,
         noise: Noise | None,
-        valid: Tensor | None = None,
+        valid: Tensor | None,
     ) -> Tensor:
-        """As the plain layer, for all keys real."""
+        """As the portable layer, for all keys real."""
         assert valid is None
 
         def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = slice(None)) -> Tensor:
             return Product.apply(x, weight[members, None, rows].transpose(-1, -2)) + bias[members, None, None, rows]
 
         def norm(unit: Tensor, which: int) -> Tensor:
-            return unit * self.norm_weight[which, members, None, None] + self.norm_bias[which, members, None, None]
+            return (
+                unit * weights.norm_weight[which, members, None, None] + weights.norm_bias[which, members, None, None]
+            )
 
         dim = x.shape[-1]
         keys = norm(normalise(x) if source is None else source, 0)
         if last is not None:
             x = pick_steps(x, last)
-        query = Stored.apply(linear(norm(normalise(x), 0), self.in_proj_weight, self.in_proj_bias, slice(dim)))
-        both = Stored.apply(linear(keys, self.in_proj_weight, self.in_proj_bias, slice(dim, None)))
-        mixed = Stored.apply(attention(query, *both.chunk(2, -1), plan, noise))
-        attended = linear(mixed, self.out_proj_weight, self.out_proj_bias)
-        x = x + dropout(attended, self.res_dropout, noise, batch_dim=1)
-        hidden = linear(norm(normalise(x), 1), self.fc1_weight, self.fc1_bias).relu()
-        hidden = dropout(hidden, self.relu_dropout, noise, batch_dim=1)
-        branch = linear(hidden, self.fc2_weight, self.fc2_bias)
-        return x + dropout(branch, self.res_dropout, noise, batch_dim=1)
+        query = Stored.apply(linear(norm(normalise(x), 0), weights.in_proj_weight, weights.in_proj_bias, slice(dim)))
+        both = Stored.apply(linear(keys, weights.in_proj_weight, weights.in_proj_bias, slice(dim, None)))
+        mixed = Stored.apply(attention(query, *both.chunk(2, -1), plan.attention, noise))
+        attended = linear(mixed, weights.out_proj_weight, weights.out_proj_bias)
+        x = x + self.dropout(attended, plan.res_rate, noise, batch_dim=1)
+        hidden = linear(norm(normalise(x), 1), weights.fc1_weight, weights.fc1_bias).relu()
+        hidden = self.dropout(hidden, plan.relu_rate, noise, batch_dim=1)
+        branch = linear(hidden, weights.fc2_weight, weights.fc2_bias)
+        return x + self.dropout(branch, plan.res_rate, noise, batch_dim=1)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None) -> Tensor:
-    """As `dmd.kernels.attention.attention`, encoder by encoder."""
-    site = None if noise is None or not any(plan.rates) else noise.next_site()
+    """As `Backend.attention`, encoder by encoder."""
+    site = plan.next_site(noise)
     outs = torch.zeros_like(query)
     for e, (tq, tk) in enumerate(zip(plan.queries, plan.keys, strict=True)):
         first, end = plan.rows(e)

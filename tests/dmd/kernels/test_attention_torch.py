@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from dmd.kernels import attention_torch
-from dmd.kernels.attention import AttentionPlan, attention
+from dmd.kernels.attention_plan import AttentionPlan
+from dmd.kernels.cpu import CPU as ON_CPU
+from dmd.kernels.interface import Backend
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
+from dmd.kernels.portable import PORTABLE
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
-from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.test_whole_fused import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES
 
 CPU = torch.device("cpu")
@@ -19,7 +21,7 @@ BATCH, GHOST = 6, 3
 SHAPES = [((7, 7), (7, 7)), ((9, 6), (5, 8)), ((4,), (11,)), ((80,), (70,))]
 
 
-def results(plan: AttentionPlan, *, dropping: bool, ranges: bool) -> list[torch.Tensor]:
+def results(backend: Backend, plan: AttentionPlan, *, dropping: bool, ranges: bool) -> list[torch.Tensor]:
     """Output and gradients of query, key and value, in float64."""
     generator = torch.Generator().manual_seed(0)
     steps = (1 if plan.last_step else max(plan.queries), max(plan.keys), max(plan.keys))
@@ -29,7 +31,7 @@ def results(plan: AttentionPlan, *, dropping: bool, ranges: bool) -> list[torch.
     ]
     valid = torch.tensor([[[2, t], [0, t - 2], [3, 3], [0, t], [1, 3], [0, 1]] for t in plan.keys])
     noise = Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=GHOST, device=CPU)
-    out = attention(*parts, plan, noise if dropping else None, valid if ranges else None)
+    out = backend.attention(*parts, plan, noise if dropping else None, valid if ranges else None)
     weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), parts)]
 
@@ -42,14 +44,14 @@ def test_equal_to_the_implementation_for_cpus(monkeypatch, queries, keys, last_s
     monkeypatch.setattr(attention_torch, "BLOCK_ELEMENTS", block)
     rates = tuple(0.3 * (e % 2 == 0) for e in range(len(queries)))
     plan = AttentionPlan(heads=2, queries=queries, keys=keys, rates=rates, last_step=last_step)
-    want = results(plan, dropping=dropping, ranges=ranges)
-    for got, right in zip(results(replace(plan, whole=True), dropping=dropping, ranges=ranges), want, strict=True):
+    want = results(ON_CPU, plan, dropping=dropping, ranges=ranges)
+    for got, right in zip(results(PORTABLE, plan, dropping=dropping, ranges=ranges), want, strict=True):
         torch.testing.assert_close(got, right, rtol=0, atol=1e-12)
 
 
 def test_a_row_without_keys_is_zero_and_passes_no_gradient():
-    plan = AttentionPlan(heads=2, queries=(6,), keys=(6,), rates=(0.0,), whole=True)
-    out, *gradients = results(plan, dropping=False, ranges=True)
+    plan = AttentionPlan(heads=2, queries=(6,), keys=(6,), rates=(0.0,))
+    out, *gradients = results(PORTABLE, plan, dropping=False, ranges=True)
     assert all(bool(x.isfinite().all()) for x in (out, *gradients))
     assert all(float(x[:, 2].abs().max()) == 0 for x in (out, *gradients))  # sample 2 has no real frame
 
@@ -57,19 +59,12 @@ def test_a_row_without_keys_is_zero_and_passes_no_gradient():
 def test_memory_is_bounded_by_blocks(monkeypatch):
     """Backward computes the matrices again instead of keeping them."""
     monkeypatch.setattr(attention_torch, "BLOCK_ELEMENTS", 2 * 40 * 40)
-    plan = AttentionPlan(heads=2, queries=(40,), keys=(40,), rates=(0.0,), whole=True)
+    plan = AttentionPlan(heads=2, queries=(40,), keys=(40,), rates=(0.0,))
     kept: list[int] = []
     parts = [torch.randn(1, 32, 40, 8, requires_grad=True) for _ in range(3)]
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        attention(*parts, plan, None)
+        PORTABLE.attention(*parts, plan)
     assert max(kept, default=0) < 32 * 2 * 40 * 40
-
-
-def set_whole(model: DMD) -> None:
-    """Run a model's encoders on a CPU as a GPU without Triton runs them."""
-    for stack in model.modules():
-        if isinstance(stack, TransformerStack):
-            stack.plans = [replace(plan, whole=True) for plan in stack.plans]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -77,12 +72,10 @@ def test_a_whole_model_with_every_dropout(masked):
     """Terms and gradients, with dropout keys from the device's table and from the host."""
     config = replace(MODEL, masked_padding=masked)
     found = []
-    for whole, keys in ((False, None), (True, None), (True, DropoutKeys(fused=False))):
+    for backend, keys in ((ON_CPU, None), (PORTABLE, None), (PORTABLE, DropoutKeys())):
         torch.manual_seed(0)
-        model = DMD(config, SIZES, LENGTHS).double()
+        model = DMD(config, SIZES, LENGTHS, backend=backend).double()
         objective = Objective(ObjectiveConfig(), config).double()
-        if whole:
-            set_whole(model)
         parts = [torch.randn(GHOSTS * SAMPLES, LENGTHS[m], SIZES[m], dtype=torch.float64) for m in SIZES]
         labels = torch.arange(GHOSTS * SAMPLES, dtype=torch.float64).view(GHOSTS, SAMPLES)
         if keys is not None:  # a pass that tells the table's call sites

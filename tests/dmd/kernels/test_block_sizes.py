@@ -2,9 +2,8 @@
 
 import pytest
 
-from dmd.kernels.block_sizes import MAX_HEAD, attention_sizes, padded, row_sizes
-from dmd.kernels.stack import MAX_WIDTH
-from dmd.model.transformer import TransformerStack
+from dmd.kernels.block_sizes import MAX_HEAD, MAX_WIDTH, attention_sizes, padded, row_sizes
+from dmd.kernels.stack import StackPlan
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -31,18 +30,20 @@ def test_tiles_are_no_larger_than_the_sequences():
     "dim, heads, whole, attends", [(256, 1, True, True), (320, 2, False, True), (320, 1, False, False)]
 )
 def test_what_is_too_wide_runs_in_plain_torch(dim, heads, whole, attends):
-    stack = TransformerStack(
-        dim,
-        heads,
-        1,
+    from dmd.kernels.triton_backend import TRITON, holds_head, holds_stack
+
+    plan = StackPlan(
+        dim=dim,
+        heads=heads,
+        levels=1,
         queries=(4,),
         keys=(4,),
-        attn_dropout=[0.0],
-        relu_dropout=0.0,
-        res_dropout=0.0,
-        embed_dropout=0.0,
+        attn_rates=(0.0,),
+        relu_rate=0.0,
+        res_rate=0.0,
+        embed_rate=0.0,
         last_step=False,
-        fused=True,
     )
-    assert (stack.fused_plan is not None) is whole
-    assert [plan.fused for plan in stack.plans] == [attends]
+    assert holds_stack(plan) is whole
+    assert ("table" in TRITON.tables(plan)) is whole
+    assert holds_head(dim // heads) is attends

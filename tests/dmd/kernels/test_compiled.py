@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dmd.kernels.backend import why_not_fused
+from dmd.kernels.stack import StackPlan
 from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.without_card import without_card
 
@@ -16,20 +17,21 @@ from tests.dmd.kernels.without_card import without_card
 def run_stack(capability: int, *, dim: int, heads: int, half: bool, last: bool, limit: int | None = None) -> Any:
     """Launch a stack forward and backward; gives the driver."""
     from benchmarks.offline_driver import offline
+    from dmd.kernels.triton_backend import TRITON
 
-    stack = TransformerStack(
-        dim,
-        heads,
-        1,
+    plan = StackPlan(
+        dim=dim,
+        heads=heads,
+        levels=1,
         queries=(46, 50),
         keys=(46, 50),
-        attn_dropout=[0.3, 0.0],
-        relu_dropout=0.1,
-        res_dropout=0.1,
-        embed_dropout=0.0,
+        attn_rates=(0.3, 0.0),
+        relu_rate=0.1,
+        res_rate=0.1,
+        embed_rate=0.0,
         last_step=last,
-        fused=True,
     )
+    stack = TransformerStack(plan, TRITON)
     x = [torch.zeros(16, steps, dim) for steps in (46, 50)]
     with offline(capability, cached=False, limit=limit) as driver:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):

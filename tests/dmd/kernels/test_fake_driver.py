@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from dmd.kernels.attention import AttentionPlan, attention
-from dmd.kernels.backend import KernelError, float32_products
+from dmd.kernels.attention_plan import AttentionPlan
+from dmd.kernels.backend import float32_products
+from dmd.kernels.cards import KernelError
 from dmd.kernels.keys import DropoutKeys
 from dmd.kernels.noise import Noise
+from dmd.kernels.stack import StackPlan
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
 from dmd.model.transformer import TransformerStack
@@ -62,6 +64,7 @@ def check_launch(launch: Any) -> None:
 def check_step() -> None:
     """A whole pass with its objective, forward and backward."""
     from benchmarks.offline_driver import offline
+    from dmd.kernels.triton_backend import TRITON
 
     launched: set[str] = set()
 
@@ -69,7 +72,7 @@ def check_step() -> None:
         check_launch(launch)
         launched.add(launch.kernel.name)
 
-    model, objective = DMD(MODEL, SIZES, LENGTHS, fused=True), Objective(ObjectiveConfig(), MODEL, fused=True)
+    model, objective = DMD(MODEL, SIZES, LENGTHS, backend=TRITON), Objective(ObjectiveConfig(), MODEL, backend=TRITON)
     parts = [torch.zeros(GHOSTS * SAMPLES, LENGTHS[m], SIZES[m]) for m in SIZES]
     labels = torch.zeros(GHOSTS, SAMPLES)
     cpu = torch.device("cpu")
@@ -85,13 +88,14 @@ def check_grids() -> None:
     """More samples times heads, and more time steps, than CUDA has programs along y."""
     from benchmarks.offline_driver import offline
     from dmd.kernels.decoupling_fused import BLOCK, FusedDecoupling
+    from dmd.kernels.triton_backend import TRITON
 
     grids: list[tuple[int, int, int]] = []
     samples, blocks = 70_000, 65_536
     with offline(LEAST, on_launch=lambda launch: grids.append(launch.grid)):
-        plan = AttentionPlan(heads=2, queries=(1,), keys=(1,), rates=(0.0,), fused=True)
+        plan = AttentionPlan(heads=2, queries=(1,), keys=(1,), rates=(0.0,))
         parts = [torch.zeros(1, samples, 1, 8, requires_grad=True) for _ in range(3)]
-        attention(*parts, plan, None).sum().backward()
+        TRITON.attention(*parts, plan).sum().backward()
         assert grids == [(2 * samples, 1, 1)] * 3
         grids.clear()
         features = [torch.zeros(1, blocks * BLOCK // 8, 8, requires_grad=True) for _ in range(5)]
@@ -104,11 +108,12 @@ def check_refusals() -> None:
     from benchmarks.offline_driver import offline
     from dmd.kernels.launching import launch
     from dmd.kernels.stack_triton import norm
+    from dmd.kernels.triton_backend import TRITON
 
     x = torch.zeros(1, 2, 16, 64)
-    plan = AttentionPlan(heads=1, queries=(16,), keys=(16,), rates=(0.0,), fused=True)
+    plan = AttentionPlan(heads=1, queries=(16,), keys=(16,), rates=(0.0,))
     with offline(LEAST, limit=1024), pytest.raises(KernelError, match="bytes of shared memory, and 1024 is") as caught:
-        attention(x, x, x, plan, None)
+        TRITON.attention(x, x, x, plan)
     assert caught.value.kernel == "attention_triton.forward"
     assert caught.value.device == "cpu"
     assert "it needs " in caught.value.reason
@@ -130,7 +135,7 @@ def check_refusals() -> None:
         (RuntimeError("Triton Error [CUDA]: out of memory"), torch.OutOfMemoryError),
     ):
         with offline(LEAST, on_launch=fails(error)), pytest.raises((RuntimeError, TypeError)) as caught:
-            attention(x, x, x, plan, None)
+            TRITON.attention(x, x, x, plan)
         assert type(caught.value) is expected, (error, caught.value)
     with offline(LEAST), pytest.raises(TypeError):
         launch(norm, (1,), x)
@@ -141,22 +146,23 @@ def check_refusals() -> None:
 def check_tf32() -> None:
     """Float32 products are TF32 where torch's are in the forward pass, and then in its backward pass too."""
     from benchmarks.offline_driver import offline
+    from dmd.kernels.triton_backend import TRITON
 
     found = {}
     for tf32 in (False, True):
-        stack = TransformerStack(
-            16,
-            1,
-            1,
+        plan = StackPlan(
+            dim=16,
+            heads=1,
+            levels=1,
             queries=(20,),
             keys=(20,),
-            attn_dropout=[0.0],
-            relu_dropout=0.0,
-            res_dropout=0.0,
-            embed_dropout=0.0,
+            attn_rates=(0.0,),
+            relu_rate=0.0,
+            res_rate=0.0,
+            embed_rate=0.0,
             last_step=False,
-            fused=True,
         )
+        stack = TransformerStack(plan, TRITON)
         with offline(LEAST) as driver:
             with float32_products(tf32=tf32):
                 (out,) = stack([torch.zeros(2, 20, 16)])

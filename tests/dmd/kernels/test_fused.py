@@ -11,8 +11,10 @@ from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 
 def check_attention(device: str, dtype_name: str = "float32", full_size: bool = False) -> None:
     """Lengths, head widths, one step or all, dropout or none; the same elements are dropped in both forms."""
-    from dmd.kernels.attention import AttentionPlan, attention
+    from dmd.kernels.attention_plan import AttentionPlan
+    from dmd.kernels.cpu import CPU
     from dmd.kernels.noise import Noise
+    from dmd.kernels.triton_backend import TRITON
 
     dtype = getattr(torch, dtype_name)
     cases = (
@@ -37,20 +39,18 @@ def check_attention(device: str, dtype_name: str = "float32", full_size: bool = 
         for last_step in (False, True):
             for dropping in (False, True):
                 results = []
-                for fused, kind in ((True, dtype), (False, torch.float64)):
+                for backend, kind in ((TRITON, dtype), (CPU, torch.float64)):
                     rates = tuple(0.3 * (e % 2 == 0) for e in range(len(queries)))
-                    plan = AttentionPlan(
-                        heads=heads, queries=queries, keys=keys, rates=rates, last_step=last_step, fused=fused
-                    )
+                    plan = AttentionPlan(heads=heads, queries=queries, keys=keys, rates=rates, last_step=last_step)
                     torch.manual_seed(0)
                     steps = (1 if last_step else max(queries), max(keys), max(keys))
-                    place = torch.device(device if fused else "cpu")
+                    place = torch.device(device if backend is TRITON else "cpu")
                     parts = [
                         torch.randn(len(queries), batch, t, heads * width).to(dtype).to(kind).to(place).requires_grad_()
                         for t in steps
                     ]
                     noise = Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=batch // 2, device=place)
-                    out = attention(*parts, plan, noise if dropping else None)
+                    out = backend.attention(*parts, plan, noise if dropping else None)
                     valid = torch.cat([out[e, :, : 1 if last_step else t].flatten() for e, t in enumerate(queries)])
                     weight = torch.linspace(-1, 1, len(valid), dtype=torch.float64).to(valid)
                     (valid * weight).sum().backward()
@@ -62,6 +62,7 @@ def check_attention(device: str, dtype_name: str = "float32", full_size: bool = 
 
 def check_margin(device: str) -> None:
     """Ghost batches with masked samples, equal labels only, no pair at all, zero rows."""
+    from dmd.kernels.triton_backend import TRITON
     from dmd.losses.margin import margin_loss
 
     for ghosts, size, dim, kind in (
@@ -82,7 +83,7 @@ def check_margin(device: str) -> None:
         upstream = torch.arange(1.0, ghosts + 1)
         got = features.to(device, copy=True).requires_grad_()
         want = features.double().requires_grad_()
-        fused = margin_loss(got, labels.to(device), mask.to(device), fused=True)
+        fused = margin_loss(got, labels.to(device), mask.to(device), kernels=TRITON.losses)
         plain = margin_loss(want, labels.double(), mask.double())
         (fused * upstream.to(device)).sum().backward()
         (plain * upstream.double()).sum().backward()
@@ -92,15 +93,16 @@ def check_margin(device: str) -> None:
 
 def check_parity(device: str, setting: str) -> None:
     """The golden batch through the fused forms: every loss term and every gradient as in plain torch."""
+    from dmd.kernels.triton_backend import TRITON
     from dmd.losses import Objective, ObjectiveConfig
     from dmd.model import DMD
     from tests.support.golden import Golden
 
     golden = Golden(setting)
     plain, plain_losses = golden.build()
-    fused = DMD(golden.model_config(), golden.settings["feature_dims"], golden.settings["seq_lens"], fused=True)
+    fused = DMD(golden.model_config(), golden.settings["feature_dims"], golden.settings["seq_lens"], backend=TRITON)
     fused.load_state_dict(plain.state_dict())
-    losses = Objective(ObjectiveConfig(), golden.model_config(), fused=True)
+    losses = Objective(ObjectiveConfig(), golden.model_config(), backend=TRITON)
     losses.load_state_dict(plain_losses.state_dict())
     found = []
     for model, objective, place in ((plain, plain_losses, "cpu"), (fused.to(device), losses.to(device), device)):

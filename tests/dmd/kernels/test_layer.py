@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dmd.kernels import layer_plain
-from dmd.kernels.attention import AttentionPlan
+from dmd.kernels.attention_plan import AttentionPlan
 from dmd.kernels.layer_chunk import Masks, Weights
 from dmd.kernels.layer_plain import plain_layer
 from dmd.kernels.noise import Noise

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dmd.kernels.cpu import CPU
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.objective import MOST_SAMPLES
 from dmd.model.config import MODALITIES, ModelConfig
@@ -58,16 +59,18 @@ def check_objective(device: str, dtype: str, kinds: tuple, sizes: tuple, options
     A gradient may be as far from float64 as that of plain torch in float32: where one sample alone is valid, the
     cosines of single numbers have gradients that are nothing but what cancellation leaves.
     """
+    from dmd.kernels.triton_backend import TRITON
+
     ghosts, samples, dim = sizes
     model = replace(ModelConfig(), dim=dim, heads=1, gd_size_homo=5 if dim < 20 else 64)
     for kind in kinds:
         for option in options:
             leaves, labels, mask = make(kind, ghosts, samples, dim, dtype)
             found = []
-            for fused, form in ((True, None), (False, torch.float64), (False, torch.float32)):
-                place = torch.device(device if fused else "cpu")
+            for backend, form in ((TRITON, None), (CPU, torch.float64), (CPU, torch.float32)):
+                place = torch.device(device if backend is TRITON else "cpu")
                 torch.manual_seed(1)
-                objective = Objective(ObjectiveConfig(**option), model, fused=fused).to(place, form)
+                objective = Objective(ObjectiveConfig(**option), model, backend=backend).to(place, form)
                 own = [x.detach().to(place, form).requires_grad_() for x in leaves]
                 truth = labels.to(place, form)
                 terms = objective(output(own), truth, mask.to(truth))
@@ -92,12 +95,14 @@ def check_objective(device: str, dtype: str, kinds: tuple, sizes: tuple, options
 
 def test_large_ghost_batches_take_plain_torch():
     """Not even the interpreter is there."""
+    from dmd.kernels.triton_backend import TRITON
+
     leaves, labels, mask = make("mixed", 1, MOST_SAMPLES + 1, 6, "float32")
     model = replace(ModelConfig(), dim=6, heads=1, gd_size_homo=5)
     found = []
-    for fused in (True, False):
+    for backend in (TRITON, CPU):
         torch.manual_seed(1)
-        found.append(Objective(ObjectiveConfig(), model, fused=fused)(output(leaves), labels, mask))
+        found.append(Objective(ObjectiveConfig(), model, backend=backend)(output(leaves), labels, mask))
     assert all(torch.equal(found[0][name], term) for name, term in found[1].items())
 
 

@@ -6,10 +6,12 @@ from statistics import median
 import pytest
 import torch
 
+from dmd.kernels.cpu import CPU
 from dmd.kernels.noise import Noise
+from dmd.kernels.stack import StackPlan
 from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
-from tests.dmd.kernels.rounded import RoundedLayer
+from tests.dmd.kernels.rounded import RoundedBackend
 
 
 def shapes(**given: object) -> dict:
@@ -41,25 +43,25 @@ RATES = {"attention": 0.3, "relu": 0.2, "res": 0.1, "embed": 0.2}
 
 
 def build(case: dict, form: str, rates: dict, seed: int) -> TransformerStack:
+    from dmd.kernels.triton_backend import TRITON
+
     torch.manual_seed(seed)
     queries = case["queries"]
-    stack = TransformerStack(
-        case["dim"],
-        case["heads"],
-        case.get("levels", 2),
+    plan = StackPlan(
+        dim=case["dim"],
+        heads=case["heads"],
+        levels=case.get("levels", 2),
         queries=queries,
         keys=case.get("keys", queries),
-        attn_dropout=[rates["attention"] * (e % 2 == 0) for e in range(len(queries))],
-        relu_dropout=rates["relu"],
-        res_dropout=rates["res"],
-        embed_dropout=rates["embed"],
+        attn_rates=tuple(rates["attention"] * (e % 2 == 0) for e in range(len(queries))),
+        relu_rate=rates["relu"],
+        res_rate=rates["res"],
+        embed_rate=rates["embed"],
         last_step=case["last_step"],
-        fused=form == "fused",
     )
+    stack = TransformerStack(plan, {"plain": CPU, "fused": TRITON, "rounded": RoundedBackend()}[form])
     for parameter in stack.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    for layer in stack.layers if form == "rounded" else ():
-        layer.__class__ = RoundedLayer
     return stack
 
 

@@ -9,7 +9,8 @@ import torch
 from dmd.config import Config, TrainConfig
 from dmd.data.loader import Batch
 from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise, dropout
+from dmd.kernels.noise import Noise
+from dmd.kernels.portable import PORTABLE
 from dmd.model.config import ModelConfig
 from dmd.training.capture import obstacle_to_capture
 from dmd.training.step import make_noise
@@ -112,13 +113,15 @@ def check_masked_padding(device: str) -> None:
 
 def check_dropout(device: str) -> None:
     """Any axis of samples: the plain form's elements, forward and backward."""
+    from dmd.kernels.triton_backend import TRITON
+
     place = torch.device(device)
     for shape, batch_dim in (((4, 3, 5), 0), ((2, 4, 7), 1), ((6, 1), 0)):
         results = []
-        for keys in (DropoutKeys(), None):
+        for backend, keys in ((TRITON, DropoutKeys()), (PORTABLE, None)):
             noise = Noise(seed=1, step=2, ghosts=[3, 5], ghost_size=shape[batch_dim] // 2, device=place, keys=keys)
             x = torch.linspace(1, 2, torch.Size(shape).numel(), device=place).view(shape).requires_grad_()
-            out = dropout(x, 0.4, noise, batch_dim=batch_dim)
+            out = backend.dropout(x, 0.4, noise, batch_dim=batch_dim)
             out.square().sum().backward()
             results.append((out.detach(), x.grad))
         for got, want in zip(*results, strict=True):
@@ -224,7 +227,9 @@ def test_a_pass_does_not_wait_for_the_device(graph):
 
 
 def test_what_cannot_be_captured_says_why():
+    from dmd.kernels.triton_backend import TRITON
+
     assert make_system("plain", "cpu", cuda_graph="off")[0].captured == "no: train.cuda_graph is off"
     wide = replace(Config(), model=replace(MODEL, dim=130), train=TrainConfig(cuda_graph="auto"))
-    assert "260 channels" in obstacle_to_capture(wide, torch.device("cuda"), fused=True)
+    assert "260 channels" in obstacle_to_capture(wide, torch.device("cuda"), TRITON)
     assert make_system("plain", "cpu", cuda_graph="auto")[0].captured == "no: there are no CUDA graphs on cpu devices"
