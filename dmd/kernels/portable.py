@@ -5,6 +5,7 @@ Encoders of near lengths run as one batch, padded to the longest.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from dmd.kernels.stack import EncoderStack, LayerPlan, LayerWeights, StackPlan
 class PortableBackend(Backend):
     """Single PyTorch operations; other backends take from it what they have nothing better for."""
 
-    name = "plain"
+    name: Literal["fused", "plain"] = "plain"
     keys_on_device = True
     losses: LossKernels | None = None
 
