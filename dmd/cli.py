@@ -6,6 +6,7 @@ Each floor declares its subcommands in setup.cfg (entry-point group `dmd.command
 
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 
 from data_shards.durable import Unreadable
@@ -34,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else USER_ERROR
     name, *rest = argv
     if name not in commands:
-        print(f"dmd: error: unknown command {name!r}; known: {', '.join(commands)}", file=sys.stderr)
+        nearest = "".join(f" (did you mean {near}?)" for near in get_close_matches(name, commands, n=1))
+        known = ", ".join(commands)
+        print(f"dmd: error: unknown command {name!r}{nearest}; known: {known}", file=sys.stderr)
         return USER_ERROR
     try:
         return call(name, commands[name].load(), rest)

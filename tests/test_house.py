@@ -142,7 +142,7 @@ def test_commands_say_what_their_parsers_say(command, parser):
 def test_unknown_commands():
     result = subprocess.run([sys.executable, "-m", "dmd.cli", "trian"], capture_output=True, text=True)
     assert result.returncode == 2
-    assert "unknown command 'trian'" in result.stderr
+    assert "unknown command 'trian' (did you mean train?); known: " in result.stderr
 
 
 def test_no_test_imports_another():

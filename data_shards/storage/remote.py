@@ -161,7 +161,7 @@ class Remote:
                 status = getattr(error, "status", None)
                 if isinstance(error, FileNotFoundError) or status in (404, 410):
                     raise ValueError(f"{where} is not there") from error
-                if isinstance(error, PermissionError) or status in (401, 403):
+                if isinstance(error, PermissionError | _without_credentials()) or status in (401, 403):
                     raise ValueError(f"{where}: access denied ({reason}); check the credentials") from error
                 if not isinstance(error, _transient()):
                     raise ValueError(f"{where}: {reason}") from error
@@ -201,6 +201,12 @@ def _behind(error: BaseException) -> BaseException:
     known = (ValueError, asyncio.TimeoutError, *([aiohttp.ClientError] if aiohttp else []))
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
     return cause if isinstance(cause, known) else error
+
+
+def _without_credentials() -> type[BaseException]:
+    """What botocore raises where no credentials were found: no request was made, and another one would not be."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return botocore.NoCredentialsError if botocore else PermissionError
 
 
 def _transient() -> tuple[type[BaseException], ...]:
