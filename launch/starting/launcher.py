@@ -110,7 +110,9 @@ class Launcher:
         found, killed = cause(endings), SIGNALLED + signal.SIGKILL
         if self._kills and found.code in (LOST, killed):
             return Ending(code=killed, message="asked to stop again: the ranks were killed; the same command continues")
-        if abandoned and not self._asked and found.code in (0, STOPPED):
+        # A launcher that lives passes on the exit code of ranks that have stopped; they may have ended before the look.
+        died = abandoned or (found.code == STOPPED and code <= 0)
+        if died and not self._asked and found.code in (0, STOPPED):
             return Ending(code=LOST, message="the launcher has died; the same command continues")
         return found
 

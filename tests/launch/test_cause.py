@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from launch.exit_codes import weight
 
 from dmd.exit_codes import weight
 from dmd.training.epoch_report import Outcome
 from dmd.training.faults import fault_point
 from launch.network.ports import free_port
 from launch.starting.collect import InMemory
+from launch.starting.launcher import Launcher
+from launch.starting.reach import Local
 from launch.supervision.channels import Channels
 from launch.supervision.ending import REPORTS, Ending, cause, read_report, report_line
 from launch.supervision.peers import Peers
@@ -151,3 +154,12 @@ def test_a_report_among_lines_of_several_hosts():
     assert read_report(f"node-1: {line}\n") == (3, ending)
     for other in ("step 3: loss 2", line.replace("3", "x", 1), line[:-1], "dmd rank ended: 3 []"):
         assert read_report(other) is None
+
+
+@pytest.mark.parametrize(("code", "told"), [(0, 69), (75, 75)])
+def test_ranks_that_have_stopped_before_the_wrapper_looks(code, told):
+    """DeepSpeed's runner ends with 0 where its launcher was killed, else with the exit code of the ranks."""
+    reports = InMemory()
+    line = report_line(0, Ending(code=75, message="stopped", origin=0))
+    command = ["sh", "-c", 'echo "$1" > "$2"; exit "$3"', "sh", line, reports.where, str(code)]
+    assert Launcher(Local(), reports, range(1), patience=1).run(command, os.environ).code == told
