@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from launch.exit_codes import weight
 
 from dmd.exit_codes import weight
 from dmd.training.epoch_report import Outcome
