@@ -17,6 +17,7 @@ from dmd.cli import main
 from dmd.config import DataConfig
 from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
+from tests.support.trained import make_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
 SMALL = ["model.dim=8", "model.heads=2", "model.levels=1"]
@@ -33,15 +34,10 @@ def done(*arguments: str | Path) -> str:
     return result.stdout
 
 
-def shard(path: Path, *options: str) -> Path:
-    assert main(["shard", "--synthetic", str(path), *options]) == 0
-    return path
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "shards"
-    return shard(path, "--samples", "280", "--samples-per-shard", "64")
+    return make_shards(path, 280, "--samples-per-shard", "64")
 
 
 def losses(run: Path) -> list[float]:
@@ -104,7 +100,7 @@ def test_a_run_directory_holds_everything_about_a_run(runs):
 @pytest.mark.parametrize("samples", [280, 400])
 def test_a_two_rank_epoch_consumes_every_sample_once(samples, tmp_path):
     """Train splits that the ghost batches divide (or not), read through the loader of each rank, with workers."""
-    shard(tmp_path / "shards", "--samples", str(samples), "--samples-per-shard", "50")
+    make_shards(tmp_path / "shards", samples, "--samples-per-shard", "50")
     with ShardReader(tmp_path / "shards") as reader:
         total = reader.index.num_samples("train")
         consumed: list[str] = []
@@ -152,13 +148,13 @@ def test_train_refuses_before_it_writes(shards, runs, tmp_path, capsys):
 
 
 def test_train_refuses_other_data_and_missing_splits(shards, runs, tmp_path, capsys):
-    shard(tmp_path / "other", "--samples", "280", "--seed", "7")
+    make_shards(tmp_path / "other", 280, "--seed", "7")
     again = ("train", "--data", tmp_path / "other", "--run", runs["one"], *SMALL, *NO_DROPOUT)
     refused(capsys, again, "data generation")
     refused(capsys, ("evaluate", tmp_path), "no readable run.json")
     refused(capsys, ("evaluate", tmp_path / "gone"), "there is no run directory")
     refused(capsys, ("evaluate", runs["one"], "--data", tmp_path / "gone"), "gone")
-    shard(tmp_path / "tokens", "--samples", "50", "--text-kind", "tokens")
+    make_shards(tmp_path / "tokens", 50, "--text-kind", "tokens")
     refused(capsys, ("evaluate", runs["one"], "--data", tmp_path / "tokens"), "text_kind")
     refused(
         capsys,

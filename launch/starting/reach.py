@@ -91,10 +91,10 @@ class Remote:
         return []
 
 
-def check_ssh(hosts: list[str], port: int | None) -> None:
-    """Raise ValueError unless ssh gets into every host without a question. DeepSpeed asks the first one alone."""
-    own_port = [] if port is None else ["-p", str(port)]
-    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}", *own_port]
+def check_ssh(hosts: list[str], arguments: list[str]) -> None:
+    """Raise ValueError unless ssh, with these arguments, gets into every host without a question. DeepSpeed asks the
+    first one alone."""
+    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}", *arguments]
     asked = {
         host: subprocess.Popen(
             [*command, host, "true"],

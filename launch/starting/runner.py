@@ -80,6 +80,9 @@ def run_launcher(
     assert layout.hosts is not None
     environment["PYTHONPATH"] = _python_path(environment)
     there, command = FromStderr(), launcher_command(layout, arguments)
+    port = "" if layout.ssh_port is None else f" -p {layout.ssh_port}"
+    ssh_arguments = environment.get("PDSH_SSH_ARGS_APPEND", "") + port
+    check_ssh(list(layout.hosts.slots), shlex.split(ssh_arguments))
     chosen = forwarded(environment) | {name: environment[name] for name in (DATA,) if name in environment}
     private = {name: value for name, value in chosen.items() if is_private(name, value)}
     environment = {name: value for name, value in environment.items() if name not in private}
@@ -91,9 +94,7 @@ def run_launcher(
         carried = {**forwarded(environment), **token, REPORTS: there.where}
         file.writelines(f"{name}={value}\n" for name, value in carried.items())
         file.flush()
-        port = "" if layout.ssh_port is None else f" -p {layout.ssh_port}"
-        check_ssh(list(layout.hosts.slots), layout.ssh_port)
-        ssh = {**environment, "PDSH_SSH_ARGS_APPEND": environment.get("PDSH_SSH_ARGS_APPEND", "") + port}
+        ssh = {**environment, "PDSH_SSH_ARGS_APPEND": ssh_arguments}
         launcher = Launcher(Remote(list(layout.hosts.slots), run, ssh), there, layout.rank_numbers, patience)
         # DeepSpeed writes its own working directory, as it is, into the remote command.
         start = os.getcwd() if shlex.quote(os.getcwd()) == os.getcwd() else "/"

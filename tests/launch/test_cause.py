@@ -10,6 +10,8 @@ import sys
 import tempfile
 import threading
 from datetime import timedelta
+from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -43,9 +45,10 @@ LOST, STOPPED = 69, 75
 TIMEOUT = timedelta(seconds=60)
 
 
-def _work(peers: Peers, standing: Standing) -> Outcome:
+def _work(met: Barrier, peers: Peers, standing: Standing) -> Outcome:
     torch.set_num_threads(1)
     peers.connect(TIMEOUT)
+    met.wait(TIMEOUT.total_seconds())  # a rank that leaves before others have come tells them nothing
     fault_point("connected")
     if os.environ["DMD_FAULT"].endswith(f"connected@1@{os.environ['RANK']}"):
         threading.Event().wait()  # as in a wait for hosts that are not there
@@ -60,14 +63,14 @@ def _work(peers: Peers, standing: Standing) -> Outcome:
     return Outcome(step=0, epoch=0, first_step=0, best_step=-1, best_loss=0, stopped=False, finished_before=False)
 
 
-def _rank(environment: dict[str, str], log: str) -> None:
+def _rank(environment: dict[str, str], log: str, met: Barrier) -> None:
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
 
     def train(stop: StopRequest, channels: Channels) -> int:
-        run_rank(_work, channels)
+        run_rank(partial(_work, met), channels)
         return 0
 
     sys.exit(supervise(train))
@@ -76,6 +79,7 @@ def _rank(environment: dict[str, str], log: str) -> None:
 def end(folder: Path, ranks: int, fault: str) -> tuple[list[int | None], dict[int, Ending], str]:
     """Exit codes and endings of ranks that a fault ends, and what they printed."""
     log, port, reports, processes = tempfile.mkstemp(dir=folder)[1], str(free_port()), InMemory(), []
+    met = forks.Barrier(ranks)
     for rank in range(ranks):
         environment = {
             "RANK": str(rank),
@@ -89,7 +93,7 @@ def end(folder: Path, ranks: int, fault: str) -> tuple[list[int | None], dict[in
             REPORTS: reports.where,
             WRAPPER: str(os.getpid()),
         }
-        processes.append(forks.Process(target=_rank, args=(environment, log)))
+        processes.append(forks.Process(target=_rank, args=(environment, log, met)))
     for process in processes:
         process.start()
     for process in processes:

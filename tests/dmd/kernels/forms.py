@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from importlib import import_module
@@ -16,10 +17,24 @@ TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2}
 on_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 
 
+def other_process(prepare: Callable[[], None]) -> ProcessPoolExecutor:
+    """A process of its own for checks, which `prepare` makes ready before any kernel is defined."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare)
+
+
+def run_check(process: ProcessPoolExecutor, module: str, check: str, *arguments: object) -> None:
+    """Run a check of a module there; what it raises is raised here."""
+    process.submit(_check, module, check, arguments).result()
+
+
+def _check(module: str, check: str, arguments: tuple[object, ...]) -> None:
+    getattr(import_module(module), check)(*arguments)
+
+
 @lru_cache
 def _interpreter() -> ProcessPoolExecutor:
     """One process for all checks: to import everything takes longer than most of them."""
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_interpret)
+    return other_process(_interpret)
 
 
 def _interpret() -> None:
@@ -31,16 +46,12 @@ def _interpret() -> None:
     repair_bfloat16()
 
 
-def _check(module: str, check: str, arguments: tuple[object, ...]) -> None:
-    getattr(import_module(module), check)(*arguments)
-
-
 def interpreted(module: str, check: str, *arguments: object) -> None:
     """Run a check on the CPU, with the kernels interpreted.
 
     Memory is not-a-number until it is written, so that what no kernel wrote is not read either.
     """
-    _interpreter().submit(_check, module, check, ("cpu", *arguments)).result()
+    run_check(_interpreter(), module, check, "cpu", *arguments)
 
 
 def repair_bfloat16() -> None:

@@ -4,15 +4,16 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from importlib import import_module
-from multiprocessing import get_context
 
 import torch
+
+from tests.dmd.kernels.forms import other_process, run_check
 
 
 @lru_cache
 def _compiler() -> ProcessPoolExecutor:
     """One process for all checks: to import everything takes longer than most of them."""
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare)
+    return other_process(_prepare)
 
 
 def _prepare() -> None:
@@ -22,10 +23,6 @@ def _prepare() -> None:
     import_module("benchmarks.offline_driver")
 
 
-def _check(module: str, check: str, arguments: tuple[object, ...]) -> None:
-    getattr(import_module(module), check)(*arguments)
-
-
 def without_card(module: str, check: str, *arguments: object) -> None:
     """Run a check of a module."""
-    _compiler().submit(_check, module, check, arguments).result()
+    run_check(_compiler(), module, check, *arguments)
