@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig
 
+from dmd.kernels.cpu import CpuBackend
 from dmd.kernels.noise import Noise
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
@@ -55,20 +56,19 @@ def test_steps_that_are_padded_behind_change_no_encoder():
 
 def test_steps_that_are_padded_in_front_are_not_seen():
     """Zero frames in front and a sample's other modality: only the real steps of the source reach the target."""
-    network, sample = build(MASKED, 9), inputs(2, 9)
+    network, sample, seen = build(MASKED, 9), inputs(2, 9), []
     for array in sample.values():
         array[:, :5] = 0
-    real, seen = torch.zeros(2, 9, dtype=torch.bool), {}
-    real[:, 5:] = True
 
-    def note(module: torch.nn.Module, arguments: tuple[object, ...], options: dict[str, object]) -> None:
-        seen[id(module)] = options["valid"]
+    class Recorder(CpuBackend):
+        def encode(self, *arguments, valid, **options):
+            seen.append(valid)
+            return super().encode(*arguments, valid=valid, **options)
 
-    for stack in (network.shared_encoders, network.crossmodal_encoders, network.memory_encoders):
-        stack.register_forward_pre_hook(note, with_kwargs=True)
+    network.use(Recorder())
     masked = network(**sample).predictions
-    assert len(seen) == 3
-    assert all(r.tolist() == [[5, 9]] * 2 for ranges in seen.values() for r in ranges)
+    assert len(seen) == 3, "the shared, the crossmodal and the memory encoders"
+    assert all(r.tolist() == [[5, 9]] * 2 for ranges in seen for r in ranges)
     plain = build(PLAIN, 9)(**sample).predictions
     assert all(not torch.allclose(masked[head], plain[head], atol=1e-5) for head in ATTENDED)
     assert all(torch.equal(masked[f"{m}_homo"], plain[f"{m}_homo"]) for m in MODALITIES)

@@ -379,7 +379,7 @@ def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):
     assert command("export", run, tmp_path / "out", "--no-program") == 0
     with pytest.MonkeyPatch.context() as patch:
         torn = lambda path, chunks: sys.exit(path.write_bytes(b"".join(chunks)))  # noqa: E731
-        patch.setattr("data_shards.durable.write_file", torn)
+        patch.setattr("dmd.exported.write_file", torn)
         with pytest.raises(SystemExit):
             command("export", run, tmp_path / "out", "--no-program")
     assert (tmp_path / "out" / "model.safetensors").exists()
