@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmd.kernels.noise import Noise
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import EncoderStack, LayerWeights, StackPlan
 from dmd.kernels.portable import PortableBackend, grouped_linear, position_table
-from dmd.kernels.stack import EncoderStack, LayerWeights, StackPlan
 from dmd.model import DMD
 
 ALIGNED = 8
@@ -21,7 +21,7 @@ ALIGNED = 8
 
 
 class TorchNoise:
-    """Stands for `dmd.kernels.noise.Noise`, with masks from torch's own generator."""
+    """Stands for `dmd.kernels.dropout.noise.Noise`, with masks from torch's own generator."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

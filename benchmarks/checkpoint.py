@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.one_rank import join_alone
+from dmd.checkpoint.format import Snapshot
+from dmd.checkpoint.saver import CHECKPOINTS, Saver
+from dmd.checkpoint.state import model_state
 from dmd.config import Config
+from dmd.config.loading import load_config
 from dmd.data.loader import Batch, training_steps
-from dmd.presets import load_config
-from dmd.training.checkpoint import Snapshot
-from dmd.training.provenance import git_commit, versions
-from dmd.training.saving import CHECKPOINTS, Saver
-from dmd.training.state import model_state
+from dmd.training.logging.provenance import git_commit, versions
 from dmd.training.step import train_step
 from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine

@@ -30,7 +30,7 @@ from benchmarks.cluster_runs import finish, lines, standing_cluster, start, step
 from benchmarks.cluster_scaling import StepModel, line, spread
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
-from dmd.training.provenance import git_commit, versions
+from dmd.training.logging.provenance import git_commit, versions
 from launch.network.ports import free_port
 
 SMALL = ["model.dim=20", "model.heads=4", "model.levels=2", "train.early_stop=1000"]

@@ -24,13 +24,13 @@ import torch
 
 from benchmarks.step_sides import LENGTHS, SIZE, STEP, shapes
 from benchmarks.tables import write_rows
+from dmd.config.loading import load_config
 from dmd.kernels.backend import float32_products
-from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise
+from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.noise import Noise
 from dmd.losses import Objective
 from dmd.model import DMD
-from dmd.presets import load_config
-from dmd.training.provenance import git_commit
+from dmd.training.logging.provenance import git_commit
 
 PRECISIONS = ("bf16", "fp32", "tf32")
 WIDTHS = {16: 2, 32: 4, 64: 8, 100: 10, 128: 8, 192: 8, 256: 8}

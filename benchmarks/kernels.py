@@ -24,9 +24,9 @@ from benchmarks.counting import Counter, TritonCounter, interpret_without_a_devi
 from benchmarks.kernel_times import device_times
 from benchmarks.rates import rates
 from benchmarks.tables import Table, commit
-from dmd.kernels.attention_plan import AttentionPlan, attention_tables
+from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.backend import set_float32_products
-from dmd.kernels.stack import StackPlan
+from dmd.kernels.encoder.plan import StackPlan
 from dmd.model.transformer import TransformerStack
 
 STAGES = {
@@ -57,7 +57,7 @@ class Work:
 
 def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
     """The attention of a stage: forward, and both launches of backward; tables lie on the device, as in a stack."""
-    from dmd.kernels.attention_fused import AttentionLaunch
+    from dmd.kernels.attention.triton_launch import AttentionLaunch
 
     dim, queries, keys = STAGES[stage]
     rates = (0.0,) * len(queries)

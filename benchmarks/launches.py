@@ -19,13 +19,13 @@ import torch
 from benchmarks.counting import Counter, TritonCounter, interpret_without_a_device
 from benchmarks.step_sides import LENGTHS, shapes
 from benchmarks.tables import Table, commit
+from dmd.config.loading import load_config
 from dmd.kernels.backend import choose_execution
-from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise
+from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.noise import Noise
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.text import build_text_encoder
-from dmd.presets import load_config
 
 SYNCS = ("_local_scalar_dense", "nonzero", "equal")
 GHOSTS = 10

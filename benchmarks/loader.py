@@ -39,7 +39,7 @@ from benchmarks.loader_sides import (
     write_webdataset,
 )
 from data_shards.format.index_file import INDEX_NAME
-from dmd.training.provenance import git_commit, versions
+from dmd.training.logging.provenance import git_commit, versions
 
 GOALS: dict[str, object] = {"WebDataset": 8.0, "in memory": 1.2}
 

@@ -24,12 +24,12 @@ from benchmarks.apart import Apart, one_line
 from benchmarks.step_sides import LENGTHS, SIZE, STEP, shapes
 from benchmarks.tables import Table, commit
 from dmd.config import Config
+from dmd.config.loading import load_config
 from dmd.data.loader import Batch
 from dmd.kernels.backend import set_float32_products
-from dmd.presets import load_config
+from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once
 from dmd.training.step import make_noise
-from dmd.training.system import TrainingSystem
 
 COLUMNS = (
     "case",

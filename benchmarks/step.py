@@ -29,7 +29,7 @@ from benchmarks.step_profile import count, flops, product_rate, top_operations
 from benchmarks.step_sides import LENGTHS, STEP, Sides, forget_peak, resident
 from benchmarks.step_training import training_against_step
 from benchmarks.turns import alternate, seconds
-from dmd.training.provenance import git_commit
+from dmd.training.logging.provenance import git_commit
 from launch.trainer.host_tuning import keep_freed_memory
 
 BOTH = ("ours", "straightforward")

@@ -10,12 +10,12 @@ from torch import Tensor
 from benchmarks.batched import TorchNoise, batched
 from benchmarks.step_sides import SIZE, random_samples, shapes
 from benchmarks.straightforward import straightforward
+from dmd.config.loading import load_config
 from dmd.data.loader import Batch
 from dmd.model.text import build_text_encoder
-from dmd.presets import load_config
+from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once
 from dmd.training.step import make_noise
-from dmd.training.system import TrainingSystem
 
 OURS = ("fused", "graph", "plain")
 """Triton kernels; the same as a CUDA graph; our plain torch."""

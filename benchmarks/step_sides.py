@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.straightforward import straightforward
-from dmd.kernels.noise import Noise
+from dmd.config.loading import load_config
+from dmd.kernels.dropout.noise import Noise
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
 from dmd.model.text import TextEncoder
-from dmd.presets import load_config
 from dmd.training.passes import ghost_batches_at_once
 
 DIMS = {"mosi": {"text": 768, "audio": 5, "vision": 20}, "mosei": {"text": 768, "audio": 74, "vision": 35}}

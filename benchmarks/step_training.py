@@ -10,8 +10,8 @@ from benchmarks.loader_sides import prepare
 from benchmarks.one_rank import join_alone
 from benchmarks.turns import alternate
 from data_shards.reading.reader import ShardReader
+from dmd.config.loading import load_config
 from dmd.data.loader import Batch, training_steps
-from dmd.presets import load_config
 from dmd.training.step import make_noise, make_plan, train_step
 from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine

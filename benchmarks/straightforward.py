@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmd.kernels.noise import Noise
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import EncoderStack, LayerWeights
 from dmd.kernels.portable import PortableBackend
-from dmd.kernels.stack import EncoderStack, LayerWeights
 from dmd.model import DMD
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmd.training.provenance import git_commit
+from dmd.training.logging.provenance import git_commit
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

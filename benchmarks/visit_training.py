@@ -26,9 +26,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.tables import Table, commit
+from dmd.checkpoint.format import MODEL, newest_valid
 from dmd.cli import main as dmd
 from dmd.config import TrainConfig
-from dmd.training.checkpoint import MODEL, newest_valid
 from launch.network.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]

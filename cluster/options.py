@@ -11,7 +11,7 @@ from cluster.ray_runtime.trial import TrialOptions
 from data_shards.places import Place, place_option
 from data_shards.reading.reader import ShardReader
 from dmd.config import Config
-from dmd.presets import load_config, preset_names
+from dmd.config.loading import load_config, preset_names
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:

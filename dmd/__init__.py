@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dmd.trained_model import TrainedModel
+    from dmd.system.trained_model import TrainedModel
 
 
 def load(path: "str | Path", device: "str | torch.device | None" = None) -> "TrainedModel":
-    """A trained model that predicts, without DeepSpeed and Ray; see `dmd.exported.load`."""
-    from dmd.exported import load as load_export
+    """A trained model that predicts, without DeepSpeed and Ray; see `dmd.inference.export.load`."""
+    from dmd.inference.export import load as load_export
 
     return load_export(path, device)

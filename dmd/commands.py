@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from data_shards.places import place_option
 
 if TYPE_CHECKING:
-    from dmd.predict_inputs import Samples
+    from dmd.inference.inputs import Samples
 
 DEFAULT_SPLIT = "valid"
 """What evaluate, predict, report and missing look at; the test split is asked for."""
@@ -54,10 +54,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     import torch
     import torch.distributed as dist
 
+    from dmd.checkpoint.standing import is_unfinished
+    from dmd.evaluation.trained_run import evaluate_run
     from dmd.kernels.backend import default_device
     from dmd.ranks import join_ranks
-    from dmd.training.restore import evaluate_run
-    from dmd.training.standing import is_unfinished
 
     if options.ranks > 1:
         join_ranks()  # on gloo: predictions are gathered from the CPU, so that ranks may share a GPU
@@ -105,9 +105,9 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
     options = parser.parse_args(argv)
 
-    from dmd.exported import load
-    from dmd.predict_inputs import read_samples
-    from dmd.predict_outputs import check_suffix, predictions, schema, to_table, write_predictions
+    from dmd.inference.export import load
+    from dmd.inference.inputs import read_samples
+    from dmd.inference.outputs import check_suffix, predictions, schema, to_table, write_predictions
 
     check_suffix(options.out)
     model = load(options.model)
@@ -136,7 +136,7 @@ def export(argv: list[str]) -> int:
     parser.add_argument("--no-program", action="store_true", help="no torch.export program")
     options = parser.parse_args(argv)
 
-    from dmd.exported import export as export_run
+    from dmd.inference.export import export as export_run
 
     reason = export_run(options.run, options.out, program=not options.no_program)
     program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
@@ -154,8 +154,8 @@ def import_(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values, such as text.encoder=PATH")
     options = parser.parse_intermixed_args(argv)
 
-    from dmd.importing import import_run
-    from dmd.presets import load_config
+    from dmd.config.loading import load_config
+    from dmd.published.import_checkpoint import import_run
 
     report = import_run(options.file, options.run, load_config(options.preset, options.overrides), data=options.data)
     print(f"{options.run}: mapped {len(report.mapped)} tensors")
@@ -175,7 +175,7 @@ def presets(argv: list[str]) -> int:
 
     import yaml
 
-    from dmd.presets import config_to_dict, load_config, preset_comment, preset_names
+    from dmd.config.loading import config_to_dict, load_config, preset_comment, preset_names
 
     if options.name is None:
         for name in preset_names():

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_shards.places import place_option
-from dmd.presets import preset_names
+from dmd.config.loading import preset_names
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:

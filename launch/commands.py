@@ -87,8 +87,8 @@ def _train(argv: list[str]) -> int:
 
 def _check(options: argparse.Namespace, layout: RankLayout) -> "Config":
     """The config of a training, which this host can run. Raises ValueError where it cannot."""
-    from dmd.presets import load_config
-    from dmd.training.resume import parse_resume
+    from dmd.checkpoint.resume import parse_resume
+    from dmd.config.loading import load_config
     from launch.devices import check_ranks, num_gpus
     from launch.trainer.preflight import check_resume, check_training, open_shards, unread_overrides
 

@@ -21,8 +21,8 @@ import torch.distributed as dist
 from data_shards.cores import usable_cores
 from data_shards.durable import sync_directory, write_file
 from dmd.kernels.backend import choose_execution, default_device
-from dmd.kernels.cards import Card, card_of
-from dmd.training.provenance import versions
+from dmd.kernels.common.cards import Card, card_of
+from dmd.training.logging.provenance import versions
 from launch.devices import num_gpus
 from launch.network.interfaces import GLOO_INTERFACE, NCCL_INTERFACE, interface_to
 from launch.starting.hosts import read_hosts

@@ -26,9 +26,9 @@ from cluster.search.trial_records import Ledger, keep_request
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from dmd.config import Config
+from dmd.config.loading import config_to_dict
 from dmd.exit_codes import LOST, STOPPED
 from dmd.metrics import loss_title
-from dmd.presets import config_to_dict
 from launch.trainer.preflight import check_training, open_shards
 
 FAILED = 1
@@ -171,7 +171,7 @@ def parse_ablation(text: str, base: Config) -> tuple[str, Config]:
     Raises:
         ValueError: another form, or a config that the tree refuses.
     """
-    from dmd.presets import load_config
+    from dmd.config.loading import load_config
 
     name, colon, changes = text.partition(":")
     if not colon or not name.replace("-", "").replace("_", "").isalnum() or not changes:

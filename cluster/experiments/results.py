@@ -14,8 +14,8 @@ from cluster.search.space import apply
 from cluster.search.trial_records import Ledger, TrialRecord
 from data_shards.durable import replace_file
 from dmd.config import Config
+from dmd.config.loading import config_to_dict
 from dmd.metrics import METRICS, headings_of, loss_title, shown, unit_note
-from dmd.presets import config_to_dict
 from dmd.report.statistics import summarise
 
 Row = dict[str, Any]

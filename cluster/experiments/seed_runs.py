@@ -20,7 +20,7 @@ from cluster.search.trial_records import or_nan, read_json
 from data_shards.durable import replace_file
 from data_shards.places import Place
 from dmd.config import Config
-from dmd.training.documents import encode
+from dmd.documents import encode
 
 RESULT = "test.json"
 
@@ -131,6 +131,6 @@ class Evaluator:
         """Evaluate a run's best checkpoint on the test split."""
         if not on_gpu:
             hide_gpus()
-        from dmd.training.restore import evaluate_run
+        from dmd.evaluation.trained_run import evaluate_run
 
         return evaluate_run(Path(run), data=data, split="test")

@@ -24,8 +24,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from cluster.parsers import experiment_parser, tune_parser
 from cluster.ray_runtime.access import PLACES, find_token, send_token
 from data_shards.places import to_place
+from dmd.config.loading import load_config, preset_names
 from dmd.exit_codes import LOST
-from dmd.presets import load_config, preset_names
 
 PARSERS = {"tune": tune_parser, "experiment": experiment_parser}
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")

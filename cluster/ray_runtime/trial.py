@@ -13,7 +13,7 @@ from cluster.ray_runtime.process_group import OwnInterface
 from cluster.ray_runtime.resources import TrialSize
 from cluster.ray_runtime.worker import train_rank
 from dmd.config import Config
-from dmd.presets import config_to_dict
+from dmd.config.loading import config_to_dict
 
 _START_SECONDS = 600
 """How long ranks may take to start before Ray Train throws them away and begins anew. Its own limit of 60 is less than

@@ -14,8 +14,8 @@ import ray.train
 import torch
 from ray.util.metrics import Gauge
 
-from dmd.training.agreement import Diverged
-from dmd.training.epoch_report import EpochReport
+from dmd.distributed.errors import Diverged
+from dmd.training.outcome import EpochReport
 
 ATTEMPTS = "trial"
 """Group of the writers to a trial's run directory. A node that lost its link goes on training for a while; its trial is
@@ -34,7 +34,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         ValueError: a damaged shard, which one rank alone may see; or a later attempt has taken the run directory over.
     """
     _complete_environment()
-    from dmd.presets import config_from_dict
+    from dmd.config.loading import config_from_dict
     from launch.trainer.build import make_training
     from launch.trainer.determinism import make_deterministic
     from launch.trainer.engine import join_process_group

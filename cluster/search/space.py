@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from dmd.config import Config
-from dmd.presets import all_keys, config_from_dict, config_to_dict, nearest, parse_yaml
+from dmd.config.loading import all_keys, config_from_dict, config_to_dict, nearest, parse_yaml
 
 Values = dict[str, Any]
 Draw = Callable[["Parameter"], Any]

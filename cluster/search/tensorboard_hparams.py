@@ -15,17 +15,17 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from cluster.search.space import Parameter
 from dmd.config import Config
+from dmd.config.loading import config_to_dict
 from dmd.metrics import METRICS, in_view, loss_title
 from dmd.metrics.table import Metric, kind_of, metrics_of
-from dmd.presets import config_to_dict
-from dmd.training.record import BEST, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
+from dmd.training.logging.recorder import BEST, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
 
 
 def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Path) -> None:
     """Write what varies, once, into an event file in a directory above the runs.
 
     It is the only description: TensorBoard's loader takes one of those that it finds, in no certain order, and so runs
-    below such a file write none (`dmd.training.record`). The metrics are those of each run's best checkpoint.
+    below such a file write none (`dmd.training.logging.recorder`). The metrics are those of each run's best checkpoint.
     """
     if any(folder.glob(f"events.out.tfevents.*{DESCRIPTION_SUFFIX}")):
         return

@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 
 from cluster.search.space import Values
 from data_shards.durable import replace_file
-from dmd.training.documents import encode
-from dmd.training.record_files import end_logs_at
-from dmd.training.saving import CHECKPOINTS
-from dmd.training.standing import LINES, standing
+from dmd.checkpoint.saver import CHECKPOINTS
+from dmd.checkpoint.standing import LINES, standing
+from dmd.documents import encode
+from dmd.training.logging.record_files import end_logs_at
 
 State = Literal["running", "finished", "stopped", "diverged", "failed"]
 DONE: frozenset[State] = frozenset({"finished", "stopped", "diverged"})

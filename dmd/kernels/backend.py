@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from dmd.kernels.cards import Card, KernelError, card_of
+from dmd.kernels.common.cards import Card, KernelError, card_of
 from dmd.kernels.cpu import CPU
 from dmd.kernels.interface import Backend
 from dmd.kernels.portable import PORTABLE

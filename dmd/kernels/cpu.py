@@ -6,17 +6,17 @@ Tensors on another device, and programs that `torch.export` writes, take the por
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention_plain import PlainAttention
-from dmd.kernels.attention_plan import AttentionPlan
-from dmd.kernels.layer_chunk import Masks, Weights
-from dmd.kernels.layer_plain import plain_layer
-from dmd.kernels.noise import Noise
+from dmd.kernels.attention.cpu import PlainAttention
+from dmd.kernels.attention.plan import AttentionPlan
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.cpu_layer import plain_layer
+from dmd.kernels.encoder.cpu_layer_chunk import Masks, Weights
+from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
 from dmd.kernels.portable import PortableBackend, after_norm
-from dmd.kernels.stack import LayerPlan, LayerWeights
 
 
 class CpuBackend(PortableBackend):
-    """Layers and attention as `dmd.kernels.layer_plain` and `dmd.kernels.attention_plain` compute them."""
+    """Layers and attention as `dmd.kernels.encoder.cpu_layer` and `dmd.kernels.attention.cpu` compute them."""
 
     keys_on_device = False
 

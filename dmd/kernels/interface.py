@@ -11,9 +11,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from dmd.kernels.attention_plan import AttentionPlan
-from dmd.kernels.noise import Noise
-from dmd.kernels.stack import EncoderStack, StackPlan
+from dmd.kernels.attention.plan import AttentionPlan
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import EncoderStack, StackPlan
 
 
 class LossKernels(ABC):

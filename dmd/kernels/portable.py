@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmd.kernels.attention_plan import AttentionPlan
-from dmd.kernels.attention_torch import torch_attention
+from dmd.kernels.attention.exportable import torch_attention
+from dmd.kernels.attention.plan import AttentionPlan
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import EncoderStack, LayerPlan, LayerWeights, StackPlan
 from dmd.kernels.interface import Backend, LossKernels
-from dmd.kernels.noise import Noise
-from dmd.kernels.stack import EncoderStack, LayerPlan, LayerWeights, StackPlan
 
 
 class PortableBackend(Backend):

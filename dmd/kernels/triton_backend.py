@@ -10,18 +10,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention_fused import FusedAttention
-from dmd.kernels.attention_plan import AttentionPlan, attention_tables
-from dmd.kernels.block_sizes import MAX_HEAD, MAX_WIDTH
-from dmd.kernels.decoupling_fused import FusedDecoupling
-from dmd.kernels.dropout_fused import FusedDropout
-from dmd.kernels.graph_fused import FusedGraph
+from dmd.kernels.attention.plan import AttentionPlan, attention_tables
+from dmd.kernels.attention.triton_launch import FusedAttention
+from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.triton import FusedDropout
+from dmd.kernels.encoder.plan import EncoderStack, StackPlan
+from dmd.kernels.encoder.triton_stack import run_stack
 from dmd.kernels.interface import LossKernels
-from dmd.kernels.margin_fused import FusedMargin
-from dmd.kernels.noise import Noise
+from dmd.kernels.losses.decoupling import FusedDecoupling
+from dmd.kernels.losses.graph import FusedGraph
+from dmd.kernels.losses.margin import FusedMargin
 from dmd.kernels.portable import PortableBackend
-from dmd.kernels.stack import EncoderStack, StackPlan
-from dmd.kernels.stack_fused import run_stack
 
 
 class TritonLosses(LossKernels):
@@ -61,7 +61,7 @@ class TritonBackend(PortableBackend):
     losses = TritonLosses()
 
     def tables(self, plan: StackPlan) -> dict[str, Tensor]:
-        """Besides PyTorch's: `table` [E, 5] (`dmd.kernels.rows_triton`), `shape` and `scales` (`attention_tables`)."""
+        """Besides PyTorch's: `table` [E, 5] (see `triton_rows`), `shape` and `scales` (see `attention_tables`)."""
         tables = super().tables(plan)
         if holds_stack(plan):
             shape, scales = attention_tables(plan.queries, plan.keys, plan.attn_rates)

@@ -7,9 +7,9 @@ from dmd.kernels.cpu import CPU
 from dmd.kernels.interface import Backend
 from dmd.losses.config import ObjectiveConfig
 from dmd.losses.distillation import make_prior
-from dmd.losses.fused import FusedObjective
 from dmd.losses.ghost import sample_mean
 from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
+from dmd.losses.triton_terms import FusedObjective
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.dmd import DMDOutput
 from dmd.model.graph import GDUnit

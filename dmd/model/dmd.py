@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.interface import Backend
-from dmd.kernels.noise import Noise
 from dmd.kernels.portable import side_by_side
-from dmd.kernels.stack import StackPlan
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.convolution import TemporalConvolution
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled

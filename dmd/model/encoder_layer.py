@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dmd.kernels.stack import LayerWeights
+from dmd.kernels.encoder.plan import LayerWeights
 
 
 class EncoderLayer(nn.Module):

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from dmd.kernels.dropout.noise import Noise
 from dmd.kernels.interface import Backend
-from dmd.kernels.noise import Noise
 
 
 class HeadOutput(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import EncoderStack, StackPlan
 from dmd.kernels.interface import Backend
-from dmd.kernels.noise import Noise
-from dmd.kernels.stack import EncoderStack, StackPlan
 from dmd.model.encoder_layer import EncoderLayer
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data_shards.places import Place, redact
 from data_shards.sole_writer import sole_writer
+from dmd.evaluation.trained_run import training_data
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
 from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
@@ -33,7 +34,6 @@ from dmd.report.tables import (
     summary_table,
     unimodal_table,
 )
-from dmd.training.restore import training_data
 
 _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 

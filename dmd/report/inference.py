@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_shards.places import Where
-from dmd.exported import load
+from dmd.inference.export import load
+from dmd.inference.inputs import read_samples
 from dmd.metrics import head_metrics
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
-from dmd.modules import SPACES
-from dmd.predict_inputs import read_samples
-from dmd.trained_model import TrainedModel, join
+from dmd.system.modules import SPACES
+from dmd.system.trained_model import TrainedModel, join
 
 FEATURE_SAMPLES = 400
 """Samples whose features are kept, evenly spread over the split (Fig. 4 of the paper shows 400)."""

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from data_shards.places import Place, Where
 from data_shards.sole_writer import sole_writer
-from dmd.exported import load
+from dmd.checkpoint.standing import is_unfinished
+from dmd.evaluation.trained_run import training_data
+from dmd.inference.export import load
+from dmd.inference.inputs import read_samples
 from dmd.metrics import head_metrics, heading, headings_of, in_view, show, shown, unit_note
 from dmd.model.config import MODALITIES
-from dmd.predict_inputs import read_samples
 from dmd.report.groups import compared_values
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.style import COLOURS, DASHES, INK, RC, new_figure
 from dmd.report.tables import Table
-from dmd.trained_model import Arrays, ModelCard, TrainedModel, join
-from dmd.training.restore import training_data
-from dmd.training.standing import is_unfinished
+from dmd.system.trained_model import Arrays, ModelCard, TrainedModel, join
 
 Unit = Literal["sample", "frame"]
 UNITS: tuple[Unit, ...] = ("sample", "frame")

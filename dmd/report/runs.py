@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.durable import Unreadable
+from dmd.checkpoint.standing import Standing, read_lines, standing
+from dmd.config.loading import config_from_dict, config_to_dict
+from dmd.documents import read_document
 from dmd.metrics import loss_title
-from dmd.presets import config_from_dict, config_to_dict
-from dmd.training.documents import read_document
-from dmd.training.standing import Standing, read_lines, standing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,24 +13,25 @@ from typing import Any
 
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import Lease
+from dmd.checkpoint.format import Snapshot
+from dmd.checkpoint.resume import Resume, load_checkpoint
+from dmd.checkpoint.saver import CHECKPOINTS
+from dmd.checkpoint.standing import finished_at, newest_validation
+from dmd.checkpoint.state import Cursor, check_continues, make_state, model_state
 from dmd.config import Config
 from dmd.data.loader import training_steps
-from dmd.training.agreement import Audit, all_or_none, any_rank, from_first_rank, stay_sole_writer
-from dmd.training.averaging import WeightAverage
-from dmd.training.checkpoint import Snapshot
-from dmd.training.divergence import NonfiniteGuard
-from dmd.training.engine import Engine
-from dmd.training.epoch_report import EpochReport, Outcome
-from dmd.training.evaluate import evaluate
-from dmd.training.faults import fault_point
+from dmd.distributed.collectives import all_or_none, any_rank, from_first_rank, stay_sole_writer
+from dmd.distributed.engine import Engine
+from dmd.evaluation.evaluate import evaluate
+from dmd.testing.fault_points import fault_point
+from dmd.training.audit import Audit
+from dmd.training.ema import WeightAverage
+from dmd.training.logging.progress import Progress
+from dmd.training.logging.provenance import versions
+from dmd.training.nonfinite import NonfiniteGuard
+from dmd.training.outcome import EpochReport, Outcome
 from dmd.training.output import RunOutput, storage_error
-from dmd.training.progress import Progress
-from dmd.training.provenance import versions
-from dmd.training.resume import Resume, load_checkpoint
-from dmd.training.saving import CHECKPOINTS
 from dmd.training.schedule import Schedule
-from dmd.training.standing import finished_at, newest_validation
-from dmd.training.state import Cursor, check_continues, make_state, model_state
 from dmd.training.step import StepResult, make_plan, train_step
 
 

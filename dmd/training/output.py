@@ -6,13 +6,13 @@ from pathlib import Path
 
 from data_shards.reading.index import ShardIndex
 from data_shards.sole_writer import Lease
+from dmd.checkpoint.saver import CHECKPOINTS, Saver
+from dmd.checkpoint.storage_trial import checkpoint_sizes, try_storage
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
-from dmd.training.agreement import StorageFailed
-from dmd.training.engine import Engine
-from dmd.training.logbook import Logbook, open_record
-from dmd.training.saving import CHECKPOINTS, Saver
-from dmd.training.storage_trial import checkpoint_sizes, try_storage
+from dmd.distributed.engine import Engine
+from dmd.distributed.errors import StorageFailed
+from dmd.training.logging.logbook import Logbook, open_record
 
 
 class RunOutput:

@@ -16,11 +16,11 @@ import torch
 from data_shards.format.schema import DatasetInfo
 from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
-from dmd.kernels.cards import current_device
-from dmd.modules import Modules
-from dmd.training.agreement import raised_anywhere
+from dmd.distributed.collectives import raised_anywhere
+from dmd.kernels.common.cards import current_device
+from dmd.system.modules import Modules
+from dmd.system.system import ADAM_MOMENTS, TrainingSystem
 from dmd.training.step import make_noise
-from dmd.training.system import ADAM_MOMENTS, TrainingSystem
 
 LONG = 64
 """Time steps from which on a CPU runs few ghost batches at once: attention takes the square of them."""

@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dmd.config import TrainConfig
-from dmd.training.agreement import Diverged
+from dmd.distributed.errors import Diverged
 
 
 class Schedule:

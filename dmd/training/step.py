@@ -9,10 +9,10 @@ from torch import Tensor
 from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY, EpochPlan
-from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise, derived_seed
-from dmd.training.engine import Engine
-from dmd.training.faults import fault_point
+from dmd.distributed.engine import Engine
+from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.noise import Noise, derived_seed
+from dmd.testing.fault_points import fault_point
 
 
 def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:

@@ -11,9 +11,9 @@ import torch
 
 from data_shards.places import redact
 from dmd.config import Config
+from dmd.distributed.errors import OnEveryRank, StorageFailed
 from dmd.errors import first_line
 from dmd.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
-from dmd.training.agreement import OnEveryRank, StorageFailed
 from launch.supervision.ending import Ending
 from launch.supervision.lost import lost_others
 from launch.supervision.supervise import lost_message, rank_name

@@ -8,7 +8,7 @@ import torch
 
 from dmd.config import Config
 from dmd.errors import first_line
-from dmd.training.system import TrainingSystem, adam, parameter_groups
+from dmd.system.system import TrainingSystem, adam, parameter_groups
 
 ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
 

@@ -26,10 +26,10 @@ import torch.distributed as dist
 from data_shards.format.schema import DatasetInfo
 from data_shards.sole_writer import Held, Lease, acquire, read_token
 from dmd.config import Config
+from dmd.config.loading import config_to_dict
 from dmd.data.plan import EpochPlan
-from dmd.presets import config_to_dict
-from dmd.training.agreement import StorageFailed
-from dmd.training.provenance import git_commit, versions
+from dmd.distributed.errors import StorageFailed
+from dmd.training.logging.provenance import git_commit, versions
 
 HOST_KEYS = frozenset({"data.workers", "data.check", "text.encoder", "text.compile"})
 """Config keys that may differ from host to host: they change speed, or name a place (an encoder that is in it is

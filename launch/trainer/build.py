@@ -10,15 +10,15 @@ import torch.distributed as dist
 from data_shards.format.schema import DatasetInfo
 from data_shards.places import Where
 from data_shards.reading.reader import ShardReader
+from dmd.checkpoint.resume import Resume
 from dmd.config import Config
 from dmd.kernels.backend import set_float32_products
 from dmd.model.text import encoder_config, load_text_encoder
-from dmd.training.epoch_report import EpochReport
+from dmd.system.system import TrainingSystem
 from dmd.training.loop import Training
+from dmd.training.outcome import EpochReport
 from dmd.training.passes import settle_passes, settled
-from dmd.training.resume import Resume
 from dmd.training.step import make_plan
-from dmd.training.system import TrainingSystem
 from launch.trainer.agree import agree, facts_of, take_run_directory
 from launch.trainer.engine import DeepSpeedEngine
 from launch.trainer.host_tuning import keep_freed_memory

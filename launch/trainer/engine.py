@@ -1,4 +1,4 @@
-"""A DeepSpeed engine behind the interface that the training loop asks for (`dmd.training.engine.Engine`)."""
+"""A DeepSpeed engine behind the interface that the training loop asks for (`dmd.distributed.engine.Engine`)."""
 
 import os
 from datetime import timedelta
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
-from dmd.training.system import TrainingSystem
+from dmd.system.system import TrainingSystem
 from launch.devices import check_ranks
 from launch.network.rendezvous import init_method
 from launch.trainer.adam import make_adam
@@ -102,7 +102,7 @@ class DeepSpeedEngine:
             self._engine.step()  # moves DeepSpeed's count of passes, no update
 
     def step(self, loss: Tensor) -> tuple[Tensor, bool]:
-        """Update the weights if loss and gradient are finite; see `dmd.training.engine.Engine`."""
+        """Update the weights if loss and gradient are finite; see `dmd.distributed.engine.Engine`."""
         assert self._engine.is_gradient_accumulation_boundary()
         self._loss, self._applied = loss, False
         self._gradient_norm = torch.full((), torch.nan, device=self.device)

@@ -12,11 +12,11 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from data_shards.places import to_place
+from dmd.checkpoint.resume import Resume, parse_resume
 from dmd.config import Config, TrainConfig
+from dmd.config.loading import load_config
 from dmd.exit_codes import STOPPED
-from dmd.presets import load_config
-from dmd.training.epoch_report import Outcome
-from dmd.training.resume import Resume, parse_resume
+from dmd.training.outcome import Outcome
 from launch.arguments import make_parser
 from launch.network.interfaces import choose_interfaces
 from launch.starting.environment import REFUSED

@@ -9,18 +9,18 @@ import torch
 from data_shards.format.schema import DatasetInfo
 from data_shards.places import Where
 from data_shards.reading.reader import ShardReader
+from dmd.checkpoint.format import checkpoint_paths, read_state
+from dmd.checkpoint.resume import Resume, choose_checkpoint
+from dmd.checkpoint.saver import CHECKPOINTS
+from dmd.checkpoint.state import check_continues
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.data.targets import check_classes, check_targets
 from dmd.encoder_files import check_encoder_files
 from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config
-from dmd.training.checkpoint import checkpoint_paths, read_state
-from dmd.training.resume import Resume, choose_checkpoint
-from dmd.training.saving import CHECKPOINTS
-from dmd.training.state import check_continues
+from dmd.system.system import TrainingSystem
 from dmd.training.step import make_plan
-from dmd.training.system import TrainingSystem
 from launch.trainer.adam import check_adam
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from data_shards.cores import usable_cores
-from dmd.training.documents import parse_object
+from dmd.documents import parse_object
 
 VARIABLE = "OMP_NUM_THREADS"
 """Environment variable by which the user chooses."""

@@ -21,10 +21,10 @@ import ray
 
 from cluster.jobs.submit import UPLOADED
 from cluster.ray_runtime.access import agree_on_token, send_token
+from dmd.checkpoint.standing import standing
+from dmd.config.loading import load_config
+from dmd.evaluation.trained_run import evaluate_run
 from dmd.exit_codes import LOST, STOPPED
-from dmd.presets import load_config
-from dmd.training.restore import evaluate_run
-from dmd.training.standing import standing
 from launch.network.ports import free_port
 from tests.support.clusters import (
     TINY,

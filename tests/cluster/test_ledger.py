@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster.search.asha import Halving
 from cluster.search.trial_records import Ledger, TrialRecord
-from dmd.training.checkpoint import checkpoint_paths
-from dmd.training.restore import best_checkpoint
-from dmd.training.saving import CHECKPOINTS
-from dmd.training.standing import read_lines, standing
+from dmd.checkpoint.format import checkpoint_paths
+from dmd.checkpoint.saver import CHECKPOINTS
+from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.standing import read_lines, standing
 from tests.support.trained import make_shards, train
 
 

@@ -26,9 +26,9 @@ from cluster.search.space import load_space
 from cluster.search.tensorboard_hparams import describe_search
 from cluster.search.trial_records import Ledger, TrialRecord, keep_request
 from dmd.config import Config
+from dmd.config.loading import load_config
 from dmd.metrics import METRICS
-from dmd.presets import load_config
-from dmd.training.record import BEST, Recorder
+from dmd.training.logging.recorder import BEST, Recorder
 
 
 def test_seed_rows():

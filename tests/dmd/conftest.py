@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmd.training.checkpoint_writer import write_checkpoint
+from dmd.checkpoint.writer import write_checkpoint
 from tests.support import disks
 from tests.support.snapshots import snapshot
 from tests.support.trained import make_shards, train

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dmd.kernels.noise import Noise
+from dmd.config.loading import load_config
+from dmd.kernels.dropout.noise import Noise
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.margin import MARGIN_PER_LABEL, margin_loss
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
-from dmd.presets import load_config
 from dmd.report.groups import Group, Measured
 from dmd.report.tables import ablation_flags
 
@@ -129,7 +129,7 @@ def test_defaults_are_the_published_objective():
 def _group(config: object) -> Group:
     from pathlib import Path
 
-    from dmd.presets import config_to_dict
+    from dmd.config.loading import config_to_dict
     from dmd.report.runs import RunRecord
 
     run = RunRecord(path=Path(), name="", config=config_to_dict(config), info={}, sessions=[], curves={})

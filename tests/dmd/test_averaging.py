@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dmd.presets import load_config
-from dmd.training.averaging import DELAY, START, WeightAverage
-from dmd.training.state import Cursor, check_continues, make_state, saved_config
+from dmd.checkpoint.state import Cursor, check_continues, make_state, saved_config
+from dmd.config.loading import load_config
+from dmd.training.ema import DELAY, START, WeightAverage
 from tests.support.small_data import build_from, mmsa
 
 SCHEDULE = {"plateau": {}, "learning_rates": [], "best_loss": 1.0, "best_epoch": 0, "best_step": -1}

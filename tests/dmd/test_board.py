@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
+from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
 from dmd.model.config import MODALITIES
-from dmd.training.board import figures, wants_figures
-from dmd.training.evaluate import Evaluation
+from dmd.training.logging.tensorboard_figures import figures, wants_figures
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ import torch
 from cluster.search.space import load_space
 from cluster.search.trial_records import Ledger, keep_request
 from data_shards.format.schema import DatasetInfo
+from dmd.checkpoint.format import Snapshot
+from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.writer import write_checkpoint
 from dmd.config import Config
-from dmd.presets import load_config, parse_yaml
-from dmd.training.checkpoint import Snapshot
-from dmd.training.checkpoint_writer import write_checkpoint
-from dmd.training.documents import parse_line
-from dmd.training.restore import best_checkpoint
+from dmd.config.loading import load_config, parse_yaml
+from dmd.documents import parse_line
 from launch.starting.hosts import read_hosts
 from tests.support.commands import command
 

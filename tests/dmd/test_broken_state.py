@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dmd.training.checkpoint import Snapshot
-from dmd.training.checkpoint_writer import write_checkpoint
-from dmd.training.documents import parse_line
-from dmd.training.restore import best_checkpoint
-from dmd.training.standing import finished_at
+from dmd.checkpoint.format import Snapshot
+from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.standing import finished_at
+from dmd.checkpoint.writer import write_checkpoint
+from dmd.documents import parse_line
 from tests.support.commands import command
 from tests.support.trained import SMALL
 

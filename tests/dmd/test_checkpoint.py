@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from data_shards.durable import read_entry, replace_file, write_file
-from dmd.training.checkpoint import (
+from dmd.checkpoint.format import (
     FILES,
     MANIFEST,
     Snapshot,
@@ -21,7 +21,7 @@ from dmd.training.checkpoint import (
     read_checkpoint,
     verify_checkpoint,
 )
-from dmd.training.checkpoint_writer import tensor_bytes, write_checkpoint
+from dmd.checkpoint.writer import tensor_bytes, write_checkpoint
 from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dmd.training import checkpoint_writer
-from dmd.training.checkpoint import list_checkpoints, newest_valid, read_checkpoint
-from dmd.training.checkpoint_writer import write_checkpoint
-from dmd.training.faults import fault_point
+from dmd.checkpoint import writer as checkpoint_writer
+from dmd.checkpoint.format import list_checkpoints, newest_valid, read_checkpoint
+from dmd.checkpoint.writer import write_checkpoint
+from dmd.testing.fault_points import fault_point
 from tests.support.snapshots import equal, hidden, snapshot, steps
 
 POINTS = re.findall(r'fault_point\("(.+?)"\)', inspect.getsource(checkpoint_writer))
@@ -21,7 +21,7 @@ AFTER_RENAME = {"checkpoint.renamed", "checkpoint.committed", "checkpoint.removi
 CHILD = """
 import sys
 from pathlib import Path
-from dmd.training.checkpoint_writer import AsyncWriter
+from dmd.checkpoint.writer import AsyncWriter
 from tests.support.snapshots import snapshot
 writer = AsyncWriter(Path(sys.argv[1]), keep=2)
 writer.submit(snapshot(int(sys.argv[2]), best=int(sys.argv[3]), salt=1))

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from dmd.training.checkpoint import list_checkpoints, newest_valid, read_checkpoint
-from dmd.training.checkpoint_writer import AsyncWriter, write_checkpoint
+from dmd.checkpoint.format import list_checkpoints, newest_valid, read_checkpoint
+from dmd.checkpoint.writer import AsyncWriter, write_checkpoint
 from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 

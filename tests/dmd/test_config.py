@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from dmd.presets import all_keys, config_from_dict, config_to_dict, load_config, parse_yaml, preset_names
+from dmd.config.loading import all_keys, config_from_dict, config_to_dict, load_config, parse_yaml, preset_names
 
 
 def test_every_preset_loads_and_survives_a_round_trip():

@@ -10,9 +10,9 @@ import pytest
 
 import dmd
 from dmd.cli import main
-from dmd.exported import example
-from dmd.presets import all_keys, config_to_dict, load_config, preset_names
-from dmd.presets.reference import field_documents, reference
+from dmd.config.loading import all_keys, config_to_dict, load_config, preset_names
+from dmd.config.reference import field_documents, reference
+from dmd.inference.export import example
 from tests.support.trained import SMALL, train
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def commands(page: str) -> list[list[str]]:
 
 def test_the_configuration_reference_is_up_to_date():
     page = (ROOT / "docs" / "configuration.md").read_text()
-    assert page == reference(), "run: python -m dmd.presets.reference > docs/configuration.md"
+    assert page == reference(), "run: python -m dmd.config.reference > docs/configuration.md"
     for key in all_keys():
         assert f"| `{key}` |" in page
     for name in preset_names():

@@ -14,7 +14,7 @@ from transformers import BertConfig
 
 import dmd
 from dmd.encoder_files import check_encoder_files
-from dmd.exported import CARD, WEIGHTS
+from dmd.inference.export import CARD, WEIGHTS
 from dmd.model.text import build_text_encoder, encoder_config, load_text_encoder, plain_config
 from tests.support.trained import SMALL, make_shards
 

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig
 
 from dmd.kernels.cpu import CpuBackend
-from dmd.kernels.noise import Noise
+from dmd.kernels.dropout.noise import Noise
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.padding import valid_range

@@ -9,13 +9,13 @@ import torch
 from transformers import BertConfig
 
 import dmd
-from dmd.exported import example
+from dmd.config.loading import config_to_dict, load_config
+from dmd.inference.export import example
 from dmd.model.config import MODALITIES
 from dmd.model.text import build_text_encoder
-from dmd.modules import Modules
-from dmd.presets import config_to_dict, load_config
 from dmd.report.missing import TARGETS, _masks, _predict, dropped, evaluate_grid
-from dmd.trained_model import ModelCard, TrainedModel
+from dmd.system.modules import Modules
+from dmd.system.trained_model import ModelCard, TrainedModel
 from tests.support.commands import command
 from tests.support.trained import SMALL
 

@@ -11,8 +11,8 @@ from transformers import BertConfig, RobertaConfig
 from benchmarks.straightforward import straightforward
 from dmd.data.plan import EpochPlan
 from dmd.kernels.cpu import CPU as ON_CPU
-from dmd.kernels.noise import Noise
-from dmd.kernels.stack import StackPlan, group_by_length
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import StackPlan, group_by_length
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD, ModelConfig
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, load_text_encoder, whole_mask

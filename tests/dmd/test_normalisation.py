@@ -9,12 +9,12 @@ import torch
 
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
-from dmd.exported import export, load
+from dmd.config.loading import load_config
+from dmd.evaluation.trained_run import evaluate_run
+from dmd.inference.export import export, load
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.normalisation import PRESENT, Normalisation
-from dmd.presets import load_config
-from dmd.training.restore import evaluate_run
 from launch.trainer.build import build_system
 from launch.trainer.preflight import check_training
 from tests.support.commands import command

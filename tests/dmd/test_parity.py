@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dmd.losses.terms import all_terms
 from dmd.model.config import MODALITIES
-from dmd.model.published import GD_UNIT, slots, to_published
+from dmd.published.parameter_names import GD_UNIT, slots, to_published
 from tests.support.golden import LETTER, SETTINGS, Golden, relative_error
 
 TOLERANCE = 1e-5

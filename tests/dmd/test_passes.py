@@ -10,11 +10,11 @@ from dmd.config import Config, TrainConfig
 from dmd.data.loader import PINNING
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import why_not_fused
-from dmd.kernels.cards import KernelError
-from dmd.training.capture import CapturedPass, TensorPass
+from dmd.kernels.common.cards import KernelError
+from dmd.system.cuda_graph import CapturedPass, TensorPass
+from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once, settle_passes
 from dmd.training.step import make_noise, make_plan
-from dmd.training.system import TrainingSystem
 from tests.dmd.kernels.forms import interpreted
 from tests.dmd.kernels.test_whole_fused import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
 

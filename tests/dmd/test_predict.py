@@ -18,15 +18,15 @@ from transformers import BertConfig
 import dmd
 from data_shards.format.schema import MODALITIES
 from data_shards.sources.pickled import Fields
-from dmd.exported import CARD, PROGRAM, example
+from dmd.config.loading import config_to_dict, load_config, preset_names
+from dmd.inference.export import CARD, PROGRAM, example
+from dmd.inference.inputs import _labels, read_samples
+from dmd.inference.outputs import schema
 from dmd.model import DMD, ModelConfig
 from dmd.model.dmd import HEADS
-from dmd.model.published import slots, to_published
 from dmd.model.text import build_text_encoder
-from dmd.predict_inputs import _labels, read_samples
-from dmd.predict_outputs import schema
-from dmd.presets import config_to_dict, load_config, preset_names
-from dmd.trained_model import ModelCard, TrainedModel
+from dmd.published.parameter_names import slots, to_published
+from dmd.system.trained_model import ModelCard, TrainedModel
 from tests.support.commands import command, refused
 from tests.support.golden import SETTINGS, Golden, relative_error
 from tests.support.trained import damage_state
@@ -201,7 +201,7 @@ class Block:
         if name.split('.')[0] in ('deepspeed', 'ray', 'tensorboard', 'webdataset'): raise ImportError(name)
 sys.meta_path.insert(0, Block())
 import dmd, torch
-from dmd.exported import example
+from dmd.inference.export import example
 model = dmd.load({str(exported)!r}, device='cpu')
 print(float(model.predict(**example(model.card, 70)).sentiment.sum()))
 """
@@ -379,7 +379,7 @@ def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):
     assert command("export", run, tmp_path / "out", "--no-program") == 0
     with pytest.MonkeyPatch.context() as patch:
         torn = lambda path, chunks: sys.exit(path.write_bytes(b"".join(chunks)))  # noqa: E731
-        patch.setattr("dmd.exported.write_file", torn)
+        patch.setattr("dmd.inference.export.write_file", torn)
         with pytest.raises(SystemExit):
             command("export", run, tmp_path / "out", "--no-program")
     assert (tmp_path / "out" / "model.safetensors").exists()

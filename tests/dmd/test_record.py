@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from dmd.training.provenance import git_commit, versions
+from dmd.training.logging.provenance import git_commit, versions
 from tests.support.records import CONFIG, recorder, train
 
 ROOT = Path(__file__).parents[2]

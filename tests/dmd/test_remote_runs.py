@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.places import to_place
-from dmd.training.restore import training_data
+from dmd.evaluation.trained_run import training_data
 from tests.support.commands import command, refused
 from tests.support.servers import serve_files
 from tests.support.trained import train

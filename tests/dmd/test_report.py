@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from dmd.config.loading import all_keys
 from dmd.losses.distillation import make_prior
 from dmd.metrics import in_view, sentiment_metrics
 from dmd.model.graph import PAIRS
-from dmd.presets import all_keys
 from dmd.report.curves import smooth
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
 from dmd.report.groups import BOOKKEEPING, BUDGET, Measured, flatten, identity, make_groups

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dmd.presets import load_config
+from dmd.config.loading import load_config
 from dmd.training.schedule import Schedule
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.standing import finished_at, is_unfinished, standing
+from dmd.evaluation.trained_run import evaluate_run
 from dmd.metrics import METRICS
-from dmd.training.epoch_report import Outcome
-from dmd.training.restore import best_checkpoint, evaluate_run
-from dmd.training.standing import finished_at, is_unfinished, standing
+from dmd.training.outcome import Outcome
 from tests.support.trained import train, train_and_tell
 
 CUT = ["train.ghost_batches_per_step=2", "train.max_steps=2"]

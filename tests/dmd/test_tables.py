@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmd.evaluation.evaluate import Evaluation
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.ghost import sample_mean
 from dmd.losses.terms import TERMS, Term, all_terms, triton_order
@@ -23,8 +24,7 @@ from dmd.report.inference import load_and_run
 from dmd.report.predictions import heads_figure
 from dmd.report.runs import Curve, read_run
 from dmd.report.tables import heads_table, summary_table
-from dmd.training.evaluate import Evaluation
-from dmd.training.logbook import Logbook
+from dmd.training.logging.logbook import Logbook
 from tests.support.commands import command
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_shards.reading.reader import ShardReader
+from dmd.config.loading import load_config
 from dmd.data.targets import check_classes, check_targets
-from dmd.presets import load_config
 from launch.trainer.preflight import check_training
 from tests.support.commands import command
 from tests.support.small_data import COUNTS, build_from, mmsa, save

@@ -14,16 +14,16 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 import dmd
 from data_shards.reading.reader import ShardReader
 from dmd.config import DataConfig
+from dmd.config.loading import load_config
 from dmd.data.loader import evaluation_batches
 from dmd.data.targets import check_classes, targets
-from dmd.exported import PROGRAM, example
+from dmd.inference.export import PROGRAM, example
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.distillation import logit_distillation
 from dmd.metrics import class_metrics, class_names, confusion, to_classes
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
-from dmd.presets import load_config
 from launch.trainer.preflight import check_training
 from tests.support.commands import command
 from tests.support.small_data import build_from, mmsa

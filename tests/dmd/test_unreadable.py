@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.durable import Unreadable
-from dmd.training.checkpoint import (
+from dmd.checkpoint.format import (
     STATE,
     checkpoint_paths,
     find_step,
@@ -20,8 +20,8 @@ from dmd.training.checkpoint import (
     read_checkpoint,
     verify_checkpoint,
 )
-from dmd.training.checkpoint_writer import write_checkpoint
-from dmd.training.storage_trial import try_storage
+from dmd.checkpoint.storage_trial import try_storage
+from dmd.checkpoint.writer import write_checkpoint
 from tests.support.commands import command
 from tests.support.disks import failing
 from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints

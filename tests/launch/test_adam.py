@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.cpp_extension import CUDA_HOME
 
-from dmd.presets import load_config
+from dmd.config.loading import load_config
+from dmd.system.system import TrainingSystem
 from dmd.training.loop import Training
-from dmd.training.system import TrainingSystem
 from launch.network.ports import free_port
 from launch.trainer.adam import make_adam, without_architectures
 from launch.trainer.build import build_system

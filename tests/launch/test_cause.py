@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 from dmd.exit_codes import weight
-from dmd.training.epoch_report import Outcome
-from dmd.training.faults import fault_point
+from dmd.testing.fault_points import fault_point
+from dmd.training.outcome import Outcome
 from launch.network.ports import free_port
 from launch.starting.collect import InMemory
 from launch.starting.launcher import Launcher

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmd.kernels.cards import Card
+from dmd.kernels.common.cards import Card
 from launch.doctor import cuda_compiler, how_it_trains
 
 CUDA = torch.device("cuda", 1)

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from data_shards.reading.reader import ShardReader
-from dmd.training import checkpoint_writer, loop, step
+from dmd.checkpoint import writer as checkpoint_writer
+from dmd.training import loop, step
 from tests.support.ranks import assert_bitwise, assert_close, finish, last, ledger, train
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from dmd.config import Config, TrainConfig
-from dmd.training.agreement import Diverged, OnEveryRank, StorageFailed
+from dmd.distributed.errors import Diverged, OnEveryRank, StorageFailed
 from launch.network.ports import free_port
 from launch.supervision.channels import Channels
 from launch.supervision.failures import ending_of
@@ -217,7 +217,7 @@ def test_which_key_lowers_what_a_rank_needs():
 LIMITED = """
 import resource, sys
 from dmd.config import Config, TrainConfig
-from dmd.training.agreement import Diverged, StorageFailed
+from dmd.distributed.collectives import Diverged, StorageFailed
 from launch.supervision.channels import Channels
 from launch.trainer.main import run_rank
 def work(peers, standing):

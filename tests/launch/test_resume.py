@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_shards.reading.reader import ShardReader
-from dmd.training.checkpoint import newest_valid
+from dmd.checkpoint.format import newest_valid
 from tests.support.ranks import assert_bitwise, assert_close, finish, last, ledger, losses, train
 
 pytestmark = pytest.mark.multiproc

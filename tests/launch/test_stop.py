@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmd.training.checkpoint import newest_valid
+from dmd.checkpoint.format import newest_valid
 from launch.supervision.supervise import REPEAT_SECONDS
 from tests.support.disks import fill
 from tests.support.ranks import Session, assert_bitwise, finish, last, losses, train

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_shards.sole_writer import NAME
+from dmd.checkpoint.format import MANIFEST
 from dmd.cli import main
-from dmd.training.checkpoint import MANIFEST
 from tests.support.disks import failing, fill
 from tests.support.ranks import TINY, Session, assert_bitwise, errors, finish, train
 from tests.support.waiting import until

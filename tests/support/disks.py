@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmd.training.checkpoint import MANIFEST
+from dmd.checkpoint.format import MANIFEST
 
 
 @contextmanager

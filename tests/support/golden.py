@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD, ModelConfig
-from dmd.model.published import GD_UNIT, from_published, slots
+from dmd.published.parameter_names import GD_UNIT, from_published, slots
 
 FOLDER = Path(__file__).parent.parent / "golden"
 SETTINGS = ("aligned", "unaligned")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dmd.training.checkpoint import Snapshot, newest_valid, read_checkpoint
+from dmd.checkpoint.format import Snapshot, newest_valid, read_checkpoint
 from launch.network.ports import free_port
 from launch.supervision.supervise import supervise
 from launch.trainer.main import main

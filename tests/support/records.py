@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dmd.training.record import Recorder
+from dmd.training.logging.recorder import Recorder
 
 CONFIG = {
     "model": {"dim": 50, "kernels": [5, 5, 5], "bert": None},

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dmd.training.checkpoint import Snapshot, checkpoint_paths
-from dmd.training.checkpoint_writer import write_checkpoint
+from dmd.checkpoint.format import Snapshot, checkpoint_paths
+from dmd.checkpoint.writer import write_checkpoint
 
 
 def snapshot(step: int, best: int | None = None, salt: int = 0, size: int = 64) -> Snapshot:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from dmd.presets import load_config
-from dmd.training.checkpoint import Snapshot
-from dmd.training.checkpoint_writer import write_checkpoint
+from dmd.checkpoint.format import Snapshot
+from dmd.checkpoint.writer import write_checkpoint
+from dmd.config.loading import load_config
 from launch.network.ports import free_port
 from launch.trainer.build import make_training
 from launch.trainer.engine import join_process_group
@@ -66,7 +66,7 @@ def train(shards: Path | str, runs: dict[Path, list[str]]) -> list[Path]:
 
 def damage_state(run: Path, to: Path) -> None:
     """A run whose only checkpoint claims another width than its weights have."""
-    from dmd.training.restore import best_checkpoint
+    from dmd.checkpoint.select import best_checkpoint
 
     snapshot = best_checkpoint(run)
     state = json.loads(json.dumps(snapshot.state))

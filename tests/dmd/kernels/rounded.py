@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention_plan import AttentionPlan
-from dmd.kernels.noise import Noise, keep_scale, kept_elements
+from dmd.kernels.attention.plan import AttentionPlan
+from dmd.kernels.dropout.noise import Noise, keep_scale, kept_elements
+from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
 from dmd.kernels.portable import PortableBackend, normalise, pick_steps
-from dmd.kernels.stack import LayerPlan, LayerWeights
 
 
 def rounded(x: Tensor) -> Tensor:

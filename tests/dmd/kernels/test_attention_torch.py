@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dmd.kernels import attention_torch
-from dmd.kernels.attention_plan import AttentionPlan
+from dmd.kernels.attention import exportable as attention_torch
+from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.cpu import CPU as ON_CPU
+from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.noise import Noise
 from dmd.kernels.interface import Backend
-from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise
 from dmd.kernels.portable import PORTABLE
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD

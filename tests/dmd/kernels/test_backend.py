@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dmd.kernels.backend import choose_execution, float32_products
-from dmd.kernels.cards import Card
+from dmd.kernels.common.cards import Card
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RTX_3090 = Card(name="NVIDIA GeForce RTX 3090", capability=(8, 6))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dmd.kernels.block_sizes import MAX_HEAD, MAX_WIDTH, attention_sizes, padded, row_sizes
-from dmd.kernels.stack import StackPlan
+from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH, attention_sizes, padded, row_sizes
+from dmd.kernels.encoder.plan import StackPlan
 
 
 @pytest.mark.parametrize("half", [False, True])

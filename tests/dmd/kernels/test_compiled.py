@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dmd.kernels.backend import why_not_fused
-from dmd.kernels.stack import StackPlan
+from dmd.kernels.encoder.plan import StackPlan
 from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.without_card import without_card
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from dmd.kernels.attention_plan import AttentionPlan
+from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.backend import float32_products
-from dmd.kernels.cards import KernelError
-from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise
-from dmd.kernels.stack import StackPlan
+from dmd.kernels.common.cards import KernelError
+from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import StackPlan
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
 from dmd.model.transformer import TransformerStack
@@ -87,7 +87,7 @@ def check_step() -> None:
 def check_grids() -> None:
     """More samples times heads, and more time steps, than CUDA has programs along y."""
     from benchmarks.offline_driver import offline
-    from dmd.kernels.decoupling_fused import BLOCK, FusedDecoupling
+    from dmd.kernels.losses.decoupling import BLOCK, FusedDecoupling
     from dmd.kernels.triton_backend import TRITON
 
     grids: list[tuple[int, int, int]] = []
@@ -106,8 +106,8 @@ def check_grids() -> None:
 def check_refusals() -> None:
     """What a card cannot run is named; what is a bug, or a card's own fault, stays what it is."""
     from benchmarks.offline_driver import offline
-    from dmd.kernels.launching import launch
-    from dmd.kernels.stack_triton import norm
+    from dmd.kernels.common.launching import launch
+    from dmd.kernels.encoder.embed_and_norm_kernels import norm
     from dmd.kernels.triton_backend import TRITON
 
     x = torch.zeros(1, 2, 16, 64)

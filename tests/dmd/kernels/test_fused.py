@@ -11,9 +11,9 @@ from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 
 def check_attention(device: str, dtype_name: str = "float32", full_size: bool = False) -> None:
     """Lengths, head widths, one step or all, dropout or none; the same elements are dropped in both forms."""
-    from dmd.kernels.attention_plan import AttentionPlan
+    from dmd.kernels.attention.plan import AttentionPlan
     from dmd.kernels.cpu import CPU
-    from dmd.kernels.noise import Noise
+    from dmd.kernels.dropout.noise import Noise
     from dmd.kernels.triton_backend import TRITON
 
     dtype = getattr(torch, dtype_name)

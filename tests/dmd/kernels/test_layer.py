@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dmd.kernels import layer_plain
-from dmd.kernels.attention_plan import AttentionPlan
-from dmd.kernels.layer_chunk import Masks, Weights
-from dmd.kernels.layer_plain import plain_layer
-from dmd.kernels.noise import Noise
+from dmd.kernels.attention.plan import AttentionPlan
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder import cpu_layer as layer_plain
+from dmd.kernels.encoder.cpu_layer import plain_layer
+from dmd.kernels.encoder.cpu_layer_chunk import Masks, Weights
 
 DIM, HEADS, BATCH, QUERIES, KEYS = 4, 2, 4, (3, 2), (2, 4)
 

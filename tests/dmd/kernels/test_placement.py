@@ -19,13 +19,13 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.step_sides import LENGTHS, shapes
 from dmd.config import Config
+from dmd.config.loading import config_to_dict, load_config
 from dmd.data.loader import Batch
 from dmd.data.synthetic import random_batch
 from dmd.model.text import build_text_encoder
-from dmd.presets import config_to_dict, load_config
-from dmd.trained_model import InferenceModules, ModelCard, TrainedModel
+from dmd.system.system import TrainingSystem
+from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
 from dmd.training.step import make_noise
-from dmd.training.system import TrainingSystem
 from tests.dmd.kernels.forms import interpreted
 
 META = torch.device("meta")

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dmd.kernels.products_triton import product
+from dmd.kernels.common.triton_products import product
 from tests.dmd.kernels.forms import interpreted
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dmd.kernels.cpu import CPU
-from dmd.kernels.noise import Noise
-from dmd.kernels.stack import StackPlan
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import StackPlan
 from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 from tests.dmd.kernels.rounded import RoundedBackend

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention_plan import AttentionPlan
+from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.cpu import CPU
-from dmd.kernels.noise import Noise
+from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.portable import PORTABLE
-from dmd.kernels.stack import StackPlan
 from dmd.model.transformer import TransformerStack
 
 BATCH, HEADS, WIDTH = 4, 2, 5

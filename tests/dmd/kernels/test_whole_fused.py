@@ -8,13 +8,13 @@ import torch
 
 from dmd.config import Config, TrainConfig
 from dmd.data.loader import Batch
-from dmd.kernels.keys import DropoutKeys
-from dmd.kernels.noise import Noise
+from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.noise import Noise
 from dmd.kernels.portable import PORTABLE
 from dmd.model.config import ModelConfig
-from dmd.training.capture import obstacle_to_capture
+from dmd.system.cuda_graph import obstacle_to_capture
+from dmd.system.system import TrainingSystem
 from dmd.training.step import make_noise
-from dmd.training.system import TrainingSystem
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 
 SIZES = {"text": 5, "audio": 3, "vision": 4}

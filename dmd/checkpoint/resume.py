@@ -1,0 +1,57 @@
+"""Which checkpoint a training continues from: one rank chooses, all of them load it."""
+
+from pathlib import Path
+from typing import Literal
+
+from dmd.checkpoint.format import Snapshot, checkpoint_paths, find_step, newest_valid, read_checkpoint
+from dmd.distributed.collectives import all_or_none, from_first_rank
+from dmd.distributed.engine import Engine
+
+Resume = Literal["auto", "never"] | int
+"""auto: the newest valid checkpoint, a fresh start where there is none; never: a fresh start in a new run directory;
+a number: the checkpoint of that step, later ones are given up."""
+
+
+def parse_resume(text: str) -> Resume:
+    """The value of `--resume`. Raises ValueError for anything but auto, never or a step."""
+    if text == "auto":
+        return "auto"
+    if text == "never":
+        return "never"
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"--resume is {text!r}; it must be auto, never, or the step of a checkpoint")
+
+
+def choose_checkpoint(root: Path, resume: Resume) -> tuple[Path | None, list[str]]:
+    """The checkpoint to continue from (None: a fresh start), and why newer ones were skipped; reads whole files.
+
+    Raises:
+        ValueError: checkpoints, none of them valid; a step that is not there or not valid; `never` where a run is.
+        Unreadable: a checkpoint that cannot be looked at, which may be the one.
+    """
+    if resume == "auto":
+        return newest_valid(root)
+    if resume != "never":
+        return find_step(root, resume), []
+    if checkpoint_paths(root):
+        raise ValueError(f"{root} holds the checkpoints of a run, which --resume never would replace; give a new --run")
+    return None, []
+
+
+def load_checkpoint(engine: Engine, root: Path, resume: Resume) -> Snapshot | None:
+    """Choose on the first rank and read on all. A collective.
+
+    Raises:
+        ValueError: as `choose_checkpoint`, on every rank.
+        StorageFailed: a checkpoint that a rank cannot look at; on every rank.
+    """
+    path: Path | None = None
+    with all_or_none(engine.device):
+        if engine.rank == 0:
+            path, skipped = choose_checkpoint(root, resume)
+            for reason in skipped:
+                print(f"skipped an invalid checkpoint: {reason}", flush=True)
+    name = from_first_rank(engine, None if path is None else path.name)
+    with all_or_none(engine.device):
+        return None if name is None else read_checkpoint(root / name)

@@ -1,0 +1,125 @@
+"""What a checkpoint of a training holds, and whether a training may continue from it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data_shards.format.schema import DatasetInfo
+from dmd.config import Config
+from dmd.config.loading import config_from_dict, config_to_dict
+from dmd.documents import check_course
+from dmd.system.system import TrainingSystem
+
+VERSION = 1
+FREE_KEYS = frozenset(
+    {
+        "data.workers",
+        "data.check",
+        "text.encoder",
+        "train.epochs",
+        "train.max_steps",
+        "train.early_stop",
+        "train.ghost_batches_per_forward",
+        "train.zero_stage",
+        "train.kernels",
+        "train.precision",
+        "train.save_every",
+        "train.save_minutes",
+        "train.keep_checkpoints",
+        "train.log_every",
+        "train.on_nonfinite",
+        "train.nonfinite_limit",
+        "train.on_storage_error",
+        "train.collective_timeout",
+        "train.cuda_graph",
+        "text.compile",
+        "train.adam",
+        "train.deterministic",
+    }
+)
+"""Config keys that may change between two starts of one run; every other change asks for a new run directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """Where in the data a training stands, the same on every rank."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps of this epoch that are done."""
+
+
+def make_state(
+    *,
+    config: Config,
+    info: DatasetInfo,
+    cursor: Cursor,
+    schedule: dict[str, Any],
+    nonfinite_in_a_row: int,
+    text_encoder: dict[str, Any] | None,
+    library_versions: dict[str, str],
+    averaged_steps: int | None,
+) -> dict[str, Any]:
+    """The JSON part of a checkpoint."""
+    return {
+        "version": VERSION,
+        "cursor": asdict(cursor),
+        "config": config_to_dict(config),
+        "schedule": schedule,
+        "best_step": schedule["best_step"] if schedule["best_step"] >= 0 else None,
+        "data": {
+            "name": info.name,
+            "generation": info.generation,
+            "text_kind": info.text_kind,
+            "dims": info.dims,
+            "lengths": info.lengths,
+            "label_scale": info.label_scale,
+        },
+        "text_encoder": text_encoder,
+        "nonfinite_in_a_row": nonfinite_in_a_row,
+        "averaged_steps": averaged_steps,
+        "versions": library_versions,
+    }
+
+
+def model_state(system: TrainingSystem) -> dict[str, Tensor]:
+    """Copies of all weights on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in system.state_dict().items()}
+
+
+def saved_config(state: dict[str, Any]) -> Config:
+    """The config that a checkpoint was written with."""
+    return config_from_dict(state["config"])
+
+
+def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, run: Path) -> None:
+    """Raise ValueError unless a training with this config on this data may continue from the state."""
+    check_course(state, str(run))
+    if state["version"] != VERSION:
+        raise ValueError(f"{run}: its checkpoints have version {state['version']}, this program reads {VERSION}")
+    there, here = state["data"]["generation"], info.generation
+    if there != here:
+        raise ValueError(
+            f"{run} was trained on data generation {there} ({state['data']['name']}), these shards are {here} "
+            f"({info.name}); give the same shards, or another --run"
+        )
+    began = config_to_dict(saved_config(state))
+    for section, values in config_to_dict(config).items():
+        for name, value in values.items():
+            before = began[section][name]
+            if before != value and f"{section}.{name}" not in FREE_KEYS:
+                raise ValueError(
+                    f"{run} was trained with {section}.{name}={before}, not {value}; give that value, or another --run"
+                )
+
+
+def check_fits(data: dict[str, Any], info: DatasetInfo) -> None:
+    """Raise ValueError unless a model that was trained on `data` can read these shards."""
+    for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
+        if data[what] != here:
+            raise ValueError(
+                f"the model was trained on data with {what} {data[what]}, these shards have {here}; give shards that "
+                "were made from the same features"
+            )

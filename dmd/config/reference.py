@@ -1,0 +1,69 @@
+"""The configuration reference, written from the dataclasses: `python -m dmd.config.reference > docs/configuration.md`.
+
+The text under a field of a config dataclass is its documentation, there and here.
+"""
+
+import ast
+import inspect
+import re
+import sys
+from dataclasses import MISSING, fields
+from typing import Any
+
+from dmd.config.loading import preset_comment, preset_names
+from dmd.config.schema import Config
+
+INTRODUCTION = """\
+# Configuration reference
+
+Written by `python -m dmd.config.reference > docs/configuration.md`; edit the dataclasses, not this page.
+
+A value is set by a preset (`--preset NAME`, or a .yaml file of yours) and overridden on the command line:
+`dmd train --preset mosi-aligned ... train.seed=1112 train.learning_rate=5e-5`. A data set of your own needs no preset:
+feature dims and lengths come from the shards. `dmd presets` lists the presets, `dmd presets NAME` prints one in full.
+"""
+
+
+def field_documents(section: type) -> dict[str, str]:
+    """What is written under each field of a dataclass, on one line."""
+    tree = ast.parse(inspect.cleandoc(inspect.getsource(section))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for node, after in zip(tree.body, tree.body[1:], strict=False):
+        told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and told:
+            assert isinstance(after, ast.Expr)
+            assert isinstance(after.value, ast.Constant)
+            found[node.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a reader of YAML calls it."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if not isinstance(annotation, type):
+        text = str(annotation).replace("typing.", "")
+    literal = re.fullmatch(r"Literal\[(.*)\]", text)
+    return literal[1].replace("'", "").replace(", ", " or ") if literal else text.replace(" | None", " or null")
+
+
+def reference() -> str:
+    """The whole page as Markdown."""
+    lines = [INTRODUCTION, "## Presets", "", "| preset | |", "|---|---|"]
+    lines += [f"| `{name}` | {preset_comment(name)} |" for name in preset_names()]
+    for section in fields(Config):
+        kind = section.type
+        assert isinstance(kind, type)
+        about = " ".join((kind.__doc__ or "").split())
+        lines += ["", f"## {section.name}", "", about, "", "| key | type | default | |", "|---|---|---|---|"]
+        documents = field_documents(kind)
+        for key in fields(kind):
+            assert key.default is not MISSING
+            default = "null" if key.default is None else str(key.default).lower() if key.type is bool else key.default
+            text = documents[key.name].replace("|", "\\|")
+            lines.append(f"| `{section.name}.{key.name}` | {type_name(key.type)} | `{default}` | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,170 @@
+"""The config of a training: a typed tree of frozen dataclasses, which `dmd.config.loading` makes of files."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data_shards.places import redact
+from dmd.kernels.backend import KernelChoice, PrecisionChoice
+from dmd.losses import ObjectiveConfig
+from dmd.model import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text encoder, used when the shards hold token ids; shards with text features need none."""
+
+    encoder: str = "bert-base-uncased"
+    """Local directory or hub name of any Hugging Face encoder; its tokenizer must be the one that made the shards."""
+    frozen: bool = False
+    """Keep the encoder's pretrained weights."""
+    compile: bool = False
+    """Run the encoder through torch.compile."""
+    learning_rate: float | None = None
+    """Learning rate of the encoder's weights; none: `train.learning_rate`."""
+    warmup_epochs: int = 0
+    """Epochs over which the encoder's learning rate rises to its own, in equal parts; 0: at once, as published."""
+
+    def __post_init__(self) -> None:
+        if "://" in self.encoder:
+            raise ValueError(f"text.encoder is {redact(self.encoder)}; give a directory or a name on the hub")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"text.learning_rate is {self.learning_rate}; it must be above 0")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"text.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How samples are read."""
+
+    workers: int | Literal["auto"] = "auto"
+    """Reader threads per rank; 0 reads between the steps. Does not change the order. auto: 1 on CUDA, 0 on a CPU."""
+    window: int = 16
+    """Shards whose samples are mixed with each other at a time; changes the order."""
+    classes: Literal["sentiment", "stored"] = "sentiment"
+    """Where the classes of a classification (`model.task`) come from: the sentiment, or the class labels that
+    `dmd shard --class-labels` took from the feature file (MMSA's `classification_labels`)."""
+    check: bool = True
+    """Compare each sample's checksum when it is first read."""
+
+    def __post_init__(self) -> None:
+        if self.workers != "auto" and self.workers < 0:
+            raise ValueError(f"data.workers is {self.workers}; it must be at least 0")
+        if self.window < 1:
+            raise ValueError(f"data.window is {self.window}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Steps, optimizer, schedule, stopping. Defaults are the published ones for CMU-MOSI."""
+
+    seed: int = 1111
+    """Seed of weights, sample order and dropout."""
+    epochs: int = 100
+    """Epochs at most; early stopping usually comes first."""
+    max_steps: int | None = None
+    """Optimizer steps at most; none: no limit."""
+    ghost_batch_size: int = 16
+    """Samples that the relational losses compare with each other: a hyperparameter of the objective."""
+    ghost_batches_per_step: int = 10
+    """Ghost batches of one optimizer step, over all ranks."""
+    ghost_batches_per_forward: int | Literal["auto"] = "auto"
+    """Ghost batches that a rank runs at once, at most: memory against speed, the result is the same. auto: on CUDA all
+    of its share, or as many as its memory holds; on a CPU 10, of long sequences 2. run.json says how many."""
+    learning_rate: float = 1e-4
+    """Adam's learning rate."""
+    clip: Literal["none", "value", "norm"] = "value"
+    """Clip the gradient of a step by value, by its global norm, or not at all."""
+    clip_at: float = 0.06
+    """Limit of the clip. The published 0.6 is for the sum of ten ghost batches; a step here is their mean."""
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """Learning rate over the epochs: `plateau` (published), or `cosine`, half a wave down to 0 over `epochs`."""
+    ema_decay: float = 0.0
+    """Exponential moving average of all trained weights, the GD-Units' too: the share of it that a step keeps, such as
+    0.99. After t steps the share is at most (1 + t) / (10 + t), so that short trainings forget their start. Validation,
+    best, evaluate, predict, export and report use the average; the training goes on from its own weights. 0: none."""
+    plateau_factor: float = 0.5
+    """Factor on the learning rate after `plateau_patience` epochs without a better validation loss."""
+    plateau_patience: int = 5
+    """Epochs without improvement that the schedule accepts."""
+    early_stop: int = 10
+    """Epochs without a better validation loss after which the training ends."""
+    zero_stage: Literal[0, 1, 2] = 0
+    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well."""
+    precision: PrecisionChoice = "auto"
+    """Precision of the network's products; weights and losses stay in float32. fp32: IEEE float32. tf32: float32 whose
+    products on CUDA keep 10 bits of mantissa. bf16: autocast to bfloat16, 7 bits. auto: bf16 on CUDA from compute
+    capability 8.0 on, else fp32."""
+    kernels: KernelChoice = "auto"
+    """Implementation of encoders and losses: Triton kernels (fused), or plain torch. auto: fused on CUDA from compute
+    capability 8.0 on, where Triton is installed and its kernels compile, else plain."""
+    cuda_graph: Literal["auto", "off"] = "off"
+    """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; run.json says
+    whether, and why not. Twice as fast on an H100 (docs/gpu.md); off, since it was changed after it ran there."""
+    adam: Literal["torch", "deepspeed"] = "torch"
+    """Implementation of Adam on CUDA: torch's fused one, or DeepSpeed's FusedAdam, which is compiled at the first start
+    and needs an nvcc of torch's CUDA version. A CPU has torch's alone. Checkpoints of one continue with the other."""
+    deterministic: bool = False
+    """Make a training on CUDA repeat its bits: torch.use_deterministic_algorithms, deterministic cuDNN without its
+    benchmark, CUBLAS_WORKSPACE_CONFIG=:4096:8, scaled_dot_product_attention by its math implementation. Costs time and
+    memory. Changes nothing on a CPU, where a training always repeats its bits."""
+    save_every: int = 0
+    """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
+    save_minutes: float = 0
+    """Minutes after which a checkpoint is written at the next step; 0: no limit."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept beside the best; at least 2."""
+    log_every: int = 1
+    """Steps between two lines of the log."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite is never applied: end the training, or skip the step and go on."""
+    nonfinite_limit: int = 3
+    """Steps in a row that `on_nonfinite: skip` bears with; one more ends the training."""
+    on_storage_error: Literal["continue", "stop"] = "continue"
+    """A checkpoint or log that cannot be written: go on and try again at the next, or end the training. The weights
+    in memory may be all there is of the last steps; the end of a training must be written either way."""
+    collective_timeout: float = 600
+    """Seconds that a rank waits for the others, or works without a sign of life, before the training ends."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "epochs": 1,
+            "ghost_batch_size": 2,
+            "ghost_batches_per_step": 1,
+            "plateau_patience": 0,
+            "early_stop": 1,
+            "save_every": 0,
+            "keep_checkpoints": 2,
+            "log_every": 1,
+            "seed": 0,
+            "nonfinite_limit": 0,
+        }
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.ghost_batches_per_forward != "auto" and self.ghost_batches_per_forward < 1:
+            raise ValueError(
+                f"train.ghost_batches_per_forward is {self.ghost_batches_per_forward}; it must be at least 1, or auto"
+            )
+        if self.save_minutes < 0:
+            raise ValueError(f"train.save_minutes is {self.save_minutes}; it must be at least 0")
+        for name in ("learning_rate", "clip_at", "collective_timeout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"train.plateau_factor is {self.plateau_factor}; it must lie between 0 and 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"train.max_steps is {self.max_steps}; it must be at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a training is, but its data and its run directory."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,0 +1,85 @@
+"""Evaluation of a split: every sample exactly once at any number of ranks, metrics computed once from all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data_shards.reading.reader import ShardReader
+from dmd.config import Config
+from dmd.data.loader import evaluation_batches
+from dmd.losses.task import task_loss
+from dmd.metrics import head_metrics
+from dmd.model.dmd import HEADS
+from dmd.system.modules import BATCH_SIZE, Modules, all_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Predictions and labels of a split, in the order of the index."""
+
+    predictions: dict[str, Tensor]
+    """{head: [N], or logits [N, classes]}"""
+    labels: Tensor
+    """[N], sentiments or class numbers"""
+
+    @property
+    def loss(self) -> float:
+        """Mean task loss of the fused prediction over samples (MAE, cross entropy): what selection looks at."""
+        return float(task_loss(self.predictions["fused"], self.labels).double().mean())
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """{head: {metric: value}} for all eight heads, the fused one first."""
+        return {head: head_metrics(self.predictions[head], self.labels) for head in HEADS}
+
+
+def evaluate(
+    system: Modules,
+    reader: ShardReader,
+    split: str,
+    config: Config,
+    *,
+    device: torch.device,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Predict a split with this rank's share and gather all shares on every rank; `heartbeat` is called per batch.
+
+    Raises:
+        ValueError: the shards have no such split.
+    """
+    total = reader.index.num_samples(split)
+    if total == 0:
+        there = ", ".join(reader.index.info.counts) or "none"
+        raise ValueError(f"the shards have no split {split!r}; splits that are there: {there}")
+    distributed = dist.is_initialized()
+    rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    was_training = system.training
+    system.eval()
+    rows, values = [], []
+    batches = evaluation_batches(reader, split, config.data, batch_size=BATCH_SIZE, rank=rank, num_ranks=num_ranks)
+    with torch.inference_mode():
+        for batch in batches:
+            output = system.predict(batch.to(device))
+            table = all_heads(output)  # [B, 8, ...]
+            rows.append(batch.rows.flatten())
+            values.append(torch.cat([table.flatten(1).cpu(), system.targets(batch).view(-1, 1)], dim=1))
+            heartbeat()
+    system.train(was_training)
+    share = (torch.cat(rows), torch.cat(values)) if rows else None
+    shares = [share] * num_ranks
+    if distributed:
+        dist.all_gather_object(shares, share)
+    return _merge([share for share in shares if share is not None], total, config.model.outputs)
+
+
+def _merge(shares: list[tuple[Tensor, Tensor]], total: int, outputs: int) -> Evaluation:
+    rows = torch.cat([rows for rows, _ in shares])
+    values = torch.cat([values for _, values in shares])
+    values, rows = values[rows >= 0], rows[rows >= 0]
+    order = rows.argsort()
+    assert rows[order].equal(torch.arange(total)), "every sample exactly once"
+    values, labels = values[order, :-1], values[order, -1]
+    table = values if outputs == 1 else values.unflatten(1, (len(HEADS), outputs))  # [N, 8, ...]
+    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=labels)

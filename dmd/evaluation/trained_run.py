@@ -1,0 +1,82 @@
+"""What a run directory holds of a trained model: its best checkpoint and where its data is; and its evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data_shards.places import Place, Where, to_place
+from data_shards.reading.reader import ShardReader
+from data_shards.storage.store import was_opened
+from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.state import check_fits
+from dmd.config.loading import config_from_dict
+from dmd.data.targets import check_classes
+from dmd.documents import read_document
+from dmd.evaluation.evaluate import evaluate
+from dmd.kernels.backend import default_device
+from dmd.system.trained_model import ModelCard, TrainedModel
+from dmd.training.passes import settle_prediction
+
+
+def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a run's best checkpoint.
+
+    Raises:
+        ValueError: no checkpoint, or a damaged one.
+    """
+    snapshot = best_checkpoint(run)
+    state = snapshot.state
+    source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
+    card = ModelCard(config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source)
+    return card, snapshot.model
+
+
+def training_data(run: Path) -> Place:
+    """Where the shards of a run's training are, as its run.json says.
+
+    A URL is taken from there only where this node's cache has read it before: a run directory may come from anybody,
+    and it holds no credentials.
+
+    Raises:
+        ValueError: no readable run.json, none that names shards, or a URL that nobody here has asked for.
+    """
+    try:
+        data = read_document(run)["info"].get("data")
+    except ValueError as error:
+        raise ValueError(f"{error}; or name the shards with --data") from error
+    if not isinstance(data, str) or not data:
+        raise ValueError(f"{run} does not say where its shards are; name them with --data")
+    place = to_place(data)
+    if place.is_url and not was_opened(place):
+        raise ValueError(f"{run} names shards at {place}, which were never read here; to fetch them: --data {place}")
+    return place
+
+
+def evaluate_run(run: Path, *, data: Where | None, split: str) -> dict[str, Any]:
+    """Metrics of a run's best checkpoint on a split, for all heads; every rank gets them.
+
+    Raises:
+        ValueError: no checkpoint, one whose weights are not of the model that it declares, data that the model cannot
+            read, or shards without that split.
+    """
+    if not run.is_dir():
+        raise ValueError(f"there is no run directory {run}")
+    with ShardReader(data or training_data(run)) as reader:
+        info = reader.index.info
+        card, weights = read_run(run)
+        check_fits(card.data, info)
+        check_classes(config_from_dict(card.config), info)
+        model = TrainedModel(card, weights, default_device(), validates=True)
+        with model.running():
+            settle_prediction(model.modules, info)
+            result = evaluate(model.modules, reader, split, model.config, device=model.device)
+    return {
+        "run": str(run),
+        "step": card.source["step"],
+        "data": info.name,
+        "generation": info.generation,
+        "split": split,
+        "samples": len(result.labels),
+        "metrics": result.metrics(),
+    }

@@ -1,0 +1,249 @@
+"""What `dmd predict` reads: shards, or a feature pickle with or without splits and labels, as batches of samples.
+
+A pickle holds `{split: fields}` or the fields themselves: `text` (or `text_bert` for a model with a text encoder),
+`audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels` (`classification_labels` for a model of
+stored classes); `[N, T, D]` each, or one sample without the first axis. A split may be called by any of its names.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_shards.format.schema import MODALITIES
+from data_shards.meaning import counted
+from data_shards.places import Place, Where, to_place
+from data_shards.reading.reader import ShardReader
+from data_shards.safe_pickle.load import Pickle
+from data_shards.sources import fields as fields_of
+from data_shards.sources.conversions import to_id, to_raw_text
+from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
+from data_shards.sources.splits import find_splits, split_of
+from dmd.config import Config
+from dmd.config.loading import config_from_dict
+from dmd.data.targets import check_classes, targets
+from dmd.system.modules import BATCH_SIZE
+from dmd.system.trained_model import Arrays, ModelCard, check_arrays
+
+_log = logging.getLogger(__name__)
+Choose = Callable[[Iterable[str]], list[str]]
+"""Of the splits that are there those to read."""
+_LABELS = ("regression_labels", "labels", "label")
+_CLASSES = ("classification_labels", "labels", "label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """B samples of one split."""
+
+    split: str
+    """"" for a pickle without splits."""
+    ids: list[str]
+    texts: list[str]
+    labels: NDArray[np.float64]
+    """[B], what the model is to predict: sentiments or class numbers; NaN where there is none."""
+    arrays: Arrays
+    """{modality: [B, ...]}"""
+
+    def pick(self, wanted: set[str]) -> "Samples":
+        """Those whose id is wanted."""
+        rows = [row for row, name in enumerate(self.ids) if name in wanted]
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            labels=self.labels[rows],
+            arrays={m: array[rows] for m, array in self.arrays.items()},
+        )
+
+
+def read_samples(
+    given: Where,
+    card: ModelCard,
+    *,
+    splits: list[str] | None = None,
+    default: str | None = None,
+    ids: list[str] | None = None,
+) -> Iterator[Samples]:
+    """Samples of a place in batches, ready for the model.
+
+    Args:
+        given: directory or URL of shards, or a feature pickle.
+        card: the model that will read them.
+        splits: which; None: `default`.
+        default: the split that is read of what has splits, where none is named; None: all.
+        ids: which samples; None: all.
+
+    Raises:
+        ValueError: what is not there, is there twice, or does not fit the model.
+    """
+    wanted, path = _unique(ids), to_place(given)
+
+    def choose(there: Iterable[str]) -> list[str]:
+        return _chosen(path, there, splits, default)
+
+    batches = _from_shards(path, card, choose) if path.is_dir() else _from_pickle(path.path, card, choose)
+    seen: dict[str, set[str]] = {}
+    for samples in batches:
+        there = seen.setdefault(samples.split, set())
+        for name in samples.ids:
+            if name in there:
+                where = f"{path} {samples.split}".rstrip()
+                raise ValueError(
+                    f"{where}: the id {name!r} is there twice; give every sample an id of its own, or number them with "
+                    "`dmd shard --ids number` and predict the shards"
+                )
+            there.add(name)
+        if wanted is None:
+            yield samples
+        elif wanted.intersection(samples.ids):
+            yield samples.pick(wanted)
+    if not seen:
+        raise ValueError(f"{path} holds no sample; give a file with at least one")
+    unknown = sorted(wanted - set().union(*seen.values())) if wanted else []
+    if unknown:
+        count = sum(map(len, seen.values()))
+        raise ValueError(f"{path} has no sample {unknown[0]!r} among its {count}; ids look like {min(there)!r}")
+
+
+def _unique(ids: list[str] | None) -> set[str] | None:
+    if not ids:
+        return None
+    twice = [name for number, name in enumerate(ids) if name in ids[:number]]
+    if twice:
+        raise ValueError(f"the id {twice[0]!r} is asked for twice; name each sample once")
+    return set(ids)
+
+
+def _chosen(path: Place, there: Iterable[str], splits: list[str] | None, default: str | None) -> list[str]:
+    """Which of the splits that are there ("" alone: there are none) are to be read."""
+    known = list(there)
+    if splits is None and default is not None and known != [""]:
+        if default not in known:
+            raise ValueError(
+                f"{path} has no split {default!r}; it has: {', '.join(known)}; ask for one, such as --split {known[0]}"
+            )
+        return [default]
+    wanted = [split_of(name) or name for name in splits or []]
+    for split in wanted:
+        if split not in known:
+            raise ValueError(f"{path} has no split {split!r}; it has: {', '.join(filter(None, known)) or 'none'}")
+    return wanted or known
+
+
+def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Samples]:
+    config = config_from_dict(card.config)
+    with ShardReader(path) as reader:
+        info = reader.index.info
+        check_classes(config, info)
+        for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
+            if card.data[what] != here:
+                raise ValueError(
+                    f"the model was trained on data with {what} {card.data[what]}, {path} has {here}; give shards "
+                    "that were made from the same features"
+                )
+        for split in choose(info.counts):
+            for begin in range(0, info.counts[split], BATCH_SIZE):
+                rows = range(begin, min(begin + BATCH_SIZE, info.counts[split]))
+                batch = reader.read(split, rows)
+                known = batch["class" if config.data.classes == "stored" else "label"]
+                yield Samples(
+                    split=split,
+                    ids=reader.index.ids(split, rows),
+                    texts=reader.raw_texts(split, rows),
+                    labels=_targets(known, config),
+                    arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES},
+                )
+
+
+def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Samples]:
+    if not path.exists():
+        raise ValueError(
+            f"{path} is empty or no file: there is nothing at this path; give a feature pickle or a directory of "
+            "shards (where the shards of a run have moved: --data)"
+        )
+    content = Pickle(path).value
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of arrays; give an MMSA feature pickle")
+    there = {split: name for split, name in find_splits(content, str(path)).items() if isinstance(content[name], dict)}
+    if there:
+        unread = {as_text(name): size_of(part) for name, part in content.items() if name not in there.values()}
+        _warn_of(unread, str(path))
+    for split in choose(there or [""]):
+        fields = Fields(text_keys(content[there[split]] if split else content))
+        yield from _from_fields(fields, split, card, path)
+        _warn_of(fields.unused(), f"{path} {split}".rstrip())
+
+
+def _warn_of(ignored: dict[str, int], where: str) -> None:
+    if ignored:
+        _log.warning("warning: %s: ignored: %s", where, counted(ignored))
+
+
+def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Iterator[Samples]:
+    names = {m: m for m in MODALITIES}
+    if card.data["text_kind"] == "tokens":
+        names["text"] = "text_bert"
+    lacking = [name for name in names.values() if name not in fields]
+    where = f"{path} {split}: " if split else f"{path}: "
+    if lacking:
+        there = ", ".join(map(str, fields)) or "nothing"
+        raise ValueError(f"{where}{lacking[0]!r} is missing, which the model reads; it has: {there}")
+    if hasattr(fields["audio"], "__len__") and not len(fields["audio"]):
+        raise ValueError(f"{where}no sample; give a file with at least one")
+    arrays = check_arrays(card, {m: fields[name] for m, name in names.items()}, where)
+    count = len(arrays["audio"])
+    given = _listed(fields.get("id"), count, where, "id")
+    ids = [to_id(name, f"{where}sample {row}") for row, name in enumerate(given)] or [str(row) for row in range(count)]
+    texts = list(map(to_raw_text, _listed(fields.get("raw_text"), count, where, "raw_text"))) or [""] * count
+    labels = _labels(fields, count, card, where)
+    for begin in range(0, count, BATCH_SIZE):
+        part = slice(begin, begin + BATCH_SIZE)
+        yield Samples(
+            split=split,
+            ids=ids[part],
+            texts=texts[part],
+            labels=labels[part],
+            arrays={m: array[part] for m, array in arrays.items()},
+        )
+
+
+def _labels(fields: Fields, count: int, card: ModelCard, where: str) -> NDArray[np.float64]:
+    """What the model is to predict, [N]; NaN for a sample, or for all, without a label."""
+    config = config_from_dict(card.config)
+    stored = config.data.classes == "stored"
+    names = _CLASSES if stored else _LABELS
+    name = next((name for name in names if name in fields and fields.get(name) is not None), None)
+    if name is None:
+        return np.full(count, np.nan)
+    given = fields_of.labels({name: np.atleast_1d(fields[name])}, name, where.removesuffix(": "), classes=stored)
+    if len(given) != count:
+        raise ValueError(f"{where}{len(given)} labels for {count} samples; give one per sample, or none")
+    known = given[~np.isnan(given)]
+    wrong = known[~(np.isfinite(known) if not stored else np.isin(known, np.arange(int(config.model.task))))]
+    if len(wrong):
+        kind = f"a class of the model, which are 0 to {int(config.model.task) - 1}" if stored else "a finite number"
+        raise ValueError(f"{where}{name} holds {wrong[0]:g}, which is not {kind}; mend it, or leave the labels out")
+    return _targets(given if stored else given * card.data.get("label_scale", 1.0), config)
+
+
+def _targets(labels: NDArray[Any], config: Config) -> NDArray[np.float64]:
+    """What the model is to predict; a label that is not there stays NaN."""
+    known = torch.from_numpy(labels.astype(np.float64))
+    return torch.where(known.isnan(), known, targets(known.nan_to_num(), config)).numpy()
+
+
+def _listed(values: Any, count: int, where: str, name: str) -> list[Any]:
+    """The entries of a field, of which one sample alone may have a plain one; none where it is not there."""
+    if values is None:
+        return []
+    alone = values.item() if isinstance(values, np.ndarray) and not values.ndim else values
+    listed = list(values) if isinstance(values, (list, tuple)) or np.ndim(values) else [alone]
+    if len(listed) != count:
+        raise ValueError(f"{where}{len(listed)} values of {name} for {count} samples; give one per sample")
+    return listed

@@ -1,0 +1,101 @@
+"""What `dmd predict` writes: one row per sample, as Parquet or CSV, batch after batch."""
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from dmd.inference.inputs import Samples
+from dmd.model.config import Task
+from dmd.model.dmd import HEADS
+from dmd.model.graph import PAIRS
+from dmd.system.modules import SPACES
+from dmd.system.trained_model import Prediction, TrainedModel
+
+EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
+
+
+def schema(task: Task) -> pa.Schema:
+    """Columns of the predictions of a model of this task.
+
+    `prediction` is the fused head's sentiment or class; of a classifier `probability_0`, ... are its probabilities. The
+    other heads and the twelve edges follow under their names.
+    """
+    kind = pa.float32() if task == "regression" else pa.int64()
+    probabilities = [] if task == "regression" else [f"probability_{number}" for number in range(task)]
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("split", "id", "text")),
+            ("label", pa.float64()),
+            ("prediction", kind),
+            *((name, pa.float32()) for name in probabilities),
+            *((head, kind) for head in _other_heads()),
+            *((name, pa.float32()) for name in EDGE_COLUMNS),
+        ]
+    )
+
+
+def _other_heads() -> list[str]:
+    """The heads whose columns have their names."""
+    return [head for head in HEADS if head != "fused"]
+
+
+def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
+    """Predict batch after batch."""
+    for samples in batches:
+        yield samples, model.read(model.output(samples.arrays))
+
+
+def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
+    """One batch as a table of `schema`; a missing label is null."""
+    fused = prediction.heads["fused"]
+    classifies = fused.ndim > 1
+    heads = {head: logits.argmax(-1) if classifies else logits for head, logits in prediction.heads.items()}
+    columns = {
+        "split": pa.array([samples.split] * len(samples.ids)),
+        "id": pa.array(samples.ids),
+        "text": pa.array(samples.texts),
+        "label": pa.array(samples.labels, from_pandas=True),
+        "prediction": pa.array(heads["fused"].numpy()),
+        **{head: pa.array(heads[head].numpy()) for head in _other_heads()},
+    }
+    if classifies:
+        for number, column in enumerate(prediction.probabilities.T.contiguous()):
+            columns[f"probability_{number}"] = pa.array(column.numpy())
+    for space in SPACES:
+        for number, (to, source) in enumerate(PAIRS):
+            edge = prediction.edges[space][:, number].contiguous()
+            columns[f"edge_{space}_{to}_from_{source}"] = pa.array(edge.numpy())
+    return pa.table(columns, schema=schema(fused.shape[1] if classifies else "regression"))  # type: ignore[arg-type]
+
+
+def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema) -> int:
+    """Write tables of these columns to a .parquet or .csv file, whole or not at all; returns the number of rows.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    rows = 0
+    try:
+        parquet = path.suffix == ".parquet"
+        with pa.parquet.ParquetWriter(staged, columns) if parquet else pa.csv.CSVWriter(str(staged), columns) as writer:
+            for table in tables:
+                writer.write_table(table)
+                rows += table.num_rows
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+    return rows
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError for a file that is neither Parquet nor CSV."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"the output {path} ends in {path.suffix!r}; name a .parquet or a .csv file")

@@ -1,0 +1,69 @@
+"""Dropout as one Triton launch each way; the mask of `noise` is drawn again in backward, never kept."""
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dmd.kernels.common.launching import launch
+from dmd.kernels.common.triton_rows import kept
+from dmd.kernels.dropout.noise import Noise, cut, keep_scale
+
+BLOCK = 2048
+
+
+@triton.jit
+def _drop(x_ptr, out_ptr, keys, count, batch, ghost, inner, cut_at, scale, BLOCK: tl.constexpr):
+    """x [outer, batch, inner] flat; elements are numbered inside each ghost batch."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    x = tl.load(x_ptr + at, inside, 0.0).to(tl.float32)
+    sample = at // inner % batch
+    outer = at // inner // batch
+    index = (outer * ghost + sample % ghost) * inner + at % inner
+    key_at = keys + 2 * (sample // ghost)
+    low = tl.load(key_at, inside, 0)
+    high = tl.load(key_at + 1, inside, 0)
+    out = tl.where(kept(index // 2, index % 2, low, high, cut_at), x * scale, 0.0)
+    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), inside)
+
+
+def _launch(x: Tensor, keys: Tensor, batch_dim: int, ghost: int, rate: float) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    count, inner = x.numel(), math.prod(x.shape[batch_dim + 1 :])
+    assert count < 2**31 - BLOCK
+    launch(
+        _drop,
+        (triton.cdiv(count, BLOCK),),
+        x,
+        out,
+        keys,
+        count,
+        x.shape[batch_dim],
+        ghost,
+        inner,
+        cut(rate),
+        keep_scale(rate),
+        BLOCK=BLOCK,
+    )
+    return out
+
+
+class FusedDropout(torch.autograd.Function):
+    """Keeps the keys alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float, noise: Noise, batch_dim: int) -> Tensor:
+        keys = noise.table([(noise.next_site(),)])
+        ctx.save_for_backward(keys)
+        ctx.how = (batch_dim, noise.ghost_size, rate)
+        return _launch(x, keys, *ctx.how)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (keys,) = ctx.saved_tensors
+        return _launch(gradients[0], keys, *ctx.how), None, None, None

@@ -1,0 +1,230 @@
+"""A trained DMD: network, GD-Units and what they were trained with; needs neither DeepSpeed nor Ray.
+
+`dmd.load` gives one, and `dmd evaluate`, `predict`, `missing`, `report` and `export` work on one.
+
+import dmd
+model = dmd.load("exported")                       # or the directory of a run
+result = model.predict(text=text, audio=audio, vision=vision)
+result.sentiment                                   # [N], in [-3, 3]; of a classifier: classes, probabilities
+result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_shards.sources.conversions import finite
+from dmd.config import Config
+from dmd.config.loading import config_from_dict
+from dmd.documents import check_data
+from dmd.kernels.backend import float32_products
+from dmd.kernels.common.cards import current_device
+from dmd.model.config import MODALITIES
+from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.text import build_text_encoder
+from dmd.system.declared import check_declared
+from dmd.system.modules import BATCH_SIZE, SPACES, Modules
+
+Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a trained model is, beside its weights; plain values, for JSON."""
+
+    config: dict[str, Any]
+    """The config of the training, as `dmd.config.loading.config_to_dict` gives it."""
+    data: dict[str, Any]
+    """`name`, `generation`, `text_kind`, `dims` and `lengths` of the data that it was trained on."""
+    text_encoder: dict[str, Any] | None
+    """Configuration of the text encoder; None where the text comes as features."""
+    source: dict[str, Any]
+    """Where the weights come from: `run`, `step`, `versions`."""
+
+    def __post_init__(self) -> None:
+        for name in ("config", "data", "source"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"the model's {name} is {getattr(self, name)!r:.40}, no object; export the run again")
+        if self.text_encoder is not None and not isinstance(self.text_encoder, dict):
+            raise ValueError(f"the model's text_encoder is {self.text_encoder!r:.40}, no object; export the run again")
+        check_data(self.data, "the model's data")
+        if (self.text_encoder is None) != (self.data["text_kind"] == "features"):
+            raise ValueError("the model has token ids and no text encoder, or the other way; export the run again")
+
+    def shape(self, modality: str) -> tuple[int, int]:
+        """Shape of one sample of a modality: [T, D], or [3, T] for token ids."""
+        steps = int(self.data["lengths"][modality])
+        if modality == "text" and self.data["text_kind"] == "tokens":
+            return 3, steps
+        return steps, int(self.data["dims"][modality])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says about N samples; tensors on the CPU, float32."""
+
+    heads: dict[str, Tensor]
+    """{head: [N], or logits [N, classes]} for the eight heads of `dmd.model.dmd.HEADS`."""
+    edges: dict[str, Tensor]
+    """{"homo", "hetero": [N, 6]}, weights of the GD-Units in the order of `dmd.model.graph.PAIRS`."""
+
+    @property
+    def sentiment(self) -> Tensor:
+        """The fused prediction, [N]. Raises ValueError for a model that predicts classes."""
+        if self.heads["fused"].ndim > 1:
+            raise ValueError("this model predicts classes, no sentiment; read `classes` or `probabilities`")
+        return self.heads["fused"]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probability of each class by the fused head, [N, classes]. Raises ValueError for a regression."""
+        if self.heads["fused"].ndim == 1:
+            raise ValueError("this model predicts the sentiment, no classes; read `sentiment`")
+        return self.heads["fused"].softmax(-1)
+
+    @property
+    def classes(self) -> Tensor:
+        """The most probable class of each sample, [N] int64. Raises ValueError for a regression."""
+        return self.probabilities.argmax(-1)
+
+
+class InferenceModules(Modules):
+    """The modules with the forward pass of an exported program."""
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions [B, 8] or [B, 8, classes] in the order of `HEADS`, and the edges of each GD-Unit, [B, 6]."""
+        return self.answers(self.dmd(text, audio, vision))  # in float32, on whatever device the program will run
+
+
+class TrainedModel:
+    """A trained model in evaluation mode on one device.
+
+    Args:
+        card: what the model is.
+        weights: tensors under the names of a checkpoint.
+        device: where it runs.
+        validates: weights ask for gradients as in a training, so that an evaluation has the very digits of the
+            training's validation: torch multiplies in another order for weights that ask for none.
+
+    Raises:
+        ValueError: weights that are not those of the card's model.
+    """
+
+    def __init__(
+        self, card: ModelCard, weights: Mapping[str, Tensor], device: torch.device, *, validates: bool = False
+    ) -> None:
+        self.card, self.device = card, device
+        self.config: Config = config_from_dict(card.config)
+        check_declared(self._build, weights, card.config, card.text_encoder)
+        self.modules = self._build()
+        self.modules.load_state_dict(weights)
+        self.modules.to(device).eval()
+        if not validates:
+            self.modules.requires_grad_(False)
+
+    def _build(self) -> InferenceModules:
+        card, frozen = self.card, self.config.text.frozen
+        encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
+        return InferenceModules(
+            self.config,
+            dims=card.data["dims"],
+            lengths=card.data["lengths"],
+            text_encoder=encoder,
+            device=self.device,
+            binding=False,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Where passes of the model run: its device and its float32 products, for a while."""
+        with current_device(self.device), float32_products(tf32=self.modules.execution.tf32):
+            yield
+
+    @torch.inference_mode()
+    def output(self, batch: Arrays) -> DMDOutput:
+        """The network's full output (features, representations) for a batch {modality: [B, ...]}."""
+        text, audio, vision = (batch[m].to(self.device) for m in MODALITIES)
+        found: list[DMDOutput] = []
+
+        def run() -> None:
+            with self.running():
+                found.append(self.modules.output(text, audio, vision))
+
+        reason = self.modules.try_kernels(run, asked_for=False)
+        if reason:
+            warnings.warn(f"{reason}; going on in plain torch", stacklevel=2)
+            run()
+        return found[0]
+
+    def predict(self, *, text: Any, audio: Any, vision: Any) -> Prediction:
+        """Predict N samples, or one without its first axis.
+
+        Args:
+            text: [N, T, D] features, or [N, 3, T] token ids where the model has a text encoder.
+            audio: [N, T, D].
+            vision: [N, T, D]; all three are tensors or arrays.
+
+        Raises:
+            ValueError: other shapes than those of the training, or values that are not finite.
+        """
+        arrays = check_arrays(self.card, {"text": text, "audio": audio, "vision": vision})
+        parts = []
+        for begin in range(0, len(arrays["audio"]), BATCH_SIZE):
+            batch = {m: array[begin : begin + BATCH_SIZE] for m, array in arrays.items()}
+            parts.append(self.read(self.output(batch)))
+        return join(parts)
+
+    @torch.inference_mode()
+    def read(self, output: DMDOutput) -> Prediction:
+        """The predictions and edges of an output."""
+        heads, *edges = (part.cpu() for part in self.modules.answers(output))
+        return Prediction(
+            heads=dict(zip(HEADS, heads.unbind(1), strict=True)), edges=dict(zip(SPACES, edges, strict=True))
+        )
+
+
+def join(parts: list[Prediction]) -> Prediction:
+    """Predictions of consecutive batches as one."""
+    return Prediction(
+        heads={head: torch.cat([part.heads[head] for part in parts]) for head in HEADS},
+        edges={space: torch.cat([part.edges[space] for part in parts]) for space in SPACES},
+    )
+
+
+def check_arrays(card: ModelCard, arrays: dict[str, Any], where: str = "") -> Arrays:
+    """Tensors [N, ...] of the shapes and types that the model reads; a single sample gets its first axis.
+
+    Raises:
+        ValueError: another shape, no sample, different numbers of samples, or values that are not finite.
+    """
+    checked: Arrays = {}
+    for modality in MODALITIES:
+        try:
+            array: NDArray[Any] = np.asarray(arrays[modality])
+        except ValueError as error:
+            raise ValueError(f"{where}{modality} is ragged; give all samples one shape, padded with zeros") from error
+        wanted = card.shape(modality)
+        if array.ndim == 2:
+            array = array[None]
+        if array.ndim != 3 or array.shape[1:] != wanted or array.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{where}{modality} has shape {list(array.shape[1:])} per sample, the model was trained on "
+                f"{list(wanted)}; give the features that it was trained on"
+            )
+        tokens = modality == "text" and card.data["text_kind"] == "tokens"
+        good = finite(array)
+        if not good.all():
+            count = int(array.size - good.sum())
+            raise ValueError(f"{where}{modality} holds {count} values that are not finite; repair or zero them")
+        checked[modality] = torch.from_numpy(np.array(array, dtype=np.int64 if tokens else np.float32))
+    counts = {m: len(tensor) for m, tensor in checked.items()}
+    if len(set(counts.values())) > 1 or not counts["text"]:
+        raise ValueError(f"{where}the modalities hold {counts} samples; give equally many, at least one")
+    return checked

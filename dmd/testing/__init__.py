@@ -1,0 +1,1 @@
+"""What tests need inside a process that trains."""

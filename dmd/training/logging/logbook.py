@@ -1,0 +1,188 @@
+"""The log of a training as its loop sees it: numbers of a step, of a validation, and a line on the terminal.
+
+Where the storage fails the numbers wait in memory, and the record is opened again as a resume would, so that neither
+log gets a hole or a double.
+"""
+
+import errno
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, device
+from tqdm import tqdm
+
+from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
+from dmd.config import Config
+from dmd.config.loading import config_to_dict
+from dmd.data.loader import reader_threads
+from dmd.data.plan import EpochPlan
+from dmd.distributed.engine import Engine
+from dmd.evaluation.evaluate import Evaluation
+from dmd.metrics import METRICS, in_view, show
+from dmd.metrics.table import kind_of, metrics_of
+from dmd.model.graph import PAIRS
+from dmd.system.system import TrainingSystem
+from dmd.training.logging.recorder import BEST, Recorder
+from dmd.training.logging.tensorboard_figures import sample_features, wants_figures
+
+RETRY_SECONDS = 30
+"""Time between two attempts to reopen a record that could not be written."""
+
+
+def open_record(
+    run: Path, config: Config, index: ShardIndex, plan: EpochPlan, engine: Engine, resumed: int | None
+) -> Recorder:
+    """The record of a training in its run directory, to continue after step `resumed` (None: from the start)."""
+    info = index.info
+    about = {
+        "data": str(index.root),
+        "data_name": info.name,
+        "generation": info.generation,
+        "counts": info.counts,
+        "dims": info.dims,
+        "lengths": info.lengths,
+        "ranks": engine.num_ranks,
+        "device": str(engine.device),
+        "steps_per_epoch": plan.num_steps,
+        "parameters": sum(p.numel() for p in engine.system.parameters()),
+        "kernels": engine.system.execution.kernels,
+        "precision": engine.system.execution.precision,
+        "cuda_graph": engine.system.captured,
+        "ghost_batches_per_forward": plan.ghost_batches_at_once,
+        "data_workers": reader_threads(config.data),
+        "threads": torch.get_num_threads(),
+    }
+    shown = in_view("hparams", [row.name for row in metrics_of(kind_of(config.model.task))])
+    compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))
+    return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
+
+
+class Logbook:
+    """Writes the record of a run; held by the rank that writes.
+
+    Args:
+        run: the run directory.
+        open_record: opens the record to continue after a step (None: from the start).
+        resumed: step that the training continues from.
+    """
+
+    def __init__(self, run: Path, open_record: Callable[[int | None], Recorder], resumed: int | None) -> None:
+        self._run, self._open_record = run, open_record
+        self._record: Recorder | None = open_record(resumed)
+        self._written = resumed
+        self._waiting: deque[tuple[int, dict[str, float], str]] = deque()
+        self._retry_at = 0.0
+        self.failure: OSError | None = None
+        self._edges: dict[str, Tensor] = {}
+        self._undrawn: tuple[int, Evaluation] | None = None
+
+    def step(
+        self, step: int, values: dict[str, Tensor], rates: list[float], samples_per_second: float
+    ) -> dict[str, float]:
+        """The numbers of one optimizer step; edges of the GD-Units become one number each. Copies once."""
+        flat = torch.cat([value.detach().flatten().double() for value in values.values()]).cpu()
+        numbers = {}
+        for (name, value), part in zip(values.items(), flat.split([v.numel() for v in values.values()]), strict=True):
+            if name.startswith("edges_"):
+                self._edges[name.removeprefix("edges_")] = part.view(value.shape).float()
+                named = zip(PAIRS, part.tolist(), strict=True)
+                numbers.update({f"{name}/{to}_from_{source}": edge for (to, source), edge in named})
+            else:
+                numbers[name] = part.item()
+        numbers["samples_per_second"] = samples_per_second
+        for number, rate in enumerate(rates):
+            numbers["learning_rate_text" if number else "learning_rate"] = rate
+        self._write(step, numbers, "train")
+        return numbers
+
+    def epoch(self, step: int, epoch: int, evaluation: Evaluation, *, best: bool, kept: bool) -> None:
+        """The numbers of a validation; `kept` if `dmd evaluate` takes the checkpoint of this step from now on."""
+        self._look()
+        metrics = evaluation.metrics()
+        fused = metrics["fused"]
+        numbers = {"loss": evaluation.loss, "epoch": epoch, **fused}
+        self._write(step, numbers, "valid")
+        heads = {f"{head}/{name}": value for head, of in metrics.items() for name, value in of.items()}
+        self._write(step, heads, "valid_heads")
+        if kept:
+            self._write(step, numbers, BEST)
+        self._undrawn = step, evaluation
+        if wants_figures(epoch):
+            self._draw()
+        rows = [METRICS[name] for name in in_view("headline", fused)]
+        told = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
+        tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {told}{'  best' if best else ''}")
+
+    def close(self, metrics: dict[str, float] | None) -> None:
+        """End the session (see `Recorder.close`). Raises OSError if the record cannot be brought up to date."""
+        self._retry_at = 0.0
+        self._flush()
+        if self._record is None or self._waiting:
+            assert self.failure is not None
+            raise self.failure
+        self._record.close(metrics)
+
+    def end(self, step: int, system: TrainingSystem, reader: ShardReader, config: Config, device: device) -> None:
+        """What is drawn at the end of a training: the last validation, and features for the projector."""
+        self._draw()
+        points = sample_features(system, reader, config, device)
+        self._show(lambda record: record.features(step, points))
+
+    def _draw(self) -> None:
+        if self._undrawn is not None:
+            step, evaluation = self._undrawn
+            self._show(lambda record: record.pictures(step, self._edges, evaluation))
+            self._undrawn = None
+
+    def _show(self, show: Callable[[Recorder], None]) -> None:
+        """Add a picture to the log, which can do without it where the storage fails."""
+        try:
+            if self._record is not None:
+                show(self._record)
+        except OSError as error:
+            print(f"storage: {error}; a picture of the log is left out", file=sys.stderr, flush=True)
+
+    def _look(self) -> None:
+        """Notice a log or a run directory that is not where it was; the log goes on in what is there now."""
+        try:
+            if self._record is not None:
+                self._record.look()
+        except OSError as error:
+            told = f"storage: {error.strerror or error}; the log goes on in what is there now"
+            print(told, file=sys.stderr, flush=True)
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._record is not None:
+            self._record.abandon()
+        self._record, self._retry_at = None, 0.0
+
+    def _write(self, step: int, numbers: dict[str, float], kind: str) -> None:
+        self._waiting.append((step, numbers, kind))
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._record is None and time.monotonic() < self._retry_at:
+            return
+        try:
+            if self._record is None:
+                os.stat(self._run)  # a run directory that is gone is not made anew: its storage may come back
+                self._record = self._open_record(self._written)
+            while self._waiting:
+                step, numbers, kind = self._waiting[0]
+                self._record.scalars(step, numbers, kind=kind)
+                self._written = step
+                self._waiting.popleft()
+            self.failure = None
+        except (OSError, ValueError) as error:  # ValueError: a log that someone has damaged meanwhile
+            if self.failure is None:
+                print(f"storage: {error}; the log waits in memory", file=sys.stderr, flush=True)
+            self._drop()
+            self.failure = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+            self._retry_at = time.monotonic() + RETRY_SECONDS

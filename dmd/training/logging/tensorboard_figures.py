@@ -1,0 +1,104 @@
+"""What TensorBoard shows beside numbers: edges with their prior, a prediction scatter, features, the config as text.
+
+The figures are those of `dmd report`. They are drawn after epochs 1, 2, 4, 8, ... and at the end: drawing takes part of
+a second, an epoch on a GPU may take less.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from data_shards.reading.reader import ShardReader
+from dmd.config import Config
+from dmd.data.loader import evaluation_batches
+from dmd.evaluation.evaluate import Evaluation
+from dmd.losses.distillation import make_prior
+from dmd.metrics import class_names, confusion
+from dmd.model.config import MODALITIES
+from dmd.report.edges import edge_heatmaps
+from dmd.report.predictions import confusion_figure, scatter
+from dmd.report.style import RC
+from dmd.system.modules import BATCH_SIZE
+from dmd.system.system import TrainingSystem
+
+FEATURE_SAMPLES = 256
+"""Samples of the validation split whose features the projector gets, three modalities each."""
+
+
+class Features(NamedTuple):
+    """Points of the projector for one space."""
+
+    space: str
+    points: Tensor
+    """[3 * samples, n]"""
+    about: list[list[str]]
+    """Modality, label and sample of each."""
+
+
+def wants_figures(epoch: int) -> bool:
+    """Whether figures are drawn after this epoch, counted from 0."""
+    done = epoch + 1
+    return done & (done - 1) == 0
+
+
+def figures(edges: Mapping[str, Tensor], prior: str, evaluation: Evaluation) -> dict[str, Figure]:
+    """Figures by tag: edges {space: [6]} beside the prior of that kind, and predictions against labels;
+    of a classifier the confusion."""
+    with rc_context(RC):  # type: ignore[arg-type]
+        labels, fused = evaluation.labels, evaluation.predictions["fused"]
+        if fused.ndim == 1:
+            picture = scatter(labels.numpy(), fused.numpy(), "validation: predicted against true")
+        else:
+            picture = confusion_figure(confusion(fused, labels).long().numpy(), class_names(fused.shape[1]))
+        drawn = {"predictions": picture}
+        if edges:
+            priors = {space: make_prior(prior, space).numpy() for space in edges}
+            means = {space: values.float().cpu().numpy() for space, values in edges.items()}
+            drawn["edges_beside_prior"] = edge_heatmaps(means, priors)
+    return drawn
+
+
+def config_text(config: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    """Data and config as Markdown tables, one per section."""
+    lines: list[str] = []
+    for section, values in {"data of the run": info, **config}.items():
+        rows = values.items() if isinstance(values, Mapping) else [("", values)]
+        lines += [f"| {section} | |", "|---|---|", *(f"| {key} | {_plain(value)} |" for key, value in rows), ""]
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def sample_features(
+    system: TrainingSystem, reader: ShardReader, config: Config, device: torch.device
+) -> list[Features]:
+    """Representations that the GD-Units compare, of the first samples of the validation split; no collective."""
+    was_training = system.training
+    system.eval()
+    parts: dict[str, list[Tensor]] = {"homo": [], "hetero": []}
+    labels: list[Tensor] = []
+    batches = evaluation_batches(reader, "valid", config.data, batch_size=BATCH_SIZE, rank=0, num_ranks=1)
+    with torch.inference_mode():
+        for batch in batches:
+            output = system.predict(batch.to(device))
+            kept = batch.mask.flatten() > 0
+            for space, reprs in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
+                parts[space].append(torch.stack([reprs[m].float().cpu()[kept] for m in MODALITIES]))
+            labels.append(system.targets(batch).flatten()[kept])
+            if sum(map(len, labels)) >= FEATURE_SAMPLES:
+                break
+    system.train(was_training)
+    label = torch.cat(labels)[:FEATURE_SAMPLES]
+    names = reader.index.ids("valid", range(len(label)))
+    about = [[m, f"{y:+.1f}", name] for m in MODALITIES for y, name in zip(label.tolist(), names, strict=True)]
+    return [
+        Features(space, torch.cat(values, dim=1)[:, :FEATURE_SAMPLES].flatten(0, 1), about)
+        for space, values in parts.items()
+    ]
