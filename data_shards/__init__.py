@@ -2,7 +2,7 @@
 
 A sample's way: `sources` reads a pickle or a table (`safe_pickle` lets no code run), `writing` turns it into tars and
 one `index.parquet` (`format` says what their bytes are), `storage` finds both in a directory or behind a URL, `reading`
-gives batches of samples in the order of an epoch. `external` writes an index for tars of other programs in place,
+gives batches of samples in the order of an epoch. `external` writes an index for externally created tars in place,
 `tools` checks and describes a set. Numpy, pyarrow and webdataset; no torch.
 
 API: `writing.build.build`, `external.index_tars.index_tars`, `reading.reader.ShardReader`, `reading.index.ShardIndex`,

@@ -16,7 +16,7 @@ _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 
 def shard(argv: list[str]) -> int:
-    """Turn feature files, or made-up data, into shards with an index."""
+    """Turn feature files, or synthetic data, into shards with an index."""
     options = _shard_options(argv)
 
     from data_shards.writing.build import build
@@ -86,7 +86,7 @@ def shard(argv: list[str]) -> int:
 def _shard_options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dmd shard",
-        description="Turn feature files, or made-up data (--synthetic), into WebDataset shards with an index.",
+        description="Turn feature files, or synthetic data (--synthetic), into WebDataset shards with an index.",
         epilog="Nothing changes in SHARDS until all shards are written; those that are there stay readable until then.",
     )
     parser.add_argument(
@@ -131,7 +131,7 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
         given.add_argument(
             f"--feature-{modality}", metavar="FILE.pkl", help=f"take {modality} from another MMSA pickle, joined by id"
         )
-    made = parser.add_argument_group("made-up data")
+    made = parser.add_argument_group("synthetic data")
     made.add_argument("--synthetic", action="store_true", help="make MOSI-shaped samples up instead of reading a file")
     made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
@@ -140,7 +140,7 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
     if options.synthetic == (options.features is not None):
         parser.error("give either FEATURES or --synthetic")
     if options.synthetic and (options.classes or options.binary or options.label_scale or options.ids != "keep"):
-        parser.error("made-up samples have sentiments and ids already; leave out --ids and what labels mean")
+        parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")
     return options
 
 
@@ -187,7 +187,7 @@ def inspect(argv: list[str]) -> int:
 
 
 def index(argv: list[str]) -> int:
-    """Index tars that another WebDataset program wrote, in place."""
+    """Index externally created WebDataset tars, in place."""
     parser = argparse.ArgumentParser(
         prog="dmd index",
         description="Write an index for the tars in a directory, which then is a set of shards. The tars stay as they "

@@ -20,7 +20,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         default="auto",
         metavar="auto|never|STEP",
         help="auto (default): from the newest valid checkpoint, if there is one; never: refuse a run directory with "
-        "checkpoints; STEP: from that one, giving up later ones",
+        "checkpoints; STEP: from that one, discarding later ones",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values, such as train.seed=7")
     return parser

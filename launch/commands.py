@@ -130,7 +130,7 @@ def _layout(options: argparse.Namespace) -> RankLayout:
 
 
 def demo(argv: list[str]) -> int:
-    """Made-up data, shards, a training on two ranks, a test result: the whole way in minutes."""
+    """Synthetic data, shards, a training on two ranks, a test result: the whole way in minutes."""
     parser = argparse.ArgumentParser(prog="dmd demo", description=demo.__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="where to write (default: a new temporary directory)")
     parser.add_argument("--ranks", type=int, help="default: 2, or 1 where there is one GPU")

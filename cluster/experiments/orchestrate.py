@@ -18,11 +18,11 @@ from cluster.ray_runtime.resources import concurrent_trials, rank_slots
 from cluster.ray_runtime.session import check_storage, cluster, has_gpus, live_nodes
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
 from cluster.ray_runtime.trial import TrialOptions
-from cluster.search.asha import check_halving
+from cluster.search.asha import check_asha
 from cluster.search.space import apply, load_space
 from cluster.search.strategies import GridStrategy, Strategy, make_strategy
 from cluster.search.tensorboard_hparams import describe_cells, describe_search
-from cluster.search.trial_records import Ledger, keep_request
+from cluster.search.trial_records import TrialRecords, keep_request
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from dmd.config import Config
@@ -88,7 +88,7 @@ def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> 
     strategy = make_strategy(options.search, space, options.search_seed)
     num_trials = _num_trials(options.trials, strategy)
     seeds = parse_seeds(options.final_seeds) if options.final_seeds else []
-    check_halving(epochs=request.config.train.epochs, grace=options.grace, reduction=options.reduction)
+    check_asha(epochs=request.config.train.epochs, grace=options.grace, reduction=options.reduction)
     with open_shards(request.data, request.config) as reader:
         if seeds:
             check_test_split(reader)
@@ -102,13 +102,13 @@ def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> 
             "reduction": options.reduction,
         }
         with _connected(request, reader, what, stop) as ready:
-            ledger = Ledger(request.out)
-            for folder in (ledger.root, *([request.out / "final"] if seeds else [])):
+            trials = TrialRecords(request.out)
+            for folder in (trials.root, *([request.out / "final"] if seeds else [])):
                 describe_search(space.parameters, request.config.model.task, folder)
             search(
                 request.config,
                 request.out,
-                ledger,
+                trials,
                 strategy,
                 ready.trial,
                 SearchOptions(
@@ -120,9 +120,9 @@ def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> 
                     patience=request.patience,
                 ),
             )
-            if ledger.num_ended() < max(num_trials, len(ledger.records)):
+            if trials.num_ended() < max(num_trials, len(trials.records)):
                 return _report_unfinished(request, "the search has returned before its end", STOPPED)
-            code, best = _report_search(request, ledger), ledger.best()
+            code, best = _report_search(request, trials), trials.best()
             if seeds and best is not None:
                 # By number: with more trials another one may become the best, whose seeds are to be trained then.
                 configs = {f"trial_{best.number:04d}": apply(request.config, best.values)}
@@ -196,32 +196,32 @@ def _check_configs(request: Request, reader: ShardReader, configs: Iterator[Conf
         check_training(config, reader, request.out / "not-there", request.ranks[1], here=False)
 
 
-def _report_search(request: Request, ledger: Ledger) -> int:
-    write_trials(ledger, request.out, request.config)
-    failed = [record for record in ledger.records.values() if record.state == "failed"]
-    for record in ledger.records.values():
+def _report_search(request: Request, trials: TrialRecords) -> int:
+    write_trials(trials, request.out, request.config)
+    failed = [record for record in trials.records.values() if record.state == "failed"]
+    for record in trials.records.values():
         if record.state in ("failed", "diverged"):
             print(f"trial {record.number} {record.state}: {record.reason}")
-    best = ledger.best()
+    best = trials.best()
     if best is None:
         print(f"no trial has a validation loss; see {request.out}")
         return FAILED
-    write_best(best, len(ledger.records), request.out, request.config)
+    write_best(best, len(trials.records), request.out, request.config)
     print(
         f"best: trial {best.number}, validation {loss_title(request.config.model.task)} {best.best_loss:.4f}; "
         f"{request.out}/best.yaml, trials.md\n"
-        f"TensorBoard: tensorboard --logdir {ledger.root}"
+        f"TensorBoard: tensorboard --logdir {trials.root}"
     )
     return FAILED if failed else 0
 
 
 def _report_unfinished(request: Request, why: str, code: int) -> int:
     """What there is of a search that has not ended; nothing is called the best."""
-    ledger = Ledger(request.out)
-    write_trials(ledger, request.out, request.config)
-    ended = ledger.num_ended()
+    trials = TrialRecords(request.out)
+    write_trials(trials, request.out, request.config)
+    ended = trials.num_ended()
     print(
-        f"{why}; trials ended: {ended}, begun: {len(ledger.records) - ended} ({request.out}/trials.md); "
+        f"{why}; trials ended: {ended}, begun: {len(trials.records) - ended} ({request.out}/trials.md); "
         "the same command continues"
     )
     return code

@@ -11,7 +11,7 @@ import yaml
 
 from cluster.search.live_table import short
 from cluster.search.space import apply
-from cluster.search.trial_records import Ledger, TrialRecord
+from cluster.search.trial_records import TrialRecord, TrialRecords
 from data_shards.durable import replace_file
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
@@ -48,9 +48,9 @@ def _cell(key: str, value: object) -> str:
     return f"{value:.{2 if key.endswith('%') else 4}f}" if math.isfinite(value) else "–"
 
 
-def write_trials(ledger: Ledger, experiment: Path, base: Config) -> None:
+def write_trials(trials: TrialRecords, experiment: Path, base: Config) -> None:
     """trials.csv and trials.md, best first."""
-    ordered = sorted(ledger.records.values(), key=lambda record: (record.best_loss, record.number))
+    ordered = sorted(trials.records.values(), key=lambda record: (record.best_loss, record.number))
     keys = list(dict.fromkeys(key for record in ordered for key in record.values))
     names = {name: None for record in ordered for name in record.metrics}
     told = {name: f"valid {text}" for name, text in headings_of(names).items() if not METRICS[name].is_loss}

@@ -2,7 +2,7 @@
 
     dmd tune --preset mosi-aligned --data SHARDS --out EXPERIMENT --space cluster/spaces/mosi.yaml --trials 40
 
-The ledger (`cluster.search.trial_records`) is what a restart continues from; Ray's notes in EXPERIMENT/ray are for its
+A restart continues from the trial records (`cluster.search.trial_records`); Ray's notes in EXPERIMENT/ray are for its
 own use.
 """
 
@@ -22,11 +22,11 @@ from cluster.ray_runtime.patience import Patience
 from cluster.ray_runtime.resources import DRIVER_MEMORY
 from cluster.ray_runtime.session import num_ranks
 from cluster.ray_runtime.trial import Refusal, TrialOptions, run_training
-from cluster.search.asha import Halving
+from cluster.search.asha import Asha
 from cluster.search.live_table import LiveTable
 from cluster.search.space import apply
-from cluster.search.strategies import LedgerSearch, Strategy
-from cluster.search.trial_records import Ledger, TrialRecord
+from cluster.search.strategies import RecordedSearch, Strategy
+from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.config import Config
 
 _END_SECONDS = 60
@@ -50,10 +50,10 @@ class SearchOptions:
 
 
 class Bookkeeper(tune.Callback):
-    """Writes what trials report to the ledger, and shows it."""
+    """Writes what trials report into their records, and shows it."""
 
-    def __init__(self, ledger: Ledger, table: LiveTable, patience: Patience) -> None:
-        self._ledger, self._table, self._patience = ledger, table, patience
+    def __init__(self, trials: TrialRecords, table: LiveTable, patience: Patience) -> None:
+        self._trials, self._table, self._patience = trials, table, patience
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Several times a second, whatever happens."""
@@ -82,11 +82,11 @@ class Bookkeeper(tune.Callback):
         self._keep(record)
 
     def _record(self, trial: Trial) -> TrialRecord:
-        return self._ledger.records[trial.config["number"]]
+        return self._trials.records[trial.config["number"]]
 
     def _keep(self, record: TrialRecord) -> None:
-        self._ledger.write(record)
-        self._table.show(list(self._ledger.records.values()), record)
+        self._trials.write(record)
+        self._table.show(list(self._trials.records.values()), record)
 
 
 def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, runs: str) -> None:
@@ -103,23 +103,28 @@ def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, r
 
 
 def search(
-    base: Config, experiment: Path, ledger: Ledger, strategy: Strategy, trial: TrialOptions, options: SearchOptions
+    base: Config,
+    experiment: Path,
+    trials: TrialRecords,
+    strategy: Strategy,
+    trial: TrialOptions,
+    options: SearchOptions,
 ) -> None:
-    """Run the trials that are not done; the ledger then says where their runs end, and which have not.
+    """Run the trials that are not done; their records then say where their runs end, and which have not.
 
     Raises:
         ValueError: options that ASHA refuses. Unavailable: the cluster has had no room for any trial for too long.
     """
-    ledger.reconcile()
-    searcher = LedgerSearch(ledger, strategy, options.num_trials)
+    trials.reconcile()
+    searcher = RecordedSearch(trials, strategy, options.num_trials)
     scheduler: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
     if options.scheduler == "asha":
-        scheduler = Halving(ledger, epochs=base.train.epochs, grace=options.grace, reduction=options.reduction)
+        scheduler = Asha(trials, epochs=base.train.epochs, grace=options.grace, reduction=options.reduction)
     if searcher.num_left == 0:
-        print(f"all {len(ledger.records)} trials of {experiment} have ended before; none is run again", flush=True)
+        print(f"all {len(trials.records)} trials of {experiment} have ended before; none is run again", flush=True)
         return
     table = LiveTable(options.num_trials, base.train.epochs)
-    driver = tune.with_parameters(drive_trial, base=base, options=trial, runs=str(ledger.root))
+    driver = tune.with_parameters(drive_trial, base=base, options=trial, runs=str(trials.root))
     driver = tune.with_resources(driver, tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}]))
     tune.Tuner(
         driver,
@@ -135,18 +140,18 @@ def search(
             name=f"tune-{uuid.uuid4().hex[:8]}",
             storage_path=str(experiment / "ray"),
             verbose=0,
-            callbacks=[Bookkeeper(ledger, table, Patience(options.patience))],
+            callbacks=[Bookkeeper(trials, table, Patience(options.patience))],
             failure_config=tune.FailureConfig(max_failures=trial.max_failures),
         ),
     ).fit()
-    wait_for_ranks(ledger)
-    ledger.reconcile()
+    wait_for_ranks(trials)
+    trials.reconcile()
 
 
-def wait_for_ranks(ledger: Ledger) -> None:
+def wait_for_ranks(trials: TrialRecords) -> None:
     """Wait until the ranks of stopped trials have ended: Tune does not, and they may end one more epoch."""
     end, before = time.monotonic() + _END_SECONDS, None
-    while (before != (now := ledger.marks()) or num_ranks() > 0) and time.monotonic() < end:
+    while (before != (now := trials.marks()) or num_ranks() > 0) and time.monotonic() < end:
         before = now
         time.sleep(_LOOK_SECONDS)
 

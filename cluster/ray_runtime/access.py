@@ -18,7 +18,7 @@ _QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 """The first thing that any client asks of a head, with an empty message."""
 PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 
-Answer = Literal["taken", "refused"]
+Answer = Literal["taken", "rejected"]
 
 
 def find_token() -> tuple[str, str] | None:
@@ -94,7 +94,7 @@ def agree_on_token(address: str) -> None:
         raise ValueError(f"the cluster at {address} wants a token, but {_MODE}={mode} sends none; unset it")
     if token is None:
         raise ValueError(f"the cluster at {address} wants a token and there is none; put the cluster's into {PLACES}")
-    if _ask(address, token[0]) == "refused":
+    if _ask(address, token[0]) == "rejected":
         raise ValueError(f"the cluster at {address} refuses the token in {token[1]}; put the cluster's into {PLACES}")
     send_token()
 
@@ -108,7 +108,7 @@ def _ask(address: str, token: str | None) -> Answer:
         except grpc.RpcError as rejection:
             error = cast("grpc.Call", rejection)
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                return "refused"
+                return "rejected"
             raise ValueError(
                 f"no Ray cluster at {address}: {str(error.details()).splitlines()[0]}; start one with `ray start "
                 "--head`, or leave --address out for a local one"

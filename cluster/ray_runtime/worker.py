@@ -43,8 +43,8 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     if config.train.deterministic:
         make_deterministic(os.environ)
     device = join_process_group()
-    leads = ray.train.get_context().get_world_rank() == 0
-    on_epoch = exporting(run) if leads else report
+    is_main_rank = ray.train.get_context().get_world_rank() == 0
+    on_epoch = exporting(run) if is_main_rank else report
     try:
         training = make_training(config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
     except ValueError as error:

@@ -11,10 +11,10 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from cluster.search.trial_records import DONE, Ledger
+from cluster.search.trial_records import DONE, TrialRecords
 
 
-def check_halving(*, epochs: int, grace: int, reduction: float) -> None:
+def check_asha(*, epochs: int, grace: int, reduction: float) -> None:
     """Raise ValueError for a grace period outside the epochs, or a reduction of at most 1."""
     if not 1 <= grace <= epochs:
         raise ValueError(f"--grace is {grace}; it must lie between 1 and train.epochs, which is {epochs}")
@@ -22,15 +22,15 @@ def check_halving(*, epochs: int, grace: int, reduction: float) -> None:
         raise ValueError(f"--reduction is {reduction}; it must be above 1")
 
 
-class Halving(ASHAScheduler):
+class Asha(ASHAScheduler):
     """Stops a trial at epochs `grace`, `grace * reduction`, ... unless it is in the best 1 / `reduction` so far.
 
     Raises:
-        ValueError: as `check_halving`.
+        ValueError: as `check_asha`.
     """
 
-    def __init__(self, ledger: Ledger, *, epochs: int, grace: int, reduction: float) -> None:
-        check_halving(epochs=epochs, grace=grace, reduction=reduction)
+    def __init__(self, trials: TrialRecords, *, epochs: int, grace: int, reduction: float) -> None:
+        check_asha(epochs=epochs, grace=grace, reduction=reduction)
         super().__init__(
             time_attr="epoch",
             metric="best_loss",
@@ -40,13 +40,13 @@ class Halving(ASHAScheduler):
             reduction_factor=reduction,
             stop_last_trials=False,
         )
-        self._ledger, self._epochs = ledger, epochs
-        for number, record in ledger.records.items():
+        self._trials, self._epochs = trials, epochs
+        for number, record in trials.records.items():
             if record.state in DONE and record.losses:
                 known = cast("Trial", SimpleNamespace(trial_id=f"trial-{number}"))
                 controller = cast("TuneController", None)  # ASHA asks it nothing
                 super().on_trial_add(controller, known)
-                for epoch, loss in record.seen_by_halving():
+                for epoch, loss in record.seen_by_asha():
                     super().on_trial_result(controller, known, {"epoch": epoch, "best_loss": loss})
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -56,14 +56,14 @@ class Halving(ASHAScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Take in a trial, and the epochs that it has behind it."""
         super().on_trial_add(tune_controller, trial)
-        for epoch, loss in self._ledger.records[trial.config["number"]].losses:
+        for epoch, loss in self._trials.records[trial.config["number"]].losses:
             super().on_trial_result(tune_controller, trial, {"epoch": epoch, "best_loss": loss})
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Continue or stop; a stop is on record before the trial ends. The last epoch ends by itself."""
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP and result["epoch"] < self._epochs:
-            record = self._ledger.records[trial.config["number"]]
+            record = self._trials.records[trial.config["number"]]
             record.state, record.stopped_after = "stopped", result["epoch"]
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE

@@ -77,12 +77,12 @@ class TrialRecord:
         if self.state == "stopped":
             end_logs_at(run, stands.step)
 
-    def seen_by_halving(self) -> list[tuple[int, float]]:
+    def seen_by_asha(self) -> list[tuple[int, float]]:
         """The losses that ASHA saw, or is to see."""
         return [entry for entry in self.losses if self.stopped_after is None or entry[0] <= self.stopped_after]
 
 
-class Ledger:
+class TrialRecords:
     """The trial records of an experiment directory."""
 
     def __init__(self, experiment: Path) -> None:

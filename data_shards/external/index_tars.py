@@ -1,4 +1,4 @@
-"""An index for tars that other programs wrote, in place: `dmd index DIR --map text=emb.npy,audio=wav.npz:x,...`.
+"""An index for externally created tars, in place: `dmd index DIR --map text=emb.npy,audio=wav.npz:x,...`.
 
 A sample is the run of members with the same name up to the first dot, as WebDataset has it. Arrays may be of any
 number type and of different lengths; they are padded when they are read. Formats that can run code are refused.

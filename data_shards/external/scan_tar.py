@@ -1,4 +1,4 @@
-"""Reading one tar of another program from end to end, for its rows in an index."""
+"""Reading one externally created tar from end to end, for its rows in an index."""
 
 import hashlib
 import math

@@ -85,7 +85,7 @@ class DatasetInfo:
     dtype: Storage
     """How features are stored; they are always read as float32."""
     layout: Layout = "packed"
-    """`packed`: our own tars, where every sample has the same shape. `mapped`: tars of other programs."""
+    """`packed`: our own tars, where every sample has the same shape. `mapped`: externally created tars."""
     classes: int = 0
     """1 + the largest class label; 0 where samples have none."""
     task: Task = "regression"

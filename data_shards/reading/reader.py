@@ -169,7 +169,7 @@ class ShardReader:
         wanted: NDArray[np.int64],
         unchecked: NDArray[np.bool_],
     ) -> None:
-        """The same for tars of other programs, member by member."""
+        """The same for externally created tars, member by member."""
         info = self.index.info
         for i, record in enumerate(records):
             for m, modality in enumerate(MODALITIES):

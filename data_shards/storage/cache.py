@@ -124,7 +124,7 @@ class Cache:
 
 
 def _make(directory: Path) -> Path:
-    """Make a directory of the cache. Raises ValueError, which names the way out, where that cannot be."""
+    """Make a directory of the cache. Raises ValueError, which names a suggested fix, where that cannot be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

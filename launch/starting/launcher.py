@@ -101,12 +101,12 @@ class Launcher:
         if not endings and self._asked and not self._kills:
             return Ending(code=STOPPED, message="asked to stop before a rank ran; the same command continues")
         if not endings and not abandoned and not self._kills:
-            told = f"the launcher ended with exit code {code} before a rank did; what it said is above"
-            return Ending(code=code if code > 0 else FAILED, message=told)
+            message = f"the launcher ended with exit code {code} before a rank did; what it said is above"
+            return Ending(code=code if code > 0 else FAILED, message=message)
         for rank in self._ranks:
             if rank not in endings:
-                told = f"rank {rank} ended without a word, and its supervisor too; the same command continues"
-                endings[rank] = Ending(code=LOST, message=told, origin=rank)
+                message = f"rank {rank} ended without a word, and its supervisor too; the same command continues"
+                endings[rank] = Ending(code=LOST, message=message, origin=rank)
         found, killed = cause(endings), SIGNALLED + signal.SIGKILL
         if self._kills and found.code in (LOST, killed):
             return Ending(code=killed, message="asked to stop again: the ranks were killed; the same command continues")

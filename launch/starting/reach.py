@@ -79,8 +79,8 @@ class Remote:
         of_this_host = "--ns $$ --nslist net"  # containers of one machine share processes, not the network
         kill = f"pkill -{number} {of_this_host} -f {self._pattern} && echo {_REACHED}"
         command = ["pdsh", "-R", "ssh", "-w", ",".join(missing), kill]
-        told = subprocess.run(command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        for line in told.stdout.decode(errors="replace").splitlines():
+        answers = subprocess.run(command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        for line in answers.stdout.decode(errors="replace").splitlines():
             host, _, said = line.partition(": ")
             if said == _REACHED:
                 reached.add(host)

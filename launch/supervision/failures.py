@@ -36,7 +36,7 @@ def ending_of(error: Exception, rank: int, config: Config | None, *, alone: bool
 
     reason = first_line(error)
     if (memory := _memory(error, reason)) is not None:
-        return ending(MEMORY, f"{rank_name()} {memory}; {_way_out(config)}")
+        return ending(MEMORY, f"{rank_name()} {memory}; {_suggested_fix(config)}")
     if isinstance(error, ValueError):
         named = alone and not isinstance(error, OnEveryRank) and rank != 0
         return ending(USER_ERROR, f"{rank_name()}: {error}" if named else str(error))
@@ -68,18 +68,18 @@ def _memory(error: Exception, reason: str) -> str | None:
 
 def _host_memory() -> str:
     """Memory of this host that is free, and the limits that this process has."""
-    told = [f"{psutil.virtual_memory().available / _GIB:.2f} GiB are free"]
+    facts = [f"{psutil.virtual_memory().available / _GIB:.2f} GiB are free"]
     for path in map(Path, _CGROUP_LIMITS):
         limit = path.read_text().strip() if path.exists() else "max"
         if limit.isdecimal() and int(limit) < psutil.virtual_memory().total:
-            told.append(f"the cgroup's limit is {int(limit) / _GIB:.2f} GiB")
+            facts.append(f"the cgroup's limit is {int(limit) / _GIB:.2f} GiB")
     limit_of_process = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit_of_process != resource.RLIM_INFINITY:
-        told.append(f"the process's limit (ulimit -v) is {limit_of_process / _GIB:.2f} GiB")
-    return ", ".join(told)
+        facts.append(f"the process's limit (ulimit -v) is {limit_of_process / _GIB:.2f} GiB")
+    return ", ".join(facts)
 
 
-def _way_out(config: Config | None) -> str:
+def _suggested_fix(config: Config | None) -> str:
     """Which key lowers what a rank needs."""
     if config is not None and config.train.ghost_batches_per_forward == 1:
         stage = config.train.zero_stage

@@ -117,9 +117,9 @@ class _Supervisor:
                 if above[descriptor] == self._wrapper:
                     self._wrapper = None
                 self._request(signal.SIGTERM, above[descriptor])
-            while (told := signal.sigtimedwait(STOP_SIGNALS, 0)) is not None:
-                quiet = told.si_pid == self._launcher  # another of its ranks has ended
-                self._request(told.si_signo, told.si_pid, quiet=quiet)
+            while (received := signal.sigtimedwait(STOP_SIGNALS, 0)) is not None:
+                quiet = received.si_pid == self._launcher  # another of its ranks has ended
+                self._request(received.si_signo, received.si_pid, quiet=quiet)
             self._end_what_is_over()
 
     def _request(self, number: int, sender: int, *, quiet: bool = False) -> None:
@@ -153,7 +153,7 @@ class _Supervisor:
         self._shown += len(text.encode())
         if "Timeout (" in text and self._hangs_since is None:
             self._hangs_since = time.monotonic()
-            print(f"{rank_name()} gave no sign of life in time (train.collective_timeout)", file=sys.stderr)
+            print(f"{rank_name()} gave no heartbeat in time (train.collective_timeout)", file=sys.stderr)
         lines = "".join(f"  {line}\n" for line in text.splitlines())
         print(f"stack of {rank_name()}:\n{lines}", end="", file=sys.stderr, flush=True)
 
@@ -171,8 +171,8 @@ class _Supervisor:
         if code >= 0:
             if own is not None and own.code == code:
                 return own
-            told = f"{rank_name()} failed; its traceback is above" if code == FAILED else ""
-            return Ending(code=code, message=told, origin=rank)
+            message = f"{rank_name()} failed; its traceback is above" if code == FAILED else ""
+            return Ending(code=code, message=message, origin=rank)
         if self._ended_early:
             return Ending(code=STOPPED, message=stopped_message(), origin=rank)
         gave_up = code == -signal.SIGABRT or self._hangs_since is not None
@@ -180,10 +180,10 @@ class _Supervisor:
             return other
         if gave_up and self._errors.reason is not None:
             return Ending(code=LOST, message=lost_message(self._errors.reason), origin=rank)
-        hung = "gave no sign of life in time (train.collective_timeout; its stack is above) and "
+        hung = "gave no heartbeat in time (train.collective_timeout; its stack is above) and "
         killed = f"was killed by {signal.Signals(-code).name} (signal {-code}); the same command continues"
-        told = f"{rank_name()} {hung if self._hangs_since is not None else ''}{killed}"
-        return Ending(code=SIGNALLED - code, message=told, origin=rank)
+        message = f"{rank_name()} {hung if self._hangs_since is not None else ''}{killed}"
+        return Ending(code=SIGNALLED - code, message=message, origin=rank)
 
 
 def _pidfd(process: int) -> int:

@@ -1,4 +1,4 @@
-"""Notices a rank that hangs: without a sign of life in time it dumps the stacks of all its threads.
+"""Notices a rank that hangs: without a heartbeat in time it dumps the stacks of all its threads.
 
 The timer is a C thread of faulthandler's, so it works where the rank is stuck outside Python, or holds the GIL.
 """
@@ -12,10 +12,10 @@ JOIN_MARGIN = 60.0
 
 
 class Watchdog:
-    """A timer that every sign of life sets back; call it for one.
+    """A timer that every heartbeat sets back; call it for one.
 
     Args:
-        seconds: time between two signs of life, at most.
+        seconds: time between two heartbeats, at most.
         stacks: file descriptor that gets the stacks (`launch.supervision.supervise` prints them), of a crash as well.
     """
 
@@ -28,7 +28,7 @@ class Watchdog:
         self.allow(self._seconds)
 
     def allow(self, seconds: float) -> None:
-        """Set the timer back to another time, once: until the next sign of life."""
+        """Set the timer back to another time, once: until the next heartbeat."""
         faulthandler.dump_traceback_later(seconds, file=self._stacks)
 
     def close(self) -> None:

@@ -49,12 +49,12 @@ def without_architectures() -> Iterator[None]:
 
     It reads the numbers of that list alone, and fails for those of some containers ("9.0a").
     """
-    told = os.environ.pop(ARCHITECTURES, None)
+    before = os.environ.pop(ARCHITECTURES, None)
     try:
         yield
     finally:
-        if told is not None:
-            os.environ[ARCHITECTURES] = told
+        if before is not None:
+            os.environ[ARCHITECTURES] = before
 
 
 def build_deepspeed_adam(groups: list[dict[str, object]]) -> torch.optim.Optimizer:

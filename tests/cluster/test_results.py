@@ -24,7 +24,7 @@ from cluster.ray_runtime.resources import TrialSize, concurrent_trials, parse_ra
 from cluster.search.live_table import LiveTable
 from cluster.search.space import load_space
 from cluster.search.tensorboard_hparams import describe_search
-from cluster.search.trial_records import Ledger, TrialRecord, keep_request
+from cluster.search.trial_records import TrialRecord, TrialRecords, keep_request
 from dmd.config import Config
 from dmd.config.loading import load_config
 from dmd.metrics import METRICS
@@ -55,17 +55,17 @@ def test_seed_rows():
 
 
 def test_tables(tmp_path):
-    ledger = Ledger(tmp_path)
+    trials = TrialRecords(tmp_path)
     for number, (state, loss) in enumerate([("stopped", 0.9), ("finished", 0.7), ("diverged", math.inf)]):
         record = TrialRecord(number=number, values={"train.learning_rate": 10.0**-number}, state=state)
         if math.isfinite(loss):
             record.note(2, loss, {"acc7": math.nan, "acc2_non0": 0.625})
-        ledger.write(record)
-    ledger = Ledger(tmp_path)
-    assert ledger.best() is ledger.records[1]
-    write_trials(ledger, tmp_path, Config())
+        trials.write(record)
+    trials = TrialRecords(tmp_path)
+    assert trials.best() is trials.records[1]
+    write_trials(trials, tmp_path, Config())
     assert not (tmp_path / "best.yaml").exists(), "only a search that has ended has a best trial"
-    write_best(ledger.records[1], 3, tmp_path, Config())
+    write_best(trials.records[1], 3, tmp_path, Config())
     rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == ["1", "0", "2"]
     assert [row["valid Acc2 Non0 %"] for row in rows] == ["62.5", "62.5", ""]

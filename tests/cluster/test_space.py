@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.search.space import Space, apply, load_space
-from cluster.search.strategies import LedgerSearch, make_strategy
-from cluster.search.trial_records import Ledger, TrialRecord
+from cluster.search.strategies import RecordedSearch, make_strategy
+from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.config import Config
 
 SPACE = """
@@ -114,13 +114,13 @@ def test_no_space_file(tmp_path):
         load_space(tmp_path / "space.yaml", Config())
 
 
-def fill(ledger: Ledger, search: LedgerSearch, count: int) -> list[dict]:
+def fill(trials: TrialRecords, search: RecordedSearch, count: int) -> list[dict]:
     """Let a search hand out trials whose loss is the distance of the learning rate from 1e-4."""
     values = []
     for _ in range(count):
-        suggestion = search.suggest(f"ray-{len(ledger.records)}")
+        suggestion = search.suggest(f"ray-{len(trials.records)}")
         assert isinstance(suggestion, dict)
-        record = ledger.records[suggestion["number"]]
+        record = trials.records[suggestion["number"]]
         record.note(1, abs(math.log10(suggestion["values"]["train.learning_rate"]) + 4), {})
         search.on_trial_complete(record.ray_id)
         values.append(suggestion["values"])
@@ -131,11 +131,11 @@ def fill(ledger: Ledger, search: LedgerSearch, count: int) -> list[dict]:
 def test_a_search_continues(method, tmp_path):
     """Trials that ended are not handed out again, one that was under way is, with its values."""
     space = read(SPACE, tmp_path)
-    ledger = Ledger(tmp_path)
-    search = LedgerSearch(ledger, make_strategy(method, space, 0), 5)
-    fill(ledger, search, 2)
+    trials = TrialRecords(tmp_path)
+    search = RecordedSearch(trials, make_strategy(method, space, 0), 5)
+    fill(trials, search, 2)
     begun = search.suggest("killed")
-    again = LedgerSearch(Ledger(tmp_path), make_strategy(method, space, 0), 5)
+    again = RecordedSearch(TrialRecords(tmp_path), make_strategy(method, space, 0), 5)
     assert again.num_left == 3
     assert again.suggest("a") == begun
     assert [again.suggest(name)["number"] for name in "bc"] == [3, 4]
@@ -146,10 +146,10 @@ def test_tpe_learns(tmp_path):
     """After a few trials it proposes near the optimum, also in a second session."""
     pytest.importorskip("optuna")
     space = read("train.learning_rate: {loguniform: [1e-6, 1e-2]}", tmp_path)
-    first = Ledger(tmp_path)
-    fill(first, LedgerSearch(first, make_strategy("tpe", space, 0), 40), 20)
-    second = Ledger(tmp_path)
-    late = fill(second, LedgerSearch(second, make_strategy("tpe", space, 1), 40), 20)
+    first = TrialRecords(tmp_path)
+    fill(first, RecordedSearch(first, make_strategy("tpe", space, 0), 40), 20)
+    second = TrialRecords(tmp_path)
+    late = fill(second, RecordedSearch(second, make_strategy("tpe", space, 1), 40), 20)
     distances = [abs(math.log10(values["train.learning_rate"]) + 4) for values in late]
     assert sum(distances) / len(distances) < 0.6, "independent draws are 1.0 away on average"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cluster.search.space import load_space
-from cluster.search.trial_records import Ledger, keep_request
+from cluster.search.trial_records import TrialRecords, keep_request
 from data_shards.format.schema import DatasetInfo
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.select import best_checkpoint
@@ -288,7 +288,7 @@ def test_other_files_of_every_kind(tmp_path):
             lambda: load_space(path, Config()),
             lambda: read_hosts(path),
             lambda: keep_request(path, {"config": {}, "seed": 1}),
-            lambda: Ledger(tmp_path),
+            lambda: TrialRecords(tmp_path),
         ):
             with pytest.raises(ValueError, match=r"\w"):
                 read()

@@ -74,7 +74,7 @@ def test_a_rank_that_hangs_is_noticed_and_every_stack_is_shown(shards, reference
     ended = train(shards, run, SAVES, timeout, ranks=2, DMD_FAULT="hang:step@3@1")
     assert ended.codes == [LOST, KILLED], ended.output
     assert "rank 1 on" in ended.output
-    assert "gave no sign of life in time" in ended.output
+    assert "gave no heartbeat in time" in ended.output
     assert "stack of rank 0 on" in ended.output
     assert "stack of rank 1 on" in ended.output
     assert "in fault_point" in ended.output

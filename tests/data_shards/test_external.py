@@ -1,4 +1,4 @@
-"""Tars of other WebDataset programs, indexed in place; and other programs reading ours."""
+"""Externally created tars, indexed in place; and other programs reading ours."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def _write_all(root):
 def test_tars_are_indexed_in_place(tmp_path):
     _write_all(tmp_path)
     before = files(tmp_path)
-    info = index_tars(tmp_path, mapping=MAP, name="foreign", processes=2)
+    info = index_tars(tmp_path, mapping=MAP, name="external", processes=2)
     assert {name: raw for name, raw in files(tmp_path).items() if name != "index.parquet"} == before
     assert info.counts == {"train": 12, "valid": 2}
     assert [shard.name for shard in info.shards] == ["train/a.tar", "train/b.tar", "dev-0.tar"]
@@ -87,7 +87,7 @@ def test_tars_are_indexed_in_place(tmp_path):
     assert not verify(tmp_path, threads=2).damage
 
 
-def test_damage_in_foreign_tars_is_named(tmp_path):
+def test_damage_in_external_tars_is_named(tmp_path):
     _write_all(tmp_path)
     index_tars(tmp_path, mapping=MAP)
     offset = int(ShardIndex.load(tmp_path).records("train", [10])["offset"][0, 1])
