@@ -124,7 +124,7 @@ class TrainConfig:
     """A checkpoint or log that cannot be written: go on and try again at the next, or end the training. The weights
     in memory may be all there is of the last steps; the end of a training must be written either way."""
     collective_timeout: float = 600
-    """Seconds that a rank waits for the others, or works without a sign of life, before the training ends."""
+    """Seconds that a rank waits for the others, or works without a heartbeat, before the training ends."""
 
     def __post_init__(self) -> None:
         at_least = {
