@@ -103,8 +103,10 @@ class Launcher:
         if not endings and not abandoned and not self._kills:
             message = f"the launcher ended with exit code {code} before a rank did; what it said is above"
             return Ending(code=code if code > 0 else FAILED, message=message)
+        # A request that reaches a supervisor before it has come as far as to take it just kills it.
+        stopping = bool(endings and self._asked) and all(ending.code == STOPPED for ending in endings.values())
         for rank in self._ranks:
-            if rank not in endings:
+            if rank not in endings and not stopping:
                 message = f"rank {rank} ended without a word, and its supervisor too; the same command continues"
                 endings[rank] = Ending(code=LOST, message=message, origin=rank)
         found, killed = cause(endings), SIGNALLED + signal.SIGKILL

@@ -5,6 +5,7 @@ a process group and wait for each other in it; `test_launcher.py` and `test_host
 """
 
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -166,3 +167,15 @@ def test_ranks_that_have_stopped_before_the_wrapper_looks(code, told):
     line = report_line(0, Ending(code=75, message="stopped", origin=0))
     command = ["sh", "-c", 'echo "$1" > "$2"; exit "$3"', "sh", line, reports.where, str(code)]
     assert Launcher(Local(), reports, range(1), patience=1).run(command, os.environ).code == told
+
+
+@pytest.mark.parametrize(("asked", "code"), [(True, 75), (False, 69)])
+def test_a_stop_request_may_kill_a_supervisor_that_has_just_started(asked, code):
+    reports = InMemory()
+    line = report_line(1, Ending(code=75, message="rank 1 was asked to stop", origin=1))
+    command = ["sh", "-c", 'echo "$1" > "$2"; sleep 2; exit 241', "sh", line, reports.where]
+    if asked:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    ending = Launcher(Local(), reports, range(2), patience=1).run(command, os.environ)
+    assert ending.code == code
+    assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a word") in ending.message
