@@ -22,6 +22,7 @@ RUN_PAGES = ("docs/results.md",)
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/architecture.md",
     "docs/data.md",
     "docs/gpu.md",
     "docs/kernels.md",
