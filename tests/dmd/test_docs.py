@@ -26,6 +26,7 @@ PAGES = (
     "docs/data.md",
     "docs/gpu.md",
     "docs/kernels.md",
+    "docs/lab-notes.md",
     "docs/multi-node.md",
     "docs/names.md",
     "docs/performance.md",
