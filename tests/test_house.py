@@ -10,10 +10,7 @@ import pytest
 from cluster.commands import experiment, tune
 from cluster.parsers import experiment_parser, tune_parser
 from dmd.cli import main
-
-ROOT = Path(__file__).parent.parent
-FLOORS = ("data_shards", "dmd", "launch", "cluster")
-MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+from tests.support.imports import FLOORS, MODULES, ROOT, dotted, import_graph, reachable
 
 
 def names(path: Path) -> list[str]:
@@ -27,35 +24,9 @@ def names(path: Path) -> list[str]:
     return found
 
 
-def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imported_modules(path: Path, known: frozenset[str]) -> set[str]:
-    """Modules of `known` that a file imports, anywhere in it: also for type checking, and inside functions.
-
-    `from package import name` is the module `package.name` where there is one, else `package`.
-    """
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            package = node.module or ""
-            found |= {name if (name := f"{package}.{alias.name}") in known else package for alias in node.names}
-    return found & known - {dotted(path)}
-
-
 def circles(imports: dict[str, set[str]]) -> set[frozenset[str]]:
     """Groups of modules that all reach each other by imports (`imports` maps a module to those that it imports)."""
-    reached: dict[str, set[str]] = {}
-    for module in imports:
-        seen, ahead = set[str](), list(imports[module])
-        while ahead:
-            if (name := ahead.pop()) not in seen:
-                seen.add(name)
-                ahead += imports[name]
-        reached[module] = seen
+    reached = reachable(imports)
     return {
         frozenset(other for other in reached[module] if module in reached[other])
         for module in imports
@@ -91,8 +62,7 @@ def test_circles_are_found():
 
 
 def test_no_import_goes_in_a_circle():
-    known = frozenset(dotted(path) for path in MODULES)
-    assert circles({dotted(path): imported_modules(path, known) for path in MODULES}) == set()
+    assert circles(import_graph()) == set()
 
 
 def test_the_network_works_with_torch_alone():

@@ -1,4 +1,4 @@
-"""Checkpoints: what one is, which of them are whole, and how they are read. `checkpoint_writer` writes them.
+"""Checkpoints: what one is, which of them are whole, and how they are read. `dmd.checkpoint.writer` writes them.
 
     RUN/checkpoints/step_00000042/
         model.safetensors       parameters and buffers by flat name, averaged where `train.ema_decay` asks for it

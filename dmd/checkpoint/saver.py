@@ -1,4 +1,4 @@
-"""When a training saves, and what it does where the storage fails; the writing itself is `checkpoint_writer`'s."""
+"""When a training saves, and what it does where the storage fails; `writer` does the writing."""
 
 import sys
 import time

@@ -1,8 +1,8 @@
 """Which samples make up which ghost batch, step, forward pass and rank share: arithmetic, nothing stored.
 
-An epoch's order is cut into ghost batches of S; a step owns G of them; a rank gets whole ghost batches and runs F at
-once. The last ghost batch of an epoch may be short and the last step may have fewer than G: slots without a ghost
-batch keep every rank at the same number of forward passes.
+An epoch's order (`data_shards.reading.shuffle`) is cut into ghost batches of S; a step owns G of them; a rank gets
+whole ghost batches and runs F at once. The last ghost batch of an epoch may be short and the last step may have fewer
+than G: slots without a ghost batch keep every rank at the same number of forward passes.
 """
 
 from dataclasses import dataclass

@@ -28,8 +28,8 @@ def orthogonality(private: Tensor, shared: Tensor, mask: Tensor, *, along: str) 
 
     Args:
         along: "batch": cosine of the vectors over the samples of a ghost batch, for each time step and channel, which
-            is what the published code computes on PyTorch 1.9 (see FIELD.md A3.9); "feature": cosine over the
-            channels, for each sample and time step, as eq. 5 reads.
+            is what the published code computes on PyTorch 1.9 (docs/published-code.md#orthogonality); "feature": cosine
+            over the channels, for each sample and time step, as eq. 5 reads.
     """
     if along == "batch":
         valid = mask[:, :, None, None]

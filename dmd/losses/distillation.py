@@ -50,8 +50,8 @@ def logit_distillation(edges: Tensor, prior: Tensor, logits: dict[str, Tensor], 
 def representation_distillation(edges: Tensor, prior: Tensor, reprs: dict[str, Tensor], mask: Tensor) -> Tensor:
     """Sum over pairs of 10 * mean(weight) * mean(max(0, cos(student, teacher))); reprs {m: [G, S, n]} -> [G].
 
-    As published: minimising it turns the student's representation away from the teacher's (FIELD.md A3.7), and the
-    edges scale it through their mean alone.
+    As published: minimising it turns the student's representation away from the teacher's, and the edges scale it
+    through their mean alone (docs/published-code.md#representation-distillation).
     """
     cosines = torch.stack([cosine(reprs[to], reprs[source].detach(), -1) for to, source in PAIRS], dim=-1)
     similarity = sample_mean(cosines.clamp(min=0), mask)  # [G, 6]

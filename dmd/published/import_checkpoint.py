@@ -3,7 +3,7 @@
     dmd import published.pth --preset mosi-aligned RUN
 
 Feature dims and lengths are read off the shapes of the file. The published code saves the network without its GD-Units
-(FIELD.md A3.27): their weights stay as they were drawn, which changes no prediction.
+(docs/published-code.md#checkpoints): their weights stay as they were drawn, which changes no prediction.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Figures of the GD-Units: each edge over the training and all of them as matrices, always beside their prior.
 
 The published objective pulls the edges toward a fixed prior; trained on noise alone they take the shape that the paper
-shows as learned (FIELD.md A3.3). So no edge is drawn without the value that it is pulled to.
+shows as learned (docs/published-code.md#edges-and-their-prior). So no edge is drawn without its prior.
 """
 
 import numpy as np

@@ -3,7 +3,7 @@
     training = Training(engine, config, reader, run)
     outcome = training.run()
 
-`launch.train` builds the engine with DeepSpeed and calls this.
+`launch.trainer.build` makes the engine with DeepSpeed and calls this.
 """
 
 import math

@@ -16,17 +16,21 @@ from dmd.inference.export import example
 from tests.support.trained import SMALL, train
 
 ROOT = Path(__file__).parents[2]
+CODE = ("data_shards", "dmd", "launch", "cluster", "benchmarks", "tests")
 RUN_PAGES = ("docs/results.md",)
 """Pages whose every command is run as it stands; the others' are parsed."""
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/architecture.md",
     "docs/data.md",
     "docs/gpu.md",
     "docs/kernels.md",
+    "docs/lab-notes.md",
     "docs/multi-node.md",
     "docs/names.md",
     "docs/performance.md",
+    "docs/published-code.md",
     "docs/ray.md",
     "docs/reproducing.md",
     "docs/results.md",
@@ -81,6 +85,34 @@ def test_links_between_documents_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
             if "://" not in target:
                 assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def anchors(page: str) -> set[str]:
+    """What a link to a heading of a page may end with."""
+    headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_headings_that_are_cited_exist():
+    sources = [
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("*.md"),
+        *(path for top in CODE for path in (ROOT / top).rglob("*.py")),
+    ]
+    cited = 0
+    for source in sources:
+        for page, anchor in re.findall(r"([\w-]+\.md)#([\w-]+)", source.read_text()):
+            place = page if page in ("README.md", "CONTRIBUTING.md") else f"docs/{page}"
+            assert anchor in anchors(place), f"{source}: {page} has no heading {anchor!r}"
+            cited += 1
+    assert cited > 5
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_of_the_code_exist(page):
+    for name in re.findall(r"`(\w+/[\w/.-]+\.\w+)`", (ROOT / page).read_text()):
+        if name.split("/")[0] in (*CODE, "docs"):
+            assert (ROOT / name).exists(), f"{page}: {name}"
 
 
 @pytest.mark.parametrize("page", PAGES)

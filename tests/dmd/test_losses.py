@@ -20,7 +20,7 @@ CONFIG = ModelConfig(dim=8, heads=2, levels=1, kernel_text=1, kernel_audio=1, ke
 
 
 def margin_by_loops(features: torch.Tensor, labels: torch.Tensor) -> float:
-    """features [3, S, d], labels [S]: the definition in FIELD.md A4."""
+    """features [3, S, d], labels [S]: the definition in docs/published-code.md#margin."""
     rows = features.flatten(0, 1)
     label = labels.repeat(3).tolist()
     unit = rows / (rows.square().sum(-1, keepdim=True) + 1e-8).sqrt()
