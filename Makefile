@@ -4,7 +4,7 @@ BIN := .venv/bin
 APART := multiproc or ray or hosts
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: demo test lint types unit clusters processes packages clean
+.PHONY: demo test quick lint types unit clusters processes packages clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
@@ -16,6 +16,10 @@ demo: .venv/installed
 	$(BIN)/dmd demo
 
 test: lint types unit
+
+# What needs no process and no package of Debian: for every small change.
+quick: lint types
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -m "not ($(APART) or slow)"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

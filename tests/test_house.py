@@ -38,6 +38,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_every_module_imports():
     names = [dotted(path) for path in MODULES] + [dotted(path) for path in sorted((ROOT / "benchmarks").glob("*.py"))]
     assert len(names) > 30

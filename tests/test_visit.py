@@ -18,6 +18,8 @@ from benchmarks.visit import Visit, settings_of
 from benchmarks.visit_site import install_wheels, pack_cache, unpack_cache, write_entry_points
 from benchmarks.visit_stages import AGAIN, FIRST, STAGES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -66,7 +68,6 @@ def kept(folder: Path) -> set[str]:
         return set(tar.getnames())
 
 
-@pytest.mark.slow
 def test_a_stage_that_hangs_costs_its_limit_and_nothing_else(tmp_path):
     """It ignores signals and has started a process in another session; the stages before and after it count."""
     visit = start(tmp_path, STAGES="device hang smoke", LIMITS="hang=2 smoke=500", BUDGET="600")

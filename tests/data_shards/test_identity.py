@@ -145,6 +145,7 @@ def test_every_pair_is_found_in_any_order_and_blocks(tmp_path):
             check.add(block, split="train", where="train", start=at)
 
 
+@pytest.mark.slow
 def test_a_million_ids_take_little_memory():
     tracemalloc.start()
     check = IdCheck("x")

@@ -151,6 +151,7 @@ SOUND = {("preset", kind) for kind in ("empty", "null", "object", "bom", "nul")}
 """What is no mistake."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", NAMES)
 def test_a_broken_file_is_one_line(made, capsys, what):
     path, commands = readers(made)[what]

@@ -23,6 +23,8 @@ import sys
 from pathlib import Path
 from dmd.checkpoint.writer import AsyncWriter
 from tests.support.snapshots import snapshot
+
+pytestmark = pytest.mark.slow
 writer = AsyncWriter(Path(sys.argv[1]), keep=2)
 writer.submit(snapshot(int(sys.argv[2]), best=int(sys.argv[3]), salt=1))
 writer.close()

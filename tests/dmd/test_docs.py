@@ -145,6 +145,7 @@ def _help(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_every_command_of_a_page_runs(page, shards, tmp_path, monkeypatch):
     """In order, in an empty directory; trainings are shortened, all in one other process."""

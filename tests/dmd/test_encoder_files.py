@@ -18,6 +18,8 @@ from dmd.inference.export import CARD, WEIGHTS
 from dmd.model.text import build_text_encoder, encoder_config, load_text_encoder, plain_config
 from tests.support.trained import SMALL, make_shards
 
+pytestmark = pytest.mark.slow
+
 BERT = BertConfig(
     vocab_size=100,
     hidden_size=8,
@@ -185,7 +187,6 @@ def test_pickled_weights_run_nothing(bert, tmp_path):
 
 
 @pytest.mark.multiproc
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_clone_without_lfs_ends_before_ranks_start(tokens, tmp_path, name):
     folder = tmp_path / "bert"

@@ -121,6 +121,7 @@ def test_the_pass_that_is_captured_is_the_pass():
     check_captured_pass("plain")
 
 
+@pytest.mark.slow
 def test_the_pass_that_is_captured_is_the_pass_interpreted():
     interpreted(__name__, "check_captured_pass")
 

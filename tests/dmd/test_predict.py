@@ -187,6 +187,7 @@ def test_labels_of_a_pickle_are_brought_to_the_scale_of_the_training(run, tmp_pa
     assert [list(batch.labels) for batch in read_samples(path, model.card)] == [[0.5, -1.0]]
 
 
+@pytest.mark.slow
 def test_an_export_predicts_as_its_run_without_deepspeed_and_ray(run, exported):
     model, again = dmd.load(run), dmd.load(exported)
     samples = example(model.card, 70)

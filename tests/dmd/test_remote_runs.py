@@ -36,6 +36,7 @@ def remote(shards, tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_every_command_reads_a_run_of_a_url(remote, shards, tmp_path, capsys):
     run, url = remote
     split = ("--split", "valid")

@@ -32,6 +32,8 @@ from dmd.report.statistics import paired_bootstrap, sample_scores, summarise
 from dmd.report.tables import comparison_table
 from tests.support.commands import command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory) -> Path:

@@ -150,6 +150,7 @@ def classifier(shards, tmp_path_factory) -> Path:
     return train(shards, {tmp_path_factory.mktemp("classifier") / "run": ["model.task=3", "train.epochs=1"]})[0]
 
 
+@pytest.mark.slow
 def test_every_command_reads_a_classifier(classifier, run, shards, tmp_path, capsys):
     assert command("evaluate", classifier, "--split", "test", "--json", tmp_path / "test.json") == 0
     assert "F1 macro" in capsys.readouterr().out
@@ -193,6 +194,7 @@ def test_every_command_reads_a_classifier(classifier, run, shards, tmp_path, cap
     assert table.splitlines()[0] == "dropped by,modality,rate,Acc %,F1 weighted %,F1 macro %,CE,split"
 
 
+@pytest.mark.slow
 def test_the_report_of_a_classifier(classifier, run, tmp_path, capsys):
     assert command("report", classifier, run, "--projection", "pca", "--out", tmp_path / "report") == 2
     assert "different tasks" in capsys.readouterr().err

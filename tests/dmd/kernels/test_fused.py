@@ -120,6 +120,7 @@ def check_parity(device: str, setting: str) -> None:
     assert error(found[1][1], found[0][1].double()) <= 1e-5
 
 
+@pytest.mark.slow
 def test_attention_interpreted():
     interpreted(__name__, "check_attention")
 
@@ -128,7 +129,8 @@ def test_margin_interpreted():
     interpreted(__name__, "check_margin")
 
 
-@pytest.mark.parametrize("setting", ["aligned", pytest.param("unaligned", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["aligned", "unaligned"])
 def test_golden_parity_interpreted(setting):
     interpreted(__name__, "check_parity", setting)
 

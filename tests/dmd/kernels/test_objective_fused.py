@@ -106,6 +106,7 @@ def test_large_ghost_batches_take_plain_torch():
     assert all(torch.equal(found[0][name], term) for name, term in found[1].items())
 
 
+@pytest.mark.slow
 def test_objective_interpreted():
     interpreted(__name__, "check_objective", "float32", KINDS, (2, 5, 6))
 

@@ -28,6 +28,8 @@ from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
 from dmd.training.step import make_noise
 from tests.dmd.kernels.forms import interpreted
 
+pytestmark = pytest.mark.slow
+
 META = torch.device("meta")
 BERT = {"model_type": "bert", "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
 TOKENS = "tokens"

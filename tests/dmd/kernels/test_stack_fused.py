@@ -124,10 +124,12 @@ def check_small(device: str) -> None:
         check_stack(device, "SMALL", name, (name != "one step",))
 
 
+@pytest.mark.slow
 def test_stack_interpreted():
     interpreted(__name__, "check_small")
 
 
+@pytest.mark.slow
 def test_stack_in_bfloat16_interpreted():
     interpreted(__name__, "check_bfloat16", "SMALL", "ends", 5)
 

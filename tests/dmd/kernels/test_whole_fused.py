@@ -146,10 +146,12 @@ def test_fallback_interpreted():
     interpreted(__name__, "check_use_plain")
 
 
+@pytest.mark.slow
 def test_convergence_interpreted():
     interpreted(__name__, "check_convergence", 3)
 
 
+@pytest.mark.slow
 def test_masked_padding_interpreted():
     interpreted(__name__, "check_masked_padding")
 
