@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from cluster.experiments.connection import Connection
 from cluster.ray_runtime.patience import LOOK_SECONDS, Patience
 from cluster.ray_runtime.process_group import hide_gpus
 from cluster.ray_runtime.resources import DRIVER_MEMORY
@@ -50,28 +51,12 @@ def make_cells(configs: Mapping[str, Config], seeds: Sequence[int], out: Path) -
     ]
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from `1111,1112,1113`.
-
-    Raises:
-        ValueError: another form, or a seed that is given twice.
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"seeds are {text!r}; give whole numbers with commas between them, such as 1111,1112")
-    seeds = [int(part) for part in parts]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds are {text!r}; give none twice")
-    return seeds
-
-
-def run_cells(
-    cells: Sequence[Cell], options: TrialOptions, data: Place, concurrent: int, patience: Patience
-) -> list[dict[str, Any]]:
-    """Train and evaluate every cell, `concurrent` at a time.
+def run_cells(cells: Sequence[Cell], connection: Connection, data: Place) -> list[dict[str, Any]]:
+    """Train and evaluate every cell, as many at a time as the connection says.
 
     Args:
-        options: its data are the shards without the test split; `data` are the whole ones.
+        connection: the data of its trials are the shards without the test split.
+        data: the whole shards.
 
     Returns:
         {"name", "seed", "metrics"} or {"name", "seed", "error"} per cell, in their order.
@@ -82,12 +67,13 @@ def run_cells(
     waiting = [cell for cell in cells if not (cell.run / RESULT).exists()]
     if not waiting:
         print(f"all {len(cells)} trainings have ended before; none is run again", flush=True)
+    patience = Patience(connection.patience)
     running: dict[ray.ObjectRef[Any], Cell] = {}
     errors: dict[Path, str] = {}
     while waiting or running:
-        while waiting and len(running) < concurrent:
+        while waiting and len(running) < connection.concurrent:
             cell = waiting.pop(0)
-            running[_run_cell.remote(cell, options, data)] = cell
+            running[_run_cell.remote(cell, connection.trial, data)] = cell
         ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
         patience.look()
         if not ready:

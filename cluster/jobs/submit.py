@@ -64,7 +64,7 @@ def submit(argv: list[str]) -> int:
     """
     options = make_parser().parse_args(argv)
     if options.command in MANAGED:
-        return _manage(options)
+        return manage(options.command, options.arguments, options.address)
     root = options.working_dir.absolute()
     files = named_files(root, options.command, options.arguments)
     environment = runtime_environment(root, files, pinned=options.environment == "pinned")
@@ -209,18 +209,23 @@ def exit_code(client: Client, job: str) -> int:
     return info.driver_exit_code or 1
 
 
-def _manage(options: argparse.Namespace) -> int:
-    if len(options.arguments) != 1:
-        raise ValueError(f"dmd submit {options.command} wants one job id")
-    client, job = connect(options.address), options.arguments[0]
+def manage(command: str, arguments: list[str], address: str) -> int:
+    """Show the state of a job (`status`), follow it (`logs`) or `stop` it; returns the exit code.
+
+    Raises:
+        ValueError: not one job id, or none that the cluster knows. OSError: no dashboard at the address.
+    """
+    if len(arguments) != 1:
+        raise ValueError(f"dmd submit {command} wants one job id")
+    client, job = connect(address), arguments[0]
     try:
         client.get_job_info(job)
     except RuntimeError as error:
-        raise ValueError(f"there is no job {job} at {options.address}") from error
-    if options.command == "stop":
+        raise ValueError(f"there is no job {job} at {address}") from error
+    if command == "stop":
         print("stopping" if client.stop_job(job) else "has already ended")
         return 0
-    if options.command == "logs":
+    if command == "logs":
         return follow(client, job)
     info = client.get_job_info(job)
     print(f"{job} {info.status.value}: {info.message or info.entrypoint}")
