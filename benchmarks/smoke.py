@@ -75,7 +75,9 @@ class Case:
     """One preset and precision: the same weights, samples and dropout in every form."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        self.name, self.device, self.tiny = name, torch.device(options.device), options.tiny
+        self.name = name
+        self.device = torch.device(options.device)
+        self.tiny = options.tiny
         preset, _, self.precision = name.partition(":")
         self.config = load_config(preset, TINY if self.tiny else ())
         dims, lengths = shapes(preset)
@@ -155,7 +157,9 @@ class Smoke:
     """Runs a case and adds its rows to a table."""
 
     def __init__(self, name: str, options: argparse.Namespace, table: Table) -> None:
-        self.name, self.options, self.table = name, options, table
+        self.name = name
+        self.options = options
+        self.table = table
 
     def run(self) -> None:
         """Reference, plain and fused."""

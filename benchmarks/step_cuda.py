@@ -71,7 +71,9 @@ class Group:
     def __init__(self, case: str, forms: Sequence[str], options: argparse.Namespace, table: Table) -> None:
         self.preset, _, text = case.partition("+")
         self.bert = text == "bert"
-        self.forms, self.options, self.table = forms, options, table
+        self.forms = forms
+        self.options = options
+        self.table = table
         self.steps: dict[str, Callable[[], None]] = {}
         self.rows: dict[str, dict[str, object]] = {}
 

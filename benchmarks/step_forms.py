@@ -48,7 +48,8 @@ class Side:
         tiny: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        self.form, self.device = form, device
+        self.form = form
+        self.device = device
         config = load_config(preset, TINY if tiny else ())
         dims, lengths = shapes(preset)
         train = replace(

@@ -54,7 +54,9 @@ class Trainings:
     """Starts runs and looks at what they left."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.scratch, self.results = options, options.scratch, options.results
+        self.options = options
+        self.scratch = options.scratch
+        self.results = options.results
         self.table = Table(self.results / "trainings.csv")
         self.compared = Table(self.results / "resumed.csv")
         self.told: list[str] = []

@@ -39,7 +39,9 @@ class Bookkeeper(tune.Callback):
     """Writes what trials report into their records, and shows it."""
 
     def __init__(self, trials: TrialRecords, table: LiveTable, patience: Patience) -> None:
-        self._trials, self._table, self._patience = trials, table, patience
+        self._trials = trials
+        self._table = table
+        self._patience = patience
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Several times a second, whatever happens."""

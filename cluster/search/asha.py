@@ -27,7 +27,8 @@ class Asha(ASHAScheduler):
             reduction_factor=reduction,
             stop_last_trials=False,
         )
-        self._trials, self._epochs = trials, epochs
+        self._trials = trials
+        self._epochs = epochs
         for number, record in trials.records.items():
             if record.state in DONE and record.losses:
                 known = cast("Trial", SimpleNamespace(trial_id=f"trial-{number}"))

@@ -17,7 +17,8 @@ class RecordedSearch(Searcher):
 
     def __init__(self, trials: TrialRecords, strategy: Strategy, num_trials: int) -> None:
         super().__init__(metric="best_loss", mode="min")
-        self.trials, self._strategy = trials, strategy
+        self.trials = trials
+        self._strategy = strategy
         for record in trials.records.values():
             strategy.learn(record)
         begun = [number for number, record in trials.records.items() if record.state not in DONE]

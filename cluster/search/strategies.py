@@ -31,7 +31,8 @@ class RandomStrategy:
     """Independent draws."""
 
     def __init__(self, space: Space, seed: int) -> None:
-        self._space, self._seed = space, seed
+        self._space = space
+        self._seed = seed
 
     def propose(self, number: int) -> Values:
         """Draw `number`."""
@@ -79,7 +80,8 @@ class TpeStrategy:
                 "--search tpe needs Optuna: pip install 'dmd-cluster[optuna]', or --search random"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._trials = space, dict[int, Any]()
+        self._space = space
+        self._trials = dict[int, Any]()
         self._failed = optuna.trial.TrialState.FAIL
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
 

@@ -198,7 +198,8 @@ class AsyncWriter:
     def __init__(self, root: Path, keep: int) -> None:
         """Write under `root` as `write_checkpoint` does. Raises ValueError for keep < 2."""
         _check_keep(keep)
-        self._root, self._keep = root, keep
+        self._root = root
+        self._keep = keep
         self._trusted: set[Path] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Path] | None = None

@@ -108,7 +108,8 @@ class CapturedPass:
     """
 
     def __init__(self, compute: Terms, module: nn.Module) -> None:
-        self._compute, self._module = compute, module
+        self._compute = compute
+        self._module = module
         self._pass: TensorPass | None = None
         self._replay: Callable[..., Any] | None = None
         self._weights: tuple[nn.Parameter, ...] = ()

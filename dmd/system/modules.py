@@ -53,7 +53,8 @@ class Modules(nn.Module):
         binding: bool,
     ) -> None:
         super().__init__()
-        self.config, self.device = config, device
+        self.config = config
+        self.device = device
         train = config.train
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
         backend = self.execution.backend

@@ -51,7 +51,8 @@ class TrainingSystem(Modules):
     def run_eagerly(self, reason: str) -> None:
         """Capture no pass, for a reason that run.json tells."""
         if self._graph is not None:
-            self._graph, self.captured = None, f"no: {reason}"
+            self._graph = None
+            self.captured = f"no: {reason}"
 
     def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""

@@ -73,7 +73,8 @@ class Logbook:
     """
 
     def __init__(self, run: Path, open_record: Callable[[int | None], Recorder], resumed: int | None) -> None:
-        self._run, self._open_record = run, open_record
+        self._run = run
+        self._open_record = open_record
         self._record: Recorder | None = open_record(resumed)
         self._written = resumed
         self._waiting: deque[tuple[int, dict[str, float], str]] = deque()
@@ -161,7 +162,8 @@ class Logbook:
     def _drop(self) -> None:
         if self._record is not None:
             self._record.abandon()
-        self._record, self._retry_at = None, 0.0
+        self._record = None
+        self._retry_at = 0.0
 
     def _write(self, step: int, numbers: dict[str, float], kind: str) -> None:
         self._waiting.append((step, numbers, kind))

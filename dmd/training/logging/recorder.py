@@ -67,7 +67,8 @@ class Recorder:
         Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
         """
         run.mkdir(parents=True, exist_ok=True)
-        self._document_path, self._lines_path = run / DOCUMENT, run / LINES
+        self._document_path = run / DOCUMENT
+        self._lines_path = run / LINES
         self._resume_step = resume_step
         self._last_step = resume_step or 0
         earlier = _earlier(self._document_path)
