@@ -59,7 +59,7 @@ class Trainings:
         self.results = options.results
         self.table = Table(self.results / "trainings.csv")
         self.compared = Table(self.results / "resumed.csv")
-        self.told: list[str] = []
+        self.comparisons: list[str] = []
         self.failed = False
         own = TINY if options.tiny else ()
         endless = ("train.epochs=1000", "train.early_stop=1000")
@@ -149,9 +149,9 @@ class Trainings:
         self.compared.add(row)
         same = row["weights"] == row["log"] == "identical"
         self.failed |= required and not same
-        step_told = "" if same else f" (weights {row['weights']}, log {row['log']})"
-        self.told.append(f"{one} = {other}: {'identical' if same else 'DIFFERENT'}{step_told}")
-        print(self.told[-1], flush=True)
+        difference = "" if same else f" (weights {row['weights']}, log {row['log']})"
+        self.comparisons.append(f"{one} = {other}: {'identical' if same else 'DIFFERENT'}{difference}")
+        print(self.comparisons[-1], flush=True)
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def main() -> int:
         name: step_milliseconds([line for line in read_log(options.scratch / name) if line["kind"] == "train"])
         for name in (run.name for run in alone)
     }
-    print("; ".join([", ".join(f"{name} {value} ms a step" for name, value in times.items()), *trainings.told]))
+    print("; ".join([", ".join(f"{name} {value} ms a step" for name, value in times.items()), *trainings.comparisons]))
     return int(trainings.failed)
 
 

@@ -171,7 +171,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds from `1111,1112,1113`.
 
     Raises:
-        ValueError: another form, or a seed that is given twice.
+        ValueError: not such a list, or a seed that is given twice.
     """
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
@@ -186,7 +186,7 @@ def parse_ablation(text: str, base: Config) -> tuple[str, Config]:
     """A name and its config from `no-graph:objective.distillation_weight=0,model.levels=2`.
 
     Raises:
-        ValueError: another form, or a config that the tree rejects.
+        ValueError: not such a text, or a config that the tree rejects.
     """
     name, colon, changes = text.partition(":")
     if not colon or not name.replace("-", "").replace("_", "").isalnum() or not changes:

@@ -118,8 +118,8 @@ def predict(argv: list[str]) -> int:
     counts: Counter[str] = Counter()
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     rows = write_predictions(options.out, tables, schema(model.config.model.task))
-    told = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
-    print(f"{options.out}: {rows} predictions{f' ({told})' if told else ''}")
+    of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
+    print(f"{options.out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")
     return 0
 
 

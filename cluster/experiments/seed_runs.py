@@ -80,12 +80,12 @@ def run_cells(cells: Sequence[Cell], connection: Connection, data: Place) -> lis
             continue
         cell = running.pop(ready[0])
         try:
-            refused = ray.get(ready[0])
+            failure = ray.get(ready[0])
         except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
-            refused = str(error).strip().splitlines()[-1]
-        if refused is not None:
-            errors[cell.run] = refused
-        print(f"{cell.name} seed {cell.seed}: {'failed: ' + refused if refused else 'done'}", flush=True)
+            failure = str(error).strip().splitlines()[-1]
+        if failure is not None:
+            errors[cell.run] = failure
+        print(f"{cell.name} seed {cell.seed}: {'failed: ' + failure if failure else 'done'}", flush=True)
     return [_result(cell, errors.get(cell.run)) for cell in cells]
 
 
@@ -99,14 +99,14 @@ def _result(cell: Cell, error: str | None) -> dict[str, Any]:
 
 @ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
 def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
-    """Train one cell, then evaluate it with the resources of a rank; why it was refused, if it was."""
-    refusal = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
-    if refusal is None:
+    """Train one cell, then evaluate it with the resources of a rank; why the training failed, if it did."""
+    failure = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
+    if failure is None:
         size = options.size
         evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
         result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
         replace_file(cell.run / RESULT, encode(result, indent=1))
-    return None if refusal is None else refusal.reason
+    return None if failure is None else failure.reason
 
 
 @ray.remote(max_restarts=3, max_task_retries=3)

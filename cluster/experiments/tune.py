@@ -21,7 +21,7 @@ from cluster.experiments.connection import Connection
 from cluster.ray_runtime.patience import Patience
 from cluster.ray_runtime.resources import DRIVER_MEMORY
 from cluster.ray_runtime.session import num_ranks
-from cluster.ray_runtime.trial import Refusal, TrialOptions, run_training
+from cluster.ray_runtime.trial import Failure, TrialOptions, run_training
 from cluster.request import SearchRequest
 from cluster.search.asha import Asha
 from cluster.search.live_table import LiveTable
@@ -50,13 +50,13 @@ class Bookkeeper(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch of a trial, or its refusal to go on."""
+        """An epoch of a trial, or why its training cannot go on."""
         record = self._record(trial)
         if "epoch" in result:
             metrics = {k.partition("/")[2]: float(v) for k, v in result.items() if k.startswith("valid/")}
             record.note(int(result["epoch"]), float(result["best_loss"]), metrics)
-        if "refused" in result:
-            record.state, record.reason = result["state"], result["refused"]
+        if "failure" in result:
+            record.state, record.reason = result["state"], result["failure"]
         self._keep(record)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -83,11 +83,11 @@ def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, r
     run = Path(runs) / f"{trial['number']:04d}"
     name = f"train-trial_id={tune.get_context().get_trial_id()}"
     try:
-        refusal = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
+        failure = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
     except TrainingFailedError as error:
-        refusal = Refusal(str(error).strip().splitlines()[-1], "failed")
-    if refusal is not None:
-        tune.report({"refused": refusal.reason, "state": refusal.state})
+        failure = Failure(str(error).strip().splitlines()[-1], "failed")
+    if failure is not None:
+        tune.report({"failure": failure.reason, "state": failure.state})
 
 
 def search(

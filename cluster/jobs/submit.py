@@ -88,7 +88,7 @@ def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
     """Files in the directory that a command names: its space, its preset. The command's line is checked on the way.
 
     Raises:
-        ValueError: not a checkout, a config that the tree refuses, a path that means nothing on the cluster, or a
+        ValueError: not a checkout, a config that the tree rejects, a path that means nothing on the cluster, or a
             file that is not there or large. SystemExit: as argparse.
     """
     missing = [name for name in UPLOADED if not (root / name).exists()]
@@ -164,7 +164,7 @@ def connect(address: str) -> Client:
     """A client of the dashboard.
 
     Raises:
-        ValueError: no dashboard there, or one that refuses the token.
+        ValueError: no dashboard there, or one that rejects the token.
     """
     send_token()
     try:

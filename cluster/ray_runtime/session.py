@@ -35,7 +35,7 @@ def cluster(
         ValueError: no cluster at the address.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # TensorBoard is the training's own
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a refused trial reports no loss
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that cannot go on reports no loss
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's makes of an interrupted search one that has returned
     level = logging.INFO if verbose else logging.ERROR
@@ -102,7 +102,7 @@ def _head(address: str) -> str:
     """The host:port that an address means.
 
     Raises:
-        ValueError: a form that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+        ValueError: an address that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
     """
     if address.startswith("ray://"):
         raise ValueError(

@@ -1,6 +1,6 @@
 """ASHA (asynchronous successive halving) over an experiment that may be in its second session.
 
-Ray's scheduler is told the epochs of earlier sessions first, so that a restart stops the trials that an uninterrupted
+Ray's scheduler gets the epochs of earlier sessions first, so that a restart stops the trials that an uninterrupted
 experiment would have stopped.
 """
 

@@ -91,7 +91,7 @@ class TpeStrategy:
         return self._space.draw(lambda parameter: _suggest(trial, parameter))
 
     def learn(self, record: TrialRecord) -> None:
-        """Tell the estimator a trial's best validation loss, if it has ended."""
+        """Give the estimator a trial's best validation loss, if it has ended."""
         if record.number not in self._trials:
             self._study.enqueue_trial(record.values)
             self.propose(record.number)

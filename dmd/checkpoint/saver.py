@@ -1,4 +1,4 @@
-"""When a training saves, and what it does where the storage fails; the writing itself is `checkpoint_writer`'s."""
+"""When a training saves, and what it does where the storage fails; the writing itself is `dmd.checkpoint.writer`'s."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ CHECKPOINTS = "checkpoints"
 class Saver:
     """The checkpoints of a run, held by the rank that writes them.
 
-    An error of the storage is told on stderr and kept in `failure` until the next write stands.
+    An error of the storage is reported on stderr and kept in `failure` until the next write stands.
     """
 
     def __init__(self, run: Path, config: TrainConfig) -> None:

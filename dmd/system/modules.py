@@ -62,13 +62,13 @@ class Modules(nn.Module):
         self.objective = Objective(config.objective, config.model, backend=backend)
 
     def use_plain(self, reason: str) -> None:
-        """Go on in plain torch, for a reason that `execution` tells."""
+        """Go on with PyTorch alone, for a reason that `execution` states."""
         self.execution = self.execution.plain(self.device, reason)
         self.dmd.use(self.execution.backend)
         self.objective.use(self.execution.backend)
 
     def try_kernels(self, attempt: Callable[[], object], *, asked_for: bool) -> str:
-        """Run a pass; where a Triton kernel cannot run, go on in plain torch from then on: why, empty where all ran.
+        """Run a pass; where a Triton kernel cannot run, go on with PyTorch from then on: why, empty where all ran.
 
         Raises:
             ValueError: a kernel that was asked for cannot run.

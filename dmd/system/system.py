@@ -43,13 +43,13 @@ class TrainingSystem(Modules):
         return DropoutKeys() if self.execution.backend.keys_on_device else None
 
     def use_plain(self, reason: str) -> None:
-        """Go on in plain torch, for a reason that run.json tells."""
+        """Go on with PyTorch alone, for a reason that run.json states."""
         super().use_plain(reason)
         self.keys = self.fresh_keys()
         self.run_eagerly(reason)
 
     def run_eagerly(self, reason: str) -> None:
-        """Capture no pass, for a reason that run.json tells."""
+        """Capture no pass, for a reason that run.json states."""
         if self._graph is not None:
             self._graph = None
             self.captured = f"no: {reason}"
@@ -94,5 +94,5 @@ def parameter_groups(system: TrainingSystem, config: Config) -> list[dict[str, o
 
 
 def adam(system: TrainingSystem, config: Config, *, fused: bool = False) -> torch.optim.Adam:
-    """The published optimizer: Adam without weight decay, in torch's plain or fused implementation."""
+    """The published optimizer: Adam without weight decay, in torch's own or its fused implementation."""
     return torch.optim.Adam(parameter_groups(system, config), fused=fused)

@@ -59,7 +59,7 @@ def test_tune(options, message, shards, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["tune", "experiment"])
-def test_a_second_writer_is_told_who_works_on_the_experiment(command, shards, tmp_path, capsys, monkeypatch):
+def test_a_second_writer_learns_who_works_on_the_experiment(command, shards, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_text("train.learning_rate: {uniform: [0.001, 0.002]}\n")
     own = ["--space", "space.yaml"] if command == "tune" else ["--seeds", "1"]

@@ -117,8 +117,8 @@ class Logbook:
         if wants_figures(epoch):
             self._draw()
         rows = [METRICS[name] for name in in_view("headline", fused)]
-        told = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
-        tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {told}{'  best' if best else ''}")
+        shown = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
+        tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {shown}{'  best' if best else ''}")
 
     def close(self, metrics: dict[str, float] | None) -> None:
         """End the session (see `Recorder.close`). Raises OSError if the record cannot be brought up to date."""
@@ -155,8 +155,8 @@ class Logbook:
             if self._record is not None:
                 self._record.look()
         except OSError as error:
-            told = f"storage: {error.strerror or error}; the log goes on in what is there now"
-            print(told, file=sys.stderr, flush=True)
+            message = f"storage: {error.strerror or error}; the log goes on in what is there now"
+            print(message, file=sys.stderr, flush=True)
             self._drop()
 
     def _drop(self) -> None:
