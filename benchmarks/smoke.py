@@ -1,11 +1,11 @@
-"""The real model on a GPU against itself: Triton kernels and plain torch, term by term and module by module.
+"""The real model on a GPU against itself: Triton kernels and PyTorch, term by term and module by module.
 
     python -m benchmarks.smoke --out smoke.csv
 
-A case is a preset and a precision; each runs in a process of its own, all at once, with dropout. The reference is plain
-torch in float64 on the same device, which is itself compared with the CPU on one ghost batch; where plain torch fails
+A case is a preset and a precision; each runs in a process of its own, all at once, with dropout. The reference is
+PyTorch in float64 on the same device, which is itself compared with the CPU on one ghost batch; where PyTorch fails
 on the device, the CPU is the reference, for one ghost batch. Errors are |got - reference| / |reference| of every loss
-term, of the eight predictions and of the gradients of each module. What is allowed is the error of plain torch in the
+term, of the eight predictions and of the gradients of each module. What is allowed is the error of PyTorch in the
 same precision, some times over, and a floor. `--device cpu --tiny`: a small model in Triton's interpreter.
 """
 

@@ -186,7 +186,7 @@ def first_difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> 
 
 
 def main() -> int:
-    """Run and compare; 1: a run failed, or one on which bits are promised differs."""
+    """Run and compare; 1: a run failed, or differs where bitwise identical ones are promised."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)

@@ -119,7 +119,7 @@ def _validations(lines: list[dict[str, Any]], last: int) -> list[Validation]:
         numbers = {k.partition("/")[2]: math.nan if v is None else float(v) for k, v in line.items() if "/" in k}
         loss, epoch = numbers.pop("loss"), numbers.pop("epoch", math.nan)
         if not math.isfinite(epoch):
-            raise ValueError(f"the log's validation at step {line['step']} tells no epoch; remove the line")
+            raise ValueError(f"the log's validation at step {line['step']} has no epoch; remove the line")
         lowest = min(lowest, loss)
         best = next((logged[step] for step in sorted(logged, reverse=True) if step <= line["step"]), lowest)
         found.append(Validation(epoch=int(epoch) + 1, step=line["step"], loss=loss, best_loss=best, metrics=numbers))

@@ -61,7 +61,7 @@ class Modules(nn.Module):
         self.dmd = DMD(config.model, dims, lengths, text_encoder, backend=backend)
         self.objective = Objective(config.objective, config.model, backend=backend)
 
-    def use_plain(self, reason: str) -> None:
+    def use_pytorch(self, reason: str) -> None:
         """Go on with PyTorch alone, for a reason that `execution` states."""
         self.execution = self.execution.plain(self.device, reason)
         self.dmd.use(self.execution.backend)
@@ -75,7 +75,7 @@ class Modules(nn.Module):
         """
         reason = why_not_fused(attempt, asked_for=asked_for)
         if reason:
-            self.use_plain(reason)
+            self.use_pytorch(reason)
         return reason
 
     def output(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:

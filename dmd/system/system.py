@@ -42,9 +42,9 @@ class TrainingSystem(Modules):
         """A table of dropout keys on the device; None where the backend takes them from the host."""
         return DropoutKeys() if self.execution.backend.keys_on_device else None
 
-    def use_plain(self, reason: str) -> None:
+    def use_pytorch(self, reason: str) -> None:
         """Go on with PyTorch alone, for a reason that run.json states."""
-        super().use_plain(reason)
+        super().use_pytorch(reason)
         self.keys = self.fresh_keys()
         self.run_eagerly(reason)
 

@@ -62,12 +62,12 @@ def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num
     at_once = min(at_once, -(-config.train.ghost_batches_per_step // num_ranks))
     while True:
         fits = _fits(system, config, info, at_once, last=asked_for or at_once == 1)
-        too_large, plain_somewhere = raised_anywhere(system.device, not fits, not system.execution.fused)
+        too_large, fallen_back_somewhere = raised_anywhere(system.device, not fits, not system.execution.fused)
         if not too_large:
             break
         at_once = -(-at_once // 2)
-    if plain_somewhere and system.execution.fused:
-        system.use_plain("a kernel cannot run on another rank's device")
+    if fallen_back_somewhere and system.execution.fused:
+        system.use_pytorch("a kernel cannot run on another rank's device")
     if at_once * num_ranks < config.train.ghost_batches_per_step:
         system.run_eagerly("a step is more than one pass, for want of memory")
     return at_once
