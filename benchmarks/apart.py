@@ -49,7 +49,7 @@ class Apart:
 def _run(work: Callable[[], None], writer: "multiprocessing.connection.Connection") -> None:  # type: ignore[name-defined]
     try:
         work()
-    except Exception as error:  # the parent is told, whatever it is
+    except Exception as error:  # the parent gets it, whatever it is
         traceback.print_exc()
         writer.send(one_line(error))
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""DMD's encoders as one would write them for a GPU in plain torch: the peer that the Triton kernels have to beat.
+"""DMD's encoders as one would write them for a GPU in PyTorch: the peer that the Triton kernels have to beat.
 
 Encoders of equal lengths and dropout in one batch, `scaled_dot_product_attention`, dropout by torch. Same weights, same
 mathematics, no custom kernel; `torch.compile` takes it as it stands.

@@ -4,9 +4,9 @@
 
 overhead: a trial over the same training through the launcher; recovery: SIGKILL to a rank; throughput: trials per hour
 on this machine against one `dmd train` after the other; scaling: step times at one and two ranks. Each takes two to
-five minutes on two idle cores. Data are made up, trainings are small; sides alternate, medians of the rounds. Ray's own
-processes get the priority of ours, not the lower one that is its default. Rows of a part replace those of an earlier
-run in OUT.csv.
+five minutes on two idle cores. The data are synthetic, trainings are small; sides alternate, medians of the rounds.
+Ray's own processes get the priority of ours, not the lower one that is its default. Rows of a part replace those of an
+earlier run in OUT.csv.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Compile every Triton kernel of a training step for cards that need not be there, and tell what it takes of each.
+"""Compile every Triton kernel of a training step for cards that need not be there, and report what it takes of each.
 
     python -m benchmarks.compile_kernels --archs 86 90 --cases mosi-aligned dim256 --precisions bf16 fp32 \
         --out benchmarks/results/compiled.csv --details benchmarks/results/compiled_mosi_aligned.csv

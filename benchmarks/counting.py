@@ -49,7 +49,8 @@ class TritonCounter:
         def count(executor: Any, *args: Any, **kwargs: Any) -> None:
             names[executor.fn.__name__] += 1
 
-        self._executor, self._call = GridExecutor, GridExecutor.__call__
+        self._executor = GridExecutor
+        self._call = GridExecutor.__call__
         GridExecutor.__call__ = count
         self._hooks = knobs.runtime.launch_enter_hook
         self._hook = lambda metadata: names.update([metadata.get()["name"]])

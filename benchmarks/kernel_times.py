@@ -2,9 +2,10 @@
 
     python -m benchmarks.kernel_times --out benchmarks/results/kernel_times.csv
 
-Fused forms under bf16, ten ghost batches in one pass, by torch's profiler over a few warm steps: calls and microseconds
-of a step. `busy` is the time in which at least one kernel runs; where it is far below `wall`, the host bounds the step
-(the profiler itself slows the host: `wall` is measured without it). On the CPU: torch's operations of a small model.
+Triton kernels under bf16, ten ghost batches in one pass, by torch's profiler over a few warm steps: calls and
+microseconds of a step. `busy` is the time in which at least one kernel runs; where it is far below `wall`, the host
+bounds the step (the profiler itself slows the host: `wall` is measured without it). On the CPU: torch's operations of a
+small model.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.step_forms import FORMS, Side, synchronise
+from benchmarks.step_implementations import IMPLEMENTATIONS, Side, synchronise
 from benchmarks.step_sides import LENGTHS, STEP
 from benchmarks.tables import Table, commit
 from dmd.kernels.backend import set_float32_products
@@ -72,7 +73,7 @@ def main() -> None:
     """Profile the presets and write the CSV, preset by preset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=LENGTHS, default=["mosi-aligned", "mosi-unaligned"])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["fused", "graph"])
+    parser.add_argument("--forms", nargs="+", choices=IMPLEMENTATIONS, default=["fused", "graph"])
     parser.add_argument("--precision", choices=["bf16", "tf32", "fp32"], default="bf16")
     parser.add_argument("--tiny", action="store_true", help="a small model and one ghost batch")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -81,12 +82,12 @@ def main() -> None:
     device = torch.device(options.device)
     set_float32_products(tf32=options.precision == "tf32")
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, tiny model"
-    table, told = Table(options.out), []
-    for form in options.forms:  # a capture that fails ends the program, when the others are there
+    table, summary = Table(options.out), []
+    for implementation in options.forms:  # a capture that fails ends the program, when the others are there
         for preset in options.presets:
             side = Side(
                 preset,
-                form=form,
+                implementation=implementation,
                 bert=False,
                 precision=options.precision,
                 device=device,
@@ -99,7 +100,7 @@ def main() -> None:
             found = device_times(side.step, device, STEPS)
             about = {
                 "preset": preset,
-                "form": form,
+                "form": implementation,
                 "precision": options.precision,
                 "device": where,
                 "torch": torch.__version__,
@@ -118,11 +119,11 @@ def main() -> None:
                     }
                 )
             bound = "the host bounds it" if busy < 0.85 * whole else "the device bounds it"
-            told.append(f"{preset} {form}: busy {busy / 1e3:.2f} of {whole / 1e3:.2f} ms, {bound}")
-            print(told[-1], flush=True)
+            summary.append(f"{preset} {implementation}: busy {busy / 1e3:.2f} of {whole / 1e3:.2f} ms, {bound}")
+            print(summary[-1], flush=True)
             for name, (calls, microseconds) in list(found.items())[1:11]:
                 print(f"  {microseconds:10.1f} us {calls:7.1f} calls  {name[:90]}", flush=True)
-    print("; ".join(told))
+    print("; ".join(summary))
 
 
 if __name__ == "__main__":

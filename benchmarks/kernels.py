@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="default: 160, without a CUDA device 2")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="bf16")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="refuse another; default: CUDA where there is one")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="reject another; default: CUDA where there is one")
     parser.add_argument("--tiny", action="store_true", help="2 samples")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -34,14 +34,14 @@ BERT = {"model_type": "bert", "attention_probs_dropout_prob": 0.0}
 
 
 def count_step(
-    preset: str, *, samples: int, form: str, text: bool, bf16: bool, device: torch.device
+    preset: str, *, samples: int, implementation: str, text: bool, bf16: bool, device: torch.device
 ) -> tuple[collections.Counter[str], collections.Counter[str]]:
     """(Triton launches, torch operations) by name, of a step after one that warmed up."""
     config = load_config(preset)
     dims, lengths = shapes(preset)
     torch.manual_seed(0)
     encoder = build_text_encoder(BERT, frozen=False).to(device) if text else None
-    execution = choose_execution(device, kernels="fused" if form == "fused" else "plain")
+    execution = choose_execution(device, kernels="fused" if implementation == "fused" else "plain")
     fused, backend = execution.fused, execution.backend
     model = DMD(config.model, dims, lengths, encoder, backend=backend).to(device)
     losses = Objective(config.objective, config.model, backend=backend).to(device)
@@ -85,12 +85,12 @@ def main() -> None:
     table = Table(options.out)
     for preset in options.presets:
         for text in options.text:
-            for form in options.forms:
+            for implementation in options.forms:
                 for precision in options.precisions:
                     own, torchs = count_step(
                         preset,
                         samples=options.samples,
-                        form=form,
+                        implementation=implementation,
                         text=text == "bert",
                         bf16=precision == "bf16",
                         device=device,
@@ -98,7 +98,7 @@ def main() -> None:
                     row = {
                         "preset": preset,
                         "text": text,
-                        "form": form,
+                        "form": implementation,
                         "precision": precision,
                         "samples": options.samples * GHOSTS,
                         "triton": own.total(),

@@ -21,7 +21,7 @@ from dmd.data.plan import EpochPlan
 
 STEPS = 1000
 STRIDE = 160_000
-"""Bytes of a sample in the tars that these indexes tell of."""
+"""Bytes of a sample in the tars that these indexes describe."""
 
 
 def write_index(root: Path, samples: int) -> None:

@@ -35,7 +35,9 @@ class Noise:
 
     def __init__(self, shape: str, samples: int, *, held: bool = False) -> None:
         """With `held`, all samples are made now and kept, so that reading them costs nothing."""
-        self.name, self._samples, self._shapes = shape, samples, SHAPES[shape]
+        self.name = shape
+        self._samples = samples
+        self._shapes = SHAPES[shape]
         self._held: list[Sample] = []
         self._held = list(self.read("train", 0, samples)) if held else []
         self.megabytes = samples * sum(steps * features * 4 for steps, features in self._shapes) / 2**20

@@ -101,19 +101,9 @@ class OfflineDriver:
         if not self.noting:
             return lambda *_: None
 
-        def run(
-            x: int,
-            y: int,
-            z: int,
-            stream: int,
-            function: int,
-            packed: Any,
-            launch_metadata: Any,
-            enter: Any,
-            leave: Any,
-            *arguments: Any,
-        ) -> None:
-            launch = Launch(kernel=self.kernels[metadata.hash], grid=(x, y, z), arguments=arguments)
+        def run(x: int, y: int, z: int, *rest: Any) -> None:
+            # Stream, function, metadata of the kernel and of the launch, two hooks; then what the kernel is given.
+            launch = Launch(kernel=self.kernels[metadata.hash], grid=(x, y, z), arguments=rest[6:])
             if self.on_launch is None:
                 self.launches.append(launch)
             else:

@@ -1,11 +1,11 @@
-"""The real model on a GPU against itself: Triton kernels and plain torch, term by term and module by module.
+"""The real model on a GPU against itself: Triton kernels and PyTorch, term by term and module by module.
 
     python -m benchmarks.smoke --out smoke.csv
 
-A case is a preset and a precision; each runs in a process of its own, all at once, with dropout. The reference is plain
-torch in float64 on the same device, which is itself compared with the CPU on one ghost batch; where plain torch fails
+A case is a preset and a precision; each runs in a process of its own, all at once, with dropout. The reference is
+PyTorch in float64 on the same device, which is itself compared with the CPU on one ghost batch; where PyTorch fails
 on the device, the CPU is the reference, for one ghost batch. Errors are |got - reference| / |reference| of every loss
-term, of the eight predictions and of the gradients of each module. What is allowed is the error of plain torch in the
+term, of the eight predictions and of the gradients of each module. What is allowed is the error of PyTorch in the
 same precision, some times over, and a floor. `--device cpu --tiny`: a small model in Triton's interpreter.
 """
 
@@ -47,16 +47,16 @@ COLUMNS = (
 )
 CASES = ("mosi-aligned:fp32", "mosi-aligned:bf16", "mosi-aligned:tf32", "mosi-unaligned:bf16")
 TIMES_PLAIN = 3
-"""Times the error of plain torch in the same precision that the fused form may have."""
+"""Times the error of PyTorch in the same precision that the Triton kernels may have."""
 OF_BF16 = 1 / 4
-"""Times the error of plain torch in bfloat16 that the fused form may have in TF32, which keeps three bits more: cuBLAS
-leaves widths that are no multiple of four in float32, so that plain torch says little about TF32."""
+"""Times the error of PyTorch in bfloat16 that the Triton kernels may have in TF32, which keeps three bits more: cuBLAS
+leaves widths that are no multiple of four in float32, so that PyTorch says little about TF32."""
 FLOORS = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 1e-2}
-"""Errors that are allowed whatever plain torch has."""
+"""Errors that are allowed whatever PyTorch has."""
 WITHOUT_PLAIN = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}
-"""The same where plain torch failed."""
+"""The same where PyTorch failed."""
 CEILINGS = {"fp32": 1e-4, "tf32": 5e-2, "bf16": 4e-1}
-"""Errors that are allowed to neither form, whatever the other has."""
+"""Errors that are allowed to neither implementation, whatever the other has."""
 DEVICES_APART = 1e-9
 """Allowed between two devices in float64."""
 TINY = (
@@ -72,10 +72,12 @@ Found = dict[tuple[str, str], Tensor]
 
 
 class Case:
-    """One preset and precision: the same weights, samples and dropout in every form."""
+    """One preset and precision: the same weights, samples and dropout in every implementation."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        self.name, self.device, self.tiny = name, torch.device(options.device), options.tiny
+        self.name = name
+        self.device = torch.device(options.device)
+        self.tiny = options.tiny
         preset, _, self.precision = name.partition(":")
         self.config = load_config(preset, TINY if self.tiny else ())
         dims, lengths = shapes(preset)
@@ -91,7 +93,7 @@ class Case:
         self.labels = torch.randint(-15, 16, (self.ghosts, self.size), generator=generator) / 5
 
     def configured(self, kernels: str, precision: str) -> Config:
-        """The config of one form."""
+        """The config of one implementation."""
         train = replace(
             self.config.train,
             kernels=kernels,
@@ -155,10 +157,12 @@ class Smoke:
     """Runs a case and adds its rows to a table."""
 
     def __init__(self, name: str, options: argparse.Namespace, table: Table) -> None:
-        self.name, self.options, self.table = name, options, table
+        self.name = name
+        self.options = options
+        self.table = table
 
     def run(self) -> None:
-        """Reference, plain and fused."""
+        """Reference, PyTorch and Triton."""
         prepare(self.options)
         case = Case(self.name, self.options)
         set_float32_products(tf32=case.precision == "tf32")
@@ -207,11 +211,11 @@ class Smoke:
 
 
 def allowed(precision: str, plain: float, rounded: float) -> float:
-    """The error that the fused form may have.
+    """The error that the Triton kernels may have.
 
     Args:
-        plain: that of plain torch in the same precision.
-        rounded: that of plain torch in bfloat16, where the precision is TF32.
+        plain: that of PyTorch in the same precision.
+        rounded: that of PyTorch in bfloat16, where the precision is TF32.
     """
     return min(CEILINGS[precision], max(FLOORS[precision], TIMES_PLAIN * plain, OF_BF16 * rounded))
 
@@ -233,7 +237,7 @@ def conclusion(path: Path) -> bool:
     with path.open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     bad = [row for row in rows if row["verdict"] != "ok"]
-    told = []
+    worst_of_cases = []
     for case in dict.fromkeys(row["case"] for row in rows):
         compared = [row for row in rows if row["case"] == case and row["plain_error"]]
         print(f"{case}\n  {'':<44} {'fused':>9} {'plain':>9} {'allowed':>9}")
@@ -242,10 +246,12 @@ def conclusion(path: Path) -> bool:
             print(f"  {what:<44} {row['error']:>9} {row['plain_error']:>9} {row['allowed']:>9}  {row['verdict']}")
         if compared:
             worst = max(compared, key=lambda row: float(row["error"]) / float(row["allowed"]))
-            told.append(f"{case} worst {worst['error']} of {worst['allowed']} ({worst['kind']} {worst['name']})")
+            worst_of_cases.append(
+                f"{case} worst {worst['error']} of {worst['allowed']} ({worst['kind']} {worst['name']})"
+            )
     for row in bad:
         print("NOT WELL:", ", ".join(f"{name} {value}" for name, value in row.items() if value))
-    print(f"{len(rows) - len(bad)} of {len(rows)} within bounds; {'; '.join(told)}", flush=True)
+    print(f"{len(rows) - len(bad)} of {len(rows)} within bounds; {'; '.join(worst_of_cases)}", flush=True)
     return bool(rows) and not bad
 
 

@@ -1,4 +1,4 @@
-"""A training step's forward and backward against the straightforward form, on a CPU.
+"""A training step's forward and backward against the reference implementation, on a CPU.
 
     python -m benchmarks.step launches benchmarks/results/step_launches.csv
     python -m benchmarks.step time     benchmarks/results/step_time.csv
@@ -8,9 +8,10 @@
     python -m benchmarks.step training benchmarks/results/step_training.csv
 
 Options choose presets, text (features or bert-base, of random weights), ghost batches and threads. Both sides of a time
-run in one process, in turns, after a warm-up that nobody counts; the table has medians of the rounds, and the median of
-their ratios. CPU seconds are those of the process, which another process beside it disturbs less than wall time.
-A peak is measured in a process of its own, less what is resident before the step. `benchmarks.step_cuda` is for a GPU.
+run in one process, in alternation, after a warm-up that nobody counts; the table has medians of the rounds, and the
+median of their ratios. CPU seconds are those of the process, which another process beside it disturbs less than wall
+time. A peak is measured in a process of its own, less what is resident before the step. `benchmarks.step_cuda` is for a
+GPU.
 """
 
 import argparse
@@ -25,14 +26,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.paired_timing import alternate, seconds
 from benchmarks.step_profile import count, flops, product_rate, top_operations
 from benchmarks.step_sides import LENGTHS, STEP, Sides, forget_peak, resident
 from benchmarks.step_training import training_against_step
-from benchmarks.turns import alternate, seconds
 from dmd.training.logging.provenance import git_commit
 from launch.trainer.host_tuning import keep_freed_memory
 
-BOTH = ("ours", "straightforward")
+BOTH = ("ours", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Row:
 
 
 def launches(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> Iterator[Row]:
-    """Of a whole step; with BERT ten times those of one ghost batch, straightforward, or of one pass, ours."""
+    """Of a whole step; with BERT ten times those of one ghost batch (reference) or of one pass (ours)."""
     sides = Sides(preset, ghosts=ghosts, bert=text != "features")
     for side in BOTH:
         found = count(sides.of(side))
@@ -72,15 +73,13 @@ def timing(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> 
     """Times, their ratio, and the floor that the machine's own product rate sets."""
     sides = Sides(preset, ghosts=ghosts, bert=text != "features")
     at_once = options.at_once or sides.at_once
-    work = flops(sides.of("straightforward"))
-    times = alternate(
-        {"straightforward": sides.of("straightforward"), "ours": sides.of("ours", at_once)}, options.rounds
-    )
+    work = flops(sides.of("reference"))
+    times = alternate({"reference": sides.of("reference"), "ours": sides.of("ours", at_once)}, options.rounds)
     rate = product_rate(lambda product: seconds(product)[0])
     for number, clock in enumerate(("wall", "CPU")):
         own, other = ([found[number] for found in times[side]] for side in BOTH)
         ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
-        for side, value in (("ours", statistics.median(own)), ("straightforward", statistics.median(other))):
+        for side, value in (("ours", statistics.median(own)), ("reference", statistics.median(other))):
             yield Row(
                 preset=preset,
                 text=text,
@@ -94,7 +93,7 @@ def timing(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> 
         yield Row(
             preset=preset,
             text=text,
-            side="straightforward / ours",
+            side="reference / ours",
             ghosts=ghosts,
             at_once=at_once,
             quantity=clock,

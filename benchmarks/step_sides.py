@@ -1,4 +1,4 @@
-"""The two sides of the step benchmark: ours and the straightforward form, on one set of weights and random samples."""
+"""The two sides of the step benchmark: ours and the reference, on the same weights and random samples."""
 
 import copy
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.straightforward import straightforward
+from benchmarks.reference import reference
 from dmd.config.loading import load_config
 from dmd.kernels.dropout.noise import Noise
 from dmd.losses import Objective, ObjectiveConfig
@@ -47,7 +47,7 @@ def random_samples(
 
 
 class Sides:
-    """A preset's model in both forms.
+    """A preset's model in both implementations.
 
     Args:
         ghosts: ghost batches that there are samples for.
@@ -64,15 +64,15 @@ class Sides:
 
             encoder = TextEncoder(BertModel(BertConfig(), add_pooling_layer=False), frozen=False)
         self.models = {"ours": DMD(config.model, dims, lengths, encoder)}
-        self.models["straightforward"] = straightforward(copy.deepcopy(self.models["ours"]))
+        self.models["reference"] = reference(copy.deepcopy(self.models["ours"]))
         self.losses = Objective(ObjectiveConfig(), config.model)
         self.at_once = min(ghost_batches_at_once(config.train, lengths, "cpu"), ghosts)
         self.parts, self.labels = random_samples(preset, ghosts, bert=bert)
 
     def step(self, side: str, at_once: int | None = None) -> None:
-        """Forward, objective and backward of every ghost batch; straightforward: one at a time."""
+        """Forward, objective and backward of every ghost batch; the reference takes one at a time."""
         model = self.models[side]
-        at_once = 1 if side == "straightforward" else at_once or self.at_once
+        at_once = 1 if side == "reference" else at_once or self.at_once
         for first in range(0, len(self.labels), at_once):
             ghosts = range(first, min(first + at_once, len(self.labels)))
             noise = Noise(seed=1, step=0, ghosts=ghosts, ghost_size=SIZE, device=torch.device("cpu"))

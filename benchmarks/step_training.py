@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.loader_sides import prepare
 from benchmarks.one_rank import join_alone
-from benchmarks.turns import alternate
+from benchmarks.paired_timing import alternate
 from data_shards.reading.reader import ShardReader
 from dmd.config.loading import load_config
 from dmd.data.loader import Batch, training_steps
@@ -20,7 +20,7 @@ SHAPES = {"mosi-aligned": "MOSI aligned", "mosei-aligned": "MOSEI aligned", "mos
 
 
 def training_against_step(preset: str, at_once: int, rounds: int) -> dict[str, float]:
-    """Samples per second of the three, and the medians of their ratios over steps that take turns."""
+    """Samples per second of the three, and the medians of their ratios over steps in alternation."""
     device = join_alone()
     config = load_config(preset, [f"train.ghost_batches_per_forward={at_once}"])
     per_step = config.train.ghost_batch_size * config.train.ghost_batches_per_step

@@ -24,7 +24,8 @@ class Table:
     """
 
     def __init__(self, path: Path | None, columns: Sequence[str] = ()) -> None:
-        self._path, self._columns = path, list(columns)
+        self._path = path
+        self._columns = list(columns)
         if columns:
             self._write(self._columns, "w")
 

@@ -200,8 +200,8 @@ def version_of(wheels: Path) -> str:
     if carried.exists():
         return carried.read_text(encoding="utf-8").strip()
     describe = "git describe --always --abbrev=40 --exclude='*' --dirty"
-    told = subprocess.run(["sh", "-c", describe], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return told or "an unknown commit"
+    description = subprocess.run(["sh", "-c", describe], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return description or "an unknown commit"
 
 
 def _pack(tar: tarfile.TarFile, path: Path, name: str) -> None:

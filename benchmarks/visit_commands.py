@@ -77,7 +77,7 @@ def main() -> int:
     again["predict-exported"][1] = str(made / "exported")
     again["predict-exported"][4] = str(made / "predict-exported.csv")
     table = Table(options.results / "commands.csv")
-    failed, told = False, []
+    failed, results = False, []
     with ThreadPoolExecutor(options.at_once) as pool:
         for wave in (commands, again):
             ended = {
@@ -98,14 +98,14 @@ def main() -> int:
                     }
                 )
                 failed |= code != 0 and name != "doctor"  # doctor's code says what it thinks of the machine
-                told.append(f"{name} {code}{f' ({made_by_it})' if made_by_it else ''}")
-                print(told[-1], f"{seconds} s:", line, flush=True)
+                results.append(f"{name} {code}{f' ({made_by_it})' if made_by_it else ''}")
+                print(results[-1], f"{seconds} s:", line, flush=True)
     errors = [figure(name, options.scratch).removeprefix("MAE ") for name in ("evaluate", "evaluate-cpu")]
     if all(errors):
         apart = abs(float(errors[0]) - float(errors[1]))
         failed |= apart > NEAR
-        told.append(f"MAE of device and CPU {apart:.1e} apart, {NEAR:.0e} allowed")
-    print("; ".join(told))
+        results.append(f"MAE of device and CPU {apart:.1e} apart, {NEAR:.0e} allowed")
+    print("; ".join(results))
     return int(failed)
 
 

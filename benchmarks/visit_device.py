@@ -79,7 +79,7 @@ def facts(device: str) -> Iterator[tuple[str, object]]:
         "regs_per_multiprocessor",
         "max_threads_per_multi_processor",
     ):
-        yield name, getattr(card, name, "not told")
+        yield name, getattr(card, name, "not reported")
     yield "cudnn", torch.backends.cudnn.version()
     yield "nccl", ".".join(map(str, torch.cuda.nccl.version()))
     yield "cuda_home", __import__("torch.utils.cpp_extension", fromlist=["CUDA_HOME"]).CUDA_HOME

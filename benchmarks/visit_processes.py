@@ -17,7 +17,7 @@ def adopt_orphans() -> None:
 
 
 def end_all(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a stage that still runs (so that pytest tells what it knows), then kill all that descends from here."""
+    """Interrupt a stage that still runs (so that pytest reports results), then kill all that descends from here."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         _wait(process, INTERRUPT_SECONDS)

@@ -1,5 +1,5 @@
-"""A pytest plugin for tests on a GPU in parallel processes: every result is told at once, and one broken CUDA context
-fails one test.
+"""A pytest plugin for tests on a GPU in parallel processes: every result is reported at once, and one broken CUDA
+context fails one test.
 
 A run that is cut off shows no summary, so each test is a line when it ends, with the reason where it failed.
 

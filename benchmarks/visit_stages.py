@@ -13,7 +13,7 @@ COMMANDS = "{python} -m benchmarks.visit_commands --scratch {scratch} --results 
 SMOKE = "{python} -m benchmarks.smoke --device {device} --out {results}/smoke.csv"
 NONE_CHOSEN = "[ $? -eq 5 ]"
 """After pytest: there was no test to run."""
-EAGER = "--forms fused plain batched straightforward graph"
+EAGER = "--forms fused plain batched reference graph"
 """The graph last: a capture that fails may leave torch's allocator and generator unfit for what comes after it."""
 
 

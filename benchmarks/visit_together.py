@@ -2,7 +2,7 @@
 
     python3 -m benchmarks.visit_together smoke tests trainings sanitizer
 
-`benchmarks.visit` runs it as its stage `together`. Each stage writes to its own log; a line tells when one has ended.
+`benchmarks.visit` runs it as its stage `together`. Each stage writes to its own log; a line says when one has ended.
 """
 
 import os
@@ -16,7 +16,7 @@ from benchmarks.visit_stages import Stage
 
 
 def run(stage: Stage, settings: Settings) -> int:
-    """Run a stage and tell how it ended; its exit code, 124 where its limit has cut it off."""
+    """Run a stage and report how it ended; its exit code, 124 where its limit has cut it off."""
     log, began = settings.results / f"{stage.name}.txt", time.monotonic()
     with log.open("wb") as output:
         command = ["timeout", "-k", "2", str(stage.limit), "sh", "-c", settings.command(stage)]

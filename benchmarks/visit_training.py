@@ -54,10 +54,12 @@ class Trainings:
     """Starts runs and looks at what they left."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.scratch, self.results = options, options.scratch, options.results
+        self.options = options
+        self.scratch = options.scratch
+        self.results = options.results
         self.table = Table(self.results / "trainings.csv")
         self.compared = Table(self.results / "resumed.csv")
-        self.told: list[str] = []
+        self.comparisons: list[str] = []
         self.failed = False
         own = TINY if options.tiny else ()
         endless = ("train.epochs=1000", "train.early_stop=1000")
@@ -147,9 +149,9 @@ class Trainings:
         self.compared.add(row)
         same = row["weights"] == row["log"] == "identical"
         self.failed |= required and not same
-        step_told = "" if same else f" (weights {row['weights']}, log {row['log']})"
-        self.told.append(f"{one} = {other}: {'identical' if same else 'DIFFERENT'}{step_told}")
-        print(self.told[-1], flush=True)
+        difference = "" if same else f" (weights {row['weights']}, log {row['log']})"
+        self.comparisons.append(f"{one} = {other}: {'identical' if same else 'DIFFERENT'}{difference}")
+        print(self.comparisons[-1], flush=True)
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -184,7 +186,7 @@ def first_difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> 
 
 
 def main() -> int:
-    """Run and compare; 1: a run failed, or one on which bits are promised differs."""
+    """Run and compare; 1: a run failed, or differs where bitwise identical ones are promised."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
@@ -232,7 +234,7 @@ def main() -> int:
         name: step_milliseconds([line for line in read_log(options.scratch / name) if line["kind"] == "train"])
         for name in (run.name for run in alone)
     }
-    print("; ".join([", ".join(f"{name} {value} ms a step" for name, value in times.items()), *trainings.told]))
+    print("; ".join([", ".join(f"{name} {value} ms a step" for name, value in times.items()), *trainings.comparisons]))
     return int(trainings.failed)
 
 

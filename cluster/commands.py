@@ -1,27 +1,27 @@
 """Subcommands of `dmd` that train on a Ray cluster: tune, experiment, submit.
 
-Ray and torch are imported when a command runs, so that `dmd --help` stays fast.
+Ray is imported when a request stands, so that `--help` and mistakes come fast.
 """
 
 
 def tune(argv: list[str]) -> int:
     """Search hyperparameters by validation loss on a Ray cluster; the same command again continues."""
-    from cluster.parsers import tune_parser
+    from cluster.request import parse_tune
 
-    options = tune_parser().parse_intermixed_args(argv)
+    request = parse_tune(argv)
     from cluster.experiments.orchestrate import run_tune
 
-    return run_tune(options)
+    return run_tune(request)
 
 
 def experiment(argv: list[str]) -> int:
     """Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."""
-    from cluster.parsers import experiment_parser
+    from cluster.request import parse_experiment
 
-    options = experiment_parser().parse_intermixed_args(argv)
+    request = parse_experiment(argv)
     from cluster.experiments.orchestrate import run_experiment
 
-    return run_experiment(options)
+    return run_experiment(request)
 
 
 def submit(argv: list[str]) -> int:

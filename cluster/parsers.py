@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from cluster.options import add_cluster_options
+from data_shards.places import place_option
+from dmd.config.loading import preset_names
 
 TUNE = "Search hyperparameters by validation loss on a Ray cluster; the same command again continues."
 EXPERIMENT = "Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."
@@ -20,7 +21,7 @@ def tune_parser() -> argparse.ArgumentParser:
     parser.add_argument("--grace", type=int, default=1, metavar="N", help="epochs that ASHA lets every trial run")
     parser.add_argument("--reduction", type=float, default=3, metavar="X", help="ASHA keeps one of X (default: 3)")
     parser.add_argument("--final-seeds", metavar="1111,...", help="train the best config with these, then test it")
-    add_cluster_options(parser)
+    _add_shared_options(parser)
     return parser
 
 
@@ -35,5 +36,22 @@ def experiment_parser() -> argparse.ArgumentParser:
         metavar="NAME:KEY=VALUE[,KEY=VALUE]",
         help="a changed copy of the preset, such as no-graph:objective.distillation_weight=0; may be repeated",
     )
-    add_cluster_options(parser)
+    _add_shared_options(parser)
     return parser
+
+
+def _add_shared_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", help=f"one of {', '.join(preset_names())}, or a YAML file; none: the defaults")
+    parser.add_argument("--data", required=True, type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
+    parser.add_argument("--out", required=True, type=Path, metavar="EXPERIMENT", help="directory of the experiment")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values of every trial")
+    group = parser.add_argument_group("cluster")
+    group.add_argument("--address", help="a Ray cluster, host:port or auto (default: RAY_ADDRESS, else a local one)")
+    group.add_argument("--cpus", type=int, metavar="N", help="CPUs of the local cluster (default: all)")
+    group.add_argument("--ranks-per-trial", default="1", metavar="N", help="or MIN:MAX, elastic (default: 1)")
+    group.add_argument("--cpus-per-rank", type=float, default=1.0, metavar="N", help="default: 1")
+    group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
+    group.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
+    group.add_argument("--max-failures", type=int, default=3, metavar="N", help="restarts of a trial (default: 3)")
+    group.add_argument("--patience", type=int, default=600, metavar="S", help="without room for any (default: 600)")
+    group.add_argument("--verbose", action="store_true", help="show what Ray and the ranks print")

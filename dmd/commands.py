@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_shards.places import place_option
+from data_shards.places import Place, place_option
 
 if TYPE_CHECKING:
     from dmd.inference.inputs import Samples
@@ -47,10 +47,11 @@ def evaluate(argv: list[str]) -> int:
 
     if options.ranks > 1 and STORE not in os.environ:
         return run_ranks(["evaluate", *argv], options.ranks)
-    return _evaluate(options)
+    return _evaluate(options.run, options.data, options.split, write_to=options.json, ranks=options.ranks)
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | None, ranks: int) -> int:
+    """Evaluate on this rank; the first one prints, and writes the metrics as JSON where that is wanted."""
     import torch
     import torch.distributed as dist
 
@@ -59,20 +60,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     from dmd.kernels.backend import default_device
     from dmd.ranks import join_ranks
 
-    if options.ranks > 1:
+    if ranks > 1:
         join_ranks()  # on gloo: predictions are gathered from the CPU, so that ranks may share a GPU
     device = default_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    result = evaluate_run(options.run, data=options.data, split=options.split)
-    leads = options.ranks == 1 or dist.get_rank() == 0
-    if leads:
+    result = evaluate_run(run, data=data, split=split)
+    is_main_rank = ranks == 1 or dist.get_rank() == 0
+    if is_main_rank:
         print(metrics_table(result["metrics"]))
-        state = "; the training is not finished" if is_unfinished(options.run) else ""
+        state = "; the training is not finished" if is_unfinished(run) else ""
         print(f"{result['split']} split, {result['samples']} samples, checkpoint of step {result['step']}{state}")
-        if options.json is not None:
-            options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.ranks > 1:
+        if write_to is not None:
+            write_to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if ranks > 1:
         dist.destroy_process_group()
     return 0
 
@@ -117,8 +118,8 @@ def predict(argv: list[str]) -> int:
     counts: Counter[str] = Counter()
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     rows = write_predictions(options.out, tables, schema(model.config.model.task))
-    told = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
-    print(f"{options.out}: {rows} predictions{f' ({told})' if told else ''}")
+    of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
+    print(f"{options.out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")
     return 0
 
 

@@ -63,8 +63,8 @@ def parse_line(text: bytes | str) -> dict[str, Any] | None:
     if line is None or not _is_count(line.get("step")):
         return None
     tags = {tag: value for tag, value in line.items() if "/" in tag}
-    told = all(value is None or _is_number(value) for value in tags.values()) and _is_number(line.get("time", 0))
-    return line if told else None
+    numeric = all(value is None or _is_number(value) for value in tags.values()) and _is_number(line.get("time", 0))
+    return line if numeric else None
 
 
 def read_document(run: Path) -> dict[str, Any]:

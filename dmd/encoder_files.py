@@ -20,7 +20,7 @@ ADAPTER = "adapter_config.json"
 
 
 def check_encoder_files(name: str) -> None:
-    """Refuse a local encoder directory whose weights are not there or not whole; hub names are left to the hub.
+    """Reject a local encoder directory whose weights are not there or not whole; hub names are left to the hub.
 
     Raises:
         ValueError: what is wrong with which file.

@@ -1,7 +1,7 @@
 """Exit codes of `dmd`, of a training and of its launcher; 0 is done.
 
 A rank that a signal killed ends with 128 + the signal's number, as in a shell. Where ranks end differently, one of them
-is the cause: `weight` tells which code says most.
+is the cause: `weight` says which code explains most.
 """
 
 FAILED = 1
@@ -11,7 +11,7 @@ USER_ERROR = 2
 would fail again."""
 LOST = 69
 """EX_UNAVAILABLE: other ranks are gone, hang, or cannot be reached. The same command continues. Under NCCL torch aborts
-such a rank (SIGABRT); its supervisor tells that from a crash by what torch says, and ends with this code."""
+such a rank (SIGABRT); its supervisor distinguishes that from a crash by what torch says, and ends with this code."""
 MEMORY = 71
 """EX_OSERR: the device or the host has no memory left. The same command would fail again; the message names the key."""
 STORAGE = 74

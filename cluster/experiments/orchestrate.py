@@ -1,145 +1,75 @@
-"""What `dmd tune` and `dmd experiment` do, in order: check everything, search or train, write the tables."""
+"""What `dmd tune` and `dmd experiment` do, in order: check the shards, search or train, write the tables."""
 
-import argparse
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from cluster.experiments.connection import Connection, connected
 from cluster.experiments.results import markdown, note_of, seed_rows, write_best, write_table, write_trials
-from cluster.experiments.seed_runs import RESULT, make_cells, parse_seeds, run_cells
-from cluster.experiments.selection_shards import selection_shards
-from cluster.experiments.tune import SearchOptions, search
-from cluster.options import Request, check_test_split, read_request
-from cluster.ray_runtime.patience import Patience, Unavailable
-from cluster.ray_runtime.resources import concurrent_trials, rank_slots
-from cluster.ray_runtime.session import check_storage, cluster, has_gpus, live_nodes
+from cluster.experiments.seed_runs import RESULT, make_cells, run_cells
+from cluster.experiments.tune import search
+from cluster.ray_runtime.patience import Unavailable
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
-from cluster.ray_runtime.trial import TrialOptions
-from cluster.search.asha import check_asha
-from cluster.search.space import apply, load_space
-from cluster.search.strategies import GridStrategy, Strategy, make_strategy
+from cluster.request import ExperimentRequest, Request, TuneRequest
+from cluster.search.space import apply
 from cluster.search.tensorboard_hparams import describe_cells, describe_search
-from cluster.search.trial_records import TrialRecords, keep_request
+from cluster.search.trial_records import TrialRecords
 from data_shards.reading.reader import ShardReader
-from data_shards.sole_writer import sole_writer
 from dmd.config import Config
-from dmd.config.loading import config_to_dict
-from dmd.exit_codes import LOST, STOPPED
+from dmd.exit_codes import FAILED, LOST, STOPPED
 from dmd.metrics import loss_title
 from launch.trainer.preflight import check_training, open_shards
 
-FAILED = 1
-"""Exit code where a trial or a training failed; the same command tries it again."""
-_DEFAULT_TRIALS = 20
 _PROBES = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """A cluster that is connected and shards that every node sees."""
-
-    trial: TrialOptions
-    concurrent: int
-
-
-@contextmanager
-def _connected(request: Request, reader: ShardReader, what: dict[str, Any], stop: StopRequests) -> Iterator[Ready]:
-    """Take the experiment's directory, connect, check nodes and storage, note what the experiment is, make the shards
-    of its trainings.
-
-    Raises:
-        ValueError: another process works on the experiment; no cluster; storage that is not shared; another request.
-    """
-    with sole_writer(request.out), cluster(request.address, stop, cpus=request.cpus, verbose=request.verbose):
-        trial = request.trial_options(request.out / "shards", gpus=has_gpus())
-        concurrent = request.concurrent or concurrent_trials(trial.size, live_nodes())
-        if rank_slots(trial.size, live_nodes()) < trial.size.min_ranks:
-            print(f"no node has room for a trial of {trial.size} yet: waiting for an autoscaler", flush=True)
-        check_storage(request.out, request.data)
-        keep_request(
-            request.out / "experiment.json",
-            {"config": config_to_dict(request.config), "generation": reader.index.info.generation, **what},
-        )
-        selection_shards(reader, request.out / "shards")
-        yield Ready(trial=trial, concurrent=concurrent)
-
-
-def run_tune(options: argparse.Namespace) -> int:
-    """The search, then the final seeds if they were asked for; returns the exit code.
+def run_tune(request: TuneRequest) -> int:
+    """The search, then the final seeds if they were asked for; returns the exit code: `FAILED` where a trial or a
+    training failed, which the same command tries again.
 
     Raises:
         ValueError: the user's mistakes, all before the first trial starts.
     """
-    request = read_request(options)
     with stop_requests() as stop:
         try:
-            return _tune(request, options, stop)
+            return _tune(request, stop)
         except KeyboardInterrupt:
             return _report_unfinished(request, "stopped on request", STOPPED)
         except Unavailable as error:
             return _report_unfinished(request, str(error), LOST)
 
 
-def _tune(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
-    space = load_space(options.space, request.config)
-    strategy = make_strategy(options.search, space, options.search_seed)
-    num_trials = _num_trials(options.trials, strategy)
-    seeds = parse_seeds(options.final_seeds) if options.final_seeds else []
-    check_asha(epochs=request.config.train.epochs, grace=options.grace, reduction=options.reduction)
+def _tune(request: TuneRequest, stop: StopRequests) -> int:
+    space, seeds = request.search.space, request.final_seeds
     with open_shards(request.data, request.config) as reader:
         if seeds:
-            check_test_split(reader)
+            _check_test_split(reader)
         _check_configs(request, reader, (apply(request.config, values) for values in space.probes()))
-        what = {
-            "space": [repr(parameter) for parameter in space.parameters],
-            "search": options.search,
-            "search_seed": options.search_seed,
-            "scheduler": options.scheduler,
-            "grace": options.grace,
-            "reduction": options.reduction,
-        }
-        with _connected(request, reader, what, stop) as ready:
+        with connected(request, reader, identity=request.search.identity(), stop=stop) as connection:
             trials = TrialRecords(request.out)
             for folder in (trials.root, *([request.out / "final"] if seeds else [])):
                 describe_search(space.parameters, request.config.model.task, folder)
-            search(
-                request.config,
-                request.out,
-                trials,
-                strategy,
-                ready.trial,
-                SearchOptions(
-                    num_trials=num_trials,
-                    scheduler=options.scheduler,
-                    grace=options.grace,
-                    reduction=options.reduction,
-                    concurrent=ready.concurrent,
-                    patience=request.patience,
-                ),
-            )
-            if trials.num_ended() < max(num_trials, len(trials.records)):
+            search(request.config, request.out, trials, request.search, connection)
+            if trials.num_ended() < max(request.search.num_trials, len(trials.records)):
                 return _report_unfinished(request, "the search has returned before its end", STOPPED)
             code, best = _report_search(request, trials), trials.best()
             if seeds and best is not None:
                 # By number: with more trials another one may become the best, whose seeds are to be trained then.
                 configs = {f"trial_{best.number:04d}": apply(request.config, best.values)}
-                code = max(code, _train_seeds(request, ready, configs, seeds, request.out / "final"))
+                code = max(code, _train_seeds(request, connection, configs, seeds, request.out / "final"))
     return code
 
 
-def run_experiment(options: argparse.Namespace) -> int:
-    """Every config with every seed; returns the exit code.
+def run_experiment(request: ExperimentRequest) -> int:
+    """Every config with every seed; returns the exit code: `FAILED` where a training failed, which the same command
+    tries again.
 
     Raises:
         ValueError: the user's mistakes, all before the first training starts.
     """
-    request = read_request(options)
     with stop_requests() as stop:
         try:
-            return _experiment(request, options, stop)
+            return _experiment(request, stop)
         except KeyboardInterrupt:
             why, code = "stopped on request", STOPPED
         except Unavailable as error:
@@ -149,54 +79,29 @@ def run_experiment(options: argparse.Namespace) -> int:
     return code
 
 
-def _experiment(request: Request, options: argparse.Namespace, stop: StopRequests) -> int:
-    seeds = parse_seeds(options.seeds)
-    configs = {"preset": request.config}
-    for text in options.ablation:
-        name, config = parse_ablation(text, request.config)
-        if name in configs:
-            raise ValueError(f"two configs are called {name!r}; give each --ablation a name of its own")
-        configs[name] = config
+def _experiment(request: ExperimentRequest, stop: StopRequests) -> int:
     with open_shards(request.data, request.config) as reader:
-        check_test_split(reader)
-        _check_configs(request, reader, iter(configs.values()))
-        with _connected(request, reader, {"ablations": options.ablation}, stop) as ready:
-            describe_cells(list(configs.values()), seeds, request.out)
-            return _train_seeds(request, ready, configs, seeds, request.out)
+        _check_test_split(reader)
+        _check_configs(request, reader, request.configs.values())
+        identity = {"ablations": list(request.ablations)}
+        with connected(request, reader, identity=identity, stop=stop) as connection:
+            describe_cells(list(request.configs.values()), request.seeds, request.out)
+            return _train_seeds(request, connection, request.configs, request.seeds, request.out)
 
 
-def parse_ablation(text: str, base: Config) -> tuple[str, Config]:
-    """A name and its config from `no-graph:objective.distillation_weight=0,model.levels=2`.
-
-    Raises:
-        ValueError: another form, or a config that the tree refuses.
-    """
-    from dmd.config.loading import load_config
-
-    name, colon, changes = text.partition(":")
-    if not colon or not name.replace("-", "").replace("_", "").isalnum() or not changes:
-        raise ValueError(f"--ablation is {text!r}; give NAME:section.key=value, the name of letters, digits, - and _")
-    changed = changes.split(",")
-    values = config_to_dict(load_config(None, changed))
-    keys = [change.partition("=")[0].strip() for change in changed]
-    return name, apply(base, {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys})
+def _check_test_split(reader: ShardReader) -> None:
+    """Raise ValueError unless the shards have what a final evaluation needs."""
+    if reader.index.num_samples("test") == 0:
+        raise ValueError(f"{reader.index.root} has no test split, which the final result needs; shard a file with one")
 
 
-def _num_trials(asked: int | None, strategy: Strategy) -> int:
-    if asked is not None and asked < 1:
-        raise ValueError(f"--trials is {asked}; it must be at least 1")
-    if isinstance(strategy, GridStrategy):
-        return min(len(strategy), asked or len(strategy))
-    return asked or _DEFAULT_TRIALS
-
-
-def _check_configs(request: Request, reader: ShardReader, configs: Iterator[Config]) -> None:
-    """Refuse a trial that could not start: each is built without memory for its weights."""
+def _check_configs(request: Request, reader: ShardReader, configs: Iterable[Config]) -> None:
+    """Reject a trial that could not start: each is built without memory for its weights."""
     for config in islice(configs, _PROBES):
-        check_training(config, reader, request.out / "not-there", request.ranks[1], here=False)
+        check_training(config, reader, request.out / "not-there", request.cluster.size.max_ranks, here=False)
 
 
-def _report_search(request: Request, trials: TrialRecords) -> int:
+def _report_search(request: TuneRequest, trials: TrialRecords) -> int:
     write_trials(trials, request.out, request.config)
     failed = [record for record in trials.records.values() if record.state == "failed"]
     for record in trials.records.values():
@@ -215,7 +120,7 @@ def _report_search(request: Request, trials: TrialRecords) -> int:
     return FAILED if failed else 0
 
 
-def _report_unfinished(request: Request, why: str, code: int) -> int:
+def _report_unfinished(request: TuneRequest, why: str, code: int) -> int:
     """What there is of a search that has not ended; nothing is called the best."""
     trials = TrialRecords(request.out)
     write_trials(trials, request.out, request.config)
@@ -227,10 +132,11 @@ def _report_unfinished(request: Request, why: str, code: int) -> int:
     return code
 
 
-def _train_seeds(request: Request, ready: Ready, configs: Mapping[str, Config], seeds: list[int], out: Path) -> int:
+def _train_seeds(
+    request: Request, connection: Connection, configs: Mapping[str, Config], seeds: Sequence[int], out: Path
+) -> int:
     """Train and test every cell, write results.csv and results.md; a failed cell is named and left out."""
-    cells, patience = make_cells(configs, seeds, out), Patience(request.patience)
-    results = run_cells(cells, ready.trial, request.data, ready.concurrent, patience)
+    results = run_cells(make_cells(configs, seeds, out), connection, request.data)
     good = [result for result in results if "error" not in result]
     for result in results:
         if "error" in result:

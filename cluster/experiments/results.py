@@ -53,14 +53,14 @@ def write_trials(trials: TrialRecords, experiment: Path, base: Config) -> None:
     ordered = sorted(trials.records.values(), key=lambda record: (record.best_loss, record.number))
     keys = list(dict.fromkeys(key for record in ordered for key in record.values))
     names = {name: None for record in ordered for name in record.metrics}
-    told = {name: f"valid {text}" for name, text in headings_of(names).items() if not METRICS[name].is_loss}
+    titles = {name: f"valid {text}" for name, text in headings_of(names).items() if not METRICS[name].is_loss}
     rows = [
         {
             "trial": record.number,
             "state": record.state,
             "epochs": record.epoch,
             f"best valid {loss_title(base.model.task)}": record.best_loss,
-            **{text: shown(name, record.metrics.get(name, math.nan)) for name, text in told.items()},
+            **{text: shown(name, record.metrics.get(name, math.nan)) for name, text in titles.items()},
             **{key: short(record.values.get(key, "")) for key in keys},
         }
         for record in ordered
@@ -103,5 +103,5 @@ def seed_rows(results: Iterable[Row]) -> list[Row]:
 
 
 def _row(name: str, seed: object, metrics: dict[str, float]) -> Row:
-    told = {text: shown(key, metrics[key]) for key, text in headings_of(metrics).items()}
-    return {"name": name, "seed": seed, "split": "test", **told}
+    cells = {text: shown(key, metrics[key]) for key, text in headings_of(metrics).items()}
+    return {"name": name, "seed": seed, "split": "test", **cells}

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from cluster.experiments.connection import Connection
 from cluster.ray_runtime.patience import LOOK_SECONDS, Patience
 from cluster.ray_runtime.process_group import hide_gpus
 from cluster.ray_runtime.resources import DRIVER_MEMORY
@@ -50,28 +51,12 @@ def make_cells(configs: Mapping[str, Config], seeds: Sequence[int], out: Path) -
     ]
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from `1111,1112,1113`.
-
-    Raises:
-        ValueError: another form, or a seed that is given twice.
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"seeds are {text!r}; give whole numbers with commas between them, such as 1111,1112")
-    seeds = [int(part) for part in parts]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds are {text!r}; give none twice")
-    return seeds
-
-
-def run_cells(
-    cells: Sequence[Cell], options: TrialOptions, data: Place, concurrent: int, patience: Patience
-) -> list[dict[str, Any]]:
-    """Train and evaluate every cell, `concurrent` at a time.
+def run_cells(cells: Sequence[Cell], connection: Connection, data: Place) -> list[dict[str, Any]]:
+    """Train and evaluate every cell, as many at a time as the connection says.
 
     Args:
-        options: its data are the shards without the test split; `data` are the whole ones.
+        connection: the data of its trials are the shards without the test split.
+        data: the whole shards.
 
     Returns:
         {"name", "seed", "metrics"} or {"name", "seed", "error"} per cell, in their order.
@@ -82,24 +67,25 @@ def run_cells(
     waiting = [cell for cell in cells if not (cell.run / RESULT).exists()]
     if not waiting:
         print(f"all {len(cells)} trainings have ended before; none is run again", flush=True)
+    patience = Patience(connection.patience)
     running: dict[ray.ObjectRef[Any], Cell] = {}
     errors: dict[Path, str] = {}
     while waiting or running:
-        while waiting and len(running) < concurrent:
+        while waiting and len(running) < connection.concurrent:
             cell = waiting.pop(0)
-            running[_run_cell.remote(cell, options, data)] = cell
+            running[_run_cell.remote(cell, connection.trial, data)] = cell
         ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
         patience.look()
         if not ready:
             continue
         cell = running.pop(ready[0])
         try:
-            refused = ray.get(ready[0])
+            failure = ray.get(ready[0])
         except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
-            refused = str(error).strip().splitlines()[-1]
-        if refused is not None:
-            errors[cell.run] = refused
-        print(f"{cell.name} seed {cell.seed}: {'failed: ' + refused if refused else 'done'}", flush=True)
+            failure = str(error).strip().splitlines()[-1]
+        if failure is not None:
+            errors[cell.run] = failure
+        print(f"{cell.name} seed {cell.seed}: {'failed: ' + failure if failure else 'done'}", flush=True)
     return [_result(cell, errors.get(cell.run)) for cell in cells]
 
 
@@ -113,14 +99,14 @@ def _result(cell: Cell, error: str | None) -> dict[str, Any]:
 
 @ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
 def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
-    """Train one cell, then evaluate it with the resources of a rank; why it was refused, if it was."""
-    refusal = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
-    if refusal is None:
+    """Train one cell, then evaluate it with the resources of a rank; why the training failed, if it did."""
+    failure = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
+    if failure is None:
         size = options.size
         evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
         result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
         replace_file(cell.run / RESULT, encode(result, indent=1))
-    return None if refusal is None else refusal.reason
+    return None if failure is None else failure.reason
 
 
 @ray.remote(max_restarts=3, max_task_retries=3)

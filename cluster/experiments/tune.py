@@ -8,9 +8,8 @@ own use.
 
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray import tune
 from ray.train import TrainingFailedError
@@ -18,14 +17,16 @@ from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from cluster.experiments.connection import Connection
 from cluster.ray_runtime.patience import Patience
 from cluster.ray_runtime.resources import DRIVER_MEMORY
 from cluster.ray_runtime.session import num_ranks
-from cluster.ray_runtime.trial import Refusal, TrialOptions, run_training
+from cluster.ray_runtime.trial import Failure, TrialOptions, run_training
+from cluster.request import SearchRequest
 from cluster.search.asha import Asha
 from cluster.search.live_table import LiveTable
+from cluster.search.recorded_search import RecordedSearch
 from cluster.search.space import apply
-from cluster.search.strategies import RecordedSearch, Strategy
 from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.config import Config
 
@@ -34,26 +35,13 @@ _END_SECONDS = 60
 _LOOK_SECONDS = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """How trials are chosen and ended."""
-
-    num_trials: int
-    scheduler: Literal["asha", "none"] = "asha"
-    grace: int = 1
-    """Epochs before ASHA may stop a trial."""
-    reduction: float = 3.0
-    concurrent: int = 1
-    """Trials at once."""
-    patience: float = 600
-    """Seconds in which no trial has room before the search gives up."""
-
-
 class Bookkeeper(tune.Callback):
     """Writes what trials report into their records, and shows it."""
 
     def __init__(self, trials: TrialRecords, table: LiveTable, patience: Patience) -> None:
-        self._trials, self._table, self._patience = trials, table, patience
+        self._trials = trials
+        self._table = table
+        self._patience = patience
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Several times a second, whatever happens."""
@@ -62,13 +50,13 @@ class Bookkeeper(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch of a trial, or its refusal to go on."""
+        """An epoch of a trial, or why its training cannot go on."""
         record = self._record(trial)
         if "epoch" in result:
             metrics = {k.partition("/")[2]: float(v) for k, v in result.items() if k.startswith("valid/")}
             record.note(int(result["epoch"]), float(result["best_loss"]), metrics)
-        if "refused" in result:
-            record.state, record.reason = result["state"], result["refused"]
+        if "failure" in result:
+            record.state, record.reason = result["state"], result["failure"]
         self._keep(record)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -95,36 +83,31 @@ def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, r
     run = Path(runs) / f"{trial['number']:04d}"
     name = f"train-trial_id={tune.get_context().get_trial_id()}"
     try:
-        refusal = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
+        failure = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
     except TrainingFailedError as error:
-        refusal = Refusal(str(error).strip().splitlines()[-1], "failed")
-    if refusal is not None:
-        tune.report({"refused": refusal.reason, "state": refusal.state})
+        failure = Failure(str(error).strip().splitlines()[-1], "failed")
+    if failure is not None:
+        tune.report({"failure": failure.reason, "state": failure.state})
 
 
 def search(
-    base: Config,
-    experiment: Path,
-    trials: TrialRecords,
-    strategy: Strategy,
-    trial: TrialOptions,
-    options: SearchOptions,
+    base: Config, experiment: Path, trials: TrialRecords, request: SearchRequest, connection: Connection
 ) -> None:
     """Run the trials that are not done; their records then say where their runs end, and which have not.
 
     Raises:
-        ValueError: options that ASHA refuses. Unavailable: the cluster has had no room for any trial for too long.
+        Unavailable: the cluster has had no room for any trial for too long.
     """
     trials.reconcile()
-    searcher = RecordedSearch(trials, strategy, options.num_trials)
+    searcher = RecordedSearch(trials, request.strategy(), request.num_trials)
     scheduler: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
-    if options.scheduler == "asha":
-        scheduler = Asha(trials, epochs=base.train.epochs, grace=options.grace, reduction=options.reduction)
+    if request.scheduler == "asha":
+        scheduler = Asha(trials, epochs=base.train.epochs, grace=request.grace, reduction=request.reduction)
     if searcher.num_left == 0:
         print(f"all {len(trials.records)} trials of {experiment} have ended before; none is run again", flush=True)
         return
-    table = LiveTable(options.num_trials, base.train.epochs)
-    driver = tune.with_parameters(drive_trial, base=base, options=trial, runs=str(trials.root))
+    table = LiveTable(request.num_trials, base.train.epochs)
+    driver = tune.with_parameters(drive_trial, base=base, options=connection.trial, runs=str(trials.root))
     driver = tune.with_resources(driver, tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}]))
     tune.Tuner(
         driver,
@@ -132,7 +115,7 @@ def search(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=searcher.num_left,
-            max_concurrent_trials=options.concurrent,
+            max_concurrent_trials=connection.concurrent,
             trial_dirname_creator=_directory,
             trial_name_creator=_directory,
         ),
@@ -140,8 +123,8 @@ def search(
             name=f"tune-{uuid.uuid4().hex[:8]}",
             storage_path=str(experiment / "ray"),
             verbose=0,
-            callbacks=[Bookkeeper(trials, table, Patience(options.patience))],
-            failure_config=tune.FailureConfig(max_failures=trial.max_failures),
+            callbacks=[Bookkeeper(trials, table, Patience(connection.patience))],
+            failure_config=tune.FailureConfig(max_failures=connection.trial.max_failures),
         ),
     ).fit()
     wait_for_ranks(trials)

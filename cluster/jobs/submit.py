@@ -64,7 +64,7 @@ def submit(argv: list[str]) -> int:
     """
     options = make_parser().parse_args(argv)
     if options.command in MANAGED:
-        return _manage(options)
+        return manage(options.command, options.arguments, options.address)
     root = options.working_dir.absolute()
     files = named_files(root, options.command, options.arguments)
     environment = runtime_environment(root, files, pinned=options.environment == "pinned")
@@ -88,7 +88,7 @@ def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
     """Files in the directory that a command names: its space, its preset. The command's line is checked on the way.
 
     Raises:
-        ValueError: not a checkout, a config that the tree refuses, a path that means nothing on the cluster, or a
+        ValueError: not a checkout, a config that the tree rejects, a path that means nothing on the cluster, or a
             file that is not there or large. SystemExit: as argparse.
     """
     missing = [name for name in UPLOADED if not (root / name).exists()]
@@ -164,7 +164,7 @@ def connect(address: str) -> Client:
     """A client of the dashboard.
 
     Raises:
-        ValueError: no dashboard there, or one that refuses the token.
+        ValueError: no dashboard there, or one that rejects the token.
     """
     send_token()
     try:
@@ -209,18 +209,23 @@ def exit_code(client: Client, job: str) -> int:
     return info.driver_exit_code or 1
 
 
-def _manage(options: argparse.Namespace) -> int:
-    if len(options.arguments) != 1:
-        raise ValueError(f"dmd submit {options.command} wants one job id")
-    client, job = connect(options.address), options.arguments[0]
+def manage(command: str, arguments: list[str], address: str) -> int:
+    """Show the state of a job (`status`), follow it (`logs`) or `stop` it; returns the exit code.
+
+    Raises:
+        ValueError: not one job id, or none that the cluster knows. OSError: no dashboard at the address.
+    """
+    if len(arguments) != 1:
+        raise ValueError(f"dmd submit {command} wants one job id")
+    client, job = connect(address), arguments[0]
     try:
         client.get_job_info(job)
     except RuntimeError as error:
-        raise ValueError(f"there is no job {job} at {options.address}") from error
-    if options.command == "stop":
+        raise ValueError(f"there is no job {job} at {address}") from error
+    if command == "stop":
         print("stopping" if client.stop_job(job) else "has already ended")
         return 0
-    if options.command == "logs":
+    if command == "logs":
         return follow(client, job)
     info = client.get_job_info(job)
     print(f"{job} {info.status.value}: {info.message or info.entrypoint}")

@@ -1,4 +1,4 @@
-"""Who may talk to a cluster: its token. Ray 2.60 starts clusters with one, but sends it only where it is told to.
+"""Who may talk to a cluster: its token. Ray 2.60 starts clusters with one, but sends it only where it is configured to.
 
 The token is RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token; RAY_AUTH_MODE, where it is set, is
 obeyed.

@@ -1,4 +1,4 @@
-"""No wait without an end: a search or an experiment gives up where none of its trainings has room for long."""
+"""No wait without an end: a search or an experiment ends where none of its trainings has room for long."""
 
 import time
 

@@ -50,7 +50,7 @@ def parse_ranks(text: str) -> tuple[int, int]:
     """`2`, or `1:4` for a trial that grows and shrinks with the cluster.
 
     Raises:
-        ValueError: another form.
+        ValueError: neither of the two.
     """
     low, colon, high = text.partition(":")
     if not low.isdecimal() or (colon and not high.isdecimal()):

@@ -23,26 +23,19 @@ EVALUATOR = "Evaluator"
 """The class of the actor that evaluates a training (`cluster.experiments.seed_runs`)."""
 
 
-def chosen_address(address: str | None) -> str | None:
-    """The cluster that was asked for, by the command or by RAY_ADDRESS; None: one of its own, on this machine."""
-    address = address or os.environ.get("RAY_ADDRESS")
-    return None if address == "local" else address
-
-
 @contextmanager
 def cluster(
     address: str | None, stop: StopRequests, *, cpus: int | None = None, verbose: bool = False
 ) -> Iterator[None]:
-    """A connection to the cluster at `address` (or RAY_ADDRESS), or to one of its own that ends with the block.
+    """A connection to the cluster at `address`; None: to one of its own, on this machine, that ends with the block.
 
     Ray's workers end with this process however it ends, so a killed driver leaves no training behind.
 
     Raises:
         ValueError: no cluster at the address.
     """
-    address = chosen_address(address)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # TensorBoard is the training's own
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a refused trial reports no loss
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that cannot go on reports no loss
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's makes of an interrupted search one that has returned
     level = logging.INFO if verbose else logging.ERROR
@@ -109,7 +102,7 @@ def _head(address: str) -> str:
     """The host:port that an address means.
 
     Raises:
-        ValueError: a form that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+        ValueError: an address that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
     """
     if address.startswith("ray://"):
         raise ValueError(

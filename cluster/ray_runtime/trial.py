@@ -34,7 +34,7 @@ class TrialOptions:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Failure:
     """Why a training cannot go on; a retry would end the same."""
 
     reason: str
@@ -43,11 +43,11 @@ class Refusal:
 
 def run_training(
     config: Config, run: Path, options: TrialOptions, *, name: str, callbacks: list[Any] | None = None
-) -> Refusal | None:
+) -> Failure | None:
     """Train a config in a run directory, or continue what is there; blocks until it ends.
 
     Returns:
-        None, or why the training refuses to go on: what the data cannot take, nodes that differ, a divergence.
+        None, or why the training cannot go on: what the data cannot take, nodes that differ, a divergence.
 
     Raises:
         ray.train.TrainingFailedError: ranks were lost more often than `max_failures`.
@@ -61,7 +61,7 @@ def run_training(
         train_rank,  # type: ignore[arg-type]  # Ray's annotation leaves out what rank 0 may return
         train_loop_config={"config": config_to_dict(config), "data": options.data, "run": str(run)},
         scaling_config=ScalingConfig(
-            num_workers=ranks,  # type: ignore[arg-type]  # nor does it know the elastic form
+            num_workers=ranks,  # type: ignore[arg-type]  # nor does it know elastic ranks
             use_gpu=size.gpus_per_rank > 0,
             resources_per_worker=size.per_rank,
             placement_strategy="PACK",
@@ -76,4 +76,4 @@ def run_training(
     )
     outcome = trainer.fit().return_value  # type: ignore[attr-defined]
     assert isinstance(outcome, dict), "rank 0 returns how it ended"
-    return None if outcome["refused"] is None else Refusal(outcome["refused"], outcome["state"])
+    return None if outcome["failure"] is None else Failure(outcome["failure"], outcome["state"])

@@ -26,7 +26,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     """Train on this rank; settings are `config` (nested), `data` and `run`, absolute paths.
 
     Returns:
-        {"refused": None}, or why the training cannot go on, the same on a retry, and the `state` that this is: a
+        {"failure": None}, or why the training cannot go on, the same on a retry, and the `state` that this is: a
         divergence, or a failure (the user's mistake, nodes that were not given the same).
 
     Raises:
@@ -48,12 +48,12 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     try:
         training = make_training(config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
     except ValueError as error:
-        return {"refused": str(error), "state": "failed"}
+        return {"failure": str(error), "state": "failed"}
     try:
         training.run()
     except Diverged as error:
-        return {"refused": str(error), "state": "diverged"}
-    return {"refused": None}
+        return {"failure": str(error), "state": "diverged"}
+    return {"failure": None}
 
 
 def exporting(run: Path) -> Callable[[EpochReport], None]:
@@ -72,7 +72,7 @@ def exporting(run: Path) -> Callable[[EpochReport], None]:
 
 
 def report(epoch: EpochReport) -> None:
-    """Tell Ray about an epoch: a barrier, so every rank calls it; numbers only, rank 0's are kept."""
+    """Report an epoch to Ray: a barrier, so every rank calls it; numbers only, rank 0's are kept."""
     numbers = {f"valid/{name}": value for name, value in epoch.metrics.items()}
     ray.train.report(
         {

@@ -1,6 +1,6 @@
 """ASHA (asynchronous successive halving) over an experiment that may be in its second session.
 
-Ray's scheduler is told the epochs of earlier sessions first, so that a restart stops the trials that an uninterrupted
+Ray's scheduler gets the epochs of earlier sessions first, so that a restart stops the trials that an uninterrupted
 experiment would have stopped.
 """
 
@@ -14,23 +14,10 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from cluster.search.trial_records import DONE, TrialRecords
 
 
-def check_asha(*, epochs: int, grace: int, reduction: float) -> None:
-    """Raise ValueError for a grace period outside the epochs, or a reduction of at most 1."""
-    if not 1 <= grace <= epochs:
-        raise ValueError(f"--grace is {grace}; it must lie between 1 and train.epochs, which is {epochs}")
-    if reduction <= 1:
-        raise ValueError(f"--reduction is {reduction}; it must be above 1")
-
-
 class Asha(ASHAScheduler):
-    """Stops a trial at epochs `grace`, `grace * reduction`, ... unless it is in the best 1 / `reduction` so far.
-
-    Raises:
-        ValueError: as `check_asha`.
-    """
+    """Stops a trial at epochs `grace`, `grace * reduction`, ... unless it is in the best 1 / `reduction` so far."""
 
     def __init__(self, trials: TrialRecords, *, epochs: int, grace: int, reduction: float) -> None:
-        check_asha(epochs=epochs, grace=grace, reduction=reduction)
         super().__init__(
             time_attr="epoch",
             metric="best_loss",
@@ -40,7 +27,8 @@ class Asha(ASHAScheduler):
             reduction_factor=reduction,
             stop_last_trials=False,
         )
-        self._trials, self._epochs = trials, epochs
+        self._trials = trials
+        self._epochs = epochs
         for number, record in trials.records.items():
             if record.state in DONE and record.losses:
                 known = cast("Trial", SimpleNamespace(trial_id=f"trial-{number}"))

@@ -25,8 +25,10 @@ class LiveTable:
     """Shows trials while they run; holds no open file, so that Ray may pickle what holds it."""
 
     def __init__(self, num_trials: int, epochs: int) -> None:
-        self._num_trials, self._epochs = num_trials, epochs
-        self._begin, self._height = time.monotonic(), 0
+        self._num_trials = num_trials
+        self._epochs = epochs
+        self._begin = time.monotonic()
+        self._height = 0
 
     def show(self, records: list[TrialRecord], changed: TrialRecord) -> None:
         """Draw the table after a trial changed."""

@@ -164,7 +164,7 @@ def apply(base: Config, values: Values) -> Config:
     """A config with a draw's values in it.
 
     Raises:
-        ValueError: a combination that the config tree refuses.
+        ValueError: a combination that the config tree rejects.
     """
     tree = config_to_dict(base)
     for key, value in values.items():

@@ -1,18 +1,15 @@
-"""How trials get their values: random, grid, or Optuna's TPE, over trial records that a restart continues.
+"""How trials get their values: random, grid, or Optuna's TPE.
 
-Trial numbers are the experiment's own. A random draw depends on (seed, number) alone, a grid point on its number, and
-TPE is told every recorded trial again before it proposes a new one.
+A random draw depends on (seed, number) alone, a grid point on its number; TPE learns from every trial that ended before
+it proposes a new one.
 """
 
 import math
-from collections import deque
 from itertools import islice
-from typing import Any, Literal, Protocol, cast
-
-from ray.tune.search import Searcher
+from typing import Any, Literal, Protocol
 
 from cluster.search.space import Parameter, Space, Values
-from cluster.search.trial_records import DONE, TrialRecord, TrialRecords
+from cluster.search.trial_records import DONE, TrialRecord
 
 Method = Literal["random", "grid", "tpe"]
 _LARGEST_GRID = 10_000
@@ -34,7 +31,8 @@ class RandomStrategy:
     """Independent draws."""
 
     def __init__(self, space: Space, seed: int) -> None:
-        self._space, self._seed = space, seed
+        self._space = space
+        self._seed = seed
 
     def propose(self, number: int) -> Values:
         """Draw `number`."""
@@ -82,7 +80,8 @@ class TpeStrategy:
                 "--search tpe needs Optuna: pip install 'dmd-cluster[optuna]', or --search random"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._trials = space, dict[int, Any]()
+        self._space = space
+        self._trials = dict[int, Any]()
         self._failed = optuna.trial.TrialState.FAIL
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
 
@@ -92,7 +91,7 @@ class TpeStrategy:
         return self._space.draw(lambda parameter: _suggest(trial, parameter))
 
     def learn(self, record: TrialRecord) -> None:
-        """Tell the estimator a trial's best validation loss, if it has ended."""
+        """Give the estimator a trial's best validation loss, if it has ended."""
         if record.number not in self._trials:
             self._study.enqueue_trial(record.values)
             self.propose(record.number)
@@ -122,49 +121,3 @@ def make_strategy(method: Method, space: Space, seed: int) -> Strategy:
     if method == "grid":
         return GridStrategy(space)
     return RandomStrategy(space, seed) if method == "random" else TpeStrategy(space, seed)
-
-
-class RecordedSearch(Searcher):
-    """Hands Ray Tune the trials of an experiment that are not done: begun ones first, then new ones."""
-
-    def __init__(self, trials: TrialRecords, strategy: Strategy, num_trials: int) -> None:
-        super().__init__(metric="best_loss", mode="min")
-        self.trials, self._strategy = trials, strategy
-        for record in trials.records.values():
-            strategy.learn(record)
-        begun = [number for number, record in trials.records.items() if record.state not in DONE]
-        new = [number for number in range(num_trials) if number not in trials.records]
-        self._queue = deque([*begun, *new])
-        self._numbers: dict[str, int] = {}
-
-    @property
-    def num_left(self) -> int:
-        """Trials that are still to be handed out."""
-        return len(self._queue)
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's number and values; Ray's FINISHED when there is none."""
-        if not self._queue:
-            return cast("dict[str, Any]", Searcher.FINISHED)
-        number = self._queue.popleft()
-        record = self.trials.records.get(number) or TrialRecord(number=number, values=self._strategy.propose(number))
-        record.state, record.reason, record.ray_id, record.stopped_after = "running", "", trial_id, None
-        self.trials.write(record)
-        self._numbers[trial_id] = number
-        return {"number": number, "values": record.values}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Learn from a trial's end."""
-        record = self.trials.records[self._numbers[trial_id]]
-        if error:
-            return
-        if record.state == "running":
-            record.state = "finished"
-            self.trials.write(record)
-        self._strategy.learn(record)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the records have it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""

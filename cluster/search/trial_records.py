@@ -1,6 +1,6 @@
 """What an experiment knows on its storage: its request, and one record per trial. A restart reads it and goes on.
 
-    EXPERIMENT/experiment.json          what was asked for; the same command continues, another one is refused
+    EXPERIMENT/experiment.json          what was asked for; the same command continues, another one is rejected
     EXPERIMENT/shards/                  the shards of the search: train and valid, no test
     EXPERIMENT/trials/0007/             run directory of trial 7: checkpoints, TensorBoard, metrics.jsonl, run.json
     EXPERIMENT/trials/0007/trial.json   its values, its state, its validation losses so far
@@ -107,7 +107,7 @@ class TrialRecords:
         for record in self.records.values():
             try:
                 record.reconcile(self.run(record.number))
-            except ValueError as error:  # the trial itself refuses to go on from there, or has ended
+            except ValueError as error:  # the trial itself cannot go on from there, or has ended
                 record.reason = record.reason or str(error)
             self.write(record)
 

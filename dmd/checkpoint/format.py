@@ -86,7 +86,7 @@ def _holds_any(path: Path) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file. Raises OSError where that cannot be told; `Path.is_file` says no to some of it."""
+    """Whether there is a file. Raises OSError where that cannot be seen; `Path.is_file` says no to some of it."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -115,7 +115,7 @@ def verify_checkpoint(path: Path, *, tensors: bool = True) -> str | None:
 
     Raises:
         ValueError: a path that is not named like a checkpoint.
-        Unreadable: it cannot be told.
+        Unreadable: that cannot be seen.
     """
     with looking_at(path):
         try:
@@ -142,7 +142,7 @@ def _fault(path: Path, hashed: tuple[str, ...]) -> str | None:
 
 
 def _manifest_entries(content: bytes, step: int) -> dict[str, FileEntry] | None:
-    """The entries of a manifest, or None where it is not, bit for bit, what `encode_manifest` gives for them."""
+    """The entries of a manifest, or None where it is not, byte for byte, what `encode_manifest` gives for them."""
     try:
         files = json.loads(content)["files"]
         entries = {name: FileEntry(size=files[name]["size"], sha256=files[name]["sha256"]) for name in FILES}

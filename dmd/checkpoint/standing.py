@@ -109,8 +109,8 @@ def _last_session(run: Path) -> dict[str, Any] | None:
 
 
 def _validations(lines: list[dict[str, Any]], last: int) -> list[Validation]:
-    """The validations up to step `last`. The log of older programs does not tell the best; it is the lowest so far."""
-    told = {line["step"]: float(line["best_valid/loss"]) for line in lines if line.get("best_valid/loss") is not None}
+    """The validations up to step `last`. The log of older programs does not name the best; it is the lowest so far."""
+    logged = {line["step"]: float(line["best_valid/loss"]) for line in lines if line.get("best_valid/loss") is not None}
     found: list[Validation] = []
     lowest = math.inf
     for line in lines:
@@ -119,8 +119,8 @@ def _validations(lines: list[dict[str, Any]], last: int) -> list[Validation]:
         numbers = {k.partition("/")[2]: math.nan if v is None else float(v) for k, v in line.items() if "/" in k}
         loss, epoch = numbers.pop("loss"), numbers.pop("epoch", math.nan)
         if not math.isfinite(epoch):
-            raise ValueError(f"the log's validation at step {line['step']} tells no epoch; remove the line")
+            raise ValueError(f"the log's validation at step {line['step']} has no epoch; remove the line")
         lowest = min(lowest, loss)
-        best = next((told[step] for step in sorted(told, reverse=True) if step <= line["step"]), lowest)
+        best = next((logged[step] for step in sorted(logged, reverse=True) if step <= line["step"]), lowest)
         found.append(Validation(epoch=int(epoch) + 1, step=line["step"], loss=loss, best_loss=best, metrics=numbers))
     return found

@@ -2,7 +2,7 @@
 
 A checkpoint is staged under a hidden name, every file fsynced, the manifest last; one rename makes it visible, and the
 directory above is fsynced. One process writes; a hidden directory of ours that it finds is what a killed one left.
-A write at step s supersedes what is there for s and above: those belong to a course of the run that was given up. What
+A write at step s supersedes what is there for s and above: those belong to a course of the run that was discarded. What
 is none of ours stays where it is, and so does a checkpoint that cannot be looked at.
 """
 
@@ -198,7 +198,8 @@ class AsyncWriter:
     def __init__(self, root: Path, keep: int) -> None:
         """Write under `root` as `write_checkpoint` does. Raises ValueError for keep < 2."""
         _check_keep(keep)
-        self._root, self._keep = root, keep
+        self._root = root
+        self._keep = keep
         self._trusted: set[Path] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Path] | None = None

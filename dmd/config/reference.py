@@ -30,8 +30,8 @@ def field_documents(section: type) -> dict[str, str]:
     assert isinstance(tree, ast.ClassDef)
     found: dict[str, str] = {}
     for node, after in zip(tree.body, tree.body[1:], strict=False):
-        told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and told:
+        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and documented:
             assert isinstance(after, ast.Expr)
             assert isinstance(after.value, ast.Constant)
             found[node.target.id] = " ".join(str(after.value.value).split())

@@ -96,8 +96,8 @@ class TrainConfig:
     products on CUDA keep 10 bits of mantissa. bf16: autocast to bfloat16, 7 bits. auto: bf16 on CUDA from compute
     capability 8.0 on, else fp32."""
     kernels: KernelChoice = "auto"
-    """Implementation of encoders and losses: Triton kernels (fused), or plain torch. auto: fused on CUDA from compute
-    capability 8.0 on, where Triton is installed and its kernels compile, else plain."""
+    """Implementation of encoders and losses: Triton kernels (fused), or PyTorch (plain). auto: fused on CUDA from
+    compute capability 8.0 on, where Triton is installed and its kernels compile, else plain."""
     cuda_graph: Literal["auto", "off"] = "off"
     """Capture forward and backward as a CUDA graph. auto: where kernels are fused and a step is one pass; run.json says
     whether, and why not. Twice as fast on an H100 (docs/gpu.md); off, since it was changed after it ran there."""
@@ -105,9 +105,9 @@ class TrainConfig:
     """Implementation of Adam on CUDA: torch's fused one, or DeepSpeed's FusedAdam, which is compiled at the first start
     and needs an nvcc of torch's CUDA version. A CPU has torch's alone. Checkpoints of one continue with the other."""
     deterministic: bool = False
-    """Make a training on CUDA repeat its bits: torch.use_deterministic_algorithms, deterministic cuDNN without its
+    """Make trainings on CUDA bitwise reproducible: torch.use_deterministic_algorithms, deterministic cuDNN without its
     benchmark, CUBLAS_WORKSPACE_CONFIG=:4096:8, scaled_dot_product_attention by its math implementation. Costs time and
-    memory. Changes nothing on a CPU, where a training always repeats its bits."""
+    memory. Changes nothing on a CPU, where trainings always are."""
     save_every: int = 0
     """Steps between two checkpoints inside an epoch; 0: at epoch ends only."""
     save_minutes: float = 0

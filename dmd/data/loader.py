@@ -85,7 +85,11 @@ class _Training:
     """Keys (epoch, step, forward) -> the batch that this rank runs."""
 
     def __init__(self, reader: ShardReader, plan: EpochPlan, config: DataConfig, *, seed: int, rank: int) -> None:
-        self.reader, self.plan, self.seed, self.window, self.rank = reader, plan, seed, config.window, rank
+        self.reader = reader
+        self.plan = plan
+        self.seed = seed
+        self.window = config.window
+        self.rank = rank
         self.classes = config.classes == "stored"
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
@@ -138,7 +142,9 @@ class _Evaluation:
     """Batch numbers -> consecutive samples of a split."""
 
     def __init__(self, reader: ShardReader, split: str, config: DataConfig, batch_size: int) -> None:
-        self.reader, self.split, self.batch_size = reader, split, batch_size
+        self.reader = reader
+        self.split = split
+        self.batch_size = batch_size
         self.classes = config.classes == "stored"
 
     def __call__(self, number: int) -> Batch:
@@ -152,7 +158,9 @@ class _StepKeys:
     """(epoch, step, forward) of the rest of an epoch, one at a time: an epoch may have millions."""
 
     def __init__(self, plan: EpochPlan, epoch: int, first_step: int) -> None:
-        self.plan, self.epoch, self.first_step = plan, epoch, first_step
+        self.plan = plan
+        self.epoch = epoch
+        self.first_step = first_step
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         for step in range(self.first_step, self.plan.num_steps):

@@ -48,8 +48,8 @@ def all_or_none(device: torch.device) -> Iterator[None]:
     if not failed:
         return
     rank, host, (storage, text) = failed[0]
-    told = text if rank == 0 and not storage else f"rank {rank} on {host}: {text}"
-    raise StorageFailed(told) if storage else OnEveryRank(told)
+    message = text if rank == 0 and not storage else f"rank {rank} on {host}: {text}"
+    raise StorageFailed(message) if storage else OnEveryRank(message)
 
 
 def from_first_rank(engine: Engine, value: Any) -> Any:

@@ -97,7 +97,7 @@ def save_program(model: TrainedModel, path: Path) -> str | None:
 
 
 def example(card: ModelCard, count: int) -> dict[str, Tensor]:
-    """Made-up samples of the shapes that a model reads, {modality: [count, ...]}."""
+    """Synthetic samples of the shapes that a model reads, {modality: [count, ...]}."""
     generator = torch.Generator().manual_seed(count)
     samples = {m: torch.randn(count, *card.shape(m), generator=generator) for m in ("text", "audio", "vision")}
     if card.data["text_kind"] == "tokens":

@@ -25,13 +25,13 @@ class ObjectiveConfig:
     """HeteroGD (paper, Table 3); without it its terms are logged but weigh nothing."""
     margin: Literal["label_distance", "constant"] = "label_distance"
     """Margin of the margin loss: 0.15 times the distance of the labels (published code), or `margin_constant` (eq. 4,
-    which does not tell its value; 0.1 is a default that the published function declares and never uses)."""
+    which does not state its value; 0.1 is a default that the published function declares and never uses)."""
     margin_constant: float = 0.1
     """The margin for `margin: constant`."""
     margin_smoothing: float = 0.0
     """Label smoothing of the margin loss: two samples are positives of each other to the degree 1 - distance of their
     labels / this value, and negatives for the rest; 0: positives have equal labels, all others are negatives, as
-    published. Above 0 the margin loss runs in plain torch."""
+    published. Above 0 the margin loss runs in PyTorch."""
 
     def __post_init__(self) -> None:
         for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant", "margin_smoothing"):

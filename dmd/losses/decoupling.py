@@ -18,7 +18,7 @@ def cosine(first: Tensor, second: Tensor, dim: int) -> Tensor:
 def mean_squared(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over samples, time steps and channels: [G, S, T, d] twice, mask [G, S] -> [G].
 
-    The published code's form of eqs. 2 and 3, which the paper prints as squared Frobenius norms.
+    Eqs. 2 and 3 as the published code computes them, which the paper prints as squared Frobenius norms.
     """
     return sample_mean((first - second).square().mean((-2, -1)), mask)
 

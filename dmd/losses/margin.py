@@ -1,4 +1,4 @@
-"""The margin loss (paper, eq. 4) in the published code's form, vectorised over ghost batches."""
+"""The margin loss (paper, eq. 4) as the published code computes it, vectorised over ghost batches."""
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def margin_loss(
     With `smoothing` h > 0 a row is to the degree max(0, 1 - |y_i - y_j| / h) a positive of i and for the rest a
     negative, so that labels nearer than h are neither hard positives nor hard negatives. The mean over pairs of
     distinct rows is weighted by the product of the two degrees; pairs of an anchor that together weigh less than one
-    count as one. As h falls below the smallest difference of two labels this becomes the published form.
+    count as one. As h falls below the smallest difference of two labels this becomes the published loss.
 
     Args:
         features: [G, 3, S, d].
@@ -37,7 +37,7 @@ def margin_loss(
         mask: [G, S].
         constant: the margin, in the place of 0.15 |y_i - y_k| (eq. 4).
         smoothing: difference of labels at which two samples have nothing in common; 0: any, as published.
-        kernels: what computes the published form, the only one that kernels know; None: PyTorch.
+        kernels: what computes the published loss, the only one that kernels know; None: PyTorch.
 
     Returns:
         [G].

@@ -9,7 +9,7 @@ from dmd.losses.config import ObjectiveConfig
 from dmd.losses.distillation import make_prior
 from dmd.losses.ghost import sample_mean
 from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
-from dmd.losses.triton_terms import FusedObjective
+from dmd.losses.triton_terms import KernelObjective
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.dmd import DMDOutput
 from dmd.model.graph import GDUnit
@@ -62,7 +62,7 @@ class Objective(nn.Module):
         """
         kernels = self.kernels if labels.shape[1] <= MOST_SAMPLES else None
         if kernels is not None and self.known_to_kernels:
-            fused = FusedObjective(
+            by_kernels = KernelObjective(
                 kernels=kernels,
                 units=(self.homo, self.hetero),
                 priors=self.get_buffer("priors"),
@@ -71,7 +71,7 @@ class Objective(nn.Module):
                 margin_constant=self.config.margin_constant if self.config.margin == "constant" else None,
                 margin_smoothing=self.config.margin_smoothing,
             )
-            return fused.terms(output, labels, mask)
+            return by_kernels.terms(output, labels, mask)
         inputs = Inputs(
             config=self.config,
             output=_in_ghost_batches(output, labels.shape),

@@ -2,7 +2,7 @@
 Triton kernels, the report's figure of losses, the documentation.
 
 A new term is its function and a row; its numbers are then in the log, in TensorBoard and in the report under its name.
-Triton kernels do not know it: where a term has no row of theirs, the objective runs in plain torch.
+Triton kernels do not know it: where a term has no row of theirs, the objective runs in PyTorch.
 """
 
 from collections.abc import Callable, Iterable

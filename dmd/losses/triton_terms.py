@@ -14,7 +14,7 @@ from dmd.model.graph import GDUnit
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusedObjective:
+class KernelObjective:
     """What the terms are computed with."""
 
     kernels: LossKernels

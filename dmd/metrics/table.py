@@ -235,14 +235,14 @@ def show(name: str, value: float, digits: int = 1) -> str:
 def unit_note(names: Collection[str]) -> str:
     """What a table of these metrics says below it: the units of their kind of models, and its protocols."""
     rows = metrics_of(next((row.kind for name, row in METRICS.items() if name in names), "classes"))
-    told = []
+    units = []
     for unit, text in (("%", "in per cent"), ("", "as they are"), ("nats", "in nats")):
         families = list(dict.fromkeys(row.family or row.title for row in rows if row.unit == unit))
         if families:
-            told.append(f"{_listed(families)} {text}")
+            units.append(f"{_listed(families)} {text}")
     endings = [row.title.rpartition(" ")[2] for row in rows]
     protocols = [f"{name}: {text}" for name, text in PROTOCOLS.items() if name in endings]
-    return ", ".join(told) + "." + (f" {'; '.join(protocols)}." if protocols else "")
+    return ", ".join(units) + "." + (f" {'; '.join(protocols)}." if protocols else "")
 
 
 def _listed(words: list[str]) -> str:

@@ -55,10 +55,10 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 
 def shapes(published: Mapping[str, Tensor], config: Config) -> tuple[dict[str, int], dict[str, int]]:
-    """Feature dims and lengths that a state dict was trained on, as its shapes tell.
+    """Feature dims and lengths that a state dict was trained on, as its shapes show.
 
     Raises:
-        ValueError: a tensor that tells them is missing, or does not fit the config's width.
+        ValueError: a tensor that shows them is missing, or does not fit the config's width.
     """
     dims: dict[str, int] = {}
     lengths: dict[str, int] = {}
@@ -90,7 +90,7 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
         data: shards that `dmd evaluate RUN` reads by default.
 
     Raises:
-        ValueError: what `read_published` and `shapes` refuse, another shape than the config's, a weight of the
+        ValueError: what `read_published` and `shapes` reject, another shape than the config's, a weight of the
             network that is missing, or a directory that is taken.
     """
     if run.exists():

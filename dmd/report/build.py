@@ -116,7 +116,7 @@ def _overview(groups: list[Group], split: str) -> Section:
 def _run_section(one: Measured, anchor: str, method: Method) -> Section:
     """Everything about one run: is it learning, what is distilled into what, what does it predict."""
     run, result = one.run, one.result
-    told = "confusion, shares, probabilities" if result.classes else "confusion, scatter, residuals"
+    figures = "confusion, shares, probabilities" if result.classes else "confusion, scatter, residuals"
     caption = "Is it learning? Objective and validation loss."
     pictures = [Picture(name="learning", figure=learning(run), caption=caption)]
     curves = edge_curves(run)
@@ -146,7 +146,7 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
         Picture(
             name="predictions",
             figure=prediction_figure(result),
-            caption=f"Fused predictions on the {result.split} split: {told}.",
+            caption=f"Fused predictions on the {result.split} split: {figures}.",
         ),
         Picture(
             name="heads",

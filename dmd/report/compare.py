@@ -13,8 +13,8 @@ def comparison_figure(groups: list[Group]) -> Figure:
     """A panel per metric, configs down."""
     figure = new_figure(9.8, 1.1 + 0.45 * len(groups))
     places = np.arange(len(groups))
-    told = in_view("configs", groups[0].metrics)
-    for axes, metric in zip(grid_of(figure, len(told), len(told), sharey=True), told, strict=True):
+    names = in_view("configs", groups[0].metrics)
+    for axes, metric in zip(grid_of(figure, len(names), len(names), sharey=True), names, strict=True):
         for place, group in zip(places, groups, strict=True):
             values = [shown(metric, value) for value in group.values(metric)]
             summary = summarise(values)

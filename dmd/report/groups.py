@@ -121,7 +121,7 @@ def make_groups(measured: list[Measured]) -> list[Group]:
 def _names(runs: list[RunRecord]) -> list[str]:
     """The data set's name where it differs or nothing else does, and the values that are not the same in all.
 
-    Where more than two keys differ, the first config is the reference and the others tell what they changed.
+    Where more than two keys differ, the first config is the reference and the others say what they changed.
     """
     configs = [compared(run) for run in runs]
     keys = sorted({key for config in configs for key in config} - {"data.generation"})
@@ -132,8 +132,8 @@ def _names(runs: list[RunRecord]) -> list[str]:
         data = [f"{name} {generation[:8]}" for name, generation in zip(data, generations, strict=True)]
     names = []
     for config, source in zip(configs, data, strict=True):
-        told = [key for key in differing if len(differing) <= 2 or config.get(key) != configs[0].get(key)]
-        parts = [f"{key.partition('.')[2]}={config[key]}" for key in told if key in config]
+        shown = [key for key in differing if len(differing) <= 2 or config.get(key) != configs[0].get(key)]
+        parts = [f"{key.partition('.')[2]}={config[key]}" for key in shown if key in config]
         if differing and not parts:
             parts = ["reference"]
         names.append(", ".join([source, *parts] if len(set(data)) > 1 or not parts else parts))

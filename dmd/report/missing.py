@@ -147,12 +147,12 @@ def missing_table(cells: Sequence[Cell], split: str) -> Table:
 
 def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
     """MAE and Acc2 (Acc and F1 of a classifier) over the drop rate, a line per modality: the mean over the grids."""
-    told = in_view("missing", grids[0][0].metrics)
+    names = in_view("missing", grids[0][0].metrics)
     units = list(dict.fromkeys(cell.unit for cell in grids[0]))
     figure = new_figure(9.2, 2.9 * len(units))
-    panels = figure.subplots(len(units), len(told), squeeze=False, sharex=True)
+    panels = figure.subplots(len(units), len(names), squeeze=False, sharex=True)
     for row, unit in zip(panels, units, strict=True):
-        for axes, metric in zip(row, told, strict=True):
+        for axes, metric in zip(row, names, strict=True):
             for number, target in enumerate(TARGETS):
                 rates = [cell.rate for cell in grids[0] if (cell.unit, cell.target) == (unit, target)]
                 values = np.array(

@@ -1,6 +1,6 @@
 """Forward and backward of a training pass as one CUDA graph: the host launches twice instead of some hundred times.
 
-The first pass runs kernel by kernel and tells which dropout keys it needs; the second is captured; later ones copy
+The first pass runs kernel by kernel and shows which dropout keys it needs; the second is captured; later ones copy
 their batch to the captured addresses and replay. Dropout keys lie in the device's memory, and torch's own generator,
 which the text encoder draws from, is seeded before each pass, so a replay draws what the pass would have drawn. A batch
 of another shape runs kernel by kernel.
@@ -108,7 +108,8 @@ class CapturedPass:
     """
 
     def __init__(self, compute: Terms, module: nn.Module) -> None:
-        self._compute, self._module = compute, module
+        self._compute = compute
+        self._module = module
         self._pass: TensorPass | None = None
         self._replay: Callable[..., Any] | None = None
         self._weights: tuple[nn.Parameter, ...] = ()

@@ -19,7 +19,7 @@ def check_declared(
     config: Mapping[str, Any],
     text_encoder: Mapping[str, Any] | None,
 ) -> None:
-    """Refuse a network whose tensors are not the given ones.
+    """Reject a network whose tensors are not the given ones.
 
     Args:
         build: makes the network; called on the `meta` device.

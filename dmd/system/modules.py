@@ -53,28 +53,29 @@ class Modules(nn.Module):
         binding: bool,
     ) -> None:
         super().__init__()
-        self.config, self.device = config, device
+        self.config = config
+        self.device = device
         train = config.train
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
         backend = self.execution.backend
         self.dmd = DMD(config.model, dims, lengths, text_encoder, backend=backend)
         self.objective = Objective(config.objective, config.model, backend=backend)
 
-    def use_plain(self, reason: str) -> None:
-        """Go on in plain torch, for a reason that `execution` tells."""
+    def use_pytorch(self, reason: str) -> None:
+        """Go on with PyTorch alone, for a reason that `execution` states."""
         self.execution = self.execution.plain(self.device, reason)
         self.dmd.use(self.execution.backend)
         self.objective.use(self.execution.backend)
 
     def try_kernels(self, attempt: Callable[[], object], *, asked_for: bool) -> str:
-        """Run a pass; where a Triton kernel cannot run, go on in plain torch from then on: why, empty where all ran.
+        """Run a pass; where a Triton kernel cannot run, go on with PyTorch from then on: why, empty where all ran.
 
         Raises:
             ValueError: a kernel that was asked for cannot run.
         """
         reason = why_not_fused(attempt, asked_for=asked_for)
         if reason:
-            self.use_plain(reason)
+            self.use_pytorch(reason)
         return reason
 
     def output(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:

@@ -42,16 +42,17 @@ class TrainingSystem(Modules):
         """A table of dropout keys on the device; None where the backend takes them from the host."""
         return DropoutKeys() if self.execution.backend.keys_on_device else None
 
-    def use_plain(self, reason: str) -> None:
-        """Go on in plain torch, for a reason that run.json tells."""
-        super().use_plain(reason)
+    def use_pytorch(self, reason: str) -> None:
+        """Go on with PyTorch alone, for a reason that run.json states."""
+        super().use_pytorch(reason)
         self.keys = self.fresh_keys()
         self.run_eagerly(reason)
 
     def run_eagerly(self, reason: str) -> None:
-        """Capture no pass, for a reason that run.json tells."""
+        """Capture no pass, for a reason that run.json states."""
         if self._graph is not None:
-            self._graph, self.captured = None, f"no: {reason}"
+            self._graph = None
+            self.captured = f"no: {reason}"
 
     def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
@@ -93,5 +94,5 @@ def parameter_groups(system: TrainingSystem, config: Config) -> list[dict[str, o
 
 
 def adam(system: TrainingSystem, config: Config, *, fused: bool = False) -> torch.optim.Adam:
-    """The published optimizer: Adam without weight decay, in torch's plain or fused implementation."""
+    """The published optimizer: Adam without weight decay, in torch's own or its fused implementation."""
     return torch.optim.Adam(parameter_groups(system, config), fused=fused)

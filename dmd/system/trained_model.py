@@ -120,7 +120,8 @@ class TrainedModel:
     def __init__(
         self, card: ModelCard, weights: Mapping[str, Tensor], device: torch.device, *, validates: bool = False
     ) -> None:
-        self.card, self.device = card, device
+        self.card = card
+        self.device = device
         self.config: Config = config_from_dict(card.config)
         check_declared(self._build, weights, card.config, card.text_encoder)
         self.modules = self._build()

@@ -22,7 +22,7 @@ class Audit:
     """The test mode of one rank's session.
 
     Args:
-        resumed: step that the session continues from; the ledger of earlier sessions counts up to there.
+        resumed: step that the session continues from; the records of earlier sessions count up to there.
     """
 
     def __init__(self, engine: Engine, resumed: int) -> None:

@@ -45,7 +45,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The system has the averaged weights inside the block, and its own to the bit behind it."""
+        """The system has the averaged weights inside the block, and its own, bitwise identical, behind it."""
         if self.updates is None:
             yield
             return

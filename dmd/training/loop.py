@@ -69,25 +69,34 @@ class Training:
         heartbeat: Callable[[], None] = lambda: None,
         lease: Lease | None = None,
     ) -> None:
-        self.engine, self.config, self.reader, self.run_path = engine, config, reader, run
-        self.text_encoder, self.stop_requested = text_encoder, stop_requested
-        self.on_epoch, self.heartbeat, self.lease = on_epoch, heartbeat, lease
+        self.engine = engine
+        self.config = config
+        self.reader = reader
+        self.run_path = run
+        self.text_encoder = text_encoder
+        self.stop_requested = stop_requested
+        self.on_epoch = on_epoch
+        self.heartbeat = heartbeat
+        self.lease = lease
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
         self.schedule = Schedule(engine.optimizer, config.train, text_warmup=config.text.warmup_epochs)
         self.average = WeightAverage(engine.system, config.train.ema_decay)
-        self.cursor, self.step, self.leads = Cursor(), 0, engine.rank == 0
-        self.guard = NonfiniteGuard(config.train, reader, run, leads=self.leads)
+        self.cursor = Cursor()
+        self.step = 0
+        self.is_main_rank = engine.rank == 0
+        self.guard = NonfiniteGuard(config.train, reader, run, is_main_rank=self.is_main_rank)
         self.versions = versions()
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
-        self.first_step, self.validated = self.step, (-1, math.nan)
+        self.first_step = self.step
+        self.validated = (-1, math.nan)
         with all_or_none(engine.device):
-            closed = self.leads and resumed is not None and finished_at(run) == resumed
+            closed = self.is_main_rank and resumed is not None and finished_at(run) == resumed
         self.finished_before = from_first_rank(engine, closed) and self.finished
-        works = self.leads and not self.finished_before
+        self.output: RunOutput | None = None
         with all_or_none(engine.device):
-            about = (run, config, reader.index, self.plan, engine)
-            self.output = RunOutput(*about, resumed=resumed, lease=lease) if works else None
+            if self.is_main_rank and not self.finished_before:
+                self.output = RunOutput(run, config, reader.index, self.plan, engine, resumed=resumed, lease=lease)
 
     def run(self) -> Outcome:
         """Train until the config or a stop request ends it, and close the record; a run that is finished stays as is.
@@ -123,15 +132,17 @@ class Training:
         return outcome
 
     def _outcome(self, *, stopped: bool) -> Outcome:
-        best = self.schedule.best_step, self.schedule.best_loss
-        if best[0] < 0:  # no epoch is whole: the newest checkpoint stands for the run
-            best = newest_validation(self.run_path, self.validated) if self.leads else self.validated
+        best_step, best_loss = self.schedule.best_step, self.schedule.best_loss
+        if best_step < 0:  # no epoch is whole: the newest checkpoint stands for the run
+            best_step, best_loss = (
+                newest_validation(self.run_path, self.validated) if self.is_main_rank else self.validated
+            )
         return Outcome(
             step=self.step,
             epoch=self.cursor.epoch,
             first_step=self.first_step,
-            best_step=best[0],
-            best_loss=best[1],
+            best_step=best_step,
+            best_loss=best_loss,
             stopped=stopped,
             finished_before=self.finished_before,
         )
@@ -191,10 +202,12 @@ class Training:
         """Save where it is due; returns whether a stop was asked for. The ranks agree in one collective."""
         output = self.output
         due = output is not None and output.saver.due(self.step)
-        failures, taken = ([], None) if output is None else (output.failures(), output.taken())
-        flags = self.stop_requested(), due, bool(failures), taken is not None
-        stop, save, failed, over = any_rank(self.engine, *flags)
-        if over:
+        failures = [] if output is None else output.failures()
+        taken = None if output is None else output.taken()
+        stop, save, failed, taken_over = any_rank(
+            self.engine, self.stop_requested(), due, bool(failures), taken is not None
+        )
+        if taken_over:
             stay_sole_writer(self.engine, taken)
         if failed and self.config.train.on_storage_error == "stop":
             raise storage_error(self.run_path, failures)
@@ -267,7 +280,8 @@ class Training:
         self.average.restore(self.engine, snapshot)
         self.schedule.load_state(snapshot.state["schedule"])
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]
-        self.cursor, self.step = Cursor(**snapshot.state["cursor"]), snapshot.step
-        if self.leads and not self.finished:
+        self.cursor = Cursor(**snapshot.state["cursor"])
+        self.step = snapshot.step
+        if self.is_main_rank and not self.finished:
             print(f"resumed {self.run_path} at step {self.step} (epoch {self.cursor.epoch})", flush=True)
         return self.step

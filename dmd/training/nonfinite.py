@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: never applied, told with the samples that they held, bounded in number.
+"""Steps whose loss or gradient is not finite: never applied, reported with their samples, bounded in number.
 
 RUN/nonfinite/step_00000042.json    {"step", "epoch", "ghost_batches": [[id, ...], ...]}
 """
@@ -23,11 +23,14 @@ class NonfiniteGuard:
     """Counts the steps in a row that could not be applied; equal on every rank.
 
     Args:
-        leads: whether this rank writes the log.
+        is_main_rank: whether this rank writes the log.
     """
 
-    def __init__(self, config: TrainConfig, reader: ShardReader, run: Path, *, leads: bool) -> None:
-        self._config, self._reader, self._run, self._leads = config, reader, run, leads
+    def __init__(self, config: TrainConfig, reader: ShardReader, run: Path, *, is_main_rank: bool) -> None:
+        self._config = config
+        self._reader = reader
+        self._run = run
+        self._is_main_rank = is_main_rank
         self.in_a_row = 0
 
     def look(self, result: StepResult, *, epoch: int, step: int) -> None:
@@ -44,7 +47,7 @@ class NonfiniteGuard:
         loss, norm = (result.values[name].item() for name in ("total", "gradient_norm"))
         what = f"step {step}: loss {loss:g}, gradient norm {norm:g}: not applied"
         log = self._run / FOLDER / f"{checkpoint_name(step)}.json"
-        if self._leads:
+        if self._is_main_rank:
             text = json.dumps({"step": step, "epoch": epoch, "ghost_batches": ghosts})
             try:
                 log.parent.mkdir(exist_ok=True)
@@ -54,12 +57,12 @@ class NonfiniteGuard:
                 tqdm.write(f"{what}; {log} cannot be written ({error.strerror}), so here: {text}")
         limit = self._config.nonfinite_limit if self._config.on_nonfinite == "skip" else 0
         if self.in_a_row > limit:
-            way_out = (
+            suggested_fix = (
                 "lower train.learning_rate in a new run"
                 if limit
                 else "look at these samples, lower train.learning_rate in a new run, or pass train.on_nonfinite=skip"
             )
-            raise Diverged(f"the training has diverged: {what}; samples: {log}; {self._last_good()}; {way_out}")
+            raise Diverged(f"the training has diverged: {what}; samples: {log}; {self._last_good()}; {suggested_fix}")
 
     def _last_good(self) -> str:
         try:

@@ -1,4 +1,4 @@
-"""What a training tells its caller: after each validation (`Training(on_epoch=...)`), and at its end."""
+"""What a training reports to its caller: after each validation (`Training(on_epoch=...)`), and at its end."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -51,7 +51,7 @@ class RunOutput:
         return None if self._lease is None else self._lease.check()
 
     def failures(self) -> list[OSError]:
-        """What the storage refuses at present; does not wait for a write under way."""
+        """What the storage fails to do at present; does not wait for a write under way."""
         return [failure for failure in (self.saver.poll(), self.log.failure) if failure is not None]
 
     def close(self, metrics: dict[str, float] | None) -> list[OSError]:

@@ -3,7 +3,7 @@
     at_once = settle_passes(system, config, info, num_ranks)
 
 On CUDA a pass of the real size is tried, forward and backward on synthetic samples. It compiles the kernels; where one
-cannot run, the system falls back to plain torch, and where memory is short it tries fewer ghost batches.
+cannot run, the system falls back to PyTorch, and where memory is short it tries fewer ghost batches.
 """
 
 import gc
@@ -62,19 +62,19 @@ def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num
     at_once = min(at_once, -(-config.train.ghost_batches_per_step // num_ranks))
     while True:
         fits = _fits(system, config, info, at_once, last=asked_for or at_once == 1)
-        too_large, plain_somewhere = raised_anywhere(system.device, not fits, not system.execution.fused)
+        too_large, fallen_back_somewhere = raised_anywhere(system.device, not fits, not system.execution.fused)
         if not too_large:
             break
         at_once = -(-at_once // 2)
-    if plain_somewhere and system.execution.fused:
-        system.use_plain("a kernel cannot run on another rank's device")
+    if fallen_back_somewhere and system.execution.fused:
+        system.use_pytorch("a kernel cannot run on another rank's device")
     if at_once * num_ranks < config.train.ghost_batches_per_step:
         system.run_eagerly("a step is more than one pass, for want of memory")
     return at_once
 
 
 def settle_prediction(system: Modules, info: DatasetInfo) -> None:
-    """Fall back to plain torch where a kernel of the forward pass cannot run."""
+    """Fall back to PyTorch where a kernel of the forward pass cannot run."""
     batch = random_batch(info, 1, 2).to(system.device)
     if system.execution.fused:
         with torch.inference_mode(), current_device(system.device):
@@ -82,14 +82,14 @@ def settle_prediction(system: Modules, info: DatasetInfo) -> None:
 
 
 def _fall_back(system: Modules, attempt: Callable[[], object], *, asked_for: bool) -> None:
-    """Try Triton kernels; where one cannot run, go on in plain torch and say so."""
+    """Try Triton kernels; where one cannot run, go on with PyTorch and say so."""
     reason = system.try_kernels(attempt, asked_for=asked_for)
     if reason:
         print(f"{reason}; going on in plain torch", file=sys.stderr, flush=True)
 
 
 def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, last: bool) -> bool:
-    """Run a pass forward and backward; whether the device's memory holds it. Falls back to plain torch for good.
+    """Run a pass forward and backward; whether the device's memory holds it. Falls back to PyTorch for good.
 
     Args:
         last: there is nothing smaller to try: short memory is an error.

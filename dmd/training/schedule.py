@@ -20,7 +20,8 @@ class Schedule:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, *, text_warmup: int = 0) -> None:
-        self.config, self.text_warmup = config, text_warmup
+        self.config = config
+        self.text_warmup = text_warmup
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.plateau = ReduceLROnPlateau(
             optimizer, mode="min", factor=config.plateau_factor, patience=config.plateau_patience
@@ -45,7 +46,9 @@ class Schedule:
         self._set_rates(epoch + 1)
         if loss >= self.best_loss:
             return False
-        self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
+        self.best_loss = loss
+        self.best_epoch = epoch
+        self.best_step = step
         return True
 
     def _set_rates(self, epoch: int) -> None:
@@ -80,5 +83,6 @@ class Schedule:
         self.plateau.load_state_dict({**self.plateau.state_dict(), **state["plateau"]})
         for group, rate in zip(self.plateau.optimizer.param_groups, state["learning_rates"], strict=True):
             group["lr"] = rate
-        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
+        self.best_loss = state["best_loss"]
+        self.best_epoch = state["best_epoch"]
         self.best_step = state["best_step"]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.options import read_request
-from cluster.parsers import experiment_parser
+from cluster.request import parse_experiment
 from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
@@ -60,7 +59,7 @@ def test_tune(options, message, shards, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["tune", "experiment"])
-def test_a_second_writer_is_told_who_works_on_the_experiment(command, shards, tmp_path, capsys, monkeypatch):
+def test_a_second_writer_learns_who_works_on_the_experiment(command, shards, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_text("train.learning_rate: {uniform: [0.001, 0.002]}\n")
     own = ["--space", "space.yaml"] if command == "tune" else ["--seeds", "1"]
@@ -124,6 +123,6 @@ def test_a_mistyped_option_of_a_job_is_found_before_it_is_submitted(capsys, monk
 @pytest.mark.parametrize("data, absolute", [("s3://b/x", "s3://b/x"), ("file:///d/x", "/d/x"), ("/d/x/", "/d/x")])
 def test_data_may_be_a_url(data, absolute):
     line = ["train.epochs=1", "--data", data, "--out", "o", "train.seed=2"]
-    request = read_request(experiment_parser().parse_intermixed_args(line))
+    request = parse_experiment(line)
     assert request.data == to_place(absolute)
     assert (request.config.train.epochs, request.config.train.seed) == (1, 2)

@@ -78,7 +78,7 @@ def test_kuberay_files_fit_the_api(path):
         ("idleTimeoutSeconds: 300", "idleTimeoutSeconds: 5 min", ".idleTimeoutSeconds is str, not int"),
     ],
 )
-def test_what_kubernetes_would_refuse_is_found(text, broken, message):
+def test_what_kubernetes_would_reject_is_found(text, broken, message):
     original = (CLUSTER / "kuberay" / "raycluster.yaml").read_text()
     assert text in original
     found = list(misfits(yaml.safe_load(original.replace(text, broken)), KINDS["RayCluster"]))

@@ -2,7 +2,8 @@
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,16 +16,16 @@ from tensorboard.plugins.hparams.metadata import (
     parse_experiment_plugin_data,
 )
 
-from cluster.experiments.orchestrate import parse_ablation
 from cluster.experiments.results import markdown, seed_rows, write_best, write_table, write_trials
-from cluster.experiments.seed_runs import make_cells, parse_seeds
+from cluster.experiments.seed_runs import make_cells
 from cluster.jobs.submit import excludes
-from cluster.options import Request
 from cluster.ray_runtime.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
+from cluster.request import parse_ablation, parse_experiment, parse_seeds, parse_tune
 from cluster.search.live_table import LiveTable
 from cluster.search.space import load_space
 from cluster.search.tensorboard_hparams import describe_search
 from cluster.search.trial_records import TrialRecord, TrialRecords, keep_request
+from data_shards.places import to_place
 from dmd.config import Config
 from dmd.config.loading import load_config
 from dmd.metrics import METRICS
@@ -125,7 +126,7 @@ def test_request(tmp_path):
 
 
 def test_seeds_and_ablations(tmp_path):
-    assert parse_seeds("1,2, 3") == [1, 2, 3]
+    assert parse_seeds("1,2, 3") == (1, 2, 3)
     with pytest.raises(ValueError, match="give whole numbers"):
         parse_seeds("1;2")
     with pytest.raises(ValueError, match="none twice"):
@@ -246,27 +247,47 @@ def test_the_hparams_page_shows_what_varies(tmp_path):
     }
 
 
-def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch, tmp_path):
+def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch):
     """Ranks of a standing cluster have the environment of their nodes."""
-    request = Request(
-        config=Config(),
-        data="shards",
-        out=tmp_path,
-        address=None,
-        cpus=None,
-        ranks=(1, 1),
-        cpus_per_rank=1.0,
-        gpus_per_rank=1.0,
-        concurrent=None,
-        max_failures=0,
-        patience=1,
-        verbose=False,
-    )
+    line, there = ["--data", "shards", "--out", "out"], ["--address", "10.0.0.1:6379"]
+    one_gpu = ["--gpus-per-rank", "1"]
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(ValueError, match=r"--gpus-per-rank is 1, but DS_ACCELERATOR=cpu keeps ranks on the CPU"):
-        request.trial_options(tmp_path, gpus=True)
-    default = replace(request, gpus_per_rank=None)
-    assert default.trial_options(tmp_path, gpus=True).size.gpus_per_rank == 0
-    for there in (replace(request, address="10.0.0.1:6379"), replace(default, address="10.0.0.1:6379")):
-        assert there.trial_options(tmp_path, gpus=True).size.gpus_per_rank == 1
+        parse_experiment([*line, *one_gpu])
+
+    def gpus(*options: str) -> float:
+        return parse_experiment([*line, *options]).cluster.trial_size(has_gpus=True).gpus_per_rank
+
+    assert gpus() == 0
+    assert gpus(*there) == gpus(*there, *one_gpu) == 1
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert gpus() == 1
+    monkeypatch.delenv("DS_ACCELERATOR")
+    assert gpus("--address", "local") == 1
+    assert parse_experiment([*line, "--address", "local"]).cluster.trial_size(has_gpus=False).gpus_per_rank == 0
+
+
+def test_a_trial_of_an_impossible_size_is_rejected_before_any_cluster_starts():
+    with pytest.raises(ValueError, match=r"^ranks per trial: 0; at least 1$"):
+        parse_experiment(["--data", "shards", "--out", "out", "--ranks-per-trial", "0"])
+
+
+def test_a_search_request_is_whole_and_cannot_change(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    space = tmp_path / "space.yaml"
+    space.write_text("train.learning_rate: {choice: [0.001, 0.002, 0.003]}\n")
+    line = ["--data", "shards", "--out", "out", "--space", str(space), "train.epochs=4", "--grace", "2"]
+    request = parse_tune([*line, "--search", "grid", "--final-seeds", "1,2"])
+    assert request.data == to_place(str(Path("shards").absolute()))
+    assert request.out == Path("out").absolute()
+    assert request.config.train.epochs == 4
+    assert (request.search.num_trials, request.search.grace, request.final_seeds) == (3, 2, (1, 2))
+    assert (request.cluster.address, request.cluster.size.max_ranks) == (None, 1)
+    assert parse_tune(line).search.num_trials == 20
+    assert parse_tune([*line, "--trials", "7"]).search.num_trials == 7
+    for part in (request, request.search, request.cluster, request.cluster.size):
+        with pytest.raises(FrozenInstanceError):
+            setattr(part, fields(part)[0].name, None)
+    identity = {key: request.search.identity()[key] for key in ("search", "search_seed", "scheduler", "grace")}
+    assert identity == {"search": "grid", "search_seed": 0, "scheduler": "asha", "grace": 2}

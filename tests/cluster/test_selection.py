@@ -34,7 +34,7 @@ def test_the_test_split_is_not_there(tmp_path):
 
 
 def test_the_rest_is_the_same(tmp_path):
-    """Bit for bit, so a training on them is the training on all shards; made once."""
+    """Bitwise identical, so a training on them is the training on all shards; made once."""
     for kind, storage in (("features", "float16"), ("tokens", "float32")):
         source = SyntheticSource(samples=100, steps=20, text_dim=8, text_kind=kind)
         build(source, tmp_path / kind, samples_per_shard=32, storage=storage)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.search.recorded_search import RecordedSearch
 from cluster.search.space import Space, apply, load_space
-from cluster.search.strategies import RecordedSearch, make_strategy
+from cluster.search.strategies import make_strategy
 from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.config import Config
 

@@ -57,10 +57,10 @@ def test_the_logs_of_a_stopped_trial_end_where_its_checkpoints_do(run, tmp_path)
     assert stands.best is not None
     assert [epoch for epoch, _ in trials.records[0].losses] == [1, 2, 3]
     assert max(line["step"] for line in read_lines(trial)) == stands.step < newest[0]
-    board = EventAccumulator(str(trial)).Reload()
-    shown = [(event.step, event.value) for event in board.Scalars("best_valid/loss")]
+    events = EventAccumulator(str(trial)).Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("best_valid/loss")]
     assert shown[-1] == (stands.best.step, pytest.approx(stands.best.loss, rel=1e-6))
-    assert [event.step for event in board.Scalars("valid/loss")] == [v.step for v in stands.validations]
+    assert [event.step for event in events.Scalars("valid/loss")] == [v.step for v in stands.validations]
     before = sorted(path.name for path in trial.iterdir())
     trials.reconcile()
     assert sorted(path.name for path in trial.iterdir()) == before, "done once"

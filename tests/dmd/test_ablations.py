@@ -136,7 +136,7 @@ def _group(config: object) -> Group:
     return Group(name="", members=(Measured(run=run, result=None),))
 
 
-def test_impossible_values_are_refused():
+def test_impossible_values_are_rejected():
     for override, message in (
         ("model.modality_dropout=1", "model.modality_dropout is 1"),
         ("objective.margin_constant=-1", "objective.margin_constant is -1"),

@@ -1,4 +1,4 @@
-"""Averaged weights: what an update does, and that the training's own weights come back to the bit."""
+"""Averaged weights: what an update does, and that the training's own weights come back bitwise identical."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_frozen_weights_are_not_averaged_and_without_a_decay_nothing_is():
     assert off.updates is None
 
 
-def test_an_impossible_decay_is_refused():
+def test_an_impossible_decay_is_rejected():
     with pytest.raises(ValueError, match=r"train\.ema_decay is 1\.0; it must be at least 0 and below 1"):
         load_config(None, ["train.ema_decay=1"])
 

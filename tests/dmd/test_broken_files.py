@@ -227,7 +227,7 @@ CHANGES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("where", "value"), CHANGES)
-def test_a_model_that_declares_what_it_is_not_is_refused(made, tmp_path, capsys, where, value):
+def test_a_model_that_declares_what_it_is_not_is_rejected(made, tmp_path, capsys, where, value):
     card = json.loads((made["export"] / "model.json").read_text())
     snapshot = best_checkpoint(made["run"])
     state = json.loads(json.dumps(snapshot.state)) | {"best_step": None}

@@ -56,7 +56,7 @@ def test_overrides_win_over_a_file(tmp_path):
         ("train.seed=[", "no valid YAML"),
     ],
 )
-def test_a_mistake_names_key_value_and_way_out(override, message):
+def test_a_mistake_names_key_value_and_suggested_fix(override, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         load_config("mosi-aligned", [override])
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Text encoders from elsewhere: nothing in them runs, and what is not whole is refused before ranks start."""
+"""Text encoders from elsewhere: nothing in them runs, and what is not whole is rejected before ranks start."""
 
 import json
 import pickle
@@ -48,8 +48,8 @@ def yes(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input="y\n" * 20, capture_output=True, text=True)
 
 
-def refused(ended: subprocess.CompletedProcess[str]) -> str:
-    """The only line of a command that was refused."""
+def rejected(ended: subprocess.CompletedProcess[str]) -> str:
+    """The only line of a command that was rejected."""
     lines = [line for line in ended.stderr.splitlines() if "error: " in line]
     assert ended.returncode == 2, ended.stderr
     assert len(lines) == 1, ended.stderr
@@ -82,8 +82,8 @@ def test_a_training_runs_no_code_of_an_encoder_directory(tokens, bert, tmp_path,
     content = json.loads((bert / "config.json").read_text())
     content |= {"model_type": kind, "vocab_size": 2, "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
     (bert / "config.json").write_text(json.dumps(content))
-    told = refused(yes("train", "--data", tokens, "--run", tmp_path / "run", *SMALL, f"text.encoder={bert}"))
-    assert ("code of its own" if kind == "evil" else "token id") in told
+    error = rejected(yes("train", "--data", tokens, "--run", tmp_path / "run", *SMALL, f"text.encoder={bert}"))
+    assert ("code of its own" if kind == "evil" else "token id") in error
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "run").exists()
 
@@ -108,8 +108,8 @@ def test_a_prediction_runs_no_code_of_an_export(tokens, tmp_path, kind):
     }
     card = {"format": 1, "config": {}, "data": shape, "text_encoder": encoder, "source": {}}
     (tmp_path / CARD).write_text(json.dumps(card))
-    told = refused(yes("predict", tmp_path, tokens, "--out", tmp_path / "out.csv"))
-    assert ("the weights do not belong" if kind == "bert" else "no text encoder of type") in told
+    error = rejected(yes("predict", tmp_path, tokens, "--out", tmp_path / "out.csv"))
+    assert ("the weights do not belong" if kind == "bert" else "no text encoder of type") in error
     assert not (tmp_path / "ran").exists()
 
 
@@ -135,7 +135,7 @@ def test_whole_encoders_are_taken(bert):
     assert load_text_encoder(str(bert), frozen=True).state_dict().keys() == weights.keys()
 
 
-def test_half_encoders_are_refused(bert, tmp_path):
+def test_half_encoders_are_rejected(bert, tmp_path):
     path = bert / "model.safetensors"
     whole = path.read_bytes()
     for raw, words in (
@@ -193,8 +193,8 @@ def test_a_clone_without_lfs_ends_before_ranks_start(tokens, tmp_path, name):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**BERT.to_dict(), "vocab_size": 40000}))
     (folder / name).write_bytes(LFS)
-    told = refused(yes("train", "--data", tokens, "--run", tmp_path / "run", *SMALL, f"text.encoder={folder}"))
-    assert f"{folder / name} is a Git-LFS pointer" in told
+    error = rejected(yes("train", "--data", tokens, "--run", tmp_path / "run", *SMALL, f"text.encoder={folder}"))
+    assert f"{folder / name} is a Git-LFS pointer" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, RobertaConfig
 
-from benchmarks.straightforward import straightforward
+from benchmarks.reference import reference
 from dmd.data.plan import EpochPlan
 from dmd.kernels.cpu import CPU as ON_CPU
 from dmd.kernels.dropout.noise import Noise
@@ -154,14 +154,14 @@ def test_the_benchmarks_baseline_is_the_same_model():
     torch.manual_seed(0)
     lengths = {"text": 9, "audio": 8, "vision": 10}
     model = DMD(ModelConfig(dim=8, heads=2, levels=2), DIMS, lengths)
-    baseline = straightforward(copy.deepcopy(model))
+    baseline = reference(copy.deepcopy(model))
     parts = inputs(4, lengths)
     ours, its = model(*parts).predictions, baseline(*parts).predictions
     for head, prediction in ours.items():
         torch.testing.assert_close(its[head], prediction, rtol=1e-5, atol=1e-6)
 
 
-def test_a_sequence_shorter_than_its_kernel_is_refused():
+def test_a_sequence_shorter_than_its_kernel_is_rejected():
     with pytest.raises(ValueError, match=r"text sequences have 2 steps.*model\.kernel_text"):
         DMD(SMALL, DIMS, {"text": 2, "audio": 6, "vision": 6})
 
@@ -241,7 +241,7 @@ def test_a_plan_gives_every_place_once_and_every_rank_the_same_passes(num_sample
     assert plan.ghost_batches_at_once <= at_once
 
 
-def test_a_plan_refuses_ranks_without_work():
+def test_a_plan_rejects_ranks_without_work():
     with pytest.raises(ValueError, match="11 ranks for 10 ghost batches per step"):
         EpochPlan(
             num_samples=99, ghost_batch_size=16, ghost_batches_per_step=10, ghost_batches_per_forward=1, num_ranks=11

@@ -73,7 +73,7 @@ def test_padding_stays_zero_and_what_is_there_keeps_its_position():
     assert normalise.get_buffer("scale").tolist() == pytest.approx([1, 1e4]), "1000 +- 1e-4 is rounding"
 
 
-def test_shards_without_statistics_are_refused(shards, tmp_path):
+def test_shards_without_statistics_are_rejected(shards, tmp_path):
     config, device = load_config(None, ["model.normalise=train", "model.dim=8", "model.heads=2"]), torch.device("cpu")
     info = ShardIndex.load(shards).info
     system, _ = build_system(config, info, device)
@@ -84,12 +84,12 @@ def test_shards_without_statistics_are_refused(shards, tmp_path):
         check_training(config, reader, tmp_path / "run", 1)
         older = dataclasses.replace(info, statistics={})
         reader.index.info = older
-        for refuse in (
+        for reject in (
             lambda: check_training(config, reader, tmp_path / "run", 1),
             lambda: build_system(config, older, device),
         ):
             with pytest.raises(ValueError, match=r"model\.normalise is 'train', but the index of .*`dmd shard`"):
-                refuse()
+                reject()
 
 
 def test_evaluate_predict_and_export_read_raw_features(shards, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Commands that write a directory: a second writer ends with exit code 2 and is told who holds it."""
+"""Commands that write a directory: a second writer ends with exit code 2 and learns who holds it."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from tests.support.commands import command
 
 
 @pytest.mark.parametrize("name", ["report", "missing", "export"])
-def test_a_second_writer_is_told_who_holds_the_directory(run, tmp_path, capsys, name):
+def test_a_second_writer_learns_who_holds_the_directory(run, tmp_path, capsys, name):
     out = tmp_path / "out"
     arguments = {
         "report": ("report", run, "--out", out, "--projection", "pca"),
@@ -19,10 +19,10 @@ def test_a_second_writer_is_told_who_holds_the_directory(run, tmp_path, capsys, 
     }[name]
     with sole_writer(out):
         assert command(*arguments) == 2
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     who = f"{out} is being written by process {os.getpid()} on {socket.gethostname()} (since"
-    assert told.startswith(f"dmd {name}: error: {who}")
-    assert len(told.splitlines()) == 1
+    assert error.startswith(f"dmd {name}: error: {who}")
+    assert len(error.splitlines()) == 1
     assert not out.exists()
     assert command(*arguments) == 0
     assert not (out / NAME).exists()

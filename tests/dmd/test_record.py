@@ -20,7 +20,7 @@ from tests.support.records import CONFIG, recorder, train
 ROOT = Path(__file__).parents[2]
 
 
-def board(run: Path) -> EventMultiplexer:
+def event_files(run: Path) -> EventMultiplexer:
     multiplexer = EventMultiplexer(size_guidance={"scalars": 0, "tensors": 0}).AddRunsFromDirectory(str(run))
     multiplexer.Reload()
     assert list(multiplexer.Runs()) == ["."], "one run, none beside it for the hyperparameters"
@@ -28,16 +28,16 @@ def board(run: Path) -> EventMultiplexer:
 
 
 def curve(run: Path, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in board(run).Scalars(".", tag)]
+    return [(event.step, event.value) for event in event_files(run).Scalars(".", tag)]
 
 
-def refuse(constant: str) -> None:
+def reject(constant: str) -> None:
     raise AssertionError(f"{constant} is not JSON")
 
 
 def lines(run: Path) -> list[dict]:
     text = (run / "metrics.jsonl").read_text()
-    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    return [json.loads(line, parse_constant=reject) for line in text.splitlines()]
 
 
 def assert_complete(run: Path, last: int) -> None:
@@ -60,7 +60,7 @@ def test_scalars_come_back(tmp_path):
 
 def test_hyperparameters_are_in_the_same_run_from_the_start(tmp_path):
     record = recorder(tmp_path)
-    tags = board(tmp_path).PluginRunToTagToContent(metadata.PLUGIN_NAME)["."]
+    tags = event_files(tmp_path).PluginRunToTagToContent(metadata.PLUGIN_NAME)["."]
     assert set(tags) == {metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG}
     experiment = HParamsPluginData.FromString(tags[metadata.EXPERIMENT_TAG]).experiment
     assert [metric.name.tag for metric in experiment.metric_infos] == ["valid/mae", "final/mae"]
@@ -74,7 +74,7 @@ def test_hyperparameters_are_in_the_same_run_from_the_start(tmp_path):
         "ok": 1.0,
     }
     record.close({"mae": 0.9})
-    assert metadata.SESSION_END_INFO_TAG in board(tmp_path).PluginRunToTagToContent(metadata.PLUGIN_NAME)["."]
+    assert metadata.SESSION_END_INFO_TAG in event_files(tmp_path).PluginRunToTagToContent(metadata.PLUGIN_NAME)["."]
 
 
 @pytest.mark.parametrize("resume", [20, 17, 0])
@@ -118,10 +118,10 @@ def test_a_fresh_start_forgets_an_earlier_one(tmp_path):
     record = recorder(tmp_path, config={"other": 1})
     train(record, 1, 3)
     record.close(None)
-    assert set(board(tmp_path).Runs()["."]["scalars"]) == {"train/loss", "train/lr"}
+    assert set(event_files(tmp_path).Runs()["."]["scalars"]) == {"train/loss", "train/lr"}
     assert [step for step, _ in curve(tmp_path, "train/loss")] == [1, 2, 3]
     assert len(lines(tmp_path)) == 3
-    tags = board(tmp_path).PluginRunToTagToContent(metadata.PLUGIN_NAME)["."]
+    tags = event_files(tmp_path).PluginRunToTagToContent(metadata.PLUGIN_NAME)["."]
     started = HParamsPluginData.FromString(tags[metadata.SESSION_START_INFO_TAG]).session_start_info
     assert list(started.hparams) == ["other"]
 
@@ -166,7 +166,7 @@ def test_json_is_strict(tmp_path):
     first, final = lines(tmp_path)
     assert first["train/loss"] is first["train/grad"] is final["final/corr"] is None
     assert first["train/count"] == 3
-    document = json.loads((tmp_path / "run.json").read_text(), parse_constant=refuse)
+    document = json.loads((tmp_path / "run.json").read_text(), parse_constant=reject)
     assert document["config"] == {"bound": None, "betas": [0.9, None]}
     assert document["metrics"] == {"corr": None}
     record = recorder(tmp_path, 1)
@@ -200,10 +200,10 @@ def test_run_json_tells_every_session(tmp_path):
 
 
 def test_the_commit_is_the_one_that_git_names():
-    told = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
-    if told.returncode:
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
         pytest.skip("this copy of the code is not a git checkout")
-    assert (git_commit() or "").removesuffix("-dirty") == told.stdout.strip()
+    assert (git_commit() or "").removesuffix("-dirty") == head.stdout.strip()
 
 
 def test_a_write_that_does_not_fit_leaves_no_half_line(tmp_path):

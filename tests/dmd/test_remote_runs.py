@@ -9,7 +9,7 @@ import pytest
 
 from data_shards.places import to_place
 from dmd.evaluation.trained_run import training_data
-from tests.support.commands import command, refused
+from tests.support.commands import command, rejected
 from tests.support.servers import serve_files
 from tests.support.trained import train
 
@@ -50,8 +50,8 @@ def test_every_command_reads_a_run_of_a_url(remote, shards, tmp_path, capsys):
         assert command("inspect", place) == 0
         assert command("verify", place) == 0
     assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
-    told = capsys.readouterr()
-    assert SECRET not in told.out + told.err
+    output = capsys.readouterr()
+    assert SECRET not in output.out + output.err
     assert command("export", run, tmp_path / "export", "--no-program") == 0
     assert holding(run, SECRET) + holding(tmp_path, SECRET) == []
     assert json.loads((run / "run.json").read_text())["info"]["data"] == str(to_place(url))
@@ -63,8 +63,8 @@ def test_a_url_of_a_run_directory_is_opened_only_where_it_was_asked_for(remote, 
     monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path / "other"))
     out = ("--out", tmp_path / "out")
     for name, more in (("evaluate", ()), ("report", out), ("missing", out)):
-        told = refused(capsys, name, run, *more)
-        assert f"which were never read here; to fetch them: --data {to_place(url)}" in told
+        error = rejected(capsys, name, run, *more)
+        assert f"which were never read here; to fetch them: --data {to_place(url)}" in error
     assert not (tmp_path / "other").exists()
     assert command("evaluate", run, "--data", url) == 0
     assert command("evaluate", run) == 0
@@ -85,17 +85,17 @@ def test_errors_about_a_url_tell_no_password(remote, tmp_path, monkeypatch, caps
         ("submit", "experiment", "--data", gone, "--out", "/x"),
     ):
         assert command(*arguments) in (USER_ERROR, STORAGE)
-        told = capsys.readouterr().err
-        assert len(told.splitlines()) == 1
-        assert SECRET not in told
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        assert SECRET not in error
 
 
 def test_a_text_encoder_is_no_url(shards, tmp_path, capsys):
     """Else its password would stand in the config that every record of a run holds."""
     encoder = f"https://bob:{SECRET}@host/bert?token={SECRET}"
-    told = refused(capsys, "train", "--data", shards, "--run", tmp_path / "run", f"text.encoder={encoder}")
-    assert "text.encoder is https://host/bert; give a directory or a name on the hub" in told
-    assert SECRET not in told
+    error = rejected(capsys, "train", "--data", shards, "--run", tmp_path / "run", f"text.encoder={encoder}")
+    assert "text.encoder is https://host/bert; give a directory or a name on the hub" in error
+    assert SECRET not in error
     assert not (tmp_path / "run").exists()
 
 

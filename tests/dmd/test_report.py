@@ -1,4 +1,4 @@
-"""Reports: the numbers of `dmd evaluate`, statistics against SciPy, a page that loads nothing, and what is refused."""
+"""Reports: the numbers of `dmd evaluate`, statistics against SciPy, a page that loads nothing, and what is rejected."""
 
 import base64
 import csv
@@ -69,12 +69,12 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
     maes = []
     for run, row in zip(runs, table(report / "overview" / "runs.csv"), strict=True):
         assert command("evaluate", run, "--json", tmp_path / "test.json") == 0
-        told = json.loads((tmp_path / "test.json").read_text())
-        metrics = told["metrics"]["fused"]
+        evaluated = json.loads((tmp_path / "test.json").read_text())
+        metrics = evaluated["metrics"]["fused"]
         maes.append(metrics["mae"])
         assert row["MAE"] == f"{metrics['mae']:.3f}"
         assert row["Acc2 Non0 %"] == f"{100 * metrics['acc2_non0']:.1f}"
-        assert (row["split"], row["training"], int(row["best step"])) == ("valid", "finished", told["step"])
+        assert (row["split"], row["training"], int(row["best step"])) == ("valid", "finished", evaluated["step"])
     summary = {row["metric"]: row for row in table(report / "overview" / "summary.csv")}
     first = summary["MAE"]["prior=published, 2 seeds"]
     assert first.startswith(f"{np.mean(maes[:2]):.3f} ± {np.std(maes[:2], ddof=1):.3f} [")
@@ -270,11 +270,11 @@ def test_every_table_says_split_protocol_and_unit(report):
 
 
 def test_the_terminal_says_split_protocol_and_unit(runs, capsys, tmp_path):
-    assert command("evaluate", runs[0], "--json", tmp_path / "told.json") == 0
+    assert command("evaluate", runs[0], "--json", tmp_path / "valid.json") == 0
     text = capsys.readouterr().out
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["split"] == "valid"
-    fused = told["metrics"]["fused"]
+    evaluated = json.loads((tmp_path / "valid.json").read_text())
+    assert evaluated["split"] == "valid"
+    fused = evaluated["metrics"]["fused"]
     assert 0 <= fused["acc7"] <= 1
     heading, first = (re.split(r"  +", line.strip()) for line in text.splitlines()[:2])
     assert first[heading.index("Acc7 %")] == f"{100 * fused['acc7']:.2f}"
@@ -300,8 +300,8 @@ def test_projection_and_smoothing():
     assert smooth(np.array([1.0, math.nan, 3.0]), 3).tolist() == [1, 2, 3]
 
 
-def test_report_refuses(runs, tmp_path, capsys):
-    def refused(*arguments: object) -> str:
+def test_report_rejects(runs, tmp_path, capsys):
+    def rejected(*arguments: object) -> str:
         capsys.readouterr()
         assert command("report", *arguments, "--out", tmp_path / "out") == 2
         error = capsys.readouterr().err.strip()
@@ -309,19 +309,19 @@ def test_report_refuses(runs, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
         return error
 
-    assert "there is no run directory" in refused(tmp_path / "gone")
-    assert "is not the directory of a training" in refused(tmp_path)
-    assert "named twice" in refused(runs[0], runs[0])
-    assert "holds no index" in refused(runs[0], "--data", tmp_path)
+    assert "there is no run directory" in rejected(tmp_path / "gone")
+    assert "is not the directory of a training" in rejected(tmp_path)
+    assert "named twice" in rejected(runs[0], runs[0])
+    assert "holds no index" in rejected(runs[0], "--data", tmp_path)
     killed = tmp_path / "killed"
     shutil.copytree(runs[0], killed)
     document = json.loads((killed / "run.json").read_text())
     document["sessions"][-1].pop("finished")
     (killed / "run.json").write_text(json.dumps(document))
-    assert "is not finished" in refused(killed)
+    assert "is not finished" in rejected(killed)
     text = (killed / "metrics.jsonl").read_text()
     (killed / "metrics.jsonl").write_text(text + '{"step": 3, "tra')
     assert command("report", killed, "--out", tmp_path / "killed_report", "--unfinished") == 0
     assert "NOT FINISHED at step" in (tmp_path / "killed_report" / "index.html").read_text()
     (killed / "metrics.jsonl").write_text(text.replace("valid/loss", "valid/lost"))
-    assert "has no validation yet" in refused(killed)
+    assert "has no validation yet" in rejected(killed)

@@ -63,7 +63,7 @@ def test_a_resumed_schedule_goes_on_as_if_it_had_never_stopped():
     assert one.state() == two.state()
 
 
-def test_impossible_values_are_refused():
+def test_impossible_values_are_rejected():
     for override, message in (
         ("text.warmup_epochs=-1", "text.warmup_epochs is -1"),
         ("train.schedule=linear", "train.schedule is 'linear'"),

@@ -110,5 +110,5 @@ def test_the_best_numbers_of_the_log_are_those_of_the_checkpoint(runs):
         last = [line for line in lines if line["kind"] == "best_valid"][-1]
         assert last["step"] == best_checkpoint(run).step
         assert last["best_valid/loss"] == min(line["valid/loss"] for line in lines if line["kind"] == "valid")
-        told = evaluate_run(run, data=None, split="valid")["metrics"]["fused"]
-        assert last["best_valid/acc7"] == pytest.approx(told["acc7"])
+        evaluated = evaluate_run(run, data=None, split="valid")["metrics"]["fused"]
+        assert last["best_valid/acc7"] == pytest.approx(evaluated["acc7"])

@@ -101,7 +101,7 @@ def evaluated(run: Path, out: Path) -> dict[str, dict[str, float]]:
     return json.loads(out.read_text())["metrics"]
 
 
-def told_of(run: Path) -> Measured:
+def measured(run: Path) -> Measured:
     record = read_run(run)
     return Measured(run=record, result=load_and_run(run, Path(record.info["data"]), "valid"))
 
@@ -139,7 +139,7 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
     metrics = evaluated(run, tmp_path / "valid.json")
     assert all("bias" in of for of in metrics.values())
     assert re.search(r" F1 Non0 %\s+Bias$", capsys.readouterr().out, re.MULTILINE)
-    one = told_of(run)
+    one = measured(run)
     expected = float((one.result.predictions["fused"] - one.result.labels).mean())
     assert metrics["fused"]["bias"] == pytest.approx(expected, rel=1e-5)
     summary = summary_table(make_groups([one]), "valid")
@@ -201,7 +201,7 @@ def test_a_new_term_is_a_row_and_its_function(run, monkeypatch):
     assert "| `size` | `decoupling_weight` | square of the fused prediction |" in names.page()
 
 
-def test_a_term_that_no_sum_has_is_refused():
+def test_a_term_that_no_sum_has_is_rejected():
     with pytest.raises(AssertionError, match="is not summed"):
         Term(name="x", title="x", about="", part="distillation", function=lambda inputs: inputs.labels.sum(1))
 
@@ -224,7 +224,7 @@ def test_a_new_head_is_what_the_network_predicts_and_a_row(run, monkeypatch, tmp
     metrics = evaluated(run, tmp_path / "valid.json")
     assert list(metrics) == [*HEAD_TITLES, "mean"]
     assert re.search(r"^mean  ", capsys.readouterr().out, re.MULTILINE)
-    one = told_of(run)
+    one = measured(run)
     assert one.result.metrics["mean"] == pytest.approx(metrics["mean"], rel=1e-5)
     assert heads_table(one).csv().splitlines()[-1].startswith('"mean, homo",')
     assert "| `task_mean` | 1 |" in names.page()

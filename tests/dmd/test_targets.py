@@ -1,4 +1,4 @@
-"""Labels from which nothing can be learned are refused before a training; class numbers are asked for as such."""
+"""Labels from which nothing can be learned are rejected before a training; class numbers are asked for as such."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def labelled(folder: Path, *values: float, **options: object) -> Path:
         ((1.5, 1.5), "regression", "is sentiment 1.5"),
     ],
 )
-def test_targets_that_are_all_equal_are_refused(tmp_path, values, task, words):
+def test_targets_that_are_all_equal_are_rejected(tmp_path, values, task, words):
     config = load_config(None, [*SMALL, f"model.task={task}"])
     with (
         ShardReader(labelled(tmp_path, *values)) as reader,
@@ -53,7 +53,7 @@ def test_targets_that_differ_are_trained(tmp_path, values, task):
         check_training(load_config(None, [*SMALL, f"model.task={task}"]), reader, tmp_path / "run", 1)
 
 
-def test_one_stored_class_is_refused(tmp_path):
+def test_one_stored_class_is_rejected(tmp_path):
     with ShardReader(labelled(tmp_path, -1, 2, class_labels=True)) as reader:
         config = load_config(None, [*SMALL, "model.task=3", "data.classes=stored"])
         with pytest.raises(ValueError, match=r"is class 0 of model.task=3"):

@@ -127,7 +127,7 @@ def test_stored_classes_are_what_is_read(tmp_path):
     assert targets(both[0].labels, stored) is both[0].labels
 
 
-def test_classes_that_are_not_there_are_refused(tmp_path):
+def test_classes_that_are_not_there_are_rejected(tmp_path):
     plain = classified(tmp_path)
     with ShardReader(plain) as reader:
         info = reader.index.info

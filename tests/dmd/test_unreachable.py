@@ -34,10 +34,10 @@ def test_every_command_tells_a_server_that_is_away(run, tmp_path, monkeypatch, c
         url = f"http://u:pa55@127.0.0.1:{taken.getsockname()[1]}/set"
         words = [word.replace("URL", url).replace("RUN", str(run)).replace("TMP", str(tmp_path)) for word in arguments]
         assert command(*words) == STORAGE
-    told = capsys.readouterr().err
-    assert "Cannot connect to host 127.0.0.1" in told
-    assert "pa55" not in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "Cannot connect to host 127.0.0.1" in error
+    assert "pa55" not in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
 
@@ -55,9 +55,9 @@ def test_a_shard_on_a_failing_disk_is_not_called_damaged(run, broken_disk, capsy
     with ShardReader(broken_disk) as reader, pytest.raises(Unreadable, match=r"valid-.*tar cannot be read: Input"):
         reader.read("valid", [0])
     assert command("evaluate", run, "--data", broken_disk) == STORAGE
-    told = capsys.readouterr().err
-    assert "Input/output error" in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "Input/output error" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")

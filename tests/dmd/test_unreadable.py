@@ -56,7 +56,7 @@ def open_root() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_a_failing_disk_is_told_and_decides_nothing(root):
+def test_a_failing_disk_is_reported_and_decides_nothing(root):
     newest = root / "step_00000030"
     with failing(newest):
         for look in (
@@ -74,7 +74,7 @@ def test_a_failing_disk_is_told_and_decides_nothing(root):
 
 
 @pytest.mark.parametrize("closed", ["checkpoints", "step_00000030", f"step_00000030/{STATE}"])
-def test_permissions_are_told_and_decide_nothing(open_root, closed):
+def test_permissions_are_reported_and_decide_nothing(open_root, closed):
     place = open_root if closed == "checkpoints" else open_root / closed
     mode = place.stat().st_mode
     place.chmod(0)
@@ -130,10 +130,10 @@ def test_commands_say_74_and_the_storage(run, tmp_path, capsys):
         out = tmp_path / "out"
         for arguments in (("evaluate", copy), ("export", copy, out), ("report", copy, "--out", out)):
             assert command(*arguments) == STORAGE
-            told = capsys.readouterr().err
-            assert f"{newest} cannot be read: Input/output error" in told
-            assert "the same command works when the storage is well" in told
-            assert len(told.splitlines()) == 1
+            error = capsys.readouterr().err
+            assert f"{newest} cannot be read: Input/output error" in error
+            assert "the same command works when the storage is well" in error
+            assert len(error.splitlines()) == 1
         assert command("checkpoints", copy) in (0, 1)
         assert f"UNREADABLE: {newest} cannot be read" in capsys.readouterr().out
 

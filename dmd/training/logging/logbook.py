@@ -73,7 +73,8 @@ class Logbook:
     """
 
     def __init__(self, run: Path, open_record: Callable[[int | None], Recorder], resumed: int | None) -> None:
-        self._run, self._open_record = run, open_record
+        self._run = run
+        self._open_record = open_record
         self._record: Recorder | None = open_record(resumed)
         self._written = resumed
         self._waiting: deque[tuple[int, dict[str, float], str]] = deque()
@@ -116,8 +117,8 @@ class Logbook:
         if wants_figures(epoch):
             self._draw()
         rows = [METRICS[name] for name in in_view("headline", fused)]
-        told = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
-        tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {told}{'  best' if best else ''}")
+        shown = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
+        tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {shown}{'  best' if best else ''}")
 
     def close(self, metrics: dict[str, float] | None) -> None:
         """End the session (see `Recorder.close`). Raises OSError if the record cannot be brought up to date."""
@@ -154,14 +155,15 @@ class Logbook:
             if self._record is not None:
                 self._record.look()
         except OSError as error:
-            told = f"storage: {error.strerror or error}; the log goes on in what is there now"
-            print(told, file=sys.stderr, flush=True)
+            message = f"storage: {error.strerror or error}; the log goes on in what is there now"
+            print(message, file=sys.stderr, flush=True)
             self._drop()
 
     def _drop(self) -> None:
         if self._record is not None:
             self._record.abandon()
-        self._record, self._retry_at = None, 0.0
+        self._record = None
+        self._retry_at = 0.0
 
     def _write(self, step: int, numbers: dict[str, float], kind: str) -> None:
         self._waiting.append((step, numbers, kind))

@@ -17,7 +17,8 @@ class Progress:
     """The bar of one epoch; nothing on a rank without a log, and where stderr is no terminal."""
 
     def __init__(self, plan: EpochPlan, cursor: Cursor, log: Logbook | None, log_every: int) -> None:
-        self._log, self._log_every = log, log_every
+        self._log = log
+        self._log_every = log_every
         self._bar = tqdm(
             total=plan.num_steps,
             initial=cursor.step,

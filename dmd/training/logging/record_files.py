@@ -32,17 +32,17 @@ def end_logs_at(run: Path, step: int) -> None:
     if all(line["step"] <= step for line in read_lines(run)):
         return
     of_last = cut_lines(run / LINES, step)
-    board = open_board(run, step)
+    writer = open_event_file(run, step)
     for line in of_last:
-        draw(board, line)
-    board.close()
+        draw(writer, line)
+    writer.close()
 
 
-def draw(board: SummaryWriter, line: dict[str, Any]) -> None:
-    """Put a line's numbers on the board, at the time that the line tells."""
+def draw(writer: SummaryWriter, line: dict[str, Any]) -> None:
+    """Write a line's numbers to TensorBoard, at the time that the line has."""
     for tag, value in line.items():
         if "/" in tag:
-            board.add_scalar(tag, math.nan if value is None else value, line["step"], walltime=line["time"])
+            writer.add_scalar(tag, math.nan if value is None else value, line["step"], walltime=line["time"])
 
 
 def cut_lines(path: Path, last: int | None) -> list[dict[str, Any]]:
@@ -63,10 +63,10 @@ def cut_lines(path: Path, last: int | None) -> list[dict[str, Any]]:
     return of_last
 
 
-def open_board(run: Path, resume_step: int | None) -> SummaryWriter:
+def open_event_file(run: Path, resume_step: int | None) -> SummaryWriter:
     """A new event file, in which the numbers of earlier ones no longer count from `resume_step` on (all for None).
 
-    TensorBoard reads event files in the order of their names, which tell the second of their creation; so a session
+    TensorBoard reads event files in the order of their names, which hold the second of their creation; so a session
     that follows within the same second waits for the next.
     """
     named = {path: _EVENTS.fullmatch(path.name) for path in run.glob("events.out.tfevents.*") if path.is_file()}

@@ -31,7 +31,7 @@ from dmd.checkpoint.standing import LINES
 from dmd.documents import DOCUMENT, encode, finite, read_document
 from dmd.evaluation.evaluate import Evaluation
 from dmd.training.logging.provenance import provenance
-from dmd.training.logging.record_files import cut_lines, draw, open_board
+from dmd.training.logging.record_files import cut_lines, draw, open_event_file
 from dmd.training.logging.tensorboard_figures import Features, config_text, figures
 
 Hyperparameter = bool | int | float | str
@@ -67,7 +67,8 @@ class Recorder:
         Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
         """
         run.mkdir(parents=True, exist_ok=True)
-        self._document_path, self._lines_path = run / DOCUMENT, run / LINES
+        self._document_path = run / DOCUMENT
+        self._lines_path = run / LINES
         self._resume_step = resume_step
         self._last_step = resume_step or 0
         earlier = _earlier(self._document_path)
@@ -80,16 +81,16 @@ class Recorder:
         self._present = {tag for line in at_resume for tag in line if "/" in tag}
         self._lines = os.open(self._lines_path, os.O_WRONLY | os.O_APPEND)
         former = set(run.glob("events.out.tfevents.*"))
-        self._board = open_board(run, resume_step)
-        self._events = cast(FileWriter, self._board.file_writer)
+        self._event_file = open_event_file(run, resume_step)
+        self._events = cast(FileWriter, self._event_file.file_writer)
         experiment, session_start, self._session_end = hparams(hyperparameters(config), dict.fromkeys(compare, 0.0))
         for summary in (session_start,) if _described(run) else (experiment, session_start):
             self._events.add_summary(summary)
         if resume_step is None:
-            self._board.add_text("config", config_text(config, info))
+            self._event_file.add_text("config", config_text(config, info))
         for line in at_resume:
-            draw(self._board, line)
-        self._board.flush()
+            draw(self._event_file, line)
+        self._event_file.flush()
         events = set(run.glob("events.out.tfevents.*")) - former
         self._open = {path: os.open(path, os.O_RDONLY) for path in (run, *events)} | {self._lines_path: self._lines}
 
@@ -119,21 +120,21 @@ class Recorder:
         self._last_step = max(self._last_step, step)
         line = {"step": step, "time": time.time(), "kind": kind, **tags}
         self._append(encode(line) + b"\n")
-        draw(self._board, line)
-        self._board.flush()
+        draw(self._event_file, line)
+        self._event_file.flush()
 
     def pictures(self, step: int, edges: dict[str, Tensor], evaluation: Evaluation) -> None:
         """Show mean edges {space: [6]} beside their prior, and a validation. Raises OSError if the storage fails."""
         prior = str(self._document["config"]["objective"]["prior"])
         for tag, figure in figures(edges, prior, evaluation).items():
-            self._board.add_figure(tag, figure, step)
-        self._board.flush()
+            self._event_file.add_figure(tag, figure, step)
+        self._event_file.flush()
 
     def features(self, step: int, features: Sequence[Features]) -> None:
         """Give points to the projector. Raises OSError if the storage fails."""
         for space, points, about in features:
             header = ["modality", "label", "sample"]
-            self._board.add_embedding(points, metadata=about, metadata_header=header, global_step=step, tag=space)
+            self._event_file.add_embedding(points, metadata=about, metadata_header=header, global_step=step, tag=space)
 
     def close(self, metrics: dict[str, float] | None) -> None:
         """End the session: finished, with these final metrics (kind "final"), or with None to be resumed later."""
@@ -145,7 +146,7 @@ class Recorder:
         self._document["sessions"][-1] |= ended
         os.fsync(self._lines)
         self.abandon()
-        self._board.close()
+        self._event_file.close()
         self._write_document()
 
     def _write_document(self) -> None:

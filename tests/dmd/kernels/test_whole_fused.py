@@ -128,13 +128,13 @@ def check_dropout(device: str) -> None:
             torch.testing.assert_close(got, want)
 
 
-def check_use_plain(device: str) -> None:
+def check_use_pytorch(device: str) -> None:
     """A system that falls back is the plain one."""
     terms = []
     for kernels in ("fused", "plain"):
         system, config = make_system(kernels, device)
         if kernels == "fused":
-            system.use_plain("a kernel cannot run")
+            system.use_pytorch("a kernel cannot run")
             assert system.execution.kernels == "plain (a kernel cannot run)"
         batch = make_batch(0, device)
         noise = make_noise(batch, config, step=0, forward=0, device=torch.device(device), keys=system.keys)
@@ -143,7 +143,7 @@ def check_use_plain(device: str) -> None:
 
 
 def test_fallback_interpreted():
-    interpreted(__name__, "check_use_plain")
+    interpreted(__name__, "check_use_pytorch")
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_convergence_on_cuda():
 @pytest.mark.gpu
 @on_cuda
 def test_fallback_on_cuda():
-    check_use_plain("cuda")
+    check_use_pytorch("cuda")
 
 
 @pytest.mark.gpu

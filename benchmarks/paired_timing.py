@@ -1,4 +1,4 @@
-"""Times of several things that take turns in one process, so that a busy machine slows all of them."""
+"""Paired timing: several things run in alternation in one process, so that a busy machine slows all of them."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The forms of a training step that `step_cuda` compares, each with its own weights and samples on the device."""
+"""The implementations of a training step that `step_cuda` compares, each with weights and samples of its own."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.batched import TorchNoise, batched
+from benchmarks.reference import reference
 from benchmarks.step_sides import SIZE, random_samples, shapes
-from benchmarks.straightforward import straightforward
 from dmd.config.loading import load_config
 from dmd.data.loader import Batch
 from dmd.model.text import build_text_encoder
@@ -18,20 +18,20 @@ from dmd.training.passes import ghost_batches_at_once
 from dmd.training.step import make_noise
 
 OURS = ("fused", "graph", "plain")
-"""Triton kernels; the same as a CUDA graph; our plain torch."""
+"""Triton kernels; the same as a CUDA graph; our PyTorch implementation."""
 COMPILED = {"compiled": "default", "reduce-overhead": "reduce-overhead"}
 """`batched` through `torch.compile`, by its mode; on a CPU traced alone, since its code generator fails there."""
-FORMS = (*OURS, "batched", "straightforward", *COMPILED)
+IMPLEMENTATIONS = (*OURS, "batched", "reference", *COMPILED)
 TINY = ("model.dim=20", "model.heads=4", "model.levels=1")
 BERT = {"model_type": "bert"}
 TINY_BERT = {**BERT, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 class Side:
-    """One form of a preset's training system, with samples for a step.
+    """One implementation of a preset's training system, with samples for a step.
 
     Args:
-        form: one of `FORMS`.
+        implementation: one of `IMPLEMENTATIONS`.
         bert: train a text encoder of BERT-base's shape, with random weights.
         tiny: a small model, to try the program.
     """
@@ -40,7 +40,7 @@ class Side:
         self,
         preset: str,
         *,
-        form: str,
+        implementation: str,
         bert: bool,
         precision: str,
         ghosts: int,
@@ -48,32 +48,33 @@ class Side:
         tiny: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        self.form, self.device = form, device
+        self.implementation = implementation
+        self.device = device
         config = load_config(preset, TINY if tiny else ())
         dims, lengths = shapes(preset)
         train = replace(
             config.train,
-            kernels="fused" if form in ("fused", "graph") and device.type == "cuda" else "plain",
-            cuda_graph="auto" if form == "graph" else "off",
+            kernels="fused" if implementation in ("fused", "graph") and device.type == "cuda" else "plain",
+            cuda_graph="auto" if implementation == "graph" else "off",
             precision=precision,
             ghost_batches_per_step=ghosts,
         )
         self.at_once = ghosts
-        if form == "straightforward":
+        if implementation == "reference":
             self.at_once = 1
-        elif form == "plain":
+        elif implementation == "plain":
             self.at_once = min(ghosts, ghost_batches_at_once(train, lengths, device.type))
         self.config = replace(config, train=replace(train, ghost_batches_per_forward=self.at_once))
         encoder = build_text_encoder(TINY_BERT if tiny else BERT, frozen=False) if bert else None
         system = TrainingSystem(self.config, SimpleNamespace(dims=dims, lengths=lengths), encoder, device)
-        if form == "straightforward":
-            straightforward(system.dmd)
-        elif form not in OURS:
+        if implementation == "reference":
+            reference(system.dmd)
+        elif implementation not in OURS:
             batched(system.dmd)
         self.system = system.to(device).train()
         self.loss: Callable[..., Tensor] = self._loss
-        if form in COMPILED:
-            compiler = {"mode": COMPILED[form]} if device.type == "cuda" else {"backend": "aot_eager"}
+        if implementation in COMPILED:
+            compiler = {"mode": COMPILED[implementation]} if device.type == "cuda" else {"backend": "aot_eager"}
             self.loss = torch.compile(self._loss, dynamic=False, **compiler)
         self.batches = self._batches(*random_samples(preset, ghosts, bert=bert, device=device))
         self.number = 0
@@ -104,13 +105,13 @@ class Side:
     def step(self) -> None:
         """Forward, objective and backward of all ghost batches."""
         for forward, batch in enumerate(self.batches):
-            if self.form in OURS:
+            if self.implementation in OURS:
                 noise = make_noise(
                     batch, self.config, step=self.number, forward=forward, device=self.device, keys=self.system.keys
                 )
                 loss = self.system(batch, noise)["total"].sum()
             else:
-                if self.form in COMPILED:
+                if self.implementation in COMPILED:
                     torch.compiler.cudagraph_mark_step_begin()
                 loss = self.loss(batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
             loss.backward()

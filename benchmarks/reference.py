@@ -1,4 +1,4 @@
-"""The straightforward form of DMD's encoders, as a baseline: one ghost batch at a time, one encoder after the other,
+"""The reference implementation of DMD's encoders, a baseline: one ghost batch at a time, one encoder after the other,
 attention matrices held in memory, dropout by `torch.dropout`. Same weights, same mathematics.
 """
 
@@ -68,7 +68,7 @@ def _layer(
     return x + F.linear(hidden, weights.fc2_weight[e], weights.fc2_bias[e])
 
 
-def straightforward(model: DMD) -> DMD:
+def reference(model: DMD) -> DMD:
     """Let this backend compute a model, in place."""
     model.use(OneByOne())
     return model

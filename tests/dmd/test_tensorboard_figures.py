@@ -15,26 +15,26 @@ from dmd.training.logging.tensorboard_figures import figures, wants_figures
 
 
 @pytest.fixture(scope="module")
-def board(run) -> EventMultiplexer:
+def event_files(run) -> EventMultiplexer:
     multiplexer = EventMultiplexer(size_guidance={"images": 0, "tensors": 0}).AddRunsFromDirectory(str(run))
     multiplexer.Reload()
     assert list(multiplexer.Runs()) == ["."]
     return multiplexer
 
 
-def test_figures_are_in_the_log(board):
-    tags = board.Runs()["."]["images"]
+def test_figures_are_in_the_log(event_files):
+    tags = event_files.Runs()["."]["images"]
     assert set(tags) == {"edges_beside_prior", "predictions"}
     for tag in tags:
-        events = board.Images(".", tag)
+        events = event_files.Images(".", tag)
         assert len(events) == 2, "after epoch 1 and 2"
         shades = np.asarray(Image.open(io.BytesIO(events[-1].encoded_image_string)).convert("L"))
         assert min(shades.shape) > 100
         assert (shades < 128).mean() > 0.002
 
 
-def test_the_config_is_text(board):
-    text = board.Tensors(".", "config/text_summary")[0].tensor_proto.string_val[0].decode()
+def test_the_config_is_text(event_files):
+    text = event_files.Tensors(".", "config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| prior | published |" in text
     assert "| data_name | synthetic |" in text
     assert "| dim | 8 |" in text
