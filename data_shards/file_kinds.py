@@ -53,6 +53,8 @@ _CSV = Kind("a text table (CSV or TSV)", _OFFICE)
 _TEXT = Kind("a text file", "give a feature pickle, a directory of them or a Parquet table")
 _ZEROS = Kind("a file that begins with zeros only", "its download or copy is not whole; fetch it again")
 _EMPTY = Kind("an empty file", "its download or writing did not end; make it again")
+_ZIP = Kind("a zip archive", _UNPACK)
+_MP4 = Kind("an MP4 or QuickTime video", _MEDIA)
 TORCH_KINDS = (_TORCH.name, _TORCH_OLD.name)
 PICKLE = Kind("a pickle", "give it to `dmd shard`, which makes shards of it")
 
@@ -97,37 +99,54 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     (b"\xff\xd8\xff", Kind("a JPEG picture", _MEDIA)),
     (b"\x89PNG\r\n\x1a\n", Kind("a PNG picture", _MEDIA)),
     (b"%PDF-", Kind("a PDF document", "give a feature file")),
+    (b"PK\x03\x04", _ZIP),
+    (b"PK\x05\x06", _ZIP),
     (b"\x80\x02", PICKLE),
     (b"\x80\x03", PICKLE),
     (b"\x80\x04", PICKLE),
     (b"\x80\x05", PICKLE),
 )
-_RIFF = {b"WAVE": "a WAV sound file", b"AVI ": "an AVI video", b"WEBP": "a WebP picture"}
+"""What a file begins with, and its kind; the first that fits counts."""
+_LATER: tuple[tuple[int, bytes, Kind], ...] = ((4, b"ftyp", _MP4), (257, b"ustar", _TAR))
+"""Offset, the bytes there, and the kind of a file that has them."""
+_RIFF = {
+    b"WAVE": Kind("a WAV sound file", _MEDIA),
+    b"AVI ": Kind("an AVI video", _MEDIA),
+    b"WEBP": Kind("a WebP picture", _MEDIA),
+}
+"""Bytes 8 to 12 of a file that begins with RIFF or RF64, and its kind."""
+_HTML = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def kind_of_bytes(head: bytes) -> Kind | None:
     """The kind of a file that begins with `head`; None where its first bytes say nothing."""
     if not head:
         return _EMPTY
-    for start, kind in _STARTS:
-        if head.startswith(start):
+    return _kind_by_magic(head) or _kind_by_text(head) or (None if head.strip(b"\0") else _ZEROS)
+
+
+def _kind_by_magic(head: bytes) -> Kind | None:
+    """The kind of a binary format, which has fixed bytes at a fixed place."""
+    for magic, kind in _STARTS:
+        if head.startswith(magic):
             return kind
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] in _RIFF:
-        return Kind(_RIFF[head[8:12]], _MEDIA)
-    if head[4:8] == b"ftyp":
-        return Kind("an MP4 or QuickTime video", _MEDIA)
-    if head[257:262] == b"ustar":
-        return _TAR
-    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return Kind("a zip archive", _UNPACK)
-    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32:
+        return _RIFF[head[8:12]]
+    for offset, magic, kind in _LATER:
+        if head.startswith(magic, offset):
+            return kind
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32:  # the length of the JSON that follows
         return _SAFETENSORS
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:1] == b"<" and any(word in start[:512].lower() for word in (b"<!doctype", b"<html", b"<head", b"<?xml")):
+    return None
+
+
+def _kind_by_text(head: bytes) -> Kind | None:
+    """HTML or JSON, by what its text begins with."""
+    start = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if start[:1] == b"<" and any(tag in start[:512].lower() for tag in _HTML):
         return _WEB
-    if start[:1] in (b"{", b"["):
-        return _JSON
-    return None if head.strip(b"\0") else _ZEROS
+    return _JSON if start[:1] in (b"{", b"[") else None
 
 
 def kind_of(path: str | Path) -> Kind | None:
@@ -136,7 +155,7 @@ def kind_of(path: str | Path) -> Kind | None:
         return None
     with open(path, "rb") as file:
         kind = kind_of_bytes(file.read(HEAD))
-    return _zip_kind(path, kind) if kind is not None and kind.name == "a zip archive" else kind
+    return _kind_of_zip(path) if kind is _ZIP else kind
 
 
 def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pickle",)) -> None:
@@ -175,7 +194,7 @@ def explain(head: bytes) -> str:
 def _text_kind(head: bytes) -> Kind | None:
     """A text or a table of text; what `kind_of_bytes` cannot tell from a pickle of protocol 0, which is text too."""
     try:
-        text = head.removeprefix(b"\xef\xbb\xbf").decode(errors="strict" if len(head) < HEAD else "ignore")
+        text = head.removeprefix(_BYTE_ORDER_MARK).decode(errors="strict" if len(head) < HEAD else "ignore")
     except UnicodeDecodeError:
         return None
     lines = text.splitlines()
@@ -184,8 +203,8 @@ def _text_kind(head: bytes) -> Kind | None:
     return _CSV if any(lines[0].count(mark) for mark in ",;\t") else _TEXT
 
 
-def _zip_kind(path: str | Path, kind: Kind) -> Kind:
-    """numpy and torch write zips too; of another the names are told."""
+def _kind_of_zip(path: str | Path) -> Kind:
+    """The kind of a zip: numpy, torch and Office write some; for any other the advice lists its files."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
@@ -198,4 +217,4 @@ def _zip_kind(path: str | Path, kind: Kind) -> Kind:
     if "[Content_Types].xml" in names:
         return Kind("an Excel or other Office file", _OFFICE)
     shown = ", ".join(repr(name)[:80] for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return Kind("a zip archive", f"{kind.advice} ({shown or 'it holds none'})")
+    return Kind("a zip archive", f"{_UNPACK} ({shown or 'it holds none'})")

@@ -82,16 +82,7 @@ KINDS = {
 def misfits(value: Any, kind: Any, path: str = "") -> Iterator[str]:
     """Where a value is not what the API takes."""
     if isinstance(kind, Fields):
-        if not isinstance(value, dict):
-            yield f"{path} is no object"
-            return
-        yield from (f"{path}.{name} is missing" for name in kind.required if name not in value)
-        assert kind.fields is not None
-        for name, part in value.items():
-            if name in kind.fields:
-                yield from misfits(part, kind.fields[name], f"{path}.{name}")
-            else:
-                yield f"{path}.{name} is unknown"
+        yield from _misfits_of_object(value, kind, path)
     elif isinstance(kind, Map):
         for name, part in value.items():
             yield from misfits(part, kind.of, f"{path}.{name}")
@@ -103,3 +94,17 @@ def misfits(value: Any, kind: Any, path: str = "") -> Iterator[str]:
             yield f"{path} is no quantity"
     elif type(value) is not kind:
         yield f"{path} is {type(value).__name__}, not {kind.__name__}"
+
+
+def _misfits_of_object(value: Any, kind: Fields, path: str) -> Iterator[str]:
+    """Fields that are missing or unknown, and what is wrong inside the others."""
+    if not isinstance(value, dict):
+        yield f"{path} is no object"
+        return
+    yield from (f"{path}.{name} is missing" for name in kind.required if name not in value)
+    assert kind.fields is not None
+    for name, part in value.items():
+        if name in kind.fields:
+            yield from misfits(part, kind.fields[name], f"{path}.{name}")
+        else:
+            yield f"{path}.{name} is unknown"
