@@ -1,7 +1,8 @@
 """What kind of file something is by its first bytes, and what to do with a file of the wrong kind.
 
-Every reader of a user's file asks here before it parses (`refuse_kind`) or after parsing failed (`explain`), so that a
-compressed, downloaded or mistaken file is named for what it is. Nothing is unpacked; of a zip the names are listed.
+Every reader of a user's file calls `check_file_kind` before it parses, or `explain` after parsing failed. So the error
+about a compressed, badly downloaded or wrong file says what the file is. Nothing is unpacked; the files of a zip are
+listed by name.
 """
 
 import os
@@ -9,7 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-HEAD = 1024
+HEAD_BYTES = 1024
 """Bytes that are looked at."""
 _NAMED = 3
 """Files of an archive that a message names."""
@@ -154,17 +155,17 @@ def kind_of(path: str | Path) -> Kind | None:
     if not os.path.isfile(path):
         return None
     with open(path, "rb") as file:
-        kind = kind_of_bytes(file.read(HEAD))
+        kind = kind_of_bytes(file.read(HEAD_BYTES))
     return _kind_of_zip(path) if kind is _ZIP else kind
 
 
-def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pickle",)) -> None:
+def check_file_kind(path: str | Path, wanted: str, *, allowed: tuple[str, ...] = ("a pickle",)) -> None:
     """Raise `ValueError` for what is no file, and for a file of a kind that is not wanted.
 
     Args:
         path: the user's file.
         wanted: what it should be, as in "a feature pickle".
-        but: names of the kinds that are let through, beside what the first bytes do not tell.
+        allowed: names of the kinds that are accepted, as are files whose first bytes say nothing.
     """
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory; give {wanted}")
@@ -175,11 +176,11 @@ def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pic
     kind = kind_of(path)
     if kind is _EMPTY:
         raise ValueError(f"{path} is empty or no file: it has 0 bytes; {_EMPTY.advice}")
-    if kind is not None and kind.name not in but:
+    if kind is not None and kind.name not in allowed:
         raise ValueError(f"{path} is {kind.name}, not {wanted}: {kind.advice}")
 
 
-def is_litter(name: str) -> bool:
+def is_macos_metadata(name: str) -> bool:
     """Whether a file or an archive's member is what macOS leaves behind (`._x`, `.DS_Store`, `__MACOSX/x`)."""
     parts = name.split("/")
     return parts[-1] == ".DS_Store" or parts[-1].startswith("._") or "__MACOSX" in parts
@@ -192,9 +193,9 @@ def explain(head: bytes) -> str:
 
 
 def _text_kind(head: bytes) -> Kind | None:
-    """A text or a table of text; what `kind_of_bytes` cannot tell from a pickle of protocol 0, which is text too."""
+    """A text or a table of text. `kind_of_bytes` does not look for it: a pickle of protocol 0 is text, too."""
     try:
-        text = head.removeprefix(_BYTE_ORDER_MARK).decode(errors="strict" if len(head) < HEAD else "ignore")
+        text = head.removeprefix(_BYTE_ORDER_MARK).decode(errors="strict" if len(head) < HEAD_BYTES else "ignore")
     except UnicodeDecodeError:
         return None
     lines = text.splitlines()

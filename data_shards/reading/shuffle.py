@@ -5,13 +5,13 @@ Two keyed permutations: the shards of a split are permuted first; then the sampl
 `window` shards at a time, and a position far into an epoch costs no more than the first. The permutations are
 alternating Feistel networks on just enough bits, walked along their cycles until they fall into range.
 
-Nothing here knows ranks, workers or batches; those are computed from positions by whoever reads.
+Nothing here knows ranks, workers or batches; readers compute those from positions.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.format.hashing import key_of, mix
+from data_shards.format.hashing import hash_key, mix
 
 _ROUNDS = 10
 _SHARDS, _SAMPLES = 1, 2
@@ -50,7 +50,7 @@ def epoch_order(
     window = min(window, num_shards)
     missing = num_shards * shard_size - num_samples
     """How many samples the last shard is short of `shard_size`."""
-    shard_key, sample_key = key_of(seed, epoch, _SHARDS), key_of(seed, epoch, _SAMPLES)
+    shard_key, sample_key = hash_key(seed, epoch, _SHARDS), hash_key(seed, epoch, _SAMPLES)
     short_slot = _locate(num_shards - 1, num_shards, shard_key)
 
     # The permuted shards lie end to end; every window holds window * shard_size samples, but the one with the short

@@ -1,4 +1,4 @@
-"""Sets of shards as files: reproducible bytes, standard tars, whole or absent, and one builder at a time."""
+"""Sets of shards as files: bitwise reproducible, standard tars, complete or absent, and one builder at a time."""
 
 import io
 import os
@@ -27,7 +27,7 @@ from tests.support.small_data import COUNTS, build_from, files, mmsa, save
 from tests.support.waiting import until
 
 
-def test_two_builds_are_byte_identical(tmp_path, monkeypatch):
+def test_two_builds_are_bitwise_identical(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = build_from(mmsa(), tmp_path / "a")
@@ -189,7 +189,7 @@ def test_kill_9_leaves_the_old_generation_and_removable_leftovers(tmp_path):
     }
 
 
-def test_two_builds_at_once_one_wins_the_other_is_told(tmp_path):
+def test_of_two_builds_at_once_the_second_is_rejected(tmp_path):
     out = tmp_path / "shards"
     with _held_build(out) as (process, opener):
         writer = f"process {process.pid} on {socket.gethostname()}"

@@ -27,7 +27,7 @@ from dmd.model.dmd import HEADS
 from dmd.model.text import build_text_encoder
 from dmd.published.parameter_names import slots, to_published
 from dmd.system.trained_model import ModelCard, TrainedModel
-from tests.support.commands import command, refused
+from tests.support.commands import command, rejected
 from tests.support.golden import SETTINGS, Golden, relative_error
 from tests.support.trained import damage_state
 
@@ -92,7 +92,7 @@ def test_the_validation_split_is_predicted_unless_another_is_asked_for(run, shar
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
     assert command("predict", run, tmp_path / "both.pkl", "--out", tmp_path / "both.parquet") == 0
     assert pq.read_table(tmp_path / "both.parquet")["split"].to_pylist() == ["valid"] * 3
-    told = refused(capsys, "predict", run, tmp_path / "test.pkl", "--out", tmp_path / "no.parquet")
+    told = rejected(capsys, "predict", run, tmp_path / "test.pkl", "--out", tmp_path / "no.parquet")
     assert "has no split 'valid'; it has: test; ask for one, such as --split test" in told
     assert not (tmp_path / "no.parquet").exists()
 
@@ -120,22 +120,22 @@ def test_predict_refuses(run, shards, tmp_path, capsys):
     sample = example(model.card, 3)
     narrow = tmp_path / "narrow.pkl"
     narrow.write_bytes(pickle.dumps({m: a.numpy()[..., :2] for m, a in sample.items()}))
-    assert "the model was trained on" in refused(capsys, "predict", run, narrow, *out)
+    assert "the model was trained on" in rejected(capsys, "predict", run, narrow, *out)
     (tmp_path / "empty.pkl").write_bytes(b"")
-    assert "is empty" in refused(capsys, "predict", run, tmp_path / "empty.pkl", *out)
+    assert "is empty" in rejected(capsys, "predict", run, tmp_path / "empty.pkl", *out)
     (tmp_path / "none.pkl").write_bytes(pickle.dumps({m: a.numpy()[:0] for m, a in sample.items()}))
-    assert "no sample" in refused(capsys, "predict", run, tmp_path / "none.pkl", *out)
+    assert "no sample" in rejected(capsys, "predict", run, tmp_path / "none.pkl", *out)
     twice = features(tmp_path / "twice.pkl", model, 2, id=["a", "a"])
-    assert "'a' is there twice" in refused(capsys, "predict", run, twice, *out)
-    assert "asked for twice" in refused(capsys, "predict", run, shards, "--id", "x", "--id", "x", *out)
-    assert "no sample 'x'" in refused(capsys, "predict", run, shards, "--id", "x", *out)
+    assert "'a' is there twice" in rejected(capsys, "predict", run, twice, *out)
+    assert "asked for twice" in rejected(capsys, "predict", run, shards, "--id", "x", "--id", "x", *out)
+    assert "no sample 'x'" in rejected(capsys, "predict", run, shards, "--id", "x", *out)
     no_audio = tmp_path / "no_audio.pkl"
     no_audio.write_bytes(pickle.dumps({"text": sample["text"].numpy(), "vision": sample["vision"].numpy()}))
-    assert "'audio' is missing" in refused(capsys, "predict", run, no_audio, *out)
+    assert "'audio' is missing" in rejected(capsys, "predict", run, no_audio, *out)
     infinite = features(tmp_path / "inf.pkl", model, 2, audio=np.full((2, *model.card.shape("audio")), np.inf))
-    assert "not finite" in refused(capsys, "predict", run, infinite, *out)
-    assert "'.txt'" in refused(capsys, "predict", run, shards, "--out", tmp_path / "out.txt")
-    assert "there is no directory" in refused(capsys, "predict", tmp_path / "gone", shards, *out)
+    assert "not finite" in rejected(capsys, "predict", run, infinite, *out)
+    assert "'.txt'" in rejected(capsys, "predict", run, shards, "--out", tmp_path / "out.txt")
+    assert "there is no directory" in rejected(capsys, "predict", tmp_path / "gone", shards, *out)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".pkl") == []
 
 
@@ -153,7 +153,7 @@ def test_a_split_by_any_of_its_names(run, tmp_path, capsys, caplog, name):
     assert "ignored: trian (3)" in caplog.text
     assert "valid: ignored: mood (3)" in caplog.text
     (tmp_path / "in.pkl").write_bytes(pickle.dumps({name: fields, "VALID": fields}))
-    told = refused(capsys, "predict", run, tmp_path / "in.pkl", "--out", tmp_path / "no.csv")
+    told = rejected(capsys, "predict", run, tmp_path / "in.pkl", "--out", tmp_path / "no.csv")
     assert "both mean valid" in told
 
 
@@ -171,12 +171,12 @@ def test_files_of_the_wrong_kind_are_named(run, tmp_path, capsys):
         (pickle.dumps(sample)[:99], "is cut short"),
     ):
         path.write_bytes(raw)
-        assert f"{path} " in (told := refused(capsys, "predict", run, path, *out))
+        assert f"{path} " in (told := rejected(capsys, "predict", run, path, *out))
         assert words in told
-        told = refused(capsys, "import", path, tmp_path / "run", "--preset", "mosi-aligned")
+        told = rejected(capsys, "import", path, tmp_path / "run", "--preset", "mosi-aligned")
         assert words in told or "cut short" in words or "text table" in words
     beyond = features(path, dmd.load(run), 2, audio=np.full((2, *dmd.load(run).card.shape("audio")), 1e39))
-    assert "audio holds 500 values that are not finite" in refused(capsys, "predict", run, beyond, *out)
+    assert "audio holds 500 values that are not finite" in rejected(capsys, "predict", run, beyond, *out)
 
 
 def test_labels_of_a_pickle_are_brought_to_the_scale_of_the_training(run, tmp_path):
@@ -229,8 +229,8 @@ def test_exports_refuse_damage(run, exported, tmp_path, capsys):
         dmd.load(copy)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
-    assert "holds other files" in refused(capsys, "export", run, tmp_path / "taken")
-    assert "holds no checkpoint" in refused(capsys, "export", tmp_path / "taken", tmp_path / "new")
+    assert "holds other files" in rejected(capsys, "export", run, tmp_path / "taken")
+    assert "holds no checkpoint" in rejected(capsys, "export", tmp_path / "taken", tmp_path / "new")
     damage_state(run, tmp_path / "other")
     with pytest.raises(ValueError, match="the weights do not belong to this model"):
         dmd.load(tmp_path / "other")
@@ -306,7 +306,7 @@ def test_import_refuses(tmp_path, capsys):
 
     def attempt(content: object, *changed: str) -> str:
         torch.save(content, tmp_path / "bad.pth")
-        return refused(
+        return rejected(
             capsys, "import", tmp_path / "bad.pth", tmp_path / "run", "--preset", "mosi-aligned", *overrides, *changed
         )
 
@@ -315,10 +315,10 @@ def test_import_refuses(tmp_path, capsys):
     assert "lacks 1 weights" in attempt({name: t for name, t in state.items() if name != "weight_c.bias"})
     assert "no state dict" in attempt([1, 2])
     (tmp_path / "code.pth").write_bytes(pickle.dumps(Path("/tmp/made")))
-    told = refused(capsys, "import", tmp_path / "code.pth", tmp_path / "run", "--preset", "mosi-aligned")
+    told = rejected(capsys, "import", tmp_path / "code.pth", tmp_path / "run", "--preset", "mosi-aligned")
     assert "nothing in it was run" in told
     gone = ("import", tmp_path / "gone", tmp_path / "run", "--preset", "mosi-aligned")
-    assert "there is no file" in refused(capsys, *gone)
+    assert "there is no file" in rejected(capsys, *gone)
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     assert "is there already" in attempt(state)
@@ -332,7 +332,7 @@ def test_presets_are_listed_and_printed(capsys, tmp_path):
     assert command("presets", "mosei-aligned", "train.seed=5") == 0
     (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
     assert load_config(str(tmp_path / "again.yaml")) == load_config("mosei-aligned", ["train.seed=5"])
-    assert "unknown preset 'mosy'" in refused(capsys, "presets", "mosy")
+    assert "unknown preset 'mosy'" in rejected(capsys, "presets", "mosy")
 
 
 def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsys):
@@ -354,7 +354,7 @@ def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsy
         ({"audio": [[[1.0]], [[1.0], [2.0]]]}, "is ragged; give"),
     ):
         path = features(tmp_path / "x.pkl", model, 2, **more)
-        told = refused(capsys, "predict", run, path, "--out", tmp_path / "no.parquet")
+        told = rejected(capsys, "predict", run, path, "--out", tmp_path / "no.parquet")
         assert f"{path}: " in told
         assert words in told
     path = features(tmp_path / "x.pkl", model, 2, raw_text=["yes", None], label=[1.0, None])

@@ -9,7 +9,7 @@ import pytest
 
 from data_shards.places import to_place
 from dmd.evaluation.trained_run import training_data
-from tests.support.commands import command, refused
+from tests.support.commands import command, rejected
 from tests.support.servers import serve_files
 from tests.support.trained import train
 
@@ -62,7 +62,7 @@ def test_a_url_of_a_run_directory_is_opened_only_where_it_was_asked_for(remote, 
     monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path / "other"))
     out = ("--out", tmp_path / "out")
     for name, more in (("evaluate", ()), ("report", out), ("missing", out)):
-        told = refused(capsys, name, run, *more)
+        told = rejected(capsys, name, run, *more)
         assert f"which were never read here; to fetch them: --data {to_place(url)}" in told
     assert not (tmp_path / "other").exists()
     assert command("evaluate", run, "--data", url) == 0
@@ -92,7 +92,7 @@ def test_errors_about_a_url_tell_no_password(remote, tmp_path, monkeypatch, caps
 def test_a_text_encoder_is_no_url(shards, tmp_path, capsys):
     """Else its password would stand in the config that every record of a run holds."""
     encoder = f"https://bob:{SECRET}@host/bert?token={SECRET}"
-    told = refused(capsys, "train", "--data", shards, "--run", tmp_path / "run", f"text.encoder={encoder}")
+    told = rejected(capsys, "train", "--data", shards, "--run", tmp_path / "run", f"text.encoder={encoder}")
     assert "text.encoder is https://host/bert; give a directory or a name on the hub" in told
     assert SECRET not in told
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ def command(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def refused(capsys, *arguments: object) -> str:
+def rejected(capsys, *arguments: object) -> str:
     """The one line that a command with a mistake prints."""
     capsys.readouterr()
     assert command(*arguments) == 2

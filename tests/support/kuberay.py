@@ -1,7 +1,7 @@
 """What KubeRay's `ray.io/v1` takes, as far as the files in cluster/kuberay use it: names, types, what must be there.
 
 Restated from ray-project/kuberay: ray-operator/apis/ray/v1/raycluster_types.go (026f143), rayjob_types.go (0057210) and
-the CRD generated from them (helm-chart/kuberay-operator/crds/ray.io_rayclusters.yaml, 017710c). Kubernetes refuses
+the CRD generated from them (helm-chart/kuberay-operator/crds/ray.io_rayclusters.yaml, 017710c). Kubernetes rejects
 a wrong type or a missing field and, with kubectl's default of strict validation, an unknown one.
 """
 
