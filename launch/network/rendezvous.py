@@ -60,7 +60,7 @@ def open_store(timeout: timedelta) -> TCPStore:
         port = _host_store(address, port).port
     else:
         address = LOOPBACK if is_one_host(os.environ) else os.environ["MASTER_ADDR"]
-    return TCPStore(address, port, ranks, False, timeout, wait_for_workers=False)
+    return TCPStore(address, port, world_size=ranks, is_master=False, timeout=timeout, wait_for_workers=False)
 
 
 def _rendezvous(
@@ -76,7 +76,15 @@ def _host_store(address: str, port: int) -> TCPStore:
     listener = _listen(address, port)
     port = listener.getsockname()[1]
     descriptor = listener.detach()  # the store closes it
-    return TCPStore(address, port, None, True, _DEFAULT_TIMEOUT, wait_for_workers=False, master_listen_fd=descriptor)
+    return TCPStore(
+        address,
+        port,
+        world_size=None,
+        is_master=True,
+        timeout=_DEFAULT_TIMEOUT,
+        wait_for_workers=False,
+        master_listen_fd=descriptor,
+    )
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -63,7 +63,7 @@ class Launcher:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return self._overall_ending(process.returncode, abandoned)
+        return self._overall_ending(process.returncode, abandoned=abandoned)
 
     def _on_signal(self, number: int, frame: object) -> None:
         """Count requests, not signals: one request may reach this process twice."""
@@ -101,8 +101,13 @@ class Launcher:
         kill_group(launcher)
         return abandoned
 
-    def _overall_ending(self, code: int, abandoned: bool) -> Ending:
-        """The ending that stands for all ranks: that of the rank that is the cause."""
+    def _overall_ending(self, code: int, *, abandoned: bool) -> Ending:
+        """The ending that stands for all ranks: that of the rank that is the cause.
+
+        Args:
+            code: exit code of the launcher.
+            abandoned: whether ranks outlived it.
+        """
         endings = self._collector.endings()
         if not endings and self._requested_at and not self._kill_requested:
             return Ending(code=STOPPED, message="asked to stop before a rank ran; the same command continues")
