@@ -25,18 +25,18 @@ def classified():
 def test_they_are_kept_on_request_alone(tmp_path):
     for name in ("with", "without", "never"):
         (tmp_path / name).mkdir()
-    kept = build_from(classified(), tmp_path / "with", class_labels=True)
+    stored = build_from(classified(), tmp_path / "with", class_labels=True)
     left = build_from(classified(), tmp_path / "without")
     assert left == build_from(mmsa(), tmp_path / "never")
-    assert (kept.classes, left.classes) == (3, 0)
-    assert kept.generation != left.generation
+    assert (stored.classes, left.classes) == (3, 0)
+    assert stored.generation != left.generation
     shards = tmp_path / "with" / "shards"
     assert not verify(shards).damage
     for split in COUNTS:
         assert np.array_equal(read_all(shards, split)["class"], classified()[split]["classification_labels"])
         assert "class" not in read_all(tmp_path / "without" / "shards", split)
     assert pq.read_table(shards / "index.parquet")["class"].to_pylist()[:3] == read_all(shards)["class"].tolist()[:3]
-    with tarfile.open(shards / kept.shards[0].name) as tar:
+    with tarfile.open(shards / stored.shards[0].name) as tar:
         facts = json.loads(tar.extractfile("000000000.json").read())
     assert facts["class"] == classified()["train"]["classification_labels"][0]
 

@@ -130,8 +130,8 @@ def test_what_lists_and_tables_have_besides_is_named(tmp_path):
     for name in ("train", "dev", "old_train"):
         save(misa(3), tmp_path / "d" / f"{name}.pkl")
     (tmp_path / "d" / "readme.txt").write_text("x")
-    for litter in (".DS_Store", "._train.pkl"):
-        (tmp_path / "d" / litter).write_bytes(b"\0\1")
+    for metadata in (".DS_Store", "._train.pkl"):
+        (tmp_path / "d" / metadata).write_bytes(b"\0\1")
     assert shards(tmp_path / "d", tmp_path / "one").ignored == {"file old_train.pkl": 1, "file readme.txt": 1}
     lists = save({"train": misa(3), "words": ["a", "b"]}, tmp_path / "x.pkl")
     assert shards(lists, tmp_path / "two").ignored == {"words": 2}

@@ -35,7 +35,7 @@ while True:
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_DYING_SECONDS", 0.5)
     monkeypatch.setattr(module, "LEASE_SECONDS", 2.0)
 
@@ -50,7 +50,7 @@ def running(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def elsewhere(directory: Path) -> Path:
+def lease_of_another_host(directory: Path) -> Path:
     """The lease of a holder on another host."""
     directory.mkdir()
     claim = {"host": "node7", "process": "41", "boot": "another", "token": "t", "started": "then", "group": ""}
@@ -113,7 +113,7 @@ def test_a_user_takes_over_by_removing_the_lease(tmp_path):
 
 def test_a_holder_that_no_lock_reaches_is_watched(tmp_path, capsys):
     """Network storage may keep locks to each host: the lease of one that lives moves, that of a dead one does not."""
-    lease = elsewhere(tmp_path / "run")
+    lease = lease_of_another_host(tmp_path / "run")
     message = rf"written by process 41 on node7 \(since then\).*gone for good, remove .*{LEASE_FILE}"
     with running(RENEW, lease), pytest.raises(DirectoryInUse, match=message):
         acquire(tmp_path / "run")
