@@ -1,16 +1,20 @@
-"""The subcommands of this floor: `dmd shard`, `verify`, `inspect` and `index`, thin functions over the library.
+"""The subcommands of `data_shards`: `dmd shard`, `verify`, `inspect` and `index`, thin functions over the library.
 
-Run `dmd NAME --help`. Remote places are fsspec URLs; DMD_CACHE_DIR and DMD_CACHE_BYTES say where and how large the
-node's copies of remote shards may be.
+Run `dmd NAME --help`. Remote places are fsspec URLs; DMD_CACHE_DIR and DMD_CACHE_BYTES set place and size limit of the
+node's copies of remote shards.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from data_shards.cores import usable_cores
-from data_shards.meaning import add_meaning, labels_of, print_ignored, print_labels
+from data_shards.label_options import add_label_options, labels_from_options, print_ignored, print_labels
 from data_shards.places import place_option
+
+if TYPE_CHECKING:
+    from data_shards.writing.source import Source
 
 _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
@@ -20,47 +24,12 @@ def shard(argv: list[str]) -> int:
     options = _shard_options(argv)
 
     from data_shards.writing.build import build
-    from data_shards.writing.source import Source
 
-    source: Source
-    zeroed: dict[str, int] = {}
-    ignored: dict[str, int] = {}
-    labels = None if options.synthetic else labels_of(options)
+    about_source: dict[str, Any] = {}
     if options.synthetic:
-        from data_shards.sources.synthetic import SyntheticSource
-
-        name = options.name or "synthetic"
-        source = SyntheticSource(name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind)
+        source = _synthetic_source(options)
     else:
-        from data_shards.sources.detect import SourceOptions, open_source
-
-        others = {
-            name: path
-            for name, path in (
-                ("text", options.feature_text),
-                ("audio", options.feature_audio),
-                ("vision", options.feature_vision),
-            )
-            if path
-        }
-        found = open_source(
-            options.features,
-            SourceOptions(
-                name=options.name,
-                format=options.format,
-                text=options.text,
-                nonfinite=options.nonfinite,
-                vocab=options.vocab,
-                others=others,
-                class_labels=options.class_labels,
-                classes=options.classes or options.binary,
-                need_ids=options.ids == "keep",
-            ),
-        )
-        source, zeroed, ignored = found, found.nonfinite, found.ignored
-        for field, count in zeroed.items():
-            print(f"{field}: {count} non-finite values stored as 0")
-        print_ignored(ignored)
+        source, about_source = _file_source(options)
     with _bar(sum(source.counts().values())) as progress:
         info = build(
             source,
@@ -68,12 +37,9 @@ def shard(argv: list[str]) -> int:
             samples_per_shard=options.samples_per_shard,
             storage=options.dtype,
             processes=options.processes or usable_cores(),
-            where=options.features or "",
-            labels=labels,
             ids=options.ids,
-            zeroed=zeroed,
-            ignored=ignored,
             progress=progress,
+            **about_source,
         )
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
     for modality, error in info.rounding.items():
@@ -81,6 +47,44 @@ def shard(argv: list[str]) -> int:
     print_labels(info)
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
     return 0
+
+
+def _synthetic_source(options: argparse.Namespace) -> "Source":
+    from data_shards.sources.synthetic import SyntheticSource
+
+    name = options.name or "synthetic"
+    return SyntheticSource(name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind)
+
+
+def _file_source(options: argparse.Namespace) -> "tuple[Source, dict[str, Any]]":
+    """The source of the user's files, and what `build` is to know about it; prints what is zeroed or ignored."""
+    from data_shards.sources.detect import SourceOptions, open_source
+
+    labels = labels_from_options(options)
+    others = {modality: getattr(options, f"feature_{modality}") for modality in ("text", "audio", "vision")}
+    source = open_source(
+        options.features,
+        SourceOptions(
+            name=options.name,
+            format=options.format,
+            text=options.text,
+            nonfinite=options.nonfinite,
+            vocab=options.vocab,
+            others={modality: path for modality, path in others.items() if path},
+            class_labels=options.class_labels,
+            classes=options.classes or options.binary,
+            need_ids=options.ids == "keep",
+        ),
+    )
+    for field, count in source.nonfinite.items():
+        print(f"{field}: {count} non-finite values stored as 0")
+    print_ignored(source.ignored)
+    return source, {
+        "where": options.features,
+        "labels": labels,
+        "zeroed": source.nonfinite,
+        "ignored": source.ignored,
+    }
 
 
 def _shard_options(argv: list[str]) -> argparse.Namespace:
@@ -125,8 +129,8 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="keep `classification_labels` of an MMSA pickle too, for model.task with data.classes=stored",
     )
-    add_meaning(parser)
-    given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that cuts MISA's and MAG-BERT's words")
+    add_label_options(parser)
+    given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that splits MISA's and MAG-BERT's words")
     for modality in ("text", "audio", "vision"):
         given.add_argument(
             f"--feature-{modality}", metavar="FILE.pkl", help=f"take {modality} from another MMSA pickle, joined by id"
@@ -191,7 +195,7 @@ def index(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="dmd index",
         description="Write an index for the tars in a directory, which then is a set of shards. The tars stay as they "
-        "are. Members that can hold code (.pth, .pkl, ...) are refused.",
+        "are. Members that can hold code (.pth, .pkl, ...) are rejected.",
         epilog="example: dmd index tars --map text=emb.npy,audio=feats.npz:audio,vision=feats.npz:face,"
         "label=json:sentiment,id=json:clip,raw_text=txt",
     )
@@ -210,7 +214,7 @@ def index(argv: list[str]) -> int:
         default=[],
         help="files of a split; repeatable (default: by the word train, valid, val, dev or test in the path)",
     )
-    add_meaning(parser)
+    add_label_options(parser)
     parser.add_argument("--name", help="the data set's name (default: the directory's)")
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
     options = parser.parse_args(argv)
@@ -223,7 +227,7 @@ def index(argv: list[str]) -> int:
             mapping=_pairs(options.map.split(","), "--map"),
             splits=_pairs(options.split, "--split"),
             name=options.name,
-            labels=labels_of(options),
+            labels=labels_from_options(options),
             ids=options.ids,
             processes=options.processes or usable_cores(),
             progress=progress,

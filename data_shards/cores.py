@@ -1,4 +1,4 @@
-"""How many cores this process may use; the one place where cores are counted."""
+"""How many cores this process may use; all code asks here."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, less what a cgroup's quota leaves of them."""
+    """Cores that this process may use: those of its affinity, or fewer where a cgroup has a quota."""
     cores = float(len(os.sched_getaffinity(0)))
     try:
         groups = Path("/proc/self/cgroup").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Files that are on disk when they have their name: flushed writes, whole replacements, locks that die with you."""
+"""Durable files: flushed writes, atomic replacements, and locks that end with their process."""
 
 import errno
 import fcntl
@@ -17,11 +17,11 @@ _CHUNK = 1 << 24
 
 
 class Unreadable(OSError):
-    """What may be whole could not be looked at: permissions, a failing disk, storage that is away. It is not bad."""
+    """A file could not be read: permissions, a failing disk, storage that is away. The file itself may be whole."""
 
 
 @contextmanager
-def looking_at(path: Path | str) -> Iterator[None]:
+def as_unreadable(path: Path | str) -> Iterator[None]:
     """Turn errors of the storage in the block into `Unreadable`, which names the file."""
     try:
         yield
@@ -32,7 +32,7 @@ def looking_at(path: Path | str) -> Iterator[None]:
 
 
 def unreadable(path: Path | str, error: OSError) -> Unreadable:
-    """What an error of the storage that was met at `path` stands for."""
+    """The `Unreadable` for an error of the storage at `path`."""
     where, cause = error.filename or path, error.strerror or error
     return Unreadable(f"{where} cannot be read: {cause}; nothing was decided over it or changed")
 
@@ -40,8 +40,8 @@ def unreadable(path: Path | str, error: OSError) -> Unreadable:
 class BlockWriter:
     """A new file, hashed as it is written, in blocks of 4 MiB.
 
-    The blocks matter to readers: the kernel keeps in one piece what was written at once, and copies it to them three
-    times as fast as the pages of a file that was written piece by piece.
+    The blocks make reads faster: the page cache holds what was written at once in large folios, and copies them three
+    times as fast as the single pages of a file that was written in small parts.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -87,9 +87,9 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Hold the lock file `path`, which goes away with the block, after waiting for it; yields its file descriptor.
+    """Wait for the lock file `path`, hold it, and remove it after the block; yields its file descriptor.
 
-    The kernel drops the lock when its holder dies, however it dies.
+    The kernel releases the lock when the process ends, for whatever reason.
     """
     handle = _acquire(path)
     try:
@@ -103,15 +103,15 @@ def _acquire(path: Path) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(handle, fcntl.LOCK_EX)
-        if is_at(handle, path):
+        if is_same_file(handle, path):
             return handle
-        os.close(handle)  # the former holder removed the file between our open and our lock
+        os.close(handle)  # its previous holder removed the file between our open and our lock
 
 
-def open_plain(path: Path) -> int:
-    """A descriptor to read and write a file, which is made if it is missing.
+def open_regular(path: Path) -> int:
+    """A descriptor to read and write a regular file, which is made if it is missing.
 
-    A directory may come from anybody: what is there is not followed anywhere else, nor waited for.
+    The directory may come from someone else: no link is followed, and no pipe is waited for.
 
     Raises:
         ValueError: a link, a pipe, a directory or the like has that name.
@@ -125,11 +125,11 @@ def open_plain(path: Path) -> int:
         if stat.S_ISREG(os.fstat(handle).st_mode):
             return handle
         os.close(handle)
-    raise ValueError(f"{path} is no plain file, so nothing was written; remove it")
+    raise ValueError(f"{path} is not a regular file, so nothing was written; remove it")
 
 
-def is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is what its name leads to: it was neither removed nor replaced."""
+def is_same_file(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`: it was neither removed nor replaced."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -145,7 +145,7 @@ class FileEntry:
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileEntry:
-    """Write a new file from chunks of bytes, fsync it, and say what it holds. Raises OSError, also if it exists."""
+    """Write and fsync a new file from chunks of bytes; return size and digest. Raises OSError, also if it exists."""
     digest, size = hashlib.sha256(), 0
     with open(path, "xb") as file:
         for chunk in chunks:
@@ -168,7 +168,7 @@ def read_entry(path: Path) -> FileEntry:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` in the place of the file: a reader or a crash sees the old or the new one. Raises OSError."""
+    """Replace a file atomically: a reader or a crash sees the old content or the new one. Raises OSError."""
     staged = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         write_file(staged, [content])

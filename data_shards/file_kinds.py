@@ -1,7 +1,8 @@
 """What kind of file something is by its first bytes, and what to do with a file of the wrong kind.
 
-Every reader of a user's file asks here before it parses (`refuse_kind`) or after parsing failed (`explain`), so that a
-compressed, downloaded or mistaken file is named for what it is. Nothing is unpacked; of a zip the names are listed.
+Every reader of a user's file calls `check_file_kind` before it parses, or `explain` after parsing failed. So the error
+about a compressed, badly downloaded or wrong file says what the file is. Nothing is unpacked; the files of a zip are
+listed by name.
 """
 
 import os
@@ -9,7 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-HEAD = 1024
+HEAD_BYTES = 1024
 """Bytes that are looked at."""
 _NAMED = 3
 """Files of an archive that a message names."""
@@ -53,6 +54,8 @@ _CSV = Kind("a text table (CSV or TSV)", _OFFICE)
 _TEXT = Kind("a text file", "give a feature pickle, a directory of them or a Parquet table")
 _ZEROS = Kind("a file that begins with zeros only", "its download or copy is not whole; fetch it again")
 _EMPTY = Kind("an empty file", "its download or writing did not end; make it again")
+_ZIP = Kind("a zip archive", _UNPACK)
+_MP4 = Kind("an MP4 or QuickTime video", _MEDIA)
 TORCH_KINDS = (_TORCH.name, _TORCH_OLD.name)
 PICKLE = Kind("a pickle", "give it to `dmd shard`, which makes shards of it")
 
@@ -97,37 +100,54 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     (b"\xff\xd8\xff", Kind("a JPEG picture", _MEDIA)),
     (b"\x89PNG\r\n\x1a\n", Kind("a PNG picture", _MEDIA)),
     (b"%PDF-", Kind("a PDF document", "give a feature file")),
+    (b"PK\x03\x04", _ZIP),
+    (b"PK\x05\x06", _ZIP),
     (b"\x80\x02", PICKLE),
     (b"\x80\x03", PICKLE),
     (b"\x80\x04", PICKLE),
     (b"\x80\x05", PICKLE),
 )
-_RIFF = {b"WAVE": "a WAV sound file", b"AVI ": "an AVI video", b"WEBP": "a WebP picture"}
+"""What a file begins with, and its kind; the first that fits counts."""
+_LATER: tuple[tuple[int, bytes, Kind], ...] = ((4, b"ftyp", _MP4), (257, b"ustar", _TAR))
+"""Offset, the bytes there, and the kind of a file that has them."""
+_RIFF = {
+    b"WAVE": Kind("a WAV sound file", _MEDIA),
+    b"AVI ": Kind("an AVI video", _MEDIA),
+    b"WEBP": Kind("a WebP picture", _MEDIA),
+}
+"""Bytes 8 to 12 of a file that begins with RIFF or RF64, and its kind."""
+_HTML = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def kind_of_bytes(head: bytes) -> Kind | None:
     """The kind of a file that begins with `head`; None where its first bytes say nothing."""
     if not head:
         return _EMPTY
-    for start, kind in _STARTS:
-        if head.startswith(start):
+    return _kind_by_magic(head) or _kind_by_text(head) or (None if head.strip(b"\0") else _ZEROS)
+
+
+def _kind_by_magic(head: bytes) -> Kind | None:
+    """The kind of a binary format, which has fixed bytes at a fixed place."""
+    for magic, kind in _STARTS:
+        if head.startswith(magic):
             return kind
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] in _RIFF:
-        return Kind(_RIFF[head[8:12]], _MEDIA)
-    if head[4:8] == b"ftyp":
-        return Kind("an MP4 or QuickTime video", _MEDIA)
-    if head[257:262] == b"ustar":
-        return _TAR
-    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return Kind("a zip archive", _UNPACK)
-    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32:
+        return _RIFF[head[8:12]]
+    for offset, magic, kind in _LATER:
+        if head.startswith(magic, offset):
+            return kind
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32:  # the length of the JSON that follows
         return _SAFETENSORS
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:1] == b"<" and any(word in start[:512].lower() for word in (b"<!doctype", b"<html", b"<head", b"<?xml")):
+    return None
+
+
+def _kind_by_text(head: bytes) -> Kind | None:
+    """HTML or JSON, by what its text begins with."""
+    start = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if start[:1] == b"<" and any(tag in start[:512].lower() for tag in _HTML):
         return _WEB
-    if start[:1] in (b"{", b"["):
-        return _JSON
-    return None if head.strip(b"\0") else _ZEROS
+    return _JSON if start[:1] in (b"{", b"[") else None
 
 
 def kind_of(path: str | Path) -> Kind | None:
@@ -135,17 +155,17 @@ def kind_of(path: str | Path) -> Kind | None:
     if not os.path.isfile(path):
         return None
     with open(path, "rb") as file:
-        kind = kind_of_bytes(file.read(HEAD))
-    return _zip_kind(path, kind) if kind is not None and kind.name == "a zip archive" else kind
+        kind = kind_of_bytes(file.read(HEAD_BYTES))
+    return _kind_of_zip(path) if kind is _ZIP else kind
 
 
-def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pickle",)) -> None:
+def check_file_kind(path: str | Path, wanted: str, *, allowed: tuple[str, ...] = ("a pickle",)) -> None:
     """Raise `ValueError` for what is no file, and for a file of a kind that is not wanted.
 
     Args:
         path: the user's file.
         wanted: what it should be, as in "a feature pickle".
-        but: names of the kinds that are let through, beside what the first bytes do not tell.
+        allowed: names of the kinds that are accepted, as are files whose first bytes say nothing.
     """
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory; give {wanted}")
@@ -156,11 +176,11 @@ def refuse_kind(path: str | Path, wanted: str, *, but: tuple[str, ...] = ("a pic
     kind = kind_of(path)
     if kind is _EMPTY:
         raise ValueError(f"{path} is empty or no file: it has 0 bytes; {_EMPTY.advice}")
-    if kind is not None and kind.name not in but:
+    if kind is not None and kind.name not in allowed:
         raise ValueError(f"{path} is {kind.name}, not {wanted}: {kind.advice}")
 
 
-def is_litter(name: str) -> bool:
+def is_macos_metadata(name: str) -> bool:
     """Whether a file or an archive's member is what macOS leaves behind (`._x`, `.DS_Store`, `__MACOSX/x`)."""
     parts = name.split("/")
     return parts[-1] == ".DS_Store" or parts[-1].startswith("._") or "__MACOSX" in parts
@@ -173,9 +193,9 @@ def explain(head: bytes) -> str:
 
 
 def _text_kind(head: bytes) -> Kind | None:
-    """A text or a table of text; what `kind_of_bytes` cannot tell from a pickle of protocol 0, which is text too."""
+    """A text or a table of text. `kind_of_bytes` does not look for it: a pickle of protocol 0 is text, too."""
     try:
-        text = head.removeprefix(b"\xef\xbb\xbf").decode(errors="strict" if len(head) < HEAD else "ignore")
+        text = head.removeprefix(_BYTE_ORDER_MARK).decode(errors="strict" if len(head) < HEAD_BYTES else "ignore")
     except UnicodeDecodeError:
         return None
     lines = text.splitlines()
@@ -184,8 +204,8 @@ def _text_kind(head: bytes) -> Kind | None:
     return _CSV if any(lines[0].count(mark) for mark in ",;\t") else _TEXT
 
 
-def _zip_kind(path: str | Path, kind: Kind) -> Kind:
-    """numpy and torch write zips too; of another the names are told."""
+def _kind_of_zip(path: str | Path) -> Kind:
+    """The kind of a zip: numpy, torch and Office write some; for any other the advice lists its files."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
@@ -198,4 +218,4 @@ def _zip_kind(path: str | Path, kind: Kind) -> Kind:
     if "[Content_Types].xml" in names:
         return Kind("an Excel or other Office file", _OFFICE)
     shown = ", ".join(repr(name)[:80] for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return Kind("a zip archive", f"{kind.advice} ({shown or 'it holds none'})")
+    return Kind("a zip archive", f"{_UNPACK} ({shown or 'it holds none'})")

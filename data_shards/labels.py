@@ -1,7 +1,7 @@
-"""What the labels of a set mean: sentiments in [-3, 3] or class numbers, as the user declares, and what is doubtful.
+"""What the labels of a set mean: sentiments in [-3, 3] or class numbers, as the user declares.
 
-Nothing is guessed. Labels that look like something else than sentiments in [-3, 3] are refused until somebody says
-what they are: `--classes`, `--binary`, or `--label-scale` with the factor that brings them to [-3, 3], which is 1 for
+Nothing is guessed. Labels that look like something else than sentiments in [-3, 3] are rejected until the user declares
+them: with `--classes`, `--binary`, or `--label-scale` and the factor that brings them to [-3, 3], which is 1 for
 sentiments that are right as they are.
 """
 
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Task = Literal["regression", "classes"]
-Reading = Literal["sentiments", "classes", "binary"]
+LabelKind = Literal["sentiments", "classes", "binary"]
 CLASS_LIMIT = 1000
 LABEL_LIMIT = 3.0
-_ROUNDING = 1e-6
-"""How far, as a share, the product with a factor may be beyond the limit: float32 labels such as 0.6 are not exact."""
-_NAMED = 8
+_RELATIVE_ROUNDING = 1e-6
+"""How far a scaled label may exceed the limit, relative to it: float32 labels such as 0.6 are not exact."""
+_MAX_NAMED = 8
 """Class numbers that a message names."""
 _DECLARE = "--classes (class numbers), --binary (0 and 1), or --label-scale 1 (sentiments in [-3, 3] as they are)"
 
@@ -43,7 +43,7 @@ class LabelFacts:
             raise ValueError("the index's facts of labels are damaged; rebuild with `dmd shard`")
 
     def __or__(self, other: "LabelFacts") -> "LabelFacts":
-        """Of the samples of both."""
+        """The facts of the samples of both."""
         lows, highs = ([v for v in pair if v is not None] for pair in ((self.min, other.min), (self.max, other.max)))
         longest = max(len(self.classes), len(other.classes))
         padded = ((*facts.classes, *[0] * (longest - len(facts.classes))) for facts in (self, other))
@@ -59,12 +59,12 @@ class LabelFacts:
         """The class numbers that occur."""
         return [number for number, count in enumerate(self.classes) if count]
 
-    def words(self) -> str:
-        """The facts for people."""
-        words = [] if self.min is None else [f"sentiments {self.min:g} to {self.max:g}"]
+    def describe(self) -> str:
+        """The facts in words."""
+        parts = [] if self.min is None else [f"sentiments {self.min:g} to {self.max:g}"]
         if self.classes:
-            words.append("classes " + ", ".join(f"{number} ({self.classes[number]})" for number in self.occurring))
-        return ", ".join(words)
+            parts.append("classes " + ", ".join(f"{number} ({self.classes[number]})" for number in self.occurring))
+        return ", ".join(parts)
 
     @classmethod
     def of(cls, labels: ArrayLike, classes: ArrayLike) -> "LabelFacts":
@@ -94,15 +94,15 @@ class LabelFacts:
 class Labels:
     """What a user says that the labels of a source are."""
 
-    reading: Reading = "sentiments"
+    kind: LabelKind = "sentiments"
     scale: float | None = None
-    """Factor that brings sentiments to [-3, 3]; None: nothing was said."""
+    """Factor that brings sentiments to [-3, 3]; None: not declared."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"--label-scale {self.scale} is no factor; give a number above 0, such as 3 for CH-SIMS")
-        if self.scale is not None and self.reading != "sentiments":
-            raise ValueError(f"--label-scale is for sentiments, not with --{self.reading}; give one of them")
+        if self.scale is not None and self.kind != "sentiments":
+            raise ValueError(f"--label-scale is for sentiments, not with --{self.kind}; give one of them")
 
     @property
     def factor(self) -> float:
@@ -110,12 +110,12 @@ class Labels:
         return 1.0 if self.scale is None else self.scale
 
     def read(self, label: float) -> tuple[float, int | None]:
-        """Sentiment and class number of a label: (sentiment, None), or (NaN, number)."""
+        """A label as declared: (sentiment, None), or (NaN, class number)."""
         if math.isnan(label):
             raise ValueError("its label is not a number (NaN); leave out samples without a label")
-        if self.reading == "sentiments":
+        if self.kind == "sentiments":
             return self._scaled(label), None
-        if self.reading == "binary" and label not in (0, 1):
+        if self.kind == "binary" and label not in (0, 1):
             raise ValueError(
                 f"label {label:g} is neither 0 nor 1, which --binary means; for -1 and +1 use --label-scale 1 and "
                 "model.task=2, for other numbers --classes"
@@ -127,19 +127,19 @@ class Labels:
         return math.nan, int(label)
 
     def _scaled(self, label: float) -> float:
-        """A sentiment times the factor; `ValueError` where one that was given brings it beyond [-3, 3]."""
+        """A sentiment times the factor; `ValueError` where a declared factor brings it beyond [-3, 3]."""
         value = label * self.factor
         if self.scale is None or self.scale == 1:
             return value
-        if not abs(value) <= LABEL_LIMIT * (1 + _ROUNDING):
+        if not abs(value) <= LABEL_LIMIT * (1 + _RELATIVE_ROUNDING):
             raise ValueError(
                 f"label {label:g} times --label-scale {self.scale:g} is {value:g}, beyond [-3, 3]; give a smaller one"
             )
         return max(-LABEL_LIMIT, min(LABEL_LIMIT, value))
 
 
-def check_meaning(splits: dict[str, LabelFacts], labels: Labels, name: str) -> list[str]:
-    """Refuse labels that are doubtful or teach nothing; what is left to warn of, in words.
+def check_labels(splits: dict[str, LabelFacts], labels: Labels, name: str) -> list[str]:
+    """Reject labels that are ambiguous, or all equal in the training split; return warnings about odd ones.
 
     Raises:
         ValueError: a training split with one label or one class; labels that look like class numbers or another scale
@@ -151,9 +151,9 @@ def check_meaning(splits: dict[str, LabelFacts], labels: Labels, name: str) -> l
     everything = LabelFacts()
     for facts in splits.values():
         everything |= facts
-    doubt = _doubt(everything) if labels.scale is None else ""
-    if doubt:
-        raise ValueError(f"{name}: {doubt}")
+    problem = _ambiguity(everything) if labels.scale is None else ""
+    if problem:
+        raise ValueError(f"{name}: {problem}")
     return [*_warn_of_sentiments(train or LabelFacts(), labels), *_warn_of_classes(everything, train)]
 
 
@@ -167,33 +167,33 @@ def _check_varies(train: LabelFacts, name: str) -> None:
     )
 
 
-def _doubt(facts: LabelFacts) -> str:
-    """Why sentiments may be something else, and what to say; empty where they look like sentiments in [-3, 3]."""
+def _ambiguity(facts: LabelFacts) -> str:
+    """Why sentiments may be something else, and how to declare it; empty where they look like sentiments in [-3, 3]."""
     if facts.min is None or facts.max is None or facts.min == facts.max:
         return ""
-    said = f"the labels lie in [{facts.min:g}, {facts.max:g}]"
+    range_text = f"the labels lie in [{facts.min:g}, {facts.max:g}]"
     if facts.whole and facts.min >= 0:
         kind = "0 and 1" if facts.max == 1 else "whole numbers and never negative"
-        return f"{said}, all {kind}: class numbers rather than sentiments; say what they are: {_DECLARE}"
+        return f"{range_text}, all {kind}: class numbers rather than sentiments; say what they are: {_DECLARE}"
     if max(abs(facts.min), abs(facts.max)) > 1:
         return ""
     signs = " (with model.task=3 for negative, neutral, positive)" if facts.whole else ""
     shares = "" if facts.min < 0 else "; where 0.5 is neutral, subtract it and say --label-scale 6"
     return (
-        f"{said}, a third of the scale [-3, 3], as CH-SIMS has them; multiply them with --label-scale 3, or "
+        f"{range_text}, a third of the scale [-3, 3], as CH-SIMS has them; multiply them with --label-scale 3, or "
         f"keep them with --label-scale 1{signs}{shares}"
     )
 
 
 def _warn_of_sentiments(train: LabelFacts, labels: Labels) -> list[str]:
-    """What is odd in the sentiments to train on, though the set as a whole or the user says what they are."""
+    """Warnings about the sentiments of the training split, where the whole set or the user's declaration is clear."""
     if train.min is None or train.max is None:
         return []
     if train.min == train.max:
         return [f"every training sample has the sentiment {train.min:g}, from which only classes can be learned"]
     warnings = []
-    if labels.scale is None and (doubt := _doubt(train)):
-        warnings.append(f"of train alone, other than of the other splits, {doubt}")
+    if labels.scale is None and (problem := _ambiguity(train)):
+        warnings.append(f"of train alone, other than of the other splits, {problem}")
     elif labels.factor != 1 and max(abs(train.min), abs(train.max)) <= 1:
         warnings.append(
             f"after --label-scale {labels.factor:g} the labels lie in [{train.min:g}, {train.max:g}], a third of the "
@@ -209,7 +209,7 @@ def _warn_of_sentiments(train: LabelFacts, labels: Labels) -> list[str]:
 
 
 def _warn_of_classes(everything: LabelFacts, train: LabelFacts | None) -> list[str]:
-    """What is odd in the class numbers."""
+    """Warnings about class numbers."""
     warnings = []
     if train and train.min != train.max and len(train.occurring) == 1:
         warnings.append(f"every training sample has class {train.occurring[0]}; data.classes=stored can learn nothing")
@@ -226,5 +226,5 @@ def _classes(numbers: list[int]) -> str:
     """`class 4 is`, or `classes 1, 2, 3, ... (17 of them) are`."""
     if len(numbers) == 1:
         return f"class {numbers[0]} is"
-    more = f", ... ({len(numbers)} of them)" if len(numbers) > _NAMED else ""
-    return f"classes {', '.join(map(str, numbers[:_NAMED]))}{more} are"
+    more = f", ... ({len(numbers)} of them)" if len(numbers) > _MAX_NAMED else ""
+    return f"classes {', '.join(map(str, numbers[:_MAX_NAMED]))}{more} are"

@@ -1,8 +1,8 @@
-"""Where a set of shards is: a directory or a URL, one type for every command, which tells no secret.
+"""Where a set of shards is: a directory or a URL, one type for every command, whose text holds no secret.
 
 place = to_place("s3://bucket/mosi")    # or "shards", "file:///data/shards", Path("shards")
 f"{place}"                              # for messages, logs and records: without user-info and query
-place.address                           # in full, for whoever opens it
+place.address                           # in full, to open it
 """
 
 import argparse
@@ -11,15 +11,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_ODD_USER = r"[^\s/?#:\[\]]*:(?!\d*(?:[\s/?#\"'<>]|$))[^\s\"'<>]*@"
-"""User-info with a password that holds what should have been escaped, such as a slash: after a host comes a number."""
+_UNESCAPED_USER = r"[^\s/?#:\[\]]*:(?!\d*(?:[\s/?#\"'<>]|$))[^\s\"'<>]*@"
+"""User-info with a password that holds what should have been escaped, such as a slash. Behind a host stands a port."""
 _URL = re.compile(
-    rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/?#]*@|{_ODD_USER})?"
+    rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/?#]*@|{_UNESCAPED_USER})?"
     r"(?P<rest>[^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?"
 )
-_NAMED_BEFORE_AT = frozenset({"abfs", "abfss", "az", "git", "github", "wasb", "wasbs"})
-"""Schemes of which what stands before an @ is part of the place, not a user: container@account, organisation:repo@."""
-_COLLAPSED = re.compile(r"(https?|s3|gs|gcs|abfss?|az|ftp|sftp|hdfs):/(?!/)")
+_SCHEMES_WITH_NAME_BEFORE_AT = frozenset({"abfs", "abfss", "az", "git", "github", "wasb", "wasbs"})
+"""Schemes whose part before an @ belongs to the place and is no user: container@account, organisation:repo@."""
+_LOST_SLASH = re.compile(r"(https?|s3|gs|gcs|abfss?|az|ftp|sftp|hdfs):/(?!/)")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Place:
     def __post_init__(self) -> None:
         if not self.address.strip():
             raise ValueError("a place is empty; give a directory, or a URL such as s3://bucket/mosi")
-        if _COLLAPSED.match(self.address) and not os.path.exists(self.address):
+        if _LOST_SLASH.match(self.address) and not os.path.exists(self.address):
             meant = redact(self.address.replace(":/", "://", 1))
             raise ValueError(f"the place {meant} was given with one slash after its scheme; write two")
 
@@ -49,7 +49,7 @@ class Place:
 
     @property
     def has_secret(self) -> bool:
-        """Whether the text leaves something out."""
+        """Whether the text leaves out user-info or a query."""
         return redact(self.address) != self.address
 
     def is_dir(self) -> bool:
@@ -67,11 +67,11 @@ class Place:
         return f"Place({str(self)!r})"
 
 
-Where = str | Path | Place
-"""What the library takes for a place."""
+PlaceLike = str | Path | Place
+"""What functions of the library accept as a place."""
 
 
-def to_place(given: Where) -> Place:
+def to_place(given: PlaceLike) -> Place:
     """The place that a text or a path names.
 
     Raises:
@@ -95,5 +95,5 @@ def redact(text: str) -> str:
 
 def _shown(match: re.Match[str]) -> str:
     user = match["user"] or ""
-    kept = user if match["scheme"].lower() in _NAMED_BEFORE_AT else ""
-    return f"{match['scheme']}://{kept}{match['rest']}"
+    name = user if match["scheme"].lower() in _SCHEMES_WITH_NAME_BEFORE_AT else ""
+    return f"{match['scheme']}://{name}{match['rest']}"

@@ -4,16 +4,16 @@
         ...
         lease.check()    # None, or who has taken the directory over
 
-The lease is a file DIR/.writer that says host, process and start time. Two things hold it:
+The lease is a file DIR/.writer that names host, process and start time. Two things protect it:
 
-- a lock of the kernel (flock) on it, which ends with its holder, however that dies. A network file system may carry it
-  to other hosts (NFS 4, Lustre with `flock`, GPFS), or not (NFS with `nolock`, Lustre with `localflock`);
-- its modification time, which a thread renews. A holder on another host counts as dead when it has not moved for
-  `LEASE_SECONDS`, by the clock of the one who watches.
+- a lock of the kernel (flock), which ends with its process. A network file system may share it with other hosts (NFS 4,
+  Lustre with `flock`, GPFS), or not (NFS with `nolock`, Lustre with `localflock`);
+- its modification time, which a thread of the holder renews. A holder on another host counts as dead when the time has
+  not changed for `LEASE_SECONDS`, by the clock of the process that watches it.
 
-So a second writer is refused at once where the lock reaches, and after a look at the lease where it does not. Who takes
-a directory over writes a new lease; the former holder, should it still live, sees that by `check`. The same happens
-where a user removes the file of a host that is gone for good.
+So a second writer is rejected at once where locks are shared, and after watching the lease where they are not. A
+process that takes a directory over writes a new lease. The previous holder, if it is alive, notices that in `check`.
+The same happens where a user removes the lease of a host that is gone for good.
 """
 
 import errno
@@ -27,60 +27,96 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from data_shards.durable import is_at, open_plain
+from data_shards.durable import is_same_file, open_regular
 
-NAME = ".writer"
+LEASE_FILE = ".writer"
 RENEW_SECONDS = 5.0
 LEASE_SECONDS = 20.0
-"""How long the lease of another host must not have moved until its holder counts as dead."""
+"""How long the lease of another host must be unchanged until its holder counts as dead."""
 _DYING_SECONDS = 5.0
-"""How long a lock is asked for whose holder is on its way out, or has not yet said who it is."""
+"""How long to wait for a lock whose holder is ending, or has not yet written its lease."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Held(ValueError):
+class DirectoryInUse(ValueError):
     """Another process writes to the directory."""
 
 
-class Lease:
-    """The right to write to a directory; `acquire` gives it."""
+class _Lock(Enum):
+    """What an attempt to lock a lease found."""
 
-    def __init__(self, path: Path, handle: int, claim: dict[str, str], made: list[Path]) -> None:
-        self.handle, self.token = handle, claim["token"]
-        self._path, self._made = path, made
-        self._over = threading.Event()
+    OURS = "ours"
+    TAKEN = "taken"
+    UNSUPPORTED = "unsupported"
+    """The file system has no locks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """What a lease says of its holder."""
+
+    host: str
+    process: str
+    boot: str
+    """Names the kernel that the process runs on, from its start to its end."""
+    token: str
+    """Unique."""
+    started: str
+    group: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host} (since {self.started})"
+
+
+class Lease:
+    """The right to write to a directory, as `acquire` returns it."""
+
+    def __init__(self, path: Path, handle: int, token: str, created: list[Path]) -> None:
+        """Renew a lease from now on.
+
+        Args:
+            handle: descriptor of the file; its lock is held where the file system has locks.
+            created: directories that were made for it, innermost first.
+        """
+        self.handle = handle
+        self.token = token
+        self._path = path
+        self._created = created
+        self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease {path}", daemon=True)
         self._thread.start()
 
     def check(self) -> str | None:
-        """Why this process may not write any more: someone else has taken the directory over. None while it may, also
-        while the directory cannot be seen."""
-        other = _read(self._path)
-        if other is None or other["token"] == self.token:
+        """Why this process may not write any more: another one has taken the directory over. None while it may, and
+        while the directory cannot be read."""
+        holder = _read(self._path)
+        if holder is None or holder.token == self.token:
             return None
-        return f"{self._path.parent} was taken over by {_who(other)}; this one ends"
+        return f"{self._path.parent} was taken over by {holder}; this one ends"
 
     def release(self) -> None:
-        """Give the directory back, and remove what was made for it if nothing has come into it."""
-        if self._over.is_set():
+        """End the right to write, and remove those directories that were made for it and are empty."""
+        if self._released.is_set():
             return
-        self._over.set()
+        self._released.set()
         self._thread.join()
         with suppress(OSError):
-            if is_at(self.handle, self._path):
+            if is_same_file(self.handle, self._path):
                 self._path.unlink()
         os.close(self.handle)
-        for directory in self._made:
+        for directory in self._created:
             with suppress(OSError):
                 directory.rmdir()
 
     def _renew(self) -> None:
-        while not self._over.wait(RENEW_SECONDS):
+        while not self._released.wait(RENEW_SECONDS):
             with suppress(OSError):
                 os.utime(self.handle)
 
@@ -99,113 +135,126 @@ def acquire(directory: Path, *, group: str = "") -> Lease:
     """Take the right to write to a directory, which is made if it is missing.
 
     Args:
-        group: a holder of the same group is not asked: whoever starts the writers of a group sees to it that the latest
-            one is right, such as the restarts of one trial.
+        group: a holder of the same group is replaced, even if it is alive. Writers of a group, such as the restarts of
+            one trial, are started one after the other, and the latest one is right.
 
     Raises:
-        Held: another process writes there; says which.
+        DirectoryInUse: another process writes there; the message names it.
         ValueError: something else than a file is in the lease's place.
         OSError: the directory cannot be made or written to.
     """
-    path = directory / NAME
-    made = [place for place in (directory, *directory.absolute().parents) if not place.exists()]
+    path = directory / LEASE_FILE
+    created = [parent for parent in (directory, *directory.absolute().parents) if not parent.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    patience = time.monotonic() + _DYING_SECONDS
+    deadline = time.monotonic() + _DYING_SECONDS
     while True:
-        handle = open_plain(path)
+        handle = open_regular(path)
+        claim = None
         try:
-            locks = _lock(handle)
-            holder = _parse(os.pread(handle, 1 << 14, 0))
-            ours = bool(group) and holder is not None and holder["group"] == group
-            if locks is False and not ours:
-                if time.monotonic() > patience or not (holder is None or _is_dying(holder)):
-                    raise Held(_busy(directory, holder))
-            elif not is_at(handle, path):
-                pass  # its former holder removed the file between our open and our lock
-            elif ours:
-                path.unlink(missing_ok=True)  # a new file: its holder, if it lives, finds another token there
-            elif holder is None or (locks and holder["boot"] == _boot()) or _is_dead(path, holder):
-                claim = _claim(handle, group)
-                if locks or _stays(path, claim):
-                    return Lease(path, handle, claim, made)
-            else:
-                raise Held(_busy(directory, holder))
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
+            claim = _try_to_claim(path, handle, group, deadline=deadline)
+        finally:
+            if claim is None:
+                os.close(handle)
+        if claim is not None:
+            return Lease(path, handle, claim.token, created)
         time.sleep(0.1)
 
 
+def _try_to_claim(path: Path, handle: int, group: str, *, deadline: float) -> _Claim | None:
+    """Claim an open lease, if it is free; None where a new attempt is needed.
+
+    Raises:
+        DirectoryInUse: it is not free, and will not be before the deadline.
+    """
+    lock = _try_to_lock(handle)
+    holder = _parse(os.pread(handle, 1 << 14, 0))
+    is_replaced = bool(group) and holder is not None and holder.group == group
+    if lock is _Lock.TAKEN and not is_replaced:
+        may_end = holder is None or _is_dying(holder)
+        if not may_end or time.monotonic() > deadline:
+            raise DirectoryInUse(_in_use(path.parent, holder))
+        return None
+    if not is_same_file(handle, path):
+        return None  # its previous holder removed the file between our open and our lock
+    if is_replaced:
+        path.unlink(missing_ok=True)  # the next attempt makes a new file, in which the holder finds another token
+        return None
+    ended_here = holder is not None and lock is _Lock.OURS and holder.boot == _boot()
+    if holder is not None and not ended_here and not _is_dead(path, holder):
+        raise DirectoryInUse(_in_use(path.parent, holder))
+    claim = _write_claim(handle, group)
+    return claim if lock is _Lock.OURS or _survives(path, claim) else None
+
+
 def read_token(directory: Path) -> str | None:
-    """The token of the lease on a directory; None where there is none to be seen."""
-    claim = _read(directory / NAME)
-    return None if claim is None else claim["token"]
+    """The token of the lease on a directory; None where none can be read."""
+    claim = _read(directory / LEASE_FILE)
+    return None if claim is None else claim.token
 
 
-def _lock(handle: int) -> bool | None:
-    """Whether the kernel's lock is ours; None where the file system has none."""
+def _try_to_lock(handle: int) -> _Lock:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return _Lock.TAKEN
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return None
-    return True
+        return _Lock.UNSUPPORTED
+    return _Lock.OURS
 
 
-def _is_dying(holder: dict[str, str]) -> bool:
-    """Whether a process of this kernel is gone, but for what it still holds."""
-    if holder["boot"] != _boot():
+def _is_dying(holder: _Claim) -> bool:
+    """Whether the holder is a process of this kernel that has ended, but for files that are still open."""
+    if holder.boot != _boot():
         return False
     try:
-        state = Path(f"/proc/{holder['process']}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{holder.process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return True
     return state in "ZX"
 
 
-def _claim(handle: int, group: str) -> dict[str, str]:
-    """Write down who we are."""
-    claim = {
-        "host": socket.gethostname(),
-        "process": str(os.getpid()),
-        "boot": _boot(),
-        "token": uuid.uuid4().hex,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "group": group,
-    }
+def _write_claim(handle: int, group: str) -> _Claim:
+    """Write this process into a lease."""
+    claim = _Claim(
+        host=socket.gethostname(),
+        process=str(os.getpid()),
+        boot=_boot(),
+        token=uuid.uuid4().hex,
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        group=group,
+    )
     os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(claim).encode(), 0)
+    os.pwrite(handle, json.dumps(asdict(claim)).encode(), 0)
     os.fsync(handle)
     return claim
 
 
-def _stays(path: Path, claim: dict[str, str]) -> bool:
-    """Whether a claim that no lock protects is still there after a moment in which others may have made theirs."""
+def _survives(path: Path, claim: _Claim) -> bool:
+    """Whether a claim without a lock is still there after a second, in which others may have written theirs."""
     time.sleep(1)
-    return (_read(path) or claim)["token"] == claim["token"]
+    return (_read(path) or claim).token == claim.token
 
 
-def _is_dead(path: Path, holder: dict[str, str]) -> bool:
-    """Watch a lease that no lock of ours vouches for; whether it stops moving."""
+def _is_dead(path: Path, holder: _Claim) -> bool:
+    """Watch a lease that no lock protects here; whether it stays unchanged."""
     print(
-        f"waiting {LEASE_SECONDS:.0f} s to see whether {_who(holder)} still writes to {path.parent}",
+        f"waiting {LEASE_SECONDS:.0f} s to see whether {holder} still writes to {path.parent}",
         file=sys.stderr,
         flush=True,
     )
-    before, end = _mark(path), time.monotonic() + LEASE_SECONDS
+    before, end = _state(path), time.monotonic() + LEASE_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, LEASE_SECONDS / 4))
-        if _mark(path) != before:
+        if _state(path) != before:
             return False
     return True
 
 
-def _mark(path: Path) -> tuple[int, bytes] | None:
-    """What moves while a holder lives. The file is opened anew, so that a network file system asks its server."""
+def _state(path: Path) -> tuple[int, bytes] | None:
+    """Time and content of a lease, which change while its holder lives. The file is opened each time, so that a network
+    file system asks its server."""
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns, file.read()
@@ -213,37 +262,34 @@ def _mark(path: Path) -> tuple[int, bytes] | None:
         return None
 
 
-def _read(path: Path) -> dict[str, str] | None:
+def _read(path: Path) -> _Claim | None:
     try:
         return _parse(path.read_bytes())
     except OSError:
         return None
 
 
-def _parse(content: bytes) -> dict[str, str] | None:
-    """The claim in a lease; None for an empty one, or one that was torn by its writer's death."""
+def _parse(content: bytes) -> _Claim | None:
+    """The claim in a lease; None for an empty one, or an incomplete one, whose writer died."""
     try:
-        claim: Any = json.loads(content)
+        values: Any = json.loads(content)
     except ValueError:
         return None
-    names = ("host", "process", "boot", "token", "started", "group")
-    return {name: str(claim.get(name, "")) for name in names} if isinstance(claim, dict) else None
+    if not isinstance(values, dict):
+        return None
+    return _Claim(**{field.name: str(values.get(field.name, "")) for field in fields(_Claim)})
 
 
-def _busy(directory: Path, holder: dict[str, str] | None) -> str:
-    who = "another process" if holder is None else _who(holder)
+def _in_use(directory: Path, holder: _Claim | None) -> str:
+    lease = directory / LEASE_FILE
     return (
-        f"{directory} is being written by {who}; wait for it or stop it (if its host is gone for good, remove "
-        f"{directory / NAME})"
+        f"{directory} is being written by {holder or 'another process'}; wait for it or stop it (if its host is gone "
+        f"for good, remove {lease})"
     )
 
 
-def _who(holder: dict[str, str]) -> str:
-    return f"process {holder['process']} on {holder['host']} (since {holder['started']})"
-
-
 def _boot() -> str:
-    """Names this kernel from its start to its end; within it a lock of the kernel's is the whole truth."""
+    """Names this kernel from its start to its end; between its processes the kernel's lock decides."""
     try:
         return _BOOT.read_text().strip()
     except OSError:

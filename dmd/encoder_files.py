@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_shards.file_kinds import TORCH_KINDS, refuse_kind
+from data_shards.file_kinds import TORCH_KINDS, check_file_kind
 from dmd.errors import first_line
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -52,7 +52,7 @@ def _weights(folder: Path) -> list[Path]:
 
 def _parts(index: Path) -> list[Path]:
     """The files that an index of weights names, each right beside it."""
-    refuse_kind(index, "an index of weights", but=("a JSON file",))
+    check_file_kind(index, "an index of weights", allowed=("a JSON file",))
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
         outside = sorted(name for name in names if Path(name).name != name)
@@ -67,7 +67,7 @@ def _check_weights(path: Path) -> None:
     """Raise ValueError unless the file is whole and holds tensors alone."""
     safe = path.suffix == ".safetensors"
     known = ("a safetensors file",) if safe else (*TORCH_KINDS, "a pickle")
-    refuse_kind(path, "the weights of a text encoder", but=known)
+    check_file_kind(path, "the weights of a text encoder", allowed=known)
     try:
         if safe:
             with safe_open(path, framework="pt"):

@@ -19,7 +19,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--resume",
         default="auto",
         metavar="auto|never|STEP",
-        help="auto (default): from the newest valid checkpoint, if there is one; never: refuse a run directory with "
+        help="auto (default): from the newest valid checkpoint, if there is one; never: reject a run directory with "
         "checkpoints; STEP: from that one, discarding later ones",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values, such as train.seed=7")
@@ -29,8 +29,8 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 def rank_arguments(options: argparse.Namespace) -> list[str]:
     """The command line of a rank for parsed options; paths become absolute, ranks may start elsewhere.
 
-    A process list tells it to everybody on a host, so a URL stands there redacted; `launch.starting.private` has it in
-    full.
+    Everybody on a host can read it in the process list, so a URL is redacted there; `launch.starting.private_variables`
+    carries it in full.
     """
     arguments = ["--data", str(options.data.absolute()), "--run", str(options.run.absolute())]
     arguments += ["--resume", options.resume]

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 def train(argv: list[str]) -> int:
     """Train DMD on shards with DeepSpeed; the same command again continues the run."""
-    with _ends_at_once():
+    with _stop_ends_process():
         return _train(argv)
 
 
 @contextmanager
-def _ends_at_once() -> Iterator[None]:
-    """A request to stop ends this process at once: as long as there are no ranks there is nothing to save."""
+def _stop_ends_process() -> Iterator[None]:
+    """End this process at once on a request to stop: before ranks run there is nothing to save."""
 
     def end(number: int, frame: object) -> NoReturn:
         print("dmd train: asked to stop before a rank ran; the same command continues", file=sys.stderr, flush=True)
@@ -65,10 +65,12 @@ def _train(argv: list[str]) -> int:
     from dmd.config import TrainConfig
     from launch.arguments import rank_arguments
     from launch.starting.runner import run_launcher
-    from launch.supervision.ending import show
+    from launch.supervision.ending import print_ending
 
     layout = _layout(options)
-    arguments, patience, refused = rank_arguments(options), TrainConfig.collective_timeout, ""
+    arguments = rank_arguments(options)
+    patience = TrainConfig.collective_timeout
+    rejection = ""
     try:
         config = _check(options, layout)
         patience = config.train.collective_timeout
@@ -78,10 +80,10 @@ def _train(argv: list[str]) -> int:
     except ValueError as error:
         if layout.host_rank is None:
             raise
-        refused = redact(str(error))
-        print(f"dmd train: {refused}; telling the other hosts", file=sys.stderr, flush=True)
-    ending = run_launcher(layout, arguments, options.data, patience=patience, refused=refused)
-    show(ending)
+        rejection = redact(str(error))
+        print(f"dmd train: {rejection}; telling the other hosts", file=sys.stderr, flush=True)
+    ending = run_launcher(layout, arguments, options.data, patience=patience, rejection=rejection)
+    print_ending(ending)
     return ending.code
 
 

@@ -1,4 +1,4 @@
-"""Which devices ranks run on: `DS_ACCELERATOR=cpu` and CUDA_VISIBLE_DEVICES count wherever this is asked."""
+"""Which devices ranks run on. Every function heeds `DS_ACCELERATOR=cpu` and CUDA_VISIBLE_DEVICES."""
 
 from collections.abc import MutableMapping
 
@@ -6,7 +6,9 @@ import torch
 
 from dmd.kernels.backend import default_device
 
-VISIBLE, CHOSEN = "CUDA_VISIBLE_DEVICES", "DMD_VISIBLE_DEVICES"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+SAVED_DEVICES = "DMD_VISIBLE_DEVICES"
+"""Environment variable: what the user chose, which DeepSpeed's launcher replaces in the other one."""
 
 
 def num_gpus() -> int:
@@ -15,10 +17,10 @@ def num_gpus() -> int:
 
 
 def check_ranks(ranks: int, gpus: int) -> None:
-    """Refuse more ranks on this host than it has GPUs; 0 GPUs stand for the CPU.
+    """Reject more ranks on this host than it has GPUs; 0 GPUs stand for the CPU.
 
     Raises:
-        ValueError: NCCL would refuse two ranks on one GPU.
+        ValueError: two ranks would share a GPU, which NCCL rejects.
     """
     if 0 < gpus < ranks:
         raise ValueError(
@@ -27,19 +29,19 @@ def check_ranks(ranks: int, gpus: int) -> None:
         )
 
 
-def keep_choice(environment: MutableMapping[str, str]) -> None:
-    """Before DeepSpeed's launcher: note CUDA_VISIBLE_DEVICES, which it replaces by the numbers from 0 on."""
-    environment.pop(CHOSEN, None)
-    if VISIBLE in environment:
-        environment[CHOSEN] = environment.pop(VISIBLE)
+def save_visible_devices(environment: MutableMapping[str, str]) -> None:
+    """Before DeepSpeed's launcher starts: save CUDA_VISIBLE_DEVICES, which it replaces by the numbers from 0 on."""
+    environment.pop(SAVED_DEVICES, None)
+    if VISIBLE_DEVICES in environment:
+        environment[SAVED_DEVICES] = environment.pop(VISIBLE_DEVICES)
 
 
-def take_choice(environment: MutableMapping[str, str]) -> None:
-    """In a rank, before anything asks for CUDA: let it see the GPUs that the user chose, on the CPU none.
+def restore_visible_devices(environment: MutableMapping[str, str]) -> None:
+    """In a rank, before anything uses CUDA: show it the GPUs that the user chose, and none if it runs on the CPU.
 
-    torch offers a GPU to a rank on the CPU as well, and code that is not ours takes it.
+    torch shows GPUs to a rank on the CPU as well, and libraries then use one.
     """
     if environment.get("DS_ACCELERATOR") == "cpu":
-        environment[VISIBLE] = ""
-    elif CHOSEN in environment:
-        environment[VISIBLE] = environment[CHOSEN]
+        environment[VISIBLE_DEVICES] = ""
+    elif SAVED_DEVICES in environment:
+        environment[VISIBLE_DEVICES] = environment[SAVED_DEVICES]

@@ -82,8 +82,8 @@ def devices() -> Iterator[Finding]:
         device = torch.device("cuda", number)
         card, properties = card_of(device), torch.cuda.get_device_properties(device)
         shared = getattr(properties, "shared_memory_per_block_optin", None)
-        told = "" if shared is None else f", {shared / 1024:.0f} KiB of shared memory per block"
-        yield Finding("device", f"{device} {card}, {properties.total_memory / 2**30:.0f} GiB{told}")
+        shared_text = "" if shared is None else f", {shared / 1024:.0f} KiB of shared memory per block"
+        yield Finding("device", f"{device} {card}, {properties.total_memory / 2**30:.0f} GiB{shared_text}")
         if default_device().type == "cuda":
             yield how_it_trains(device)
     if not torch.cuda.is_available():
@@ -110,9 +110,9 @@ def network(address: str, port: int) -> Iterator[Finding]:
         yield Finding("interface", str(error), ok=False)
         return
     chosen = {variable: os.environ[variable] for variable in (GLOO_INTERFACE, NCCL_INTERFACE) if variable in os.environ}
-    told = ", ".join(f"{key}={value}" for key, value in chosen.items()) or "the way to rank 0's host"
+    reason = ", ".join(f"{key}={value}" for key, value in chosen.items()) or "the way to rank 0's host"
     taken = next(iter(chosen.values()), name)
-    yield Finding("collectives", f"take {taken} ({told}; this host is {own} towards {address})", ok=True)
+    yield Finding("collectives", f"take {taken} ({reason}; this host is {own} towards {address})", ok=True)
     if own in ("127.0.0.1", "127.0.1.1", "::1"):
         yield Finding("collectives", f"{address} is a loopback here: good for one host; --hosts looks further")
     with socket.socket() as probe:
@@ -128,15 +128,17 @@ def tools() -> Iterator[Finding]:
         needed = default_device().type == "cuda"
         yield Finding("compiler", "none; install g++: Triton's kernels need it", ok=False if needed else None)
     else:
-        told = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()
-        yield Finding("compiler", f"{compiler}: {told[0] if told else 'says no version'}", ok=True)
+        output = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()
+        yield Finding("compiler", f"{compiler}: {output[0] if output else 'says no version'}", ok=True)
     yield cuda_compiler(shutil.which("nvcc"), torch.version.cuda)
     if dist.is_nccl_available():
         yield Finding("nccl", ".".join(map(str, torch.cuda.nccl.version())))
     remote = [name for name in ("ssh", "pdsh") if shutil.which(name)]
     missing = sorted({"ssh", "pdsh"} - set(remote))
-    way = f"without {', '.join(missing)}: use --host-rank on every host" if missing else "--hosts can start all hosts"
-    yield Finding("remote", way)
+    advice = (
+        f"without {', '.join(missing)}: use --host-rank on every host" if missing else "--hosts can start all hosts"
+    )
+    yield Finding("remote", advice)
     yield Finding("versions", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
@@ -145,8 +147,8 @@ def cuda_compiler(nvcc: str | None, cuda: str | None) -> Finding:
     purpose = "; train.adam=deepspeed alone needs it"
     if nvcc is None:
         return Finding("nvcc", f"none{purpose}")
-    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release (\d+\.\d+)", told)
+    output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+\.\d+)", output)
     own = "of an unknown version" if release is None else release[1]
     if cuda is None:
         return Finding("nvcc", f"{own} at {nvcc}, torch is built without CUDA{purpose}")
@@ -166,30 +168,30 @@ def collectives() -> Iterator[Finding]:
             )
             for rank in range(2)
         ]
-        told = [rank.communicate() for rank in ranks]
+        outputs = [rank.communicate() for rank in ranks]
     if any(rank.returncode for rank in ranks):
-        errors = " / ".join(error.strip().splitlines()[-1] for _, error in told if error.strip())
+        errors = " / ".join(error.strip().splitlines()[-1] for _, error in outputs if error.strip())
         yield Finding("all-reduce", f"fails between two ranks of this host: {errors}", ok=False)
     else:
-        yield Finding("all-reduce", f"two ranks of this host, {told[0][0].strip()}", ok=True)
+        yield Finding("all-reduce", f"two ranks of this host, {outputs[0][0].strip()}", ok=True)
 
 
 def storage(run: Path) -> Iterator[Finding]:
     """Whether a directory can be written, renamed as a whole and made durable; how much room it has."""
-    there = next(path for path in (run.absolute(), *run.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(there).free / 2**30
+    existing = next(path for path in (run.absolute(), *run.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free / 2**30
     try:
-        with tempfile.TemporaryDirectory(prefix=".dmd-doctor-", dir=there) as name:
+        with tempfile.TemporaryDirectory(prefix=".dmd-doctor-", dir=existing) as name:
             folder = Path(name)
             _try_rename(folder)
     except OSError as error:
-        yield Finding("storage", f"{there} cannot hold a run: {error}", ok=False)
+        yield Finding("storage", f"{existing} cannot hold a run: {error}", ok=False)
         return
-    yield Finding("storage", f"{there} is writable, renames are whole; {free:.1f} GiB free", ok=free > 1)
+    yield Finding("storage", f"{existing} is writable, renames are whole; {free:.1f} GiB free", ok=free > 1)
 
 
 def _try_rename(folder: Path) -> None:
-    """What a checkpoint needs: new files, fsync, a directory renamed into sight. Raises OSError."""
+    """Do what a checkpoint needs: new files, fsync, a directory that is renamed. Raises OSError."""
     staged, visible = folder / ".staged", folder / "visible"
     staged.mkdir()
     content = uuid.uuid4().bytes

@@ -13,10 +13,10 @@ from launch.supervision.supervise import StopRequest, supervise
 
 
 def _train(stop: StopRequest, channels: Channels) -> int:
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a store that is gone is no news: supervisors tell the cause
-    from launch.devices import take_choice  # heavy, as torch is; the supervisor does without
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # about a store that is gone: supervisors report the cause
+    from launch.devices import restore_visible_devices  # imports torch, which the supervisor does without
 
-    take_choice(os.environ)
+    restore_visible_devices(os.environ)
     from launch.trainer.main import main
 
     return main(sys.argv[1:], stop, channels)

@@ -1,8 +1,9 @@
-"""What the bytes of a set of shards are.
+"""The file formats of a set of shards.
 
-A shard is a plain tar (`tar`) of `.npy` members (`npy`) and one JSON file per sample. `index_file` is the Parquet table
-over all samples of all shards, `index_writer` writes it. `schema` has the facts that both share: `Sample`, `ShardInfo`,
-`DatasetInfo` and the generation, which is a digest of the content. `padding` fills samples up to one length, `arrays`
-reads arrays that other programs wrote, `feature_statistics` has mean and deviation of each feature, `hashing` the one
-source of randomness. Writers and readers import from here; nothing here knows where files are.
+A shard is a tar (`tar`) of `.npy` members (`npy`) and one JSON member per sample. `index_file` reads the Parquet table
+over all samples of all shards, `index_writer` writes it. `schema` defines what both hold: `Sample`, `ShardInfo`,
+`DatasetInfo`, and the generation, which is a digest of the content. `content_facts` merges what is known of the shards
+into what is known of the set, `feature_statistics` computes mean and deviation of each feature. `padding` pads samples
+to one length, `arrays` reads arrays of externally created tars, `hashing` is the only source of randomness. Writers and
+readers import from here; nothing here opens a set.
 """

@@ -1,4 +1,4 @@
-"""Arrays inside members that other programs wrote: `.npy` and `.npz`, never anything that can hold code."""
+"""Arrays in members of externally created tars: `.npy` and `.npz`, never a format that can hold code."""
 
 import io
 import json
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.file_kinds import HEAD, explain
+from data_shards.file_kinds import HEAD_BYTES, explain
 from data_shards.format.padding import pad_steps
 
-UNSAFE = ("pth", "pt", "pkl", "pickle", "pyd", "joblib", "ckpt", "bin")
+UNSAFE_EXTENSIONS = ("pth", "pt", "pkl", "pickle", "pyd", "joblib", "ckpt", "bin")
 """Formats that are, or may be, pickles: reading one can run code."""
-_LARGEST = 1 << 28
+_MAX_UNPACKED_BYTES = 1 << 28
 """Bytes of one unpacked array; an archive can claim any size."""
 
 
@@ -39,10 +39,10 @@ _FAILURES = (
 """What numpy and zipfile raise on damaged files."""
 
 
-def check_format(member: str) -> None:
-    """Refuse a member by its extension; `member` is such as `emb.npy` or `feats.npz:audio`."""
+def check_array_member(member: str) -> None:
+    """Reject a member by its extension; `member` is such as `emb.npy` or `feats.npz:audio`."""
     extension = member.partition(":")[0].rsplit(".", 1)[-1].lower()
-    if extension in UNSAFE:
+    if extension in UNSAFE_EXTENSIONS:
         raise ValueError(f"member {member}: .{extension} files can run code when they are read; store .npy or .npz")
     if extension not in ("npy", "npz"):
         raise ValueError(f"member {member}: .{extension} holds no array that is read here; store .npy or .npz")
@@ -56,8 +56,8 @@ def decode_array(raw: bytes, member: str) -> NDArray[Any]:
     try:
         return _npy(_unzip(raw, f"{entry}.npy") if entry else raw)
     except _FAILURES as error:
-        whole = raw[:4] == b"PK\x03\x04" if entry else raw[:1] == b"\x93"
-        reason = "" if whole else explain(raw[:HEAD])
+        is_expected_format = raw[:4] == b"PK\x03\x04" if entry else raw[:1] == b"\x93"
+        reason = "" if is_expected_format else explain(raw[:HEAD_BYTES])
         reason = reason or " ".join(str(error).split())
         raise ValueError(f"{member} is no array that can be read: {reason}") from error
 
@@ -83,12 +83,12 @@ def _npy(raw: bytes) -> NDArray[Any]:
 def _unzip(raw: bytes, entry: str) -> bytes:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         info = archive.getinfo(entry)
-        if info.file_size > _LARGEST:
+        if info.file_size > _MAX_UNPACKED_BYTES:
             raise ValueError(f"{entry} claims {info.file_size} bytes")
         return archive.read(info)
 
 
-def fit(array: NDArray[Any], shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+def pad_to_shape(array: NDArray[Any], shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array as one sample's [T, D] (or tokens [3, T]) of the set: padded with zeros at the end."""
     if array.shape == shape:
         return array.astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""A keyed 64-bit hash in vectorised numpy: the only randomness of this floor, so nothing depends on numpy's Generator.
+"""A keyed 64-bit hash in vectorised numpy: the only randomness in `data_shards`, so none depends on numpy's Generator.
 
 The mixer is splitmix64's finaliser, a bijection of 64-bit words.
 """
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
-_M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
-def key_of(*parts: int) -> int:
+def hash_key(*parts: int) -> int:
     """One 64-bit key from integers (each taken modulo 2^64); their order matters."""
     state = 0
     for part in parts:
@@ -21,8 +21,8 @@ def key_of(*parts: int) -> int:
 
 def mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64-bit words, elementwise."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(_M1)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(_M2)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(_MULTIPLIERS[0])
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(_MULTIPLIERS[1])
     return words ^ (words >> np.uint64(31))
 
 
@@ -40,6 +40,6 @@ def normal(key: int, count: int) -> NDArray[np.float64]:
 
 
 def _mix_int(word: int) -> int:
-    word = (word ^ (word >> 30)) * _M1 & _MASK
-    word = (word ^ (word >> 27)) * _M2 & _MASK
+    word = (word ^ (word >> 30)) * _MULTIPLIERS[0] & _MASK
+    word = (word ^ (word >> 27)) * _MULTIPLIERS[1] & _MASK
     return word ^ (word >> 31)

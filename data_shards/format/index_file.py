@@ -1,9 +1,9 @@
 """The file that holds an index: a Parquet table whose every byte is covered by a checksum.
 
-`index.parquet` opens with any Parquet reader. Its metadata holds `dmd.info` (`DatasetInfo` as JSON) and
-`dmd.row_groups` (where each row group ends, and its crc32). The footer is followed by its own sha256, in the place
-where the format keeps a footer signature that other readers skip. So nothing is parsed before it is known to be
-what was written, and opening an index of 10^8 rows costs what its footer costs.
+Any Parquet reader opens `index.parquet`. Its metadata holds `dmd.info` (`DatasetInfo` as JSON) and `dmd.row_groups`
+(where each row group ends, and its crc32). The footer is followed by its own sha256, in the place of a footer
+signature, which other readers skip. So checksums are compared before anything is parsed, and opening an index of 10^8
+rows reads its footer alone.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo
 INDEX_NAME = "index.parquet"
 MAGIC = b"PAR1"
 ROWS_PER_GROUP = 16384
-TAIL = hashlib.sha256().digest_size + 8
+TAIL_BYTES = hashlib.sha256().digest_size + 8
 """Bytes at the end of an index: the footer's sha256, its length and the magic word."""
 
 SCHEMA = pa.schema(
@@ -42,9 +42,9 @@ SCHEMA = pa.schema(
 CLASS_SCHEMA = SCHEMA.append(pa.field("class", pa.int32(), nullable=False))
 """Of a set whose samples have class labels."""
 
-_REPAIR = "restore the file, or rebuild the shards with `dmd shard`"
+_SUGGESTED_FIX = "restore the file, or rebuild the shards with `dmd shard`"
 
-RECORD = np.dtype(
+RECORD_DTYPE = np.dtype(
     [
         ("shard", np.int32),
         ("offset", np.int64, len(MEMBERS)),
@@ -55,12 +55,12 @@ RECORD = np.dtype(
         ("class", np.int32),
     ]
 )
-"""One sample as the reader wants it: the numeric columns of a row; `class` is -1 where the set has no class labels."""
+"""One sample as the reader needs it: the numeric columns of a row; `class` is -1 where the set has no class labels."""
 
 
 def to_records(table: pa.Table) -> NDArray[np.void]:
-    """The numeric columns of index rows as one array of dtype RECORD."""
-    records = np.empty(len(table), RECORD)
+    """The numeric columns of index rows as one array of dtype RECORD_DTYPE."""
+    records = np.empty(len(table), RECORD_DTYPE)
     records["class"] = -1
     for name in {"shard", "label", "class"} & set(table.column_names):
         records[name] = _values(table, name)
@@ -87,14 +87,14 @@ class IndexFile:
         self._name = name or str(path)
         self._file = pa.OSFile(str(path), "rb")
         size = self._file.size()
-        self.tail: bytes = self._file.read_at(TAIL, size - TAIL) if size >= 2 * TAIL else b""
+        self.tail: bytes = self._file.read_at(TAIL_BYTES, size - TAIL_BYTES) if size >= 2 * TAIL_BYTES else b""
         """The last bytes, which identify the content: the footer's sha256, its length and the magic word."""
         length = int.from_bytes(self.tail[-8:-4], "little")
-        if not self.tail.endswith(MAGIC) or not TAIL - 8 < length <= size - 8:
-            raise ValueError(f"{self._name} is truncated or not an index of shards: {_REPAIR}")
-        footer = self._file.read_at(length - (TAIL - 8), size - 8 - length)
-        if hashlib.sha256(footer).digest() != self.tail[: TAIL - 8]:
-            raise ValueError(f"{self._name} is damaged: its footer does not match its checksum; {_REPAIR}")
+        if not self.tail.endswith(MAGIC) or not TAIL_BYTES - 8 < length <= size - 8:
+            raise ValueError(f"{self._name} is truncated or not an index of shards: {_SUGGESTED_FIX}")
+        footer = self._file.read_at(length - (TAIL_BYTES - 8), size - 8 - length)
+        if hashlib.sha256(footer).digest() != self.tail[: TAIL_BYTES - 8]:
+            raise ValueError(f"{self._name} is damaged: its footer does not match its checksum; {_SUGGESTED_FIX}")
         self._parquet = pq.ParquetFile(self._file)
         metadata = self._parquet.metadata.metadata or {}
         try:
@@ -105,17 +105,17 @@ class IndexFile:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self._name}: {error}") from error
         rows = sum(self.info.counts.values())
-        wanted = CLASS_SCHEMA if self.info.classes else SCHEMA
-        sound = len(self._groups) == self._parquet.num_row_groups == -(-rows // ROWS_PER_GROUP)
-        if not sound or self._parquet.metadata.num_rows != rows or not self._parquet.schema_arrow.equals(wanted):
-            raise ValueError(f"{self._name} does not hold the {rows} rows that it tells of: {_REPAIR}")
+        schema = CLASS_SCHEMA if self.info.classes else SCHEMA
+        groups_match = len(self._groups) == self._parquet.num_row_groups == -(-rows // ROWS_PER_GROUP)
+        if not groups_match or self._parquet.metadata.num_rows != rows or not self._parquet.schema_arrow.equals(schema):
+            raise ValueError(f"{self._name} does not hold the {rows} rows that it tells of: {_SUGGESTED_FIX}")
 
     def read_group(self, number: int, columns: list[str]) -> pa.Table:
-        """Some columns of a row group, after its bytes were found intact."""
+        """Some columns of a row group, after its bytes were compared with their checksum."""
         end, crc = self._groups[number]
         start = self._groups[number - 1][0] if number else len(MAGIC)
         if zlib.crc32(self._file.read_at(end - start, start)) != crc:
-            raise ValueError(f"{self._name} is damaged in its rows from {number * ROWS_PER_GROUP}: {_REPAIR}")
+            raise ValueError(f"{self._name} is damaged in its rows from {number * ROWS_PER_GROUP}: {_SUGGESTED_FIX}")
         return self._parquet.read_row_group(number, columns=columns, use_threads=False)
 
     def check(self) -> None:
@@ -124,5 +124,5 @@ class IndexFile:
             self.read_group(number, [])
 
     def close(self) -> None:
-        """Give back the file handle."""
+        """Close the file."""
         self._file.close()

@@ -16,7 +16,7 @@ from data_shards.format.tar import ShardRows
 
 
 class IndexWriter:
-    """Writes an index row group by row group, so that its size does not matter; `finish` adds what the set is."""
+    """Writes an index row group by row group, so its size has no limit; `finish` adds the facts of the set."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,6 +24,7 @@ class IndexWriter:
         self._opened: pq.ParquetWriter | None = None
         self._pending: list[pa.Table] = []
         self._ends: list[tuple[int, int]] = []
+        """Where each row group ends, and its crc32."""
 
     def add(self, rows: ShardRows, *, shard: int) -> None:
         """Append one shard's rows; shards come in the order of the index."""
@@ -34,10 +35,10 @@ class IndexWriter:
         self._pending.append(table)
         if sum(map(len, self._pending)) >= ROWS_PER_GROUP:
             table = pa.concat_tables(self._pending).combine_chunks()
-            whole = len(table) // ROWS_PER_GROUP * ROWS_PER_GROUP
-            for start in range(0, whole, ROWS_PER_GROUP):
+            complete = len(table) // ROWS_PER_GROUP * ROWS_PER_GROUP
+            for start in range(0, complete, ROWS_PER_GROUP):
                 self._write(table.slice(start, ROWS_PER_GROUP))
-            self._pending = [table.slice(whole)]
+            self._pending = [table.slice(complete)]
 
     def finish(self, info: DatasetInfo) -> None:
         """Write the last rows and the metadata, seal the footer and flush the file to disk."""
@@ -53,7 +54,7 @@ class IndexWriter:
             os.fsync(file.fileno())
 
     def abort(self) -> None:
-        """Give up: close the file, which is then no index."""
+        """Close the file without its metadata: it is no index then."""
         if not self._sink.closed:
             if self._opened is not None:
                 self._opened.close()

@@ -1,4 +1,4 @@
-"""The header of a `.npy` member, spelled here so that shards stay byte-equal whatever numpy wrote them."""
+"""The header of a `.npy` member, written here so that shards are bitwise identical under every version of numpy."""
 
 from typing import Any
 

@@ -6,6 +6,7 @@ Everything above `data_shards` takes its dimensions, lengths and counts from `Da
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -22,8 +23,10 @@ MODALITIES = ("text", "audio", "vision")
 SPLITS = ("train", "valid", "test")
 MEMBERS = (*MODALITIES, "json")
 """The members of a sample in a tar, in this order."""
-OWN_MEMBERS = {"text": "text.npy", "audio": "audio.npy", "vision": "vision.npy", "json": "json:raw_text"}
+DEFAULT_MEMBERS = {"text": "text.npy", "audio": "audio.npy", "vision": "vision.npy", "json": "json:raw_text"}
 SCHEMA_VERSION = 1
+_MAX_SAMPLE_VALUES = 1 << 28
+"""Values in one array of a sample; a damaged index can claim any shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Sample:
     vision: NDArray[np.float32]
     """[T, D]"""
     lengths: tuple[int, int, int]
-    """Valid steps of text, audio, vision; the rest is padding."""
+    """Unpadded steps of text, audio, vision; the rest is padding."""
     class_label: int | None = None
     """The data set's own class number, where the shards are to hold one."""
 
@@ -60,9 +63,10 @@ class ShardInfo:
     sha256: str
 
     def __post_init__(self) -> None:
-        inside = isinstance(self.name, str) and ".." not in self.name.split("/") and not self.name.startswith("/")
-        digest = isinstance(self.sha256, str) and len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
-        if not inside or not digest or self.split not in SPLITS or not _are_sizes([self.samples, self.bytes]):
+        is_inside = isinstance(self.name, str) and ".." not in self.name.split("/") and not self.name.startswith("/")
+        is_digest = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)
+        sizes = [self.samples, self.bytes]
+        if not is_inside or not is_digest or self.split not in SPLITS or not _are_positive_integers(sizes):
             raise ValueError(f"the index names an impossible shard: {self.name!r:.80}")
 
 
@@ -92,15 +96,15 @@ class DatasetInfo:
     """`regression`: samples have a sentiment, and where `classes` is not 0 a class label too; `classes`: they have a
     class label alone."""
     labels: dict[str, LabelFacts] = field(default_factory=dict)
-    """By split, the range of the sentiments and how often each class occurs; empty in sets of older programs. Like all
-    that was said about labels and ids, not part of the content."""
+    """By split, the range of the sentiments and how often each class occurs; empty in sets of older programs. Not part
+    of the content, like all that the user declares about labels and ids."""
     label_scale: float = 1.0
     """What the labels of the source were multiplied with."""
     ids_numbered: bool = False
     """Whether ids were given a number (`--ids number`)."""
     ignored: dict[str, int] = field(default_factory=dict)
-    """Fields, columns, members and files of the source that were not taken -> how many entries each has."""
-    members: dict[str, str] = field(default_factory=lambda: dict(OWN_MEMBERS))
+    """Fields, columns, members and files of the source that were not used -> how many entries each has."""
+    members: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_MEMBERS))
     """Which member of a sample holds what, such as `audio.npy`, `feats.npz:audio` or `json:raw_text`; "" for none."""
     rounding: dict[str, float] = field(default_factory=dict)
     """Per modality the largest error that float16 storage cost; empty for float32."""
@@ -119,28 +123,40 @@ class DatasetInfo:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        check_kind(self.text_kind, TextKind, "text kind")
-        check_kind(self.dtype, Storage, "storage type")
-        check_kind(self.layout, Layout, "layout")
-        sizes = [*self.lengths.values(), *self.counts.values(), self.samples_per_shard]
-        dims = [self.dims.get(m) for m in MODALITIES if m != "text" or self.text_kind == "features"]
-        held = {split: sum(shard.samples for shard in self.shards if shard.split == split) for split in self.counts}
-        texts = [self.name, self.generation, self.builder, *self.members.values()]
-        named = set(self.lengths) == set(MODALITIES) and set(self.members) == set(MEMBERS)
-        whole = named and held == self.counts and all(isinstance(text, str) for text in texts)
-        if not whole or not _are_sizes([*sizes, *dims, self.vocab_size + 1]):
-            raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
-        if any(math.prod(self.shape(m)) > 1 << 28 for m in MODALITIES):
-            raise ValueError("the index tells of samples that no memory holds; rebuild with `dmd shard`")
-        if type(self.classes) is not int or not 0 <= self.classes <= CLASS_LIMIT:
-            raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
-        check_kind(self.task, Task, "task")
-        scaled = type(self.label_scale) is float and 0 < self.label_scale < math.inf
-        if not scaled or not set(self.labels) <= set(SPLITS) or (self.task == "classes" and not self.classes):
-            raise ValueError("the index's facts of labels do not go together; rebuild with `dmd shard`")
+        check_choice(self.text_kind, TextKind, "text kind")
+        check_choice(self.dtype, Storage, "storage type")
+        check_choice(self.layout, Layout, "layout")
+        check_choice(self.task, Task, "task")
+        self._check_shapes_and_counts()
+        self._check_label_facts()
         for modality, values in self.statistics.items():
             if not _are_statistics(values, self.dims.get(modality)):
                 raise ValueError(f"the index's statistics of {modality!r:.20} are damaged; rebuild with `dmd shard`")
+
+    def _check_shapes_and_counts(self) -> None:
+        dims = [self.dims.get(m) for m in MODALITIES if m != "text" or self.text_kind == "features"]
+        sizes = [*self.lengths.values(), *self.counts.values(), self.samples_per_shard, *dims, self.vocab_size + 1]
+        by_shards = {
+            split: sum(shard.samples for shard in self.shards if shard.split == split) for split in self.counts
+        }
+        texts = [self.name, self.generation, self.builder, *self.members.values()]
+        consistent = (
+            set(self.lengths) == set(MODALITIES)
+            and set(self.members) == set(MEMBERS)
+            and by_shards == self.counts
+            and all(isinstance(text, str) for text in texts)
+        )
+        if not consistent or not _are_positive_integers(sizes):
+            raise ValueError("the index's shapes, counts and shards do not go together; rebuild with `dmd shard`")
+        if any(math.prod(self.shape(m)) > _MAX_SAMPLE_VALUES for m in MODALITIES):
+            raise ValueError("the index tells of samples that no memory holds; rebuild with `dmd shard`")
+
+    def _check_label_facts(self) -> None:
+        if type(self.classes) is not int or not 0 <= self.classes <= CLASS_LIMIT:
+            raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
+        is_factor = type(self.label_scale) is float and 0 < self.label_scale < math.inf
+        if not is_factor or not set(self.labels) <= set(SPLITS) or (self.task == "classes" and not self.classes):
+            raise ValueError("the index's facts of labels do not go together; rebuild with `dmd shard`")
 
     def shape(self, modality: str) -> tuple[int, int]:
         """The shape of one sample's stored array: [T, D], or [3, T] for text tokens."""
@@ -156,7 +172,7 @@ class DatasetInfo:
 
     def to_json(self) -> str:
         """The canonical text of this object: sorted keys, no spaces, ASCII."""
-        return canonical(asdict(self))
+        return canonical_json(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "DatasetInfo":
@@ -177,56 +193,66 @@ class DatasetInfo:
             raise ValueError(f"the index metadata is incomplete: {error}") from error
 
 
-def canonical(value: object) -> str:
+def canonical_json(value: object) -> str:
     """JSON with one spelling per value, for digests and files that must be reproducible."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def generation_of(*, facts: dict[str, Any], shards: list[tuple[str, int, str]]) -> str:
+def content_digest(*, facts: dict[str, Any], shards: list[tuple[str, int, str]]) -> str:
     """The content digest of a set: `facts` are name, shapes and kinds; each shard gives (split, samples, sha256)."""
-    return hashlib.sha256(canonical({"facts": facts, "shards": shards}).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json({"facts": facts, "shards": shards}).encode()).hexdigest()[:16]
 
 
 def check_sample(sample: Sample) -> None:
-    """Refuse a sample that no shard may hold; the `ValueError` names the sample and what is wrong with it."""
+    """Reject a sample that no shard may hold; the `ValueError` names the sample and what is wrong with it."""
     where = f"{sample.split} sample {sample.id!r}"
-    if not sample.id or not _encodes(sample.id) or not _encodes(sample.raw_text):
+    if not sample.id or not _is_utf8(sample.id) or not _is_utf8(sample.raw_text):
         raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8; use --ids number")
-    alone = math.isnan(sample.label) and sample.class_label is not None
-    if not alone and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
+    _check_label(sample, where)
+    for modality, length in zip(MODALITIES, sample.lengths, strict=True):
+        is_tokens = modality == "text" and sample.text.dtype == np.int32
+        _check_array(getattr(sample, modality), length, is_tokens=is_tokens, where=f"{where}: {modality}")
+
+
+def _check_label(sample: Sample, where: str) -> None:
+    has_class_only = math.isnan(sample.label) and sample.class_label is not None
+    if not has_class_only and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(
             f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-scale FACTOR, or "
             "say with --classes that they are class numbers"
         )
     if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
         raise ValueError(f"{where}: class label {sample.class_label} is not from 0 to {CLASS_LIMIT - 1}; number from 0")
-    tokens = sample.text.dtype == np.int32
-    for modality, length in zip(MODALITIES, sample.lengths, strict=True):
-        array: NDArray[Any] = getattr(sample, modality)
-        if array.ndim != 2 or 0 in array.shape or (modality == "text" and tokens and array.shape[0] != 3):
-            raise ValueError(f"{where}: {modality} has shape {array.shape}; it must be [steps, features]")
-        steps = array.shape[1] if modality == "text" and tokens else array.shape[0]
-        if not 0 <= length <= steps:
-            raise ValueError(f"{where}: {modality} length {length} is not between 0 and its {steps} steps")
-        if array.dtype != np.float32 and not (modality == "text" and tokens):
-            raise ValueError(f"{where}: {modality} is {array.dtype}; it must be float32")
-        if array.dtype == np.float32 and not np.isfinite(array).all():
-            bad = int(array.size - np.isfinite(array).sum())
-            raise ValueError(
-                f"{where}: {modality} {array.shape} has {bad} non-finite values, as float32; repair them, or store 0 "
-                "with `dmd shard --nonfinite zero`"
-            )
-    if tokens and sample.text.min() < 0:
-        raise ValueError(f"{where}: text has a negative token id")
 
 
-def check_kind(value: str, kinds: Any, what: str) -> None:
-    """Refuse a word that is not one of a `Literal`'s values."""
+def _check_array(array: NDArray[Any], length: int, *, is_tokens: bool, where: str) -> None:
+    """Reject an array [T, D] (tokens: [3, T]) with a wrong shape, type or value, or with fewer than `length` steps."""
+    if array.ndim != 2 or 0 in array.shape or (is_tokens and array.shape[0] != 3):
+        raise ValueError(f"{where} has shape {array.shape}; it must be [steps, features]")
+    steps = array.shape[1 if is_tokens else 0]
+    if not 0 <= length <= steps:
+        raise ValueError(f"{where} length {length} is not between 0 and its {steps} steps")
+    if is_tokens:
+        if array.min() < 0:
+            raise ValueError(f"{where} has a negative token id")
+        return
+    if array.dtype != np.float32:
+        raise ValueError(f"{where} is {array.dtype}; it must be float32")
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise ValueError(
+            f"{where} {array.shape} has {bad} non-finite values, as float32; repair them, or store 0 "
+            "with `dmd shard --nonfinite zero`"
+        )
+
+
+def check_choice(value: str, kinds: Any, what: str) -> None:
+    """Reject a word that is not one of a `Literal`'s values."""
     if value not in get_args(kinds):
         raise ValueError(f"{what} {value!r} is unknown; use one of {', '.join(get_args(kinds))}")
 
 
-def _are_sizes(values: list[Any]) -> bool:
+def _are_positive_integers(values: list[Any]) -> bool:
     """Whether all values are whole numbers above zero that fit into an index."""
     return all(type(value) is int and 0 < value < 1 << 62 for value in values)
 
@@ -242,7 +268,7 @@ def _are_statistics(values: Any, dim: int | None) -> bool:
     return all(value >= 0 for value in values["std"])
 
 
-def _encodes(text: str) -> bool:
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

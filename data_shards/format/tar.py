@@ -1,4 +1,4 @@
-"""The bytes of one shard: a plain ustar archive whose every byte follows from its samples."""
+"""The bytes of one shard: a plain ustar archive that depends on its samples alone, so builds are reproducible."""
 
 import math
 import tarfile
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from data_shards.durable import BlockWriter
 from data_shards.format import npy
+from data_shards.format.content_facts import ContentFacts
 from data_shards.format.feature_statistics import Moments
-from data_shards.format.schema import MEMBERS, MODALITIES, Sample, canonical, check_sample
+from data_shards.format.schema import MEMBERS, MODALITIES, Sample, canonical_json, check_sample
 from data_shards.labels import LabelFacts
 
 BLOCK = 512
-_END = bytes(2 * BLOCK)
+_END_OF_ARCHIVE = bytes(2 * BLOCK)
 KEY_DIGITS = 9
 
 
@@ -30,7 +31,9 @@ def key_name(number: int) -> str:
 def member_header(name: str, size: int) -> bytes:
     """The 512 bytes before a member: regular file, mode 0644, owner 0, time 0."""
     info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = size, 0o644, 0
+    info.size = size
+    info.mode = 0o644
+    info.mtime = 0
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
@@ -41,12 +44,12 @@ def json_member(sample: Sample) -> bytes:
     facts = {"id": sample.id, "label": label, "lengths": lengths, "raw_text": sample.raw_text}
     if sample.class_label is not None:
         facts["class"] = sample.class_label
-    return canonical({**facts, "split": sample.split}).encode()
+    return canonical_json({**facts, "split": sample.split}).encode()
 
 
 @dataclass
 class ShardRows:
-    """One shard's part of the index, a list entry per sample; and what the whole shard is."""
+    """One shard's part of the index: lists with one entry per sample, and what is known of the whole shard."""
 
     split: str
     keys: list[str] = field(default_factory=list)
@@ -61,44 +64,32 @@ class ShardRows:
     """Class labels; empty where the set has none."""
     bytes: int = 0
     sha256: str = ""
-    vocab_size: int = 0
-    num_classes: int = 0
-    """1 + the largest class label."""
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Every sample's array shape per modality."""
-    tokens: bool = False
-    """Whether text is tokens."""
-    rounding: dict[str, float] = field(default_factory=dict)
-    """Per modality the largest difference between a value and its float16; empty where nothing was rounded."""
+    facts: ContentFacts = field(default_factory=ContentFacts)
     ignored: dict[str, int] = field(default_factory=dict)
-    """Members of a tar of another program that were not taken -> how many there are."""
-    moments: dict[str, Moments] = field(default_factory=dict)
-    """Per modality of features, what a shard of the train split says about their distribution."""
+    """Members of an externally created tar that were not read -> how many there are."""
 
-    def take_class(self, sample: Sample) -> None:
+    def add_class_label(self, sample: Sample) -> None:
         """Note the class label of the next sample; either all samples of a set have one, or none."""
         if sample.class_label is not None:
             self.classes.append(sample.class_label)
-            self.num_classes = max(self.num_classes, sample.class_label + 1)
         if self.classes and len(self.classes) != len(self.ids):
             raise ValueError(f"{sample.split} sample {sample.id!r} has no class label, but others have one")
         if math.isnan(sample.label) != math.isnan(self.labels[0]):
             raise ValueError(f"{sample.split} sample {sample.id!r}: some samples have a sentiment and others have none")
 
+    @property
+    def num_classes(self) -> int:
+        """1 + the largest class label; 0 where samples have none."""
+        return max(self.classes, default=-1) + 1
+
     def label_facts(self) -> LabelFacts:
         """What the labels are."""
         return LabelFacts.of(self.labels, self.classes)
 
-    def join_classes(self, other: "ShardRows", *, first: bool) -> None:
-        """Take in the number of classes of a shard; `first`: this one knows of none yet."""
-        if not first and (self.num_classes == 0) != (other.num_classes == 0):
-            raise ValueError(f"some samples of {other.split} have a class label and others have none; give all one")
-        self.num_classes = max(self.num_classes, other.num_classes)
-
-    def observe(self, modality: str, frames: NDArray[Any]) -> None:
-        """Take the stored features of a sample into the statistics, if it is one to train on."""
+    def add_statistics(self, modality: str, frames: NDArray[Any]) -> None:
+        """Add the stored features of a sample to the statistics, which cover the train split alone."""
         if self.split == "train":
-            self.moments.setdefault(modality, Moments()).add(frames)
+            self.facts.moments.setdefault(modality, Moments()).add(frames)
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, name: str, split: str, first: int, storage: str) -> ShardRows:
@@ -118,30 +109,32 @@ def write_shard(path: Path, samples: Iterable[Sample], *, name: str, split: str,
                 rows.ids.append(sample.id)
                 rows.labels.append(sample.label)
                 rows.lengths.append(sample.lengths)
-                rows.take_class(sample)
+                rows.add_class_label(sample)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             _append(file, rows, key_name(number), members)
-            rows.tokens = sample.text.dtype == np.int32
-            if rows.tokens:
-                rows.vocab_size = max(rows.vocab_size, int(sample.text[0].max()) + 1)
-        file.write(_END)
-        rows.bytes, rows.sha256 = file.position, file.finish()
+            rows.facts.tokens = sample.text.dtype == np.int32
+            if rows.facts.tokens:
+                rows.facts.vocab_size = max(rows.facts.vocab_size, int(sample.text[0].max()) + 1)
+        file.write(_END_OF_ARCHIVE)
+        rows.bytes = file.position
+        rows.sha256 = file.finish()
     return rows
 
 
 def _check_shape(sample: Sample, rows: ShardRows) -> None:
     for modality in MODALITIES:
         shape = getattr(sample, modality).shape
-        if rows.shapes.setdefault(modality, shape) != shape:
+        common = rows.facts.shapes.setdefault(modality, shape)
+        if shape != common:
             raise ValueError(
-                f"{sample.split} sample {sample.id!r}: {modality} has shape {shape}, others {rows.shapes[modality]}; "
+                f"{sample.split} sample {sample.id!r}: {modality} has shape {shape}, others {common}; "
                 "pad all samples to one length"
             )
 
 
 def _members(sample: Sample, storage: str, rows: ShardRows) -> list[tuple[bytes, memoryview]]:
-    """For each member a header and a body; `rows` learns what float16 costs, and the statistics."""
+    """Header and body of each member; adds the rounding error of float16 and the statistics to `rows`."""
     bodies: list[tuple[bytes, memoryview]] = []
     for modality in MODALITIES:
         array: NDArray[Any] = getattr(sample, modality)
@@ -150,14 +143,14 @@ def _members(sample: Sample, storage: str, rows: ShardRows) -> list[tuple[bytes,
             stored = np.ascontiguousarray(array, dtype=dtype)
         if dtype == np.float16:
             error = float(np.abs(array - stored.astype(np.float32)).max())
-            rows.rounding[modality] = max(error, rows.rounding.get(modality, 0.0))
+            rows.facts.rounding[modality] = max(error, rows.facts.rounding.get(modality, 0.0))
             if not np.isfinite(error):
                 raise ValueError(
                     f"{sample.split} sample {sample.id!r}: {modality} has values beyond float16 (65504); "
                     "scale the features or store float32"
                 )
         if dtype != np.int32:
-            rows.observe(modality, stored)
+            rows.add_statistics(modality, stored)
         bodies.append((npy.header(stored.shape, dtype), stored.data.cast("B")))
     return [*bodies, (b"", memoryview(json_member(sample)))]
 

@@ -1,6 +1,6 @@
 """Look-ups in the index of a set of shards: from split and position to where a sample is and what it is.
 
-Only the row groups in use are held in memory, so an index of 10^8 samples takes no more room than one of 10^5.
+Only the row groups in use are held in memory, so an index of 10^8 samples takes no more memory than one of 10^5.
 """
 
 import threading
@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_shards.durable import looking_at
-from data_shards.format.index_file import CLASS_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
+from data_shards.durable import as_unreadable
+from data_shards.format.index_file import CLASS_SCHEMA, RECORD_DTYPE, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
 from data_shards.labels import LabelFacts
-from data_shards.places import Where
+from data_shards.places import PlaceLike
 from data_shards.storage.store import Store, open_store
 
 _CACHED_GROUPS = 32
 _CACHED_STRINGS = 4
-_WORDS = ("split", "key", "id")
+_TEXT_COLUMNS = ("split", "key", "id")
 
 Records = NDArray[np.void]
 Positions = Sequence[int] | NDArray[np.integer[Any]]
@@ -34,17 +34,17 @@ class ShardIndex:
         self.store = store
         self.root = store.place
         """The directory or URL of the set, for messages and records."""
-        with looking_at(store.place):
+        with as_unreadable(store.place):
             self._path = store.index()
             self._file: IndexFile | None = IndexFile(self._path)
         self._tail = self._file.tail
         self.info = self._file.info
         self._first_row = dict(zip(self.info.counts, np.cumsum([0, *self.info.counts.values()]).tolist(), strict=False))
-        self._records = _Recent(_CACHED_GROUPS)
-        self._strings = _Recent(_CACHED_STRINGS)
+        self._records = _LruCache(_CACHED_GROUPS)
+        self._strings = _LruCache(_CACHED_STRINGS)
 
     @classmethod
-    def load(cls, path: Where) -> "ShardIndex":
+    def load(cls, path: PlaceLike) -> "ShardIndex":
         """Open the index of the shards at a directory or URL; `ValueError` where it is missing or damaged."""
         return cls(open_store(path))
 
@@ -54,7 +54,7 @@ class ShardIndex:
 
     def shard_size(self, split: str) -> int:
         """Samples in every shard of the split but its last; what `epoch_order` wants."""
-        self._known(split)
+        self._check_split(split)
         return self.info.samples_per_shard
 
     def ids(self, split: str, positions: Positions) -> list[str]:
@@ -73,19 +73,19 @@ class ShardIndex:
         return list(result)
 
     def records(self, split: str, positions: Positions) -> Records:
-        """What reading needs about the samples at `positions` of a split: an array of dtype RECORD."""
+        """Where the samples at `positions` of a split are, and their numbers: an array of dtype RECORD_DTYPE."""
         rows = self._rows(split, positions)
         groups = rows // ROWS_PER_GROUP
         if len(rows) and (groups == groups[0]).all():
             return self._group(int(groups[0]))[rows % ROWS_PER_GROUP]
-        result = np.empty(len(rows), RECORD)
+        result = np.empty(len(rows), RECORD_DTYPE)
         for group in np.unique(groups).tolist():
             chosen = groups == group
             result[chosen] = self._group(group)[rows[chosen] % ROWS_PER_GROUP]
         return result
 
     def label_facts(self, split: str) -> LabelFacts:
-        """What the labels of a split are; of a set of an older program, whose facts lack them, from all its rows."""
+        """What the labels of a split are. The index of an older program lacks that; then all its rows are read."""
         if split in self.info.labels:
             return self.info.labels[split]
         facts = LabelFacts()
@@ -95,7 +95,7 @@ class ShardIndex:
         return facts
 
     def close(self) -> None:
-        """Give back the file handle; the next look-up opens it again."""
+        """Close the file; the next look-up opens it again."""
         if self._file is not None:
             self._file.close()
         self._file = None
@@ -103,14 +103,14 @@ class ShardIndex:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
-    def _known(self, split: str) -> str:
+    def _check_split(self, split: str) -> None:
         if split not in self.info.counts:
             raise ValueError(f"{self.root} has no {split} split; it has {', '.join(self.info.counts)}")
-        return split
 
     def _rows(self, split: str, positions: Positions) -> NDArray[np.int64]:
         wanted = np.asarray(positions, dtype=np.int64)
-        count = self.info.counts[self._known(split)]
+        self._check_split(split)
+        count = self.info.counts[split]
         if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
             raise ValueError(f"{self.root}: a position is outside the {count} samples of {split}")
         return wanted + self._first_row[split]
@@ -121,7 +121,7 @@ class ShardIndex:
 
     def _read_records(self, group: int) -> Records:
         names = (CLASS_SCHEMA if self.info.classes else SCHEMA).names
-        records = to_records(self._opened().read_group(group, [name for name in names if name not in _WORDS]))
+        records = to_records(self._opened().read_group(group, [name for name in names if name not in _TEXT_COLUMNS]))
         if len(records) and not 0 <= records["shard"].min() <= records["shard"].max() < len(self.info.shards):
             raise ValueError(f"{self.root}: the index names a shard that it does not list; rebuild with `dmd shard`")
         return records
@@ -138,24 +138,25 @@ class ShardIndex:
         return self._file
 
 
-class _Recent:
-    """What was made last, up to a number of things; may be shared by threads. Pickles as an empty one."""
+class _LruCache:
+    """A cache of a limited number of entries, least recently used first to go; may be shared by threads. Pickles as an
+    empty one."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._entries: OrderedDict[Any, Any] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type["_Recent"], tuple[int]]:
-        return _Recent, (self._limit,)
+    def __reduce__(self) -> tuple[type["_LruCache"], tuple[int]]:
+        return _LruCache, (self._limit,)
 
     def get(self, key: Any, make: Callable[[Any], Any]) -> Any:
-        """`make(key)`, or what it gave before."""
+        """The entry of a key; `make(key)` where there is none yet."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
+            if key in self._entries:
+                self._entries.move_to_end(key)
             else:
-                self._kept[key] = make(key)
-                if len(self._kept) > self._limit:
-                    self._kept.popitem(last=False)
-            return self._kept[key]
+                self._entries[key] = make(key)
+                if len(self._entries) > self._limit:
+                    self._entries.popitem(last=False)
+            return self._entries[key]

@@ -1,20 +1,24 @@
 """The global order of an epoch: a pure function from position to sample, with constant memory per look-up.
 
 Two keyed permutations: the shards of a split are permuted first; then the samples of each window of consecutive
-(permuted) shards are permuted among themselves. So every sample comes exactly once, remote reads touch at most
+(permuted) shards are permuted among themselves. So every sample comes exactly once, remote reads need at most
 `window` shards at a time, and a position far into an epoch costs no more than the first. The permutations are
-alternating Feistel networks on just enough bits, walked along their cycles until they fall into range.
+alternating Feistel networks on the fewest bits that hold the size, applied again to a result that is out of range
+(cycle walking).
 
-Nothing here knows ranks, workers or batches; those are computed from positions by whoever reads.
+Nothing here knows ranks, workers or batches; readers compute those from positions.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.format.hashing import key_of, mix
+from data_shards.format.hashing import hash_key, mix
 
 _ROUNDS = 10
-_SHARDS, _SAMPLES = 1, 2
+_SHARDS = 1
+"""Part of the key that permutes shards."""
+_SAMPLES = 2
+"""Part of the keys that permute the samples of a window."""
 _ROUND_STEP = np.uint64(0x9E3779B97F4A7C15)
 _SALTS = np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _ROUND_STEP
 _ONE = np.uint64(1)
@@ -48,20 +52,23 @@ def epoch_order(
     shard_size = min(shard_size, num_samples)
     num_shards = -(-num_samples // shard_size)
     window = min(window, num_shards)
-    missing = num_shards * shard_size - num_samples
-    """How many samples the last shard is short of `shard_size`."""
-    shard_key, sample_key = key_of(seed, epoch, _SHARDS), key_of(seed, epoch, _SAMPLES)
-    short_slot = _locate(num_shards - 1, num_shards, shard_key)
+    missing = num_shards * shard_size - num_samples  # samples that the last shard has less than the others
+    shard_key = hash_key(seed, epoch, _SHARDS)
+    sample_key = hash_key(seed, epoch, _SAMPLES)
+    short_slot = _position_of(num_shards - 1, num_shards, shard_key)  # of the last shard among the permuted ones
 
-    # The permuted shards lie end to end; every window holds window * shard_size samples, but the one with the short
-    # shard holds fewer, and so may the last.
-    span, short_window = window * shard_size, short_slot // window
+    # The permuted shards lie end to end. Every window holds `span` samples, but for the one with the short shard and
+    # the last one, which may hold fewer.
+    span = window * shard_size
+    short_window = short_slot // window
     numbers = (flat + np.where(flat >= (short_window + 1) * span - missing, missing, 0)) // span
     starts = numbers * span - np.where(numbers > short_window, missing, 0)
     ends = np.minimum((numbers + 1) * span - np.where(numbers >= short_window, missing, 0), num_samples)
     keys = mix(numbers.astype(np.uint64) * _ROUND_STEP + np.uint64(sample_key))
+    # Permute the samples of each window.
     inside = _permute((flat - starts).astype(np.uint64), (ends - starts).astype(np.uint64), keys).astype(np.int64)
 
+    # Find the shard and the sample in it; behind the short shard positions count as if it were full.
     short_end = (short_slot - short_window * window + 1) * shard_size - missing
     inside += np.where((numbers == short_window) & (inside >= short_end), missing, 0)
     slots = numbers * window + inside // shard_size
@@ -72,7 +79,7 @@ def epoch_order(
 def _permute(values: _U64, sizes: _U64 | np.uint64, keys: _U64 | np.uint64) -> _U64:
     """A keyed permutation of [0, size) applied to each value; sizes and keys may differ from value to value."""
     sizes, keys = np.broadcast_to(sizes, values.shape), np.broadcast_to(keys, values.shape)
-    low, high = _bits(sizes)
+    low, high = _half_widths(sizes)
     result = _feistel(values, low, high, keys)
     outside = np.flatnonzero(result >= sizes)
     while outside.size:
@@ -82,25 +89,25 @@ def _permute(values: _U64, sizes: _U64 | np.uint64, keys: _U64 | np.uint64) -> _
     return result
 
 
-def _locate(value: int, size: int, key: int) -> int:
-    """Where `_permute` over [0, size) puts `value` in from: the inverse for one value."""
+def _position_of(value: int, size: int, key: int) -> int:
+    """The position that `_permute` over [0, size) maps to `value`: its inverse, for one value."""
     sizes, keys = np.array([size], dtype=np.uint64), np.array([key], dtype=np.uint64)
-    low, high = _bits(sizes)
+    low, high = _half_widths(sizes)
     result = _feistel(np.array([value], dtype=np.uint64), low, high, keys, inverse=True)
     while result[0] >= sizes[0]:
         result = _feistel(result, low, high, keys, inverse=True)
     return int(result[0])
 
 
-def _bits(sizes: _U64) -> tuple[_U64, _U64]:
-    """How many low and high bits cover [0, size): together the least number that can hold size - 1."""
+def _half_widths(sizes: _U64) -> tuple[_U64, _U64]:
+    """Numbers of low and high bits: together the fewest that can hold size - 1."""
     total = np.frexp((sizes - _ONE).astype(np.float64))[1].astype(np.uint64)
     low = total // np.uint64(2)
     return low, total - low
 
 
 def _feistel(values: _U64, low: _U64, high: _U64, keys: _U64, *, inverse: bool = False) -> _U64:
-    """A keyed permutation of [0, 2^(low + high)): each round scrambles one half with a hash of the other."""
+    """A keyed permutation of [0, 2^(low + high)): each round changes one half by a hash of the other."""
     low_mask, high_mask = (_ONE << low) - _ONE, (_ONE << high) - _ONE
     right, left = values & low_mask, values >> low
     rounds = range(_ROUNDS)

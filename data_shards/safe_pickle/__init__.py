@@ -1,6 +1,6 @@
-"""Reads pickles that nobody vouches for, without running what they hold.
+"""Reads untrusted pickles without running code that they hold.
 
-`opcode_scan` walks the opcodes first and finds sizes that lie. `load` then reads the pickle with an unpickler that
-knows builtin containers, numpy's scalars and arrays alone; `numpy_stand_ins` take the places of the latter until the
-end. API: `load.loads` of bytes, `load.Pickle` of a file.
+`opcode_scan` walks the opcodes first and finds false sizes. `load` then reads the pickle with an unpickler that allows
+builtin containers, numpy scalars and numpy arrays only; `numpy_stand_ins` stand for the latter until all is read. API:
+`load.loads` of bytes, `load.Pickle` of a file.
 """

@@ -1,11 +1,12 @@
-"""Read a feature pickle that nobody vouches for: numpy arrays, scalars and builtin containers, and nothing else.
+"""Read an untrusted feature pickle: numpy arrays, scalars and builtin containers, and nothing else.
 
-No function of the pickle's choice is ever called. Arrays are rebuilt here from their raw bytes with a dtype that this
+No function that the pickle chooses is ever called. Arrays are rebuilt here from their raw bytes with a dtype that this
 module made itself, so a crafted array or dtype state cannot reach numpy's C code either. Python 2 pickles (latin1
 strings) and the module paths of numpy 1.x and 2.x are understood.
 
-Large arrays are not read into memory: they are read-only views of the file, which is mapped. So a pickle costs the
-memory of its small objects; only protocols 0 to 2 written by Python 3, which spell bytes as text, cost their arrays.
+Large arrays are not read into memory: they are read-only views of the file, which is mapped. So a pickle takes the
+memory of its small objects. Only protocols 0 to 2 written by Python 3, which store bytes as text, take that of their
+arrays.
 """
 
 import mmap
@@ -17,12 +18,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.file_kinds import HEAD, explain, refuse_kind
-from data_shards.safe_pickle.numpy_stand_ins import ADMITTED, Array, Dtype, Forbidden, LongText, Rebuilder
+from data_shards.file_kinds import HEAD_BYTES, check_file_kind, explain
+from data_shards.safe_pickle.numpy_stand_ins import (
+    ALLOWED_GLOBALS,
+    AllowedGlobal,
+    ArrayStandIn,
+    DtypeStandIn,
+    Forbidden,
+    LongTextStandIn,
+)
 from data_shards.safe_pickle.opcode_scan import scan
 
-_VIEWED = 4096
-"""Byte strings from this size on stay where they are."""
+_MIN_VIEW_BYTES = 4096
+"""Byte strings of at least this size become views of the file."""
 _FAILURES = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -42,14 +50,14 @@ class Pickle:
     """An open pickle file."""
 
     def __init__(self, path: str | Path) -> None:
-        """Read and settle it; `ValueError` names a forbidden global, or says that the file is damaged."""
-        refuse_kind(path, "a feature pickle")
+        """Read it; `ValueError` names a forbidden global, or says that the file is damaged."""
+        check_file_kind(path, "a feature pickle")
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.value = _load(self._map, str(path))
 
     def release(self) -> None:
-        """Let go of the memory that reading arrays took; they stay readable."""
+        """Free the memory that reading arrays took; they stay readable."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
 
@@ -60,19 +68,19 @@ def loads(data: bytes, *, name: str = "pickle") -> Any:
 
 def _load(data: bytes | mmap.mmap, name: str) -> Any:
     try:
-        left = scan(data, name)
+        trailing = scan(data, name)
     except ValueError as error:
-        if found := explain(bytes(data[:HEAD])):
+        if found := explain(bytes(data[:HEAD_BYTES])):
             raise ValueError(f"{name} is no feature pickle: {found}") from error
         raise
-    end = len(data) - left
-    if data[end : end + _VIEWED].strip(b"\0\t\r\n "):
+    end = len(data) - trailing
+    if data[end : end + _MIN_VIEW_BYTES].strip(b"\0\t\r\n "):
         raise ValueError(
-            f"{name} goes on for {left} bytes after its first pickle: several were written into one file; put all "
+            f"{name} goes on for {trailing} bytes after its first pickle: several were written into one file; put all "
             "splits into one dict {split: fields} and write that"
         )
     try:
-        return _Settler().settle(_Unpickler(_Bytes(data)).load())
+        return _StandInResolver().resolve(_Unpickler(_ByteReader(data)).load())
     except Forbidden as error:
         raise ValueError(f"{name}: {_one_line(error)}") from error
     except _FAILURES as error:
@@ -84,93 +92,98 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-class _Bytes:
-    """What the unpickler reads from: copies of what is small, views of what is large."""
+class _ByteReader:
+    """The file that the unpickler reads: small byte strings are copied, large ones are views."""
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
-        self._data, self._at = data, 0
+        self._data = data
+        self._position = 0
 
     def read(self, size: int) -> Any:
         """The next bytes: a copy, or a memoryview of what is large."""
-        start, self._at = self._at, self._at + size
-        return self._data[start : self._at] if size < _VIEWED else memoryview(self._data)[start : self._at]
+        start = self._position
+        self._position += size
+        source = self._data if size < _MIN_VIEW_BYTES else memoryview(self._data)
+        return source[start : self._position]
 
     def readline(self) -> bytes:
         """The next bytes up to the end of a line."""
-        start, self._at = self._at, self._data.find(b"\n", self._at) + 1
-        return self._data[start : self._at]
+        start = self._position
+        self._position = self._data.find(b"\n", start) + 1
+        return self._data[start : self._position]
 
 
 class _Unpickler(pickle._Unpickler):
-    """The standard library's unpickler in Python, which lets long byte strings stay in the file."""
+    """The standard library's unpickler in Python, which leaves long byte strings in the file."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
     }
 
-    def __init__(self, source: _Bytes) -> None:
+    def __init__(self, source: _ByteReader) -> None:
         super().__init__(source, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
         plain = "builtins" if module == "__builtin__" else module.replace("numpy._core.", "numpy.core.")
-        function = ADMITTED.get(f"{plain.replace('numpy.core.', 'numpy.')}.{name}")
+        function = ALLOWED_GLOBALS.get(f"{plain.replace('numpy.core.', 'numpy.')}.{name}")
         if function is None:
             raise Forbidden(f"the pickle asks for {module}.{name}, which is not data; save plain numpy arrays instead")
-        return Rebuilder(function)
+        return AllowedGlobal(function)
 
     def persistent_load(self, pid: object) -> Any:
         raise Forbidden("the pickle refers to objects outside itself; save plain numpy arrays instead")
 
     def _decode_string(self, value: bytes | memoryview) -> object:
-        return LongText(value) if isinstance(value, memoryview) else value.decode("latin1")
+        return LongTextStandIn(value) if isinstance(value, memoryview) else value.decode("latin1")
 
 
-class _Settler:
-    """Replaces what stands for arrays by the arrays, everywhere in what was read; shared parts stay shared."""
+class _StandInResolver:
+    """Replaces stand-ins by numpy's objects, everywhere in what was read; shared parts stay shared."""
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[object, object]] = {}
+        """By id of a container: the container, and what replaces it."""
 
-    def settle(self, value: object) -> Any:
-        """The finished form of a value."""
-        if isinstance(value, Array):
-            return self.settle(value.array) if value.array.dtype.kind == "O" else value.array
+    def resolve(self, value: object) -> Any:
+        """The value without stand-ins."""
+        if isinstance(value, ArrayStandIn):
+            return self.resolve(value.array) if value.array.dtype.kind == "O" else value.array
         if isinstance(value, memoryview):
             return bytes(value)
-        if isinstance(value, Dtype):
+        if isinstance(value, DtypeStandIn):
             return value.dtype
-        if isinstance(value, LongText):
+        if isinstance(value, LongTextStandIn):
             return str(value.view, "latin1")
-        if isinstance(value, Rebuilder):
+        if isinstance(value, AllowedGlobal):
             raise Forbidden("the pickle holds a function instead of data; save plain numpy arrays instead")
         if not isinstance(value, (list, dict, tuple, np.ndarray)):
             if isinstance(value, (set, frozenset)):
                 _check_keys(value)
             return value
         if id(value) not in self._done:
-            self._done[id(value)] = value, value  # holds the key alive, and ends the walk of a list in itself
-            self._done[id(value)] = value, self._settle_inside(value)
+            self._done[id(value)] = value, value  # keeps the id in use, and ends the walk of a list that holds itself
+            self._done[id(value)] = value, self._resolve_inside(value)
         return self._done[id(value)][1]
 
-    def _settle_inside(self, value: object) -> object:
+    def _resolve_inside(self, value: object) -> object:
         if isinstance(value, tuple):
-            return tuple([self.settle(part) for part in value])
+            return tuple([self.resolve(part) for part in value])
         if isinstance(value, list):
-            value[:] = [self.settle(part) for part in value]
+            value[:] = [self.resolve(part) for part in value]
         elif isinstance(value, dict):
             _check_keys(value)
             for key in value:
-                value[key] = self.settle(value[key])
+                value[key] = self.resolve(value[key])
         elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
             flat = value.reshape(-1)
             for i in range(len(flat)):
-                flat[i] = self.settle(flat[i])
+                flat[i] = self.resolve(flat[i])
             return flat.reshape(value.shape)
         return value
 
 
 def _check_keys(keys: Iterable[object]) -> None:
-    """Refuse what stands for arrays and functions where only plain things make sense."""
-    if any(isinstance(key, (Array, Dtype, LongText, Rebuilder)) for key in keys):
+    """Reject stand-ins among the keys of a dict and the members of a set."""
+    if any(isinstance(key, (ArrayStandIn, DtypeStandIn, LongTextStandIn, AllowedGlobal)) for key in keys):
         raise Forbidden("the pickle uses an array or a function as a key; save plain numpy arrays instead")

@@ -1,4 +1,4 @@
-"""What stands for numpy's objects while an untrusted pickle is read: see `data_shards.safe_pickle.load`."""
+"""Stand-ins for numpy's objects while an untrusted pickle is read: see `data_shards.safe_pickle.load`."""
 
 import math
 import re
@@ -15,8 +15,8 @@ class Forbidden(Exception):
     """The pickle asks for something that is not data."""
 
 
-class Rebuilder:
-    """Stands for an admitted global: callable by the pickle, and without any attribute that it could change."""
+class AllowedGlobal:
+    """Stands for an allowed global: the pickle can call it, and cannot change any attribute."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -34,15 +34,15 @@ class Rebuilder:
         raise Forbidden("the pickle tries to change a function")
 
 
-class LongText:
-    """A Python 2 string that stayed in the file: an array's bytes, or a long latin1 text."""
+class LongTextStandIn:
+    """A Python 2 string that is a view of the file: an array's bytes, or a long latin1 text."""
 
     def __init__(self, view: memoryview) -> None:
         self.view = view
 
 
-class Dtype:
-    """A pickled dtype: numbers, booleans, fixed-width strings, or `object` (a list of admitted things)."""
+class DtypeStandIn:
+    """A pickled dtype: numbers, booleans, fixed-width strings, or `object` (a list of allowed values)."""
 
     def __init__(self, spec: object, align: object = False, copy: object = False) -> None:
         if not isinstance(spec, str) or not _SPEC.fullmatch(spec):
@@ -58,8 +58,8 @@ class Dtype:
         self.dtype = self.dtype.newbyteorder(order)
 
 
-class Array:
-    """An array under reconstruction."""
+class ArrayStandIn:
+    """Stands for an array until its state has been read."""
 
     def __init__(self, *args: object) -> None:
         self.array: np.ndarray[Any, Any] = np.empty(0)
@@ -70,9 +70,9 @@ class Array:
 
 
 def _rebuild(raw: object, stub: object, shape: object, order: object) -> np.ndarray[Any, Any]:
-    """The one place where arrays are made: from exactly as many bytes, or objects, as their shape needs."""
-    sound = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
-    if not isinstance(stub, Dtype) or not sound or order not in ("C", "F"):
+    """Make an array, from exactly as many bytes, or objects, as its shape needs. All arrays are made here."""
+    is_shape = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
+    if not isinstance(stub, DtypeStandIn) or not is_shape or order not in ("C", "F"):
         raise ValueError("malformed array state")
     assert isinstance(shape, tuple)
     count = math.prod(shape)
@@ -92,11 +92,11 @@ def _rebuild(raw: object, stub: object, shape: object, order: object) -> np.ndar
 def _to_bytes(raw: object) -> object:
     if isinstance(raw, str):  # Python 2 bytes, read as latin1
         return raw.encode("latin1")
-    return raw.view if isinstance(raw, LongText) else raw
+    return raw.view if isinstance(raw, LongTextStandIn) else raw
 
 
 def _scalar(stub: object, raw: object = b"") -> Any:
-    if isinstance(stub, Dtype) and stub.dtype.kind == "O":
+    if isinstance(stub, DtypeStandIn) and stub.dtype.kind == "O":
         raise ValueError("malformed numpy scalar")
     return _rebuild(raw, stub, (1,), "C")[0]
 
@@ -136,7 +136,7 @@ def _no_ndarray(*args: object) -> Any:
     raise Forbidden("the pickle calls numpy.ndarray; only saved arrays are read")
 
 
-ADMITTED: dict[str, Callable[..., Any]] = {
+ALLOWED_GLOBALS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
     "builtins.bytes": _no_bytes,
     "builtins.frozenset": frozenset,
@@ -144,8 +144,8 @@ ADMITTED: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _to_dict,
     "collections.defaultdict": _to_plain_dict,
     **dict.fromkeys((f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "tuple")), _no_factory),
-    "numpy.dtype": Dtype,
-    "numpy.multiarray._reconstruct": Array,
+    "numpy.dtype": DtypeStandIn,
+    "numpy.multiarray._reconstruct": ArrayStandIn,
     "numpy.multiarray.scalar": _scalar,
     "numpy.ndarray": _no_ndarray,
     "numpy.numeric._frombuffer": _frombuffer,

@@ -1,6 +1,6 @@
-"""Walk a pickle's opcodes without executing them, so that lying sizes are found before they take memory.
+"""Walk a pickle's opcodes without executing them, so that false sizes are found before they take memory.
 
-The C unpickler believes what it reads: a length of 2^60 or a memo slot of 2^32 makes it allocate first and fail later.
+An unpickler trusts what it reads: for a length of 2^60 or a memo slot of 2^32 it allocates first and fails later.
 """
 
 import mmap
@@ -30,21 +30,21 @@ def scan(data: bytes | mmap.mmap, name: str) -> int:
             if position:
                 raise ValueError(f"{name} is damaged: byte {data[position]:#04x} at {position} is no opcode")
             raise ValueError(f"{name} is no pickle, and of no kind that is known here; give a feature pickle")
-        start, position = position + 1, _after(data, position + 1, opcode)
-        if position > size or (opcode.name == "FRAME" and position + _number(data[start:position]) > size):
+        start, position = position + 1, _argument_end(data, position + 1, opcode)
+        if position > size or (opcode.name == "FRAME" and position + _little_endian(data[start:position]) > size):
             raise ValueError(
                 f"{name} is damaged: it is cut short, as {opcode.name} at {start - 1} runs past the end of the file; "
                 "download or write it again"
             )
         seen += 1
-        if opcode.name in _MEMO_PUTS and _slot(data[start:position], opcode.name, name) > seen:
+        if opcode.name in _MEMO_PUTS and _memo_slot(data[start:position], opcode.name, name) > seen:
             raise ValueError(f"{name} is damaged: the memo slot at {start - 1} is out of turn")
         if opcode.name == "STOP":
             return size - position
     raise ValueError(f"{name} is damaged: the pickle has no end; download or write it again")
 
 
-def _after(data: bytes | mmap.mmap, start: int, opcode: pickletools.OpcodeInfo) -> int:
+def _argument_end(data: bytes | mmap.mmap, start: int, opcode: pickletools.OpcodeInfo) -> int:
     """Where the argument that starts at `start` ends; past the end of the data when it does not fit."""
     if opcode.arg is None:
         return start
@@ -57,16 +57,16 @@ def _after(data: bytes | mmap.mmap, start: int, opcode: pickletools.OpcodeInfo) 
                 return len(data) + 1
         return start
     width = _LENGTH_BYTES[opcode.arg.n]
-    return start + width + _number(data[start : start + width])
+    return start + width + _little_endian(data[start : start + width])
 
 
-def _number(raw: bytes) -> int:
+def _little_endian(raw: bytes) -> int:
     return int.from_bytes(raw, "little")
 
 
-def _slot(raw: bytes, opcode: str, name: str) -> int:
+def _memo_slot(raw: bytes, opcode: str, name: str) -> int:
     if opcode != "PUT":
-        return _number(raw)
+        return _little_endian(raw)
     try:
         return int(raw)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Conversions that sources share: texts, ids, numbers, features and tokens of a file in the form of a `Sample`."""
+"""Conversions that sources share: from texts, ids, numbers, features and tokens of a file to those of a `Sample`."""
 
 import math
 from typing import Any
@@ -16,8 +16,8 @@ def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def to_text(value: object) -> str:
-    """A text or id as `str`: bytes are decoded (what is no UTF-8 stays told apart, as `\\xff`), a list such as MulT's
-    [video, start, stop] is joined with `$_$`."""
+    """A text or id as `str`. Bytes are decoded (what is no UTF-8 becomes an escape such as `\\xff`); a list such as
+    MulT's [video, start, stop] is joined with `$_$`."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="backslashreplace")
     if isinstance(value, str):
@@ -30,7 +30,7 @@ def to_text(value: object) -> str:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value stands for none: null, or NaN as a table has it."""
+    """Whether a value is missing: null, or NaN, which tables use for it."""
     return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))
 
 
@@ -40,7 +40,7 @@ def to_raw_text(value: object) -> str:
 
 
 def to_id(value: object, where: str, *, needed: bool = True) -> str:
-    """A sample's id as `str`; `where` is what errors call the sample. Where none is `needed`, a missing one is empty.
+    """A sample's id as `str`; a missing one is empty where it is not `needed`. `where` is what errors call the sample.
 
     Raises:
         ValueError: no id, or what is neither a text nor a number.
@@ -100,7 +100,7 @@ def to_tokens(array: NDArray[Any]) -> NDArray[np.int32]:
 
 
 def check_nonfinite(counts: dict[str, tuple[int, str]], where: str) -> None:
-    """Refuse non-finite values of a file; `counts` maps a name like `train/audio` to (how many, first sample's id)."""
+    """Reject non-finite values of a file; `counts` maps a name like `train/audio` to (how many, first sample's id)."""
     found = [f"{name} {count} (first in {first})" for name, (count, first) in counts.items() if count]
     if found:
         raise ValueError(

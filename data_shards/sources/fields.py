@@ -17,7 +17,7 @@ class Rows:
     """The arrays of all samples of one modality: one [N, T, D] array, or a list of [T, D] arrays of one shape."""
 
     def __init__(self, values: Any, where: str) -> None:
-        self._values, self._where = values, where
+        self._values = values
         if not len(values):
             raise ValueError(f"{where} is empty; leave the split out or fill it")
         first = values[0]
@@ -46,8 +46,9 @@ class Rows:
     def nonfinite(self, release: Callable[[], None], used: NDArray[np.bool_] | None = None) -> tuple[int, int]:
         """How many values are NaN or infinite, and the first sample that has one (-1: none).
 
-        Of `used` samples alone, where that is given.
-        `release` is called now and then: it may let go of memory that arrays in a file take while they are read.
+        Args:
+            release: called after each block of samples; it may free the memory that reading arrays of a file took.
+            used: which samples are looked at [N]; None: all.
         """
         total, first = 0, -1
         for start in range(0, len(self), _BLOCK):
@@ -63,7 +64,7 @@ class Rows:
 
 
 def column(fields: dict[str, Any], name: str, where: str, hint: str = "") -> Any:
-    """A field with one entry per sample; `hint` is what to do where it is not there."""
+    """A field with one entry per sample; `hint` ends the error where it is not there."""
     values = fields.get(name)
     if values is None and name in fields:
         raise ValueError(f"{where}: {name} is None; give one entry per sample, or leave it out{hint}")
@@ -76,7 +77,7 @@ def column(fields: dict[str, Any], name: str, where: str, hint: str = "") -> Any
 
 
 def ids(fields: dict[str, Any], where: str, *, needed: bool = True, hint: str = "") -> list[str]:
-    """The id of each sample; empty where there is none and none is `needed`."""
+    """The id of each sample; a missing one is empty where it is not `needed`."""
     given = column(fields, "id", where, hint)
     return [to_id(value, f"{where} sample {number}", needed=needed) for number, value in enumerate(given)]
 
@@ -127,7 +128,7 @@ def classes(fields: dict[str, Any], where: str) -> NDArray[np.int64]:
 
 
 def lengths(given: Any, *, count: int, steps: int, where: str) -> NDArray[np.int64]:
-    """Valid steps of each sample, at most `steps`; all of them where none are given."""
+    """Unpadded steps of each sample, at most `steps`; all of them where none are given."""
     if given is None:
         return np.full(count, steps, dtype=np.int64)
     numbers = np.asarray(given).reshape(-1)

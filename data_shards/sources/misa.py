@@ -1,8 +1,8 @@
 """MISA and MAG-BERT pickles: lists of `((words, visual, acoustic[, actual words]), label, segment)`.
 
 MAG-BERT has one file `{train, dev, test}`, MISA a directory with train.pkl, dev.pkl and test.pkl. Their text becomes
-tokens: with a BERT vocabulary the words (MISA's actual words) are cut into pieces; without one, words must already be
-numbers, which then are the tokens. Sequences keep their own lengths and are padded at the end.
+tokens: with a BERT vocabulary the words (MISA's actual words) are split into WordPieces; without one, words must
+already be numbers, which are the tokens. Sequences keep their own lengths and are padded at the end.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.file_kinds import is_litter
+from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import Sample
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources.conversions import check_nonfinite, to_features, to_id, to_text
@@ -51,25 +51,26 @@ class MisaSource:
         """Open a pickle or a directory of them; without `need_ids` a segment may have no name."""
         self.name = name or Path(path).stem
         found, self.ignored = _splits(path, opened)
-        """What is in the file or the directory and in no sample -> how many entries it has."""
+        """What is in the file or the directory and not in the samples -> how many entries it has."""
         self._vocabulary = Vocabulary(vocab) if vocab else None
-        self._zero, self._need_ids = nonfinite == "zero", need_ids
+        self._zero = nonfinite == "zero"
+        self._need_ids = need_ids
         self._entries = {split: self._parse(entries, where) for split, (entries, where) in found.items()}
-        everything = [entry for entries in self._entries.values() for entry in entries]
+        all_entries = [entry for entries in self._entries.values() for entry in entries]
         self._steps = {
-            "text": max(len(entry.tokens) for entry in everything),
-            "audio": max(len(entry.audio) for entry in everything),
-            "vision": max(len(entry.vision) for entry in everything),
+            "text": max(len(entry.tokens) for entry in all_entries),
+            "audio": max(len(entry.audio) for entry in all_entries),
+            "vision": max(len(entry.vision) for entry in all_entries),
         }
-        counted = {
+        bad_values = {
             f"{split}/{modality}": _nonfinite(entries, modality)
             for split, entries in self._entries.items()
             for modality in ("audio", "vision")
         }
-        self.nonfinite = {name: count for name, (count, _) in counted.items() if count}
+        self.nonfinite = {name: count for name, (count, _) in bad_values.items() if count}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
         if not self._zero:
-            check_nonfinite(counted, str(path))
+            check_nonfinite(bad_values, str(path))
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""
@@ -104,20 +105,20 @@ class MisaSource:
     def _entry(self, entry: Any, where: str) -> _Entry:
         match entry:
             case ((words, vision, audio), label, segment):
-                spoken = words
-            case ((words, vision, audio, spoken), label, segment):
+                actual_words = words
+            case ((words, vision, audio, actual_words), label, segment):
                 pass
             case _:
                 raise ValueError(f"{where} is not ((words, visual, acoustic), label, segment)")
         name = to_id(segment, where, needed=self._need_ids)
         try:
-            texts = [to_text(word) for word in spoken]
+            texts = [to_text(word) for word in actual_words]
             numbers = np.asarray(label, dtype=np.float64).reshape(-1)
             if len(numbers) != 1:
                 raise ValueError(f"its label has {len(numbers)} values; give one, such as the sentiment")
             number = float(numbers[0])
             vision, audio = to_features(vision), to_features(audio)
-            tokens = self._vocabulary.encode(texts) if self._vocabulary else _numbers(words)
+            tokens = self._vocabulary.encode(texts) if self._vocabulary else _to_token_ids(words)
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{where}: {error}") from error
         if not tokens or not len(vision) or not len(audio):
@@ -125,7 +126,7 @@ class MisaSource:
         return _Entry(tokens, " ".join(texts), vision, audio, number, name)
 
 
-def _numbers(words: Any) -> list[int]:
+def _to_token_ids(words: Any) -> list[int]:
     array = np.asarray(words)
     if array.dtype.kind not in "iu":
         kind = f"are {array.dtype}" if array.dtype.kind == "f" else "are text"
@@ -137,10 +138,10 @@ def _numbers(words: Any) -> list[int]:
 
 
 def _splits(path: str | Path, opened: Pickle | None) -> tuple[dict[str, tuple[object, str]], dict[str, int]]:
-    """The lists of samples and what errors call them; and what there is besides."""
+    """Per split the list of samples and what errors call it; and how much there is besides, by name."""
     root = Path(path)
     if root.is_dir():
-        files = [file for file in sorted(root.iterdir()) if not is_litter(file.name)]
+        files = [file for file in sorted(root.iterdir()) if not is_macos_metadata(file.name)]
         pickles = {file.stem: file for file in files if file.suffix.lower() == ".pkl" and file.is_file()}
         names = find_splits(pickles, str(path))
         if not names:

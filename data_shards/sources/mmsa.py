@@ -3,9 +3,9 @@
 Aligned and unaligned files look the same: only their sequence lengths differ. MulT's pickles are the same with
 `labels` [N, 1, 1] and ids [video, start, stop]. `text` chooses what the shards hold: `features` the float array
 `text`, `tokens` the WordPiece array `text_bert`, and `auto` features where the file has them and tokens otherwise.
-Where `text_lengths` is absent the attention mask of `text_bert` gives the text's valid length; a modality without any
-length counts as full. A modality may come from another pickle of this layout (MMSA's feature_T, feature_A,
-feature_V): its samples are joined by id, which must be there once on either side.
+Where `text_lengths` is absent the attention mask of `text_bert` gives the text's unpadded length; a modality without
+any length counts as unpadded. A modality may come from another pickle of this layout (MMSA's feature_T, feature_A,
+feature_V): its samples are joined by id, which must be unique on both sides.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,30 +46,30 @@ class MmsaSource:
 
         Args:
             others: modality -> the pickle that it comes from instead.
-            class_labels: samples have their number in `classification_labels` too.
-            classes: labels are class numbers, from `classification_labels` before `labels`.
-            need_ids: without, samples of a file without ids have empty ones.
+            class_labels: read `classification_labels` beside the sentiments.
+            classes: labels are class numbers, from `classification_labels` or else `labels`.
+            need_ids: whether a file without ids is an error; else its samples have empty ones.
         """
         self.name = name or Path(path).stem
         self._zero = nonfinite == "zero"
         main = opened or Pickle(path)
-        extra = {modality: (str(other), Pickle(other)) for modality, other in (others or {}).items()}
-        self._pickles = [main, *(pickle for _, pickle in extra.values())]
+        other_pickles = {modality: Pickle(other) for modality, other in (others or {}).items()}
+        self._pickles = [main, *other_pickles.values()]
         splits = Splits(main.value, str(path))
-        homes = {m: Splits(pickle.value, other) for m, (other, pickle) in extra.items()}
-        wanted = _Wanted(text, class_labels, classes, need_ids)
-        self._splits = {split: _Split(splits, split, homes, wanted) for split in splits}
-        self.ignored = _ignored([splits, *homes.values()], self._splits)
+        other_splits = {m: Splits(pickle.value, str((others or {})[m])) for m, pickle in other_pickles.items()}
+        choice = _FieldChoice(text=text, class_labels=class_labels, classes=classes, need_ids=need_ids)
+        self._splits = {split: _Split(splits, split, other_splits, choice) for split in splits}
+        self.ignored = _ignored([splits, *other_splits.values()], self._splits)
         """What is in the files and not in the samples -> how many entries it has."""
         if len({split.text_kind for split in self._splits.values()}) > 1:
             raise ValueError(f"{path}: some splits have text features and others only tokens; choose with --text")
-        counted = {
+        bad_values = {
             f"{name}/{m}": split.nonfinite(m, self._release) for name, split in self._splits.items() for m in MODALITIES
         }
-        self.nonfinite = {name: count for name, (count, _) in counted.items() if count}
+        self.nonfinite = {name: count for name, (count, _) in bad_values.items() if count}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
         if not self._zero:
-            check_nonfinite(counted, str(path))
+            check_nonfinite(bad_values, str(path))
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""
@@ -88,9 +88,9 @@ class MmsaSource:
             pickle.release()
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What samples are to have."""
+@dataclass(frozen=True, kw_only=True)
+class _FieldChoice:
+    """Which fields samples are made from; see `MmsaSource`."""
 
     text: TextChoice
     class_labels: bool
@@ -98,36 +98,65 @@ class _Wanted:
     need_ids: bool
 
 
+@dataclass(frozen=True)
+class _Place:
+    """The fields that hold a modality, and what errors call them."""
+
+    fields: dict[str, Any]
+    where: str
+
+
 class _Split:
     """The fields of one split, checked to agree with each other."""
 
-    def __init__(self, splits: Splits, split: str, extra: dict[str, Splits], wanted: _Wanted) -> None:
-        fields, self._where, self._split = splits[split], f"{splits.path}: {split}", split
-        self._raw = None if fields.get("raw_text") is None else fields_of.column(fields, "raw_text", self._where)
-        label_field = fields_of.label_field(fields, self._where, classes=wanted.classes)
-        self._labels = fields_of.labels(fields, label_field, self._where, classes=wanted.classes)
-        self._classes = fields_of.classes(fields, self._where) if wanted.class_labels else None
-        without = not wanted.need_ids and "id" not in fields and not extra
-        self._ids = [""] * len(self._labels)
-        if not without:
-            hint = "" if extra else "; without ids, number the samples with --ids number"
-            self._ids = fields_of.ids(fields, self._where, needed=wanted.need_ids and not extra, hint=hint)
-        homes = dict.fromkeys(MODALITIES, (fields, self._where))
-        homes |= {m: (other.fields(split), f"{other.path}: {split}") for m, other in extra.items()}
-        self.text_kind = _text_kind(*homes["text"], wanted.text)
-        members = {**{m: m for m in MODALITIES}, "text": "text_bert" if self.text_kind == "tokens" else "text"}
-        self._arrays = {m: fields_of.rows(homes[m][0], members[m], homes[m][1]) for m in MODALITIES}
-        own = {m: array for m, array in self._arrays.items() if m not in extra}
-        raw = {} if self._raw is None else {"raw_text": self._raw}
-        raw |= {} if self._classes is None else {"classification_labels": self._classes}
-        self.count = fields_of.same_count({"id": self._ids, "labels": self._labels, **raw, **own}, self._where)
-        self._order = {m: self._join(m, *homes[m]) for m in extra}
+    def __init__(self, splits: Splits, split: str, others: dict[str, Splits], choice: _FieldChoice) -> None:
+        """Read them.
+
+        Args:
+            splits: of the main file.
+            others: modality -> the file that it comes from instead.
+        """
+        main = _Place(splits[split], f"{splits.path}: {split}")
+        self._split = split
+        self._where = main.where
+        self._others = frozenset(others)
+        self._read_main(main, choice)
+        places = dict.fromkeys(MODALITIES, main)
+        places |= {m: _Place(other.fields(split), f"{other.path}: {split}") for m, other in others.items()}
+        self.text_kind = _text_kind(places["text"], choice.text)
+        names = {**{m: m for m in MODALITIES}, "text": "text_bert" if self.text_kind == "tokens" else "text"}
+        self._arrays = {m: fields_of.rows(places[m].fields, names[m], places[m].where) for m in MODALITIES}
+        self.count = self._count_samples()
+        self._order = {m: self._join(m, places[m]) for m in others}
+        """Modality of another file -> for each sample its row there [N]."""
         shape = self._arrays["text"].shape
         if self.text_kind == "tokens" and shape[1] != 3:
             raise ValueError(f"{self._where}: text_bert has shape {shape}; it must be [N, 3, T]")
-        self._lengths = {m: self._modality_lengths(m, *homes[m]) for m in MODALITIES}
-        self.unjoined = {homes[m][1]: len(self._arrays[m]) - self.count for m in extra}
-        """By place, the samples of other files that no sample here is joined with."""
+        self._lengths = {m: self._modality_lengths(m, places[m]) for m in MODALITIES}
+        self.unjoined = {places[m].where: len(self._arrays[m]) - self.count for m in others}
+        """By file and split, the samples of other files that no sample here is joined with."""
+
+    def _read_main(self, main: _Place, choice: _FieldChoice) -> None:
+        """Read what only the main file gives: sentences, labels and ids."""
+        fields, where = main.fields, main.where
+        self._raw = None if fields.get("raw_text") is None else fields_of.column(fields, "raw_text", where)
+        label_field = fields_of.label_field(fields, where, classes=choice.classes)
+        self._labels = fields_of.labels(fields, label_field, where, classes=choice.classes)
+        self._classes = fields_of.classes(fields, where) if choice.class_labels else None
+        self._ids = [""] * len(self._labels)
+        if choice.need_ids or "id" in fields or self._others:
+            hint = "" if self._others else "; without ids, number the samples with --ids number"
+            self._ids = fields_of.ids(fields, where, needed=choice.need_ids and not self._others, hint=hint)
+
+    def _count_samples(self) -> int:
+        """The number of samples, which all fields of the main file must have."""
+        fields: dict[str, Any] = {"id": self._ids, "labels": self._labels}
+        if self._raw is not None:
+            fields["raw_text"] = self._raw
+        if self._classes is not None:
+            fields["classification_labels"] = self._classes
+        fields |= {m: array for m, array in self._arrays.items() if m not in self._others}
+        return fields_of.same_count(fields, self._where)
 
     def nonfinite(self, modality: str, release: Callable[[], None]) -> tuple[int, str]:
         """How many values of a modality are not finite, and the id of the first sample that has one."""
@@ -164,32 +193,35 @@ class _Split:
             class_label=None if self._classes is None else int(self._classes[i]),
         )
 
-    def _join(self, modality: str, fields: dict[str, Any], where: str) -> NDArray[np.int64]:
+    def _join(self, modality: str, place: _Place) -> NDArray[np.int64]:
         """For each sample here, its row in another file."""
-        there = fields_of.ids(fields, where, needed=False, hint="; features of another file are joined by id")
+        where = place.where
+        there = fields_of.ids(place.fields, where, needed=False, hint="; features of another file are joined by id")
         fields_of.same_count({"id": there, modality: self._arrays[modality]}, where)
-        place = _places(there, where)
-        missing = [name for name in _places(self._ids, self._where) if name not in place]
+        row_of = _row_by_id(there, where)
+        missing = [name for name in _row_by_id(self._ids, self._where) if name not in row_of]
         if missing:
             raise ValueError(
                 f"{where} lacks {len(missing)} samples of {self._where}, the first is {missing[0]!r} (ids there look "
                 f"like {there[0]!r}); features of another file are joined by id: give both files the same ids in the "
                 "same splits, or leave those samples out"
             )
-        return np.array([place[name] for name in self._ids])
+        return np.array([row_of[name] for name in self._ids])
 
-    def _modality_lengths(self, modality: str, fields: dict[str, Any], where: str) -> NDArray[np.int64]:
+    def _modality_lengths(self, modality: str, place: _Place) -> NDArray[np.int64]:
+        """Unpadded steps of each row of a modality's array."""
         tokens = modality == "text" and self.text_kind == "tokens"
         steps = self._arrays[modality].shape[2 if tokens else 1]
-        given, count = fields.get(f"{modality}_lengths"), len(self._arrays[modality])
+        count = len(self._arrays[modality])
+        given = place.fields.get(f"{modality}_lengths")
         if given is None and modality == "text":
-            mask = np.asarray(fields.get("text_bert"))
+            mask = np.asarray(place.fields.get("text_bert"))
             given = np.minimum(mask[:, 1].sum(axis=1), steps) if mask.shape[:2] == (count, 3) else None
-        return fields_of.lengths(given, count=count, steps=steps, where=f"{where}: {modality}_lengths")
+        return fields_of.lengths(given, count=count, steps=steps, where=f"{place.where}: {modality}_lengths")
 
 
 def _ignored(files: list[Splits], splits: dict[str, _Split]) -> dict[str, int]:
-    """What is in the files and in no sample; of files beside the first with their path."""
+    """What is in the files and not in the samples; names of other files than the first have their path."""
     found = files[0].ignored()
     for other in files[1:]:
         found |= {f"{other.path}: {name}": count for name, count in other.ignored().items()}
@@ -198,25 +230,25 @@ def _ignored(files: list[Splits], splits: dict[str, _Split]) -> dict[str, int]:
     return found
 
 
-def _places(ids: list[str], where: str) -> dict[str, int]:
-    """The row of each id; `ValueError` where one is missing or there twice, so that a join would have to choose."""
-    place: dict[str, int] = {}
+def _row_by_id(ids: list[str], where: str) -> dict[str, int]:
+    """The row of each id; `ValueError` where one is missing or duplicate, so that a join would be ambiguous."""
+    found: dict[str, int] = {}
     for row, name in enumerate(ids):
         if not name:
             raise ValueError(f"{where} sample {row} has no id; features of another file are joined by id: give it one")
-        if name in place:
+        if name in found:
             raise ValueError(
-                f"{where}: the id {name!r} is there twice: samples {place[name]} and {row}; features of another file "
+                f"{where}: the id {name!r} is there twice: samples {found[name]} and {row}; features of another file "
                 "are joined by id: give every sample an id of its own in both files"
             )
-        place[name] = row
-    return place
+        found[name] = row
+    return found
 
 
-def _text_kind(fields: dict[str, Any], where: str, text: TextChoice) -> TextKind:
+def _text_kind(place: _Place, text: TextChoice) -> TextKind:
     if text == "auto":
-        text = "features" if "text" in fields else "tokens"
+        text = "features" if "text" in place.fields else "tokens"
     member = "text" if text == "features" else "text_bert"
-    if member not in fields:
-        raise ValueError(f"{where} lacks {member}; it has {', '.join(map(str, fields))}")
+    if member not in place.fields:
+        raise ValueError(f"{place.where} lacks {member}; it has {', '.join(map(str, place.fields))}")
     return text

@@ -1,4 +1,4 @@
-"""The splits and fields in a feature pickle, under our names, with a note of what was never taken."""
+"""The splits and fields in a feature pickle, under our names; both note what was never read."""
 
 from typing import Any
 
@@ -6,24 +6,24 @@ from data_shards.sources.splits import KNOWN, find_splits, split_of
 
 
 class Fields(dict[str, Any]):
-    """The fields of a split; remembers which were taken (by `[]` or `get`, not by `in`)."""
+    """The fields of a split; notes which were read (by `[]` or `get`, not by `in`)."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         super().__init__(fields)
-        self._taken: set[str] = set()
+        self._read: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
-        self._taken.add(name)
+        self._read.add(name)
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
         """As of a dict."""
-        self._taken.add(name)
+        self._read.add(name)
         return super().get(name, default)
 
     def unused(self) -> dict[str, int]:
-        """The fields that were never taken -> how many entries they have."""
-        return {str(name): size_of(value) for name, value in self.items() if name not in self._taken}
+        """The fields that were never read -> how many entries they have."""
+        return {str(name): size_of(value) for name, value in self.items() if name not in self._read}
 
 
 class Splits(dict[str, Fields]):
@@ -50,7 +50,7 @@ class Splits(dict[str, Fields]):
         return self[split]
 
     def ignored(self) -> dict[str, int]:
-        """Keys beside the splits, and fields that were never taken -> how many entries they have."""
+        """Keys beside the splits, and fields that were never read -> how many entries they have."""
         found = {as_text(name): size_of(value) for name, value in self._value.items() if split_of(name) is None}
         for fields in self.values():
             for name, count in fields.unused().items():
@@ -69,7 +69,7 @@ def as_text(name: object) -> str:
 
 
 def size_of(value: object) -> int:
-    """How many entries an ignored thing has: of a dict of fields their samples; 1 for what is no container."""
+    """How many entries an ignored value has: for a dict of fields its samples; 1 for what is no container."""
     if isinstance(value, dict):
         sizes = [size_of(part) for part in value.values() if not isinstance(part, dict)]
         return max(sizes, default=len(value))

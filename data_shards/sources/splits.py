@@ -5,7 +5,7 @@ from typing import Any
 
 from data_shards.format.schema import SPLITS
 
-ALIASES = {
+SPLIT_ALIASES = {
     "train": "train",
     "training": "train",
     "trn": "train",
@@ -26,7 +26,7 @@ KNOWN = ", ".join(SPLITS) + " (or val, dev, validation)"
 def split_of(name: object) -> str | None:
     """The split that a name means, in any case and as text or bytes; None for any other name."""
     text = name.decode("latin1") if isinstance(name, bytes) else name
-    return ALIASES.get(text.strip().lower()) if isinstance(text, str) else None
+    return SPLIT_ALIASES.get(text.strip().lower()) if isinstance(text, str) else None
 
 
 def named_split(name: object, what: str) -> str:

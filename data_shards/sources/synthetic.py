@@ -1,4 +1,4 @@
-"""The embedded data set: MOSI-shaped samples whose sentences come from a small grammar, deterministic by seed.
+"""The synthetic data set: MOSI-shaped samples whose sentences come from a small grammar, deterministic by seed.
 
 What a sentence says gives most of its label; a tone that only voice and face carry gives the rest. So text alone does
 well, voice and face alone do poorly, and all three together do best, as in the real data. Every number comes from
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.format.hashing import key_of, normal, uniform
-from data_shards.format.schema import SPLITS, Sample, TextKind, check_kind
+from data_shards.format.hashing import hash_key, normal, uniform
+from data_shards.format.schema import SPLITS, Sample, TextKind, check_choice
 
 _SUBJECTS = ("the movie", "the plot", "the acting", "the music", "the ending", "the director", "this film", "the story")
 _OPENINGS = ("", "i think", "i must say", "for me", "honestly", "well", "in my opinion", "to be fair")
@@ -36,8 +36,8 @@ _OPINIONS = {
 _JOINTS = ("and", "but", "while")
 _SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 _TONE_SCALE, _STEP_NOISE = 0.9, 0.5
-_BLUR = {"audio": 3.0, "vision": 4.5}
-"""How far a voice or a face is off the speaker's mood, in label units."""
+_MOOD_NOISE = {"audio": 3.0, "vision": 4.5}
+"""Standard deviation of what a voice or a face shows around the speaker's mood, in label units."""
 _LABEL_STEPS = 5  # per unit: labels are multiples of 0.2
 _FRACTIONS = {"train": 0.7, "valid": 0.1, "test": 0.2}
 
@@ -57,7 +57,7 @@ class SyntheticSource:
         vision_dim: int = 20,
         text_kind: TextKind = "features",
     ) -> None:
-        check_kind(text_kind, TextKind, "text kind")
+        check_choice(text_kind, TextKind, "text kind")
         sizes = {
             "samples": (samples, 10),
             "steps": (steps, 20),
@@ -69,7 +69,9 @@ class SyntheticSource:
         valid, test = int(samples * _FRACTIONS["valid"]), int(samples * _FRACTIONS["test"])
         self.name = name
         self._counts = {"train": samples - valid - test, "valid": valid, "test": test}
-        self._seed, self._steps, self._text_kind = seed, steps, text_kind
+        self._seed = seed
+        self._steps = steps
+        self._text_kind = text_kind
         self._dims = {"text": text_dim, "audio": audio_dim, "vision": vision_dim}
         phrases = (*_OPENINGS, *_SUBJECTS, *_VERBS, *_DEGREES, *_OPINIONS, *_JOINTS)
         self._vocabulary = (*_SPECIAL, *dict.fromkeys(word for phrase in phrases for word in phrase.split()))
@@ -86,9 +88,9 @@ class SyntheticSource:
             yield self._sample(split, i)
 
     def _sample(self, split: str, i: int) -> Sample:
-        key = key_of(self._seed, SPLITS.index(split), i)
-        words, meaning = _sentence(uniform(key_of(key, 1), 16))
-        tone = _TONE_SCALE * float(normal(key_of(key, 2), 1)[0])
+        key = hash_key(self._seed, SPLITS.index(split), i)
+        words, meaning = _sentence(uniform(hash_key(key, 1), 16))
+        tone = _TONE_SCALE * float(normal(hash_key(key, 2), 1)[0])
         label = float(np.clip(round((meaning + tone) * _LABEL_STEPS) / _LABEL_STEPS, -3, 3))
         length = len(words) if self._text_kind == "features" else len(words) + 2
         return Sample(
@@ -110,24 +112,24 @@ class SyntheticSource:
             tokens[1, : len(words) + 2] = 1
             return tokens
         features = np.zeros((self._steps, self._dims["text"]), dtype=np.float32)
-        noise = normal(key_of(key, 3), features[: len(words)].size).reshape(len(words), -1)
+        noise = normal(hash_key(key, 3), features[: len(words)].size).reshape(len(words), -1)
         features[: len(words)] = self._embedding[numbers] + _STEP_NOISE * noise
         return features
 
     def _signal(self, modality: str, mood: float, length: int, key: int) -> NDArray[np.float32]:
-        """[T, D]: the mood, blurred, louder in some channels than in others; zero after `length` steps."""
+        """[T, D]: the mood with noise, stronger in some channels than in others; zero after `length` steps."""
         dim, kind = self._dims[modality], 4 if modality == "audio" else 5
-        loading = normal(key_of(self._seed, 100 + kind), dim)
+        loading = normal(hash_key(self._seed, 100 + kind), dim)
         signal = np.zeros((self._steps, dim), dtype=np.float32)
-        noise = normal(key_of(key, kind), length * dim).reshape(length, dim)
-        seen = mood + _BLUR[modality] * float(normal(key_of(key, 10 + kind), 1)[0])
-        signal[:length] = 0.3 * seen * loading + _STEP_NOISE * noise
+        noise = normal(hash_key(key, kind), length * dim).reshape(length, dim)
+        shown = mood + _MOOD_NOISE[modality] * float(normal(hash_key(key, 10 + kind), 1)[0])
+        signal[:length] = 0.3 * shown * loading + _STEP_NOISE * noise
         return signal
 
     def _embed(self, dim: int) -> NDArray[np.float64]:
         """One vector per word [V, dim]: a random part, and along fixed directions what it adds to the meaning."""
-        table = normal(key_of(self._seed, 200), len(self._vocabulary) * dim).reshape(-1, dim)
-        valence, degree = normal(key_of(self._seed, 201), dim), normal(key_of(self._seed, 202), dim)
+        table = normal(hash_key(self._seed, 200), len(self._vocabulary) * dim).reshape(-1, dim)
+        valence, degree = normal(hash_key(self._seed, 201), dim), normal(hash_key(self._seed, 202), dim)
         for word, weight in _OPINIONS.items():
             table[self._number[word]] += weight * valence
         for phrase, weight in _DEGREES.items():

@@ -1,10 +1,10 @@
-"""BERT's WordPiece over words, for pickles that hold transcripts as words: the longest known piece first."""
+"""BERT's WordPiece over words, for pickles that hold transcripts as words: greedy, the longest known piece first."""
 
 import unicodedata
 from pathlib import Path
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-_LONGEST = 100
+_MAX_LENGTH = 100
 """Longer words are unknown, as in BERT."""
 
 
@@ -33,11 +33,11 @@ class Vocabulary:
         if not self._cased:
             decomposed = unicodedata.normalize("NFD", word.lower())
             word = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
-        spaced = "".join(f" {char} " if _stands_alone(char) else char for char in word if not _is_control(char))
+        spaced = "".join(f" {char} " if _is_own_token(char) else char for char in word if not _is_control(char))
         return spaced.split()
 
     def _pieces(self, word: str) -> list[int]:
-        if len(word) > _LONGEST:
+        if len(word) > _MAX_LENGTH:
             return [self._numbers["[UNK]"]]
         pieces, start = [], 0
         while start < len(word):
@@ -50,8 +50,8 @@ class Vocabulary:
         return pieces
 
 
-def _stands_alone(char: str) -> bool:
-    """Punctuation, as BERT counts it, and Chinese characters."""
+def _is_own_token(char: str) -> bool:
+    """Whether BERT makes a token of a character: punctuation, as BERT defines it, and Chinese characters."""
     code = ord(char)
     ascii_mark = 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126
     chinese = 0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0xF900 <= code <= 0xFAFF

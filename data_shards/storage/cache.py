@@ -1,13 +1,14 @@
-"""The local copy of remote shards, shared by all processes of a node: checksummed, bounded, least recently used first.
+"""The local copies of remote shards, shared by all processes of a node: checksummed, limited in size, LRU.
 
-A shard is stored under its sha256, fetched by one process while others wait, and has its name only when it is whole.
-Locks are the kernel's, so a process that is killed leaves nothing that stands in another's way. Files that are open
-when they are dropped stay readable until they are closed.
+A shard is stored under its sha256. One process downloads it while others wait, and it has its name only when it is
+complete. Locks are the kernel's, so a killed process blocks no other. A file that is open when it is evicted stays
+readable until it is closed.
 """
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions:
-    """Where copies live and how much room they may take."""
+    """Where copies are stored, and their size limit."""
 
     root: Path
     limit: int
@@ -33,10 +34,10 @@ class CacheOptions:
         """
         root = os.environ.get("DMD_CACHE_DIR")
         try:
-            place = Path(root) if root else Path.home() / ".cache" / "dmd-shards"
+            directory = Path(root) if root else Path.home() / ".cache" / "dmd-shards"
         except RuntimeError as error:  # neither HOME nor an entry in the password file
             raise ValueError("there is no home directory to keep remote shards in; set DMD_CACHE_DIR") from error
-        return cls(root=place, limit=parse_bytes(os.environ.get("DMD_CACHE_BYTES") or "100G", "DMD_CACHE_BYTES"))
+        return cls(root=directory, limit=parse_bytes(os.environ.get("DMD_CACHE_BYTES") or "100G", "DMD_CACHE_BYTES"))
 
 
 def parse_bytes(text: str, what: str) -> int:
@@ -60,15 +61,15 @@ class Cache:
         self._shards = options.root / "shards"
 
     def index_directory(self, name: str) -> Path:
-        """Where the indexes of one remote set live; not counted against the limit."""
-        return _make(self.options.root / "indexes" / name)
+        """Where the indexes of one remote set are stored; they do not count towards the limit."""
+        return _make_directory(self.options.root / "indexes" / name)
 
     def has_index(self, name: str) -> bool:
         """Whether a remote set has its directory here."""
         return (self.options.root / "indexes" / name).is_dir()
 
     def shard(self, sha256: str, size: int, fetch: Callable[[Path], None]) -> Path:
-        """The copy of a shard; `fetch(path)` gets it if it is not here, and must raise unless it is whole and right."""
+        """The copy of a shard. Where there is none, `fetch(path)` downloads it, and raises unless it is complete."""
         path = self._shards / f"{sha256}.tar"
         if self._touch(path, size):
             return path
@@ -77,12 +78,12 @@ class Cache:
                 f"a shard of {size} bytes does not fit into the cache {self.options.root} "
                 f"of {self.options.limit}; raise DMD_CACHE_BYTES"
             )
-        _make(self._shards)
+        _make_directory(self._shards)
         part = path.with_suffix(".part")
         with locked(path.with_suffix(".lock")):
             if not self._touch(path, size):
                 with locked(self._shards / "room.lock"):
-                    self._make_room(size)
+                    self._evict(size)
                     _reserve(part, size)
                 try:
                     fetch(part)
@@ -92,39 +93,43 @@ class Cache:
         return path
 
     def discard(self, sha256: str) -> None:
-        """Drop the copy of a shard, so that it is fetched anew."""
+        """Delete the copy of a shard, so that it is downloaded again."""
         (self._shards / f"{sha256}.tar").unlink(missing_ok=True)
 
     def _touch(self, path: Path, size: int) -> bool:
-        """Note the use of a copy; False where there is none, or a cut one."""
+        """Note the use of a copy; False where there is none, or an incomplete one."""
         try:
             os.utime(path)
             return path.stat().st_size == size
         except FileNotFoundError:
             return False
 
-    def _make_room(self, size: int) -> None:
-        """Drop abandoned downloads, then the copies not used for longest, until `size` more bytes fit."""
+    def _evict(self, size: int) -> None:
+        """Delete abandoned downloads, then the least recently used copies, until `size` more bytes fit."""
         for part in self._shards.glob("*.part"):
             if not _is_locked(part.with_suffix(".lock")):
                 part.unlink(missing_ok=True)
-        entries = []
-        for path in [*self._shards.glob("*.tar"), *self._shards.glob("*.part")]:
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue
-            entries.append((path.suffix == ".part", status.st_mtime_ns, status.st_size, path))
-        used = sum(entry[2] for entry in entries)
-        for is_part, _, held, path in sorted(entries):
-            if used + size <= self.options.limit or is_part:
+        copies = _statuses(self._shards.glob("*.tar"))
+        downloads = _statuses(self._shards.glob("*.part"))
+        used = sum(status.st_size for status in [*copies.values(), *downloads.values()])
+        for path in sorted(copies, key=lambda path: copies[path].st_mtime_ns):
+            if used + size <= self.options.limit:
                 break
             path.unlink(missing_ok=True)
-            used -= held
+            used -= copies[path].st_size
 
 
-def _make(directory: Path) -> Path:
-    """Make a directory of the cache. Raises ValueError, which names a suggested fix, where that cannot be."""
+def _statuses(paths: Iterable[Path]) -> dict[Path, os.stat_result]:
+    """The status of those files that are still there."""
+    found = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found[path] = path.stat()
+    return found
+
+
+def _make_directory(directory: Path) -> Path:
+    """Make a directory of the cache. Raises ValueError, which suggests a fix, where that fails."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,7 +141,7 @@ def _make(directory: Path) -> Path:
 
 
 def _reserve(part: Path, size: int) -> None:
-    """Let a download count with its full size from its start."""
+    """Give a download its full size from its start, so that it counts with it."""
     with open(part, "wb") as file:
         file.truncate(size)
 

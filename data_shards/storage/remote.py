@@ -1,6 +1,6 @@
 """One directory behind an fsspec URL (`s3://`, `https://`, `gs://`, ...): ranged reads, whole downloads, uploads.
 
-Every request has a time limit and is repeated with growing pauses: servers stall, answer 500 and cut bodies short.
+Every request has a time limit and is repeated with growing pauses: servers stall, answer 500 or send half a body.
 Credentials and endpoints come from fsspec's own configuration, e.g. FSSPEC_S3_ENDPOINT_URL or AWS_PROFILE.
 """
 
@@ -25,12 +25,12 @@ from data_shards.places import redact
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE = 10.0
+_MAX_PAUSE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteOptions:
-    """How patient to be with a server."""
+    """Time limits and attempts of requests to a server."""
 
     timeout: float = 60.0
     """Seconds for one request of one chunk."""
@@ -44,7 +44,17 @@ class RemoteOptions:
 
 
 class Unreachable(Unreadable):
-    """The server did not answer properly, however often it was asked; what is there may be whole."""
+    """The server failed at every attempt; the file there may be whole."""
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """A file system that this process has opened."""
+
+    process: int
+    file_system: Any
+    root: str
+    """The path of the URL in it."""
 
 
 class Remote:
@@ -52,30 +62,30 @@ class Remote:
 
     def __init__(self, url: str, options: RemoteOptions | None = None) -> None:
         self.url = url.rstrip("/")
-        self.shown = redact(self.url)
+        self.redacted_url = redact(self.url)
         """For messages: without user-info and query."""
         self.options = options or RemoteOptions()
-        self._opened: tuple[int, Any, str] | None = None
+        self._connection: _Connection | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_connection": None}
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
 
-        def ask(fs: Any, path: str) -> int:
+        def request(fs: Any, path: str) -> int:
             fs.invalidate_cache()
             size = self._call(fs, "info", path).get("size")
             if not isinstance(size, int):
                 raise OSError(f"the server does not say how large {name} is")
             return size
 
-        return self._retry(name, ask)
+        return self._retry(name, request)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of a file."""
 
-        def ask(fs: Any, path: str) -> bytes:
+        def request(fs: Any, path: str) -> bytes:
             data: bytes = self._call(fs, "cat_file", path, start=start, end=stop)
             if len(data) >= stop > stop - start:  # a server without ranges sends the whole file
                 data = data[start:stop]
@@ -83,13 +93,13 @@ class Remote:
                 raise OSError(f"{len(data)} bytes instead of {stop - start}")
             return data
 
-        return self._retry(name, ask)
+        return self._retry(name, request)
 
     def download(self, name: str, target: Path, *, size: int, sha256: str | None = None) -> None:
-        """Fetch a file, flushed to disk; with `sha256`, fetch it again until it is right.
+        """Download a file, flushed to disk; with `sha256`, download it again until it matches.
 
         Raises:
-            ValueError: the server's copy stays wrong.
+            ValueError: the file of the server does not match.
             Unreachable: no answer.
         """
         for attempt in range(self.options.attempts):
@@ -103,21 +113,23 @@ class Remote:
                 os.fsync(file.fileno())
             if sha256 is None or digest.hexdigest() == sha256:
                 return
-            _log.warning("%s/%s came with wrong bytes; fetching it again", self.shown, name)
+            _log.warning("%s/%s came with wrong bytes; fetching it again", self.redacted_url, name)
             self._sleep(attempt)
-        raise ValueError(f"{self.shown}/{name} does not match its sha256: restore it, or rebuild with `dmd shard`")
+        raise ValueError(
+            f"{self.redacted_url}/{name} does not match its sha256: restore it, or rebuild with `dmd shard`"
+        )
 
     def upload(self, path: Path, name: str) -> None:
-        """Store a local file under `name`, replacing what was there in one step where the store can."""
+        """Store a local file under `name`; replaces another one atomically where the server can."""
 
-        def put(fs: Any, target: str) -> None:
+        def request(fs: Any, target: str) -> None:
             if isinstance(fs, AsyncFileSystem):
                 limit = self.options.timeout * (1 + path.stat().st_size / self.options.chunk_bytes)
                 sync(fs.loop, fs._put_file, str(path), target, timeout=limit)
             else:
                 fs.put_file(str(path), target)
 
-        self._retry(name, put)
+        self._retry(name, request)
 
     def exists(self, name: str) -> bool:
         """Whether a file is there."""
@@ -126,20 +138,20 @@ class Remote:
     def names(self) -> list[str]:
         """The names of all files."""
 
-        def ask(fs: Any, path: str) -> list[str]:
+        def request(fs: Any, path: str) -> list[str]:
             fs.invalidate_cache()
             folder = path.rsplit("/", 1)[0]
             found = self._call(fs, "ls", folder, detail=False) if self._call(fs, "exists", folder) else []
             return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found)
 
-        return self._retry("", ask)
+        return self._retry("", request)
 
     def remove(self, name: str) -> None:
         """Delete a file."""
         self._retry(name, lambda fs, path: self._call(fs, "rm_file", path))
 
     def _chunks(self, name: str, size: int) -> Iterator[bytes]:
-        """The chunks of a file in order, a few of them on their way at any time."""
+        """The chunks of a file in order; a few of them are downloaded at once."""
         step, pending = self.options.chunk_bytes, []
         with ThreadPoolExecutor(self.options.streams) as pool:
             for start in range(0, size, step):
@@ -148,30 +160,25 @@ class Remote:
                     yield pending.pop(0).result()
             yield from map(Future.result, pending)
 
-    def _retry(self, name: str, ask: Callable[[Any, str], Result]) -> Result:
-        """`ask(file system, path)`, repeated while the server fails."""
-        where = f"{self.shown}/{name}"
+    def _retry(self, name: str, request: Callable[[Any, str], Result]) -> Result:
+        """`request(file system, path)`, repeated while the server fails."""
+        where = f"{self.redacted_url}/{name}"
         for attempt in range(self.options.attempts):
             try:
-                fs, root = self._open()
-                return ask(fs, _file(root, name))
-            except _transient() as told:
-                error = _behind(told)
+                connection = self._connect()
+                return request(connection.file_system, _file(connection.root, name))
+            except _transient_errors() as caught:
+                error = _root_cause(caught)
                 reason = redact(str(error)) or type(error).__name__
-                status = getattr(error, "status", None)
-                if isinstance(error, FileNotFoundError) or status in (404, 410):
-                    raise ValueError(f"{where} is not there") from error
-                if isinstance(error, PermissionError | _without_credentials()) or status in (401, 403):
-                    raise ValueError(f"{where}: access denied ({reason}); check the credentials") from error
-                if not isinstance(error, _transient()):
-                    raise ValueError(f"{where}: {reason}") from error
+                if (problem := _permanent_problem(error, reason)) is not None:
+                    raise ValueError(f"{where}{problem}") from error
                 _log.info("%s: %s (attempt %d of %d)", where, reason, attempt + 1, self.options.attempts)
                 if attempt + 1 < self.options.attempts:
                     self._sleep(attempt)
         raise Unreachable(f"{where}: {' '.join(reason.split())[:200]}; gave up after {self.options.attempts} attempts")
 
     def _sleep(self, attempt: int) -> None:
-        time.sleep(min(_LONGEST_PAUSE, self.options.pause * 2**attempt) * random.uniform(0.5, 1.5))
+        time.sleep(min(_MAX_PAUSE, self.options.pause * 2**attempt) * random.uniform(0.5, 1.5))
 
     def _call(self, fs: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         """A file system's method within the time limit (which synchronous file systems do not know)."""
@@ -179,14 +186,14 @@ class Remote:
             return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=self.options.timeout, **kwargs)
         return getattr(fs, method)(*args, **kwargs)
 
-    def _open(self) -> tuple[Any, str]:
-        if self._opened is None or self._opened[0] != os.getpid():
+    def _connect(self) -> _Connection:
+        if self._connection is None or self._connection.process != os.getpid():
             try:
                 fs, root = fsspec.core.url_to_fs(self.url)
             except ImportError as error:
-                raise ValueError(f"{self.shown}: {error}; pip install 'dmd-cluster[remote]'") from error
-            self._opened = os.getpid(), fs, root.rstrip("/")
-        return self._opened[1], self._opened[2]
+                raise ValueError(f"{self.redacted_url}: {error}; pip install 'dmd-cluster[remote]'") from error
+            self._connection = _Connection(os.getpid(), fs, root.rstrip("/"))
+        return self._connection
 
 
 def _file(root: str, name: str) -> str:
@@ -195,22 +202,32 @@ def _file(root: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
-def _behind(error: BaseException) -> BaseException:
-    """What really happened: fsspec's HTTP says of every failed request that the file is not there."""
+def _permanent_problem(error: BaseException, reason: str) -> str | None:
+    """What is wrong where another attempt would not help, as it follows a URL in a message; None where one may."""
+    status = getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return " is not there"
+    if isinstance(error, PermissionError | _missing_credentials_error()) or status in (401, 403):
+        return f": access denied ({reason}); check the credentials"
+    return None if isinstance(error, _transient_errors()) else f": {reason}"
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The error behind a FileNotFoundError of fsspec's HTTP, which raises it for every request that fails."""
     aiohttp = sys.modules.get("aiohttp")
     known = (ValueError, asyncio.TimeoutError, *([aiohttp.ClientError] if aiohttp else []))
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
     return cause if isinstance(cause, known) else error
 
 
-def _without_credentials() -> type[BaseException]:
-    """What botocore raises where no credentials were found: no request was made, and another one would not be."""
+def _missing_credentials_error() -> type[BaseException]:
+    """What botocore raises where it finds no credentials, before any request."""
     botocore = sys.modules.get("botocore.exceptions")
     return botocore.NoCredentialsError if botocore else PermissionError
 
 
-def _transient() -> tuple[type[BaseException], ...]:
-    """What a failing server raises, through the client libraries that are loaded."""
+def _transient_errors() -> tuple[type[BaseException], ...]:
+    """The errors that the loaded client libraries raise when a server fails."""
     kinds: list[type[BaseException]] = [OSError, EOFError, asyncio.TimeoutError]
     if aiohttp := sys.modules.get("aiohttp"):
         kinds.append(aiohttp.ClientError)

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Protocol
 
 from data_shards.durable import locked
-from data_shards.format.index_file import INDEX_NAME, TAIL, IndexFile
+from data_shards.format.index_file import INDEX_NAME, TAIL_BYTES, IndexFile
 from data_shards.format.schema import ShardInfo
-from data_shards.places import Place, Where, to_place
+from data_shards.places import Place, PlaceLike, to_place
 from data_shards.storage.cache import Cache, CacheOptions
 from data_shards.storage.remote import Remote, RemoteOptions, Unreachable
 
 _log = logging.getLogger(__name__)
-_FETCHES = 20
-"""How often a shard is fetched at most to be opened once."""
-_ATTEMPTS = 3
+_MAX_FETCHES = 20
+"""How often a shard is downloaded at most to be opened once."""
+_INDEX_ATTEMPTS = 3
 
 
 class Store(Protocol):
@@ -34,16 +34,16 @@ class Store(Protocol):
         """A local file with the current index; `ValueError` where there is none."""
 
     def fetch(self, shard: ShardInfo) -> None:
-        """Have a shard at hand; `ValueError` where it cannot be had."""
+        """Make a shard available; `ValueError` where that fails."""
 
     def open(self, shard: ShardInfo) -> int:
-        """A descriptor of a local file with a shard; `ValueError` or `OSError` where it cannot be had."""
+        """A descriptor of a local file with a shard; `ValueError` or `OSError` where there is none."""
 
     def discard(self, shard: ShardInfo) -> bool:
-        """Forget a damaged local copy; False where the local file is the original."""
+        """Delete a damaged local copy; False where the local file is the original."""
 
 
-def open_store(given: Where, *, cache: CacheOptions | None = None, remote: RemoteOptions | None = None) -> Store:
+def open_store(given: PlaceLike, *, cache: CacheOptions | None = None, remote: RemoteOptions | None = None) -> Store:
     """The store at a directory or URL."""
     place = to_place(given)
     if place.is_url:
@@ -52,7 +52,7 @@ def open_store(given: Where, *, cache: CacheOptions | None = None, remote: Remot
 
 
 def was_opened(place: Place) -> bool:
-    """Whether shards at this URL (however they were logged in to) have been read with this node's cache before."""
+    """Whether shards at this URL, with any credentials, have been read with this node's cache before."""
     return Cache(CacheOptions.from_environment()).has_index(_key(str(place)))
 
 
@@ -93,7 +93,7 @@ class LocalStore:
 
 
 class RemoteStore:
-    """A URL. After every shard was fetched once, no more requests are made but for the index, which may fail."""
+    """A URL. Once all shards were downloaded the only request is for the index, and that one may fail."""
 
     is_remote = True
 
@@ -117,41 +117,41 @@ class RemoteStore:
             return copies[-1]
 
     def fetch(self, shard: ShardInfo) -> None:
-        """Have the node's copy of a shard."""
-        self._copy(shard)
+        """Download the shard into the node's cache."""
+        self._cached_copy(shard)
 
     def open(self, shard: ShardInfo) -> int:
-        """The node's copy of a shard, fetched if need be.
+        """The node's copy of a shard, downloaded where there is none.
 
-        Another process may drop it, to make room, before it is open here; then it is fetched again.
+        Another process may evict it before it is open here; then it is downloaded again.
         """
-        for _ in range(_FETCHES):
+        for _ in range(_MAX_FETCHES):
             try:
-                return os.open(self._copy(shard), os.O_RDONLY)
+                return os.open(self._cached_copy(shard), os.O_RDONLY)
             except FileNotFoundError:
                 continue
         raise ValueError(
-            f"{self.place}/{shard.name}: other processes dropped its copy {_FETCHES} times before it was read; the "
+            f"{self.place}/{shard.name}: other processes dropped its copy {_MAX_FETCHES} times before it was read; the "
             "cache is too small for them, raise DMD_CACHE_BYTES"
         )
 
-    def _copy(self, shard: ShardInfo) -> Path:
+    def _cached_copy(self, shard: ShardInfo) -> Path:
         def download(path: Path) -> None:
             self._remote.download(shard.name, path, size=shard.bytes, sha256=shard.sha256)
 
         return self._cache.shard(shard.sha256, shard.bytes, download)
 
     def discard(self, shard: ShardInfo) -> bool:
-        """Drop the node's copy."""
+        """Delete the node's copy."""
         self._cache.discard(shard.sha256)
         return True
 
     def _fetch_index(self, directory: Path) -> Path:
-        """The tail of an index holds its footer's sha256: enough to know whether a copy is current."""
+        """A copy of the index. Its tail has the footer's sha256, which says whether a copy here is current."""
         problem = ValueError(f"{self.place}/{INDEX_NAME} changes faster than it can be read")
-        for _ in range(_ATTEMPTS):
+        for _ in range(_INDEX_ATTEMPTS):
             size = self._remote.size(INDEX_NAME)
-            tail = self._remote.read(INDEX_NAME, max(0, size - TAIL), size)
+            tail = self._remote.read(INDEX_NAME, max(0, size - TAIL_BYTES), size)
             path = directory / f"{hashlib.sha256(tail).hexdigest()[:32]}.parquet"
             with locked(path.with_suffix(".lock")):
                 if path.is_file():

@@ -1,7 +1,7 @@
 """What is in a set of shards: counts, shapes, label and length distributions, padding; as data, as text, as a picture.
 
 Everything comes from the index, a block of rows at a time, so a summary of a remote set fetches no shard. Stored
-values are always finite: non-finite ones are refused or zeroed when the shards are written, and counted there.
+values are always finite: non-finite ones are rejected, or zeroed and counted, when the shards are written.
 """
 
 from pathlib import Path
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.format.schema import MODALITIES
+from data_shards.label_options import format_counts
 from data_shards.labels import LabelFacts
-from data_shards.meaning import counted
-from data_shards.places import Where
+from data_shards.places import PlaceLike
 from data_shards.reading.index import ShardIndex
 
-_BLOCK = 16384
+_ROWS_AT_ONCE = 16384
 LABEL_EDGES = np.arange(-3.25, 3.5, 0.5)
 """Bins of the label histogram: centred on -3, -2.5, ..., 3."""
-_BAR = 40
+_BAR_WIDTH = 40
 
 
-def summarize(path: Where) -> dict[str, Any]:
+def summarize(path: PlaceLike) -> dict[str, Any]:
     """The facts of a set at a directory or URL, as plain data; `ValueError` where its index cannot be read."""
     index = ShardIndex.load(path)
     info = index.info
@@ -57,12 +57,13 @@ def _split(index: ShardIndex, split: str) -> dict[str, Any]:
     lengths = {m: np.zeros(steps[m] + 1, dtype=np.int64) for m in MODALITIES}
     total = squares = 0.0
     facts = LabelFacts()
-    for start in range(0, count, _BLOCK):
-        records = index.records(split, np.arange(start, min(start + _BLOCK, count)))
+    for start in range(0, count, _ROWS_AT_ONCE):
+        records = index.records(split, np.arange(start, min(start + _ROWS_AT_ONCE, count)))
         facts |= LabelFacts.of_rows(records)
         labels = records["label"].astype(np.float64)
         histogram += np.histogram(labels, LABEL_EDGES)[0]
-        total, squares = total + labels.sum(), squares + (labels**2).sum()
+        total += labels.sum()
+        squares += (labels**2).sum()
         for i, modality in enumerate(MODALITIES):
             lengths[modality] += np.bincount(records["length"][:, i], minlength=steps[modality] + 1)
     mean = total / count
@@ -86,7 +87,7 @@ def _split(index: ShardIndex, split: str) -> dict[str, Any]:
 
 
 def _lengths(counts: NDArray[np.int64], steps: int) -> dict[str, Any]:
-    """The distribution of valid steps, from how often each number occurs."""
+    """The distribution of unpadded steps, from how often each number occurs."""
     total = int(counts.sum())
     occurring = np.flatnonzero(counts)
     mean = float((counts * np.arange(len(counts))).sum() / total)
@@ -101,7 +102,7 @@ def _lengths(counts: NDArray[np.int64], steps: int) -> dict[str, Any]:
 
 
 def to_text(facts: dict[str, Any]) -> str:
-    """A summary for people."""
+    """A summary as text."""
     shards, dims, steps = facts["shards"], facts["dims"], facts["steps"]
     shapes = [f"{m} {steps[m]} x {dims[m] or 'ids'}" for m in MODALITIES]
     zeroed = ", ".join(f"{name} {count}" for name, count in facts["non_finite"]["zeroed"].items()) or "none"
@@ -116,7 +117,7 @@ def to_text(facts: dict[str, Any]) -> str:
     if facts["label_scale"] != 1:
         lines.append(f"  labels are those of the source multiplied by {facts['label_scale']:g}")
     if facts["ignored"]:
-        lines.append(f"  not taken from the source: {counted(facts['ignored'])}")
+        lines.append(f"  not taken from the source: {format_counts(facts['ignored'])}")
     if facts["rounding"]:
         errors = ", ".join(f"{m} {error:.3g}" for m, error in facts["rounding"].items())
         lines.append(f"  largest rounding error: {errors}")
@@ -127,13 +128,13 @@ def to_text(facts: dict[str, Any]) -> str:
 
 def _split_text(split: str, part: dict[str, Any], steps: dict[str, int]) -> list[str]:
     label = part["label"]
-    said = f"{split}: {part['samples']} samples, {part['shards']} shards, {_size(part['bytes'])}"
+    headline = f"{split}: {part['samples']} samples, {part['shards']} shards, {_size(part['bytes'])}"
     if label:
-        said += f"; labels {label['min']:g} to {label['max']:g}, mean {label['mean']:.3f}, std {label['std']:.3f}"
-    lines = [said]
+        headline += f"; labels {label['min']:g} to {label['max']:g}, mean {label['mean']:.3f}, std {label['std']:.3f}"
+    lines = [headline]
     if part["classes"]:
-        counted = (f"{number} ({count})" for number, count in enumerate(part["classes"]))
-        lines.append(f"  classes {', '.join(counted)}")
+        classes = (f"{number} ({count})" for number, count in enumerate(part["classes"]))
+        lines.append(f"  classes {', '.join(classes)}")
     for modality, length in part["lengths"].items():
         lines.append(
             f"  {modality:<6} valid steps {length['min']} to {length['max']} of {steps[modality]}, "
@@ -141,7 +142,7 @@ def _split_text(split: str, part: dict[str, Any], steps: dict[str, int]) -> list
         )
     peak = max(label["histogram"]) if label else 1
     for edge, count in zip(LABEL_EDGES, label["histogram"] if label else [], strict=False):
-        lines.append(f"  {edge + 0.25:5.1f} {count:>8} {'#' * round(_BAR * count / peak)}".rstrip())
+        lines.append(f"  {edge + 0.25:5.1f} {count:>8} {'#' * round(_BAR_WIDTH * count / peak)}".rstrip())
     return lines
 
 

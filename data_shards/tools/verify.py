@@ -7,13 +7,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
 from data_shards.format.tar import BLOCK, member_header
-from data_shards.places import Where
+from data_shards.places import PlaceLike
 from data_shards.reading.index import Records, ShardIndex
 from data_shards.storage.remote import Unreachable
 
@@ -44,7 +44,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _ShardCheck:
     """One shard and what the index says about it."""
 
     shard: ShardInfo
@@ -54,11 +54,11 @@ class _Job:
     packed: bool
 
 
-def verify(path: Where, *, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(path: PlaceLike, *, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Report:
     """Read every shard of the set at a directory or URL: its sha256, and each member's header, crc32 and facts.
 
     Args:
-        threads: shards that are read at once; hashing lets threads run side by side.
+        threads: shards that are read at once; hashing releases the GIL.
         progress: called with (samples, bytes) after each shard.
 
     Raises:
@@ -70,8 +70,8 @@ def verify(path: Where, *, threads: int = 1, progress: Callable[[int, int], None
     done = 0
     with ThreadPoolExecutor(threads) as pool:
         pending = []
-        for job in _jobs(index):
-            pending.append(pool.submit(_verify_shard, index, job))
+        for check in _shard_checks(index):
+            pending.append(pool.submit(_verify_shard, index, check))
             while len(pending) > threads or (pending and len(pending) + done == len(index.info.shards)):
                 damage += pending.pop(0).result()
                 shard = index.info.shards[done]
@@ -81,84 +81,95 @@ def verify(path: Where, *, threads: int = 1, progress: Callable[[int, int], None
     return Report(info=index.info, damage=tuple(damage), bytes=sum(shard.bytes for shard in index.info.shards))
 
 
-def _jobs(index: ShardIndex) -> Iterator[_Job]:
+def _shard_checks(index: ShardIndex) -> Iterator[_ShardCheck]:
     starts = dict.fromkeys(index.info.counts, 0)
     for shard in index.info.shards:
         positions = np.arange(starts[shard.split], starts[shard.split] + shard.samples)
         starts[shard.split] += shard.samples
         keys, ids = (index.strings(column, shard.split, positions) for column in ("key", "id"))
-        yield _Job(shard, keys, ids, index.records(shard.split, positions), index.info.layout == "packed")
+        yield _ShardCheck(shard, keys, ids, index.records(shard.split, positions), index.info.layout == "packed")
 
 
-def _verify_shard(index: ShardIndex, job: _Job) -> list[Damage]:
-    shard = job.shard
+def _verify_shard(index: ShardIndex, check: _ShardCheck) -> list[Damage]:
+    shard = check.shard
     try:
         handle = index.store.open(shard)
     except Unreachable:
         raise
-    except ValueError as error:  # a remote shard that cannot be had whole
+    except ValueError as error:  # a remote shard that stays damaged
         return [Damage(shard=shard.name, key="", what=str(error))]
     except FileNotFoundError:
         return [Damage(shard=shard.name, key="", what="the shard is missing")]
     except OSError as error:
         return [Damage(shard=shard.name, key="", what=f"the shard cannot be read: {error.strerror}")]
     with open(handle, "rb") as file:
-        return _verify_file(file, job)
+        return _verify_file(file, check)
 
 
-def _verify_file(file: BinaryIO, job: _Job) -> list[Damage]:
-    shard = job.shard
+def _verify_file(file: BinaryIO, check: _ShardCheck) -> list[Damage]:
+    shard = check.shard
     size = os.fstat(file.fileno()).st_size
     found: list[Damage] = []
     if size != shard.bytes:
         found.append(Damage(shard=shard.name, key="", what=f"{size} bytes instead of {shard.bytes}"))
-    sha256, broken = _read_members(file, job)
-    found += [Damage(shard=shard.name, key=job.keys[i], what=", ".join(what)) for i, what in sorted(broken.items())]
+    sha256, broken = _read_members(file, check)
+    found += [Damage(shard=shard.name, key=check.keys[i], what=", ".join(what)) for i, what in sorted(broken.items())]
     if not found and sha256 != shard.sha256:
         found.append(Damage(shard=shard.name, key="", what="sha256 differs, in padding between the samples' members"))
     return found
 
 
-def _read_members(file: BinaryIO, job: _Job) -> tuple[str, dict[int, list[str]]]:
+def _read_members(file: BinaryIO, check: _ShardCheck) -> tuple[str, dict[int, list[str]]]:
     """Read a shard from end to end: its sha256, and what is wrong with which sample."""
     broken: dict[int, list[str]] = {}
-    offsets, sizes, checksums = (job.records[name] for name in ("offset", "size", "crc32"))
+    offsets, sizes = check.records["offset"], check.records["size"]
     digest = hashlib.sha256()
-    at, raw, gap = 0, b"", b""
+    position, content, gap = 0, b"", b""
     for place in np.argsort(offsets, axis=None, kind="stable").tolist():
         i, m = divmod(place, len(MEMBERS))
         offset, size = int(offsets[i, m]), int(sizes[i, m])
         if size == 0:
             continue
-        if offset + size != at:  # two modalities may share a member, which then was just read
-            gap, raw = file.read(offset - at), file.read(size)
+        if offset + size != position:  # two modalities may share a member, which then was just read
+            gap = file.read(offset - position)
+            content = file.read(size)
             digest.update(gap)
-            digest.update(raw)
-            at = offset + size
-        wrong = _wrong(job, i, m, gap, raw, int(checksums[i, m]))
-        if wrong:
-            broken.setdefault(i, []).append(f"{MEMBERS[m]} {wrong}")
+            digest.update(content)
+            position = offset + size
+        if problem := _problem(check, i, m, gap=gap, content=content):
+            broken.setdefault(i, []).append(f"{MEMBERS[m]} {problem}")
     while rest := file.read(1 << 20):
         digest.update(rest)
     return digest.hexdigest(), broken
 
 
-def _wrong(job: _Job, i: int, m: int, gap: bytes, raw: bytes, crc32: int) -> str:
-    """What is wrong with a member, in words; empty where nothing is."""
-    if len(raw) != job.records["size"][i, m]:
+def _problem(check: _ShardCheck, i: int, m: int, *, gap: bytes, content: bytes) -> str:
+    """What is wrong with member `m` of sample `i`, in words; empty where nothing is.
+
+    Args:
+        gap: the bytes between the member before it and its content, which end with its tar header.
+    """
+    if len(content) != check.records["size"][i, m]:
         return "is cut short"
-    if zlib.crc32(raw) != crc32:
+    if zlib.crc32(content) != check.records["crc32"][i, m]:
         return "does not match its crc32"
-    if not job.packed:
+    if not check.packed:
         return ""
     suffix = "json" if m == _JSON else f"{MEMBERS[m]}.npy"
-    if gap[-BLOCK:] != member_header(f"{job.keys[i]}.{suffix}", len(raw)):
+    if gap[-BLOCK:] != member_header(f"{check.keys[i]}.{suffix}", len(content)):
         return "has a damaged tar header"
-    if m == _JSON:
-        facts, record = json.loads(raw), job.records[i]
-        lengths = [facts["lengths"][modality] for modality in MODALITIES]
-        label = np.float32(np.nan if facts["label"] is None else facts["label"])
-        told = facts["id"], lengths, facts.get("class", -1), label.tobytes()
-        if told != (job.ids[i], record["length"].tolist(), record["class"], record["label"].tobytes()):
-            return "differs from the index"
+    if m == _JSON and not _equals_index(json.loads(content), check, i):
+        return "differs from the index"
     return ""
+
+
+def _equals_index(facts: dict[str, Any], check: _ShardCheck, i: int) -> bool:
+    """Whether the JSON of sample `i` says the same as its row of the index."""
+    record = check.records[i]
+    label = np.float32(np.nan if facts["label"] is None else facts["label"])
+    return (
+        facts["id"] == check.ids[i]
+        and [facts["lengths"][modality] for modality in MODALITIES] == record["length"].tolist()
+        and facts.get("class", -1) == record["class"]
+        and label.tobytes() == record["label"].tobytes()
+    )

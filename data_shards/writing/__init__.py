@@ -1,7 +1,7 @@
-"""Builds a set of shards: whole, or not at all, and the same bytes for any number of processes.
+"""Builds a set of shards: completely or not at all, bitwise identical for any number of processes.
 
-`build.build` takes a `source.Source`, as the user declares it (`declared`), and lets the processes of `process_pool`
-write the tars to a `destination` (a directory or a URL). `collect` looks at the labels and ids of all shards as they
-come, `identity` finds an id that is there twice. The index is replaced last, which makes the new set visible. API:
+`build.build` takes a `source.Source`, with the user's declaration of labels and ids (`declared_source`). The processes
+of `process_pool` write the tars to a `destination` (a directory or a URL). `label_and_id_checks` checks each shard as
+it comes, `duplicate_ids` finds duplicates among all ids. The index is replaced last: then the new set is visible. API:
 `build.build`, `source.Source`; `data_shards.external` uses the same parts for tars that are there already.
 """

@@ -1,28 +1,29 @@
-"""Build a set of shards from a source: whole, or not at all, and the same bytes for any number of processes.
+"""Build a set of shards from a source: completely or not at all, bitwise identical for any number of processes.
 
 Tars and index are written in a staging directory and flushed; then the tars get their final names, which carry a
-digest of their content, and the index is replaced last. A build that dies at any point leaves the former set as it
-was; its leftovers go with the next build. The set just replaced stays on disk for whoever still reads it.
+digest of their content, and the index is replaced last. A build that dies at any point leaves the previous set as it
+was, and the next build removes its leftovers. The set that was just replaced stays on disk for those who still read it.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from data_shards.format.feature_statistics import describe_all, merge_all
+from data_shards.format.content_facts import ContentFacts
+from data_shards.format.feature_statistics import describe_moments
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.index_writer import IndexWriter
-from data_shards.format.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo, Storage, check_kind, generation_of
+from data_shards.format.schema import SPLITS, DatasetInfo, ShardInfo, Storage, check_choice, content_digest
 from data_shards.format.tar import ShardRows, write_shard
 from data_shards.labels import Labels
-from data_shards.places import Where
+from data_shards.places import PlaceLike
 from data_shards.storage.remote import RemoteOptions
-from data_shards.writing.collect import Collector
-from data_shards.writing.declared import Declared, Ids
-from data_shards.writing.destination import Output, open_output
-from data_shards.writing.process_pool import ordered
+from data_shards.writing.declared_source import DeclaredSource, Ids
+from data_shards.writing.destination import Destination, open_destination
+from data_shards.writing.label_and_id_checks import LabelAndIdChecks
+from data_shards.writing.process_pool import map_in_order
 from data_shards.writing.source import Source
 
 SAMPLES_PER_SHARD = 512
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 def build(
     source: Source,
-    out: Where,
+    out: PlaceLike,
     *,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     storage: Storage = "float32",
@@ -49,51 +50,54 @@ def build(
 
     Args:
         source: where samples come from; read by all processes at once if there are several.
-        storage: `float16` halves the size of features; `DatasetInfo.rounding` tells what it cost.
+        storage: `float16` halves the size of features; `DatasetInfo.rounding` has the largest error.
         where: what errors call the source; default: its name.
-        labels: what the source's labels are; None: sentiments in [-3, 3], whatever they look like.
-        ids: `number` gives each the place of its sample, so that all differ.
-        zeroed: non-finite values that the source replaced by 0, for the record.
-        ignored: what the source has and does not give, for the record.
-        copy_of: the set whose samples these are; what its index says of how they were made is kept.
+        labels: what the source's labels are; None: sentiments in [-3, 3], without a check.
+        ids: `number` appends split and number of its sample to each id, so that all differ.
+        zeroed: non-finite values that the source replaced by 0, for the index.
+        ignored: what the source has and does not give, for the index.
+        copy_of: the set that the samples come from; its index says how they were made, and the new one says the same.
         progress: called with (samples, bytes) after each shard.
 
     Raises:
-        ValueError: bad samples, ids that are there twice, labels of doubtful meaning, bad options, or another build at
-            work in `out`. `out` is then as it was before.
+        ValueError: bad samples, duplicate ids, ambiguous labels, bad options, or another build at work in `out`. `out`
+            is then as it was before.
     """
-    check_kind(storage, Storage, "storage type")
+    check_choice(storage, Storage, "storage type")
+    check_choice(ids, Ids, "--ids")
     for what, value in (("samples per shard", samples_per_shard), ("processes", processes)):
         if value < 1:
             raise ValueError(f"{what}: {value} is too few; use at least 1")
-    counts = {split: count for split in SPLITS if (count := source.counts().get(split)) is not None}
-    if not counts:
-        raise ValueError(f"{source.name} has no split; it needs at least one of {', '.join(SPLITS)}")
-    check_kind(ids, Ids, "--ids")
     where = where or source.name
-    collector = Collector(where, labels, numbered=ids == "number")
+    checks = LabelAndIdChecks(where, labels, numbered=ids == "number")
     if labels is not None or ids == "number":
-        source = Declared(source, labels or Labels(), ids, where=where)
-    record: dict[str, Any] = {"zeroed": zeroed or {}, "ignored": ignored or {}}
+        source = DeclaredSource(source, labels or Labels(), ids, where=where)
+    plan = _BuildPlan(source, samples_per_shard=samples_per_shard, storage=storage, where=where)
+    origin = {"zeroed": zeroed or {}, "ignored": ignored or {}}
     if copy_of is not None:
-        record = _provenance(copy_of, counts)
-    plan = _Plan(source, counts, samples_per_shard, storage, where, record)
-    with open_output(out, remote=remote) as output:
-        index = IndexWriter(output.staging / INDEX_NAME)
+        origin = _origin(copy_of, splits=plan.counts)
+    with open_destination(out, remote=remote) as destination:
+        index = IndexWriter(destination.staging / INDEX_NAME)
         try:
-            facts, shards = _write(plan, collector, output, index, processes, progress or (lambda samples, size: None))
-            info = _describe(plan, collector.finish(), facts, shards)
+            written = _write_shards(
+                plan, checks, destination, index, processes=processes, progress=progress or _no_progress
+            )
+            info = _describe(plan, written, {**checks.finish(), "rounding": written.facts.rounding, **origin})
             index.finish(info)
         finally:
             index.abort()
-        output.publish()
+        destination.publish()
     return info
 
 
-def _provenance(info: DatasetInfo, counts: dict[str, int]) -> dict[str, Any]:
+def _no_progress(samples: int, size: int) -> None:
+    """Report nothing."""
+
+
+def _origin(info: DatasetInfo, *, splits: Collection[str]) -> dict[str, Any]:
     """What an index says of how its samples were made, for those of some splits."""
     return {
-        "zeroed": {place: count for place, count in info.zeroed.items() if place.partition("/")[0] in counts},
+        "zeroed": {place: count for place, count in info.zeroed.items() if place.partition("/")[0] in splits},
         "ignored": info.ignored,
         "label_scale": info.label_scale,
         "ids_numbered": info.ids_numbered,
@@ -101,104 +105,150 @@ def _provenance(info: DatasetInfo, counts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-class _Plan:
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """The samples of one shard."""
+
+    split: str
+    number: int
+    """Of the shard in its split."""
+    start: int
+    """The first sample, as its number in the split."""
+    stop: int
+    """The last sample + 1."""
+    first_key: int
+    """The first sample, as its number in the whole set."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples the shard gets."""
+        return self.stop - self.start
+
+
+class _BuildPlan:
     """Which samples make up which shard: task `i` writes shard `i`."""
 
-    def __init__(
-        self,
-        source: Source,
-        counts: dict[str, int],
-        samples_per_shard: int,
-        storage: Storage,
-        where: str,
-        record: dict[str, Any],
-    ) -> None:
-        self.source, self.counts, self.where, self.record = source, counts, where, record
-        self.samples_per_shard, self.storage = samples_per_shard, storage
-        self.tasks: list[tuple[str, int, int, int, int]] = []
-        """For each shard its split, number in the split, first and last + 1 sample, and first key."""
-        key = 0
-        for split, count in counts.items():
-            if count == 0:
-                raise ValueError(f"{source.name}: {split} is empty; leave the split out or fill it")
-            for number, start in enumerate(range(0, count, samples_per_shard)):
-                stop = min(start + samples_per_shard, count)
-                self.tasks.append((split, number, start, stop, key + start))
-            key += count
+    def __init__(self, source: Source, *, samples_per_shard: int, storage: Storage, where: str) -> None:
+        """Plan a build. Raises ValueError for a source without a split, or with an empty one."""
+        self.source = source
+        self.samples_per_shard = samples_per_shard
+        self.storage = storage
+        self.where = where
+        self.counts = {split: count for split in SPLITS if (count := source.counts().get(split)) is not None}
+        if not self.counts:
+            raise ValueError(f"{source.name} has no split; it needs at least one of {', '.join(SPLITS)}")
+        self.tasks = [task for split in self.counts for task in self._tasks_of(split)]
 
-    def path(self, staging: Path, task: int) -> Path:
-        """Where a shard is written."""
+    def _tasks_of(self, split: str) -> list[_Task]:
+        count = self.counts[split]
+        if count == 0:
+            raise ValueError(f"{self.source.name}: {split} is empty; leave the split out or fill it")
+        earlier = SPLITS[: SPLITS.index(split)]
+        first_key = sum(self.counts.get(name, 0) for name in earlier)
+        return [
+            _Task(
+                split=split,
+                number=number,
+                start=start,
+                stop=min(start + self.samples_per_shard, count),
+                first_key=first_key + start,
+            )
+            for number, start in enumerate(range(0, count, self.samples_per_shard))
+        ]
+
+    def staged_path(self, staging: Path, task: int) -> Path:
+        """Where a shard is written, before its content gives it a name."""
         return staging / f"shard-{task:06d}.tar"
 
-    def write(self, staging: Path, task: int) -> ShardRows:
+    def write(self, staging: Path, number: int) -> ShardRows:
         """Write one shard."""
-        split, _, start, stop, key = self.tasks[task]
-        samples = self.source.read(split, start, stop)
+        task = self.tasks[number]
         rows = write_shard(
-            self.path(staging, task), samples, name=self.where, split=split, first=key, storage=self.storage
+            self.staged_path(staging, number),
+            self.source.read(task.split, task.start, task.stop),
+            name=self.where,
+            split=task.split,
+            first=task.first_key,
+            storage=self.storage,
         )
-        if len(rows.keys) != stop - start:
-            raise ValueError(f"{self.source.name}: {split} gave {len(rows.keys)} samples instead of {stop - start}")
+        found = len(rows.keys)
+        if found != task.samples:
+            raise ValueError(f"{self.source.name}: {task.split} gave {found} samples instead of {task.samples}")
         return rows
 
 
-def _write(
-    plan: _Plan, collector: Collector, output: Output, index: IndexWriter, processes: int, progress: Progress
-) -> tuple[ShardRows, list[ShardInfo]]:
-    """Write all shards and index rows; what they have in common, and the shards."""
-    facts: ShardRows | None = None
-    shards: list[ShardInfo] = []
-    with ordered(
-        lambda task: plan.write(output.staging, task), len(plan.tasks), processes=processes, close=output.inherited
+@dataclass
+class WrittenShards:
+    """The shards that are in an index, and what all their samples have in common."""
+
+    shards: list[ShardInfo] = field(default_factory=list)
+    facts: ContentFacts = field(default_factory=ContentFacts)
+
+    def content_digest(self, fields: dict[str, Any]) -> str:
+        """The generation of the set with these shards; `fields` are its name, shapes and kinds."""
+        return content_digest(
+            facts=fields, shards=[(shard.split, shard.samples, shard.sha256) for shard in self.shards]
+        )
+
+
+def _write_shards(
+    plan: _BuildPlan,
+    checks: LabelAndIdChecks,
+    destination: Destination,
+    index: IndexWriter,
+    *,
+    processes: int,
+    progress: Progress,
+) -> WrittenShards:
+    """Write all shards and index rows."""
+    written = WrittenShards()
+    with map_in_order(
+        lambda number: plan.write(destination.staging, number),
+        len(plan.tasks),
+        processes=processes,
+        close_in_workers=destination.lock_handles,
     ) as results:
-        for task, rows in enumerate(results):
-            split, number, start, stop, _ = plan.tasks[task]
-            facts = _merge(facts, rows, plan.where)
-            collector.take(rows, where=split, start=start)
-            name = f"{split}-{number:06d}-{rows.sha256[:16]}.tar"
-            size = stop - start
-            shards.append(ShardInfo(name=name, split=split, samples=size, bytes=rows.bytes, sha256=rows.sha256))
-            index.add(rows, shard=task)
-            output.take(plan.path(output.staging, task), name)
-            progress(size, rows.bytes)
-    assert facts is not None
-    return facts, shards
-
-
-def _merge(facts: ShardRows | None, rows: ShardRows, name: str) -> ShardRows:
-    """The shapes that all shards share, and the largest of what differs."""
-    first, facts = facts is None, facts or ShardRows(rows.split, shapes=rows.shapes, tokens=rows.tokens)
-    for modality, shape in rows.shapes.items():
-        if (shape, rows.tokens) != (facts.shapes[modality], facts.tokens):
-            raise ValueError(
-                f"{name}: {modality} of {rows.split} samples has shape {shape}, of others {facts.shapes[modality]}; "
-                "give all splits the same steps and features"
+        for number, rows in enumerate(results):
+            task = plan.tasks[number]
+            written.facts.require_same_shapes(rows.facts, split=task.split, name=plan.where)
+            written.facts.merge(rows.facts, split=task.split, num_classes=rows.num_classes)
+            checks.add_shard(rows, where=task.split, start=task.start)
+            name = f"{task.split}-{task.number:06d}-{rows.sha256[:16]}.tar"
+            written.shards.append(
+                ShardInfo(name=name, split=task.split, samples=task.samples, bytes=rows.bytes, sha256=rows.sha256)
             )
-    facts.join_classes(rows, first=first)
-    merge_all(facts.moments, rows.moments)
-    rounding = {m: max(error, facts.rounding.get(m, 0.0)) for m, error in rows.rounding.items()}
-    return replace(facts, vocab_size=max(facts.vocab_size, rows.vocab_size), rounding=rounding)
+            index.add(rows, shard=number)
+            destination.add_shard(plan.staged_path(destination.staging, number), name)
+            progress(task.samples, rows.bytes)
+    return written
 
 
-def _describe(plan: _Plan, meaning: dict[str, Any], rows: ShardRows, shards: list[ShardInfo]) -> DatasetInfo:
-    steps = 1 if rows.tokens else 0
-    facts: dict[str, Any] = {
+def _describe(plan: _BuildPlan, written: WrittenShards, provenance: dict[str, Any]) -> DatasetInfo:
+    """The facts of the set; `provenance` are those fields that are not part of its content."""
+    content = {
         "name": plan.source.name,
-        "text_kind": "tokens" if rows.tokens else "features",
-        "dims": {m: 0 if m == "text" and rows.tokens else rows.shapes[m][1] for m in MODALITIES},
-        "lengths": {m: rows.shapes[m][steps if m == "text" else 0] for m in MODALITIES},
-        "vocab_size": rows.vocab_size,
+        **written.facts.as_fields(),
         "dtype": plan.storage,
         "samples_per_shard": plan.samples_per_shard,
         "counts": plan.counts,
     }
-    generation = generation_of(facts=facts, shards=[(shard.split, shard.samples, shard.sha256) for shard in shards])
+    return describe_set(written, content, provenance)
+
+
+def describe_set(written: WrittenShards, content: dict[str, Any], provenance: dict[str, Any]) -> DatasetInfo:
+    """The facts of a set, for its index.
+
+    Args:
+        content: fields that are part of the content, so that its digest covers them.
+        provenance: fields that say where samples come from and what their labels mean.
+    """
     return DatasetInfo(
-        **{**facts, **meaning, "rounding": rows.rounding, **plan.record},
-        classes=rows.num_classes,
-        statistics=describe_all(rows.moments, facts["dims"]),
-        shards=tuple(shards),
-        generation=generation,
+        **content,
+        **provenance,
+        classes=written.facts.num_classes or 0,
+        statistics=describe_moments(written.facts.moments, content["dims"]),
+        shards=tuple(written.shards),
+        generation=written.content_digest(content),
         builder=builder(),
     )
 

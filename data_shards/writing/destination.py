@@ -1,4 +1,4 @@
-"""Where a build puts its shards: a directory, or a URL. In both the index comes last, so a set changes in one step."""
+"""Where a build puts its shards: a directory, or a URL. The index comes last, so a set changes in one step."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_shards.durable import sync_directory
 from data_shards.format.index_file import INDEX_NAME
-from data_shards.places import Where, to_place
+from data_shards.places import PlaceLike, to_place
 from data_shards.reading.index import ShardIndex
 from data_shards.sole_writer import sole_writer
 from data_shards.storage.remote import Remote, RemoteOptions, Unreachable
@@ -24,31 +24,33 @@ _STAGING = ".staging-"
 _SHARD_NAME = re.compile(r"(train|valid|test)-\d{6}-[0-9a-f]{16}\.tar")
 
 
-class Output(ABC):
-    """A build under way: files are made in `staging`, then taken over shard by shard, then published."""
+class Destination(ABC):
+    """Where a build writes: files are made in `staging`, added shard by shard, then published."""
 
-    def __init__(self, place: Where, staging: Path, lock: int | None = None) -> None:
+    def __init__(self, place: PlaceLike, staging: Path, lock: int | None = None) -> None:
         self.staging = staging
-        self.inherited = () if lock is None else (lock,)
+        self.lock_handles = () if lock is None else (lock,)
         """File descriptors that writer processes must close."""
-        self._former = _shard_names(place)
+        self._previous = _shard_names(place)
+        """Shards of the set that the build replaces."""
 
     @abstractmethod
-    def take(self, file: Path, name: str) -> None:
-        """Take a finished shard over under its final name."""
+    def add_shard(self, file: Path, name: str) -> None:
+        """Move a finished shard to its final name."""
 
     @abstractmethod
     def publish(self) -> None:
         """Make the staged index the current one."""
 
 
-class _LocalOutput(Output):
+class _LocalDestination(Destination):
     def __init__(self, root: Path, staging: Path, lock: int, keep: Collection[str]) -> None:
         super().__init__(root, staging, lock)
-        self._root, self._keep = root, keep
+        self._root = root
+        self._keep = keep
         self._names: list[str] = []
 
-    def take(self, file: Path, name: str) -> None:
+    def add_shard(self, file: Path, name: str) -> None:
         os.replace(file, self.staging / name)
         self._names.append(name)
 
@@ -59,20 +61,20 @@ class _LocalOutput(Output):
         sync_directory(self._root)
         os.replace(self.staging / INDEX_NAME, self._root / INDEX_NAME)
         sync_directory(self._root)
-        wanted = {*self._names, *self._keep, *self._former}  # the former set stays for whoever still reads it
+        wanted = {*self._names, *self._keep, *self._previous}  # readers may still use the previous set
         for path in self._root.iterdir():
             if _SHARD_NAME.fullmatch(path.name) and path.name not in wanted:
                 path.unlink()
 
 
-class _RemoteOutput(Output):
+class _RemoteDestination(Destination):
     def __init__(self, remote: Remote, staging: Path) -> None:
         super().__init__(remote.url, staging)
         self._remote = remote
         self._uploaded: list[str] = []
 
-    def take(self, file: Path, name: str) -> None:
-        if name not in self._former:
+    def add_shard(self, file: Path, name: str) -> None:
+        if name not in self._previous:
             self._uploaded.append(name)
             self._remote.upload(file, name)
         file.unlink()
@@ -80,8 +82,8 @@ class _RemoteOutput(Output):
     def publish(self) -> None:
         self._remote.upload(self.staging / INDEX_NAME, INDEX_NAME)
 
-    def withdraw(self) -> None:
-        """Remove what was uploaded for an index that never came."""
+    def remove_uploads(self) -> None:
+        """Remove the shards of a build that failed before its index was uploaded."""
         for name in self._uploaded:
             try:
                 self._remote.remove(name)
@@ -90,11 +92,13 @@ class _RemoteOutput(Output):
 
 
 @contextmanager
-def open_output(given: Where, *, keep: Collection[str] = (), remote: RemoteOptions | None = None) -> Iterator[Output]:
+def open_destination(
+    given: PlaceLike, *, keep: Collection[str] = (), remote: RemoteOptions | None = None
+) -> Iterator[Destination]:
     """Begin a build at a directory or URL. What is there stays as it is unless the build publishes.
 
     Args:
-        keep: shards that are in their place already.
+        keep: shards that are already in place, and stay.
 
     Raises:
         ValueError: another build is at work in the directory, or a file is in the way.
@@ -104,11 +108,11 @@ def open_output(given: Where, *, keep: Collection[str] = (), remote: RemoteOptio
         if place.address.startswith(("http://", "https://")):
             raise ValueError(f"{place} cannot be written to; give a directory or a bucket")
         with tempfile.TemporaryDirectory(prefix="dmd-shards-") as staging:
-            output = _RemoteOutput(Remote(place.address, remote), Path(staging))
+            destination = _RemoteDestination(Remote(place.address, remote), Path(staging))
             try:
-                yield output
+                yield destination
             except BaseException:
-                output.withdraw()
+                destination.remove_uploads()
                 raise
         return
     root = place.path
@@ -120,12 +124,12 @@ def open_output(given: Where, *, keep: Collection[str] = (), remote: RemoteOptio
         folder = root / f"{_STAGING}{uuid.uuid4().hex[:8]}"
         folder.mkdir()
         try:
-            yield _LocalOutput(root, folder, lease.handle, keep)
+            yield _LocalDestination(root, folder, lease.handle, keep)
         finally:
             shutil.rmtree(folder)
 
 
-def _shard_names(place: Where) -> set[str]:
+def _shard_names(place: PlaceLike) -> set[str]:
     """The shards of the set that is at a place now; none where there is no set that can be read."""
     try:
         return {shard.name for shard in ShardIndex(open_store(place)).info.shards}

@@ -1,8 +1,8 @@
 """Numbered tasks in forked processes, results in order; used to write shards.
 
-Process `w` of `n` takes tasks `w, w + n, ...` and hands results over a pipe of its own, so results come in order, no
-process runs far ahead of the others, and when the parent dies, however it dies, so do its workers at their next
-result. Forking shares what the parent has in memory, above all the source.
+Process `w` of `n` takes tasks `w, w + n, ...` and sends results through a pipe of its own. So results come in order and
+no process runs far ahead of the others. When the parent dies, for whatever reason, its workers end at their next
+result. A forked process shares what the parent has in memory, above all the source.
 """
 
 import multiprocessing
@@ -17,16 +17,16 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def ordered(
-    run: Callable[[int], Result], count: int, *, processes: int, close: Sequence[int] = ()
+def map_in_order(
+    run: Callable[[int], Result], count: int, *, processes: int, close_in_workers: Sequence[int] = ()
 ) -> Iterator[Iterator[Result]]:
     """`run(0), run(1), ..., run(count - 1)`, in this process if `processes` is 1.
 
-    When the context is left, by an error too, no worker is alive: none writes into a directory that is removed next.
+    When the context is left, also by an error, no worker is alive: the directory that they write to can be removed.
 
     Args:
         run: may raise `ValueError` or `OSError`, which then is raised here.
-        close: file descriptors that the workers must not keep open, such as locks.
+        close_in_workers: file descriptors that the workers must not keep open, such as locks.
 
     Raises:
         ValueError: a worker was killed.
@@ -42,7 +42,9 @@ def ordered(
             receiver, sender = context.Pipe(duplex=False)
             receivers.append(receiver)
             tasks = range(first, count, processes)
-            worker = context.Process(target=_work, args=(run, tasks, sender, list(receivers), close), daemon=True)
+            worker = context.Process(
+                target=_work, args=(run, tasks, sender, list(receivers), close_in_workers), daemon=True
+            )
             worker.start()
             workers.append(worker)
             sender.close()
@@ -68,13 +70,13 @@ def _receive(receiver: "Connection", worker: "multiprocessing.context.ForkProces
 
 
 def _work(
-    run: Callable[[int], object], tasks: range, sender: Connection, receivers: list[Connection], close: Sequence[int]
+    run: Callable[[int], object], tasks: range, sender: Connection, receivers: list[Connection], handles: Sequence[int]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the signal, and ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for receiver in receivers:  # else a dead parent would go unnoticed
+    for receiver in receivers:  # else the pipe would not break when the parent dies
         receiver.close()
-    for handle in close:
+    for handle in handles:
         os.close(handle)
     try:
         for task in tasks:

@@ -1,4 +1,4 @@
-"""What a source is: all that a build of shards asks of the samples."""
+"""The interface of a source: what a build of shards calls."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -17,4 +17,4 @@ class Source(Protocol):
         """Samples per split, for the splits that exist; `ValueError` where the data cannot be read as samples."""
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
-        """Samples `start` to `stop` of a split, one at a time, none kept."""
+        """Samples `start` to `stop` of a split, one at a time; the source holds none of them."""

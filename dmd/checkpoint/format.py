@@ -26,7 +26,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from data_shards.durable import FileEntry, Unreadable, looking_at, read_entry
+from data_shards.durable import FileEntry, Unreadable, as_unreadable, read_entry
 from dmd.documents import parse_object
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
@@ -70,7 +70,7 @@ def checkpoint_paths(root: Path) -> dict[int, Path]:
     Raises:
         Unreadable: `root` is there and cannot be looked at.
     """
-    with looking_at(root):
+    with as_unreadable(root):
         try:
             entries = [root / name for name in os.listdir(root)]
         except (FileNotFoundError, NotADirectoryError):
@@ -117,7 +117,7 @@ def verify_checkpoint(path: Path, *, tensors: bool = True) -> str | None:
         ValueError: a path that is not named like a checkpoint.
         Unreadable: that cannot be seen.
     """
-    with looking_at(path):
+    with as_unreadable(path):
         try:
             return _fault(path, FILES if tensors else (STATE,))
         except FileNotFoundError as error:  # removed since the look at the names
@@ -208,7 +208,7 @@ def find_step(root: Path, step: int) -> Path:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint that is known to be valid."""
-    with looking_at(path):
+    with as_unreadable(path):
         state = parse_object((path / STATE).read_bytes())
     if state is None:
         raise ValueError(f"{path / STATE} is not a JSON object; resume from another step")
@@ -225,7 +225,7 @@ def read_checkpoint(path: Path) -> Snapshot:
     reason = verify_checkpoint(path)
     if reason is not None:
         raise ValueError(f"the checkpoint {path} is not valid: {reason}; resume from another step")
-    with looking_at(path):
+    with as_unreadable(path):
         return Snapshot(
             step=_step_of(path),
             model=safetensors.torch.load_file(path / MODEL),

@@ -59,7 +59,7 @@ def check_targets(config: Config, index: ShardIndex) -> None:
     if len(found) == 1 and index.num_samples("train") > 1:
         what = f"sentiment {found[0]:g}" if task == "regression" else f"class {found[0]} of model.task={task}"
         raise ValueError(
-            f"every training sample of {index.info.name} is {what} (labels: {facts.words()}), from which nothing can "
-            "be learned; choose another model.task, or say in `dmd shard` what the labels are (--classes, --binary, "
-            "--label-scale)"
+            f"every training sample of {index.info.name} is {what} (labels: {facts.describe()}), from which nothing "
+            "can be learned; choose another model.task, or say in `dmd shard` what the labels are (--classes, "
+            "--binary, --label-scale)"
         )

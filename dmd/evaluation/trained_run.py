@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data_shards.places import Place, Where, to_place
+from data_shards.places import Place, PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
 from dmd.checkpoint.select import best_checkpoint
@@ -53,7 +53,7 @@ def training_data(run: Path) -> Place:
     return place
 
 
-def evaluate_run(run: Path, *, data: Where | None, split: str) -> dict[str, Any]:
+def evaluate_run(run: Path, *, data: PlaceLike | None, split: str) -> dict[str, Any]:
     """Metrics of a run's best checkpoint on a split, for all heads; every rank gets them.
 
     Raises:

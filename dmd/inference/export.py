@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from data_shards.durable import write_file
-from data_shards.sole_writer import NAME as LEASE
-from data_shards.sole_writer import sole_writer
+from data_shards.sole_writer import LEASE_FILE, sole_writer
 from dmd.checkpoint.writer import tensor_bytes
 from dmd.errors import first_line
 from dmd.evaluation.trained_run import read_run
@@ -63,7 +62,7 @@ def export(run: Path, out: Path, *, program: bool) -> str | None:
     Raises:
         ValueError: no checkpoint, `out` holds files that are no export, or another process writes there.
     """
-    ours = (WEIGHTS, CARD, PROGRAM, LEASE)
+    ours = (WEIGHTS, CARD, PROGRAM, LEASE_FILE)
     if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
         raise ValueError(f"{out} holds other files than an export; give a new directory")
     card, weights = read_run(run)

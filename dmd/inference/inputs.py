@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from data_shards.format.schema import MODALITIES
-from data_shards.meaning import counted
-from data_shards.places import Place, Where, to_place
+from data_shards.label_options import format_counts
+from data_shards.places import Place, PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
@@ -63,7 +63,7 @@ class Samples:
 
 
 def read_samples(
-    given: Where,
+    given: PlaceLike,
     card: ModelCard,
     *,
     splits: list[str] | None = None,
@@ -182,7 +182,7 @@ def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Sample
 
 def _warn_of(ignored: dict[str, int], where: str) -> None:
     if ignored:
-        _log.warning("warning: %s: ignored: %s", where, counted(ignored))
+        _log.warning("warning: %s: ignored: %s", where, format_counts(ignored))
 
 
 def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Iterator[Samples]:

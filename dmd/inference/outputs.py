@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+from pyarrow.csv import CSVWriter
+from pyarrow.parquet import ParquetWriter
 
 from dmd.inference.inputs import Samples
 from dmd.model.config import Task
@@ -85,7 +85,7 @@ def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema
     rows = 0
     try:
         parquet = path.suffix == ".parquet"
-        with pa.parquet.ParquetWriter(staged, columns) if parquet else pa.csv.CSVWriter(str(staged), columns) as writer:
+        with ParquetWriter(staged, columns) if parquet else CSVWriter(str(staged), columns) as writer:
             for table in tables:
                 writer.write_table(table)
                 rows += table.num_rows

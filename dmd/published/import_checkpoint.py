@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data_shards.durable import replace_file
-from data_shards.file_kinds import PICKLE, TORCH_KINDS, refuse_kind
+from data_shards.file_kinds import PICKLE, TORCH_KINDS, check_file_kind
 from data_shards.places import Place
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.saver import CHECKPOINTS
@@ -43,7 +43,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    refuse_kind(path, "a .pth file", but=(*TORCH_KINDS, PICKLE.name))
+    check_file_kind(path, "a .pth file", allowed=(*TORCH_KINDS, PICKLE.name))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_shards.places import Where
+from data_shards.places import PlaceLike
 from dmd.inference.export import load
 from dmd.inference.inputs import read_samples
 from dmd.metrics import head_metrics
@@ -54,7 +54,7 @@ class SplitResult:
         return fused.argmax(1) if self.classes else fused
 
 
-def run_split(model: TrainedModel, data: Where, split: str) -> SplitResult:
+def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
     """Run a model over a split of shards, once.
 
     Raises:
@@ -84,6 +84,6 @@ def run_split(model: TrainedModel, data: Where, split: str) -> SplitResult:
     )
 
 
-def load_and_run(run: Path, data: Where, split: str) -> SplitResult:
+def load_and_run(run: Path, data: PlaceLike, split: str) -> SplitResult:
     """`run_split` with the best checkpoint of a run."""
     return run_split(load(run), data, split)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_shards.places import Place, Where
+from data_shards.places import Place, PlaceLike
 from data_shards.sole_writer import sole_writer
 from dmd.checkpoint.standing import is_unfinished
 from dmd.evaluation.trained_run import training_data
@@ -66,7 +66,7 @@ def check_rates(rates: Sequence[float]) -> None:
 
 def evaluate_grid(
     model: TrainedModel,
-    data: Where,
+    data: PlaceLike,
     split: str,
     *,
     rates: Sequence[float] = RATES,

@@ -1,5 +1,5 @@
 """How the ranks of a training reach each other.
 
-`interfaces` chooses the network interface, `ports` the TCP port, `rendezvous` has the store where ranks meet: on the
-loopback for one host, on rank 0's address for several.
+`interfaces` chooses the network interface, `ports` the TCP port, `rendezvous` opens the store in which ranks find
+each other: on the loopback for one host, on rank 0's address for several.
 """

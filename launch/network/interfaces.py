@@ -1,4 +1,4 @@
-"""Which network interface the ranks of a training talk through: the one that leads to rank 0."""
+"""The network interface that the ranks of a training use: the one towards rank 0."""
 
 import socket
 from collections.abc import Mapping, MutableMapping
@@ -7,7 +7,7 @@ import psutil
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
-"""Environment variables by which gloo and NCCL are told which interface to take."""
+"""Environment variables that name the interface of gloo and NCCL."""
 
 
 def is_one_host(environment: Mapping[str, str]) -> bool:
@@ -16,7 +16,7 @@ def is_one_host(environment: Mapping[str, str]) -> bool:
 
 
 def interface_to(address: str) -> tuple[str, str]:
-    """The network interface of this host that leads to an address, and its own address there.
+    """The network interface of this host towards an address, and its own address there.
 
     Raises:
         ValueError: no such host, or no way there.
@@ -47,9 +47,9 @@ def take_interface(environment: MutableMapping[str, str], name: str, *, between_
 
 
 def choose_interfaces(environment: MutableMapping[str, str]) -> None:
-    """Make gloo, and between hosts NCCL, use the interface that leads to rank 0, unless the user has chosen one.
+    """Make gloo, and between hosts NCCL, use the interface towards rank 0, unless the user has chosen one.
 
-    Left alone, gloo takes the one that the host's name resolves to, which on many hosts is a loopback.
+    By default gloo takes the one that the host's name resolves to, which on many hosts is a loopback.
     """
     address = environment.get("MASTER_ADDR")
     if address is None:

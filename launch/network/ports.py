@@ -6,7 +6,7 @@ import socket
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """A free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -14,10 +14,10 @@ def free_port() -> int:
 
 
 def check_port(port: int, *, here: bool) -> None:
-    """Refuse a port that rank 0 cannot listen on.
+    """Reject a port that rank 0 cannot listen on.
 
     Args:
-        here: rank 0 is to run on this machine.
+        here: whether rank 0 runs on this machine.
 
     Raises:
         ValueError: not a port number, or somebody listens there, or this user may not.
@@ -27,7 +27,7 @@ def check_port(port: int, *, here: bool) -> None:
     if not here:
         return
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the rendezvous does: a port may be resting
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the rendezvous does, for TIME_WAIT
         try:
             probe.bind(("", port))
         except OSError as error:

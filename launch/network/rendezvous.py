@@ -1,8 +1,8 @@
-"""Where ranks find each other: the store of rank 0, on one address in the place of all.
+"""Where ranks find each other: the store of rank 0, which listens on one address only.
 
-torch's own rendezvous listens on every interface of rank 0's host. Ranks of one host meet on its loopback; ranks of
-several where the first host's name leads, or on the interface that the user names (GLOO_SOCKET_IFNAME). Each user of
-the store (the process group, `launch.supervision.peers`) has a connection of its own: one that waits holds no other up.
+torch's own rendezvous listens on every interface of rank 0's host. Here ranks of one host use its loopback. Ranks of
+several use the address of the first host's name, or the interface that the user names (GLOO_SOCKET_IFNAME). Each user
+of the store (the process group, `launch.supervision.peers`) has its own connection, so one that waits blocks no other.
 """
 
 import errno
@@ -26,7 +26,7 @@ _LOOPBACKS = ("127.", "::1")
 
 @functools.cache
 def init_method() -> str:
-    """What `init_process_group` is told, so that it asks here."""
+    """The `init_method` of `init_process_group` for this rendezvous."""
     register_rendezvous_handler(SCHEME, _rendezvous)
     return f"{SCHEME}://"
 
@@ -41,7 +41,7 @@ def listening_address(environment: Mapping[str, str]) -> str:
         return LOOPBACK
     _, own = interface_to(environment["MASTER_ADDR"])
     named = environment.get(GLOO_INTERFACE, "")
-    if own.startswith(_LOOPBACKS):  # the host's name leads to its loopback, as on Debian
+    if own.startswith(_LOOPBACKS):  # the host's name resolves to its loopback, as on Debian
         numbers = [entry.address for entry in psutil.net_if_addrs().get(named, ()) if entry.family == socket.AF_INET]
         return numbers[0] if numbers else own
     return own
@@ -57,10 +57,10 @@ def open_store(timeout: timedelta) -> TCPStore:
     port, ranks = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
     if os.environ["RANK"] == "0":
         address = listening_address(os.environ)
-        port = _hold(address, port).port
+        port = _host_store(address, port).port
     else:
         address = LOOPBACK if is_one_host(os.environ) else os.environ["MASTER_ADDR"]
-    return TCPStore(address, port, ranks, False, timeout, wait_for_workers=False)
+    return TCPStore(address, port, world_size=ranks, is_master=False, timeout=timeout, wait_for_workers=False)
 
 
 def _rendezvous(
@@ -71,12 +71,20 @@ def _rendezvous(
 
 
 @functools.cache
-def _hold(address: str, port: int) -> TCPStore:
-    """The store itself, for as long as this process lives; at a free port where 0 is asked for."""
+def _host_store(address: str, port: int) -> TCPStore:
+    """The store itself, in this process; port 0 is a free one."""
     listener = _listen(address, port)
     port = listener.getsockname()[1]
     descriptor = listener.detach()  # the store closes it
-    return TCPStore(address, port, None, True, _DEFAULT_TIMEOUT, wait_for_workers=False, master_listen_fd=descriptor)
+    return TCPStore(
+        address,
+        port,
+        world_size=None,
+        is_master=True,
+        timeout=_DEFAULT_TIMEOUT,
+        wait_for_workers=False,
+        master_listen_fd=descriptor,
+    )
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -26,8 +26,9 @@ FORWARDED = (
 """Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts; the last three are those that
 DeepSpeed carries by itself."""
 
-REFUSED = "DMD_REFUSED"
-"""Why `dmd train` cannot train on this host. Its ranks come to tell those of the other hosts, which wait for them."""
+REJECTION = "DMD_REFUSED"
+"""Environment variable: why `dmd train` cannot train on this host. Its ranks join only to report that to the other
+hosts, whose ranks wait for them."""
 
 
 def forwarded(environment: Mapping[str, str]) -> dict[str, str]:

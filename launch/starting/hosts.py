@@ -28,7 +28,7 @@ class Hosts:
 
 def read_hosts(path: Path) -> Hosts:
     """Read a hostfile; empty lines and lines that begin with # are skipped. DeepSpeed's launcher reads it, too, so
-    what it would take otherwise is refused.
+    what that would read differently is rejected.
 
     Raises:
         ValueError: a file that cannot be read or is no plain text, a line of another form, a host twice, no slot, no

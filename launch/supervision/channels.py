@@ -1,34 +1,46 @@
-"""What a rank and its supervisor tell each other: memory and files that the two share since they were one process."""
+"""How a rank and its supervisor communicate: by memory and files that they share since they were one process."""
 
 import json
 import mmap
 import os
+from dataclasses import dataclass
 from enum import IntEnum
 
 from launch.supervision.ending import Ending, parse_ending
-from launch.supervision.lost import ErrorRelay
+from launch.supervision.lost import StderrRelay
 
 
 class Phase(IntEnum):
     """How far a rank has come."""
 
     STARTING = 0
-    """Nobody knows it yet: it may be killed."""
+    """No other rank knows of it: it may be killed."""
     JOINING = 1
-    """Others may be waiting for it; it has saved nothing. It answers a stop request within a second."""
+    """Others may be waiting for it, and it has nothing to save. It obeys a request to stop within a second."""
     TRAINING = 2
-    """It asks for stop requests at step boundaries."""
+    """It looks for requests to stop at step boundaries."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The endings that a rank has noted for its supervisor."""
+
+    own: Ending | None
+    """How the rank ends."""
+    cause: Ending | None
+    """How another rank has ended, which explains an error of this one."""
 
 
 class Channels:
-    """The ways between a rank and its supervisor."""
+    """What a rank and its supervisor share."""
 
     def __init__(self) -> None:
         self.stacks = os.memfd_create("stacks")
-        """File descriptor that takes the stacks of threads."""
-        self.errors = ErrorRelay()
+        """File descriptor to which the rank writes the stacks of its threads."""
+        self.stderr = StderrRelay()
         self._notes = os.memfd_create("notes")
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        """Byte 0: whether the rank is to stop. Byte 1: its phase."""
 
     @property
     def stop_asked(self) -> bool:
@@ -53,15 +65,15 @@ class Channels:
         self._note("ending", ending)
 
     def note_cause(self, ending: Ending) -> None:
-        """In the rank: this is how another one has ended, which explains what may befall this one."""
+        """In the rank: this is how another one has ended, which explains an error of this one."""
         self._note("cause", ending)
 
-    def noted(self) -> tuple[Ending | None, Ending | None]:
-        """The rank's own ending and that of another one, as far as they were noted."""
+    def notes(self) -> Notes:
+        """What has been noted so far."""
         lines = os.pread(self._notes, os.fstat(self._notes).st_size, 0).decode().splitlines()
         notes = dict(json.loads(line) for line in lines)
-        own, other = (parse_ending(notes[kind]) if kind in notes else None for kind in ("ending", "cause"))
-        return own, other
+        own, cause = (parse_ending(notes[kind]) if kind in notes else None for kind in ("ending", "cause"))
+        return Notes(own, cause)
 
     def _note(self, kind: str, ending: Ending) -> None:
         os.write(self._notes, f"{json.dumps([kind, ending.json()])}\n".encode())

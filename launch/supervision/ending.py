@@ -1,8 +1,8 @@
-"""How ranks end: what a rank says at its end, what leads there from it, and which of several ends is the cause.
+"""How ranks end: what a rank reports at its end, how the report reaches the user, and which ending is the cause.
 
-A rank leaves an `Ending` with its supervisor. The supervisor passes it to `dmd train`, which prints one line, the last
-one, for all of its ranks: into a file of that process (REPORTS names it) on the same host, as a line of stderr through
-ssh. Where there is no such process, or no longer, the supervisor prints it itself.
+A rank leaves an `Ending` with its supervisor, which reports it to `dmd train`: on the same host in a file of that
+process (REPORTS names it), through ssh as a line of stderr. `dmd train` prints one line, its last one, for all of its
+ranks. Where it does not run, or no longer, the supervisor prints the ending itself.
 """
 
 import json
@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from dmd.exit_codes import STOPPED, weight
 
 REPORTS = "DMD_REPORTS"
-"""Environment variable: where a supervisor leaves how its rank ended; a path, or STDERR."""
+"""Environment variable: where a supervisor reports how its rank ended; a path, or STDERR."""
 STDERR = "stderr"
-_MARK = "dmd rank ended: "
+_PREFIX = "dmd rank ended: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Ending:
     code: int
     """See `dmd.exit_codes`."""
     message: str = ""
-    """One line for the user; empty where there is nothing to tell."""
+    """One line for the user; may be empty."""
     origin: int = 0
-    """The rank whose end this is about; another one where this rank only follows it."""
+    """The rank that ended first; another one than the reporting rank where that one ended because of it."""
 
     def json(self) -> str:
         """As one line of JSON, which `parse_ending` reads."""
@@ -41,62 +41,66 @@ def parse_ending(text: str) -> Ending:
 
 
 def cause(endings: dict[int, Ending]) -> Ending:
-    """The ending that tells why a training ended, of those of its ranks."""
+    """The ending that says why a training ended: of most weight, and if possible with a message and of its own rank."""
     assert endings
-    own_first = sorted(endings.items(), key=lambda item: (not item[1].message, item[0] != item[1].origin, item[0]))
-    return max((ending for _, ending in own_first), key=lambda ending: weight(ending.code))
+
+    def preference(rank: int) -> tuple[int, bool, bool, int]:
+        ending = endings[rank]
+        return weight(ending.code), bool(ending.message), ending.origin == rank, -rank
+
+    return endings[max(endings, key=preference)]
 
 
-def show(ending: Ending) -> None:
-    """Tell the user on stderr why a training ended, if there is anything to tell."""
+def print_ending(ending: Ending) -> None:
+    """Print to stderr why a training ended, if there is a message."""
     if ending.message:
         kind = "" if ending.code == STOPPED else "error: "
-        _print(f"dmd train: {kind}{ending.message}")
+        _print_line(f"dmd train: {kind}{ending.message}")
 
 
-def _print(line: str) -> None:
-    """Write a line at once, newline and all: the ranks of a host share one stderr."""
+def _print_line(line: str) -> None:
+    """Write a line with its newline in one write: the ranks of a host share one stderr."""
     print(f"{line}\n", end="", file=sys.stderr, flush=True)
 
 
 class Reporter:
-    """The way of one rank's ending from its supervisor to whoever tells the user."""
+    """Reports the ending of one rank, in its supervisor."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
-        self._where = os.environ.get(REPORTS)
+        self._address = os.environ.get(REPORTS)
         self._file: int | None = None
-        if self._where is not None and self._where != STDERR:
+        if self._address is not None and self._address != STDERR:
             try:
-                self._file = os.open(self._where, os.O_WRONLY | os.O_APPEND)
+                self._file = os.open(self._address, os.O_WRONLY | os.O_APPEND)
             except OSError:  # the process that reads it has died
-                self._where = None
+                self._address = None
 
-    def report(self, ending: Ending, *, heard: bool) -> None:
-        """Pass an ending on.
+    def report(self, ending: Ending, *, wrapper_alive: bool) -> None:
+        """Report an ending.
 
         Args:
-            heard: `dmd train` lives, where it is a process of this host.
+            wrapper_alive: whether `dmd train` still runs, where it is a process of this host.
         """
         line = report_line(self.rank, ending)
-        if self._where == STDERR:
-            _print(line)
-        elif self._file is not None and heard:
+        if self._address == STDERR:
+            _print_line(line)
+        elif self._file is not None and wrapper_alive:
             os.write(self._file, f"{line}\n".encode())
         else:
-            show(ending)
+            print_ending(ending)
 
 
 def report_line(rank: int, ending: Ending) -> str:
     """An ending as a line that `read_reports` finds among others."""
-    return f"{_MARK}{rank} {ending.json()}"
+    return f"{_PREFIX}{rank} {ending.json()}"
 
 
 def read_report(line: str) -> tuple[int, Ending] | None:
     """Rank and ending of a report; None for any other line. pdsh puts the host's name before each line."""
-    _, mark, report = line.partition(_MARK)
+    _, prefix, report = line.partition(_PREFIX)
     rank, _, text = report.partition(" ")
-    if not mark or not rank.isdecimal():
+    if not prefix or not rank.isdecimal():
         return None
     try:
         return int(rank), parse_ending(text)

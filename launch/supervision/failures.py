@@ -1,4 +1,4 @@
-"""Which ending an error stands for: told by its type, and where that says too little by where it was raised."""
+"""The ending that an error stands for, by its type or by where it was raised."""
 
 import errno
 import re
@@ -15,7 +15,7 @@ from dmd.distributed.errors import OnEveryRank, StorageFailed
 from dmd.errors import first_line
 from dmd.exit_codes import FAILED, LOST, MEMORY, STORAGE, USER_ERROR
 from launch.supervision.ending import Ending
-from launch.supervision.lost import lost_others
+from launch.supervision.lost import lost_peers
 from launch.supervision.supervise import lost_message, rank_name
 
 _NO_HOST_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory: you tried to allocate (\d+) bytes")
@@ -27,15 +27,15 @@ def ending_of(error: Exception, rank: int, config: Config | None, *, alone: bool
     """The ending of a rank over an error; prints the traceback of a bug.
 
     Args:
-        config: what the rank trains, as far as it got.
-        alone: a mistake of the user's may be known to this rank alone, so that its name belongs to the message.
+        config: of the training; None where the rank failed before it was read.
+        alone: only this rank may know of a mistake of the user's, so its name belongs to the message.
     """
 
     def ending(code: int, message: str) -> Ending:
         return Ending(code=code, message=redact(message), origin=rank)
 
     reason = first_line(error)
-    if (memory := _memory(error, reason)) is not None:
+    if (memory := _memory_shortage(error, reason)) is not None:
         return ending(MEMORY, f"{rank_name()} {memory}; {_suggested_fix(config)}")
     if isinstance(error, ValueError):
         named = alone and not isinstance(error, OnEveryRank) and rank != 0
@@ -46,24 +46,24 @@ def ending_of(error: Exception, rank: int, config: Config | None, *, alone: bool
     if isinstance(error, torch.AcceleratorError):
         traceback.print_exception(error)
         return ending(FAILED, f"the device of {rank_name()} failed ({reason}); its traceback is above")
-    if isinstance(error, RuntimeError) and lost_others(error):
+    if isinstance(error, RuntimeError) and lost_peers(error):
         return ending(LOST, lost_message(reason))
     traceback.print_exception(error)
     return ending(FAILED, f"{rank_name()} failed over {type(error).__name__}: {reason}; its traceback is above")
 
 
-def _memory(error: Exception, reason: str) -> str | None:
-    """What was asked for and what there is, where an error says that memory is short."""
+def _memory_shortage(error: Exception, reason: str) -> str | None:
+    """What was requested and what is free, if an error means that memory is short; None for any other error."""
     if isinstance(error, torch.OutOfMemoryError):
         return f"has no memory left on its device ({reason})"
-    bytes_asked = _NO_HOST_MEMORY.search(str(error)) if isinstance(error, RuntimeError) else None
-    if bytes_asked is not None:
-        asked = f"{int(bytes_asked[1]) / _GIB:.2f} GiB were asked for"
+    bytes_requested = _NO_HOST_MEMORY.search(str(error)) if isinstance(error, RuntimeError) else None
+    if bytes_requested is not None:
+        requested = f"{int(bytes_requested[1]) / _GIB:.2f} GiB were asked for"
     elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        asked = reason
+        requested = reason
     else:
         return None
-    return f"has no memory left on its host ({asked}; {_host_memory()})"
+    return f"has no memory left on its host ({requested}; {_host_memory()})"
 
 
 def _host_memory() -> str:
@@ -80,7 +80,7 @@ def _host_memory() -> str:
 
 
 def _suggested_fix(config: Config | None) -> str:
-    """Which key lowers what a rank needs."""
+    """Which config key lowers the memory of a rank."""
     if config is not None and config.train.ghost_batches_per_forward == 1:
         stage = config.train.zero_stage
         key = f"with several ranks raise train.zero_stage (now {stage})" if stage < 2 else "use more ranks"

@@ -1,8 +1,8 @@
-"""Tells a rank that lost the other ranks from one that failed by itself, by what torch says.
+"""Distinguishes a rank that lost the other ranks from one that failed by itself, by the errors of torch.
 
 gloo raises an exception in the thread that waits. Under NCCL that thread waits for a stream, and a thread of torch's,
-the watchdog of ProcessGroupNCCL, writes to stderr why it gives up and aborts the process. A device-side assert ends in
-the same abort. So a rank of several on NCCL hands its stderr to its supervisor, which passes it on and reads along.
+the watchdog of ProcessGroupNCCL, writes a reason to stderr and aborts the process. A device-side assert ends in the
+same abort. So a rank of several on NCCL redirects its stderr through its supervisor, which looks for that reason.
 """
 
 import os
@@ -19,11 +19,11 @@ _OF_WATCHDOG = re.compile(
 )
 
 
-def lost_others(error: RuntimeError) -> bool:
+def lost_peers(error: RuntimeError) -> bool:
     """Whether an error says that other ranks are gone or cannot be reached.
 
-    torch's own errors of collectives have a type. gloo's are plain RuntimeErrors: they count where a collective raised
-    them, since other modules, too, speak of sockets and of time that is out.
+    torch's own errors of collectives have a type. gloo's are of class RuntimeError, as are other modules' errors about
+    sockets and timeouts, so they count only where a collective raised them.
     """
     import torch
     from torch.distributed import DistError
@@ -36,42 +36,43 @@ def lost_others(error: RuntimeError) -> bool:
 
 def _in_a_collective(error: RuntimeError) -> bool:
     """Whether the innermost Python that raised an error is that of torch's or DeepSpeed's collectives."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    module = "" if place is None else place.tb_frame.f_globals.get("__name__", "")
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
     return module.startswith(("torch.distributed.", "deepspeed.comm."))
 
 
 def watchdog_reason(line: str) -> str | None:
-    """Why torch's NCCL watchdog gives the other ranks up, of a line of stderr; None for any other line."""
+    """Why torch's NCCL watchdog aborts, if a line of stderr says so; None for any other line."""
     match = _OF_WATCHDOG.search(line)
     if match is None or _OF_THIS_RANK.search(line):
         return None
     return next(group for group in match.groups() if group is not None).strip()
 
 
-class ErrorRelay:
-    """A rank's stderr on its way through the supervisor."""
+class StderrRelay:
+    """Forwards a rank's stderr through its supervisor, and finds in it why torch's watchdog aborts."""
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe()
         os.set_blocking(self.reader, False)
         self._line = b""
+        """The part of a line that has come so far."""
         self.reason: str | None = None
-        """Why torch's watchdog has given the other ranks up, once it has."""
+        """Why torch's watchdog aborts; None as long as it has not said so."""
 
-    def hand_over(self) -> None:
+    def redirect_stderr(self) -> None:
         """In the rank: stderr goes through the supervisor from here on."""
         sys.stderr.flush()
         os.dup2(self._writer, 2)
 
-    def leave_to_rank(self) -> None:
-        """In the supervisor: be the reading end alone."""
+    def close_writer(self) -> None:
+        """In the supervisor: keep only the reading end."""
         os.close(self._writer)
 
-    def pass_on(self) -> bool:
-        """Pass on what has come; returns whether more may come."""
+    def forward(self) -> bool:
+        """Forward what has come; returns whether more may come."""
         while True:
             try:
                 data = os.read(self.reader, 1 << 16)
@@ -79,16 +80,16 @@ class ErrorRelay:
                 return True
             if not data:
                 return False
-            self._look(data)
+            self._scan(data)
             while data:
                 data = data[os.write(2, data) :]
 
     def finish(self) -> None:
         """The same for the last time: the rank has ended."""
-        self.pass_on()
-        self._look(b"\n")
+        self.forward()
+        self._scan(b"\n")
 
-    def _look(self, data: bytes) -> None:
+    def _scan(self, data: bytes) -> None:
         *lines, self._line = (self._line + data).split(b"\n")
         self._line = self._line[-(1 << 12) :]
         for line in lines:

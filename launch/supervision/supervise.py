@@ -1,14 +1,14 @@
-"""Each rank is two processes: one that trains, and its supervisor, which sees how it ends and what it is told.
+"""Each rank is two processes: one that trains, and its supervisor, which forwards requests to stop and reports its end.
 
-The launcher loses the exit status of a rank that a signal killed, and tells nobody which rank it was. The supervisor
-forks before anything heavy is imported, so it costs ten megabytes. It
+The launcher loses the exit status of a rank that a signal killed, and does not report which rank it was. The supervisor
+forks before anything large is imported, so it takes ten megabytes. It
 - asks its rank to stop at the first SIGTERM or SIGINT, and kills it at a second one of the same kind. Schedulers signal
-  every process of a job, the launcher does so too, and `dmd train` passes a signal on: what comes within REPEAT_SECONDS
-  is one request, and what comes from those above, or their death, is never a second one;
-- ends a rank that has nothing to save yet at once;
-- says how its rank ended (`launch.supervision.ending`): by the rank's own words, or by the signal that killed it;
-- prints the stack that a rank dumps when it hangs or crashes, and kills one that hangs (`launch.supervision.watchdog`);
-- tells the end of a rank that lost its peers under NCCL from a crash (`launch.supervision.lost`).
+  every process of a job, the launcher does so too, and `dmd train` forwards signals. So signals within REPEAT_SECONDS
+  are one request. A signal from the launcher or `dmd train`, or their death, is never a second one;
+- ends a rank at once that has nothing to save yet;
+- reports how its rank ended (`launch.supervision.ending`): as the rank has noted it, or by the signal that killed it;
+- prints the stacks that a rank dumps when it hangs or crashes, and kills it then (`launch.supervision.watchdog`);
+- distinguishes a rank that lost its peers under NCCL from a crash (`launch.supervision.lost`).
 A rank never outlives its supervisor.
 """
 
@@ -28,13 +28,13 @@ from launch.supervision.ending import Ending, Reporter
 from launch.supervision.watchdog import START_SECONDS, Watchdog
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-WRAPPER = "DMD_WRAPPER"
+WRAPPER_PID = "DMD_WRAPPER"
 """Environment variable: process id of the `dmd train` on this host."""
 REPEAT_SECONDS = 5.0
 """A stop signal counts as a second request this long after the first one of its kind."""
 GRACE_SECONDS = 5.0
-"""From the stack of a rank that hangs to its end; for a rank that joins the others to tell them that it leaves."""
-LOOK_SECONDS = 0.1
+"""Time between the stacks of a rank that hangs and its end; time for a joining rank to publish that it stops."""
+POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
 
 StopRequest = Callable[[], bool]
@@ -47,12 +47,12 @@ def rank_name() -> str:
 
 
 def lost_message(reason: str) -> str:
-    """What a user reads about this rank when it has lost its peers."""
+    """The message of an ending of this rank because it has lost its peers."""
     return f"{rank_name()} lost the other ranks ({reason}); the same command continues"
 
 
 def stopped_message() -> str:
-    """What a user reads about this rank when it was asked to stop before it had anything to save."""
+    """The message of an ending of this rank because it was asked to stop before it had anything to save."""
     return f"{rank_name()} was asked to stop before its first step; the same command continues"
 
 
@@ -75,58 +75,69 @@ def supervise(train: Callable[[StopRequest, Channels], int]) -> int:
 
 
 def end(code: int) -> NoReturn:
-    """End this process as it is. Threads that gloo, NCCL, CUDA and others still run abort one that is taken down."""
+    """End this process without clean-up, in which threads of gloo, NCCL, CUDA and others would abort it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 class _Supervisor:
-    """Watches a child. Its own stop signals stay blocked: it takes them with their senders, one after the other."""
+    """Watches a rank. Stop signals stay blocked here: the supervisor reads them with their senders, one by one."""
 
     def __init__(self, child: int, channels: Channels) -> None:
-        self._child, self._channels, self._shown = child, channels, 0
-        self._errors = channels.errors
-        self._errors.leave_to_rank()
+        self._child = child
+        self._channels = channels
+        self._stderr = channels.stderr
+        self._stderr.close_writer()
         self._reporter = Reporter()
-        wrapper = os.environ.get(WRAPPER)
+        wrapper = os.environ.get(WRAPPER_PID)
         self._wrapper = None if wrapper is None else int(wrapper)
         self._launcher = os.getppid()
-        self._above = {self._launcher, *([] if self._wrapper is None else [self._wrapper])}
-        self._asked: dict[int, float] = {}
+        self._ancestors = {self._launcher, *([] if self._wrapper is None else [self._wrapper])}
+        self._requested_at: dict[int, float] = {}
+        """When a stop signal came first."""
+        self._stack_bytes_shown = 0
         self._hangs_since: float | None = None
-        self._ended_early = False
+        self._stopped_early = False
+        """Whether the rank was killed because of a request to stop, before it had anything to save."""
 
     def wait(self) -> int:
         """Watch the rank to its end; returns the exit code that stands for it."""
         poll = select.poll()
         ended = os.pidfd_open(self._child)
         poll.register(ended, select.POLLIN)
-        above = {_pidfd(process): process for process in self._above}
-        for descriptor in (*above, self._errors.reader):
+        ancestors = {_pidfd(process): process for process in self._ancestors}
+        for descriptor in (*ancestors, self._stderr.reader):
             poll.register(descriptor, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll(1000 * LOOK_SECONDS)}
-            if self._errors.reader in ready and not self._errors.pass_on():
-                poll.unregister(self._errors.reader)
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * POLL_SECONDS)}
+            if self._stderr.reader in ready and not self._stderr.forward():
+                poll.unregister(self._stderr.reader)
             self._show_stacks()
             if ended in ready:
                 return self._report(os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1]))
-            for descriptor in ready & above.keys():
+            for descriptor in ready & ancestors.keys():
                 poll.unregister(descriptor)
-                if above[descriptor] == self._wrapper:
+                if ancestors[descriptor] == self._wrapper:
                     self._wrapper = None
-                self._request(signal.SIGTERM, above[descriptor])
+                self._request(signal.SIGTERM, ancestors[descriptor])
             while (received := signal.sigtimedwait(STOP_SIGNALS, 0)) is not None:
                 quiet = received.si_pid == self._launcher  # another of its ranks has ended
                 self._request(received.si_signo, received.si_pid, quiet=quiet)
-            self._end_what_is_over()
+            self._kill_if_overdue()
 
     def _request(self, number: int, sender: int, *, quiet: bool = False) -> None:
+        """Pass a request to stop to the rank, or kill it at a second one.
+
+        Args:
+            number: of the signal.
+            sender: process id.
+            quiet: print nothing.
+        """
         now = time.monotonic()
-        first = not self._asked
-        since = self._asked.setdefault(number, now)
-        if self._hangs_since is not None or (sender not in self._above and now - since >= REPEAT_SECONDS):
+        first = not self._requested_at
+        since = self._requested_at.setdefault(number, now)
+        if self._hangs_since is not None or (sender not in self._ancestors and now - since >= REPEAT_SECONDS):
             os.kill(self._child, signal.SIGKILL)
         elif first:
             self._channels.ask_to_stop()
@@ -134,23 +145,23 @@ class _Supervisor:
                 name, again = signal.Signals(number).name, f"again after {REPEAT_SECONDS:.0f} s leaves at once"
                 print(f"{name}: stopping after a checkpoint; {again}", file=sys.stderr, flush=True)
 
-    def _end_what_is_over(self) -> None:
+    def _kill_if_overdue(self) -> None:
         """Kill a rank that hangs, or that has been asked to stop before it had anything to save."""
         now, phase = time.monotonic(), self._channels.phase
         if self._hangs_since is not None and now - self._hangs_since > GRACE_SECONDS:
             os.kill(self._child, signal.SIGKILL)
-        if self._asked and phase < Phase.TRAINING:
-            waited = now - min(self._asked.values())
+        if self._requested_at and phase < Phase.TRAINING:
+            waited = now - min(self._requested_at.values())
             if waited > (GRACE_SECONDS if phase == Phase.JOINING else 0):
-                self._ended_early = True
+                self._stopped_early = True
                 os.kill(self._child, signal.SIGKILL)
 
     def _show_stacks(self) -> None:
-        """Print what the rank has dumped since the last look."""
-        text = os.pread(self._channels.stacks, 1 << 20, self._shown).decode(errors="replace")
+        """Print the stacks that the rank has dumped since the last call."""
+        text = os.pread(self._channels.stacks, 1 << 20, self._stack_bytes_shown).decode(errors="replace")
         if not text:
             return
-        self._shown += len(text.encode())
+        self._stack_bytes_shown += len(text.encode())
         if "Timeout (" in text and self._hangs_since is None:
             self._hangs_since = time.monotonic()
             print(f"{rank_name()} gave no heartbeat in time (train.collective_timeout)", file=sys.stderr)
@@ -158,28 +169,28 @@ class _Supervisor:
         print(f"stack of {rank_name()}:\n{lines}", end="", file=sys.stderr, flush=True)
 
     def _report(self, code: int) -> int:
-        self._errors.finish()
+        self._stderr.finish()
         sys.stdout.flush()
         ending = self._ending(code)
-        self._reporter.report(ending, heard=self._wrapper is not None)
+        self._reporter.report(ending, wrapper_alive=self._wrapper is not None)
         return ending.code
 
     def _ending(self, code: int) -> Ending:
-        """How the rank ended, of its exit status, what it has noted, and what was seen."""
+        """How the rank ended, by its exit status, its notes, and what the supervisor has seen."""
         rank = self._reporter.rank
-        own, other = self._channels.noted()
+        notes = self._channels.notes()
         if code >= 0:
-            if own is not None and own.code == code:
-                return own
+            if notes.own is not None and notes.own.code == code:
+                return notes.own
             message = f"{rank_name()} failed; its traceback is above" if code == FAILED else ""
             return Ending(code=code, message=message, origin=rank)
-        if self._ended_early:
+        if self._stopped_early:
             return Ending(code=STOPPED, message=stopped_message(), origin=rank)
-        gave_up = code == -signal.SIGABRT or self._hangs_since is not None
-        if gave_up and other is not None:
-            return other
-        if gave_up and self._errors.reason is not None:
-            return Ending(code=LOST, message=lost_message(self._errors.reason), origin=rank)
+        may_have_lost_peers = code == -signal.SIGABRT or self._hangs_since is not None
+        if may_have_lost_peers and notes.cause is not None:
+            return notes.cause
+        if may_have_lost_peers and self._stderr.reason is not None:
+            return Ending(code=LOST, message=lost_message(self._stderr.reason), origin=rank)
         hung = "gave no heartbeat in time (train.collective_timeout; its stack is above) and "
         killed = f"was killed by {signal.Signals(-code).name} (signal {-code}); the same command continues"
         message = f"{rank_name()} {hung if self._hangs_since is not None else ''}{killed}"
@@ -187,7 +198,7 @@ class _Supervisor:
 
 
 def _pidfd(process: int) -> int:
-    """A descriptor that becomes readable when the process ends; of a closed pipe if it already has."""
+    """A descriptor that becomes readable when the process ends; that of a closed pipe if it has ended already."""
     try:
         return os.pidfd_open(process)
     except ProcessLookupError:

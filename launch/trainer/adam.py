@@ -14,7 +14,7 @@ ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
 
 
 def check_adam(config: Config, device: torch.device) -> None:
-    """Refuse an implementation that a device does not have.
+    """Reject an implementation that a device does not have.
 
     Raises:
         ValueError: DeepSpeed's FusedAdam for another device than CUDA.
@@ -45,9 +45,9 @@ def make_adam(
 
 @contextlib.contextmanager
 def without_architectures() -> Iterator[None]:
-    """DeepSpeed compiles for the cards that are there, where TORCH_CUDA_ARCH_LIST does not say for which.
+    """Hide TORCH_CUDA_ARCH_LIST, so that DeepSpeed compiles for the GPUs that are there.
 
-    It reads the numbers of that list alone, and fails for those of some containers ("9.0a").
+    It cannot parse the list of some containers ("9.0a").
     """
     before = os.environ.pop(ARCHITECTURES, None)
     try:

@@ -1,11 +1,11 @@
 """What the ranks of a training must have in common, compared before its first step.
 
-Each rank prepares its part (`prepare`), then all of them compare one digest of what they were given and of what they
-are. Where it differs, or where some of them could not prepare, every rank raises the same error, which names host and
-value. That costs two small collectives, and a third one where there is something to tell.
+Each rank prepares its part (`prepare`), then all of them compare a digest of their facts: config, data, code, versions.
+Where it differs, or where some of them could not prepare, every rank raises the same error, which names host and
+value. That takes two small collectives, and a third one where there is an error.
 
-Rank 0 takes the right to write to the run directory (`data_shards.sole_writer`); its identity is the lease that rank 0
-leaves there for the others to find.
+Rank 0 takes the right to write to the run directory (`data_shards.sole_writer`). The other ranks recognise the
+directory by the lease that rank 0 has written there.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from data_shards.format.schema import DatasetInfo
-from data_shards.sole_writer import Held, Lease, acquire, read_token
+from data_shards.sole_writer import DirectoryInUse, Lease, acquire, read_token
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
 from dmd.data.plan import EpochPlan
@@ -32,32 +32,32 @@ from dmd.distributed.errors import StorageFailed
 from dmd.training.logging.provenance import git_commit, versions
 
 HOST_KEYS = frozenset({"data.workers", "data.check", "text.encoder", "text.compile"})
-"""Config keys that may differ from host to host: they change speed, or name a place (an encoder that is in it is
-compared by its configuration, and rank 0's weights go to all ranks)."""
+"""Config keys that may differ from host to host: they change speed, or name a directory. An encoder is compared by its
+configuration, and all ranks get the weights of rank 0."""
 CODE = "code"
 RUN = "the run directory"
-_SIGHT_SECONDS = 10
-"""How long a rank looks for rank 0's lease: network storage shows a new name to other hosts some seconds later."""
-_SHOWN = 3
+_VISIBLE_SECONDS = 10
+"""How long a rank looks for rank 0's lease: network storage shows a new file to other hosts some seconds later."""
+_MAX_NAMED = 3
 
 Prepared = TypeVar("Prepared")
 
 
 class Disagreement(ValueError):
-    """The ranks were not given the same, or one of them was refused what the others got; raised on every rank."""
+    """The ranks were not given the same, or only some of them could prepare; raised on every rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one rank has to say."""
+    """The facts of one rank, or why it has none."""
 
     rank: int
     host: str
     facts: dict[str, str]
-    refusal: str | None = None
+    rejection: str | None = None
     """Why it cannot train; None where it can."""
-    storage: bool = False
-    """Whether that was the storage."""
+    storage_failed: bool = False
+    """Whether that was an error of the storage."""
 
 
 @dataclass(frozen=True)
@@ -66,41 +66,41 @@ class RunDirectory:
 
     path: Path
     token: str
-    """Of the lease there."""
+    """Of its lease."""
     lease: Lease | None
-    """The lease itself; on rank 0."""
+    """The lease itself, on rank 0; None on the others."""
 
-    def leave(self) -> None:
-        """Give the right to write back."""
+    def release(self) -> None:
+        """End the right to write."""
         if self.lease is not None:
             self.lease.release()
 
 
-def take_run_directory(device: torch.device, run: Path, *, group: str = "") -> RunDirectory:
+def acquire_run_directory(device: torch.device, run: Path, *, group: str = "") -> RunDirectory:
     """Let rank 0 take the right to write to the run directory. A collective.
 
     Args:
         group: see `data_shards.sole_writer.acquire`.
 
     Raises:
-        Held: another process writes there; on every rank.
+        DirectoryInUse: another process writes there; on every rank.
         StorageFailed: the directory cannot be written; on every rank.
     """
     lease: Lease | None = None
-    told = [("", "")]
+    outcome = [("", "")]
     if dist.get_rank() == 0:
         try:
             lease = acquire(run, group=group)
-            told = [("token", lease.token)]
-        except ValueError as error:  # also something else in the lease's place
-            told = [("held", str(error))]
+            outcome = [("token", lease.token)]
+        except ValueError as error:  # another writer, or something else in the lease's place
+            outcome = [("held", str(error))]
         except OSError as error:
-            told = [("storage", f"rank 0 on {socket.gethostname()} cannot write to {run}: {error.strerror}")]
+            outcome = [("storage", f"rank 0 on {socket.gethostname()} cannot write to {run}: {error.strerror}")]
     if dist.get_world_size() > 1:
-        dist.broadcast_object_list(told, device=device)
-    kind, text = told[0]
+        dist.broadcast_object_list(outcome, device=device)
+    kind, text = outcome[0]
     if kind == "held":
-        raise Held(text)
+        raise DirectoryInUse(text)
     if kind == "storage":
         raise StorageFailed(text)
     return RunDirectory(run, text, lease)
@@ -116,20 +116,25 @@ def agree(
 
     Raises:
         ValueError: what `prepare` raises, where it does on every rank alike.
-        Disagreement: a fact differs, or only some ranks were refused.
+        Disagreement: a fact differs, or only some ranks could prepare.
         StorageFailed: the storage failed while a rank prepared.
     """
     if dist.get_world_size() == 1:
         return prepare()[0]
     prepared: Prepared | None = None
-    facts, refusal, storage = dict[str, str](), None, False
+    facts: dict[str, str] = {}
+    rejection = None
+    storage_failed = False
     try:
         prepared, facts = prepare()
     except (ValueError, OSError) as error:
-        refusal, storage = str(error), isinstance(error, OSError)
+        rejection = str(error)
+        storage_failed = isinstance(error, OSError)
     facts = {RUN: _identity(directory), **facts}
-    own = Report(rank=dist.get_rank(), host=socket.gethostname(), facts=facts, refusal=refusal, storage=storage)
-    if not _all_alike(device, own):
+    own = Report(
+        rank=dist.get_rank(), host=socket.gethostname(), facts=facts, rejection=rejection, storage_failed=storage_failed
+    )
+    if not _all_equal(device, own):
         _raise_difference(_gather(own))
     assert prepared is not None
     return prepared
@@ -170,20 +175,20 @@ def code_digest() -> str:
 
 def explain(reports: list[Report]) -> str:
     """What differs between the ranks, in one line."""
-    refused = [report for report in reports if report.refusal is not None]
-    if refused:
-        others = f" (and {len(refused) - 1} more ranks cannot)" if len(refused) > 1 else ""
-        first = refused[0]
-        return f"rank {first.rank} on {first.host} cannot train: {first.refusal}{others}"
+    rejected = [report for report in reports if report.rejection is not None]
+    if rejected:
+        others = f" (and {len(rejected) - 1} more ranks cannot)" if len(rejected) > 1 else ""
+        first = rejected[0]
+        return f"rank {first.rank} on {first.host} cannot train: {first.rejection}{others}"
     names = list(dict.fromkeys(name for report in reports for name in report.facts))
     different = [name for name in names if len({report.facts.get(name) for report in reports}) > 1]
-    told = "; ".join(f"{name} is {_by_value(name, reports)}" for name in different[:_SHOWN])
-    more = f"; and {len(different) - _SHOWN} more differ" if len(different) > _SHOWN else ""
+    values = "; ".join(f"{name} is {_by_value(name, reports)}" for name in different[:_MAX_NAMED])
+    more = f"; and {len(different) - _MAX_NAMED} more differ" if len(different) > _MAX_NAMED else ""
     if different == [RUN]:
-        way = "put --run on storage that all hosts share"
+        suggested_fix = "put --run on storage that all hosts share"
     else:
-        way = "give every host the same command, shards, code and packages"
-    return f"the ranks were not given the same: {told}{more}; {way}"
+        suggested_fix = "give every host the same command, shards, code and packages"
+    return f"the ranks were not given the same: {values}{more}; {suggested_fix}"
 
 
 def _by_value(name: str, reports: list[Report]) -> str:
@@ -191,25 +196,25 @@ def _by_value(name: str, reports: list[Report]) -> str:
     places: dict[str, list[Report]] = {}
     for report in reports:
         places.setdefault(report.facts.get(name, "nothing"), []).append(report)
-    told = []
+    texts = []
     for value, where in places.items():
         hosts = ", ".join(dict.fromkeys(report.host for report in where))
         ranks = ", ".join(str(report.rank) for report in where)
-        told.append(f"{value} on {hosts} (rank{'s' if len(where) > 1 else ''} {ranks})")
-    return ", ".join(told)
+        texts.append(f"{value} on {hosts} (rank{'s' if len(where) > 1 else ''} {ranks})")
+    return ", ".join(texts)
 
 
 def _raise_difference(reports: list[Report]) -> None:
-    refusals = {report.refusal for report in reports}
-    first = next((report for report in reports if report.refusal is not None), None)
+    rejections = {report.rejection for report in reports}
+    first = next((report for report in reports if report.rejection is not None), None)
     if (
         first is not None
-        and any(report.storage for report in reports)
-        and all(report.storage or report.refusal is None for report in reports)
+        and any(report.storage_failed for report in reports)
+        and all(report.storage_failed or report.rejection is None for report in reports)
     ):
         raise StorageFailed(explain(reports))
-    if first is not None and len(refusals) == 1:
-        raise ValueError(first.refusal)
+    if first is not None and len(rejections) == 1:
+        raise ValueError(first.rejection)
     raise Disagreement(explain(reports))
 
 
@@ -217,10 +222,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _all_alike(device: torch.device, own: Report) -> bool:
-    """Whether all ranks have the same facts and none was refused."""
-    digest = hashlib.sha256(json.dumps([own.facts, own.refusal]).encode()).digest()
-    mine = torch.tensor([own.refusal is not None, *digest], dtype=torch.uint8, device=device)
+def _all_equal(device: torch.device, own: Report) -> bool:
+    """Whether all ranks have the same facts and all could prepare."""
+    digest = hashlib.sha256(json.dumps([own.facts, own.rejection]).encode()).digest()
+    mine = torch.tensor([own.rejection is not None, *digest], dtype=torch.uint8, device=device)
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(every, mine)
     return not mine[0] and all(torch.equal(mine, other) for other in every)
@@ -236,11 +241,11 @@ def _gather(own: Report) -> list[Report]:
 
 
 def _identity(directory: RunDirectory) -> str:
-    """What this rank sees of the run directory: rank 0's lease, or another directory, or none."""
-    end = time.monotonic() + _SIGHT_SECONDS
+    """What this rank sees at the run directory: that of rank 0, another directory, or none."""
+    end = time.monotonic() + _VISIBLE_SECONDS
     while True:
         with suppress(OSError):
-            os.listdir(directory.path.parent)  # makes a network file system ask its server anew
+            os.listdir(directory.path.parent)  # makes a network file system ask its server again
         if read_token(directory.path) == directory.token:
             return "that of rank 0"
         if time.monotonic() > end:

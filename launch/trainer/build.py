@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from data_shards.format.schema import DatasetInfo
-from data_shards.places import Where
+from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.resume import Resume
 from dmd.config import Config
@@ -19,7 +19,7 @@ from dmd.training.loop import Training
 from dmd.training.outcome import EpochReport
 from dmd.training.passes import settle_passes, settled
 from dmd.training.step import make_plan
-from launch.trainer.agree import agree, facts_of, take_run_directory
+from launch.trainer.agree import acquire_run_directory, agree, facts_of
 from launch.trainer.engine import DeepSpeedEngine
 from launch.trainer.host_tuning import keep_freed_memory
 from launch.trainer.preflight import open_shards, plan_training
@@ -27,7 +27,7 @@ from launch.trainer.preflight import open_shards, plan_training
 
 def make_training(
     config: Config,
-    data: Where,
+    data: PlaceLike,
     run: Path,
     *,
     device: torch.device,
@@ -40,16 +40,16 @@ def make_training(
     """Build a rank's part of a training; `launch.trainer.engine.join_process_group` has been called. See `Training`.
 
     Args:
-        group: whose earlier writers to the run directory give way (`data_shards.sole_writer.acquire`).
+        group: whose earlier writer to the run directory is replaced (`data_shards.sole_writer.acquire`).
 
     Raises:
-        ValueError: what `open_shards` and `plan_training` refuse, or ranks that were not given the same (`agree`),
+        ValueError: as `open_shards` and `plan_training`, or ranks that were not given the same (`agree`),
             or another process that writes to the run directory.
         StorageFailed: the storage failed before the first step.
     """
     if device.type == "cpu":
         keep_freed_memory()
-    directory = take_run_directory(device, run, group=group)
+    directory = acquire_run_directory(device, run, group=group)
     try:
         reader, system, text_encoder = agree(device, directory, lambda: _prepare(config, data, run, device, resume))
         set_float32_products(tf32=system.execution.tf32)
@@ -70,12 +70,12 @@ def make_training(
             lease=directory.lease,
         )
     except BaseException:
-        directory.leave()
+        directory.release()
         raise
 
 
 def _prepare(
-    config: Config, data: Where, run: Path, device: torch.device, resume: Resume
+    config: Config, data: PlaceLike, run: Path, device: torch.device, resume: Resume
 ) -> tuple[tuple[ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
     """Shards, network and encoder of this rank, and what must be the same about them everywhere."""
     reader = open_shards(data, config)
@@ -103,7 +103,7 @@ def build_system(
         encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
         if config.text.compile:
             encoder.network.compile()
-    torch.manual_seed(config.train.seed)  # an encoder's missing weights may have drawn
+    torch.manual_seed(config.train.seed)  # again, as an encoder's missing weights may have used the generator
     system = TrainingSystem(config, info, encoder, device)
     system.take_statistics(info)
     return system.to(device), settings

@@ -1,12 +1,13 @@
-"""A training on CUDA that repeats its bits (`train.deterministic`): the switches of torch and cuBLAS, process-wide."""
+"""Bitwise reproducible training on CUDA (`train.deterministic`): the switches of torch and cuBLAS, process-wide."""
 
 from collections.abc import MutableMapping
 
 import torch
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""cuBLAS reads it when its first handle is made; torch takes no other values than these for deterministic."""
+"""Environment variable that cuBLAS reads when its first handle is made."""
 WORKSPACES = (":4096:8", ":16:8")
+"""The values that torch accepts as deterministic."""
 
 
 def make_deterministic(environment: MutableMapping[str, str]) -> None:

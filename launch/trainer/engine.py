@@ -45,14 +45,13 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
 
 
 def leave_process_group() -> None:
-    """Part from the other ranks after the last collective of all. Under NCCL torch complains of a process that does
-    not."""
+    """Leave the process group after the last collective. Under NCCL torch warns of a process that does not."""
     dist.destroy_process_group()
 
 
 def limit_waiting(timeout: timedelta) -> None:
     """Give every process group this time limit. Those that DeepSpeed makes for itself (`groups._clone_world_group`)
-    wait half an hour for a host that is gone, whatever `init_distributed` was told."""
+    wait half an hour for a host that is gone, whatever timeout `init_distributed` got."""
     for group in list(dist.distributed_c10d._world.pg_map):
         dist.distributed_c10d._set_pg_timeout(timeout, group)
 
@@ -64,7 +63,7 @@ class DeepSpeedEngine:
         fused_adam: torch's fused Adam; None: on CUDA (`launch.trainer.adam`).
 
     Raises:
-        ValueError: what `make_adam` refuses.
+        ValueError: as `make_adam`.
     """
 
     def __init__(
@@ -78,10 +77,13 @@ class DeepSpeedEngine:
     ) -> None:
         self.system = system
         self.device = device
-        self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
+        self.rank = dist.get_rank()
+        self.num_ranks = dist.get_world_size()
         self._zero_stage = config.train.zero_stage
-        self._clip, self._clip_at = config.train.clip, config.train.clip_at
-        self._gradient_norm = self._loss = torch.zeros((), device=device)
+        self._clip = config.train.clip
+        self._clip_at = config.train.clip_at
+        self._loss = torch.zeros((), device=device)
+        self._gradient_norm = torch.zeros((), device=device)
         self._applied = False
         self.optimizer: torch.optim.Optimizer = make_adam(system, config, device, fused=fused_adam)
         self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
@@ -104,16 +106,17 @@ class DeepSpeedEngine:
     def step(self, loss: Tensor) -> tuple[Tensor, bool]:
         """Update the weights if loss and gradient are finite; see `dmd.distributed.engine.Engine`."""
         assert self._engine.is_gradient_accumulation_boundary()
-        self._loss, self._applied = loss, False
+        self._loss = loss
+        self._applied = False
         self._gradient_norm = torch.full((), torch.nan, device=self.device)
         self._engine.step()
         return self._gradient_norm, self._applied
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Clip the reduced gradient, or take it away so that Adam does nothing.
+        """Clip the reduced gradient, or remove it so that Adam does nothing.
 
         From ZeRO 1 on this is called once per parameter group, with this rank's flat part of it, after DeepSpeed has
-        the norm over all groups; where that is not finite DeepSpeed does not come here at all.
+        the norm over all groups; where that is not finite DeepSpeed does not call this at all.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters]

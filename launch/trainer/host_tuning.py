@@ -1,4 +1,4 @@
-"""Settings of this process that make a training on a CPU faster and change no number."""
+"""Settings of this process that make a training on a CPU faster, with the same results."""
 
 import ctypes
 
@@ -9,8 +9,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> None:
     """Let glibc's malloc keep what a step frees for the next one; elsewhere nothing happens.
 
-    By its defaults it gives tensors of a few MB back to the system and asks for them again, and the pages come in anew,
-    one fault each: thousands in a step on a CPU (`docs/performance.md`). Peaks stay what they are.
+    By default it returns tensors of a few MB to the system and requests them again. Each of their pages then is a page
+    fault: thousands in a step on a CPU (`docs/performance.md`). Peak memory is unchanged.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

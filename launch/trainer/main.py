@@ -1,4 +1,4 @@
-"""One rank of a training, as `launch/train.py` runs it: join the others, build, train, and say how it ended."""
+"""One rank of a training, as `launch/train.py` runs it: join the others, build, train, and report how it ended."""
 
 import argparse
 import logging
@@ -19,8 +19,8 @@ from dmd.exit_codes import STOPPED
 from dmd.training.outcome import Outcome
 from launch.arguments import make_parser
 from launch.network.interfaces import choose_interfaces
-from launch.starting.environment import REFUSED
-from launch.starting.private import DATA, take_over
+from launch.starting.environment import REJECTION
+from launch.starting.private_variables import DATA, read_private_file
 from launch.supervision.channels import Channels
 from launch.supervision.ending import Ending
 from launch.supervision.failures import ending_of
@@ -28,50 +28,52 @@ from launch.supervision.peers import Peers, leave
 from launch.supervision.supervise import StopRequest
 from launch.supervision.watchdog import JOIN_MARGIN, Watchdog
 from launch.trainer.determinism import make_deterministic
-from launch.trainer.threads import settle_threads
+from launch.trainer.threads import set_threads
 
 
 @dataclass
-class Standing:
-    """How far a rank has come, for the words that explain an error."""
+class Progress:
+    """How far a rank has come; the message of an error depends on it."""
 
     config: Config | None = None
     training: bool = False
 
 
 def train(
-    options: argparse.Namespace, stop: StopRequest, channels: Channels, peers: Peers, standing: Standing
+    options: argparse.Namespace, stop: StopRequest, channels: Channels, peers: Peers, progress: Progress
 ) -> Outcome:
     """Train on this rank.
 
     Raises:
         ValueError: the user's mistake, or a training that diverged.
         OSError: the storage failed.
-        RuntimeError: other ranks are gone or cannot be reached (`lost_others`), the device failed, or a bug.
+        RuntimeError: other ranks are gone or cannot be reached (`lost_peers`), the device failed, or a bug.
     """
     from launch.trainer.build import make_training
     from launch.trainer.engine import join_process_group, leave_process_group
 
     choose_interfaces(os.environ)
     config, resume = read_options(options, channels, peers)
-    standing.config = config
+    progress.config = config
     if config.train.deterministic:
         make_deterministic(os.environ)
     watchdog = Watchdog(config.train.collective_timeout, channels.stacks)
     timeout = timedelta(seconds=config.train.collective_timeout)
-    watchdog.allow(2 * config.train.collective_timeout + JOIN_MARGIN)  # both waits end by themselves
+    watchdog.allow(2 * config.train.collective_timeout + JOIN_MARGIN)  # the two timeouts below end by themselves
     peers.connect(timeout)
-    take_over(options.run, os.environ)  # the others hear of a run directory that this host alone lacks
+    read_private_file(
+        options.run, os.environ
+    )  # after `connect`, so that the others learn if this host lacks the run directory
     data = to_place(os.environ.pop(DATA, options.data))
     device = join_process_group(timeout)
     if dist.get_backend() == dist.Backend.NCCL and dist.get_world_size() > 1:
-        channels.errors.hand_over()
+        channels.stderr.redirect_stderr()
     watchdog()
-    settle_threads(options.run, device)
+    set_threads(options.run, device)
     training = make_training(
         config, data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
     )
-    standing.training = True
+    progress.training = True
     peers.begin()
     outcome = training.run()
     leave_process_group()
@@ -80,19 +82,19 @@ def train(
 
 
 def read_options(options: argparse.Namespace, channels: Channels, peers: Peers) -> tuple[Config, Resume]:
-    """The config of this rank and what it resumes. Where they are wrong the others are met, so that they hear of it.
+    """The config of this rank and what it resumes. Where they are wrong it joins the others, to publish that.
 
     Raises:
-        ValueError: a mistake in it, or what `dmd train` has refused on this host.
+        ValueError: a mistake in them, or the reason why `dmd train` rejected the training on this host.
     """
     try:
-        if REFUSED in os.environ:
-            raise ValueError(os.environ[REFUSED])
+        if REJECTION in os.environ:
+            raise ValueError(os.environ[REJECTION])
         return load_config(options.preset, options.overrides), parse_resume(options.resume)
     except ValueError:
         patience = TrainConfig.collective_timeout
         Watchdog(patience, channels.stacks).allow(2 * patience + JOIN_MARGIN)
-        with suppress(dist.DistError):  # no rank 0 to tell
+        with suppress(dist.DistError):  # rank 0 cannot be reached
             peers.connect(timedelta(seconds=patience), to_leave=True)
         raise
 
@@ -104,19 +106,21 @@ def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it
     options = parser.parse_args(argv)
     begin = time.perf_counter()
-    outcome = run_rank(lambda peers, standing: train(options, stop, channels, peers, standing), channels)
+    outcome = run_rank(lambda peers, progress: train(options, stop, channels, peers, progress), channels)
     if os.environ.get("RANK", "0") == "0":
         print(outcome.text(options.run, time.perf_counter() - begin), flush=True)
     return STOPPED if outcome.stopped else 0
 
 
-def run_rank(work: Callable[[Peers, Standing], Outcome], channels: Channels) -> Outcome:
-    """Run a rank's part; over an error this process ends here, after the other ranks were told why."""
-    rank, peers, standing = int(os.environ.get("RANK", "0")), Peers(channels), Standing()
+def run_rank(work: Callable[[Peers, Progress], Outcome], channels: Channels) -> Outcome:
+    """Run a rank's part; on an error this process publishes why, and ends here."""
+    rank = int(os.environ.get("RANK", "0"))
+    peers = Peers(channels)
+    progress = Progress()
     try:
-        outcome = work(peers, standing)
+        outcome = work(peers, progress)
     except Exception as error:
-        ending: Ending = ending_of(error, rank, standing.config, alone=standing.training)
-        leave(channels, peers.settle(ending))
+        ending: Ending = ending_of(error, rank, progress.config, alone=progress.training)
+        leave(channels, peers.final_ending(ending))
     peers.close()
     return outcome

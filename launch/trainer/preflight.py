@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data_shards.format.schema import DatasetInfo
-from data_shards.places import Where
+from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.format import checkpoint_paths, read_state
 from dmd.checkpoint.resume import Resume, choose_checkpoint
@@ -24,7 +24,7 @@ from dmd.training.step import make_plan
 from launch.trainer.adam import check_adam
 
 
-def open_shards(data: Where, config: Config) -> ShardReader:
+def open_shards(data: PlaceLike, config: Config) -> ShardReader:
     """The shards of a training.
 
     Raises:
@@ -42,13 +42,13 @@ def open_shards(data: Where, config: Config) -> ShardReader:
 
 
 def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int, *, here: bool = True) -> EpochPlan:
-    """Refuse, before anything is written, what cannot be trained; builds the network, but for the encoder's weights.
+    """Reject, before anything is written, what cannot be trained; builds the network, but for the encoder's weights.
 
     On the meta device the network's own few million weights would cost nothing, but torch imports its compiler for
     them, which takes two seconds.
 
     Args:
-        here: ranks run on this machine, whose device must have what the config asks for; others see for themselves.
+        here: whether ranks run on this machine, whose device must then have what the config asks for.
 
     Raises:
         ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
@@ -91,7 +91,7 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
 
 
 def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume) -> None:
-    """Refuse a run directory that the training cannot continue; reads whole checkpoints.
+    """Reject a run directory that the training cannot continue; reads whole checkpoints.
 
     Raises:
         ValueError: as `choose_checkpoint`, or a run of another training.

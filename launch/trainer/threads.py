@@ -1,8 +1,8 @@
 """How many threads a rank computes with, chosen from the cores that it may use and what else runs on them.
 
-Threads of one operation wait for each other by spinning. Where there are more of them than free cores a step takes many
-times longer, so other people's work counts. The number is the same on every rank, and a run keeps it: another one
-changes the last bits of sums.
+Threads of one operation wait for each other by spinning. With more of them than free cores a step takes many times
+longer, so the load of other processes counts. The number is the same on every rank and in every session of a run, as
+another one changes the rounding of sums.
 """
 
 import os
@@ -22,30 +22,30 @@ VARIABLE = "OMP_NUM_THREADS"
 SAMPLE_SECONDS = 1.0
 
 
-def settle_threads(run: Path, device: torch.device) -> None:
-    """Choose the threads of this rank's operations; a collective, since all ranks take the smallest choice.
+def set_threads(run: Path, device: torch.device) -> None:
+    """Set the number of threads of this rank. A collective: all ranks take the smallest choice.
 
-    Rank 0 says what was chosen; run.json keeps it.
+    Rank 0 prints the choice; run.json records it.
 
     Raises:
         ValueError: the user's choice is no number of threads.
     """
-    if is_chosen(os.environ.get(VARIABLE, "")):
+    if is_set_by_user(os.environ.get(VARIABLE, "")):
         return
     ranks = int(os.environ.get("LOCAL_SIZE", "1"))
     cores, busy = usable_cores(), busy_cores()
-    kept = kept_threads(run, int(os.environ.get("WORLD_SIZE", "1")))
-    choice = choose_threads(cores, busy, ranks, kept)
+    previous = previous_threads(run, int(os.environ.get("WORLD_SIZE", "1")))
+    choice = choose_threads(cores, busy, ranks, previous)
     chosen = torch.tensor([choice], dtype=torch.float32, device=device)
     if dist.get_world_size() > 1:
         dist.all_reduce(chosen, op=dist.ReduceOp.MIN)
     torch.set_num_threads(int(chosen.item()))
     if os.environ.get("RANK", "0") == "0":
-        why = "as this run had before" if kept == int(chosen.item()) else f"{busy:.1f} of {cores} cores were busy"
+        why = "as this run had before" if previous == int(chosen.item()) else f"{busy:.1f} of {cores} cores were busy"
         print(f"threads: {int(chosen.item())} per rank ({why}); {VARIABLE} overrides", flush=True)
 
 
-def is_chosen(text: str) -> bool:
+def is_set_by_user(text: str) -> bool:
     """Whether the user has chosen, by what OMP_NUM_THREADS holds: one number, or one per level of nesting.
 
     Raises:
@@ -56,25 +56,25 @@ def is_chosen(text: str) -> bool:
     return bool(text.strip())
 
 
-def choose_threads(cores: int, busy: float, ranks: int, kept: int | None) -> int:
+def choose_threads(cores: int, busy: float, ranks: int, previous: int | None) -> int:
     """Threads per rank.
 
     Args:
         cores: that the ranks of this host may use.
-        busy: how many of them had other work.
+        busy: how many of them other processes use.
         ranks: of this host.
-        kept: what the run has had so far.
+        previous: threads of the run's earlier sessions.
     """
-    if kept is not None and kept * ranks <= max(cores, ranks):
-        return kept
+    if previous is not None and previous * ranks <= max(cores, ranks):
+        return previous
     return max(1, (cores - round(busy)) // ranks)
 
 
 def busy_cores() -> float:
     """Cores of this process's affinity that others keep busy: in the next second, and by the load of the last minute.
 
-    The smaller one counts. The load knows the imports of these ranks, too, and the training that ended before; a
-    second may be an odd one. The ranks of a host do nothing else meanwhile.
+    The smaller one counts. The load includes the imports of these ranks, and a training that ended before; one second
+    may be no typical one. The ranks of a host do nothing else meanwhile.
     """
     before = psutil.cpu_times(percpu=True)
     time.sleep(SAMPLE_SECONDS)
@@ -87,8 +87,8 @@ def busy_cores() -> float:
     return min(sum(shares), os.getloadavg()[0])
 
 
-def kept_threads(run: Path, ranks: int) -> int | None:
-    """Threads per rank of a run that has been trained on as many ranks; None where nothing says so."""
+def previous_threads(run: Path, ranks: int) -> int | None:
+    """Threads per rank of a run that was trained on as many ranks before; None where it was not."""
     try:
         info = (parse_object((run / "run.json").read_bytes()) or {}).get("info")
     except OSError:

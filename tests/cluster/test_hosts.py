@@ -204,7 +204,7 @@ def test_the_result_is_that_of_one_host_without_a_loss(trial, reference):
 
 
 def test_every_sample_once_per_epoch(trial, two):
-    steps = ranks.ledger(two.audit)
+    steps = ranks.committed_samples(two.audit)
     for epoch in range(EPOCHS):
         seen = sum((ids for (of, _), ids in steps.items() if of == epoch), Counter())
         assert len(seen) == 70

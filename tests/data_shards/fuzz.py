@@ -1,4 +1,4 @@
-"""Mutated files thrown at everything that reads files: a clear error or the right data, never anything else.
+"""Mutated files for every function that reads files: the result is a clear error or the right data, nothing else.
 
     python -m tests.data_shards.fuzz --pickles 8000 --indexes 2000 --forged 500 --shards 1500 --tars 500 --seed 0
 
@@ -40,7 +40,7 @@ _PLAIN = (int, float, str, bytes, bool, type(None), complex, np.generic, np.ndar
 
 
 def _is_data(value: object, depth: int = 0) -> bool:
-    """Whether a value is made of admitted things only."""
+    """Whether a value consists of allowed types only."""
     if depth > 40 or isinstance(value, _PLAIN):
         return True
     if isinstance(value, dict):
@@ -147,7 +147,7 @@ def _fuzz_shards(cases: int, draw: random.Random, folder: Path) -> Iterator[str]
 
 
 def _fuzz_tars(cases: int, draw: random.Random, folder: Path) -> Iterator[str]:
-    """Foreign tars have no checksums of their own: what can be asked is a clear error or samples that can be read."""
+    """Externally created tars have no checksums: the result must be a clear error, or samples that can be read."""
     folder.mkdir()
     path = folder / "train.tar"
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Files with something wrong with them: what `tests.data_shards.fuzz` throws."""
+"""Damaged and malicious files for `tests.data_shards.fuzz`."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ from tests.support.small_data import mmsa
 
 
 def mutate(raw: bytes, draw: random.Random, others: list[bytes]) -> bytes:
-    """A file with one to four things wrong with it."""
+    """A file with one to four errors in it."""
     data = bytearray(raw)
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(data)) if data else 0
@@ -65,7 +65,7 @@ def pickles() -> list[bytes]:
 
 
 def forge(value: Any, draw: random.Random) -> None:
-    """Put something odd somewhere into a JSON object."""
+    """Put an unexpected value somewhere into a JSON object."""
     key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
     if isinstance(value[key], (dict, list)) and value[key] and draw.randrange(4):
         forge(value[key], draw)

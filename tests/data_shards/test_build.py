@@ -1,4 +1,4 @@
-"""Sets of shards as files: reproducible bytes, standard tars, whole or absent, and one builder at a time."""
+"""Sets of shards as files: bitwise reproducible, standard tars, complete or absent, and one builder at a time."""
 
 import io
 import os
@@ -27,7 +27,7 @@ from tests.support.small_data import COUNTS, build_from, files, mmsa, save
 from tests.support.waiting import until
 
 
-def test_two_builds_are_byte_identical(tmp_path, monkeypatch):
+def test_two_builds_are_bitwise_identical(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = build_from(mmsa(), tmp_path / "a")
@@ -142,17 +142,18 @@ HELD_BUILD = """
 import os, sys
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
-class Held(SyntheticSource):
+class PausingSource(SyntheticSource):
     def read(self, split, start, stop):
         if start >= 40:
             os.read(int(sys.argv[2]), 1)
         return super().read(split, start, stop)
-build(Held(samples=200, steps=20, text_dim=4, seed=1), sys.argv[1], samples_per_shard=8, processes=int(sys.argv[3]))
+source = PausingSource(samples=200, steps=20, text_dim=4, seed=1)
+build(source, sys.argv[1], samples_per_shard=8, processes=int(sys.argv[3]))
 """
 
 
 @contextmanager
-def _held_build(out, processes=1):
+def _paused_build(out, processes=1):
     """A build in another process that waits after five shards, and what lets it go on when it is closed."""
     gate, held = os.pipe()
     command = [sys.executable, "-c", HELD_BUILD, str(out), str(gate), str(processes)]
@@ -176,7 +177,7 @@ def test_kill_9_leaves_the_old_generation_and_removable_leftovers(tmp_path):
     out = tmp_path / "shards"
     old = build(_tiny(0), out)
     before = files(out)
-    with _held_build(out) as (process, _):
+    with _paused_build(out) as (process, _):
         process.kill()
     assert list(out.glob(".staging-*"))
     assert ShardIndex.load(out).info == old
@@ -189,9 +190,9 @@ def test_kill_9_leaves_the_old_generation_and_removable_leftovers(tmp_path):
     }
 
 
-def test_two_builds_at_once_one_wins_the_other_is_told(tmp_path):
+def test_of_two_builds_at_once_the_second_is_rejected(tmp_path):
     out = tmp_path / "shards"
-    with _held_build(out) as (process, opener):
+    with _paused_build(out) as (process, opener):
         writer = f"process {process.pid} on {socket.gethostname()}"
         with pytest.raises(ValueError, match=f"shards is being written by {writer}"):
             build(_tiny(0), out)
@@ -239,7 +240,7 @@ def test_a_dead_writer_process_is_an_error_and_leaves_nothing(tmp_path):
 
 def test_writer_processes_die_with_a_killed_build_and_leave_no_lock(tmp_path):
     out = tmp_path / "shards"
-    with _held_build(out, processes=3) as (process, opener):
+    with _paused_build(out, processes=3) as (process, opener):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 3
         process.kill()

@@ -1,4 +1,4 @@
-"""The node's cache of remote shards: shared, bounded, self-healing, and indifferent to kill -9."""
+"""The node's cache of remote shards: shared, limited in size, self-repairing, and safe under kill -9."""
 
 import json
 import os
@@ -17,20 +17,20 @@ from data_shards.reading.reader import ShardReader
 from data_shards.storage.cache import Cache, CacheOptions, parse_bytes
 from data_shards.storage.store import RemoteStore
 from tests.support.servers import QUICK
-from tests.support.small_data import held, is_right
+from tests.support.small_data import cached_names, reads_right_samples
 
 
-def test_a_damaged_copy_heals_itself(served, cache):
+def test_a_damaged_copy_is_downloaded_again(served, cache):
     url, _server, info = served
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert is_right(reader)
+        assert reads_right_samples(reader)
     for number, shard in enumerate(info.shards[:4]):
         path = cache.root / "shards" / f"{shard.sha256}.tar"
         raw = bytearray(path.read_bytes())
         raw[1100] ^= 1
         path.write_bytes(raw if number % 2 else raw[:2000])
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert is_right(reader)
+        assert reads_right_samples(reader)
 
 
 def test_the_cache_stays_below_its_limit_and_drops_what_was_used_longest_ago(served, tmp_path):
@@ -43,8 +43,8 @@ def test_the_cache_stays_below_its_limit_and_drops_what_was_used_longest_ago(ser
         reader.read("train", positions)
         reader.close()
         assert sum(path.stat().st_size for path in (tmp_path / "small" / "shards").iterdir()) <= limit
-    assert held(small.root) == sorted(f"{train[i].sha256}.tar" for i in (2, 0, 3))
-    assert is_right(reader)
+    assert cached_names(small.root) == sorted(f"{train[i].sha256}.tar" for i in (2, 0, 3))
+    assert reads_right_samples(reader)
     tiny = CacheOptions(root=tmp_path / "tiny", limit=100)
     with pytest.raises(ValueError, match=r"does not fit into the cache .*raise DMD_CACHE_BYTES"):
         ShardReader(url, cache=tiny, remote=QUICK).read("train", [0])
@@ -100,8 +100,8 @@ class Evicting(RemoteStore):
 
     times = 0
 
-    def _copy(self, shard: ShardInfo) -> Path:
-        path = super()._copy(shard)
+    def _cached_copy(self, shard: ShardInfo) -> Path:
+        path = super()._cached_copy(shard)
         if self.times:
             self.times -= 1
             path.unlink()
@@ -135,9 +135,9 @@ def test_kill_9_in_a_download_harms_nobody(served, cache):
     victim.communicate()
     assert _finish(waiting) == (0, "done\n")
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert is_right(reader)
+        assert reads_right_samples(reader)
         reader.prefetch("valid", range(5))
-    assert {name.rsplit(".", 1)[1] for name in held(cache.root)} == {"tar"}
+    assert {name.rsplit(".", 1)[1] for name in cached_names(cache.root)} == {"tar"}
 
 
 def test_abandoned_downloads_make_room(tmp_path):
@@ -164,7 +164,7 @@ def test_sizes(text, size):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming a user without an entry in the password file needs root")
-def test_without_a_home_directory_the_way_out_is_named(tmp_path, monkeypatch):
+def test_without_a_home_directory_a_fix_is_suggested(tmp_path, monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("DMD_CACHE_DIR", raising=False)
     os.setreuid(54321, -1)
@@ -177,14 +177,14 @@ def test_without_a_home_directory_the_way_out_is_named(tmp_path, monkeypatch):
         os.setreuid(0, -1)
 
 
-def test_a_cache_that_cannot_be_made_names_the_way_out(monkeypatch):
+def test_a_cache_that_cannot_be_made_suggests_a_fix(monkeypatch):
     monkeypatch.delenv("DMD_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", "/proc/nobody")
     cache = Cache(CacheOptions.from_environment())
-    told = "remote shards cannot be kept in /proc/nobody/.cache/dmd-shards/.*; set DMD_CACHE_DIR to a directory"
-    with pytest.raises(ValueError, match=told):
+    message = "remote shards cannot be kept in /proc/nobody/.cache/dmd-shards/.*; set DMD_CACHE_DIR to a directory"
+    with pytest.raises(ValueError, match=message):
         cache.index_directory("x")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         cache.shard("ab", 1, lambda path: path.write_bytes(b"x"))
 
 

@@ -1,4 +1,4 @@
-"""Class labels beside the sentiment: kept on request, verified, indexed again, and all or none."""
+"""Class labels beside the sentiment: stored on request, verified, indexed again, for all samples or none."""
 
 import json
 import tarfile
@@ -12,7 +12,7 @@ from data_shards.external.index_tars import index_tars
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.tools.verify import verify
-from tests.support.small_data import COUNTS, build_from, everything, mmsa
+from tests.support.small_data import COUNTS, build_from, mmsa, read_all
 
 
 def classified():
@@ -25,31 +25,31 @@ def classified():
 def test_they_are_kept_on_request_alone(tmp_path):
     for name in ("with", "without", "never"):
         (tmp_path / name).mkdir()
-    kept = build_from(classified(), tmp_path / "with", class_labels=True)
+    stored = build_from(classified(), tmp_path / "with", class_labels=True)
     left = build_from(classified(), tmp_path / "without")
     assert left == build_from(mmsa(), tmp_path / "never")
-    assert (kept.classes, left.classes) == (3, 0)
-    assert kept.generation != left.generation
+    assert (stored.classes, left.classes) == (3, 0)
+    assert stored.generation != left.generation
     shards = tmp_path / "with" / "shards"
     assert not verify(shards).damage
     for split in COUNTS:
-        assert np.array_equal(everything(shards, split)["class"], classified()[split]["classification_labels"])
-        assert "class" not in everything(tmp_path / "without" / "shards", split)
-    assert pq.read_table(shards / "index.parquet")["class"].to_pylist()[:3] == everything(shards)["class"].tolist()[:3]
-    with tarfile.open(shards / kept.shards[0].name) as tar:
+        assert np.array_equal(read_all(shards, split)["class"], classified()[split]["classification_labels"])
+        assert "class" not in read_all(tmp_path / "without" / "shards", split)
+    assert pq.read_table(shards / "index.parquet")["class"].to_pylist()[:3] == read_all(shards)["class"].tolist()[:3]
+    with tarfile.open(shards / stored.shards[0].name) as tar:
         facts = json.loads(tar.extractfile("000000000.json").read())
     assert facts["class"] == classified()["train"]["classification_labels"][0]
 
 
 def test_a_lost_index_comes_back_with_them(tmp_path):
     build_from(classified(), tmp_path, class_labels=True)
-    before = everything(tmp_path / "shards")["class"]
+    before = read_all(tmp_path / "shards")["class"]
     (tmp_path / "shards" / "index.parquet").unlink()
     assert index_tars(tmp_path / "shards").classes == 3
-    assert np.array_equal(everything(tmp_path / "shards")["class"], before)
+    assert np.array_equal(read_all(tmp_path / "shards")["class"], before)
 
 
-def test_tars_of_other_programs(tmp_path):
+def test_externally_created_tars(tmp_path):
     mapping = {"text": "t.npy", "audio": "a.npy", "vision": "v.npy", "label": "json:y", "class": "cls"}
 
     def write(classes):
@@ -84,7 +84,7 @@ def test_tars_of_other_programs(tmp_path):
         (float("nan"), "are not whole numbers"),
     ],
 )
-def test_what_is_no_class_label_is_refused(tmp_path, labels, message):
+def test_what_is_no_class_label_is_rejected(tmp_path, labels, message):
     data = classified()
     if labels is None:
         del data["valid"]["classification_labels"]

@@ -1,4 +1,4 @@
-"""`dmd shard` and `dmd verify` as a user meets them."""
+"""`dmd shard` and `dmd verify` as a user runs them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Flipped bits and cut files: every one is noticed, and by its name."""
+"""Flipped bits and truncated files: each one is detected and named."""
 
 import numpy as np
 import pytest

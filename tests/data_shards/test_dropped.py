@@ -1,4 +1,4 @@
-"""Nothing is dropped in silence: splits under any of their names, and all that is ignored is named with its count."""
+"""Nothing is dropped silently: splits are found under any of their names, and what is ignored is named and counted."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ from data_shards.reading.index import ShardIndex
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.splits import split_of
 from data_shards.writing.build import build
-from tests.support.small_data import COUNTS, everything, mmsa, save
+from tests.support.small_data import COUNTS, mmsa, read_all, save
 
 NAMES = ["val", "dev", "validation", "VALID", "Dev", b"val", "valid"]
 
@@ -36,7 +36,7 @@ def test_every_name_of_valid_is_valid_in_every_source(tmp_path, name):
     info = shards(save(data, tmp_path / "x.pkl"), tmp_path / "mmsa")
     assert info.counts == COUNTS
     assert list(info.counts) == ["train", "valid", "test"]
-    assert np.array_equal(everything(tmp_path / "mmsa", "valid")["audio"], mmsa()["valid"]["audio"])
+    assert np.array_equal(read_all(tmp_path / "mmsa", "valid")["audio"], mmsa()["valid"]["audio"])
     lists = {"train": misa(6), name: misa(3, 2.0)}
     assert shards(save(lists, tmp_path / "lists.pkl"), tmp_path / "misa").counts == {"train": 6, "valid": 3}
     text = name.decode() if isinstance(name, bytes) else name
@@ -57,7 +57,7 @@ def test_every_name_of_valid_is_valid_in_every_source(tmp_path, name):
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=3)
     assert shards(tmp_path / "t.parquet", tmp_path / "table").counts == {"train": 4, "valid": 4}
-    assert everything(tmp_path / "table", "valid")["audio"].ravel().tolist() == [0, 2, 4, 6]
+    assert read_all(tmp_path / "table", "valid")["audio"].ravel().tolist() == [0, 2, 4, 6]
     pq.write_to_dataset(pa.Table.from_pylist(rows), tmp_path / "hive", partition_cols=["split"])
     assert shards(tmp_path / "hive", tmp_path / "table2").counts == {"train": 4, "valid": 4}
 
@@ -68,7 +68,7 @@ def test_names_of_splits():
 
 
 @pytest.mark.parametrize("kind", ["mmsa", "misa", "directory"])
-def test_two_names_of_one_split_are_refused(tmp_path, kind):
+def test_two_names_of_one_split_are_rejected(tmp_path, kind):
     if kind == "directory":
         path = tmp_path / "d"
         path.mkdir()
@@ -86,7 +86,7 @@ def test_splits_of_a_joined_file_have_all_names_too(tmp_path):
     other["dev"] = other.pop("valid")
     more = ("--feature-audio", str(save(other, tmp_path / "audio.pkl")))
     assert shards(save(mmsa(), tmp_path / "x.pkl"), tmp_path / "out", *more).counts == COUNTS
-    assert np.array_equal(everything(tmp_path / "out", "valid")["audio"], mmsa(seed=1)["valid"]["audio"])
+    assert np.array_equal(read_all(tmp_path / "out", "valid")["audio"], mmsa(seed=1)["valid"]["audio"])
 
 
 def test_what_a_pickle_has_besides_is_named(tmp_path, capsys):
@@ -106,8 +106,8 @@ def test_what_a_pickle_has_besides_is_named(tmp_path, capsys):
     }
     assert "text_bert" not in info.ignored, "it gives the lengths of the text"
     assert info.ignored == {name: count for name, count in expected.items() if name != "text_bert"}
-    told = "ignored: annotations (35), classification_labels (35), meta (3), trian (12), version (1)\n"
-    assert told in capsys.readouterr().out
+    message = "ignored: annotations (35), classification_labels (35), meta (3), trian (12), version (1)\n"
+    assert message in capsys.readouterr().out
     assert inspect([str(tmp_path / "out")]) == 0
     assert "not taken from the source: annotations (35)" in capsys.readouterr().out
     for fields in data.values():
@@ -130,8 +130,8 @@ def test_what_lists_and_tables_have_besides_is_named(tmp_path):
     for name in ("train", "dev", "old_train"):
         save(misa(3), tmp_path / "d" / f"{name}.pkl")
     (tmp_path / "d" / "readme.txt").write_text("x")
-    for litter in (".DS_Store", "._train.pkl"):
-        (tmp_path / "d" / litter).write_bytes(b"\0\1")
+    for metadata in (".DS_Store", "._train.pkl"):
+        (tmp_path / "d" / metadata).write_bytes(b"\0\1")
     assert shards(tmp_path / "d", tmp_path / "one").ignored == {"file old_train.pkl": 1, "file readme.txt": 1}
     lists = save({"train": misa(3), "words": ["a", "b"]}, tmp_path / "x.pkl")
     assert shards(lists, tmp_path / "two").ignored == {"words": 2}
@@ -144,7 +144,7 @@ def test_what_lists_and_tables_have_besides_is_named(tmp_path):
     assert shards(tmp_path / "tables", tmp_path / "three").ignored == {"column emotion": 4, "file b.csv": 1}
 
 
-def test_members_that_are_ignored_are_named_and_litter_is_skipped(tmp_path, capsys):
+def test_members_that_are_ignored_are_named_and_macos_metadata_is_skipped(tmp_path, capsys):
     def add(tar, name, raw=b"", **kind):
         info = tarfile.TarInfo(name)
         info.size = len(raw)
@@ -172,10 +172,10 @@ def test_members_that_are_ignored_are_named_and_litter_is_skipped(tmp_path, caps
     (tmp_path / "._validation.tar").write_bytes(b"\0\5\x16\7")
     mapping = ["--map", "text=t.npy,audio=a.npy,vision=v.npy,label=json:y"]
     assert index([str(tmp_path), *mapping]) == 0
-    told = "ignored: file README (1), member .jpg (3), member .md (1), special or sparse member clips/link (1)\n"
-    assert told in capsys.readouterr().out
+    message = "ignored: file README (1), member .jpg (3), member .md (1), special or sparse member clips/link (1)\n"
+    assert message in capsys.readouterr().out
     assert ShardIndex.load(tmp_path).info.counts == {"valid": 3}
-    assert everything(tmp_path, "valid")["id"] == ["clips/0", "clips/1", "clips/2"]
+    assert read_all(tmp_path, "valid")["id"] == ["clips/0", "clips/1", "clips/2"]
 
 
 @pytest.mark.parametrize("name", ["dev", "val", "validation", "valid"])
@@ -217,7 +217,7 @@ def test_what_becomes_infinite_as_float32_is_not_finite(tmp_path, kind):
         shards(path, tmp_path / "out")
     info = shards(path, tmp_path / "out", "--nonfinite", "zero")
     assert info.zeroed == {"train/audio": 1}
-    assert everything(tmp_path / "out")["audio"][2, 0, 1 if kind != "table" else 0] == 0
+    assert read_all(tmp_path / "out")["audio"][2, 0, 1 if kind != "table" else 0] == 0
 
 
 def test_a_sample_that_is_wrong_is_named_with_file_field_and_shape(tmp_path):
@@ -258,7 +258,7 @@ def test_files_beside_the_tars_are_named(tmp_path, capsys):
     assert ShardIndex.load(tmp_path).info.counts == {"train": 2}
 
 
-def test_what_lies_behind_the_end_of_a_tar_is_not_dropped(tmp_path):
+def test_data_behind_the_end_of_a_tar_is_an_error(tmp_path):
     _tars(tmp_path, "train-0.tar", "train-1.tar")
     with open(tmp_path / "train-0.tar", "ab") as file:
         file.write((tmp_path / "train-1.tar").read_bytes())
@@ -289,7 +289,7 @@ def test_columns_of_any_file_of_a_table_are_named(tmp_path, capsys):
         shards(tmp_path / "in", tmp_path / "out")
 
 
-def test_a_split_that_is_told_twice_is_refused(tmp_path):
+def test_a_split_that_is_named_twice_is_rejected(tmp_path):
     (tmp_path / "in" / "split=valid").mkdir(parents=True)
     row = {"split": "test", "id": "a", "label": 1.0, "text": [[1.0]], "audio": [[1.0]], "vision": [[1.0]]}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in" / "split=valid" / "t.parquet")

@@ -169,7 +169,7 @@ def _with(name, value):
         (_without("feats.npz"), MAP, r"it has no feats\.npz"),
     ],
 )
-def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(tmp_path, change, mapping, message):
+def test_what_cannot_be_indexed_is_rejected_and_leaves_nothing(tmp_path, change, mapping, message):
     _write(tmp_path / "train.tar", range(2), change=change)
     before = files(tmp_path)
     with pytest.raises(ValueError, match=message):
@@ -177,7 +177,7 @@ def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(tmp_path, change, 
     assert files(tmp_path) == before
 
 
-def test_a_pickle_inside_a_npy_is_refused_and_not_run(tmp_path):
+def test_a_pickle_inside_a_npy_is_rejected_and_not_run(tmp_path):
     file = io.BytesIO()
     np.save(file, np.array([_Opens(tmp_path / "PWNED")], dtype=object), allow_pickle=True)
 

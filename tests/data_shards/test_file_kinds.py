@@ -1,4 +1,4 @@
-"""Files of the wrong kind are named for what they are, with the way out, by every reader of a user's file."""
+"""Files of the wrong kind are named for what they are, with a suggested fix, by every reader of a user's file."""
 
 import bz2
 import collections
@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_shards.commands import index, shard
-from data_shards.file_kinds import HEAD, kind_of, kind_of_bytes
+from data_shards.file_kinds import HEAD_BYTES, kind_of, kind_of_bytes
 from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import loads
 from data_shards.sources.detect import SourceOptions, open_source
-from tests.support.small_data import COUNTS, everything, mmsa, save
+from tests.support.small_data import COUNTS, mmsa, read_all, save
 
 PICKLED = pickle.dumps(mmsa({"train": 4}), protocol=4)
 
@@ -155,7 +155,7 @@ def test_no_pickle_is_taken_for_another_kind():
     values = [mmsa({"train": 2}), [], {}, (), "RIFF", b"BZh", 5, [["id", "label"]], {"a": np.zeros(3)}]
     for value in values:
         for protocol in range(6):
-            kind = kind_of_bytes(pickle.dumps(value, protocol=protocol)[:HEAD])
+            kind = kind_of_bytes(pickle.dumps(value, protocol=protocol)[:HEAD_BYTES])
             assert kind is None or kind.name == "a pickle"
             loads(pickle.dumps(value, protocol=protocol))
 
@@ -195,7 +195,7 @@ def test_dicts_of_collections_are_dicts(tmp_path, protocol):
     made = collections.defaultdict(dict, {k: collections.OrderedDict(fields) for k, fields in data.items()})
     path = save(made, tmp_path / "x.pkl", protocol=protocol)
     assert shard([str(path), str(tmp_path / "out"), "--processes", "1"]) == 0
-    assert np.array_equal(everything(tmp_path / "out")["audio"], data["train"]["audio"])
+    assert np.array_equal(read_all(tmp_path / "out")["audio"], data["train"]["audio"])
     for value in (
         collections.OrderedDict([("b", 1), ("a", [2])]),
         collections.defaultdict(list, a=[1]),
@@ -207,7 +207,7 @@ def test_dicts_of_collections_are_dicts(tmp_path, protocol):
         assert list(found.items()) == list(value.items())
 
 
-def test_what_a_defaultdict_would_make_is_never_called():
+def test_the_factory_of_a_defaultdict_is_never_called():
     with pytest.raises(ValueError, match="calls a builtin type"):
         loads(b"\x80\x02c__builtin__\nlist\n]\x85R.")
     with pytest.raises(ValueError, match="a function instead of data"):

@@ -1,4 +1,4 @@
-"""Mutated files by the thousand: see `tests.data_shards.fuzz`, which can be run for as long as one likes."""
+"""Mutated files by the thousand: see `tests.data_shards.fuzz`, which can also be run for any time."""
 
 import json
 import subprocess
@@ -15,6 +15,6 @@ def test_mutated_files_give_a_clear_error_or_the_right_data():
     assert done.returncode == 0, done.stderr[-2000:]
     counts = json.loads(done.stdout)
     assert {kind: sum(outcomes.values()) for kind, outcomes in counts.items()} == CASES
-    for kind, outcomes in counts.items():  # mutations that nothing or everything refuses would test nothing
+    for kind, outcomes in counts.items():  # mutations that are all accepted or all rejected would test nothing
         assert outcomes["error"] > 100
         assert kind == "indexes" or outcomes["right"] > 20

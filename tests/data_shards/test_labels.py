@@ -1,4 +1,4 @@
-"""What labels mean: facts in the index, what is refused until it is declared, and what each declaration stores."""
+"""What labels mean: facts in the index, what is rejected until it is declared, and what each declaration stores."""
 
 import json
 import re
@@ -13,11 +13,11 @@ import webdataset as wds
 
 from data_shards.commands import index, inspect, shard
 from data_shards.format.schema import DatasetInfo
-from data_shards.labels import LabelFacts, Labels, check_meaning
+from data_shards.labels import LabelFacts, Labels, check_labels
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.tools.verify import verify
-from tests.support.small_data import COUNTS, build_from, everything, mmsa, save
+from tests.support.small_data import COUNTS, build_from, mmsa, read_all, save
 
 OLD = Path(__file__).parent / "old"
 """A set that commit 61f3096 wrote: clip0 to clip2 with labels -1.5, 0.5, 2 and classes 0, 2, 2, and one in valid."""
@@ -68,7 +68,7 @@ def test_the_index_says_what_the_labels_are(tmp_path):
         ((-50, 100), "--label-scale FACTOR"),
     ],
 )
-def test_doubtful_labels_are_refused_with_the_way_out(tmp_path, values, words):
+def test_ambiguous_labels_are_rejected_with_a_suggested_fix(tmp_path, values, words):
     path = labelled(tmp_path, cycle(*values))
     with pytest.raises(ValueError, match=words) as caught:
         shard([str(path), str(tmp_path / "shards"), "--processes", "1"])
@@ -85,12 +85,12 @@ def test_ordinary_sentiments_pass(tmp_path, values):
 def test_a_scale_of_one_keeps_them_as_they_are(tmp_path, values):
     info = sharded(labelled(tmp_path, cycle(*values)), tmp_path, "--label-scale", "1")
     assert (info.task, info.label_scale, info.classes) == ("regression", 1, 0)
-    assert everything(tmp_path / "shards")["label"][:3].tolist() == pytest.approx([values[i] for i in range(3)])
+    assert read_all(tmp_path / "shards")["label"][:3].tolist() == pytest.approx([values[i] for i in range(3)])
 
 
 def test_a_scale_multiplies_and_is_remembered(tmp_path, capsys):
     info = sharded(labelled(tmp_path, cycle(-1, 0.2, 0.8)), tmp_path, "--label-scale", "3")
-    assert everything(tmp_path / "shards")["label"][:3] == pytest.approx([-3, 0.6, 2.4])
+    assert read_all(tmp_path / "shards")["label"][:3] == pytest.approx([-3, 0.6, 2.4])
     assert info.label_scale == 3
     assert "train labels: sentiments -3 to 2.4, multiplied by 3" in capsys.readouterr().out
     assert not verify(tmp_path / "shards").damage
@@ -117,7 +117,7 @@ def test_class_numbers_without_a_sentiment(tmp_path, capsys, name, shape):
     assert (info.task, info.classes) == ("classes", 6)
     expected = np.bincount(numbers("train", COUNTS["train"]).astype(int)).tolist()
     assert info.labels["train"] == LabelFacts(classes=tuple(expected))
-    found = everything(tmp_path / "shards")
+    found = read_all(tmp_path / "shards")
     assert np.array_equal(found["class"], numbers("train", COUNTS["train"]))
     assert np.isnan(found["label"]).all()
     assert f"train labels: classes 0 ({expected[0]}), 1 ({expected[1]})" in capsys.readouterr().out
@@ -146,12 +146,12 @@ def test_a_lost_index_of_classes_comes_back(tmp_path):
         ("--binary", (-1, 1), "label -1 is neither 0 nor 1, .* for -1 and .1 use --label-scale 1 and model.task=2"),
     ],
 )
-def test_what_is_no_class_is_refused(tmp_path, option, values, words):
+def test_what_is_no_class_is_rejected(tmp_path, option, values, words):
     with pytest.raises(ValueError, match=words):
         sharded(labelled(tmp_path, cycle(*values)), tmp_path, option)
 
 
-def test_several_labels_per_sample_are_refused_with_their_shape(tmp_path):
+def test_several_labels_per_sample_are_rejected_with_their_shape(tmp_path):
     for options in ((), ("--classes",)):
         path = labelled(tmp_path, lambda split, count: np.tile([[0, 1]], (count, 4, 1)), name="labels")
         with pytest.raises(ValueError, match=r"train: labels has shape \(23, 4, 2\), several labels per sample"):
@@ -170,7 +170,7 @@ def test_classes_alone_ask_for_the_option(tmp_path):
         sharded(path, tmp_path, "--class-labels", "--classes")
 
 
-def test_classes_that_training_does_not_see_are_told(tmp_path, caplog):
+def test_classes_that_training_does_not_see_are_reported(tmp_path, caplog):
     path = labelled(tmp_path, lambda split, count: np.arange(count) % (2 if split == "train" else 5))
     sharded(path, tmp_path, "--classes")
     assert "classes 2, 3, 4 are in no training sample" in caplog.text
@@ -222,7 +222,7 @@ def test_a_factor_that_goes_too_far_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"label 1 times --label-scale 4 is 4, beyond \[-3, 3\]; give a smaller one"):
         sharded(labelled(tmp_path, cycle(1, -1)), tmp_path, "--label-scale", "4")
     sharded(labelled(tmp_path, cycle(0.6, -0.6)), tmp_path, "--label-scale", "5")  # 0.6 is a little more in float32
-    assert everything(tmp_path / "shards")["label"][:2].tolist() == [3, -3]
+    assert read_all(tmp_path / "shards")["label"][:2].tolist() == [3, -3]
 
 
 def test_labels_that_are_no_plain_numbers(tmp_path):
@@ -236,7 +236,7 @@ def test_labels_that_are_none_give_way_to_the_next_field(tmp_path):
     for fields in data.values():
         fields["labels"], fields["regression_labels"] = fields["regression_labels"], None
     sharded(save(data, tmp_path / "x.pkl"), tmp_path)
-    assert np.array_equal(everything(tmp_path / "shards")["label"], mmsa()["train"]["regression_labels"])
+    assert np.array_equal(read_all(tmp_path / "shards")["label"], mmsa()["train"]["regression_labels"])
 
 
 def test_tables_and_tars_ask_the_same(tmp_path):
@@ -258,17 +258,17 @@ def test_tables_and_tars_ask_the_same(tmp_path):
     with pytest.raises(ValueError, match="--label-scale 3"):
         index([str(tmp_path / "tars"), "--map", f"{mapping},label=json:y"])
     assert index([str(tmp_path / "tars"), "--map", f"{mapping},label=json:y", "--label-scale", "3"]) == 0
-    assert everything(tmp_path / "tars")["label"].tolist() == [-3, 0, 3] * 2
+    assert read_all(tmp_path / "tars")["label"].tolist() == [-3, 0, 3] * 2
     with pytest.raises(ValueError, match="--map names a class; give one"):
         index([str(tmp_path / "tars"), "--map", f"{mapping},label=json:y,class=cls", "--classes"])
     for more in (("class=cls",), ("label=cls", "--classes")):
         assert index([str(tmp_path / "tars"), "--map", f"{mapping},{more[0]}", *more[1:]]) == 0
         info = ShardIndex.load(tmp_path / "tars").info
         assert (info.task, info.labels["train"].classes) == ("classes", (2, 2, 1, 1))
-        assert everything(tmp_path / "tars")["class"].tolist() == [0, 1, 2, 3, 0, 1]
+        assert read_all(tmp_path / "tars")["class"].tolist() == [0, 1, 2, 3, 0, 1]
 
 
-def test_some_samples_without_a_sentiment_are_refused(tmp_path):
+def test_some_samples_without_a_sentiment_are_rejected(tmp_path):
     with wds.TarWriter(str(tmp_path / "train.tar")) as tar:
         for i in range(3):
             arrays = {f"{m}.npy": np.ones((2, 3), np.float32) for m in ("text", "audio", "vision")}
@@ -321,11 +321,11 @@ def test_the_same_data_has_the_generation_that_the_older_program_gave_it(tmp_pat
     assert (info.generation, info.shards) == (old.generation, old.shards)
 
 
-def test_facts_join_and_forged_ones_are_refused(tmp_path):
+def test_facts_join_and_forged_ones_are_rejected(tmp_path):
     left, right = LabelFacts.of([1.0, -2.0], [0, 2]), LabelFacts.of([0.5], [1, 1, 4])
     assert left | right == LabelFacts(min=-2.0, max=1.0, whole=False, classes=(1, 2, 1, 0, 1))
     assert left | LabelFacts() == left
-    assert check_meaning({"valid": LabelFacts.of([0.0, 0.0], [])}, Labels(), "x") == []
+    assert check_labels({"valid": LabelFacts.of([0.0, 0.0], [])}, Labels(), "x") == []
     facts = json.loads(build_from(mmsa(), tmp_path).to_json())
     for forged in (
         {"train": {**facts["labels"]["train"], "min": "x"}},

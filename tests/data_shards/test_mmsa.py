@@ -1,4 +1,4 @@
-"""MMSA pickles: what is read, and what is refused with which words."""
+"""MMSA pickles: what is read, and what is rejected with which message."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_a_file_with_only_a_test_split_is_fine(tmp_path):
     assert build_from(mmsa({"test": 3}), tmp_path).counts == {"test": 3}
 
 
-def test_nonfinite_values_are_counted_and_refused_or_zeroed(tmp_path):
+def test_nonfinite_values_are_counted_and_rejected_or_zeroed(tmp_path):
     data = mmsa()
     data["train"]["audio"][2, 1] = -np.inf
     data["test"]["vision"][6, 0, 0] = np.nan
@@ -99,7 +99,7 @@ def _set(split, field, value):
         (lambda data: data.update(valid=[1, 2]), "valid is a list"),
     ],
 )
-def test_bad_input_is_refused_and_leaves_nothing(tmp_path, change, message):
+def test_bad_input_is_rejected_and_leaves_nothing(tmp_path, change, message):
     data = mmsa()
     change(data)
     with pytest.raises(ValueError, match=message) as caught:

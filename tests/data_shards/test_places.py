@@ -1,4 +1,4 @@
-"""Places: what a text names, and what of it may be told."""
+"""Places: what a text names, and what of it may be shown."""
 
 import pickle
 
@@ -10,7 +10,7 @@ SECRET = "pa:ss'w$rd"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "redacted"),
     [
         (f"http://bob:{SECRET}@host:80/a/b", "http://host:80/a/b"),
         (f"https://{SECRET}@host", "https://host"),
@@ -30,9 +30,9 @@ SECRET = "pa:ss'w$rd"
         ("s3://bucket/set", "s3://bucket/set"),
     ],
 )
-def test_a_text_is_told_without_secrets(text, told):
-    assert redact(text) == told
-    assert redact(told) == told
+def test_a_text_is_redacted(text, redacted):
+    assert redact(text) == redacted
+    assert redact(redacted) == redacted
 
 
 def test_places(tmp_path):

@@ -1,4 +1,4 @@
-"""Whatever goes in comes out: any sizes, splits, ragged lengths, number types, ids and shard sizes."""
+"""Samples are read as they were written: any sizes, splits, ragged lengths, number types, ids and shard sizes."""
 
 import tempfile
 from pathlib import Path
@@ -26,7 +26,7 @@ TYPES = st.sampled_from(["<f4", "<f8", ">f4", "<f2", "<i4", ">i2", "|u1"])
 
 @st.composite
 def datasets(draw):
-    """An MMSA dict with everything about it drawn."""
+    """A random MMSA dict."""
     tokens = draw(st.booleans())
     steps = {m: draw(st.integers(1, 7)) for m in ("text", "audio", "vision")}
     dims = {m: draw(st.integers(1, 5)) for m in ("text", "audio", "vision")}

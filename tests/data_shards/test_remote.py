@@ -1,4 +1,4 @@
-"""Shards behind S3 and HTTP: real servers on loopback that fail, stall, cut and lie."""
+"""Shards behind S3 and HTTP: real servers on loopback that fail, stall, and send incomplete or wrong bytes."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from data_shards.storage.cache import CacheOptions
 from data_shards.storage.remote import Remote, RemoteOptions, Unreachable
 from data_shards.writing.build import build
 from tests.support.servers import QUICK, serve_files
-from tests.support.small_data import COUNTS, held, is_right, mmsa, save
+from tests.support.small_data import COUNTS, cached_names, mmsa, reads_right_samples, save
 
 
 def test_a_remote_set_is_the_local_one(served, cache):
@@ -28,36 +28,36 @@ def test_a_remote_set_is_the_local_one(served, cache):
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
         assert reader.index.info == info
         assert reader.index.root == url
-        assert is_right(reader)
+        assert reads_right_samples(reader)
         assert reader.raw_texts("test", [2]) == mmsa()["test"]["raw_text"][2:3]
     wanted = [shard for shard in info.shards if shard.split == "train" or shard is info.shards[-2]]
-    assert held(cache.root) == sorted(f"{shard.sha256}.tar" for shard in wanted)
+    assert cached_names(cache.root) == sorted(f"{shard.sha256}.tar" for shard in wanted)
 
 
 def test_every_shard_is_fetched_once(served, cache):
     url, server, info = served
     for _ in range(3):
         with ShardReader(url, cache=cache, remote=QUICK) as reader:
-            assert is_right(reader)
+            assert reads_right_samples(reader)
     assert server.served(".tar") == sum(shard.bytes for shard in info.shards if shard.split == "train")
 
 
-@pytest.mark.parametrize("fault", ["500", "stall", "cut", "flip"])
+@pytest.mark.parametrize("fault", ["500", "stall", "truncate", "flip"])
 def test_faults_are_survived(served, cache, fault, caplog):
     url, server, _ = served
     server.faults = [fault] * 3
     with caplog.at_level(logging.INFO), ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert is_right(reader)
+        assert reads_right_samples(reader)
     assert not server.faults
     assert ("wrong bytes" in caplog.text) == (fault == "flip")
 
 
-@pytest.mark.parametrize("fault", ["500", "cut", "flip"])
+@pytest.mark.parametrize("fault", ["500", "truncate", "flip"])
 def test_faults_in_the_index_are_survived(served, cache, fault):
     url, server, _ = served
     server.part, server.faults = "index.parquet", [fault] * 2
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert is_right(reader)
+        assert reads_right_samples(reader)
     assert not server.faults
 
 
@@ -77,24 +77,24 @@ def test_lasting_faults_are_one_line_errors(served, cache, fault, message):
             reader.read("train", [0])
         assert f"{url}/{info.shards[0].name}" in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert held(cache.root) == []
+        assert cached_names(cache.root) == []
         server.faults = []
-        assert is_right(reader)
+        assert reads_right_samples(reader)
 
 
 def test_offline_after_the_first_epoch(served, cache, caplog):
     url, server, _ = served
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
-        assert is_right(reader)
+        assert reads_right_samples(reader)
         server.part, server.faults = "", ["500"] * 10_000
         server.method = "GET"
         requests = len(server.log)
-        assert is_right(reader)
+        assert reads_right_samples(reader)
         assert len(server.log) == requests
     impatient = RemoteOptions(timeout=1, attempts=2, pause=0.01)
     with ShardReader(url, cache=cache, remote=impatient) as reader:
         assert "using the index that was fetched before" in caplog.text
-        assert is_right(reader)
+        assert reads_right_samples(reader)
         with pytest.raises(Unreachable, match="gave up"):
             reader.read("valid", [0])
     with pytest.raises(Unreachable, match="gave up"):
@@ -139,7 +139,7 @@ def test_uploads_survive_faults(s3, tmp_path, cache):
     build(MmsaSource(save(mmsa(), tmp_path / "x.pkl")), f"s3://{s3.bucket}/set", samples_per_shard=4, remote=QUICK)
     assert not s3.faults
     with ShardReader(f"s3://{s3.bucket}/set", cache=cache, remote=QUICK) as reader:
-        assert is_right(reader)
+        assert reads_right_samples(reader)
 
 
 def test_http_cannot_be_written_to(tmp_path):
@@ -185,14 +185,14 @@ def test_a_server_that_cannot_be_reached_is_no_missing_file(monkeypatch, tmp_pat
         closed = str(taken.getsockname()[1])
         with pytest.raises(kind) as caught:
             inspect([address.replace("{closed}", closed)])
-    told = str(caught.value)
-    assert words.replace("{closed}", closed) in told
-    assert "is not there" not in told
-    assert "pa55" not in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert words.replace("{closed}", closed) in message
+    assert "is not there" not in message
+    assert "pa55" not in message
+    assert "\n" not in message
 
 
-def test_a_server_that_refuses_is_no_missing_file(tmp_path):
+def test_a_server_that_denies_access_is_no_missing_file(tmp_path):
     for fault, words in (("401", "access denied"), ("403", "access denied"), ("404", "is not there")):
         with serve_files(tmp_path) as server:
             server.part, server.faults = "", [fault] * 100
@@ -258,6 +258,6 @@ def test_kill_9_in_an_upload_leaves_the_old_set(s3, tmp_path, cache):
     assert len([1 for method, name, _ in s3.log if method == "PUT" and ".tar" in name]) >= 3
     with ShardReader(url, cache=cache, remote=QUICK) as reader:
         assert reader.index.info == old
-        assert is_right(reader)
+        assert reads_right_samples(reader)
     new = build(MmsaSource(save(mmsa(seed=2), tmp_path / "z.pkl")), url, samples_per_shard=4, remote=QUICK)
     assert ShardIndex.load(url).info == new

@@ -11,7 +11,7 @@ import pytest
 
 from data_shards.format.schema import Sample
 from data_shards.labels import Labels
-from data_shards.writing.declared import Declared
+from data_shards.writing.declared_source import DeclaredSource
 
 GIVEN = Sample(
     id="clip",
@@ -53,6 +53,6 @@ def test_no_field_has_its_default():
     ],
 )
 def test_what_is_declared_changes_and_nothing_else(labels, ids, changed):
-    (copy,) = Declared(One(), labels, ids, where="one").read("train", 0, 1)
+    (copy,) = DeclaredSource(One(), labels, ids, where="one").read("train", 0, 1)
     differing = {f.name for f in fields(Sample) if not np.array_equal(getattr(GIVEN, f.name), getattr(copy, f.name))}
     assert differing == changed

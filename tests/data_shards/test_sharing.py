@@ -1,4 +1,4 @@
-"""One reader for many threads, and memory that is used again without anybody's batch changing."""
+"""One reader for many threads, and memory that is reused without changing a batch in use."""
 
 import os
 import pickle
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from data_shards.reading import shard_files
-from data_shards.reading.buffer_pool import Buffers
+from data_shards.reading.buffer_pool import BufferPool
 from data_shards.reading.reader import ShardReader
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
 
 
-def test_memory_is_used_again_only_when_nobody_holds_it():
-    pool = Buffers()
+def test_memory_is_reused_only_when_no_batch_uses_it():
+    pool = BufferPool()
     shape, dtype = (64, 512), np.dtype(np.float32)
     first = pool.empty(shape, dtype)
     first[:] = 1
@@ -48,7 +48,7 @@ def test_batches_keep_their_values_while_others_are_read(tmp_path):
 def test_threads_share_a_reader(tmp_path, monkeypatch):
     """More shards than stay open, and every thread reads all of them: first in step, then in an order of its own."""
     build(SyntheticSource(samples=400, steps=20, text_dim=64), tmp_path, samples_per_shard=2)
-    monkeypatch.setattr(shard_files, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(shard_files, "_MAX_OPEN_SHARDS", 2)
     reader = ShardReader(tmp_path)
     expected = {position: ShardReader(tmp_path).read("train", [position]) for position in range(0, 280, 7)}
     together = threading.Barrier(4, timeout=60)
@@ -88,7 +88,7 @@ def test_shards_that_are_not_in_memory_are_streamed_beside_reading(tmp_path):
     info = build(SyntheticSource(samples=100, text_dim=64), tmp_path, samples_per_shard=50)
     path = tmp_path / info.shards[0].name
     if not _drop(path):
-        pytest.skip("this file system keeps files in memory, or does not tell")
+        pytest.skip("this file system keeps files in memory, or has no RWF_NOWAIT")
     with ShardReader(tmp_path) as reader:
         reader.read("train", [0])
         handle = os.open(path, os.O_RDONLY)

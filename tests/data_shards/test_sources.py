@@ -8,7 +8,7 @@ from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.wordpiece import Vocabulary
 from data_shards.writing.build import build
-from tests.support.small_data import COUNTS, everything, files, mmsa, save
+from tests.support.small_data import COUNTS, files, mmsa, read_all, save
 
 WORDS = ["this", "movie", "was", "un", "##believ", "##able", "bad", "##ly", "!", "'", "s", "it", "cafe", "##s", "電"]
 
@@ -31,7 +31,7 @@ def test_mult_pickles(tmp_path):
             "id": np.array([[f"video{i}", str(i), str(i + 1)] for i in range(COUNTS[split])], dtype=object),
         }
     build(MmsaSource(save(data, tmp_path / "mosi_data.pkl", protocol=2)), tmp_path / "shards")
-    found = everything(tmp_path / "shards")
+    found = read_all(tmp_path / "shards")
     assert found["id"][2] == "video2$_$2$_$3"
     assert np.array_equal(found["audio"], mmsa()["train"]["audio"])
     assert np.array_equal(found["label"], mmsa()["train"]["regression_labels"])
@@ -47,7 +47,7 @@ def test_separate_feature_files_are_joined_by_id(tmp_path):
         fields["audio_lengths"] = [min(5, fields["audio_lengths"][i]) for i in order]
     source = MmsaSource(save(data, tmp_path / "main.pkl"), others={"audio": str(save(other, tmp_path / "audio.pkl"))})
     build(source, tmp_path / "shards")
-    found = everything(tmp_path / "shards")
+    found = read_all(tmp_path / "shards")
     assert np.array_equal(found["audio"], mmsa(seed=1)["train"]["audio"][:, :5])
     assert found["lengths"][:, 1].tolist() == [min(5, length) for length in data["train"]["audio_lengths"]]
     assert np.array_equal(found["text"], data["train"]["text"])
@@ -82,7 +82,7 @@ def test_mag_bert_pickles(tmp_path, vocab):
     assert info.counts == {"train": 12, "valid": 3}
     assert info.dims == {"text": 0, "audio": 3, "vision": 4}
     assert info.lengths == {"text": 11, "audio": 8, "vision": 6}
-    found = everything(tmp_path / "shards")
+    found = read_all(tmp_path / "shards")
     assert found["id"][4] == "vid[4]"
     assert found["raw_text"][4] == "This MOVIE was unbelievable badly"
     pieces = ["this", "movie", "was", "un", "##believ", "##able", "bad", "##ly"]
@@ -102,9 +102,9 @@ def test_misa_directories(tmp_path, vocab):
         save(_sentences(count, numbered=True), tmp_path / "MOSI" / f"{name}.pkl")
     info = build(MisaSource(tmp_path / "MOSI"), tmp_path / "numbers")
     assert info.counts == {"train": 9, "valid": 2, "test": 4}
-    assert everything(tmp_path / "numbers")["text"][3].tolist() == [[4, 5, 6, 7, 0, 0], [1, 1, 1, 1, 0, 0], [0] * 6]
+    assert read_all(tmp_path / "numbers")["text"][3].tolist() == [[4, 5, 6, 7, 0, 0], [1, 1, 1, 1, 0, 0], [0] * 6]
     build(MisaSource(tmp_path / "MOSI", vocab=vocab), tmp_path / "pieces")
-    assert everything(tmp_path / "pieces")["text"][0, 0].tolist()[:3] == [2, 5, 3]
+    assert read_all(tmp_path / "pieces")["text"][0, 0].tolist()[:3] == [2, 5, 3]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_misa_directories(tmp_path, vocab):
         (lambda lists: lists["dev"][1][1].fill(4), "label 4.0 is outside"),
     ],
 )
-def test_bad_lists_are_refused(tmp_path, vocab, change, message):
+def test_bad_lists_are_rejected(tmp_path, vocab, change, message):
     lists = {"train": _sentences(12, numbered=False), "dev": _sentences(3, numbered=False)}
     change(lists)
     with pytest.raises(ValueError, match=message):
@@ -148,7 +148,7 @@ def test_word_pieces_are_berts(vocab):
         assert Vocabulary(vocab).encode(text.split()) == tokenizer(text)["input_ids"]
 
 
-def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
+def test_shards_are_bitwise_identical_for_any_number_of_processes(tmp_path):
     path = save(mmsa(), tmp_path / "x.pkl")
     for processes in (1, 2, 3, 20):
         build(MmsaSource(path), tmp_path / str(processes), samples_per_shard=3, processes=processes)

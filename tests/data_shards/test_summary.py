@@ -33,7 +33,7 @@ def test_a_summary_is_true(tmp_path):
         assert (part["lengths"]["audio"]["min"], part["lengths"]["audio"]["max"]) == (audio.min(), audio.max())
 
 
-def test_rounding_and_zeroed_values_are_told(tmp_path, capsys):
+def test_rounding_and_zeroed_values_are_reported(tmp_path, capsys):
     data = mmsa()
     data["train"]["audio"][0, 0, 0] = np.inf
     source = MmsaSource(save(data, tmp_path / "x.pkl"), nonfinite="zero")

@@ -1,4 +1,4 @@
-"""The embedded data: the same on every machine, and shaped like the task."""
+"""The synthetic data: the same on every machine, and learnable like the real data."""
 
 import hashlib
 
@@ -63,7 +63,7 @@ def _error(features, labels, half):
     return float(np.abs(columns[half:] @ weights - labels[half:]).mean())
 
 
-def test_language_tells_most_and_voice_and_face_add_to_it():
+def test_text_predicts_most_and_voice_and_face_add_to_it():
     samples = _read(SyntheticSource(samples=3000, text_dim=96))
     labels = np.array([sample.label for sample in samples])
     sums = {m: np.stack([getattr(s, m).sum(axis=0) for s in samples]) / 8 for m in ("text", "audio", "vision")}
@@ -76,6 +76,6 @@ def test_language_tells_most_and_voice_and_face_add_to_it():
 
 
 @pytest.mark.parametrize("wrong", [{"samples": 5}, {"steps": 3}, {"text_dim": 0}, {"text_kind": "words"}])
-def test_impossible_sizes_are_refused(wrong):
+def test_impossible_sizes_are_rejected(wrong):
     with pytest.raises(ValueError, match=r"at least|text kind 'words'"):
         SyntheticSource(**wrong)

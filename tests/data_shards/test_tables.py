@@ -1,4 +1,4 @@
-"""Parquet and Arrow tables: what is read, and what is refused with which words."""
+"""Parquet and Arrow tables: what is read, and what is rejected with which message."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,7 @@ import pytest
 
 from data_shards.sources.table import TableSource
 from data_shards.writing.build import build
-from tests.support.small_data import COUNTS, everything, mmsa
+from tests.support.small_data import COUNTS, mmsa, read_all
 
 
 def _table(data, *, ragged=True):
@@ -53,7 +53,7 @@ def test_tables(tmp_path, kind):
     assert info.lengths == {"text": 6, "audio": 9, "vision": 7}
     for split in COUNTS:
         expected = [row for row in rows if row["split"] == split]
-        found = everything(tmp_path / "shards", split)
+        found = read_all(tmp_path / "shards", split)
         assert found["id"] == [row["id"] for row in expected]
         assert found["raw_text"] == [row["raw_text"] for row in expected]
         assert np.allclose(found["label"], [row["label"] for row in expected])
@@ -79,7 +79,7 @@ def test_tables_with_tokens_and_given_lengths(tmp_path):
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     assert build(TableSource(tmp_path / "t.parquet"), tmp_path / "shards").text_kind == "tokens"
-    assert everything(tmp_path / "shards")["lengths"].tolist() == [[2, 1, 0], [2, 1, 1], [2, 1, 2]]
+    assert read_all(tmp_path / "shards")["lengths"].tolist() == [[2, 1, 0], [2, 1, 1], [2, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_tables_with_tokens_and_given_lengths(tmp_path):
         ({"label": 7.0}, "label 7.0 is outside"),
     ],
 )
-def test_bad_tables_are_refused(tmp_path, change, message):
+def test_bad_tables_are_rejected(tmp_path, change, message):
     rows = _table(mmsa({"train": 6}))[1]
     rows[3].update(change)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")

@@ -320,6 +320,6 @@ def test_declared_sizes_are_bounded(shards, tmp_path, monkeypatch, capsys):
     pq.write_table(bomb, tmp_path / "in.parquet")
     assert command("shard", tmp_path / "in.parquet", tmp_path / "s") == 0
     capsys.readouterr()
-    monkeypatch.setattr("data_shards.sources.room.free_memory", lambda: 100)
+    monkeypatch.setattr("data_shards.sources.memory.free_memory", lambda: 100)
     assert command("shard", tmp_path / "in.parquet", tmp_path / "s2") == 2
     assert "write it with smaller row groups" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from data_shards.sole_writer import NAME, sole_writer
+from data_shards.sole_writer import LEASE_FILE, sole_writer
 from tests.support.commands import command
 
 
@@ -25,6 +25,6 @@ def test_a_second_writer_learns_who_holds_the_directory(run, tmp_path, capsys, n
     assert len(error.splitlines()) == 1
     assert not out.exists()
     assert command(*arguments) == 0
-    assert not (out / NAME).exists()
-    (out / NAME).touch()  # what a killed one leaves
+    assert not (out / LEASE_FILE).exists()
+    (out / LEASE_FILE).touch()  # what a killed one leaves
     assert command(*arguments) == 0

@@ -12,7 +12,7 @@ from dmd.checkpoint.standing import finished_at, is_unfinished, standing
 from dmd.evaluation.trained_run import evaluate_run
 from dmd.metrics import METRICS
 from dmd.training.outcome import Outcome
-from tests.support.trained import train, train_and_tell
+from tests.support.trained import train, train_and_capture
 
 CUT = ["train.ghost_batches_per_step=2", "train.max_steps=2"]
 """Two of the three steps of an epoch."""
@@ -20,7 +20,7 @@ CUT = ["train.ghost_batches_per_step=2", "train.max_steps=2"]
 
 def tell(shards: Path, run: Path, overrides: list[str]) -> str:
     """Train in another process; what it prints, its last line among it."""
-    return train_and_tell(shards, {run: overrides})
+    return train_and_capture(shards, {run: overrides})
 
 
 def content(run: Path) -> dict[str, bytes]:

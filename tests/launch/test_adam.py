@@ -49,8 +49,8 @@ except ValueError as error:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it may be compiled")
 def test_a_fused_adam_that_cannot_be_compiled_names_the_key():
     environment = {**os.environ, "DS_ACCELERATOR": "cuda"}
-    told = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, env=environment)
-    line = told.stdout.splitlines()[-1] if told.stdout else told.stderr
+    result = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, env=environment)
+    line = result.stdout.splitlines()[-1] if result.stdout else result.stderr
     assert "train.adam is 'deepspeed', but its FusedAdam cannot be compiled here (" in line
     assert "set train.adam=torch, or install an nvcc" in line
 
@@ -73,7 +73,7 @@ def steps(system: TrainingSystem, optimizer: torch.optim.Optimizer, seeds: range
     return [parameter.detach().cpu().clone() for parameter in system.parameters()]
 
 
-def test_torch_fused_adam_makes_the_steps_of_the_plain_one():
+def test_torch_fused_adam_makes_the_steps_of_the_unfused_one():
     sides = []
     for fused in (False, True):
         system, config = make_system("plain", "cpu")
@@ -142,7 +142,7 @@ def finish_fused(shards: Path, run: Path, *overrides: str, ranks: int = 2) -> No
 @pytest.mark.multiproc
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_fused_adam_on_every_zero_stage_continues_itself_and_the_plain_one(shards, reference, tmp_path, stage):
+def test_fused_adam_on_every_zero_stage_continues_itself_and_the_unfused_one(shards, reference, tmp_path, stage):
     zero = f"train.zero_stage={stage}"
     whole, resumed, mixed = tmp_path / "whole", tmp_path / "resumed", tmp_path / "mixed"
     finish_fused(shards, whole, zero)

@@ -31,8 +31,8 @@ def others(tmp_path_factory) -> Path:
     return path
 
 
-def refused(ended: Ended, ranks: int = 2, code: int = USER_ERROR) -> str:
-    """The one line that a refusal has."""
+def rejected(ended: Ended, ranks: int = 2, code: int = USER_ERROR) -> str:
+    """The one line of output of ranks that are rejected."""
     assert ended.codes == [code] * ranks, ended.output
     lines = errors(ended.output)
     assert len(lines) == 1, ended.output
@@ -51,7 +51,7 @@ def refused(ended: Ended, ranks: int = 2, code: int = USER_ERROR) -> str:
 )
 def test_another_config_on_one_rank(shards, tmp_path, key, values):
     run = tmp_path / "run"
-    line = refused(train(shards, run, ranks=3, own=[[f"{key}={values[n]}"] for n in (0, 1, 0)]), ranks=3)
+    line = rejected(train(shards, run, ranks=3, own=[[f"{key}={values[n]}"] for n in (0, 1, 0)]), ranks=3)
     assert f"{key} is {values[0]} on {HOST} (ranks 0, 2), {values[1]} on {HOST} (rank 1)" in line
     assert not run.exists(), "nothing is left of a training that never began"
 
@@ -62,7 +62,7 @@ def test_what_may_differ_from_host_to_host_does_not_matter(shards, tmp_path):
 
 
 def test_other_data_on_one_rank(shards, others, tmp_path):
-    line = refused(train(shards, tmp_path / "run", ranks=2, own=[[], ["--data", str(others)]]))
+    line = rejected(train(shards, tmp_path / "run", ranks=2, own=[[], ["--data", str(others)]]))
     one, other = (ShardIndex.load(path).info.generation for path in (shards, others))
     assert f"the data generation is {one} on {HOST} (rank 0), {other} on {HOST} (rank 1)" in line
 
@@ -71,7 +71,7 @@ def test_a_restart_is_compared_too(shards, reference, tmp_path):
     """At another number of ranks, with the value that only one of them has got wrong."""
     run = tmp_path / "run"
     finish(shards, run, "train.max_steps=3", ranks=2)
-    line = refused(train(shards, run, ranks=3, own=[[], [], ["train.seed=5"]]), ranks=3)
+    line = rejected(train(shards, run, ranks=3, own=[[], [], ["train.seed=5"]]), ranks=3)
     assert f"train.seed is 1111 on {HOST} (ranks 0, 1), 5 on {HOST} (rank 2)" in line
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000003"]
 
@@ -81,14 +81,14 @@ def test_ranks_that_cannot_see_the_run_directory(shards, tmp_path):
     nowhere, own = tmp_path / "nowhere", tmp_path / "own"
     own.mkdir()
     places = [["--run", str(path)] for path in (tmp_path / "run", nowhere, own)]
-    line = refused(train(shards, tmp_path / "run", ranks=3, own=places), ranks=3)
+    line = rejected(train(shards, tmp_path / "run", ranks=3, own=places), ranks=3)
     assert f"{RUN} is that of rank 0 on {HOST} (rank 0), not there at {nowhere} on {HOST} (rank 1), " in line
     assert f"another one at {own} on {HOST} (rank 2)" in line
     assert "put --run on storage that all hosts share" in line
 
 
-def test_one_rank_that_is_refused_ends_all_with_its_reason(shards, tmp_path):
-    line = refused(train(shards, tmp_path / "run", ranks=2, own=[[], ["--data", str(tmp_path / "nothing")]]))
+def test_one_rank_that_is_rejected_ends_all_with_its_reason(shards, tmp_path):
+    line = rejected(train(shards, tmp_path / "run", ranks=2, own=[[], ["--data", str(tmp_path / "nothing")]]))
     assert f"rank 1 on {HOST} cannot train: {tmp_path}/nothing" in line
 
 
@@ -96,19 +96,19 @@ def test_one_rank_that_is_refused_ends_all_with_its_reason(shards, tmp_path):
 def test_a_rank_without_a_config_ends_all_with_its_reason(shards, tmp_path, rank):
     """They would wait ten minutes for it, and end with 69: a script would repeat the command for ever."""
     own = [["train.sed=2"] if rank == number else [] for number in range(2)]
-    line = refused(train(shards, tmp_path / "run", ranks=2, own=own))
+    line = rejected(train(shards, tmp_path / "run", ranks=2, own=own))
     assert "train.sed" in line
     assert "train.seed" in line
 
 
-def test_what_dmd_train_has_refused_on_a_host_reaches_the_others(shards, tmp_path, monkeypatch):
-    assert "not today" in refused(train(shards, tmp_path / "run", ranks=2, DMD_REFUSED="not today"))
+def test_what_dmd_train_has_rejected_on_a_host_reaches_the_others(shards, tmp_path, monkeypatch):
+    assert "not today" in rejected(train(shards, tmp_path / "run", ranks=2, DMD_REFUSED="not today"))
 
 
 def test_a_run_directory_that_cannot_be_made_is_the_storage_on_every_rank(shards, tmp_path):
     (tmp_path / "file").write_text("")
     there = ["--run", str(tmp_path / "file" / "run")]
-    line = refused(train(shards, tmp_path / "run", ranks=2, own=[there, there]), code=STORAGE)
+    line = rejected(train(shards, tmp_path / "run", ranks=2, own=[there, there]), code=STORAGE)
     assert f"cannot write to {tmp_path}/file/run: Not a directory" in line
 
 
@@ -133,8 +133,8 @@ def two_trees(shards: Path, run: Path, trees: Sequence[Path], extra: Sequence[Pa
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=run.parent
             )
         )
-    told = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
-    return [(rank.returncode, text) for rank, text in zip(ranks, told, strict=True)]
+    outputs = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
+    return [(rank.returncode, text) for rank, text in zip(ranks, outputs, strict=True)]
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_another_checkout_and_another_package_on_one_host(shards, tmp_path):
 def test_many_differences_are_counted():
     facts = [{RUN: "that of rank 0", CODE: "a", "x": str(n), "y": str(n), "z": str(n), "w": str(n)} for n in range(2)]
     reports = [Report(rank=n, host=f"node{n}", facts=own) for n, own in enumerate(facts)]
-    told = explain(reports)
-    assert "x is 0 on node0 (rank 0), 1 on node1 (rank 1); y is" in told
-    assert "; and 1 more differ; give every host the same command, shards, code and packages" in told
-    assert "\n" not in told
+    message = explain(reports)
+    assert "x is 0 on node0 (rank 0), 1 on node1 (rank 1); y is" in message
+    assert "; and 1 more differ; give every host the same command, shards, code and packages" in message
+    assert "\n" not in message

@@ -1,4 +1,4 @@
-"""One rank of several ends alone: all end with its exit code, on every host, and one line tells why.
+"""One rank of several ends alone: all end with its exit code, on every host, and one line says why.
 
 The table of docs/multi-node.md: each code from each rank of two and four. The ranks are real processes that have joined
 a process group and wait for each other in it; `test_launcher.py` and `test_hosts.py` go through `dmd train`.
@@ -23,15 +23,15 @@ from dmd.exit_codes import weight
 from dmd.testing.fault_points import fault_point
 from dmd.training.outcome import Outcome
 from launch.network.ports import free_port
-from launch.starting.collect import InMemory
+from launch.starting.ending_collectors import MemoryCollector
 from launch.starting.launcher import Launcher
-from launch.starting.reach import Local
+from launch.starting.rank_processes import LocalRanks
 from launch.supervision.channels import Channels
 from launch.supervision.ending import REPORTS, Ending, cause, read_report, report_line
 from launch.supervision.peers import Peers
-from launch.supervision.supervise import WRAPPER, StopRequest, supervise
+from launch.supervision.supervise import WRAPPER_PID, StopRequest, supervise
 from launch.trainer.engine import join_process_group
-from launch.trainer.main import Standing, run_rank
+from launch.trainer.main import Progress, run_rank
 from tests.support.ranks import PATIENCE, forks
 
 ENDS = {"mistake": 2, "storage": 74, "memory": 71, "bug": 1, "kill": 137}
@@ -46,10 +46,10 @@ LOST, STOPPED = 69, 75
 TIMEOUT = timedelta(seconds=60)
 
 
-def _work(met: Barrier, peers: Peers, standing: Standing) -> Outcome:
+def _work(met: Barrier, peers: Peers, progress: Progress) -> Outcome:
     torch.set_num_threads(1)
     peers.connect(TIMEOUT)
-    met.wait(TIMEOUT.total_seconds())  # a rank that leaves before others have come tells them nothing
+    met.wait(TIMEOUT.total_seconds())  # a rank that leaves before others have joined publishes nothing to them
     fault_point("connected")
     if os.environ["DMD_FAULT"].endswith(f"connected@1@{os.environ['RANK']}"):
         threading.Event().wait()  # as in a wait for hosts that are not there
@@ -57,7 +57,7 @@ def _work(met: Barrier, peers: Peers, standing: Standing) -> Outcome:
     dist.barrier()
     fault_point("joined")
     dist.barrier()
-    standing.training = True
+    progress.training = True
     peers.begin()
     fault_point("trains")
     dist.all_reduce(torch.ones(8))
@@ -79,7 +79,7 @@ def _rank(environment: dict[str, str], log: str, met: Barrier) -> None:
 
 def end(folder: Path, ranks: int, fault: str) -> tuple[list[int | None], dict[int, Ending], str]:
     """Exit codes and endings of ranks that a fault ends, and what they printed."""
-    log, port, reports, processes = tempfile.mkstemp(dir=folder)[1], str(free_port()), InMemory(), []
+    log, port, collector, processes = tempfile.mkstemp(dir=folder)[1], str(free_port()), MemoryCollector(), []
     met = forks.Barrier(ranks)
     for rank in range(ranks):
         environment = {
@@ -91,15 +91,15 @@ def end(folder: Path, ranks: int, fault: str) -> tuple[list[int | None], dict[in
             "MASTER_PORT": port,
             "GLOO_SOCKET_IFNAME": "lo",
             "DMD_FAULT": fault,
-            REPORTS: reports.where,
-            WRAPPER: str(os.getpid()),
+            REPORTS: collector.address,
+            WRAPPER_PID: str(os.getpid()),
         }
         processes.append(forks.Process(target=_rank, args=(environment, log, met)))
     for process in processes:
         process.start()
     for process in processes:
         process.join(PATIENCE)
-    return [process.exitcode for process in processes], reports.endings(), Path(log).read_text(errors="replace")
+    return [process.exitcode for process in processes], collector.endings(), Path(log).read_text(errors="replace")
 
 
 @pytest.mark.multiproc
@@ -111,19 +111,19 @@ def test_each_code_from_each_rank(tmp_path, action, ranks):
         codes, endings, output = end(tmp_path, ranks, f"{action}:trains@1@{rank}")
         others = LOST if action == "kill" else ENDS[action]
         assert codes == [ENDS[action] if number == rank else others for number in range(ranks)], output
-        told = cause(endings)
-        assert told.code == ENDS[action]
-        assert told.origin == rank
-        assert WORDS[action] in told.message, told
-        assert f"rank {rank} on " in told.message or (action == "mistake" and rank == 0)
-        assert "dmd train: " not in output, "whoever reads the endings tells them"
+        ending = cause(endings)
+        assert ending.code == ENDS[action]
+        assert ending.origin == rank
+        assert WORDS[action] in ending.message, ending
+        assert f"rank {rank} on " in ending.message or (action == "mistake" and rank == 0)
+        assert "dmd train: " not in output, "only the process that reads the endings prints them"
         assert ("Traceback" in output) == (action == "bug")
 
 
 @pytest.mark.multiproc
 @pytest.mark.slow
-def test_rank_0_stays_until_all_have_heard_why_another_one_leaves(tmp_path):
-    """Before the training begins they leave at once, and the store that tells them is rank 0's."""
+def test_rank_0_stays_until_all_know_why_another_one_leaves(tmp_path):
+    """Before the training begins they leave at once, and the store with the cause is rank 0's."""
     codes, endings, output = end(tmp_path, 4, "bug:joined@1@3")
     assert codes == [1, 1, 1, 1], output
     assert {ending.origin for ending in endings.values()} == {3}
@@ -135,15 +135,17 @@ def test_rank_0_stays_until_all_have_heard_why_another_one_leaves(tmp_path):
 def test_a_rank_that_is_stopped_while_others_wait_for_it(tmp_path, rank):
     codes, endings, output = end(tmp_path, 2, f"stop:connected@1@{rank}")
     assert codes == [STOPPED, STOPPED], output
-    told = f"rank {rank} on {socket.gethostname()} was asked to stop before its first step; the same command continues"
-    assert {ending.message for ending in endings.values()} == {told}
+    message = (
+        f"rank {rank} on {socket.gethostname()} was asked to stop before its first step; the same command continues"
+    )
+    assert {ending.message for ending in endings.values()} == {message}
 
 
 def test_which_of_several_endings_is_the_cause():
     by_weight = [2, 74, 71, 1, 137, 143, 69, 75, 0]
     assert sorted(by_weight, key=weight, reverse=True) == by_weight
     assert weight(255) == weight(143)
-    assert weight(13) == weight(1), "a code that nobody knows is a bug"
+    assert weight(13) == weight(1), "an unknown code is a bug"
     lost = Ending(code=69, message="lost", origin=0)
     assert cause({0: lost, 1: Ending(code=137, message="killed", origin=1)}).message == "killed"
     follows, own = Ending(code=2, message="b", origin=1), Ending(code=2, message="b", origin=1)
@@ -160,22 +162,22 @@ def test_a_report_among_lines_of_several_hosts():
         assert read_report(other) is None
 
 
-@pytest.mark.parametrize(("code", "told"), [(0, 69), (75, 75)])
-def test_ranks_that_have_stopped_before_the_wrapper_looks(code, told):
+@pytest.mark.parametrize(("code", "expected"), [(0, 69), (75, 75)])
+def test_ranks_that_have_stopped_before_the_wrapper_looks(code, expected):
     """DeepSpeed's runner ends with 0 where its launcher was killed, else with the exit code of the ranks."""
-    reports = InMemory()
+    collector = MemoryCollector()
     line = report_line(0, Ending(code=75, message="stopped", origin=0))
-    command = ["sh", "-c", 'echo "$1" > "$2"; exit "$3"', "sh", line, reports.where, str(code)]
-    assert Launcher(Local(), reports, range(1), patience=1).run(command, os.environ).code == told
+    command = ["sh", "-c", 'echo "$1" > "$2"; exit "$3"', "sh", line, collector.address, str(code)]
+    assert Launcher(LocalRanks(), collector, range(1), patience=1).run(command, os.environ).code == expected
 
 
 @pytest.mark.parametrize(("asked", "code"), [(True, 75), (False, 69)])
 def test_a_stop_request_may_kill_a_supervisor_that_has_just_started(asked, code):
-    reports = InMemory()
+    collector = MemoryCollector()
     line = report_line(1, Ending(code=75, message="rank 1 was asked to stop", origin=1))
-    command = ["sh", "-c", 'echo "$1" > "$2"; sleep 2; exit 241', "sh", line, reports.where]
+    command = ["sh", "-c", 'echo "$1" > "$2"; sleep 2; exit 241', "sh", line, collector.address]
     if asked:
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    ending = Launcher(Local(), reports, range(2), patience=1).run(command, os.environ)
+    ending = Launcher(LocalRanks(), collector, range(2), patience=1).run(command, os.environ)
     assert ending.code == code
     assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a word") in ending.message

@@ -8,18 +8,18 @@ import sys
 import pytest
 import torch
 
-from launch.devices import check_ranks, keep_choice, take_choice
+from launch.devices import check_ranks, restore_visible_devices, save_visible_devices
 from launch.starting.rank_layout import RankLayout
-from launch.starting.reach import SCRIPT
+from launch.starting.rank_processes import SCRIPT
 from launch.starting.runner import launcher_command
 
 
 def through(environment: dict[str, str], launcher: dict[str, str]) -> dict[str, str]:
     """What a rank sees of an environment when a launcher has set some of it."""
     there = dict(environment)
-    keep_choice(there)
+    save_visible_devices(there)
     there.update(launcher)
-    take_choice(there)
+    restore_visible_devices(there)
     return there
 
 
@@ -37,7 +37,7 @@ def test_a_rank_on_the_cpu_sees_no_gpu():
     for chosen in ({}, {"CUDA_VISIBLE_DEVICES": "3,2"}):
         assert through({"DS_ACCELERATOR": "cpu", **chosen}, {"CUDA_VISIBLE_DEVICES": "0"})["CUDA_VISIBLE_DEVICES"] == ""
     untouched = {"DS_ACCELERATOR": "cuda"}
-    take_choice(untouched)
+    restore_visible_devices(untouched)
     assert untouched == {"DS_ACCELERATOR": "cuda"}
 
 
@@ -48,11 +48,11 @@ def test_a_rank_needs_a_gpu_of_its_own():
         check_ranks(3, 1)
 
 
-TELL = """
+PRINT_DEVICES = """
 import json, os, sys
-from launch.devices import keep_choice, take_choice
+from launch.devices import save_visible_devices, restore_visible_devices
 before = os.environ.get("CUDA_VISIBLE_DEVICES")
-take_choice(os.environ)
+restore_visible_devices(os.environ)
 if os.environ["RANK"] == "1":
     print("seen", json.dumps([before, os.environ["DMD_VISIBLE_DEVICES"], os.environ["CUDA_VISIBLE_DEVICES"]]))
 """
@@ -60,12 +60,12 @@ if os.environ["RANK"] == "1":
 
 @pytest.mark.multiproc
 @pytest.mark.slow
-def test_the_launcher_itself_replaces_the_choice(tmp_path):
-    """If this fails because it no longer does, `keep_choice` and `take_choice` may go."""
-    script = tmp_path / "tell.py"
-    script.write_text(TELL)
+def test_the_launcher_itself_replaces_the_users_choice_of_gpus(tmp_path):
+    """If this fails because it no longer does, `save_visible_devices` and `restore_visible_devices` may go."""
+    script = tmp_path / "print_devices.py"
+    script.write_text(PRINT_DEVICES)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,6", "DS_ACCELERATOR": "cpu"}
-    keep_choice(environment)
+    save_visible_devices(environment)
     command = [str(script) if word == str(SCRIPT) else word for word in launcher_command(RankLayout(ranks=2), [])]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -93,5 +93,5 @@ print(default_device(), default_ranks())
 def test_the_device_before_any_rank_starts(env, seen):
     inherited = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     command = [sys.executable, "-c", OWN]
-    told = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, check=True)
-    assert told.stdout.split() == seen
+    result = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == seen

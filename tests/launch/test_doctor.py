@@ -18,21 +18,21 @@ CUDA = torch.device("cuda", 1)
 def test_the_whole_report_on_a_cpu(tmp_path):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-m", "dmd.cli", "doctor", "--run", str(tmp_path), "--port", "0"]
-    told = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert told.returncode == 0, told.stdout + told.stderr
-    lines = told.stdout.splitlines()
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
     for what in ("device ", "training ", "nvcc ", "all-reduce "):
-        assert len([line for line in lines if line[4:].startswith(what)]) == 1, told.stdout
+        assert len([line for line in lines if line[4:].startswith(what)]) == 1, result.stdout
     training = next(line for line in lines if line[4:].startswith("training "))
     assert training.endswith("on cpu: kernels plain (there is no Triton for cpu devices), precision fp32")
     device = next(line for line in lines if line[4:].startswith("device "))
     assert device.endswith("sees no GPU)")
-    assert "two ranks of this host, gloo" in told.stdout
+    assert "two ranks of this host, gloo" in result.stdout
     assert lines[-1] == "no check failed"
 
 
 @pytest.mark.parametrize(
-    ("card", "told"),
+    ("card", "text"),
     [
         (Card(name="NVIDIA H100", capability=(9, 0)), "kernels fused (Triton on CUDA), precision bf16"),
         (
@@ -43,8 +43,8 @@ def test_the_whole_report_on_a_cpu(tmp_path):
     ],
     ids=["hopper", "pascal"],
 )
-def test_how_a_card_trains(card, told):
-    assert how_it_trains(CUDA, card).text == f"on cuda:1: {told}"
+def test_how_a_card_trains(card, text):
+    assert how_it_trains(CUDA, card).text == f"on cuda:1: {text}"
 
 
 def compiler(path: Path, release: str) -> str:
@@ -56,14 +56,14 @@ def compiler(path: Path, release: str) -> str:
 
 def test_whether_nvcc_matches_torch_is_a_fact(tmp_path):
     nvcc = compiler(tmp_path / "nvcc", "12.8")
-    for path, cuda, told in (
+    for path, cuda, text in (
         (None, "12.8", "none; train.adam=deepspeed alone needs it"),
         (nvcc, "12.8", f"12.8 at {nvcc}, as torch is;"),
         (nvcc, "13.0", f"12.8 at {nvcc}, but torch is of CUDA 13.0;"),
         (nvcc, None, f"12.8 at {nvcc}, torch is built without CUDA;"),
     ):
         finding = cuda_compiler(path, cuda)
-        assert finding.text.startswith(told)
+        assert finding.text.startswith(text)
         assert finding.ok is None
 
 
@@ -72,6 +72,6 @@ def test_whether_nvcc_matches_torch_is_a_fact(tmp_path):
 def test_a_gpu_shows_its_capability(tmp_path):
     inherited = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     command = [sys.executable, "-m", "dmd.cli", "doctor", "--run", str(tmp_path), "--port", "0"]
-    told = subprocess.run(command, capture_output=True, text=True, env=inherited).stdout
-    assert "compute capability" in told
-    assert "on cuda:0: kernels" in told
+    output = subprocess.run(command, capture_output=True, text=True, env=inherited).stdout
+    assert "compute capability" in output
+    assert "on cuda:0: kernels" in output

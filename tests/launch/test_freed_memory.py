@@ -7,7 +7,7 @@ import sys
 import pytest
 
 MEBIBYTE = 2**20
-KEPT = """
+MEASURE = """
 import resource
 from pathlib import Path
 import torch
@@ -23,14 +23,14 @@ print(resident() - before)
 """
 
 
-def kept(keep: bool) -> int:
+def memory_kept(keep: bool) -> int:
     """Bytes that stay with a process which has freed 64 MiB."""
-    result = subprocess.run([sys.executable, "-c", KEPT.format(keep=keep)], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", MEASURE.format(keep=keep)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return int(result.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's options are glibc's")
 def test_freed_memory_stays_for_the_next_step():
-    assert kept(keep=True) > 60 * MEBIBYTE
-    assert kept(keep=False) < 8 * MEBIBYTE, "what happens by itself"
+    assert memory_kept(keep=True) > 60 * MEBIBYTE
+    assert memory_kept(keep=False) < 8 * MEBIBYTE, "what happens by itself"

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.starting.reach import check_ssh
+from launch.starting.rank_processes import check_ssh
 from tests.support.hosts import Host, can_make_hosts, hosts
 from tests.support.ranks import ENDLESS, PATIENCE, TINY, assert_bitwise, finish, last
 from tests.support.waiting import until
@@ -72,15 +72,15 @@ def per_host(two: Two, shards: Path, run: Path, *arguments: str) -> tuple[list[s
     return [two.start(host, logs[host], [*command, "--host-rank", str(host)]) for host in range(2)], logs
 
 
-def test_per_host_commands_and_a_cut_cable(two, shards, reference, tmp_path, capsys):
+def test_per_host_commands_and_a_link_that_goes_down(two, shards, reference, tmp_path, capsys):
     run = tmp_path / "run"
     processes, logs = per_host(two, shards, run, *ENDLESS)
     text = lambda: "\n".join(log.read_text(errors="replace") for log in logs)  # noqa: E731
     until(lambda: (run / "checkpoints" / "step_00000004").exists(), text)
-    cut = time.monotonic()
+    down_at = time.monotonic()
     two.pair[1].link("down")
     codes = [process.wait(PATIENCE) for process in processes]
-    noticed = time.monotonic() - cut
+    noticed = time.monotonic() - down_at
     two.pair[1].link("up")
     assert codes == [LOST, LOST], text()
     for rank, log in enumerate(logs):
@@ -89,7 +89,7 @@ def test_per_host_commands_and_a_cut_cable(two, shards, reference, tmp_path, cap
     finish(shards, run, SAVES, ranks=2, resume="4")
     assert_bitwise(run, reference(SAVES, ranks=2))
     with capsys.disabled():
-        print(f"\na cut cable: both hosts ended {noticed:.1f} s after it, of 20 s that they may wait")
+        print(f"\na link that goes down: both hosts ended {noticed:.1f} s after it, of 20 s that they may wait")
 
 
 @pytest.fixture
@@ -146,9 +146,9 @@ def test_the_cause_on_one_host_is_that_of_both(two, shards, tmp_path):
         for host in range(2)
     ]
     assert [process.wait(PATIENCE) for process in processes] == [2, 2]
-    told = f"dmd train: error: rank 1 on {socket.gethostname()}: a mistake of the user's"
+    message = f"dmd train: error: rank 1 on {socket.gethostname()}: a mistake of the user's"
     for log in logs:
-        assert log.read_text(errors="replace").splitlines()[-1] == told
+        assert log.read_text(errors="replace").splitlines()[-1] == message
         assert log.read_text(errors="replace").count("a mistake of the user's") == 1
     waiting = two.start(0, logs[0], [*command, "--host-rank", "0"])
     until(lambda: children_named(waiting.pid, "launch/train.py") >= 2, lambda: logs[0].read_text(errors="replace"))
@@ -198,15 +198,15 @@ def test_the_cause_over_ssh_comes_last_and_once(two, ssh, shards, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("own", "told"),
+    ("own", "message"),
     [
         ("train.seed=2", r"the ranks were not given .*: train\.seed is 1111 on .* \(rank 0\), 2 on .* \(rank 1\)"),
         ("model.dim=7", r"model\.heads is 2; it must divide model\.dim, which is 7"),
     ],
     ids=["by-all-ranks", "by-dmd-train-of-one-host"],
 )
-def test_hosts_that_were_not_given_the_same(two, shards, tmp_path, own, told):
-    """Both hosts say so and end, whoever finds it."""
+def test_hosts_that_were_not_given_the_same(two, shards, tmp_path, own, message):
+    """Both hosts print it and end, no matter which one finds it."""
     logs = [tmp_path / f"log{host}" for host in range(2)]
     command = dmd_train(shards, tmp_path / "run", "--hosts", str(two.file))
     given = [[], [own]]
@@ -215,7 +215,7 @@ def test_hosts_that_were_not_given_the_same(two, shards, tmp_path, own, told):
     for code, log in zip(codes, logs, strict=True):
         text = log.read_text(errors="replace")
         assert code == USER_ERROR, text
-        assert len(re.findall(f"dmd train: error: .*{told}", text)) == 1, text
+        assert len(re.findall(f"dmd train: error: .*{message}", text)) == 1, text
 
 
 def test_a_host_that_ssh_cannot_reach_is_named(ssh):
@@ -224,7 +224,7 @@ def test_a_host_that_ssh_cannot_reach_is_named(ssh):
 
 
 def test_words_and_secrets_reach_the_ranks_alone(two, ssh, shards, tmp_path):
-    """From a directory with spaces into a run directory that a shell would take apart; no process list tells the token,
+    """From a directory with spaces into a run directory that a shell would split; no process list shows the token,
     no file keeps it, and rank 0 listens on the address of the hostfile."""
     token, here = "hf_SECRETxyz", tmp_path / "a b's $(touch RAN)"
     here.mkdir()
@@ -232,21 +232,21 @@ def test_words_and_secrets_reach_the_ranks_alone(two, ssh, shards, tmp_path):
     command = ["env", "-C", str(here), *dmd_train(shards, run, "--hosts", str(two.file), *ENDLESS)]
     root = str(Path(__file__).parents[2])
     wrapper = two.start(0, log, command, HF_TOKEN=token, HF_HOME="/tmp/$(touch RAN)", PYTHONPATH=root, **ssh)
-    told: set[str] = set()
+    seen_words: set[str] = set()
     text = lambda: log.read_text(errors="replace")  # noqa: E731
 
     def trained() -> bool:
         for file in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
-                told.update(file.read_bytes().decode(errors="replace").split("\0"))
+                seen_words.update(file.read_bytes().decode(errors="replace").split("\0"))
         return (run / "checkpoints" / "step_00000004").exists() or wrapper.poll() is not None
 
     until(trained, text)
     sockets = subprocess.run([*two.pair[0].inside, "ss", "-Hltn"], capture_output=True, text=True).stdout
     wrapper.send_signal(signal.SIGTERM)
     assert wrapper.wait(PATIENCE) == STOPPED, text()
-    assert not [word for word in told if token in word]
-    assert any(str(run) in word for word in told)
+    assert not [word for word in seen_words if token in word]
+    assert any(str(run) in word for word in seen_words)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
     assert list(tmp_path.rglob("RAN")) == []
     assert not list(run.glob(".private-*"))

@@ -9,7 +9,7 @@ import pytest
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint import writer as checkpoint_writer
 from dmd.training import loop, step
-from tests.support.ranks import assert_bitwise, assert_close, finish, last, ledger, train
+from tests.support.ranks import assert_bitwise, assert_close, committed_samples, finish, last, train
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 SAVES = "train.save_every=2"
@@ -54,7 +54,7 @@ def test_killed_everywhere_and_bitwise_the_run_that_was_not(shards, reference, t
         print(f"\n{len(FAULTS)} kills survived; longest time to notice {noticed:.1f} s")
 
 
-def test_the_ledger_of_five_kills_and_two_resizes(shards, reference, tmp_path):
+def test_every_sample_counts_once_over_five_kills_and_two_resizes(shards, reference, tmp_path):
     run, audit = tmp_path / "run", tmp_path / "audit"
     audit.mkdir()
     sessions = (
@@ -70,7 +70,7 @@ def test_the_ledger_of_five_kills_and_two_resizes(shards, reference, tmp_path):
     finish(shards, run, SAVES, ranks=3, DMD_AUDIT=str(audit))
     with ShardReader(shards) as reader:
         split = Counter(reader.index.ids("train", range(reader.index.num_samples("train"))))
-    steps = ledger(audit)
+    steps = committed_samples(audit)
     assert sorted(steps) == [(step // 5, step + 1) for step in range(10)]
     for epoch in (0, 1):
         assert sum((ids for (of, _), ids in steps.items() if of == epoch), Counter()) == split

@@ -103,7 +103,7 @@ def in_launchers_group(command: Command) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    ("number", "told", "ranks"),
+    ("number", "receivers", "ranks"),
     [
         (signal.SIGTERM, everything, 2),
         (signal.SIGINT, everything, 1),
@@ -113,11 +113,11 @@ def in_launchers_group(command: Command) -> list[psutil.Process]:
     ],
     ids=["all-2", "all-int-1", "group-1", "group-int-2", "wrapper-int-1"],
 )
-def test_a_stop_is_one_request_however_it_is_told(shards, tmp_path, number, told, ranks):
+def test_a_stop_is_one_request_however_it_is_sent(shards, tmp_path, number, receivers, ranks):
     run = tmp_path / "run"
     command = Command(shards, run, "--ranks", str(ranks), *ENDLESS, OMP_NUM_THREADS="")
     until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: command.output)
-    for process in told(command):
+    for process in receivers(command):
         process.send_signal(number)
     assert command.wait() == STOPPED, command.output
     assert f"stopped at step {last(run).step}; the same command continues" in command.output
@@ -165,7 +165,7 @@ def test_the_cause_is_the_last_line_and_the_exit_code(shards, tmp_path):
         ("a slots=\u0663\n", "line 1 is"),
     ],
 )
-def test_a_wrong_hostfile_is_refused(tmp_path, text, message):
+def test_a_wrong_hostfile_is_rejected(tmp_path, text, message):
     path = tmp_path / "hosts"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""A rank that lost its peers is told from one that failed by itself: by exceptions, and under NCCL by torch's words.
+"""A rank that lost its peers is distinguished from one that failed by itself: by exceptions, under NCCL by stderr.
 
 There is no NCCL here. What its watchdog writes is quoted from logs of trainings, and a rank that writes it and aborts,
 as torch does, is a real process under a real supervisor.
@@ -24,7 +24,7 @@ from dmd.distributed.errors import Diverged, OnEveryRank, StorageFailed
 from launch.network.ports import free_port
 from launch.supervision.channels import Channels
 from launch.supervision.failures import ending_of
-from launch.supervision.lost import lost_others, watchdog_reason
+from launch.supervision.lost import lost_peers, watchdog_reason
 from launch.supervision.supervise import StopRequest, supervise
 from launch.supervision.watchdog import Watchdog
 from launch.trainer.engine import join_process_group
@@ -72,7 +72,7 @@ UNHANDLED = (
 )
 def test_which_errors_say_that_others_are_lost(error, lost):
     """gloo's plain RuntimeErrors count where a collective raises them; here none did (`test_kill.py`: real ones)."""
-    assert lost_others(error) is lost
+    assert lost_peers(error) is lost
 
 
 def test_what_the_nccl_watchdog_says():
@@ -100,7 +100,7 @@ def _end(environment: dict[str, str], log: str, hands_over: bool, last_words: st
         if dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if hands_over:
-            channels.errors.hand_over()
+            channels.stderr.redirect_stderr()
         print("before", file=sys.stderr)
         os.write(2, last_words.encode())
         if aborts:
@@ -172,7 +172,7 @@ FULL = RuntimeError(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free.\nmore"),
@@ -195,13 +195,13 @@ FULL = RuntimeError(
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_how_a_rank_ends_over_an_error(monkeypatch, capsys, error, code, told):
+def test_how_a_rank_ends_over_an_error(monkeypatch, capsys, error, code, message):
     monkeypatch.setenv("RANK", "3")
     ending = ending_of(error, 3, Config(), alone=True)
-    told = told.replace("HOST", socket.gethostname())
+    message = message.replace("HOST", socket.gethostname())
     assert (ending.code, ending.origin) == (code, 3)
-    assert told in ending.message
-    assert ending.message.startswith(told) or "GiB" in told or "MemoryError" in told
+    assert message in ending.message
+    assert ending.message.startswith(message) or "GiB" in message or "MemoryError" in message
     assert "\n" not in ending.message
     assert ("Error: " in capsys.readouterr().err) == (code == 1), "a bug or a device has a traceback"
 
@@ -217,10 +217,10 @@ def test_which_key_lowers_what_a_rank_needs():
 LIMITED = """
 import resource, sys
 from dmd.config import Config, TrainConfig
-from dmd.distributed.collectives import Diverged, StorageFailed
+from dmd.distributed.errors import Diverged, StorageFailed
 from launch.supervision.channels import Channels
 from launch.trainer.main import run_rank
-def work(peers, standing):
+def work(peers, progress):
     import torch
     resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
     torch.zeros(1 << 33)

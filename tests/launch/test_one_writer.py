@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.sole_writer import NAME
+from data_shards.sole_writer import LEASE_FILE
 from tests.support.ranks import Session, assert_bitwise, errors, finish, last, losses
 from tests.support.waiting import until
 
@@ -19,18 +19,18 @@ ENDLESS = ("train.epochs=500", "train.early_stop=500")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_the_second_training_is_refused_and_harms_nothing(shards, reference, tmp_path, ranks):
+def test_the_second_training_is_rejected_and_harms_nothing(shards, reference, tmp_path, ranks):
     run = tmp_path / "run"
     first = Session(shards, run, ranks=ranks, DMD_FAULT="stop:step@2@0")
-    until(lambda: (run / NAME).exists() and (run / NAME).read_text(), lambda: first.output)
-    holder = json.loads((run / NAME).read_text())
+    until(lambda: (run / LEASE_FILE).exists() and (run / LEASE_FILE).read_text(), lambda: first.output)
+    holder = json.loads((run / LEASE_FILE).read_text())
     second = Session(shards, run, "train.seed=2", ranks=ranks).wait()
     assert second.codes == [USER_ERROR] * ranks, second.output
     (line,) = errors(second.output)
     assert f"{run} is being written by process {holder['process']} on {socket.gethostname()} (since" in line
     ended = first.wait()
     assert ended.codes == [STOPPED] * ranks, ended.output
-    assert not (run / NAME).exists()
+    assert not (run / LEASE_FILE).exists()
     finish(shards, run, ranks=ranks)
     assert_bitwise(run, reference(ranks=ranks))
 
@@ -39,11 +39,11 @@ def test_a_training_ends_where_another_one_has_taken_its_directory_over(shards, 
     run = tmp_path / "run"
     first = Session(shards, run, "train.save_every=1", *ENDLESS, ranks=2)
     until(lambda: (run / "checkpoints" / "step_00000003").exists(), lambda: first.output)
-    (run / NAME).unlink()  # what the message tells a user to do
+    (run / LEASE_FILE).unlink()  # as the message suggests
     second = Session(shards, run, "train.save_every=1", *ENDLESS, ranks=2)
     ended = first.wait()
     assert ended.codes == [USER_ERROR, USER_ERROR], ended.output
-    holder = json.loads((run / NAME).read_text())
+    holder = json.loads((run / LEASE_FILE).read_text())
     (line,) = errors(ended.output)
     assert f"{run} was taken over by process {holder['process']} on {socket.gethostname()}" in line
     newest = last(run).step
@@ -54,7 +54,7 @@ def test_a_training_ends_where_another_one_has_taken_its_directory_over(shards, 
 
 
 @pytest.mark.parametrize("what", ["log", "events", "directory"])
-def test_what_is_replaced_under_a_training_is_told_at_the_next_epoch(shards, tmp_path, what):
+def test_what_is_replaced_under_a_training_is_reported_at_the_next_epoch(shards, tmp_path, what):
     run, away = tmp_path / "run", tmp_path / "away"
     session = Session(shards, run, *ENDLESS)
     try:
@@ -65,15 +65,17 @@ def test_what_is_replaced_under_a_training_is_told_at_the_next_epoch(shards, tmp
             run.mkdir()
         else:
             name.unlink()  # TensorBoard's writer makes a new file of this name at its next flush
-        told = re.compile(rf"{re.escape(str(name))} was (removed|replaced by another) while this training writes to it")
-        until(lambda: told.search(session.output), lambda: session.output)
+        message = re.compile(
+            rf"{re.escape(str(name))} was (removed|replaced by another) while this training writes to it"
+        )
+        until(lambda: message.search(session.output), lambda: session.output)
         noticed = newest(run)
         until(lambda: newest(run) >= noticed + 10, lambda: session.output)
     finally:
         os.kill(session.supervisor(0), signal.SIGTERM)
         ended = session.wait()
     assert ended.codes == [STOPPED], ended.output
-    assert len(told.findall(ended.output)) == 1
+    assert len(message.findall(ended.output)) == 1
     steps = [step for step, _ in losses(run)]
     assert steps == list(range(steps[0], last(run).step + 1)), "no hole and no double from there on"
     assert (steps[0] == 1) == (what == "events"), "what was in the file that is gone is gone"

@@ -7,7 +7,7 @@ import torch
 
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.format import newest_valid
-from tests.support.ranks import assert_bitwise, assert_close, finish, last, ledger, losses, train
+from tests.support.ranks import assert_bitwise, assert_close, committed_samples, finish, last, losses, train
 
 pytestmark = pytest.mark.multiproc
 SAVES = "train.save_every=2"
@@ -42,7 +42,7 @@ def test_elastic_over_ranks_and_stages(shards, reference, tmp_path):
     assert_close(run, reference(ranks=1))
     with ShardReader(shards) as reader:
         split = Counter(reader.index.ids("train", range(reader.index.num_samples("train"))))
-    steps = ledger(audit)
+    steps = committed_samples(audit)
     assert sorted(steps) == [(step // 5, step + 1) for step in range(10)]
     for epoch in (0, 1):
         assert sum((ids for (of, _), ids in steps.items() if of == epoch), Counter()) == split
@@ -61,12 +61,12 @@ def test_saving_by_minutes(shards, reference, tmp_path):
     assert_bitwise(often, reference())
 
 
-def test_going_back_to_a_step_gives_up_what_came_later(shards, reference, tmp_path):
+def test_going_back_to_a_step_discards_what_came_later(shards, reference, tmp_path):
     run = tmp_path / "run"
     finish(shards, run, SAVES, "train.max_steps=8")
-    refused = train(shards, run, SAVES, resume="never")
-    assert refused.codes == [2]
-    assert "--resume never would replace" in refused.output
+    rejected = train(shards, run, SAVES, resume="never")
+    assert rejected.codes == [2]
+    assert "--resume never would replace" in rejected.output
     missing = train(shards, run, SAVES, resume="7")
     assert missing.codes == [2]
     assert "there is no checkpoint of step 7" in missing.output

@@ -38,7 +38,7 @@ def test_sigterm_twice_leaves_at_once(shards, reference, tmp_path):
     session = Session(shards, run, SAVES, DMD_FAULT="hang:checkpoint.model@2")
     root = run / "checkpoints"
     until(lambda: list(root.glob(".staging-step_00000004-*/model.safetensors")), lambda: session.output)
-    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # one request: everything tells everybody
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # one request, sent by several processes
         os.kill(session.supervisor(0), number)
     until(lambda: "stopping after a checkpoint" in session.output, lambda: session.output)
     time.sleep(REPEAT_SECONDS)
@@ -137,18 +137,18 @@ def test_a_disk_that_is_full_to_the_end_keeps_the_last_checkpoint(shards, refere
     until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: session.output)
     filler = fill(disk, leave=200_000)
 
-    def refused() -> bool:
+    def failed_to_save() -> bool:
         """Whether a write has failed; until then the room of a checkpoint that retention removed is filled as well."""
         fill(disk, leave=200_000)
         return "cannot write the checkpoint" in session.output
 
-    until(refused, lambda: session.output)
+    until(failed_to_save, lambda: session.output)
     ended = session.wait()
     assert ended.codes == [STORAGE, STORAGE], ended.output
-    kept = last(run).step
-    assert kept < 30
+    step = last(run).step
+    assert step < 30
     assert "cannot write the checkpoint of step " in ended.output
-    assert f"No space left on device; the previous checkpoint is kept: step_{kept:08d}" in ended.output
+    assert f"No space left on device; the previous checkpoint is kept: step_{step:08d}" in ended.output
     assert ("the checkpoint of step 30 in" in ended.output) == (policy == "continue")
     filler.unlink()
     finish(shards, run, *overrides, ranks=2)

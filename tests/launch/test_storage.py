@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.sole_writer import NAME
+from data_shards.sole_writer import LEASE_FILE
 from dmd.checkpoint.format import MANIFEST
 from dmd.cli import main
 from tests.support.disks import failing, fill
@@ -22,7 +22,7 @@ STORAGE, STOPPED = 74, 75
 
 def content(run: Path) -> dict[str, int]:
     """Every file of a run, but logs and their times."""
-    return {str(path.relative_to(run)): path.lstat().st_ino for path in run.rglob("*") if path.name != NAME}
+    return {str(path.relative_to(run)): path.lstat().st_ino for path in run.rglob("*") if path.name != LEASE_FILE}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -46,7 +46,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_ends_all_and_names_it(shards, ha
     """Rank 1 sees the same run through a directory of its own, whose newest manifest cannot be read."""
     run, view = half_done(tmp_path), tmp_path / "view"
     shutil.copytree(run, view)
-    (view / NAME).symlink_to(run / NAME)
+    (view / LEASE_FILE).symlink_to(run / LEASE_FILE)
     manifest = view / "checkpoints" / "step_00000008" / MANIFEST
     manifest.unlink()
     manifest.symlink_to("/proc/self/mem")

@@ -6,11 +6,11 @@ import os
 import pytest
 import torch
 
-from launch.trainer.threads import busy_cores, choose_threads, is_chosen, kept_threads, settle_threads
+from launch.trainer.threads import busy_cores, choose_threads, is_set_by_user, previous_threads, set_threads
 
 
 @pytest.mark.parametrize(
-    ("cores", "busy", "ranks", "kept", "threads"),
+    ("cores", "busy", "ranks", "previous", "threads"),
     [
         (2, 0.0, 1, None, 2),
         (2, 0.4, 1, None, 2),
@@ -25,8 +25,8 @@ from launch.trainer.threads import busy_cores, choose_threads, is_chosen, kept_t
         (2, 0.0, 4, 1, 1),
     ],
 )
-def test_the_choice(cores, busy, ranks, kept, threads):
-    assert choose_threads(cores, busy, ranks, kept) == threads
+def test_the_choice(cores, busy, ranks, previous, threads):
+    assert choose_threads(cores, busy, ranks, previous) == threads
 
 
 def test_busy_cores_are_some_of_this_process():
@@ -34,7 +34,7 @@ def test_busy_cores_are_some_of_this_process():
 
 
 @pytest.mark.parametrize(
-    ("info", "kept"),
+    ("info", "previous"),
     [
         ({"ranks": 2, "threads": 3}, 3),
         ({"ranks": 1, "threads": 3}, None),
@@ -43,26 +43,26 @@ def test_busy_cores_are_some_of_this_process():
         ({"ranks": 2, "threads": "x"}, None),
     ],
 )
-def test_a_run_keeps_its_threads(tmp_path, info, kept):
-    assert kept_threads(tmp_path, 2) is None
+def test_a_run_keeps_its_threads(tmp_path, info, previous):
+    assert previous_threads(tmp_path, 2) is None
     (tmp_path / "run.json").write_text(json.dumps({"info": info}))
-    assert kept_threads(tmp_path, 2) == kept
+    assert previous_threads(tmp_path, 2) == previous
 
 
 def test_the_users_choice_wins(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     before = torch.get_num_threads()
-    settle_threads(tmp_path, torch.device("cpu"))
+    set_threads(tmp_path, torch.device("cpu"))
     assert torch.get_num_threads() == before
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("text", ["abc", "0", "-1", "4x", "2.5", "1e3", "4,", ",4", "4,0", "9" * 11, "\u0664", "${N}"])
-def test_a_choice_that_is_no_number_is_refused(monkeypatch, tmp_path, text):
+def test_a_number_of_threads_that_is_no_number_is_rejected(monkeypatch, tmp_path, text):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     with pytest.raises(ValueError, match="; give a number of threads such as 4, or unset it"):
-        settle_threads(tmp_path, torch.device("cpu"))
+        set_threads(tmp_path, torch.device("cpu"))
 
 
 def test_an_empty_choice_is_none():
-    assert [is_chosen(text) for text in ("", " ", "7", " 7 ", "4,2", "+3", "08")] == [False] * 2 + [True] * 5
+    assert [is_set_by_user(text) for text in ("", " ", "7", " 7 ", "4,2", "+3", "08")] == [False] * 2 + [True] * 5

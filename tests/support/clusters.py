@@ -27,7 +27,7 @@ TINY = [
 PATIENCE = 300
 
 
-class Contrary(SyntheticSource):
+class FlippedTestLabels(SyntheticSource):
     """Small samples whose test labels have the wrong sign: what helps on valid harms on test."""
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
@@ -37,7 +37,7 @@ class Contrary(SyntheticSource):
 
 def make_shards(path: Path) -> Path:
     """70 samples to train on, 10 to validate, 20 to test, in shards of 32."""
-    build(Contrary(samples=100, steps=20, text_dim=8), path, samples_per_shard=32)
+    build(FlippedTestLabels(samples=100, steps=20, text_dim=8), path, samples_per_shard=32)
     return path
 
 

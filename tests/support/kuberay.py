@@ -1,7 +1,7 @@
 """What KubeRay's `ray.io/v1` takes, as far as the files in cluster/kuberay use it: names, types, what must be there.
 
 Restated from ray-project/kuberay: ray-operator/apis/ray/v1/raycluster_types.go (026f143), rayjob_types.go (0057210) and
-the CRD generated from them (helm-chart/kuberay-operator/crds/ray.io_rayclusters.yaml, 017710c). Kubernetes refuses
+the CRD generated from them (helm-chart/kuberay-operator/crds/ray.io_rayclusters.yaml, 017710c). Kubernetes rejects
 a wrong type or a missing field and, with kubectl's default of strict validation, an unknown one.
 """
 
@@ -82,16 +82,7 @@ KINDS = {
 def misfits(value: Any, kind: Any, path: str = "") -> Iterator[str]:
     """Where a value is not what the API takes."""
     if isinstance(kind, Fields):
-        if not isinstance(value, dict):
-            yield f"{path} is no object"
-            return
-        yield from (f"{path}.{name} is missing" for name in kind.required if name not in value)
-        assert kind.fields is not None
-        for name, part in value.items():
-            if name in kind.fields:
-                yield from misfits(part, kind.fields[name], f"{path}.{name}")
-            else:
-                yield f"{path}.{name} is unknown"
+        yield from _misfits_of_object(value, kind, path)
     elif isinstance(kind, Map):
         for name, part in value.items():
             yield from misfits(part, kind.of, f"{path}.{name}")
@@ -103,3 +94,17 @@ def misfits(value: Any, kind: Any, path: str = "") -> Iterator[str]:
             yield f"{path} is no quantity"
     elif type(value) is not kind:
         yield f"{path} is {type(value).__name__}, not {kind.__name__}"
+
+
+def _misfits_of_object(value: Any, kind: Fields, path: str) -> Iterator[str]:
+    """Fields that are missing or unknown, and what is wrong inside the others."""
+    if not isinstance(value, dict):
+        yield f"{path} is no object"
+        return
+    yield from (f"{path}.{name} is missing" for name in kind.required if name not in value)
+    assert kind.fields is not None
+    for name, part in value.items():
+        if name in kind.fields:
+            yield from misfits(part, kind.fields[name], f"{path}.{name}")
+        else:
+            yield f"{path}.{name} is unknown"

@@ -140,14 +140,14 @@ def train(
 
 
 def finish(shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str) -> Ended:
-    """Train, and insist that all ranks ended well."""
+    """Train, and require that all ranks ended with 0."""
     ended = train(shards, run, *overrides, ranks=ranks, resume=resume, **env)
     assert ended.codes == [0] * ranks, ended.output
     return ended
 
 
 def errors(output: str) -> list[str]:
-    """What ranks say of their ends, once each: where no `dmd train` says it for all, each of them does."""
+    """The errors that ranks print, once each: without a `dmd train` each of them prints its own."""
     return list(dict.fromkeys(line for line in output.splitlines() if line.startswith("dmd train: error: ")))
 
 
@@ -166,7 +166,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
 
 
 def assert_bitwise(run: Path, reference: Path) -> None:
-    """Weights, optimizer, schedule, cursor and the whole curve of two runs are the same, bit for bit."""
+    """Weights, optimizer, schedule, cursor and the whole curve of two runs are bitwise identical."""
     one, other = last(run), last(reference)
     assert one.step == other.step
     for name in ("schedule", "cursor", "best_step", "nonfinite_in_a_row"):
@@ -189,8 +189,8 @@ def assert_close(run: Path, reference: Path, tolerance: float = 2e-4) -> None:
         torch.testing.assert_close(weight, other.model[name], rtol=0.01, atol=2e-4, msg=name)
 
 
-def ledger(audit: Path) -> dict[tuple[int, int], Counter[str]]:
-    """Samples of each committed step, {(epoch, step): ids}: a session takes back what came after its checkpoint."""
+def committed_samples(audit: Path) -> dict[tuple[int, int], Counter[str]]:
+    """Samples of each committed step, {(epoch, step): ids}: a session repeats what came after its checkpoint."""
     steps: dict[tuple[int, int], Counter[str]] = {}
     sessions: dict[str, list[Path]] = {}
     for path in sorted(audit.iterdir()):

@@ -1,8 +1,8 @@
 """Real servers on loopback for the tests: files over HTTP with ranges, and a proxy, both of which fail on command.
 
-A fault is put into `Faulty.faults` and used up by the next answer that it fits:
-    "500"    that status, or another      "stall"  no answer for a while, then the line is cut
-    "cut"    half of the body             "flip"   one wrong bit in the body
+A fault is put into `FaultyServer.faults` and used up by the next answer that it fits:
+    "500"    that status, or another      "stall"  no answer for a while, then the connection is closed
+    "truncate"  half of the body          "flip"   one wrong bit in the body
 """
 
 import http.client
@@ -21,8 +21,8 @@ QUICK = RemoteOptions(timeout=1.5, attempts=5, pause=0.02, chunk_bytes=4096, str
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
-class Faulty:
-    """What a server did, and what it shall do wrong."""
+class FaultyServer:
+    """The requests to a server, and the faults of its next answers."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
@@ -46,7 +46,7 @@ class Faulty:
 
 
 @contextmanager
-def serve_files(root: Path) -> Iterator[Faulty]:
+def serve_files(root: Path) -> Iterator[FaultyServer]:
     """The files of a directory over HTTP, whatever the query."""
 
     def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -67,7 +67,7 @@ def serve_files(root: Path) -> Iterator[Faulty]:
 
 
 @contextmanager
-def proxy(host: str, port: int) -> Iterator[Faulty]:
+def proxy(host: str, port: int) -> Iterator[FaultyServer]:
     """Everything that another server answers."""
 
     def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -75,17 +75,17 @@ def proxy(host: str, port: int) -> Iterator[Faulty]:
         connection.request(method, path, body=body, headers=headers)
         response = connection.getresponse()
         raw = response.read()
-        kept = [(name, value) for name, value in response.getheaders() if name.lower() != "connection"]
+        headers_sent = [(name, value) for name, value in response.getheaders() if name.lower() != "connection"]
         connection.close()
-        return response.status, kept, raw
+        return response.status, headers_sent, raw
 
     with _serve(answer) as state:
         yield state
 
 
 @contextmanager
-def _serve(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Iterator[Faulty]:
-    state = Faulty()
+def _serve(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Iterator[FaultyServer]:
+    state = FaultyServer()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -111,8 +111,8 @@ def _serve(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Itera
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(raw[: len(raw) // 2] if fault == "cut" else raw)
-            self.close_connection = fault == "cut"
+                self.wfile.write(raw[: len(raw) // 2] if fault == "truncate" else raw)
+            self.close_connection = fault == "truncate"
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
 

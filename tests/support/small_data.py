@@ -1,4 +1,4 @@
-"""Small data for the tests of this floor: MMSA dicts, pickles and sets of shards."""
+"""Small data for tests: MMSA dicts, pickles and sets of shards."""
 
 import pickle
 from pathlib import Path
@@ -58,7 +58,7 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def everything(root: str | Path, split: str = "train") -> dict[str, Any]:
+def read_all(root: str | Path, split: str = "train") -> dict[str, Any]:
     """All samples of a split, with ids and sentences."""
     with ShardReader(root) as reader:
         positions = range(reader.index.num_samples(split))
@@ -66,12 +66,12 @@ def everything(root: str | Path, split: str = "train") -> dict[str, Any]:
         return {**reader.read(split, positions), "id": ids, "raw_text": reader.raw_texts(split, positions)}
 
 
-def is_right(reader: ShardReader) -> bool:
+def reads_right_samples(reader: ShardReader) -> bool:
     """Whether a reader gives the training samples of `mmsa()`."""
     batch, data = reader.read("train", range(COUNTS["train"])), mmsa()["train"]
     return all(np.array_equal(batch[name], data[name]) for name in ("text", "audio", "vision"))
 
 
-def held(root: Path) -> list[str]:
+def cached_names(root: Path) -> list[str]:
     """The names of a cache's files."""
     return sorted(path.name for path in (root / "shards").iterdir())

@@ -46,21 +46,21 @@ def _train(shards: str, runs: dict[str, list[str]], environment: dict[str, str],
         print(training.run().text(Path(run), 1), flush=True)
 
 
-def train_and_tell(shards: Path | str, runs: dict[Path, list[str]]) -> str:
-    """Runs of two epochs with the given overrides on top of `SMALL`, all in one other process; what it printed."""
+def train_and_capture(shards: Path | str, runs: dict[Path, list[str]]) -> str:
+    """Runs of two epochs with the given overrides on top of `SMALL`, all in one other process; returns its output."""
     wanted = {str(run): [*SMALL, *overrides] for run, overrides in runs.items()}
     with tempfile.NamedTemporaryFile("r") as log:
         process = forks.Process(target=_train, args=(str(shards), wanted, dict(os.environ), log.name))
         process.start()
         process.join()
-        told = log.read()
-    assert process.exitcode == 0, told
-    return told
+        output = log.read()
+    assert process.exitcode == 0, output
+    return output
 
 
 def train(shards: Path | str, runs: dict[Path, list[str]]) -> list[Path]:
-    """The same; gives the runs."""
-    train_and_tell(shards, runs)
+    """The same; returns the runs."""
+    train_and_capture(shards, runs)
     return list(runs)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
-from data_shards.durable import is_at, replace_file
+from data_shards.durable import is_same_file, replace_file
 from dmd.checkpoint.standing import LINES
 from dmd.documents import DOCUMENT, encode, finite, read_document
 from dmd.evaluation.evaluate import Evaluation
@@ -97,7 +97,7 @@ class Recorder:
     def look(self) -> None:
         """Raise OSError where the run directory or a log is gone, or is not what its name leads to any more."""
         for path, handle in self._open.items():
-            if not is_at(handle, path):
+            if not is_same_file(handle, path):
                 what = "replaced by another" if path.exists() else "removed"
                 raise OSError(errno.ESTALE, f"{path} was {what} while this training writes to it")
 

@@ -1,4 +1,4 @@
-"""A source whose labels mean what the user says, and whose ids are numbered where the user wants that."""
+"""A source with the user's declaration of labels and ids: what labels mean, and whether ids get a number."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,18 +6,21 @@ from typing import Literal
 
 from data_shards.format.schema import Sample
 from data_shards.labels import Labels
-from data_shards.writing.identity import numbered
+from data_shards.writing.duplicate_ids import numbered_id
 from data_shards.writing.source import Source
 
 Ids = Literal["keep", "number"]
 
 
-class Declared:
+class DeclaredSource:
     """Another source's samples (`data_shards.writing.source.Source`) with labels and ids as declared."""
 
     def __init__(self, source: Source, labels: Labels, ids: Ids, *, where: str) -> None:
         """Wrap a source; `where` is what errors call it."""
-        self._source, self._labels, self._ids, self._where = source, labels, ids, where
+        self._source = source
+        self._labels = labels
+        self._ids = ids
+        self._where = where
 
     @property
     def name(self) -> str:
@@ -31,7 +34,7 @@ class Declared:
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Samples `start` to `stop` of a split."""
         for number, sample in enumerate(self._source.read(split, start, stop), start=start):
-            name = numbered(sample.id, split, number) if self._ids == "number" else sample.id
+            name = numbered_id(sample.id, split, number) if self._ids == "number" else sample.id
             try:
                 label, class_number = self._labels.read(sample.label)
             except ValueError as error:

@@ -1,4 +1,4 @@
-"""Ids that are there twice: found wherever samples come from, named with both places, numbered on request."""
+"""Duplicate ids: found in every source, named with both places, numbered on request."""
 
 import multiprocessing
 import tracemalloc
@@ -11,8 +11,8 @@ import webdataset as wds
 
 from data_shards.commands import index, shard
 from data_shards.tools.verify import verify
-from data_shards.writing.identity import IdCheck
-from tests.support.small_data import COUNTS, everything, mmsa, save
+from data_shards.writing.duplicate_ids import DuplicateIdCheck
+from tests.support.small_data import COUNTS, mmsa, read_all, save
 
 
 def _arguments(path, out, *more):
@@ -49,13 +49,13 @@ def _table(path):
 
 
 @pytest.mark.parametrize("make", [_mmsa, _misa, _table])
-def test_an_id_that_is_twice_in_a_split_is_refused_by_dmd_shard(tmp_path, make):
+def test_an_id_that_is_twice_in_a_split_is_rejected_by_dmd_shard(tmp_path, make):
     path, name, places = make(tmp_path)
     with pytest.raises(ValueError, match=rf"{path.name}: the id {name}.* is there twice: {places}; .*--ids number"):
         shard(_arguments(path, tmp_path / "shards", "--samples-per-shard", 3))
     assert not (tmp_path / "shards").exists()
     assert shard(_arguments(path, tmp_path / "shards", "--ids", "number", "--samples-per-shard", 3)) == 0
-    found = everything(tmp_path / "shards")["id"]
+    found = read_all(tmp_path / "shards")["id"]
     assert len(set(found)) == len(found)
     assert all(name.endswith(f"#train{row}") for row, name in enumerate(found))
     assert not verify(tmp_path / "shards").damage
@@ -69,7 +69,7 @@ def test_numbers_keep_the_id_in_front_and_do_not_depend_on_shards_or_processes(t
             ids = list(fields["id"])
             if split == "train":
                 ids[7] = ids[2]
-            assert everything(tmp_path / str(number), split)["id"] == [f"{n}#{split}{i}" for i, n in enumerate(ids)]
+            assert read_all(tmp_path / str(number), split)["id"] == [f"{n}#{split}{i}" for i, n in enumerate(ids)]
 
 
 def test_a_file_without_ids_can_be_numbered(tmp_path):
@@ -80,7 +80,7 @@ def test_a_file_without_ids_can_be_numbered(tmp_path):
     with pytest.raises(ValueError, match=r"lacks id; .*--ids number"):
         shard(_arguments(path, tmp_path / "shards"))
     assert shard(_arguments(path, tmp_path / "shards", "--ids", "number")) == 0
-    assert everything(tmp_path / "shards", "valid")["id"] == [f"valid{i}" for i in range(COUNTS["valid"])]
+    assert read_all(tmp_path / "shards", "valid")["id"] == [f"valid{i}" for i in range(COUNTS["valid"])]
 
 
 @pytest.mark.parametrize("side", ["main", "other"])
@@ -95,7 +95,7 @@ def test_no_join_chooses_among_samples_of_one_id(tmp_path, side, more):
         shard(_arguments(main, tmp_path / "shards", "--feature-audio", audio, *more))
 
 
-def test_ids_that_are_in_two_splits_are_told(tmp_path, caplog):
+def test_ids_that_are_in_two_splits_are_reported(tmp_path, caplog):
     assert shard(_arguments(save(mmsa(), tmp_path / "x.pkl"), tmp_path / "one")) == 0
     first = mmsa()["train"]["id"][0]
     assert f"the first is {first!r}: train sample 0 and valid sample 0" in caplog.text
@@ -117,15 +117,15 @@ def _tars(folder):
     return ["--map", "text=text.npy,audio=audio.npy,vision=vision.npy,label=json:label,id=json:id"]
 
 
-def test_tars_of_other_programs(tmp_path):
+def test_externally_created_tars(tmp_path):
     options = _tars(tmp_path)
-    told = r"the id 'b' is there twice: train-a\.tar sample 1 and train-b\.tar sample 1; .*--ids number"
-    with pytest.raises(ValueError, match=told):
+    message = r"the id 'b' is there twice: train-a\.tar sample 1 and train-b\.tar sample 1; .*--ids number"
+    with pytest.raises(ValueError, match=message):
         index([str(tmp_path), *options])
     assert not (tmp_path / "index.parquet").exists()
     assert index([str(tmp_path), *options, "--ids", "number"]) == 0
-    assert everything(tmp_path)["id"] == [f"{name}#train{i}" for i, name in enumerate("abcdbe")]
-    assert everything(tmp_path, "test")["id"] == ["f#test0", "g#test1"]
+    assert read_all(tmp_path)["id"] == [f"{name}#train{i}" for i, name in enumerate("abcdbe")]
+    assert read_all(tmp_path, "test")["id"] == ["f#test0", "g#test1"]
 
 
 def test_every_pair_is_found_in_any_order_and_blocks(tmp_path):
@@ -135,20 +135,20 @@ def test_every_pair_is_found_in_any_order_and_blocks(tmp_path):
         ids = [f"id{i}" for i in range(count)]
         here, there = sorted(draw.choice(count, 2, replace=False).tolist())
         ids[there] = ids[here]
-        check, size = IdCheck("x"), draw.randint(1, 50)
+        check, size = DuplicateIdCheck("x"), draw.randint(1, 50)
         blocks = [(at, ids[at : at + size]) for at in range(0, count, size)]
         for at, block in blocks[: there // size]:
             check.add(block, split="train", where="train", start=at)
         at, block = blocks[there // size]
-        told = f"'id{here}' is there twice: train sample {here} and train sample {there};"
-        with pytest.raises(ValueError, match=told):
+        message = f"'id{here}' is there twice: train sample {here} and train sample {there};"
+        with pytest.raises(ValueError, match=message):
             check.add(block, split="train", where="train", start=at)
 
 
 @pytest.mark.slow
 def test_a_million_ids_take_little_memory():
     tracemalloc.start()
-    check = IdCheck("x")
+    check = DuplicateIdCheck("x")
     for start in range(0, 1_000_000, 50_000):
         check.add([f"video{n}" for n in range(start, start + 50_000)], split="train", where="train", start=start)
     held, peak = tracemalloc.get_traced_memory()
@@ -159,7 +159,7 @@ def test_a_million_ids_take_little_memory():
         check.add(["new", "video123456"], split="train", where="train", start=1_000_000)
 
 
-def test_a_build_that_is_refused_leaves_no_writer_at_work(tmp_path):
+def test_a_build_that_is_rejected_leaves_no_writer_process(tmp_path):
     """The parent finds the id in the second of many shards, while other processes still write."""
     data = mmsa({"train": 2000})
     data["train"]["id"][4] = data["train"]["id"][2]
@@ -173,7 +173,7 @@ def test_a_build_that_is_refused_leaves_no_writer_at_work(tmp_path):
 
 
 def test_a_missing_id_is_no_id(tmp_path):
-    """pandas writes a gap as NaN, which is no name that a sample could be found by."""
+    """pandas writes a gap as NaN, which is no id."""
     for gap in (None, float("nan"), np.float32("nan")):
         data = mmsa()
         data["valid"]["id"][3] = gap
@@ -181,7 +181,7 @@ def test_a_missing_id_is_no_id(tmp_path):
         with pytest.raises(ValueError, match=r"x\.pkl: valid sample 3 has no id \((None|nan)\); .*--ids number"):
             shard(_arguments(path, tmp_path / "shards"))
         assert shard(_arguments(path, tmp_path / "shards", "--ids", "number")) == 0
-        assert everything(tmp_path / "shards", "valid")["id"][3] == "valid3"
+        assert read_all(tmp_path / "shards", "valid")["id"][3] == "valid3"
         rows = [
             {
                 "split": "train",
@@ -205,11 +205,11 @@ def test_a_missing_id_is_no_id(tmp_path):
         shard(_arguments(save(data, tmp_path / "x.pkl"), tmp_path / "shards"))
 
 
-def test_bytes_of_another_encoding_stay_told_apart(tmp_path):
+def test_bytes_of_another_encoding_stay_distinct(tmp_path):
     data = mmsa()
     data["valid"]["id"][:2] = ["视频一".encode("gbk"), "视频二".encode("gbk")]
     assert shard(_arguments(save(data, tmp_path / "x.pkl"), tmp_path / "shards")) == 0
-    first, second = everything(tmp_path / "shards", "valid")["id"][:2]
+    first, second = read_all(tmp_path / "shards", "valid")["id"][:2]
     assert first != second
 
 
@@ -230,7 +230,7 @@ def test_samples_that_are_not_joined_are_not_looked_at(tmp_path, capsys):
     other["valid"]["audio_lengths"] = [9, *other["valid"]["audio_lengths"]]
     main, audio = save(mmsa(), tmp_path / "main.pkl"), save(other, tmp_path / "audio.pkl")
     assert shard(_arguments(main, tmp_path / "shards", "--feature-audio", audio)) == 0
-    assert np.array_equal(everything(tmp_path / "shards", "valid")["audio"], mmsa(seed=1)["valid"]["audio"])
+    assert np.array_equal(read_all(tmp_path / "shards", "valid")["audio"], mmsa(seed=1)["valid"]["audio"])
     assert "audio.pkl: valid: samples (1)" in capsys.readouterr().out
 
 

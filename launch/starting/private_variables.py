@@ -1,8 +1,8 @@
-"""What must reach the ranks on other hosts and may not stand in a command line.
+"""Environment variables that must reach the ranks on other hosts and may not stand in a command line.
 
-DeepSpeed hands variables to pdsh as words of a remote command: every user of either host reads them in its process
-list, and a shell takes them apart. Secrets, and values that a shell would change, go through files in the run directory
-in their place: one for each rank, mode 0600, gone once the rank has read it.
+DeepSpeed gives variables to pdsh as words of a remote command: every user of either host can read them in its process
+list, and a shell parses them. So secrets, and values that a shell would change, go through files in the run directory:
+one for each rank, mode 0600, removed once the rank has read it.
 """
 
 import json
@@ -18,14 +18,14 @@ from pathlib import Path
 from data_shards.places import redact
 
 DATA = "DMD_DATA"
-"""The shards in full, where their URL holds what a command line must not."""
+"""Environment variable: the full URL of the shards, where it holds a secret."""
 TOKEN = "DMD_PRIVATE"
-"""Names the directory of the files."""
+"""Environment variable: names the directory of the files."""
 _FOLDER = ".private-"
 _SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|KEY|CREDENTIALS?|AUTH)(_|$)", re.IGNORECASE)
-_EARLY = ("LD_LIBRARY_PATH", "PATH", "PYTHON")
-"""Variables (by prefix) that count before a rank can read a file."""
-_PLAIN = re.compile(r"[\w@+=:,./ -]*")
+_NEEDED_AT_START = ("LD_LIBRARY_PATH", "PATH", "PYTHON")
+"""Variables (by prefix) that take effect before a rank can read a file."""
+_SHELL_SAFE = re.compile(r"[\w@+=:,./ -]*")
 """Values that are the same behind pdsh (which replaces %n, %h, %u) and a shell's double quotes."""
 
 
@@ -33,19 +33,19 @@ def is_private(name: str, value: str) -> bool:
     """Whether a variable must go through a file.
 
     Raises:
-        ValueError: it cannot, as the rank needs it to begin with, nor can a shell be given it.
+        ValueError: neither a file nor a shell can carry it: a rank needs it at its start, and a shell would change it.
     """
     if name == DATA or _SECRET.search(name) or redact(value) != value:
         return True
-    if _PLAIN.fullmatch(value):
+    if _SHELL_SAFE.fullmatch(value):
         return False
-    if name.startswith(_EARLY):
+    if name.startswith(_NEEDED_AT_START):
         raise ValueError(f"{name}={value!r} has a character that a remote shell would change; choose another value")
     return True
 
 
 def shell_word(word: str) -> str:
-    """A word of a command line as DeepSpeed's pdsh launcher must be given it, so that the remote shell gets it back.
+    """A word of a command line, quoted for DeepSpeed's pdsh launcher, so that the remote shell reads the same word.
 
     The launcher puts words with a space in double quotes and puts a backslash before those inside, nothing else.
 
@@ -58,14 +58,14 @@ def shell_word(word: str) -> str:
 
 
 @contextmanager
-def handed_over(run: Path, variables: Mapping[str, str], ranks: int) -> Iterator[dict[str, str]]:
-    """Files with these variables for each rank, until the block ends; yields what ranks need to find them."""
+def private_files(run: Path, variables: Mapping[str, str], ranks: int) -> Iterator[dict[str, str]]:
+    """Files with these variables, one for each rank, until the block ends; yields the variables that name them."""
     if not variables:
         yield {}
         return
     run.mkdir(parents=True, exist_ok=True)
-    for left in run.glob(f"{_FOLDER}*"):  # of a start that was killed
-        shutil.rmtree(left)
+    for leftover in run.glob(f"{_FOLDER}*"):  # of a start that was killed
+        shutil.rmtree(leftover)
     folder = run / f"{_FOLDER}{uuid.uuid4().hex}"
     folder.mkdir(mode=0o700)
     try:
@@ -78,7 +78,7 @@ def handed_over(run: Path, variables: Mapping[str, str], ranks: int) -> Iterator
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def take_over(run: Path, environment: MutableMapping[str, str]) -> None:
+def read_private_file(run: Path, environment: MutableMapping[str, str]) -> None:
     """In a rank: read its file, if there is to be one, and remove it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What other hosts get: words as they were, secrets in files of their own, and a store on one address alone."""
+"""What other hosts get: unchanged words, secrets in private files, and a store that listens on one address."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from deepspeed.launcher.multinode_runner import PDSHRunner
 from data_shards.places import to_place
 from launch.arguments import make_parser, rank_arguments
 from launch.network.rendezvous import listening_address
-from launch.starting.private import TOKEN, handed_over, is_private, shell_word, take_over
+from launch.starting.private_variables import TOKEN, is_private, private_files, read_private_file, shell_word
 from tests.support.ranks import Session
 
 WORDS = [
@@ -71,7 +71,7 @@ def test_which_variables_are_private(name, value, private):
     assert is_private(name, value) == private
 
 
-def test_a_path_that_a_shell_would_change_is_refused():
+def test_a_path_that_a_shell_would_change_is_rejected():
     with pytest.raises(ValueError, match="a remote shell would change"):
         is_private("PYTHONPATH", "/a/$(touch RAN)")
 
@@ -79,25 +79,25 @@ def test_a_path_that_a_shell_would_change_is_refused():
 def test_every_rank_gets_its_own_file_which_is_gone_once_read(tmp_path):
     run = tmp_path / "run"
     (run / ".private-of-a-killed-start").mkdir(parents=True)
-    with handed_over(run, {"HF_TOKEN": "hf_SECRET"}, 2) as found:
+    with private_files(run, {"HF_TOKEN": "hf_SECRET"}, 2) as found:
         files = sorted(run.glob(".private-*/*"))
         assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600, 0o600]
         assert stat.S_IMODE(files[0].parent.stat().st_mode) == 0o700
         for rank in ("1", "0"):
             environment = {**found, "RANK": rank}
-            take_over(run, environment)
+            read_private_file(run, environment)
             assert environment == {"RANK": rank, "HF_TOKEN": "hf_SECRET"}
         assert list(run.glob(".private-*/*")) == []
         with pytest.raises(ValueError, match="not the first host's"):
-            take_over(run, {**found, "RANK": "0"})
+            read_private_file(run, {**found, "RANK": "0"})
     assert list(run.iterdir()) == []
-    with handed_over(tmp_path / "none", {}, 2) as found:
+    with private_files(tmp_path / "none", {}, 2) as found:
         assert TOKEN not in found
     assert not (tmp_path / "none").exists()
-    take_over(run, {"RANK": "0"})
+    read_private_file(run, {"RANK": "0"})
 
 
-def test_a_rank_command_tells_no_secret_and_no_relative_path():
+def test_a_rank_command_has_no_secret_and_no_relative_path():
     url = "https://bob:SECRET@host/set?sig=SECRET"
     options = make_parser().parse_args(["--data", url, "--run", "r", "model.levels=1"])
     arguments = rank_arguments(options)

@@ -1,4 +1,4 @@
-"""How `dmd train` reaches ranks that its launcher has started: processes of this machine, or of other hosts by ssh."""
+"""The processes of ranks, as `dmd train` signals them: on this machine, or on other hosts through ssh."""
 
 import contextlib
 import os
@@ -13,38 +13,38 @@ from typing import Protocol
 import psutil
 
 SCRIPT = Path(__file__).absolute().parents[1] / "train.py"
-_REACHED = "dmd-reached"
+_SIGNALLED = "dmd-reached"
 _CONNECT_SECONDS = 20
 
 
-class Reach(Protocol):
-    """A way to the ranks of a launcher."""
+class RankProcesses(Protocol):
+    """The ranks of a launcher."""
 
     ranks_start_together: bool
-    """Where one cannot be reached, none runs yet."""
+    """Whether no rank runs yet where one cannot be signalled."""
 
     def signal(self, launcher: int, number: int) -> bool:
         """Signal the ranks that have not had this signal yet; returns whether all of them have it now."""
 
-    def left(self, launcher: int) -> list[psutil.Process]:
-        """Ranks on this machine that are still there."""
+    def remaining(self, launcher: int) -> list[psutil.Process]:
+        """Ranks on this machine that still run."""
 
 
-class Local:
+class LocalRanks:
     """Ranks in the process group of a launcher on this machine."""
 
     ranks_start_together = True
 
     def signal(self, launcher: int, number: int) -> bool:
-        """As `Reach.signal`."""
-        ranks = self.left(launcher)
+        """As `RankProcesses.signal`."""
+        ranks = self.remaining(launcher)
         for rank in ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
         return bool(ranks)
 
-    def left(self, launcher: int) -> list[psutil.Process]:
-        """As `Reach.left`."""
+    def remaining(self, launcher: int) -> list[psutil.Process]:
+        """As `RankProcesses.remaining`."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -55,47 +55,48 @@ class Local:
         return found
 
 
-class Remote:
+class RemoteRanks:
     """Ranks that ssh has started.
 
     Args:
         hosts: names of all hosts.
         run: the run directory, as the ranks' command line has it.
-        environment: what pdsh runs in.
+        environment: of pdsh.
     """
 
     ranks_start_together = False
 
     def __init__(self, hosts: list[str], run: str, environment: dict[str, str]) -> None:
-        self._hosts, self._environment = hosts, environment
+        self._hosts = hosts
+        self._environment = environment
         pattern = f"^{re.escape(sys.executable)} -u {re.escape(str(SCRIPT))} .*--run {re.escape(run)} "
         self._pattern = shlex.quote(pattern)
-        self._reached: dict[int, set[str]] = {}
+        self._signalled: dict[int, set[str]] = {}
 
     def signal(self, launcher: int, number: int) -> bool:
-        """As `Reach.signal`; the launchers of several hosts start their ranks one after the other."""
-        reached = self._reached.setdefault(number, set())
-        missing = [host for host in self._hosts if host not in reached]
-        of_this_host = "--ns $$ --nslist net"  # containers of one machine share processes, not the network
-        kill = f"pkill -{number} {of_this_host} -f {self._pattern} && echo {_REACHED}"
+        """As `RankProcesses.signal`; the launchers of several hosts start their ranks one after the other."""
+        signalled = self._signalled.setdefault(number, set())
+        missing = [host for host in self._hosts if host not in signalled]
+        same_host = "--ns $$ --nslist net"  # containers of one machine share processes, not the network
+        kill = f"pkill -{number} {same_host} -f {self._pattern} && echo {_SIGNALLED}"
         command = ["pdsh", "-R", "ssh", "-w", ",".join(missing), kill]
         answers = subprocess.run(command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         for line in answers.stdout.decode(errors="replace").splitlines():
-            host, _, said = line.partition(": ")
-            if said == _REACHED:
-                reached.add(host)
-        return reached.issuperset(self._hosts)
+            host, _, answer = line.partition(": ")
+            if answer == _SIGNALLED:
+                signalled.add(host)
+        return signalled.issuperset(self._hosts)
 
-    def left(self, launcher: int) -> list[psutil.Process]:
-        """As `Reach.left`: none, they are elsewhere."""
+    def remaining(self, launcher: int) -> list[psutil.Process]:
+        """As `RankProcesses.remaining`: none, they are elsewhere."""
         return []
 
 
 def check_ssh(hosts: list[str], arguments: list[str]) -> None:
-    """Raise ValueError unless ssh, with these arguments, gets into every host without a question. DeepSpeed asks the
-    first one alone."""
+    """Raise ValueError unless ssh, with these arguments, reaches every host without a prompt. DeepSpeed checks only the
+    first one."""
     command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}", *arguments]
-    asked = {
+    processes = {
         host: subprocess.Popen(
             [*command, host, "true"],
             stdin=subprocess.DEVNULL,
@@ -105,14 +106,14 @@ def check_ssh(hosts: list[str], arguments: list[str]) -> None:
         )
         for host in hosts
     }
-    reasons = {host: process.communicate()[1].strip().splitlines() for host, process in asked.items()}
-    for host, process in asked.items():
+    reasons = {host: process.communicate()[1].strip().splitlines() for host, process in processes.items()}
+    for host, process in processes.items():
         if process.returncode:
             why = reasons[host][-1].strip() if reasons[host] else f"ssh ended with exit code {process.returncode}"
             raise ValueError(f"ssh cannot reach {host} ({why}); `ssh {host} true` must work without a question")
 
 
-def end_group(launcher: int) -> None:
-    """Kill a launcher and all that is left of its process group."""
+def kill_group(launcher: int) -> None:
+    """Kill the process group of a launcher."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(launcher, signal.SIGKILL)

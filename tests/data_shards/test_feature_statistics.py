@@ -12,7 +12,7 @@ from data_shards.format.schema import DatasetInfo
 from data_shards.reading.index import ShardIndex
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writing.build import build
-from tests.support.small_data import build_from, everything, mmsa, save
+from tests.support.small_data import build_from, mmsa, read_all, save
 
 
 def padded():
@@ -51,7 +51,7 @@ def test_they_do_not_depend_on_processes_nor_change_the_generation(tmp_path):
 def test_float16_statistics_are_those_of_what_is_read(tmp_path):
     source = MmsaSource(save(padded(), tmp_path / "features.pkl"), name="tiny")
     info = build(source, tmp_path / "shards", storage="float16")
-    read = everything(tmp_path / "shards")["audio"].astype(np.float64).reshape(-1, 3)
+    read = read_all(tmp_path / "shards")["audio"].astype(np.float64).reshape(-1, 3)
     assert info.statistics["audio"]["mean"] == pytest.approx(read[read.any(axis=1)].mean(axis=0), rel=1e-12)
     assert info.statistics["audio"]["std"][2] == 0
 
@@ -63,7 +63,7 @@ def test_tokens_have_none_and_neither_has_a_set_without_a_train_split(tmp_path):
     assert build_from(mmsa({"test": 4}), tmp_path / "test").statistics == {}
 
 
-def test_an_index_of_an_older_program_is_read_and_a_forged_one_refused(tmp_path):
+def test_an_index_of_an_older_program_is_read_and_a_forged_one_rejected(tmp_path):
     info = build_from(mmsa(), tmp_path)
     fields = json.loads(info.to_json())
     del fields["statistics"]

@@ -13,14 +13,14 @@ def free_memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def check_room(piece: Any, path: str) -> None:
+def check_memory(row_group: Any, path: str) -> None:
     """Raise ValueError for a row group that unpacks to more than half of the memory that is free.
 
     Args:
-        piece: a fragment of a dataset; only those of Parquet declare their sizes.
+        row_group: a fragment of a dataset; only those of Parquet declare their sizes.
         path: what errors call the table.
     """
-    size = sum(group.total_byte_size for group in getattr(piece, "row_groups", ()))
+    size = sum(group.total_byte_size for group in getattr(row_group, "row_groups", ()))
     free = free_memory()
     if size > free // 2:
         raise ValueError(

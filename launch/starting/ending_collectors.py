@@ -1,4 +1,4 @@
-"""Where `dmd train` collects how its ranks ended: a file in memory, or for ranks of other hosts in stderr."""
+"""How `dmd train` collects the endings of its ranks: from a file in memory, or from stderr for ranks of other hosts."""
 
 import os
 import subprocess
@@ -9,54 +9,54 @@ from typing import Protocol
 from launch.supervision.ending import STDERR, Ending, read_report, read_reports
 
 
-class Collector(Protocol):
+class EndingCollector(Protocol):
     """Collects the endings of ranks."""
 
-    where: str
-    """What the ranks' environment says of it (`launch.supervision.ending.REPORTS`)."""
+    address: str
+    """Where ranks report to, for their environment (`launch.supervision.ending.REPORTS`)."""
     stderr: int | None
-    """Where the launcher's stderr has to go, as Popen takes it."""
+    """The launcher's stderr, as an argument of Popen."""
 
     def watch(self, launcher: "subprocess.Popen[bytes]") -> None:
-        """The launcher has been started."""
+        """Begin to collect; the launcher has been started."""
 
     def endings(self) -> dict[int, Ending]:
-        """The endings by rank, once the launcher has ended."""
+        """The endings by rank; to be called once the launcher has ended."""
 
 
-class InMemory:
+class MemoryCollector:
     """A file in the memory of this process, which the supervisors on this host open through /proc."""
 
     def __init__(self) -> None:
         self.stderr: int | None = None
         self._file = os.memfd_create("reports")
-        self.where = f"/proc/{os.getpid()}/fd/{self._file}"
+        self.address = f"/proc/{os.getpid()}/fd/{self._file}"
 
     def watch(self, launcher: "subprocess.Popen[bytes]") -> None:
-        """As `Collector.watch`."""
+        """As `EndingCollector.watch`."""
 
     def endings(self) -> dict[int, Ending]:
-        """As `Collector.endings`."""
+        """As `EndingCollector.endings`."""
         text = os.pread(self._file, os.fstat(self._file).st_size, 0).decode(errors="replace")
         os.close(self._file)
         return read_reports(text.splitlines())
 
 
-class FromStderr:
-    """What the ranks of other hosts say among the lines of the launcher's stderr; all other lines are passed on."""
+class StderrCollector:
+    """Reads the endings from the launcher's stderr, where ranks of other hosts write them; forwards all other lines."""
 
     def __init__(self) -> None:
-        self.where = STDERR
+        self.address = STDERR
         self.stderr: int | None = subprocess.PIPE
         self._endings: dict[int, Ending] = {}
         self._reader: threading.Thread | None = None
 
     def watch(self, launcher: "subprocess.Popen[bytes]") -> None:
-        """As `Collector.watch`."""
-        self._reader = threading.Thread(target=self._pass_on, args=(launcher,), daemon=True)
+        """As `EndingCollector.watch`."""
+        self._reader = threading.Thread(target=self._read_lines, args=(launcher,), daemon=True)
         self._reader.start()
 
-    def _pass_on(self, launcher: "subprocess.Popen[bytes]") -> None:
+    def _read_lines(self, launcher: "subprocess.Popen[bytes]") -> None:
         assert launcher.stderr is not None
         for line in launcher.stderr:
             report = read_report(line.decode(errors="replace"))
@@ -67,7 +67,7 @@ class FromStderr:
                 self._endings[report[0]] = report[1]
 
     def endings(self) -> dict[int, Ending]:
-        """As `Collector.endings`."""
+        """As `EndingCollector.endings`."""
         if self._reader is not None:
             self._reader.join(10)  # a process that has left the launcher's group may hold its stderr
         return self._endings

@@ -1,4 +1,4 @@
-"""Pickles that nobody vouches for: data comes through, anything else is refused by name."""
+"""Untrusted pickles: data is read, anything else is rejected by name."""
 
 import collections
 import os
@@ -125,7 +125,7 @@ def test_a_file_is_read_like_bytes(tmp_path):
         Pickle(tmp_path / "absent.pkl")
 
 
-def test_lying_sizes_take_no_memory():
+def test_false_sizes_take_no_memory():
     """In a process with little memory, so that an allocation of what the pickle claims would show."""
     lies = b"\x80\x04]" + b"r\xfe\xff\xff\xff" + b"."
     assert [op.name for op, _, _ in pickletools.genops(lies)][2] == "LONG_BINPUT"

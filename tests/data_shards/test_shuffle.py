@@ -1,4 +1,4 @@
-"""The global order: a bijection at every size, local, uniform, and the same for ever."""
+"""The global order: a bijection at every size, local, uniform, and pinned by golden values."""
 
 import numpy as np
 import pytest
@@ -88,14 +88,14 @@ def test_positions_are_uniform_over_many_epochs(num_samples, shard_size, window)
 
 
 @pytest.mark.parametrize("wrong", [{"num_samples": 0}, {"shard_size": 0}, {"window": 0}])
-def test_impossible_sizes_are_refused(wrong):
+def test_impossible_sizes_are_rejected(wrong):
     key = {"num_samples": 10, "shard_size": 3, "window": 2, **wrong}
     with pytest.raises(ValueError, match=next(iter(wrong))):
         epoch_order(np.arange(1), seed=0, epoch=0, **key)
 
 
 @pytest.mark.parametrize("position", [-1, 10])
-def test_positions_outside_the_epoch_are_refused(position):
+def test_positions_outside_the_epoch_are_rejected(position):
     with pytest.raises(ValueError, match="outside the 10 samples"):
         epoch_order(np.array([position]), seed=0, epoch=0, num_samples=10, shard_size=3, window=2)
 

@@ -1,4 +1,4 @@
-"""What `dmd shard` and `dmd index` ask and tell about labels, ids and what they leave out."""
+"""Options of `dmd shard` and `dmd index` about labels and ids, and what both print about labels and ignored data."""
 
 import argparse
 from collections.abc import Mapping
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_shards.format.schema import DatasetInfo
-    from data_shards.labels import Labels, Reading
+    from data_shards.labels import LabelKind, Labels
 
 
-def add_meaning(parser: argparse.ArgumentParser) -> None:
-    """What a user says about labels and ids."""
+def add_label_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     group = parser.add_argument_group(
-        "labels and ids", "Labels are sentiments in [-3, 3]. What looks like something else is refused until declared."
+        "labels and ids", "Labels are sentiments in [-3, 3]. What looks like something else is rejected until declared."
     )
     kinds = group.add_mutually_exclusive_group()
     kinds.add_argument(
@@ -31,31 +31,31 @@ def add_meaning(parser: argparse.ArgumentParser) -> None:
         "--ids",
         choices=("keep", "number"),
         default="keep",
-        help="number: make ids unique, as ID#SPLITNUMBER (default: keep; ids that repeat in a split are refused)",
+        help="number: make ids unique, as ID#SPLITNUMBER (default: keep; ids that repeat in a split are rejected)",
     )
 
 
-def labels_of(options: argparse.Namespace) -> "Labels":
-    """What was said about labels."""
+def labels_from_options(options: argparse.Namespace) -> "Labels":
+    """What the options say about labels."""
     from data_shards.labels import Labels
 
-    reading: Reading = "binary" if options.binary else "classes" if options.classes else "sentiments"
-    return Labels(reading=reading, scale=options.label_scale)
+    kind: LabelKind = "binary" if options.binary else "classes" if options.classes else "sentiments"
+    return Labels(kind=kind, scale=options.label_scale)
 
 
-def counted(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """Names with their counts, in alphabetical order."""
     return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
 
 
 def print_ignored(ignored: Mapping[str, int]) -> None:
-    """Name what was not taken, with its count."""
+    """Print what was not used, with its count."""
     if ignored:
-        print(f"ignored: {counted(ignored)}")
+        print(f"ignored: {format_counts(ignored)}")
 
 
 def print_labels(info: "DatasetInfo") -> None:
-    """Say what the labels of each split are."""
+    """Print what the labels of each split are."""
     for split, facts in info.labels.items():
         scaled = f", multiplied by {info.label_scale:g}" if info.label_scale != 1 and facts.min is not None else ""
-        print(f"{split} labels: {facts.words()}{scaled}")
+        print(f"{split} labels: {facts.describe()}{scaled}")
