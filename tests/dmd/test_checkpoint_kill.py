@@ -16,6 +16,8 @@ from dmd.checkpoint.writer import write_checkpoint
 from dmd.testing.fault_points import fault_point
 from tests.support.snapshots import equal, hidden, snapshot, steps
 
+pytestmark = pytest.mark.slow
+
 POINTS = re.findall(r'fault_point\("(.+?)"\)', inspect.getsource(checkpoint_writer))
 AFTER_RENAME = {"checkpoint.renamed", "checkpoint.committed", "checkpoint.removing"}
 CHILD = """
@@ -24,7 +26,6 @@ from pathlib import Path
 from dmd.checkpoint.writer import AsyncWriter
 from tests.support.snapshots import snapshot
 
-pytestmark = pytest.mark.slow
 writer = AsyncWriter(Path(sys.argv[1]), keep=2)
 writer.submit(snapshot(int(sys.argv[2]), best=int(sys.argv[3]), salt=1))
 writer.close()
