@@ -9,23 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_shards.places import Place, place_option
+from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 
 if TYPE_CHECKING:
     from dmd.inference.inputs import Samples
-
-DEFAULT_SPLIT = "valid"
-"""What evaluate, predict, report and missing look at; the test split is asked for."""
-SPLIT_HELP = f"train, valid (or val, dev, validation) or test (default: {DEFAULT_SPLIT})"
-
-
-def split_option(name: str) -> str:
-    """The split that `--split NAME` means, for `argparse`."""
-    from data_shards.sources.splits import named_split
-
-    try:
-        return named_split(name, "split")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def evaluate(argv: list[str]) -> int:

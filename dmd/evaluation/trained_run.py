@@ -15,8 +15,8 @@ from dmd.data.targets import check_classes
 from dmd.documents import read_document
 from dmd.evaluation.evaluate import evaluate
 from dmd.kernels.backend import default_device
+from dmd.system.fallback import settle_prediction
 from dmd.system.trained_model import ModelCard, TrainedModel
-from dmd.training.passes import settle_prediction
 
 
 def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_shards.places import place_option
-from dmd.commands import DEFAULT_SPLIT, SPLIT_HELP, split_option
+from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 
 
 def report(argv: list[str]) -> int:

@@ -7,8 +7,7 @@ cannot run, the system falls back to PyTorch, and where memory is short it tries
 """
 
 import gc
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -18,7 +17,7 @@ from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
 from dmd.distributed.collectives import raised_anywhere
 from dmd.kernels.common.cards import current_device
-from dmd.system.modules import Modules
+from dmd.system.fallback import fall_back
 from dmd.system.system import ADAM_MOMENTS, TrainingSystem
 from dmd.training.step import make_noise
 
@@ -73,21 +72,6 @@ def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num
     return at_once
 
 
-def settle_prediction(system: Modules, info: DatasetInfo) -> None:
-    """Fall back to PyTorch where a kernel of the forward pass cannot run."""
-    batch = random_batch(info, 1, 2).to(system.device)
-    if system.execution.fused:
-        with torch.inference_mode(), current_device(system.device):
-            _fall_back(system, lambda: system.predict(batch), asked_for=False)
-
-
-def _fall_back(system: Modules, attempt: Callable[[], object], *, asked_for: bool) -> None:
-    """Try Triton kernels; where one cannot run, go on with PyTorch and say so."""
-    reason = system.try_kernels(attempt, asked_for=asked_for)
-    if reason:
-        print(f"{reason}; going on in plain torch", file=sys.stderr, flush=True)
-
-
 def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, last: bool) -> bool:
     """Run a pass forward and backward; whether the device's memory holds it. Falls back to PyTorch for good.
 
@@ -106,7 +90,7 @@ def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: in
     try:
         with current_device(system.device):
             if system.execution.fused:
-                _fall_back(system, attempt, asked_for=config.train.kernels == "fused")
+                fall_back(system, attempt, asked_for=config.train.kernels == "fused")
             if not system.execution.fused:
                 attempt()
             return last or _leaves_room(system)
