@@ -27,11 +27,11 @@ from launch.supervision.ending import Ending, parse_ending
 from launch.supervision.supervise import end, stopped_message
 
 POLL_SECONDS = 0.5
-PUBLISH_SECONDS = 5.0
+PUBLISH_SECONDS = 10.0
 """How long a rank that fails waits for its peers to read why."""
 ABSENT_SECONDS = 30.0
 """After this time rank 0 prints how many others have not joined."""
-CAUSE_WAIT_SECONDS = 2.0
+CAUSE_WAIT_SECONDS = 5.0
 """How long a rank that has lost its peers looks for the cause, which was published before, if at all."""
 _CAUSE = "dmd/cause"
 """Key of the store: the ending of the rank that left first."""
