@@ -10,7 +10,6 @@ CPU this is ten times as fast as `bernoulli_`. The hash is C. Wellons' `lowbias3
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,17 +19,9 @@ from dmd.kernels.dropout.keys import DropoutKeys, key_table
 _BITS = 16
 
 
-def _number(value: int, dtype: torch.dtype = torch.int32) -> Tensor:
-    """A constant as a tensor: a Python number would be converted at each use, which costs 2 % of an aligned step."""
-    return torch.tensor(value, dtype=dtype, device="cpu")
-
-
-_ROUNDS = tuple(
-    (_number(shift), _number((1 << (32 - shift)) - 1), _number(multiplier))
-    for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
-)
-"""Shift, the bits that a logical shift leaves, and multiplier of the first two rounds, as int32."""
-_LAST_ROUND = _ROUNDS[0][:2]
+_ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
+"""Shift and multiplier (int32) of the first two rounds of the hash."""
+_LAST_SHIFT = 16
 Key = tuple[int, int] | tuple[Tensor, Tensor]
 """Two int32 numbers; tensors of them are broadcast against the word numbers."""
 
@@ -111,26 +102,20 @@ def hash_words(words: Tensor, key: Key) -> Tensor:
     """32 random bits for each int32 word number."""
     x = words + key[0]
     shifted = torch.empty_like(x)
-    for shift, bits, multiplier in _ROUNDS:
-        _xor_shift(x, shift, bits, shifted).mul_(multiplier).bitwise_xor_(key[1])
-    return _xor_shift(x, *_LAST_ROUND, shifted)
+    for shift, multiplier in _ROUNDS:
+        _xor_shift(x, shift, shifted).mul_(multiplier).bitwise_xor_(key[1])
+    return _xor_shift(x, _LAST_SHIFT, shifted)
 
 
-def _xor_shift(x: Tensor, shift: Tensor, bits: Tensor, buffer: Tensor) -> Tensor:
-    """x ^= x >>> shift, in place; `bits` make the arithmetic shift of int32 a logical one."""
+def _xor_shift(x: Tensor, shift: int, buffer: Tensor) -> Tensor:
+    """x ^= x >>> shift, in place. The sign that an arithmetic shift of int32 brings in is masked out."""
     torch.bitwise_right_shift(x, shift, out=buffer)
-    return x.bitwise_xor_(buffer.bitwise_and_(bits))
+    return x.bitwise_xor_(buffer.bitwise_and_((1 << (32 - shift)) - 1))
 
 
 def kept_elements(words: Tensor, rate: float, key: Key) -> Tensor:
     """1 where an element is kept, 0 where it is dropped, int16: words [..., W] -> [..., 2 W]."""
-    return hash_words(words, key).view(torch.int16).ge_(_least(rate))
-
-
-@lru_cache(maxsize=64)
-def _least(rate: float) -> Tensor:
-    """The least of sixteen bits, as int16, that keeps an element."""
-    return _number(cut(rate) - 2 ** (_BITS - 1), torch.int16)
+    return hash_words(words, key).view(torch.int16).ge_(cut(rate) - 2 ** (_BITS - 1))
 
 
 def cut(rate: float) -> int:

@@ -159,7 +159,9 @@ class LayerWeights(NamedTuple):
     """[2, E, d]: their shifts."""
 
     def of(self, members: Tensor) -> "LayerWeights":
-        """Those of some encoders, [M] of them."""
+        """Those of some encoders, [M] of them in ascending order."""
+        if len(members) == len(self.in_proj_bias):
+            return self
         parts = zip(self._fields, self, strict=True)
         return LayerWeights(*(part.index_select(1 if name.startswith("norm") else 0, members) for name, part in parts))
 

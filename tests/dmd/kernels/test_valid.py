@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.noise import Noise
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.portable import PORTABLE
 from dmd.model.transformer import TransformerStack
+from tests.dmd.kernels.block_attention import block_attention
 
 BATCH, HEADS, WIDTH = 4, 2, 5
 SHAPES = [((7, 7), (7, 7)), ((9, 6), (5, 8)), ((4,), (11,)), ((80,), (70,))]
@@ -57,7 +57,7 @@ def results(form, parts, *arguments):
 def test_equal_to_dense_attention(queries, keys, last_step):
     plan, parts, valid = make(queries, keys, last_step)
     want = results(dense, parts, plan, valid)
-    for got, right in zip(results(CPU.attention, parts, plan, None, valid), want, strict=True):
+    for got, right in zip(results(block_attention, parts, plan, None, valid), want, strict=True):
         assert torch.allclose(got, right, rtol=0, atol=1e-12)
     for got, right in zip(results(PORTABLE.attention, parts, plan, None, valid), want, strict=True):
         assert torch.allclose(got, right, rtol=0, atol=1e-12)
@@ -69,7 +69,7 @@ def test_scores_whose_exponentials_would_overflow(queries, keys, last_step):
     plan, parts, valid = make(queries, keys, last_step)
     parts[0] = (parts[0].detach() * 1000).requires_grad_()
     want = results(dense, parts, plan, valid)
-    for got, right in zip(results(CPU.attention, parts, plan, None, valid), want, strict=True):
+    for got, right in zip(results(block_attention, parts, plan, None, valid), want, strict=True):
         assert torch.allclose(got, right, rtol=1e-10, atol=1e-10)
 
 
@@ -77,7 +77,7 @@ def test_scores_whose_exponentials_would_overflow(queries, keys, last_step):
 def test_a_row_without_keys_gives_zero_and_no_gradient(last_step):
     plan, parts, valid = make((6, 6), (6, 6), last_step, torch.float32)
     valid[:, 0] = torch.tensor([4, 6])  # the first four rows see nothing
-    out, *gradients = results(CPU.attention, parts, plan, None, valid)
+    out, *gradients = results(block_attention, parts, plan, None, valid)
     assert all(bool(x.isfinite().all()) for x in (out, *gradients))
     assert float(out[:, 2].abs().max()) == 0  # sample 2 has no real frame
     assert all(float(x[:, 2].abs().max()) == 0 for x in gradients)
@@ -94,14 +94,16 @@ def noise() -> Noise:
 @pytest.mark.parametrize("queries, keys, fast", [((6, 4), (4, 6), False), ((50,), (37,), True), ((80,), (70,), True)])
 def test_gradient_with_dropout(queries, keys, fast):
     plan, parts, valid = make(queries, keys, False, rate=0.3)
-    assert torch.autograd.gradcheck(lambda *x: CPU.attention(*x, plan, noise(), valid), parts, fast_mode=fast)
+    assert torch.autograd.gradcheck(lambda *x: block_attention(*x, plan, noise(), valid), parts, fast_mode=fast)
 
 
 def test_whole_ranges_change_nothing():
     plan, parts, _ = make((9, 6), (5, 8), False, torch.float32, rate=0.3)
     valid = torch.tensor([[0, 5], [0, 8]])[:, None].expand(-1, BATCH, -1)
     pairs = zip(
-        results(CPU.attention, parts, plan, noise(), valid), results(CPU.attention, parts, plan, noise()), strict=True
+        results(block_attention, parts, plan, noise(), valid),
+        results(block_attention, parts, plan, noise()),
+        strict=True,
     )
     assert all(torch.equal(got, want) for got, want in pairs)
 
