@@ -1,4 +1,4 @@
-"""The backend in plain PyTorch that is right on any device: GPUs without Triton, and what `torch.export` writes.
+"""The backend in PyTorch that is right on any device: GPUs without Triton, and what `torch.export` writes.
 
 Encoders of near lengths run as one batch, padded to the longest.
 """

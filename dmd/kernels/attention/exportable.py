@@ -1,4 +1,4 @@
-"""Attention in plain PyTorch (`Backend.attention`), right on any device: what `torch.export` writes down and what a GPU
+"""Attention in PyTorch (`Backend.attention`), right on any device: what `torch.export` writes down and what a GPU
 runs that has no Triton kernels.
 
 Whole attention matrices of some samples at a time, one encoder after the other. Every tensor is made on the device and

@@ -1,6 +1,6 @@
 """The keys of a pass's dropouts as one tensor in the device's memory.
 
-Kernels and plain torch on a GPU read them from there, so that a captured CUDA graph draws new masks at each replay, and
+Kernels and PyTorch on a GPU read them from there, so that a captured CUDA graph draws new masks at each replay, and
 a pass copies them once, from pinned memory, without waiting.
 """
 

@@ -1,7 +1,17 @@
 """An encoder layer in PyTorch, forward and backward, made for CPUs: one encoder and some samples at a time.
 
 Everything between the input and the output of such a chunk stays in the cache, and its products are of two matrices.
-The numbers are those that `PortableBackend.layer` composes from single operations, up to rounding.
+The numbers are those that `PortableBackend.layer` composes from single operations, up to rounding:
+
+    normed = norm(x)
+    heads = projections of normed (queries), and of source or normed (keys and values)
+    between = x + factors.attended * out(attention(heads))
+    middle = norm(between)
+    hidden = factors.hidden * relu(fc1(middle))
+    output = between + factors.mlp * fc2(hidden)
+
+Backward goes through these lines from the last to the first. A variable there holds the gradient of what has its name
+here; values are read from `saved`, parameters from `w`.
 """
 
 import math
@@ -106,6 +116,9 @@ def cpu_layer(
     Args:
         x: [E, B, Tq, d], the steps that queries and outputs are of.
         source: normalised key and value input [E, B, Tk, d]; None for self-attention.
+        weights: of the E encoders.
+        attention: its plan, key ranges and dropout.
+        factors: of the other dropouts.
 
     Returns:
         like x. Under autocast it is computed in float32 all the same.
@@ -150,13 +163,14 @@ class ChunkLayer(torch.autograd.Function):
         factors: DropoutFactors,
         *weights: Tensor,
     ) -> Tensor:
+        """x [b, Tq, d], source [b, Tk, d] or None, and the encoder's `CpuWeights` -> [b, Tq, d]; n = b * Tq."""
         w = CpuWeights(*weights)
         batch, _, dim = x.shape
         rows = x.reshape(-1, dim)  # [n, d]
         normed, normed_rstd = _normalise(rows)
-        sources = normed if source is None else source.reshape(-1, dim)
+        attended_to = normed if source is None else source.reshape(-1, dim)
         query = torch.addmm(w.query_bias.unsqueeze(1), w.query_weight, normed.t())  # [d, n]
-        key_value = torch.addmm(w.key_value_bias.unsqueeze(1), w.key_value_weight, sources.t())  # [2d, n]
+        key_value = torch.addmm(w.key_value_bias.unsqueeze(1), w.key_value_weight, attended_to.t())  # [2d, n]
         width, matrices = dim // attention.heads, attention.heads * batch
         heads = Heads(query.view(width, matrices, -1), key_value.view(2, width, matrices, -1))
         attended = attention.forward(heads)
@@ -187,6 +201,7 @@ class ChunkLayer(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, source and weights."""
         source, *rest = ctx.saved_tensors
         count = len(CpuWeights._fields)
         w, saved = CpuWeights(*rest[:count]), Saved(*rest[count:])
@@ -214,17 +229,17 @@ class ChunkLayer(torch.autograd.Function):
             mixed.view(saved.mixed.shape),
         )
         query, key_value = heads.query.view(dim, -1), heads.key_value.view(2 * dim, -1)  # [d, n] and [2d, n]
-        sources = saved.normed if source is None else source.reshape(-1, dim)
+        attended_to = saved.normed if source is None else source.reshape(-1, dim)
         query_weight, query_bias = torch.mm(query, saved.normed), query.sum(1)
-        key_value_weight, key_value_bias = torch.mm(key_value, sources), key_value.sum(1)
+        key_value_weight, key_value_bias = torch.mm(key_value, attended_to), key_value.sum(1)
         normed = torch.mm(query.t(), w.query_weight)
-        sources = torch.mm(key_value.t(), w.key_value_weight)
+        grad_source = torch.mm(key_value.t(), w.key_value_weight)
         if source is None:
-            normed += sources
+            normed += grad_source
         x = _normalise_backward(normed, saved.normed, saved.normed_rstd).add_(between)
         return (
             x.view(gradients[0].shape),
-            None if source is None else sources.view(source.shape),
+            None if source is None else grad_source.view(source.shape),
             None,
             None,
             *CpuWeights(
