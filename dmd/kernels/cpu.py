@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.cpu_blocks import AttentionCall, query_scale
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.cpu_layer import CpuWeights, DropoutFactors, cpu_layer
 from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
 from dmd.kernels.portable import PortableBackend, after_norm, normalise, pick_steps
@@ -27,21 +27,21 @@ class CpuBackend(PortableBackend):
         *,
         members: Tensor,
         last: Tensor | None,
-        noise: Noise | None,
-        valid: Tensor | None,
+        rng: DropoutRNG | None,
+        key_ranges: Tensor | None,
     ) -> Tensor:
         """See `PortableBackend.layer`; draws its dropout in the same order."""
         if x.device.type != "cpu" or torch.compiler.is_exporting():
-            return super().layer(x, source, weights, plan, members=members, last=last, noise=noise, valid=valid)
+            return super().layer(x, source, weights, plan, members=members, last=last, rng=rng, key_ranges=key_ranges)
         if last is not None:  # one query of each sample, and so attention to a source
             source = normalise(x) if source is None else source
             x = pick_steps(x, last)
-        attention = AttentionCall.begin(plan.attention, noise, valid)
+        attention = AttentionCall.begin(plan.attention, rng, key_ranges)
 
         def factors(rate: float, width: int) -> Tensor | None:
-            if noise is None or rate == 0:
+            if rng is None or rate == 0:
                 return None
-            return noise.keep((*x.shape[:-1], width), rate, batch_dim=1, dtype=x.dtype)
+            return rng.scaled_keep_mask((*x.shape[:-1], width), rate, batch_dim=1, dtype=x.dtype)
 
         dim = x.shape[-1]
         dropout = DropoutFactors(

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise, keep_scale, kept_elements
+from dmd.kernels.dropout.rng import DropoutRNG, draw_keep_mask, keep_scale
 
 BLOCK_ELEMENTS = 2**19
 """Attention weights of one block: 2 MB in float32."""
@@ -98,13 +98,13 @@ class AttentionCall:
     """See `Backend.attention`."""
 
     @classmethod
-    def begin(cls, plan: AttentionPlan, noise: Noise | None, key_ranges: Tensor | None) -> "AttentionCall":
+    def begin(cls, plan: AttentionPlan, rng: DropoutRNG | None, key_ranges: Tensor | None) -> "AttentionCall":
         """The next call of a pass, with the dropout that is due."""
-        site = plan.next_site(noise)
+        call_site = plan.next_call_site(rng)
         keys = None
-        if noise is not None and site is not None:
-            keys = noise.table([(site, encoder) for encoder in range(len(plan.queries))])
-        return cls(plan=plan, keys=keys, ghost_size=0 if noise is None else noise.ghost_size, key_ranges=key_ranges)
+        if rng is not None and call_site is not None:
+            keys = rng.table([(call_site, encoder) for encoder in range(len(plan.queries))])
+        return cls(plan=plan, keys=keys, ghost_size=0 if rng is None else rng.ghost_size, key_ranges=key_ranges)
 
     def of(self, encoder: int, samples: slice) -> "BlockAttention":
         """The part of some samples of one encoder."""
@@ -230,7 +230,7 @@ class WeightDropout:
         rows, keys, matrices = block
         first = self.first_row + rows.start
         words = _word_numbers(range(first, first + rows.stop - rows.start), (keys + 1) // 2, self.words_of_row)
-        kept = kept_elements(words, self.rate, (self.first_word[matrices], self.high_key[matrices]))
+        kept = draw_keep_mask(words, self.rate, (self.first_word[matrices], self.high_key[matrices]))
         return kept[..., :keys].to(dtype)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dmd.kernels.attention.cpu_blocks import AttentionCall, Heads, query_scale
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 
 
 def block_attention(
@@ -15,11 +15,11 @@ def block_attention(
     key: Tensor,
     value: Tensor,
     plan: AttentionPlan,
-    noise: Noise | None = None,
-    valid: Tensor | None = None,
+    rng: DropoutRNG | None = None,
+    key_ranges: Tensor | None = None,
 ) -> Tensor:
     """As `Backend.attention`: query [E, B, Tq, d], key and value [E, B, Tk, d] -> like `query`."""
-    call = AttentionCall.begin(plan, noise, valid)
+    call = AttentionCall.begin(plan, rng, key_ranges)
     scale = query_scale(query.shape[-1] // plan.heads)
     parts = (split(query * scale, plan.heads), split(key, plan.heads), split(value, plan.heads))
     mixed = [_Blocks.apply(*own, call, encoder, query.shape[1]) for encoder, own in enumerate(zip(*parts, strict=True))]

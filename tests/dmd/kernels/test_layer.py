@@ -5,7 +5,7 @@ import torch
 
 from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.cpu import CPU
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder import cpu_layer
 from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
 from dmd.kernels.portable import PORTABLE
@@ -33,10 +33,10 @@ def make(cross: bool, last_step: bool, dropping: bool = True, backend=CPU):
     last = torch.tensor([[2, 1, 0, 2], [1, 0, 1, 1]]) if last_step else None  # of each sample, inside QUERIES
 
     def run(x, *rest):
-        noise = Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=BATCH // 2, device=torch.device("cpu"))
+        rng = DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=BATCH // 2, device=torch.device("cpu"))
         source, weights = (rest[0], rest[1:]) if cross else (None, rest)
         own = LayerWeights(*weights)
-        return backend.layer(x, source, own, plan, members=torch.arange(2), last=last, noise=noise, valid=None)
+        return backend.layer(x, source, own, plan, members=torch.arange(2), last=last, rng=rng, key_ranges=None)
 
     return run, [part.requires_grad_() for part in parts]
 
