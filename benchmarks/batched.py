@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import EncoderStack, LayerWeights, StackPlan
 from dmd.kernels.portable import PortableBackend, grouped_linear, position_table
 from dmd.model import DMD
@@ -20,16 +20,16 @@ ALIGNED = 8
 """Channels of a head are padded to a multiple of this: fast attention kernels take no others."""
 
 
-class TorchNoise:
-    """Stands for `dmd.kernels.dropout.noise.Noise`, with masks from torch's own generator."""
+class TorchRNG:
+    """Stands for `dmd.kernels.dropout.rng.DropoutRNG`, with masks from torch's own generator."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def keep(self, shape: Sequence[int], rate: float, *, batch_dim: int, dtype: torch.dtype) -> Tensor:
+    def scaled_keep_mask(self, shape: Sequence[int], rate: float, *, batch_dim: int, dtype: torch.dtype) -> Tensor:
         """A mask with 0 (probability `rate`) or 1 / (1 - rate)."""
-        kept = torch.rand(tuple(shape), device=self.device) >= rate
-        return kept.to(dtype) / (1 - rate)
+        keep_mask = torch.rand(tuple(shape), device=self.device) >= rate
+        return keep_mask.to(dtype) / (1 - rate)
 
 
 class BatchedBackend(PortableBackend):
@@ -50,12 +50,12 @@ class BatchedBackend(PortableBackend):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor] | None = None,
         *,
-        valid: Sequence[Tensor] | None = None,
-        noise: Noise | None = None,
+        key_ranges: Sequence[Tensor] | None = None,
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """As `Backend.encode`, of the published model: padding is seen."""
-        assert valid is None
-        training, plan = noise is not None, stack.plan
+        assert key_ranges is None
+        training, plan = rng is not None, stack.plan
         results = list(inputs)
         for number, ((queries, keys, rate), members) in enumerate(batches(plan).items()):
             chosen = stack.tables[f"chosen{number}"]

@@ -27,7 +27,7 @@ from benchmarks.tables import write_rows
 from dmd.config.loading import load_config
 from dmd.kernels.backend import float32_products
 from dmd.kernels.dropout.keys import DropoutKeys
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.training.logging.provenance import git_commit
@@ -99,11 +99,13 @@ def run_step(case: Case, precision: str, ghosts: int) -> None:
     model = DMD(config.model, dims, lengths, backend=TRITON)
     losses = Objective(config.objective, config.model, backend=TRITON)
     parts = [torch.zeros(ghosts * SIZE, lengths[m], dims[m]) for m in dims]
-    noise = Noise(seed=1, step=0, ghosts=range(ghosts), ghost_size=SIZE, device=torch.device("cpu"), keys=DropoutKeys())
+    rng = DropoutRNG(
+        seed=1, step=0, ghosts=range(ghosts), ghost_size=SIZE, device=torch.device("cpu"), keys=DropoutKeys()
+    )
     labels = torch.zeros(ghosts, SIZE)
     with float32_products(tf32=precision == "tf32"):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            output = model(*parts, noise)
+            output = model(*parts, rng)
         losses(output, labels, torch.ones_like(labels))["total"].sum().backward()
 
 

@@ -22,7 +22,7 @@ from benchmarks.tables import Table, commit
 from dmd.config.loading import load_config
 from dmd.kernels.backend import choose_execution
 from dmd.kernels.dropout.keys import DropoutKeys
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.text import build_text_encoder
@@ -57,10 +57,10 @@ def count_step(
     counter = Counter()
     for step in range(2):
         counter = Counter()
-        noise = Noise(seed=1, step=step, ghosts=range(GHOSTS), ghost_size=samples, device=device, keys=keys)
+        rng = DropoutRNG(seed=1, step=step, ghosts=range(GHOSTS), ghost_size=samples, device=device, keys=keys)
         with TritonCounter() if fused else nullcontext() as launches, counter:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                output = model(*parts, noise)
+                output = model(*parts, rng)
             terms = losses(output, labels, mask)
             terms["total"].sum().backward()
         triton_launches = launches.names if launches is not None else triton_launches

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import EncoderStack, LayerWeights
 from dmd.kernels.portable import PortableBackend
 from dmd.model import DMD
@@ -24,12 +24,12 @@ class OneByOne(PortableBackend):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor] | None = None,
         *,
-        valid: Sequence[Tensor] | None = None,
-        noise: Noise | None = None,
+        key_ranges: Sequence[Tensor] | None = None,
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """As `Backend.encode`, of the published model: padding is seen."""
-        assert valid is None
-        training = noise is not None
+        assert key_ranges is None
+        training = rng is not None
         results = []
         for encoder, own in enumerate(inputs):
             x = _embed(stack, own, training)

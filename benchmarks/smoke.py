@@ -29,7 +29,7 @@ from dmd.data.loader import Batch
 from dmd.kernels.backend import set_float32_products
 from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once
-from dmd.training.step import make_noise
+from dmd.training.step import make_rng
 
 COLUMNS = (
     "case",
@@ -117,8 +117,8 @@ class Case:
         gathered: dict[tuple[str, str], list[Tensor]] = {}
         for forward, first in enumerate(range(0, ghosts, at_once)):
             batch = self._batch(range(first, min(first + at_once, ghosts)), device, kind)
-            noise = make_noise(batch, config, step=0, forward=forward, device=device, keys=system.fresh_keys())
-            output = system.predict(batch, noise)
+            rng = make_rng(batch, config, step=0, forward=forward, device=device, keys=system.fresh_keys())
+            output = system.predict(batch, rng)
             terms = system.objective(output, system.targets(batch), batch.mask)
             terms["total"].sum().backward()
             for place, tensors in (("term", terms), ("prediction", output.predictions)):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from benchmarks.batched import TorchNoise, batched
+from benchmarks.batched import TorchRNG, batched
 from benchmarks.reference import reference
 from benchmarks.step_sides import SIZE, random_samples, shapes
 from dmd.config.loading import load_config
@@ -15,7 +15,7 @@ from dmd.data.loader import Batch
 from dmd.model.text import build_text_encoder
 from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once
-from dmd.training.step import make_noise
+from dmd.training.step import make_rng
 
 OURS = ("fused", "graph", "plain")
 """Triton kernels; the same as a CUDA graph; our PyTorch implementation."""
@@ -99,17 +99,17 @@ class Side:
     def _loss(self, text: Tensor, audio: Tensor, vision: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """The loss of a pass, with dropout by torch."""
         with self.system.execution.casting(self.device.type):
-            output = self.system.dmd(text, audio, vision, TorchNoise(self.device))
+            output = self.system.dmd(text, audio, vision, TorchRNG(self.device))
         return self.system.objective(output, labels, mask)["total"].sum()
 
     def step(self) -> None:
         """Forward, objective and backward of all ghost batches."""
         for forward, batch in enumerate(self.batches):
             if self.implementation in OURS:
-                noise = make_noise(
+                rng = make_rng(
                     batch, self.config, step=self.number, forward=forward, device=self.device, keys=self.system.keys
                 )
-                loss = self.system(batch, noise)["total"].sum()
+                loss = self.system(batch, rng)["total"].sum()
             else:
                 if self.implementation in COMPILED:
                     torch.compiler.cudagraph_mark_step_begin()

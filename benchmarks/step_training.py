@@ -12,7 +12,7 @@ from benchmarks.paired_timing import alternate
 from data_shards.reading.reader import ShardReader
 from dmd.config.loading import load_config
 from dmd.data.loader import Batch, training_steps
-from dmd.training.step import make_noise, make_plan, train_step
+from dmd.training.step import make_plan, make_rng, train_step
 from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine
 
@@ -40,8 +40,8 @@ def training_against_step(preset: str, at_once: int, rounds: int) -> dict[str, f
         def passes() -> None:
             number = next(numbers)
             for batch in kept:
-                noise = make_noise(batch, config, step=number, forward=0, device=device, keys=system.keys)
-                system(batch, noise)["total"].mean().backward()
+                rng = make_rng(batch, config, step=number, forward=0, device=device, keys=system.keys)
+                system(batch, rng)["total"].mean().backward()
             engine.optimizer.zero_grad()
 
         times = alternate(

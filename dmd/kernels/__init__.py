@@ -6,6 +6,6 @@ chooses one for a device. Below them a folder per operation:
 
     attention/  encoder/  dropout/  losses/     and common/, what their Triton kernels share
 
-Each holds what the operation is beside its tensors (`plan`), its PyTorch forms, and its Triton kernels with the
-functions that launch them and their autograd.
+Each holds what the operation is beside its tensors (`plan`), its PyTorch implementations, and its Triton kernels with
+the functions that launch them and their autograd.
 """

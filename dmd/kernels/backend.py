@@ -1,7 +1,7 @@
 """How a model runs on a device: by which backend, and in which precision.
 
 Training, evaluation, prediction, export and the benchmarks all ask `choose_execution`. Triton kernels need a CUDA
-device of compute capability 8.0; so does bfloat16. What they cannot run, plain torch does, on any device.
+device of compute capability 8.0; so does bfloat16. What they cannot run, PyTorch does, on any device.
 """
 
 import contextlib

@@ -6,17 +6,15 @@ Tensors on another device, and programs that `torch.export` writes, take the por
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention.cpu import PlainAttention
-from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise
-from dmd.kernels.encoder.cpu_layer import plain_layer
-from dmd.kernels.encoder.cpu_layer_chunk import Masks, Weights
+from dmd.kernels.attention.cpu_blocks import AttentionCall, query_scale
+from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.kernels.encoder.cpu_layer import CpuWeights, DropoutFactors, cpu_layer
 from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
-from dmd.kernels.portable import PortableBackend, after_norm
+from dmd.kernels.portable import PortableBackend, after_norm, normalise, pick_steps
 
 
 class CpuBackend(PortableBackend):
-    """Layers and attention as `dmd.kernels.encoder.cpu_layer` and `dmd.kernels.attention.cpu` compute them."""
+    """Encoder layers as `dmd.kernels.encoder.cpu_layer` computes them; the rest as on any device."""
 
     keys_on_device = False
 
@@ -29,62 +27,57 @@ class CpuBackend(PortableBackend):
         *,
         members: Tensor,
         last: Tensor | None,
-        noise: Noise | None,
-        valid: Tensor | None,
+        rng: DropoutRNG | None,
+        key_ranges: Tensor | None,
     ) -> Tensor:
-        """See `PortableBackend.layer`: encoder by encoder; draws its dropout in the same order."""
-        if _elsewhere(x):
-            return super().layer(x, source, weights, plan, members=members, last=last, noise=noise, valid=valid)
-        own = weights if len(members) == len(weights.in_proj_bias) else weights.of(members)
-        in_weight, in_bias = after_norm(own.in_proj_weight, own.in_proj_bias, own.norm_weight[0], own.norm_bias[0])
-        fc1_weight, fc1_bias = after_norm(own.fc1_weight, own.fc1_bias, own.norm_weight[1], own.norm_bias[1])
-        normed = Weights(
-            in_weight=in_weight,
-            in_bias=in_bias,
-            out_weight=own.out_proj_weight,
-            out_bias=own.out_proj_bias,
-            fc1_weight=fc1_weight,
-            fc1_bias=fc1_bias,
-            fc2_weight=own.fc2_weight,
-            fc2_bias=own.fc2_bias,
-        )
-        site = plan.attention.next_site(noise)
-        encoders, batch, steps, dim = x.shape
-        rows = (encoders, batch, steps if last is None else 1)
+        """See `PortableBackend.layer`; draws its dropout in the same order."""
+        if x.device.type != "cpu" or torch.compiler.is_exporting():
+            return super().layer(x, source, weights, plan, members=members, last=last, rng=rng, key_ranges=key_ranges)
+        if last is not None:  # one query of each sample, and so attention to a source
+            source = normalise(x) if source is None else source
+            x = pick_steps(x, last)
+        attention = AttentionCall.begin(plan.attention, rng, key_ranges)
 
-        def mask(rate: float, width: int) -> Tensor | None:
-            if noise is None or rate == 0:
+        def factors(rate: float, width: int) -> Tensor | None:
+            if rng is None or rate == 0:
                 return None
-            return noise.keep((*rows, width), rate, batch_dim=1, dtype=x.dtype)
+            return rng.scaled_keep_mask((*x.shape[:-1], width), rate, batch_dim=1, dtype=x.dtype)
 
-        masks = Masks(
-            attended=mask(plan.res_rate, dim),
-            relu=mask(plan.relu_rate, 4 * dim),
-            mlp=mask(plan.res_rate, dim),
+        dim = x.shape[-1]
+        dropout = DropoutFactors(
+            attended=factors(plan.res_rate, dim),
+            hidden=factors(plan.relu_rate, 4 * dim),
+            mlp=factors(plan.res_rate, dim),
         )
-        if last is not None and last.dim() == 1:
-            last = last[:, None].expand(-1, batch)
-        return plain_layer(x, source, last, normed, plan.attention, noise, site, valid, masks)
-
-    def attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        plan: AttentionPlan,
-        noise: Noise | None = None,
-        valid: Tensor | None = None,
-    ) -> Tensor:
-        """See `Backend.attention`."""
-        if _elsewhere(query):
-            return super().attention(query, key, value, plan, noise, valid)
-        mixed: Tensor = PlainAttention.apply(query, key, value, plan, noise, plan.next_site(noise), valid)
-        return mixed
+        return cpu_layer(x, source, cpu_weights(weights.of(members), plan.attention.heads), attention, dropout)
 
 
 CPU = CpuBackend()
 
 
-def _elsewhere(x: Tensor) -> bool:
-    """Whether a tensor is not, or will not be, on a CPU."""
-    return x.device.type != "cpu" or torch.compiler.is_exporting()
+def cpu_weights(weights: LayerWeights, heads: int) -> CpuWeights:
+    """The parameters of encoders as their products read them."""
+    dim = weights.out_proj_bias.shape[-1]
+    gain, shift = weights.norm_weight, weights.norm_bias  # [2, E, d]
+    in_weight, in_bias = after_norm(weights.in_proj_weight, weights.in_proj_bias, gain[0], shift[0])
+    fc1_weight, fc1_bias = after_norm(weights.fc1_weight, weights.fc1_bias, gain[1], shift[1])
+    query_weight, key_value_weight = in_weight.split((dim, 2 * dim), dim=1)
+    query_bias, key_value_bias = in_bias.split((dim, 2 * dim), dim=1)
+    scale = query_scale(dim // heads)
+    return CpuWeights(
+        query_weight=_by_channel(query_weight * scale, 1, heads),
+        query_bias=_by_channel(query_bias * scale, 1, heads),
+        key_value_weight=_by_channel(key_value_weight.unflatten(1, (2, dim)), 2, heads).flatten(1, 2),
+        key_value_bias=_by_channel(key_value_bias.unflatten(1, (2, dim)), 2, heads).flatten(1, 2),
+        out_weight=_by_channel(weights.out_proj_weight, 2, heads),
+        out_bias=weights.out_proj_bias,
+        fc1_weight=fc1_weight,
+        fc1_bias=fc1_bias,
+        fc2_weight=weights.fc2_weight,
+        fc2_bias=weights.fc2_bias,
+    )
+
+
+def _by_channel(x: Tensor, axis: int, heads: int) -> Tensor:
+    """Sort an axis of d channels, which are by head and then by channel of a head, by channel and then by head."""
+    return x.unflatten(axis, (heads, -1)).transpose(axis, axis + 1).flatten(axis, axis + 1)

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import EncoderStack, StackPlan
 
 
@@ -84,17 +84,17 @@ class Backend(ABC):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor] | None = None,
         *,
-        valid: Sequence[Tensor] | None = None,
-        noise: Noise | None = None,
+        key_ranges: Sequence[Tensor] | None = None,
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """Run E encoders.
 
         Args:
             inputs: [B, Tq, d] of each encoder.
             sources: [B, Tk, d] of each encoder, which it attends to; None: itself.
-            valid: (begin, end) of the real frames of each sample's keys, [B, 2] integers of each encoder; None: all are
-                real. With `plan.last_step`, the last of them is the last step.
-            noise: random source of the dropouts; None switches them off.
+            key_ranges: (begin, end) of the unpadded frames of each sample's keys, [B, 2] integers of each encoder;
+                None: all frames. With `plan.last_step`, the last of them is the last step.
+            rng: dropout RNG; None switches dropout off.
 
         Returns:
             [B, Tq, d] of each encoder, or [B, d] with `plan.last_step`.
@@ -108,15 +108,15 @@ class Backend(ABC):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor],
         *,
-        valid: tuple[Sequence[Tensor] | None, Sequence[Tensor] | None] = (None, None),
-        noise: Noise | None = None,
+        key_ranges: tuple[Sequence[Tensor] | None, Sequence[Tensor] | None] = (None, None),
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """Run `first` over inputs and sources, and `second` over its outputs, two by two side by side in the channels.
 
         Args:
             inputs: [B, Tq, d] of each of the 2 E encoders of `first`; consecutive ones have equal lengths.
             sources: [B, Tk, d] of each of them.
-            valid: as for `encode`, of either stack.
+            key_ranges: as for `encode`, of either stack.
 
         Returns:
             what `encode` gives for the E encoders of `second`, of 2d channels.
@@ -129,8 +129,8 @@ class Backend(ABC):
         key: Tensor,
         value: Tensor,
         plan: AttentionPlan,
-        noise: Noise | None = None,
-        valid: Tensor | None = None,
+        rng: DropoutRNG | None = None,
+        key_ranges: Tensor | None = None,
     ) -> Tensor:
         """softmax(q k^T / sqrt(d / H) + mask) v with dropout on the weights; keeps no attention matrix for backward.
 
@@ -138,24 +138,25 @@ class Backend(ABC):
             query: [E, B, Tq, d], or [E, B, 1, d] with `plan.last_step`.
             key: [E, B, Tk, d].
             value: [E, B, Tk, d].
-            noise: random source of the dropout; None switches it off.
-            valid: [E, B, 2], integers: first real key frame of each sample and the end of its real key frames. Key j is
-                then visible only where begin <= j < end too. None (the published behaviour): every frame is real.
+            rng: dropout RNG; None switches dropout off.
+            key_ranges: [E, B, 2], integers: first unpadded key frame of each sample and the end of its unpadded key
+                frames. Key j is then visible only where begin <= j < end too. None (the published behaviour): no frame
+                is padding.
 
         Returns:
             like `query`; rows past an encoder's length, and rows that see no key, are zero and pass no gradient.
         """
 
     @abstractmethod
-    def dropout(self, x: Tensor, rate: float, noise: Noise | None, *, batch_dim: int = 0) -> Tensor:
-        """Dropout of x; the identity where `noise` is None (evaluation) or the rate is 0.
+    def dropout(self, x: Tensor, rate: float, rng: DropoutRNG | None, *, batch_dim: int = 0) -> Tensor:
+        """Dropout of x; the identity where `rng` is None (evaluation) or the rate is 0.
 
         Args:
             batch_dim: the axis of x that counts the samples.
         """
 
-    def drop_samples(self, x: Tensor, rate: float, noise: Noise | None) -> Tensor:
+    def drop_samples(self, x: Tensor, rate: float, rng: DropoutRNG | None) -> Tensor:
         """Set whole samples of x [B, ...] to zero, the rest as it is; the identity where `dropout` is one."""
-        if noise is None or rate == 0:
+        if rng is None or rate == 0:
             return x
-        return x * (self.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate, noise) > 0)
+        return x * (self.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate, rng) > 0)

@@ -1,4 +1,4 @@
-"""The backend in plain PyTorch that is right on any device: GPUs without Triton, and what `torch.export` writes.
+"""The backend in PyTorch that is right on any device: GPUs without Triton, and what `torch.export` writes.
 
 Encoders of near lengths run as one batch, padded to the longest.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmd.kernels.attention.exportable import torch_attention
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import EncoderStack, LayerPlan, LayerWeights, StackPlan
 from dmd.kernels.interface import Backend, LossKernels
 
@@ -39,21 +39,21 @@ class PortableBackend(Backend):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor] | None = None,
         *,
-        valid: Sequence[Tensor] | None = None,
-        noise: Noise | None = None,
+        key_ranges: Sequence[Tensor] | None = None,
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """See `Backend.encode`: one group of encoders after the other."""
         plan = stack.plan
         results: list[Tensor] = [inputs[0]] * len(inputs)
         for number, group in enumerate(plan.groups):
-            x = self._embed(stack, [inputs[e] for e in group.members], noise)
+            x = self._embed(stack, [inputs[e] for e in group.members], rng)
             source = None
             if sources is not None:  # every layer normalises the same source
-                source = normalise(self._embed(stack, [sources[e] for e in group.members], noise))
-            real = None if valid is None else torch.stack([valid[e] for e in group.members])  # [M, B, 2]
+                source = normalise(self._embed(stack, [sources[e] for e in group.members], rng))
+            ranges = None if key_ranges is None else torch.stack([key_ranges[e] for e in group.members])  # [M, B, 2]
             members, last = stack.tables[f"members{number}"], stack.tables[f"last{number}"]
-            if real is not None:
-                last = (real[..., 1] - 1).clamp(min=0)  # [M, B]
+            if ranges is not None:
+                last = (ranges[..., 1] - 1).clamp(min=0)  # [M, B]
             for depth, weights in enumerate(stack.layers):
                 ends = plan.last_step and depth == len(stack.layers) - 1
                 x = self.layer(
@@ -63,8 +63,8 @@ class PortableBackend(Backend):
                     plan.layer(group, last_step=ends),
                     members=members,
                     last=last if ends else None,
-                    noise=noise,
-                    valid=real,
+                    rng=rng,
+                    key_ranges=ranges,
                 )
             gain, shift = stack.norm_weight[members], stack.norm_bias[members]
             x = torch.addcmul(shift[:, None, None], normalise(x), gain[:, None, None])
@@ -79,12 +79,12 @@ class PortableBackend(Backend):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor],
         *,
-        valid: tuple[Sequence[Tensor] | None, Sequence[Tensor] | None] = (None, None),
-        noise: Noise | None = None,
+        key_ranges: tuple[Sequence[Tensor] | None, Sequence[Tensor] | None] = (None, None),
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """See `Backend.encode_pairs`: one stack after the other."""
-        outputs = self.encode(first, inputs, sources, valid=valid[0], noise=noise)
-        return self.encode(second, side_by_side(outputs), valid=valid[1], noise=noise)
+        outputs = self.encode(first, inputs, sources, key_ranges=key_ranges[0], rng=rng)
+        return self.encode(second, side_by_side(outputs), key_ranges=key_ranges[1], rng=rng)
 
     def layer(
         self,
@@ -95,8 +95,8 @@ class PortableBackend(Backend):
         *,
         members: Tensor,
         last: Tensor | None,
-        noise: Noise | None,
-        valid: Tensor | None,
+        rng: DropoutRNG | None,
+        key_ranges: Tensor | None,
     ) -> Tensor:
         """One pre-norm layer of some encoders: attention and a ReLU MLP of width 4d, each with its residual.
 
@@ -106,8 +106,8 @@ class PortableBackend(Backend):
             weights: of all encoders of the stack.
             members: which of them these are, [M].
             last: the only step that is wanted of each encoder [M], or of each of its samples [M, B]; None: all are.
-            noise: random source of the dropouts; None switches them off.
-            valid: real key frames of each sample, [M, B, 2] (see `attention`); None: all.
+            rng: dropout RNG; None switches dropout off.
+            key_ranges: unpadded key frames of each sample, [M, B, 2] (see `attention`); None: all.
 
         Returns:
             like x, or [M, B, 1, d] with `last`.
@@ -123,14 +123,14 @@ class PortableBackend(Backend):
         else:
             q = grouped_linear(normalise(x), weight[:, :dim], bias[:, :dim])
             k, v = grouped_linear(key, weight[:, dim:], bias[:, dim:]).chunk(2, dim=-1)
-        mixed = self.attention(q, k, v, plan.attention, noise, valid)
+        mixed = self.attention(q, k, v, plan.attention, rng, key_ranges)
         attended = grouped_linear(mixed, weights.out_proj_weight[members], weights.out_proj_bias[members])
-        x = x + self.dropout(attended, plan.res_rate, noise, batch_dim=1)
+        x = x + self.dropout(attended, plan.res_rate, rng, batch_dim=1)
         weight, bias = after_norm(weights.fc1_weight[members], weights.fc1_bias[members], gain[1], shift[1])
         hidden = grouped_linear(normalise(x), weight, bias).relu_()
-        hidden = self.dropout(hidden, plan.relu_rate, noise, batch_dim=1)
+        hidden = self.dropout(hidden, plan.relu_rate, rng, batch_dim=1)
         hidden = grouped_linear(hidden, weights.fc2_weight[members], weights.fc2_bias[members])
-        return x + self.dropout(hidden, plan.res_rate, noise, batch_dim=1)
+        return x + self.dropout(hidden, plan.res_rate, rng, batch_dim=1)
 
     def attention(
         self,
@@ -138,25 +138,27 @@ class PortableBackend(Backend):
         key: Tensor,
         value: Tensor,
         plan: AttentionPlan,
-        noise: Noise | None = None,
-        valid: Tensor | None = None,
+        rng: DropoutRNG | None = None,
+        key_ranges: Tensor | None = None,
     ) -> Tensor:
         """See `Backend.attention`. An exported program leaves the number of samples open, so it has one block."""
-        site, whole = plan.next_site(noise), torch.compiler.is_exporting()
-        return torch_attention(query, key, value, plan, noise=noise, site=site, valid=valid, one_block=whole)
+        call_site, whole = plan.next_call_site(rng), torch.compiler.is_exporting()
+        return torch_attention(
+            query, key, value, plan, rng=rng, call_site=call_site, key_ranges=key_ranges, one_block=whole
+        )
 
-    def dropout(self, x: Tensor, rate: float, noise: Noise | None, *, batch_dim: int = 0) -> Tensor:
+    def dropout(self, x: Tensor, rate: float, rng: DropoutRNG | None, *, batch_dim: int = 0) -> Tensor:
         """See `Backend.dropout`: a product with a mask."""
-        if noise is None or rate == 0:
+        if rng is None or rate == 0:
             return x
-        return x * noise.keep(x.shape, rate, batch_dim=batch_dim, dtype=x.dtype)
+        return x * rng.scaled_keep_mask(x.shape, rate, batch_dim=batch_dim, dtype=x.dtype)
 
-    def _embed(self, stack: EncoderStack, parts: Sequence[Tensor], noise: Noise | None) -> Tensor:
+    def _embed(self, stack: EncoderStack, parts: Sequence[Tensor], rng: DropoutRNG | None) -> Tensor:
         """Pad, stack to [M, B, T, d], scale, and add positions where channel 0 is not zero (the published rule)."""
         length = max(part.shape[1] for part in parts)
         x = torch.stack([F.pad(part, (0, 0, 0, length - part.shape[1])) for part in parts])
         positions = stack.tables["positions"][:length].to(x.dtype) * (x[..., :1] != 0)
-        return self.dropout(math.sqrt(stack.plan.dim) * x + positions, stack.plan.embed_rate, noise, batch_dim=1)
+        return self.dropout(math.sqrt(stack.plan.dim) * x + positions, stack.plan.embed_rate, rng, batch_dim=1)
 
 
 PORTABLE = PortableBackend()

@@ -13,7 +13,7 @@ from torch import Tensor
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_launch import FusedAttention
 from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.dropout.triton import FusedDropout
 from dmd.kernels.encoder.plan import EncoderStack, StackPlan
 from dmd.kernels.encoder.triton_stack import run_stack
@@ -74,13 +74,13 @@ class TritonBackend(PortableBackend):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor] | None = None,
         *,
-        valid: Sequence[Tensor] | None = None,
-        noise: Noise | None = None,
+        key_ranges: Sequence[Tensor] | None = None,
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """See `Backend.encode`."""
         if torch.compiler.is_exporting() or not holds_stack(stack.plan):
-            return super().encode(stack, inputs, sources, valid=valid, noise=noise)
-        return _parts(stack.plan, run_stack(stack, inputs, sources, noise, valid))
+            return super().encode(stack, inputs, sources, key_ranges=key_ranges, rng=rng)
+        return _parts(stack.plan, run_stack(stack, inputs, sources, rng, key_ranges))
 
     def encode_pairs(
         self,
@@ -89,14 +89,14 @@ class TritonBackend(PortableBackend):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor],
         *,
-        valid: tuple[Sequence[Tensor] | None, Sequence[Tensor] | None] = (None, None),
-        noise: Noise | None = None,
+        key_ranges: tuple[Sequence[Tensor] | None, Sequence[Tensor] | None] = (None, None),
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """See `Backend.encode_pairs`: the second stack reads the pairs where the first one leaves them."""
         if torch.compiler.is_exporting() or not (holds_stack(first.plan) and holds_stack(second.plan)):
-            return super().encode_pairs(first, second, inputs, sources, valid=valid, noise=noise)
-        both = run_stack(first, inputs, sources, noise, valid[0])
-        return _parts(second.plan, run_stack(second, both, None, noise, valid[1]))
+            return super().encode_pairs(first, second, inputs, sources, key_ranges=key_ranges, rng=rng)
+        both = run_stack(first, inputs, sources, rng, key_ranges[0])
+        return _parts(second.plan, run_stack(second, both, None, rng, key_ranges[1]))
 
     def attention(
         self,
@@ -104,20 +104,20 @@ class TritonBackend(PortableBackend):
         key: Tensor,
         value: Tensor,
         plan: AttentionPlan,
-        noise: Noise | None = None,
-        valid: Tensor | None = None,
+        rng: DropoutRNG | None = None,
+        key_ranges: Tensor | None = None,
     ) -> Tensor:
         """See `Backend.attention`."""
         if torch.compiler.is_exporting() or not holds_head(query.shape[-1] // plan.heads):
-            return super().attention(query, key, value, plan, noise, valid)
-        mixed: Tensor = FusedAttention.apply(query, key, value, plan, noise, plan.next_site(noise), valid)
+            return super().attention(query, key, value, plan, rng, key_ranges)
+        mixed: Tensor = FusedAttention.apply(query, key, value, plan, rng, plan.next_call_site(rng), key_ranges)
         return mixed
 
-    def dropout(self, x: Tensor, rate: float, noise: Noise | None, *, batch_dim: int = 0) -> Tensor:
+    def dropout(self, x: Tensor, rate: float, rng: DropoutRNG | None, *, batch_dim: int = 0) -> Tensor:
         """See `Backend.dropout`: one launch each way."""
-        if noise is None or rate == 0:
+        if rng is None or rate == 0:
             return x
-        dropped: Tensor = FusedDropout.apply(x, rate, noise, batch_dim)
+        dropped: Tensor = FusedDropout.apply(x, rate, rng, batch_dim)
         return dropped
 
 

@@ -57,9 +57,9 @@ class ModelConfig:
     crossmodal: bool = True
     """Crossmodal attention (CA in Table 3). Without it each memory encoder sees its own modality twice."""
     masked_padding: bool = False
-    """Attention does not see padded steps, and the encoders' last real step is taken where the published code takes the
-    last one. Real are the steps from a sample's first to its last frame that is not all zero, and of tokens those of
-    the attention mask."""
+    """Attention does not see padded steps, and the encoders' last unpadded step is taken where the published code takes
+    the last one. Unpadded are the steps from a sample's first to its last frame that is not all zero, and of tokens
+    those of the attention mask."""
     modality_dropout: float = 0.0
     """Rate at which a whole modality of a training sample is set to zero, each by its own draw, behind the text
     encoder: practice for missing modalities. What is left is not scaled up."""

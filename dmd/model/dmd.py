@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dmd.kernels.cpu import CPU
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.interface import Backend
 from dmd.kernels.portable import side_by_side
@@ -16,7 +16,7 @@ from dmd.model.convolution import TemporalConvolution
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
 from dmd.model.normalisation import Normalisation
-from dmd.model.padding import real_steps, valid_range
+from dmd.model.padding import unpadded_range, unpadded_steps
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
@@ -164,41 +164,41 @@ class DMD(nn.Module):
             if stack is not None:
                 stack.use(backend)
 
-    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> DMDOutput:
         """Predict the sentiment, or its class, of B samples.
 
         Args:
             text: features [B, T, D] or token ids [B, 3, T].
             audio: [B, T, D].
             vision: [B, T, D].
-            noise: random source of the dropouts; None switches them off.
+            rng: dropout RNG; None switches dropout off.
         """
         tokens, backend = text, self.backend
         if self.text_encoder is not None:
             text = self.text_encoder(tokens)
         raw = dict(zip(MODALITIES, (text, audio, vision), strict=True))
         raw |= {m: normalise(raw[m]) for m, normalise in self.normalisation.items()}
-        raw["text"] = backend.dropout(raw["text"], self.config.text_dropout, noise)
-        features = {m: backend.drop_samples(x, self.config.modality_dropout, noise) for m, x in raw.items()}
-        valid = self._valid_ranges(tokens, text, features) if self.config.masked_padding else None
+        raw["text"] = backend.dropout(raw["text"], self.config.text_dropout, rng)
+        features = {m: backend.drop_samples(x, self.config.modality_dropout, rng) for m, x in raw.items()}
+        key_ranges = self._key_ranges(tokens, text, features) if self.config.masked_padding else None
         origin = {m: self.convolution[m](features[m]) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}
 
-        homo = {m: self.homo_heads[m](decoupled.shared[m].flatten(1), noise, backend) for m in MODALITIES}
+        homo = {m: self.homo_heads[m](decoupled.shared[m].flatten(1), rng, backend) for m in MODALITIES}
         margin = {m: self.margin[m](decoupled.shared[m].transpose(1, 2).flatten(1)) for m in MODALITIES}
         shared_last = self.shared_encoders(
-            [decoupled.shared[m] for m in MODALITIES], valid=_of(valid, MODALITIES), noise=noise
+            [decoupled.shared[m] for m in MODALITIES], key_ranges=_of(key_ranges, MODALITIES), rng=rng
         )
         shared = torch.cat([shared_last[MODALITIES.index(m)] for m in PUBLISHED_ORDER], dim=-1)  # [B, 3d]
 
-        memory = dict(zip(MODALITIES, self._reinforce(decoupled.private, valid, noise), strict=True))  # {m: [B, 2d]}
-        hetero = {m: self.hetero_heads[m](memory[m], noise, backend) for m in MODALITIES}
+        memory = dict(zip(MODALITIES, self._reinforce(decoupled.private, key_ranges, rng), strict=True))  # {m: [B, 2d]}
+        hetero = {m: self.hetero_heads[m](memory[m], rng, backend) for m in MODALITIES}
 
         gated = [torch.sigmoid(self.gates[m](memory[m])) for m in PUBLISHED_ORDER]
         fused = torch.cat([*gated, torch.sigmoid(self.shared_gate(shared))], dim=-1)  # [B, 9d]
-        predictions["fused"] = self.fused_head(fused, noise, backend).logit
-        predictions["shared"] = self.shared_head(shared, noise, backend).logit
+        predictions["fused"] = self.fused_head(fused, rng, backend).logit
+        predictions["shared"] = self.shared_head(shared, rng, backend).logit
         predictions.update({f"{m}_homo": homo[m].logit for m in MODALITIES})
         predictions.update({f"{m}_hetero": hetero[m].logit for m in MODALITIES})
         return DMDOutput(
@@ -209,42 +209,42 @@ class DMD(nn.Module):
             hetero_repr={m: hetero[m].residual for m in MODALITIES},
         )
 
-    def _valid_ranges(self, tokens: Tensor, text: Tensor, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{m: [B, 2]}, real steps of the convolved modalities; a modality that was dropped has none.
+    def _key_ranges(self, tokens: Tensor, text: Tensor, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{m: [B, 2]}, unpadded steps of the convolved modalities; a modality that was dropped has none.
 
         Args:
             tokens: what the model was given as text.
             text: the same as features, before their dropout.
             features: what is convolved, of which the text has lost elements to its dropout.
         """
-        real = {m: real_steps(features[m]) for m in MODALITIES}
-        kept = real["text"].any(1, keepdim=True)
-        real["text"] = real_steps(text) & kept
+        unpadded = {m: unpadded_steps(features[m]) for m in MODALITIES}
+        kept = unpadded["text"].any(1, keepdim=True)
+        unpadded["text"] = unpadded_steps(text) & kept
         if self.text_encoder is not None:
-            real["text"] &= tokens[:, 1] != 0
-        return {m: valid_range(real[m], self._kernels[m]) for m in MODALITIES}
+            unpadded["text"] &= tokens[:, 1] != 0
+        return {m: unpadded_range(unpadded[m], self._kernels[m]) for m in MODALITIES}
 
     def _reinforce(
-        self, private: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None, noise: Noise | None
+        self, private: Mapping[str, Tensor], key_ranges: Mapping[str, Tensor] | None, rng: DropoutRNG | None
     ) -> list[Tensor]:
         """What the memory encoders make of the crossmodal encoders' outputs, two by two: [B, 2d] of each modality."""
         targets = [private[target] for target, _ in CROSSMODAL]
-        own = _of(valid, MODALITIES)
+        own = _of(key_ranges, MODALITIES)
         if self.crossmodal_encoders is None:
-            return self.memory_encoders(side_by_side(targets), valid=own, noise=noise)
+            return self.memory_encoders(side_by_side(targets), key_ranges=own, rng=rng)
         return self.backend.encode_pairs(
             self.crossmodal_encoders.tensors(),
             self.memory_encoders.tensors(),
             targets,
             [private[source] for _, source in CROSSMODAL],
-            valid=(_of(valid, [source for _, source in CROSSMODAL]), own),
-            noise=noise,
+            key_ranges=(_of(key_ranges, [source for _, source in CROSSMODAL]), own),
+            rng=rng,
         )
 
 
-def _of(valid: Mapping[str, Tensor] | None, modalities: Sequence[str]) -> list[Tensor] | None:
-    """The real steps of the sequences that a stage's encoders attend to; None: all are."""
-    return None if valid is None else [valid[m] for m in modalities]
+def _of(key_ranges: Mapping[str, Tensor] | None, modalities: Sequence[str]) -> list[Tensor] | None:
+    """The unpadded steps of the sequences that a stage's encoders attend to; None: all are."""
+    return None if key_ranges is None else [key_ranges[m] for m in modalities]
 
 
 def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:

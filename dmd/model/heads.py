@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 
 
@@ -29,9 +29,9 @@ class ResidualHead(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.out = nn.Linear(width, outputs)
 
-    def forward(self, h: Tensor, noise: Noise | None, backend: Backend) -> HeadOutput:
+    def forward(self, h: Tensor, rng: DropoutRNG | None, backend: Backend) -> HeadOutput:
         """Predict from h [B, n]; the backend computes the dropout."""
         hidden = self.fc1(h).relu()
-        residual = self.fc2(backend.dropout(hidden, self.rate, noise)) + h
+        residual = self.fc2(backend.dropout(hidden, self.rate, rng)) + h
         logit = self.out(residual)
         return HeadOutput(logit.squeeze(-1) if self.out.out_features == 1 else logit, hidden, residual)

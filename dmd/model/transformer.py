@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dmd.kernels.cpu import CPU
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import EncoderStack, StackPlan
 from dmd.kernels.interface import Backend
 from dmd.model.encoder_layer import EncoderLayer
@@ -49,11 +49,11 @@ class TransformerStack(nn.Module):
         inputs: Sequence[Tensor],
         sources: Sequence[Tensor] | None = None,
         *,
-        valid: Sequence[Tensor] | None = None,
-        noise: Noise | None = None,
+        key_ranges: Sequence[Tensor] | None = None,
+        rng: DropoutRNG | None = None,
     ) -> list[Tensor]:
         """Encode inputs [B, Tq, d], attending to sources [B, Tk, d]: see `Backend.encode`."""
-        return self.backend.encode(self.tensors(), inputs, sources, valid=valid, noise=noise)
+        return self.backend.encode(self.tensors(), inputs, sources, key_ranges=key_ranges, rng=rng)
 
     def tensors(self) -> EncoderStack:
         """The stack as a backend reads it."""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from dmd.config import Config
 from dmd.data.loader import PINNING, Batch
 from dmd.kernels.common.block_sizes import MAX_WIDTH
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 
-Terms = Callable[[Batch, Noise], dict[str, Tensor]]
+Terms = Callable[[Batch, DropoutRNG], dict[str, Tensor]]
 """Loss terms {name: [G]} of a batch, of which `total` is the objective."""
 WARMUPS = 3
 """Passes, forward and backward, that are run before the capture (torch's own default)."""
@@ -57,16 +57,16 @@ class TensorPass(nn.Module):
         super().__init__()
         self._compute = compute
         self.module = module
-        self.noise: Noise | None = None
+        self.rng: DropoutRNG | None = None
         self.like: Batch | None = None
         self.shapes: dict[str, torch.Size] = {}
         """[G] of each term, or [G, 6] of mean edges."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """text, audio, vision, labels, mask -> all terms one after the other, each as it lies in memory."""
-        assert self.noise is not None
+        assert self.rng is not None
         assert self.like is not None
-        self.noise.restart()
+        self.rng.restart()
         text, audio, vision, labels, mask = inputs
         batch = Batch(
             text=text,
@@ -77,7 +77,7 @@ class TensorPass(nn.Module):
             rows=self.like.rows,
             ghosts=self.like.ghosts,
         )
-        terms = self._compute(batch, self.noise)
+        terms = self._compute(batch, self.rng)
         self.shapes = {name: term.shape for name, term in terms.items()}
         return torch.cat([(term if name == "total" else term.detach()).flatten() for name, term in terms.items()])
 
@@ -115,21 +115,21 @@ class CapturedPass:
         self._weights: tuple[nn.Parameter, ...] = ()
         self._shapes: list[torch.Size] = []
 
-    def __call__(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, rng: DropoutRNG) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch; only `total` has a gradient."""
         inputs = (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
         shapes = [x.shape for x in inputs]
-        assert noise.keys is not None
-        if not noise.keys.known or (self._replay is not None and shapes != self._shapes):
-            return self._compute(batch, noise)
+        assert rng.keys is not None
+        if not rng.keys.known or (self._replay is not None and shapes != self._shapes):
+            return self._compute(batch, rng)
         if self._replay is None:
-            self._capture(batch, noise, inputs)
+            self._capture(batch, rng, inputs)
         assert self._pass is not None
         assert self._replay is not None
         joined = self._replay(*inputs, *self._weights)
         return self._pass.terms(joined.clone())  # the next replay writes to the same place
 
-    def _capture(self, batch: Batch, noise: Noise, inputs: tuple[Tensor, ...]) -> None:
+    def _capture(self, batch: Batch, rng: DropoutRNG, inputs: tuple[Tensor, ...]) -> None:
         """Capture the pass; the seed of torch's generator is then as it was before.
 
         Autograd accumulates a weight's gradient on the stream on which it first saw the weight, as long as any loss of
@@ -137,7 +137,7 @@ class CapturedPass:
         weights: tensors of the same memory that autograd has not seen.
         """
         self._pass = TensorPass(self._compute, self._module)
-        self._pass.noise, self._pass.like = noise, batch
+        self._pass.rng, self._pass.like = rng, batch
         self._shapes = [x.shape for x in inputs]
         device = inputs[0].device
         state = torch.cuda.get_rng_state(device)

@@ -14,7 +14,7 @@ from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.targets import targets
 from dmd.kernels.backend import choose_execution, why_not_fused
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective
 from dmd.model import DMD
 from dmd.model.config import MODALITIES
@@ -78,21 +78,21 @@ class Modules(nn.Module):
             self.use_pytorch(reason)
         return reason
 
-    def output(self, text: Tensor, audio: Tensor, vision: Tensor, noise: Noise | None = None) -> DMDOutput:
+    def output(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> DMDOutput:
         """The network's output for B samples, in the precision of its device.
 
         Args:
             text: [B, T, D], or [B, 3, T] token ids.
             audio: [B, T, D]
             vision: [B, T, D]
-            noise: of a training's dropout.
+            rng: dropout RNG of a training.
         """
         with self.execution.casting(audio.device.type):
-            return self.dmd(text, audio, vision, noise)
+            return self.dmd(text, audio, vision, rng)
 
-    def predict(self, batch: Batch, noise: Noise | None = None) -> DMDOutput:
+    def predict(self, batch: Batch, rng: DropoutRNG | None = None) -> DMDOutput:
         """The network's output for the G * S samples of a batch."""
-        return self.output(batch.text, batch.audio, batch.vision, noise)
+        return self.output(batch.text, batch.audio, batch.vision, rng)
 
     def targets(self, batch: Batch) -> Tensor:
         """What the heads are to predict, [G, S]: sentiments, or class numbers."""

@@ -7,7 +7,7 @@ from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.kernels.dropout.keys import DropoutKeys
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 from dmd.system.cuda_graph import CapturedPass, obstacle_to_capture
@@ -54,15 +54,15 @@ class TrainingSystem(Modules):
             self._graph = None
             self.captured = f"no: {reason}"
 
-    def forward(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, rng: DropoutRNG | None) -> dict[str, Tensor]:
         """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
-        if self._graph is not None and noise is not None and self.training:
-            return self._graph(batch, noise)
-        return self.terms(batch, noise)
+        if self._graph is not None and rng is not None and self.training:
+            return self._graph(batch, rng)
+        return self.terms(batch, rng)
 
-    def terms(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, rng: DropoutRNG | None) -> dict[str, Tensor]:
         """As `forward`, kernel by kernel."""
-        return self.objective(self.predict(batch, noise), self.targets(batch), batch.mask)
+        return self.objective(self.predict(batch, rng), self.targets(batch), batch.mask)
 
     def take_statistics(self, info: DatasetInfo) -> None:
         """Take over the statistics of the data to train on, where the config asks for them.

@@ -19,7 +19,7 @@ from dmd.distributed.collectives import raised_anywhere
 from dmd.kernels.common.cards import current_device
 from dmd.system.fallback import fall_back
 from dmd.system.system import ADAM_MOMENTS, TrainingSystem
-from dmd.training.step import make_noise
+from dmd.training.step import make_rng
 
 LONG = 64
 """Time steps from which on a CPU runs few ghost batches at once: attention takes the square of them."""
@@ -83,8 +83,8 @@ def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: in
 
     def attempt() -> None:
         there = batch.to(system.device)
-        noise = make_noise(there, config, step=0, forward=0, device=system.device, keys=system.fresh_keys())
-        system.terms(there, noise)["total"].sum().backward()
+        rng = make_rng(there, config, step=0, forward=0, device=system.device, keys=system.fresh_keys())
+        system.terms(there, rng)["total"].sum().backward()
 
     system.train()
     try:

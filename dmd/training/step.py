@@ -11,7 +11,7 @@ from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY, EpochPlan
 from dmd.distributed.engine import Engine
 from dmd.kernels.dropout.keys import DropoutKeys
-from dmd.kernels.dropout.noise import Noise, derived_seed
+from dmd.kernels.dropout.rng import DropoutRNG, derived_seed
 from dmd.testing.fault_points import fault_point
 
 
@@ -33,15 +33,15 @@ def ghost_weights(batch: Batch, samples: int) -> Tensor:
     return batch.mask.sum(1) / samples
 
 
-def make_noise(
+def make_rng(
     batch: Batch, config: Config, *, step: int, forward: int, device: torch.device, keys: DropoutKeys | None = None
-) -> Noise:
+) -> DropoutRNG:
     """Dropout of one pass, keyed by (seed, step, ghost batch); the text encoder draws from torch's own generator."""
     torch.manual_seed(derived_seed("text", config.train.seed, step, *batch.ghosts))
     spare = config.train.ghost_batches_per_step  # slots without a ghost batch draw what nobody reads
     ghosts = [spare + forward if ghost == EMPTY else ghost for ghost in batch.ghosts]
     size = config.train.ghost_batch_size
-    return Noise(seed=config.train.seed, step=step, ghosts=ghosts, ghost_size=size, device=device, keys=keys)
+    return DropoutRNG(seed=config.train.seed, step=step, ghosts=ghosts, ghost_size=size, device=device, keys=keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,8 @@ def train_step(
     totals: list[Tensor] = []
     for forward, batch in enumerate(batches):
         batch = batch.to(engine.device)
-        noise = make_noise(batch, config, step=step, forward=forward, device=engine.device, keys=engine.system.keys)
-        terms = engine.forward(batch, noise)
+        rng = make_rng(batch, config, step=step, forward=forward, device=engine.device, keys=engine.system.keys)
+        terms = engine.forward(batch, rng)
         weights = ghost_weights(batch, samples)  # [G]
         # The engine averages over ranks, a step sums their shares: hence the factor.
         engine.backward((terms["total"] * weights).sum() * engine.num_ranks)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.apart import LONGEST_REASON, Apart, one_line
-from benchmarks.batched import TorchNoise, batched
+from benchmarks.batched import TorchRNG, batched
 from benchmarks.kernel_times import covered
 from benchmarks.tables import Table
 from dmd.model import DMD
@@ -39,7 +39,7 @@ def test_the_batched_peer_is_the_same_model(lengths):
 
 def test_the_peers_dropout_keeps_the_mean():
     torch.manual_seed(0)
-    mask = TorchNoise(torch.device("cpu")).keep((1000, 100), 0.3, batch_dim=0, dtype=torch.float32)
+    mask = TorchRNG(torch.device("cpu")).scaled_keep_mask((1000, 100), 0.3, batch_dim=0, dtype=torch.float32)
     assert sorted(mask.unique().tolist()) == pytest.approx([0, 1 / 0.7])
     assert float(mask.mean()) == pytest.approx(1, abs=0.01)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmd.config.loading import load_config
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.margin import MARGIN_PER_LABEL, margin_loss
 from dmd.model import DMD, ModelConfig
@@ -104,8 +104,8 @@ def test_modality_dropout_zeroes_whole_modalities_in_training_alone():
     model = replace(PLAIN, modality_dropout=0.5)
     network, plain = build(model)[0], build()[0]
     batch = inputs(64)
-    noise = Noise(seed=0, step=0, ghosts=[0], ghost_size=64, device=torch.device("cpu"))
-    trained = network(**batch, noise=noise).decoupled.origin
+    rng = DropoutRNG(seed=0, step=0, ghosts=[0], ghost_size=64, device=torch.device("cpu"))
+    trained = network(**batch, rng=rng).decoupled.origin
     clean = plain(**batch).decoupled.origin
     lost = {m: (trained[m] == 0).all(-1).all(-1) for m in MODALITIES}
     for m in MODALITIES:

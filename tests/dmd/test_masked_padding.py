@@ -7,10 +7,10 @@ import torch
 from transformers import BertConfig
 
 from dmd.kernels.cpu import CpuBackend
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
-from dmd.model.padding import valid_range
+from dmd.model.padding import unpadded_range
 from dmd.model.text import build_text_encoder
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
@@ -33,10 +33,10 @@ def inputs(count: int, steps: int) -> dict[str, torch.Tensor]:
 
 def test_ranges():
     real = torch.tensor([[0, 0, 1, 0, 1, 1], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]]).bool()
-    assert valid_range(real, 1).tolist() == [[2, 6], [0, 2], [0, 0], [5, 6]]
-    assert valid_range(real, 3).tolist() == [[0, 4], [0, 2], [0, 0], [3, 4]]
+    assert unpadded_range(real, 1).tolist() == [[2, 6], [0, 2], [0, 0], [5, 6]]
+    assert unpadded_range(real, 3).tolist() == [[0, 4], [0, 2], [0, 0], [3, 4]]
     for kernel in (1, 2, 3):  # behind a convolution just those windows are not zero that hold a real step
-        for row, (begin, end) in zip(real.float(), valid_range(real, kernel).tolist(), strict=True):
+        for row, (begin, end) in zip(real.float(), unpadded_range(real, kernel).tolist(), strict=True):
             window = torch.nn.functional.conv1d(row[None, None], torch.ones(1, 1, kernel)).flatten().nonzero().flatten()
             assert (window.tolist() or [0])[0] == begin
             assert (window.tolist() or [-1])[-1] + 1 == end
@@ -55,15 +55,15 @@ def test_steps_that_are_padded_behind_change_no_encoder():
 
 
 def test_steps_that_are_padded_in_front_are_not_seen():
-    """Zero frames in front and a sample's other modality: only the real steps of the source reach the target."""
+    """Zero frames in front and a sample's other modality: only the unpadded steps of the source reach the target."""
     network, sample, seen = build(MASKED, 9), inputs(2, 9), []
     for array in sample.values():
         array[:, :5] = 0
 
     class Recorder(CpuBackend):
-        def encode(self, *arguments, valid, **options):
-            seen.append(valid)
-            return super().encode(*arguments, valid=valid, **options)
+        def encode(self, *arguments, key_ranges, **options):
+            seen.append(key_ranges)
+            return super().encode(*arguments, key_ranges=key_ranges, **options)
 
     network.use(Recorder())
     masked = network(**sample).predictions
@@ -87,8 +87,8 @@ def test_a_sample_without_any_step_is_finite(kernel):
     for number, array in enumerate(sample.values()):
         array[0] = 0
         array[1 + number] = 0
-    noise = Noise(seed=0, step=0, ghosts=[0], ghost_size=8, device=torch.device("cpu"))
-    for output in (network(**sample, noise=noise), network(**sample)):
+    rng = DropoutRNG(seed=0, step=0, ghosts=[0], ghost_size=8, device=torch.device("cpu"))
+    for output in (network(**sample, rng=rng), network(**sample)):
         loss = sum(prediction.square().sum() for prediction in output.predictions.values())
         gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
         assert all(value.isfinite().all() for value in (*output.predictions.values(), *gradients) if value is not None)

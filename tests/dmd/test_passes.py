@@ -14,7 +14,7 @@ from dmd.kernels.common.cards import KernelError
 from dmd.system.cuda_graph import CapturedPass, TensorPass
 from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once, settle_passes
-from dmd.training.step import make_noise, make_plan
+from dmd.training.step import make_plan, make_rng
 from tests.dmd.kernels.forms import interpreted
 from tests.dmd.kernels.test_whole_fused import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
 
@@ -26,10 +26,10 @@ SHORT, LONG = {"text": 50, "audio": 50, "vision": 50}, {"text": 50, "audio": 375
 class SmallMemory(TrainingSystem):
     """Holds three ghost batches at once."""
 
-    def terms(self, batch, noise):
+    def terms(self, batch, rng):
         if len(batch.ghosts) > 3:
             raise torch.OutOfMemoryError(f"{len(batch.ghosts)} ghost batches")
-        return super().terms(batch, noise)
+        return super().terms(batch, rng)
 
 
 def build(kind: type[TrainingSystem] = TrainingSystem, **train: object) -> tuple[TrainingSystem, Config]:
@@ -91,7 +91,7 @@ def check_captured_pass(device: str) -> None:
     system, config = make_system(kernels, "cpu")
     batch = make_batch(0, "cpu")
     inputs = (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
-    noises = [make_noise(batch, config, step=0, forward=0, device=CPU, keys=system.fresh_keys()) for _ in range(2)]
+    noises = [make_rng(batch, config, step=0, forward=0, device=CPU, keys=system.fresh_keys()) for _ in range(2)]
 
     eager = system.terms(batch, noises[0])
     eager["total"].sum().backward()
@@ -99,7 +99,7 @@ def check_captured_pass(device: str) -> None:
     system.zero_grad()
 
     tensor_pass = TensorPass(system.terms, system)
-    tensor_pass.noise, tensor_pass.like = noises[1], batch
+    tensor_pass.rng, tensor_pass.like = noises[1], batch
     run, weights = tensor_pass.of_weights()
     aliases = [torch.nn.Parameter(weight.detach()) for weight in weights]
     terms = tensor_pass.terms(run(*inputs, *aliases))
@@ -138,9 +138,9 @@ def test_no_thread_pins_a_batch_while_a_pass_is_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", note)
     monkeypatch.setattr(torch.Tensor, "pin_memory", note)
-    noise = make_noise(batch, config, step=0, forward=0, device=torch.device("cpu"))
+    rng = make_rng(batch, config, step=0, forward=0, device=torch.device("cpu"))
     CapturedPass(system.terms, system)._capture(
-        batch, noise, (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
+        batch, rng, (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
     )
     batch.pin_memory()
     assert held == [True] * 6

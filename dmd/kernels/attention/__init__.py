@@ -1,1 +1,1 @@
-"""Attention of several MulT encoders at once: `plan` says which; made for CPUs, exportable, and in Triton."""
+"""Attention of several MulT encoders at once: `plan` says which; in blocks on a CPU, exportable, and in Triton."""

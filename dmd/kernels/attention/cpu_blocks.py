@@ -1,12 +1,33 @@
-"""Attention of a chunk of samples in plain torch, forward and backward, made for CPUs.
+"""Attention of some samples of one encoder in PyTorch, forward and backward, made for CPUs.
 
-It works through pieces that fit into the cache and skips the keys that no query of a piece sees. Heads lie as they come
-out of a projection whose rows are sorted by channel and then by head, `[h, M, T]` for M = H * b matrices. So nothing is
-copied to split or to join heads, and any run of matrices is a batched product.
+It works through blocks of the attention matrices that fit the cache, and skips the keys that no query of a block sees.
+Backward computes each block again from query and key, as FlashAttention does (Dao et al. 2022, appendix B). Of one head
+of one sample, with queries q [Tq, h], keys k and values v [Tk, h], keep mask D and scale c of dropout:
+
+    s = q k^T                       scores of base 2, -inf where a key is hidden from a query
+    p = 2^(s - top)                 `top` holds the largest score of each row, or 0 where no exponential can overflow
+    z = row sums of p
+    out = c / z * ((D * p) v)       softmax, dropout and product; the weights themselves are never divided
+
+Backward, from the gradient G of `out` (a product of equal shapes is by element, a row's number spreads over its row):
+
+    g = c / z * G
+    dv = (D * p)^T g
+    m = 1 / c * row sums of (g * out)           which is each row's mean of D * (g v^T), weighted by p / z
+    ds = ln 2 * p * (D * (g v^T) - m)           gradient of softmax
+    dq = ds k
+    dk = ds^T q
+
+The base is 2 because `exp2` takes a fifth of the time of `exp` where scores are -inf: 5 % of a training step.
+
+Heads lie with time last, as a projection gives them whose rows are sorted by channel and then by head: [h, M, T], for
+M = H * b matrices, of which matrix `head * b + sample` is one head of one sample. So nothing is copied to split or to
+join heads, and any run of matrices is one batched product.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,232 +35,224 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.keys import key_table
-from dmd.kernels.dropout.noise import Noise, keep_scale, kept_elements
+from dmd.kernels.dropout.rng import DropoutRNG, draw_keep_mask, keep_scale
 
-PIECE_ELEMENTS = 2**19
-"""Attention weights of one piece: 2 MB in float32."""
-SHORT = 64
-"""Sequences up to this length hold on to their dropout masks for backward, a byte for each weight, where longer ones
-draw them again; and their pieces have fewer rows."""
-SHORT_ROWS, LONG_ROWS = 16, 64
-"""Query rows of one piece: multiples of 16, which products of small matrices are fastest for."""
-LOG2_E = math.log2(math.e)
+BLOCK_ELEMENTS = 2**19
+"""Attention weights of one block: 2 MB in float32."""
+LONG = 64
+"""Sequences of more steps are long."""
+BLOCK_ROWS, LONG_BLOCK_ROWS = 16, 64
+"""Query rows of one block, and of one of a long sequence."""
 SAFE_SCORE = 60.0
-"""Scores (base 2) that no exponential over- or underflows at, so that a row's largest need not be subtracted."""
+"""Scores (of base 2) that no exponential over- or underflows at, so that a row's largest need not be subtracted."""
 
 
-class Chunk(NamedTuple):
-    """Samples of one encoder that are computed together."""
-
-    encoder: int
-    samples: slice
-    """Their places in the batch."""
-
-
-def chunks(plan: AttentionPlan, batch: int, unit: int, at_once: int) -> Iterator[Chunk]:
-    """Chunks of about `at_once` samples: whole ghost batches of `unit` samples, or parts of one."""
-    size = max(1, at_once // unit * unit or min(at_once, unit))
-    for encoder in range(len(plan.queries)):
-        edges = [at for ghost in range(0, batch, max(unit, size)) for at in range(ghost, ghost + unit, size)]
-        for begin, end in zip(edges, [*edges[1:], batch], strict=True):
-            yield Chunk(encoder, slice(begin, end))
+LN_2 = math.log(2)
 
 
 class Heads(NamedTuple):
-    """Query, key and value of a chunk of b samples; matrix head * b + sample is one head of one sample."""
+    """Queries, keys and values of all heads, or their gradients."""
 
     query: Tensor
-    """[h, M, Tq]."""
-    key: Tensor
-    """[h, M, Tk]."""
-    value: Tensor
-    """[h, M, Tk]."""
+    """[h, M, Tq], already multiplied by `query_scale`."""
+    key_value: Tensor
+    """[2, h, M, Tk]: keys, values."""
+
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [M, h, Tq], keys and values [M, h, Tk]: views, each a batch of matrices."""
+        key, value = self.key_value.transpose(1, 2)
+        return self.query.transpose(0, 1), key, value
 
 
 class Attended(NamedTuple):
-    """What attention gives for a chunk and its backward needs."""
+    """What attention gives and its backward pass needs."""
 
     mixed: Tensor
-    """Values, [h, M, Tq]."""
+    """`out`: values mixed by the attention weights, [h, M, Tq]."""
     inverse: Tensor
-    """Dropout's scale / the sum of each row's exponentials, [M, Tq]; 0 in a row that sees no key."""
+    """c / z of each query row, [M, Tq]; 0 in a row that sees no key."""
     top: Tensor | None
-    """What was taken from each row's scores before, [M, Tq]; None: nothing."""
+    """What was subtracted from the scores of each query row, [M, Tq]; None: nothing."""
 
 
-class PieceAttention:
-    """Attention of chunks, forward and backward, with the same dropout masks in both.
+class Block(NamedTuple):
+    """A part of the attention matrices."""
 
-    Scores have the base 2: the query has to come multiplied by `query_scale`. The gradients that it gives for query and
-    key are those of the unscaled ones once multiplied by `gradient_scales`.
-    """
+    rows: slice
+    """Query rows, counted from the first that is computed."""
+    keys: int
+    """Keys, from the first on, of which the last query row sees each."""
+    matrices: slice
 
-    def __init__(self, plan: AttentionPlan, noise: Noise | None, site: int | None, valid: Tensor | None) -> None:
-        self.plan, self.noise, self.valid = plan, noise, valid
-        self._keys = None  # [E, ghosts, 2]
-        if noise is not None and site is not None:
-            self._keys = key_table(noise, [(site, encoder) for encoder in range(len(plan.queries))])
-        self._hidden: dict[tuple[int, int, int, int], Tensor] = {}
-        self._drawn: dict[tuple[int, int, int, int], Tensor] = {}
-        self._words: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def unit(self, batch: int) -> int:
-        """Samples that no chunk may reach beyond."""
-        return batch if self.noise is None else self.noise.ghost_size
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall:
+    """One call of the attention of E encoders."""
 
-    def forward(self, chunk: Chunk, heads: Heads) -> Attended:
-        """Values mixed by softmax, dropout of the weights included."""
-        mixed = torch.empty_like(heads.query)
-        mixed[..., self._end(chunk) :] = 0
+    plan: AttentionPlan
+    keys: Tensor | None
+    """Dropout keys of each encoder and ghost batch, [E, ghosts, 2]; None: no dropout."""
+    ghost_size: int
+    """Samples of a ghost batch."""
+    key_ranges: Tensor | None
+    """See `Backend.attention`."""
+
+    @classmethod
+    def begin(cls, plan: AttentionPlan, rng: DropoutRNG | None, key_ranges: Tensor | None) -> "AttentionCall":
+        """The next call of a pass, with the dropout that is due."""
+        call_site = plan.next_call_site(rng)
+        keys = None
+        if rng is not None and call_site is not None:
+            keys = rng.table([(call_site, encoder) for encoder in range(len(plan.queries))])
+        return cls(plan=plan, keys=keys, ghost_size=0 if rng is None else rng.ghost_size, key_ranges=key_ranges)
+
+    def of(self, encoder: int, samples: slice) -> "BlockAttention":
+        """The part of some samples of one encoder."""
+        return BlockAttention(self, encoder, samples)
+
+
+class BlockAttention:
+    """Attention of some samples of one encoder: `forward`, and then `backward` with the same dropout."""
+
+    def __init__(self, call: AttentionCall, encoder: int, samples: slice) -> None:
+        plan = call.plan
+        self.heads = plan.heads
+        self.first_row, self.end_row = plan.rows(encoder)
+        self.keys = plan.keys[encoder]
+        self.offset = abs(plan.queries[encoder] - plan.keys[encoder])
+        self.key_ranges = None if call.key_ranges is None else call.key_ranges[encoder, samples]  # [b, 2]
+        self.dropout = None
+        if call.keys is not None and plan.rates[encoder] > 0:
+            self.dropout = WeightDropout(call, encoder, samples)
+
+    def forward(self, heads: Heads) -> Attended:
+        """Mix the values. Rows past the encoder's length are zero."""
+        mixed = torch.zeros_like(heads.query)
         sums = mixed.new_zeros(mixed.shape[1:])
-        top = None if _bounded(heads.query, heads.key) else torch.zeros_like(sums)
-        query, key, value, out = (x.transpose(0, 1) for x in (*heads, mixed))
-        for rows, keys, part in self._pieces(chunk, len(query)):
-            weights = self._scores(chunk, rows, keys, part, query[part, :, rows], key[part, :, :keys])
+        top = None if _bounded(heads) else torch.zeros_like(sums)
+        query, key, value = heads.matrices()
+        out = mixed.transpose(0, 1)  # [M, h, Tq]
+        for block in self._blocks(len(query)):
+            rows, keys, matrices = block
+            weights = self._scores(block, query, key)
             if top is not None:
                 largest = weights.amax(-1).clamp_(min=torch.finfo(weights.dtype).min)  # -inf in a row without a key
+                top[matrices, rows] = largest
                 weights.sub_(largest.unsqueeze(-1))
-                top[part, rows] = largest
-            sums[part, rows] = weights.exp2_().sum(-1)
-            kept = self._kept(chunk, rows, part, weights)
-            if kept is not None:
-                weights *= kept
-            out[part, :, rows] = torch.bmm(value[part, :, :keys], weights.transpose(1, 2))
-        inverse = self._scale(chunk) / sums.masked_fill_(sums == 0, math.inf)
+            sums[matrices, rows] = weights.exp2_().sum(-1)
+            if self.dropout is not None:
+                weights *= self.dropout.keep_mask(block, weights.dtype)
+            out[matrices, :, rows] = torch.bmm(value[matrices, :, :keys], weights.transpose(1, 2))
+        inverse = self._keep_scale() / sums.masked_fill_(sums == 0, math.inf)
         return Attended(mixed.mul_(inverse), inverse, top)
 
-    def backward(self, chunk: Chunk, heads: Heads, attended: Attended, grad: Tensor, into: Heads) -> None:
-        """Fill `into`, the gradients of the heads, from that of the mixed values, which it overwrites."""
+    def backward(self, heads: Heads, attended: Attended, grad: Tensor) -> Heads:
+        """The gradients of the heads, from that of the mixed values."""
         mixed, inverse, top = attended
-        end, reach = self._end(chunk), self.plan.keys[chunk.encoder]
-        into.query[..., end:] = 0
-        into.key[..., reach:] = 0
-        into.value[..., reach:] = 0
-        grad.mul_(inverse)
-        # Each row's sum of weight * its gradient, over its sum of exponentials, [M, Tq].
-        mean = (grad * mixed).sum(0).mul_(1 / self._scale(chunk))
-        query, key, value, upstream, grad_q, grad_k, grad_v = (x.transpose(0, 1) for x in (*heads, grad, *into))
-        for rows, keys, part in self._pieces(chunk, len(query)):
-            q, k, v, g = query[part, :, rows], key[part, :, :keys], value[part, :, :keys], upstream[part, :, rows]
-            weights = self._scores(chunk, rows, keys, part, q, k, None if top is None else top[part, rows]).exp2_()
-            grad_scores = torch.bmm(g.transpose(1, 2), v)
-            kept = self._kept(chunk, rows, part, weights)
-            if kept is not None:
-                grad_scores *= kept
-            grad_scores.sub_(mean[part, rows].unsqueeze(-1)).mul_(weights)
-            if kept is not None:
-                weights *= kept
-            grad_q[part, :, rows] = torch.bmm(k, grad_scores.transpose(1, 2))
-            for total, left, right in ((grad_k, q, grad_scores), (grad_v, g, weights)):
-                found, total = torch.bmm(left, right), total[part, :, :keys]
-                if rows.stop == end:  # the first piece of these matrices, see `_pieces`
-                    total.copy_(found)
-                else:
-                    total += found
+        grads = Heads(*(torch.zeros_like(x) for x in heads))
+        grad = grad * inverse
+        mean = (grad * mixed).sum(0).div_(self._keep_scale())  # [M, Tq]
+        query, key, value = heads.matrices()
+        grad_query, grad_key, grad_value = grads.matrices()
+        upstream = grad.transpose(0, 1)  # [M, h, Tq]
+        for block in self._blocks(len(query)):
+            rows, keys, matrices = block
+            weights = self._scores(block, query, key)
+            if top is not None:
+                weights.sub_(top[matrices, rows].unsqueeze(-1))
+            weights.exp2_()
+            grad_out = upstream[matrices, :, rows]
+            grad_scores = torch.bmm(grad_out.transpose(1, 2), value[matrices, :, :keys])
+            keep_mask = None if self.dropout is None else self.dropout.keep_mask(block, weights.dtype)
+            if keep_mask is not None:
+                grad_scores *= keep_mask
+            grad_scores.sub_(mean[matrices, rows].unsqueeze(-1)).mul_(weights)
+            if keep_mask is not None:
+                weights *= keep_mask
+            grad_query[matrices, :, rows] = torch.bmm(key[matrices, :, :keys], grad_scores.transpose(1, 2))
+            grad_key[matrices, :, :keys] += torch.bmm(query[matrices, :, rows], grad_scores)
+            grad_value[matrices, :, :keys] += torch.bmm(grad_out, weights)
+        grad_query.mul_(LN_2)
+        grad_key.mul_(LN_2)
+        return grads
 
-    def _pieces(self, chunk: Chunk, matrices: int) -> Iterator[tuple[slice, int, slice]]:
-        """(local rows, keys that any of them sees, matrices); the last rows, which see every key, come first."""
-        first, end = self.plan.rows(chunk.encoder)
-        size = SHORT_ROWS if self._short(chunk.encoder) else LONG_ROWS
-        for begin in reversed(range(first, end, size)):
-            stop = min(begin + size, end)
-            keys = self.plan.visible(chunk.encoder, stop - 1)
-            at_once = max(1, PIECE_ELEMENTS // ((stop - begin) * keys))
-            for matrix in range(0, matrices, at_once):
-                yield slice(begin - first, stop - first), keys, slice(matrix, min(matrix + at_once, matrices))
+    def _blocks(self, matrices: int) -> Iterator[Block]:
+        """The blocks that hold every key that a query sees."""
+        size = LONG_BLOCK_ROWS if max(self.end_row, self.keys) > LONG else BLOCK_ROWS
+        for begin in range(self.first_row, self.end_row, size):
+            end = min(begin + size, self.end_row)
+            keys = min(self.keys, end + self.offset)  # what row end - 1 sees
+            at_once = max(1, BLOCK_ELEMENTS // ((end - begin) * keys))
+            for first in range(0, matrices, at_once):
+                rows = slice(begin - self.first_row, end - self.first_row)
+                yield Block(rows, keys, slice(first, min(first + at_once, matrices)))
 
-    def _scores(
-        self, chunk: Chunk, rows: slice, keys: int, part: slice, q: Tensor, k: Tensor, top: Tensor | None = None
-    ) -> Tensor:
-        """q k less its row's top [m, rows], -inf where hidden: [m, h, rows] and [m, h, keys] -> [m, rows, keys]."""
-        hidden = self._mask(chunk.encoder, rows, keys, q)
-        start, q = hidden if top is None else hidden - top.unsqueeze(-1), q.transpose(1, 2)
-        scores = torch.baddbmm(start, q, k)  # where nothing is hidden, too: of small matrices, bmm is slower
-        if self.valid is not None:
-            limits = self.valid[chunk.encoder, chunk.samples].repeat(self.plan.heads, 1)[part]  # [m, 2]
-            begin, end = limits[:, None, None].unbind(-1)  # [m, 1, 1]
-            frame = torch.arange(keys)
-            scores.masked_fill_((frame < begin) | (frame >= end), -math.inf)
+    def _scores(self, block: Block, query: Tensor, key: Tensor) -> Tensor:
+        """The scores of a block [m, rows, keys], -inf where a key is hidden."""
+        rows, keys, matrices = block
+        seen = self.first_row + rows.start + self.offset + 1  # keys that the first row sees
+        hidden = _causal_mask(rows.stop - rows.start, keys, seen, query.dtype)
+        # Of small matrices, `baddbmm` is faster than `bmm` where nothing is hidden, too.
+        scores = torch.baddbmm(hidden, query[matrices, :, rows].transpose(1, 2), key[matrices, :, :keys])
+        if self.key_ranges is not None:
+            ranges = self.key_ranges.repeat(self.heads, 1)[matrices]  # [m, 2]
+            begin, end = ranges[:, None, None].unbind(-1)  # [m, 1, 1]
+            column = torch.arange(keys)
+            scores.masked_fill_((column < begin) | (column >= end), -math.inf)
         return scores
 
-    def _short(self, encoder: int) -> bool:
-        return max(self.plan.queries[encoder], self.plan.keys[encoder]) <= SHORT
-
-    def _end(self, chunk: Chunk) -> int:
-        """Where the chunk's query rows end in its tensors; behind are rows of longer encoders."""
-        first, end = self.plan.rows(chunk.encoder)
-        return end - first
-
-    def _scale(self, chunk: Chunk) -> float:
-        """What dropout multiplies the weights by that it keeps."""
-        return 1.0 if self._keys is None else keep_scale(self.plan.rates[chunk.encoder])
-
-    def _kept(self, chunk: Chunk, rows: slice, part: slice, like: Tensor) -> Tensor | None:
-        """1 where dropout keeps a weight [m, rows, keys], 0 where not; None without dropout."""
-        e, keys = chunk.encoder, like.shape[-1]
-        if self._keys is None or self.plan.rates[e] == 0:
-            return None
-        place = (e, chunk.samples.start, part.start, rows.start)
-        if place in self._drawn:
-            return self._drawn[place].to(like.dtype)
-        first = self.plan.rows(e)[0]
-        table = _word_table(range(first + rows.start, first + rows.stop), (keys + 1) // 2, (self.plan.keys[e] + 1) // 2)
-        low, high = self._first_words(chunk)
-        kept = kept_elements(table, self.plan.rates[e], (low[part], high[part]))[..., :keys]
-        if self._short(e):
-            self._drawn[place] = kept.to(torch.uint8)
-        return kept.to(like.dtype)
-
-    def _first_words(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """Of each matrix: its first word with the low key added, and the high key, [M, 1, 1], int32."""
-        assert self.noise is not None
-        assert self._keys is not None
-        e, begin, size, heads = chunk.encoder, chunk.samples.start, self.noise.ghost_size, self.plan.heads
-        if (e, begin) not in self._words:
-            low, high = self._keys[e].repeat_interleave(size, 0)[chunk.samples].unbind(-1)  # [b]
-            sample = torch.arange(begin, chunk.samples.stop, dtype=torch.int32) % size
-            matrix = sample * heads + torch.arange(heads, dtype=torch.int32).unsqueeze(1)  # [H, b]
-            words = low + matrix * (self.plan.queries[e] * ((self.plan.keys[e] + 1) // 2))
-            self._words[e, begin] = words.view(-1, 1, 1), high.repeat(heads).view(-1, 1, 1)
-        return self._words[e, begin]
-
-    def _mask(self, encoder: int, rows: slice, keys: int, like: Tensor) -> Tensor:
-        """What hides keys, [rows, keys]: 0, or -inf."""
-        first = self.plan.rows(encoder)[0] + rows.start
-        key = (self.plan.queries[encoder], self.plan.keys[encoder], first, keys)
-        if key not in self._hidden:
-            visible = [self.plan.visible(encoder, row) for row in range(first, first + rows.stop - rows.start)]
-            hidden = torch.arange(keys)[None] >= torch.tensor(visible)[:, None]
-            self._hidden[key] = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf)
-        return self._hidden[key]
+    def _keep_scale(self) -> float:
+        return 1.0 if self.dropout is None else self.dropout.scale
 
 
-@lru_cache(maxsize=32)
-def _word_table(rows: range, columns: int, words: int) -> Tensor:
-    """Numbers [rows, columns] of the first words of these rows in a matrix whose rows have `words` of them."""
-    return torch.tensor(rows, dtype=torch.int32)[:, None] * words + torch.arange(columns, dtype=torch.int32)
+class WeightDropout:
+    """Keep masks of the attention weights of some samples of one encoder, the same in forward and backward.
+
+    Weights are numbered over the samples of a ghost batch, their heads, query rows and keys; a row begins a new word.
+    """
+
+    def __init__(self, call: AttentionCall, encoder: int, samples: slice) -> None:
+        assert call.keys is not None
+        plan = call.plan
+        self.rate = plan.rates[encoder]
+        self.scale = keep_scale(self.rate)
+        self.first_row, _ = plan.rows(encoder)
+        self.words_of_row = (plan.keys[encoder] + 1) // 2
+        low, high = call.keys[encoder].repeat_interleave(call.ghost_size, 0)[samples].unbind(-1)  # [b]
+        sample = torch.arange(samples.start, samples.stop, dtype=torch.int32) % call.ghost_size
+        matrix = sample * plan.heads + torch.arange(plan.heads, dtype=torch.int32).unsqueeze(1)  # [H, b]
+        first_word = matrix * (plan.queries[encoder] * self.words_of_row)
+        self.first_word = (first_word + low).view(-1, 1, 1)  # of each matrix [M, 1, 1], with its low key added
+        self.high_key = high.repeat(plan.heads).view(-1, 1, 1)  # [M, 1, 1]
+
+    def keep_mask(self, block: Block, dtype: torch.dtype) -> Tensor:
+        """1 where a weight is kept, 0 where it is dropped: [m, rows, keys]."""
+        rows, keys, matrices = block
+        first = self.first_row + rows.start
+        words = _word_numbers(range(first, first + rows.stop - rows.start), (keys + 1) // 2, self.words_of_row)
+        kept = draw_keep_mask(words, self.rate, (self.first_word[matrices], self.high_key[matrices]))
+        return kept[..., :keys].to(dtype)
 
 
-def query_scale(head_dim: int) -> float:
-    """What `PieceAttention` wants the query multiplied by."""
-    return head_dim**-0.5 * LOG2_E
+@lru_cache(maxsize=256)
+def _causal_mask(rows: int, keys: int, seen: int, dtype: torch.dtype) -> Tensor:
+    """What is added to scores [rows, keys]: -inf where a key is hidden. The first row sees `seen` keys, each next one
+    key more."""
+    return torch.full((rows, keys), -math.inf, dtype=dtype).triu(seen)
 
 
-def gradient_scales(head_dim: int) -> tuple[float, float, float]:
-    """What the gradients that `PieceAttention` gives for query, key and value have to be multiplied by."""
-    return head_dim**-0.5, 1 / LOG2_E, 1.0
+@lru_cache(maxsize=256)
+def _word_numbers(rows: range, columns: int, words_of_row: int) -> Tensor:
+    """Numbers [rows, columns] of the first words of some rows of a matrix."""
+    return torch.tensor(rows, dtype=torch.int32)[:, None] * words_of_row + torch.arange(columns, dtype=torch.int32)
 
 
-def _bounded(query: Tensor, key: Tensor) -> bool:
-    """Whether no score can reach `SAFE_SCORE`: by the largest numbers, or else by the largest norms."""
-    if len(query) * _largest(query) * _largest(key) < SAFE_SCORE:
-        return True
-    norms = [float(x.square().sum(0).max().sqrt()) for x in (query, key)]
-    return norms[0] * norms[1] < SAFE_SCORE
+def _bounded(heads: Heads) -> bool:
+    """Whether no score can reach `SAFE_SCORE`, by the largest norms of a query and of a key."""
+    query, key = (float(x.square().sum(0).max()) for x in (heads.query, heads.key_value[0]))
+    return query * key < SAFE_SCORE**2
 
 
-def _largest(x: Tensor) -> float:
-    """The largest absolute value."""
-    low, high = x.aminmax()
-    return max(-float(low), float(high))
+def query_scale(width: int) -> float:
+    """What the queries of heads of `width` channels are multiplied by, for scores of base 2."""
+    return width**-0.5 / LN_2

@@ -1,4 +1,4 @@
-"""Attention in plain PyTorch (`Backend.attention`), right on any device: what `torch.export` writes down and what a GPU
+"""Attention in PyTorch (`Backend.attention`), right on any device: what `torch.export` writes down and what a GPU
 runs that has no Triton kernels.
 
 Whole attention matrices of some samples at a time, one encoder after the other. Every tensor is made on the device and
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise, keep_scale, kept_elements
+from dmd.kernels.dropout.rng import DropoutRNG, draw_keep_mask, keep_scale
 
 BLOCK_ELEMENTS = 2**25
 """Attention weights that are computed at once: 128 MiB in float32."""
@@ -24,28 +24,34 @@ def torch_attention(
     value: Tensor,
     plan: AttentionPlan,
     *,
-    noise: Noise | None = None,
-    site: int | None = None,
-    valid: Tensor | None = None,
+    rng: DropoutRNG | None = None,
+    call_site: int | None = None,
+    key_ranges: Tensor | None = None,
     one_block: bool = False,
 ) -> Tensor:
     """As `Backend.attention`: query [E, B, Tq, d], key and value [E, B, Tk, d] -> like `query`.
 
     Args:
-        site: the dropout's call site, as `Noise.next_site` gave it; None: no dropout.
+        call_site: the dropout's call site, as `DropoutRNG.next_call_site` gave it; None: no dropout.
         one_block: compute all samples at once, however many there are; keeps the matrices for backward.
     """
     keys = None  # [E, ghosts, 2]
-    if noise is not None and site is not None:
-        keys = noise.table([(site, encoder) for encoder in range(len(plan.queries))])
+    if rng is not None and call_site is not None:
+        keys = rng.table([(call_site, encoder) for encoder in range(len(plan.queries))])
     mixed = []
     for e, (tq, tk) in enumerate(zip(plan.queries, plan.keys, strict=True)):
         rows = 1 if plan.last_step else tq
         drawn = None
-        if keys is not None and noise is not None and plan.rates[e] > 0:
-            drawn = keys[e].repeat_interleave(noise.ghost_size, 0)  # [B, 2]
-        encoder = _Encoder(plan, e, 0 if noise is None else noise.ghost_size, one_block=one_block)
-        parts = (query[e, :, :rows], key[e, :, :tk], value[e, :, :tk], drawn, None if valid is None else valid[e])
+        if keys is not None and rng is not None and plan.rates[e] > 0:
+            drawn = keys[e].repeat_interleave(rng.ghost_size, 0)  # [B, 2]
+        encoder = _Encoder(plan, e, 0 if rng is None else rng.ghost_size, one_block=one_block)
+        parts = (
+            query[e, :, :rows],
+            key[e, :, :tk],
+            value[e, :, :tk],
+            drawn,
+            None if key_ranges is None else key_ranges[e],
+        )
         mixed.append(F.pad(encoder.run(*parts), (0, 0, 0, query.shape[2] - rows)))
     return torch.stack(mixed)
 
@@ -58,10 +64,10 @@ class _Encoder:
         self.queries, self.keys, self.rate = plan.queries[encoder], plan.keys[encoder], plan.rates[encoder]
         self.first, _ = plan.rows(encoder)
 
-    def run(self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, valid: Tensor | None) -> Tensor:
-        """query [B, Tq, d], key and value [B, Tk, d], dropout keys [B, 2], real keys [B, 2] -> [B, Tq, d]."""
+    def run(self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, key_ranges: Tensor | None) -> Tensor:
+        """query [B, Tq, d], key and value [B, Tk, d], dropout keys [B, 2], key ranges [B, 2] -> [B, Tq, d]."""
         if self.one_block:
-            return self._block(query, key, value, drawn, valid, 0)
+            return self._block(query, key, value, drawn, key_ranges, 0)
         size = max(1, BLOCK_ELEMENTS // (self.heads * query.shape[1] * self.keys))
         if self.ghost_size:
             size = max(1, size // self.ghost_size) * self.ghost_size if size >= self.ghost_size else size
@@ -69,8 +75,8 @@ class _Encoder:
         for begin in range(0, len(query), size):
             end = begin + size
             drawn_here = None if drawn is None else drawn[begin:end]
-            valid_here = None if valid is None else valid[begin:end]
-            part = (query[begin:end], key[begin:end], value[begin:end], drawn_here, valid_here, begin)
+            ranges_here = None if key_ranges is None else key_ranges[begin:end]
+            part = (query[begin:end], key[begin:end], value[begin:end], drawn_here, ranges_here, begin)
             if torch.is_grad_enabled():
                 found.append(checkpoint(self._block, *part, use_reentrant=False, preserve_rng_state=False))
             else:
@@ -78,21 +84,21 @@ class _Encoder:
         return torch.cat(found)
 
     def _block(
-        self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, valid: Tensor | None, begin: int
+        self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, key_ranges: Tensor | None, begin: int
     ) -> Tensor:
         """Samples from `begin` on."""
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))  # [b, H, T, h]
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # [b, H, Tq, Tk]
         seen = self._seen(query.device)  # [Tq, Tk]
-        if valid is not None:
+        if key_ranges is not None:
             column = torch.arange(self.keys, device=query.device)
-            first, end = valid[:, None, None, None].unbind(-1)  # [b, 1, 1, 1]
+            first, end = key_ranges[:, None, None, None].unbind(-1)  # [b, 1, 1, 1]
             seen = seen & (first <= column) & (column < end)
         lowest = torch.finfo(scores.dtype).min  # not -inf: a row that sees nothing has to stay finite
         weights = torch.softmax(scores.masked_fill(~seen, lowest), dim=-1) * seen
         if drawn is not None:
-            weights = weights * self._kept(drawn, begin) * keep_scale(self.rate)
+            weights = weights * self._keep_mask(drawn, begin) * keep_scale(self.rate)
         return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(-2)
 
     def _rows(self, device: torch.device) -> Tensor:
@@ -104,12 +110,12 @@ class _Encoder:
         column = torch.arange(self.keys, device=device)
         return column <= self._rows(device)[:, None] + abs(self.queries - self.keys)
 
-    def _kept(self, drawn: Tensor, begin: int) -> Tensor:
-        """1 where dropout keeps a weight, else 0: [b, H, Tq, Tk], int16; the elements of `noise`."""
+    def _keep_mask(self, drawn: Tensor, begin: int) -> Tensor:
+        """1 where dropout keeps a weight, else 0: [b, H, Tq, Tk], int16; the elements of `rng`."""
         device, words = drawn.device, (self.keys + 1) // 2
         sample = torch.arange(begin, begin + len(drawn), device=device, dtype=torch.int32) % self.ghost_size
         matrix = sample[:, None] * self.heads + torch.arange(self.heads, device=device, dtype=torch.int32)  # [b, H]
         row = matrix[..., None] * self.queries + self._rows(device)  # [b, H, Tq]
         word = row[..., None] * words + torch.arange(words, device=device, dtype=torch.int32)
         low, high = drawn[:, :, None, None, None].unbind(1)  # [b, 1, 1, 1]
-        return kept_elements(word, self.rate, (low, high))[..., : self.keys]
+        return draw_keep_mask(word, self.rate, (low, high))[..., : self.keys]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dmd.kernels.dropout.noise import Noise, cut, keep_scale
+from dmd.kernels.dropout.rng import DropoutRNG, keep_scale, threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class AttentionPlan:
         """How many keys a query row sees."""
         return min(self.keys[encoder], row + abs(self.queries[encoder] - self.keys[encoder]) + 1)
 
-    def next_site(self, noise: Noise | None) -> int | None:
+    def next_call_site(self, rng: DropoutRNG | None) -> int | None:
         """Call site of the weights' dropout in a pass; None: there is none."""
-        return None if noise is None or not any(self.rates) else noise.next_site()
+        return None if rng is None or not any(self.rates) else rng.next_call_site()
 
 
 def attention_tables(
@@ -49,5 +49,5 @@ def attention_tables(
         [E, 3] int32, query length, key length and the threshold of dropout; [E] float32, what dropout multiplies the
         kept weights by.
     """
-    shape = [(q, k, cut(rate)) for q, k, rate in zip(queries, keys, rates, strict=True)]
+    shape = [(q, k, threshold(rate)) for q, k, rate in zip(queries, keys, rates, strict=True)]
     return torch.tensor(shape, dtype=torch.int32), torch.tensor([keep_scale(rate) for rate in rates])

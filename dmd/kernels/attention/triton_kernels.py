@@ -1,49 +1,50 @@
 """Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but row sums.
 
 Tensors are [E, B, T, H * h]; a program works on one block of rows (or keys) of one head of one sample of one encoder.
-`shape` holds (query length, key length, dropout's cut) of each encoder, `keys` the dropout key of each encoder and
-ghost batch, `scales` what dropout multiplies the kept weights by. With VALID, `valid` [E, B, 2] holds the first real
-key frame of each sample and the end of its real key frames. A program whose block lies past its encoder's length has
-nothing to do: such rows are neither written nor read. `dmd.kernels.attention.triton_launch` launches them.
+`shape` holds (query length, key length, dropout's threshold) of each encoder, `keys` the dropout key of each encoder
+and ghost batch, `scales` what dropout multiplies the kept weights by. With RANGED, `key_ranges` [E, B, 2] holds the
+first unpadded key frame of each sample and the end of its unpadded key frames. A program whose block lies past its
+encoder's length has nothing to do: such rows are neither written nor read. `dmd.kernels.attention.triton_launch`
+launches them.
 """
 
 import triton
 import triton.language as tl
 
 from dmd.kernels.common.triton_products import product
-from dmd.kernels.common.triton_rows import kept
+from dmd.kernels.common.triton_rows import keep_mask
 
 
 @triton.jit
-def _weights(q, k, row, col, len_q, len_k, real, end, shift, scale, PRECISION: tl.constexpr):
+def _weights(q, k, row, col, len_q, len_k, first_key, end, shift, scale, PRECISION: tl.constexpr):
     """2 ** (score - shift) of a tile, 0 where hidden."""
     score = product(q, tl.trans(k), PRECISION) * scale
-    seen = _seen(row, col, len_q, len_k, real, end) & (row[:, None] < len_q)
+    seen = _seen(row, col, len_q, len_k, first_key, end) & (row[:, None] < len_q)
     return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0)
 
 
 @triton.jit
-def _seen(row, col, len_q, len_k, real, end):
-    """Which keys of a tile its queries see: offset causal, and real."""
+def _seen(row, col, len_q, len_k, first_key, end):
+    """Which keys of a tile its queries see: offset causal, and unpadded."""
     span = tl.abs(len_q - len_k)
-    return (col[None, :] <= row[:, None] + span) & (col[None, :] >= real) & (col[None, :] < end)
+    return (col[None, :] <= row[:, None] + span) & (col[None, :] >= first_key) & (col[None, :] < end)
 
 
 @triton.jit
-def _real(valid, e, b, batch, len_k, VALID: tl.constexpr):
-    """First real key frame of a sample, and the end of its real key frames."""
-    real = 0
+def _key_range(key_ranges, e, b, batch, len_k, RANGED: tl.constexpr):
+    """First unpadded key frame of a sample, and the end of its unpadded key frames."""
+    first_key = 0
     end = len_k
-    if VALID:
-        real = tl.maximum(tl.load(valid + 2 * (e * batch + b)), 0)
-        end = tl.minimum(tl.load(valid + 2 * (e * batch + b) + 1), len_k)
-    return real, end
+    if RANGED:
+        first_key = tl.maximum(tl.load(key_ranges + 2 * (e * batch + b)), 0)
+        end = tl.minimum(tl.load(key_ranges + 2 * (e * batch + b) + 1), len_k)
+    return first_key, end
 
 
 @triton.jit
 def _locate(shape, keys, encoders, blocks, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr):
     """What a program works on: encoder, block, sample, head, their number in the encoder, samples, lengths, first row,
-    dropout's cut and key. Programs are numbered by block, encoder, head, sample, the first fastest."""
+    dropout's threshold and key. Programs are numbered by block, encoder, head, sample, the first fastest."""
     pid = tl.program_id(0)
     block = pid % blocks
     e = pid // blocks % encoders
@@ -53,14 +54,14 @@ def _locate(shape, keys, encoders, blocks, HEADS: tl.constexpr, GHOST: tl.conste
     h = bh % HEADS
     len_q = tl.load(shape + 3 * e)
     len_k = tl.load(shape + 3 * e + 1)
-    cut_at = tl.load(shape + 3 * e + 2)
+    threshold = tl.load(shape + 3 * e + 2)
     at = keys + 2 * (e * (batch // GHOST) + b // GHOST)
     key_low = tl.load(at)
     key_high = tl.load(at + 1)
     first = 0
     if LAST:
         first = len_q - 1
-    return e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first
+    return e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def forward(
     shape,
     keys,
     scales,
-    valid,
+    key_ranges,
     q_e,
     q_b,
     q_t,
@@ -91,7 +92,7 @@ def forward(
     GHOST: tl.constexpr,
     LAST: tl.constexpr,
     DROP: tl.constexpr,
-    VALID: tl.constexpr,
+    RANGED: tl.constexpr,
     HEAD: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -99,7 +100,7 @@ def forward(
     PRECISION: tl.constexpr,
 ):
     """Attention output and each row's log-sum (base 2)."""
-    e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+    e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first = _locate(
         shape, keys, encoders, blocks, HEADS, GHOST, LAST
     )
     if first + block * BLOCK_M >= len_q:
@@ -112,16 +113,16 @@ def forward(
     top = tl.full([BLOCK_M], -1e30, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    real, real_end = _real(valid, e, b, batch, len_k, VALID)
-    end = tl.minimum(real_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
-    for begin in range(real // BLOCK_N * BLOCK_N, end, BLOCK_N):
+    first_key, end_key = _key_range(key_ranges, e, b, batch, len_k, RANGED)
+    end = tl.minimum(end_key, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
         kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
         score = product(q, tl.trans(k), PRECISION) * scale
-        seen = _seen(row, col, len_q, len_k, real, real_end)
+        seen = _seen(row, col, len_q, len_k, first_key, end_key)
         score = tl.where(seen, score, -1e30)
         new_top = tl.maximum(top, tl.max(score, 1))
         weights = tl.where(seen, tl.exp2(score - new_top[:, None]), 0.0)
@@ -129,7 +130,7 @@ def forward(
         total = total * decay + tl.sum(weights, 1)
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            weights = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), weights, 0.0)
+            weights = tl.where(keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold), weights, 0.0)
         mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION)
         top = new_top
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
@@ -151,7 +152,7 @@ def backward_query(
     shape,
     keys,
     scales,
-    valid,
+    key_ranges,
     q_e,
     q_b,
     q_t,
@@ -173,7 +174,7 @@ def backward_query(
     GHOST: tl.constexpr,
     LAST: tl.constexpr,
     DROP: tl.constexpr,
-    VALID: tl.constexpr,
+    RANGED: tl.constexpr,
     HEAD: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -181,7 +182,7 @@ def backward_query(
     PRECISION: tl.constexpr,
 ):
     """Gradient of the query, over the keys that each row sees."""
-    e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+    e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first = _locate(
         shape, keys, encoders, blocks, HEADS, GHOST, LAST
     )
     if first + block * BLOCK_M >= len_q:
@@ -197,19 +198,19 @@ def backward_query(
     mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
     shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
     gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    real, real_end = _real(valid, e, b, batch, len_k, VALID)
-    end = tl.minimum(real_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
-    for begin in range(real // BLOCK_N * BLOCK_N, end, BLOCK_N):
+    first_key, end_key = _key_range(key_ranges, e, b, batch, len_k, RANGED)
+    end = tl.minimum(end_key, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
         kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale, PRECISION)
+        weights = _weights(q, k, row, col, len_q, len_k, first_key, end_key, shift, scale, PRECISION)
         grad = product(go, tl.trans(v), PRECISION) * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            grad = tl.where(kept(word, (col % 2)[None, :], key_low, key_high, cut_at), grad, 0.0)
+            grad = tl.where(keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold), grad, 0.0)
         grad = weights * (grad - mean[:, None])
         gq += product(grad.to(k.dtype), k, PRECISION)
     g_at = gq_ptr + e * g_e + b * g_b + local[:, None] * g_t + h * HEAD + channel[None, :]
@@ -229,7 +230,7 @@ def backward_key(
     shape,
     keys,
     scales,
-    valid,
+    key_ranges,
     q_e,
     q_b,
     q_t,
@@ -251,7 +252,7 @@ def backward_key(
     GHOST: tl.constexpr,
     LAST: tl.constexpr,
     DROP: tl.constexpr,
-    VALID: tl.constexpr,
+    RANGED: tl.constexpr,
     HEAD: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -259,7 +260,7 @@ def backward_key(
     PRECISION: tl.constexpr,
 ):
     """Gradients of key and value, over the rows that see them."""
-    e, block, b, h, bh, batch, len_q, len_k, cut_at, key_low, key_high, first = _locate(
+    e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first = _locate(
         shape, keys, encoders, blocks, HEADS, GHOST, LAST
     )
     if block * BLOCK_N >= len_k:
@@ -273,7 +274,7 @@ def backward_key(
     v = tl.load(v_ptr + offset, kv_mask, 0.0)
     gk = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     gv = tl.zeros([BLOCK_N, WIDTH], tl.float32)
-    real, real_end = _real(valid, e, b, batch, len_k, VALID)
+    first_key, end_key = _key_range(key_ranges, e, b, batch, len_k, RANGED)
     start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // BLOCK_M * BLOCK_M
     for begin in range(start, len_q - first, BLOCK_M):
         local = begin + tl.arange(0, BLOCK_M)
@@ -284,12 +285,12 @@ def backward_key(
         go = tl.load(go_ptr + o_at, q_mask, 0.0)
         mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
         shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, real, real_end, shift, scale, PRECISION)
+        weights = _weights(q, k, row, col, len_q, len_k, first_key, end_key, shift, scale, PRECISION)
         grad = product(go, tl.trans(v), PRECISION) * keep
         dropped = weights * keep
         if DROP:
             word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            keeps = kept(word, (col % 2)[None, :], key_low, key_high, cut_at)
+            keeps = keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold)
             grad = tl.where(keeps, grad, 0.0)
             dropped = tl.where(keeps, dropped, 0.0)
         gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION)

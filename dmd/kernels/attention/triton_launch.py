@@ -15,7 +15,7 @@ from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
 from dmd.kernels.common.block_sizes import attention_sizes
 from dmd.kernels.common.launching import launch, product_precision
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 
 LOG2_E = math.log2(math.e)
 
@@ -24,17 +24,29 @@ class AttentionLaunch:
     """What the three launches of one call share; float32 products are in backward what they were when it was made.
 
     Args:
-        shape: [E, 3] int32, query length, key length and dropout's cut of each encoder.
+        shape: [E, 3] int32, query length, key length and dropout's threshold of each encoder.
         scales: [E] float32, what dropout multiplies the kept weights by.
         keys: [E, ghosts, 2] int32, the dropout's keys; None without dropout.
-        valid: [E, B, 2] int32, the real key frames of each sample; None: all.
+        key_ranges: [E, B, 2] int32, the unpadded key frames of each sample; None: all.
     """
 
     def __init__(
-        self, shape: Tensor, scales: Tensor, keys: Tensor | None, valid: Tensor | None, *, heads: int, last_step: bool
+        self,
+        shape: Tensor,
+        scales: Tensor,
+        keys: Tensor | None,
+        key_ranges: Tensor | None,
+        *,
+        heads: int,
+        last_step: bool,
     ) -> None:
-        self.heads, self.last_step, self.dropping, self.ranged = heads, last_step, keys is not None, valid is not None
-        self.ranges = shape if valid is None else valid
+        self.heads, self.last_step, self.dropping, self.ranged = (
+            heads,
+            last_step,
+            keys is not None,
+            key_ranges is not None,
+        )
+        self.ranges = shape if key_ranges is None else key_ranges
         self.tables = (shape, shape if keys is None else keys, scales, self.ranges)
         self.ghosts = None if keys is None else keys.shape[1]
         self.precision = product_precision()
@@ -126,7 +138,7 @@ class AttentionLaunch:
             "GHOST": batch if self.ghosts is None else batch // self.ghosts,
             "LAST": self.last_step,
             "DROP": self.dropping,
-            "VALID": self.ranged,
+            "RANGED": self.ranged,
             "HEAD": head,
             "PRECISION": self.precision,
             **sizes,
@@ -160,18 +172,22 @@ class FusedAttention(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         plan: AttentionPlan,
-        noise: Noise | None,
-        site: int | None,
-        valid: Tensor | None,
+        rng: DropoutRNG | None,
+        call_site: int | None,
+        key_ranges: Tensor | None,
     ) -> Tensor:
         if value.stride() != key.stride():
             key, value = key.contiguous(), value.contiguous()
-        dropping = noise is not None and site is not None
+        dropping = rng is not None and call_site is not None
         rates = plan.rates if dropping else (0.0,) * len(plan.queries)
         shape, scales = _tables_on(query.device, plan.queries, plan.keys, rates)
-        keys = noise.table([(site, e) for e in range(len(rates))]) if noise is not None and site is not None else None
-        real = None if valid is None else valid.to(torch.int32).contiguous()
-        launch = AttentionLaunch(shape, scales, keys, real, heads=plan.heads, last_step=plan.last_step)
+        keys = (
+            rng.table([(call_site, e) for e in range(len(rates))])
+            if rng is not None and call_site is not None
+            else None
+        )
+        ranges = None if key_ranges is None else key_ranges.to(torch.int32).contiguous()
+        launch = AttentionLaunch(shape, scales, keys, ranges, heads=plan.heads, last_step=plan.last_step)
         out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
         sums = launch.forward(query, key, value, out)
         ctx.save_for_backward(query, key, value, out, sums)

@@ -12,15 +12,15 @@ COLUMNS = 5
 
 
 @triton.jit
-def kept(word, odd, key_low, key_high, cut_at):
-    """Whether dropout keeps elements: the hash of `dmd.kernels.dropout.noise`, in unsigned arithmetic."""
+def keep_mask(word, odd, key_low, key_high, threshold):
+    """Whether dropout keeps elements: the hash of `dmd.kernels.dropout.rng`, in unsigned arithmetic."""
     x = (word + key_low).to(tl.uint32, bitcast=True)
     high = key_high.to(tl.uint32, bitcast=True)
     x = ((x ^ (x >> 16)) * 0x7FEB352D) ^ high
     x = ((x ^ (x >> 15)) * 0x846CA68B) ^ high
     x = x ^ (x >> 16)
     half = tl.where(odd == 1, x >> 16, x & 0xFFFF)
-    return (half ^ 0x8000).to(tl.int32) >= cut_at
+    return (half ^ 0x8000).to(tl.int32) >= threshold
 
 
 @triton.jit
@@ -45,7 +45,8 @@ def locate_rows(row, table, e, SIDE: tl.constexpr, LAST: tl.constexpr):
 def whole_steps(
     sample, step, inside, table, ranges, e, batch, SIDE: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr
 ):
-    """Step of rows in the whole sequence: with LAST it is the last one, or with RANGED the sample's last real one."""
+    """Step of rows in the whole sequence: with LAST it is the last one, or with RANGED the sample's last unpadded
+    one."""
     whole = step
     if LAST:
         if RANGED:
@@ -70,7 +71,7 @@ def keep_factor(
     LAST: tl.constexpr,
     COLS: tl.constexpr,
     GHOST: tl.constexpr,
-    CUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
     SCALE: tl.constexpr,
 ):
     """What dropout multiplies the elements [rows, col] by: 0 or SCALE; COLS channels, GHOST samples per ghost batch."""
@@ -82,7 +83,7 @@ def keep_factor(
     if not LAST:
         steps = tl.load(table + 5 * e + 3 + SIDE)
     index = ((place * GHOST + sample % GHOST) * steps + step)[:, None] * COLS + col[None, :]
-    return tl.where(kept(index // 2, index % 2, low[:, None], high[:, None], CUT), SCALE, 0.0)
+    return tl.where(keep_mask(index // 2, index % 2, low[:, None], high[:, None], THRESHOLD), SCALE, 0.0)
 
 
 @triton.jit

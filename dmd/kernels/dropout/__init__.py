@@ -1,1 +1,1 @@
-"""Dropout whose masks depend on seed, step, ghost batch and place alone: `noise` and `keys`; in Triton: `triton`."""
+"""Dropout whose masks depend on seed, step, ghost batch and place alone: `rng` and `keys`; in Triton: `triton`."""

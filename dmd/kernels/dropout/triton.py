@@ -1,4 +1,4 @@
-"""Dropout as one Triton launch each way; the mask of `noise` is drawn again in backward, never kept."""
+"""Dropout as one Triton launch each way; the mask of `rng` is drawn again in backward, never kept."""
 
 import math
 from typing import Any
@@ -9,14 +9,14 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.launching import launch
-from dmd.kernels.common.triton_rows import kept
-from dmd.kernels.dropout.noise import Noise, cut, keep_scale
+from dmd.kernels.common.triton_rows import keep_mask
+from dmd.kernels.dropout.rng import DropoutRNG, keep_scale, threshold
 
 BLOCK = 2048
 
 
 @triton.jit
-def _drop(x_ptr, out_ptr, keys, count, batch, ghost, inner, cut_at, scale, BLOCK: tl.constexpr):
+def _drop(x_ptr, out_ptr, keys, count, batch, ghost, inner, threshold, scale, BLOCK: tl.constexpr):
     """x [outer, batch, inner] flat; elements are numbered inside each ghost batch."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
@@ -27,7 +27,7 @@ def _drop(x_ptr, out_ptr, keys, count, batch, ghost, inner, cut_at, scale, BLOCK
     key_at = keys + 2 * (sample // ghost)
     low = tl.load(key_at, inside, 0)
     high = tl.load(key_at + 1, inside, 0)
-    out = tl.where(kept(index // 2, index % 2, low, high, cut_at), x * scale, 0.0)
+    out = tl.where(keep_mask(index // 2, index % 2, low, high, threshold), x * scale, 0.0)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), inside)
 
 
@@ -46,7 +46,7 @@ def _launch(x: Tensor, keys: Tensor, batch_dim: int, ghost: int, rate: float) ->
         x.shape[batch_dim],
         ghost,
         inner,
-        cut(rate),
+        threshold(rate),
         keep_scale(rate),
         BLOCK=BLOCK,
     )
@@ -57,10 +57,10 @@ class FusedDropout(torch.autograd.Function):
     """Keeps the keys alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rate: float, noise: Noise, batch_dim: int) -> Tensor:
-        keys = noise.table([(noise.next_site(),)])
+    def forward(ctx: Any, x: Tensor, rate: float, rng: DropoutRNG, batch_dim: int) -> Tensor:
+        keys = rng.table([(rng.next_call_site(),)])
         ctx.save_for_backward(keys)
-        ctx.how = (batch_dim, noise.ghost_size, rate)
+        ctx.how = (batch_dim, rng.ghost_size, rate)
         return _launch(x, keys, *ctx.how)
 
     @staticmethod

@@ -72,10 +72,10 @@ def residual_mlp_backward(
     LAST: tl.constexpr,
     GHOST: tl.constexpr,
     RES: tl.constexpr,
-    RES_CUT: tl.constexpr,
+    RES_THRESHOLD: tl.constexpr,
     RES_SCALE: tl.constexpr,
     RELU: tl.constexpr,
-    RELU_CUT: tl.constexpr,
+    RELU_THRESHOLD: tl.constexpr,
     RELU_SCALE: tl.constexpr,
     M: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -99,7 +99,7 @@ def residual_mlp_backward(
     branch = grad
     if RES:
         branch *= keep_factor(
-            last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
+            last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
         )
     unit, inverse = normalised(tl.load(middle_ptr + at, mask, 0.0), channel, DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
@@ -131,7 +131,7 @@ def residual_mlp_backward(
                 LAST,
                 4 * DIM,
                 GHOST,
-                RELU_CUT,
+                RELU_THRESHOLD,
                 RELU_SCALE,
             )
         hidden = tl.where(before > 0, hidden, 0.0)
@@ -140,7 +140,7 @@ def residual_mlp_backward(
     tl.store(grad_middle_ptr + at, grad, mask)
     if RES:
         grad *= keep_factor(
-            res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
+            res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
         )
     row_at = e.to(tl.int64) * m_e + sample * m_b + step * m_t
     grad = tl.where(mask, grad, 0.0).to(DOT)
@@ -217,7 +217,7 @@ def project_backward(
 
     With QUERY the input goes through layer norm and the residual brings its own gradient. Without, it is a source that
     is normalised already. With LAST, queries and residual are of the last step alone, with RANGED
-    of the last real one.
+    of the last unpadded one.
     """
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)

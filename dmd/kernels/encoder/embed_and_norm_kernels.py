@@ -86,7 +86,7 @@ def embed(
     SIDE: tl.constexpr,
     NORM: tl.constexpr,
     DROP: tl.constexpr,
-    CUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
     SCALE: tl.constexpr,
     GHOST: tl.constexpr,
     DIM: tl.constexpr,
@@ -126,7 +126,9 @@ def embed(
     )
     out = _positioned(x, positions, step, inside, channel, factor, DIM)
     if DROP:
-        out *= keep_factor(keys, table, e, sample, step, channel, batch, inside, SIDE, False, DIM, GHOST, CUT, SCALE)
+        out *= keep_factor(
+            keys, table, e, sample, step, channel, batch, inside, SIDE, False, DIM, GHOST, THRESHOLD, SCALE
+        )
     if NORM:
         out, _ = normalised(out, channel, DIM)
     o_at = out_ptr + e.to(tl.int64) * o_e + (sample * o_b + step * o_t)[:, None] + channel[None, :]
@@ -175,7 +177,7 @@ def embed_backward(
     SIDE: tl.constexpr,
     NORM: tl.constexpr,
     DROP: tl.constexpr,
-    CUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
     SCALE: tl.constexpr,
     GHOST: tl.constexpr,
     DIM: tl.constexpr,
@@ -236,7 +238,7 @@ def embed_backward(
             keep = tl.full([M, WIDTH], 1.0, tl.float32)
             if DROP:
                 keep = keep_factor(
-                    keys, table, e, sample, step, channel, batch, inside, SIDE, False, DIM, GHOST, CUT, SCALE
+                    keys, table, e, sample, step, channel, batch, inside, SIDE, False, DIM, GHOST, THRESHOLD, SCALE
                 )
             if NORM:
                 unit, inverse = normalised(x * keep, channel, DIM)

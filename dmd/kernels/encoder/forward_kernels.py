@@ -102,10 +102,10 @@ def residual_mlp(
     RANGED: tl.constexpr,
     GHOST: tl.constexpr,
     RES: tl.constexpr,
-    RES_CUT: tl.constexpr,
+    RES_THRESHOLD: tl.constexpr,
     RES_SCALE: tl.constexpr,
     RELU: tl.constexpr,
-    RELU_CUT: tl.constexpr,
+    RELU_THRESHOLD: tl.constexpr,
     RELU_SCALE: tl.constexpr,
     M: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -135,7 +135,7 @@ def residual_mlp(
         branch += product(mixed, wo, PRECISION)
     if RES:
         branch *= keep_factor(
-            res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
+            res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
         )
     x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + whole * x_t)[:, None] + channel[None, :]
     middle = tl.load(x_at, mask, 0.0) + branch
@@ -166,7 +166,7 @@ def residual_mlp(
                 LAST,
                 4 * DIM,
                 GHOST,
-                RELU_CUT,
+                RELU_THRESHOLD,
                 RELU_SCALE,
             )
         w2_at = w2_ptr + (e * DIM + channel)[None, :] * (4 * DIM) + unit_no[:, None]
@@ -174,6 +174,6 @@ def residual_mlp(
         branch += product(hidden.to(DOT), w2, PRECISION)
     if RES:
         branch *= keep_factor(
-            last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
+            last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
         )
     tl.store(out_ptr + at, middle + branch, mask)

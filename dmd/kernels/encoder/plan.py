@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 
 PADDING_ALLOWANCE = 1.25
 """Encoders share a batch when padding to the longest raises their attention work by no more than this factor."""
@@ -104,7 +104,7 @@ class StackPlan:
                 rows[member] = [*own, max(group.queries), max(group.keys)]
         return torch.tensor(rows, dtype=torch.int32)
 
-    def dropout_keys(self, noise: Noise, *, sources: bool) -> dict[str, Tensor]:
+    def dropout_keys(self, rng: DropoutRNG, *, sources: bool) -> dict[str, Tensor]:
         """{kind: [E, ghosts, 2]} of every dropout of the stack that has a rate, in the order of PyTorch's call sites.
 
         Kinds are `embed`, `source`, and of layer l `attention{l}`, `res{l}`, `relu{l}` and `last{l}`.
@@ -124,13 +124,13 @@ class StackPlan:
             for kind, drops in steps:
                 if not drops:
                     continue
-                site = noise.next_site()
+                call_site = rng.next_call_site()
                 own = kinds.setdefault(kind, [(0, 0)] * len(self.queries))
                 for place, member in enumerate(group.members):
-                    own[member] = (site, place) if kind.startswith("attention") else (site,)
+                    own[member] = (call_site, place) if kind.startswith("attention") else (call_site,)
         if not kinds:
             return {}
-        table = noise.table([path for own in kinds.values() for path in own])
+        table = rng.table([path for own in kinds.values() for path in own])
         return dict(zip(kinds, table.split(len(self.queries)), strict=True))
 
 
@@ -159,7 +159,9 @@ class LayerWeights(NamedTuple):
     """[2, E, d]: their shifts."""
 
     def of(self, members: Tensor) -> "LayerWeights":
-        """Those of some encoders, [M] of them."""
+        """Those of some encoders, [M] of them in ascending order."""
+        if len(members) == len(self.in_proj_bias):
+            return self
         parts = zip(self._fields, self, strict=True)
         return LayerWeights(*(part.index_select(1 if name.startswith("norm") else 0, members) for name, part in parts))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dmd.kernels.attention.triton_launch import AttentionLaunch
 from dmd.kernels.common.block_sizes import row_sizes
 from dmd.kernels.common.launching import launch
-from dmd.kernels.dropout.noise import cut, keep_scale
+from dmd.kernels.dropout.rng import keep_scale, threshold
 from dmd.kernels.encoder.backward_kernels import project_backward, residual_mlp_backward
 from dmd.kernels.encoder.forward_kernels import project, residual_mlp
 from dmd.kernels.encoder.plan import LayerWeights
@@ -54,10 +54,10 @@ class LayerCall:
         return {
             "GHOST": batch if keys is None else batch // keys.shape[1],
             "RES": "res" in self.keys,
-            "RES_CUT": cut(self.res_rate),
+            "RES_THRESHOLD": threshold(self.res_rate),
             "RES_SCALE": keep_scale(self.res_rate),
             "RELU": "relu" in self.keys,
-            "RELU_CUT": cut(self.relu_rate),
+            "RELU_THRESHOLD": threshold(self.relu_rate),
             "RELU_SCALE": keep_scale(self.relu_rate),
         }
 
@@ -280,7 +280,7 @@ def weight_gradients(
         RANGED=call.attention.ranged,
         RES=drops["RES"],
         GHOST=drops["GHOST"],
-        CUT=drops["RES_CUT"],
+        THRESHOLD=drops["RES_THRESHOLD"],
         SCALE=drops["RES_SCALE"],
         **sizes,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from dmd.kernels.attention.triton_launch import AttentionLaunch
 from dmd.kernels.common.block_sizes import padded
 from dmd.kernels.common.launching import launch
-from dmd.kernels.dropout.noise import Noise, cut, keep_scale
+from dmd.kernels.dropout.rng import DropoutRNG, keep_scale, threshold
 from dmd.kernels.encoder.embed_and_norm_kernels import embed, embed_backward, norm, norm_backward
 from dmd.kernels.encoder.plan import EncoderStack
 from dmd.kernels.encoder.triton_layer import FusedLayer, LayerCall, empty, strides
@@ -124,7 +124,7 @@ def _constants(call: EmbedCall, batch: int, dim: int) -> dict[str, Any]:
         "SIDE": call.side,
         "NORM": call.norm,
         "DROP": call.keys is not None,
-        "CUT": cut(call.rate),
+        "THRESHOLD": threshold(call.rate),
         "SCALE": keep_scale(call.rate),
         "GHOST": batch if call.keys is None else batch // call.keys.shape[1],
         "DIM": dim,
@@ -182,30 +182,30 @@ def run_stack(
     stack: EncoderStack,
     inputs: Sequence[Tensor] | Tensor,
     sources: Sequence[Tensor] | None,
-    noise: Noise | None,
-    valid: Sequence[Tensor] | None = None,
+    rng: DropoutRNG | None,
+    key_ranges: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """The stack's output [E, B, T, d] (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
 
     Args:
         inputs: [B, T, d] of each encoder; or one [2 E, B, T, d / 2], whose pairs lie side by side in the channels.
         sources: [B, Tk, d] of each encoder; None for self-attention.
-        valid: (begin, end) of each sample's real key frames, [B, 2] of each encoder; None: all are. The
+        key_ranges: (begin, end) of each sample's unpadded key frames, [B, 2] of each encoder; None: all are. The
             last of them is the last step.
     """
     plan, table = stack.plan, stack.tables["table"]
-    keys = {} if noise is None else plan.dropout_keys(noise, sources=sources is not None)
+    keys = {} if rng is None else plan.dropout_keys(rng, sources=sources is not None)
     x = _embed(stack, inputs, 0, keys.get("embed"))
     source = None if sources is None else _embed(stack, sources, 1, keys.get("source"))
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else torch.float32
-    real = None if valid is None else torch.stack(list(valid)).to(torch.int32)  # [E, B, 2]
+    ranges = None if key_ranges is None else torch.stack(list(key_ranges)).to(torch.int32)  # [E, B, 2]
     for level, weights in enumerate(stack.layers):
         last = plan.last_step and level == plan.levels - 1
         attention = AttentionLaunch(
             stack.tables["shape"],
             stack.tables["scales"],
             keys.get(f"attention{level}"),
-            real,
+            ranges,
             heads=plan.heads,
             last_step=last,
         )

@@ -37,7 +37,7 @@ def _outer(
     NORM: tl.constexpr,
     DROP: tl.constexpr,
     GHOST: tl.constexpr,
-    CUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
     SCALE: tl.constexpr,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -59,7 +59,9 @@ def _outer(
         a_at = (sample * a_b + step * a_t)[:, None] + col[None, :]
         a = tl.load(a_ptr + a_at, inside[:, None] & (col < COLS)[None, :], 0.0).to(tl.float32)
         if DROP:
-            a *= keep_factor(keys, table, e, sample, step, col, batch, inside, SIDE, LAST, COLS, GHOST, CUT, SCALE)
+            a *= keep_factor(
+                keys, table, e, sample, step, col, batch, inside, SIDE, LAST, COLS, GHOST, THRESHOLD, SCALE
+            )
         place = step
         if WHOLE:
             place = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE, LAST, RANGED)
@@ -108,7 +110,7 @@ def projection_weights(
     RANGED: tl.constexpr,
     RES: tl.constexpr,
     GHOST: tl.constexpr,
-    CUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
     SCALE: tl.constexpr,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -151,7 +153,7 @@ def projection_weights(
             True,
             False,
             GHOST,
-            CUT,
+            THRESHOLD,
             SCALE,
             DIM,
             WIDTH,
@@ -187,7 +189,7 @@ def projection_weights(
             SELF,
             False,
             GHOST,
-            CUT,
+            THRESHOLD,
             SCALE,
             DIM,
             WIDTH,
@@ -223,7 +225,7 @@ def projection_weights(
             False,
             RES,
             GHOST,
-            CUT,
+            THRESHOLD,
             SCALE,
             DIM,
             WIDTH,
@@ -276,10 +278,10 @@ def mlp_weights(
     LAST: tl.constexpr,
     GHOST: tl.constexpr,
     RES: tl.constexpr,
-    RES_CUT: tl.constexpr,
+    RES_THRESHOLD: tl.constexpr,
     RES_SCALE: tl.constexpr,
     RELU: tl.constexpr,
-    RELU_CUT: tl.constexpr,
+    RELU_THRESHOLD: tl.constexpr,
     RELU_SCALE: tl.constexpr,
     M: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -313,7 +315,7 @@ def mlp_weights(
         grad = tl.load(grad_ptr + g_at, mask, 0.0)
         if RES:
             grad *= keep_factor(
-                last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_CUT, RES_SCALE
+                last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
             )
         unit, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM)
         y = (unit * gain[None, :] + shift[None, :]).to(DOT)
@@ -334,7 +336,7 @@ def mlp_weights(
                 LAST,
                 4 * DIM,
                 GHOST,
-                RELU_CUT,
+                RELU_THRESHOLD,
                 RELU_SCALE,
             )
             hidden *= keep

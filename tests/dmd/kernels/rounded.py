@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan
-from dmd.kernels.dropout.noise import Noise, keep_scale, kept_elements
+from dmd.kernels.dropout.rng import DropoutRNG, draw_keep_mask, keep_scale
 from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
 from dmd.kernels.portable import PortableBackend, normalise, pick_steps
 
@@ -60,11 +60,11 @@ class RoundedBackend(PortableBackend):
         *,
         members: Tensor,
         last: Tensor | None,
-        noise: Noise | None,
-        valid: Tensor | None,
+        rng: DropoutRNG | None,
+        key_ranges: Tensor | None,
     ) -> Tensor:
         """As the portable layer, for all keys real."""
-        assert valid is None
+        assert key_ranges is None
 
         def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = slice(None)) -> Tensor:
             return Product.apply(x, weight[members, None, rows].transpose(-1, -2)) + bias[members, None, None, rows]
@@ -80,18 +80,18 @@ class RoundedBackend(PortableBackend):
             x = pick_steps(x, last)
         query = Stored.apply(linear(norm(normalise(x), 0), weights.in_proj_weight, weights.in_proj_bias, slice(dim)))
         both = Stored.apply(linear(keys, weights.in_proj_weight, weights.in_proj_bias, slice(dim, None)))
-        mixed = Stored.apply(attention(query, *both.chunk(2, -1), plan.attention, noise))
+        mixed = Stored.apply(attention(query, *both.chunk(2, -1), plan.attention, rng))
         attended = linear(mixed, weights.out_proj_weight, weights.out_proj_bias)
-        x = x + self.dropout(attended, plan.res_rate, noise, batch_dim=1)
+        x = x + self.dropout(attended, plan.res_rate, rng, batch_dim=1)
         hidden = linear(norm(normalise(x), 1), weights.fc1_weight, weights.fc1_bias).relu()
-        hidden = self.dropout(hidden, plan.relu_rate, noise, batch_dim=1)
+        hidden = self.dropout(hidden, plan.relu_rate, rng, batch_dim=1)
         branch = linear(hidden, weights.fc2_weight, weights.fc2_bias)
-        return x + self.dropout(branch, plan.res_rate, noise, batch_dim=1)
+        return x + self.dropout(branch, plan.res_rate, rng, batch_dim=1)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, noise: Noise | None) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rng: DropoutRNG | None) -> Tensor:
     """As `Backend.attention`, encoder by encoder."""
-    site = plan.next_site(noise)
+    call_site = plan.next_call_site(rng)
     outs = torch.zeros_like(query)
     for e, (tq, tk) in enumerate(zip(plan.queries, plan.keys, strict=True)):
         first, end = plan.rows(e)
@@ -103,10 +103,12 @@ def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, no
         hidden = torch.arange(tk) > torch.arange(first, end)[:, None] + abs(tq - tk)
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         scale = 1.0
-        if noise is not None and site is not None and plan.rates[e] > 0:
-            words = torch.arange(noise.ghost_size * plan.heads * tq * ((tk + 1) // 2), dtype=torch.int32)
-            kept = [kept_elements(words, plan.rates[e], noise.key(g, site, e)) for g in range(len(noise.ghosts))]
-            weights = weights * torch.stack(kept).view(len(q), plan.heads, tq, -1)[:, :, first:, :tk]
+        if rng is not None and call_site is not None and plan.rates[e] > 0:
+            words = torch.arange(rng.ghost_size * plan.heads * tq * ((tk + 1) // 2), dtype=torch.int32)
+            keep_masks = [
+                draw_keep_mask(words, plan.rates[e], rng.key(g, call_site, e)) for g in range(len(rng.ghosts))
+            ]
+            weights = weights * torch.stack(keep_masks).view(len(q), plan.heads, tq, -1)[:, :, first:, :tk]
             scale = keep_scale(plan.rates[e])
         mixed = Product.apply(weights, v) * scale
         outs[e, :, : end - first] = mixed.transpose(1, 2).flatten(2)

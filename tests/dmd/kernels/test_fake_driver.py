@@ -9,7 +9,7 @@ from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.backend import float32_products
 from dmd.kernels.common.cards import KernelError
 from dmd.kernels.dropout.keys import DropoutKeys
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
@@ -76,10 +76,10 @@ def check_step() -> None:
     parts = [torch.zeros(GHOSTS * SAMPLES, LENGTHS[m], SIZES[m]) for m in SIZES]
     labels = torch.zeros(GHOSTS, SAMPLES)
     cpu = torch.device("cpu")
-    noise = Noise(seed=1, step=0, ghosts=range(GHOSTS), ghost_size=SAMPLES, device=cpu, keys=DropoutKeys())
+    rng = DropoutRNG(seed=1, step=0, ghosts=range(GHOSTS), ghost_size=SAMPLES, device=cpu, keys=DropoutKeys())
     with offline(LEAST, on_launch=on_launch):
         with torch.autocast("cpu", torch.bfloat16):
-            output = model(*parts, noise)
+            output = model(*parts, rng)
         objective(output, labels, torch.ones_like(labels))["total"].sum().backward()
     assert launched == KERNELS
 

@@ -13,7 +13,7 @@ def check_attention(device: str, dtype_name: str = "float32", full_size: bool = 
     """Lengths, head widths, one step or all, dropout or none; the same elements are dropped in both forms."""
     from dmd.kernels.attention.plan import AttentionPlan
     from dmd.kernels.cpu import CPU
-    from dmd.kernels.dropout.noise import Noise
+    from dmd.kernels.dropout.rng import DropoutRNG
     from dmd.kernels.triton_backend import TRITON
 
     dtype = getattr(torch, dtype_name)
@@ -49,8 +49,8 @@ def check_attention(device: str, dtype_name: str = "float32", full_size: bool = 
                         torch.randn(len(queries), batch, t, heads * width).to(dtype).to(kind).to(place).requires_grad_()
                         for t in steps
                     ]
-                    noise = Noise(seed=1, step=2, ghosts=[3, 8], ghost_size=batch // 2, device=place)
-                    out = backend.attention(*parts, plan, noise if dropping else None)
+                    rng = DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=batch // 2, device=place)
+                    out = backend.attention(*parts, plan, rng if dropping else None)
                     valid = torch.cat([out[e, :, : 1 if last_step else t].flatten() for e, t in enumerate(queries)])
                     weight = torch.linspace(-1, 1, len(valid), dtype=torch.float64).to(valid)
                     (valid * weight).sum().backward()

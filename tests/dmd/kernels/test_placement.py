@@ -25,7 +25,7 @@ from dmd.data.synthetic import random_batch
 from dmd.model.text import build_text_encoder
 from dmd.system.system import TrainingSystem
 from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
-from dmd.training.step import make_noise
+from dmd.training.step import make_rng
 from tests.dmd.kernels.forms import interpreted
 
 pytestmark = pytest.mark.slow
@@ -109,8 +109,8 @@ def train(preset: str, variant: str, kernels: str) -> None:
     batch = make_batch(info, config, 2)
     for step in range(2):
         with Places() as places:
-            noise = make_noise(batch, config, step=step, forward=0, device=META, keys=system.keys)
-            system(batch, noise)["total"].sum().backward()
+            rng = make_rng(batch, config, step=step, forward=0, device=META, keys=system.keys)
+            system(batch, rng)["total"].sum().backward()
     assert places.copies == {"copy_": 1}, places.copies
 
 

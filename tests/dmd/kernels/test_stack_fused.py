@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dmd.kernels.cpu import CPU
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
@@ -80,12 +80,12 @@ def run(case: dict, device: str, form: str, dtype: str, dropping: bool, seed: in
     sources = None if keys is None else [given[t] for t in keys]
     ghosts = list(range(3, 3 + case.get("ghosts", 2)))
     place = stack.norm_weight.device
-    noise = Noise(seed=1, step=2, ghosts=ghosts, ghost_size=batch // len(ghosts), device=place) if dropping else None
-    valid = None
+    rng = DropoutRNG(seed=1, step=2, ghosts=ghosts, ghost_size=batch // len(ghosts), device=place) if dropping else None
+    key_ranges = None
     if case.get("ranges"):  # padded left, padded right, nothing real, everything real
-        valid = [torch.tensor([[2, t], [0, t - 2], [3, 3], [0, t]], device=place) for t in keys or case["queries"]]
+        key_ranges = [torch.tensor([[2, t], [0, t - 2], [3, 3], [0, t]], device=place) for t in keys or case["queries"]]
     with torch.autocast(place.type, torch.bfloat16, enabled=fused and dtype == "bfloat16"):
-        outs = stack([given[t] for t in case["queries"]], sources, valid=valid, noise=noise)
+        outs = stack([given[t] for t in case["queries"]], sources, key_ranges=key_ranges, rng=rng)
     sum((out * torch.randn(out.shape).to(out)).sum() for out in outs).backward()
     found = {f"out {e}": out for e, out in enumerate(outs)} | {f"input {t}": x.grad for t, x in given.items()}
     return found | {name: parameter.grad for name, parameter in stack.named_parameters()}

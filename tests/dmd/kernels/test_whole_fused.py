@@ -9,12 +9,12 @@ import torch
 from dmd.config import Config, TrainConfig
 from dmd.data.loader import Batch
 from dmd.kernels.dropout.keys import DropoutKeys
-from dmd.kernels.dropout.noise import Noise
+from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.portable import PORTABLE
 from dmd.model.config import ModelConfig
 from dmd.system.cuda_graph import obstacle_to_capture
 from dmd.system.system import TrainingSystem
-from dmd.training.step import make_noise
+from dmd.training.step import make_rng
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 
 SIZES = {"text": 5, "audio": 3, "vision": 4}
@@ -72,8 +72,8 @@ def losses(kernels: str, device: str, steps: int, nudge: int | None = None, **tr
     found = []
     for step in range(steps):
         batch = make_batch(step, device)
-        noise = make_noise(batch, config, step=step, forward=0, device=torch.device(device), keys=system.keys)
-        loss = system(batch, noise)["total"].mean()
+        rng = make_rng(batch, config, step=step, forward=0, device=torch.device(device), keys=system.keys)
+        loss = system(batch, rng)["total"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -101,8 +101,8 @@ def check_masked_padding(device: str) -> None:
         system, config = make_system(kernels, place, replace(MODEL, masked_padding=masked))
         batch = make_batch(0, place)
         batch.audio[0, :2], batch.vision[1, 1:], batch.text[2] = 0, 0, 0
-        noise = make_noise(batch, config, step=0, forward=0, device=torch.device(place), keys=system.keys)
-        total = system(batch, noise)["total"]
+        rng = make_rng(batch, config, step=0, forward=0, device=torch.device(place), keys=system.keys)
+        total = system(batch, rng)["total"]
         total.sum().backward()
         found.append((total.double().cpu(), torch.cat([p.grad.double().flatten().cpu() for p in system.parameters()])))
     fused, plain, unmasked = found
@@ -119,9 +119,9 @@ def check_dropout(device: str) -> None:
     for shape, batch_dim in (((4, 3, 5), 0), ((2, 4, 7), 1), ((6, 1), 0)):
         results = []
         for backend, keys in ((TRITON, DropoutKeys()), (PORTABLE, None)):
-            noise = Noise(seed=1, step=2, ghosts=[3, 5], ghost_size=shape[batch_dim] // 2, device=place, keys=keys)
+            rng = DropoutRNG(seed=1, step=2, ghosts=[3, 5], ghost_size=shape[batch_dim] // 2, device=place, keys=keys)
             x = torch.linspace(1, 2, torch.Size(shape).numel(), device=place).view(shape).requires_grad_()
-            out = backend.dropout(x, 0.4, noise, batch_dim=batch_dim)
+            out = backend.dropout(x, 0.4, rng, batch_dim=batch_dim)
             out.square().sum().backward()
             results.append((out.detach(), x.grad))
         for got, want in zip(*results, strict=True):
@@ -137,8 +137,8 @@ def check_use_pytorch(device: str) -> None:
             system.use_pytorch("a kernel cannot run")
             assert system.execution.kernels == "plain (a kernel cannot run)"
         batch = make_batch(0, device)
-        noise = make_noise(batch, config, step=0, forward=0, device=torch.device(device), keys=system.keys)
-        terms.append(system(batch, noise))
+        rng = make_rng(batch, config, step=0, forward=0, device=torch.device(device), keys=system.keys)
+        terms.append(system(batch, rng))
     assert all(torch.equal(terms[0][name], terms[1][name]) for name in terms[1])
 
 
@@ -169,14 +169,14 @@ def test_dropout_interpreted():
 def test_keys_of_later_passes_are_those_of_the_noise():
     keys = DropoutKeys()
     for step in range(3):
-        noise = Noise(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"), keys=keys)
-        plain = Noise(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"))
+        rng = DropoutRNG(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"), keys=keys)
+        plain = DropoutRNG(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"))
         assert keys.known == (step > 0)
-        for sites in ([(1,)], [(2, 0), (2, 1)]):
-            assert noise.table(sites).equal(plain.table(sites))
-    noise.restart()
+        for call_sites in ([(1,)], [(2, 0), (2, 1)]):
+            assert rng.table(call_sites).equal(plain.table(call_sites))
+    rng.restart()
     with pytest.raises(AssertionError, match="passes differ"):
-        noise.table([(7,)])
+        rng.table([(7,)])
 
 
 @pytest.mark.gpu
@@ -221,8 +221,8 @@ def test_a_pass_does_not_wait_for_the_device(graph):
         torch.cuda.set_sync_debug_mode("error" if step == 3 else "default")
         try:
             there = batch.to(torch.device("cuda"))
-            noise = make_noise(there, config, step=step, forward=0, device=torch.device("cuda"), keys=system.keys)
-            system(there, noise)["total"].sum().backward()
+            rng = make_rng(there, config, step=step, forward=0, device=torch.device("cuda"), keys=system.keys)
+            system(there, rng)["total"].sum().backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert (system.captured == "yes") == (graph == "auto")

@@ -10,7 +10,6 @@ CPU this is ten times as fast as `bernoulli_`. The hash is C. Wellons' `lowbias3
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,17 +19,9 @@ from dmd.kernels.dropout.keys import DropoutKeys, key_table
 _BITS = 16
 
 
-def _number(value: int, dtype: torch.dtype = torch.int32) -> Tensor:
-    """A constant as a tensor: a Python number would be converted at each use, which costs 2 % of an aligned step."""
-    return torch.tensor(value, dtype=dtype, device="cpu")
-
-
-_ROUNDS = tuple(
-    (_number(shift), _number((1 << (32 - shift)) - 1), _number(multiplier))
-    for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
-)
-"""Shift, the bits that a logical shift leaves, and multiplier of the first two rounds, as int32."""
-_LAST_ROUND = _ROUNDS[0][:2]
+_ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
+"""Shift and multiplier (int32) of the first two rounds of the hash."""
+_LAST_SHIFT = 16
 Key = tuple[int, int] | tuple[Tensor, Tensor]
 """Two int32 numbers; tensors of them are broadcast against the word numbers."""
 
@@ -41,8 +32,8 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-class Noise:
-    """The random source of one forward pass over ghost batches.
+class DropoutRNG:
+    """The dropout RNG of one forward pass over ghost batches.
 
     Args:
         seed: seed of the run.
@@ -50,7 +41,7 @@ class Noise:
         ghosts: numbers of the ghost batches inside the step, in the order in which they lie in the batch.
         ghost_size: samples in each.
         device: where masks are drawn.
-        keys: the pass's keys in the device's memory; None: they come from the host, site by site.
+        keys: the pass's keys in the device's memory; None: they come from the host, call site by call site.
     """
 
     def __init__(
@@ -65,31 +56,31 @@ class Noise:
     ) -> None:
         self.seed, self.step, self.ghosts, self.ghost_size, self.device = seed, step, tuple(ghosts), ghost_size, device
         self.keys = keys
-        self._sites = 0
+        self._call_sites = 0
         if keys is not None:
             keys.start(self)
 
     def restart(self) -> None:
         """Begin the same pass again."""
-        self._sites = 0
+        self._call_sites = 0
         if self.keys is not None:
             self.keys.restart()
 
-    def next_site(self) -> int:
+    def next_call_site(self) -> int:
         """Number of the next place in the network that drops something: calls come in the same order in every pass."""
-        self._sites += 1
-        return self._sites
+        self._call_sites += 1
+        return self._call_sites
 
-    def key(self, ghost: int, *site: int) -> tuple[int, int]:
-        """The hash key, two int32, of one ghost batch (by its place in the batch) at one site."""
-        seed = derived_seed("noise", self.seed, self.step, self.ghosts[ghost], *site)
+    def key(self, ghost: int, *call_site: int) -> tuple[int, int]:
+        """The hash key, two int32, of one ghost batch (by its place in the batch) at one call site."""
+        seed = derived_seed("noise", self.seed, self.step, self.ghosts[ghost], *call_site)
         return _signed(seed & 0xFFFFFFFF), _signed(seed >> 32)
 
-    def table(self, sites: Sequence[tuple[int, ...]]) -> Tensor:
-        """The keys [sites, ghosts, 2], int32, on the device."""
-        return key_table(self, sites).to(self.device) if self.keys is None else self.keys.take(self, sites)
+    def table(self, call_sites: Sequence[tuple[int, ...]]) -> Tensor:
+        """The keys [call sites, ghosts, 2], int32, on the device."""
+        return key_table(self, call_sites).to(self.device) if self.keys is None else self.keys.take(self, call_sites)
 
-    def keep(self, shape: Sequence[int], rate: float, *, batch_dim: int, dtype: torch.dtype) -> Tensor:
+    def scaled_keep_mask(self, shape: Sequence[int], rate: float, *, batch_dim: int, dtype: torch.dtype) -> Tensor:
         """A mask of `shape` with 0 (probability `rate`) or 1 / (1 - rate); `batch_dim` counts the samples."""
         assert shape[batch_dim] == len(self.ghosts) * self.ghost_size, (shape, batch_dim)
         part = list(shape)
@@ -97,13 +88,13 @@ class Noise:
         count = torch.Size(part).numel()
         words = torch.arange((count + 1) // 2, dtype=torch.int32, device=self.device)
         mask = torch.empty(tuple(shape), dtype=dtype, device=self.device)
-        keys = self.table([(self.next_site(),)])[0]  # [ghosts, 2]
+        keys = self.table([(self.next_call_site(),)])[0]  # [ghosts, 2]
         at_once = 1 if self.device.type == "cpu" else len(keys)  # a CPU's cache holds one ghost batch's words
         for begin in range(0, len(keys), at_once):
             low, high = keys[begin : begin + at_once].unsqueeze(-1).unbind(1)  # [g, 1]
-            kept = kept_elements(words, rate, (low, high))[:, :count]  # [g, count]
+            keep_mask = draw_keep_mask(words, rate, (low, high))[:, :count]  # [g, count]
             target = mask.narrow(batch_dim, begin * self.ghost_size, len(low) * self.ghost_size)
-            target.unflatten(batch_dim, (len(low), -1)).copy_(kept.unflatten(1, part).movedim(0, batch_dim))
+            target.unflatten(batch_dim, (len(low), -1)).copy_(keep_mask.unflatten(1, part).movedim(0, batch_dim))
         return mask.mul_(keep_scale(rate))
 
 
@@ -111,36 +102,30 @@ def hash_words(words: Tensor, key: Key) -> Tensor:
     """32 random bits for each int32 word number."""
     x = words + key[0]
     shifted = torch.empty_like(x)
-    for shift, bits, multiplier in _ROUNDS:
-        _xor_shift(x, shift, bits, shifted).mul_(multiplier).bitwise_xor_(key[1])
-    return _xor_shift(x, *_LAST_ROUND, shifted)
+    for shift, multiplier in _ROUNDS:
+        _xor_shift(x, shift, shifted).mul_(multiplier).bitwise_xor_(key[1])
+    return _xor_shift(x, _LAST_SHIFT, shifted)
 
 
-def _xor_shift(x: Tensor, shift: Tensor, bits: Tensor, buffer: Tensor) -> Tensor:
-    """x ^= x >>> shift, in place; `bits` make the arithmetic shift of int32 a logical one."""
+def _xor_shift(x: Tensor, shift: int, buffer: Tensor) -> Tensor:
+    """x ^= x >>> shift, in place. The sign that an arithmetic shift of int32 brings in is masked out."""
     torch.bitwise_right_shift(x, shift, out=buffer)
-    return x.bitwise_xor_(buffer.bitwise_and_(bits))
+    return x.bitwise_xor_(buffer.bitwise_and_((1 << (32 - shift)) - 1))
 
 
-def kept_elements(words: Tensor, rate: float, key: Key) -> Tensor:
+def draw_keep_mask(words: Tensor, rate: float, key: Key) -> Tensor:
     """1 where an element is kept, 0 where it is dropped, int16: words [..., W] -> [..., 2 W]."""
-    return hash_words(words, key).view(torch.int16).ge_(_least(rate))
+    return hash_words(words, key).view(torch.int16).ge_(threshold(rate) - 2 ** (_BITS - 1))
 
 
-@lru_cache(maxsize=64)
-def _least(rate: float) -> Tensor:
-    """The least of sixteen bits, as int16, that keeps an element."""
-    return _number(cut(rate) - 2 ** (_BITS - 1), torch.int16)
-
-
-def cut(rate: float) -> int:
+def threshold(rate: float) -> int:
     """The rate in 1/65536."""
     return round(rate * 2**_BITS)
 
 
 def keep_scale(rate: float) -> float:
     """What the kept elements are multiplied by: 1 / (1 - rate), with the rate that is drawn."""
-    return 2**_BITS / (2**_BITS - cut(rate))
+    return 2**_BITS / (2**_BITS - threshold(rate))
 
 
 def _signed(word: int) -> int:
