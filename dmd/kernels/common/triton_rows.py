@@ -80,7 +80,7 @@ def whole_steps(
     step,  # [M], of rows, in a tensor that holds just these
     inside,  # [M], which rows there are
     table,  # [E, 5], int32
-    ranges,  # [E, batch, 2], int32, unpadded steps (begin, end) of each sample
+    ranges,  # [E, batch, 2], int32, unpadded keys (begin, end) of each sample
     e,  # number of the encoder
     batch,  # samples
     SIDE: tl.constexpr,  # QUERIES or KEYS

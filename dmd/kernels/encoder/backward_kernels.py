@@ -62,9 +62,9 @@ def residual_mlp_backward(
     b1_ptr,  # [E, 4d]
     w2_ptr,  # [E, d, 4d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    res_keys,  # [E, ghost batches, 2], int32, keys of the dropout of the attention's branch
-    relu_keys,  # [E, ghost batches, 2], int32, of that of the hidden units
-    last_keys,  # [E, ghost batches, 2], int32, of that of the MLP's branch
+    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
+    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
+    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
     g_e,  # elements between encoders, of the gradient of the output
     g_b,  # between samples
     g_t,  # between steps
@@ -217,7 +217,7 @@ def project_backward(
     w_ptr,  # [E, 3d, d], of the input projection: query, key, value
     gain_ptr,  # [E, d], of the layer norm before the attention
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    ranges,  # [E, B, 2], int32, unpadded steps (begin, end) of each sample's queries
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
     q_e,  # elements between encoders, of the gradient of the queries
     q_b,  # between samples
     q_t,  # between steps
@@ -240,7 +240,7 @@ def project_backward(
     QUERY: tl.constexpr,  # whether the output is x, which the queries come from
     KEY: tl.constexpr,  # whether keys and values come from it
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
-    RANGED: tl.constexpr,  # whether there are ranges: then the last step is the last unpadded one
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
     M: tl.constexpr,  # rows of a program
     CHUNK: tl.constexpr,  # rows of the weight at a time
     DOT: tl.constexpr,  # type of the operands of products

@@ -24,7 +24,7 @@ def project(
     gain_ptr,  # [E, d], of the layer norm before the attention
     shift_ptr,  # [E, d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    ranges,  # [E, B, 2], int32, unpadded steps (begin, end) of each sample's queries
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
     x_e,  # elements between encoders, of x
     x_b,  # between samples
     x_t,  # between steps
@@ -38,7 +38,7 @@ def project(
     WIDTH: tl.constexpr,  # d, padded to a power of two
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths x has
     LAST: tl.constexpr,  # only each sample's last step is wanted
-    RANGED: tl.constexpr,  # whether there are ranges: then the last step is the last unpadded one
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
     NORM: tl.constexpr,  # whether x is normalised first; otherwise it is already
     M: tl.constexpr,  # rows of a program
     CHUNK: tl.constexpr,  # channels of the output at a time
@@ -88,10 +88,10 @@ def residual_mlp(
     w2_ptr,  # [E, d, 4d]
     b2_ptr,  # [E, d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    ranges,  # [E, B, 2], int32, unpadded steps (begin, end) of each sample's queries
-    res_keys,  # [E, ghost batches, 2], int32, keys of the dropout of the attention's branch
-    relu_keys,  # [E, ghost batches, 2], int32, of that of the hidden units
-    last_keys,  # [E, ghost batches, 2], int32, of that of the MLP's branch
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
+    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
+    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
     x_e,  # elements between encoders, of x
     x_b,  # between samples
     x_t,  # between steps
@@ -102,7 +102,7 @@ def residual_mlp(
     DIM: tl.constexpr,  # d
     WIDTH: tl.constexpr,  # d, padded to a power of two
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
-    RANGED: tl.constexpr,  # whether there are ranges: then the last step is the last unpadded one
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
     GHOST: tl.constexpr,  # samples of a ghost batch
     RES: tl.constexpr,  # whether elements of both branches are dropped
     RES_CUT: tl.constexpr,  # their rate in 1/65536

@@ -60,7 +60,7 @@ def _read(
     x1_t,  # between steps
     x2_b,  # between samples, of input 2
     x2_t,  # between steps
-    PARTS: tl.constexpr,  # see above
+    PARTS: tl.constexpr,  # of its input that an encoder reads; 0: it reads a whole input
     DIM: tl.constexpr,  # d
     WIDTH: tl.constexpr,  # d, padded to a power of two
     M: tl.constexpr,  # rows of a program
@@ -122,7 +122,7 @@ def embed(
     o_b,  # between samples
     o_t,  # between steps
     batch,  # B
-    PARTS: tl.constexpr,  # see above
+    PARTS: tl.constexpr,  # of its input that an encoder reads; 0: it reads a whole input
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths the inputs have
     NORM: tl.constexpr,  # whether the output is normalised
     DROP: tl.constexpr,  # whether elements are dropped
@@ -232,7 +232,7 @@ def embed_backward(
     g2_t,  # between steps
     batch,  # B
     encoders,  # E
-    PARTS: tl.constexpr,  # see above
+    PARTS: tl.constexpr,  # of its input that an encoder reads; 0: it reads a whole input
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths the inputs have
     NORM: tl.constexpr,  # whether the output is normalised
     DROP: tl.constexpr,  # whether elements are dropped

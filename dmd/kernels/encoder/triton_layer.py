@@ -26,16 +26,15 @@ class FusedLayer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, source: Tensor | None, call: LayerCall, *tensors: Tensor) -> Tensor:
         weights = LayerWeights(*tensors)
         dim, rows = x.shape[3], 1 if call.last else x.shape[2]
-        side = QUERIES.value
         if source is None and not call.last:
             whole = empty(x, rows, 3 * dim, call.dtype)
             query, key_value = _split(whole)
-            launch_project(call, weights, x, whole, first=0, side=side, last=False, norm=True)
+            launch_project(call, weights, x, whole, first=0, side=QUERIES.value, last=False, norm=True)
         else:
             key_input = x if source is None else source
             query = empty(x, rows, dim, call.dtype)
             key_value = empty(x, key_input.shape[2], 2 * dim, call.dtype)
-            launch_project(call, weights, x, query, first=0, side=side, last=call.last, norm=True)
+            launch_project(call, weights, x, query, first=0, side=QUERIES.value, last=call.last, norm=True)
             launch_project(
                 call, weights, key_input, key_value, first=dim, side=KEYS.value, last=False, norm=source is None
             )

@@ -1,10 +1,7 @@
-"""Triton kernels of an encoder layer, backward: gradients of its weights.
+"""Triton kernels of an encoder layer, backward: gradients of its weights, in three launches.
 
-Two launches sum over the rows, each with SPLITS programs for SPLITS shares of them (no atomics); the third adds the
-shares up. `shares` [SPLITS, E, 12d, d] holds, row after row, the gradients of the input projection (3d rows, with
-respect to the weight that the layer norm's gain is folded into), of the output projection (d), of the MLP's first layer
-(4d, folded as well) and of its second, transposed (4d). `bias_shares` [SPLITS, E, 9d] are those of the biases, in the
-same order; the second layer has d of them.
+Two launches sum over the rows. Each has some programs that take a share of the rows each (no atomics), and fills its
+part of `shares` and `bias_shares`. The third adds the shares up: `dmd.kernels.encoder.weight_sum_kernels`.
 """
 
 import torch
@@ -16,36 +13,21 @@ from dmd.kernels.common.triton_products import product
 from dmd.kernels.common.triton_rows import KEYS, QUERIES, count_rows, keep_factor, locate_rows, normalised, whole_steps
 from dmd.kernels.encoder.plan import LayerWeights
 from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall
+from dmd.kernels.encoder.weight_sum_kernels import (
+    BIASES,
+    FC1,
+    FC2,
+    IN_PROJ,
+    IN_PROJ_KEYS,
+    OUT_PROJ,
+    WEIGHT_ROWS,
+    add_up,
+)
 
-IN_PROJ = tl.constexpr(0)
-"""The first row of the input projection in `shares`, and its first bias, in multiples of d."""
-IN_PROJ_KEYS = tl.constexpr(1)
-"""That of its part for keys and values."""
-OUT_PROJ = tl.constexpr(3)
-"""That of the output projection."""
-FC1 = tl.constexpr(4)
-"""That of the MLP's first layer."""
-FC2 = tl.constexpr(8)
-"""That of the MLP's second layer."""
-WEIGHT_ROWS = tl.constexpr(12)
-"""Rows of all weights, in multiples of d."""
-BIASES = tl.constexpr(9)
-"""All biases, in multiples of d."""
 MAX_SPLITS = 8
 """Most shares of an encoder's rows."""
 LEAST_BLOCKS = 8
 """Blocks of rows of a share, at least."""
-
-IN_PROJ_JOB = tl.constexpr(0)
-"""Number of the programs of `add_up_weights` that add up the input projection."""
-OUT_PROJ_JOB = tl.constexpr(1)
-FC1_JOB = tl.constexpr(2)
-FC2_JOB = tl.constexpr(3)
-JOBS = 4
-ADD_ROWS = 64
-"""Rows of weights that a program of `add_up_weights` adds up at a time."""
-ADD_COLS = 32
-"""Columns of weights of a program of `add_up_weights`."""
 
 
 @triton.jit
@@ -54,8 +36,8 @@ def _outer(
     b_ptr,  # [B, T, d], of the encoder: inputs
     col,  # [CHUNK], channels of a
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    ranges,  # [E, B, 2], int32, unpadded steps (begin, end) of each sample
-    keys,  # [E, ghost batches, 2], int32, keys of the dropout of a
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    keys,  # [E, ghost batches, 2], int32, dropout keys of a
     a_b,  # elements between samples, of a
     a_t,  # between steps
     b_b,  # between samples, of b
@@ -67,7 +49,7 @@ def _outer(
     COLS: tl.constexpr,  # channels of a
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths a has
     LAST: tl.constexpr,  # a is of each sample's last step alone
-    RANGED: tl.constexpr,  # whether there are ranges: then the last step is the last unpadded one
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
     WHOLE: tl.constexpr,  # b has all steps, whichever a has
     NORM: tl.constexpr,  # whether b is normalised first
     DROP: tl.constexpr,  # whether elements of a are dropped
@@ -133,8 +115,8 @@ def projection_weights(
     shares_ptr,  # [splits, E, 12d, d], float32, written
     bias_shares_ptr,  # [splits, E, 9d], float32, written
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    ranges,  # [E, B, 2], int32, unpadded steps (begin, end) of each sample's queries
-    res_keys,  # [E, ghost batches, 2], int32, keys of the dropout of the attention's branch
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
     q_e,  # elements between encoders, of the gradient of the queries
     q_b,  # between samples
     q_t,  # between steps
@@ -155,7 +137,7 @@ def projection_weights(
     encoders,  # E
     SELF: tl.constexpr,  # whether keys and values come from x; otherwise the source is normalised already
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
-    RANGED: tl.constexpr,  # whether there are ranges: then the last step is the last unpadded one
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
     GHOST: tl.constexpr,  # samples of a ghost batch
     RES: tl.constexpr,  # whether elements of the attention's branch are dropped
     RES_CUT: tl.constexpr,  # their rate in 1/65536
@@ -323,8 +305,8 @@ def mlp_weights(
     b1_ptr,  # [E, 4d]
     w2_ptr,  # [E, d, 4d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    relu_keys,  # [E, ghost batches, 2], int32, of that of the hidden units
-    last_keys,  # [E, ghost batches, 2], int32, of that of the MLP's branch
+    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
+    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
     g_e,  # elements between encoders, of the gradient of the output
     g_b,  # between samples
     g_t,  # between steps
@@ -430,291 +412,6 @@ def mlp_weights(
     tl.store(bias_at + FC2 * DIM + channel, second_bias, there & (tl.program_id(0) == 0))
 
 
-@triton.jit
-def _sum_weight_shares(
-    shares_ptr,  # [splits, E, 12d, d], float32
-    row,  # [ADD_ROWS], rows of a weight
-    col,  # [ADD_COLS], channels
-    mask,  # [ADD_ROWS, ADD_COLS]
-    e,  # number of the encoder
-    splits,  # shares
-    encoders,  # E
-    FIRST: tl.constexpr,  # the weight's first row in `shares`
-    DIM: tl.constexpr,  # d
-    ADD_ROWS: tl.constexpr,
-    ADD_COLS: tl.constexpr,
-):
-    """Sum of the shares of a part of a weight's gradient [ADD_ROWS, ADD_COLS]."""
-    total = tl.zeros([ADD_ROWS, ADD_COLS], tl.float32)
-    for split in range(0, splits):
-        share = split * encoders + e
-        at = shares_ptr + (share.to(tl.int64) * (WEIGHT_ROWS * DIM) + FIRST + row)[:, None] * DIM + col[None, :]
-        total += tl.load(at, mask, 0.0)
-    return total
-
-
-@triton.jit
-def _sum_bias_shares(
-    bias_shares_ptr,  # [splits, E, 9d], float32
-    number,  # [N], numbers of biases
-    mask,  # [N]
-    e,  # number of the encoder
-    splits,  # shares
-    encoders,  # E
-    FIRST: tl.constexpr,  # the first of these biases in `bias_shares`
-    DIM: tl.constexpr,  # d
-    N: tl.constexpr,
-):
-    """Sum of the shares of a part of a bias's gradient [N]."""
-    total = tl.zeros([N], tl.float32)
-    for split in range(0, splits):
-        share = split * encoders + e
-        total += tl.load(bias_shares_ptr + share * (BIASES * DIM) + FIRST + number, mask, 0.0)
-    return total
-
-
-@triton.jit
-def _add_up_folded(
-    shares_ptr,  # [splits, E, 12d, d], float32
-    bias_shares_ptr,  # [splits, E, 9d], float32
-    w_ptr,  # [E, ROWS, d]
-    grad_w_ptr,  # [E, ROWS, d], written
-    grad_bias_ptr,  # [E, ROWS], written
-    gain_ptr,  # [E, d], of the layer norm before the weight
-    shift_ptr,  # [E, d]
-    grad_gain_ptr,  # [E, d], written
-    grad_shift_ptr,  # [E, d], written
-    e,  # number of the encoder
-    block,  # number of the program's columns
-    splits,  # shares
-    encoders,  # E
-    FIRST: tl.constexpr,  # the weight's first row in `shares`, and its first bias
-    ROWS: tl.constexpr,  # of the weight
-    DIM: tl.constexpr,  # d
-    ADD_ROWS: tl.constexpr,  # rows at a time
-    ADD_COLS: tl.constexpr,  # columns of the program
-):
-    """Gradients of a weight that a layer norm is folded into, of its bias, and of the layer norm."""
-    col = block * ADD_COLS + tl.arange(0, ADD_COLS)
-    there = col < DIM
-    gain = tl.load(gain_ptr + e * DIM + col, there, 0.0)
-    shift = tl.load(shift_ptr + e * DIM + col, there, 0.0)
-    grad_gain = tl.zeros([ADD_COLS], tl.float32)
-    grad_shift = tl.zeros([ADD_COLS], tl.float32)
-    for begin in range(0, ROWS, ADD_ROWS):
-        row = begin + tl.arange(0, ADD_ROWS)
-        real = row < ROWS
-        mask = real[:, None] & there[None, :]
-        total = _sum_weight_shares(
-            shares_ptr,
-            row,
-            col,
-            mask,
-            e,
-            splits,
-            encoders,
-            FIRST=FIRST,
-            DIM=DIM,
-            ADD_ROWS=ADD_ROWS,
-            ADD_COLS=ADD_COLS,
-        )
-        bias = _sum_bias_shares(bias_shares_ptr, row, real, e, splits, encoders, FIRST=FIRST, DIM=DIM, N=ADD_ROWS)
-        w = tl.load(w_ptr + (e * ROWS + row)[:, None] * DIM + col[None, :], mask, 0.0)
-        grad_gain += tl.sum(total * w, 0)
-        grad_shift += tl.sum(w * bias[:, None], 0)
-        total = total * gain[None, :] + bias[:, None] * shift[None, :]
-        tl.store(grad_w_ptr + (e * ROWS + row)[:, None] * DIM + col[None, :], total, mask)
-        tl.store(grad_bias_ptr + e * ROWS + row, bias, real & (block == 0))
-    tl.store(grad_gain_ptr + e * DIM + col, grad_gain, there)
-    tl.store(grad_shift_ptr + e * DIM + col, grad_shift, there)
-
-
-@triton.jit
-def _add_up(
-    shares_ptr,  # [splits, E, 12d, d], float32
-    bias_shares_ptr,  # [splits, E, 9d], float32
-    grad_w_ptr,  # [E, ROWS, d], written
-    grad_bias_ptr,  # [E, ROWS], written
-    e,  # number of the encoder
-    block,  # number of the program's columns
-    splits,  # shares
-    encoders,  # E
-    FIRST: tl.constexpr,  # the weight's first row in `shares`, and its first bias
-    ROWS: tl.constexpr,  # of the weight
-    DIM: tl.constexpr,  # d
-    ADD_ROWS: tl.constexpr,  # rows at a time
-    ADD_COLS: tl.constexpr,  # columns of the program
-):
-    """Gradients of a weight and of its bias."""
-    col = block * ADD_COLS + tl.arange(0, ADD_COLS)
-    there = col < DIM
-    for begin in range(0, ROWS, ADD_ROWS):
-        row = begin + tl.arange(0, ADD_ROWS)
-        real = row < ROWS
-        mask = real[:, None] & there[None, :]
-        total = _sum_weight_shares(
-            shares_ptr,
-            row,
-            col,
-            mask,
-            e,
-            splits,
-            encoders,
-            FIRST=FIRST,
-            DIM=DIM,
-            ADD_ROWS=ADD_ROWS,
-            ADD_COLS=ADD_COLS,
-        )
-        bias = _sum_bias_shares(bias_shares_ptr, row, real, e, splits, encoders, FIRST=FIRST, DIM=DIM, N=ADD_ROWS)
-        tl.store(grad_w_ptr + (e * ROWS + row)[:, None] * DIM + col[None, :], total, mask)
-        tl.store(grad_bias_ptr + e * ROWS + row, bias, real & (block == 0))
-
-
-@triton.jit
-def _add_up_transposed(
-    shares_ptr,  # [splits, E, 12d, d], float32
-    bias_shares_ptr,  # [splits, E, 9d], float32
-    grad_w_ptr,  # [E, d, ROWS], written
-    grad_bias_ptr,  # [E, d], written
-    e,  # number of the encoder
-    block,  # number of the program's columns
-    splits,  # shares
-    encoders,  # E
-    FIRST: tl.constexpr,  # the weight's first row in `shares`, and its first bias
-    ROWS: tl.constexpr,  # of the transposed weight
-    DIM: tl.constexpr,  # d
-    ADD_ROWS: tl.constexpr,  # rows at a time
-    ADD_COLS: tl.constexpr,  # columns of the program
-):
-    """Gradients of a weight whose shares are transposed, and of its bias."""
-    col = block * ADD_COLS + tl.arange(0, ADD_COLS)
-    there = col < DIM
-    for begin in range(0, ROWS, ADD_ROWS):
-        row = begin + tl.arange(0, ADD_ROWS)
-        mask = (row < ROWS)[:, None] & there[None, :]
-        total = _sum_weight_shares(
-            shares_ptr,
-            row,
-            col,
-            mask,
-            e,
-            splits,
-            encoders,
-            FIRST=FIRST,
-            DIM=DIM,
-            ADD_ROWS=ADD_ROWS,
-            ADD_COLS=ADD_COLS,
-        )
-        tl.store(grad_w_ptr + (e * DIM + col)[None, :] * ROWS + row[:, None], total, mask)
-    bias = _sum_bias_shares(bias_shares_ptr, col, there, e, splits, encoders, FIRST=FIRST, DIM=DIM, N=ADD_COLS)
-    tl.store(grad_bias_ptr + e * DIM + col, bias, there)
-
-
-@triton.jit
-def add_up_weights(
-    shares_ptr,  # [splits, E, 12d, d], float32
-    bias_shares_ptr,  # [splits, E, 9d], float32
-    in_proj_weight,  # [E, 3d, d]
-    fc1_weight,  # [E, 4d, d]
-    norm_weight,  # [2, E, d], gains of the layer norms before the attention and before the MLP
-    norm_bias,  # [2, E, d], their shifts
-    grad_in_proj_weight,  # [E, 3d, d], written
-    grad_in_proj_bias,  # [E, 3d], written
-    grad_out_proj_weight,  # [E, d, d], written
-    grad_out_proj_bias,  # [E, d], written
-    grad_fc1_weight,  # [E, 4d, d], written
-    grad_fc1_bias,  # [E, 4d], written
-    grad_fc2_weight,  # [E, d, 4d], written
-    grad_fc2_bias,  # [E, d], written
-    grad_norm_weight,  # [2, E, d], written
-    grad_norm_bias,  # [2, E, d], written
-    splits,  # shares
-    encoders,  # E
-    DIM: tl.constexpr,  # d
-    ADD_ROWS: tl.constexpr,  # rows at a time
-    ADD_COLS: tl.constexpr,  # columns of a program
-):
-    """Gradients of all weights of a layer; a program per weight, encoder and ADD_COLS columns."""
-    job = tl.program_id(0)
-    e = tl.program_id(1)
-    block = tl.program_id(2)
-    mlp_norm = encoders * DIM  # where the second layer norm's gains and shifts begin
-    if job == IN_PROJ_JOB:
-        _add_up_folded(
-            shares_ptr,
-            bias_shares_ptr,
-            w_ptr=in_proj_weight,
-            grad_w_ptr=grad_in_proj_weight,
-            grad_bias_ptr=grad_in_proj_bias,
-            gain_ptr=norm_weight,
-            shift_ptr=norm_bias,
-            grad_gain_ptr=grad_norm_weight,
-            grad_shift_ptr=grad_norm_bias,
-            e=e,
-            block=block,
-            splits=splits,
-            encoders=encoders,
-            FIRST=IN_PROJ * DIM,
-            ROWS=3 * DIM,
-            DIM=DIM,
-            ADD_ROWS=ADD_ROWS,
-            ADD_COLS=ADD_COLS,
-        )
-    elif job == OUT_PROJ_JOB:
-        _add_up(
-            shares_ptr,
-            bias_shares_ptr,
-            grad_w_ptr=grad_out_proj_weight,
-            grad_bias_ptr=grad_out_proj_bias,
-            e=e,
-            block=block,
-            splits=splits,
-            encoders=encoders,
-            FIRST=OUT_PROJ * DIM,
-            ROWS=DIM,
-            DIM=DIM,
-            ADD_ROWS=ADD_ROWS,
-            ADD_COLS=ADD_COLS,
-        )
-    elif job == FC1_JOB:
-        _add_up_folded(
-            shares_ptr,
-            bias_shares_ptr,
-            w_ptr=fc1_weight,
-            grad_w_ptr=grad_fc1_weight,
-            grad_bias_ptr=grad_fc1_bias,
-            gain_ptr=norm_weight + mlp_norm,
-            shift_ptr=norm_bias + mlp_norm,
-            grad_gain_ptr=grad_norm_weight + mlp_norm,
-            grad_shift_ptr=grad_norm_bias + mlp_norm,
-            e=e,
-            block=block,
-            splits=splits,
-            encoders=encoders,
-            FIRST=FC1 * DIM,
-            ROWS=4 * DIM,
-            DIM=DIM,
-            ADD_ROWS=ADD_ROWS,
-            ADD_COLS=ADD_COLS,
-        )
-    else:
-        _add_up_transposed(
-            shares_ptr,
-            bias_shares_ptr,
-            grad_w_ptr=grad_fc2_weight,
-            grad_bias_ptr=grad_fc2_bias,
-            e=e,
-            block=block,
-            splits=splits,
-            encoders=encoders,
-            FIRST=FC2 * DIM,
-            ROWS=4 * DIM,
-            DIM=DIM,
-            ADD_ROWS=ADD_ROWS,
-            ADD_COLS=ADD_COLS,
-        )
-
-
 def weight_gradients(
     call: LayerCall, weights: LayerWeights, activations: Activations, grads: ActivationGradients
 ) -> LayerWeights:
@@ -783,21 +480,4 @@ def weight_gradients(
         **dropout,
         **mlp_sizes,
     )
-    own = LayerWeights(*(torch.empty_like(weight) for weight in weights))
-    launch(
-        add_up_weights,
-        (JOBS, encoders, triton.cdiv(dim, ADD_COLS)),
-        shares_ptr=shares,
-        bias_shares_ptr=bias_shares,
-        in_proj_weight=weights.in_proj_weight,
-        fc1_weight=weights.fc1_weight,
-        norm_weight=weights.norm_weight,
-        norm_bias=weights.norm_bias,
-        **{f"grad_{name}": grad for name, grad in own._asdict().items()},
-        splits=splits,
-        encoders=encoders,
-        DIM=dim,
-        ADD_ROWS=ADD_ROWS,
-        ADD_COLS=ADD_COLS,
-    )
-    return own
+    return add_up(weights, shares, bias_shares)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.launching import launch
+from dmd.kernels.losses.sample_weights import sample_weights
 
 BLOCK = 64
 """Time steps and channels, flattened, of a program."""
@@ -22,19 +23,6 @@ RECONSTRUCTION = tl.constexpr(0)
 CYCLE = tl.constexpr(1)
 ORTHOGONALITY = tl.constexpr(2)
 LOSSES = tl.constexpr(3)
-
-
-@triton.jit
-def _sample_weights(
-    mask,  # [G, samples], 1 for a sample, 0 for padding
-    ghost,  # number of the ghost batch
-    samples,  # of a ghost batch
-    S: tl.constexpr,  # samples, padded to a power of two
-):
-    """Each sample's share in the mean over a ghost batch, and which samples are no padding (1 or 0), [S] each."""
-    s = tl.arange(0, S)
-    real = tl.load(mask + ghost * samples + s, s < samples, 0.0)
-    return real / tl.maximum(tl.sum(real, 0), 1.0), real
 
 
 @triton.jit
@@ -60,7 +48,7 @@ def _forward(
     place = block * BLOCK + tl.arange(0, BLOCK)
     inside = (s < samples)[:, None] & (place < inner)[None, :]
     at = (ghost * samples + s)[:, None].to(tl.int64) * inner + place[None, :]
-    weight, real = _sample_weights(mask, ghost, samples, S=S)
+    weight, real = sample_weights(mask, ghost, samples, S=S)
     p = tl.load(private + at, inside, 0.0).to(tl.float32)
     gap = tl.load(origin + at, inside, 0.0).to(tl.float32) - tl.load(reconstructed + at, inside, 0.0).to(tl.float32)
     reconstruction = tl.sum(tl.sum(gap * gap, 1) * weight, 0) / inner
@@ -103,7 +91,7 @@ def _backward(
     place = tl.program_id(0) // ghosts * BLOCK + tl.arange(0, BLOCK)
     inside = (s < samples)[:, None] & (place < inner)[None, :]
     at = (ghost * samples + s)[:, None].to(tl.int64) * inner + place[None, :]
-    weight, real = _sample_weights(mask, ghost, samples, S=S)
+    weight, real = sample_weights(mask, ghost, samples, S=S)
     of_reconstruction = tl.load(upstream + RECONSTRUCTION * ghosts + ghost) * 2.0 / inner
     of_cycle = tl.load(upstream + CYCLE * ghosts + ghost) * 2.0 / inner
     of_orthogonality = tl.load(upstream + ORTHOGONALITY * ghosts + ghost) / inner

@@ -32,12 +32,15 @@ from dmd.kernels.losses.graph_forward_kernels import (
     fold,
     load_reprs,
     pairs,
-    sample_weights,
 )
+from dmd.kernels.losses.sample_weights import sample_weights
 
 
 @triton.jit
-def _sign(x):
+def _sign(
+    x,  # any shape
+):
+    """-1, 0 or 1."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0))
 
 
@@ -477,7 +480,7 @@ def backward(
     A program per ghost batch and graph; the one of the homogeneous graph takes both joint heads along.
     """
     ghost = tl.program_id(0)
-    weight = sample_weights(mask, ghost, samples, S=S)
+    weight, _ = sample_weights(mask, ghost, samples, S=S)
     s = tl.arange(0, S)
     label = tl.load(labels + ghost * samples + s, s < samples, 0.0)
     if tl.program_id(1) == 0:

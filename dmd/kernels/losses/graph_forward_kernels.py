@@ -13,6 +13,8 @@ score = (alpha logit + u representation + beta of the student, plus that of the 
 import triton
 import triton.language as tl
 
+from dmd.kernels.losses.sample_weights import sample_weights
+
 PAIRS = tl.constexpr(6)
 """Pairs of a graph."""
 PADDED_PAIRS = tl.constexpr(8)
@@ -242,19 +244,6 @@ def _task_losses(
 
 
 @triton.jit
-def sample_weights(
-    mask,  # [G, samples], 1 for a sample, 0 for padding
-    ghost,  # number of the ghost batch
-    samples,  # of a ghost batch
-    S: tl.constexpr,  # samples, padded to a power of two
-):
-    """Each sample's share in the mean over a ghost batch [S]."""
-    s = tl.arange(0, S)
-    real = tl.load(mask + ghost * samples + s, s < samples, 0.0)
-    return real / tl.maximum(tl.sum(real, 0), 1.0)
-
-
-@triton.jit
 def _unit_losses(
     predictions,  # [8, G, samples]
     weight,  # [S], each sample's share in a mean
@@ -368,7 +357,7 @@ def forward(
 ):
     """Losses: eight of tasks; logit and regulariser of graph 0; logit, regulariser and representation of graph 1."""
     ghost = tl.program_id(0)
-    weight = sample_weights(mask, ghost, samples, S=S)
+    weight, _ = sample_weights(mask, ghost, samples, S=S)
     s = tl.arange(0, S)
     label = tl.load(labels + ghost * samples + s, s < samples, 0.0)
     if tl.program_id(1) == 0:
