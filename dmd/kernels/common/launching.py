@@ -67,8 +67,9 @@ def named_strides(name: str, x: Tensor) -> dict[str, int]:
 
     They are `{name}_e` between encoders, `{name}_b` between samples and `{name}_t` between steps; channels are dense.
     """
-    assert x.stride(3) == 1
-    return {f"{name}_{axis}": stride for axis, stride in zip("ebt", x.stride()[:3], strict=True)}
+    encoder, sample, step, channel = x.stride()
+    assert channel == 1
+    return {f"{name}_e": encoder, f"{name}_b": sample, f"{name}_t": step}
 
 
 def product_precision() -> str:
