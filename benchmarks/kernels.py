@@ -66,20 +66,21 @@ def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dt
     launch = AttentionLaunch(shape, scales, None, None, heads=HEADS, last_step=False)
     steps = (max(queries), max(keys), max(keys))
     parts = tuple(torch.randn(len(queries), batch, t, dim, device=device, dtype=dtype) for t in steps)
-    grads = tuple(torch.zeros_like(part) for part in parts)
+    names = ("grad_query", "grad_key", "grad_value")
+    grads = {name: torch.zeros_like(part) for name, part in zip(names, parts, strict=True)}
     out, upstream = torch.zeros_like(parts[0]), torch.randn_like(parts[0])
-    sums = launch.forward(*parts, out)
+    attended = launch.forward(*parts, out)
     pairs = batch * sum(plan.visible(e, row) for e, length in enumerate(queries) for row in range(length))
     moved = batch * dim * parts[0].element_size() * (2 * sum(queries) + 2 * sum(keys))
 
     def both() -> None:
-        launch.backward((*parts, out, launch.forward(*parts, out), upstream), grads)
+        launch.backward(launch.forward(*parts, out), upstream, **grads)
 
     return Work(
         name=f"attention {stage}",
         forward=lambda: launch.forward(*parts, out),
         both=both,
-        backward=lambda: launch.backward((*parts, out, sums, upstream), grads),
+        backward=lambda: launch.backward(attended, upstream, **grads),
         bytes=(moved, 2 * moved),
         operations=(4 * pairs * dim, 10 * pairs * dim),
     )

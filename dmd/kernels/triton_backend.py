@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
-from dmd.kernels.attention.triton_launch import FusedAttention
+from dmd.kernels.attention.triton_launch import FusedAttention, make_launch
 from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.dropout.triton import FusedDropout
@@ -110,7 +110,8 @@ class TritonBackend(PortableBackend):
         """See `Backend.attention`."""
         if torch.compiler.is_exporting() or not holds_head(query.shape[-1] // plan.heads):
             return super().attention(query, key, value, plan, rng, key_ranges)
-        mixed: Tensor = FusedAttention.apply(query, key, value, plan, rng, plan.next_call_site(rng), key_ranges)
+        launch = make_launch(plan, rng, key_ranges, query.device)
+        mixed: Tensor = FusedAttention.apply(query, key, value, launch)
         return mixed
 
     def dropout(self, x: Tensor, rate: float, rng: DropoutRNG | None, *, batch_dim: int = 0) -> Tensor:

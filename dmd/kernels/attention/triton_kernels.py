@@ -1,108 +1,184 @@
 """Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but row sums.
 
-Tensors are [E, B, T, H * h]; a program works on one block of rows (or keys) of one head of one sample of one encoder.
-`shape` holds (query length, key length, dropout's threshold) of each encoder, `keys` the dropout key of each encoder
-and ghost batch, `scales` what dropout multiplies the kept weights by. With RANGED, `key_ranges` [E, B, 2] holds the
-first unpadded key frame of each sample and the end of its unpadded key frames. A program whose block lies past its
-encoder's length has nothing to do: such rows are neither written nor read. `dmd.kernels.attention.triton_launch`
-launches them.
+Tensors are [E, B, T, H * h]: encoders, samples, steps, and H heads of h channels side by side. A program works on one
+block of rows (or keys) of one head of one sample of one encoder; programs are numbered by block, encoder, head and
+sample, the first fastest. A program whose block lies past its encoder's length has nothing to do: such rows are neither
+written nor read. `dmd.kernels.attention.triton_launch` launches the kernels.
 """
 
 import triton
 import triton.language as tl
 
 from dmd.kernels.common.triton_products import product
-from dmd.kernels.common.triton_rows import keep_mask
+from dmd.kernels.common.triton_rows import ENDS, KEY_WORDS, keep_mask
+
+SHAPE_COLUMNS = tl.constexpr(3)
+"""Columns of `shape`: query length, key length, dropout's threshold."""
+HIDDEN = tl.constexpr(-1e30)
+"""Score of a key that a query does not see."""
 
 
 @triton.jit
-def _weights(q, k, row, col, len_q, len_k, first_key, end, shift, scale, PRECISION: tl.constexpr):
-    """2 ** (score - shift) of a tile, 0 where hidden."""
-    score = product(q, tl.trans(k), PRECISION) * scale
-    seen = _seen(row, col, len_q, len_k, first_key, end) & (row[:, None] < len_q)
+def _weights(
+    q,  # [BLOCK_M, WIDTH]
+    k,  # [BLOCK_N, WIDTH]
+    row,  # [BLOCK_M], query steps
+    col,  # [BLOCK_N], key steps
+    len_q,  # query length of the encoder
+    len_k,  # its key length
+    begin,  # first unpadded key of the sample
+    end,  # end of its unpadded keys
+    shift,  # [BLOCK_M], log-sum (base 2) of each row
+    scale,  # of scores (base 2)
+    PRECISION: tl.constexpr,  # of float32 products
+):
+    """Softmax weights of a tile [BLOCK_M, BLOCK_N], 0 where hidden."""
+    score = product(q, tl.trans(k), PRECISION=PRECISION) * scale
+    seen = _seen(row, col, len_q, len_k, begin, end) & (row[:, None] < len_q)
     return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0)
 
 
 @triton.jit
-def _seen(row, col, len_q, len_k, first_key, end):
-    """Which keys of a tile its queries see: offset causal, and unpadded."""
+def _seen(
+    row,  # [BLOCK_M], query steps
+    col,  # [BLOCK_N], key steps
+    len_q,  # query length of the encoder
+    len_k,  # its key length
+    begin,  # first unpadded key of the sample
+    end,  # end of its unpadded keys
+):
+    """Which keys of a tile its queries see [BLOCK_M, BLOCK_N]: offset causal, and unpadded."""
     span = tl.abs(len_q - len_k)
-    return (col[None, :] <= row[:, None] + span) & (col[None, :] >= first_key) & (col[None, :] < end)
+    return (col[None, :] <= row[:, None] + span) & (col[None, :] >= begin) & (col[None, :] < end)
 
 
 @triton.jit
-def _key_range(key_ranges, e, b, batch, len_k, RANGED: tl.constexpr):
-    """First unpadded key frame of a sample, and the end of its unpadded key frames."""
-    first_key = 0
+def _load_range(
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    e,  # number of the encoder
+    b,  # number of the sample
+    batch,  # B
+    len_k,  # key length of the encoder
+    RANGED: tl.constexpr,  # whether there are ranges
+):
+    """First unpadded key of a sample, and the end of its unpadded keys."""
+    begin = 0
     end = len_k
     if RANGED:
-        first_key = tl.maximum(tl.load(key_ranges + 2 * (e * batch + b)), 0)
-        end = tl.minimum(tl.load(key_ranges + 2 * (e * batch + b) + 1), len_k)
-    return first_key, end
+        begin = tl.maximum(tl.load(ranges + ENDS * (e * batch + b)), 0)
+        end = tl.minimum(tl.load(ranges + ENDS * (e * batch + b) + 1), len_k)
+    return begin, end
 
 
 @triton.jit
-def _locate(shape, keys, encoders, blocks, HEADS: tl.constexpr, GHOST: tl.constexpr, LAST: tl.constexpr):
-    """What a program works on: encoder, block, sample, head, their number in the encoder, samples, lengths, first row,
-    dropout's threshold and key. Programs are numbered by block, encoder, head, sample, the first fastest."""
+def _locate_program(
+    encoders,  # E
+    blocks,  # of an encoder
+    HEADS: tl.constexpr,  # H
+):
+    """What a program works on: encoder, block, sample * H + head; and the number of samples."""
     pid = tl.program_id(0)
-    block = pid % blocks
-    e = pid // blocks % encoders
-    bh = pid // blocks // encoders
     batch = tl.num_programs(0) // blocks // encoders // HEADS
-    b = bh // HEADS
-    h = bh % HEADS
-    len_q = tl.load(shape + 3 * e)
-    len_k = tl.load(shape + 3 * e + 1)
-    threshold = tl.load(shape + 3 * e + 2)
-    at = keys + 2 * (e * (batch // GHOST) + b // GHOST)
-    key_low = tl.load(at)
-    key_high = tl.load(at + 1)
+    return pid // blocks % encoders, pid % blocks, pid // blocks // encoders, batch
+
+
+@triton.jit
+def _load_shape(
+    shape,  # [E, 3], int32
+    e,  # number of the encoder
+):
+    """An encoder's query length, key length, and rate of dropout in 1/65536."""
+    at = shape + SHAPE_COLUMNS * e
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2)
+
+
+@triton.jit
+def _load_key(
+    keys,  # [E, ghost batches, 2], int32
+    e,  # number of the encoder
+    b,  # number of the sample
+    batch,  # B
+    GHOST: tl.constexpr,  # samples of a ghost batch
+):
+    """Both words of the dropout key of a sample's ghost batch."""
+    at = keys + KEY_WORDS * (e * (batch // GHOST) + b // GHOST)
+    return tl.load(at), tl.load(at + 1)
+
+
+@triton.jit
+def _first_row(
+    len_q,  # query length of the encoder
+    LAST: tl.constexpr,  # queries are of the last step alone
+):
+    """The step of the first query."""
     first = 0
     if LAST:
         first = len_q - 1
-    return e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first
+    return first
+
+
+@triton.jit
+def _kept_weights(
+    row,  # [BLOCK_M], query steps
+    col,  # [BLOCK_N], key steps
+    b,  # number of the sample
+    h,  # number of the head
+    len_q,  # query length of the encoder
+    len_k,  # its key length
+    key_low,  # low word of the dropout's key
+    key_high,  # its high word
+    threshold,  # the rate in 1/65536
+    HEADS: tl.constexpr,  # H
+    GHOST: tl.constexpr,  # samples of a ghost batch
+):
+    """Which weights of a tile dropout keeps [BLOCK_M, BLOCK_N]: a word of the hash decides about two keys."""
+    words = (len_k + 1) // 2
+    word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * words + col[None, :] // 2
+    return keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold)
 
 
 @triton.jit
 def forward(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    o_ptr,
-    sums_ptr,
-    shape,
-    keys,
-    scales,
-    key_ranges,
-    q_e,
-    q_b,
-    q_t,
-    k_e,
-    k_b,
-    k_t,
-    o_e,
-    o_b,
-    o_t,
-    rows,
-    encoders,
-    blocks,
-    scale,
-    HEADS: tl.constexpr,
-    GHOST: tl.constexpr,
-    LAST: tl.constexpr,
-    DROP: tl.constexpr,
-    RANGED: tl.constexpr,
-    HEAD: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q_ptr,  # [E, B, Tq, H * h], float32 or bfloat16
+    k_ptr,  # [E, B, Tk, H * h]
+    v_ptr,  # [E, B, Tk, H * h]
+    o_ptr,  # [E, B, Tq, H * h], output, written
+    sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row, written
+    shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
+    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    scales,  # [E], float32, what dropout multiplies the kept weights by
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    q_e,  # elements between encoders, of the query
+    q_b,  # between samples
+    q_t,  # between steps
+    k_e,  # elements between encoders, of key and value
+    k_b,  # between samples
+    k_t,  # between steps
+    o_e,  # elements between encoders, of the output
+    o_b,  # between samples
+    o_t,  # between steps
+    rows,  # Tq
+    encoders,  # E
+    blocks,  # of an encoder, a program each
+    scale,  # of scores (base 2): log2(e) / sqrt(h)
+    HEADS: tl.constexpr,  # H
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
+    DROP: tl.constexpr,  # whether weights are dropped
+    RANGED: tl.constexpr,  # whether there are ranges
+    HEAD: tl.constexpr,  # h, channels of a head
+    WIDTH: tl.constexpr,  # h, padded to a power of two
+    BLOCK_M: tl.constexpr,  # query rows of a tile
+    BLOCK_N: tl.constexpr,  # keys of a tile
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Attention output and each row's log-sum (base 2)."""
-    e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first = _locate(
-        shape, keys, encoders, blocks, HEADS, GHOST, LAST
-    )
+    e, block, bh, batch = _locate_program(encoders, blocks, HEADS=HEADS)
+    b = bh // HEADS
+    h = bh % HEADS
+    len_q, len_k, threshold = _load_shape(shape, e)
+    key_low, key_high = _load_key(keys, e, b, batch, GHOST=GHOST)
+    first = _first_row(len_q, LAST=LAST)
     if first + block * BLOCK_M >= len_q:
         return
     local = block * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -110,28 +186,28 @@ def forward(
     channel = tl.arange(0, WIDTH)
     q_mask = (row[:, None] < len_q) & (channel[None, :] < HEAD)
     q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
-    top = tl.full([BLOCK_M], -1e30, tl.float32)
+    top = tl.full([BLOCK_M], HIDDEN, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    first_key, end_key = _key_range(key_ranges, e, b, batch, len_k, RANGED)
-    end = tl.minimum(end_key, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
-    for begin in range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
+    range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
+    end = tl.minimum(range_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(range_begin // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
         kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        score = product(q, tl.trans(k), PRECISION) * scale
-        seen = _seen(row, col, len_q, len_k, first_key, end_key)
-        score = tl.where(seen, score, -1e30)
+        score = product(q, tl.trans(k), PRECISION=PRECISION) * scale
+        seen = _seen(row, col, len_q, len_k, range_begin, range_end)
+        score = tl.where(seen, score, HIDDEN)
         new_top = tl.maximum(top, tl.max(score, 1))
         weights = tl.where(seen, tl.exp2(score - new_top[:, None]), 0.0)
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.sum(weights, 1)
         if DROP:
-            word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            weights = tl.where(keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold), weights, 0.0)
-        mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION)
+            keeps = _kept_weights(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            weights = tl.where(keeps, weights, 0.0)
+        mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION=PRECISION)
         top = new_top
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
     o_at = o_ptr + e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
@@ -142,49 +218,52 @@ def forward(
 
 @triton.jit
 def backward_query(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    o_ptr,
-    go_ptr,
-    sums_ptr,
-    gq_ptr,
-    shape,
-    keys,
-    scales,
-    key_ranges,
-    q_e,
-    q_b,
-    q_t,
-    k_e,
-    k_b,
-    k_t,
-    o_e,
-    o_b,
-    o_t,
-    g_e,
-    g_b,
-    g_t,
-    rows,
-    encoders,
-    blocks,
-    scale,
-    factor,
-    HEADS: tl.constexpr,
-    GHOST: tl.constexpr,
-    LAST: tl.constexpr,
-    DROP: tl.constexpr,
-    RANGED: tl.constexpr,
-    HEAD: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q_ptr,  # [E, B, Tq, H * h], float32 or bfloat16
+    k_ptr,  # [E, B, Tk, H * h]
+    v_ptr,  # [E, B, Tk, H * h]
+    o_ptr,  # [E, B, Tq, H * h], output
+    go_ptr,  # [E, B, Tq, H * h], gradient of the output
+    sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
+    gq_ptr,  # [E, B, Tq, H * h], gradient of the query, written
+    shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
+    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    scales,  # [E], float32, what dropout multiplies the kept weights by
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    q_e,  # elements between encoders, of the query
+    q_b,  # between samples
+    q_t,  # between steps
+    k_e,  # elements between encoders, of key and value
+    k_b,  # between samples
+    k_t,  # between steps
+    o_e,  # elements between encoders, of the output and its gradient
+    o_b,  # between samples
+    o_t,  # between steps
+    g_e,  # elements between encoders, of the gradient of the query
+    g_b,  # between samples
+    g_t,  # between steps
+    rows,  # Tq
+    encoders,  # E
+    blocks,  # of an encoder, a program each
+    scale,  # of scores (base 2): log2(e) / sqrt(h)
+    factor,  # 1 / sqrt(h)
+    HEADS: tl.constexpr,  # H
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
+    DROP: tl.constexpr,  # whether weights are dropped
+    RANGED: tl.constexpr,  # whether there are ranges
+    HEAD: tl.constexpr,  # h, channels of a head
+    WIDTH: tl.constexpr,  # h, padded to a power of two
+    BLOCK_M: tl.constexpr,  # query rows of a tile
+    BLOCK_N: tl.constexpr,  # keys of a tile
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradient of the query, over the keys that each row sees."""
-    e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first = _locate(
-        shape, keys, encoders, blocks, HEADS, GHOST, LAST
-    )
+    e, block, bh, batch = _locate_program(encoders, blocks, HEADS=HEADS)
+    b = bh // HEADS
+    h = bh % HEADS
+    len_q, len_k, threshold = _load_shape(shape, e)
+    key_low, key_high = _load_key(keys, e, b, batch, GHOST=GHOST)
+    first = _first_row(len_q, LAST=LAST)
     if first + block * BLOCK_M >= len_q:
         return
     keep = tl.load(scales + e)
@@ -198,71 +277,74 @@ def backward_query(
     mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
     shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
     gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    first_key, end_key = _key_range(key_ranges, e, b, batch, len_k, RANGED)
-    end = tl.minimum(end_key, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
-    for begin in range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
+    range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
+    end = tl.minimum(range_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    for begin in range(range_begin // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
         kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, first_key, end_key, shift, scale, PRECISION)
-        grad = product(go, tl.trans(v), PRECISION) * keep
+        weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, shift, scale, PRECISION=PRECISION)
+        grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep
         if DROP:
-            word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            grad = tl.where(keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold), grad, 0.0)
+            keeps = _kept_weights(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            grad = tl.where(keeps, grad, 0.0)
         grad = weights * (grad - mean[:, None])
-        gq += product(grad.to(k.dtype), k, PRECISION)
+        gq += product(grad.to(k.dtype), k, PRECISION=PRECISION)
     g_at = gq_ptr + e * g_e + b * g_b + local[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(g_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
 
 
 @triton.jit
 def backward_key(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    o_ptr,
-    go_ptr,
-    sums_ptr,
-    gk_ptr,
-    gv_ptr,
-    shape,
-    keys,
-    scales,
-    key_ranges,
-    q_e,
-    q_b,
-    q_t,
-    k_e,
-    k_b,
-    k_t,
-    o_e,
-    o_b,
-    o_t,
-    g_e,
-    g_b,
-    g_t,
-    rows,
-    encoders,
-    blocks,
-    scale,
-    factor,
-    HEADS: tl.constexpr,
-    GHOST: tl.constexpr,
-    LAST: tl.constexpr,
-    DROP: tl.constexpr,
-    RANGED: tl.constexpr,
-    HEAD: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q_ptr,  # [E, B, Tq, H * h], float32 or bfloat16
+    k_ptr,  # [E, B, Tk, H * h]
+    v_ptr,  # [E, B, Tk, H * h]
+    o_ptr,  # [E, B, Tq, H * h], output
+    go_ptr,  # [E, B, Tq, H * h], gradient of the output
+    sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
+    gk_ptr,  # [E, B, Tk, H * h], gradient of the key, written
+    gv_ptr,  # [E, B, Tk, H * h], gradient of the value, written
+    shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
+    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    scales,  # [E], float32, what dropout multiplies the kept weights by
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    q_e,  # elements between encoders, of the query
+    q_b,  # between samples
+    q_t,  # between steps
+    k_e,  # elements between encoders, of key and value
+    k_b,  # between samples
+    k_t,  # between steps
+    o_e,  # elements between encoders, of the output and its gradient
+    o_b,  # between samples
+    o_t,  # between steps
+    g_e,  # elements between encoders, of the gradients of key and value
+    g_b,  # between samples
+    g_t,  # between steps
+    rows,  # Tq
+    encoders,  # E
+    blocks,  # of an encoder, a program each
+    scale,  # of scores (base 2): log2(e) / sqrt(h)
+    factor,  # 1 / sqrt(h)
+    HEADS: tl.constexpr,  # H
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
+    DROP: tl.constexpr,  # whether weights are dropped
+    RANGED: tl.constexpr,  # whether there are ranges
+    HEAD: tl.constexpr,  # h, channels of a head
+    WIDTH: tl.constexpr,  # h, padded to a power of two
+    BLOCK_M: tl.constexpr,  # query rows of a tile
+    BLOCK_N: tl.constexpr,  # keys of a tile
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradients of key and value, over the rows that see them."""
-    e, block, b, h, bh, batch, len_q, len_k, threshold, key_low, key_high, first = _locate(
-        shape, keys, encoders, blocks, HEADS, GHOST, LAST
-    )
+    e, block, bh, batch = _locate_program(encoders, blocks, HEADS=HEADS)
+    b = bh // HEADS
+    h = bh % HEADS
+    len_q, len_k, threshold = _load_shape(shape, e)
+    key_low, key_high = _load_key(keys, e, b, batch, GHOST=GHOST)
+    first = _first_row(len_q, LAST=LAST)
     if block * BLOCK_N >= len_k:
         return
     keep = tl.load(scales + e)
@@ -274,7 +356,7 @@ def backward_key(
     v = tl.load(v_ptr + offset, kv_mask, 0.0)
     gk = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     gv = tl.zeros([BLOCK_N, WIDTH], tl.float32)
-    first_key, end_key = _key_range(key_ranges, e, b, batch, len_k, RANGED)
+    range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
     start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // BLOCK_M * BLOCK_M
     for begin in range(start, len_q - first, BLOCK_M):
         local = begin + tl.arange(0, BLOCK_M)
@@ -285,17 +367,16 @@ def backward_key(
         go = tl.load(go_ptr + o_at, q_mask, 0.0)
         mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
         shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, first_key, end_key, shift, scale, PRECISION)
-        grad = product(go, tl.trans(v), PRECISION) * keep
+        weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, shift, scale, PRECISION=PRECISION)
+        grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep
         dropped = weights * keep
         if DROP:
-            word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * ((len_k + 1) // 2) + col[None, :] // 2
-            keeps = keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold)
+            keeps = _kept_weights(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
             grad = tl.where(keeps, grad, 0.0)
             dropped = tl.where(keeps, dropped, 0.0)
-        gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION)
+        gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION=PRECISION)
         grad = weights * (grad - mean[:, None])
-        gk += product(tl.trans(grad).to(q.dtype), q, PRECISION)
+        gk += product(tl.trans(grad).to(q.dtype), q, PRECISION=PRECISION)
     g_at = e * g_e + b * g_b + col[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(gk_ptr + g_at, (gk * factor).to(gk_ptr.dtype.element_ty), kv_mask)
     tl.store(gv_ptr + g_at, gv.to(gv_ptr.dtype.element_ty), kv_mask)

@@ -5,7 +5,7 @@ Backward uses no atomics, so it is deterministic. TRITON_INTERPRET=1 runs it on 
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,10 +14,26 @@ from torch import Tensor
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
 from dmd.kernels.common.block_sizes import attention_sizes
-from dmd.kernels.common.launching import launch, product_precision
+from dmd.kernels.common.launching import launch, named_strides, product_precision
+from dmd.kernels.common.saved import restore, save
 from dmd.kernels.dropout.rng import DropoutRNG
 
 LOG2_E = math.log2(math.e)
+
+
+class Attended(NamedTuple):
+    """What a forward pass of E encoders read and wrote, which backward needs; H heads of h channels, d = H * h."""
+
+    query: Tensor
+    """[E, B, Tq, d]."""
+    key: Tensor
+    """[E, B, Tk, d]."""
+    value: Tensor
+    """[E, B, Tk, d], with the strides of the key."""
+    out: Tensor
+    """[E, B, Tq, d]."""
+    sums: Tensor
+    """[E, B * H, Tq], float32: the log-sum (base 2) of each row."""
 
 
 class AttentionLaunch:
@@ -27,125 +43,119 @@ class AttentionLaunch:
         shape: [E, 3] int32, query length, key length and dropout's threshold of each encoder.
         scales: [E] float32, what dropout multiplies the kept weights by.
         keys: [E, ghosts, 2] int32, the dropout's keys; None without dropout.
-        key_ranges: [E, B, 2] int32, the unpadded key frames of each sample; None: all.
+        ranges: [E, B, 2] int32, (begin, end) of the unpadded keys of each sample; None: all are.
     """
 
     def __init__(
-        self,
-        shape: Tensor,
-        scales: Tensor,
-        keys: Tensor | None,
-        key_ranges: Tensor | None,
-        *,
-        heads: int,
-        last_step: bool,
+        self, shape: Tensor, scales: Tensor, keys: Tensor | None, ranges: Tensor | None, *, heads: int, last_step: bool
     ) -> None:
-        self.heads, self.last_step, self.dropping, self.ranged = (
-            heads,
-            last_step,
-            keys is not None,
-            key_ranges is not None,
-        )
-        self.ranges = shape if key_ranges is None else key_ranges
-        self.tables = (shape, shape if keys is None else keys, scales, self.ranges)
+        self.heads, self.last_step, self.dropping, self.ranged = heads, last_step, keys is not None, ranges is not None
+        self.shape, self.scales = shape, scales
+        self.keys = shape if keys is None else keys  # a tensor that no kernel reads
+        self.ranges = shape if ranges is None else ranges
         self.ghosts = None if keys is None else keys.shape[1]
         self.precision = product_precision()
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Tensor:
-        """Fill `out` [E, B, Tq, d] up to each encoder's length; returns the rows' log-sums [E, B * H, Tq]."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Attended:
+        """Fill `out` [E, B, Tq, d] up to each encoder's length."""
         encoders, batch, rows, _ = query.shape
         assert max(key.stride(0), query.stride(0), batch * self.heads * rows) * encoders < 2**31
         sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
-        grid, numbers, constants = self._grid(query, key, "forward")
+        attended = Attended(query, key, value, out, sums)
+        sizes = self._sizes(query, key)
+        blocks = triton.cdiv(rows, sizes["BLOCK_M"])
         launch(
             forward,
-            grid,
-            query,
-            key,
-            value,
-            out,
-            sums,
-            *self.tables,
-            *_strides(query),
-            *_strides(key),
-            *_strides(out),
-            *numbers,
-            self._factor(query) * LOG2_E,
-            **constants,
+            self._grid(query, blocks),
+            q_ptr=query,
+            k_ptr=key,
+            v_ptr=value,
+            o_ptr=out,
+            sums_ptr=sums,
+            **self._common(attended, blocks),
+            **sizes,
         )
-        return sums
+        return attended
 
-    def backward(self, kept: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> None:
-        """From kept = (query, key, value, out, sums, gradient of out) fill grads = those of query, key and value."""
-        query, key, value, out, sums, grad_out = kept
-        grad_q, grad_k, grad_v = grads
+    def backward(
+        self, attended: Attended, grad_out: Tensor, *, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
+    ) -> None:
+        """From the gradient of `out` fill those of query, key and value."""
+        query, key, value, out, sums = attended
         assert grad_out.stride() == out.stride()
-        assert grad_k.stride() == grad_v.stride()
-        common = (*_strides(query), *_strides(key), *_strides(out))
-        factor = self._factor(query)
-        grid, numbers, constants = self._grid(query, key, "backward_query")
+        assert grad_key.stride() == grad_value.stride()
+        sizes = self._sizes(query, key)
+        blocks = triton.cdiv(query.shape[2], sizes["BLOCK_M"])
         launch(
             backward_query,
-            grid,
-            query,
-            key,
-            value,
-            out,
-            grad_out,
-            sums,
-            grad_q,
-            *self.tables,
-            *common,
-            *_strides(grad_q),
-            *numbers,
-            factor * LOG2_E,
-            factor,
-            **constants,
+            self._grid(query, blocks),
+            q_ptr=query,
+            k_ptr=key,
+            v_ptr=value,
+            o_ptr=out,
+            go_ptr=grad_out,
+            sums_ptr=sums,
+            gq_ptr=grad_query,
+            **named_strides("g", grad_query),
+            factor=self._factor(query),
+            **self._common(attended, blocks),
+            **sizes,
         )
-        grid, numbers, constants = self._grid(query, key, "backward_key")
+        blocks = triton.cdiv(key.shape[2], sizes["BLOCK_N"])
         launch(
             backward_key,
-            grid,
-            query,
-            key,
-            value,
-            out,
-            grad_out,
-            sums,
-            grad_k,
-            grad_v,
-            *self.tables,
-            *common,
-            *_strides(grad_k),
-            *numbers,
-            factor * LOG2_E,
-            factor,
-            **constants,
+            self._grid(query, blocks),
+            q_ptr=query,
+            k_ptr=key,
+            v_ptr=value,
+            o_ptr=out,
+            go_ptr=grad_out,
+            sums_ptr=sums,
+            gk_ptr=grad_key,
+            gv_ptr=grad_value,
+            **named_strides("g", grad_key),
+            factor=self._factor(query),
+            **self._common(attended, blocks),
+            **sizes,
         )
 
-    def _factor(self, query: Tensor) -> float:
-        return (query.shape[-1] // self.heads) ** -0.5
-
-    def _grid(
-        self, query: Tensor, key: Tensor, kernel: str
-    ) -> tuple[tuple[int], tuple[int, int, int], dict[str, int | bool | str]]:
-        """(grid, (rows, encoders, blocks per encoder), constants) of a launch over blocks of rows, or of keys."""
+    def _common(self, attended: Attended, blocks: int) -> dict[str, Any]:
+        """Arguments that all three kernels share, for so many blocks of an encoder."""
+        query, key, _, out, _ = attended
         encoders, batch, rows, dim = query.shape
-        head = dim // self.heads
-        sizes = attention_sizes(head, rows, key.shape[2], half=query.dtype != torch.float32)
-        constants: dict[str, int | bool | str] = {
+        return {
+            "shape": self.shape,
+            "keys": self.keys,
+            "scales": self.scales,
+            "ranges": self.ranges,
+            **named_strides("q", query),
+            **named_strides("k", key),
+            **named_strides("o", out),
+            "rows": rows,
+            "encoders": encoders,
+            "blocks": blocks,
+            "scale": self._factor(query) * LOG2_E,
             "HEADS": self.heads,
             "GHOST": batch if self.ghosts is None else batch // self.ghosts,
             "LAST": self.last_step,
             "DROP": self.dropping,
             "RANGED": self.ranged,
-            "HEAD": head,
+            "HEAD": dim // self.heads,
             "PRECISION": self.precision,
-            **sizes,
         }
-        over_keys = kernel == "backward_key"
-        blocks = triton.cdiv(key.shape[2] if over_keys else rows, sizes["BLOCK_N" if over_keys else "BLOCK_M"])
-        return (encoders * blocks * batch * self.heads,), (rows, encoders, blocks), constants
+
+    def _sizes(self, query: Tensor, key: Tensor) -> dict[str, int]:
+        """Block sizes and Triton's options."""
+        half = query.dtype != torch.float32
+        return attention_sizes(query.shape[-1] // self.heads, query.shape[2], key.shape[2], half=half)
+
+    def _grid(self, query: Tensor, blocks: int) -> tuple[int]:
+        """A program for each of so many blocks of each encoder, sample and head."""
+        encoders, batch = query.shape[:2]
+        return (encoders * blocks * batch * self.heads,)
+
+    def _factor(self, query: Tensor) -> float:
+        return (query.shape[-1] // self.heads) ** -0.5
 
 
 @lru_cache(maxsize=32)
@@ -157,47 +167,46 @@ def _tables_on(
     return shape.to(device), scales.to(device)
 
 
-def _strides(x: Tensor) -> tuple[int, ...]:
-    assert x.stride(3) == 1
-    return x.stride()[:3]
+def make_launch(
+    plan: AttentionPlan,
+    rng: DropoutRNG | None,
+    key_ranges: Tensor | None,
+    device: torch.device,
+) -> AttentionLaunch:
+    """The launches of one call of an attention; draws its call site where there is dropout."""
+    call_site = plan.next_call_site(rng)
+    rates, keys = (0.0,) * len(plan.queries), None
+    if rng is not None and call_site is not None:
+        rates = plan.rates
+        keys = rng.table([(call_site, e) for e in range(len(rates))])
+    shape, scales = _tables_on(device, plan.queries, plan.keys, rates)
+    ranges = None if key_ranges is None else key_ranges.to(torch.int32).contiguous()
+    return AttentionLaunch(shape, scales, keys, ranges, heads=plan.heads, last_step=plan.last_step)
 
 
 class FusedAttention(torch.autograd.Function):
-    """Keeps query, key, value, the output and each row's log-sum (base 2) for backward."""
+    """Keeps an `Attended` for backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        plan: AttentionPlan,
-        rng: DropoutRNG | None,
-        call_site: int | None,
-        key_ranges: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, attention: AttentionLaunch) -> Tensor:
         if value.stride() != key.stride():
             key, value = key.contiguous(), value.contiguous()
-        dropping = rng is not None and call_site is not None
-        rates = plan.rates if dropping else (0.0,) * len(plan.queries)
-        shape, scales = _tables_on(query.device, plan.queries, plan.keys, rates)
-        keys = (
-            rng.table([(call_site, e) for e in range(len(rates))])
-            if rng is not None and call_site is not None
-            else None
-        )
-        ranges = None if key_ranges is None else key_ranges.to(torch.int32).contiguous()
-        launch = AttentionLaunch(shape, scales, keys, ranges, heads=plan.heads, last_step=plan.last_step)
+        ctx.attention = attention
         out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
-        sums = launch.forward(query, key, value, out)
-        ctx.save_for_backward(query, key, value, out, sums)
-        ctx.launch = launch
+        save(ctx, ctx.attention.forward(query, key, value, out))
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _, key, _, out, _ = ctx.saved_tensors
-        grad_q = torch.zeros_like(out)
-        grad_k, grad_v = (torch.zeros(key.shape, dtype=key.dtype, device=key.device) for _ in range(2))
-        ctx.launch.backward((*ctx.saved_tensors, gradients[0].contiguous()), (grad_q, grad_k, grad_v))
-        return grad_q, grad_k, grad_v, None, None, None, None
+        (attended,) = restore(ctx)
+        key = attended.key
+        grad_query = torch.zeros_like(attended.out)
+        grad_key, grad_value = (torch.zeros(key.shape, dtype=key.dtype, device=key.device) for _ in range(2))
+        ctx.attention.backward(
+            attended,
+            gradients[0].contiguous(),
+            grad_query=grad_query,
+            grad_key=grad_key,
+            grad_value=grad_value,
+        )
+        return grad_query, grad_key, grad_value, None

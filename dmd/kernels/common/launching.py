@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
@@ -26,14 +27,13 @@ SHORT_OF_MEMORY = "out of memory"
 """What Triton's launcher says in a plain RuntimeError."""
 
 
-def launch(kernel: Any, grid: Sequence[int], *args: Any, **constants: Any) -> None:
-    """Launch a Triton kernel on the device of its first argument.
+def launch(kernel: Any, grid: Sequence[int], /, **arguments: Any) -> None:
+    """Launch a Triton kernel on the device of its first tensor.
 
     Args:
         kernel: a `triton.jit` function.
         grid: programs along x, y and z. What grows with the data belongs on x.
-        args: tensors and numbers; the first is a tensor.
-        constants: by keyword, with Triton's options.
+        arguments: tensors, numbers and constants under the names of the kernel's parameters, and Triton's options.
 
     Raises:
         KernelError: Triton cannot compile it, or the card cannot run it.
@@ -41,16 +41,16 @@ def launch(kernel: Any, grid: Sequence[int], *args: Any, **constants: Any) -> No
     """
     assert len(grid) <= len(GRID_LIMITS)
     assert all(0 < size <= limit for size, limit in zip(grid, GRID_LIMITS, strict=False)), (kernel.__name__, grid)
-    device = args[0].device
+    device = next(value.device for value in arguments.values() if isinstance(value, Tensor))
     try:
         with current_device(device):
-            kernel[tuple(grid)](*args, **constants)
+            kernel[tuple(grid)](**arguments)
     except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         if isinstance(error, (InterpreterError, torch.OutOfMemoryError)) or any(s in str(error) for s in FAULTS):
             raise
         if SHORT_OF_MEMORY in str(error):  # torch holds the rest: as if torch itself had found none
             raise torch.OutOfMemoryError(str(error)) from error
-        name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}"
+        name = f"{kernel.__module__.removeprefix('dmd.kernels.')}.{kernel.__name__}"
         raise KernelError(name, str(card_of(device) or device), _reason(error)) from error
 
 
@@ -60,6 +60,16 @@ def _reason(error: Exception) -> str:
         unit = "bytes of " if "memory" in error.name else ""
         return f"it needs {error.required} {unit}{error.name}, and {error.limit} is the most"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def named_strides(name: str, x: Tensor) -> dict[str, int]:
+    """A kernel's arguments: the strides of x [E, B, T, channels] in elements.
+
+    They are `{name}_e` between encoders, `{name}_b` between samples and `{name}_t` between steps; channels are dense.
+    """
+    encoder, sample, step, channel = x.stride()
+    assert channel == 1
+    return {f"{name}_e": encoder, f"{name}_b": sample, f"{name}_t": step}
 
 
 def product_precision() -> str:

@@ -5,16 +5,15 @@ import triton.language as tl
 
 
 @triton.jit
-def product(a, b, PRECISION: tl.constexpr):
-    """a b in float32.
+def product(
+    a,  # [M, K], bfloat16 or float32
+    b,  # [K, N], of the same type
+    PRECISION: tl.constexpr,  # of float32 operands, Triton's `input_precision`: "ieee" or "tf32"
+):
+    """a b in float32, [M, N].
 
     Tensor cores cut float32 operands off after the 10 bits of TF32, which makes every product smaller. Operands are
     rounded to the nearest before, which halves the largest error and leaves none that has a sign.
-
-    Args:
-        a: [M, K], bfloat16 or float32.
-        b: [K, N], of the same type.
-        PRECISION: of float32 operands, Triton's `input_precision`: "ieee" or "tf32".
     """
     if PRECISION == "tf32":
         a = nearest_tf32(a)
@@ -23,7 +22,9 @@ def product(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def nearest_tf32(x):
+def nearest_tf32(
+    x,  # any shape and type
+):
     """Float32 values rounded to 10 bits of mantissa; other types as they are."""
     if x.dtype == tl.float32:
         x = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)

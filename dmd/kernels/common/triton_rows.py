@@ -1,18 +1,39 @@
 """What Triton kernels over rows share: dropout's hash, the rows of encoders of different lengths, layer norm.
 
-`table` [E, 5] int32 describes the encoders of a stack: query length, key length, place in its group of the plain form,
-and the lengths to which that group pads queries and keys. The last three number the elements of dropout as the plain
-form does.
+A row is a (sample, step) of one encoder of E. `table` [E, 5] int32 describes the encoders of a stack: query length, key
+length, place in its group of PyTorch's encoders, and the lengths to which that group pads queries and keys. The last
+three number the elements of dropout as PyTorch does.
 """
 
 import triton
 import triton.language as tl
 
-COLUMNS = 5
+QUERIES = tl.constexpr(0)
+"""SIDE of rows that are steps of queries; their length is this column of `table`."""
+KEYS = tl.constexpr(1)
+"""SIDE of rows that are steps of keys, and the column of their length."""
+PLACE = tl.constexpr(2)
+"""Column of an encoder's place in its group."""
+PADDED = tl.constexpr(3)
+"""Column of the length to which its group pads queries; the one behind it is that of keys."""
+COLUMNS = tl.constexpr(5)
+"""Columns of `table`."""
+KEY_WORDS = tl.constexpr(2)
+"""Words of a dropout key: low, high."""
+ENDS = tl.constexpr(2)
+"""Numbers of a range: begin, end."""
+EPSILON = tl.constexpr(1e-5)
+"""Of a layer norm."""
 
 
 @triton.jit
-def keep_mask(word, odd, key_low, key_high, threshold):
+def keep_mask(
+    word,  # int32, numbers of pairs of elements
+    odd,  # which of its pair an element is, 0 or 1
+    key_low,  # int32, low word of the dropout's key
+    key_high,  # int32, its high word
+    threshold,  # the rate in 1/65536
+):
     """Whether dropout keeps elements: the hash of `dmd.kernels.dropout.rng`, in unsigned arithmetic."""
     x = (word + key_low).to(tl.uint32, bitcast=True)
     high = key_high.to(tl.uint32, bitcast=True)
@@ -24,82 +45,111 @@ def keep_mask(word, odd, key_low, key_high, threshold):
 
 
 @triton.jit
-def count_rows(table, e, batch, SIDE: tl.constexpr, LAST: tl.constexpr):
-    """Rows of an encoder: its steps (of queries, SIDE 0, or keys, SIDE 1) times the samples."""
+def count_rows(
+    table,  # [E, 5], int32
+    e,  # number of the encoder
+    batch,  # samples
+    SIDE: tl.constexpr,  # QUERIES or KEYS
+    LAST: tl.constexpr,  # each sample has one row, that of its last step
+):
+    """Rows of an encoder: its steps times the samples."""
     count = batch
     if not LAST:
-        count = batch * tl.load(table + 5 * e + SIDE)
+        count = batch * tl.load(table + COLUMNS * e + SIDE)
     return count
 
 
 @triton.jit
-def locate_rows(row, table, e, SIDE: tl.constexpr, LAST: tl.constexpr):
-    """Sample of row numbers, and step in a tensor that holds just these rows."""
+def locate_rows(
+    row,  # [M], numbers of rows
+    table,  # [E, 5], int32
+    e,  # number of the encoder
+    SIDE: tl.constexpr,  # QUERIES or KEYS
+    LAST: tl.constexpr,  # each sample has one row, that of its last step
+):
+    """Sample of rows, and step in a tensor that holds just these rows, [M] each."""
     length = 1
     if not LAST:
-        length = tl.load(table + 5 * e + SIDE)
+        length = tl.load(table + COLUMNS * e + SIDE)
     return row // length, row % length
 
 
 @triton.jit
 def whole_steps(
-    sample, step, inside, table, ranges, e, batch, SIDE: tl.constexpr, LAST: tl.constexpr, RANGED: tl.constexpr
+    sample,  # [M], of rows
+    step,  # [M], of rows, in a tensor that holds just these
+    inside,  # [M], which rows there are
+    table,  # [E, 5], int32
+    ranges,  # [E, batch, 2], int32, unpadded keys (begin, end) of each sample
+    e,  # number of the encoder
+    batch,  # samples
+    SIDE: tl.constexpr,  # QUERIES or KEYS
+    LAST: tl.constexpr,  # each sample has one row, that of its last step
+    RANGED: tl.constexpr,  # whether there are ranges
 ):
-    """Step of rows in the whole sequence: with LAST it is the last one, or with RANGED the sample's last unpadded
-    one."""
+    """Step of rows in the whole sequence, [M]: with LAST the last one, with RANGED the last unpadded one."""
     whole = step
     if LAST:
         if RANGED:
-            end = tl.load(ranges + 2 * (e * batch + sample) + 1, inside, 1)
+            end = tl.load(ranges + ENDS * (e * batch + sample) + 1, inside, 1)
             whole = tl.maximum(end - 1, 0)
         else:
-            whole = step + (tl.load(table + 5 * e + SIDE) - 1)
+            whole = step + (tl.load(table + COLUMNS * e + SIDE) - 1)
     return whole
 
 
 @triton.jit
 def keep_factor(
-    keys,
-    table,
-    e,
-    sample,
-    step,
-    col,
-    batch,
-    inside,
-    SIDE: tl.constexpr,
-    LAST: tl.constexpr,
-    COLS: tl.constexpr,
-    GHOST: tl.constexpr,
-    THRESHOLD: tl.constexpr,
-    SCALE: tl.constexpr,
+    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    table,  # [E, 5], int32
+    e,  # number of the encoder
+    sample,  # [M], of rows
+    step,  # [M], of rows
+    col,  # [N], channels
+    batch,  # samples
+    inside,  # [M], which rows there are
+    SIDE: tl.constexpr,  # QUERIES or KEYS
+    LAST: tl.constexpr,  # each sample has one row, that of its last step
+    COLS: tl.constexpr,  # channels of the tensor that is dropped from
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    THRESHOLD: tl.constexpr,  # the rate in 1/65536
+    SCALE: tl.constexpr,  # what kept elements are multiplied by
 ):
-    """What dropout multiplies the elements [rows, col] by: 0 or SCALE; COLS channels, GHOST samples per ghost batch."""
-    at = keys + 2 * (e * (batch // GHOST) + sample // GHOST)
+    """What dropout multiplies elements by, [M, N]: 0 or SCALE."""
+    at = keys + KEY_WORDS * (e * (batch // GHOST) + sample // GHOST)
     low = tl.load(at, inside, 0)
     high = tl.load(at + 1, inside, 0)
-    place = tl.load(table + 5 * e + 2)
+    place = tl.load(table + COLUMNS * e + PLACE)
     steps = 1
     if not LAST:
-        steps = tl.load(table + 5 * e + 3 + SIDE)
+        steps = tl.load(table + COLUMNS * e + PADDED + SIDE)
     index = ((place * GHOST + sample % GHOST) * steps + step)[:, None] * COLS + col[None, :]
     return tl.where(keep_mask(index // 2, index % 2, low[:, None], high[:, None], THRESHOLD), SCALE, 0.0)
 
 
 @triton.jit
-def normalised(x, channel, DIM: tl.constexpr):
-    """Rows of x [M, WIDTH] with mean 0 and variance 1 over the first DIM channels (0 in the rest); 1 / deviation."""
+def normalised(
+    x,  # [M, WIDTH], 0 past DIM
+    channel,  # [WIDTH]
+    DIM: tl.constexpr,  # channels
+):
+    """Rows of x with mean 0 and variance 1 over DIM channels [M, WIDTH] (0 in the rest); 1 / deviation [M]."""
     mean = tl.sum(x, 1) * (1.0 / DIM)
     deviation = tl.where(channel[None, :] < DIM, x - mean[:, None], 0.0)
     # Rounded to the nearest. Triton's own roots and quotients are approximate, and a row of padding has the same error
     # in every layer norm that it passes: on an H100, 2.2e-6 of a gradient behind two layers.
-    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(deviation * deviation, 1) * (1.0 / DIM) + 1e-5))
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(deviation * deviation, 1) * (1.0 / DIM) + EPSILON))
     return deviation * inverse[:, None], inverse
 
 
 @triton.jit
-def normalised_backward(grad, unit, inverse, DIM: tl.constexpr):
-    """Gradient of x, from that of its normalised rows (0 past DIM)."""
+def normalised_backward(
+    grad,  # [M, WIDTH], gradient of the normalised rows, 0 past DIM
+    unit,  # [M, WIDTH], the normalised rows
+    inverse,  # [M], 1 / deviation
+    DIM: tl.constexpr,  # channels
+):
+    """Gradient of x [M, WIDTH]."""
     mean = tl.sum(grad, 1) * (1.0 / DIM)
     along = tl.sum(grad * unit, 1) * (1.0 / DIM)
     return inverse[:, None] * (grad - mean[:, None] - unit * along[:, None])

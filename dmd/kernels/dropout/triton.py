@@ -13,11 +13,23 @@ from dmd.kernels.common.triton_rows import keep_mask
 from dmd.kernels.dropout.rng import DropoutRNG, keep_scale, threshold
 
 BLOCK = 2048
+"""Elements of a program."""
 
 
 @triton.jit
-def _drop(x_ptr, out_ptr, keys, count, batch, ghost, inner, threshold, scale, BLOCK: tl.constexpr):
-    """x [outer, batch, inner] flat; elements are numbered inside each ghost batch."""
+def _drop(
+    x_ptr,  # [outer, batch, inner], float32 or bfloat16
+    out_ptr,  # [outer, batch, inner], written
+    keys,  # [ghost batches, 2], int32, the dropout's keys
+    count,  # elements of x
+    batch,  # samples
+    ghost,  # samples of a ghost batch
+    inner,  # elements behind the samples' axis
+    threshold,  # the rate in 1/65536
+    scale,  # what kept elements are multiplied by
+    BLOCK: tl.constexpr,  # elements of a program
+):
+    """Dropout of x; elements are numbered inside each ghost batch."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     x = tl.load(x_ptr + at, inside, 0.0).to(tl.float32)
@@ -31,7 +43,7 @@ def _drop(x_ptr, out_ptr, keys, count, batch, ghost, inner, threshold, scale, BL
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), inside)
 
 
-def _launch(x: Tensor, keys: Tensor, batch_dim: int, ghost: int, rate: float) -> Tensor:
+def _launch(x: Tensor, keys: Tensor, *, batch_dim: int, ghost: int, rate: float) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     count, inner = x.numel(), math.prod(x.shape[batch_dim + 1 :])
@@ -39,15 +51,15 @@ def _launch(x: Tensor, keys: Tensor, batch_dim: int, ghost: int, rate: float) ->
     launch(
         _drop,
         (triton.cdiv(count, BLOCK),),
-        x,
-        out,
-        keys,
-        count,
-        x.shape[batch_dim],
-        ghost,
-        inner,
-        threshold(rate),
-        keep_scale(rate),
+        x_ptr=x,
+        out_ptr=out,
+        keys=keys,
+        count=count,
+        batch=x.shape[batch_dim],
+        ghost=ghost,
+        inner=inner,
+        threshold=threshold(rate),
+        scale=keep_scale(rate),
         BLOCK=BLOCK,
     )
     return out
@@ -60,10 +72,10 @@ class FusedDropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rate: float, rng: DropoutRNG, batch_dim: int) -> Tensor:
         keys = rng.table([(rng.next_call_site(),)])
         ctx.save_for_backward(keys)
-        ctx.how = (batch_dim, rng.ghost_size, rate)
-        return _launch(x, keys, *ctx.how)
+        ctx.how = {"batch_dim": batch_dim, "ghost": rng.ghost_size, "rate": rate}
+        return _launch(x, keys, **ctx.how)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (keys,) = ctx.saved_tensors
-        return _launch(gradients[0], keys, *ctx.how), None, None, None
+        return _launch(gradients[0], keys, **ctx.how), None, None, None

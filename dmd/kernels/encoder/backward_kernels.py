@@ -1,14 +1,17 @@
 """Triton kernels of an encoder layer, backward: gradients of activations, a program per block of rows.
 
-What is cheap to compute again is not read from memory: layer norms, hidden units and dropout masks. Nothing is added
-atomically.
+What is cheap to compute again is not read from memory: layer norms, hidden units and keep masks of dropout. Nothing is
+added atomically.
 """
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from dmd.kernels.common.launching import launch, named_strides
 from dmd.kernels.common.triton_products import product
 from dmd.kernels.common.triton_rows import (
+    QUERIES,
     count_rows,
     keep_factor,
     locate_rows,
@@ -16,29 +19,31 @@ from dmd.kernels.common.triton_rows import (
     normalised_backward,
     whole_steps,
 )
+from dmd.kernels.encoder.plan import LayerWeights
+from dmd.kernels.encoder.triton_layer_call import ActivationGradients, LayerCall
 
 
 @triton.jit
 def _through_output(
-    grad,
-    wo_ptr,
-    grad_mixed_ptr,
-    row_at,
-    inside,
-    e,
-    channel,
-    DIM: tl.constexpr,
-    CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    grad,  # [M, WIDTH], type of DOT, gradient of the output projection's result
+    wo_ptr,  # [E, d, d], of the output projection
+    grad_mixed_ptr,  # [E, B, Tq, d], type of DOT, written
+    row_at,  # [M], places of rows
+    inside,  # [M], which rows there are
+    e,  # number of the encoder
+    channel,  # [WIDTH]
+    DIM: tl.constexpr,  # d
+    CHUNK: tl.constexpr,  # channels at a time
+    DOT: tl.constexpr,  # type of the operands of products
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
-    """Store the gradient of the attention's output, from that of the output projection's result [M, WIDTH]."""
+    """Store the gradient of the attention's output, from that of the output projection's result."""
     there = channel < DIM
     for begin in range(0, DIM, CHUNK):
         col = begin + tl.arange(0, CHUNK)
         wo_at = wo_ptr + (e * DIM + channel)[:, None] * DIM + col[None, :]
         wo = tl.load(wo_at, there[:, None] & (col < DIM)[None, :], 0.0).to(DOT)  # [WIDTH, CHUNK]
-        grad_mixed = product(grad, wo, PRECISION)
+        grad_mixed = product(grad, wo, PRECISION=PRECISION)
         mask = inside[:, None] & (col < DIM)[None, :]
         mixed_at = grad_mixed_ptr + row_at[:, None] + col[None, :]
         tl.store(mixed_at, grad_mixed.to(grad_mixed_ptr.dtype.element_ty), mask)
@@ -46,49 +51,49 @@ def _through_output(
 
 @triton.jit
 def residual_mlp_backward(
-    grad_ptr,
-    middle_ptr,
-    grad_middle_ptr,
-    grad_mixed_ptr,
-    wo_ptr,
-    gain_ptr,
-    shift_ptr,
-    w1_ptr,
-    b1_ptr,
-    w2_ptr,
-    table,
-    res_keys,
-    relu_keys,
-    last_keys,
-    g_e,
-    g_b,
-    g_t,
-    m_e,
-    m_b,
-    m_t,
-    batch,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LAST: tl.constexpr,
-    GHOST: tl.constexpr,
-    RES: tl.constexpr,
-    RES_THRESHOLD: tl.constexpr,
-    RES_SCALE: tl.constexpr,
-    RELU: tl.constexpr,
-    RELU_THRESHOLD: tl.constexpr,
-    RELU_SCALE: tl.constexpr,
-    M: tl.constexpr,
-    CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    grad_ptr,  # [E, B, Tq, d], float32, gradient of the layer's output
+    middle_ptr,  # [E, B, Tq, d], float32
+    grad_middle_ptr,  # [E, B, Tq, d], float32, written
+    grad_mixed_ptr,  # [E, B, Tq, d], type of DOT, gradient of the attention's output, written
+    wo_ptr,  # [E, d, d], of the output projection
+    gain_ptr,  # [E, d], of the layer norm before the MLP
+    shift_ptr,  # [E, d]
+    w1_ptr,  # [E, 4d, d]
+    b1_ptr,  # [E, 4d]
+    w2_ptr,  # [E, d, 4d]
+    table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
+    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
+    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
+    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    g_e,  # elements between encoders, of the gradient of the output
+    g_b,  # between samples
+    g_t,  # between steps
+    m_e,  # elements between encoders, of all other activations
+    m_b,  # between samples
+    m_t,  # between steps
+    batch,  # B
+    DIM: tl.constexpr,  # d
+    WIDTH: tl.constexpr,  # d, padded to a power of two
+    LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    RES: tl.constexpr,  # whether elements of both branches are dropped
+    RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
+    RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
+    RELU: tl.constexpr,  # whether hidden units are dropped
+    RELU_THRESHOLD: tl.constexpr,  # their rate in 1/65536
+    RELU_SCALE: tl.constexpr,  # what the kept ones are multiplied by
+    M: tl.constexpr,  # rows of a program
+    CHUNK: tl.constexpr,  # channels or hidden units at a time
+    DOT: tl.constexpr,  # type of the operands of products
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
-    """Gradients of `middle` (through both of its uses) and of the attention's output."""
+    """Gradients of `middle` (through both of its uses) and of the attention's output; a program per block of rows."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
-    count = count_rows(table, e, batch, 0, LAST)
+    count = count_rows(table, e, batch, SIDE=QUERIES, LAST=LAST)
     if tl.program_id(0) * M >= count:
         return
-    sample, step = locate_rows(row, table, e, 0, LAST)
+    sample, step = locate_rows(row, table, e, SIDE=QUERIES, LAST=LAST)
     inside = row < count
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
@@ -99,9 +104,22 @@ def residual_mlp_backward(
     branch = grad
     if RES:
         branch *= keep_factor(
-            last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
+            last_keys,
+            table,
+            e,
+            sample,
+            step,
+            channel,
+            batch,
+            inside,
+            SIDE=QUERIES,
+            LAST=LAST,
+            COLS=DIM,
+            GHOST=GHOST,
+            THRESHOLD=RES_THRESHOLD,
+            SCALE=RES_SCALE,
         )
-    unit, inverse = normalised(tl.load(middle_ptr + at, mask, 0.0), channel, DIM)
+    unit, inverse = normalised(tl.load(middle_ptr + at, mask, 0.0), channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
     y = (unit * gain[None, :] + shift[None, :]).to(DOT)
@@ -112,11 +130,11 @@ def residual_mlp_backward(
         real = unit_no < 4 * DIM
         w1_at = w1_ptr + (e * 4 * DIM + unit_no)[:, None] * DIM + channel[None, :]
         w1 = tl.load(w1_at, real[:, None] & there[None, :], 0.0).to(DOT)  # [CHUNK, WIDTH]
-        before = product(y, tl.trans(w1), PRECISION)
+        before = product(y, tl.trans(w1), PRECISION=PRECISION)
         before += tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
         w2_at = w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + unit_no[None, :]
         w2 = tl.load(w2_at, real[None, :] & there[:, None], 0.0).to(DOT)  # [WIDTH, CHUNK]
-        hidden = product(branch, w2, PRECISION)
+        hidden = product(branch, w2, PRECISION=PRECISION)
         if RELU:
             hidden *= keep_factor(
                 relu_keys,
@@ -127,104 +145,119 @@ def residual_mlp_backward(
                 unit_no,
                 batch,
                 inside,
-                0,
-                LAST,
-                4 * DIM,
-                GHOST,
-                RELU_THRESHOLD,
-                RELU_SCALE,
+                SIDE=QUERIES,
+                LAST=LAST,
+                COLS=4 * DIM,
+                GHOST=GHOST,
+                THRESHOLD=RELU_THRESHOLD,
+                SCALE=RELU_SCALE,
             )
         hidden = tl.where(before > 0, hidden, 0.0)
-        grad_y += product(hidden.to(DOT), w1, PRECISION)
-    grad += normalised_backward(grad_y * gain[None, :], unit, inverse, DIM)
+        grad_y += product(hidden.to(DOT), w1, PRECISION=PRECISION)
+    grad += normalised_backward(grad_y * gain[None, :], unit, inverse, DIM=DIM)
     tl.store(grad_middle_ptr + at, grad, mask)
     if RES:
         grad *= keep_factor(
-            res_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
+            res_keys,
+            table,
+            e,
+            sample,
+            step,
+            channel,
+            batch,
+            inside,
+            SIDE=QUERIES,
+            LAST=LAST,
+            COLS=DIM,
+            GHOST=GHOST,
+            THRESHOLD=RES_THRESHOLD,
+            SCALE=RES_SCALE,
         )
     row_at = e.to(tl.int64) * m_e + sample * m_b + step * m_t
     grad = tl.where(mask, grad, 0.0).to(DOT)
-    _through_output(grad, wo_ptr, grad_mixed_ptr, row_at, inside, e, channel, DIM, CHUNK, DOT, PRECISION)
+    _through_output(
+        grad, wo_ptr, grad_mixed_ptr, row_at, inside, e, channel, DIM=DIM, CHUNK=CHUNK, DOT=DOT, PRECISION=PRECISION
+    )
 
 
 @triton.jit
-def _through(
-    grad_y,
-    grad_ptr,
-    w_ptr,
-    at,
-    inside,
-    e,
-    channel,
-    FIRST: tl.constexpr,
-    COLS: tl.constexpr,
-    DIM: tl.constexpr,
-    CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+def _through_projection(
+    grad_y,  # [M, WIDTH], float32, so far
+    grad_ptr,  # [B, T, COLS], gradient of the projection's result
+    w_ptr,  # [E, 3d, d], of the input projection
+    at,  # [M], places of rows in grad_ptr
+    inside,  # [M], which rows have a gradient
+    e,  # number of the encoder
+    channel,  # [WIDTH]
+    FIRST: tl.constexpr,  # the first row of the weight
+    COLS: tl.constexpr,  # rows of the weight
+    DIM: tl.constexpr,  # d
+    CHUNK: tl.constexpr,  # rows of the weight at a time
+    DOT: tl.constexpr,  # type of the operands of products
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
-    """grad_y plus the gradient through columns FIRST .. FIRST + COLS of the input projection."""
+    """grad_y plus the gradient through some columns of the input projection, [M, WIDTH]."""
     there = channel < DIM
     for begin in range(0, COLS, CHUNK):
         col = begin + tl.arange(0, CHUNK)
         grad = tl.load(grad_ptr + at[:, None] + col[None, :], inside[:, None] & (col < COLS)[None, :], 0.0)
         w_at = w_ptr + (e * 3 * DIM + FIRST + col)[:, None] * DIM + channel[None, :]
         w = tl.load(w_at, (col < COLS)[:, None] & there[None, :], 0.0).to(DOT)
-        grad_y += product(grad.to(DOT), w, PRECISION)
+        grad_y += product(grad.to(DOT), w, PRECISION=PRECISION)
     return grad_y
 
 
 @triton.jit
 def project_backward(
-    q_ptr,
-    kv_ptr,
-    grad_middle_ptr,
-    x_ptr,
-    grad_ptr,
-    w_ptr,
-    gain_ptr,
-    table,
-    ranges,
-    q_e,
-    q_b,
-    q_t,
-    kv_e,
-    kv_b,
-    kv_t,
-    m_e,
-    m_b,
-    m_t,
-    x_e,
-    x_b,
-    x_t,
-    g_e,
-    g_b,
-    g_t,
-    batch,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    SIDE: tl.constexpr,
-    QUERY: tl.constexpr,
-    KEY: tl.constexpr,
-    LAST: tl.constexpr,
-    RANGED: tl.constexpr,
-    M: tl.constexpr,
-    CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q_ptr,  # [E, B, Tq, d], type of DOT, gradient of the queries
+    kv_ptr,  # [E, B, Tk, 2d], type of DOT, gradient of keys and values
+    grad_middle_ptr,  # [E, B, Tq, d], float32
+    x_ptr,  # [E, B, T, d], float32, input of the layer
+    grad_ptr,  # [E, B, T, d] or, of the source, [E, B, Tk, d]; float32, written
+    w_ptr,  # [E, 3d, d], of the input projection: query, key, value
+    gain_ptr,  # [E, d], of the layer norm before the attention
+    table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    q_e,  # elements between encoders, of the gradient of the queries
+    q_b,  # between samples
+    q_t,  # between steps
+    kv_e,  # elements between encoders, of that of keys and values
+    kv_b,  # between samples
+    kv_t,  # between steps
+    m_e,  # elements between encoders, of that of middle
+    m_b,  # between samples
+    m_t,  # between steps
+    x_e,  # elements between encoders, of x
+    x_b,  # between samples
+    x_t,  # between steps
+    g_e,  # elements between encoders, of the output
+    g_b,  # between samples
+    g_t,  # between steps
+    batch,  # B
+    DIM: tl.constexpr,  # d
+    WIDTH: tl.constexpr,  # d, padded to a power of two
+    SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths the output has
+    QUERY: tl.constexpr,  # whether the output is x, which the queries come from
+    KEY: tl.constexpr,  # whether keys and values come from it
+    LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
+    M: tl.constexpr,  # rows of a program
+    CHUNK: tl.constexpr,  # rows of the weight at a time
+    DOT: tl.constexpr,  # type of the operands of products
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradient of the layer's input from those of queries (QUERY) and of keys and values (KEY).
 
     With QUERY the input goes through layer norm and the residual brings its own gradient. Without, it is a source that
-    is normalised already. With LAST, queries and residual are of the last step alone, with RANGED
-    of the last unpadded one.
+    is normalised already. With LAST, queries and residual are of the last step alone, with RANGED of the last unpadded
+    one. A program per block of rows.
     """
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
-    count = count_rows(table, e, batch, SIDE, False)
+    count = count_rows(table, e, batch, SIDE=SIDE, LAST=False)
     if tl.program_id(0) * M >= count:
         return
-    sample, step = locate_rows(row, table, e, SIDE, False)
+    sample, step = locate_rows(row, table, e, SIDE=SIDE, LAST=False)
     inside = row < count
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
@@ -233,37 +266,125 @@ def project_backward(
     asked_step = step
     if LAST:
         asked_step = step * 0
-        last = whole_steps(sample, asked_step, inside, table, ranges, e, batch, SIDE, LAST, RANGED)
+        last = whole_steps(sample, asked_step, inside, table, ranges, e, batch, SIDE=SIDE, LAST=LAST, RANGED=RANGED)
         asked = inside & (step == last)
     grad = tl.zeros([M, WIDTH], tl.float32)
     if QUERY:
-        at = sample * q_b + asked_step * q_t
-        grad = _through(
-            grad, q_ptr + e.to(tl.int64) * q_e, w_ptr, at, asked, e, channel, 0, DIM, DIM, CHUNK, DOT, PRECISION
+        grad = _through_projection(
+            grad,
+            grad_ptr=q_ptr + e.to(tl.int64) * q_e,
+            w_ptr=w_ptr,
+            at=sample * q_b + asked_step * q_t,
+            inside=asked,
+            e=e,
+            channel=channel,
+            FIRST=0,
+            COLS=DIM,
+            DIM=DIM,
+            CHUNK=CHUNK,
+            DOT=DOT,
+            PRECISION=PRECISION,
         )
     if KEY:
-        at = sample * kv_b + step * kv_t
-        grad = _through(
+        grad = _through_projection(
             grad,
-            kv_ptr + e.to(tl.int64) * kv_e,
-            w_ptr,
-            at,
-            inside,
-            e,
-            channel,
-            DIM,
-            2 * DIM,
-            DIM,
-            CHUNK,
-            DOT,
-            PRECISION,
+            grad_ptr=kv_ptr + e.to(tl.int64) * kv_e,
+            w_ptr=w_ptr,
+            at=sample * kv_b + step * kv_t,
+            inside=inside,
+            e=e,
+            channel=channel,
+            FIRST=DIM,
+            COLS=2 * DIM,
+            DIM=DIM,
+            CHUNK=CHUNK,
+            DOT=DOT,
+            PRECISION=PRECISION,
         )
     grad *= tl.load(gain_ptr + e * DIM + channel, there, 0.0)[None, :]
     if QUERY:
         x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]
-        unit, inverse = normalised(tl.load(x_at, mask, 0.0), channel, DIM)
-        grad = normalised_backward(grad, unit, inverse, DIM)
+        unit, inverse = normalised(tl.load(x_at, mask, 0.0), channel, DIM=DIM)
+        grad = normalised_backward(grad, unit, inverse, DIM=DIM)
         m_at = e.to(tl.int64) * m_e + (sample * m_b + asked_step * m_t)[:, None] + channel[None, :]
         grad += tl.load(grad_middle_ptr + m_at, asked[:, None] & there[None, :], 0.0)
     g_at = grad_ptr + e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
     tl.store(g_at, grad, mask)
+
+
+def launch_residual_mlp_backward(
+    call: LayerCall, weights: LayerWeights, grad: Tensor, middle: Tensor, *, grad_middle: Tensor, grad_mixed: Tensor
+) -> None:
+    """Fill the gradients of `middle` and of the attention's output from that of the layer's output, [E, B, Tq, d]."""
+    encoders, batch, rows, dim = middle.shape
+    sizes = call.sizes("residual_mlp_backward", dim)
+    launch(
+        residual_mlp_backward,
+        (triton.cdiv(batch * rows, sizes["M"]), encoders),
+        grad_ptr=grad,
+        middle_ptr=middle,
+        grad_middle_ptr=grad_middle,
+        grad_mixed_ptr=grad_mixed,
+        wo_ptr=weights.out_proj_weight,
+        gain_ptr=weights.norm_weight[1],
+        shift_ptr=weights.norm_bias[1],
+        w1_ptr=weights.fc1_weight,
+        b1_ptr=weights.fc1_bias,
+        w2_ptr=weights.fc2_weight,
+        table=call.table,
+        **call.dropout_keys(),
+        **named_strides("g", grad),
+        **named_strides("m", middle),
+        batch=batch,
+        LAST=call.last,
+        **call.dropout(batch),
+        **sizes,
+    )
+
+
+def launch_project_backward(
+    call: LayerCall,
+    weights: LayerWeights,
+    x: Tensor,
+    grads: ActivationGradients,
+    out: Tensor,
+    *,
+    side: int,
+    query: bool,
+    key: bool,
+) -> None:
+    """Fill `out`, the gradient of x [E, B, T, d] or of the source [E, B, Tk, d].
+
+    Args:
+        x: input of the layer.
+        side: QUERIES or KEYS of `triton_rows`: whose lengths `out` has.
+        query: whether `out` is the gradient of x, which the queries come from.
+        key: whether keys and values come from it.
+    """
+    encoders, batch, steps, dim = out.shape
+    sizes = call.sizes("project_backward", dim)
+    launch(
+        project_backward,
+        (triton.cdiv(batch * steps, sizes["M"]), encoders),
+        q_ptr=grads.query,
+        kv_ptr=grads.key_value,
+        grad_middle_ptr=grads.middle,
+        x_ptr=x,
+        grad_ptr=out,
+        w_ptr=weights.in_proj_weight,
+        gain_ptr=weights.norm_weight,
+        table=call.table,
+        ranges=call.attention.ranges,
+        **named_strides("q", grads.query),
+        **named_strides("kv", grads.key_value),
+        **named_strides("m", grads.middle),
+        **named_strides("x", x),
+        **named_strides("g", out),
+        batch=batch,
+        SIDE=side,
+        QUERY=query,
+        KEY=key,
+        LAST=call.last,
+        RANGED=call.attention.ranged,
+        **sizes,
+    )

@@ -1,125 +1,159 @@
-"""Triton kernels of an encoder layer, backward: gradients of its weights.
+"""Triton kernels of an encoder layer, backward: gradients of its weights, in three launches.
 
-Two launches sum over the rows, each of SPLITS programs over its own share of them (no atomics); the third adds the
-shares up. `parts` [SPLITS, E, 12 d, d] holds, row after row, the gradients of the input projection (3 d, with respect
-to the weight that the layer norm's gain is folded into), of the output projection (d), of the MLP's first layer (4 d,
-folded as well) and of its second, transposed (4 d). `bias_parts` [SPLITS, E, 9 d] are those of the biases.
+Two launches sum over the rows. Each has some programs that take a share of the rows each (no atomics), and fills its
+part of `shares` and `bias_shares`. The third adds the shares up: `dmd.kernels.encoder.weight_sum_kernels`.
 """
 
+import torch
 import triton
 import triton.language as tl
 
+from dmd.kernels.common.launching import launch, named_strides
 from dmd.kernels.common.triton_products import product
-from dmd.kernels.common.triton_rows import count_rows, keep_factor, locate_rows, normalised, whole_steps
+from dmd.kernels.common.triton_rows import KEYS, QUERIES, count_rows, keep_factor, locate_rows, normalised, whole_steps
+from dmd.kernels.encoder.plan import LayerWeights
+from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall
+from dmd.kernels.encoder.weight_sum_kernels import (
+    BIASES,
+    FC1,
+    FC2,
+    IN_PROJ,
+    IN_PROJ_KEYS,
+    OUT_PROJ,
+    WEIGHT_ROWS,
+    add_up,
+)
+
+MAX_SPLITS = 8
+"""Most shares of an encoder's rows."""
+LEAST_BLOCKS = 8
+"""Blocks of rows of a share, at least."""
 
 
 @triton.jit
 def _outer(
-    a_ptr,
-    b_ptr,
-    col,
-    table,
-    ranges,
-    keys,
-    a_b,
-    a_t,
-    b_b,
-    b_t,
-    e,
-    batch,
-    split,
-    splits,
-    COLS: tl.constexpr,
-    SIDE: tl.constexpr,
-    LAST: tl.constexpr,
-    RANGED: tl.constexpr,
-    WHOLE: tl.constexpr,
-    NORM: tl.constexpr,
-    DROP: tl.constexpr,
-    GHOST: tl.constexpr,
-    THRESHOLD: tl.constexpr,
-    SCALE: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    M: tl.constexpr,
-    CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    a_ptr,  # [B, T, COLS], of the encoder: gradients
+    b_ptr,  # [B, T, d], of the encoder: inputs
+    col,  # [CHUNK], channels of a
+    table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    keys,  # [E, ghost batches, 2], int32, dropout keys of a
+    a_b,  # elements between samples, of a
+    a_t,  # between steps
+    b_b,  # between samples, of b
+    b_t,  # between steps
+    e,  # number of the encoder
+    batch,  # B
+    split,  # number of the share of the rows
+    splits,  # shares of the encoder's rows
+    COLS: tl.constexpr,  # channels of a
+    SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths a has
+    LAST: tl.constexpr,  # a is of each sample's last step alone
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
+    WHOLE: tl.constexpr,  # b has all steps, whichever a has
+    NORM: tl.constexpr,  # whether b is normalised first
+    DROP: tl.constexpr,  # whether elements of a are dropped
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    THRESHOLD: tl.constexpr,  # the rate in 1/65536
+    SCALE: tl.constexpr,  # what kept elements are multiplied by
+    DIM: tl.constexpr,  # d
+    WIDTH: tl.constexpr,  # d, padded to a power of two
+    M: tl.constexpr,  # rows at a time
+    CHUNK: tl.constexpr,  # channels of a
+    DOT: tl.constexpr,  # type of the operands of products
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
-    """Sum over a share of the rows of a[:, col]^T b [CHUNK, WIDTH], and of a; b is normalised first with NORM."""
+    """Sums over a share of the rows: a[:, col]^T b [CHUNK, WIDTH] and a[:, col] [CHUNK]."""
     channel = tl.arange(0, WIDTH)
     total = tl.zeros([CHUNK, WIDTH], tl.float32)
     bias = tl.zeros([CHUNK], tl.float32)
-    count = count_rows(table, e, batch, SIDE, LAST)
-    share = tl.cdiv(tl.cdiv(count, M), splits) * M
-    for begin in range(split * share, tl.minimum((split + 1) * share, count), M):
+    count = count_rows(table, e, batch, SIDE=SIDE, LAST=LAST)
+    size = tl.cdiv(tl.cdiv(count, M), splits) * M
+    for begin in range(split * size, tl.minimum((split + 1) * size, count), M):
         row = begin + tl.arange(0, M)
         inside = row < count
-        sample, step = locate_rows(row, table, e, SIDE, LAST)
+        sample, step = locate_rows(row, table, e, SIDE=SIDE, LAST=LAST)
         a_at = (sample * a_b + step * a_t)[:, None] + col[None, :]
         a = tl.load(a_ptr + a_at, inside[:, None] & (col < COLS)[None, :], 0.0).to(tl.float32)
         if DROP:
             a *= keep_factor(
-                keys, table, e, sample, step, col, batch, inside, SIDE, LAST, COLS, GHOST, THRESHOLD, SCALE
+                keys,
+                table,
+                e,
+                sample,
+                step,
+                col,
+                batch,
+                inside,
+                SIDE=SIDE,
+                LAST=LAST,
+                COLS=COLS,
+                GHOST=GHOST,
+                THRESHOLD=THRESHOLD,
+                SCALE=SCALE,
             )
         place = step
         if WHOLE:
-            place = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE, LAST, RANGED)
+            place = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE=SIDE, LAST=LAST, RANGED=RANGED)
         b_at = (sample * b_b + place * b_t)[:, None] + channel[None, :]
         b = tl.load(b_ptr + b_at, inside[:, None] & (channel < DIM)[None, :], 0.0).to(tl.float32)
         if NORM:
-            b, _ = normalised(b, channel, DIM)
-        total += product(tl.trans(a.to(DOT)), b.to(DOT), PRECISION)
+            b, _ = normalised(b, channel, DIM=DIM)
+        total += product(tl.trans(a.to(DOT)), b.to(DOT), PRECISION=PRECISION)
         bias += tl.sum(a, 0)
     return total, bias
 
 
 @triton.jit
 def projection_weights(
-    q_ptr,
-    kv_ptr,
-    grad_middle_ptr,
-    x_ptr,
-    source_ptr,
-    mixed_ptr,
-    parts_ptr,
-    bias_parts_ptr,
-    table,
-    ranges,
-    res_keys,
-    q_e,
-    q_b,
-    q_t,
-    kv_e,
-    kv_b,
-    kv_t,
-    m_e,
-    m_b,
-    m_t,
-    x_e,
-    x_b,
-    x_t,
-    s_e,
-    s_b,
-    s_t,
-    batch,
-    splits,
-    encoders,
-    SELF: tl.constexpr,
-    LAST: tl.constexpr,
-    RANGED: tl.constexpr,
-    RES: tl.constexpr,
-    GHOST: tl.constexpr,
-    THRESHOLD: tl.constexpr,
-    SCALE: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    M: tl.constexpr,
-    CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q_ptr,  # [E, B, Tq, d], type of DOT, gradient of the queries
+    kv_ptr,  # [E, B, Tk, 2d], type of DOT, gradient of keys and values
+    grad_middle_ptr,  # [E, B, Tq, d], float32
+    x_ptr,  # [E, B, T, d], float32, input of the layer
+    source_ptr,  # [E, B, Tk, d], float32, what keys and values come from; x itself with SELF
+    mixed_ptr,  # [E, B, Tq, d], type of DOT, output of the attention; with the strides of grad_middle
+    shares_ptr,  # [splits, E, 12d, d], float32, written
+    bias_shares_ptr,  # [splits, E, 9d], float32, written
+    table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
+    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
+    q_e,  # elements between encoders, of the gradient of the queries
+    q_b,  # between samples
+    q_t,  # between steps
+    kv_e,  # elements between encoders, of that of keys and values
+    kv_b,  # between samples
+    kv_t,  # between steps
+    m_e,  # elements between encoders, of that of middle, and mixed
+    m_b,  # between samples
+    m_t,  # between steps
+    x_e,  # elements between encoders, of x
+    x_b,  # between samples
+    x_t,  # between steps
+    s_e,  # elements between encoders, of the source
+    s_b,  # between samples
+    s_t,  # between steps
+    batch,  # B
+    splits,  # shares of an encoder's rows
+    encoders,  # E
+    SELF: tl.constexpr,  # whether keys and values come from x; otherwise the source is normalised already
+    LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
+    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    RES: tl.constexpr,  # whether elements of the attention's branch are dropped
+    RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
+    RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
+    DIM: tl.constexpr,  # d
+    WIDTH: tl.constexpr,  # d, padded to a power of two
+    M: tl.constexpr,  # rows at a time
+    CHUNK: tl.constexpr,  # rows of the weights of a program
+    DOT: tl.constexpr,  # type of the operands of products
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
-    """Shares of the gradients of the input and output projections; a program per CHUNK of their rows."""
+    """Shares of the gradients of the input and output projections; a program per CHUNK of their rows.
+
+    The first programs take the queries' part of the input projection, those behind them the part of keys and values,
+    and the last the output projection.
+    """
     job = tl.program_id(0)
     e = tl.program_id(1)
     split = tl.program_id(2)
@@ -127,122 +161,131 @@ def projection_weights(
     narrow: tl.constexpr = (DIM + CHUNK - 1) // CHUNK
     wide: tl.constexpr = (2 * DIM + CHUNK - 1) // CHUNK
     if job < narrow:
-        first = 0
+        first = IN_PROJ * DIM
         col = job * CHUNK + tl.arange(0, CHUNK)
         limit = DIM
         total, bias = _outer(
-            q_ptr + far * q_e,
-            x_ptr + far * x_e,
-            col,
-            table,
-            ranges,
-            res_keys,
-            q_b,
-            q_t,
-            x_b,
-            x_t,
-            e,
-            batch,
-            split,
-            splits,
-            DIM,
-            0,
-            LAST,
-            RANGED,
-            True,
-            True,
-            False,
-            GHOST,
-            THRESHOLD,
-            SCALE,
-            DIM,
-            WIDTH,
-            M,
-            CHUNK,
-            DOT,
-            PRECISION,
+            a_ptr=q_ptr + far * q_e,
+            b_ptr=x_ptr + far * x_e,
+            col=col,
+            table=table,
+            ranges=ranges,
+            keys=res_keys,
+            a_b=q_b,
+            a_t=q_t,
+            b_b=x_b,
+            b_t=x_t,
+            e=e,
+            batch=batch,
+            split=split,
+            splits=splits,
+            COLS=DIM,
+            SIDE=QUERIES,
+            LAST=LAST,
+            RANGED=RANGED,
+            WHOLE=True,
+            NORM=True,
+            DROP=False,
+            GHOST=GHOST,
+            THRESHOLD=RES_THRESHOLD,
+            SCALE=RES_SCALE,
+            DIM=DIM,
+            WIDTH=WIDTH,
+            M=M,
+            CHUNK=CHUNK,
+            DOT=DOT,
+            PRECISION=PRECISION,
         )
     elif job < narrow + wide:
-        first = DIM
+        first = IN_PROJ_KEYS * DIM
         col = (job - narrow) * CHUNK + tl.arange(0, CHUNK)
         limit = 2 * DIM
         total, bias = _outer(
-            kv_ptr + far * kv_e,
-            source_ptr + far * s_e,
-            col,
-            table,
-            ranges,
-            res_keys,
-            kv_b,
-            kv_t,
-            s_b,
-            s_t,
-            e,
-            batch,
-            split,
-            splits,
-            2 * DIM,
-            1,
-            False,
-            RANGED,
-            True,
-            SELF,
-            False,
-            GHOST,
-            THRESHOLD,
-            SCALE,
-            DIM,
-            WIDTH,
-            M,
-            CHUNK,
-            DOT,
-            PRECISION,
+            a_ptr=kv_ptr + far * kv_e,
+            b_ptr=source_ptr + far * s_e,
+            col=col,
+            table=table,
+            ranges=ranges,
+            keys=res_keys,
+            a_b=kv_b,
+            a_t=kv_t,
+            b_b=s_b,
+            b_t=s_t,
+            e=e,
+            batch=batch,
+            split=split,
+            splits=splits,
+            COLS=2 * DIM,
+            SIDE=KEYS,
+            LAST=False,
+            RANGED=RANGED,
+            WHOLE=True,
+            NORM=SELF,
+            DROP=False,
+            GHOST=GHOST,
+            THRESHOLD=RES_THRESHOLD,
+            SCALE=RES_SCALE,
+            DIM=DIM,
+            WIDTH=WIDTH,
+            M=M,
+            CHUNK=CHUNK,
+            DOT=DOT,
+            PRECISION=PRECISION,
         )
     else:
-        first = 3 * DIM
+        first = OUT_PROJ * DIM
         col = (job - narrow - wide) * CHUNK + tl.arange(0, CHUNK)
         limit = DIM
         total, bias = _outer(
-            grad_middle_ptr + far * m_e,
-            mixed_ptr + far * m_e,
-            col,
-            table,
-            ranges,
-            res_keys,
-            m_b,
-            m_t,
-            m_b,
-            m_t,
-            e,
-            batch,
-            split,
-            splits,
-            DIM,
-            0,
-            LAST,
-            RANGED,
-            False,
-            False,
-            RES,
-            GHOST,
-            THRESHOLD,
-            SCALE,
-            DIM,
-            WIDTH,
-            M,
-            CHUNK,
-            DOT,
-            PRECISION,
+            a_ptr=grad_middle_ptr + far * m_e,
+            b_ptr=mixed_ptr + far * m_e,
+            col=col,
+            table=table,
+            ranges=ranges,
+            keys=res_keys,
+            a_b=m_b,
+            a_t=m_t,
+            b_b=m_b,
+            b_t=m_t,
+            e=e,
+            batch=batch,
+            split=split,
+            splits=splits,
+            COLS=DIM,
+            SIDE=QUERIES,
+            LAST=LAST,
+            RANGED=RANGED,
+            WHOLE=False,
+            NORM=False,
+            DROP=RES,
+            GHOST=GHOST,
+            THRESHOLD=RES_THRESHOLD,
+            SCALE=RES_SCALE,
+            DIM=DIM,
+            WIDTH=WIDTH,
+            M=M,
+            CHUNK=CHUNK,
+            DOT=DOT,
+            PRECISION=PRECISION,
         )
     channel = tl.arange(0, WIDTH)
-    row = (split * encoders + e).to(tl.int64) * (12 * DIM) + first + col
+    share = split * encoders + e
+    row = share.to(tl.int64) * (WEIGHT_ROWS * DIM) + first + col
     real = col < limit
-    tl.store(parts_ptr + row[:, None] * DIM + channel[None, :], total, real[:, None] & (channel < DIM)[None, :])
-    tl.store(bias_parts_ptr + (split * encoders + e) * (9 * DIM) + first + col, bias, real)
+    tl.store(shares_ptr + row[:, None] * DIM + channel[None, :], total, real[:, None] & (channel < DIM)[None, :])
+    tl.store(bias_shares_ptr + share * (BIASES * DIM) + first + col, bias, real)
 
 
 @triton.jit
-def _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM: tl.constexpr, DOT: tl.constexpr):
+def _mlp_tiles(
+    w1_ptr,  # [E, 4d, d]
+    w2_ptr,  # [E, d, 4d]
+    e,  # number of the encoder
+    unit_no,  # [CHUNK], numbers of hidden units
+    channel,  # [WIDTH]
+    DIM: tl.constexpr,  # d
+    DOT: tl.constexpr,  # type of the operands of products
+):
     """Both weights of some hidden units, [WIDTH, CHUNK] each."""
     mask = (channel < DIM)[:, None] & (unit_no < 4 * DIM)[None, :]
     w1 = tl.load(w1_ptr + (e * 4 * DIM + unit_no)[None, :] * DIM + channel[:, None], mask, 0.0)
@@ -252,41 +295,41 @@ def _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM: tl.constexpr, DOT: tl.c
 
 @triton.jit
 def mlp_weights(
-    grad_ptr,
-    middle_ptr,
-    parts_ptr,
-    bias_parts_ptr,
-    gain_ptr,
-    shift_ptr,
-    w1_ptr,
-    b1_ptr,
-    w2_ptr,
-    table,
-    relu_keys,
-    last_keys,
-    g_e,
-    g_b,
-    g_t,
-    m_e,
-    m_b,
-    m_t,
-    batch,
-    splits,
-    encoders,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LAST: tl.constexpr,
-    GHOST: tl.constexpr,
-    RES: tl.constexpr,
-    RES_THRESHOLD: tl.constexpr,
-    RES_SCALE: tl.constexpr,
-    RELU: tl.constexpr,
-    RELU_THRESHOLD: tl.constexpr,
-    RELU_SCALE: tl.constexpr,
-    M: tl.constexpr,
-    CHUNK: tl.constexpr,
-    DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    grad_ptr,  # [E, B, Tq, d], float32, gradient of the layer's output
+    middle_ptr,  # [E, B, Tq, d], float32
+    shares_ptr,  # [splits, E, 12d, d], float32, written
+    bias_shares_ptr,  # [splits, E, 9d], float32, written
+    gain_ptr,  # [E, d], of the layer norm before the MLP
+    shift_ptr,  # [E, d]
+    w1_ptr,  # [E, 4d, d]
+    b1_ptr,  # [E, 4d]
+    w2_ptr,  # [E, d, 4d]
+    table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
+    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
+    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    g_e,  # elements between encoders, of the gradient of the output
+    g_b,  # between samples
+    g_t,  # between steps
+    m_e,  # elements between encoders, of middle
+    m_b,  # between samples
+    m_t,  # between steps
+    batch,  # B
+    splits,  # shares of an encoder's rows
+    encoders,  # E
+    DIM: tl.constexpr,  # d
+    WIDTH: tl.constexpr,  # d, padded to a power of two
+    LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
+    GHOST: tl.constexpr,  # samples of a ghost batch
+    RES: tl.constexpr,  # whether elements of both branches are dropped
+    RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
+    RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
+    RELU: tl.constexpr,  # whether hidden units are dropped
+    RELU_THRESHOLD: tl.constexpr,  # their rate in 1/65536
+    RELU_SCALE: tl.constexpr,  # what the kept ones are multiplied by
+    M: tl.constexpr,  # rows at a time
+    CHUNK: tl.constexpr,  # hidden units of a program
+    DOT: tl.constexpr,  # type of the operands of products
+    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Shares of the gradients of both layers of the MLP; a program per CHUNK of hidden units."""
     e = tl.program_id(1)
@@ -297,31 +340,44 @@ def mlp_weights(
     there = channel < DIM
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    w1, w2 = _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM, DOT)
+    w1, w2 = _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM=DIM, DOT=DOT)
     b1 = tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)
     first = tl.zeros([CHUNK, WIDTH], tl.float32)
     second = tl.zeros([CHUNK, WIDTH], tl.float32)
     first_bias = tl.zeros([CHUNK], tl.float32)
     second_bias = tl.zeros([WIDTH], tl.float32)
-    count = count_rows(table, e, batch, 0, LAST)
-    share = tl.cdiv(tl.cdiv(count, M), splits) * M
-    for begin in range(split * share, tl.minimum((split + 1) * share, count), M):
+    count = count_rows(table, e, batch, SIDE=QUERIES, LAST=LAST)
+    size = tl.cdiv(tl.cdiv(count, M), splits) * M
+    for begin in range(split * size, tl.minimum((split + 1) * size, count), M):
         row = begin + tl.arange(0, M)
         inside = row < count
-        sample, step = locate_rows(row, table, e, 0, LAST)
+        sample, step = locate_rows(row, table, e, SIDE=QUERIES, LAST=LAST)
         mask = inside[:, None] & there[None, :]
         g_at = e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
         m_at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + channel[None, :]
         grad = tl.load(grad_ptr + g_at, mask, 0.0)
         if RES:
             grad *= keep_factor(
-                last_keys, table, e, sample, step, channel, batch, inside, 0, LAST, DIM, GHOST, RES_THRESHOLD, RES_SCALE
+                last_keys,
+                table,
+                e,
+                sample,
+                step,
+                channel,
+                batch,
+                inside,
+                SIDE=QUERIES,
+                LAST=LAST,
+                COLS=DIM,
+                GHOST=GHOST,
+                THRESHOLD=RES_THRESHOLD,
+                SCALE=RES_SCALE,
             )
-        unit, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM)
+        unit, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM=DIM)
         y = (unit * gain[None, :] + shift[None, :]).to(DOT)
-        before = product(y, w1, PRECISION) + b1[None, :]
+        before = product(y, w1, PRECISION=PRECISION) + b1[None, :]
         hidden = tl.maximum(before, 0.0)
-        grad_hidden = product(grad.to(DOT), w2, PRECISION)
+        grad_hidden = product(grad.to(DOT), w2, PRECISION=PRECISION)
         if RELU:
             keep = keep_factor(
                 relu_keys,
@@ -332,214 +388,96 @@ def mlp_weights(
                 unit_no,
                 batch,
                 inside,
-                0,
-                LAST,
-                4 * DIM,
-                GHOST,
-                RELU_THRESHOLD,
-                RELU_SCALE,
+                SIDE=QUERIES,
+                LAST=LAST,
+                COLS=4 * DIM,
+                GHOST=GHOST,
+                THRESHOLD=RELU_THRESHOLD,
+                SCALE=RELU_SCALE,
             )
             hidden *= keep
             grad_hidden *= keep
         grad_hidden = tl.where(before > 0, grad_hidden, 0.0)
-        first += product(tl.trans(grad_hidden.to(DOT)), unit.to(DOT), PRECISION)
-        second += product(tl.trans(hidden.to(DOT)), grad.to(DOT), PRECISION)
+        first += product(tl.trans(grad_hidden.to(DOT)), unit.to(DOT), PRECISION=PRECISION)
+        second += product(tl.trans(hidden.to(DOT)), grad.to(DOT), PRECISION=PRECISION)
         first_bias += tl.sum(grad_hidden, 0)
         second_bias += tl.sum(grad, 0)
-    part = split * encoders + e
-    at = parts_ptr + (part.to(tl.int64) * (12 * DIM) + unit_no)[:, None] * DIM + channel[None, :]
+    share = split * encoders + e
+    at = shares_ptr + (share.to(tl.int64) * (WEIGHT_ROWS * DIM) + unit_no)[:, None] * DIM + channel[None, :]
     mask = real[:, None] & there[None, :]
-    tl.store(at + 4 * DIM * DIM, first, mask)
-    tl.store(at + 8 * DIM * DIM, second, mask)
-    tl.store(bias_parts_ptr + part * (9 * DIM) + 4 * DIM + unit_no, first_bias, real)
-    tl.store(bias_parts_ptr + part * (9 * DIM) + 8 * DIM + channel, second_bias, there & (tl.program_id(0) == 0))
+    tl.store(at + FC1 * DIM * DIM, first, mask)
+    tl.store(at + FC2 * DIM * DIM, second, mask)
+    bias_at = bias_shares_ptr + share * (BIASES * DIM)
+    tl.store(bias_at + FC1 * DIM + unit_no, first_bias, real)
+    tl.store(bias_at + FC2 * DIM + channel, second_bias, there & (tl.program_id(0) == 0))
 
 
-@triton.jit
-def _add_up(
-    parts_ptr,
-    bias_parts_ptr,
-    w_ptr,
-    grad_w_ptr,
-    grad_bias_ptr,
-    gain_ptr,
-    shift_ptr,
-    grad_gain_ptr,
-    grad_shift_ptr,
-    e,
-    block,
-    splits,
-    encoders,
-    FIRST: tl.constexpr,
-    ROWS: tl.constexpr,
-    BIAS: tl.constexpr,
-    NORM: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-    DIM: tl.constexpr,
-    R: tl.constexpr,
-    C: tl.constexpr,
-):
-    """The gradients of ROWS rows of `parts` from FIRST on, for C of their columns."""
-    col = block * C + tl.arange(0, C)
-    there = col < DIM
-    gain = tl.load(gain_ptr + e * DIM + col, there, 0.0)
-    shift = tl.load(shift_ptr + e * DIM + col, there, 0.0)
-    grad_gain = tl.zeros([C], tl.float32)
-    grad_shift = tl.zeros([C], tl.float32)
-    for begin in range(0, ROWS, R):
-        row = begin + tl.arange(0, R)
-        real = row < ROWS
-        mask = real[:, None] & there[None, :]
-        total = tl.zeros([R, C], tl.float32)
-        bias = tl.zeros([R], tl.float32)
-        for split in range(0, splits):
-            part = split * encoders + e
-            at = parts_ptr + (part.to(tl.int64) * (12 * DIM) + FIRST + row)[:, None] * DIM + col[None, :]
-            total += tl.load(at, mask, 0.0)
-            if not TRANSPOSED:
-                bias += tl.load(bias_parts_ptr + part * (9 * DIM) + BIAS + row, real, 0.0)
-        if NORM:
-            w = tl.load(w_ptr + (e * ROWS + row)[:, None] * DIM + col[None, :], mask, 0.0)
-            grad_gain += tl.sum(total * w, 0)
-            grad_shift += tl.sum(w * bias[:, None], 0)
-            total = total * gain[None, :] + bias[:, None] * shift[None, :]
-        if TRANSPOSED:
-            tl.store(grad_w_ptr + (e * DIM + col)[None, :] * ROWS + row[:, None], total, mask)
-        else:
-            tl.store(grad_w_ptr + (e * ROWS + row)[:, None] * DIM + col[None, :], total, mask)
-            tl.store(grad_bias_ptr + e * ROWS + row, bias, real & (block == 0))
-    if NORM:
-        tl.store(grad_gain_ptr + e * DIM + col, grad_gain, there)
-        tl.store(grad_shift_ptr + e * DIM + col, grad_shift, there)
-    if TRANSPOSED:
-        bias = tl.zeros([C], tl.float32)
-        for split in range(0, splits):
-            bias += tl.load(bias_parts_ptr + (split * encoders + e) * (9 * DIM) + BIAS + col, there, 0.0)
-        tl.store(grad_bias_ptr + e * DIM + col, bias, there)
-
-
-@triton.jit
-def add_up_weights(
-    parts,
-    bias_parts,
-    in_w,
-    in_b_grad,
-    in_w_grad,
-    out_b_grad,
-    out_w_grad,
-    w1,
-    b1_grad,
-    w1_grad,
-    b2_grad,
-    w2_grad,
-    gain,
-    shift,
-    grad_gain,
-    grad_shift,
-    splits,
-    encoders,
-    DIM: tl.constexpr,
-    R: tl.constexpr,
-    C: tl.constexpr,
-):
-    """Gradients of all weights of a layer; gain, shift and their gradients are [2, E, d]."""
-    kind = tl.program_id(0)
-    e = tl.program_id(1)
-    block = tl.program_id(2)
-    second = encoders * DIM
-    if kind == 0:
-        _add_up(
-            parts,
-            bias_parts,
-            in_w,
-            in_w_grad,
-            in_b_grad,
-            gain,
-            shift,
-            grad_gain,
-            grad_shift,
-            e,
-            block,
-            splits,
-            encoders,
-            0,
-            3 * DIM,
-            0,
-            True,
-            False,
-            DIM,
-            R,
-            C,
-        )
-    elif kind == 1:
-        _add_up(
-            parts,
-            bias_parts,
-            in_w,
-            out_w_grad,
-            out_b_grad,
-            gain,
-            shift,
-            grad_gain,
-            grad_shift,
-            e,
-            block,
-            splits,
-            encoders,
-            3 * DIM,
-            DIM,
-            3 * DIM,
-            False,
-            False,
-            DIM,
-            R,
-            C,
-        )
-    elif kind == 2:
-        _add_up(
-            parts,
-            bias_parts,
-            w1,
-            w1_grad,
-            b1_grad,
-            gain + second,
-            shift + second,
-            grad_gain + second,
-            grad_shift + second,
-            e,
-            block,
-            splits,
-            encoders,
-            4 * DIM,
-            4 * DIM,
-            4 * DIM,
-            True,
-            False,
-            DIM,
-            R,
-            C,
-        )
-    else:
-        _add_up(
-            parts,
-            bias_parts,
-            w1,
-            w2_grad,
-            b2_grad,
-            gain,
-            shift,
-            grad_gain,
-            grad_shift,
-            e,
-            block,
-            splits,
-            encoders,
-            8 * DIM,
-            4 * DIM,
-            8 * DIM,
-            False,
-            True,
-            DIM,
-            R,
-            C,
-        )
+def weight_gradients(
+    call: LayerCall, weights: LayerWeights, activations: Activations, grads: ActivationGradients
+) -> LayerWeights:
+    """Gradients of a layer's weights."""
+    x, middle = activations.x, activations.middle
+    source = x if activations.source is None else activations.source
+    encoders, batch, steps, dim = x.shape
+    sizes, mlp_sizes = call.sizes("projection_weights", dim), call.sizes("mlp_weights", dim)
+    splits = max(1, min(MAX_SPLITS, triton.cdiv(batch * steps, sizes["M"]) // LEAST_BLOCKS))
+    shares = torch.empty(splits, encoders, WEIGHT_ROWS.value * dim, dim, device=x.device)
+    bias_shares = torch.empty(splits, encoders, BIASES.value * dim, device=x.device)
+    dropout = call.dropout(batch)
+    jobs = 2 * triton.cdiv(dim, sizes["CHUNK"]) + triton.cdiv(2 * dim, sizes["CHUNK"])
+    launch(
+        projection_weights,
+        (jobs, encoders, splits),
+        q_ptr=grads.query,
+        kv_ptr=grads.key_value,
+        grad_middle_ptr=grads.middle,
+        x_ptr=x,
+        source_ptr=source,
+        mixed_ptr=activations.mixed,
+        shares_ptr=shares,
+        bias_shares_ptr=bias_shares,
+        table=call.table,
+        ranges=call.attention.ranges,
+        res_keys=call.key("res"),
+        **named_strides("q", grads.query),
+        **named_strides("kv", grads.key_value),
+        **named_strides("m", grads.middle),
+        **named_strides("x", x),
+        **named_strides("s", source),
+        batch=batch,
+        splits=splits,
+        encoders=encoders,
+        SELF=source is x,
+        LAST=call.last,
+        RANGED=call.attention.ranged,
+        GHOST=dropout["GHOST"],
+        RES=dropout["RES"],
+        RES_THRESHOLD=dropout["RES_THRESHOLD"],
+        RES_SCALE=dropout["RES_SCALE"],
+        **sizes,
+    )
+    launch(
+        mlp_weights,
+        (triton.cdiv(4 * dim, mlp_sizes["CHUNK"]), encoders, splits),
+        grad_ptr=grads.out,
+        middle_ptr=middle,
+        shares_ptr=shares,
+        bias_shares_ptr=bias_shares,
+        gain_ptr=weights.norm_weight[1],
+        shift_ptr=weights.norm_bias[1],
+        w1_ptr=weights.fc1_weight,
+        b1_ptr=weights.fc1_bias,
+        w2_ptr=weights.fc2_weight,
+        table=call.table,
+        relu_keys=call.key("relu"),
+        last_keys=call.key("last"),
+        **named_strides("g", grads.out),
+        **named_strides("m", middle),
+        batch=batch,
+        splits=splits,
+        encoders=encoders,
+        LAST=call.last,
+        **dropout,
+        **mlp_sizes,
+    )
+    return add_up(weights, shares, bias_shares)

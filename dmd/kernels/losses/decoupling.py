@@ -4,7 +4,7 @@ A program reads the five features of a ghost batch at some time steps and channe
 reconstruction, cycle and orthogonality losses (`dmd.losses.decoupling`, cosine over the samples).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -12,131 +12,140 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.launching import launch
+from dmd.kernels.losses.sample_weights import sample_weights
 
 BLOCK = 64
 """Time steps and channels, flattened, of a program."""
 EPSILON = 1e-12
-
-
-@triton.jit
-def _weights(mask_ptr, ghost, samples, S: tl.constexpr):
-    s = tl.arange(0, S)
-    mask = tl.load(mask_ptr + ghost * samples + s, s < samples, 0.0)
-    return mask / tl.maximum(tl.sum(mask, 0), 1.0), mask
+"""Added to squared norms."""
+RECONSTRUCTION = tl.constexpr(0)
+"""Row of the reconstruction among the losses."""
+CYCLE = tl.constexpr(1)
+ORTHOGONALITY = tl.constexpr(2)
+LOSSES = tl.constexpr(3)
 
 
 @triton.jit
 def _forward(
-    origin,
-    private,
-    shared,
-    again,
-    private_again,
-    mask_ptr,
-    parts,
-    ghosts,
-    samples,
-    inner,
-    epsilon,
-    S: tl.constexpr,
-    BLOCK: tl.constexpr,
+    origin,  # [G * samples, T, d], float32 or bfloat16
+    private,  # [G * samples, T, d]
+    shared,  # [G * samples, T, d]
+    reconstructed,  # [G * samples, T, d]
+    private_again,  # [G * samples, T, d]
+    mask,  # [G, samples], 1 for a sample, 0 for padding
+    parts,  # [blocks, 3, G], each program's share of the losses, written
+    ghosts,  # G
+    samples,  # of a ghost batch
+    inner,  # T * d, elements of a sample
+    epsilon,  # added to squared norms
+    S: tl.constexpr,  # samples, padded to a power of two
+    BLOCK: tl.constexpr,  # elements of a sample of a program
 ):
+    """Shares of the losses; a program per ghost batch and block of elements, the ghost batch fastest."""
     ghost = tl.program_id(0) % ghosts
     block = tl.program_id(0) // ghosts
     s = tl.arange(0, S)
     place = block * BLOCK + tl.arange(0, BLOCK)
     inside = (s < samples)[:, None] & (place < inner)[None, :]
     at = (ghost * samples + s)[:, None].to(tl.int64) * inner + place[None, :]
-    weight, valid = _weights(mask_ptr, ghost, samples, S)
+    weight, real = sample_weights(mask, ghost, samples, S=S)
     p = tl.load(private + at, inside, 0.0).to(tl.float32)
-    gap = tl.load(origin + at, inside, 0.0).to(tl.float32) - tl.load(again + at, inside, 0.0).to(tl.float32)
-    rec = tl.sum(tl.sum(gap * gap, 1) * weight, 0) / inner
+    gap = tl.load(origin + at, inside, 0.0).to(tl.float32) - tl.load(reconstructed + at, inside, 0.0).to(tl.float32)
+    reconstruction = tl.sum(tl.sum(gap * gap, 1) * weight, 0) / inner
     gap = p - tl.load(private_again + at, inside, 0.0).to(tl.float32)
-    cyc = tl.sum(tl.sum(gap * gap, 1) * weight, 0) / inner
-    p *= valid[:, None]
-    c = tl.load(shared + at, inside, 0.0).to(tl.float32) * valid[:, None]
+    cycle = tl.sum(tl.sum(gap * gap, 1) * weight, 0) / inner
+    p *= real[:, None]
+    c = tl.load(shared + at, inside, 0.0).to(tl.float32) * real[:, None]
     norms = (tl.sum(p * p, 0) + epsilon) * (tl.sum(c * c, 0) + epsilon)
-    ort = tl.sum(tl.maximum(tl.sum(p * c, 0) / tl.sqrt(norms), 0.0), 0) / inner
-    part = parts + (block * 3) * ghosts + ghost
-    tl.store(part, rec)
-    tl.store(part + ghosts, cyc)
-    tl.store(part + 2 * ghosts, ort)
+    orthogonality = tl.sum(tl.maximum(tl.sum(p * c, 0) / tl.sqrt(norms), 0.0), 0) / inner
+    part = parts + (block * LOSSES) * ghosts + ghost
+    tl.store(part + RECONSTRUCTION * ghosts, reconstruction)
+    tl.store(part + CYCLE * ghosts, cycle)
+    tl.store(part + ORTHOGONALITY * ghosts, orthogonality)
 
 
 @triton.jit
 def _backward(
-    origin,
-    private,
-    shared,
-    again,
-    private_again,
-    mask_ptr,
-    upstream,
-    g_origin,
-    g_private,
-    g_shared,
-    g_again,
-    g_private_again,
-    ghosts,
-    samples,
-    inner,
-    epsilon,
-    S: tl.constexpr,
-    BLOCK: tl.constexpr,
+    origin,  # [G * samples, T, d], float32 or bfloat16
+    private,  # [G * samples, T, d]
+    shared,  # [G * samples, T, d]
+    reconstructed,  # [G * samples, T, d]
+    private_again,  # [G * samples, T, d]
+    mask,  # [G, samples], 1 for a sample, 0 for padding
+    upstream,  # [3, G], gradients of the losses
+    grad_origin,  # [G * samples, T, d], written
+    grad_private,  # [G * samples, T, d], written
+    grad_shared,  # [G * samples, T, d], written
+    grad_reconstructed,  # [G * samples, T, d], written
+    grad_private_again,  # [G * samples, T, d], written
+    ghosts,  # G
+    samples,  # of a ghost batch
+    inner,  # T * d, elements of a sample
+    epsilon,  # added to squared norms
+    S: tl.constexpr,  # samples, padded to a power of two
+    BLOCK: tl.constexpr,  # elements of a sample of a program
 ):
+    """Gradients of the features; a program per ghost batch and block of elements, the ghost batch fastest."""
     ghost = tl.program_id(0) % ghosts
     s = tl.arange(0, S)
     place = tl.program_id(0) // ghosts * BLOCK + tl.arange(0, BLOCK)
     inside = (s < samples)[:, None] & (place < inner)[None, :]
     at = (ghost * samples + s)[:, None].to(tl.int64) * inner + place[None, :]
-    weight, valid = _weights(mask_ptr, ghost, samples, S)
-    of_rec = tl.load(upstream + ghost) * 2.0 / inner
-    of_cyc = tl.load(upstream + ghosts + ghost) * 2.0 / inner
-    of_ort = tl.load(upstream + 2 * ghosts + ghost) / inner
+    weight, real = sample_weights(mask, ghost, samples, S=S)
+    of_reconstruction = tl.load(upstream + RECONSTRUCTION * ghosts + ghost) * 2.0 / inner
+    of_cycle = tl.load(upstream + CYCLE * ghosts + ghost) * 2.0 / inner
+    of_orthogonality = tl.load(upstream + ORTHOGONALITY * ghosts + ghost) / inner
     p = tl.load(private + at, inside, 0.0).to(tl.float32)
-    gap = tl.load(origin + at, inside, 0.0).to(tl.float32) - tl.load(again + at, inside, 0.0).to(tl.float32)
-    gap *= of_rec * weight[:, None]
-    tl.store(g_origin + at, gap.to(g_origin.dtype.element_ty), inside)
-    tl.store(g_again + at, (-gap).to(g_again.dtype.element_ty), inside)
+    gap = tl.load(origin + at, inside, 0.0).to(tl.float32) - tl.load(reconstructed + at, inside, 0.0).to(tl.float32)
+    gap *= of_reconstruction * weight[:, None]
+    tl.store(grad_origin + at, gap.to(grad_origin.dtype.element_ty), inside)
+    tl.store(grad_reconstructed + at, (-gap).to(grad_reconstructed.dtype.element_ty), inside)
     gap = p - tl.load(private_again + at, inside, 0.0).to(tl.float32)
-    gap *= of_cyc * weight[:, None]
-    tl.store(g_private_again + at, (-gap).to(g_private_again.dtype.element_ty), inside)
-    p *= valid[:, None]
-    c = tl.load(shared + at, inside, 0.0).to(tl.float32) * valid[:, None]
+    gap *= of_cycle * weight[:, None]
+    tl.store(grad_private_again + at, (-gap).to(grad_private_again.dtype.element_ty), inside)
+    p *= real[:, None]
+    c = tl.load(shared + at, inside, 0.0).to(tl.float32) * real[:, None]
     pp = tl.sum(p * p, 0) + epsilon
     cc = tl.sum(c * c, 0) + epsilon
     root = tl.sqrt(pp * cc)
     cosine = tl.sum(p * c, 0) / root
-    active = tl.where(cosine >= 0, of_ort, 0.0)
-    g_p = (active / root)[None, :] * c - (active * cosine / pp)[None, :] * p
-    g_c = (active / root)[None, :] * p - (active * cosine / cc)[None, :] * c
-    tl.store(g_private + at, (gap + g_p * valid[:, None]).to(g_private.dtype.element_ty), inside)
-    tl.store(g_shared + at, (g_c * valid[:, None]).to(g_shared.dtype.element_ty), inside)
+    active = tl.where(cosine >= 0, of_orthogonality, 0.0)
+    grad_p = (active / root)[None, :] * c - (active * cosine / pp)[None, :] * p
+    grad_c = (active / root)[None, :] * p - (active * cosine / cc)[None, :] * c
+    tl.store(grad_private + at, (gap + grad_p * real[:, None]).to(grad_private.dtype.element_ty), inside)
+    tl.store(grad_shared + at, (grad_c * real[:, None]).to(grad_shared.dtype.element_ty), inside)
+
+
+class Features(NamedTuple):
+    """Features of one modality of G ghost batches of S samples, [G * S, T, d] each."""
+
+    origin: Tensor
+    private: Tensor
+    shared: Tensor
+    reconstructed: Tensor
+    private_again: Tensor
 
 
 class FusedDecoupling(torch.autograd.Function):
-    """[3, G]: reconstruction, cycle and orthogonality of origin, private, shared, reconstructed and private_again.
-
-    Features are [G * S, T, d] each, the mask [G, S].
-    """
+    """[3, G]: reconstruction, cycle and orthogonality, from the mask [G, S] and the tensors of `Features`."""
 
     @staticmethod
-    def forward(ctx: Any, mask: Tensor, *features: Tensor) -> Tensor:
-        features = tuple(x.contiguous() for x in features)
+    def forward(ctx: Any, mask: Tensor, *tensors: Tensor) -> Tensor:
+        features = Features(*(x.contiguous() for x in tensors))
         ghosts, samples = mask.shape
-        inner = features[0][0].numel()
+        inner = features.origin[0].numel()
         blocks = triton.cdiv(inner, BLOCK)
-        parts = torch.empty(blocks, 3, ghosts, device=mask.device)
+        parts = torch.empty(blocks, LOSSES.value, ghosts, device=mask.device)
         launch(
             _forward,
             (ghosts * blocks,),
-            *features,
-            mask,
-            parts,
-            ghosts,
-            samples,
-            inner,
-            EPSILON,
+            **features._asdict(),
+            mask=mask,
+            parts=parts,
+            ghosts=ghosts,
+            samples=samples,
+            inner=inner,
+            epsilon=EPSILON,
             S=triton.next_power_of_2(samples),
             BLOCK=BLOCK,
         )
@@ -145,21 +154,26 @@ class FusedDecoupling(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        mask, *features = ctx.saved_tensors
+        mask, *tensors = ctx.saved_tensors
+        features = Features(*tensors)
         ghosts, samples = mask.shape
-        inner = features[0][0].numel()
-        grads = tuple(torch.empty_like(x) for x in features)
+        inner = features.origin[0].numel()
+        grads = Features(*(torch.empty_like(x) for x in features))
         launch(
             _backward,
             (ghosts * triton.cdiv(inner, BLOCK),),
-            *features,
-            mask,
-            gradients[0].contiguous(),
-            *grads,
-            ghosts,
-            samples,
-            inner,
-            EPSILON,
+            **features._asdict(),
+            mask=mask,
+            upstream=gradients[0].contiguous(),
+            grad_origin=grads.origin,
+            grad_private=grads.private,
+            grad_shared=grads.shared,
+            grad_reconstructed=grads.reconstructed,
+            grad_private_again=grads.private_again,
+            ghosts=ghosts,
+            samples=samples,
+            inner=inner,
+            epsilon=EPSILON,
             S=triton.next_power_of_2(samples),
             BLOCK=BLOCK,
         )

@@ -3,85 +3,158 @@
 The same numbers as `dmd.model.graph.GDUnit` and `dmd.losses.distillation`. Sums are float32.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from dmd.kernels.common.launching import launch
+from dmd.kernels.common.saved import restore, save
 from dmd.kernels.losses.graph_backward_kernels import backward, backward_weights
-from dmd.kernels.losses.graph_forward_kernels import forward
+from dmd.kernels.losses.graph_forward_kernels import LOSS_ROWS, PAIRS, ROLES, forward
 
-UNIT = 6
-"""Tensors of a unit: weight and bias of `logit`, `repr` and `edge`."""
-ROWS = 13
+GRAPHS = 2
+"""The homogeneous and the heterogeneous one."""
 
 
-def _sizes(homo: tuple[Tensor, ...], hetero: tuple[Tensor, ...]) -> dict[str, int]:
+class GhostBatches(NamedTuple):
+    """G ghost batches of S samples."""
+
+    predictions: Tensor
+    """[8, G, S], float32, in the order of `dmd.model.dmd.HEADS`."""
+    labels: Tensor
+    """[G, S]."""
+    mask: Tensor
+    """[G, S], 1 for a sample, 0 for padding."""
+    priors: Tensor
+    """[2, 6], of the homogeneous and of the heterogeneous graph."""
+
+
+class Reprs(NamedTuple):
+    """Representations of a space, or their gradients, [G * S, n] each."""
+
+    text: Tensor
+    audio: Tensor
+    vision: Tensor
+
+
+class Unit(NamedTuple):
+    """Parameters of a GD-Unit of size k over representations of n channels, or their gradients."""
+
+    logit_weight: Tensor
+    """[k, 1]."""
+    logit_bias: Tensor
+    """[k]."""
+    repr_weight: Tensor
+    """[k, n]."""
+    repr_bias: Tensor
+    """[k]."""
+    edge_weight: Tensor
+    """[1, 4k]."""
+    edge_bias: Tensor
+    """[1]."""
+
+
+def _unit_sizes(homo: Unit, hetero: Unit) -> dict[str, int]:
+    """Constants of all three kernels."""
     sizes: dict[str, int] = {}
-    for letter, unit in (("H", homo), ("X", hetero)):
-        size, width = unit[2].shape
+    for graph, unit in (("HOMO", homo), ("HETERO", hetero)):
+        size, channels = unit.repr_weight.shape
         sizes |= {
-            f"{letter}N": width,
-            f"{letter}WIDTH": triton.next_power_of_2(width),
-            f"{letter}SIZE": size,
-            f"{letter}PAD": triton.next_power_of_2(size),
+            f"{graph}_CHANNELS": channels,
+            f"{graph}_WIDTH": triton.next_power_of_2(channels),
+            f"{graph}_SIZE": size,
+            f"{graph}_PADDED_SIZE": triton.next_power_of_2(size),
         }
-    return {**sizes, "num_warps": max(4, min(16, sizes["XWIDTH"] // 32))}  # registers for the wide representations
+    wide_enough = sizes["HETERO_WIDTH"] // 32  # registers for the wide representations
+    return {**sizes, "num_warps": max(4, min(16, wide_enough))}
+
+
+def _named(prefix: str, tensors: Reprs | Unit) -> dict[str, Tensor]:
+    """A kernel's arguments: the tensors under their names behind a prefix."""
+    return {f"{prefix}_{name}": tensor for name, tensor in zip(tensors._fields, tensors, strict=True)}
 
 
 class FusedGraph(torch.autograd.Function):
-    """(losses [13, G], mean edges [2, G, 6]) of predictions [8, G, S], both spaces' representations and both units.
+    """(losses [13, G], mean edges [2, G, 6]).
 
-    Arguments: predictions float32 in the order of `dmd.model.dmd.HEADS`, labels [G, S], mask [G, S], priors [2, 6],
-    whether edges are regularised, representations [G * S, d] and [G * S, 2 d] of three modalities each, and weight and
-    bias of `logit`, `repr` and `edge` of each unit.
+    Arguments: the fields of `GhostBatches`, with `regularised` (whether edges are drawn towards the priors) behind
+    them; then one by one the tensors of the homogeneous `Reprs`, the heterogeneous ones, and both `Unit`s.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, predictions: Tensor, labels: Tensor, mask: Tensor, priors: Tensor, regular: bool, *tensors: Tensor
+        ctx: Any, predictions: Tensor, labels: Tensor, mask: Tensor, priors: Tensor, regularised: bool, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        reprs = tuple(x.contiguous() for x in tensors[:6])
-        homo, hetero = tensors[6 : 6 + UNIT], tensors[6 + UNIT :]
+        given = iter(tensors)
+        homo_reprs, hetero_reprs = (Reprs(*(next(given).contiguous() for _ in Reprs._fields)) for _ in range(GRAPHS))
+        homo, hetero = (Unit(*(next(given) for _ in Unit._fields)) for _ in range(GRAPHS))
+        batches = GhostBatches(predictions.contiguous(), labels.contiguous(), mask.contiguous(), priors)
         ghosts, samples = labels.shape
-        out = torch.empty(ROWS, ghosts, device=labels.device)
-        edges = torch.empty(2, ghosts, len(priors[0]), device=labels.device)
-        given = (predictions.contiguous(), labels.contiguous(), mask.contiguous())
-        ctx.how = {"REGULAR": 1.0 if regular else 0.0, "S": triton.next_power_of_2(samples), **_sizes(homo, hetero)}
-        launch(forward, (ghosts, 2), *given, *reprs, *homo, *hetero, priors, out, edges, ghosts, samples, **ctx.how)
-        ctx.save_for_backward(*given, priors, *reprs, *homo, *hetero)
-        ctx.mark_non_differentiable(edges)
-        return out, edges
+        losses = torch.empty(LOSS_ROWS.value, ghosts, device=labels.device)
+        mean_edges = torch.empty(GRAPHS, ghosts, PAIRS.value, device=labels.device)
+        ctx.unit_sizes = _unit_sizes(homo, hetero)
+        ctx.batch_sizes = {"REGULARISED": 1.0 if regularised else 0.0, "S": triton.next_power_of_2(samples)}
+        launch(
+            forward,
+            (ghosts, GRAPHS),
+            **batches._asdict(),
+            **_named("homo", homo_reprs),
+            **_named("hetero", hetero_reprs),
+            **_named("homo", homo),
+            **_named("hetero", hetero),
+            losses=losses,
+            mean_edges=mean_edges,
+            ghosts=ghosts,
+            samples=samples,
+            **ctx.batch_sizes,
+            **ctx.unit_sizes,
+        )
+        save(ctx, batches, homo_reprs, hetero_reprs, homo, hetero)
+        ctx.mark_non_differentiable(mean_edges)
+        return losses, mean_edges
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        predictions, labels, mask, priors, *rest = ctx.saved_tensors
-        reprs, homo, hetero = rest[:6], rest[6 : 6 + UNIT], rest[6 + UNIT :]
-        ghosts, samples = labels.shape
-        grad_pred = torch.empty_like(predictions)
-        grad_reprs = [torch.empty_like(x) for x in reprs]
-        grads = [torch.empty_like(x) for x in (*homo, *hetero)]
-        shares = [torch.empty(ghosts, 2 * unit[2].shape[1] + 4, device=labels.device) for unit in (homo, hetero)]
+        batches, homo_reprs, hetero_reprs, homo, hetero = restore(ctx)
+        ghosts, samples = batches.labels.shape
+        device = batches.labels.device
+        grad_predictions = torch.empty_like(batches.predictions)
+        grad_reprs = [Reprs(*(torch.empty_like(x) for x in reprs)) for reprs in (homo_reprs, hetero_reprs)]
+        grad_units = [Unit(*(torch.empty_like(x) for x in unit)) for unit in (homo, hetero)]
+        shares = {
+            f"{graph}_shares": torch.empty(ghosts, ROLES.value, unit.repr_weight.shape[1] + 2, device=device)
+            for graph, unit in (("homo", homo), ("hetero", hetero))
+        }
         launch(
             backward,
-            (ghosts, 2),
-            predictions,
-            labels,
-            mask,
-            gradients[0].contiguous(),
-            *reprs,
-            *homo,
-            *hetero,
-            priors,
-            grad_pred,
-            *grad_reprs,
-            *shares,
-            ghosts,
-            samples,
-            **ctx.how,
+            (ghosts, GRAPHS),
+            **batches._asdict(),
+            upstream=gradients[0].contiguous(),
+            **_named("homo", homo_reprs),
+            **_named("hetero", hetero_reprs),
+            **_named("homo", homo),
+            **_named("hetero", hetero),
+            grad_predictions=grad_predictions,
+            **_named("grad_homo", grad_reprs[0]),
+            **_named("grad_hetero", grad_reprs[1]),
+            **shares,
+            ghosts=ghosts,
+            samples=samples,
+            **ctx.batch_sizes,
+            **ctx.unit_sizes,
         )
-        sizes = {name: size for name, size in ctx.how.items() if name not in ("REGULAR", "S")}
-        launch(backward_weights, (2,), *shares, *homo[:5], *hetero[:5], *grads, ghosts, **sizes)
-        return grad_pred, None, None, None, None, *grad_reprs, *grads
+        parameters = _named("homo", homo) | _named("hetero", hetero)
+        del parameters["homo_edge_bias"], parameters["hetero_edge_bias"]  # no gradient depends on them
+        launch(
+            backward_weights,
+            (GRAPHS,),
+            **shares,
+            **parameters,
+            **_named("grad_homo", grad_units[0]),
+            **_named("grad_hetero", grad_units[1]),
+            ghosts=ghosts,
+            **ctx.unit_sizes,
+        )
+        return grad_predictions, None, None, None, None, *grad_reprs[0], *grad_reprs[1], *grad_units[0], *grad_units[1]

@@ -15,14 +15,25 @@ from torch import Tensor
 from dmd.kernels.common.launching import launch
 
 EPSILON = 1e-8
+"""Added to the squared norm of a row."""
 MARGIN_PER_LABEL = 0.15
+"""Of a triplet, for each unit of the distance of its labels."""
 MIN_DOT = 16
+"""Smallest side of a Triton matrix product."""
 WARPS = 8
 
 
 @triton.jit
-def _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM: tl.constexpr):
-    """Some normalised rows [len(row), DIM] of a ghost batch and the inverse of their norms."""
+def _unit_rows(
+    x_ptr,  # [G, rows, dim], float32
+    row,  # [N], numbers of rows
+    ghost,  # number of the ghost batch
+    rows,  # of a ghost batch
+    dim,  # channels
+    epsilon,  # added to squared norms
+    DIM: tl.constexpr,  # channels, padded to a power of two
+):
+    """Normalised rows [N, DIM] of a ghost batch, the inverse of their norms [N], and which elements are no padding."""
     channel = tl.arange(0, DIM)
     inside = (row[:, None] < rows) & (channel[None, :] < dim)
     x = tl.load(x_ptr + ghost * rows * dim + row[:, None] * dim + channel[None, :], inside, 0.0).to(tl.float32)
@@ -32,22 +43,23 @@ def _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM: tl.constexpr):
 
 @triton.jit
 def _forward(
-    x_ptr,
-    label_ptr,
-    mask_ptr,
-    cos_ptr,
-    grad_ptr,
-    loss_ptr,
-    rows,
-    dim,
-    epsilon,
-    reach,
-    ROWS: tl.constexpr,
-    DIM: tl.constexpr,
+    x_ptr,  # [G, rows, dim], float32
+    label_ptr,  # [G, rows], float32
+    mask_ptr,  # [G, rows], 1 for a row of a sample, 0 for padding
+    cos_ptr,  # [G, ROWS, ROWS], cosines of the rows, written and read again
+    grad_ptr,  # [G, ROWS, ROWS], gradient of the loss with respect to the cosines, written
+    loss_ptr,  # [G], written
+    rows,  # of a ghost batch
+    dim,  # channels
+    epsilon,  # added to squared norms
+    reach,  # margin for each unit of the distance of labels
+    ROWS: tl.constexpr,  # rows, padded to a power of two
+    DIM: tl.constexpr,  # channels, padded to a power of two
 ):
+    """The loss of a ghost batch, and its gradient with respect to the cosines of its rows."""
     ghost = tl.program_id(0)
     row = tl.arange(0, ROWS)
-    unit, _, _ = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM)
+    unit, _, _ = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
     square = ghost * ROWS * ROWS + row[:, None] * ROWS + row[None, :]
     cos = tl.dot(unit, tl.trans(unit), input_precision="ieee")
     tl.store(cos_ptr + square, cos)
@@ -79,17 +91,18 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x_ptr,
-    grad_ptr,
-    upstream_ptr,
-    out_ptr,
-    rows,
-    dim,
-    epsilon,
-    ROWS: tl.constexpr,
-    DIM: tl.constexpr,
-    PART: tl.constexpr,
+    x_ptr,  # [G, rows, dim], float32
+    grad_ptr,  # [G, ROWS, ROWS], gradient of the loss with respect to the cosines
+    upstream_ptr,  # [G], gradient of the loss
+    out_ptr,  # [G, rows, dim], gradient of x, written
+    rows,  # of a ghost batch
+    dim,  # channels
+    epsilon,  # added to squared norms
+    ROWS: tl.constexpr,  # rows, padded to a power of two
+    DIM: tl.constexpr,  # channels, padded to a power of two
+    PART: tl.constexpr,  # rows at a time
 ):
+    """The gradient of the rows of a ghost batch."""
     ghost = tl.program_id(0)
     row = tl.arange(0, ROWS)
     channel = tl.arange(0, DIM)
@@ -99,10 +112,10 @@ def _backward(
         other = begin + tl.arange(0, PART)
         grad = tl.load(square + row[:, None] * ROWS + other[None, :])
         grad += tl.load(square + other[None, :] * ROWS + row[:, None])
-        unit, _, _ = _unit_rows(x_ptr, other, ghost, rows, dim, epsilon, DIM)
+        unit, _, _ = _unit_rows(x_ptr, other, ghost, rows, dim, epsilon, DIM=DIM)
         toward += tl.dot(grad, unit, input_precision="ieee")
     toward *= tl.load(upstream_ptr + ghost)
-    unit, inverse, inside = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM)
+    unit, inverse, inside = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
     along = tl.sum(toward * unit, 1)
     out = (toward - unit * along[:, None]) * inverse[:, None]
     tl.store(out_ptr + ghost * rows * dim + row[:, None] * dim + channel[None, :], out, inside)
@@ -121,16 +134,16 @@ class FusedMargin(torch.autograd.Function):
         launch(
             _forward,
             (ghosts,),
-            features,
-            labels.contiguous(),
-            mask.contiguous(),
-            cos,
-            grad,
-            loss,
-            rows,
-            dim,
-            EPSILON,
-            MARGIN_PER_LABEL,
+            x_ptr=features,
+            label_ptr=labels.contiguous(),
+            mask_ptr=mask.contiguous(),
+            cos_ptr=cos,
+            grad_ptr=grad,
+            loss_ptr=loss,
+            rows=rows,
+            dim=dim,
+            epsilon=EPSILON,
+            reach=MARGIN_PER_LABEL,
             **sizes,
             num_warps=WARPS,
         )
@@ -146,13 +159,13 @@ class FusedMargin(torch.autograd.Function):
         launch(
             _backward,
             (ghosts,),
-            features,
-            grad,
-            gradients[0].contiguous(),
-            out,
-            rows,
-            dim,
-            EPSILON,
+            x_ptr=features,
+            grad_ptr=grad,
+            upstream_ptr=gradients[0].contiguous(),
+            out_ptr=out,
+            rows=rows,
+            dim=dim,
+            epsilon=EPSILON,
             **ctx.sizes,
             PART=MIN_DOT,
             num_warps=WARPS,

@@ -107,14 +107,14 @@ def check_refusals() -> None:
     """What a card cannot run is named; what is a bug, or a card's own fault, stays what it is."""
     from benchmarks.offline_driver import offline
     from dmd.kernels.common.launching import launch
-    from dmd.kernels.encoder.embed_and_norm_kernels import norm
+    from dmd.kernels.encoder.triton_norm import norm
     from dmd.kernels.triton_backend import TRITON
 
     x = torch.zeros(1, 2, 16, 64)
     plan = AttentionPlan(heads=1, queries=(16,), keys=(16,), rates=(0.0,))
     with offline(LEAST, limit=1024), pytest.raises(KernelError, match="bytes of shared memory, and 1024 is") as caught:
         TRITON.attention(x, x, x, plan)
-    assert caught.value.kernel == "attention_triton.forward"
+    assert caught.value.kernel == "attention.triton_kernels.forward"
     assert caught.value.device == "cpu"
     assert "it needs " in caught.value.reason
 
@@ -138,9 +138,9 @@ def check_refusals() -> None:
             TRITON.attention(x, x, x, plan)
         assert type(caught.value) is expected, (error, caught.value)
     with offline(LEAST), pytest.raises(TypeError):
-        launch(norm, (1,), x)
+        launch(norm, (1,), x_ptr=x)
     with offline(LEAST), pytest.raises(AssertionError):
-        launch(norm, (1, 65536), x)
+        launch(norm, (1, 65536), x_ptr=x)
 
 
 def check_tf32() -> None:

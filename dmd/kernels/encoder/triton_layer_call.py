@@ -1,0 +1,101 @@
+"""What a call of a layer is to its Triton kernels, beside its tensors: constants of every launch."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from dmd.kernels.attention.triton_launch import Attended, AttentionLaunch
+from dmd.kernels.common.block_sizes import row_sizes
+from dmd.kernels.dropout.rng import keep_scale, threshold
+
+DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+"""Triton's names of the types of a product's operands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCall:
+    """What a call of a layer is, beside its tensors."""
+
+    table: Tensor
+    """[E, 5], see `dmd.kernels.common.triton_rows`."""
+    attention: AttentionLaunch
+    last: bool
+    """Only the last step of each encoder is wanted."""
+    dtype: torch.dtype
+    """Of the operands of products."""
+    keys: dict[str, Tensor] = field(default_factory=dict)
+    """{"res", "relu", "last": [E, ghosts, 2]} of the dropouts that are on."""
+    res_rate: float = 0.0
+    """Dropout of both branches."""
+    relu_rate: float = 0.0
+    """Dropout of the hidden units."""
+
+    def sizes(self, kernel: str, dim: int) -> dict[str, Any]:
+        """Constants of a launch over rows of `dim` channels, for the kernel of that name."""
+        blocks = row_sizes(kernel, dim, half=self.dtype != torch.float32)
+        return {"DIM": dim, "DOT": DOT_TYPES[self.dtype], "PRECISION": self.attention.precision, **blocks}
+
+    def dropout(self, batch: int) -> dict[str, Any]:
+        """Constants of the dropouts behind the branches and the ReLU."""
+        keys = next(iter(self.keys.values()), None)
+        return {
+            "GHOST": batch if keys is None else batch // keys.shape[1],
+            "RES": "res" in self.keys,
+            "RES_THRESHOLD": threshold(self.res_rate),
+            "RES_SCALE": keep_scale(self.res_rate),
+            "RELU": "relu" in self.keys,
+            "RELU_THRESHOLD": threshold(self.relu_rate),
+            "RELU_SCALE": keep_scale(self.relu_rate),
+        }
+
+    def dropout_keys(self) -> dict[str, Tensor]:
+        """The keys of the dropouts behind the branches and the ReLU, or a tensor that no kernel reads."""
+        return {f"{kind}_keys": self.key(kind) for kind in ("res", "relu", "last")}
+
+    def key(self, kind: str) -> Tensor:
+        """A dropout's keys, or a tensor that no kernel reads."""
+        return self.keys.get(kind, self.table)
+
+
+class Activations(NamedTuple):
+    """Of a layer of E encoders, which its backward pass needs. Tq is T, or 1 where only the last step is wanted."""
+
+    x: Tensor
+    """[E, B, T, d], float32: the input."""
+    source: Tensor | None
+    """[E, B, Tk, d], float32, normalised: what keys and values come from; None: from x."""
+    query: Tensor
+    """[E, B, Tq, d], of the type of products."""
+    key_value: Tensor
+    """[E, B, Tk, 2d], of the type of products: keys, values."""
+    mixed: Tensor
+    """[E, B, Tq, d], of the type of products: output of the attention."""
+    sums: Tensor
+    """[E, B * H, Tq], float32: the attention's log-sums (see `Attended`)."""
+    middle: Tensor
+    """[E, B, Tq, d], float32: the residual stream between attention and MLP."""
+
+    def attended(self) -> Attended:
+        """What the attention kept."""
+        key, value = self.key_value.chunk(2, dim=-1)
+        return Attended(self.query, key, value, self.mixed, self.sums)
+
+
+class ActivationGradients(NamedTuple):
+    """Gradients of a layer's activations, in the shapes and types of `Activations`."""
+
+    query: Tensor
+    key_value: Tensor
+    middle: Tensor
+    out: Tensor
+    """[E, B, Tq, d], float32: of the layer's output."""
+
+
+def empty(like: Tensor, steps: int, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[E, B, steps, dim]; steps past an encoder's length are never written nor read."""
+    encoders, batch = like.shape[:2]
+    assert encoders * batch * steps * dim < 2**31
+    return torch.empty(encoders, batch, steps, dim, device=like.device, dtype=dtype)
