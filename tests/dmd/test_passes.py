@@ -16,7 +16,7 @@ from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once, settle_passes
 from dmd.training.step import make_plan, make_rng
 from tests.dmd.kernels.forms import interpreted
-from tests.dmd.kernels.test_whole_fused import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
+from tests.support.small_system import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 INFO = SimpleNamespace(dims=SIZES, lengths=LENGTHS, text_kind="features", classes=0)

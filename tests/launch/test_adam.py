@@ -19,8 +19,8 @@ from launch.trainer.adam import make_adam, without_architectures
 from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine, join_process_group
 from launch.trainer.preflight import open_shards, plan_training
-from tests.dmd.kernels.test_whole_fused import make_system
 from tests.support.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last
+from tests.support.small_system import make_system
 
 CPU = torch.device("cpu")
 

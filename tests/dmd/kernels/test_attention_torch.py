@@ -15,7 +15,7 @@ from dmd.kernels.portable import PORTABLE
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
 from tests.dmd.kernels.block_attention import block_attention
-from tests.dmd.kernels.test_whole_fused import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES
+from tests.support.small_system import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES
 
 CPU = torch.device("cpu")
 BATCH, GHOST = 6, 3

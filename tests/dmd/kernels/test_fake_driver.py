@@ -14,8 +14,8 @@ from dmd.kernels.encoder.plan import StackPlan
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
 from dmd.model.transformer import TransformerStack
-from tests.dmd.kernels.test_whole_fused import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES
 from tests.dmd.kernels.without_card import without_card
+from tests.support.small_system import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES
 
 LEAST = 86
 """Compute capability of a card with the least shared memory."""

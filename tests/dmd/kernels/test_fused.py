@@ -8,87 +8,83 @@ import torch
 
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 
+SMALL = [
+    ((1, 9), (3, 9), 2, 5, 4),
+    ((7, 20), (33, 20), 2, 5, 4),
+    ((18,), (18,), 1, 10, 2),
+    ((70,), (70,), 1, 16, 2),
+    ((17, 16, 15), (17, 16, 15), 3, 8, 2),
+    ((5, 66), (66, 5), 2, 10, 2),
+]
+"""Attentions: lengths of queries and of keys, heads, channels of a head, samples."""
+LARGE = [
+    ((46,) * 6, (46,) * 6, 10, 5, 32),
+    ((46, 50, 48), (46, 50, 48), 6, 10, 16),
+    ((46, 371, 496), (496, 46, 371), 10, 5, 16),
+    ((496, 500), (496, 500), 10, 10, 8),
+    ((50,), (50,), 1, 64, 64),
+]
+MARGINS = [
+    (2, 5, 6, "mixed"),
+    (3, 16, 50, "mixed"),
+    (1, 4, 6, "equal"),
+    (2, 1, 5, "mixed"),
+    (1, 6, 8, "different"),
+    (1, 6, 8, "zero"),
+]
+"""Ghost batches, their samples, channels, and what their labels are."""
 
-def check_attention(device: str, dtype_name: str = "float32", full_size: bool = False) -> None:
-    """Lengths, head widths, one step or all, dropout or none; the same elements are dropped in both forms."""
+
+def check_attention(device: str, case: tuple, last_step: bool, dropping: bool, dtype_name: str = "float32") -> None:
+    """Output and gradients; the same elements are dropped by both backends."""
     from dmd.kernels.attention.plan import AttentionPlan
     from dmd.kernels.cpu import CPU
     from dmd.kernels.dropout.rng import DropoutRNG
     from dmd.kernels.triton_backend import TRITON
 
-    dtype = getattr(torch, dtype_name)
-    cases = (
-        [
-            ((1, 9), (3, 9), 2, 5, 4),
-            ((7, 20), (33, 20), 2, 5, 4),
-            ((18,), (18,), 1, 10, 2),
-            ((70,), (70,), 1, 16, 2),
-            ((17, 16, 15), (17, 16, 15), 3, 8, 2),
-            ((5, 66), (66, 5), 2, 10, 2),
+    dtype, results = getattr(torch, dtype_name), []
+    queries, keys, heads, width, batch = case
+    for backend, kind in ((TRITON, dtype), (CPU, torch.float64)):
+        rates = tuple(0.3 * (e % 2 == 0) for e in range(len(queries)))
+        plan = AttentionPlan(heads=heads, queries=queries, keys=keys, rates=rates, last_step=last_step)
+        torch.manual_seed(0)
+        steps = (1 if last_step else max(queries), max(keys), max(keys))
+        place = torch.device(device if backend is TRITON else "cpu")
+        parts = [
+            torch.randn(len(queries), batch, t, heads * width).to(dtype).to(kind).to(place).requires_grad_()
+            for t in steps
         ]
-        if not full_size
-        else [
-            ((46,) * 6, (46,) * 6, 10, 5, 32),
-            ((46, 50, 48), (46, 50, 48), 6, 10, 16),
-            ((46, 371, 496), (496, 46, 371), 10, 5, 16),
-            ((496, 500), (496, 500), 10, 10, 8),
-            ((50,), (50,), 1, 64, 64),
-        ]
-    )
-    for queries, keys, heads, width, batch in cases:
-        for last_step in (False, True):
-            for dropping in (False, True):
-                results = []
-                for backend, kind in ((TRITON, dtype), (CPU, torch.float64)):
-                    rates = tuple(0.3 * (e % 2 == 0) for e in range(len(queries)))
-                    plan = AttentionPlan(heads=heads, queries=queries, keys=keys, rates=rates, last_step=last_step)
-                    torch.manual_seed(0)
-                    steps = (1 if last_step else max(queries), max(keys), max(keys))
-                    place = torch.device(device if backend is TRITON else "cpu")
-                    parts = [
-                        torch.randn(len(queries), batch, t, heads * width).to(dtype).to(kind).to(place).requires_grad_()
-                        for t in steps
-                    ]
-                    rng = DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=batch // 2, device=place)
-                    out = backend.attention(*parts, plan, rng if dropping else None)
-                    valid = torch.cat([out[e, :, : 1 if last_step else t].flatten() for e, t in enumerate(queries)])
-                    weight = torch.linspace(-1, 1, len(valid), dtype=torch.float64).to(valid)
-                    (valid * weight).sum().backward()
-                    results.append([valid, *(part.grad for part in parts)])
-                for got, want in zip(*results, strict=True):
-                    found = error(got, want)
-                    assert found <= TOLERANCE[dtype_name], (queries, keys, heads, width, last_step, dropping, found)
+        rng = DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=batch // 2, device=place)
+        out = backend.attention(*parts, plan, rng if dropping else None)
+        unpadded = torch.cat([out[e, :, : 1 if last_step else t].flatten() for e, t in enumerate(queries)])
+        weight = torch.linspace(-1, 1, len(unpadded), dtype=torch.float64).to(unpadded)
+        (unpadded * weight).sum().backward()
+        results.append([unpadded, *(part.grad for part in parts)])
+    for got, want in zip(*results, strict=True):
+        assert error(got, want) <= TOLERANCE[dtype_name]
 
 
-def check_margin(device: str) -> None:
+def check_margin(device: str, ghosts: int, size: int, dim: int, kind: str) -> None:
     """Ghost batches with masked samples, equal labels only, no pair at all, zero rows."""
     from dmd.kernels.triton_backend import TRITON
     from dmd.losses.margin import margin_loss
 
-    for ghosts, size, dim, kind in (
-        (2, 5, 6, "mixed"),
-        (3, 16, 50, "mixed"),
-        (1, 4, 6, "equal"),
-        (2, 1, 5, "mixed"),
-        (1, 6, 8, "different"),
-        (1, 6, 8, "zero"),
-    ):
-        torch.manual_seed(0)
-        features = torch.randn(ghosts, 3, size, dim) * (kind != "zero")
-        labels = torch.randint(-2, 3, (ghosts, size)) / 2.0
-        if kind in ("equal", "different"):
-            labels = (torch.arange(size) / 5.0 * (kind == "different")).expand(ghosts, size)
-        mask = torch.ones(ghosts, size)
-        mask[-1, size // 2 + 1 :] = 0
-        upstream = torch.arange(1.0, ghosts + 1)
-        got = features.to(device, copy=True).requires_grad_()
-        want = features.double().requires_grad_()
-        fused = margin_loss(got, labels.to(device), mask.to(device), kernels=TRITON.losses)
-        plain = margin_loss(want, labels.double(), mask.double())
-        (fused * upstream.to(device)).sum().backward()
-        (plain * upstream.double()).sum().backward()
-        assert error(fused, plain) <= 2e-6, kind
-        assert error(got.grad, want.grad) <= 2e-6, kind
+    torch.manual_seed(0)
+    features = torch.randn(ghosts, 3, size, dim) * (kind != "zero")
+    labels = torch.randint(-2, 3, (ghosts, size)) / 2.0
+    if kind in ("equal", "different"):
+        labels = (torch.arange(size) / 5.0 * (kind == "different")).expand(ghosts, size)
+    mask = torch.ones(ghosts, size)
+    mask[-1, size // 2 + 1 :] = 0
+    upstream = torch.arange(1.0, ghosts + 1)
+    got = features.to(device, copy=True).requires_grad_()
+    want = features.double().requires_grad_()
+    fused = margin_loss(got, labels.to(device), mask.to(device), kernels=TRITON.losses)
+    plain = margin_loss(want, labels.double(), mask.double())
+    (fused * upstream.to(device)).sum().backward()
+    (plain * upstream.double()).sum().backward()
+    assert error(fused, plain) <= 2e-6
+    assert error(got.grad, want.grad) <= 2e-6
 
 
 def check_parity(device: str, setting: str) -> None:
@@ -120,13 +116,21 @@ def check_parity(device: str, setting: str) -> None:
     assert error(found[1][1], found[0][1].double()) <= 1e-5
 
 
+DROPPING = pytest.mark.parametrize("dropping", [False, True], ids=["whole", "dropout"])
+LAST_STEP = pytest.mark.parametrize("last_step", [False, True], ids=["all steps", "last step"])
+
+
 @pytest.mark.slow
-def test_attention_interpreted():
-    interpreted(__name__, "check_attention")
+@DROPPING
+@LAST_STEP
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_attention_interpreted(case, last_step, dropping):
+    interpreted(__name__, "check_attention", case, last_step, dropping)
 
 
-def test_margin_interpreted():
-    interpreted(__name__, "check_margin")
+@pytest.mark.parametrize("ghosts, size, dim, kind", MARGINS)
+def test_margin_interpreted(ghosts, size, dim, kind):
+    interpreted(__name__, "check_margin", ghosts, size, dim, kind)
 
 
 @pytest.mark.slow
@@ -138,15 +142,18 @@ def test_golden_parity_interpreted(setting):
 @pytest.mark.gpu
 @on_cuda
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("full_size", [False, True])
-def test_attention_on_cuda(dtype, full_size):
-    check_attention("cuda", dtype, full_size)
+@DROPPING
+@LAST_STEP
+@pytest.mark.parametrize("case", [*SMALL, *LARGE], ids=str)
+def test_attention_on_cuda(case, last_step, dropping, dtype):
+    check_attention("cuda", case, last_step, dropping, dtype)
 
 
 @pytest.mark.gpu
 @on_cuda
-def test_margin_on_cuda():
-    check_margin("cuda")
+@pytest.mark.parametrize("ghosts, size, dim, kind", MARGINS)
+def test_margin_on_cuda(ghosts, size, dim, kind):
+    check_margin("cuda", ghosts, size, dim, kind)
 
 
 @pytest.mark.gpu

@@ -118,15 +118,11 @@ def check_bfloat16(device: str, cases: str, name: str, seeds: int) -> None:
         assert fused <= 1.5 * rounded + 1e-3, (name, tensor, fused, rounded)
 
 
-def check_small(device: str) -> None:
-    """Small cases, with dropout."""
-    for name in SMALL:
-        check_stack(device, "SMALL", name, (name != "one step",))
-
-
 @pytest.mark.slow
-def test_stack_interpreted():
-    interpreted(__name__, "check_small")
+@pytest.mark.parametrize("name", SMALL)
+def test_stack_interpreted(name):
+    """With dropout, where there is more than one step."""
+    interpreted(__name__, "check_stack", "SMALL", name, (name != "one step",))
 
 
 @pytest.mark.slow

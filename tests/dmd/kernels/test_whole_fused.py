@@ -1,64 +1,20 @@
 """The whole model with Triton kernels: convergence, masked padding, dropout keys, CUDA graphs, no waiting."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dmd.config import Config, TrainConfig
-from dmd.data.loader import Batch
 from dmd.kernels.dropout.keys import DropoutKeys
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.portable import PORTABLE
-from dmd.model.config import ModelConfig
 from dmd.system.cuda_graph import obstacle_to_capture
-from dmd.system.system import TrainingSystem
 from dmd.training.step import make_rng
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
+from tests.support.small_system import MODEL, make_batch, make_system
 
-SIZES = {"text": 5, "audio": 3, "vision": 4}
-LENGTHS = {"text": 4, "audio": 5, "vision": 3}
-GHOSTS, SAMPLES = 2, 2
 ROUNDING = 6e-8
-MODEL = ModelConfig(
-    dim=4,
-    heads=1,
-    levels=1,
-    kernel_text=2,
-    kernel_audio=1,
-    kernel_vision=1,
-    gd_size_homo=4,
-    gd_size_hetero=4,
-    res_dropout=0.1,
-    relu_dropout=0.1,
-    modality_dropout=0.1,
-)
-
-
-def make_system(
-    kernels: str, device: str, model: ModelConfig = MODEL, **train: object
-) -> tuple[TrainingSystem, Config]:
-    settings = {"ghost_batch_size": SAMPLES, "ghost_batches_per_step": GHOSTS, "precision": "fp32"} | train
-    own = TrainConfig(kernels=kernels, **settings)
-    config = replace(Config(), model=model, train=own)
-    torch.manual_seed(0)
-    info = SimpleNamespace(dims=SIZES, lengths=LENGTHS)
-    return TrainingSystem(config, info, None, torch.device(device)).to(device), config
-
-
-def make_batch(step: int, device: str) -> Batch:
-    generator = torch.Generator().manual_seed(step)
-    batch = GHOSTS * SAMPLES
-    parts = {m: torch.randn(batch, LENGTHS[m], SIZES[m], generator=generator) for m in SIZES}
-    labels = torch.stack([parts["text"].mean((1, 2)).view(GHOSTS, SAMPLES)]).squeeze(0)
-    return Batch(
-        **parts,
-        labels=labels,
-        mask=torch.ones(GHOSTS, SAMPLES),
-        rows=torch.zeros(GHOSTS, SAMPLES, dtype=torch.int64),
-        ghosts=tuple(range(GHOSTS)),
-    ).to(torch.device(device))
 
 
 def losses(kernels: str, device: str, steps: int, nudge: int | None = None, **train: object) -> list[float]:
