@@ -124,7 +124,8 @@ class TrainConfig:
     """A checkpoint or log that cannot be written: go on and try again at the next, or end the training. The weights
     in memory may be all there is of the last steps; the end of a training must be written either way."""
     collective_timeout: float = 600
-    """Seconds that a rank waits for the others, or works without a heartbeat, before the training ends."""
+    """Seconds that a rank waits for the others before the training ends. One that gives no heartbeat for so long prints
+    its stacks, and is killed if it gives none for as long again."""
 
     def __post_init__(self) -> None:
         at_least = {

@@ -1,5 +1,6 @@
 """How a rank and its supervisor communicate: by memory and files that they share since they were one process."""
 
+import ctypes
 import json
 import mmap
 import os
@@ -8,6 +9,9 @@ from enum import IntEnum
 
 from launch.supervision.ending import Ending, parse_ending
 from launch.supervision.lost import StderrRelay
+
+DEFAULT_PATIENCE = 5.0
+"""Seconds between the stacks of a rank that hangs and its end, where no collective is under way."""
 
 
 class Phase(IntEnum):
@@ -31,6 +35,17 @@ class Notes:
     """How another rank has ended, which explains an error of this one."""
 
 
+class _Shared(ctypes.Structure):
+    """Memory of both processes; `Channels` says what its fields are."""
+
+    _fields_ = (
+        ("stop_asked", ctypes.c_bool),
+        ("phase", ctypes.c_uint8),
+        ("heartbeats", ctypes.c_uint64),
+        ("patience_seconds", ctypes.c_double),
+    )
+
+
 class Channels:
     """What a rank and its supervisor share."""
 
@@ -39,26 +54,47 @@ class Channels:
         """File descriptor to which the rank writes the stacks of its threads."""
         self.stderr = StderrRelay()
         self._notes = os.memfd_create("notes")
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        """Byte 0: whether the rank is to stop. Byte 1: its phase."""
+        self._shared = _Shared.from_buffer(mmap.mmap(-1, mmap.PAGESIZE))
+        self.patience_seconds = DEFAULT_PATIENCE
 
     @property
     def stop_asked(self) -> bool:
         """Whether the supervisor has been asked to stop its rank."""
-        return self._page[0] != 0
+        return bool(self._shared.stop_asked)
 
     def ask_to_stop(self) -> None:
         """In the supervisor: ask the rank to stop."""
-        self._page[0] = 1
+        self._shared.stop_asked = True
 
     @property
     def phase(self) -> Phase:
         """How far the rank has come."""
-        return Phase(self._page[1])
+        return Phase(self._shared.phase)
 
     @phase.setter
     def phase(self, phase: Phase) -> None:
-        self._page[1] = phase
+        self._shared.phase = phase
+
+    @property
+    def heartbeats(self) -> int:
+        """How many the rank has given."""
+        return int(self._shared.heartbeats)
+
+    def count_heartbeat(self) -> None:
+        """In the rank: it makes progress."""
+        self._shared.heartbeats += 1
+
+    @property
+    def patience_seconds(self) -> float:
+        """Seconds between the stacks of a rank that hangs and its end.
+
+        While it trains, as long as a collective may take: one that began just before the stacks ends by itself.
+        """
+        return float(self._shared.patience_seconds)
+
+    @patience_seconds.setter
+    def patience_seconds(self, seconds: float) -> None:
+        self._shared.patience_seconds = seconds
 
     def note_ending(self, ending: Ending) -> None:
         """In the rank: this is how it ends."""

@@ -33,7 +33,7 @@ WRAPPER_PID = "DMD_WRAPPER"
 REPEAT_SECONDS = 5.0
 """A stop signal counts as a second request this long after the first one of its kind."""
 GRACE_SECONDS = 5.0
-"""Time between the stacks of a rank that hangs and its end; time for a joining rank to publish that it stops."""
+"""Time for a joining rank to publish that it stops."""
 POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
 
@@ -69,7 +69,7 @@ def supervise(train: Callable[[StopRequest, Channels], int]) -> int:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        Watchdog(START_SECONDS, channels.stacks)()
+        Watchdog(START_SECONDS, channels)()
         end(train(lambda: channels.stop_asked, channels))
     return _Supervisor(child, channels).wait()
 
@@ -98,6 +98,7 @@ class _Supervisor:
         """When a stop signal came first."""
         self._stack_bytes_shown = 0
         self._hangs_since: float | None = None
+        self._heartbeats_at_hang = 0
         self._stopped_early = False
         """Whether the rank was killed because of a request to stop, before it had anything to save."""
 
@@ -148,8 +149,11 @@ class _Supervisor:
     def _kill_if_overdue(self) -> None:
         """Kill a rank that hangs, or that has been asked to stop before it had anything to save."""
         now, phase = time.monotonic(), self._channels.phase
-        if self._hangs_since is not None and now - self._hangs_since > GRACE_SECONDS:
-            os.kill(self._child, signal.SIGKILL)
+        if self._hangs_since is not None:
+            if self._channels.heartbeats != self._heartbeats_at_hang:
+                self._hangs_since = None
+            elif now - self._hangs_since > self._channels.patience_seconds:
+                os.kill(self._child, signal.SIGKILL)
         if self._requested_at and phase < Phase.TRAINING:
             waited = now - min(self._requested_at.values())
             if waited > (GRACE_SECONDS if phase == Phase.JOINING else 0):
@@ -164,6 +168,7 @@ class _Supervisor:
         self._stack_bytes_shown += len(text.encode())
         if "Timeout (" in text and self._hangs_since is None:
             self._hangs_since = time.monotonic()
+            self._heartbeats_at_hang = self._channels.heartbeats
             print(f"{rank_name()} gave no heartbeat in time (train.collective_timeout)", file=sys.stderr)
         lines = "".join(f"  {line}\n" for line in text.splitlines())
         print(f"stack of {rank_name()}:\n{lines}", end="", file=sys.stderr, flush=True)

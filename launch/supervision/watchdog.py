@@ -5,6 +5,8 @@ The timer is a C thread of faulthandler's, so it works where the rank is stuck o
 
 import faulthandler
 
+from launch.supervision.channels import Channels
+
 START_SECONDS = 900.0
 """Time for what a rank imports before it knows its config: on a busy network file system that takes minutes."""
 JOIN_MARGIN = 60.0
@@ -16,21 +18,22 @@ class Watchdog:
 
     Args:
         seconds: the longest time between two heartbeats.
-        stacks: file descriptor for the stacks, also of a crash; `launch.supervision.supervise` prints them.
+        channels: they take the stacks, also of a crash, and count heartbeats, for the supervisor.
     """
 
-    def __init__(self, seconds: float, stacks: int) -> None:
+    def __init__(self, seconds: float, channels: Channels) -> None:
         self._seconds = seconds
-        self._stacks = stacks
-        faulthandler.enable(stacks)
+        self._channels = channels
+        faulthandler.enable(channels.stacks)
 
     def __call__(self) -> None:
         """Reset the timer."""
+        self._channels.count_heartbeat()
         self.allow(self._seconds)
 
     def allow(self, seconds: float) -> None:
         """Reset the timer to another time, until the next heartbeat."""
-        faulthandler.dump_traceback_later(seconds, file=self._stacks)
+        faulthandler.dump_traceback_later(seconds, file=self._channels.stacks)
 
     def close(self) -> None:
         """Stop the timer."""

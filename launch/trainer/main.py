@@ -57,7 +57,8 @@ def train(
     progress.config = config
     if config.train.deterministic:
         make_deterministic(os.environ)
-    watchdog = Watchdog(config.train.collective_timeout, channels.stacks)
+    watchdog = Watchdog(config.train.collective_timeout, channels)
+    channels.patience_seconds = config.train.collective_timeout
     timeout = timedelta(seconds=config.train.collective_timeout)
     watchdog.allow(2 * config.train.collective_timeout + JOIN_MARGIN)  # the two timeouts below end by themselves
     peers.connect(timeout)
@@ -93,7 +94,7 @@ def read_options(options: argparse.Namespace, channels: Channels, peers: Peers) 
         return load_config(options.preset, options.overrides), parse_resume(options.resume)
     except ValueError:
         patience = TrainConfig.collective_timeout
-        Watchdog(patience, channels.stacks).allow(2 * patience + JOIN_MARGIN)
+        Watchdog(patience, channels).allow(2 * patience + JOIN_MARGIN)
         with suppress(dist.DistError):  # rank 0 cannot be reached
             peers.connect(timedelta(seconds=patience), to_leave=True)
         raise

@@ -93,7 +93,7 @@ def _end(environment: dict[str, str], log: str, hands_over: bool, last_words: st
     os.dup2(descriptor, 2)
 
     def train(stop: StopRequest, channels: Channels) -> int:
-        watchdog = Watchdog(2, channels.stacks)
+        watchdog = Watchdog(2, channels)
         join_process_group(timedelta(seconds=PATIENCE))
         assert dist.get_world_size() == 2
         dist.barrier()
@@ -163,6 +163,39 @@ def test_a_rank_that_torch_aborts_over_lost_peers_ends_as_lost(tmp_path, hands_o
     if code == ABORTED:
         assert "was killed by SIGABRT (signal 6)" in output
         assert "stack of rank 0 on" in output
+
+
+def _be_slow(log: str, patience: float, goes_on: bool) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 2)
+
+    def train(stop: StopRequest, channels: Channels) -> int:
+        watchdog = Watchdog(1, channels)
+        channels.patience_seconds = patience
+        watchdog()
+        time.sleep(2)
+        if goes_on:
+            watchdog()
+        time.sleep(0.9)
+        watchdog.close()
+        time.sleep(patience)
+        return 0
+
+    sys.exit(supervise(train))
+
+
+@pytest.mark.multiproc
+@pytest.mark.parametrize(("patience", "goes_on", "code"), [(3, True, 0), (6, False, KILLED)])
+def test_a_rank_without_heartbeats_shows_its_stacks_first(tmp_path, patience, goes_on, code):
+    """It is killed when a collective that began just before would have ended by itself, unless it goes on."""
+    log, begin = tmp_path / "log", time.monotonic()
+    log.touch()
+    process = forks.Process(target=_be_slow, args=(str(log), patience, goes_on))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == code, log.read_text()
+    assert "in _be_slow" in log.read_text() or "in train" in log.read_text()
+    assert time.monotonic() - begin > patience
 
 
 FULL = RuntimeError(
