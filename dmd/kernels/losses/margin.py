@@ -12,14 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.common.block_sizes import MIN_SIDE, padded
 from dmd.kernels.common.launching import launch
+from dmd.kernels.losses.constants import MARGIN_EPSILON, MARGIN_PER_LABEL
 
-EPSILON = 1e-8
-"""Added to the squared norm of a row."""
-MARGIN_PER_LABEL = 0.15
-"""Of a triplet, for each unit of the distance of its labels."""
-MIN_DOT = 16
-"""Smallest side of a Triton matrix product."""
 WARPS = 8
 
 
@@ -128,7 +124,7 @@ class FusedMargin(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         features = features.contiguous()
         ghosts, rows, dim = features.shape
-        sizes = {"ROWS": max(MIN_DOT, triton.next_power_of_2(rows)), "DIM": max(MIN_DOT, triton.next_power_of_2(dim))}
+        sizes = {"ROWS": padded(rows), "DIM": padded(dim)}
         cos, grad = (torch.empty(ghosts, sizes["ROWS"], sizes["ROWS"], device=features.device) for _ in range(2))
         loss = torch.empty(ghosts, device=features.device)
         launch(
@@ -142,7 +138,7 @@ class FusedMargin(torch.autograd.Function):
             loss_ptr=loss,
             rows=rows,
             dim=dim,
-            epsilon=EPSILON,
+            epsilon=MARGIN_EPSILON,
             reach=MARGIN_PER_LABEL,
             **sizes,
             num_warps=WARPS,
@@ -165,9 +161,9 @@ class FusedMargin(torch.autograd.Function):
             out_ptr=out,
             rows=rows,
             dim=dim,
-            epsilon=EPSILON,
+            epsilon=MARGIN_EPSILON,
             **ctx.sizes,
-            PART=MIN_DOT,
+            PART=MIN_SIDE,
             num_warps=WARPS,
         )
         return out, None, None
