@@ -14,7 +14,7 @@ from torch import Tensor
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
 from dmd.kernels.common.block_sizes import attention_sizes
-from dmd.kernels.common.launching import launch, named_strides, product_precision
+from dmd.kernels.common.launching import ghost_size, launch, named_strides, product_precision
 from dmd.kernels.common.saved import restore, save
 from dmd.kernels.dropout.rng import DropoutRNG
 
@@ -53,7 +53,6 @@ class AttentionLaunch:
         self.shape, self.scales = shape, scales
         self.keys = shape if keys is None else keys  # a tensor that no kernel reads
         self.ranges = shape if ranges is None else ranges
-        self.ghosts = None if keys is None else keys.shape[1]
         self.precision = product_precision()
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Attended:
@@ -136,7 +135,7 @@ class AttentionLaunch:
             "blocks": blocks,
             "scale": self._factor(query) * LOG2_E,
             "HEADS": self.heads,
-            "GHOST": batch if self.ghosts is None else batch // self.ghosts,
+            "GHOST": ghost_size(batch, self.keys if self.dropping else None),
             "LAST": self.last_step,
             "DROP": self.dropping,
             "RANGED": self.ranged,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dmd.kernels.attention.triton_launch import Attended, AttentionLaunch
 from dmd.kernels.common.block_sizes import row_sizes
+from dmd.kernels.common.launching import ghost_size
 from dmd.kernels.dropout.rng import keep_scale, threshold
 
 DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -42,7 +43,7 @@ class LayerCall:
         """Constants of the dropouts behind the branches and the ReLU."""
         keys = next(iter(self.keys.values()), None)
         return {
-            "GHOST": batch if keys is None else batch // keys.shape[1],
+            "GHOST": ghost_size(batch, keys),
             "RES": "res" in self.keys,
             "RES_THRESHOLD": threshold(self.res_rate),
             "RES_SCALE": keep_scale(self.res_rate),

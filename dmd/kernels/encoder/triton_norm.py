@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.block_sizes import padded
-from dmd.kernels.common.launching import launch, named_strides
+from dmd.kernels.common.launching import dense_channels, launch, named_strides
 from dmd.kernels.common.triton_rows import QUERIES, count_rows, locate_rows, normalised, normalised_backward
 
 BLOCK = 32
@@ -119,7 +119,7 @@ class FusedNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, table = ctx.saved_tensors
         encoders, batch, steps, dim = x.shape
-        grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
+        grad = dense_channels(gradients[0])
         grad_x = torch.empty_like(x)
         blocks = triton.cdiv(batch * steps, BLOCK)
         shares = torch.empty(blocks, 2, encoders, dim, device=x.device)
