@@ -316,8 +316,8 @@ def embed_backward(
                     SCALE=SCALE,
                 )
             if NORM:
-                unit, inverse = normalised(x * keep, channel, DIM=DIM)
-                grad = normalised_backward(grad, unit, inverse, DIM=DIM)
+                normed, inverse = normalised(x * keep, channel, DIM=DIM)
+                grad = normalised_backward(grad, normed, inverse, DIM=DIM)
             total += grad * keep * factor
     if PARTS > 0:
         width: tl.constexpr = DIM // PARTS

@@ -41,10 +41,10 @@ class FusedLayer(torch.autograd.Function):
             )
         mixed = empty(x, rows, dim, call.dtype)
         key, value = key_value.chunk(2, dim=-1)
-        sums = call.attention.forward(query, key, value, mixed).sums
+        log_sums = call.attention.forward(query, key, value, mixed).log_sums
         middle, out = empty(x, rows, dim), empty(x, rows, dim)
         launch_residual_mlp(call, weights, x, mixed, middle=middle, out=out)
-        save(ctx, Activations(x, source, query, key_value, mixed, sums, middle), weights)
+        save(ctx, Activations(x, source, query, key_value, mixed, log_sums, middle), weights)
         ctx.call = call
         return out
 

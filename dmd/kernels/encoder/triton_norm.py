@@ -42,10 +42,10 @@ def norm(
     there = channel < DIM
     mask = (row < count)[:, None] & there[None, :]
     at = e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]
-    unit, _ = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
+    normed, _ = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    tl.store(out_ptr + at, unit * gain[None, :] + shift[None, :], mask)
+    tl.store(out_ptr + at, normed * gain[None, :] + shift[None, :], mask)
 
 
 @triton.jit
@@ -78,15 +78,15 @@ def norm_backward(
     there = channel < DIM
     mask = (row < count)[:, None] & there[None, :]
     at = e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]
-    unit, inverse = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
+    normed, inverse = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
     g_at = e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
     grad = tl.load(grad_ptr + g_at, mask, 0.0)
     gain_at = shares_ptr + (tl.program_id(0) * 2 * encoders + e) * DIM + channel
     shift_at = gain_at + encoders * DIM
-    tl.store(gain_at, tl.sum(grad * unit, 0), there)
+    tl.store(gain_at, tl.sum(grad * normed, 0), there)
     tl.store(shift_at, tl.sum(grad, 0), there)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
-    tl.store(grad_x_ptr + at, normalised_backward(grad * gain[None, :], unit, inverse, DIM=DIM), mask)
+    tl.store(grad_x_ptr + at, normalised_backward(grad * gain[None, :], normed, inverse, DIM=DIM), mask)
 
 
 class FusedNorm(torch.autograd.Function):

@@ -50,7 +50,7 @@ def run_stack(
             heads=plan.heads,
             last_step=last,
         )
-        own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "last") if f"{kind}{level}" in keys}
+        own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "mlp") if f"{kind}{level}" in keys}
         call = LayerCall(
             table=table,
             attention=attention,

@@ -20,7 +20,7 @@ WARPS = 8
 
 
 @triton.jit
-def _unit_rows(
+def _normed_rows(
     x_ptr,  # [G, rows, dim], float32
     row,  # [N], numbers of rows
     ghost,  # number of the ghost batch
@@ -55,9 +55,9 @@ def _forward(
     """The loss of a ghost batch, and its gradient with respect to the cosines of its rows."""
     ghost = tl.program_id(0)
     row = tl.arange(0, ROWS)
-    unit, _, _ = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
+    normed, _, _ = _normed_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
     square = ghost * ROWS * ROWS + row[:, None] * ROWS + row[None, :]
-    cos = tl.dot(unit, tl.trans(unit), input_precision="ieee")
+    cos = tl.dot(normed, tl.trans(normed), input_precision="ieee")
     tl.store(cos_ptr + square, cos)
     tl.debug_barrier()
     label = tl.load(label_ptr + ghost * rows + row, row < rows, 0.0)
@@ -108,12 +108,12 @@ def _backward(
         other = begin + tl.arange(0, PART)
         grad = tl.load(square + row[:, None] * ROWS + other[None, :])
         grad += tl.load(square + other[None, :] * ROWS + row[:, None])
-        unit, _, _ = _unit_rows(x_ptr, other, ghost, rows, dim, epsilon, DIM=DIM)
-        toward += tl.dot(grad, unit, input_precision="ieee")
+        normed, _, _ = _normed_rows(x_ptr, other, ghost, rows, dim, epsilon, DIM=DIM)
+        toward += tl.dot(grad, normed, input_precision="ieee")
     toward *= tl.load(upstream_ptr + ghost)
-    unit, inverse, inside = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
-    along = tl.sum(toward * unit, 1)
-    out = (toward - unit * along[:, None]) * inverse[:, None]
+    normed, inverse, inside = _normed_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
+    along = tl.sum(toward * normed, 1)
+    out = (toward - normed * along[:, None]) * inverse[:, None]
     tl.store(out_ptr + ghost * rows * dim + row[:, None] * dim + channel[None, :], out, inside)
 
 
