@@ -15,7 +15,7 @@ KEYS = tl.constexpr(1)
 PLACE = tl.constexpr(2)
 """Column of an encoder's place in its group."""
 PADDED = tl.constexpr(3)
-"""Column of the length to which its group pads queries; the one behind it is that of keys."""
+"""Column of the length to which its group pads queries; the next column is that of keys."""
 COLUMNS = tl.constexpr(5)
 """Columns of `table`."""
 KEY_WORDS = tl.constexpr(2)
@@ -137,7 +137,7 @@ def normalised(
     mean = tl.sum(x, 1) * (1.0 / DIM)
     deviation = tl.where(channel[None, :] < DIM, x - mean[:, None], 0.0)
     # Rounded to the nearest. Triton's own roots and quotients are approximate, and a row of padding has the same error
-    # in every layer norm that it passes: on an H100, 2.2e-6 of a gradient behind two layers.
+    # in every layer norm that it passes: on an H100, 2.2e-6 of a gradient after two layers.
     inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(deviation * deviation, 1) * (1.0 / DIM) + EPSILON))
     return deviation * inverse[:, None], inverse
 

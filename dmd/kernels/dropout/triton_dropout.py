@@ -24,7 +24,7 @@ def _drop(
     count,  # elements of x
     batch,  # samples
     ghost,  # samples of a ghost batch
-    inner,  # elements behind the samples' axis
+    inner,  # elements of the axes after that of the samples
     threshold,  # the rate in 1/65536
     scale,  # what kept elements are multiplied by
     BLOCK: tl.constexpr,  # elements of a program

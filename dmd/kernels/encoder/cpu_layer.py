@@ -32,7 +32,7 @@ EPSILON = 1e-5
 class CpuWeights(NamedTuple):
     """Parameters of E encoders as the products read them; of one encoder, without the axis E.
 
-    The gain and shift of each layer norm are inside the projection behind it, the scale of the scores is inside the
+    The gain and shift of each layer norm are inside the projection after it, the scale of the scores is inside the
     query's, and channels of queries, keys and values are sorted by channel of a head and then by head.
     """
 

@@ -172,7 +172,7 @@ class EncoderStack(NamedTuple):
     plan: StackPlan
     layers: Sequence[LayerWeights]
     norm_weight: Tensor
-    """[E, d]: gain of the layer norm behind the last layer."""
+    """[E, d]: gain of the layer norm after the last layer."""
     norm_bias: Tensor
     """[E, d]: its shift."""
     tables: Mapping[str, Tensor]

@@ -40,7 +40,7 @@ class LayerCall:
         return {"DIM": dim, "DOT": DOT_TYPES[self.dtype], "PRECISION": self.attention.precision, **blocks}
 
     def dropout(self, batch: int) -> dict[str, Any]:
-        """Constants of the dropouts behind the branches and the ReLU."""
+        """Constants of the dropouts after the branches and the ReLU."""
         keys = next(iter(self.keys.values()), None)
         return {
             "GHOST": ghost_size(batch, keys),
@@ -53,7 +53,7 @@ class LayerCall:
         }
 
     def dropout_keys(self) -> dict[str, Tensor]:
-        """The keys of the dropouts behind the branches and the ReLU, or a tensor that no kernel reads."""
+        """The keys of the dropouts after the branches and the ReLU, or a tensor that no kernel reads."""
         return {f"{kind}_keys": self.key(kind) for kind in ("res", "relu", "mlp")}
 
     def key(self, kind: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The layer norm behind the last layer of a stack of encoders, as one Triton launch each way."""
+"""The layer norm after the last layer of a stack of encoders, as one Triton launch each way."""
 
 from typing import Any
 

@@ -151,7 +151,7 @@ def projection_weights(
 ):
     """Shares of the gradients of the input and output projections; a program per CHUNK of their rows.
 
-    The first programs take the queries' part of the input projection, those behind them the part of keys and values,
+    The first programs take the queries' part of the input projection, those after them the part of keys and values,
     and the last the output projection.
     """
     job = tl.program_id(0)

@@ -477,7 +477,7 @@ def backward(
 ):
     """Gradients of predictions and representations, and shares of those of the folded weights.
 
-    A program per ghost batch and graph; the one of the homogeneous graph takes both joint heads along.
+    A program per ghost batch and graph; the one of the homogeneous graph also computes those of both joint heads.
     """
     ghost = tl.program_id(0)
     weight, _ = sample_weights(mask, ghost, samples, S=S)

@@ -1,7 +1,7 @@
 """Triton kernels of both GD-Units with their losses, and of the task losses: a program per ghost batch and graph.
 
 Of G ghost batches of at most S samples (samples are padded to a power of two in registers). Graph 0 is homogeneous and
-takes the task losses of both joint heads along, graph 1 is heterogeneous; each has the task losses of its own three
+also computes the task losses of both joint heads, graph 1 is heterogeneous; each has the task losses of its own three
 heads. Modalities lie in the order text, audio, vision: 0, 1, 2. Pairs (student, teacher) are numbered as in
 `dmd.model.graph.PAIRS`. `dmd.kernels.losses.graph` launches the kernels.
 
@@ -231,7 +231,7 @@ def _task_losses(
     ghosts,  # G
     samples,  # of a ghost batch
     FIRST: tl.constexpr,  # the first head
-    END: tl.constexpr,  # the head behind the last
+    END: tl.constexpr,  # the head after the last
     S: tl.constexpr,  # samples, padded to a power of two
 ):
     """Mean absolute errors of the predictions of some heads."""
