@@ -24,7 +24,7 @@ from benchmarks.counting import Counter, TritonCounter, interpret_without_a_devi
 from benchmarks.kernel_times import device_times
 from benchmarks.rates import rates
 from benchmarks.tables import Table, commit
-from dmd.kernels.attention.plan import AttentionPlan, attention_tables
+from dmd.kernels.attention.plan import attention_tables
 from dmd.kernels.backend import set_float32_products
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.model.transformer import TransformerStack
@@ -55,14 +55,18 @@ class Work:
     operations: tuple[int, int]
 
 
+def visible(queries: int, keys: int, row: int) -> int:
+    """How many keys a query row sees, of sequences of so many queries and keys."""
+    return min(keys, row + abs(queries - keys) + 1)
+
+
 def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
     """The attention of a stage: forward, and both launches of backward; tables lie on the device, as in a stack."""
     from dmd.kernels.attention.triton_launch import AttentionLaunch
 
     dim, queries, keys = STAGES[stage]
-    rates = (0.0,) * len(queries)
-    plan = AttentionPlan(heads=HEADS, queries=queries, keys=keys, rates=rates)
-    shape, scales = (table.to(device) for table in attention_tables(queries, keys, rates))
+    tables = attention_tables(queries, keys, (0.0,) * len(queries))
+    shape, scales = (table.to(device) for table in tables)
     launch = AttentionLaunch(shape, scales, None, None, heads=HEADS, last_step=False)
     steps = (max(queries), max(keys), max(keys))
     parts = tuple(torch.randn(len(queries), batch, t, dim, device=device, dtype=dtype) for t in steps)
@@ -70,7 +74,7 @@ def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dt
     grads = {name: torch.zeros_like(part) for name, part in zip(names, parts, strict=True)}
     out, upstream = torch.zeros_like(parts[0]), torch.randn_like(parts[0])
     attended = launch.forward(*parts, out)
-    pairs = batch * sum(plan.visible(e, row) for e, length in enumerate(queries) for row in range(length))
+    pairs = batch * sum(visible(q, k, row) for q, k in zip(queries, keys, strict=True) for row in range(q))
     moved = batch * dim * parts[0].element_size() * (2 * sum(queries) + 2 * sum(keys))
 
     def both() -> None:

@@ -32,7 +32,7 @@ class Execution:
     backend: Backend
     """What computes encoders, dropout and losses (`dmd.kernels.interface`)."""
     reason: str
-    """Why, for people."""
+    """Why, for messages and run.json."""
     precision: Precision
     """Of the network's products; weights and losses are float32. fp32: IEEE float32. tf32: float32 with products of
     TF32 (10 bits of mantissa). bf16: autocast to bfloat16 (7 bits)."""
@@ -81,12 +81,12 @@ def choose_execution(
     Args:
         kernels: `auto`: Triton on CUDA where it can run.
         precision: `auto`: bf16 on CUDA where the card has it, else fp32.
-        binding: whether a wish that the device cannot meet is an error; otherwise it gives way to `auto`, as for a
-            trained model that moves to another machine.
+        binding: whether `kernels` and `precision` are required, so that what the device cannot meet is an error;
+            otherwise it gives way to `auto`, as for a trained model that moves to another machine.
         card: the card of a CUDA device; None: the driver is asked.
 
     Raises:
-        ValueError: a binding wish that the device cannot meet.
+        ValueError: a required setting that the device cannot meet.
     """
     card = card or card_of(device)
     obstacle = _obstacle_to_triton(device, card)
@@ -182,7 +182,7 @@ def set_float32_products(*, tf32: bool) -> None:
 
 @contextlib.contextmanager
 def float32_products(*, tf32: bool) -> Iterator[None]:
-    """The same for a while."""
+    """`set_float32_products` inside a with block; what was set before holds again after it."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     set_float32_products(tf32=tf32)
     try:

@@ -93,7 +93,7 @@ class Backend(ABC):
             inputs: [B, Tq, d] of each encoder.
             sources: [B, Tk, d] of each encoder, which it attends to; None: itself.
             key_ranges: (begin, end) of the unpadded frames of each sample's keys, [B, 2] integers of each encoder;
-                None: all frames. With `plan.last_step`, the last of them is the last step.
+                None: all frames. With `plan.last_step`, the last unpadded frame is then the last step.
             rng: dropout RNG; None switches dropout off.
 
         Returns:

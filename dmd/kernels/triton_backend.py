@@ -14,7 +14,7 @@ from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_launch import FusedAttention, make_launch
 from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.dropout.triton import FusedDropout
+from dmd.kernels.dropout.triton_dropout import FusedDropout
 from dmd.kernels.encoder.plan import EncoderStack, StackPlan
 from dmd.kernels.encoder.triton_stack import run_stack
 from dmd.kernels.interface import LossKernels

@@ -2,16 +2,14 @@
 
 from torch import Tensor
 
+from dmd.kernels.losses.constants import COSINE_EPSILON
 from dmd.losses.ghost import sample_mean
-
-EPSILON = 1e-12
-"""Inside the square root of a cosine: a zero vector has cosine 0 and a finite gradient."""
 
 
 def cosine(first: Tensor, second: Tensor, dim: int) -> Tensor:
     """a.b / sqrt((a.a + eps)(b.b + eps)) along `dim` (PyTorch 1.9's CosineEmbeddingLoss)."""
     dot = (first * second).sum(dim)
-    norms = ((first * first).sum(dim) + EPSILON) * ((second * second).sum(dim) + EPSILON)
+    norms = ((first * first).sum(dim) + COSINE_EPSILON) * ((second * second).sum(dim) + COSINE_EPSILON)
     return dot / norms.sqrt()
 
 

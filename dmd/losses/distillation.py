@@ -7,12 +7,11 @@ student is edge + prior (published code; the paper has no prior). A teacher gets
 import torch
 from torch import Tensor
 
+from dmd.kernels.losses.constants import REGULARISER_WEIGHT, REPRESENTATION_WEIGHT
 from dmd.losses.decoupling import cosine
 from dmd.losses.ghost import sample_mean
 from dmd.model.graph import PAIRS, centred
 
-REGULARISER_WEIGHT = 10.0
-REPRESENTATION_WEIGHT = 10.0
 PRIOR_TEMPERATURE = 0.25
 TRUSTED = {"homo": (0, 0, 1, 0, 1, 0), "hetero": (0, 0, 1, 0, 1, 1)}
 """Pairs that the published prior favours: text into vision and audio; hetero also vision into audio."""

@@ -4,11 +4,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.interface import LossKernels
-
-EPSILON = 1e-8
-"""Inside the square root of a norm."""
-MARGIN_PER_LABEL = 0.15
-"""Margin between two samples whose labels differ by one."""
+from dmd.kernels.losses.constants import MARGIN_EPSILON, MARGIN_PER_LABEL
 
 
 def margin_loss(
@@ -47,7 +43,7 @@ def margin_loss(
     valid = mask.repeat(1, 3)
     if kernels is not None and constant is None and smoothing == 0:
         return kernels.margin(rows, label, valid)
-    rows = rows / (rows.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    rows = rows / (rows.square().sum(-1, keepdim=True) + MARGIN_EPSILON).sqrt()
     similarity = rows @ rows.transpose(1, 2)  # [G, R, R]
     both = valid[:, :, None] * valid[:, None]
     distance = (label[:, :, None] - label[:, None]).abs()

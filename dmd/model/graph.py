@@ -7,6 +7,7 @@ audio<-text, audio<-vision.
 import torch
 from torch import Tensor, nn
 
+from dmd.kernels.losses.constants import EDGE_TEMPERATURE
 from dmd.model.config import MODALITIES
 
 PAIRS = (
@@ -18,8 +19,6 @@ PAIRS = (
     ("audio", "vision"),
 )
 """(student, teacher) of each edge."""
-TEMPERATURE = 8.0
-"""Divides the scores before the softmax over the six pairs."""
 
 
 def centred(logits: Tensor) -> Tensor:
@@ -51,4 +50,4 @@ class GDUnit(nn.Module):
         scores = torch.stack(
             [student[MODALITIES.index(to)] + teacher[MODALITIES.index(source)] for to, source in PAIRS], dim=-1
         )
-        return torch.softmax((scores + self.edge.bias) / TEMPERATURE, dim=-1)
+        return torch.softmax((scores + self.edge.bias) / EDGE_TEMPERATURE, dim=-1)

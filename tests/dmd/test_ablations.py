@@ -7,8 +7,9 @@ import torch
 
 from dmd.config.loading import load_config
 from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.kernels.losses.constants import MARGIN_PER_LABEL
 from dmd.losses import Objective, ObjectiveConfig
-from dmd.losses.margin import MARGIN_PER_LABEL, margin_loss
+from dmd.losses.margin import margin_loss
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.report.groups import Group, Measured

@@ -64,7 +64,7 @@ class Heads(NamedTuple):
         return self.query.transpose(0, 1), key, value
 
 
-class Attended(NamedTuple):
+class CpuAttended(NamedTuple):
     """What attention gives and its backward pass needs."""
 
     mixed: Tensor
@@ -125,7 +125,7 @@ class BlockAttention:
         if call.keys is not None and plan.rates[encoder] > 0:
             self.dropout = WeightDropout(call, encoder, samples)
 
-    def forward(self, heads: Heads) -> Attended:
+    def forward(self, heads: Heads) -> CpuAttended:
         """Mix the values. Rows past the encoder's length are zero."""
         mixed = torch.zeros_like(heads.query)
         sums = mixed.new_zeros(mixed.shape[1:])
@@ -144,9 +144,9 @@ class BlockAttention:
                 weights *= self.dropout.keep_mask(block, weights.dtype)
             out[matrices, :, rows] = torch.bmm(value[matrices, :, :keys], weights.transpose(1, 2))
         inverse = self._keep_scale() / sums.masked_fill_(sums == 0, math.inf)
-        return Attended(mixed.mul_(inverse), inverse, top)
+        return CpuAttended(mixed.mul_(inverse), inverse, top)
 
-    def backward(self, heads: Heads, attended: Attended, grad: Tensor) -> Heads:
+    def backward(self, heads: Heads, attended: CpuAttended, grad: Tensor) -> Heads:
         """The gradients of the heads, from that of the mixed values."""
         mixed, inverse, top = attended
         grads = Heads(*(torch.zeros_like(x) for x in heads))

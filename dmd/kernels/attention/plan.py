@@ -31,10 +31,6 @@ class AttentionPlan:
         end = self.queries[encoder]
         return (end - 1 if self.last_step else 0), end
 
-    def visible(self, encoder: int, row: int) -> int:
-        """How many keys a query row sees."""
-        return min(self.keys[encoder], row + abs(self.queries[encoder] - self.keys[encoder]) + 1)
-
     def next_call_site(self, rng: DropoutRNG | None) -> int | None:
         """Call site of the weights' dropout in a pass; None: there is none."""
         return None if rng is None or not any(self.rates) else rng.next_call_site()

@@ -1,4 +1,4 @@
-"""Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but row sums.
+"""Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but log-sums of rows.
 
 Tensors are [E, B, T, H * h]: encoders, samples, steps, and H heads of h channels side by side. A program works on one
 block of rows (or keys) of one head of one sample of one encoder; programs are numbered by block, encoder, head and
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from dmd.kernels.common.triton_products import product
-from dmd.kernels.common.triton_rows import ENDS, KEY_WORDS, keep_mask
+from dmd.kernels.common.triton_rows import ENDS, KEY_WORDS, draw_keep_mask
 
 SHAPE_COLUMNS = tl.constexpr(3)
 """Columns of `shape`: query length, key length, dropout's threshold."""
@@ -28,14 +28,14 @@ def _weights(
     len_k,  # its key length
     begin,  # first unpadded key of the sample
     end,  # end of its unpadded keys
-    shift,  # [BLOCK_M], log-sum (base 2) of each row
+    log_sum,  # [BLOCK_M], log-sum (base 2) of each row
     scale,  # of scores (base 2)
     PRECISION: tl.constexpr,  # of float32 products
 ):
     """Softmax weights of a tile [BLOCK_M, BLOCK_N], 0 where hidden."""
     score = product(q, tl.trans(k), PRECISION=PRECISION) * scale
     seen = _seen(row, col, len_q, len_k, begin, end) & (row[:, None] < len_q)
-    return tl.where(seen, tl.exp2(score - shift[:, None]), 0.0)
+    return tl.where(seen, tl.exp2(score - log_sum[:, None]), 0.0)
 
 
 @triton.jit
@@ -118,7 +118,7 @@ def _first_row(
 
 
 @triton.jit
-def _kept_weights(
+def _kept(
     row,  # [BLOCK_M], query steps
     col,  # [BLOCK_N], key steps
     b,  # number of the sample
@@ -134,7 +134,7 @@ def _kept_weights(
     """Which weights of a tile dropout keeps [BLOCK_M, BLOCK_N]: a word of the hash decides about two keys."""
     words = (len_k + 1) // 2
     word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * words + col[None, :] // 2
-    return keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold)
+    return draw_keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold)
 
 
 @triton.jit
@@ -143,7 +143,7 @@ def forward(
     k_ptr,  # [E, B, Tk, H * h]
     v_ptr,  # [E, B, Tk, H * h]
     o_ptr,  # [E, B, Tq, H * h], output, written
-    sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row, written
+    log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
     keys,  # [E, ghost batches, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
@@ -205,15 +205,15 @@ def forward(
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.sum(weights, 1)
         if DROP:
-            keeps = _kept_weights(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
-            weights = tl.where(keeps, weights, 0.0)
+            keep_mask = _kept(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            weights = tl.where(keep_mask, weights, 0.0)
         mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION=PRECISION)
         top = new_top
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
     o_at = o_ptr + e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
     tl.store(o_at, mixed.to(o_ptr.dtype.element_ty), q_mask)
-    sums = top + tl.log2(tl.where(total > 0, total, 1.0))
-    tl.store(sums_ptr + (e * batch * HEADS + bh) * rows + local, sums, row < len_q)
+    log_sum = top + tl.log2(tl.where(total > 0, total, 1.0))
+    tl.store(log_sums_ptr + (e * batch * HEADS + bh) * rows + local, log_sum, row < len_q)
 
 
 @triton.jit
@@ -223,7 +223,7 @@ def backward_query(
     v_ptr,  # [E, B, Tk, H * h]
     o_ptr,  # [E, B, Tq, H * h], output
     go_ptr,  # [E, B, Tq, H * h], gradient of the output
-    sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
+    log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
     gq_ptr,  # [E, B, Tq, H * h], gradient of the query, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
     keys,  # [E, ghost batches, 2], int32, the dropout's keys
@@ -266,7 +266,7 @@ def backward_query(
     first = _first_row(len_q, LAST=LAST)
     if first + block * BLOCK_M >= len_q:
         return
-    keep = tl.load(scales + e)
+    keep_scale = tl.load(scales + e)
     local = block * BLOCK_M + tl.arange(0, BLOCK_M)
     row = first + local
     channel = tl.arange(0, WIDTH)
@@ -274,8 +274,8 @@ def backward_query(
     o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
     q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
     go = tl.load(go_ptr + o_at, q_mask, 0.0)
-    mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-    shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
+    delta = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
+    log_sum = tl.load(log_sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
     gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
     end = tl.minimum(range_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
@@ -285,12 +285,12 @@ def backward_query(
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, shift, scale, PRECISION=PRECISION)
-        grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep
+        weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, log_sum, scale, PRECISION=PRECISION)
+        grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
         if DROP:
-            keeps = _kept_weights(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
-            grad = tl.where(keeps, grad, 0.0)
-        grad = weights * (grad - mean[:, None])
+            keep_mask = _kept(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            grad = tl.where(keep_mask, grad, 0.0)
+        grad = weights * (grad - delta[:, None])
         gq += product(grad.to(k.dtype), k, PRECISION=PRECISION)
     g_at = gq_ptr + e * g_e + b * g_b + local[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(g_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
@@ -303,7 +303,7 @@ def backward_key(
     v_ptr,  # [E, B, Tk, H * h]
     o_ptr,  # [E, B, Tq, H * h], output
     go_ptr,  # [E, B, Tq, H * h], gradient of the output
-    sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
+    log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
     gk_ptr,  # [E, B, Tk, H * h], gradient of the key, written
     gv_ptr,  # [E, B, Tk, H * h], gradient of the value, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
@@ -347,7 +347,7 @@ def backward_key(
     first = _first_row(len_q, LAST=LAST)
     if block * BLOCK_N >= len_k:
         return
-    keep = tl.load(scales + e)
+    keep_scale = tl.load(scales + e)
     col = block * BLOCK_N + tl.arange(0, BLOCK_N)
     channel = tl.arange(0, WIDTH)
     kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
@@ -365,17 +365,17 @@ def backward_key(
         o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
         q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
         go = tl.load(go_ptr + o_at, q_mask, 0.0)
-        mean = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-        shift = tl.load(sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
-        weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, shift, scale, PRECISION=PRECISION)
-        grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep
-        dropped = weights * keep
+        delta = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
+        log_sum = tl.load(log_sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
+        weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, log_sum, scale, PRECISION=PRECISION)
+        grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
+        dropped = weights * keep_scale
         if DROP:
-            keeps = _kept_weights(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
-            grad = tl.where(keeps, grad, 0.0)
-            dropped = tl.where(keeps, dropped, 0.0)
+            keep_mask = _kept(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            grad = tl.where(keep_mask, grad, 0.0)
+            dropped = tl.where(keep_mask, dropped, 0.0)
         gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION=PRECISION)
-        grad = weights * (grad - mean[:, None])
+        grad = weights * (grad - delta[:, None])
         gk += product(tl.trans(grad).to(q.dtype), q, PRECISION=PRECISION)
     g_at = e * g_e + b * g_b + col[:, None] * g_t + h * HEAD + channel[None, :]
     tl.store(gk_ptr + g_at, (gk * factor).to(gk_ptr.dtype.element_ty), kv_mask)

@@ -14,14 +14,14 @@ from torch import Tensor
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
 from dmd.kernels.common.block_sizes import attention_sizes
-from dmd.kernels.common.launching import launch, named_strides, product_precision
+from dmd.kernels.common.launching import ghost_size, launch, named_strides, product_precision
 from dmd.kernels.common.saved import restore, save
 from dmd.kernels.dropout.rng import DropoutRNG
 
 LOG2_E = math.log2(math.e)
 
 
-class Attended(NamedTuple):
+class TritonAttended(NamedTuple):
     """What a forward pass of E encoders read and wrote, which backward needs; H heads of h channels, d = H * h."""
 
     query: Tensor
@@ -32,7 +32,7 @@ class Attended(NamedTuple):
     """[E, B, Tk, d], with the strides of the key."""
     out: Tensor
     """[E, B, Tq, d]."""
-    sums: Tensor
+    log_sums: Tensor
     """[E, B * H, Tq], float32: the log-sum (base 2) of each row."""
 
 
@@ -53,15 +53,14 @@ class AttentionLaunch:
         self.shape, self.scales = shape, scales
         self.keys = shape if keys is None else keys  # a tensor that no kernel reads
         self.ranges = shape if ranges is None else ranges
-        self.ghosts = None if keys is None else keys.shape[1]
         self.precision = product_precision()
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Attended:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> TritonAttended:
         """Fill `out` [E, B, Tq, d] up to each encoder's length."""
         encoders, batch, rows, _ = query.shape
         assert max(key.stride(0), query.stride(0), batch * self.heads * rows) * encoders < 2**31
-        sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
-        attended = Attended(query, key, value, out, sums)
+        log_sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
+        attended = TritonAttended(query, key, value, out, log_sums)
         sizes = self._sizes(query, key)
         blocks = triton.cdiv(rows, sizes["BLOCK_M"])
         launch(
@@ -71,17 +70,17 @@ class AttentionLaunch:
             k_ptr=key,
             v_ptr=value,
             o_ptr=out,
-            sums_ptr=sums,
+            log_sums_ptr=log_sums,
             **self._common(attended, blocks),
             **sizes,
         )
         return attended
 
     def backward(
-        self, attended: Attended, grad_out: Tensor, *, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
+        self, attended: TritonAttended, grad_out: Tensor, *, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
     ) -> None:
         """From the gradient of `out` fill those of query, key and value."""
-        query, key, value, out, sums = attended
+        query, key, value, out, log_sums = attended
         assert grad_out.stride() == out.stride()
         assert grad_key.stride() == grad_value.stride()
         sizes = self._sizes(query, key)
@@ -94,7 +93,7 @@ class AttentionLaunch:
             v_ptr=value,
             o_ptr=out,
             go_ptr=grad_out,
-            sums_ptr=sums,
+            log_sums_ptr=log_sums,
             gq_ptr=grad_query,
             **named_strides("g", grad_query),
             factor=self._factor(query),
@@ -110,7 +109,7 @@ class AttentionLaunch:
             v_ptr=value,
             o_ptr=out,
             go_ptr=grad_out,
-            sums_ptr=sums,
+            log_sums_ptr=log_sums,
             gk_ptr=grad_key,
             gv_ptr=grad_value,
             **named_strides("g", grad_key),
@@ -119,7 +118,7 @@ class AttentionLaunch:
             **sizes,
         )
 
-    def _common(self, attended: Attended, blocks: int) -> dict[str, Any]:
+    def _common(self, attended: TritonAttended, blocks: int) -> dict[str, Any]:
         """Arguments that all three kernels share, for so many blocks of an encoder."""
         query, key, _, out, _ = attended
         encoders, batch, rows, dim = query.shape
@@ -136,7 +135,7 @@ class AttentionLaunch:
             "blocks": blocks,
             "scale": self._factor(query) * LOG2_E,
             "HEADS": self.heads,
-            "GHOST": batch if self.ghosts is None else batch // self.ghosts,
+            "GHOST": ghost_size(batch, self.keys if self.dropping else None),
             "LAST": self.last_step,
             "DROP": self.dropping,
             "RANGED": self.ranged,
@@ -185,7 +184,7 @@ def make_launch(
 
 
 class FusedAttention(torch.autograd.Function):
-    """Keeps an `Attended` for backward."""
+    """Keeps a `TritonAttended` for backward."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, attention: AttentionLaunch) -> Tensor:

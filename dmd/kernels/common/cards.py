@@ -19,14 +19,14 @@ class Card:
 
 
 def card_of(device: torch.device) -> Card | None:
-    """The card behind a device; None for one that is not CUDA."""
+    """The card of a device; None for one that is not CUDA."""
     if device.type != "cuda":
         return None
     return Card(name=torch.cuda.get_device_name(device), capability=torch.cuda.get_device_capability(device))
 
 
 def current_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Make a CUDA device the current one for a while, which Triton launches on, wherever the tensors are."""
+    """Make a CUDA device the current one inside a with block: Triton launches there, wherever the tensors are."""
     if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
         return torch.cuda.device(device)
     return contextlib.nullcontext()

@@ -72,6 +72,16 @@ def named_strides(name: str, x: Tensor) -> dict[str, int]:
     return {f"{name}_e": encoder, f"{name}_b": sample, f"{name}_t": step}
 
 
+def dense_channels(x: Tensor) -> Tensor:
+    """x with neighbouring channels (the last axis) side by side in memory, copied only where they are not."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def ghost_size(batch: int, keys: Tensor | None) -> int:
+    """A kernel's GHOST: how many of `batch` samples share a dropout key; keys [E, ghosts, 2], None: no dropout."""
+    return batch if keys is None else batch // keys.shape[1]
+
+
 def product_precision() -> str:
     """Triton's `input_precision` of float32 products: TF32 where torch's own are."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"

@@ -15,7 +15,7 @@ KEYS = tl.constexpr(1)
 PLACE = tl.constexpr(2)
 """Column of an encoder's place in its group."""
 PADDED = tl.constexpr(3)
-"""Column of the length to which its group pads queries; the one behind it is that of keys."""
+"""Column of the length to which its group pads queries; the next column is that of keys."""
 COLUMNS = tl.constexpr(5)
 """Columns of `table`."""
 KEY_WORDS = tl.constexpr(2)
@@ -27,7 +27,7 @@ EPSILON = tl.constexpr(1e-5)
 
 
 @triton.jit
-def keep_mask(
+def draw_keep_mask(
     word,  # int32, numbers of pairs of elements
     odd,  # which of its pair an element is, 0 or 1
     key_low,  # int32, low word of the dropout's key
@@ -124,7 +124,7 @@ def keep_factor(
     if not LAST:
         steps = tl.load(table + COLUMNS * e + PADDED + SIDE)
     index = ((place * GHOST + sample % GHOST) * steps + step)[:, None] * COLS + col[None, :]
-    return tl.where(keep_mask(index // 2, index % 2, low[:, None], high[:, None], THRESHOLD), SCALE, 0.0)
+    return tl.where(draw_keep_mask(index // 2, index % 2, low[:, None], high[:, None], THRESHOLD), SCALE, 0.0)
 
 
 @triton.jit
@@ -137,7 +137,7 @@ def normalised(
     mean = tl.sum(x, 1) * (1.0 / DIM)
     deviation = tl.where(channel[None, :] < DIM, x - mean[:, None], 0.0)
     # Rounded to the nearest. Triton's own roots and quotients are approximate, and a row of padding has the same error
-    # in every layer norm that it passes: on an H100, 2.2e-6 of a gradient behind two layers.
+    # in every layer norm that it passes: on an H100, 2.2e-6 of a gradient after two layers.
     inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(deviation * deviation, 1) * (1.0 / DIM) + EPSILON))
     return deviation * inverse[:, None], inverse
 
@@ -145,11 +145,11 @@ def normalised(
 @triton.jit
 def normalised_backward(
     grad,  # [M, WIDTH], gradient of the normalised rows, 0 past DIM
-    unit,  # [M, WIDTH], the normalised rows
+    normed,  # [M, WIDTH], the normalised rows
     inverse,  # [M], 1 / deviation
     DIM: tl.constexpr,  # channels
 ):
     """Gradient of x [M, WIDTH]."""
     mean = tl.sum(grad, 1) * (1.0 / DIM)
-    along = tl.sum(grad * unit, 1) * (1.0 / DIM)
-    return inverse[:, None] * (grad - mean[:, None] - unit * along[:, None])
+    along = tl.sum(grad * normed, 1) * (1.0 / DIM)
+    return inverse[:, None] * (grad - mean[:, None] - normed * along[:, None])

@@ -3,7 +3,7 @@
 `plan` says what a stack and a layer are beside their tensors. In Triton:
 
     triton_stack            triton_embed, then triton_layer for each level, then triton_norm
-    triton_layer            forward_kernels around the attention; backward_kernels and weight_gradient_kernels behind it
+    triton_layer            forward_kernels around the attention; backward_kernels and weight_gradient_kernels after it
     weight_sum_kernels      the end of weight_gradient_kernels
 
 Files whose names end in `_kernels` hold kernels with the functions that launch them; `triton_layer_call` has what the

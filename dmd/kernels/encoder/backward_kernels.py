@@ -64,7 +64,7 @@ def residual_mlp_backward(
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
     relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
-    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    mlp_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
     g_e,  # elements between encoders, of the gradient of the output
     g_b,  # between samples
     g_t,  # between steps
@@ -104,7 +104,7 @@ def residual_mlp_backward(
     branch = grad
     if RES:
         branch *= keep_factor(
-            last_keys,
+            mlp_keys,
             table,
             e,
             sample,
@@ -119,20 +119,20 @@ def residual_mlp_backward(
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
-    unit, inverse = normalised(tl.load(middle_ptr + at, mask, 0.0), channel, DIM=DIM)
+    normed, inverse = normalised(tl.load(middle_ptr + at, mask, 0.0), channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    y = (unit * gain[None, :] + shift[None, :]).to(DOT)
+    y = (normed * gain[None, :] + shift[None, :]).to(DOT)
     branch = branch.to(DOT)
     grad_y = tl.zeros([M, WIDTH], tl.float32)
     for begin in range(0, 4 * DIM, CHUNK):
-        unit_no = begin + tl.arange(0, CHUNK)
-        real = unit_no < 4 * DIM
-        w1_at = w1_ptr + (e * 4 * DIM + unit_no)[:, None] * DIM + channel[None, :]
+        hidden_index = begin + tl.arange(0, CHUNK)
+        real = hidden_index < 4 * DIM
+        w1_at = w1_ptr + (e * 4 * DIM + hidden_index)[:, None] * DIM + channel[None, :]
         w1 = tl.load(w1_at, real[:, None] & there[None, :], 0.0).to(DOT)  # [CHUNK, WIDTH]
         before = product(y, tl.trans(w1), PRECISION=PRECISION)
-        before += tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
-        w2_at = w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + unit_no[None, :]
+        before += tl.load(b1_ptr + e * 4 * DIM + hidden_index, real, 0.0)[None, :]
+        w2_at = w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + hidden_index[None, :]
         w2 = tl.load(w2_at, real[None, :] & there[:, None], 0.0).to(DOT)  # [WIDTH, CHUNK]
         hidden = product(branch, w2, PRECISION=PRECISION)
         if RELU:
@@ -142,7 +142,7 @@ def residual_mlp_backward(
                 e,
                 sample,
                 step,
-                unit_no,
+                hidden_index,
                 batch,
                 inside,
                 SIDE=QUERIES,
@@ -154,7 +154,7 @@ def residual_mlp_backward(
             )
         hidden = tl.where(before > 0, hidden, 0.0)
         grad_y += product(hidden.to(DOT), w1, PRECISION=PRECISION)
-    grad += normalised_backward(grad_y * gain[None, :], unit, inverse, DIM=DIM)
+    grad += normalised_backward(grad_y * gain[None, :], normed, inverse, DIM=DIM)
     tl.store(grad_middle_ptr + at, grad, mask)
     if RES:
         grad *= keep_factor(
@@ -304,8 +304,8 @@ def project_backward(
     grad *= tl.load(gain_ptr + e * DIM + channel, there, 0.0)[None, :]
     if QUERY:
         x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]
-        unit, inverse = normalised(tl.load(x_at, mask, 0.0), channel, DIM=DIM)
-        grad = normalised_backward(grad, unit, inverse, DIM=DIM)
+        normed, inverse = normalised(tl.load(x_at, mask, 0.0), channel, DIM=DIM)
+        grad = normalised_backward(grad, normed, inverse, DIM=DIM)
         m_at = e.to(tl.int64) * m_e + (sample * m_b + asked_step * m_t)[:, None] + channel[None, :]
         grad += tl.load(grad_middle_ptr + m_at, asked[:, None] & there[None, :], 0.0)
     g_at = grad_ptr + e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]

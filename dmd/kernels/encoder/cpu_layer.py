@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dmd.kernels.attention.cpu_blocks import Attended, AttentionCall, BlockAttention, Heads
+from dmd.kernels.attention.cpu_blocks import AttentionCall, BlockAttention, CpuAttended, Heads
 
 CHUNK_STEPS = 8192
 """Time steps of all samples of a chunk, at most."""
@@ -32,7 +32,7 @@ EPSILON = 1e-5
 class CpuWeights(NamedTuple):
     """Parameters of E encoders as the products read them; of one encoder, without the axis E.
 
-    The gain and shift of each layer norm are inside the projection behind it, the scale of the scores is inside the
+    The gain and shift of each layer norm are inside the projection after it, the scale of the scores is inside the
     query's, and channels of queries, keys and values are sorted by channel of a head and then by head.
     """
 
@@ -90,7 +90,7 @@ class Saved(NamedTuple):
     key_value: Tensor
     """[2, h, M, Tk]."""
     mixed: Tensor
-    """[h, M, Tq]: see `Attended`."""
+    """[h, M, Tq]: see `CpuAttended`."""
     inverse: Tensor
     top: Tensor | None
     normed: Tensor
@@ -225,7 +225,7 @@ class ChunkLayer(torch.autograd.Function):
         out_weight, out_bias = torch.mm(branch.t(), saved.mixed.view(dim, -1).t()), branch.sum(0)
         heads = attention.backward(
             Heads(saved.query, saved.key_value),
-            Attended(saved.mixed, saved.inverse, saved.top),
+            CpuAttended(saved.mixed, saved.inverse, saved.top),
             mixed.view(saved.mixed.shape),
         )
         query, key_value = heads.query.view(dim, -1), heads.key_value.view(2 * dim, -1)  # [d, n] and [2d, n]

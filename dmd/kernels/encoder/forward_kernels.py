@@ -91,7 +91,7 @@ def residual_mlp(
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
     res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
     relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
-    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    mlp_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
     x_e,  # elements between encoders, of x
     x_b,  # between samples
     x_t,  # between steps
@@ -159,17 +159,17 @@ def residual_mlp(
     x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + whole * x_t)[:, None] + channel[None, :]
     middle = tl.load(x_at, mask, 0.0) + branch
     tl.store(middle_ptr + at, middle, mask)
-    unit, _ = normalised(tl.where(mask, middle, 0.0), channel, DIM=DIM)
+    normed, _ = normalised(tl.where(mask, middle, 0.0), channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    y = (unit * gain[None, :] + shift[None, :]).to(DOT)
+    y = (normed * gain[None, :] + shift[None, :]).to(DOT)
     branch = tl.zeros([M, WIDTH], tl.float32) + tl.load(b2_ptr + e * DIM + channel, there, 0.0)[None, :]
     for begin in range(0, 4 * DIM, CHUNK):
-        unit_no = begin + tl.arange(0, CHUNK)
-        real = unit_no < 4 * DIM
-        w1_at = w1_ptr + (e * 4 * DIM + unit_no)[None, :] * DIM + channel[:, None]
+        hidden_index = begin + tl.arange(0, CHUNK)
+        real = hidden_index < 4 * DIM
+        w1_at = w1_ptr + (e * 4 * DIM + hidden_index)[None, :] * DIM + channel[:, None]
         w1 = tl.load(w1_at, real[None, :] & there[:, None], 0.0).to(DOT)
-        hidden = product(y, w1, PRECISION=PRECISION) + tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)[None, :]
+        hidden = product(y, w1, PRECISION=PRECISION) + tl.load(b1_ptr + e * 4 * DIM + hidden_index, real, 0.0)[None, :]
         hidden = tl.maximum(hidden, 0.0)
         if RELU:
             hidden *= keep_factor(
@@ -178,7 +178,7 @@ def residual_mlp(
                 e,
                 sample,
                 step,
-                unit_no,
+                hidden_index,
                 batch,
                 inside,
                 SIDE=QUERIES,
@@ -188,12 +188,12 @@ def residual_mlp(
                 THRESHOLD=RELU_THRESHOLD,
                 SCALE=RELU_SCALE,
             )
-        w2_at = w2_ptr + (e * DIM + channel)[None, :] * (4 * DIM) + unit_no[:, None]
+        w2_at = w2_ptr + (e * DIM + channel)[None, :] * (4 * DIM) + hidden_index[:, None]
         w2 = tl.load(w2_at, real[:, None] & there[None, :], 0.0).to(DOT)
         branch += product(hidden.to(DOT), w2, PRECISION=PRECISION)
     if RES:
         branch *= keep_factor(
-            last_keys,
+            mlp_keys,
             table,
             e,
             sample,

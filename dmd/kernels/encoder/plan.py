@@ -107,7 +107,7 @@ class StackPlan:
     def dropout_keys(self, rng: DropoutRNG, *, sources: bool) -> dict[str, Tensor]:
         """{kind: [E, ghosts, 2]} of every dropout of the stack that has a rate, in the order of PyTorch's call sites.
 
-        Kinds are `embed`, `source`, and of layer l `attention{l}`, `res{l}`, `relu{l}` and `last{l}`.
+        Kinds are `embed`, `source`, and of layer l `attention{l}`, `res{l}`, `relu{l}` and `mlp{l}`.
         """
         kinds: dict[str, list[tuple[int, ...]]] = {}
         for group in self.groups:
@@ -119,7 +119,7 @@ class StackPlan:
                     (f"attention{level}", attends),
                     (f"res{level}", self.res_rate > 0),
                     (f"relu{level}", self.relu_rate > 0),
-                    (f"last{level}", self.res_rate > 0),
+                    (f"mlp{level}", self.res_rate > 0),
                 ]
             for kind, drops in steps:
                 if not drops:
@@ -172,7 +172,7 @@ class EncoderStack(NamedTuple):
     plan: StackPlan
     layers: Sequence[LayerWeights]
     norm_weight: Tensor
-    """[E, d]: gain of the layer norm behind the last layer."""
+    """[E, d]: gain of the layer norm after the last layer."""
     norm_bias: Tensor
     """[E, d]: its shift."""
     tables: Mapping[str, Tensor]

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.block_sizes import padded
-from dmd.kernels.common.launching import launch, named_strides
+from dmd.kernels.common.launching import dense_channels, ghost_size, launch, named_strides
 from dmd.kernels.common.triton_rows import (
     count_rows,
     keep_factor,
@@ -316,8 +316,8 @@ def embed_backward(
                     SCALE=SCALE,
                 )
             if NORM:
-                unit, inverse = normalised(x * keep, channel, DIM=DIM)
-                grad = normalised_backward(grad, unit, inverse, DIM=DIM)
+                normed, inverse = normalised(x * keep, channel, DIM=DIM)
+                grad = normalised_backward(grad, normed, inverse, DIM=DIM)
             total += grad * keep * factor
     if PARTS > 0:
         width: tl.constexpr = DIM // PARTS
@@ -369,7 +369,7 @@ class EmbedCall:
             "DROP": self.keys is not None,
             "THRESHOLD": threshold(self.rate),
             "SCALE": keep_scale(self.rate),
-            "GHOST": batch if self.keys is None else batch // self.keys.shape[1],
+            "GHOST": ghost_size(batch, self.keys),
             "DIM": dim,
             "WIDTH": padded(dim),
             "M": BLOCK,
@@ -396,7 +396,7 @@ class FusedEmbed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: EmbedCall, *inputs: Tensor) -> Tensor:
-        inputs = tuple(x if x.stride(-1) == 1 else x.contiguous() for x in inputs)
+        inputs = tuple(dense_channels(x) for x in inputs)
         dim = inputs[0].shape[-1] * max(1, call.parts)
         encoders = len(call.readers) or len(inputs[0]) // call.parts
         batch = inputs[0].shape[-3]
@@ -418,7 +418,7 @@ class FusedEmbed(torch.autograd.Function):
         inputs = ctx.saved_tensors
         call: EmbedCall = ctx.call
         encoders, batch, steps, dim = ctx.shape
-        grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
+        grad = dense_channels(gradients[0])
         grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
         launch(
             embed_backward,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmd.kernels.common.launching import dense_channels
 from dmd.kernels.common.saved import restore, save
 from dmd.kernels.common.triton_rows import KEYS, QUERIES
 from dmd.kernels.encoder.backward_kernels import launch_project_backward, launch_residual_mlp_backward
@@ -40,10 +41,10 @@ class FusedLayer(torch.autograd.Function):
             )
         mixed = empty(x, rows, dim, call.dtype)
         key, value = key_value.chunk(2, dim=-1)
-        sums = call.attention.forward(query, key, value, mixed).sums
+        log_sums = call.attention.forward(query, key, value, mixed).log_sums
         middle, out = empty(x, rows, dim), empty(x, rows, dim)
         launch_residual_mlp(call, weights, x, mixed, middle=middle, out=out)
-        save(ctx, Activations(x, source, query, key_value, mixed, sums, middle), weights)
+        save(ctx, Activations(x, source, query, key_value, mixed, log_sums, middle), weights)
         ctx.call = call
         return out
 
@@ -53,7 +54,7 @@ class FusedLayer(torch.autograd.Function):
         call: LayerCall = ctx.call
         x, source, key_value, middle = activations.x, activations.source, activations.key_value, activations.middle
         dim, rows = x.shape[3], middle.shape[2]
-        grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
+        grad = dense_channels(gradients[0])
         grad_middle, grad_mixed = empty(x, rows, dim), empty(x, rows, dim, call.dtype)
         launch_residual_mlp_backward(call, weights, grad, middle, grad_middle=grad_middle, grad_mixed=grad_mixed)
         if source is None and not call.last:

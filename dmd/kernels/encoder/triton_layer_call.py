@@ -7,8 +7,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from dmd.kernels.attention.triton_launch import Attended, AttentionLaunch
+from dmd.kernels.attention.triton_launch import AttentionLaunch, TritonAttended
 from dmd.kernels.common.block_sizes import row_sizes
+from dmd.kernels.common.launching import ghost_size
 from dmd.kernels.dropout.rng import keep_scale, threshold
 
 DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -27,7 +28,7 @@ class LayerCall:
     dtype: torch.dtype
     """Of the operands of products."""
     keys: dict[str, Tensor] = field(default_factory=dict)
-    """{"res", "relu", "last": [E, ghosts, 2]} of the dropouts that are on."""
+    """{"res", "relu", "mlp": [E, ghosts, 2]} of the dropouts that are on."""
     res_rate: float = 0.0
     """Dropout of both branches."""
     relu_rate: float = 0.0
@@ -39,10 +40,10 @@ class LayerCall:
         return {"DIM": dim, "DOT": DOT_TYPES[self.dtype], "PRECISION": self.attention.precision, **blocks}
 
     def dropout(self, batch: int) -> dict[str, Any]:
-        """Constants of the dropouts behind the branches and the ReLU."""
+        """Constants of the dropouts after the branches and the ReLU."""
         keys = next(iter(self.keys.values()), None)
         return {
-            "GHOST": batch if keys is None else batch // keys.shape[1],
+            "GHOST": ghost_size(batch, keys),
             "RES": "res" in self.keys,
             "RES_THRESHOLD": threshold(self.res_rate),
             "RES_SCALE": keep_scale(self.res_rate),
@@ -52,8 +53,8 @@ class LayerCall:
         }
 
     def dropout_keys(self) -> dict[str, Tensor]:
-        """The keys of the dropouts behind the branches and the ReLU, or a tensor that no kernel reads."""
-        return {f"{kind}_keys": self.key(kind) for kind in ("res", "relu", "last")}
+        """The keys of the dropouts after the branches and the ReLU, or a tensor that no kernel reads."""
+        return {f"{kind}_keys": self.key(kind) for kind in ("res", "relu", "mlp")}
 
     def key(self, kind: str) -> Tensor:
         """A dropout's keys, or a tensor that no kernel reads."""
@@ -73,15 +74,15 @@ class Activations(NamedTuple):
     """[E, B, Tk, 2d], of the type of products: keys, values."""
     mixed: Tensor
     """[E, B, Tq, d], of the type of products: output of the attention."""
-    sums: Tensor
-    """[E, B * H, Tq], float32: the attention's log-sums (see `Attended`)."""
+    log_sums: Tensor
+    """[E, B * H, Tq], float32: the attention's log-sums (see `TritonAttended`)."""
     middle: Tensor
     """[E, B, Tq, d], float32: the residual stream between attention and MLP."""
 
-    def attended(self) -> Attended:
+    def attended(self) -> TritonAttended:
         """What the attention kept."""
         key, value = self.key_value.chunk(2, dim=-1)
-        return Attended(self.query, key, value, self.mixed, self.sums)
+        return TritonAttended(self.query, key, value, self.mixed, self.log_sums)
 
 
 class ActivationGradients(NamedTuple):

@@ -1,4 +1,4 @@
-"""The layer norm behind the last layer of a stack of encoders, as one Triton launch each way."""
+"""The layer norm after the last layer of a stack of encoders, as one Triton launch each way."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.block_sizes import padded
-from dmd.kernels.common.launching import launch, named_strides
+from dmd.kernels.common.launching import dense_channels, launch, named_strides
 from dmd.kernels.common.triton_rows import QUERIES, count_rows, locate_rows, normalised, normalised_backward
 
 BLOCK = 32
@@ -42,10 +42,10 @@ def norm(
     there = channel < DIM
     mask = (row < count)[:, None] & there[None, :]
     at = e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]
-    unit, _ = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
+    normed, _ = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    tl.store(out_ptr + at, unit * gain[None, :] + shift[None, :], mask)
+    tl.store(out_ptr + at, normed * gain[None, :] + shift[None, :], mask)
 
 
 @triton.jit
@@ -78,15 +78,15 @@ def norm_backward(
     there = channel < DIM
     mask = (row < count)[:, None] & there[None, :]
     at = e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]
-    unit, inverse = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
+    normed, inverse = normalised(tl.load(x_ptr + at, mask, 0.0), channel, DIM=DIM)
     g_at = e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
     grad = tl.load(grad_ptr + g_at, mask, 0.0)
     gain_at = shares_ptr + (tl.program_id(0) * 2 * encoders + e) * DIM + channel
     shift_at = gain_at + encoders * DIM
-    tl.store(gain_at, tl.sum(grad * unit, 0), there)
+    tl.store(gain_at, tl.sum(grad * normed, 0), there)
     tl.store(shift_at, tl.sum(grad, 0), there)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
-    tl.store(grad_x_ptr + at, normalised_backward(grad * gain[None, :], unit, inverse, DIM=DIM), mask)
+    tl.store(grad_x_ptr + at, normalised_backward(grad * gain[None, :], normed, inverse, DIM=DIM), mask)
 
 
 class FusedNorm(torch.autograd.Function):
@@ -119,7 +119,7 @@ class FusedNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, table = ctx.saved_tensors
         encoders, batch, steps, dim = x.shape
-        grad = gradients[0] if gradients[0].stride(3) == 1 else gradients[0].contiguous()
+        grad = dense_channels(gradients[0])
         grad_x = torch.empty_like(x)
         blocks = triton.cdiv(batch * steps, BLOCK)
         shares = torch.empty(blocks, 2, encoders, dim, device=x.device)

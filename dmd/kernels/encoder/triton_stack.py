@@ -32,7 +32,7 @@ def run_stack(
         inputs: [B, T, d] of each encoder; or one [2 E, B, T, d / 2], whose pairs lie side by side in the channels.
         sources: [B, Tk, d] of each encoder; None for self-attention.
         key_ranges: (begin, end) of each sample's unpadded key frames, [B, 2] of each encoder; None: all are. The
-            last of them is the last step.
+            last unpadded frame is then the last step.
     """
     plan, table = stack.plan, stack.tables["table"]
     keys = {} if rng is None else plan.dropout_keys(rng, sources=sources is not None)
@@ -50,7 +50,7 @@ def run_stack(
             heads=plan.heads,
             last_step=last,
         )
-        own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "last") if f"{kind}{level}" in keys}
+        own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "mlp") if f"{kind}{level}" in keys}
         call = LayerCall(
             table=table,
             attention=attention,

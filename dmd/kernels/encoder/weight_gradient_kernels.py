@@ -21,7 +21,7 @@ from dmd.kernels.encoder.weight_sum_kernels import (
     IN_PROJ_KEYS,
     OUT_PROJ,
     WEIGHT_ROWS,
-    add_up,
+    launch_add_up_weights,
 )
 
 MAX_SPLITS = 8
@@ -151,7 +151,7 @@ def projection_weights(
 ):
     """Shares of the gradients of the input and output projections; a program per CHUNK of their rows.
 
-    The first programs take the queries' part of the input projection, those behind them the part of keys and values,
+    The first programs take the queries' part of the input projection, those after them the part of keys and values,
     and the last the output projection.
     """
     job = tl.program_id(0)
@@ -281,15 +281,15 @@ def _mlp_tiles(
     w1_ptr,  # [E, 4d, d]
     w2_ptr,  # [E, d, 4d]
     e,  # number of the encoder
-    unit_no,  # [CHUNK], numbers of hidden units
+    hidden_index,  # [CHUNK], numbers of hidden units
     channel,  # [WIDTH]
     DIM: tl.constexpr,  # d
     DOT: tl.constexpr,  # type of the operands of products
 ):
     """Both weights of some hidden units, [WIDTH, CHUNK] each."""
-    mask = (channel < DIM)[:, None] & (unit_no < 4 * DIM)[None, :]
-    w1 = tl.load(w1_ptr + (e * 4 * DIM + unit_no)[None, :] * DIM + channel[:, None], mask, 0.0)
-    w2 = tl.load(w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + unit_no[None, :], mask, 0.0)
+    mask = (channel < DIM)[:, None] & (hidden_index < 4 * DIM)[None, :]
+    w1 = tl.load(w1_ptr + (e * 4 * DIM + hidden_index)[None, :] * DIM + channel[:, None], mask, 0.0)
+    w2 = tl.load(w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + hidden_index[None, :], mask, 0.0)
     return w1.to(DOT), w2.to(DOT)
 
 
@@ -306,7 +306,7 @@ def mlp_weights(
     w2_ptr,  # [E, d, 4d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
-    last_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    mlp_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
     g_e,  # elements between encoders, of the gradient of the output
     g_b,  # between samples
     g_t,  # between steps
@@ -334,14 +334,14 @@ def mlp_weights(
     """Shares of the gradients of both layers of the MLP; a program per CHUNK of hidden units."""
     e = tl.program_id(1)
     split = tl.program_id(2)
-    unit_no = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
-    real = unit_no < 4 * DIM
+    hidden_index = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    real = hidden_index < 4 * DIM
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    w1, w2 = _mlp_tiles(w1_ptr, w2_ptr, e, unit_no, channel, DIM=DIM, DOT=DOT)
-    b1 = tl.load(b1_ptr + e * 4 * DIM + unit_no, real, 0.0)
+    w1, w2 = _mlp_tiles(w1_ptr, w2_ptr, e, hidden_index, channel, DIM=DIM, DOT=DOT)
+    b1 = tl.load(b1_ptr + e * 4 * DIM + hidden_index, real, 0.0)
     first = tl.zeros([CHUNK, WIDTH], tl.float32)
     second = tl.zeros([CHUNK, WIDTH], tl.float32)
     first_bias = tl.zeros([CHUNK], tl.float32)
@@ -358,7 +358,7 @@ def mlp_weights(
         grad = tl.load(grad_ptr + g_at, mask, 0.0)
         if RES:
             grad *= keep_factor(
-                last_keys,
+                mlp_keys,
                 table,
                 e,
                 sample,
@@ -373,8 +373,8 @@ def mlp_weights(
                 THRESHOLD=RES_THRESHOLD,
                 SCALE=RES_SCALE,
             )
-        unit, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM=DIM)
-        y = (unit * gain[None, :] + shift[None, :]).to(DOT)
+        normed, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM=DIM)
+        y = (normed * gain[None, :] + shift[None, :]).to(DOT)
         before = product(y, w1, PRECISION=PRECISION) + b1[None, :]
         hidden = tl.maximum(before, 0.0)
         grad_hidden = product(grad.to(DOT), w2, PRECISION=PRECISION)
@@ -385,7 +385,7 @@ def mlp_weights(
                 e,
                 sample,
                 step,
-                unit_no,
+                hidden_index,
                 batch,
                 inside,
                 SIDE=QUERIES,
@@ -398,17 +398,17 @@ def mlp_weights(
             hidden *= keep
             grad_hidden *= keep
         grad_hidden = tl.where(before > 0, grad_hidden, 0.0)
-        first += product(tl.trans(grad_hidden.to(DOT)), unit.to(DOT), PRECISION=PRECISION)
+        first += product(tl.trans(grad_hidden.to(DOT)), normed.to(DOT), PRECISION=PRECISION)
         second += product(tl.trans(hidden.to(DOT)), grad.to(DOT), PRECISION=PRECISION)
         first_bias += tl.sum(grad_hidden, 0)
         second_bias += tl.sum(grad, 0)
     share = split * encoders + e
-    at = shares_ptr + (share.to(tl.int64) * (WEIGHT_ROWS * DIM) + unit_no)[:, None] * DIM + channel[None, :]
+    at = shares_ptr + (share.to(tl.int64) * (WEIGHT_ROWS * DIM) + hidden_index)[:, None] * DIM + channel[None, :]
     mask = real[:, None] & there[None, :]
     tl.store(at + FC1 * DIM * DIM, first, mask)
     tl.store(at + FC2 * DIM * DIM, second, mask)
     bias_at = bias_shares_ptr + share * (BIASES * DIM)
-    tl.store(bias_at + FC1 * DIM + unit_no, first_bias, real)
+    tl.store(bias_at + FC1 * DIM + hidden_index, first_bias, real)
     tl.store(bias_at + FC2 * DIM + channel, second_bias, there & (tl.program_id(0) == 0))
 
 
@@ -470,7 +470,7 @@ def weight_gradients(
         w2_ptr=weights.fc2_weight,
         table=call.table,
         relu_keys=call.key("relu"),
-        last_keys=call.key("last"),
+        mlp_keys=call.key("mlp"),
         **named_strides("g", grads.out),
         **named_strides("m", middle),
         batch=batch,
@@ -480,4 +480,4 @@ def weight_gradients(
         **dropout,
         **mlp_sizes,
     )
-    return add_up(weights, shares, bias_shares)
+    return launch_add_up_weights(weights, shares, bias_shares)

@@ -329,7 +329,7 @@ def add_up_weights(
         )
 
 
-def add_up(weights: LayerWeights, shares: Tensor, bias_shares: Tensor) -> LayerWeights:
+def launch_add_up_weights(weights: LayerWeights, shares: Tensor, bias_shares: Tensor) -> LayerWeights:
     """Gradients of a layer's weights from their shares."""
     splits, encoders, _, dim = shares.shape
     own = LayerWeights(*(torch.empty_like(weight) for weight in weights))

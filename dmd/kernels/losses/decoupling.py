@@ -12,12 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.launching import launch
+from dmd.kernels.losses.constants import COSINE_EPSILON
 from dmd.kernels.losses.sample_weights import sample_weights
 
 BLOCK = 64
 """Time steps and channels, flattened, of a program."""
-EPSILON = 1e-12
-"""Added to squared norms."""
 RECONSTRUCTION = tl.constexpr(0)
 """Row of the reconstruction among the losses."""
 CYCLE = tl.constexpr(1)
@@ -145,7 +144,7 @@ class FusedDecoupling(torch.autograd.Function):
             ghosts=ghosts,
             samples=samples,
             inner=inner,
-            epsilon=EPSILON,
+            epsilon=COSINE_EPSILON,
             S=triton.next_power_of_2(samples),
             BLOCK=BLOCK,
         )
@@ -173,7 +172,7 @@ class FusedDecoupling(torch.autograd.Function):
             ghosts=ghosts,
             samples=samples,
             inner=inner,
-            epsilon=EPSILON,
+            epsilon=COSINE_EPSILON,
             S=triton.next_power_of_2(samples),
             BLOCK=BLOCK,
         )

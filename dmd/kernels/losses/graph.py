@@ -72,14 +72,14 @@ def _unit_sizes(homo: Unit, hetero: Unit) -> dict[str, int]:
 
 
 def _named(prefix: str, tensors: Reprs | Unit) -> dict[str, Tensor]:
-    """A kernel's arguments: the tensors under their names behind a prefix."""
+    """A kernel's arguments: the tensors under their names after a prefix."""
     return {f"{prefix}_{name}": tensor for name, tensor in zip(tensors._fields, tensors, strict=True)}
 
 
 class FusedGraph(torch.autograd.Function):
     """(losses [13, G], mean edges [2, G, 6]).
 
-    Arguments: the fields of `GhostBatches`, with `regularised` (whether edges are drawn towards the priors) behind
+    Arguments: the fields of `GhostBatches`, with `regularised` (whether edges are drawn towards the priors) after
     them; then one by one the tensors of the homogeneous `Reprs`, the heterogeneous ones, and both `Unit`s.
     """
 

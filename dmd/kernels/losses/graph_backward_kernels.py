@@ -9,7 +9,8 @@ import triton.language as tl
 
 from dmd.kernels.losses.graph_forward_kernels import (
     AUDIO,
-    EPSILON,
+    COSINE_EPSILON,
+    EDGE_TEMPERATURE,
     HETERO_HEADS,
     HETERO_ROWS,
     HOMO_HEADS,
@@ -22,7 +23,6 @@ from dmd.kernels.losses.graph_forward_kernels import (
     REPRESENTATION,
     REPRESENTATION_WEIGHT,
     ROLES,
-    SCORE_SCALE,
     STUDENT,
     TEACHER,
     TEXT,
@@ -76,9 +76,9 @@ def _add_cosines(
     pull,  # [S, 8], gradient of each pair's cosine
 ):
     """Gradients of the three representations, with what the cosines of all pairs add to those of the students."""
-    q0 = tl.sum(r0 * r0, 1) + EPSILON
-    q1 = tl.sum(r1 * r1, 1) + EPSILON
-    q2 = tl.sum(r2 * r2, 1) + EPSILON
+    q0 = tl.sum(r0 * r0, 1) + COSINE_EPSILON
+    q1 = tl.sum(r1 * r1, 1) + COSINE_EPSILON
+    q2 = tl.sum(r2 * r2, 1) + COSINE_EPSILON
     d01 = tl.sum(r0 * r1, 1)
     d02 = tl.sum(r0 * r2, 1)
     d12 = tl.sum(r1 * r2, 1)
@@ -172,7 +172,7 @@ def _pair_gradients(
         pull = tl.where(cosine >= 0, (of_repr * tl.sum(amount, 0))[None, :] * weight[:, None], 0.0)
         pull = tl.where(real[None, :], pull, 0.0)
     grad = tl.where(real[None, :], grad * weight[:, None], 0.0)
-    score = edges * (grad - tl.sum(edges * grad, 1)[:, None]) / SCORE_SCALE
+    score = edges * (grad - tl.sum(edges * grad, 1)[:, None]) / EDGE_TEMPERATURE
     return score, of_logit * amount * _sign(gap), pull
 
 
@@ -477,7 +477,7 @@ def backward(
 ):
     """Gradients of predictions and representations, and shares of those of the folded weights.
 
-    A program per ghost batch and graph; the one of the homogeneous graph takes both joint heads along.
+    A program per ghost batch and graph; the one of the homogeneous graph also computes those of both joint heads.
     """
     ghost = tl.program_id(0)
     weight, _ = sample_weights(mask, ghost, samples, S=S)

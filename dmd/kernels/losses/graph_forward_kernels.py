@@ -1,18 +1,19 @@
 """Triton kernels of both GD-Units with their losses, and of the task losses: a program per ghost batch and graph.
 
 Of G ghost batches of at most S samples (samples are padded to a power of two in registers). Graph 0 is homogeneous and
-takes the task losses of both joint heads along, graph 1 is heterogeneous; each has the task losses of its own three
+also computes the task losses of both joint heads, graph 1 is heterogeneous; each has the task losses of its own three
 heads. Modalities lie in the order text, audio, vision: 0, 1, 2. Pairs (student, teacher) are numbered as in
 `dmd.model.graph.PAIRS`. `dmd.kernels.losses.graph` launches the kernels.
 
 A pair's score is linear in the logits and the representations of its two modalities, so a program first folds a unit's
 weights into one number alpha, one vector u and one number beta for each role, student or teacher:
-score = (alpha logit + u representation + beta of the student, plus that of the teacher, plus bias) / SCORE_SCALE.
+score = (alpha logit + u representation + beta of the student, plus that of the teacher, plus bias) / EDGE_TEMPERATURE.
 """
 
 import triton
 import triton.language as tl
 
+from dmd.kernels.losses import constants
 from dmd.kernels.losses.sample_weights import sample_weights
 
 PAIRS = tl.constexpr(6)
@@ -48,12 +49,10 @@ REGULARISER = tl.constexpr(1)
 REPRESENTATION = tl.constexpr(2)
 """Row of the representation distillation."""
 
-SCORE_SCALE = tl.constexpr(8.0)
-"""What scores are divided by before the softmax over pairs."""
-REGULARISER_WEIGHT = tl.constexpr(10.0)
-REPRESENTATION_WEIGHT = tl.constexpr(10.0)
-EPSILON = tl.constexpr(1e-12)
-"""Added to the squared norm of a representation."""
+EDGE_TEMPERATURE = tl.constexpr(constants.EDGE_TEMPERATURE)
+REGULARISER_WEIGHT = tl.constexpr(constants.REGULARISER_WEIGHT)
+REPRESENTATION_WEIGHT = tl.constexpr(constants.REPRESENTATION_WEIGHT)
+COSINE_EPSILON = tl.constexpr(constants.COSINE_EPSILON)
 HIDDEN = tl.constexpr(-1e30)
 """Score of a pair that is padding."""
 
@@ -201,7 +200,7 @@ def all_edges(
         l2 * alpha_t + tl.sum(r2 * u_t[None, :], 1),
         teacher,
     )
-    score = (as_student + as_teacher + beta_s + beta_t + tl.load(edge_bias)) / SCORE_SCALE
+    score = (as_student + as_teacher + beta_s + beta_t + tl.load(edge_bias)) / EDGE_TEMPERATURE
     score = tl.where(real[None, :], score, HIDDEN)
     edges = tl.exp(score - tl.max(score, 1)[:, None])
     edges = edges / tl.sum(edges, 1)[:, None]
@@ -210,9 +209,9 @@ def all_edges(
     gap = _pick(l0, l1, l2, student) - _pick(l0, l1, l2, teacher)
     cosine = gap * 0.0
     if HAS_REPR:
-        q0 = tl.sum(r0 * r0, 1) + EPSILON
-        q1 = tl.sum(r1 * r1, 1) + EPSILON
-        q2 = tl.sum(r2 * r2, 1) + EPSILON
+        q0 = tl.sum(r0 * r0, 1) + COSINE_EPSILON
+        q1 = tl.sum(r1 * r1, 1) + COSINE_EPSILON
+        q2 = tl.sum(r2 * r2, 1) + COSINE_EPSILON
         cosine = _pick(
             tl.sum(r0 * r2, 1) / tl.sqrt(q0 * q2),
             tl.sum(r0 * r1, 1) / tl.sqrt(q0 * q1),
@@ -232,7 +231,7 @@ def _task_losses(
     ghosts,  # G
     samples,  # of a ghost batch
     FIRST: tl.constexpr,  # the first head
-    END: tl.constexpr,  # the head behind the last
+    END: tl.constexpr,  # the head after the last
     S: tl.constexpr,  # samples, padded to a power of two
 ):
     """Mean absolute errors of the predictions of some heads."""

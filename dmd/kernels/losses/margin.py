@@ -12,19 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.common.block_sizes import MIN_SIDE, padded
 from dmd.kernels.common.launching import launch
+from dmd.kernels.losses.constants import MARGIN_EPSILON, MARGIN_PER_LABEL
 
-EPSILON = 1e-8
-"""Added to the squared norm of a row."""
-MARGIN_PER_LABEL = 0.15
-"""Of a triplet, for each unit of the distance of its labels."""
-MIN_DOT = 16
-"""Smallest side of a Triton matrix product."""
 WARPS = 8
 
 
 @triton.jit
-def _unit_rows(
+def _normed_rows(
     x_ptr,  # [G, rows, dim], float32
     row,  # [N], numbers of rows
     ghost,  # number of the ghost batch
@@ -59,9 +55,9 @@ def _forward(
     """The loss of a ghost batch, and its gradient with respect to the cosines of its rows."""
     ghost = tl.program_id(0)
     row = tl.arange(0, ROWS)
-    unit, _, _ = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
+    normed, _, _ = _normed_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
     square = ghost * ROWS * ROWS + row[:, None] * ROWS + row[None, :]
-    cos = tl.dot(unit, tl.trans(unit), input_precision="ieee")
+    cos = tl.dot(normed, tl.trans(normed), input_precision="ieee")
     tl.store(cos_ptr + square, cos)
     tl.debug_barrier()
     label = tl.load(label_ptr + ghost * rows + row, row < rows, 0.0)
@@ -112,12 +108,12 @@ def _backward(
         other = begin + tl.arange(0, PART)
         grad = tl.load(square + row[:, None] * ROWS + other[None, :])
         grad += tl.load(square + other[None, :] * ROWS + row[:, None])
-        unit, _, _ = _unit_rows(x_ptr, other, ghost, rows, dim, epsilon, DIM=DIM)
-        toward += tl.dot(grad, unit, input_precision="ieee")
+        normed, _, _ = _normed_rows(x_ptr, other, ghost, rows, dim, epsilon, DIM=DIM)
+        toward += tl.dot(grad, normed, input_precision="ieee")
     toward *= tl.load(upstream_ptr + ghost)
-    unit, inverse, inside = _unit_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
-    along = tl.sum(toward * unit, 1)
-    out = (toward - unit * along[:, None]) * inverse[:, None]
+    normed, inverse, inside = _normed_rows(x_ptr, row, ghost, rows, dim, epsilon, DIM=DIM)
+    along = tl.sum(toward * normed, 1)
+    out = (toward - normed * along[:, None]) * inverse[:, None]
     tl.store(out_ptr + ghost * rows * dim + row[:, None] * dim + channel[None, :], out, inside)
 
 
@@ -128,7 +124,7 @@ class FusedMargin(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         features = features.contiguous()
         ghosts, rows, dim = features.shape
-        sizes = {"ROWS": max(MIN_DOT, triton.next_power_of_2(rows)), "DIM": max(MIN_DOT, triton.next_power_of_2(dim))}
+        sizes = {"ROWS": padded(rows), "DIM": padded(dim)}
         cos, grad = (torch.empty(ghosts, sizes["ROWS"], sizes["ROWS"], device=features.device) for _ in range(2))
         loss = torch.empty(ghosts, device=features.device)
         launch(
@@ -142,7 +138,7 @@ class FusedMargin(torch.autograd.Function):
             loss_ptr=loss,
             rows=rows,
             dim=dim,
-            epsilon=EPSILON,
+            epsilon=MARGIN_EPSILON,
             reach=MARGIN_PER_LABEL,
             **sizes,
             num_warps=WARPS,
@@ -165,9 +161,9 @@ class FusedMargin(torch.autograd.Function):
             out_ptr=out,
             rows=rows,
             dim=dim,
-            epsilon=EPSILON,
+            epsilon=MARGIN_EPSILON,
             **ctx.sizes,
-            PART=MIN_DOT,
+            PART=MIN_SIDE,
             num_warps=WARPS,
         )
         return out, None, None

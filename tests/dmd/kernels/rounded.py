@@ -69,9 +69,9 @@ class RoundedBackend(PortableBackend):
         def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = slice(None)) -> Tensor:
             return Product.apply(x, weight[members, None, rows].transpose(-1, -2)) + bias[members, None, None, rows]
 
-        def norm(unit: Tensor, which: int) -> Tensor:
+        def norm(normed: Tensor, which: int) -> Tensor:
             return (
-                unit * weights.norm_weight[which, members, None, None] + weights.norm_bias[which, members, None, None]
+                normed * weights.norm_weight[which, members, None, None] + weights.norm_bias[which, members, None, None]
             )
 
         dim = x.shape[-1]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dmd.kernels.backend import why_not_fused
+from dmd.kernels.common.block_sizes import LEAST_SHARED_MEMORY
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.model.transformer import TransformerStack
 from tests.dmd.kernels.without_card import without_card
@@ -53,7 +54,7 @@ def check_preset_on_hopper(last: bool) -> None:
 def check_least_card(half: bool) -> None:
     """256 channels fit 99 KiB of shared memory for a block: RTX 3090, RTX 4090 and RTX 5090."""
     driver = run_stack(86, dim=256, heads=8, half=half, last=False)
-    assert driver.limit == 99 * 1024
+    assert driver.limit == LEAST_SHARED_MEMORY
     assert max(kernel.shared for kernel in driver.kernels.values()) <= driver.limit
 
 

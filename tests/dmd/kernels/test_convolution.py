@@ -9,7 +9,7 @@ from tests.dmd.kernels.forms import error, on_cuda
 
 BATCH, STEPS, FEATURES, CHANNELS, PADDED = 6, 50, 74, 50, 20
 LARGE = 1e11
-"""What gradients of padded steps grow to in a DMD of published size, behind layer norms of zeros."""
+"""What gradients of padded steps grow to in a DMD of published size, after layer norms of zeros."""
 
 
 def padded_input() -> torch.Tensor:

@@ -51,7 +51,7 @@ def check_convergence(device: str, steps: int) -> None:
 
 
 def check_masked_padding(device: str) -> None:
-    """Loss and gradients, with dropout, of samples that are padded in front, behind, and that lack a modality."""
+    """Loss and gradients, with dropout, of samples that are padded in front, at the end, and that lack a modality."""
     found = []
     for kernels, place, masked in (("fused", device, True), ("plain", "cpu", True), ("plain", "cpu", False)):
         system, config = make_system(kernels, place, replace(MODEL, masked_padding=masked))

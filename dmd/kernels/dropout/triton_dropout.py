@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.launching import launch
-from dmd.kernels.common.triton_rows import keep_mask
+from dmd.kernels.common.triton_rows import draw_keep_mask
 from dmd.kernels.dropout.rng import DropoutRNG, keep_scale, threshold
 
 BLOCK = 2048
@@ -24,7 +24,7 @@ def _drop(
     count,  # elements of x
     batch,  # samples
     ghost,  # samples of a ghost batch
-    inner,  # elements behind the samples' axis
+    inner,  # elements of the axes after that of the samples
     threshold,  # the rate in 1/65536
     scale,  # what kept elements are multiplied by
     BLOCK: tl.constexpr,  # elements of a program
@@ -39,7 +39,7 @@ def _drop(
     key_at = keys + 2 * (sample // ghost)
     low = tl.load(key_at, inside, 0)
     high = tl.load(key_at + 1, inside, 0)
-    out = tl.where(keep_mask(index // 2, index % 2, low, high, threshold), x * scale, 0.0)
+    out = tl.where(draw_keep_mask(index // 2, index % 2, low, high, threshold), x * scale, 0.0)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), inside)
 
 
