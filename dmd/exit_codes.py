@@ -1,7 +1,7 @@
 """Exit codes of `dmd`, of a training and of its launcher; 0 is done.
 
 A rank that a signal killed ends with 128 + the signal's number, as in a shell. Where ranks end differently, one of them
-is the cause: `weight` says which code explains most.
+is the cause: `severity` says which code explains most.
 """
 
 FAILED = 1
@@ -22,14 +22,14 @@ STOPPED = 75
 SIGNALLED = 128
 """Added to the number of the signal that killed a rank."""
 
-_BY_WEIGHT = (0, STOPPED, LOST, SIGNALLED, FAILED, MEMORY, STORAGE, USER_ERROR)
+_BY_SEVERITY = (0, STOPPED, LOST, SIGNALLED, FAILED, MEMORY, STORAGE, USER_ERROR)
 
 
-def weight(code: int) -> int:
-    """How much an exit code says about why a training ended; of several the heaviest one is its cause.
+def severity(code: int) -> int:
+    """How much an exit code says about why a training ended; of several the most severe one is its cause.
 
     What the same command would meet again comes before what it would not, and a rank's own end before that of those
     who lost it.
     """
     known = SIGNALLED if code > SIGNALLED else code
-    return _BY_WEIGHT.index(known if known in _BY_WEIGHT else FAILED)
+    return _BY_SEVERITY.index(known if known in _BY_SEVERITY else FAILED)

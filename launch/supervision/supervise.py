@@ -35,6 +35,8 @@ REPEAT_SECONDS = 5.0
 GRACE_SECONDS = 5.0
 """Time between the stacks of a rank that hangs and its end; time for a joining rank to publish that it stops."""
 POLL_SECONDS = 0.1
+_STACK_BYTES = 1 << 20
+"""How much of the stacks is read, and printed, at once."""
 _PR_SET_PDEATHSIG = 1
 
 StopRequest = Callable[[], bool]
@@ -158,7 +160,7 @@ class _Supervisor:
 
     def _show_stacks(self) -> None:
         """Print the stacks that the rank has dumped since the last call."""
-        text = os.pread(self._channels.stacks, 1 << 20, self._stack_bytes_shown).decode(errors="replace")
+        text = os.pread(self._channels.stacks, _STACK_BYTES, self._stack_bytes_shown).decode(errors="replace")
         if not text:
             return
         self._stack_bytes_shown += len(text.encode())
