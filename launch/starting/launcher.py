@@ -120,7 +120,7 @@ class Launcher:
         stopping = bool(endings and self._requested_at) and all(ending.code == STOPPED for ending in endings.values())
         for rank in self._ranks:
             if rank not in endings and not stopping:
-                message = f"rank {rank} ended without a word, and its supervisor too; the same command continues"
+                message = f"rank {rank} ended without a report, as did its supervisor; the same command continues"
                 endings[rank] = Ending(code=LOST, message=message, origin=rank)
         found = cause(endings)
         killed = SIGNALLED + signal.SIGKILL

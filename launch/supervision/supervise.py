@@ -144,8 +144,8 @@ class _Supervisor:
         elif first:
             self._channels.ask_to_stop()
             if not quiet and self._channels.phase == Phase.TRAINING and self._reporter.rank == 0:
-                name, again = signal.Signals(number).name, f"again after {REPEAT_SECONDS:.0f} s leaves at once"
-                print(f"{name}: stopping after a checkpoint; {again}", file=sys.stderr, flush=True)
+                name, second = signal.Signals(number).name, f"a second one after {REPEAT_SECONDS:.0f} s ends at once"
+                print(f"{name}: stopping after a checkpoint; {second}", file=sys.stderr, flush=True)
 
     def _kill_if_overdue(self) -> None:
         """Kill a rank that hangs, or that has been asked to stop before it had anything to save."""

@@ -132,7 +132,7 @@ def test_commands_say_74_and_the_storage(run, tmp_path, capsys):
             assert command(*arguments) == STORAGE
             error = capsys.readouterr().err
             assert f"{newest} cannot be read: Input/output error" in error
-            assert "the same command works when the storage is well" in error
+            assert "the same command works when the storage works again" in error
             assert len(error.splitlines()) == 1
         assert command("checkpoints", copy) in (0, 1)
         assert f"UNREADABLE: {newest} cannot be read" in capsys.readouterr().out

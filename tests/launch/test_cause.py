@@ -180,4 +180,4 @@ def test_a_stop_request_may_kill_a_supervisor_that_has_just_started(asked, code)
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
     ending = Launcher(LocalRanks(), collector, range(2), patience=1).run(command, os.environ)
     assert ending.code == code
-    assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a word") in ending.message
+    assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a report") in ending.message
