@@ -15,8 +15,8 @@ such a rank (SIGABRT); its supervisor distinguishes that from a crash by what to
 MEMORY = 71
 """EX_OSERR: the device or the host has no memory left. The same command would fail again; the message names the key."""
 STORAGE = 74
-"""EX_IOERR: the run directory cannot be written, or a checkpoint in it cannot be looked at. The same command continues
-when the storage works again."""
+"""EX_IOERR: the run directory cannot be written, or a checkpoint in it cannot be read. The same command continues when
+the storage works again."""
 STOPPED = 75
 """EX_TEMPFAIL: stopped on request, after a checkpoint if there was a step. The same command continues."""
 SIGNALLED = 128

@@ -56,8 +56,8 @@ def build(
         labels: what the source's labels are; None: sentiments in [-3, 3], without a check.
         ids: `number` appends split and number of its sample to each id, so that all differ.
         zeroed: non-finite values that the source replaced by 0, for the index.
-        ignored: what the source has and does not give, for the index.
-        copy_of: the set that the samples come from; its index says how they were made, and the new one says the same.
+        ignored: fields left out, for the index.
+        copy_of: the set to copy provenance from; overrides `zeroed` and `ignored`.
         progress: called with (samples, bytes) after each shard.
 
     Raises:
