@@ -13,7 +13,7 @@ from typing import Protocol
 import psutil
 
 SCRIPT = Path(__file__).absolute().parents[1] / "train.py"
-_SIGNALLED = "dmd-reached"
+_SIGNALLED = "dmd-signalled"
 _CONNECT_SECONDS = 20
 
 

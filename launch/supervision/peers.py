@@ -37,9 +37,9 @@ _COUNT_SECONDS = 0.05
 """Time between two looks at how many ranks know the cause."""
 _CAUSE = "dmd/cause"
 """Key of the store: the ending of the rank that left first."""
-_ACKNOWLEDGED = "dmd/heard"
+_ACKNOWLEDGED = "dmd/acknowledged"
 """Key of the store: how many ranks know the cause."""
-_JOINED = "dmd/here"
+_JOINED = "dmd/joined"
 """Key of the store: how many ranks have connected."""
 
 

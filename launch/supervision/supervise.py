@@ -28,7 +28,7 @@ from launch.supervision.ending import Ending, Reporter
 from launch.supervision.watchdog import START_SECONDS, Watchdog
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-WRAPPER_PID = "DMD_WRAPPER"
+WRAPPER_PID = "DMD_WRAPPER_PID"
 """Environment variable: process id of the `dmd train` on this host."""
 REPEAT_SECONDS = 5.0
 """A stop signal counts as a second request this long after the first one of its kind."""

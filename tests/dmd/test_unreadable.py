@@ -102,7 +102,7 @@ def test_what_is_proven_bad_is_replaced(root):
     assert steps(root) == [10, 20, 40]
 
 
-def test_foreign_files_stay_where_they_are(root):
+def test_files_of_others_stay_where_they_are(root):
     files = (
         "notes.txt",
         "step_00000099",
