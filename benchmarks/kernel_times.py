@@ -1,6 +1,6 @@
 """Microseconds of each kernel of a step on a GPU, by name, and how much of the step the GPU is busy.
 
-    python -m benchmarks.kernel_times --out benchmarks/results/kernel_times.csv
+    python -m benchmarks.kernel_times --out OUT.csv
 
 Triton kernels under bf16, ten ghost batches in one pass, by torch's profiler over a few warm steps: calls and
 microseconds of a step. `busy` is the time in which at least one kernel runs; where it is far below `wall`, the host

@@ -1,6 +1,6 @@
 """Launches of one optimizer step: Triton kernels and torch operations that are neither views nor allocations.
 
-    python -m benchmarks.launches --out benchmarks/results/launches.csv
+    python -m benchmarks.launches --out OUT.csv
 
 Forward, losses and backward of all ten ghost batches in one pass. Without a CUDA device the Triton kernels are counted
 and not run (`TRITON_INTERPRET=1`); torch's operations run on the CPU, so that what they compute is of no use, but there

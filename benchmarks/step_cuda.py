@@ -1,6 +1,6 @@
 """A step of 160 samples on a GPU: ours, PyTorch as a user would write it, compiled or not, the text encoder alone.
 
-    python -m benchmarks.step_cuda --out benchmarks/results/step_cuda.csv
+    python -m benchmarks.step_cuda --out OUT.csv
 
 Forward, objective and backward, on random samples that lie on the device. The implementations
 (`benchmarks.step_implementations`) run in alternation in one process, warm, and every call ends with a synchronisation;

@@ -21,7 +21,7 @@ from benchmarks.offline_driver import SHARED_LIMIT, offline  # before a kernel i
 
 # isort: split
 from benchmarks.compile_kernels import CASES, compile_case
-from benchmarks.foreign_triton import UNPACKED, pretend, unpack
+from benchmarks.other_triton import UNPACKED, pretend, unpack
 from benchmarks.visit_site import pack_cache
 
 STEPS = ("mosi-aligned:bf16", "mosi-aligned:fp32", "mosi-aligned:tf32", "mosi-unaligned:bf16")

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.offline_driver import offline  # before a kernel is defined
 
 # isort: split
-from benchmarks.foreign_triton import pretend
+from benchmarks.other_triton import pretend
 
 _FOR_GOOD = contextlib.ExitStack()
 

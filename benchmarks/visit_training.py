@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.tables import Table, commit
-from dmd.checkpoint.format import MODEL, newest_valid
+from dmd.checkpoint.format import MODEL, newest_whole
 from dmd.cli import main as dmd
 from dmd.config import TrainConfig
 from launch.network.ports import free_port
@@ -169,7 +169,7 @@ def step_milliseconds(trained: list[dict[str, Any]]) -> float | str:
 
 def last_weights(run: Path) -> dict[str, torch.Tensor]:
     """Of the newest checkpoint; none if there is none."""
-    path, _ = newest_valid(run / "checkpoints")
+    path, _ = newest_whole(run / "checkpoints")
     return {} if path is None else load_file(path / MODEL)
 
 

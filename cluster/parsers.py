@@ -8,13 +8,15 @@ from dmd.config.loading import preset_names
 
 TUNE = "Search hyperparameters by validation loss on a Ray cluster; the same command again continues."
 EXPERIMENT = "Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."
+DEFAULT_TRIALS = 20
+"""Trials of a search by `random` or `tpe`; `grid` tries every point."""
 
 
 def tune_parser() -> argparse.ArgumentParser:
     """Arguments of `dmd tune`."""
     parser = argparse.ArgumentParser(prog="dmd tune", description=TUNE)
     parser.add_argument("--space", required=True, type=Path, metavar="FILE", help="YAML; see cluster/spaces")
-    parser.add_argument("--trials", type=int, metavar="N", help="default: 20, or all points of a grid")
+    parser.add_argument("--trials", type=int, metavar="N", help=f"default: {DEFAULT_TRIALS}, or all points of a grid")
     parser.add_argument("--search", choices=("random", "grid", "tpe"), default="random", help="default: random")
     parser.add_argument("--search-seed", type=int, default=0, metavar="N", help="seed of random and tpe (default: 0)")
     parser.add_argument("--scheduler", choices=("asha", "none"), default="asha", help="default: asha")

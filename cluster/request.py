@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.parsers import experiment_parser, tune_parser
+from cluster.parsers import DEFAULT_TRIALS, experiment_parser, tune_parser
 from cluster.ray_runtime.resources import TrialSize, parse_ranks
 from cluster.search.space import Space, apply, load_space
 from cluster.search.strategies import GridStrategy, Method, Strategy, make_strategy
 from data_shards.places import Place
 from dmd.config import Config
 from dmd.config.loading import config_to_dict, load_config
-
-_DEFAULT_TRIALS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +120,8 @@ def parse_tune(argv: Sequence[str]) -> TuneRequest:
     space = load_space(options.space, shared.config)
     num_trials = _num_trials(options.trials, make_strategy(options.search, space, options.search_seed))
     final_seeds = parse_seeds(options.final_seeds) if options.final_seeds else ()
-    _check_asha(epochs=shared.config.train.epochs, grace=options.grace, reduction=options.reduction)
+    if options.scheduler == "asha":
+        _check_asha(epochs=shared.config.train.epochs, grace=options.grace, reduction=options.reduction)
     return TuneRequest(
         config=shared.config,
         data=shared.data,
@@ -246,7 +245,7 @@ def _num_trials(asked: int | None, strategy: Strategy) -> int:
         raise ValueError(f"--trials is {asked}; it must be at least 1")
     if isinstance(strategy, GridStrategy):
         return min(len(strategy), asked or len(strategy))
-    return asked or _DEFAULT_TRIALS
+    return asked or DEFAULT_TRIALS
 
 
 def _check_asha(*, epochs: int, grace: int, reduction: float) -> None:

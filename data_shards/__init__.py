@@ -3,7 +3,8 @@
 A sample's way: `sources` reads it from a pickle or a table (`safe_pickle` runs no code), `writing` writes it into a tar
 and a row of `index.parquet` (`format` defines their bytes), `storage` opens both in a directory or behind a URL, and
 `reading` returns batches of samples in the order of an epoch. `external` writes an index for externally created tars in
-place, `tools` checks and describes a set. Needs numpy, pyarrow and webdataset; no torch.
+place, `tools` checks and describes a set. Needs numpy, pyarrow, fsspec (for URLs), matplotlib (for the picture of `dmd
+inspect`) and tqdm (for progress bars); no torch.
 
 API: `writing.build.build`, `external.index_tars.index_tars`, `reading.reader.ShardReader`, `reading.index.ShardIndex`,
 `reading.shuffle.epoch_order`, `tools.verify.verify`, `tools.summary.summarize`. Every function that takes shards takes

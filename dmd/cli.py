@@ -51,7 +51,7 @@ def call(name: str, command: Callable[[list[str]], int | None], argv: list[str])
         return int(command(argv) or 0)
     except Unreadable as error:
         why = redact(str(error))
-        print(f"dmd {name}: error: {why}; the same command works when the storage is well", file=sys.stderr)
+        print(f"dmd {name}: error: {why}; the same command works when the storage works again", file=sys.stderr)
         return STORAGE
     except (ValueError, OSError) as error:
         print(f"dmd {name}: error: {redact(str(error))}", file=sys.stderr)

@@ -19,7 +19,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--resume",
         default="auto",
         metavar="auto|never|STEP",
-        help="auto (default): from the newest valid checkpoint, if there is one; never: reject a run directory with "
+        help="auto (default): from the newest whole checkpoint, if there is one; never: reject a run directory with "
         "checkpoints; STEP: from that one, discarding later ones",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values, such as train.seed=7")

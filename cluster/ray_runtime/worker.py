@@ -2,7 +2,7 @@
 
 Ray has started the process group and set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*; DeepSpeed finds it initialised. The
 truth for a resume is RUN/checkpoints on the shared storage, never what Ray remembers: after a restart every rank
-looks there for the newest valid checkpoint.
+looks there for the newest whole checkpoint.
 """
 
 import os

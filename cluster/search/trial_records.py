@@ -67,7 +67,7 @@ class TrialRecord:
         log of a trial that ASHA stopped is cut there too; that of any other is cut when it resumes.
 
         Raises:
-            ValueError: checkpoints, none of them valid; or a damaged log.
+            ValueError: checkpoints, none of them whole; or a damaged log.
         """
         stands = standing(run)
         if stands is None or stands.best is None:

@@ -21,12 +21,13 @@ from data_shards.labels import Labels
 from data_shards.places import PlaceLike
 from data_shards.storage.remote import RemoteOptions
 from data_shards.writing.declared_source import DeclaredSource, Ids
-from data_shards.writing.destination import Destination, open_destination
+from data_shards.writing.destination import DIGEST_DIGITS, Destination, open_destination
 from data_shards.writing.label_and_id_checks import LabelAndIdChecks
 from data_shards.writing.process_pool import map_in_order
 from data_shards.writing.source import Source
 
 SAMPLES_PER_SHARD = 512
+"""Where the caller gives no number."""
 Progress = Callable[[int, int], None]
 
 
@@ -55,8 +56,8 @@ def build(
         labels: what the source's labels are; None: sentiments in [-3, 3], without a check.
         ids: `number` appends split and number of its sample to each id, so that all differ.
         zeroed: non-finite values that the source replaced by 0, for the index.
-        ignored: what the source has and does not give, for the index.
-        copy_of: the set that the samples come from; its index says how they were made, and the new one says the same.
+        ignored: fields left out, for the index.
+        copy_of: the set to copy provenance from; overrides `zeroed` and `ignored`.
         progress: called with (samples, bytes) after each shard.
 
     Raises:
@@ -213,7 +214,7 @@ def _write_shards(
             written.facts.require_same_shapes(rows.facts, split=task.split, name=plan.where)
             written.facts.merge(rows.facts, split=task.split, num_classes=rows.num_classes)
             checks.add_shard(rows, where=task.split, start=task.start)
-            name = f"{task.split}-{task.number:06d}-{rows.sha256[:16]}.tar"
+            name = f"{task.split}-{task.number:06d}-{rows.sha256[:DIGEST_DIGITS]}.tar"
             written.shards.append(
                 ShardInfo(name=name, split=task.split, samples=task.samples, bytes=rows.bytes, sha256=rows.sha256)
             )

@@ -21,7 +21,9 @@ from data_shards.storage.store import open_store
 
 _log = logging.getLogger(__name__)
 _STAGING = ".staging-"
-_SHARD_NAME = re.compile(r"(train|valid|test)-\d{6}-[0-9a-f]{16}\.tar")
+DIGEST_DIGITS = 16
+"""Hexadecimal digits of a shard's sha256 that are part of its name."""
+_SHARD_NAME = re.compile(rf"(train|valid|test)-\d{{6}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.tar")
 
 
 class Destination(ABC):

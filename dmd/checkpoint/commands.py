@@ -9,7 +9,7 @@ from dmd.documents import check_course
 
 
 def checkpoints(argv: list[str]) -> int:
-    """List the checkpoints of a run, with what is wrong with those that are not valid; 1 if none is."""
+    """List the checkpoints of a run, with what is wrong with those that are not whole; 1 if none is."""
     from dmd.checkpoint.format import list_checkpoints, read_state
 
     parser = argparse.ArgumentParser(prog="dmd checkpoints", description=checkpoints.__doc__)
@@ -22,7 +22,7 @@ def checkpoints(argv: list[str]) -> int:
     newest = max((info.step for info in found if info.reason is None), default=None)
     best = next((read_state(info.path).get("best_step") for info in found if info.step == newest), None)
     for info in found:
-        size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20 if info.looked else math.nan
+        size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20 if info.readable else math.nan
         roles = [name for name, has in (("next start", info.step == newest), ("best", info.step == best)) if has]
         where = ""
         if info.reason is None:
@@ -30,7 +30,7 @@ def checkpoints(argv: list[str]) -> int:
             check_course(state, str(info.path))
             cursor = state["cursor"]
             where = f"epoch {cursor['epoch']:4d}  step in epoch {cursor['step']:6d}  "
-        kind = "INVALID" if info.looked else "UNREADABLE"
-        status = f"{kind}: {info.reason}" if info.reason else "valid"
+        kind = "DAMAGED" if info.readable else "UNREADABLE"
+        status = f"{kind}: {info.reason}" if info.reason else "whole"
         print(f"step {info.step:8d}  {where}{size:9.1f} MiB  {status}{'  <- ' + ', '.join(roles) if roles else ''}")
     return 0 if newest is not None else 1

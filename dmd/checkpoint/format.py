@@ -7,8 +7,8 @@
         state.json              cursor, seed, scheduler, early stopping, config, generation, versions
         manifest.json           size and sha256 of the other three; written last
 
-A checkpoint is valid if its manifest vouches for every bit of it, and bad if a digest, a size or a missing file says
-otherwise. One that cannot be looked at (`Unreadable`) is neither: nothing is decided over it. What is none of ours,
+A checkpoint is whole if its manifest vouches for every bit of it, and damaged if a digest, a size or a missing file
+says otherwise. One that cannot be read (`Unreadable`) is neither: nothing is decided over it. What is none of ours,
 files or directories without any of the four files, is not seen. Names that start with a dot are a writer's own:
 `.staging-*` is not there yet or no longer, and `.replaced-step_*` is a checkpoint whose successor at the same step is
 being put in its place; until that stands, it counts.
@@ -55,20 +55,20 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """One checkpoint directory; `reason` says what is wrong with it, None if it is valid."""
+    """One checkpoint directory; `reason` says what is wrong with it, None if it is whole."""
 
     step: int
     path: Path
     reason: str | None
-    looked: bool = True
-    """False where that is all there is to say: it could not be looked at."""
+    readable: bool = True
+    """False where that is all there is to say: it cannot be read, so it is neither whole nor damaged."""
 
 
 def checkpoint_paths(root: Path) -> dict[int, Path]:
-    """The checkpoint directories under `root` by step, ascending, valid or not; none if `root` is not there.
+    """The checkpoint directories under `root` by step, ascending, whole or not; none if `root` is not there.
 
     Raises:
-        Unreadable: `root` is there and cannot be looked at.
+        Unreadable: `root` is there and cannot be read.
     """
     with as_unreadable(root):
         try:
@@ -86,7 +86,11 @@ def _holds_any(path: Path) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file. Raises OSError where that cannot be seen; `Path.is_file` says no to some of it."""
+    """Whether there is a file; where `Path.is_file` hides an error and says no, this raises it.
+
+    Raises:
+        OSError: that cannot be seen.
+    """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -99,7 +103,11 @@ def checkpoint_name(step: int) -> str:
 
 
 def encode_state(state: dict[str, Any]) -> bytes:
-    """The bytes of state.json. Raises TypeError for what JSON cannot hold."""
+    """The bytes of state.json.
+
+    Raises:
+        TypeError: something that JSON cannot hold.
+    """
     return json.dumps(state, indent=1).encode()
 
 
@@ -111,11 +119,14 @@ def encode_manifest(step: int, files: dict[str, FileEntry]) -> bytes:
 
 
 def verify_checkpoint(path: Path, *, tensors: bool = True) -> str | None:
-    """None if the checkpoint is valid, else which file is wrong and how; of tensors it may look at the size only.
+    """None if the checkpoint is whole, else which file is wrong and how.
+
+    Args:
+        tensors: whether the files of tensors are hashed; else only their sizes count.
 
     Raises:
         ValueError: a path that is not named like a checkpoint.
-        Unreadable: that cannot be seen.
+        Unreadable: it cannot be read.
     """
     with as_unreadable(path):
         try:
@@ -159,24 +170,24 @@ def _step_of(path: Path) -> int:
 
 
 def list_checkpoints(root: Path) -> list[CheckpointInfo]:
-    """Every checkpoint under `root` with its validity, by ascending step; reads all of them."""
+    """Every checkpoint under `root` with its state, by ascending step; reads all of them."""
     found = []
     for step, path in checkpoint_paths(root).items():
         try:
             found.append(CheckpointInfo(step=step, path=path, reason=verify_checkpoint(path)))
         except Unreadable as error:
-            found.append(CheckpointInfo(step=step, path=path, reason=str(error), looked=False))
+            found.append(CheckpointInfo(step=step, path=path, reason=str(error), readable=False))
     return found
 
 
-def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
-    """The newest valid checkpoint and, for each newer one that had to be skipped, its name and the reason.
+def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint and, for each newer one that had to be skipped, its name and the reason.
 
     (None, []) if there is no checkpoint at all.
 
     Raises:
-        ValueError: there are some and none is valid: a run is never started afresh in silence.
-        Unreadable: one cannot be looked at that may be the newest valid one.
+        ValueError: there are some and none is whole: a run is never started afresh in silence.
+        Unreadable: one cannot be read that may be the newest whole one.
     """
     skipped: list[str] = []
     for path in reversed(checkpoint_paths(root).values()):
@@ -185,16 +196,16 @@ def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
             return path, skipped
         skipped.append(f"{path.name}: {reason}")
     if skipped:
-        raise ValueError(f"no checkpoint in {root} is valid ({'; '.join(skipped)}); restore one, or move them away")
+        raise ValueError(f"no checkpoint in {root} is whole ({'; '.join(skipped)}); restore one, or move them away")
     return None, []
 
 
 def find_step(root: Path, step: int) -> Path:
-    """The valid checkpoint of a step that was asked for.
+    """The whole checkpoint of a step that was asked for.
 
     Raises:
-        ValueError: it is missing or invalid.
-        Unreadable: it cannot be looked at.
+        ValueError: it is missing or damaged.
+        Unreadable: it cannot be read.
     """
     paths = checkpoint_paths(root)
     if step not in paths:
@@ -202,12 +213,17 @@ def find_step(root: Path, step: int) -> Path:
         raise ValueError(f"there is no checkpoint of step {step} in {root}; steps that are there: {known}")
     reason = verify_checkpoint(paths[step])
     if reason is not None:
-        raise ValueError(f"the checkpoint {paths[step]} is not valid: {reason}; resume from another step")
+        raise ValueError(f"the checkpoint {paths[step]} is damaged: {reason}; resume from another step")
     return paths[step]
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint that is known to be valid."""
+    """The state of a checkpoint that is known to be whole.
+
+    Raises:
+        ValueError: its state.json is not a JSON object.
+        Unreadable: it cannot be read.
+    """
     with as_unreadable(path):
         state = parse_object((path / STATE).read_bytes())
     if state is None:
@@ -219,12 +235,12 @@ def read_checkpoint(path: Path) -> Snapshot:
     """Verify a checkpoint and load it to the CPU.
 
     Raises:
-        ValueError: it is not valid.
-        Unreadable: it cannot be looked at.
+        ValueError: it is damaged.
+        Unreadable: it cannot be read.
     """
     reason = verify_checkpoint(path)
     if reason is not None:
-        raise ValueError(f"the checkpoint {path} is not valid: {reason}; resume from another step")
+        raise ValueError(f"the checkpoint {path} is damaged: {reason}; resume from another step")
     with as_unreadable(path):
         return Snapshot(
             step=_step_of(path),

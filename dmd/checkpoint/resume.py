@@ -3,17 +3,21 @@
 from pathlib import Path
 from typing import Literal
 
-from dmd.checkpoint.format import Snapshot, checkpoint_paths, find_step, newest_valid, read_checkpoint
+from dmd.checkpoint.format import Snapshot, checkpoint_paths, find_step, newest_whole, read_checkpoint
 from dmd.distributed.collectives import all_or_none, from_first_rank
 from dmd.distributed.engine import Engine
 
 Resume = Literal["auto", "never"] | int
-"""auto: the newest valid checkpoint, a fresh start where there is none; never: a fresh start in a new run directory;
+"""auto: the newest whole checkpoint, a fresh start where there is none; never: a fresh start in a new run directory;
 a number: the checkpoint of that step, later ones are given up."""
 
 
 def parse_resume(text: str) -> Resume:
-    """The value of `--resume`. Raises ValueError for anything but auto, never or a step."""
+    """The value of `--resume`.
+
+    Raises:
+        ValueError: anything but auto, never or a step.
+    """
     if text == "auto":
         return "auto"
     if text == "never":
@@ -27,11 +31,11 @@ def choose_checkpoint(root: Path, resume: Resume) -> tuple[Path | None, list[str
     """The checkpoint to continue from (None: a fresh start), and why newer ones were skipped; reads whole files.
 
     Raises:
-        ValueError: checkpoints, none of them valid; a step that is not there or not valid; `never` where a run is.
-        Unreadable: a checkpoint that cannot be looked at, which may be the one.
+        ValueError: checkpoints, none of them whole; a step that is not there or damaged; `never` where a run is.
+        Unreadable: a checkpoint that cannot be read, which may be the one.
     """
     if resume == "auto":
-        return newest_valid(root)
+        return newest_whole(root)
     if resume != "never":
         return find_step(root, resume), []
     if checkpoint_paths(root):
@@ -44,14 +48,14 @@ def load_checkpoint(engine: Engine, root: Path, resume: Resume) -> Snapshot | No
 
     Raises:
         ValueError: as `choose_checkpoint`, on every rank.
-        StorageFailed: a checkpoint that a rank cannot look at; on every rank.
+        StorageFailed: a checkpoint that a rank cannot read; on every rank.
     """
     path: Path | None = None
     with all_or_none(engine.device):
         if engine.rank == 0:
             path, skipped = choose_checkpoint(root, resume)
             for reason in skipped:
-                print(f"skipped an invalid checkpoint: {reason}", flush=True)
+                print(f"skipped a damaged checkpoint: {reason}", flush=True)
     name = from_first_rank(engine, None if path is None else path.name)
     with all_or_none(engine.device):
         return None if name is None else read_checkpoint(root / name)

@@ -51,7 +51,11 @@ class Saver:
             print(f"storage: {error}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Wait for the last write and end the background thread. Raises OSError if that write failed."""
+        """Wait for the last write and end the background thread.
+
+        Raises:
+            OSError: that write failed.
+        """
         self.wait()
         self._writer.close()
         if self.failure is not None:

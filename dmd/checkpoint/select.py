@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dmd.checkpoint.format import Snapshot, find_step, newest_valid, read_checkpoint
+from dmd.checkpoint.format import Snapshot, find_step, newest_whole, read_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.documents import check_state
 
@@ -12,9 +12,10 @@ def best_checkpoint(run: Path) -> Snapshot:
 
     Raises:
         ValueError: no checkpoint, or the one that is wanted is damaged.
+        Unreadable: one that may be it cannot be read.
     """
     root = run / CHECKPOINTS
-    newest, _ = newest_valid(root)
+    newest, _ = newest_whole(root)
     if newest is None:
         raise ValueError(f"{run} holds no checkpoint: not the directory of a run, or one that has saved nothing yet")
     snapshot = read_checkpoint(newest)

@@ -7,9 +7,9 @@ them. Whoever says what a run has reached asks here, so that it is what `dmd eva
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dmd.checkpoint.format import checkpoint_paths, newest_valid, read_state
+from dmd.checkpoint.format import checkpoint_paths, newest_whole, read_state
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.documents import DOCUMENT, check_course, parse_line, read_document
 
@@ -31,9 +31,21 @@ class Validation:
     """Of the fused prediction; empty where the log is lost."""
 
 
+class ValidatedStep(NamedTuple):
+    """At which step a run was validated, and with what loss."""
+
+    step: int
+    """-1: at none."""
+    loss: float
+    """NaN where there was none."""
+
+
+NEVER_VALIDATED = ValidatedStep(step=-1, loss=math.nan)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What the newest valid checkpoint of a run stands for."""
+    """What the newest whole checkpoint of a run stands for."""
 
     step: int
     epoch: int
@@ -48,10 +60,10 @@ def standing(run: Path) -> Standing | None:
     """Where a run stands; None without a checkpoint. Reads whole checkpoints.
 
     Raises:
-        ValueError: checkpoints, none of them valid; or a damaged log.
+        ValueError: checkpoints, none of them whole; or a damaged log.
     """
     root = run / CHECKPOINTS
-    newest, _ = newest_valid(root)
+    newest, _ = newest_whole(root)
     if newest is None:
         return None
     state = read_state(newest)
@@ -66,11 +78,16 @@ def standing(run: Path) -> Standing | None:
     return Standing(step=step, epoch=state["cursor"]["epoch"], best=best, validations=tuple(validations))
 
 
-def newest_validation(run: Path, validated: tuple[int, float]) -> tuple[int, float]:
-    """Step and loss of the last validation of a run without a whole epoch: `validated`, or where this session made
-    none (step -1) what an earlier one has logged; (-1, NaN) where there is none."""
-    stands = standing(run) if validated[0] < 0 else None
-    return validated if stands is None or stands.best is None else (stands.best.step, stands.best.loss)
+def newest_validation(run: Path, validated: ValidatedStep) -> ValidatedStep:
+    """The last validation of a run without a whole epoch.
+
+    Args:
+        validated: that of this session; where it made none, what an earlier one has logged counts.
+    """
+    stands = standing(run) if validated.step < 0 else None
+    if stands is None or stands.best is None:
+        return validated
+    return ValidatedStep(step=stands.best.step, loss=stands.best.loss)
 
 
 def read_lines(run: Path) -> list[dict[str, Any]]:
@@ -92,7 +109,7 @@ def read_lines(run: Path) -> list[dict[str, Any]]:
 
 
 def finished_at(run: Path) -> int | None:
-    """The step at which a run was finished and its record closed; None while it is not."""
+    """The step at which a run was finished and its log closed; None while it is not."""
     last = _last_session(run)
     return int(last["last_step"]) if last is not None and last.get("finished") else None
 

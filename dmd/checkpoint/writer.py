@@ -1,9 +1,9 @@
-"""Writing checkpoints so that each is whole or invisible, in the foreground or behind the training's back.
+"""Writing checkpoints so that each is whole or invisible, in the foreground or in the background.
 
 A checkpoint is staged under a hidden name, every file fsynced, the manifest last; one rename makes it visible, and the
 directory above is fsynced. One process writes; a hidden directory of ours that it finds is what a killed one left.
 A write at step s supersedes what is there for s and above: those belong to a course of the run that was discarded. What
-is none of ours stays where it is, and so does a checkpoint that cannot be looked at.
+is none of ours stays where it is, and so does a checkpoint that cannot be read.
 """
 
 import contextlib
@@ -55,11 +55,15 @@ _DTYPES = {
 def write_checkpoint(root: Path, snapshot: Snapshot, *, keep: int, trusted: set[Path] | None = None) -> Path:
     """Write a checkpoint under `root` (RUN/checkpoints, made if RUN is there) and remove those no longer needed.
 
-    The newest `keep` valid ones stay, every step that one of these names as `state["best_step"]`, and newer ones that
-    cannot be looked at. The tensors
-    of checkpoints in `trusted` are not hashed again for that; the set gains those that this call wrote or hashed.
+    The newest `keep` whole ones stay, every step that one of these names as `state["best_step"]`, and newer ones that
+    cannot be read.
 
-    Raises ValueError for keep < 2, and OSError for storage that fails, naming `root` and what is kept there.
+    Args:
+        trusted: checkpoints whose tensors are not hashed again for that; gains those that this call wrote or hashed.
+
+    Raises:
+        ValueError: keep < 2.
+        OSError: storage that fails; the message names `root` and what is kept there.
     """
     _check_keep(keep)
     trusted = set() if trusted is None else trusted
@@ -174,7 +178,9 @@ def tensor_bytes(tensors: dict[str, Tensor]) -> Iterator[memoryview]:
 
     The layout is https://huggingface.co/docs/safetensors#format: length of the header, JSON header, data; wider types
     first, so that each tensor is aligned. The library's own `save_file` neither fsyncs nor raises OSError.
-    Raises ValueError for a dtype that the format lacks.
+
+    Raises:
+        ValueError: a dtype that the format lacks.
     """
     header: dict[str, dict[str, object]] = {}
     names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
@@ -196,7 +202,11 @@ class AsyncWriter:
     """Writes snapshots in a background thread, one at a time; the training goes on meanwhile."""
 
     def __init__(self, root: Path, keep: int) -> None:
-        """Write under `root` as `write_checkpoint` does. Raises ValueError for keep < 2."""
+        """Write under `root` as `write_checkpoint` does.
+
+        Raises:
+            ValueError: keep < 2.
+        """
         _check_keep(keep)
         self._root = root
         self._keep = keep
@@ -212,7 +222,9 @@ class AsyncWriter:
     def submit(self, snapshot: Snapshot) -> None:
         """Wait for the previous write, then start this one. The snapshot's tensors must be copies that nobody changes.
 
-        Raises the previous write's error, once; the snapshot is then not taken and may be submitted again.
+        Raises:
+            OSError: the previous write failed, which is raised once; the snapshot is then not taken and may be
+                submitted again.
         """
         self.wait()
         self._pending = self._thread.submit(
@@ -220,7 +232,11 @@ class AsyncWriter:
         )
 
     def wait(self) -> Path | None:
-        """Wait for the write under way; its path, or None if there was none. Raises its error, once."""
+        """Wait for the write under way; its path, or None if there was none.
+
+        Raises:
+            OSError: that write failed, which is raised once.
+        """
         pending, self._pending = self._pending, None
         return None if pending is None else pending.result()
 

@@ -99,11 +99,11 @@ def encoder_config(name: str) -> dict[str, Any]:
 
     try:
         found, _ = PreTrainedConfig.get_config_dict(name)
-        foreign = "auto_map" in found and found.get("model_type") not in CONFIG_MAPPING
-        content = {} if foreign else AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
+        custom_code = "auto_map" in found and found.get("model_type") not in CONFIG_MAPPING
+        content = {} if custom_code else AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
     except _faults() as error:
         raise _not_loadable(name, error) from error
-    if foreign:
+    if custom_code:
         raise ValueError(
             f"text encoder {name!r} needs Python code of its own (auto_map in its config.json), which is never run; "
             "choose one that transformers knows: text.encoder=PATH"
@@ -126,7 +126,7 @@ def build_text_encoder(config: dict[str, Any], *, frozen: bool) -> TextEncoder:
     """An encoder of this configuration with fresh weights (a checkpoint brings the trained ones).
 
     Raises:
-        ValueError: none that transformers can build without foreign code.
+        ValueError: none that transformers can build without custom code.
     """
     from transformers import AutoModel
 

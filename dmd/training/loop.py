@@ -3,10 +3,10 @@
     training = Training(engine, config, reader, run)
     outcome = training.run()
 
-`launch.trainer.build` makes the engine with DeepSpeed and calls this.
+`launch.trainer.build` makes the engine with DeepSpeed and constructs `Training`; `launch.trainer.main`, and for trials
+`cluster.ray_runtime.worker`, call `run()`.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from data_shards.sole_writer import Lease
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.resume import Resume, load_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.standing import finished_at, newest_validation
+from dmd.checkpoint.standing import NEVER_VALIDATED, ValidatedStep, finished_at, newest_validation
 from dmd.checkpoint.state import Cursor, check_continues, make_state, model_state
 from dmd.config import Config
 from dmd.data.loader import training_steps
@@ -51,8 +51,8 @@ class Training:
         lease: rank 0's right to write to the run directory.
 
     Raises:
-        ValueError: a checkpoint of another training, or none that is valid.
-        StorageFailed: a checkpoint that cannot be looked at, or storage that cannot hold one; on every rank.
+        ValueError: a checkpoint of another training, or none that is whole.
+        StorageFailed: a checkpoint that cannot be read, or storage that cannot hold one; on every rank.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Training:
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
         self.first_step = self.step
-        self.validated = (-1, math.nan)
+        self.validated = NEVER_VALIDATED
         with all_or_none(engine.device):
             closed = self.is_main_rank and resumed is not None and finished_at(run) == resumed
         self.finished_before = from_first_rank(engine, closed) and self.finished
@@ -99,7 +99,7 @@ class Training:
                 self.output = RunOutput(run, config, reader.index, self.plan, engine, resumed=resumed, lease=lease)
 
     def run(self) -> Outcome:
-        """Train until the config or a stop request ends it, and close the record; a run that is finished stays as is.
+        """Train until the config or a stop request ends it, and close the log; a run that is finished stays as is.
 
         Raises:
             Diverged: too many steps in a row could not be applied.
@@ -231,7 +231,7 @@ class Training:
             self.cursor = Cursor(epoch=epoch + 1)
         self.audit.same(schedule=self.schedule.state(), best=best, cursor=self.cursor, finished=self.finished)
         kept = best or self.schedule.best_step < 0
-        self.validated = self.step, evaluation.loss
+        self.validated = ValidatedStep(step=self.step, loss=evaluation.loss)
         if self.output is not None:
             self.output.log.epoch(self.step, epoch, evaluation, best=best, kept=kept)
         self._save()

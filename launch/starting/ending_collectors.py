@@ -8,6 +8,9 @@ from typing import Protocol
 
 from launch.supervision.ending import STDERR, Ending, read_report, read_reports
 
+_READER_SECONDS = 10.0
+"""How long the reader of stderr may go on after the launcher: a process that left its group may hold the pipe open."""
+
 
 class EndingCollector(Protocol):
     """Collects the endings of ranks."""
@@ -69,5 +72,5 @@ class StderrCollector:
     def endings(self) -> dict[int, Ending]:
         """As `EndingCollector.endings`."""
         if self._reader is not None:
-            self._reader.join(10)  # a process that has left the launcher's group may hold its stderr
+            self._reader.join(_READER_SECONDS)
         return self._endings

@@ -26,7 +26,7 @@ FORWARDED = (
 """Variables (by prefix) that `dmd train --hosts` carries to the ranks on other hosts; the last three are those that
 DeepSpeed carries by itself."""
 
-REJECTION = "DMD_REFUSED"
+REJECTION = "DMD_REJECTION"
 """Environment variable: why `dmd train` cannot train on this host. Its ranks join only to report that to the other
 hosts, whose ranks wait for them."""
 

@@ -74,31 +74,33 @@ class Launcher:
         elif now - self._requested_at[number] >= REPEAT_SECONDS:
             self._kill_requested = True
 
-    def _forward_requests(self, launcher: int) -> None:
+    def _forward_requests(self, launcher_pid: int) -> None:
         """Forward requests to the ranks."""
         if self._kill_requested:
-            self._processes.signal(launcher, signal.SIGKILL)
-            kill_group(launcher)
+            self._processes.signal(launcher_pid, signal.SIGKILL)
+            kill_group(launcher_pid)
         elif self._undelivered and time.monotonic() >= self._retry_at:
-            self._undelivered = {number for number in self._undelivered if not self._processes.signal(launcher, number)}
+            self._undelivered = {
+                number for number in self._undelivered if not self._processes.signal(launcher_pid, number)
+            }
             self._retry_at = time.monotonic() + RETRY_SECONDS
             if self._undelivered and self._processes.ranks_start_together:
-                kill_group(launcher)  # no rank runs yet
+                kill_group(launcher_pid)  # no rank runs yet
 
-    def _end_leftovers(self, launcher: int) -> bool:
+    def _end_leftovers(self, launcher_pid: int) -> bool:
         """Let ranks that outlive their launcher stop by themselves, and kill those that do not.
 
         Returns:
             whether there were any.
         """
-        remaining = self._processes.remaining(launcher)
+        remaining = self._processes.remaining(launcher_pid)
         abandoned = bool(remaining)
         if abandoned:
-            self._processes.signal(launcher, signal.SIGTERM)
+            self._processes.signal(launcher_pid, signal.SIGTERM)
         end = time.monotonic() + self._patience
         while remaining and not self._kill_requested and time.monotonic() < end:
             _, remaining = psutil.wait_procs(remaining, timeout=POLL_SECONDS)
-        kill_group(launcher)
+        kill_group(launcher_pid)
         return abandoned
 
     def _overall_ending(self, code: int, *, abandoned: bool) -> Ending:
@@ -118,7 +120,7 @@ class Launcher:
         stopping = bool(endings and self._requested_at) and all(ending.code == STOPPED for ending in endings.values())
         for rank in self._ranks:
             if rank not in endings and not stopping:
-                message = f"rank {rank} ended without a word, and its supervisor too; the same command continues"
+                message = f"rank {rank} ended without a report, as did its supervisor; the same command continues"
                 endings[rank] = Ending(code=LOST, message=message, origin=rank)
         found = cause(endings)
         killed = SIGNALLED + signal.SIGKILL

@@ -31,8 +31,8 @@ class RankLayout:
         """The ranks that are started from here."""
         if self.hosts is None:
             return range(self.ranks)
-        slots = list(self.hosts.slots.values())
         if self.host_rank is None:
-            return range(sum(slots))
+            return range(self.hosts.num_ranks)
+        slots = list(self.hosts.slots.values())
         first = sum(slots[: self.host_rank])
         return range(first, first + slots[self.host_rank])

@@ -13,7 +13,7 @@ from typing import Protocol
 import psutil
 
 SCRIPT = Path(__file__).absolute().parents[1] / "train.py"
-_SIGNALLED = "dmd-reached"
+_SIGNALLED = "dmd-signalled"
 _CONNECT_SECONDS = 20
 
 
@@ -23,10 +23,10 @@ class RankProcesses(Protocol):
     ranks_start_together: bool
     """Whether no rank runs yet where one cannot be signalled."""
 
-    def signal(self, launcher: int, number: int) -> bool:
+    def signal(self, launcher_pid: int, number: int) -> bool:
         """Signal the ranks that have not had this signal yet; returns whether all of them have it now."""
 
-    def remaining(self, launcher: int) -> list[psutil.Process]:
+    def remaining(self, launcher_pid: int) -> list[psutil.Process]:
         """Ranks on this machine that still run."""
 
 
@@ -35,20 +35,20 @@ class LocalRanks:
 
     ranks_start_together = True
 
-    def signal(self, launcher: int, number: int) -> bool:
+    def signal(self, launcher_pid: int, number: int) -> bool:
         """As `RankProcesses.signal`."""
-        ranks = self.remaining(launcher)
+        ranks = self.remaining(launcher_pid)
         for rank in ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
         return bool(ranks)
 
-    def remaining(self, launcher: int) -> list[psutil.Process]:
+    def remaining(self, launcher_pid: int) -> list[psutil.Process]:
         """As `RankProcesses.remaining`."""
         found = []
         for process in psutil.process_iter():
             try:
-                if os.getpgid(process.pid) == launcher and process.cmdline()[2:3] == [str(SCRIPT)]:
+                if os.getpgid(process.pid) == launcher_pid and process.cmdline()[2:3] == [str(SCRIPT)]:
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
                 continue
@@ -73,7 +73,7 @@ class RemoteRanks:
         self._pattern = shlex.quote(pattern)
         self._signalled: dict[int, set[str]] = {}
 
-    def signal(self, launcher: int, number: int) -> bool:
+    def signal(self, launcher_pid: int, number: int) -> bool:
         """As `RankProcesses.signal`; the launchers of several hosts start their ranks one after the other."""
         signalled = self._signalled.setdefault(number, set())
         missing = [host for host in self._hosts if host not in signalled]
@@ -87,7 +87,7 @@ class RemoteRanks:
                 signalled.add(host)
         return signalled.issuperset(self._hosts)
 
-    def remaining(self, launcher: int) -> list[psutil.Process]:
+    def remaining(self, launcher_pid: int) -> list[psutil.Process]:
         """As `RankProcesses.remaining`: none, they are elsewhere."""
         return []
 
@@ -113,7 +113,7 @@ def check_ssh(hosts: list[str], arguments: list[str]) -> None:
             raise ValueError(f"ssh cannot reach {host} ({why}); `ssh {host} true` must work without a question")
 
 
-def kill_group(launcher: int) -> None:
+def kill_group(launcher_pid: int) -> None:
     """Kill the process group of a launcher."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(launcher, signal.SIGKILL)
+        os.killpg(launcher_pid, signal.SIGKILL)

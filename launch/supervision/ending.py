@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from dmd.exit_codes import STOPPED, weight
+from dmd.exit_codes import STOPPED, severity
 
 REPORTS = "DMD_REPORTS"
 """Environment variable: where a supervisor reports how its rank ended; a path, or STDERR."""
@@ -28,7 +28,7 @@ class Ending:
     message: str = ""
     """One line for the user; may be empty."""
     origin: int = 0
-    """The rank that ended first; another one than the reporting rank where that one ended because of it."""
+    """The rank whose failure came first; may differ from the reporting rank."""
 
     def json(self) -> str:
         """As one line of JSON, which `parse_ending` reads."""
@@ -41,12 +41,13 @@ def parse_ending(text: str) -> Ending:
 
 
 def cause(endings: dict[int, Ending]) -> Ending:
-    """The ending that says why a training ended: of most weight, and if possible with a message and of its own rank."""
+    """The ending that says why a training ended: of the highest severity, and if possible with a message
+    and of its own rank."""
     assert endings
 
     def preference(rank: int) -> tuple[int, bool, bool, int]:
         ending = endings[rank]
-        return weight(ending.code), bool(ending.message), ending.origin == rank, -rank
+        return severity(ending.code), bool(ending.message), ending.origin == rank, -rank
 
     return endings[max(endings, key=preference)]
 

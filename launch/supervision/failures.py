@@ -42,7 +42,7 @@ def ending_of(error: Exception, rank: int, config: Config | None, *, alone: bool
         return ending(USER_ERROR, f"{rank_name()}: {error}" if named else str(error))
     if isinstance(error, OSError):
         where = "" if isinstance(error, StorageFailed) else f"{rank_name()}: "
-        return ending(STORAGE, f"{where}{error}; the same command continues when the storage is well")
+        return ending(STORAGE, f"{where}{error}; the same command continues when the storage works again")
     if isinstance(error, torch.AcceleratorError):
         traceback.print_exception(error)
         return ending(FAILED, f"the device of {rank_name()} failed ({reason}); its traceback is above")

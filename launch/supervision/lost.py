@@ -17,6 +17,10 @@ _OF_WATCHDOG = re.compile(
     r"|watchdog thread terminated with exception: (?:\[Rank \d+\] )?(.*)"
     r"|(Terminating the process after attempting to dump debug info, due to collective timeout.*)"
 )
+_READ_BYTES = 1 << 16
+"""How much one read takes at most: what a pipe holds."""
+_LINE_BYTES = 1 << 12
+"""How much of the end of an unfinished line is kept to be searched."""
 
 
 def lost_peers(error: RuntimeError) -> bool:
@@ -43,7 +47,7 @@ def _in_a_collective(error: RuntimeError) -> bool:
     return module.startswith(("torch.distributed.", "deepspeed.comm."))
 
 
-def watchdog_reason(line: str) -> str | None:
+def nccl_abort_reason(line: str) -> str | None:
     """Why torch's NCCL watchdog aborts, if a line of stderr says so; None for any other line."""
     match = _OF_WATCHDOG.search(line)
     if match is None or _OF_THIS_RANK.search(line):
@@ -75,7 +79,7 @@ class StderrRelay:
         """Forward what has come; returns whether more may come."""
         while True:
             try:
-                data = os.read(self.reader, 1 << 16)
+                data = os.read(self.reader, _READ_BYTES)
             except BlockingIOError:
                 return True
             if not data:
@@ -91,6 +95,6 @@ class StderrRelay:
 
     def _scan(self, data: bytes) -> None:
         *lines, self._line = (self._line + data).split(b"\n")
-        self._line = self._line[-(1 << 12) :]
+        self._line = self._line[-_LINE_BYTES:]
         for line in lines:
-            self.reason = self.reason or watchdog_reason(line.decode(errors="replace"))
+            self.reason = self.reason or nccl_abort_reason(line.decode(errors="replace"))

@@ -33,11 +33,13 @@ ABSENT_SECONDS = 30.0
 """After this time rank 0 prints how many others have not joined."""
 CAUSE_WAIT_SECONDS = 5.0
 """How long a rank that has lost its peers looks for the cause, which was published before, if at all."""
+_COUNT_SECONDS = 0.05
+"""Time between two looks at how many ranks know the cause."""
 _CAUSE = "dmd/cause"
 """Key of the store: the ending of the rank that left first."""
-_ACKNOWLEDGED = "dmd/heard"
+_ACKNOWLEDGED = "dmd/acknowledged"
 """Key of the store: how many ranks know the cause."""
-_JOINED = "dmd/here"
+_JOINED = "dmd/joined"
 """Key of the store: how many ranks have connected."""
 
 
@@ -162,7 +164,7 @@ class Peers:
             store.add(_ACKNOWLEDGED, 0) < max(store.add(_JOINED, 0), self._expected_ranks) - 1
             and time.monotonic() < until
         ):
-            time.sleep(0.05)
+            time.sleep(_COUNT_SECONDS)
 
     def _acknowledge(self, store: TCPStore) -> None:
         """Count this rank among those that know the cause, once. Rank 0 may leave then."""

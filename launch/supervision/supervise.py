@@ -28,13 +28,15 @@ from launch.supervision.ending import Ending, Reporter
 from launch.supervision.watchdog import START_SECONDS, Watchdog
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-WRAPPER_PID = "DMD_WRAPPER"
+WRAPPER_PID = "DMD_WRAPPER_PID"
 """Environment variable: process id of the `dmd train` on this host."""
 REPEAT_SECONDS = 5.0
 """A stop signal counts as a second request this long after the first one of its kind."""
 GRACE_SECONDS = 5.0
 """Time for a joining rank to publish that it stops."""
 POLL_SECONDS = 0.1
+_STACK_BYTES = 1 << 20
+"""How much of the stacks is read, and printed, at once."""
 _PR_SET_PDEATHSIG = 1
 
 StopRequest = Callable[[], bool]
@@ -143,8 +145,8 @@ class _Supervisor:
         elif first:
             self._channels.ask_to_stop()
             if not quiet and self._channels.phase == Phase.TRAINING and self._reporter.rank == 0:
-                name, again = signal.Signals(number).name, f"again after {REPEAT_SECONDS:.0f} s leaves at once"
-                print(f"{name}: stopping after a checkpoint; {again}", file=sys.stderr, flush=True)
+                name, second = signal.Signals(number).name, f"a second one after {REPEAT_SECONDS:.0f} s ends at once"
+                print(f"{name}: stopping after a checkpoint; {second}", file=sys.stderr, flush=True)
 
     def _kill_if_overdue(self) -> None:
         """Kill a rank that hangs, or that has been asked to stop before it had anything to save."""
@@ -162,7 +164,7 @@ class _Supervisor:
 
     def _show_stacks(self) -> None:
         """Print the stacks that the rank has dumped since the last call."""
-        text = os.pread(self._channels.stacks, 1 << 20, self._stack_bytes_shown).decode(errors="replace")
+        text = os.pread(self._channels.stacks, _STACK_BYTES, self._stack_bytes_shown).decode(errors="replace")
         if not text:
             return
         self._stack_bytes_shown += len(text.encode())

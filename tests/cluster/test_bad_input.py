@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.request import parse_experiment
+from cluster.request import parse_experiment, parse_tune
 from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
@@ -56,6 +56,14 @@ def test_tune(options, message, shards, tmp_path, capsys, monkeypatch):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_asha_are_not_checked_without_it(tmp_path):
+    (tmp_path / "space.yaml").write_text("train.learning_rate: {uniform: [0.001, 0.002]}\n")
+    unused = ["--scheduler", "none", "--grace", "9", "--reduction", "1"]
+    command = ["--space", str(tmp_path / "space.yaml"), "--data", "shards", "--out", str(tmp_path / "out")]
+    search = parse_tune([*command, *TINY, "train.epochs=2", *unused]).search
+    assert (search.scheduler, search.grace, search.reduction) == ("none", 9, 1)
 
 
 @pytest.mark.parametrize("command", ["tune", "experiment"])

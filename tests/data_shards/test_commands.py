@@ -21,9 +21,9 @@ def test_a_pickle_becomes_shards_that_verify(tmp_path, capsys):
 
 def test_verify_names_broken_samples(tmp_path, capsys):
     out = tmp_path / "shards"
-    assert shard(["--synthetic", str(out), "--samples", "20", "--text-kind", "tokens", "--name", "made-up"]) == 0
+    assert shard(["--synthetic", str(out), "--samples", "20", "--text-kind", "tokens", "--name", "mine"]) == 0
     info = ShardIndex.load(out).info
-    assert (info.name, info.text_kind) == ("made-up", "tokens")
+    assert (info.name, info.text_kind) == ("mine", "tokens")
     path = out / info.shards[0].name
     raw = bytearray(path.read_bytes())
     raw[int(ShardIndex.load(out).records("train", [1])["offset"][0, 2]) + 300] ^= 4

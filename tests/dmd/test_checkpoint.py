@@ -17,7 +17,7 @@ from dmd.checkpoint.format import (
     Snapshot,
     find_step,
     list_checkpoints,
-    newest_valid,
+    newest_whole,
     read_checkpoint,
     verify_checkpoint,
 )
@@ -98,14 +98,14 @@ def flip_a_bit(file: Path) -> None:
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_a_torn_checkpoint_is_skipped_with_its_reason(root, name, damage):
     damage(root / "step_00000030" / name)
-    path, skipped = newest_valid(root)
+    path, skipped = newest_whole(root)
     assert path == root / "step_00000020"
     assert len(skipped) == 1
     assert skipped[0].startswith(f"step_00000030: {name} ")
     assert [info.reason is None for info in list_checkpoints(root)] == [True, True, False]
     with pytest.raises(ValueError, match=name):
         read_checkpoint(root / "step_00000030")
-    with pytest.raises(ValueError, match=f"not valid: {name}"):
+    with pytest.raises(ValueError, match=f"is damaged: {name}"):
         find_step(root, 30)
 
 
@@ -123,17 +123,17 @@ def test_every_single_bit_of_a_manifest_counts(root):
 
 def test_a_renamed_checkpoint_is_not_taken_for_another_step(root):
     (root / "step_00000030").rename(root / "step_00000031")
-    assert newest_valid(root)[0] == root / "step_00000020"
+    assert newest_whole(root)[0] == root / "step_00000020"
     with pytest.raises(ValueError, match="not the name of a checkpoint"):
         verify_checkpoint(root)
 
 
 def test_never_a_silent_fresh_start(root, tmp_path):
-    assert newest_valid(tmp_path / "elsewhere") == (None, [])
+    assert newest_whole(tmp_path / "elsewhere") == (None, [])
     for step in (10, 20, 30):
         remove(root / f"step_{step:08d}" / MANIFEST)
-    with pytest.raises(ValueError, match=r"no checkpoint .* is valid .*step_00000030: manifest.json is missing; .*10"):
-        newest_valid(root)
+    with pytest.raises(ValueError, match=r"no checkpoint .* is whole .*step_00000030: manifest.json is missing; .*10"):
+        newest_whole(root)
 
 
 def test_a_step_that_is_asked_for_must_be_there(root):
@@ -154,10 +154,10 @@ def test_stale_staging_directories_are_invisible_and_cleared(root):
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     shutil.copytree(root / "step_00000030", root / f".staging-step_00000041-{'1' * 32}")
-    assert newest_valid(root) == (root / "step_00000030", [])
+    assert newest_whole(root) == (root / "step_00000030", [])
     write_checkpoint(root, snapshot(50), keep=2)
     assert not hidden(root)
-    assert newest_valid(root) == (root / "step_00000050", [])
+    assert newest_whole(root) == (root / "step_00000050", [])
 
 
 def test_two_writers_at_once_harm_nothing(root):
@@ -175,7 +175,7 @@ def test_two_writers_at_once_harm_nothing(root):
             write_checkpoint(root, snapshot(35), keep=2)
     assert all(info.reason is None for info in list_checkpoints(root))
     write_checkpoint(root, snapshot(60), keep=2)
-    assert newest_valid(root) == (root / "step_00000060", [])
+    assert newest_whole(root) == (root / "step_00000060", [])
     assert not hidden(root)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dmd.checkpoint import writer as checkpoint_writer
-from dmd.checkpoint.format import list_checkpoints, newest_valid, read_checkpoint
+from dmd.checkpoint.format import list_checkpoints, newest_whole, read_checkpoint
 from dmd.checkpoint.writer import write_checkpoint
 from dmd.testing.fault_points import fault_point
 from tests.support.snapshots import equal, hidden, snapshot, steps
@@ -56,7 +56,7 @@ def test_the_fault_points_cover_every_stage():
 def test_killed_while_saving_the_next_step(root, point):
     assert save(root, 40, 40, f"{point}@1") == -signal.SIGKILL
     whole = snapshot(40, best=40, salt=1) if point in AFTER_RENAME else snapshot(30)
-    path, skipped = newest_valid(root)
+    path, skipped = newest_whole(root)
     assert not skipped
     assert equal(read_checkpoint(path), whole)
     assert all(info.reason is None for info in list_checkpoints(root))
@@ -72,7 +72,7 @@ def test_killed_while_saving_a_step_again_that_is_the_only_one(tmp_path, point):
     write_checkpoint(root, snapshot(30), keep=2)
     assert save(root, 30, 30, f"{point}@1") == -signal.SIGKILL
     whole = snapshot(30, best=30, salt=1) if point in AFTER_RENAME else snapshot(30)
-    assert equal(read_checkpoint(newest_valid(root)[0]), whole)
+    assert equal(read_checkpoint(newest_whole(root)[0]), whole)
     write_checkpoint(root, snapshot(40), keep=2)
     assert not hidden(root)
     assert steps(root) == [30, 40]
@@ -83,7 +83,7 @@ def test_killed_while_saving_a_step_again_that_is_the_only_one(tmp_path, point):
 def test_killed_while_going_back_never_returns_to_the_later_steps(root, point):
     assert save(root, 25, 20, f"{point}@1") == -signal.SIGKILL
     expected = snapshot(25, best=20, salt=1) if point in AFTER_RENAME else snapshot(20)
-    assert equal(read_checkpoint(newest_valid(root)[0]), expected)
+    assert equal(read_checkpoint(newest_whole(root)[0]), expected)
 
 
 def test_the_fault_counts_and_asks_for_the_rank(root):

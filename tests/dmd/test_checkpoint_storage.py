@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dmd.checkpoint.format import list_checkpoints, newest_valid, read_checkpoint
+from dmd.checkpoint.format import list_checkpoints, newest_whole, read_checkpoint
 from dmd.checkpoint.writer import AsyncWriter, write_checkpoint
 from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
@@ -60,7 +60,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(small_disk, size):
         writer.close()
     assert caught.value.errno == errno.ENOSPC
     assert not hidden(root), "the room that the torn one took is free again"
-    assert newest_valid(root) == (root / "step_00000010", [])
+    assert newest_whole(root) == (root / "step_00000010", [])
     write_checkpoint(root, snapshot(20), keep=2)
     assert steps(root) == [10, 20]
 
@@ -71,4 +71,4 @@ def test_a_read_only_disk_keeps_the_previous_checkpoint(small_disk):
     with pytest.raises(OSError, match=f"step 20 in {root}: Read-only file system; .*is kept: step_00000010") as caught:
         write_checkpoint(root, snapshot(20), keep=2)
     assert caught.value.errno == errno.EROFS
-    assert equal(read_checkpoint(newest_valid(root)[0]), snapshot(10))
+    assert equal(read_checkpoint(newest_whole(root)[0]), snapshot(10))

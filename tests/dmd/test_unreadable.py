@@ -16,7 +16,7 @@ from dmd.checkpoint.format import (
     checkpoint_paths,
     find_step,
     list_checkpoints,
-    newest_valid,
+    newest_whole,
     read_checkpoint,
     verify_checkpoint,
 )
@@ -60,17 +60,17 @@ def test_a_failing_disk_is_reported_and_decides_nothing(root):
     newest = root / "step_00000030"
     with failing(newest):
         for look in (
-            lambda: newest_valid(root),
+            lambda: newest_whole(root),
             lambda: find_step(root, 30),
             lambda: read_checkpoint(newest),
             lambda: verify_checkpoint(newest),
         ):
             with pytest.raises(Unreadable, match=f"{newest} cannot be read: Input/output error; nothing was decided"):
                 look()
-        assert [(info.reason is None, info.looked) for info in list_checkpoints(root)] == [(True, True)] * 2 + [
+        assert [(info.reason is None, info.readable) for info in list_checkpoints(root)] == [(True, True)] * 2 + [
             (False, False)
         ]
-    assert newest_valid(root) == (newest, [])
+    assert newest_whole(root) == (newest, [])
 
 
 @pytest.mark.parametrize("closed", ["checkpoints", "step_00000030", f"step_00000030/{STATE}"])
@@ -79,10 +79,10 @@ def test_permissions_are_reported_and_decide_nothing(open_root, closed):
     mode = place.stat().st_mode
     place.chmod(0)
     with nobody(), pytest.raises(Unreadable, match=f"{place}.* cannot be read: Permission denied; nothing was decided"):
-        newest_valid(open_root)
+        newest_whole(open_root)
     place.chmod(mode)
     with nobody():
-        assert newest_valid(open_root) == (open_root / "step_00000030", [])
+        assert newest_whole(open_root) == (open_root / "step_00000030", [])
 
 
 def test_a_checkpoint_that_cannot_be_looked_at_is_not_superseded(root):
@@ -102,7 +102,7 @@ def test_what_is_proven_bad_is_replaced(root):
     assert steps(root) == [10, 20, 40]
 
 
-def test_foreign_files_stay_where_they_are(root):
+def test_files_of_others_stay_where_they_are(root):
     files = (
         "notes.txt",
         "step_00000099",
@@ -116,7 +116,7 @@ def test_foreign_files_stay_where_they_are(root):
     for name in files:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(name)
-    assert newest_valid(root) == (root / "step_00000030", [])
+    assert newest_whole(root) == (root / "step_00000030", [])
     assert steps(root) == [10, 20, 30]
     for step in (40, 30):
         write_checkpoint(root, snapshot(step), keep=2)
@@ -132,7 +132,7 @@ def test_commands_say_74_and_the_storage(run, tmp_path, capsys):
             assert command(*arguments) == STORAGE
             error = capsys.readouterr().err
             assert f"{newest} cannot be read: Input/output error" in error
-            assert "the same command works when the storage is well" in error
+            assert "the same command works when the storage works again" in error
             assert len(error.splitlines()) == 1
         assert command("checkpoints", copy) in (0, 1)
         assert f"UNREADABLE: {newest} cannot be read" in capsys.readouterr().out

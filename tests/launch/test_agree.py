@@ -102,7 +102,7 @@ def test_a_rank_without_a_config_ends_all_with_its_reason(shards, tmp_path, rank
 
 
 def test_what_dmd_train_has_rejected_on_a_host_reaches_the_others(shards, tmp_path, monkeypatch):
-    assert "not today" in rejected(train(shards, tmp_path / "run", ranks=2, DMD_REFUSED="not today"))
+    assert "not today" in rejected(train(shards, tmp_path / "run", ranks=2, DMD_REJECTION="not today"))
 
 
 def test_a_run_directory_that_cannot_be_made_is_the_storage_on_every_rank(shards, tmp_path):

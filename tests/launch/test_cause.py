@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dmd.exit_codes import weight
+from dmd.exit_codes import severity
 from dmd.testing.fault_points import fault_point
 from dmd.training.outcome import Outcome
 from launch.network.ports import free_port
@@ -142,10 +142,10 @@ def test_a_rank_that_is_stopped_while_others_wait_for_it(tmp_path, rank):
 
 
 def test_which_of_several_endings_is_the_cause():
-    by_weight = [2, 74, 71, 1, 137, 143, 69, 75, 0]
-    assert sorted(by_weight, key=weight, reverse=True) == by_weight
-    assert weight(255) == weight(143)
-    assert weight(13) == weight(1), "an unknown code is a bug"
+    by_severity = [2, 74, 71, 1, 137, 143, 69, 75, 0]
+    assert sorted(by_severity, key=severity, reverse=True) == by_severity
+    assert severity(255) == severity(143)
+    assert severity(13) == severity(1), "an unknown code is a bug"
     lost = Ending(code=69, message="lost", origin=0)
     assert cause({0: lost, 1: Ending(code=137, message="killed", origin=1)}).message == "killed"
     follows, own = Ending(code=2, message="b", origin=1), Ending(code=2, message="b", origin=1)
@@ -180,4 +180,4 @@ def test_a_stop_request_may_kill_a_supervisor_that_has_just_started(asked, code)
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
     ending = Launcher(LocalRanks(), collector, range(2), patience=1).run(command, os.environ)
     assert ending.code == code
-    assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a word") in ending.message
+    assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a report") in ending.message

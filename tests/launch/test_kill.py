@@ -93,7 +93,7 @@ def test_a_torn_checkpoint_is_skipped_and_the_run_still_ends_equal(shards, refer
     else:
         path.write_bytes(damage)
     ended = finish(shards, run, SAVES)
-    assert f"skipped an invalid checkpoint: step_00000008: {name}" in ended.output
+    assert f"skipped a damaged checkpoint: step_00000008: {name}" in ended.output
     assert "at step 6 (epoch 1)" in ended.output
     assert_bitwise(run, reference(SAVES))
 
@@ -106,7 +106,7 @@ def test_no_valid_checkpoint_is_an_error_and_no_fresh_start(shards, half_done, t
     ended = train(shards, run, SAVES, ranks=2)
     assert ended.codes == [2, 2]
     assert "no checkpoint in" in ended.output
-    assert "is valid (step_00000008: model.safetensors has 0 bytes" in ended.output
+    assert "is whole (step_00000008: model.safetensors has 0 bytes" in ended.output
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     with pytest.raises(ValueError, match="no checkpoint in"):
         last(run)

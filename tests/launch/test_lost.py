@@ -24,7 +24,7 @@ from dmd.distributed.errors import Diverged, OnEveryRank, StorageFailed
 from launch.network.ports import free_port
 from launch.supervision.channels import Channels
 from launch.supervision.failures import ending_of
-from launch.supervision.lost import lost_peers, watchdog_reason
+from launch.supervision.lost import lost_peers, nccl_abort_reason
 from launch.supervision.supervise import StopRequest, supervise
 from launch.supervision.watchdog import Watchdog
 from launch.trainer.engine import join_process_group
@@ -76,13 +76,13 @@ def test_which_errors_say_that_others_are_lost(error, lost):
 
 
 def test_what_the_nccl_watchdog_says():
-    assert watchdog_reason(TIMEOUT).startswith("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=6463")
-    assert watchdog_reason(GONE) == (
+    assert nccl_abort_reason(TIMEOUT).startswith("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=6463")
+    assert nccl_abort_reason(GONE) == (
         "NCCL error: remote process exited or there was a network error, NCCL version 2.20.5"
     )
-    assert "due to collective timeout or exception" in watchdog_reason(SIGNALLED)
+    assert "due to collective timeout or exception" in nccl_abort_reason(SIGNALLED)
     for line in (ASSERT, UNHANDLED, "epoch 3: 100%", "terminate called after throwing an instance of 'std::bad_alloc'"):
-        assert watchdog_reason(line) is None
+        assert nccl_abort_reason(line) is None
 
 
 def _end(environment: dict[str, str], log: str, hands_over: bool, last_words: str, aborts: bool) -> None:

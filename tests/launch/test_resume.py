@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_shards.reading.reader import ShardReader
-from dmd.checkpoint.format import newest_valid
+from dmd.checkpoint.format import newest_whole
 from tests.support.ranks import assert_bitwise, assert_close, committed_samples, finish, last, losses, train
 
 pytestmark = pytest.mark.multiproc
@@ -54,7 +54,7 @@ def test_saving_by_minutes(shards, reference, tmp_path):
     for run, minutes, found in ((often, "1e-6", {2, 3}), (seldom, "60", {0})):
         ended = train(shards, run, f"train.save_minutes={minutes}", DMD_FAULT="step@4")
         assert ended.codes == [137], ended.output
-        newest, skipped = newest_valid(run / "checkpoints")
+        newest, skipped = newest_whole(run / "checkpoints")
         assert not skipped
         assert (int(newest.name.removeprefix("step_")) if newest else 0) in found
     finish(shards, often)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmd.checkpoint.format import newest_valid
+from dmd.checkpoint.format import newest_whole
 from launch.supervision.supervise import REPEAT_SECONDS
 from tests.support.disks import fill
 from tests.support.ranks import Session, assert_bitwise, finish, last, losses, train
@@ -46,7 +46,7 @@ def test_sigterm_twice_leaves_at_once(shards, reference, tmp_path):
     os.kill(session.supervisor(0), signal.SIGTERM)
     ended = session.wait()
     assert ended.codes == [KILLED], ended.output
-    assert newest_valid(root) == (root / "step_00000002", [])
+    assert newest_whole(root) == (root / "step_00000002", [])
     finish(shards, run, SAVES)
     assert_bitwise(run, reference(SAVES))
 

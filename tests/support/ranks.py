@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dmd.checkpoint.format import Snapshot, newest_valid, read_checkpoint
+from dmd.checkpoint.format import Snapshot, newest_whole, read_checkpoint
 from launch.network.ports import free_port
 from launch.supervision.supervise import supervise
 from launch.trainer.main import main
@@ -153,7 +153,7 @@ def errors(output: str) -> list[str]:
 
 def last(run: Path) -> Snapshot:
     """The newest checkpoint of a run."""
-    path, skipped = newest_valid(run / "checkpoints")
+    path, skipped = newest_whole(run / "checkpoints")
     assert path is not None
     assert not skipped
     return read_checkpoint(path)
