@@ -111,17 +111,18 @@ class Launcher:
             abandoned: whether ranks outlived it.
         """
         endings = self._collector.endings()
-        if not endings and self._requested_at and not self._kill_requested:
+        requested_once = bool(self._requested_at) and not self._kill_requested
+        if not endings and requested_once:
             return Ending(code=STOPPED, message="asked to stop before a rank ran; the same command continues")
         if not endings and not abandoned and not self._kill_requested:
             message = f"the launcher ended with exit code {code} before a rank did; what it said is above"
             return Ending(code=code if code > 0 else FAILED, message=message)
-        # A request that reaches a supervisor before it has come as far as to take it just kills it.
-        stopping = bool(endings and self._requested_at) and all(ending.code == STOPPED for ending in endings.values())
-        for rank in self._ranks:
-            if rank not in endings and not stopping:
-                message = f"rank {rank} ended without a report, as did its supervisor; the same command continues"
-                endings[rank] = Ending(code=LOST, message=message, origin=rank)
+        # A request that reaches a supervisor before it can obey kills it: then the reports of the others stand for all.
+        all_stop = requested_once and all(ending.code == STOPPED for ending in endings.values())
+        missing = [] if all_stop else [rank for rank in self._ranks if rank not in endings]
+        for rank in missing:
+            message = f"rank {rank} ended without a report, as did its supervisor; the same command continues"
+            endings[rank] = Ending(code=LOST, message=message, origin=rank)
         found = cause(endings)
         killed = SIGNALLED + signal.SIGKILL
         if self._kill_requested and found.code in (LOST, killed):

@@ -7,7 +7,8 @@ forks before anything large is imported, so it takes ten megabytes. It
   are one request. A signal from the launcher or `dmd train`, or their death, is never a second one;
 - ends a rank at once that has nothing to save yet;
 - reports how its rank ended (`launch.supervision.ending`): as the rank has noted it, or by the signal that killed it;
-- prints the stacks that a rank dumps when it hangs or crashes, and kills it then (`launch.supervision.watchdog`);
+- prints the stacks that a rank dumps when it crashes or gives no heartbeat, and kills one that goes on giving none
+  (`launch.supervision.watchdog`);
 - distinguishes a rank that lost its peers under NCCL from a crash (`launch.supervision.lost`).
 A rank never outlives its supervisor.
 """

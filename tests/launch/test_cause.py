@@ -181,3 +181,13 @@ def test_a_stop_request_may_kill_a_supervisor_that_has_just_started(asked, code)
     ending = Launcher(LocalRanks(), collector, range(2), patience=1).run(command, os.environ)
     assert ending.code == code
     assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a report") in ending.message
+
+
+def test_ranks_that_a_second_request_killed_are_no_stopped_ones():
+    """Though another rank had stopped before it."""
+    collector = MemoryCollector()
+    Path(collector.address).write_text(report_line(1, Ending(code=75, message="stopped", origin=1)) + "\n")
+    launcher = Launcher(LocalRanks(), collector, range(2), patience=1)
+    launcher._requested_at[signal.SIGTERM] = 0.0
+    launcher._kill_requested = True
+    assert launcher._overall_ending(-9, abandoned=False).code == 137
