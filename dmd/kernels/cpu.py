@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.cpu_blocks import AttentionCall, query_scale
-from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.kernels.dropout.rng import DropoutRNG, keep_scale
 from dmd.kernels.encoder.cpu_layer import CpuWeights, DropoutFactors, cpu_layer
 from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
 from dmd.kernels.portable import PortableBackend, after_norm, normalise, pick_steps
@@ -47,6 +47,7 @@ class CpuBackend(PortableBackend):
         dropout = DropoutFactors(
             attended=factors(plan.res_rate, dim),
             hidden=factors(plan.relu_rate, 4 * dim),
+            hidden_scale=1.0 if rng is None else keep_scale(plan.relu_rate),
             mlp=factors(plan.res_rate, dim),
         )
         return cpu_layer(x, source, cpu_weights(weights.of(members), plan.attention.heads), attention, dropout)

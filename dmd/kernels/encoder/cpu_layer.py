@@ -1,6 +1,6 @@
 """An encoder layer in PyTorch, forward and backward, made for CPUs: one encoder and some samples at a time.
 
-Everything between the input and the output of such a chunk stays in the cache, and its products are of two matrices.
+The products of such a chunk are of two matrices, and it writes its outputs and gradients into those of the whole layer.
 The numbers are those that `PortableBackend.layer` composes from single operations, up to rounding:
 
     normed = norm(x)
@@ -10,12 +10,15 @@ The numbers are those that `PortableBackend.layer` composes from single operatio
     hidden = factors.hidden * relu(fc1(middle))
     output = between + factors.mlp * fc2(hidden)
 
+Backward does not need `factors.hidden`, only its scale: a hidden unit that is 0 was dropped or not positive, and has no
+gradient in either case.
+
 Backward goes through these lines from the last to the first. A variable there holds the gradient of what has its name
 here; values are read from `saved`, parameters from `w`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -70,6 +73,8 @@ class DropoutFactors:
     """Of the attention's branch, [E, B, Tq, d]; of a chunk [n, d], for n = samples * time steps."""
     hidden: Tensor | None
     """Of the hidden units, [E, B, Tq, 4d]; of a chunk [n, 4d]."""
+    hidden_scale: float
+    """What the kept hidden units are multiplied by."""
     mlp: Tensor | None
     """Of the MLP's branch, [E, B, Tq, d]; of a chunk [n, d]."""
 
@@ -79,7 +84,7 @@ class DropoutFactors:
         def part(factors: Tensor | None) -> Tensor | None:
             return None if factors is None else factors[encoder, samples].flatten(0, 1)
 
-        return DropoutFactors(attended=part(self.attended), hidden=part(self.hidden), mlp=part(self.mlp))
+        return replace(self, attended=part(self.attended), hidden=part(self.hidden), mlp=part(self.mlp))
 
 
 class Saved(NamedTuple):
@@ -123,25 +128,9 @@ def cpu_layer(
     Returns:
         like x. Under autocast it is computed in float32 all the same.
     """
-    steps = max(x.shape[2], 0 if source is None else source.shape[2])
-    slices = even_slices(x.shape[1], CHUNK_STEPS // steps)
-    chunks = [(encoder, samples) for encoder in range(len(x)) for samples in slices]
-    sizes = [samples.stop - samples.start for _, samples in chunks]
-    inputs = x.flatten(0, 1).split(sizes)
-    sources = [None] * len(chunks) if source is None else source.flatten(0, 1).split(sizes)
-    own = weights.by_encoder()
-    outputs: list[Tensor] = []
-    for (encoder, samples), part, source_part in zip(chunks, inputs, sources, strict=True):
-        output = ChunkLayer.apply(
-            part,
-            source_part,
-            attention.of(encoder, samples),
-            factors.of(encoder, samples),
-            *own[encoder],
-        )
-        assert isinstance(output, Tensor)
-        outputs.append(output)
-    return torch.cat(outputs).view(x.shape)
+    output = CpuLayer.apply(x, source, attention, factors, *weights)
+    assert isinstance(output, Tensor)
+    return output
 
 
 def even_slices(count: int, at_most: int) -> list[slice]:
@@ -150,8 +139,8 @@ def even_slices(count: int, at_most: int) -> list[slice]:
     return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
 
-class ChunkLayer(torch.autograd.Function):
-    """The layer of one encoder on some samples. Attention weights are not kept, but computed again."""
+class CpuLayer(torch.autograd.Function):
+    """The layer, chunk after chunk. Attention weights are not kept, but computed again."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
@@ -159,44 +148,33 @@ class ChunkLayer(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         source: Tensor | None,
-        attention: BlockAttention,
+        attention: AttentionCall,
         factors: DropoutFactors,
         *weights: Tensor,
     ) -> Tensor:
-        """x [b, Tq, d], source [b, Tk, d] or None, and the encoder's `CpuWeights` -> [b, Tq, d]; n = b * Tq."""
-        w = CpuWeights(*weights)
-        batch, _, dim = x.shape
-        rows = x.reshape(-1, dim)  # [n, d]
-        normed, normed_rstd = _normalise(rows)
-        attended_to = normed if source is None else source.reshape(-1, dim)
-        query = torch.addmm(w.query_bias.unsqueeze(1), w.query_weight, normed.t())  # [d, n]
-        key_value = torch.addmm(w.key_value_bias.unsqueeze(1), w.key_value_weight, attended_to.t())  # [2d, n]
-        width, matrices = dim // attention.heads, attention.heads * batch
-        heads = Heads(query.view(width, matrices, -1), key_value.view(2, width, matrices, -1))
-        attended = attention.forward(heads)
-        branch = torch.addmm(w.out_bias, attended.mixed.view(dim, -1).t(), w.out_weight.t())
-        if factors.attended is not None:
-            branch *= factors.attended
-        between = branch.add_(rows)
-        middle, middle_rstd = _normalise(between)
-        hidden = torch.addmm(w.fc1_bias, middle, w.fc1_weight.t()).relu_()
-        if factors.hidden is not None:
-            hidden *= factors.hidden
-        branch = torch.addmm(w.fc2_bias, hidden, w.fc2_weight.t())
-        if factors.mlp is not None:
-            branch *= factors.mlp
-        saved = Saved(
-            **heads._asdict(),
-            **attended._asdict(),
-            normed=normed,
-            normed_rstd=normed_rstd,
-            middle=middle,
-            middle_rstd=middle_rstd,
-            hidden=hidden,
-        )
-        ctx.save_for_backward(source, *weights, *saved)
-        ctx.attention, ctx.factors = attention, factors
-        return branch.add_(between).view(x.shape)
+        """See `cpu_layer`; `weights` are the `CpuWeights`."""
+        steps = max(x.shape[2], 0 if source is None else source.shape[2])
+        slices = even_slices(x.shape[1], CHUNK_STEPS // steps)
+        own = CpuWeights(*weights).by_encoder()
+        output = torch.empty_like(x, memory_format=torch.contiguous_format)
+        ctx.chunks, ctx.attentions, ctx.factors = [], [], []
+        everything: list[Tensor | None] = [source, *weights]
+        for chunk in [(encoder, samples) for encoder in range(len(x)) for samples in slices]:
+            part = attention.of(*chunk)
+            chunk_factors = factors.of(*chunk)
+            everything += chunk_forward(
+                x[chunk],
+                None if source is None else source[chunk],
+                own[chunk[0]],
+                part,
+                chunk_factors,
+                output=output[chunk],
+            )
+            ctx.chunks.append(chunk)
+            ctx.attentions.append(part)
+            ctx.factors.append(replace(chunk_factors, hidden=None))
+        ctx.save_for_backward(*everything)
+        return output
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
@@ -204,57 +182,137 @@ class ChunkLayer(torch.autograd.Function):
         """The gradients of x, source and weights."""
         source, *rest = ctx.saved_tensors
         count = len(CpuWeights._fields)
-        w, saved = CpuWeights(*rest[:count]), Saved(*rest[count:])
-        factors: DropoutFactors = ctx.factors
-        attention: BlockAttention = ctx.attention
-        dim = saved.normed.shape[1]
-        out = gradients[0].reshape(-1, dim)  # [n, d]
+        weights, rest = CpuWeights(*rest[:count]), rest[count:]
+        own = weights.by_encoder()
+        weight_grads = CpuWeights(*(torch.zeros_like(weight) for weight in weights))
+        own_grads = weight_grads.by_encoder()
+        output_grad = gradients[0]
+        x_grad = torch.empty_like(output_grad, memory_format=torch.contiguous_format)
+        source_grad = None if source is None else torch.empty_like(source, memory_format=torch.contiguous_format)
+        kept = len(Saved._fields)
+        for number, chunk in enumerate(ctx.chunks):
+            chunk_backward(
+                output_grad[chunk],
+                None if source is None else source[chunk],
+                own[chunk[0]],
+                ctx.attentions[number],
+                ctx.factors[number],
+                Saved(*rest[number * kept : (number + 1) * kept]),
+                into=Gradients(
+                    x=x_grad[chunk],
+                    source=None if source_grad is None else source_grad[chunk],
+                    weights=own_grads[chunk[0]],
+                ),
+            )
+        return x_grad, source_grad, None, None, *weight_grads
 
-        branch = out if factors.mlp is None else out * factors.mlp
-        hidden = torch.mm(branch, w.fc2_weight)  # [n, 4d]
-        if factors.hidden is not None:
-            hidden *= factors.hidden
-        hidden = torch.ops.aten.threshold_backward.grad_input(hidden, saved.hidden, 0, grad_input=hidden)
-        fc2_weight, fc2_bias = torch.mm(branch.t(), saved.hidden), branch.sum(0)
-        fc1_weight, fc1_bias = torch.mm(hidden.t(), saved.middle), hidden.sum(0)
-        middle = torch.mm(hidden, w.fc1_weight)
-        between = _normalise_backward(middle, saved.middle, saved.middle_rstd).add_(out)
 
-        branch = between if factors.attended is None else between * factors.attended
-        mixed = torch.mm(w.out_weight.t(), branch.t())  # [d, n]
-        out_weight, out_bias = torch.mm(branch.t(), saved.mixed.view(dim, -1).t()), branch.sum(0)
-        heads = attention.backward(
-            Heads(saved.query, saved.key_value),
-            CpuAttended(saved.mixed, saved.inverse, saved.top),
-            mixed.view(saved.mixed.shape),
-        )
-        query, key_value = heads.query.view(dim, -1), heads.key_value.view(2 * dim, -1)  # [d, n] and [2d, n]
-        attended_to = saved.normed if source is None else source.reshape(-1, dim)
-        query_weight, query_bias = torch.mm(query, saved.normed), query.sum(1)
-        key_value_weight, key_value_bias = torch.mm(key_value, attended_to), key_value.sum(1)
-        normed = torch.mm(query.t(), w.query_weight)
-        grad_source = torch.mm(key_value.t(), w.key_value_weight)
-        if source is None:
-            normed += grad_source
-        x = _normalise_backward(normed, saved.normed, saved.normed_rstd).add_(between)
-        return (
-            x.view(gradients[0].shape),
-            None if source is None else grad_source.view(source.shape),
-            None,
-            None,
-            *CpuWeights(
-                query_weight=query_weight,
-                query_bias=query_bias,
-                key_value_weight=key_value_weight,
-                key_value_bias=key_value_bias,
-                out_weight=out_weight,
-                out_bias=out_bias,
-                fc1_weight=fc1_weight,
-                fc1_bias=fc1_bias,
-                fc2_weight=fc2_weight,
-                fc2_bias=fc2_bias,
-            ),
-        )
+def chunk_forward(
+    x: Tensor,
+    source: Tensor | None,
+    w: CpuWeights,
+    attention: BlockAttention,
+    factors: DropoutFactors,
+    *,
+    output: Tensor,
+) -> Saved:
+    """The layer of one encoder on b samples.
+
+    Args:
+        x: [b, Tq, d]; n = b * Tq.
+        source: [b, Tk, d]; None: the normalised x.
+        w: of the encoder.
+        output: [b, Tq, d], is written.
+    """
+    batch, _, dim = x.shape
+    rows = x.reshape(-1, dim)  # [n, d]
+    normed, normed_rstd = _normalise(rows)
+    attended_to = normed if source is None else source.reshape(-1, dim)
+    query = torch.addmm(w.query_bias.unsqueeze(1), w.query_weight, normed.t())  # [d, n]
+    key_value = torch.addmm(w.key_value_bias.unsqueeze(1), w.key_value_weight, attended_to.t())  # [2d, n]
+    width, matrices = dim // attention.heads, attention.heads * batch
+    heads = Heads(query.view(width, matrices, -1), key_value.view(2, width, matrices, -1))
+    attended = attention.forward(heads)
+    branch = torch.addmm(w.out_bias, attended.mixed.view(dim, -1).t(), w.out_weight.t())
+    if factors.attended is not None:
+        branch *= factors.attended
+    between = branch.add_(rows)
+    middle, middle_rstd = _normalise(between)
+    hidden = torch.addmm(w.fc1_bias, middle, w.fc1_weight.t()).relu_()
+    if factors.hidden is not None:
+        hidden *= factors.hidden
+    branch = torch.addmm(w.fc2_bias, hidden, w.fc2_weight.t())
+    if factors.mlp is not None:
+        branch *= factors.mlp
+    torch.add(branch, between, out=output.view(-1, dim))
+    return Saved(
+        **heads._asdict(),
+        **attended._asdict(),
+        normed=normed,
+        normed_rstd=normed_rstd,
+        middle=middle,
+        middle_rstd=middle_rstd,
+        hidden=hidden,
+    )
+
+
+class Gradients(NamedTuple):
+    """Where the gradients of a chunk go."""
+
+    x: Tensor
+    """[b, Tq, d], is written."""
+    source: Tensor | None
+    """[b, Tk, d], is written; None for self-attention."""
+    weights: CpuWeights
+    """Of the encoder; what other chunks have added stays."""
+
+
+def chunk_backward(
+    output_grad: Tensor,
+    source: Tensor | None,
+    w: CpuWeights,
+    attention: BlockAttention,
+    factors: DropoutFactors,
+    saved: Saved,
+    *,
+    into: Gradients,
+) -> None:
+    """Backward of `chunk_forward`, from the gradient [b, Tq, d] of its output."""
+    dim = saved.normed.shape[1]
+    grads = into.weights
+    out = output_grad.reshape(-1, dim)  # [n, d]
+
+    branch = out if factors.mlp is None else out * factors.mlp
+    hidden = torch.mm(branch, w.fc2_weight * factors.hidden_scale)  # [n, 4d]
+    hidden = torch.ops.aten.threshold_backward.grad_input(hidden, saved.hidden, 0, grad_input=hidden)
+    grads.fc2_weight.addmm_(branch.t(), saved.hidden)
+    grads.fc2_bias.add_(branch.sum(0))
+    grads.fc1_weight.addmm_(hidden.t(), saved.middle)
+    grads.fc1_bias.add_(hidden.sum(0))
+    middle = torch.mm(hidden, w.fc1_weight)
+    between = _normalise_backward(middle, saved.middle, saved.middle_rstd).add_(out)
+
+    branch = between if factors.attended is None else between * factors.attended
+    mixed = torch.mm(w.out_weight.t(), branch.t())  # [d, n]
+    grads.out_weight.addmm_(branch.t(), saved.mixed.view(dim, -1).t())
+    grads.out_bias.add_(branch.sum(0))
+    heads = attention.backward(
+        Heads(saved.query, saved.key_value),
+        CpuAttended(saved.mixed, saved.inverse, saved.top),
+        mixed.view(saved.mixed.shape),
+    )
+    query, key_value = heads.query.view(dim, -1), heads.key_value.view(2 * dim, -1)  # [d, n] and [2d, n]
+    attended_to = saved.normed if source is None else source.reshape(-1, dim)
+    grads.query_weight.addmm_(query, saved.normed)
+    grads.query_bias.add_(query.sum(1))
+    grads.key_value_weight.addmm_(key_value, attended_to)
+    grads.key_value_bias.add_(key_value.sum(1))
+    normed = torch.mm(query.t(), w.query_weight)
+    if into.source is None:
+        normed.addmm_(key_value.t(), w.key_value_weight)
+    else:
+        torch.mm(key_value.t(), w.key_value_weight, out=into.source.view(-1, dim))
+    torch.add(_normalise_backward(normed, saved.normed, saved.normed_rstd), between, out=into.x.view(-1, dim))
 
 
 def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
