@@ -14,7 +14,7 @@ Backward, from the gradient G of `out` (a product of equal shapes is by element,
     g = c / z * G
     dv = (D * p)^T g
     m = 1 / c * row sums of (g * out)           which is each row's mean of D * (g v^T), weighted by p / z
-    ds = ln 2 * p * (D * (g v^T) - m)           gradient of softmax
+    ds = ln 2 * (D * p * (g v^T) - p * m)       gradient of softmax
     dq = ds k
     dk = ds^T q
 
@@ -83,6 +83,8 @@ class Block(NamedTuple):
     keys: int
     """Keys, from the first on, of which the last query row sees each."""
     matrices: slice
+    first: bool
+    """Whether no block of other rows of these matrices came before; it sees every key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +129,13 @@ class BlockAttention:
 
     def forward(self, heads: Heads) -> CpuAttended:
         """Mix the values. Rows past the encoder's length are zero."""
-        mixed = torch.zeros_like(heads.query)
-        sums = mixed.new_zeros(mixed.shape[1:])
-        top = None if _bounded(heads) else torch.zeros_like(sums)
+        mixed = self._of_rows(heads.query)
+        sums = self._of_rows(mixed[0])
+        top = None if _bounded(heads) else self._of_rows(sums)
         query, key, value = heads.matrices()
         out = mixed.transpose(0, 1)  # [M, h, Tq]
         for block in self._blocks(len(query)):
-            rows, keys, matrices = block
+            rows, keys, matrices, _ = block
             weights = self._scores(block, query, key)
             if top is not None:
                 largest = weights.amax(-1).clamp_(min=torch.finfo(weights.dtype).min)  # -inf in a row without a key
@@ -149,47 +151,58 @@ class BlockAttention:
     def backward(self, heads: Heads, attended: CpuAttended, grad: Tensor) -> Heads:
         """The gradients of the heads, from that of the mixed values."""
         mixed, inverse, top = attended
-        grads = Heads(*(torch.zeros_like(x) for x in heads))
+        grads = Heads(self._of_rows(heads.query), torch.empty_like(heads.key_value))
+        grads.key_value[..., self.keys :] = 0
         grad = grad * inverse
         mean = (grad * mixed).sum(0).div_(self._keep_scale())  # [M, Tq]
         query, key, value = heads.matrices()
         grad_query, grad_key, grad_value = grads.matrices()
         upstream = grad.transpose(0, 1)  # [M, h, Tq]
         for block in self._blocks(len(query)):
-            rows, keys, matrices = block
+            rows, keys, matrices, _ = block
             weights = self._scores(block, query, key)
             if top is not None:
                 weights.sub_(top[matrices, rows].unsqueeze(-1))
             weights.exp2_()
             grad_out = upstream[matrices, :, rows]
             grad_scores = torch.bmm(grad_out.transpose(1, 2), value[matrices, :, :keys])
-            keep_mask = None if self.dropout is None else self.dropout.keep_mask(block, weights.dtype)
-            if keep_mask is not None:
-                grad_scores *= keep_mask
-            grad_scores.sub_(mean[matrices, rows].unsqueeze(-1)).mul_(weights)
-            if keep_mask is not None:
-                weights *= keep_mask
+            kept = weights if self.dropout is None else self.dropout.keep_mask(block, weights.dtype).mul_(weights)
+            grad_scores.mul_(kept).addcmul_(weights, mean[matrices, rows].unsqueeze(-1), value=-1)
             grad_query[matrices, :, rows] = torch.bmm(key[matrices, :, :keys], grad_scores.transpose(1, 2))
-            grad_key[matrices, :, :keys] += torch.bmm(query[matrices, :, rows], grad_scores)
-            grad_value[matrices, :, :keys] += torch.bmm(grad_out, weights)
+            key_part, value_part = torch.bmm(query[matrices, :, rows], grad_scores), torch.bmm(grad_out, kept)
+            if block.first:
+                grad_key[matrices, :, :keys], grad_value[matrices, :, :keys] = key_part, value_part
+            else:
+                grad_key[matrices, :, :keys] += key_part
+                grad_value[matrices, :, :keys] += value_part
         grad_query.mul_(LN_2)
         grad_key.mul_(LN_2)
         return grads
 
     def _blocks(self, matrices: int) -> Iterator[Block]:
-        """The blocks that hold every key that a query sees."""
+        """The blocks that hold every key that a query sees, from the last rows to the first."""
         size = LONG_BLOCK_ROWS if max(self.end_row, self.keys) > LONG else BLOCK_ROWS
-        for begin in range(self.first_row, self.end_row, size):
+        for begin in reversed(range(self.first_row, self.end_row, size)):
             end = min(begin + size, self.end_row)
             keys = min(self.keys, end + self.offset)  # what row end - 1 sees
             at_once = max(1, BLOCK_ELEMENTS // ((end - begin) * keys))
             for first in range(0, matrices, at_once):
-                rows = slice(begin - self.first_row, end - self.first_row)
-                yield Block(rows, keys, slice(first, min(first + at_once, matrices)))
+                yield Block(
+                    rows=slice(begin - self.first_row, end - self.first_row),
+                    keys=keys,
+                    matrices=slice(first, min(first + at_once, matrices)),
+                    first=end == self.end_row,
+                )
+
+    def _of_rows(self, like: Tensor) -> Tensor:
+        """A new tensor [..., Tq] of which the blocks write the encoder's rows; zero in the rows past its length."""
+        new = torch.empty_like(like)
+        new[..., self.end_row - self.first_row :] = 0
+        return new
 
     def _scores(self, block: Block, query: Tensor, key: Tensor) -> Tensor:
         """The scores of a block [m, rows, keys], -inf where a key is hidden."""
-        rows, keys, matrices = block
+        rows, keys, matrices, _ = block
         seen = self.first_row + rows.start + self.offset + 1  # keys that the first row sees
         hidden = _causal_mask(rows.stop - rows.start, keys, seen, query.dtype)
         # Of small matrices, `baddbmm` is faster than `bmm` where nothing is hidden, too.
@@ -227,7 +240,7 @@ class WeightDropout:
 
     def keep_mask(self, block: Block, dtype: torch.dtype) -> Tensor:
         """1 where a weight is kept, 0 where it is dropped: [m, rows, keys]."""
-        rows, keys, matrices = block
+        rows, keys, matrices, _ = block
         first = self.first_row + rows.start
         words = _word_numbers(range(first, first + rows.stop - rows.start), (keys + 1) // 2, self.words_of_row)
         kept = draw_keep_mask(words, self.rate, (self.first_word[matrices], self.high_key[matrices]))
