@@ -26,7 +26,7 @@ from benchmarks.step_sides import LENGTHS, SIZE, STEP, shapes
 from benchmarks.tables import write_rows
 from dmd.config.loading import load_config
 from dmd.kernels.backend import float32_products
-from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective
 from dmd.model import DMD
@@ -100,7 +100,11 @@ def run_step(case: Case, precision: str, ghosts: int) -> None:
     losses = Objective(config.objective, config.model, backend=TRITON)
     parts = [torch.zeros(ghosts * SIZE, lengths[m], dims[m]) for m in dims]
     rng = DropoutRNG(
-        seed=1, step=0, ghosts=range(ghosts), ghost_size=SIZE, device=torch.device("cpu"), keys=DropoutKeys()
+        seed=1,
+        step=0,
+        samples=number_samples(range(ghosts), range(SIZE)),
+        device=torch.device("cpu"),
+        keys=DropoutKeys(),
     )
     labels = torch.zeros(ghosts, SIZE)
     with float32_products(tf32=precision == "tf32"):

@@ -21,7 +21,7 @@ from benchmarks.step_sides import LENGTHS, shapes
 from benchmarks.tables import Table, commit
 from dmd.config.loading import load_config
 from dmd.kernels.backend import choose_execution
-from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective
 from dmd.model import DMD
@@ -57,7 +57,9 @@ def count_step(
     counter = Counter()
     for step in range(2):
         counter = Counter()
-        rng = DropoutRNG(seed=1, step=step, ghosts=range(GHOSTS), ghost_size=samples, device=device, keys=keys)
+        rng = DropoutRNG(
+            seed=1, step=step, samples=number_samples(range(GHOSTS), range(samples)), device=device, keys=keys
+        )
         with TritonCounter() if fused else nullcontext() as launches, counter:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 output = model(*parts, rng)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.reference import reference
 from dmd.config.loading import load_config
+from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD
@@ -75,7 +76,7 @@ class Sides:
         at_once = 1 if side == "reference" else at_once or self.at_once
         for first in range(0, len(self.labels), at_once):
             ghosts = range(first, min(first + at_once, len(self.labels)))
-            rng = DropoutRNG(seed=1, step=0, ghosts=ghosts, ghost_size=SIZE, device=torch.device("cpu"))
+            rng = DropoutRNG(seed=1, step=0, samples=number_samples(ghosts, range(SIZE)), device=torch.device("cpu"))
             rows = slice(ghosts.start * SIZE, ghosts.stop * SIZE)
             labels = self.labels[ghosts.start : ghosts.stop]
             terms = self.losses(model(*self._rows(rows), rng), labels, torch.ones_like(labels))

@@ -10,7 +10,7 @@ from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY, EpochPlan
 from dmd.distributed.engine import Engine
-from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG, derived_seed
 from dmd.testing.fault_points import fault_point
 
@@ -36,12 +36,12 @@ def ghost_weights(batch: Batch, samples: int) -> Tensor:
 def make_rng(
     batch: Batch, config: Config, *, step: int, forward: int, device: torch.device, keys: DropoutKeys | None = None
 ) -> DropoutRNG:
-    """Dropout of one pass, keyed by (seed, step, ghost batch); the text encoder draws from torch's own generator."""
+    """Dropout of one pass, keyed by (seed, step, ghost batch, place); the text encoder draws from torch's generator."""
     torch.manual_seed(derived_seed("text", config.train.seed, step, *batch.ghosts))
     spare = config.train.ghost_batches_per_step  # slots without a ghost batch draw what nobody reads
     ghosts = [spare + forward if ghost == EMPTY else ghost for ghost in batch.ghosts]
-    size = config.train.ghost_batch_size
-    return DropoutRNG(seed=config.train.seed, step=step, ghosts=ghosts, ghost_size=size, device=device, keys=keys)
+    samples = number_samples(ghosts, range(config.train.ghost_batch_size))
+    return DropoutRNG(seed=config.train.seed, step=step, samples=samples, device=device, keys=keys)
 
 
 @dataclass(frozen=True, kw_only=True)

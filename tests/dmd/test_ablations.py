@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmd.config.loading import load_config
+from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.losses.constants import MARGIN_PER_LABEL
 from dmd.losses import Objective, ObjectiveConfig
@@ -105,7 +106,7 @@ def test_modality_dropout_zeroes_whole_modalities_in_training_alone():
     model = replace(PLAIN, modality_dropout=0.5)
     network, plain = build(model)[0], build()[0]
     batch = inputs(64)
-    rng = DropoutRNG(seed=0, step=0, ghosts=[0], ghost_size=64, device=torch.device("cpu"))
+    rng = DropoutRNG(seed=0, step=0, samples=number_samples([0], range(64)), device=torch.device("cpu"))
     trained = network(**batch, rng=rng).decoupled.origin
     clean = plain(**batch).decoupled.origin
     lost = {m: (trained[m] == 0).all(-1).all(-1) for m in MODALITIES}

@@ -7,6 +7,7 @@ import torch
 from transformers import BertConfig
 
 from dmd.kernels.cpu import CpuBackend
+from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
@@ -87,7 +88,7 @@ def test_a_sample_without_any_step_is_finite(kernel):
     for number, array in enumerate(sample.values()):
         array[0] = 0
         array[1 + number] = 0
-    rng = DropoutRNG(seed=0, step=0, ghosts=[0], ghost_size=8, device=torch.device("cpu"))
+    rng = DropoutRNG(seed=0, step=0, samples=number_samples([0], range(8)), device=torch.device("cpu"))
     for output in (network(**sample, rng=rng), network(**sample)):
         loss = sum(prediction.square().sum() for prediction in output.predictions.values())
         gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)

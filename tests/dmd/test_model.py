@@ -11,6 +11,7 @@ from transformers import BertConfig, RobertaConfig
 from benchmarks.reference import reference
 from dmd.data.plan import EpochPlan
 from dmd.kernels.cpu import CPU as ON_CPU
+from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import StackPlan, group_by_length
 from dmd.losses import Objective, ObjectiveConfig
@@ -66,7 +67,7 @@ def test_a_batched_stack_equals_its_encoders_one_by_one(last_step, cross):
 
 def test_noise_depends_on_seed_step_and_ghost_alone():
     def masks(ghosts: list[int], **key: int) -> torch.Tensor:
-        rng = DropoutRNG(**{"seed": 1, "step": 2, **key}, ghosts=ghosts, ghost_size=4, device=CPU)
+        rng = DropoutRNG(**{"seed": 1, "step": 2, **key}, samples=number_samples(ghosts, range(4)), device=CPU)
         return rng.scaled_keep_mask((len(ghosts) * 4, 33), 0.3, batch_dim=0, dtype=torch.float32)
 
     together = masks([0, 1, 2])
@@ -78,7 +79,7 @@ def test_noise_depends_on_seed_step_and_ghost_alone():
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
 def test_dropout_keeps_the_expectation(rate):
-    rng = DropoutRNG(seed=0, step=0, ghosts=range(8), ghost_size=16, device=CPU)
+    rng = DropoutRNG(seed=0, step=0, samples=number_samples(range(8), range(16)), device=CPU)
     out = ON_CPU.dropout(torch.ones(128, 4000), rate, rng)
     kept = out != 0
     count = out.numel()
@@ -100,7 +101,7 @@ def test_the_result_does_not_depend_on_ghost_batches_per_forward():
         totals = []
         for ghosts in chunks:
             rows = torch.tensor([4 * g + s for g in ghosts for s in range(4)])
-            rng = DropoutRNG(seed=5, step=1, ghosts=ghosts, ghost_size=4, device=CPU)
+            rng = DropoutRNG(seed=5, step=1, samples=number_samples(ghosts, range(4)), device=CPU)
             chunk = labels[torch.tensor(ghosts)]
             terms = losses(model(*(part[rows] for part in parts), rng), chunk, torch.ones_like(chunk))
             terms["total"].sum().backward()

@@ -93,9 +93,7 @@ class AttentionCall:
 
     plan: AttentionPlan
     keys: Tensor | None
-    """Dropout keys of each encoder and ghost batch, [E, ghosts, 2]; None: no dropout."""
-    ghost_size: int
-    """Samples of a ghost batch."""
+    """Dropout keys of each encoder and sample, [E, B, 2]; None: no dropout."""
     key_ranges: Tensor | None
     """See `Backend.attention`."""
 
@@ -106,7 +104,7 @@ class AttentionCall:
         keys = None
         if rng is not None and call_site is not None:
             keys = rng.table([(call_site, encoder) for encoder in range(len(plan.queries))])
-        return cls(plan=plan, keys=keys, ghost_size=0 if rng is None else rng.ghost_size, key_ranges=key_ranges)
+        return cls(plan=plan, keys=keys, key_ranges=key_ranges)
 
     def of(self, encoder: int, samples: slice) -> "BlockAttention":
         """The part of some samples of one encoder."""
@@ -221,7 +219,7 @@ class BlockAttention:
 class WeightDropout:
     """Keep masks of the attention weights of some samples of one encoder, the same in forward and backward.
 
-    Weights are numbered over the samples of a ghost batch, their heads, query rows and keys; a row begins a new word.
+    Weights of a sample are numbered over its heads, query rows and keys; a row begins a new word.
     """
 
     def __init__(self, call: AttentionCall, encoder: int, samples: slice) -> None:
@@ -231,10 +229,9 @@ class WeightDropout:
         self.scale = keep_scale(self.rate)
         self.first_row, _ = plan.rows(encoder)
         self.words_of_row = (plan.keys[encoder] + 1) // 2
-        low, high = call.keys[encoder].repeat_interleave(call.ghost_size, 0)[samples].unbind(-1)  # [b]
-        sample = torch.arange(samples.start, samples.stop, dtype=torch.int32) % call.ghost_size
-        matrix = sample * plan.heads + torch.arange(plan.heads, dtype=torch.int32).unsqueeze(1)  # [H, b]
-        first_word = matrix * (plan.queries[encoder] * self.words_of_row)
+        low, high = call.keys[encoder, samples].unbind(-1)  # [b]
+        head = torch.arange(plan.heads, dtype=torch.int32).unsqueeze(1)  # [H, 1]
+        first_word = head * (plan.queries[encoder] * self.words_of_row)
         self.first_word = (first_word + low).view(-1, 1, 1)  # of each matrix [M, 1, 1], with its low key added
         self.high_key = high.repeat(plan.heads).view(-1, 1, 1)  # [M, 1, 1]
 

@@ -35,21 +35,18 @@ def torch_attention(
         call_site: the dropout's call site, as `DropoutRNG.next_call_site` gave it; None: no dropout.
         one_block: compute all samples at once, however many there are; keeps the matrices for backward.
     """
-    keys = None  # [E, ghosts, 2]
+    keys = None  # [E, B, 2]
     if rng is not None and call_site is not None:
         keys = rng.table([(call_site, encoder) for encoder in range(len(plan.queries))])
     mixed = []
     for e, (tq, tk) in enumerate(zip(plan.queries, plan.keys, strict=True)):
         rows = 1 if plan.last_step else tq
-        drawn = None
-        if keys is not None and rng is not None and plan.rates[e] > 0:
-            drawn = keys[e].repeat_interleave(rng.ghost_size, 0)  # [B, 2]
-        encoder = _Encoder(plan, e, 0 if rng is None else rng.ghost_size, one_block=one_block)
+        encoder = _Encoder(plan, e, one_block=one_block)
         parts = (
             query[e, :, :rows],
             key[e, :, :tk],
             value[e, :, :tk],
-            drawn,
+            keys[e] if keys is not None and plan.rates[e] > 0 else None,
             None if key_ranges is None else key_ranges[e],
         )
         mixed.append(F.pad(encoder.run(*parts), (0, 0, 0, query.shape[2] - rows)))
@@ -57,26 +54,24 @@ def torch_attention(
 
 
 class _Encoder:
-    """The attention of one encoder of a plan; `ghost_size` numbers the elements of its dropout."""
+    """The attention of one encoder of a plan."""
 
-    def __init__(self, plan: AttentionPlan, encoder: int, ghost_size: int, *, one_block: bool) -> None:
-        self.heads, self.ghost_size, self.one_block = plan.heads, ghost_size, one_block
+    def __init__(self, plan: AttentionPlan, encoder: int, *, one_block: bool) -> None:
+        self.heads, self.one_block = plan.heads, one_block
         self.queries, self.keys, self.rate = plan.queries[encoder], plan.keys[encoder], plan.rates[encoder]
         self.first, _ = plan.rows(encoder)
 
     def run(self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, key_ranges: Tensor | None) -> Tensor:
         """query [B, Tq, d], key and value [B, Tk, d], dropout keys [B, 2], key ranges [B, 2] -> [B, Tq, d]."""
         if self.one_block:
-            return self._block(query, key, value, drawn, key_ranges, 0)
+            return self._block(query, key, value, drawn, key_ranges)
         size = max(1, BLOCK_ELEMENTS // (self.heads * query.shape[1] * self.keys))
-        if self.ghost_size:
-            size = max(1, size // self.ghost_size) * self.ghost_size if size >= self.ghost_size else size
         found = []
         for begin in range(0, len(query), size):
             end = begin + size
             drawn_here = None if drawn is None else drawn[begin:end]
             ranges_here = None if key_ranges is None else key_ranges[begin:end]
-            part = (query[begin:end], key[begin:end], value[begin:end], drawn_here, ranges_here, begin)
+            part = (query[begin:end], key[begin:end], value[begin:end], drawn_here, ranges_here)
             if torch.is_grad_enabled():
                 found.append(checkpoint(self._block, *part, use_reentrant=False, preserve_rng_state=False))
             else:
@@ -84,9 +79,9 @@ class _Encoder:
         return torch.cat(found)
 
     def _block(
-        self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, key_ranges: Tensor | None, begin: int
+        self, query: Tensor, key: Tensor, value: Tensor, drawn: Tensor | None, key_ranges: Tensor | None
     ) -> Tensor:
-        """Samples from `begin` on."""
+        """As `run`, of some samples."""
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))  # [b, H, T, h]
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # [b, H, Tq, Tk]
@@ -98,7 +93,7 @@ class _Encoder:
         lowest = torch.finfo(scores.dtype).min  # not -inf: a row that sees nothing has to stay finite
         weights = torch.softmax(scores.masked_fill(~seen, lowest), dim=-1) * seen
         if drawn is not None:
-            weights = weights * self._keep_mask(drawn, begin) * keep_scale(self.rate)
+            weights = weights * self._keep_mask(drawn) * keep_scale(self.rate)
         return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(-2)
 
     def _rows(self, device: torch.device) -> Tensor:
@@ -110,12 +105,11 @@ class _Encoder:
         column = torch.arange(self.keys, device=device)
         return column <= self._rows(device)[:, None] + abs(self.queries - self.keys)
 
-    def _keep_mask(self, drawn: Tensor, begin: int) -> Tensor:
+    def _keep_mask(self, drawn: Tensor) -> Tensor:
         """1 where dropout keeps a weight, else 0: [b, H, Tq, Tk], int16; the elements of `rng`."""
         device, words = drawn.device, (self.keys + 1) // 2
-        sample = torch.arange(begin, begin + len(drawn), device=device, dtype=torch.int32) % self.ghost_size
-        matrix = sample[:, None] * self.heads + torch.arange(self.heads, device=device, dtype=torch.int32)  # [b, H]
-        row = matrix[..., None] * self.queries + self._rows(device)  # [b, H, Tq]
+        head = torch.arange(self.heads, device=device, dtype=torch.int32)  # [H]
+        row = head[:, None] * self.queries + self._rows(device)  # [H, Tq]
         word = row[..., None] * words + torch.arange(words, device=device, dtype=torch.int32)
         low, high = drawn[:, :, None, None, None].unbind(1)  # [b, 1, 1, 1]
         return draw_keep_mask(word, self.rate, (low, high))[..., : self.keys]

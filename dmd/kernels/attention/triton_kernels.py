@@ -94,14 +94,13 @@ def _load_shape(
 
 @triton.jit
 def _load_key(
-    keys,  # [E, ghost batches, 2], int32
+    keys,  # [E, B, 2], int32
     e,  # number of the encoder
     b,  # number of the sample
     batch,  # B
-    GHOST: tl.constexpr,  # samples of a ghost batch
 ):
-    """Both words of the dropout key of a sample's ghost batch."""
-    at = keys + KEY_WORDS * (e * (batch // GHOST) + b // GHOST)
+    """Both words of a sample's dropout key."""
+    at = keys + KEY_WORDS * (e * batch + b)
     return tl.load(at), tl.load(at + 1)
 
 
@@ -121,19 +120,16 @@ def _first_row(
 def _kept(
     row,  # [BLOCK_M], query steps
     col,  # [BLOCK_N], key steps
-    b,  # number of the sample
     h,  # number of the head
     len_q,  # query length of the encoder
     len_k,  # its key length
     key_low,  # low word of the dropout's key
     key_high,  # its high word
     threshold,  # the rate in 1/65536
-    HEADS: tl.constexpr,  # H
-    GHOST: tl.constexpr,  # samples of a ghost batch
 ):
     """Which weights of a tile dropout keeps [BLOCK_M, BLOCK_N]: a word of the hash decides about two keys."""
     words = (len_k + 1) // 2
-    word = (((b % GHOST) * HEADS + h) * len_q + row[:, None]) * words + col[None, :] // 2
+    word = (h * len_q + row[:, None]) * words + col[None, :] // 2
     return draw_keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold)
 
 
@@ -145,7 +141,7 @@ def forward(
     o_ptr,  # [E, B, Tq, H * h], output, written
     log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
-    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
     q_e,  # elements between encoders, of the query
@@ -162,7 +158,6 @@ def forward(
     blocks,  # of an encoder, a program each
     scale,  # of scores (base 2): log2(e) / sqrt(h)
     HEADS: tl.constexpr,  # H
-    GHOST: tl.constexpr,  # samples of a ghost batch
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
@@ -177,7 +172,7 @@ def forward(
     b = bh // HEADS
     h = bh % HEADS
     len_q, len_k, threshold = _load_shape(shape, e)
-    key_low, key_high = _load_key(keys, e, b, batch, GHOST=GHOST)
+    key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
     if first + block * BLOCK_M >= len_q:
         return
@@ -205,7 +200,7 @@ def forward(
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.sum(weights, 1)
         if DROP:
-            keep_mask = _kept(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            keep_mask = _kept(row, col, h, len_q, len_k, key_low, key_high, threshold)
             weights = tl.where(keep_mask, weights, 0.0)
         mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION=PRECISION)
         top = new_top
@@ -226,7 +221,7 @@ def backward_query(
     log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
     gq_ptr,  # [E, B, Tq, H * h], gradient of the query, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
-    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
     q_e,  # elements between encoders, of the query
@@ -247,7 +242,6 @@ def backward_query(
     scale,  # of scores (base 2): log2(e) / sqrt(h)
     factor,  # 1 / sqrt(h)
     HEADS: tl.constexpr,  # H
-    GHOST: tl.constexpr,  # samples of a ghost batch
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
@@ -262,7 +256,7 @@ def backward_query(
     b = bh // HEADS
     h = bh % HEADS
     len_q, len_k, threshold = _load_shape(shape, e)
-    key_low, key_high = _load_key(keys, e, b, batch, GHOST=GHOST)
+    key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
     if first + block * BLOCK_M >= len_q:
         return
@@ -288,7 +282,7 @@ def backward_query(
         weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, log_sum, scale, PRECISION=PRECISION)
         grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
         if DROP:
-            keep_mask = _kept(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            keep_mask = _kept(row, col, h, len_q, len_k, key_low, key_high, threshold)
             grad = tl.where(keep_mask, grad, 0.0)
         grad = weights * (grad - delta[:, None])
         gq += product(grad.to(k.dtype), k, PRECISION=PRECISION)
@@ -307,7 +301,7 @@ def backward_key(
     gk_ptr,  # [E, B, Tk, H * h], gradient of the key, written
     gv_ptr,  # [E, B, Tk, H * h], gradient of the value, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
-    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
     q_e,  # elements between encoders, of the query
@@ -328,7 +322,6 @@ def backward_key(
     scale,  # of scores (base 2): log2(e) / sqrt(h)
     factor,  # 1 / sqrt(h)
     HEADS: tl.constexpr,  # H
-    GHOST: tl.constexpr,  # samples of a ghost batch
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
@@ -343,7 +336,7 @@ def backward_key(
     b = bh // HEADS
     h = bh % HEADS
     len_q, len_k, threshold = _load_shape(shape, e)
-    key_low, key_high = _load_key(keys, e, b, batch, GHOST=GHOST)
+    key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
     if block * BLOCK_N >= len_k:
         return
@@ -371,7 +364,7 @@ def backward_key(
         grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
         dropped = weights * keep_scale
         if DROP:
-            keep_mask = _kept(row, col, b, h, len_q, len_k, key_low, key_high, threshold, HEADS=HEADS, GHOST=GHOST)
+            keep_mask = _kept(row, col, h, len_q, len_k, key_low, key_high, threshold)
             grad = tl.where(keep_mask, grad, 0.0)
             dropped = tl.where(keep_mask, dropped, 0.0)
         gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION=PRECISION)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
 from dmd.kernels.common.block_sizes import attention_sizes
-from dmd.kernels.common.launching import ghost_size, launch, named_strides, product_precision
+from dmd.kernels.common.launching import launch, named_strides, product_precision
 from dmd.kernels.common.saved import restore, save
 from dmd.kernels.dropout.rng import DropoutRNG
 
@@ -42,7 +42,7 @@ class AttentionLaunch:
     Args:
         shape: [E, 3] int32, query length, key length and dropout's threshold of each encoder.
         scales: [E] float32, what dropout multiplies the kept weights by.
-        keys: [E, ghosts, 2] int32, the dropout's keys; None without dropout.
+        keys: [E, B, 2] int32, the dropout's keys; None without dropout.
         ranges: [E, B, 2] int32, (begin, end) of the unpadded keys of each sample; None: all are.
     """
 
@@ -121,7 +121,7 @@ class AttentionLaunch:
     def _common(self, attended: TritonAttended, blocks: int) -> dict[str, Any]:
         """Arguments that all three kernels share, for so many blocks of an encoder."""
         query, key, _, out, _ = attended
-        encoders, batch, rows, dim = query.shape
+        encoders, _, rows, dim = query.shape
         return {
             "shape": self.shape,
             "keys": self.keys,
@@ -135,7 +135,6 @@ class AttentionLaunch:
             "blocks": blocks,
             "scale": self._factor(query) * LOG2_E,
             "HEADS": self.heads,
-            "GHOST": ghost_size(batch, self.keys if self.dropping else None),
             "LAST": self.last_step,
             "DROP": self.dropping,
             "RANGED": self.ranged,

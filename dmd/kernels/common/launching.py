@@ -77,11 +77,6 @@ def dense_channels(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def ghost_size(batch: int, keys: Tensor | None) -> int:
-    """A kernel's GHOST: how many of `batch` samples share a dropout key; keys [E, ghosts, 2], None: no dropout."""
-    return batch if keys is None else batch // keys.shape[1]
-
-
 def product_precision() -> str:
     """Triton's `input_precision` of float32 products: TF32 where torch's own are."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"

@@ -100,7 +100,7 @@ def whole_steps(
 
 @triton.jit
 def keep_factor(
-    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    keys,  # [E, B, 2], int32, the dropout's keys
     table,  # [E, 5], int32
     e,  # number of the encoder
     sample,  # [M], of rows
@@ -111,20 +111,20 @@ def keep_factor(
     SIDE: tl.constexpr,  # QUERIES or KEYS
     LAST: tl.constexpr,  # each sample has one row, that of its last step
     COLS: tl.constexpr,  # channels of the tensor that is dropped from
-    GHOST: tl.constexpr,  # samples of a ghost batch
     THRESHOLD: tl.constexpr,  # the rate in 1/65536
     SCALE: tl.constexpr,  # what kept elements are multiplied by
 ):
     """What dropout multiplies elements by, [M, N]: 0 or SCALE."""
-    at = keys + KEY_WORDS * (e * (batch // GHOST) + sample // GHOST)
+    at = keys + KEY_WORDS * (e * batch + sample)
     low = tl.load(at, inside, 0)
     high = tl.load(at + 1, inside, 0)
     place = tl.load(table + COLUMNS * e + PLACE)
     steps = 1
     if not LAST:
         steps = tl.load(table + COLUMNS * e + PADDED + SIDE)
-    index = ((place * GHOST + sample % GHOST) * steps + step)[:, None] * COLS + col[None, :]
-    return tl.where(draw_keep_mask(index // 2, index % 2, low[:, None], high[:, None], THRESHOLD), SCALE, 0.0)
+    index = step[:, None] * COLS + col[None, :]
+    word = place * ((steps * COLS + 1) // 2) + index // 2
+    return tl.where(draw_keep_mask(word, index % 2, low[:, None], high[:, None], THRESHOLD), SCALE, 0.0)
 
 
 @triton.jit

@@ -1,7 +1,11 @@
-"""The keys of a pass's dropouts as one tensor in the device's memory.
+"""The keys of a pass's dropouts: 64 bits for each call site and sample, all of them by six tensor operations.
 
-Kernels and PyTorch on a GPU read them from there, so that a captured CUDA graph draws new masks at each replay, and
-a pass copies them once, from pinned memory, without waiting.
+Keys of a step are members of the Weyl sequence `seed + n * GAMMA` modulo 2^64, mixed (as in SplitMix64: Steele, Lea,
+Flood 2014), where n holds call site, encoder, ghost batch and place in it, in bits of their own. The mix is degski's: x
+^= x >>> 32 and products by an odd constant, which are bijections, so no two keys of a step are equal; a flip of any bit
+of n flips each bit of a key with probability 1/2. A shift by half a word is one operation on the halves.
+
+What depends on the sample is a number a sample, which is all that a pass copies to its device.
 """
 
 from collections.abc import Sequence
@@ -10,51 +14,104 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+GAMMA = 0x9E3779B97F4A7C15
+"""Step of the Weyl sequence: 2^64 over the golden ratio."""
+MULTIPLIER = 0xD6E8FEB86659FD93 - 2**64
+"""Of the mix, as int64."""
+PLACE_BITS, GHOST_BITS, ENCODER_BITS, SITE_BITS = 16, 24, 10, 14
+"""Of n, from the low end: places, ghost batches, encoders (0 where there is one mask for all) and call sites."""
+
 
 class KeySource(Protocol):
     """What keys of a pass are computed from; `dmd.kernels.dropout.rng.DropoutRNG` is one."""
 
     @property
-    def ghosts(self) -> tuple[int, ...]:
-        """Numbers of the ghost batches inside the step."""
+    def states(self) -> Tensor:
+        """What `sample_states` gives for the samples of the pass, [B] int64, on the CPU."""
 
     @property
     def device(self) -> torch.device:
         """Where the pass runs."""
 
-    def key(self, ghost: int, *call_site: int) -> tuple[int, int]:
-        """Two int32 for one ghost batch (by its place in the batch) at one call site."""
+
+def number_samples(ghosts: Sequence[int], places: Sequence[int]) -> Tensor:
+    """The numbers of samples inside a step, [B] int64: the given places of each ghost batch, one after the other."""
+    assert max(ghosts) < 2**GHOST_BITS, ghosts
+    assert max(places) < 2**PLACE_BITS, places
+    first = torch.tensor(ghosts, dtype=torch.int64) << PLACE_BITS
+    return (first[:, None] + torch.tensor(places, dtype=torch.int64)).flatten()
 
 
-def key_table(source: KeySource, call_sites: Sequence[tuple[int, ...]]) -> Tensor:
-    """The keys [call sites, ghosts, 2] of a pass, int32, on the CPU."""
-    words = [[source.key(ghost, *call_site) for ghost in range(len(source.ghosts))] for call_site in call_sites]
-    return torch.tensor(words, dtype=torch.int32).view(len(call_sites), len(source.ghosts), 2)
+def sample_states(seed: int, samples: Tensor) -> Tensor:
+    """The part of `seed + n * GAMMA` that belongs to samples, [B] int64.
+
+    Args:
+        seed: of the step, 64 bits.
+        samples: their numbers (`number_samples`).
+    """
+    return samples * _int64(GAMMA) + _int64(seed)
+
+
+def site_states(call_sites: Sequence[tuple[int, ...]]) -> Tensor:
+    """The part that belongs to call sites, each (number,) or (number, encoder): [call sites] int64."""
+    return torch.tensor([_site_state(*call_site) for call_site in call_sites], dtype=torch.int64)
+
+
+def _site_state(number: int, encoder: int = -1) -> int:
+    assert number < 2**SITE_BITS
+    assert encoder + 1 < 2**ENCODER_BITS
+    return _int64((number << ENCODER_BITS | encoder + 1) * GAMMA << GHOST_BITS + PLACE_BITS)
+
+
+def _int64(number: int) -> int:
+    """A number modulo 2^64, as int64."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def mix_keys(sites: Tensor, samples: Tensor, out: Tensor | None = None) -> Tensor:
+    """The keys [call sites, B, 2] int32, low word first, of states [call sites] and [B].
+
+    Args:
+        out: [call sites, B] int64, the memory to use.
+    """
+    state = torch.add(sites[:, None], samples, out=out)
+    keys = state.view(torch.int32).view(*state.shape, 2)
+    low, high = keys.unbind(-1)
+    for _ in range(2):
+        low.bitwise_xor_(high)
+        state.mul_(MULTIPLIER)
+    low.bitwise_xor_(high)
+    return keys
 
 
 class DropoutKeys:
     """Keys of one pass after the other, always at the same address.
 
-    The first pass tells which call sites ask for keys, and in which order; later ones find the table filled.
+    The first pass tells which call sites ask for keys, and in which order; later ones fill the table at once where they
+    first ask. So a captured CUDA graph fills it too, from the states of its samples, which each pass copies from
+    pinned memory without waiting.
     """
 
     def __init__(self) -> None:
         self._call_sites: list[tuple[int, ...]] = []
+        self._told: list[Tensor] = []
+        self._sites: Tensor | None = None
+        self._states: Tensor | None = None
+        self._memory: Tensor | None = None
         self._table: Tensor | None = None
         self._taken = self._starts = 0
 
     def start(self, source: KeySource) -> None:
-        """Begin a pass: copy its keys to the device, if an earlier pass has told the call sites."""
+        """Begin a pass: copy what depends on its samples to the device."""
         self.restart()
         self._starts += 1
-        if not self._call_sites:
-            return
-        keys = key_table(source, self._call_sites)
-        if self._table is None or self._table.shape != keys.shape or self._table.device != source.device:
-            self._table = torch.empty(keys.shape, dtype=keys.dtype, device=source.device)
-        if source.device.type == "cuda":
-            keys = keys.pin_memory()
-        self._table.copy_(keys, non_blocking=True)
+        if self._call_sites and self._sites is None:
+            self._sites = torch.cat(self._told)
+        states, device = source.states, source.device
+        if self._states is None or self._states.shape != states.shape or self._states.device != device:
+            self._states = torch.empty(states.shape, dtype=states.dtype, device=device)
+            self._memory = None
+        self._states.copy_(states.pin_memory() if device.type == "cuda" else states, non_blocking=True)
 
     def restart(self) -> None:
         """Give out the same keys again."""
@@ -65,13 +122,21 @@ class DropoutKeys:
         """Whether an earlier pass has told the call sites, so that none asks the host for keys."""
         return self._starts > 1
 
-    def take(self, source: KeySource, call_sites: Sequence[tuple[int, ...]]) -> Tensor:
-        """The keys [call sites, ghosts, 2] of the next call sites of a pass."""
+    def take(self, call_sites: Sequence[tuple[int, ...]]) -> Tensor:
+        """The keys [call sites, B, 2] of the next call sites of a pass."""
+        assert self._states is not None, "no pass was started"
         first = self._taken
         self._taken += len(call_sites)
-        if self._table is None:
+        if self._sites is None:
             assert first == len(self._call_sites)
             self._call_sites += call_sites
-            return key_table(source, call_sites).to(source.device)
+            self._told.append(site_states(call_sites).to(self._states.device))
+            return mix_keys(self._told[-1], self._states)
         assert self._call_sites[first : self._taken] == list(call_sites), "passes differ in their dropouts"
+        if first == 0:
+            if self._memory is None:
+                shape = len(self._sites), len(self._states)
+                self._memory = torch.empty(shape, dtype=torch.int64, device=self._states.device)
+            self._table = mix_keys(self._sites, self._states, out=self._memory)
+        assert self._table is not None
         return self._table[first : self._taken]

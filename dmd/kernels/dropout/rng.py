@@ -1,24 +1,26 @@
-"""Dropout masks that depend on (seed, step, ghost batch, place in the network) alone.
+"""Dropout masks of a sample that depend on (seed, step, ghost batch, place in it, place in the network) alone.
 
-A mask does not depend on the rank that draws it nor on how many ghost batches run at once, so a training is the same
-function of its seed on any number of ranks; and any element of it can be computed again anywhere, so that backward need
-not keep it and every backend drops the same elements.
+A mask does not depend on the rank that draws it nor on which samples run at once, so a training is the same function of
+its seed on any number of ranks; and any element of it can be computed again anywhere, so that backward need not keep it
+and every backend drops the same elements.
 
-Element 2w + p of a mask looks at sixteen bits (low ones for p = 0) of `hash_words(w)`; rates are held to 1/65536. On a
-CPU this is ten times as fast as `bernoulli_`. The hash is C. Wellons' `lowbias32`, with the key in two places.
+Elements are numbered inside their sample. Element 2w + p of a mask looks at sixteen bits (low ones for p = 0) of
+`hash_words(w)`; rates are held to 1/65536. On a CPU this is ten times as fast as `bernoulli_`. The hash is C. Wellons'
+`lowbias32`, with the key in two places.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from dmd.kernels.dropout.keys import DropoutKeys, key_table
+from dmd.kernels.dropout.keys import DropoutKeys, mix_keys, sample_states, site_states
 
+CACHED_WORDS = 2**17
+"""Words that a CPU draws at once, 512 KiB: they stay in its cache."""
 _BITS = 16
-
-
 _ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
 """Shift and multiplier (int32) of the first two rounds of the hash."""
 _LAST_SHIFT = 16
@@ -33,15 +35,15 @@ def derived_seed(*parts: int | str) -> int:
 
 
 class DropoutRNG:
-    """The dropout RNG of one forward pass over ghost batches.
+    """The dropout RNG of one forward pass.
 
     Args:
         seed: seed of the run.
         step: optimizer step.
-        ghosts: numbers of the ghost batches inside the step, in the order in which they lie in the batch.
-        ghost_size: samples in each.
+        samples: numbers of the pass's samples inside the step, [B], on the CPU, as `keys.number_samples` gives them.
+            They may be any part of a ghost batch: another rank that holds the rest draws the masks of the rest.
         device: where masks are drawn.
-        keys: the pass's keys in the device's memory; None: they come from the host, call site by call site.
+        keys: the pass's keys in the device's memory; None: they are computed call site by call site.
     """
 
     def __init__(
@@ -49,12 +51,12 @@ class DropoutRNG:
         *,
         seed: int,
         step: int,
-        ghosts: Sequence[int],
-        ghost_size: int,
+        samples: Tensor,
         device: torch.device,
         keys: DropoutKeys | None = None,
     ) -> None:
-        self.seed, self.step, self.ghosts, self.ghost_size, self.device = seed, step, tuple(ghosts), ghost_size, device
+        self.device = device
+        self.states = sample_states(derived_seed("dropout", seed, step), samples)
         self.keys = keys
         self._call_sites = 0
         if keys is not None:
@@ -71,31 +73,28 @@ class DropoutRNG:
         self._call_sites += 1
         return self._call_sites
 
-    def key(self, ghost: int, *call_site: int) -> tuple[int, int]:
-        """The hash key, two int32, of one ghost batch (by its place in the batch) at one call site."""
-        seed = derived_seed("noise", self.seed, self.step, self.ghosts[ghost], *call_site)
-        return _signed(seed & 0xFFFFFFFF), _signed(seed >> 32)
-
     def table(self, call_sites: Sequence[tuple[int, ...]]) -> Tensor:
-        """The keys [call sites, ghosts, 2], int32, on the device."""
-        return key_table(self, call_sites).to(self.device) if self.keys is None else self.keys.take(self, call_sites)
+        """The keys [call sites, B, 2], int32, on the device; a call site is its number, or that and an encoder."""
+        if self.keys is not None:
+            return self.keys.take(call_sites)
+        return mix_keys(site_states(call_sites), self.states).to(self.device)
 
     def scaled_keep_mask(self, shape: Sequence[int], rate: float, *, batch_dim: int, dtype: torch.dtype) -> Tensor:
-        """A mask of `shape` with 0 (probability `rate`) or 1 / (1 - rate); `batch_dim` counts the samples."""
-        assert shape[batch_dim] == len(self.ghosts) * self.ghost_size, (shape, batch_dim)
-        part = list(shape)
-        part[batch_dim] = self.ghost_size
-        count = torch.Size(part).numel()
-        words = torch.arange((count + 1) // 2, dtype=torch.int32, device=self.device)
-        mask = torch.empty(tuple(shape), dtype=dtype, device=self.device)
-        keys = self.table([(self.next_call_site(),)])[0]  # [ghosts, 2]
-        at_once = 1 if self.device.type == "cpu" else len(keys)  # a CPU's cache holds one ghost batch's words
-        for begin in range(0, len(keys), at_once):
-            low, high = keys[begin : begin + at_once].unsqueeze(-1).unbind(1)  # [g, 1]
-            keep_mask = draw_keep_mask(words, rate, (low, high))[:, :count]  # [g, count]
-            target = mask.narrow(batch_dim, begin * self.ghost_size, len(low) * self.ghost_size)
-            target.unflatten(batch_dim, (len(low), -1)).copy_(keep_mask.unflatten(1, part).movedim(0, batch_dim))
-        return mask.mul_(keep_scale(rate))
+        """A mask of `shape` with 0 (probability `rate`) or 1 / (1 - rate); `batch_dim` counts the samples.
+
+        Of a sample, each index of the axes before `batch_dim` begins a new word.
+        """
+        assert shape[batch_dim] == len(self.states), (shape, batch_dim)
+        outer, batch, inner = math.prod(shape[:batch_dim]), shape[batch_dim], math.prod(shape[batch_dim + 1 :])
+        words = torch.arange(outer * ((inner + 1) // 2), dtype=torch.int32, device=self.device).view(outer, 1, -1)
+        mask = torch.empty(outer, batch, inner, dtype=dtype, device=self.device)
+        low, high = self.table([(self.next_call_site(),)])[0].unsqueeze(1).unbind(-1)  # [B, 1]
+        at_once = max(1, CACHED_WORDS // max(1, words.numel())) if self.device.type == "cpu" else batch
+        for begin in range(0, batch, at_once):
+            part = slice(begin, begin + at_once)
+            keep_mask = draw_keep_mask(words, rate, (low[part], high[part]))  # [outer, b, 2 * words]
+            mask[:, part] = keep_mask[..., :inner]
+        return mask.mul_(keep_scale(rate)).view(*shape)
 
 
 def hash_words(words: Tensor, key: Key) -> Tensor:
@@ -126,8 +125,3 @@ def threshold(rate: float) -> int:
 def keep_scale(rate: float) -> float:
     """What the kept elements are multiplied by: 1 / (1 - rate), with the rate that is drawn."""
     return 2**_BITS / (2**_BITS - threshold(rate))
-
-
-def _signed(word: int) -> int:
-    """An unsigned 32-bit number as int32."""
-    return word - 2**32 if word >= 2**31 else word

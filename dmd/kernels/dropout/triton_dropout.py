@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.launching import launch
-from dmd.kernels.common.triton_rows import draw_keep_mask
+from dmd.kernels.common.triton_rows import KEY_WORDS, draw_keep_mask
 from dmd.kernels.dropout.rng import DropoutRNG, keep_scale, threshold
 
 BLOCK = 2048
@@ -20,30 +20,28 @@ BLOCK = 2048
 def _drop(
     x_ptr,  # [outer, batch, inner], float32 or bfloat16
     out_ptr,  # [outer, batch, inner], written
-    keys,  # [ghost batches, 2], int32, the dropout's keys
+    keys,  # [batch, 2], int32, the dropout's keys
     count,  # elements of x
     batch,  # samples
-    ghost,  # samples of a ghost batch
     inner,  # elements of the axes after that of the samples
     threshold,  # the rate in 1/65536
     scale,  # what kept elements are multiplied by
     BLOCK: tl.constexpr,  # elements of a program
 ):
-    """Dropout of x; elements are numbered inside each ghost batch."""
+    """Dropout of x; elements are numbered inside each sample."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     x = tl.load(x_ptr + at, inside, 0.0).to(tl.float32)
     sample = at // inner % batch
-    outer = at // inner // batch
-    index = (outer * ghost + sample % ghost) * inner + at % inner
-    key_at = keys + 2 * (sample // ghost)
+    word = at // inner // batch * ((inner + 1) // 2) + at % inner // 2
+    key_at = keys + KEY_WORDS * sample
     low = tl.load(key_at, inside, 0)
     high = tl.load(key_at + 1, inside, 0)
-    out = tl.where(draw_keep_mask(index // 2, index % 2, low, high, threshold), x * scale, 0.0)
+    out = tl.where(draw_keep_mask(word, at % inner % 2, low, high, threshold), x * scale, 0.0)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), inside)
 
 
-def _launch(x: Tensor, keys: Tensor, *, batch_dim: int, ghost: int, rate: float) -> Tensor:
+def _launch(x: Tensor, keys: Tensor, *, batch_dim: int, rate: float) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     count, inner = x.numel(), math.prod(x.shape[batch_dim + 1 :])
@@ -56,7 +54,6 @@ def _launch(x: Tensor, keys: Tensor, *, batch_dim: int, ghost: int, rate: float)
         keys=keys,
         count=count,
         batch=x.shape[batch_dim],
-        ghost=ghost,
         inner=inner,
         threshold=threshold(rate),
         scale=keep_scale(rate),
@@ -72,7 +69,7 @@ class FusedDropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rate: float, rng: DropoutRNG, batch_dim: int) -> Tensor:
         keys = rng.table([(rng.next_call_site(),)])
         ctx.save_for_backward(keys)
-        ctx.how = {"batch_dim": batch_dim, "ghost": rng.ghost_size, "rate": rate}
+        ctx.how = {"batch_dim": batch_dim, "rate": rate}
         return _launch(x, keys, **ctx.how)
 
     @staticmethod

@@ -62,9 +62,9 @@ def residual_mlp_backward(
     b1_ptr,  # [E, 4d]
     w2_ptr,  # [E, d, 4d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
-    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
-    mlp_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    res_keys,  # [E, B, 2], int32, dropout keys of the attention's branch
+    relu_keys,  # [E, B, 2], int32, dropout keys of the hidden units
+    mlp_keys,  # [E, B, 2], int32, dropout keys of the MLP's branch
     g_e,  # elements between encoders, of the gradient of the output
     g_b,  # between samples
     g_t,  # between steps
@@ -75,7 +75,6 @@ def residual_mlp_backward(
     DIM: tl.constexpr,  # d
     WIDTH: tl.constexpr,  # d, padded to a power of two
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
-    GHOST: tl.constexpr,  # samples of a ghost batch
     RES: tl.constexpr,  # whether elements of both branches are dropped
     RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
     RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
@@ -115,7 +114,6 @@ def residual_mlp_backward(
             SIDE=QUERIES,
             LAST=LAST,
             COLS=DIM,
-            GHOST=GHOST,
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
@@ -148,7 +146,6 @@ def residual_mlp_backward(
                 SIDE=QUERIES,
                 LAST=LAST,
                 COLS=4 * DIM,
-                GHOST=GHOST,
                 THRESHOLD=RELU_THRESHOLD,
                 SCALE=RELU_SCALE,
             )
@@ -169,7 +166,6 @@ def residual_mlp_backward(
             SIDE=QUERIES,
             LAST=LAST,
             COLS=DIM,
-            GHOST=GHOST,
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
@@ -337,7 +333,7 @@ def launch_residual_mlp_backward(
         **named_strides("m", middle),
         batch=batch,
         LAST=call.last,
-        **call.dropout(batch),
+        **call.dropout(),
         **sizes,
     )
 

@@ -89,9 +89,9 @@ def residual_mlp(
     b2_ptr,  # [E, d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
-    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
-    mlp_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    res_keys,  # [E, B, 2], int32, dropout keys of the attention's branch
+    relu_keys,  # [E, B, 2], int32, dropout keys of the hidden units
+    mlp_keys,  # [E, B, 2], int32, dropout keys of the MLP's branch
     x_e,  # elements between encoders, of x
     x_b,  # between samples
     x_t,  # between steps
@@ -103,7 +103,6 @@ def residual_mlp(
     WIDTH: tl.constexpr,  # d, padded to a power of two
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
     RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
-    GHOST: tl.constexpr,  # samples of a ghost batch
     RES: tl.constexpr,  # whether elements of both branches are dropped
     RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
     RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
@@ -152,7 +151,6 @@ def residual_mlp(
             SIDE=QUERIES,
             LAST=LAST,
             COLS=DIM,
-            GHOST=GHOST,
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
@@ -184,7 +182,6 @@ def residual_mlp(
                 SIDE=QUERIES,
                 LAST=LAST,
                 COLS=4 * DIM,
-                GHOST=GHOST,
                 THRESHOLD=RELU_THRESHOLD,
                 SCALE=RELU_SCALE,
             )
@@ -204,7 +201,6 @@ def residual_mlp(
             SIDE=QUERIES,
             LAST=LAST,
             COLS=DIM,
-            GHOST=GHOST,
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
@@ -285,6 +281,6 @@ def launch_residual_mlp(
         batch=batch,
         LAST=call.last,
         RANGED=call.attention.ranged,
-        **call.dropout(batch),
+        **call.dropout(),
         **sizes,
     )

@@ -105,7 +105,7 @@ class StackPlan:
         return torch.tensor(rows, dtype=torch.int32)
 
     def dropout_keys(self, rng: DropoutRNG, *, sources: bool) -> dict[str, Tensor]:
-        """{kind: [E, ghosts, 2]} of every dropout of the stack that has a rate, in the order of PyTorch's call sites.
+        """{kind: [E, B, 2]} of every dropout of the stack that has a rate, in the order of PyTorch's call sites.
 
         Kinds are `embed`, `source`, and of layer l `attention{l}`, `res{l}`, `relu{l}` and `mlp{l}`.
         """

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.block_sizes import padded
-from dmd.kernels.common.launching import dense_channels, ghost_size, launch, named_strides
+from dmd.kernels.common.launching import dense_channels, launch, named_strides
 from dmd.kernels.common.triton_rows import (
     count_rows,
     keep_factor,
@@ -108,7 +108,7 @@ def embed(
     out_ptr,  # [E, B, T, d], float32, written
     positions,  # [positions, d], float32
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    keys,  # [E, B, 2], int32, the dropout's keys
     readers,  # [E], int32, the input that each encoder reads; only where PARTS is 0
     factor,  # what inputs are multiplied by
     x0_e,  # elements between encoders, of input 0
@@ -128,7 +128,6 @@ def embed(
     DROP: tl.constexpr,  # whether elements are dropped
     THRESHOLD: tl.constexpr,  # the rate in 1/65536
     SCALE: tl.constexpr,  # what kept elements are multiplied by
-    GHOST: tl.constexpr,  # samples of a ghost batch
     DIM: tl.constexpr,  # d
     WIDTH: tl.constexpr,  # d, padded to a power of two
     M: tl.constexpr,  # rows of a program
@@ -178,7 +177,6 @@ def embed(
             SIDE=SIDE,
             LAST=False,
             COLS=DIM,
-            GHOST=GHOST,
             THRESHOLD=THRESHOLD,
             SCALE=SCALE,
         )
@@ -210,7 +208,7 @@ def embed_backward(
     g2_ptr,  # like x2, its gradient, written
     positions,  # [positions, d], float32
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    keys,  # [E, ghost batches, 2], int32, the dropout's keys
+    keys,  # [E, B, 2], int32, the dropout's keys
     readers,  # [E], int32, the input that each encoder reads; only where PARTS is 0
     factor,  # what inputs are multiplied by
     x0_e,  # elements between encoders, of input 0
@@ -238,7 +236,6 @@ def embed_backward(
     DROP: tl.constexpr,  # whether elements are dropped
     THRESHOLD: tl.constexpr,  # the rate in 1/65536
     SCALE: tl.constexpr,  # what kept elements are multiplied by
-    GHOST: tl.constexpr,  # samples of a ghost batch
     DIM: tl.constexpr,  # d
     WIDTH: tl.constexpr,  # d, padded to a power of two
     M: tl.constexpr,  # rows of a program
@@ -311,7 +308,6 @@ def embed_backward(
                     SIDE=SIDE,
                     LAST=False,
                     COLS=DIM,
-                    GHOST=GHOST,
                     THRESHOLD=THRESHOLD,
                     SCALE=SCALE,
                 )
@@ -348,7 +344,7 @@ class EmbedCall:
     rate: float
     """Of dropout."""
     keys: Tensor | None
-    """[E, ghosts, 2] of the dropout; None: there is none."""
+    """[E, B, 2] of the dropout; None: there is none."""
     readers: tuple[int, ...] = ()
     """The number of the input [B, T, d] that each encoder reads."""
     parts: int = 0
@@ -369,7 +365,6 @@ class EmbedCall:
             "DROP": self.keys is not None,
             "THRESHOLD": threshold(self.rate),
             "SCALE": keep_scale(self.rate),
-            "GHOST": ghost_size(batch, self.keys),
             "DIM": dim,
             "WIDTH": padded(dim),
             "M": BLOCK,

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dmd.kernels.attention.triton_launch import AttentionLaunch, TritonAttended
 from dmd.kernels.common.block_sizes import row_sizes
-from dmd.kernels.common.launching import ghost_size
 from dmd.kernels.dropout.rng import keep_scale, threshold
 
 DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -28,7 +27,7 @@ class LayerCall:
     dtype: torch.dtype
     """Of the operands of products."""
     keys: dict[str, Tensor] = field(default_factory=dict)
-    """{"res", "relu", "mlp": [E, ghosts, 2]} of the dropouts that are on."""
+    """{"res", "relu", "mlp": [E, B, 2]} of the dropouts that are on."""
     res_rate: float = 0.0
     """Dropout of both branches."""
     relu_rate: float = 0.0
@@ -39,11 +38,9 @@ class LayerCall:
         blocks = row_sizes(kernel, dim, half=self.dtype != torch.float32)
         return {"DIM": dim, "DOT": DOT_TYPES[self.dtype], "PRECISION": self.attention.precision, **blocks}
 
-    def dropout(self, batch: int) -> dict[str, Any]:
+    def dropout(self) -> dict[str, Any]:
         """Constants of the dropouts after the branches and the ReLU."""
-        keys = next(iter(self.keys.values()), None)
         return {
-            "GHOST": ghost_size(batch, keys),
             "RES": "res" in self.keys,
             "RES_THRESHOLD": threshold(self.res_rate),
             "RES_SCALE": keep_scale(self.res_rate),

@@ -37,7 +37,7 @@ def _outer(
     col,  # [CHUNK], channels of a
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    keys,  # [E, ghost batches, 2], int32, dropout keys of a
+    keys,  # [E, B, 2], int32, dropout keys of a
     a_b,  # elements between samples, of a
     a_t,  # between steps
     b_b,  # between samples, of b
@@ -53,7 +53,6 @@ def _outer(
     WHOLE: tl.constexpr,  # b has all steps, whichever a has
     NORM: tl.constexpr,  # whether b is normalised first
     DROP: tl.constexpr,  # whether elements of a are dropped
-    GHOST: tl.constexpr,  # samples of a ghost batch
     THRESHOLD: tl.constexpr,  # the rate in 1/65536
     SCALE: tl.constexpr,  # what kept elements are multiplied by
     DIM: tl.constexpr,  # d
@@ -88,7 +87,6 @@ def _outer(
                 SIDE=SIDE,
                 LAST=LAST,
                 COLS=COLS,
-                GHOST=GHOST,
                 THRESHOLD=THRESHOLD,
                 SCALE=SCALE,
             )
@@ -116,7 +114,7 @@ def projection_weights(
     bias_shares_ptr,  # [splits, E, 9d], float32, written
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    res_keys,  # [E, ghost batches, 2], int32, dropout keys of the attention's branch
+    res_keys,  # [E, B, 2], int32, dropout keys of the attention's branch
     q_e,  # elements between encoders, of the gradient of the queries
     q_b,  # between samples
     q_t,  # between steps
@@ -138,7 +136,6 @@ def projection_weights(
     SELF: tl.constexpr,  # whether keys and values come from x; otherwise the source is normalised already
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
     RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
-    GHOST: tl.constexpr,  # samples of a ghost batch
     RES: tl.constexpr,  # whether elements of the attention's branch are dropped
     RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
     RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
@@ -186,7 +183,6 @@ def projection_weights(
             WHOLE=True,
             NORM=True,
             DROP=False,
-            GHOST=GHOST,
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
             DIM=DIM,
@@ -222,7 +218,6 @@ def projection_weights(
             WHOLE=True,
             NORM=SELF,
             DROP=False,
-            GHOST=GHOST,
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
             DIM=DIM,
@@ -258,7 +253,6 @@ def projection_weights(
             WHOLE=False,
             NORM=False,
             DROP=RES,
-            GHOST=GHOST,
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
             DIM=DIM,
@@ -305,8 +299,8 @@ def mlp_weights(
     b1_ptr,  # [E, 4d]
     w2_ptr,  # [E, d, 4d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    relu_keys,  # [E, ghost batches, 2], int32, dropout keys of the hidden units
-    mlp_keys,  # [E, ghost batches, 2], int32, dropout keys of the MLP's branch
+    relu_keys,  # [E, B, 2], int32, dropout keys of the hidden units
+    mlp_keys,  # [E, B, 2], int32, dropout keys of the MLP's branch
     g_e,  # elements between encoders, of the gradient of the output
     g_b,  # between samples
     g_t,  # between steps
@@ -319,7 +313,6 @@ def mlp_weights(
     DIM: tl.constexpr,  # d
     WIDTH: tl.constexpr,  # d, padded to a power of two
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
-    GHOST: tl.constexpr,  # samples of a ghost batch
     RES: tl.constexpr,  # whether elements of both branches are dropped
     RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
     RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
@@ -369,7 +362,6 @@ def mlp_weights(
                 SIDE=QUERIES,
                 LAST=LAST,
                 COLS=DIM,
-                GHOST=GHOST,
                 THRESHOLD=RES_THRESHOLD,
                 SCALE=RES_SCALE,
             )
@@ -391,7 +383,6 @@ def mlp_weights(
                 SIDE=QUERIES,
                 LAST=LAST,
                 COLS=4 * DIM,
-                GHOST=GHOST,
                 THRESHOLD=RELU_THRESHOLD,
                 SCALE=RELU_SCALE,
             )
@@ -423,7 +414,7 @@ def weight_gradients(
     splits = max(1, min(MAX_SPLITS, triton.cdiv(batch * steps, sizes["M"]) // LEAST_BLOCKS))
     shares = torch.empty(splits, encoders, WEIGHT_ROWS.value * dim, dim, device=x.device)
     bias_shares = torch.empty(splits, encoders, BIASES.value * dim, device=x.device)
-    dropout = call.dropout(batch)
+    dropout = call.dropout()
     jobs = 2 * triton.cdiv(dim, sizes["CHUNK"]) + triton.cdiv(2 * dim, sizes["CHUNK"])
     launch(
         projection_weights,
@@ -450,7 +441,6 @@ def weight_gradients(
         SELF=source is x,
         LAST=call.last,
         RANGED=call.attention.ranged,
-        GHOST=dropout["GHOST"],
         RES=dropout["RES"],
         RES_THRESHOLD=dropout["RES_THRESHOLD"],
         RES_SCALE=dropout["RES_SCALE"],

@@ -104,11 +104,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rn
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         scale = 1.0
         if rng is not None and call_site is not None and plan.rates[e] > 0:
-            words = torch.arange(rng.ghost_size * plan.heads * tq * ((tk + 1) // 2), dtype=torch.int32)
-            keep_masks = [
-                draw_keep_mask(words, plan.rates[e], rng.key(g, call_site, e)) for g in range(len(rng.ghosts))
-            ]
-            weights = weights * torch.stack(keep_masks).view(len(q), plan.heads, tq, -1)[:, :, first:, :tk]
+            words = torch.arange(plan.heads * tq * ((tk + 1) // 2), dtype=torch.int32)
+            low, high = rng.table([(call_site, e)])[0, :, None].unbind(-1)  # [B, 1]
+            keep_mask = draw_keep_mask(words, plan.rates[e], (low, high))
+            weights = weights * keep_mask.view(len(q), plan.heads, tq, -1)[:, :, first:, :tk]
             scale = keep_scale(plan.rates[e])
         mixed = Product.apply(weights, v) * scale
         outs[e, :, : end - first] = mixed.transpose(1, 2).flatten(2)

@@ -9,7 +9,7 @@ import torch
 from dmd.kernels.attention import exportable
 from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.cpu import CPU as ON_CPU
-from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.portable import PORTABLE
 from dmd.losses import Objective, ObjectiveConfig
@@ -33,7 +33,7 @@ def results(
         for t in steps
     ]
     key_ranges = torch.tensor([[[2, t], [0, t - 2], [3, 3], [0, t], [1, 3], [0, 1]] for t in plan.keys])
-    rng = DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=GHOST, device=CPU)
+    rng = DropoutRNG(seed=1, step=2, samples=number_samples([3, 8], range(GHOST)), device=CPU)
     out = attention(*parts, plan, rng if dropping else None, key_ranges if ranges else None)
     weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), parts)]
@@ -82,8 +82,13 @@ def test_a_whole_model_with_every_dropout(masked):
         parts = [torch.randn(GHOSTS * SAMPLES, LENGTHS[m], SIZES[m], dtype=torch.float64) for m in SIZES]
         labels = torch.arange(GHOSTS * SAMPLES, dtype=torch.float64).view(GHOSTS, SAMPLES)
         if keys is not None:  # a pass that tells the table's call sites
-            model(*parts, DropoutRNG(seed=1, step=1, ghosts=range(GHOSTS), ghost_size=SAMPLES, device=CPU, keys=keys))
-        rng = DropoutRNG(seed=1, step=0, ghosts=range(GHOSTS), ghost_size=SAMPLES, device=CPU, keys=keys)
+            model(
+                *parts,
+                DropoutRNG(
+                    seed=1, step=1, samples=number_samples(range(GHOSTS), range(SAMPLES)), device=CPU, keys=keys
+                ),
+            )
+        rng = DropoutRNG(seed=1, step=0, samples=number_samples(range(GHOSTS), range(SAMPLES)), device=CPU, keys=keys)
         assert keys is None or keys.known
         terms = objective(model(*parts, rng), labels, torch.ones_like(labels))
         terms["total"].sum().backward()

@@ -8,7 +8,7 @@ import torch
 from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.backend import float32_products
 from dmd.kernels.common.cards import KernelError
-from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.losses import Objective, ObjectiveConfig
@@ -76,7 +76,9 @@ def check_step() -> None:
     parts = [torch.zeros(GHOSTS * SAMPLES, LENGTHS[m], SIZES[m]) for m in SIZES]
     labels = torch.zeros(GHOSTS, SAMPLES)
     cpu = torch.device("cpu")
-    rng = DropoutRNG(seed=1, step=0, ghosts=range(GHOSTS), ghost_size=SAMPLES, device=cpu, keys=DropoutKeys())
+    rng = DropoutRNG(
+        seed=1, step=0, samples=number_samples(range(GHOSTS), range(SAMPLES)), device=cpu, keys=DropoutKeys()
+    )
     with offline(LEAST, on_launch=on_launch):
         with torch.autocast("cpu", torch.bfloat16):
             output = model(*parts, rng)

@@ -39,6 +39,7 @@ def check_attention(device: str, case: tuple, last_step: bool, dropping: bool, d
     """Output and gradients; the same elements are dropped by both backends."""
     from dmd.kernels.attention.plan import AttentionPlan
     from dmd.kernels.cpu import CPU
+    from dmd.kernels.dropout.keys import number_samples
     from dmd.kernels.dropout.rng import DropoutRNG
     from dmd.kernels.triton_backend import TRITON
 
@@ -54,7 +55,7 @@ def check_attention(device: str, case: tuple, last_step: bool, dropping: bool, d
             torch.randn(len(queries), batch, t, heads * width).to(dtype).to(kind).to(place).requires_grad_()
             for t in steps
         ]
-        rng = DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=batch // 2, device=place)
+        rng = DropoutRNG(seed=1, step=2, samples=number_samples([3, 8], range(batch // 2)), device=place)
         out = backend.attention(*parts, plan, rng if dropping else None)
         unpadded = torch.cat([out[e, :, : 1 if last_step else t].flatten() for e, t in enumerate(queries)])
         weight = torch.linspace(-1, 1, len(unpadded), dtype=torch.float64).to(unpadded)

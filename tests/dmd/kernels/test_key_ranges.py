@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan
+from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.portable import PORTABLE
@@ -88,7 +89,7 @@ def test_a_row_without_keys_gives_zero_and_no_gradient(last_step):
 
 
 def rng() -> DropoutRNG:
-    return DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=BATCH // 2, device=torch.device("cpu"))
+    return DropoutRNG(seed=1, step=2, samples=number_samples([3, 8], range(BATCH // 2)), device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("queries, keys, fast", [((6, 4), (4, 6), False), ((50,), (37,), True), ((80,), (70,), True)])

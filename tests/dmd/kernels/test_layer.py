@@ -5,6 +5,7 @@ import torch
 
 from dmd.kernels.attention.plan import AttentionPlan
 from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder import cpu_layer
 from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
@@ -33,7 +34,7 @@ def make(cross: bool, last_step: bool, dropping: bool = True, backend=CPU):
     last = torch.tensor([[2, 1, 0, 2], [1, 0, 1, 1]]) if last_step else None  # of each sample, inside QUERIES
 
     def run(x, *rest):
-        rng = DropoutRNG(seed=1, step=2, ghosts=[3, 8], ghost_size=BATCH // 2, device=torch.device("cpu"))
+        rng = DropoutRNG(seed=1, step=2, samples=number_samples([3, 8], range(BATCH // 2)), device=torch.device("cpu"))
         source, weights = (rest[0], rest[1:]) if cross else (None, rest)
         own = LayerWeights(*weights)
         return backend.layer(x, source, own, plan, members=torch.arange(2), last=last, rng=rng, key_ranges=None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.encoder.plan import StackPlan
 from dmd.model.transformer import TransformerStack
@@ -80,7 +81,8 @@ def run(case: dict, device: str, form: str, dtype: str, dropping: bool, seed: in
     sources = None if keys is None else [given[t] for t in keys]
     ghosts = list(range(3, 3 + case.get("ghosts", 2)))
     place = stack.norm_weight.device
-    rng = DropoutRNG(seed=1, step=2, ghosts=ghosts, ghost_size=batch // len(ghosts), device=place) if dropping else None
+    samples = number_samples(ghosts, range(batch // len(ghosts)))
+    rng = DropoutRNG(seed=2, step=2, samples=samples, device=place) if dropping else None
     key_ranges = None
     if case.get("ranges"):  # padded left, padded right, nothing real, everything real
         key_ranges = [torch.tensor([[2, t], [0, t - 2], [3, 3], [0, t]], device=place) for t in keys or case["queries"]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmd.config import Config, TrainConfig
-from dmd.kernels.dropout.keys import DropoutKeys
+from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.portable import PORTABLE
 from dmd.system.cuda_graph import obstacle_to_capture
@@ -75,7 +75,9 @@ def check_dropout(device: str) -> None:
     for shape, batch_dim in (((4, 3, 5), 0), ((2, 4, 7), 1), ((6, 1), 0)):
         results = []
         for backend, keys in ((TRITON, DropoutKeys()), (PORTABLE, None)):
-            rng = DropoutRNG(seed=1, step=2, ghosts=[3, 5], ghost_size=shape[batch_dim] // 2, device=place, keys=keys)
+            rng = DropoutRNG(
+                seed=1, step=2, samples=number_samples([3, 5], range(shape[batch_dim] // 2)), device=place, keys=keys
+            )
             x = torch.linspace(1, 2, torch.Size(shape).numel(), device=place).view(shape).requires_grad_()
             out = backend.dropout(x, 0.4, rng, batch_dim=batch_dim)
             out.square().sum().backward()
@@ -125,8 +127,10 @@ def test_dropout_interpreted():
 def test_keys_of_later_passes_are_those_of_the_noise():
     keys = DropoutKeys()
     for step in range(3):
-        rng = DropoutRNG(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"), keys=keys)
-        plain = DropoutRNG(seed=1, step=step, ghosts=[3, 8], ghost_size=2, device=torch.device("cpu"))
+        rng = DropoutRNG(
+            seed=1, step=step, samples=number_samples([3, 8], range(2)), device=torch.device("cpu"), keys=keys
+        )
+        plain = DropoutRNG(seed=1, step=step, samples=number_samples([3, 8], range(2)), device=torch.device("cpu"))
         assert keys.known == (step > 0)
         for call_sites in ([(1,)], [(2, 0), (2, 1)]):
             assert rng.table(call_sites).equal(plain.table(call_sites))
