@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dmd.kernels.attention.cpu_blocks import AttentionCall, query_scale
-from dmd.kernels.dropout.rng import DropoutRNG, keep_scale
-from dmd.kernels.encoder.cpu_layer import CpuWeights, DropoutFactors, cpu_layer
+from dmd.kernels.dropout.rng import DropoutRNG, SampleMasks
+from dmd.kernels.encoder.cpu_layer import CpuWeights, LayerDropout, cpu_layer
 from dmd.kernels.encoder.plan import LayerPlan, LayerWeights
 from dmd.kernels.portable import PortableBackend, after_norm, normalise, pick_steps
 
@@ -38,17 +38,14 @@ class CpuBackend(PortableBackend):
             x = pick_steps(x, last)
         attention = AttentionCall.begin(plan.attention, rng, key_ranges)
 
-        def factors(rate: float, width: int) -> Tensor | None:
-            if rng is None or rate == 0:
-                return None
-            return rng.scaled_keep_mask((*x.shape[:-1], width), rate, batch_dim=1, dtype=x.dtype)
+        def masks(rate: float, width: int) -> SampleMasks | None:
+            return None if rng is None or rate == 0 else rng.next_masks(rate, x.shape[2] * width)
 
         dim = x.shape[-1]
-        dropout = DropoutFactors(
-            attended=factors(plan.res_rate, dim),
-            hidden=factors(plan.relu_rate, 4 * dim),
-            hidden_scale=1.0 if rng is None else keep_scale(plan.relu_rate),
-            mlp=factors(plan.res_rate, dim),
+        dropout = LayerDropout(
+            attended=masks(plan.res_rate, dim),
+            hidden=masks(plan.relu_rate, 4 * dim),
+            mlp=masks(plan.res_rate, dim),
         )
         return cpu_layer(x, source, cpu_weights(weights.of(members), plan.attention.heads), attention, dropout)
 

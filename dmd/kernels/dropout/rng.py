@@ -12,6 +12,7 @@ Elements are numbered inside their sample. Element 2w + p of a mask looks at six
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -85,16 +86,38 @@ class DropoutRNG:
         Of a sample, each index of the axes before `batch_dim` begins a new word.
         """
         assert shape[batch_dim] == len(self.states), (shape, batch_dim)
-        outer, batch, inner = math.prod(shape[:batch_dim]), shape[batch_dim], math.prod(shape[batch_dim + 1 :])
-        words = torch.arange(outer * ((inner + 1) // 2), dtype=torch.int32, device=self.device).view(outer, 1, -1)
-        mask = torch.empty(outer, batch, inner, dtype=dtype, device=self.device)
-        low, high = self.table([(self.next_call_site(),)])[0].unsqueeze(1).unbind(-1)  # [B, 1]
-        at_once = max(1, CACHED_WORDS // max(1, words.numel())) if self.device.type == "cpu" else batch
-        for begin in range(0, batch, at_once):
+        masks = self.next_masks(rate, math.prod(shape[batch_dim + 1 :]))
+        return masks.draw(range(math.prod(shape[:batch_dim])), slice(0, shape[batch_dim]), dtype).view(*shape)
+
+    def next_masks(self, rate: float, inner: int) -> "SampleMasks":
+        """The masks of the next place in the network, of which a sample has some of `inner` elements each."""
+        return SampleMasks(keys=self.table([(self.next_call_site(),)])[0], rate=rate, inner=inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleMasks:
+    """Masks [outer, B, inner] of one call site, of which any part can be drawn at any time."""
+
+    keys: Tensor
+    """[B, 2] int32."""
+    rate: float
+    inner: int
+    """Elements of a sample for each outer index, which begins a new word."""
+
+    def draw(self, outer: range, samples: slice, dtype: torch.dtype) -> Tensor:
+        """0 (probability `rate`) or 1 / (1 - rate), for some outer indices and samples: [outer, b, inner]."""
+        low, high = self.keys[samples].unsqueeze(1).unbind(-1)  # [b, 1]
+        width = (self.inner + 1) // 2
+        device = self.keys.device
+        words = torch.arange(outer.start * width, outer.stop * width, dtype=torch.int32, device=device)
+        words = words.view(len(outer), 1, width)
+        mask = torch.empty(len(outer), len(low), self.inner, dtype=dtype, device=device)
+        at_once = max(1, CACHED_WORDS // max(1, words.numel())) if device.type == "cpu" else len(low)
+        for begin in range(0, len(low), at_once):
             part = slice(begin, begin + at_once)
-            keep_mask = draw_keep_mask(words, rate, (low[part], high[part]))  # [outer, b, 2 * words]
-            mask[:, part] = keep_mask[..., :inner]
-        return mask.mul_(keep_scale(rate)).view(*shape)
+            keep_mask = draw_keep_mask(words, self.rate, (low[part], high[part]))  # [outer, b, 2 * width]
+            mask[:, part].copy_(keep_mask[..., : self.inner]).mul_(keep_scale(self.rate))
+        return mask
 
 
 def hash_words(words: Tensor, key: Key) -> Tensor:

@@ -5,26 +5,27 @@ The numbers are those that `PortableBackend.layer` composes from single operatio
 
     normed = norm(x)
     heads = projections of normed (queries), and of source or normed (keys and values)
-    between = x + factors.attended * out(attention(heads))
+    between = x + attended_factors * out(attention(heads))
     middle = norm(between)
-    hidden = factors.hidden * relu(fc1(middle))
-    output = between + factors.mlp * fc2(hidden)
+    hidden = hidden_factors * relu(fc1(middle))
+    output = between + mlp_factors * fc2(hidden)
 
-Backward does not need `factors.hidden`, only its scale: a hidden unit that is 0 was dropped or not positive, and has no
-gradient in either case.
+Backward does not need `hidden_factors`, only their scale: a hidden unit that is 0 was dropped or not positive, and has
+no gradient in either case.
 
 Backward goes through these lines from the last to the first. A variable there holds the gradient of what has its name
 here; values are read from `saved`, parameters from `w`.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dmd.kernels.attention.cpu_blocks import AttentionCall, BlockAttention, CpuAttended, Heads
+from dmd.kernels.dropout.rng import SampleMasks, keep_scale
 
 CHUNK_STEPS = 8192
 """Time steps of all samples of a chunk, at most."""
@@ -66,25 +67,22 @@ class CpuWeights(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropoutFactors:
-    """0 where dropout drops an element, else 1 / (1 - rate); None: no dropout."""
+class LayerDropout:
+    """The dropouts of a layer but that of the attention weights; None: no dropout."""
 
-    attended: Tensor | None
-    """Of the attention's branch, [E, B, Tq, d]; of a chunk [n, d], for n = samples * time steps."""
-    hidden: Tensor | None
-    """Of the hidden units, [E, B, Tq, 4d]; of a chunk [n, 4d]."""
-    hidden_scale: float
-    """What the kept hidden units are multiplied by."""
-    mlp: Tensor | None
-    """Of the MLP's branch, [E, B, Tq, d]; of a chunk [n, d]."""
+    attended: SampleMasks | None
+    """Of the attention's branch, of Tq * d elements a sample and encoder."""
+    hidden: SampleMasks | None
+    """Of the hidden units, Tq * 4d."""
+    mlp: SampleMasks | None
+    """Of the MLP's branch, Tq * d."""
 
-    def of(self, encoder: int, samples: slice) -> "DropoutFactors":
-        """Those of a chunk."""
 
-        def part(factors: Tensor | None) -> Tensor | None:
-            return None if factors is None else factors[encoder, samples].flatten(0, 1)
+class Chunk(NamedTuple):
+    """What is computed at once."""
 
-        return replace(self, attended=part(self.attended), hidden=part(self.hidden), mlp=part(self.mlp))
+    encoder: int
+    samples: slice
 
 
 class Saved(NamedTuple):
@@ -107,6 +105,10 @@ class Saved(NamedTuple):
     middle_rstd: Tensor
     hidden: Tensor
     """After the ReLU and its dropout, [n, 4d]."""
+    attended_factors: Tensor | None
+    """0 where dropout dropped an element of the attention's branch [n, d], else its scale; None: no dropout."""
+    mlp_factors: Tensor | None
+    """Of the MLP's branch."""
 
 
 def cpu_layer(
@@ -114,7 +116,7 @@ def cpu_layer(
     source: Tensor | None,
     weights: CpuWeights,
     attention: AttentionCall,
-    factors: DropoutFactors,
+    dropout: LayerDropout,
 ) -> Tensor:
     """One pre-norm layer of E encoders: attention and a ReLU MLP of width 4d, each with its residual.
 
@@ -123,12 +125,12 @@ def cpu_layer(
         source: normalised key and value input [E, B, Tk, d]; None for self-attention.
         weights: of the E encoders.
         attention: its plan, key ranges and dropout.
-        factors: of the other dropouts.
+        dropout: the other dropouts.
 
     Returns:
         like x. Under autocast it is computed in float32 all the same.
     """
-    output = CpuLayer.apply(x, source, attention, factors, *weights)
+    output = CpuLayer.apply(x, source, attention, dropout, *weights)
     assert isinstance(output, Tensor)
     return output
 
@@ -149,7 +151,7 @@ class CpuLayer(torch.autograd.Function):
         x: Tensor,
         source: Tensor | None,
         attention: AttentionCall,
-        factors: DropoutFactors,
+        dropout: LayerDropout,
         *weights: Tensor,
     ) -> Tensor:
         """See `cpu_layer`; `weights` are the `CpuWeights`."""
@@ -157,23 +159,21 @@ class CpuLayer(torch.autograd.Function):
         slices = even_slices(x.shape[1], CHUNK_STEPS // steps)
         own = CpuWeights(*weights).by_encoder()
         output = torch.empty_like(x, memory_format=torch.contiguous_format)
-        ctx.chunks, ctx.attentions, ctx.factors = [], [], []
-        everything: list[Tensor | None] = [source, *weights]
-        for chunk in [(encoder, samples) for encoder in range(len(x)) for samples in slices]:
-            part = attention.of(*chunk)
-            chunk_factors = factors.of(*chunk)
-            everything += chunk_forward(
+        ctx.chunks = [Chunk(encoder, samples) for encoder in range(len(x)) for samples in slices]
+        ctx.attentions = [attention.of(*chunk) for chunk in ctx.chunks]
+        ctx.hidden_scale = 1.0 if dropout.hidden is None else keep_scale(dropout.hidden.rate)
+        saved: list[Tensor | None] = []
+        for chunk, part in zip(ctx.chunks, ctx.attentions, strict=True):
+            saved += chunk_forward(
                 x[chunk],
                 None if source is None else source[chunk],
-                own[chunk[0]],
+                own[chunk.encoder],
                 part,
-                chunk_factors,
+                dropout,
+                chunk,
                 output=output[chunk],
             )
-            ctx.chunks.append(chunk)
-            ctx.attentions.append(part)
-            ctx.factors.append(replace(chunk_factors, hidden=None))
-        ctx.save_for_backward(*everything)
+        ctx.save_for_backward(source, *weights, *saved)
         return output
 
     @staticmethod
@@ -194,15 +194,15 @@ class CpuLayer(torch.autograd.Function):
             chunk_backward(
                 output_grad[chunk],
                 None if source is None else source[chunk],
-                own[chunk[0]],
+                own[chunk.encoder],
                 ctx.attentions[number],
-                ctx.factors[number],
                 Saved(*rest[number * kept : (number + 1) * kept]),
                 into=Gradients(
                     x=x_grad[chunk],
                     source=None if source_grad is None else source_grad[chunk],
-                    weights=own_grads[chunk[0]],
+                    weights=own_grads[chunk.encoder],
                 ),
+                hidden_scale=ctx.hidden_scale,
             )
         return x_grad, source_grad, None, None, *weight_grads
 
@@ -212,7 +212,8 @@ def chunk_forward(
     source: Tensor | None,
     w: CpuWeights,
     attention: BlockAttention,
-    factors: DropoutFactors,
+    dropout: LayerDropout,
+    chunk: Chunk,
     *,
     output: Tensor,
 ) -> Saved:
@@ -234,16 +235,19 @@ def chunk_forward(
     heads = Heads(query.view(width, matrices, -1), key_value.view(2, width, matrices, -1))
     attended = attention.forward(heads)
     branch = torch.addmm(w.out_bias, attended.mixed.view(dim, -1).t(), w.out_weight.t())
-    if factors.attended is not None:
-        branch *= factors.attended
+    attended_factors = _factors(dropout.attended, chunk, branch)
+    if attended_factors is not None:
+        branch *= attended_factors
     between = branch.add_(rows)
     middle, middle_rstd = _normalise(between)
     hidden = torch.addmm(w.fc1_bias, middle, w.fc1_weight.t()).relu_()
-    if factors.hidden is not None:
-        hidden *= factors.hidden
+    hidden_factors = _factors(dropout.hidden, chunk, hidden)
+    if hidden_factors is not None:
+        hidden *= hidden_factors
     branch = torch.addmm(w.fc2_bias, hidden, w.fc2_weight.t())
-    if factors.mlp is not None:
-        branch *= factors.mlp
+    mlp_factors = _factors(dropout.mlp, chunk, branch)
+    if mlp_factors is not None:
+        branch *= mlp_factors
     torch.add(branch, between, out=output.view(-1, dim))
     return Saved(
         **heads._asdict(),
@@ -253,6 +257,8 @@ def chunk_forward(
         middle=middle,
         middle_rstd=middle_rstd,
         hidden=hidden,
+        attended_factors=attended_factors,
+        mlp_factors=mlp_factors,
     )
 
 
@@ -272,18 +278,22 @@ def chunk_backward(
     source: Tensor | None,
     w: CpuWeights,
     attention: BlockAttention,
-    factors: DropoutFactors,
     saved: Saved,
     *,
     into: Gradients,
+    hidden_scale: float,
 ) -> None:
-    """Backward of `chunk_forward`, from the gradient [b, Tq, d] of its output."""
+    """Backward of `chunk_forward`, from the gradient [b, Tq, d] of its output.
+
+    Args:
+        hidden_scale: what dropout multiplied the kept hidden units by.
+    """
     dim = saved.normed.shape[1]
     grads = into.weights
     out = output_grad.reshape(-1, dim)  # [n, d]
 
-    branch = out if factors.mlp is None else out * factors.mlp
-    hidden = torch.mm(branch, w.fc2_weight * factors.hidden_scale)  # [n, 4d]
+    branch = out if saved.mlp_factors is None else out * saved.mlp_factors
+    hidden = torch.mm(branch, w.fc2_weight * hidden_scale)  # [n, 4d]
     hidden = torch.ops.aten.threshold_backward.grad_input(hidden, saved.hidden, 0, grad_input=hidden)
     grads.fc2_weight.addmm_(branch.t(), saved.hidden)
     grads.fc2_bias.add_(branch.sum(0))
@@ -292,7 +302,7 @@ def chunk_backward(
     middle = torch.mm(hidden, w.fc1_weight)
     between = _normalise_backward(middle, saved.middle, saved.middle_rstd).add_(out)
 
-    branch = between if factors.attended is None else between * factors.attended
+    branch = between if saved.attended_factors is None else between * saved.attended_factors
     mixed = torch.mm(w.out_weight.t(), branch.t())  # [d, n]
     grads.out_weight.addmm_(branch.t(), saved.mixed.view(dim, -1).t())
     grads.out_bias.add_(branch.sum(0))
@@ -313,6 +323,13 @@ def chunk_backward(
     else:
         torch.mm(key_value.t(), w.key_value_weight, out=into.source.view(-1, dim))
     torch.add(_normalise_backward(normed, saved.normed, saved.normed_rstd), between, out=into.x.view(-1, dim))
+
+
+def _factors(masks: SampleMasks | None, chunk: Chunk, like: Tensor) -> Tensor | None:
+    """What dropout multiplies an activation of a chunk by, like that activation [n, width]; None: no dropout."""
+    if masks is None:
+        return None
+    return masks.draw(range(chunk.encoder, chunk.encoder + 1), chunk.samples, like.dtype).view(like.shape)
 
 
 def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
