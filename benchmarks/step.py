@@ -1,4 +1,4 @@
-"""A training step's forward and backward against the reference implementation, on a CPU.
+"""A training step's forward and backward against the reference implementation, compiled or not, on a CPU.
 
     python -m benchmarks.step launches benchmarks/results/step_launches.csv
     python -m benchmarks.step time     benchmarks/results/step_time.csv
@@ -7,7 +7,7 @@
     python -m benchmarks.step profile  benchmarks/results/step_profile.csv
     python -m benchmarks.step training benchmarks/results/step_training.csv
 
-Options choose presets, text (features or bert-base, of random weights), ghost batches and threads. Both sides of a time
+Options choose presets, text (features or bert-base, of random weights), ghost batches and threads. All sides of a time
 run in one process, in alternation, after a warm-up that nobody counts; the table has medians of the rounds, and the
 median of their ratios. CPU seconds are those of the process, which another process beside it disturbs less than wall
 time. A peak is measured in a process of its own, less what is resident before the step. `benchmarks.step_cuda` is for a
@@ -74,12 +74,12 @@ def timing(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> 
     sides = Sides(preset, ghosts=ghosts, bert=text != "features")
     at_once = options.at_once or sides.at_once
     work = flops(sides.of("reference"))
-    times = alternate({"reference": sides.of("reference"), "ours": sides.of("ours", at_once)}, options.rounds)
+    peers = ["reference", "compiled"] if options.compiled else ["reference"]
+    times = alternate({**{peer: sides.of(peer) for peer in peers}, "ours": sides.of("ours", at_once)}, options.rounds)
     rate = product_rate(lambda product: seconds(product)[0])
     for number, clock in enumerate(("wall", "CPU")):
-        own, other = ([found[number] for found in times[side]] for side in BOTH)
-        ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
-        for side, value in (("ours", statistics.median(own)), ("reference", statistics.median(other))):
+        taken = {side: [found[number] for found in times[side]] for side in times}
+        for side in times:
             yield Row(
                 preset=preset,
                 text=text,
@@ -87,19 +87,20 @@ def timing(preset: str, text: str, ghosts: int, options: argparse.Namespace) -> 
                 ghosts=ghosts,
                 at_once=at_once if side == "ours" else 1,
                 quantity=clock,
-                value=value,
+                value=statistics.median(taken[side]),
                 unit="s",
             )
-        yield Row(
-            preset=preset,
-            text=text,
-            side="reference / ours",
-            ghosts=ghosts,
-            at_once=at_once,
-            quantity=clock,
-            value=ratio,
-            unit="",
-        )
+        for peer in peers:
+            yield Row(
+                preset=preset,
+                text=text,
+                side=f"{peer} / ours",
+                ghosts=ghosts,
+                at_once=at_once,
+                quantity=clock,
+                value=statistics.median(b / a for a, b in zip(taken["ours"], taken[peer], strict=True)),
+                unit="",
+            )
     for quantity, value, unit in (
         ("floor", work / rate, "s"),
         ("product rate", rate / 1e9, "GFLOP/s"),
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", choices=["features", "bert-base"], default=["features"])
     parser.add_argument("--ghosts", type=int, default=STEP, help="ghost batches of what is measured")
     parser.add_argument("--at-once", type=int, help="ghost batches per forward pass, ours; the preset's if not given")
+    parser.add_argument("--compiled", action="store_true", help="of `time`: also the reference under torch.compile")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()

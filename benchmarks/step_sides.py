@@ -1,4 +1,4 @@
-"""The two sides of the step benchmark: ours and the reference, on the same weights and random samples."""
+"""The sides of the step benchmark: ours and the reference, compiled or not, on the same weights and random samples."""
 
 import copy
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.reference import reference
+from benchmarks.reference import compiled_reference, reference
 from dmd.config.loading import load_config
 from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
@@ -48,7 +48,7 @@ def random_samples(
 
 
 class Sides:
-    """A preset's model in both implementations.
+    """A preset's model in all implementations.
 
     Args:
         ghosts: ghost batches that there are samples for.
@@ -66,14 +66,15 @@ class Sides:
             encoder = TextEncoder(BertModel(BertConfig(), add_pooling_layer=False), frozen=False)
         self.models = {"ours": DMD(config.model, dims, lengths, encoder)}
         self.models["reference"] = reference(copy.deepcopy(self.models["ours"]))
+        self.models["compiled"] = compiled_reference(copy.deepcopy(self.models["ours"]))
         self.losses = Objective(ObjectiveConfig(), config.model)
         self.at_once = min(ghost_batches_at_once(config.train, lengths, "cpu"), ghosts)
         self.parts, self.labels = random_samples(preset, ghosts, bert=bert)
 
     def step(self, side: str, at_once: int | None = None) -> None:
-        """Forward, objective and backward of every ghost batch; the reference takes one at a time."""
+        """Forward, objective and backward of every ghost batch; a reference takes one at a time."""
         model = self.models[side]
-        at_once = 1 if side == "reference" else at_once or self.at_once
+        at_once = (at_once or self.at_once) if side == "ours" else 1
         for first in range(0, len(self.labels), at_once):
             ghosts = range(first, min(first + at_once, len(self.labels)))
             rng = DropoutRNG(seed=1, step=0, samples=number_samples(ghosts, range(SIZE)), device=torch.device("cpu"))
