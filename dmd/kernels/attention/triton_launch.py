@@ -8,12 +8,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
-from dmd.kernels.common.block_sizes import attention_sizes
+from dmd.kernels.common.block_sizes import attention_sizes, num_blocks
 from dmd.kernels.common.launching import launch, named_strides, product_precision
 from dmd.kernels.common.saved import restore, save
 from dmd.kernels.dropout.rng import DropoutRNG
@@ -62,7 +61,7 @@ class AttentionLaunch:
         log_sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
         attended = TritonAttended(query, key, value, out, log_sums)
         sizes = self._sizes(query, key)
-        blocks = triton.cdiv(rows, sizes["BLOCK_M"])
+        blocks = num_blocks(rows, sizes["BLOCK_M"])
         launch(
             forward,
             self._grid(query, blocks),
@@ -84,7 +83,7 @@ class AttentionLaunch:
         assert grad_out.stride() == out.stride()
         assert grad_key.stride() == grad_value.stride()
         sizes = self._sizes(query, key)
-        blocks = triton.cdiv(query.shape[2], sizes["BLOCK_M"])
+        blocks = num_blocks(query.shape[2], sizes["BLOCK_M"])
         launch(
             backward_query,
             self._grid(query, blocks),
@@ -100,7 +99,7 @@ class AttentionLaunch:
             **self._common(attended, blocks),
             **sizes,
         )
-        blocks = triton.cdiv(key.shape[2], sizes["BLOCK_N"])
+        blocks = num_blocks(key.shape[2], sizes["BLOCK_N"])
         launch(
             backward_key,
             self._grid(query, blocks),

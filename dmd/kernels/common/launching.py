@@ -1,18 +1,27 @@
 """Every launch of a Triton kernel: the limits of its grid, the card that it runs on, and its failures in our words."""
 
+import inspect
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton import JITFunction
 from triton.errors import TritonError
+from triton.runtime import driver
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from dmd.kernels.common.cards import KernelError, card_of, current_device
 
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most programs along each axis of a CUDA grid."""
+OPTIONS = ("num_warps", "num_stages")
+"""Triton's options that launches give."""
+ALIGNED = 16
+"""Bytes. Triton compiles another kernel for a tensor that begins elsewhere than at a multiple of this."""
 FAULTS = (
     "illegal memory access",
     "illegal instruction",
@@ -25,26 +34,41 @@ FAULTS = (
 """What says that an earlier kernel went wrong, or that we did: no reason to avoid a kernel."""
 SHORT_OF_MEMORY = "out of memory"
 """What Triton's launcher says in a plain RuntimeError."""
+KEPT = 4096
+"""Most launches whose compiled kernels are kept: those of a training, or of some hundred shapes of a prediction."""
+_compiled: dict[tuple[Any, ...] | None, Any] = {}
 
 
-def launch(kernel: Any, grid: Sequence[int], /, **arguments: Any) -> None:
-    """Launch a Triton kernel on the device of its first tensor.
+def launch(kernel: Any, grid: tuple[int, ...], /, **arguments: Any) -> None:
+    """Launch a Triton kernel on the device of its first parameter, which is a tensor.
+
+    Triton finds the compiled kernel of a launch by naming and specialising each argument, in 20 us of the host. Here it
+    does so once for each grid, set of numbers and kinds of tensors; later launches hand the compiled kernel its
+    arguments, as Triton's own tutorials do.
 
     Args:
         kernel: a `triton.jit` function.
         grid: programs along x, y and z. What grows with the data belongs on x.
-        arguments: tensors, numbers and constants under the names of the kernel's parameters, and Triton's options.
+        arguments: tensors, numbers and constants under the names of the kernel's parameters, and Triton's options. A
+            parameter's numbers are all of one type.
 
     Raises:
         KernelError: Triton cannot compile it, or the card cannot run it.
         torch.OutOfMemoryError: its code, or what it spills, finds no room on the card.
     """
-    assert len(grid) <= len(GRID_LIMITS)
-    assert all(0 < size <= limit for size, limit in zip(grid, GRID_LIMITS, strict=False)), (kernel.__name__, grid)
-    device = next(value.device for value in arguments.values() if isinstance(value, Tensor))
+    values = _order(kernel.fn)(arguments)
+    device = values[0].device
     try:
         with current_device(device):
-            kernel[tuple(grid)](**arguments)
+            key = _key(kernel, grid, values, arguments) if isinstance(kernel, JITFunction) else None
+            compiled = _compiled.get(key)
+            if compiled is not None:
+                compiled[(*grid, 1, 1)[:3]](*values)
+                return
+            _check_grid(kernel, grid)
+            compiled = kernel[grid](**arguments)
+            if key is not None:  # it is not interpreted
+                _keep(key, compiled)
     except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         if isinstance(error, (InterpreterError, torch.OutOfMemoryError)) or any(s in str(error) for s in FAULTS):
             raise
@@ -52,6 +76,30 @@ def launch(kernel: Any, grid: Sequence[int], /, **arguments: Any) -> None:
             raise torch.OutOfMemoryError(str(error)) from error
         name = f"{kernel.__module__.removeprefix('dmd.kernels.')}.{kernel.__name__}"
         raise KernelError(name, str(card_of(device) or device), _reason(error)) from error
+
+
+@cache
+def _order(function: Callable[..., Any]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    """What takes a kernel's arguments, in the order of its parameters, from those of a launch."""
+    return itemgetter(*inspect.signature(function).parameters)
+
+
+def _key(kernel: Any, grid: tuple[int, ...], values: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[Any, ...]:
+    """All that decides which compiled kernel a launch takes: of a tensor its type, and whether it is aligned."""
+    kinds = [(x.dtype, x.data_ptr() % ALIGNED == 0) if isinstance(x, Tensor) else x for x in values]
+    options = [arguments.get(option) for option in OPTIONS]
+    return kernel.fn, driver.active.get_current_device(), grid, *kinds, *options
+
+
+def _keep(key: tuple[Any, ...], compiled: Any) -> None:
+    if len(_compiled) == KEPT:
+        _compiled.clear()
+    _compiled[key] = compiled
+
+
+def _check_grid(kernel: Any, grid: tuple[int, ...]) -> None:
+    assert len(grid) <= len(GRID_LIMITS)
+    assert all(0 < size <= limit for size, limit in zip(grid, GRID_LIMITS, strict=False)), (kernel.__name__, grid)
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.launching import launch
 from dmd.kernels.common.triton_rows import KEY_WORDS, draw_keep_mask
 from dmd.kernels.dropout.rng import DropoutRNG, keep_scale, threshold
@@ -48,7 +49,7 @@ def _launch(x: Tensor, keys: Tensor, *, batch_dim: int, rate: float) -> Tensor:
     assert count < 2**31 - BLOCK
     launch(
         _drop,
-        (triton.cdiv(count, BLOCK),),
+        (num_blocks(count, BLOCK),),
         x_ptr=x,
         out_ptr=out,
         keys=keys,

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.launching import launch, named_strides
 from dmd.kernels.common.triton_products import product
 from dmd.kernels.common.triton_rows import (
@@ -316,7 +317,7 @@ def launch_residual_mlp_backward(
     sizes = call.sizes("residual_mlp_backward", dim)
     launch(
         residual_mlp_backward,
-        (triton.cdiv(batch * rows, sizes["M"]), encoders),
+        (num_blocks(batch * rows, sizes["M"]), encoders),
         grad_ptr=grad,
         middle_ptr=middle,
         grad_middle_ptr=grad_middle,
@@ -361,7 +362,7 @@ def launch_project_backward(
     sizes = call.sizes("project_backward", dim)
     launch(
         project_backward,
-        (triton.cdiv(batch * steps, sizes["M"]), encoders),
+        (num_blocks(batch * steps, sizes["M"]), encoders),
         q_ptr=grads.query,
         kv_ptr=grads.key_value,
         grad_middle_ptr=grads.middle,

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.launching import launch, named_strides
 from dmd.kernels.common.triton_products import product
 from dmd.kernels.common.triton_rows import QUERIES, count_rows, keep_factor, locate_rows, normalised, whole_steps
@@ -230,7 +231,7 @@ def launch_project(
     sizes = call.sizes("project", dim)
     launch(
         project,
-        (triton.cdiv(batch * (1 if last else steps), sizes["M"]), encoders),
+        (num_blocks(batch * (1 if last else steps), sizes["M"]), encoders),
         x_ptr=x,
         out_ptr=out,
         w_ptr=weights.in_proj_weight,
@@ -260,7 +261,7 @@ def launch_residual_mlp(
     sizes = call.sizes("residual_mlp", dim)
     launch(
         residual_mlp,
-        (triton.cdiv(batch * rows, sizes["M"]), encoders),
+        (num_blocks(batch * rows, sizes["M"]), encoders),
         mixed_ptr=mixed,
         x_ptr=x,
         middle_ptr=middle,

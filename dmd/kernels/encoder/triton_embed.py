@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmd.kernels.common.block_sizes import padded
+from dmd.kernels.common.block_sizes import num_blocks, padded
 from dmd.kernels.common.launching import dense_channels, launch, named_strides
 from dmd.kernels.common.triton_rows import (
     count_rows,
@@ -398,7 +398,7 @@ class FusedEmbed(torch.autograd.Function):
         out = torch.empty(encoders, batch, call.steps, dim, device=inputs[0].device)
         launch(
             embed,
-            (triton.cdiv(batch * call.steps, BLOCK), encoders),
+            (num_blocks(batch * call.steps, BLOCK), encoders),
             **_slots("x", inputs),
             out_ptr=out,
             **named_strides("o", out),
@@ -417,7 +417,7 @@ class FusedEmbed(torch.autograd.Function):
         grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
         launch(
             embed_backward,
-            (triton.cdiv(batch * steps, BLOCK), encoders if call.parts else len(inputs)),
+            (num_blocks(batch * steps, BLOCK), encoders if call.parts else len(inputs)),
             **_slots("x", inputs),
             grad_ptr=grad,
             **_slots("g", grads),

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmd.kernels.common.block_sizes import padded
+from dmd.kernels.common.block_sizes import num_blocks, padded
 from dmd.kernels.common.launching import dense_channels, launch, named_strides
 from dmd.kernels.common.triton_rows import QUERIES, count_rows, locate_rows, normalised, normalised_backward
 
@@ -98,7 +98,7 @@ class FusedNorm(torch.autograd.Function):
         out = torch.empty_like(x)
         launch(
             norm,
-            (triton.cdiv(batch * steps, BLOCK), encoders),
+            (num_blocks(batch * steps, BLOCK), encoders),
             x_ptr=x,
             out_ptr=out,
             gain_ptr=gain,
@@ -121,7 +121,7 @@ class FusedNorm(torch.autograd.Function):
         encoders, batch, steps, dim = x.shape
         grad = dense_channels(gradients[0])
         grad_x = torch.empty_like(x)
-        blocks = triton.cdiv(batch * steps, BLOCK)
+        blocks = num_blocks(batch * steps, BLOCK)
         shares = torch.empty(blocks, 2, encoders, dim, device=x.device)
         launch(
             norm_backward,

@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.launching import launch, named_strides
 from dmd.kernels.common.triton_products import product
 from dmd.kernels.common.triton_rows import KEYS, QUERIES, count_rows, keep_factor, locate_rows, normalised, whole_steps
@@ -411,11 +412,11 @@ def weight_gradients(
     source = x if activations.source is None else activations.source
     encoders, batch, steps, dim = x.shape
     sizes, mlp_sizes = call.sizes("projection_weights", dim), call.sizes("mlp_weights", dim)
-    splits = max(1, min(MAX_SPLITS, triton.cdiv(batch * steps, sizes["M"]) // LEAST_BLOCKS))
+    splits = max(1, min(MAX_SPLITS, num_blocks(batch * steps, sizes["M"]) // LEAST_BLOCKS))
     shares = torch.empty(splits, encoders, WEIGHT_ROWS.value * dim, dim, device=x.device)
     bias_shares = torch.empty(splits, encoders, BIASES.value * dim, device=x.device)
     dropout = call.dropout()
-    jobs = 2 * triton.cdiv(dim, sizes["CHUNK"]) + triton.cdiv(2 * dim, sizes["CHUNK"])
+    jobs = 2 * num_blocks(dim, sizes["CHUNK"]) + num_blocks(2 * dim, sizes["CHUNK"])
     launch(
         projection_weights,
         (jobs, encoders, splits),
@@ -448,7 +449,7 @@ def weight_gradients(
     )
     launch(
         mlp_weights,
-        (triton.cdiv(4 * dim, mlp_sizes["CHUNK"]), encoders, splits),
+        (num_blocks(4 * dim, mlp_sizes["CHUNK"]), encoders, splits),
         grad_ptr=grads.out,
         middle_ptr=middle,
         shares_ptr=shares,

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.launching import launch
 from dmd.kernels.encoder.plan import LayerWeights
 
@@ -335,7 +336,7 @@ def launch_add_up_weights(weights: LayerWeights, shares: Tensor, bias_shares: Te
     own = LayerWeights(*(torch.empty_like(weight) for weight in weights))
     launch(
         add_up_weights,
-        (JOBS, encoders, triton.cdiv(dim, ADD_COLS)),
+        (JOBS, encoders, num_blocks(dim, ADD_COLS)),
         shares_ptr=shares,
         bias_shares_ptr=bias_shares,
         in_proj_weight=weights.in_proj_weight,

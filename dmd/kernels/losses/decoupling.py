@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.launching import launch
 from dmd.kernels.losses.constants import COSINE_EPSILON
 from dmd.kernels.losses.sample_weights import sample_weights
@@ -133,7 +134,7 @@ class FusedDecoupling(torch.autograd.Function):
         features = Features(*(x.contiguous() for x in tensors))
         ghosts, samples = mask.shape
         inner = features.origin[0].numel()
-        blocks = triton.cdiv(inner, BLOCK)
+        blocks = num_blocks(inner, BLOCK)
         parts = torch.empty(blocks, LOSSES.value, ghosts, device=mask.device)
         launch(
             _forward,
@@ -160,7 +161,7 @@ class FusedDecoupling(torch.autograd.Function):
         grads = Features(*(torch.empty_like(x) for x in features))
         launch(
             _backward,
-            (ghosts * triton.cdiv(inner, BLOCK),),
+            (ghosts * num_blocks(inner, BLOCK),),
             **features._asdict(),
             mask=mask,
             upstream=gradients[0].contiguous(),

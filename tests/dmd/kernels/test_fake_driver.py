@@ -19,7 +19,8 @@ from tests.support.small_system import GHOSTS, LENGTHS, MODEL, SAMPLES, SIZES
 
 LEAST = 86
 """Compute capability of a card with the least shared memory."""
-TYPES = {torch.float32, torch.bfloat16, torch.int32}
+FLOATS = (torch.float32, torch.bfloat16)
+TYPES = {*FLOATS, torch.int32}
 KERNELS = {
     "_drop",
     "embed",
@@ -139,10 +140,49 @@ def check_refusals() -> None:
         with offline(LEAST, on_launch=fails(error)), pytest.raises((RuntimeError, TypeError)) as caught:
             TRITON.attention(x, x, x, plan)
         assert type(caught.value) is expected, (error, caught.value)
-    with offline(LEAST), pytest.raises(TypeError):
+    with offline(LEAST), pytest.raises(KeyError, match="out_ptr"):
         launch(norm, (1,), x_ptr=x)
+    arguments = dict.fromkeys(norm.arg_names, 1) | {"x_ptr": x, "out_ptr": x, "WIDTH": 16, "M": 16}
+    with offline(LEAST), pytest.raises(KernelError, match="CompilationError"):
+        launch(norm, (1, 65535), **arguments)  # a gain that is no tensor
     with offline(LEAST), pytest.raises(AssertionError):
-        launch(norm, (1, 65536), x_ptr=x)
+        launch(norm, (1, 65536), **arguments)
+
+
+def check_later_launches() -> None:
+    """A launch whose compiled kernel is known hands it what Triton hands it, and takes another where Triton does."""
+    from benchmarks.offline_driver import offline
+    from dmd.kernels.triton_backend import TRITON
+
+    plan = AttentionPlan(heads=2, queries=(5, 9), keys=(9, 5), rates=(0.0, 0.0))
+
+    def parts(first: int, samples: int, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Query, key and value, whose memory begins `first` elements after an aligned place."""
+        shape = 2, samples, 9, 8
+        memory = [torch.zeros(first + torch.Size(shape).numel(), dtype=dtype) for _ in range(3)]
+        return [x[first:].view(shape).requires_grad_() for x in memory]
+
+    cases = [(first, samples, dtype) for first in (0, 1) for samples in (1, 2, 3) for dtype in FLOATS]
+    kernels = []
+    for capability in (LEAST, 90):
+        rounds = []
+        with offline(capability) as driver:
+            for _ in range(3):
+                driver.launches.clear()
+                for case in cases:
+                    TRITON.attention(*parts(*case), plan).sum().backward()
+                rounds.append([(id(x.kernel), x.grid, tuple(map(describe, x.arguments))) for x in driver.launches])
+            kernels.append({id(kernel): kernel for kernel in driver.kernels.values()})
+        assert rounds[1:] == rounds[:1] * 2
+        assert {kernel for kernel, *_ in rounds[0]} == kernels[-1].keys()
+    assert not kernels[0].keys() & kernels[1].keys()
+    # Aligned or not, one sample or more (Triton knows of a 1), and types; the gradient of the output is always aligned.
+    assert len(kernels[0]) >= 3 * 2 * 2
+
+
+def describe(argument: Any) -> Any:
+    """An argument of a launch, to be compared with the same in another pass."""
+    return (argument.dtype, tuple(argument.shape)) if isinstance(argument, torch.Tensor) else argument
 
 
 def check_tf32() -> None:
@@ -186,6 +226,10 @@ def test_no_grid_grows_past_its_limit_with_the_data():
 
 def test_a_kernel_that_the_card_refuses_is_named():
     without_card(__name__, "check_refusals")
+
+
+def test_later_launches_are_those_of_triton():
+    without_card(__name__, "check_later_launches")
 
 
 def test_float32_products_follow_torch():
