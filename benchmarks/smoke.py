@@ -221,15 +221,15 @@ def allowed(precision: str, plain: float, rounded: float) -> float:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Without a GPU: Triton's interpreter, with the tests' repair of its bfloat16."""
+    """Without a GPU: Triton's interpreter as the tests prepare it."""
     options.about = {"device": "CPU, interpreted", "torch": torch.__version__, "commit": options.commit}
     if options.device == "cuda":
         options.about["device"] = torch.cuda.get_device_name()
         return
     os.environ["TRITON_INTERPRET"] = "1"
-    from tests.dmd.kernels.forms import repair_bfloat16
+    from tests.dmd.kernels.forms import prepare_interpreter
 
-    repair_bfloat16()
+    prepare_interpreter()
 
 
 def conclusion(path: Path) -> bool:

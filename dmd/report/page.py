@@ -46,6 +46,7 @@ def write_page(out: Path, title: str, summary: str, sections: list[Section]) -> 
         for picture in section.pictures:
             svg = render(picture.figure, "svg")
             (folder / f"{picture.name}.svg").write_bytes(svg)
+            picture.figure.set_layout_engine("none")  # its parts have their places now
             (folder / f"{picture.name}.png").write_bytes(render(picture.figure, "png"))
             embedded[id(picture)] = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
     template = files("dmd.report").joinpath("page.html.j2").read_text(encoding="utf-8")

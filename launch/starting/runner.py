@@ -4,6 +4,8 @@ What the stock launcher lacks is in `launch.starting.launcher`: signals reach ev
 (`launch.supervision.supervise` watches for its death), and the exit code says the cause.
 """
 
+import base64
+import json
 import os
 import shlex
 import shutil
@@ -24,6 +26,9 @@ from launch.starting.rank_processes import SCRIPT, LocalRanks, RemoteRanks, chec
 from launch.supervision.ending import REPORTS, Ending
 from launch.supervision.supervise import WRAPPER_PID
 
+_QUIET = ("--log_level=critical",)
+"""Else the launcher's last line calls a rank that was stopped an error."""
+
 
 def default_ranks() -> int:
     """One rank per GPU of this machine; one where ranks run on the CPU."""
@@ -33,27 +38,43 @@ def default_ranks() -> int:
 def launcher_command(layout: RankLayout, arguments: list[str]) -> list[str]:
     """The command that starts the ranks of a layout with these arguments.
 
+    DeepSpeed's launcher has two parts: `runner` reads the hostfile and starts `launch` on each host, which starts the
+    ranks there. Where ranks are on this host alone, `launch` is called as the runner does: the runner would take two
+    seconds to import torch.
+
     Raises:
         ValueError: ssh is asked for and pdsh is not installed.
     """
-    if layout.hosts is None:
-        options = ["--num_accelerators", str(layout.ranks), "--master_port", str(layout.port or free_port())]
-    else:
-        options = ["--hostfile", str(layout.hosts.path), "--master_addr", layout.hosts.first]
-        options += ["--master_port", str(layout.port or DEFAULT_PORT)]
-        if layout.host_rank is not None:
-            options += ["--no_ssh", "--node_rank", str(layout.host_rank)]
-        elif not (shutil.which("pdsh") and shutil.which("ssh")):
-            raise ValueError("--hosts without --host-rank needs pdsh and ssh; install them, or use --host-rank")
-        elif layout.ssh_port is not None:
-            options += ["--ssh_port", str(layout.ssh_port)]
     if layout.by_ssh:
-        for path in (sys.executable, str(SCRIPT)):
-            if shlex.quote(path) != path:
-                raise ValueError(f"{path!r} has a character that a remote shell would change; install it elsewhere")
-        arguments = [shell_word(word) for word in arguments]
-    options += ["--log_level", "critical"]  # else its last line calls a rank that was stopped an error
-    return [sys.executable, "-m", "deepspeed.launcher.runner", *options, str(SCRIPT), *arguments]
+        return _command_by_ssh(layout, arguments)
+    if layout.hosts is None:
+        slots, address, port = {"localhost": layout.ranks}, "127.0.0.1", layout.port or free_port()
+    else:
+        slots, address, port = layout.hosts.slots, layout.hosts.first, layout.port or DEFAULT_PORT
+    devices = {host: list(range(ranks)) for host, ranks in slots.items()}
+    options = [
+        f"--world_info={base64.urlsafe_b64encode(json.dumps(devices).encode()).decode()}",
+        f"--master_addr={address}",
+        f"--master_port={port}",
+        f"--node_rank={layout.host_rank or 0}",
+        *_QUIET,
+    ]
+    return [sys.executable, "-u", "-m", "deepspeed.launcher.launch", *options, str(SCRIPT), *arguments]
+
+
+def _command_by_ssh(layout: RankLayout, arguments: list[str]) -> list[str]:
+    assert layout.hosts is not None
+    if not (shutil.which("pdsh") and shutil.which("ssh")):
+        raise ValueError("--hosts without --host-rank needs pdsh and ssh; install them, or use --host-rank")
+    for path in (sys.executable, str(SCRIPT)):
+        if shlex.quote(path) != path:
+            raise ValueError(f"{path!r} has a character that a remote shell would change; install it elsewhere")
+    options = ["--hostfile", str(layout.hosts.path), "--master_addr", layout.hosts.first]
+    options += ["--master_port", str(layout.port or DEFAULT_PORT), *_QUIET]
+    if layout.ssh_port is not None:
+        options += ["--ssh_port", str(layout.ssh_port)]
+    words = [shell_word(word) for word in arguments]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", *options, str(SCRIPT), *words]
 
 
 def run_launcher(

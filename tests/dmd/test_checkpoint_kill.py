@@ -4,39 +4,39 @@ import inspect
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dmd.checkpoint import writer as checkpoint_writer
 from dmd.checkpoint.format import list_checkpoints, newest_whole, read_checkpoint
-from dmd.checkpoint.writer import write_checkpoint
+from dmd.checkpoint.writer import AsyncWriter, write_checkpoint
 from dmd.testing.fault_points import fault_point
+from tests.support.ranks import forks
 from tests.support.snapshots import equal, hidden, snapshot, steps
 
 pytestmark = pytest.mark.slow
 
 POINTS = re.findall(r'fault_point\("(.+?)"\)', inspect.getsource(checkpoint_writer))
 AFTER_RENAME = {"checkpoint.renamed", "checkpoint.committed", "checkpoint.removing"}
-CHILD = """
-import sys
-from pathlib import Path
-from dmd.checkpoint.writer import AsyncWriter
-from tests.support.snapshots import snapshot
-
-writer = AsyncWriter(Path(sys.argv[1]), keep=2)
-writer.submit(snapshot(int(sys.argv[2]), best=int(sys.argv[3]), salt=1))
-writer.close()
-"""
 
 
-def save(root: Path, step: int, best: int, fault: str, rank: int = 0) -> int:
+def save(root: Path, step: int, best: int, fault: str, rank: int = 0) -> int | None:
     """Save in a child with a fault; its exit status."""
-    environment = {**os.environ, "DMD_FAULT": fault, "RANK": str(rank), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CHILD, str(root), str(step), str(best)]
-    return subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], timeout=120).returncode
+    environment = {"DMD_FAULT": fault, "RANK": str(rank)}
+    child = forks.Process(target=_save, args=(root, step, best, environment))
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def _save(root: Path, step: int, best: int, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    writer = AsyncWriter(root, keep=2)
+    writer.submit(snapshot(step, best=best, salt=1))
+    writer.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,11 +24,12 @@ def test_two_ranks_give_the_numbers_of_one_and_listen_on_the_loopback(run, tmp_p
     process = subprocess.Popen(evaluate(run, "--split", "train", "--ranks", 2, "--json", tmp_path / "two.json"))
     listening: set[str] = set()
     while process.poll() is None:
-        family = {child.pid for child in psutil.Process(process.pid).children(recursive=True)} | {process.pid}
-        listening |= {
-            c.laddr.ip for c in psutil.net_connections("tcp") if c.pid in family and c.status == psutil.CONN_LISTEN
-        }
-        time.sleep(0.02)
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            own = psutil.Process(process.pid)
+            for member in (own, *own.children(recursive=True)):
+                sockets = member.net_connections("tcp")
+                listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+        time.sleep(0.1)
     assert process.returncode == 0
     assert listening == {"127.0.0.1"}
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))

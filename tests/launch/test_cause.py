@@ -162,12 +162,12 @@ def test_a_report_among_lines_of_several_hosts():
         assert read_report(other) is None
 
 
-@pytest.mark.parametrize(("code", "expected"), [(0, 69), (75, 75)])
-def test_ranks_that_have_stopped_before_the_wrapper_looks(code, expected):
-    """DeepSpeed's runner ends with 0 where its launcher was killed, else with the exit code of the ranks."""
+@pytest.mark.parametrize(("end", "expected"), [("exit 0", 69), ("kill -9 $$", 69), ("exit 75", 75)])
+def test_ranks_that_have_stopped_before_the_wrapper_looks(end, expected):
+    """A launcher that was killed, or DeepSpeed's runner above it, which then ends with 0; else the ranks' exit code."""
     collector = MemoryCollector()
     line = report_line(0, Ending(code=75, message="stopped", origin=0))
-    command = ["sh", "-c", 'echo "$1" > "$2"; exit "$3"', "sh", line, collector.address, str(code)]
+    command = ["sh", "-c", f'echo "$1" > "$2"; {end}', "sh", line, collector.address]
     assert Launcher(LocalRanks(), collector, range(1), patience=1).run(command, os.environ).code == expected
 
 

@@ -77,11 +77,8 @@ def test_what_dies_above_the_ranks_takes_them_along(shards, tmp_path, victim, ra
     run = tmp_path / "run"
     command = Command(shards, run, "--ranks", str(ranks), *ENDLESS)
     until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: command.output)
-    runner = psutil.Process(command.process.pid).children()[0]
-    launcher = runner.children()[0]
-    for process in {"wrapper": [command.process], "launcher": [launcher]}.get(
-        victim, [command.process, runner, launcher]
-    ):
+    launcher = psutil.Process(command.process.pid).children()[0]
+    for process in {"wrapper": [command.process], "launcher": [launcher]}.get(victim, [command.process, launcher]):
         process.kill()
     code = command.wait()
     assert code == (LOST if victim == "launcher" else -signal.SIGKILL), command.output

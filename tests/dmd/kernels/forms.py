@@ -4,7 +4,8 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from importlib import import_module
 from multiprocessing import get_context
 
@@ -43,7 +44,7 @@ def _interpret() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    repair_bfloat16()
+    prepare_interpreter()
 
 
 def interpreted(module: str, check: str, *arguments: object) -> None:
@@ -54,7 +55,13 @@ def interpreted(module: str, check: str, *arguments: object) -> None:
     run_check(_interpreter(), module, check, "cpu", *arguments)
 
 
-def repair_bfloat16() -> None:
+def prepare_interpreter() -> None:
+    """Make Triton's interpreter of this process right and fast enough for whole models."""
+    _repair_bfloat16()
+    _omit_repeated_work()
+
+
+def _repair_bfloat16() -> None:
     """Triton 3.6's interpreter keeps bfloat16 as its 16 bits, multiplies those as integers and cuts float32 off.
 
     Here products take the numbers, and float32 is rounded to the nearest, as on CUDA.
@@ -81,6 +88,29 @@ def repair_bfloat16() -> None:
 
     InterpreterBuilder.create_dot = dot
     InterpreterBuilder.cast_impl = rounding_cast
+
+
+def _omit_repeated_work() -> None:
+    """Two parts of Triton 3.6's interpreter take half its time and do not change a result.
+
+    It replaces the functions of the language by its own at every call of a function, and puts back the ones before at
+    the end of a launch. In this process kernels are interpreted alone, so each function needs them once, for good.
+    It computes every integer sum and product a second time, in 64 bits, for an assertion that it makes only in its
+    debug mode, which nobody sets.
+    """
+    from triton.runtime import interpreter
+
+    replace_language = interpreter._patch_lang
+
+    @cache
+    def replace_once(fn):
+        replace_language(fn)
+        return interpreter._LangPatchScope()  # puts nothing back
+
+    interpreter._patch_lang = replace_once
+    options = interpreter.interpreter_builder.options
+    assert not options.debug
+    interpreter.interpreter_builder.options = replace(options, sanitize_overflow=False)
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
