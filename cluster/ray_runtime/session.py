@@ -62,8 +62,10 @@ def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -
     environment = {"worker_process_setup_hook": name_the_cluster}
     if address is None:
         make_token()
-        # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
+        # A trial is some eight processes, most of which only wait; Ray warns of that, by this number, in the table.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
+        # Nobody takes this machine away, as a cloud does its spot nodes: no process per trial that looks out for that.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
         with _on_loopback():
             ray.init(

@@ -1,4 +1,4 @@
-"""One experiment on a real Ray cluster of two CPUs: its driver is killed, the same command finishes it; then a job.
+"""One experiment on a real Ray cluster of two CPUs: its driver is killed, the same command finishes it, as a job.
 
 ASHA stops trials of a grid over the learning rate. The test labels of the shards have the wrong sign, so the trial
 that validation chooses is not the one that the test split would choose.
@@ -99,6 +99,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         node.kill()
 
 
+def job_folder(path: Path) -> Path:
+    """A checkout with a large data folder, a virtual environment and runs in it."""
+    path.mkdir()
+    for name in UPLOADED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, path / name)
+    for name in ("data", ".venv", "runs"):
+        (path / name).mkdir()
+        with open(path / name / "large.bin", "wb") as file:
+            file.truncate(2**30)  # Ray refuses an upload of more than 500 MiB
+    (path / "my.yaml").write_text(SPACE)
+    return path
+
+
 @dataclass(frozen=True)
 class Story:
     """What happened to the experiment."""
@@ -111,33 +125,17 @@ class Story:
     free_at_end: dict[str, float]
     ranks_at_end: list[psutil.Process]
     output: str
+    """Of the job that finished it."""
 
 
 @pytest.fixture(scope="module")
 def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("experiment")
     shards, out, log = make_shards(folder / "shards"), folder / "out", folder / "log"
-    (folder / "space.yaml").write_text(SPACE)
-    command = [
-        "tune",
-        "--address",
-        cluster.address,
-        "--data",
-        shards,
-        "--out",
-        out,
-        "--space",
-        folder / "space.yaml",
-        "--search",
-        "grid",
-        "--reduction",
-        "2",
-        "--final-seeds",
-        "1,2",
-        *TINY,
-        f"train.epochs={EPOCHS}",
-    ]
-    driver = dmd(*command, log=log)
+    checkout = job_folder(folder / "checkout")
+    search = ["--data", shards, "--out", out, "--search", "grid", "--reduction", "2", "--final-seeds", "1,2", *TINY]
+    search += [f"train.epochs={EPOCHS}"]
+    driver = dmd("tune", "--address", cluster.address, "--space", checkout / "my.yaml", *search, log=log)
     wait_for(lambda: driver.poll() is not None or sum(r["state"] != "running" for r in records(out)) >= 2, "two trials")
     assert driver.poll() is None, log.read_text()
     driver.kill()
@@ -145,7 +143,9 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     at_kill = records(out)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the killed driver's resources")
     free_after_kill = cluster.free()
-    output = finish(dmd(*command, log=log), log)
+    job = ["submit", "--address", cluster.dashboard, "--working-dir", checkout, "--environment", "node", "--id", "tiny"]
+    log = folder / "job.log"
+    output = finish(dmd(*job, "tune", "--space", "my.yaml", *search, log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the resources of the experiment")
     return Story(out, shards, at_kill, free_after_kill, cluster.free(), cluster.node.ranks(), output)
 
@@ -236,54 +236,14 @@ def test_one_directory_per_trial_with_hparams(story):
     assert list(above.PluginTagToContent("hparams")) == ["_hparams_/experiment"]
 
 
-def job_folder(path: Path) -> Path:
-    """A checkout with a large data folder, a virtual environment and runs in it."""
-    path.mkdir()
-    for name in UPLOADED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, path / name)
-    for name in ("data", ".venv", "runs"):
-        (path / name).mkdir()
-        with open(path / name / "large.bin", "wb") as file:
-            file.truncate(2**30)  # Ray refuses an upload of more than 500 MiB
-    (path / "my.yaml").write_text("train.learning_rate: {choice: [1.0e-3]}\n")
-    return path
-
-
-def test_submitted_job(cluster, tmp_path):
+def test_submitted_job(cluster, story, tmp_path):
     """Through the dashboard's job server, token and all; what the directory holds beside the code stays there."""
-    folder, log = job_folder(tmp_path / "checkout"), tmp_path / "log"
-    shards = make_shards(tmp_path / "shards")
-    job = [
-        "submit",
-        "--address",
-        cluster.dashboard,
-        "--working-dir",
-        folder,
-        "--environment",
-        "node",
-        "--id",
-        "tiny",
-        "tune",
-        "--data",
-        shards,
-        "--out",
-        tmp_path / "out",
-        "--space",
-        "my.yaml",
-        "--search",
-        "grid",
-        "--scheduler",
-        "none",
-        *TINY,
-        "train.epochs=1",
-    ]
-    text = finish(dmd(*job, log=log), log)
-    assert "best: trial 0" in text
-    assert (tmp_path / "out" / "best.yaml").exists()
+    assert "best: trial 0" in story.output
+    assert (story.out / "best.yaml").exists()
     uploads = list(cluster.temp.glob("session_latest/runtime_resources/working_dir_files/*"))
     (unpacked,) = [path for path in uploads if path.is_dir()]
     assert {path.name for path in unpacked.iterdir()} == {*UPLOADED, "my.yaml"}
+    log = tmp_path / "log"
     assert "tiny SUCCEEDED" in finish(dmd("submit", "--address", cluster.dashboard, "status", "tiny", log=log), log)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.exit_codes import STOPPED
+from tests.support import ranks
 from tests.support.clusters import TINY, assert_stopped, dmd, finish, lines, make_shards, records, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
@@ -29,7 +32,8 @@ def listening(root: int) -> set[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two searches side by side, each on a cluster of its own; in both ASHA stops a trial, and then another starts."""
+    """Two searches side by side, each on a cluster of its own, that continue where another session has ended their
+    first trial; in both ASHA stops the second one, and then the third starts."""
 
     whole: Path
     """The experiment of the one that runs to its end."""
@@ -41,6 +45,15 @@ class Pair:
     """What its processes listened on."""
 
 
+def end_first_trial(run: Path, *experiments: Path) -> None:
+    """Give experiments a first trial that has ended, of which this is the run, as the session before left it."""
+    for experiment in experiments:
+        trials = TrialRecords(experiment)
+        shutil.copytree(run, trials.run(0))
+        trials.write(TrialRecord(number=0, values={"train.learning_rate": 1e-3}, state="finished"))
+        trials.reconcile()
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("own")
@@ -50,6 +63,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     common = ["tune", "--data", shards, "--space", space, "--search", "grid", "--reduction", "2", *TINY]
     one, other = folder / "one", folder / "other"
     common += ["--cpus", "1", "train.early_stop=100"]
+    ranks.finish(shards, folder / "run", *TINY, "train.epochs=2", "train.learning_rate=1e-3")
+    end_first_trial(folder / "run", one, other)
     first = dmd(*common, "--out", one, "train.epochs=2", log=folder / "first")
     second = dmd(*common, "--out", other, "--final-seeds", "1", "train.epochs=20", log=folder / "second")
     try:
