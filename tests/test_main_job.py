@@ -138,7 +138,7 @@ def test_train_refuses_before_it_writes(shards, runs, tmp_path, capsys):
     common = ("--data", shards, "--run", run)
     refused(capsys, ("train", *common, "--preset", "mosy"), "unknown preset 'mosy'")
     refused(capsys, ("train", *common, "train.lr=3"), "train.lr", "train.learning_rate")
-    refused(capsys, ("train", *common, "--ranks", "11"), "11 ranks for 10 ghost batches")
+    refused(capsys, ("train", *common, "--ranks", "161"), "161 ranks for 10 ghost batches")
     refused(capsys, ("train", *common, "--ranks", "0"), "--ranks is 0")
     refused(capsys, ("train", "--data", tmp_path / "gone", "--run", run), "gone", "dmd shard")
     refused(capsys, ("train", *common, "model.kernel_text=99"), "text sequences have 50 steps", "model.kernel_text")

@@ -22,6 +22,7 @@ from data_shards.reading.shuffle import epoch_order
 from dmd.config import DataConfig
 from dmd.data.plan import EMPTY, EpochPlan
 from dmd.kernels.backend import default_device
+from dmd.losses.sharing import WHOLE, Part
 
 Key = TypeVar("Key")
 PINNING = Lock()
@@ -32,14 +33,17 @@ _STEPS_AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """G ghost batches of S samples, one after the other; padding repeats a sample and has mask 0."""
+    """G ghost batches of S samples, one after the other; padding repeats a sample and has mask 0.
+
+    Where ranks share ghost batches, the features are those of this rank's part of each, P samples; P is S otherwise.
+    """
 
     text: Tensor
-    """[G*S, T, D] features or [G*S, 3, T] token ids."""
+    """[G*P, T, D] features or [G*P, 3, T] token ids."""
     audio: Tensor
-    """[G*S, T, D]"""
+    """[G*P, T, D]"""
     vision: Tensor
-    """[G*S, T, D]"""
+    """[G*P, T, D]"""
     labels: Tensor
     """[G, S], sentiments, or class numbers where the config asks for those that are stored."""
     mask: Tensor
@@ -48,6 +52,13 @@ class Batch:
     """[G, S], row of each sample in its split; -1 for padding. Stays on the CPU."""
     ghosts: tuple[int, ...]
     """Number of each ghost batch inside its step; EMPTY where there is none."""
+    part: Part = WHOLE
+    """What of each ghost batch the features are."""
+
+    def own_rows(self) -> list[int]:
+        """The rows whose features these are, without padding."""
+        places = self.part.places(self.rows.shape[1])
+        return [row for row in self.rows[:, places.start : places.stop].flatten().tolist() if row >= 0]
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device without waiting for the copy."""
@@ -55,21 +66,27 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("text", "audio", "vision", "labels", "mask")
         }
-        return Batch(**moved, rows=self.rows, ghosts=self.ghosts)
+        return Batch(**moved, rows=self.rows, ghosts=self.ghosts, part=self.part)
 
     def pin_memory(self) -> "Batch":
         """Pinned copy, for asynchronous transfers."""
         with PINNING:
             pinned = {n: getattr(self, n).pin_memory() for n in ("text", "audio", "vision", "labels", "mask")}
-        return Batch(**pinned, rows=self.rows, ghosts=self.ghosts)
+        return Batch(**pinned, rows=self.rows, ghosts=self.ghosts, part=self.part)
 
 
-def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequence[int], *, classes: bool) -> Batch:
-    """Read rows [G, S] of a split (-1: padding, which repeats the first valid row)."""
+def _assemble(
+    reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequence[int], *, part: Part = WHOLE, classes: bool
+) -> Batch:
+    """Read a part of rows [G, S] of a split (-1: padding, which repeats the first valid row)."""
     valid = rows >= 0
     filled = np.where(valid, rows, rows[valid][0] if valid.any() else 0)
-    arrays = reader.read(split, filled.ravel())
-    labels = arrays["class"].astype(np.float32) if classes else arrays["label"]
+    places = part.places(rows.shape[1])
+    own = filled[:, places.start : places.stop]
+    spare = part.slots(rows.shape[1]) - len(places)
+    arrays = reader.read(split, np.pad(own, ((0, 0), (0, spare)), mode="edge").ravel())
+    records = reader.index.records(split, filled.ravel())
+    labels = records["class" if classes else "label"].astype(np.float32)
     return Batch(
         text=torch.from_numpy(arrays["text"]),
         audio=torch.from_numpy(arrays["audio"]),
@@ -78,6 +95,7 @@ def _assemble(reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequenc
         mask=torch.from_numpy(valid.astype(np.float32)),
         rows=torch.from_numpy(rows),
         ghosts=tuple(ghosts),
+        part=part,
     )
 
 
@@ -90,6 +108,7 @@ class _Training:
         self.seed = seed
         self.window = config.window
         self.rank = rank
+        self.part = plan.part(rank)
         self.classes = config.classes == "stored"
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
@@ -103,7 +122,7 @@ class _Training:
             if places:
                 begin, order = self._order(epoch, step)
                 rows[slot, : len(places)] = order[places.start - begin : places.stop - begin]
-        return _assemble(self.reader, "train", rows, ghosts, classes=self.classes)
+        return _assemble(self.reader, "train", rows, ghosts, part=self.part, classes=self.classes)
 
     def _order(self, epoch: int, step: int) -> tuple[int, np.ndarray]:
         """The first position, and the order from there on, of the steps around a step."""

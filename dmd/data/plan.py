@@ -1,11 +1,14 @@
 """Which samples make up which ghost batch, step, forward pass and rank share: arithmetic, nothing stored.
 
-An epoch's order (`data_shards.reading.shuffle`) is cut into ghost batches of S; a step owns G of them; a rank gets
-whole ghost batches and runs F at once. The last ghost batch of an epoch may be short and the last step may have fewer
-than G: slots without a ghost batch keep every rank at the same number of forward passes.
+An epoch's order (`data_shards.reading.shuffle`) is cut into ghost batches of S; a step owns G of them. Up to G ranks
+get whole ghost batches and run F at once; of more ranks, neighbours share one, each of them an even part of its
+samples. The last ghost batch of an epoch may be short and the last step may have fewer than G: slots without a ghost
+batch keep every rank at the same number of forward passes.
 """
 
 from dataclasses import dataclass
+
+from dmd.losses.sharing import WHOLE, Part, even_part
 
 EMPTY = -1
 """A slot without a ghost batch: a rank runs it with weight zero."""
@@ -16,7 +19,7 @@ class EpochPlan:
     """The steps of an epoch of `num_samples`, for any number of ranks.
 
     Raises:
-        ValueError: no sample, or more ranks than ghost batches per step.
+        ValueError: no sample, or more ranks than samples of a step.
     """
 
     num_samples: int
@@ -28,10 +31,12 @@ class EpochPlan:
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ValueError("the train split is empty; give shards that hold training samples")
-        if self.num_ranks > self.ghost_batches_per_step:
+        most = self.ghost_batches_per_step * self.ghost_batch_size
+        if self.num_ranks > most:
             raise ValueError(
-                f"{self.num_ranks} ranks for {self.ghost_batches_per_step} ghost batches per step: a rank would have "
-                f"no work; use at most {self.ghost_batches_per_step} ranks or raise train.ghost_batches_per_step"
+                f"{self.num_ranks} ranks for {self.ghost_batches_per_step} ghost batches of {self.ghost_batch_size} "
+                f"samples per step: a rank would have no work; use at most {most} ranks or raise "
+                "train.ghost_batches_per_step"
             )
 
     @property
@@ -56,6 +61,27 @@ class EpochPlan:
         slots = -(-self.ghost_batches_per_step // self.num_ranks)
         return -(-slots // self.forwards_per_step)
 
+    @property
+    def sharers(self) -> list[range]:
+        """The ranks that share each ghost batch of a step, one or more; empty where ranks have whole ones."""
+        ghosts = self.ghost_batches_per_step
+        if self.num_ranks <= ghosts:
+            return []
+        return [even_part(self.num_ranks, ghosts, ghost) for ghost in range(ghosts)]
+
+    def part(self, rank: int) -> Part:
+        """What a rank runs of each of its ghost batches."""
+        for ranks in self.sharers:
+            if rank in ranks:
+                return Part(ranks.index(rank), len(ranks))
+        return WHOLE
+
+    @property
+    def samples_at_once(self) -> int:
+        """Samples of one forward pass, padding included, of the rank that has the most."""
+        most = max((Part(0, len(ranks)).slots(self.ghost_batch_size) for ranks in self.sharers), default=None)
+        return self.ghost_batches_at_once * (self.ghost_batch_size if most is None else most)
+
     def step_samples(self, step: int) -> int:
         """Samples of a step, over all ranks."""
         per_step = self.ghost_batch_size * self.ghost_batches_per_step
@@ -67,6 +93,8 @@ class EpochPlan:
         in_step = min(self.ghost_batches_per_step, self.num_ghost_batches - first_ghost)
         begin = forward * self.ghost_batches_at_once
         ghosts = [slot * self.num_ranks + rank for slot in range(begin, begin + self.ghost_batches_at_once)]
+        if self.sharers:
+            ghosts = [next(ghost for ghost, ranks in enumerate(self.sharers) if rank in ranks)]
         return [ghost if ghost < in_step else EMPTY for ghost in ghosts]
 
     def positions(self, step: int, ghost: int) -> range:

@@ -6,19 +6,23 @@ from torch import Tensor
 from data_shards.format.schema import DatasetInfo
 from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY
+from dmd.losses.sharing import WHOLE, Part
 from dmd.model.config import MODALITIES
 
 LARGEST_LABEL = 3.0
 
 
-def random_batch(info: DatasetInfo, ghosts: int, ghost_size: int, *, stored_classes: bool = False) -> Batch:
+def random_batch(
+    info: DatasetInfo, ghosts: int, ghost_size: int, *, part: Part = WHOLE, stored_classes: bool = False
+) -> Batch:
     """`ghosts` ghost batches of `ghost_size` samples that belong to no split, on the CPU.
 
     Args:
+        part: what of each ghost batch there are features of.
         stored_classes: labels are class numbers, as `data.classes=stored` has them; otherwise sentiments.
     """
     generator = torch.Generator().manual_seed(0)
-    count = ghosts * ghost_size
+    count = ghosts * part.slots(ghost_size)
     parts: dict[str, Tensor] = {
         m: torch.randn(count, info.lengths[m], info.dims[m], generator=generator)
         for m in MODALITIES
@@ -27,13 +31,14 @@ def random_batch(info: DatasetInfo, ghosts: int, ghost_size: int, *, stored_clas
     if "text" not in parts:
         ids = torch.randint(info.vocab_size, (count, 1, info.lengths["text"]), generator=generator)
         parts["text"] = torch.cat([ids, torch.ones_like(ids), torch.zeros_like(ids)], dim=1)  # [G*S, 3, T]
-    labels = torch.linspace(-LARGEST_LABEL, LARGEST_LABEL, count)
+    labels = torch.linspace(-LARGEST_LABEL, LARGEST_LABEL, ghosts * ghost_size)
     if stored_classes:
-        labels = (torch.arange(count) % info.classes).float()
+        labels = (torch.arange(ghosts * ghost_size) % info.classes).float()
     return Batch(
         **parts,
         labels=labels.view(ghosts, ghost_size),
         mask=torch.ones(ghosts, ghost_size),
         rows=torch.full((ghosts, ghost_size), -1),
         ghosts=(EMPTY,) * ghosts,
+        part=part,
     )

@@ -1,17 +1,22 @@
 """The objective of DMD: named terms per ghost batch and their weighted sum (paper, eqs. 6 and 11)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from dmd.kernels.cpu import CPU
-from dmd.kernels.interface import Backend
+from dmd.kernels.interface import Backend, LossKernels
 from dmd.losses.config import ObjectiveConfig
+from dmd.losses.decoupling import Compared, compare, mean_squared, orthogonality
 from dmd.losses.distillation import make_prior
 from dmd.losses.ghost import sample_mean
+from dmd.losses.sharing import Sharing
 from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
 from dmd.losses.triton_terms import KernelObjective
 from dmd.model.config import MODALITIES, ModelConfig
-from dmd.model.dmd import DMDOutput
+from dmd.model.decouple import Decoupled
+from dmd.model.dmd import DMDOutput, SampleOutput
 from dmd.model.graph import GDUnit
 
 MOST_SAMPLES = 64
@@ -30,6 +35,8 @@ class Objective(nn.Module):
     def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
         super().__init__()
         self.config = config
+        self.sharing: Sharing | None = None
+        """The ranks that share each ghost batch with this one; None where it has whole ones."""
         self.decoupling = model.decoupling
         self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs)
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
@@ -52,33 +59,21 @@ class Objective(nn.Module):
         """Every term of every ghost batch.
 
         Args:
-            output: of B = G * S samples, ghost batch after ghost batch.
+            output: of G * S samples, ghost batch after ghost batch; where ranks share ghost batches, of G * P, those of
+                this rank.
             labels: [G, S], sentiments or class numbers.
             mask: [G, S], 1 for a sample, 0 for padding.
 
         Returns:
             {name: [G]}: each term before weighting, `total`, and {"edges_homo", "edges_hetero": [G, 6]} (means over
-            the samples of a ghost batch, for the log).
+            the samples of a ghost batch, for the log). A collective where ranks share ghost batches.
         """
         kernels = self.kernels if labels.shape[1] <= MOST_SAMPLES else None
+        mask = mask.to(labels.dtype)
         if kernels is not None and self.known_to_kernels:
-            by_kernels = KernelObjective(
-                kernels=kernels,
-                units=(self.homo, self.hetero),
-                priors=self.get_buffer("priors"),
-                regularised=self.config.prior != "none",
-                coefficients=self.get_buffer("coefficients"),
-                margin_constant=self.config.margin_constant if self.config.margin == "constant" else None,
-                margin_smoothing=self.config.margin_smoothing,
-            )
-            return by_kernels.terms(output, labels, mask)
-        inputs = Inputs(
-            config=self.config,
-            output=_in_ghost_batches(output, labels.shape),
-            labels=labels,
-            mask=mask.to(labels.dtype),
-            kernels=kernels,
-        )
+            return self._terms_by_kernels(kernels, output, labels, mask)
+        whole, compared = self._whole(output, mask)
+        inputs = Inputs(config=self.config, output=whole, compared=compared, labels=labels, mask=mask, kernels=kernels)
         terms: dict[str, Tensor] = {}
         for term in all_terms():
             if term.space is not None and term.space not in inputs.distilled:
@@ -87,6 +82,38 @@ class Objective(nn.Module):
             terms[term.name] = term.function(inputs)
         terms["total"] = self.weighted_sum(terms)
         return terms
+
+    def _terms_by_kernels(
+        self, kernels: LossKernels, output: DMDOutput, labels: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        by_kernels = KernelObjective(
+            kernels=kernels,
+            units=(self.homo, self.hetero),
+            priors=self.get_buffer("priors"),
+            regularised=self.config.prior != "none",
+            coefficients=self.get_buffer("coefficients"),
+            margin_constant=self.config.margin_constant if self.config.margin == "constant" else None,
+            margin_smoothing=self.config.margin_smoothing,
+        )
+        if self.sharing is None:
+            return by_kernels.terms(output, by_kernels.decoupling(output.decoupled, mask), labels, mask)
+        whole, compared = self._whole(output, mask)
+        errors = [mean_squared(x, mask) for x in (compared.reconstruction, compared.cycle)]
+        decoupling = torch.stack([*errors, orthogonality(compared, mask)])
+        return by_kernels.terms(_map(whole, lambda tensor: tensor.flatten(0, 1)), decoupling, labels, mask)
+
+    def _whole(self, output: DMDOutput, mask: Tensor) -> tuple[SampleOutput, Compared]:
+        """What the losses read of all samples of the ghost batches, [G, S, ...], in float32 at least: they are not
+        computed in bfloat16."""
+        own_mask = mask if self.sharing is None else self.sharing.own(mask)
+
+        def view(tensor: Tensor) -> Tensor:
+            return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).unflatten(0, own_mask.shape)
+
+        own = _map(output, view)
+        features = Decoupled(*({m: view(feature) for m, feature in of.items()} for of in output.decoupled))
+        compared = compare(features, own_mask, along=self.config.orthogonality)
+        return (own, compared) if self.sharing is None else _complete(self.sharing, own, compared, mask.shape[1])
 
     def weighted_sum(self, terms: dict[str, Tensor]) -> Tensor:
         """The objective from its terms; any shape, equal for all terms."""
@@ -103,7 +130,7 @@ class Objective(nn.Module):
         weight = config.decoupling_weight * self.decoupling
         return part("task") + weight * decoupling + config.distillation_weight * distillation
 
-    def _distilled(self, space: str, output: DMDOutput) -> Distilled:
+    def _distilled(self, space: str, output: SampleOutput) -> Distilled:
         """A space's edges and what they are made of; of an output in ghost batches."""
         logits = {m: output.predictions[f"{m}_{space}"] for m in MODALITIES}
         reprs = output.homo_repr if space == "homo" else output.hetero_repr
@@ -111,19 +138,40 @@ class Objective(nn.Module):
         return Distilled(edges=edges, prior=self.get_buffer(f"prior_{space}"), logits=logits, reprs=reprs)
 
 
-def _in_ghost_batches(output: DMDOutput, shape: torch.Size) -> DMDOutput:
-    """View every tensor [B, ...] as [G, S, ...], in float32 at least: the losses are not computed in bfloat16."""
+def _map(output: SampleOutput, function: Callable[[Tensor], Tensor]) -> SampleOutput:
+    """A function of every tensor."""
 
-    def view(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)).unflatten(0, shape)
-            for name, tensor in tensors.items()
-        }
+    def of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: function(tensor) for name, tensor in tensors.items()}
 
-    return DMDOutput(
-        predictions=view(output.predictions),
-        decoupled=type(output.decoupled)(*map(view, output.decoupled)),
-        margin_features=view(output.margin_features),
-        homo_repr=view(output.homo_repr),
-        hetero_repr=view(output.hetero_repr),
+    return SampleOutput(
+        predictions=of(output.predictions),
+        margin_features=of(output.margin_features),
+        homo_repr=of(output.homo_repr),
+        hetero_repr=of(output.hetero_repr),
     )
+
+
+def _complete(sharing: Sharing, own: SampleOutput, compared: Compared, size: int) -> tuple[SampleOutput, Compared]:
+    """What the ranks that share ghost batches of `size` samples have of them, each the same: two collectives at most.
+
+    Args:
+        own: [G, P, ...], of this rank's samples.
+        compared: of the same.
+    """
+    cosines = [] if compared.cosines is None else [compared.cosines]
+    of_samples = [*_tensors(own), compared.reconstruction, compared.cycle, *cosines]
+    whole = iter(sharing.gather(of_samples, size))
+    sums = iter(sharing.add([x for products in compared.products for x in products]) if compared.products else ())
+    return _map(own, lambda _: next(whole)), Compared(
+        reconstruction=next(whole),
+        cycle=next(whole),
+        cosines=next(whole) if cosines else None,
+        products=[(next(sums), next(sums), next(sums)) for _ in compared.products],
+    )
+
+
+def _tensors(output: SampleOutput) -> list[Tensor]:
+    """Every tensor, in the order in which `_map` goes over them."""
+    parts = (output.predictions, output.margin_features, output.homo_repr, output.hetero_repr)
+    return [tensor for part in parts for tensor in part.values()]

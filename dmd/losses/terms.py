@@ -15,13 +15,13 @@ from torch import Tensor
 
 from dmd.kernels.interface import LossKernels
 from dmd.losses.config import ObjectiveConfig
-from dmd.losses.decoupling import mean_squared, orthogonality
+from dmd.losses.decoupling import Compared, mean_squared, orthogonality
 from dmd.losses.distillation import logit_distillation, prior_regulariser, representation_distillation
 from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
 from dmd.losses.task import task_loss
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.dmd import HEADS, SampleOutput
 
 Part = Literal["task", "decoupling", "relation", "distillation", "regulariser"]
 """Where in the weighted sum a term stands (`dmd.losses.objective.Objective.weighted_sum`):
@@ -52,8 +52,11 @@ class Inputs:
     """What terms read of G ghost batches of S samples."""
 
     config: ObjectiveConfig
-    output: DMDOutput
+    output: SampleOutput
     """With [G, S, ...] in the place of [B, ...], in float32 at least."""
+    compared: Compared
+    """What is left of the decoupled features, which are too large to be gathered where ranks share a ghost batch: a
+    term that needs something else of them adds it there."""
     labels: Tensor
     """[G, S], sentiments or class numbers."""
     mask: Tensor
@@ -96,18 +99,15 @@ def _task(inputs: Inputs, *, head: str) -> Tensor:
 
 
 def _reconstruction(inputs: Inputs) -> Tensor:
-    parts = inputs.output.decoupled
-    return total(mean_squared(parts.origin[m], parts.reconstructed[m], inputs.mask) for m in MODALITIES)
+    return mean_squared(inputs.compared.reconstruction, inputs.mask)
 
 
 def _cycle(inputs: Inputs) -> Tensor:
-    parts = inputs.output.decoupled
-    return total(mean_squared(parts.private[m], parts.private_again[m], inputs.mask) for m in MODALITIES)
+    return mean_squared(inputs.compared.cycle, inputs.mask)
 
 
 def _orthogonality(inputs: Inputs) -> Tensor:
-    parts, along = inputs.output.decoupled, inputs.config.orthogonality
-    return total(orthogonality(parts.private[m], parts.shared[m], inputs.mask, along=along) for m in MODALITIES)
+    return orthogonality(inputs.compared, inputs.mask)
 
 
 def _margin(inputs: Inputs) -> Tensor:

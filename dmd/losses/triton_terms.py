@@ -9,7 +9,8 @@ from dmd.kernels.interface import LossKernels
 from dmd.losses.margin import margin_loss
 from dmd.losses.terms import triton_order
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.decouple import Decoupled
+from dmd.model.dmd import HEADS, SampleOutput
 from dmd.model.graph import GDUnit
 
 
@@ -30,10 +31,18 @@ class KernelObjective:
     """See `margin_loss`."""
     margin_smoothing: float
 
-    def terms(self, output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """As `Objective.forward`: output of B = G * S samples, labels and mask [G, S] -> {name: [G]} and mean edges."""
+    def decoupling(self, features: Decoupled, mask: Tensor) -> Tensor:
+        """Reconstruction, cycle and orthogonality losses, [3, G], of features [G * S, T, d]; mask [G, S]."""
+        parts = [self.kernels.decoupling(mask, [of[m] for of in features]) for m in MODALITIES]
+        return parts[0] + parts[1] + parts[2]
+
+    def terms(self, output: SampleOutput, decoupling: Tensor, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """As `Objective.forward`: output of G * S samples, labels and mask [G, S] -> {name: [G]} and mean edges.
+
+        Args:
+            decoupling: as `decoupling` gives it.
+        """
         assert MODALITIES == ("text", "audio", "vision"), "the order that the kernels know"
-        mask = mask.to(labels.dtype)
         predictions = torch.stack([output.predictions[head] for head in HEADS]).float().unflatten(1, labels.shape)
         graph, edges = self.kernels.graph(
             predictions,
@@ -49,7 +58,6 @@ class KernelObjective:
                 for tensor in (part.weight, part.bias)
             ],
         )
-        parts = [self.kernels.decoupling(mask, [features[m] for features in output.decoupled]) for m in MODALITIES]
         features = torch.stack([output.margin_features[m] for m in MODALITIES]).float().unflatten(1, labels.shape)
         margin = margin_loss(
             features.transpose(0, 1),
@@ -59,7 +67,7 @@ class KernelObjective:
             smoothing=self.margin_smoothing,
             kernels=self.kernels,
         )
-        whole = torch.cat([graph, parts[0] + parts[1] + parts[2], margin[None]])  # [17, G]
+        whole = torch.cat([graph, decoupling, margin[None]])  # [17, G]
         terms = dict(zip(triton_order(), whole.unbind(0), strict=True))
         terms["edges_homo"], terms["edges_hetero"] = edges.unbind(0)
         terms["total"] = (self.coefficients[:, None] * whole).sum(0)

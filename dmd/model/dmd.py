@@ -61,19 +61,25 @@ HEADS: dict[str, Head] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMDOutput:
-    """Everything that the objective and the reports read. B samples, d channels."""
+class SampleOutput:
+    """What has no time steps of the network's output, some thousand bytes a sample. B samples, d channels."""
 
     predictions: dict[str, Tensor]
     """{head: [B], or logits [B, classes]} for each of `HEADS`."""
-    decoupled: Decoupled
-    """Features [B, T_m, d] of every modality."""
     margin_features: dict[str, Tensor]
     """{m: [B, d]}, what the margin loss compares."""
     homo_repr: dict[str, Tensor]
     """{m: [B, d]}, homogeneous representations (after their ReLU)."""
     hetero_repr: dict[str, Tensor]
     """{m: [B, 2d]}, heterogeneous representations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DMDOutput(SampleOutput):
+    """Everything that the objective and the reports read."""
+
+    decoupled: Decoupled
+    """Features [B, T_m, d] of every modality."""
 
 
 class DMD(nn.Module):

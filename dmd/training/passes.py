@@ -17,6 +17,7 @@ from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
 from dmd.distributed.collectives import raised_anywhere
 from dmd.kernels.common.cards import current_device
+from dmd.losses.sharing import WHOLE, Part, Sharing
 from dmd.system.fallback import fall_back
 from dmd.system.system import ADAM_MOMENTS, TrainingSystem
 from dmd.training.step import make_rng
@@ -47,20 +48,27 @@ def settled(config: Config, at_once: int) -> Config:
     return replace(config, train=replace(config.train, ghost_batches_per_forward=at_once))
 
 
-def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num_ranks: int) -> int:
+def settle_passes(
+    system: TrainingSystem, config: Config, info: DatasetInfo, num_ranks: int, *, part: Part = WHOLE
+) -> int:
     """Ghost batches that every rank runs at once; a collective where there are several ranks.
+
+    Args:
+        part: what this rank runs of each.
 
     Raises:
         ValueError: a kernel that was asked for (`train.kernels=fused`) cannot run.
         torch.OutOfMemoryError: not even one ghost batch fits, or not as many as the config asks for.
     """
+    if num_ranks > config.train.ghost_batches_per_step:
+        system.run_eagerly("ranks share ghost batches, and a captured pass would hold their collectives")
     at_once = ghost_batches_at_once(config.train, info.lengths, system.device.type)
     if system.device.type == "cpu":
         return at_once
     asked_for = config.train.ghost_batches_per_forward != "auto"
     at_once = min(at_once, -(-config.train.ghost_batches_per_step // num_ranks))
     while True:
-        fits = _fits(system, config, info, at_once, last=asked_for or at_once == 1)
+        fits = _fits(system, config, info, at_once, part=part, last=asked_for or at_once == 1)
         too_large, fallen_back_somewhere = raised_anywhere(system.device, not fits, not system.execution.fused)
         if not too_large:
             break
@@ -72,14 +80,14 @@ def settle_passes(system: TrainingSystem, config: Config, info: DatasetInfo, num
     return at_once
 
 
-def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, last: bool) -> bool:
+def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, part: Part, last: bool) -> bool:
     """Run a pass forward and backward; whether the device's memory holds it. Falls back to PyTorch for good.
 
     Args:
         last: there is nothing smaller to try: short memory is an error.
     """
     stored = config.data.classes == "stored"
-    batch = random_batch(info, at_once, config.train.ghost_batch_size, stored_classes=stored)
+    batch = random_batch(info, at_once, config.train.ghost_batch_size, part=part, stored_classes=stored)
 
     def attempt() -> None:
         there = batch.to(system.device)
@@ -87,6 +95,7 @@ def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: in
         system.terms(there, rng)["total"].sum().backward()
 
     system.train()
+    system.objective.sharing = None if part == WHOLE else Sharing(part, group=None)
     try:
         with current_device(system.device):
             if system.execution.fused:
@@ -99,6 +108,7 @@ def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: in
             raise
         return False
     finally:
+        system.objective.sharing = None
         system.zero_grad()
         if system.device.type == "cuda":
             gc.collect()

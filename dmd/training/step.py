@@ -1,4 +1,9 @@
-"""One optimizer step: the sample-weighted mean over its ghost batches, however ranks and passes share them."""
+"""One optimizer step: the sample-weighted mean over its ghost batches, however ranks and passes share them.
+
+With n_g samples in ghost batch g, of N in the step, the step's loss is sum over g of (n_g / N) L_g. Each of the k ranks
+that share g computes L_g and weighs it with n_g / (N k) (`dmd.losses.sharing`), so that the sum over the ranks is right
+for the logged terms, and, by the engine, for the gradient.
+"""
 
 from dataclasses import dataclass
 
@@ -29,18 +34,20 @@ def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:
 
 
 def ghost_weights(batch: Batch, samples: int) -> Tensor:
-    """Share of each ghost batch in the step's mean: [G], 0 for padding."""
-    return batch.mask.sum(1) / samples
+    """This rank's share of each ghost batch's share in the step's mean: [G], 0 for padding."""
+    return batch.mask.sum(1) / (samples * batch.part.of)
 
 
 def make_rng(
     batch: Batch, config: Config, *, step: int, forward: int, device: torch.device, keys: DropoutKeys | None = None
 ) -> DropoutRNG:
     """Dropout of one pass, keyed by (seed, step, ghost batch, place); the text encoder draws from torch's generator."""
-    torch.manual_seed(derived_seed("text", config.train.seed, step, *batch.ghosts))
+    torch.manual_seed(derived_seed("text", config.train.seed, step, *batch.ghosts, batch.part.number))
     spare = config.train.ghost_batches_per_step  # slots without a ghost batch draw what nobody reads
     ghosts = [spare + forward if ghost == EMPTY else ghost for ghost in batch.ghosts]
-    samples = number_samples(ghosts, range(config.train.ghost_batch_size))
+    size = config.train.ghost_batch_size
+    first = batch.part.places(size).start
+    samples = number_samples(ghosts, range(first, first + batch.part.slots(size)))
     return DropoutRNG(seed=config.train.seed, step=step, samples=samples, device=device, keys=keys)
 
 
@@ -83,7 +90,7 @@ def train_step(
         values={**sums, "gradient_norm": norm},
         applied=applied,
         suspects=[] if applied else _suspects(batches, totals),
-        rows=[row for batch in batches for row in batch.rows.flatten().tolist() if row >= 0],
+        rows=[row for batch in batches for row in batch.own_rows()],
     )
 
 
@@ -93,7 +100,7 @@ def _suspects(batches: list[Batch], totals: list[Tensor]) -> list[list[int]]:
     for batch, total in zip(batches, totals, strict=True):
         for rows, finite in zip(batch.rows.tolist(), total.isfinite().tolist(), strict=True):
             kept = [row for row in rows if row >= 0]
-            mine += [(finite, kept)] if kept else []
+            mine += [(finite, kept)] if kept and batch.part.number == 0 else []
     shares = [mine]
     if dist.is_initialized():
         shares = [mine] * dist.get_world_size()

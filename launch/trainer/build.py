@@ -1,6 +1,7 @@
 """One rank's training on a DeepSpeed engine: what `launch.train` runs, and what a trial on a Ray cluster runs."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.resume import Resume
 from dmd.config import Config
+from dmd.distributed.sharing import join_sharing
 from dmd.kernels.backend import set_float32_products
 from dmd.model.text import encoder_config, load_text_encoder
 from dmd.system.system import TrainingSystem
@@ -53,9 +55,11 @@ def make_training(
     try:
         reader, system, text_encoder = agree(device, directory, lambda: _prepare(config, data, run, device, resume))
         set_float32_products(tf32=system.execution.tf32)
-        num_ranks = dist.get_world_size()
-        config = settled(config, settle_passes(system, config, reader.index.info, num_ranks))
-        plan = make_plan(config, reader.index.num_samples("train"), num_ranks)
+        rank, num_ranks, samples = dist.get_rank(), dist.get_world_size(), reader.index.num_samples("train")
+        part = make_plan(config, samples, num_ranks).part(rank)
+        config = settled(config, settle_passes(system, config, reader.index.info, num_ranks, part=part))
+        plan = make_plan(config, samples, num_ranks)
+        system.objective.sharing = join_sharing(plan, rank, timedelta(seconds=config.train.collective_timeout))
         engine = DeepSpeedEngine(system, config, plan, device)
         return Training(
             engine,

@@ -10,9 +10,10 @@ def deepspeed_config(config: Config, plan: EpochPlan) -> dict[str, Any]:
     """Settings for `deepspeed.initialize`.
 
     Gradient clipping is 0 here because the optimizer's own hook clips (DeepSpeed's defaults to a norm of 1.0), and
-    the forward pass sets its own autocast, so no precision section appears: weights and gradients are float32.
+    the forward pass sets its own autocast, so no precision section appears: weights and gradients are float32. Where
+    ranks share ghost batches unevenly, the batch size is that of the largest part; DeepSpeed only checks its product.
     """
-    micro = plan.ghost_batches_at_once * plan.ghost_batch_size
+    micro = plan.samples_at_once
     return {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": plan.forwards_per_step,

@@ -32,7 +32,7 @@ def shards(tmp_path_factory):
         (["--ranks-per-trial", "two"], "--ranks-per-trial is 'two'; give a number, or MIN:MAX"),
         (["--concurrent", "0"], "--concurrent is 0; it must be at least 1"),
         (["--max-failures", "-1"], "--max-failures is -1; it must be at least 0"),
-        (["--ranks-per-trial", "7"], "7 ranks for 6 ghost batches per step"),
+        (["--ranks-per-trial", "25"], "25 ranks for 6 ghost batches of 4 samples per step"),
         (["--final-seeds", "1,x"], "seeds are '1,x'; give whole numbers"),
         (["--final-seeds", "1,1"], "none twice"),
         (["--grace", "9"], "--grace is 9; it must lie between 1 and train.epochs, which is 2"),

@@ -11,6 +11,7 @@ from dmd.data.loader import PINNING
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import why_not_fused
 from dmd.kernels.common.cards import KernelError
+from dmd.losses.sharing import Part
 from dmd.system.cuda_graph import CapturedPass, TensorPass
 from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once, settle_passes
@@ -49,6 +50,23 @@ def test_a_gpu_runs_the_whole_share_of_its_rank():
     system, config = build()
     assert settle_passes(system, config, INFO, 1) == 10
     assert settle_passes(system, config, INFO, 4) == 3
+    assert all(parameter.grad is None for parameter in system.parameters())
+
+
+def test_a_part_of_a_ghost_batch_is_tried_without_the_ranks_that_share_it():
+    """In the shapes of the training: features of the part, losses of the whole ghost batch."""
+    seen = []
+
+    class Noting(TrainingSystem):
+        def terms(self, batch, rng):
+            assert self.objective.sharing is not None
+            seen.append((len(batch.audio), batch.labels.shape, self.objective.sharing.group))
+            return super().terms(batch, rng)
+
+    system, config = build(Noting, ghost_batches_per_step=2)
+    assert settle_passes(system, config, INFO, 4, part=Part(1, 2)) == 1
+    assert seen == [(1, (1, SAMPLES), None)]
+    assert system.objective.sharing is None
     assert all(parameter.grad is None for parameter in system.parameters())
 
 

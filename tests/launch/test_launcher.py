@@ -182,7 +182,7 @@ def test_a_wrong_hostfile_is_rejected(tmp_path, text, message):
         (["--hosts", "HOSTS", "--host-rank", "2"], "has the hosts 0 to 1"),
         (["--hosts", "HOSTS", "--ranks", "2"], "the hostfile's slots say"),
         (["--resume", "yes"], "--resume is 'yes'"),
-        (["--ranks", "7"], "7 ranks for 6 ghost batches"),
+        (["--ranks", "25"], "25 ranks for 6 ghost batches"),
         (["--port", "0"], "--port is 0; a TCP port is a number"),
         (["--port", "TAKEN"], "is taken on this host; give another --port"),
         (["--hosts", "HOSTS", "--host-rank", "0", "--port", "TAKEN"], "is taken on this host"),

@@ -48,6 +48,27 @@ def test_elastic_over_ranks_and_stages(shards, reference, tmp_path):
         assert sum((ids for (of, _), ids in steps.items() if of == epoch), Counter()) == split
 
 
+def test_elastic_where_ranks_share_a_ghost_batch(shards, tmp_path):
+    """One rank, two of which one is killed, two again, one: the run of one rank, each sample once. The last ghost batch
+    of the epoch has 7 samples: the second rank of two has none of them."""
+    run, whole, audit = tmp_path / "run", tmp_path / "whole", tmp_path / "audit"
+    audit.mkdir()
+    shared = ("train.ghost_batch_size=15", "train.ghost_batches_per_step=1", "train.epochs=1", "train.save_every=2")
+    finish(shards, whole, *shared)
+    finish(shards, run, *shared, "train.max_steps=2", DMD_AUDIT=str(audit))
+    killed = train(shards, run, *shared, "train.zero_stage=2", ranks=2, DMD_FAULT="step@4@1", DMD_AUDIT=str(audit))
+    assert killed.codes == [69, 137], killed.output
+    assert last(run).step == 4
+    finish(shards, run, *shared, "train.zero_stage=1", "train.max_steps=6", ranks=2, DMD_AUDIT=str(audit))
+    finish(shards, run, *shared, DMD_AUDIT=str(audit))
+    assert_close(run, whole)
+    steps = committed_samples(audit)
+    assert sorted(steps) == [(0, step) for step in range(1, 9)]
+    with ShardReader(shards) as reader:
+        split = Counter(reader.index.ids("train", range(reader.index.num_samples("train"))))
+    assert sum(steps.values(), Counter()) == split
+
+
 def test_saving_by_minutes(shards, reference, tmp_path):
     """At each step when the minutes are over at once, which costs a killed run two steps at most; never in an hour."""
     often, seldom = tmp_path / "often", tmp_path / "seldom"

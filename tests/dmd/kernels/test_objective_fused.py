@@ -8,6 +8,7 @@ import torch
 from dmd.kernels.cpu import CPU
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.objective import MOST_SAMPLES
+from dmd.losses.sharing import Part, Sharing
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.decouple import Decoupled
 from dmd.model.dmd import HEADS, DMDOutput
@@ -89,6 +90,45 @@ def check_objective(device: str, dtype: str, kind: str, sizes: tuple, option: di
         gap, plain_gap = (error(x[name], want) * float(want.norm()) for x in (grads, grads32))
         allowed = TOLERANCE[dtype] * max(float(want.norm()), 1e-3 * largest)
         assert gap <= max(allowed, plain_gap), (name, gap, plain_gap)
+
+
+def check_shared_objective(device: str) -> None:
+    """Where ranks share ghost batches, kernels get gathered features: here those of two equal parts, of one rank."""
+    from dmd.kernels.triton_backend import TRITON
+
+    ghosts, samples = 2, 3
+    model = replace(ModelConfig(), dim=6, heads=1, gd_size_homo=5)
+    leaves, labels, mask = make("masked", ghosts, samples, 6, "float32")
+    found = []
+    for backend in (TRITON, CPU):
+        place = torch.device(device if backend is TRITON else "cpu")
+        torch.manual_seed(1)
+        objective = Objective(ObjectiveConfig(), model, backend=backend).to(place)
+        own = [x.detach().to(place).requires_grad_() for x in leaves]
+        given = own
+        if backend is TRITON:
+            objective.sharing = Sharing(Part(0, 2), group=None)
+        else:
+            given = [x.unflatten(0, labels.shape).repeat(1, 2, *[1] * (x.dim() - 1)).flatten(0, 1) for x in own]
+        terms = objective(output(given), labels.repeat(1, 2).to(place), mask.repeat(1, 2).to(place))
+        terms["total"].sum().backward()
+        grads = {f"input {number}": x.grad for number, x in enumerate(own)}
+        grads.update({name: p.grad for name, p in objective.named_parameters()})
+        found.append({**terms, **grads})
+    assert found[0].keys() == found[1].keys()
+    for name, want in found[1].items():
+        torch.testing.assert_close(found[0][name].cpu(), want, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_shared_objective_interpreted():
+    interpreted(__name__, "check_shared_objective")
+
+
+@on_cuda
+@pytest.mark.gpu
+def test_shared_objective_on_cuda():
+    check_shared_objective("cuda")
 
 
 def test_large_ghost_batches_take_plain_torch():
