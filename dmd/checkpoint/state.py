@@ -23,6 +23,8 @@ FREE_KEYS = frozenset(
         "train.early_stop",
         "train.ghost_batches_per_forward",
         "train.zero_stage",
+        "train.reduce_precision",
+        "train.reduce_bucket_mb",
         "train.kernels",
         "train.precision",
         "train.save_every",

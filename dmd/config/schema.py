@@ -91,6 +91,12 @@ class TrainConfig:
     """Epochs without a better validation loss after which the training ends."""
     zero_stage: Literal[0, 1, 2] = 0
     """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well."""
+    reduce_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision in which gradients travel between ranks and are added; their average, clip and Adam stay in float32.
+    bf16 halves the bytes, and keeps 8 bits of each rank's gradient and of each sum. Nothing to one rank."""
+    reduce_bucket_mb: float = 25
+    """Megabytes of gradient that travel at once. A bucket starts as soon as its gradients are there, while backward
+    goes on to the others. More than the whole gradient: one bucket, when backward has ended."""
     precision: PrecisionChoice = "auto"
     """Precision of the network's products; weights and losses stay in float32. fp32: IEEE float32. tf32: float32 whose
     products on CUDA keep 10 bits of mantissa. bf16: autocast to bfloat16, 7 bits. auto: bf16 on CUDA from compute
@@ -149,7 +155,7 @@ class TrainConfig:
             )
         if self.save_minutes < 0:
             raise ValueError(f"train.save_minutes is {self.save_minutes}; it must be at least 0")
-        for name in ("learning_rate", "clip_at", "collective_timeout"):
+        for name in ("learning_rate", "clip_at", "collective_timeout", "reduce_bucket_mb"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be above 0")
         if not 0 < self.plateau_factor < 1:

@@ -24,7 +24,7 @@ class Engine(Protocol):
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss; the last one of a step starts the reduction."""
+        """Add the gradients of a loss; the last one of a step reduces them over the ranks while it runs."""
         ...
 
     def step(self, loss: Tensor) -> tuple[Tensor, bool]:

@@ -45,7 +45,7 @@ class Training:
         run: the run directory, on storage that rank 0 writes and every rank reads.
         text_encoder: the encoder's configuration, for checkpoints; None where the shards hold features.
         resume: which checkpoint to continue from.
-        stop_requested: asked at step boundaries; one rank that says so stops all of them.
+        stop_requested: asked in each step, before its update; one rank that says so stops all of them after it.
         on_epoch: called on every rank after each validation.
         heartbeat: called on every rank at each sign of progress.
         lease: rank 0's right to write to the run directory.
@@ -90,6 +90,8 @@ class Training:
         self.audit = Audit(engine, self.step)
         self.first_step = self.step
         self.validated = NEVER_VALIDATED
+        self.failures: list[OSError] = []
+        self.taken: str | None = None
         with all_or_none(engine.device):
             closed = self.is_main_rank and resumed is not None and finished_at(run) == resumed
         self.finished_before = from_first_rank(engine, closed) and self.finished
@@ -174,12 +176,20 @@ class Training:
         with Progress(plan, self.cursor, log, train.log_every) as progress:
             for batches in steps:
                 place = self.cursor.step
-                result = train_step(self.engine, batches, self.config, plan, step=self.step, step_in_epoch=place)
+                result = train_step(
+                    self.engine,
+                    batches,
+                    self.config,
+                    plan,
+                    step=self.step,
+                    step_in_epoch=place,
+                    flags=self._flags,
+                )
                 self._advance(result)
                 progress.step(self.step, result, self.engine.optimizer, plan.step_samples(place), self.schedule)
                 if self.finished or self.cursor.step == plan.num_steps:
                     return False
-                if self._between_steps():
+                if self._between_steps(*result.raised):
                     return True
         return False
 
@@ -198,19 +208,21 @@ class Training:
             self.output.saver.wait()
         self.guard.look(result, epoch=epoch, step=self.step)
 
-    def _between_steps(self) -> bool:
-        """Save where it is due; returns whether a stop was asked for. The ranks agree in one collective."""
+    def _flags(self) -> tuple[bool, bool, bool, bool]:
+        """What this rank raises during a step, for `_between_steps` after it."""
         output = self.output
-        due = output is not None and output.saver.due(self.step)
-        failures = [] if output is None else output.failures()
-        taken = None if output is None else output.taken()
-        stop, save, failed, taken_over = any_rank(
-            self.engine, self.stop_requested(), due, bool(failures), taken is not None
-        )
+        if output is None:
+            return self.stop_requested(), False, False, False
+        self.failures, self.taken = output.failures(), output.taken()
+        due = output.saver.due(self.step + 1)
+        return self.stop_requested(), due, bool(self.failures), self.taken is not None
+
+    def _between_steps(self, stop: bool, save: bool, failed: bool, taken_over: bool) -> bool:
+        """Save where it is due; returns whether a stop was asked for. Each argument is whether a rank raised it."""
         if taken_over:
-            stay_sole_writer(self.engine, taken)
+            stay_sole_writer(self.engine, self.taken)
         if failed and self.config.train.on_storage_error == "stop":
-            raise storage_error(self.run_path, failures)
+            raise storage_error(self.run_path, self.failures)
         if stop or save:
             self._save()
         return stop

@@ -5,6 +5,7 @@ that share g computes L_g and weighs it with n_g / (N k) (`dmd.losses.sharing`),
 for the logged terms, and, by the engine, for the gradient.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,12 +64,25 @@ class StepResult:
     """Of a step that was not applied: rows of each ghost batch whose loss is not finite; of all where each is."""
     rows: list[int]
     """Rows of the train split that this rank consumed."""
+    raised: list[bool]
+    """For each flag that was asked for, whether a rank raised it."""
 
 
 def train_step(
-    engine: Engine, batches: list[Batch], config: Config, plan: EpochPlan, *, step: int, step_in_epoch: int
+    engine: Engine,
+    batches: list[Batch],
+    config: Config,
+    plan: EpochPlan,
+    *,
+    step: int,
+    step_in_epoch: int,
+    flags: Callable[[], Sequence[bool]] = tuple,
 ) -> StepResult:
-    """Run the passes of this rank and update the weights, unless the loss or the gradient is not finite."""
+    """Run the passes of this rank and update the weights, unless the loss or the gradient is not finite.
+
+    Args:
+        flags: asked after the last pass; what the ranks decide together after the step travels with its loss terms.
+    """
     samples = plan.step_samples(step_in_epoch)
     sums: dict[str, Tensor] = {}
     totals: list[Tensor] = []
@@ -84,13 +98,14 @@ def train_step(
             share = torch.tensordot(weights, term.detach(), dims=1)
             sums[name] = share + sums[name] if name in sums else share
     fault_point("backward")
-    sums = reduce_sums(sums)
+    sums, raised = reduce_sums(sums, flags())
     norm, applied = engine.step(sums["total"])
     return StepResult(
         values={**sums, "gradient_norm": norm},
         applied=applied,
         suspects=[] if applied else _suspects(batches, totals),
         rows=[row for batch in batches for row in batch.own_rows()],
+        raised=[ranks > 0 for ranks in raised.tolist()],
     )
 
 
@@ -109,11 +124,13 @@ def _suspects(batches: list[Batch], totals: list[Tensor]) -> list[list[int]]:
     return [rows for finite, rows in every if not finite] or [rows for _, rows in every]
 
 
-def reduce_sums(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the ranks' sums, in one collective."""
+def reduce_sums(sums: dict[str, Tensor], flags: Sequence[bool]) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the ranks' sums, and count for each flag the ranks that raise it, [flags], in one collective."""
+    raised = torch.tensor(flags, dtype=torch.float32)
     if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return sums
-    flat = torch.cat([value.flatten() for value in sums.values()])
+        return sums, raised
+    values = [*sums.values(), raised.to(next(iter(sums.values())).device)]
+    flat = torch.cat([value.flatten() for value in values])
     dist.all_reduce(flat)
-    parts = flat.split([value.numel() for value in sums.values()])
-    return {name: part.view_as(value) for (name, value), part in zip(sums.items(), parts, strict=True)}
+    *parts, raised = flat.split([value.numel() for value in values])
+    return {name: part.view_as(value) for (name, value), part in zip(sums.items(), parts, strict=True)}, raised

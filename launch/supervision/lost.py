@@ -39,12 +39,13 @@ def lost_peers(error: RuntimeError) -> bool:
 
 
 def _in_a_collective(error: RuntimeError) -> bool:
-    """Whether the innermost Python that raised an error is that of torch's or DeepSpeed's collectives."""
+    """Whether the innermost Python that raised an error is that of collectives: torch's, DeepSpeed's, or our own, which
+    wait for those that they have started."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     module = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
-    return module.startswith(("torch.distributed.", "deepspeed.comm."))
+    return module.startswith(("torch.distributed.", "deepspeed.comm.", "launch.trainer.reduction"))
 
 
 def nccl_abort_reason(line: str) -> str | None:

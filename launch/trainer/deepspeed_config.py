@@ -2,8 +2,18 @@
 
 from typing import Any
 
+import torch
+
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of `train.reduce_precision`."""
+
+
+def bucket_bytes(config: Config) -> int:
+    """Bytes of gradient that travel between the ranks at once."""
+    return round(config.train.reduce_bucket_mb * 1e6)
 
 
 def deepspeed_config(config: Config, plan: EpochPlan) -> dict[str, Any]:
@@ -12,13 +22,21 @@ def deepspeed_config(config: Config, plan: EpochPlan) -> dict[str, Any]:
     Gradient clipping is 0 here because the optimizer's own hook clips (DeepSpeed's defaults to a norm of 1.0), and
     the forward pass sets its own autocast, so no precision section appears: weights and gradients are float32. Where
     ranks share ghost batches unevenly, the batch size is that of the largest part; DeepSpeed only checks its product.
+    `zero_optimization` says how ZeRO 1 and 2 reduce; `launch.trainer.reduction` does it at stage 0. DeepSpeed allocates
+    two buckets, by default of 500 million elements each.
     """
+    precision = config.train.reduce_precision
     micro = plan.samples_at_once
     return {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": plan.forwards_per_step,
         "train_batch_size": micro * plan.forwards_per_step * plan.num_ranks,
-        "zero_optimization": {"stage": config.train.zero_stage},
+        "zero_optimization": {
+            "stage": config.train.zero_stage,
+            "overlap_comm": True,
+            "reduce_bucket_size": bucket_bytes(config) // PRECISIONS[precision].itemsize,
+        },
+        "communication_data_type": precision,
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": 0.0,
         "steps_per_print": 10**9,

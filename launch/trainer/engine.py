@@ -1,6 +1,7 @@
 """A DeepSpeed engine behind the interface that the training loop asks for (`dmd.distributed.engine.Engine`)."""
 
 import os
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,8 @@ from dmd.system.system import TrainingSystem
 from launch.devices import check_ranks
 from launch.network.rendezvous import init_method
 from launch.trainer.adam import make_adam
-from launch.trainer.deepspeed_config import deepspeed_config
+from launch.trainer.deepspeed_config import PRECISIONS, bucket_bytes, deepspeed_config
+from launch.trainer.reduction import GradientReduction
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -92,15 +94,27 @@ class DeepSpeedEngine:
         )
         limit_waiting(timedelta(seconds=config.train.collective_timeout))
         self.optimizer.register_step_pre_hook(self._before_update)
+        self._reduction: GradientReduction | None = None
+        if self._zero_stage == 0:
+            self._reduction = GradientReduction(
+                list(self._parameters.values()),
+                bucket_bytes=bucket_bytes(config),
+                precision=PRECISIONS[config.train.reduce_precision],
+            )
 
     def forward(self, *arguments: object) -> dict[str, Tensor]:
         """Loss terms of a batch (see `TrainingSystem.forward`)."""
         return self._engine(*arguments)
 
     def backward(self, loss: Tensor) -> None:
-        """Add gradients; reduces them over the ranks after the last pass of a step."""
-        self._engine.backward(loss, scale_wrt_gas=False)
-        if not self._engine.is_gradient_accumulation_boundary():
+        """Add gradients; the last pass of a step reduces them over the ranks (at ZeRO stage 2 every pass does)."""
+        last = self._engine.is_gradient_accumulation_boundary()
+        if self._reduction is None:
+            self._engine.backward(loss, scale_wrt_gas=False)
+        else:
+            with self._engine.no_sync(), self._reduction if last else nullcontext():
+                self._engine.backward(loss, scale_wrt_gas=False)
+        if not last:
             self._engine.step()  # moves DeepSpeed's count of passes, no update
 
     def step(self, loss: Tensor) -> tuple[Tensor, bool]:

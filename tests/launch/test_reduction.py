@@ -1,0 +1,253 @@
+"""Gradients over the ranks: buckets that start while backward runs, what travels in bfloat16, lost peers in between."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dmd.config import Config, TrainConfig
+from dmd.config.loading import load_config
+from dmd.data.loader import training_steps
+from dmd.data.plan import EpochPlan
+from dmd.training.step import train_step
+from launch.network.ports import free_port
+from launch.trainer.build import build_system
+from launch.trainer.deepspeed_config import deepspeed_config
+from launch.trainer.engine import DeepSpeedEngine, join_process_group
+from launch.trainer.preflight import open_shards, plan_training
+from launch.trainer.reduction import GradientReduction, divided
+from tests.support.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last, losses, train
+
+KILLED, LOST = 137, 69
+WIDTH, LAYERS = 8, 4
+OF_A_LAYER = 4 * WIDTH * WIDTH
+"""Bytes of a layer's weight: each is a bucket."""
+MANY = "train.reduce_bucket_mb=0.002"
+"""Some twenty buckets of TINY's 10,000 parameters."""
+ONE = "train.reduce_bucket_mb=1000"
+Rank = Callable[[int, Path], dict[str, Any]]
+
+
+def _rank(work: Rank, environment: dict[str, str], folder: Path) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    join_process_group(timedelta(seconds=PATIENCE))
+    rank = int(environment["RANK"])
+    torch.save(work(rank, folder), folder / f"rank{rank}.pt")
+
+
+def on_ranks(work: Rank, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
+    """What `work(rank, folder)` gives on each of so many real ranks over gloo."""
+    port, processes = str(free_port()), []
+    for rank in range(ranks):
+        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(forks.Process(target=_rank, args=(work, environment, folder)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * ranks
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
+
+
+class Stack(nn.Module):
+    """Layers without bias, and one weight that no loss reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS))
+        self.unread = nn.ParameterList([torch.ones(3)])
+
+    def loss(self, seed: int, at_first_layer: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Of random samples; `at_first_layer` is called in backward when only the first layer's gradient is missing."""
+        hidden = self.layers[0](torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(seed)))
+        if at_first_layer is not None:
+            hidden.register_hook(at_first_layer)
+        for layer in self.layers[1:]:
+            hidden = layer(hidden).tanh()
+        return hidden.square().sum()
+
+
+def gradients(stack: Stack) -> list[Tensor]:
+    return [torch.zeros(0) if p.grad is None else p.grad.clone() for p in stack.parameters()]
+
+
+def _two_passes(rank: int, _: Path) -> dict[str, Any]:
+    """The sum of two passes reduced in float32 and in bfloat16, and the buckets under way at each point."""
+    result: dict[str, Any] = {}
+    for precision in (torch.float32, torch.bfloat16):
+        stack = Stack()
+        reduction = GradientReduction(
+            list(stack.parameters()), bucket_bytes=OF_A_LAYER * precision.itemsize // 4, precision=precision
+        )
+
+        def under_way(reduction: GradientReduction = reduction) -> int:
+            return sum(bucket.work is not None for bucket in reduction.buckets)
+
+        seen: list[int] = []
+        stack.loss(10 * rank, lambda _, seen=seen: seen.append(under_way())).backward()
+        own = gradients(stack)
+        seen.append(under_way())
+        with reduction:
+            stack.loss(10 * rank + 1, lambda _, seen=seen: seen.append(under_way())).backward()
+            seen.append(under_way())
+        seen.append(under_way())
+        result[str(precision)] = gradients(stack)
+        result["seen"] = seen
+        result["buckets"] = len(reduction.buckets)
+        again = Stack()
+        for seed in (10 * rank, 10 * rank + 1):
+            again.loss(seed).backward()
+        result["first pass"], result["own"] = own, gradients(again)
+    return result
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_buckets_start_in_the_last_pass_and_bring_the_average(tmp_path, ranks):
+    found = on_ranks(_two_passes, tmp_path, ranks)
+    for one in found:
+        assert one["buckets"] == LAYERS + 1, "the unread weight has no room beside a layer"
+        first_pass, after_it, at_first_layer, at_the_end, left = one["seen"]
+        assert (first_pass, after_it, left) == (0, 0, 0)
+        assert at_first_layer == LAYERS, "the unread weight and every layer but the first"
+        assert at_the_end == LAYERS + 1
+        assert one["first pass"][0].numel(), "gradients stay with the weights until the last pass"
+    for place in range(LAYERS):
+        each = [one["own"][place] for one in found]
+        sums, sizes = torch.stack(each).sum(0) / ranks, torch.stack(each).abs().sum(0) / ranks
+        exact, rounded = (found[0][str(precision)][place] for precision in (torch.float32, torch.bfloat16))
+        assert exact.dtype == rounded.dtype == torch.float32
+        torch.testing.assert_close(exact, sums, rtol=1e-6, atol=1e-7)
+        bound = ranks * 2.0**-8 * sizes * 1.01  # every gradient is rounded once, and every sum of two
+        assert ((rounded - exact).abs() <= bound).all()
+        assert ((rounded - exact).abs() > 2.0**-14 * sizes).any(), "nothing was rounded"
+        for other in found[1:]:
+            for precision in (torch.float32, torch.bfloat16):
+                assert torch.equal(other[str(precision)][place], found[0][str(precision)][place])
+    assert all(torch.equal(one[str(torch.float32)][-1], torch.zeros(3)) for one in found)
+
+
+def _alone(_: int, __: Path) -> dict[str, Any]:
+    stack = Stack()
+    reduction = GradientReduction(list(stack.parameters()), bucket_bytes=1, precision=torch.bfloat16)
+    with reduction:
+        stack.loss(0).backward()
+    again = Stack()
+    again.loss(0).backward()
+    return {"buckets": len(reduction.buckets), "reduced": gradients(stack), "own": gradients(again)}
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+def test_one_rank_rounds_nothing(tmp_path):
+    (found,) = on_ranks(_alone, tmp_path, 1)
+    assert found["buckets"] == 0
+    *reduced, unread = found["reduced"]
+    assert all(torch.equal(mine, own) for mine, own in zip(reduced, found["own"][:-1], strict=True))
+    assert torch.equal(unread, torch.zeros(3))
+
+
+def test_how_parameters_are_divided():
+    sizes = [5, 3, 9, 1, 1, 40, 2]
+    groups = divided([nn.Parameter(torch.zeros(size)) for size in sizes], 10)
+    assert [[parameter.numel() for parameter in group] for group in groups] == [[5, 3], [9, 1], [1], [40], [2]]
+
+
+def test_what_deepspeed_is_told():
+    plan = EpochPlan(
+        num_samples=99, ghost_batch_size=16, ghost_batches_per_step=10, ghost_batches_per_forward=5, num_ranks=2
+    )
+    config = Config(train=TrainConfig(zero_stage=1, reduce_precision="bf16", reduce_bucket_mb=3))
+    told = deepspeed_config(config, plan)
+    assert told["communication_data_type"] == "bf16"
+    assert told["zero_optimization"] == {"stage": 1, "overlap_comm": True, "reduce_bucket_size": 1_500_000}
+    plain = deepspeed_config(replace(config, train=TrainConfig()), plan)
+    assert plain["communication_data_type"] == "fp32"
+    assert plain["zero_optimization"]["reduce_bucket_size"] == 6_250_000
+
+
+def test_the_config_rejects_other_values():
+    with pytest.raises(ValueError, match=r"train\.reduce_bucket_mb is 0\.0; it must be above 0"):
+        load_config(None, ["train.reduce_bucket_mb=0"])
+    with pytest.raises(ValueError, match=r"train\.reduce_precision"):
+        load_config(None, ["train.reduce_precision=fp16"])
+
+
+def _collectives(rank: int, folder: Path) -> dict[str, Any]:
+    """All-reduces of a step of two passes, as torch's profiler counts them."""
+    config = load_config(None, [*TINY, "train.ghost_batches_per_forward=2", ONE])
+    reader = open_shards(folder / "shards", config)
+    plan = plan_training(config, reader, folder / "run", 2)
+    system, _ = build_system(config, reader.index.info, torch.device("cpu"))
+    engine = DeepSpeedEngine(system, config, plan, torch.device("cpu"))
+    passes = next(iter(training_steps(reader, plan, config.data, seed=0, rank=rank, epoch=0)))
+    assert len(passes) == 2
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        result = train_step(
+            engine, passes, config, plan, step=0, step_in_epoch=0, flags=lambda: (False, rank == 1, True)
+        )
+    counts = {event.key: event.count for event in profile.key_averages() if event.key.startswith("c10d::")}
+    return {"counts": counts, "raised": result.raised}
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+def test_a_step_reduces_its_gradient_once_and_its_terms_with_the_decision(shards, tmp_path):
+    (tmp_path / "shards").symlink_to(shards)
+    for found in on_ranks(_collectives, tmp_path):
+        assert found["counts"] == {"c10d::allreduce_": 2}
+        assert found["raised"] == [False, True, True], "one rank's flag is everyone's"
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_buckets_change_no_number(shards, reference, tmp_path, stage):
+    """Two numbers add up to the same in either order, so two ranks give the same bits in one bucket and in many."""
+    zero, passes = f"train.zero_stage={stage}", "train.ghost_batches_per_forward=2"
+    finish(shards, tmp_path / "run", zero, passes, MANY, ranks=2)
+    assert_bitwise(tmp_path / "run", reference(zero, passes, ONE, ranks=2))
+    assert_close(tmp_path / "run", reference(ranks=1))
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_bf16_is_near_and_a_resumed_run_may_change_it_with_ranks_and_stage(shards, reference, tmp_path, stage):
+    run, zero = tmp_path / "run", f"train.zero_stage={stage}"
+    finish(shards, run, zero, MANY, "train.reduce_precision=bf16", "train.max_steps=3", ranks=2)
+    exact, rounded = losses(reference(ranks=1))[:3], losses(run)
+    assert rounded[0][1] == pytest.approx(exact[0][1], rel=1e-6), "before the first update"
+    for (_, mine), (_, its) in zip(rounded, exact, strict=True):
+        assert mine == pytest.approx(its, rel=1e-3)
+    assert rounded[1:] != losses(reference(ranks=2))[1:3], "nothing was rounded"
+    finish(shards, run, "train.max_steps=6", ranks=1)
+    finish(shards, run, "train.zero_stage=1", "train.reduce_precision=bf16", ranks=3)
+    assert last(run).step == 10
+    assert last(run).optimizer["step"] == 10
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_rank_that_dies_with_buckets_under_way_is_lost_and_costs_nothing(shards, reference, tmp_path, precision):
+    run, settings = tmp_path / "run", (MANY, "train.save_every=2", f"train.reduce_precision={precision}")
+    ended = train(shards, run, *settings, ranks=2, DMD_FAULT="kill:bucket@70@1")
+    assert ended.codes == [LOST, KILLED], ended.output
+    assert "lost the other ranks" in ended.output
+    ended = train(shards, run, *settings, ranks=2, DMD_FAULT="bug:bucket@50@0")
+    assert ended.codes == [1, 1], ended.output
+    assert "rank 0 on" in ended.output
+    finish(shards, run, *settings, ranks=2)
+    assert_bitwise(run, reference(*settings, ranks=2))
