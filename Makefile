@@ -19,7 +19,7 @@ test: lint types unit
 
 # What needs no process and no package of Debian: for every small change.
 quick: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -m "not ($(APART) or slow)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART) or slow)"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ types: .venv/installed
 # Tests that start processes, hosts or clusters come last, in three rows side by side: each waits for its processes most
 # of the time. Those of Ray run one after the other, since a test may look at all of Ray's processes of the machine.
 unit: .venv/installed packages
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -m "not ($(APART))"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART))"
 	@echo "three rows side by side now, some 13 minutes, each shown when it ends"
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target clusters processes
 
@@ -39,7 +39,7 @@ clusters: .venv/installed packages
 	$(BIN)/pytest -m ray
 
 processes: .venv/installed packages
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "($(APART)) and not ray"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "($(APART)) and not ray"
 
 # Tests over several hosts need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
 packages:

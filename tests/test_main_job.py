@@ -1,6 +1,6 @@
 """The main job through its commands: shards, a DeepSpeed training, a test result; and what it refuses.
 
-Real launchers and real engines: one rank against two, ZeRO 0 against 1, the same digits from `dmd evaluate`.
+A real launcher and real engines: one rank against two, ZeRO 0 against 1, the same digits from `dmd evaluate`.
 """
 
 import json
@@ -17,10 +17,18 @@ from dmd.cli import main
 from dmd.config import DataConfig
 from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
+from tests.support.ranks import TINY, finish
 from tests.support.trained import make_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
-SMALL = ["model.dim=8", "model.heads=2", "model.levels=1"]
+MODEL = [
+    *TINY,
+    "train.ghost_batch_size=16",
+    "train.ghost_batches_per_step=10",
+    "train.ghost_batches_per_forward=auto",
+    "train.epochs=9",
+]
+"""A small model at the published step."""
 NO_DROPOUT = [
     f"model.{name}=0"
     for name in ("text_dropout", "attn_dropout", "attn_dropout_audio", "embed_dropout", "output_dropout")
@@ -52,21 +60,10 @@ def runs(shards, tmp_path_factory) -> dict[str, Path]:
     At the published learning rate: Adam turns gradients that are rounding alone into steps of that size.
     """
     folder = tmp_path_factory.mktemp("runs")
-    for name, ranks, more in (("one", 1, []), ("two", 2, []), ("zero1", 2, ["train.zero_stage=1"])):
-        done(
-            "train",
-            "--data",
-            shards,
-            "--run",
-            folder / name,
-            "--ranks",
-            str(ranks),
-            "train.max_steps=8",
-            "train.early_stop=99",
-            *SMALL,
-            *NO_DROPOUT,
-            *more,
-        )
+    limits = ("train.max_steps=8", "train.early_stop=99")
+    done("train", "--data", shards, "--run", folder / "two", "--ranks", "2", *limits, *MODEL, *NO_DROPOUT)
+    finish(shards, folder / "one", *limits, *MODEL, *NO_DROPOUT)
+    finish(shards, folder / "zero1", *limits, *MODEL, *NO_DROPOUT, "train.zero_stage=1", ranks=2)
     return {name: folder / name for name in ("one", "two", "zero1")}
 
 
@@ -144,12 +141,12 @@ def test_train_refuses_before_it_writes(shards, runs, tmp_path, capsys):
     refused(capsys, ("train", *common, "model.kernel_text=99"), "text sequences have 50 steps", "model.kernel_text")
     assert not run.exists()
     other = ("train", "--data", shards, "--run", runs["one"])
-    refused(capsys, (*other, *SMALL, *NO_DROPOUT, "model.dim=16"), "model.dim=8, not 16", "another --run")
+    refused(capsys, (*other, *MODEL, *NO_DROPOUT, "model.dim=16"), "model.dim=8, not 16", "another --run")
 
 
 def test_train_refuses_other_data_and_missing_splits(shards, runs, tmp_path, capsys):
     make_shards(tmp_path / "other", 280, "--seed", "7")
-    again = ("train", "--data", tmp_path / "other", "--run", runs["one"], *SMALL, *NO_DROPOUT)
+    again = ("train", "--data", tmp_path / "other", "--run", runs["one"], *MODEL, *NO_DROPOUT)
     refused(capsys, again, "data generation")
     refused(capsys, ("evaluate", tmp_path), "no readable run.json")
     refused(capsys, ("evaluate", tmp_path / "gone"), "there is no run directory")

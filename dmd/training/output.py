@@ -12,7 +12,6 @@ from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.distributed.engine import Engine
 from dmd.distributed.errors import StorageFailed
-from dmd.training.logging.logbook import Logbook, open_record
 
 
 class RunOutput:
@@ -39,6 +38,8 @@ class RunOutput:
         resumed: int | None,
         lease: Lease | None,
     ) -> None:
+        from dmd.training.logging.logbook import Logbook, open_record  # TensorBoard, which other ranks do without
+
         run.mkdir(parents=True, exist_ok=True)
         sizes = checkpoint_sizes(engine.system, averages=config.train.ema_decay > 0)
         try_storage(run / CHECKPOINTS, sizes)

@@ -3,7 +3,6 @@
 import json
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import dmd
 from dmd.encoder_files import check_encoder_files
 from dmd.inference.export import CARD, WEIGHTS
 from dmd.model.text import build_text_encoder, encoder_config, load_text_encoder, plain_config
+from tests.support.commands import command_apart
 from tests.support.trained import SMALL, make_shards
 
 pytestmark = pytest.mark.slow
@@ -44,8 +44,7 @@ class Runs:
 
 def yes(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`yes | dmd ...`: whoever asks on standard input is answered y."""
-    command = [sys.executable, "-m", "dmd.cli", *map(str, arguments)]
-    return subprocess.run(command, input="y\n" * 20, capture_output=True, text=True)
+    return command_apart(*arguments, answers="y\n" * 20)
 
 
 def rejected(ended: subprocess.CompletedProcess[str]) -> str:

@@ -24,7 +24,8 @@ def test_a_second_writer_learns_who_holds_the_directory(run, tmp_path, capsys, n
     assert error.startswith(f"dmd {name}: error: {who}")
     assert len(error.splitlines()) == 1
     assert not out.exists()
-    assert command(*arguments) == 0
-    assert not (out / LEASE_FILE).exists()
+    out.mkdir()
     (out / LEASE_FILE).touch()  # what a killed one leaves
     assert command(*arguments) == 0
+    assert len(list(out.iterdir())) > 1
+    assert not (out / LEASE_FILE).exists()

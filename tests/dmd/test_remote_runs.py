@@ -1,8 +1,7 @@
 """A run that was trained from a URL: every command reads it by every place, and no file of it tells a password."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from data_shards.places import to_place
 from dmd.evaluation.trained_run import training_data
 from tests.support.commands import command, rejected
+from tests.support.ranks import forks
 from tests.support.servers import serve_files
 from tests.support.trained import train
 
@@ -99,20 +99,24 @@ def test_a_text_encoder_is_no_url(shards, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def write_everything(run: Path, shards: Path, out: Path) -> None:
+    os.umask(0o027)
+    for words in (
+        ("export", run, out / "export"),
+        ("evaluate", run, "--json", out / "e.json"),
+        ("predict", run, shards, "--out", out / "p.csv"),
+        ("predict", run, shards, "--out", out / "p.parquet"),
+        ("report", run, "--out", out / "report", "--projection", "pca"),
+        ("shard", "--synthetic", "--samples", 40, out / "s"),
+    ):
+        assert command(*words) == 0, words
+
+
 def test_files_get_the_mode_of_the_umask(run, shards, tmp_path):
-    script = """
-import os, sys
-os.umask(0o027)
-from dmd.cli import main
-run, shards, out = sys.argv[1:]
-for words in (["export", run, out + "/export"], ["evaluate", run, "--json", out + "/e.json"],
-              ["predict", run, shards, "--out", out + "/p.csv"], ["predict", run, shards, "--out", out + "/p.parquet"],
-              ["report", run, "--out", out + "/report", "--projection", "pca"],
-              ["shard", "--synthetic", "--samples", "40", out + "/s"]):
-    assert main(words) == 0, words
-"""
-    ended = subprocess.run([sys.executable, "-c", script, str(run), str(shards), str(tmp_path)], capture_output=True)
-    assert ended.returncode == 0, ended.stderr.decode()
+    process = forks.Process(target=write_everything, args=(run, shards, tmp_path))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     assert len(modes) > 12
     wrong = {name: oct(mode) for name, mode in modes.items() if mode not in (0o640, 0o750)}

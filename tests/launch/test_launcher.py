@@ -71,7 +71,7 @@ def test_a_killed_rank_is_reported_and_nothing_is_left(shards, reference, tmp_pa
     assert_bitwise(run, reference(SAVES, ranks=2))
 
 
-@pytest.mark.parametrize(("victim", "ranks"), [("wrapper", 1), ("launcher", 1), ("all", 1), ("all", 2)])
+@pytest.mark.parametrize(("victim", "ranks"), [("wrapper", 1), ("launcher", 1), ("all", 2)])
 def test_what_dies_above_the_ranks_takes_them_along(shards, tmp_path, victim, ranks):
     """A parent's death is a request to stop; two of them are not two requests."""
     run = tmp_path / "run"

@@ -40,7 +40,15 @@ PATIENCE = 240
 """Seconds that a test waits for anything."""
 
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["torch._dynamo", "launch.trainer.main", "launch.trainer.build", "tests.support.ranks"])
+forks.set_forkserver_preload(
+    [
+        "torch._dynamo",
+        "launch.trainer.main",
+        "launch.trainer.build",
+        "dmd.training.logging.logbook",
+        "tests.support.ranks",
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,24 @@
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from dmd.checkpoint.state import Cursor
 from dmd.data.plan import EpochPlan
-from dmd.training.logging.logbook import Logbook
 from dmd.training.schedule import Schedule
 from dmd.training.step import StepResult
+
+if TYPE_CHECKING:
+    from dmd.training.logging.logbook import Logbook
 
 
 class Progress:
     """The bar of one epoch; nothing on a rank without a log, and where stderr is no terminal."""
 
-    def __init__(self, plan: EpochPlan, cursor: Cursor, log: Logbook | None, log_every: int) -> None:
+    def __init__(self, plan: EpochPlan, cursor: Cursor, log: "Logbook | None", log_every: int) -> None:
         self._log = log
         self._log_every = log_every
         self._bar = tqdm(

@@ -3,7 +3,8 @@ comes back to the host.
 
 On torch's `meta` device, which holds no numbers: there an operation with a tensor on the CPU is one that a GPU would
 refuse, a copy from the CPU one that it would wait for (unless pinned), and no value can be read. Every preset at its
-real size, in plain torch and with Triton kernels, whose launches check their arguments and are not run.
+real size, in plain torch and with Triton kernels, whose launches check their arguments and are not run; of variants and
+of programs a first and a last level alone, since those between are alike.
 """
 
 import collections
@@ -81,9 +82,15 @@ class Places(TorchDispatchMode):
         return out
 
 
-def build(preset: str, variant: str, kernels: str) -> tuple[TrainingSystem, Config, SimpleNamespace]:
-    """A system of a preset's real size on the meta device, its config and its data's description."""
-    overrides = [*VARIANTS[variant], f"train.kernels={kernels}", "train.precision=fp32"]
+def build(
+    preset: str, variant: str, kernels: str, *, program: bool = False
+) -> tuple[TrainingSystem, Config, SimpleNamespace]:
+    """A system of a preset's real size on the meta device, its config and its data's description.
+
+    Variants, and models to be exported as a program, have two levels.
+    """
+    levels = [] if variant == "published" and not program else ["model.levels=2"]
+    overrides = [*VARIANTS[variant], *levels, f"train.kernels={kernels}", "train.precision=fp32"]
     config = load_config(preset, overrides)
     dims, lengths = shapes(preset)
     tokens = variant.endswith(TOKENS)
@@ -148,7 +155,7 @@ def predict(preset: str, variant: str, kernels: str) -> None:
 
 def export(preset: str, variant: str, kernels: str) -> None:
     """A program's operations are those of its device alone."""
-    system, config, info = build(preset, variant, kernels)
+    system, config, info = build(preset, variant, kernels, program=True)
     modules = InferenceModules(
         config,
         dims=info.dims,

@@ -1,0 +1,35 @@
+"""The order of test files: those that take longest come first, so that parallel workers end at the same time."""
+
+import pytest
+
+LONGEST = (
+    "tests/launch/test_hosts.py",
+    "tests/launch/test_launcher.py",
+    "tests/launch/test_stop.py",
+    "tests/launch/test_resume.py",
+    "tests/launch/test_adam.py",
+    "tests/test_readme.py",
+    "tests/test_main_job.py",
+    "tests/launch/test_kill.py",
+    "tests/dmd/kernels/test_placement.py",
+    "tests/dmd/kernels/test_fused.py",
+    "tests/dmd/test_docs.py",
+    "tests/dmd/kernels/test_compiled.py",
+    "tests/dmd/test_predict.py",
+    "tests/test_visit.py",
+    "tests/dmd/test_report.py",
+    "tests/dmd/kernels/test_stack_fused.py",
+    "tests/launch/test_determinism.py",
+    "tests/dmd/kernels/test_whole_fused.py",
+    "tests/dmd/test_remote_runs.py",
+    "tests/dmd/test_tasks.py",
+    "tests/dmd/test_normalisation.py",
+    "tests/dmd/test_ranks.py",
+)
+"""By the CPU time of a whole file, over some ten seconds; the order of others does not matter."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files; pytest-xdist keeps their order with `--no-loadscope-reorder`, else it goes by numbers of tests."""
+    order = {file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONGEST)))
