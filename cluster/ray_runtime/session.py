@@ -21,6 +21,9 @@ from data_shards.reading.index import ShardIndex
 _CHECK_SECONDS = 120
 EVALUATOR = "Evaluator"
 """The class of the actor that evaluates a training (`cluster.experiments.seed_runs`)."""
+_SPARED = ("RAY_prestart_worker_first_driver", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+"""What a cluster of this machine does without: a worker per CPU, started before there is work, none of which ever gets
+any, since trials have an environment of their own; and a process per trial that looks out for lost spot nodes."""
 
 
 @contextmanager
@@ -64,8 +67,8 @@ def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -
         make_token()
         # A trial is some eight processes, most of which only wait; Ray warns of that, by this number, in the table.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
-        # Nobody takes this machine away, as a cloud does its spot nodes: no process per trial that looks out for that.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        for name in _SPARED:
+            os.environ.setdefault(name, "0")
         # The dashboard, on loopback: Ray Train asks it which controllers live, to take back a stopped trial's CPUs.
         with _on_loopback():
             ray.init(

@@ -100,3 +100,7 @@ def test_a_hosts_own_cluster_is_heard_on_loopback_alone(pair):
     assert len(pair.heard) > 10, "head, raylet, dashboard, agents, trials"
     assert any(name.startswith("ray::RayTrainWo") for name, _ in pair.heard), "a rank, which holds a store"
     assert {(name, address) for name, address in pair.heard if not address.startswith("127.0.0.1:")} == set()
+
+
+def test_no_process_looks_out_for_the_end_of_this_machine(pair):
+    assert not any(name.startswith("ray::Preemption") for name, _ in pair.heard)
