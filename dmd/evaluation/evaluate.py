@@ -46,6 +46,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict a split with this rank's share and gather all shares on every rank; `heartbeat` is called per batch.
 
+    Nothing is read from the device before the last batch, so that it never waits for the host.
+
     Raises:
         ValueError: the shards have no such split.
     """
@@ -57,17 +59,20 @@ def evaluate(
     rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     was_training = system.training
     system.eval()
-    rows, values = [], []
+    share: tuple[Tensor, Tensor] | None = None
+    rows: list[Tensor] = []
+    tables: list[Tensor] = []  # [B, 8, ...], on the device
+    labels: list[Tensor] = []
     batches = evaluation_batches(reader, split, config.data, batch_size=BATCH_SIZE, rank=rank, num_ranks=num_ranks)
     with torch.inference_mode():
         for batch in batches:
-            output = system.predict(batch.to(device))
-            table = all_heads(output)  # [B, 8, ...]
+            tables.append(all_heads(system.predict(batch.to(device))))
             rows.append(batch.rows.flatten())
-            values.append(torch.cat([table.flatten(1).cpu(), system.targets(batch).view(-1, 1)], dim=1))
+            labels.append(system.targets(batch).view(-1, 1))
             heartbeat()
+        if rows:
+            share = torch.cat(rows), torch.cat([torch.cat(tables).flatten(1).cpu(), torch.cat(labels)], dim=1)
     system.train(was_training)
-    share = (torch.cat(rows), torch.cat(values)) if rows else None
     shares = [share] * num_ranks
     if distributed:
         dist.all_gather_object(shares, share)

@@ -5,7 +5,7 @@ that share g computes L_g and weighs it with n_g / (N k) (`dmd.losses.sharing`),
 for the logged terms, and, by the engine, for the gradient.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,9 @@ from dmd.distributed.engine import Engine
 from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG, derived_seed
 from dmd.testing.fault_points import fault_point
+
+EDGES = "edges_"
+"""How the names of mean edges begin, [G, 6] of each space; all other terms are [G]."""
 
 
 def make_plan(config: Config, num_samples: int, num_ranks: int) -> EpochPlan:
@@ -84,21 +87,22 @@ def train_step(
         flags: asked after the last pass; what the ranks decide together after the step travels with its loss terms.
     """
     samples = plan.step_samples(step_in_epoch)
-    sums: dict[str, Tensor] = {}
+    shares: list[Tensor] = []
     totals: list[Tensor] = []
+    names: list[str] = []
     for forward, batch in enumerate(batches):
         batch = batch.to(engine.device)
         rng = make_rng(batch, config, step=step, forward=forward, device=engine.device, keys=engine.system.keys)
         terms = engine.forward(batch, rng)
         weights = ghost_weights(batch, samples)  # [G]
         # The engine averages over ranks, a step sums their shares: hence the factor.
-        engine.backward((terms["total"] * weights).sum() * engine.num_ranks)
+        engine.backward(terms["total"] @ (weights * engine.num_ranks))
         totals.append(terms["total"].detach())
-        for name, term in terms.items():
-            share = torch.tensordot(weights, term.detach(), dims=1)
-            sums[name] = share + sums[name] if name in sums else share
+        shares.append(weighted_sums(terms, weights))
+        names = list(terms)
     fault_point("backward")
-    sums, raised = reduce_sums(sums, flags())
+    numbers, raised = all_reduced(torch.stack(shares).sum(0), flags())
+    sums = by_name(numbers, names)
     norm, applied = engine.step(sums["total"])
     return StepResult(
         values={**sums, "gradient_norm": norm},
@@ -107,6 +111,26 @@ def train_step(
         rows=[row for batch in batches for row in batch.own_rows()],
         raised=[ranks > 0 for ranks in raised.tolist()],
     )
+
+
+@torch.no_grad()
+def weighted_sums(terms: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+    """Sums of all terms over G ghost batches, by weights [G]: numbers of the terms, and then of the mean edges.
+
+    Two products. One for each of twenty terms takes the host three times as long.
+    """
+    single = torch.stack([term for name, term in terms.items() if not name.startswith(EDGES)])  # [terms, G]
+    edges = torch.cat([term for name, term in terms.items() if name.startswith(EDGES)], dim=1)  # [G, spaces * 6]
+    return torch.cat([single @ weights, weights @ edges])
+
+
+def by_name(numbers: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """The numbers that `weighted_sums` gives of terms of these names, in the order of the names."""
+    single = [name for name in names if not name.startswith(EDGES)]
+    spaces = [name for name in names if name.startswith(EDGES)]
+    edges = numbers[len(single) :].view(len(spaces), -1)
+    parts = dict(zip([*single, *spaces], [*numbers[: len(single)].unbind(), *edges.unbind()], strict=True))
+    return {name: parts[name] for name in names}
 
 
 def _suspects(batches: list[Batch], totals: list[Tensor]) -> list[list[int]]:
@@ -124,13 +148,11 @@ def _suspects(batches: list[Batch], totals: list[Tensor]) -> list[list[int]]:
     return [rows for finite, rows in every if not finite] or [rows for _, rows in every]
 
 
-def reduce_sums(sums: dict[str, Tensor], flags: Sequence[bool]) -> tuple[dict[str, Tensor], Tensor]:
-    """Add the ranks' sums, and count for each flag the ranks that raise it, [flags], in one collective."""
-    raised = torch.tensor(flags, dtype=torch.float32)
+def all_reduced(numbers: Tensor, flags: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Add the ranks' numbers, and count for each flag the ranks that raise it, [flags], in one collective."""
+    raised = torch.tensor(flags, dtype=numbers.dtype)
     if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return sums, raised
-    values = [*sums.values(), raised.to(next(iter(sums.values())).device)]
-    flat = torch.cat([value.flatten() for value in values])
-    dist.all_reduce(flat)
-    *parts, raised = flat.split([value.numel() for value in values])
-    return {name: part.view_as(value) for (name, value), part in zip(sums.items(), parts, strict=True)}, raised
+        return numbers, raised
+    together = torch.cat([numbers, raised.to(numbers.device)])
+    dist.all_reduce(together)
+    return together[: len(numbers)], together[len(numbers) :]

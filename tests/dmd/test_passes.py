@@ -1,4 +1,4 @@
-"""What is settled before the first step: how many ghost batches run at once, and by which kernels."""
+"""Passes of a step: how many ghost batches run at once, by which kernels, and how their terms are added up."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.counting import Counter
 from dmd.config import Config, TrainConfig
 from dmd.data.loader import PINNING
 from dmd.data.synthetic import random_batch
@@ -15,7 +16,7 @@ from dmd.losses.sharing import Part
 from dmd.system.cuda_graph import CapturedPass, TensorPass
 from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once, settle_passes
-from dmd.training.step import make_plan, make_rng
+from dmd.training.step import by_name, make_plan, make_rng, weighted_sums
 from tests.dmd.kernels.forms import interpreted
 from tests.support.small_system import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
 
@@ -163,3 +164,18 @@ def test_no_thread_pins_a_batch_while_a_pass_is_captured(monkeypatch):
     batch.pin_memory()
     assert held == [True] * 6
     assert not PINNING.locked()
+
+
+def test_weighted_sums_are_those_of_each_term():
+    """In a few operations, however many terms there are."""
+    weights = torch.tensor([0.5, 0.25, 0.25])
+    terms = {"task": torch.rand(3), "edges_homo": torch.rand(3, 6), "margin": torch.rand(3, requires_grad=True)}
+    terms |= {"edges_hetero": torch.rand(3, 6), **{f"term {number}": torch.rand(3) for number in range(20)}}
+    with Counter() as counter:
+        numbers = weighted_sums(terms, weights)
+    assert counter.names.total() <= 6
+    assert not numbers.requires_grad
+    found = by_name(numbers, list(terms))
+    assert list(found) == list(terms)
+    for name, term in terms.items():
+        torch.testing.assert_close(found[name], torch.einsum("g...,g->...", term.detach(), weights))

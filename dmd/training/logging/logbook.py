@@ -30,6 +30,7 @@ from dmd.model.graph import PAIRS
 from dmd.system.system import TrainingSystem
 from dmd.training.logging.recorder import BEST, Recorder
 from dmd.training.logging.tensorboard_figures import sample_features, wants_figures
+from dmd.training.step import EDGES
 
 RETRY_SECONDS = 30
 """Time between two attempts to reopen a record that could not be written."""
@@ -87,11 +88,11 @@ class Logbook:
         self, step: int, values: dict[str, Tensor], rates: list[float], samples_per_second: float
     ) -> dict[str, float]:
         """The numbers of one optimizer step; edges of the GD-Units become one number each. Copies once."""
-        flat = torch.cat([value.detach().flatten().double() for value in values.values()]).cpu()
+        flat = torch.cat([value.detach().flatten() for value in values.values()]).cpu().double()
         numbers = {}
         for (name, value), part in zip(values.items(), flat.split([v.numel() for v in values.values()]), strict=True):
-            if name.startswith("edges_"):
-                self._edges[name.removeprefix("edges_")] = part.view(value.shape).float()
+            if name.startswith(EDGES):
+                self._edges[name.removeprefix(EDGES)] = part.view(value.shape).float()
                 named = zip(PAIRS, part.tolist(), strict=True)
                 numbers.update({f"{name}/{to}_from_{source}": edge for (to, source), edge in named})
             else:

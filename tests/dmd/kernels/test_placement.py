@@ -19,15 +19,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.step_sides import LENGTHS, shapes
+from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.config.loading import config_to_dict, load_config
 from dmd.data.loader import Batch
 from dmd.data.synthetic import random_batch
+from dmd.evaluation import evaluate as evaluation
 from dmd.model.text import build_text_encoder
 from dmd.system.system import TrainingSystem
 from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
-from dmd.training.step import make_rng
+from dmd.training.step import make_plan, train_step
 from tests.dmd.kernels.forms import interpreted
+from tests.support.small_data import COUNTS, build_from, mmsa
 
 pytestmark = pytest.mark.slow
 
@@ -109,16 +112,32 @@ def make_batch(info: SimpleNamespace, config: Config, ghosts: int) -> Batch:
     return random_batch(info, ghosts, config.train.ghost_batch_size).to(META)
 
 
+class Updateless:
+    """An engine of one rank that updates nothing."""
+
+    num_ranks, device = 1, META
+
+    def __init__(self, system: TrainingSystem) -> None:
+        self.system = self.forward = system
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self, loss: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        return loss, True
+
+
 def train(preset: str, variant: str, kernels: str) -> None:
-    """Two passes, forward and backward; the second copies its dropout's keys, from pinned memory, and nothing else."""
+    """Two steps; the second copies what its dropout's keys need, from pinned memory, and nothing else."""
     system, config, info = build(preset, variant, kernels)
     assert system.execution.fused == (kernels == "fused")
     batch = make_batch(info, config, 2)
+    plan = make_plan(config, batch.mask.numel(), 1)
     for step in range(2):
         with Places() as places:
-            rng = make_rng(batch, config, step=step, forward=0, device=META, keys=system.keys)
-            system(batch, rng)["total"].sum().backward()
+            result = train_step(Updateless(system), [batch], config, plan, step=step, step_in_epoch=0)
     assert places.copies == {"copy_": 1}, places.copies
+    assert {x.device for x in result.values.values()} == {META}
 
 
 def evaluate(preset: str, variant: str, kernels: str) -> None:
@@ -131,6 +150,17 @@ def evaluate(preset: str, variant: str, kernels: str) -> None:
         with Places() as places:
             system.predict(batch)
     assert not places.copies, places.copies
+
+
+def test_a_validation_reads_nothing_before_its_last_batch(tmp_path, monkeypatch):
+    """Nothing can be read from this device, so the first attempt is an error, and it comes after every batch."""
+    monkeypatch.setattr(evaluation, "BATCH_SIZE", 2)
+    info = build_from(mmsa(), tmp_path)
+    system = TrainingSystem(load_config("mosi-aligned", ["model.dim=4", "model.heads=1"]), info, None, META).to(META)
+    batches: list[None] = []
+    with ShardReader(tmp_path / "shards") as reader, pytest.raises(NotImplementedError, match="meta tensor"):
+        evaluation.evaluate(system, reader, "train", system.config, device=META, heartbeat=lambda: batches.append(None))
+    assert len(batches) == -(-COUNTS["train"] // 2)
 
 
 def predict(preset: str, variant: str, kernels: str) -> None:
