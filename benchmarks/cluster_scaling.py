@@ -19,6 +19,9 @@ import torch.distributed as dist
 
 COLLECTIVES = 3
 """All-reduces of a step: the loss terms, the gradient, and whether to stop or save."""
+SHARING_COLLECTIVES = 2
+"""Of ranks that share a ghost batch: features gathered, sums added; each takes hops like an all-reduce."""
+GHOST_BATCH_SIZE = 16
 NETWORKS = {"100 Gbit/s": (12.5e9, 2e-5), "10 Gbit/s": (1.25e9, 5e-5)}
 """Bytes per second of a link and seconds of a hop, assumed."""
 PARAMETERS = 4_405_582
@@ -27,12 +30,12 @@ PARAMETERS = 4_405_582
 
 @dataclass(frozen=True, kw_only=True)
 class StepModel:
-    """Step time of R ranks that share G ghost batches.
+    """Step time of R ranks for G ghost batches.
 
-    compute: [fixed + ceil(G / R) * per_ghost_batch] * crowding, of the slowest of R ranks: times 1 + jitter * m(R),
+    compute: [fixed + share(R, G) * per_ghost_batch] * crowding, of the slowest of R ranks: times 1 + jitter * m(R),
     m(R) the expected maximum of R standard normal draws (Blom's approximation). Then a ring all-reduce of the
-    gradient, 2 (R - 1) / R * bytes / bandwidth, and the hops of all collectives, 3 * 2 ceil(log2 R) * latency.
-    Nothing overlaps.
+    gradient, 2 (R - 1) / R * bytes / bandwidth, and the hops of all collectives, 3 * 2 ceil(log2 R) * latency, and of
+    those of k ranks that share a ghost batch, 2 * 2 ceil(log2 k) * latency. Nothing overlaps.
     """
 
     fixed: float
@@ -48,7 +51,7 @@ class StepModel:
 
     def compute(self, ranks: int, ghost_batches: int, crowding: float = 1.0) -> float:
         """Seconds until the slowest rank has its gradient; ranks that share a machine slow each other by `crowding`."""
-        own = self.fixed + math.ceil(ghost_batches / ranks) * self.per_ghost_batch
+        own = self.fixed + share(ranks, ghost_batches) * self.per_ghost_batch
         slowest = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
         return own * crowding * (1 + self.jitter * slowest)
 
@@ -59,7 +62,16 @@ class StepModel:
 
     def seconds(self, ranks: int, ghost_batches: int, crowding: float = 1.0) -> float:
         """Seconds of one step."""
-        return self.compute(ranks, ghost_batches, crowding) + self.reduce(ranks)
+        sharers = math.ceil(ranks / ghost_batches)
+        hops = SHARING_COLLECTIVES * 2 * math.ceil(math.log2(sharers))
+        return self.compute(ranks, ghost_batches, crowding) + self.reduce(ranks) + hops * self.latency
+
+
+def share(ranks: int, ghost_batches: int) -> float:
+    """Ghost batches of the rank that has the most: whole ones, or a part of one that R // G ranks share."""
+    if ranks <= ghost_batches:
+        return math.ceil(ghost_batches / ranks)
+    return math.ceil(GHOST_BATCH_SIZE / (ranks // ghost_batches)) / GHOST_BATCH_SIZE
 
 
 def line(points: dict[int, float]) -> tuple[float, float]:
@@ -96,10 +108,10 @@ def predictions() -> str:
         "grown step |",
         "|---|---|---|---|",
     ]
-    for ranks in (1, 2, 8, 64, 512):
+    for ranks in (1, 2, 8, 10, 20, 40, 160, 512):
         ten = [f"{1000 * model.seconds(ranks, 10):.0f}" for model in (fast, slow)]
         grown = [model.seconds(ranks, 10 * ranks) for model in (fast, slow)]
-        published = f"{ten[0]} / {ten[1]} ms" if ranks <= 10 else "-"
+        published = f"{ten[0]} / {ten[1]} ms" if ranks <= 10 * GHOST_BATCH_SIZE else "-"
         efficiency = " / ".join(f"{fast.seconds(1, 10) / seconds:.2f}" for seconds in grown)
         lines.append(f"| {ranks} | {published} | {1000 * grown[0]:.0f} / {1000 * grown[1]:.0f} ms | {efficiency} |")
     return "\n".join(lines)

@@ -67,7 +67,8 @@ class TrainConfig:
     ghost_batch_size: int = 16
     """Samples that the relational losses compare with each other: a hyperparameter of the objective."""
     ghost_batches_per_step: int = 10
-    """Ghost batches of one optimizer step, over all ranks."""
+    """Ghost batches of one optimizer step, over all ranks. More ranks than these share them, up to one rank a sample;
+    numbers of ranks that are multiples of it are the fast ones (docs/scaling.md)."""
     ghost_batches_per_forward: int | Literal["auto"] = "auto"
     """Ghost batches that a rank runs at once, at most: memory against speed, the result is the same. auto: on CUDA all
     of its share, or as many as its memory holds; on a CPU 10, of long sequences 2. run.json says how many."""

@@ -5,7 +5,8 @@ kernels. `Objective` holds the two GD-Units, computes every term of every ghost 
 
     DMDOutput, labels, mask -> Inputs -> term.function -> {name: [G]} and "total"
 
-A new term is its function and a row there.
+A new term is its function and a row there. Where ranks share a ghost batch, `sharing` gathers what terms read, so that
+each of them computes all terms.
 """
 
 from dmd.losses.config import ObjectiveConfig

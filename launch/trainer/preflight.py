@@ -76,7 +76,7 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
     """The plan of a training's epochs; cheap, every rank makes it.
 
     Raises:
-        ValueError: more ranks than ghost batches per step, a file in the place of the run directory, an encoder
+        ValueError: more ranks than samples of a step, a file in the place of the run directory, an encoder
             that is not there or does not fit the tokens, labels that the shards lack, or targets that are all equal.
     """
     info = reader.index.info

@@ -27,6 +27,13 @@ def test_the_terms_of_two_ranks():
     assert still.seconds(2, 5) == 7.0, "the rank with three of five ghost batches decides"
 
 
+def test_ranks_that_share_ghost_batches():
+    still = StepModel(fixed=1.0, per_ghost_batch=16.0, gradient_bytes=0, jitter=0.0, bandwidth=1.0, latency=0.25)
+    assert [still.compute(ranks, 2) for ranks in (2, 3, 4, 6, 32)] == [17.0, 17.0, 9.0, 7.0, 2.0]
+    assert still.seconds(2, 2) == 17.0 + 3 * 2 * 0.25
+    assert still.seconds(4, 2) == 9.0 + 3 * 4 * 0.25 + 2 * 2 * 0.25
+
+
 @pytest.mark.parametrize("ranks", [2, 8, 64])
 def test_the_slowest_of_many_draws(ranks):
     generator = random.Random(0)
