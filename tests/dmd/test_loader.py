@@ -71,6 +71,30 @@ def test_batches_do_not_depend_on_reader_threads(shards):
                     assert torch.equal(getattr(one, name), getattr(other, name))
 
 
+def test_ranks_that_share_a_ghost_batch_read_a_part_each(shards):
+    """Of seven ranks three share one ghost batch: every sample once, in its place, with the labels of all."""
+    with ShardReader(shards) as reader:
+        whole, plan = _epoch(reader, _plan(reader, per_forward=3), 0), _plan(reader, ranks=7)
+        of_ranks = [
+            list(training_steps(reader, plan, DataConfig(window=4), seed=5, rank=rank, epoch=2)) for rank in range(7)
+        ]
+        for step, batch in enumerate(whole):
+            parts = [steps[step][0] for steps in of_ranks]
+            assert [row for part in parts for row in part.own_rows()] == batch.own_rows()
+            for part in parts:
+                (ghost,), places = part.ghosts, part.part.places(4)
+                number = max(ghost, 0)
+                assert len(part.text) == part.part.slots(4) == {2: 2, 3: 2}[part.part.of]
+                if ghost == -1:
+                    continue
+                for name in ("labels", "mask", "rows"):
+                    given = getattr(batch, name)[number]
+                    assert torch.equal(getattr(part, name)[0][given >= 0], given[given >= 0])
+                kept = batch.mask[number, places.start : places.stop] > 0
+                of_places = batch.text.unflatten(0, (3, 4))[number, places.start : places.stop]
+                assert torch.equal(part.text[: len(places)][kept], of_places[kept])
+
+
 @pytest.mark.parametrize("first_step", [1, 31, 32, 33])
 def test_an_epoch_resumes_at_any_step(shards, first_step):
     with ShardReader(shards) as reader:

@@ -71,6 +71,14 @@ def test_a_part_of_a_ghost_batch_is_tried_without_the_ranks_that_share_it():
     assert all(parameter.grad is None for parameter in system.parameters())
 
 
+def test_collectives_of_ranks_that_share_a_ghost_batch_are_not_captured():
+    system, config = build(ghost_batches_per_step=2)
+    for ranks, told in ((2, "yes"), (3, "no: ranks share ghost batches")):
+        system._graph, system.captured = object(), "yes"
+        settle_passes(system, config, INFO, ranks, part=make_plan(config, 99, ranks).part(1))
+        assert system.captured.startswith(told)
+
+
 def test_short_memory_halves_the_pass():
     system, config = build(SmallMemory)
     assert settle_passes(system, config, INFO, 1) == 3

@@ -22,7 +22,7 @@ from dmd.losses import ObjectiveConfig
 from dmd.losses.sharing import Part, Sharing
 from dmd.model.config import ModelConfig
 from dmd.system.system import TrainingSystem
-from dmd.training.step import ghost_weights, make_rng
+from dmd.training.step import _suspects, ghost_weights, make_rng
 from launch.supervision.lost import lost_peers
 from tests.support.ranks import PATIENCE, forks
 from tests.support.small_system import LENGTHS, MODEL, SIZES
@@ -175,6 +175,12 @@ def left_alone(rank: int, ranks: int) -> bool:
 @pytest.mark.multiproc
 def test_a_peer_that_is_gone_is_lost(tmp_path):
     assert run_ranks("left_alone", 2, tmp_path / "ranks", killed=(1,)) == [True]
+
+
+def test_a_shared_ghost_batch_that_spoils_a_step_is_named_once():
+    nothing = torch.tensor([torch.nan])
+    batches = [own_batch("short", (0,), 1, Part(number, 2), torch.float32) for number in range(2)]
+    assert [_suspects([batch], [nothing]) for batch in batches] == [[[0, 1, 2, 3, 4]], []]
 
 
 @pytest.mark.parametrize(("ranks", "groups"), [(2, [range(2)]), (7, [range(3), range(3, 7)])])
