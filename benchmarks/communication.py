@@ -1,15 +1,16 @@
 """Step time of two hosts over a slow link: DeepSpeed's reduction against ours, in one bucket and in several, in float32
 and in bfloat16, and the model of docs/scaling.md beside it.
 
-    python -m benchmarks.communication OUT.csv [--megabits 1000 100] [--rounds 5 2] [--samples 16]
+    python -m benchmarks.communication OUT.csv [--megabits 1000 100] [--rounds 5 2] [--samples 4]
 
 Two network namespaces of this machine, one rank and one thread each, joined by a link that `tc` limits to so many
 Mbit/s in each direction (root, iproute2). A text encoder of BERT-base's shape with random weights and the network of
 `mosi-aligned`, a ghost batch per rank. The ranks make a step in each reduction in turn, round after round; ratios are
-medians over the rounds. It takes some seconds per step and Mbit/s: a quarter of an hour on two idle cores.
+medians over the rounds. Rows of a link replace those of an earlier run in OUT.csv.
 """
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -144,8 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.communication")
     parser.add_argument("out", type=Path, metavar="OUT.csv")
     parser.add_argument("--megabits", type=int, nargs="+", default=[1000, 100])
-    parser.add_argument("--rounds", type=int, nargs="+", default=[5, 2])
-    parser.add_argument("--samples", type=int, default=16, help="of a ghost batch; each rank has one")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[5, 2], help="for each of --megabits")
+    parser.add_argument("--samples", type=int, default=4, help="of a ghost batch; each rank has one")
     options = parser.parse_args()
     if len(options.megabits) != len(options.rounds):
         parser.error("give as many --rounds as --megabits")
@@ -155,7 +156,11 @@ def main() -> None:
         "commit": commit(),
         "command": shlex.join(["python", "-m", "benchmarks.communication", *sys.argv[1:]]),
     }
-    write_rows(options.out, [row | where for row in rows])
+    kept: list[dict[str, Any]] = []
+    if options.out.exists():
+        with options.out.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["megabits"]) not in options.megabits]
+    write_rows(options.out, sorted([row | where for row in rows] + kept, key=lambda row: -int(row["megabits"])))
 
 
 if __name__ == "__main__":
