@@ -28,6 +28,7 @@ import psutil
 
 from benchmarks.cluster_runs import finish, lines, standing_cluster, start, step_seconds, train, tune, wait_for
 from benchmarks.cluster_scaling import StepModel, line, spread
+from benchmarks.tables import processor
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
 from dmd.training.logging.provenance import git_commit, versions
@@ -195,10 +196,8 @@ PARTS = {"overhead": overhead, "recovery": recovery, "throughput": throughput, "
 
 def write_rows(path: Path, part: str, figures: Figures) -> None:
     """Put a part's figures into the table, in place of what it had."""
-    with open("/proc/cpuinfo") as file:
-        processor = next((text.split(":")[1].strip() for text in file if text.startswith("model name")), "unknown")
     where = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}",
         "commit": git_commit(),
         "command": shlex.join(["python", "-m", "benchmarks.cluster", *sys.argv[1:]]),
         "versions": json.dumps(versions(), sort_keys=True),

@@ -17,8 +17,8 @@ from statistics import NormalDist
 import torch
 import torch.distributed as dist
 
-COLLECTIVES = 3
-"""All-reduces of a step: the loss terms, the gradient, and whether to stop or save."""
+SMALL_COLLECTIVES = 1
+"""All-reduces of a step beside those of the gradient's buckets: loss terms, and with them whether to stop or save."""
 SHARING_COLLECTIVES = 2
 """Of ranks that share a ghost batch: features gathered, sums added; each takes hops like an all-reduce."""
 GHOST_BATCH_SIZE = 16
@@ -33,9 +33,10 @@ class StepModel:
     """Step time of R ranks for G ghost batches.
 
     compute: [fixed + share(R, G) * per_ghost_batch] * crowding, of the slowest of R ranks: times 1 + jitter * m(R),
-    m(R) the expected maximum of R standard normal draws (Blom's approximation). Then a ring all-reduce of the
-    gradient, 2 (R - 1) / R * bytes / bandwidth, and the hops of all collectives, 3 * 2 ceil(log2 R) * latency, and of
-    those of k ranks that share a ghost batch, 2 * 2 ceil(log2 k) * latency. Nothing overlaps.
+    m(R) the expected maximum of R standard normal draws (Blom's approximation). Then what backward does not hide of a
+    ring all-reduce of the gradient, 2 (R - 1) / R * bytes / bandwidth, but at least its last bucket, which starts when
+    backward has ended; and the hops of all collectives, (buckets + 1) * 2 ceil(log2 R) * latency, and of those of k
+    ranks that share a ghost batch, 2 * 2 ceil(log2 k) * latency.
     """
 
     fixed: float
@@ -48,6 +49,11 @@ class StepModel:
     """Bytes per second of one link."""
     latency: float
     """Seconds of a hop."""
+    buckets: int = 1
+    last_bucket_bytes: int = 0
+    """Of several buckets, the one that starts last."""
+    hides: float = 0.0
+    """Seconds of the last backward pass that are left when the first of several buckets starts."""
 
     def compute(self, ranks: int, ghost_batches: int, crowding: float = 1.0) -> float:
         """Seconds until the slowest rank has its gradient; ranks that share a machine slow each other by `crowding`."""
@@ -56,9 +62,10 @@ class StepModel:
         return own * crowding * (1 + self.jitter * slowest)
 
     def reduce(self, ranks: int) -> float:
-        """Seconds of the step's collectives."""
-        wire = 2 * (ranks - 1) / ranks * self.gradient_bytes / self.bandwidth
-        return wire + COLLECTIVES * 2 * math.ceil(math.log2(ranks)) * self.latency
+        """Seconds of the step's collectives that no computing hides."""
+        of_a_byte = 2 * (ranks - 1) / ranks / self.bandwidth
+        wire = max(self.gradient_bytes * of_a_byte - self.hides, self.last_bucket_bytes * of_a_byte)
+        return wire + (self.buckets + SMALL_COLLECTIVES) * 2 * math.ceil(math.log2(ranks)) * self.latency
 
     def seconds(self, ranks: int, ghost_batches: int, crowding: float = 1.0) -> float:
         """Seconds of one step."""

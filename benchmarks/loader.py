@@ -38,6 +38,7 @@ from benchmarks.loader_sides import (
     write_ours,
     write_webdataset,
 )
+from benchmarks.tables import processor
 from data_shards.format.index_file import INDEX_NAME
 from dmd.training.logging.provenance import git_commit, versions
 
@@ -169,7 +170,7 @@ def _again(arguments: list[str]) -> str:
 def write_table(rows: list[Row], path: Path) -> None:
     """One line per figure, each with where it was measured."""
     where = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}",
         "commit": git_commit(),
         "versions": json.dumps(versions(), sort_keys=True),
     }
@@ -179,11 +180,6 @@ def write_table(rows: list[Row], path: Path) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({**asdict(row), **where} for row in rows)
-
-
-def _processor() -> str:
-    with open("/proc/cpuinfo") as file:
-        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
 
 
 def main() -> None:

@@ -47,3 +47,9 @@ class Table:
 def commit() -> str:
     """The commit that is measured: what a visit says, whose checkout may have a .git that is older, else git's."""
     return os.environ.get("VISIT_COMMIT") or git_commit() or ""
+
+
+def processor() -> str:
+    """What this machine's processors are called."""
+    with open("/proc/cpuinfo") as file:
+        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")

@@ -94,9 +94,10 @@ class DeepSpeedEngine:
         )
         limit_waiting(timedelta(seconds=config.train.collective_timeout))
         self.optimizer.register_step_pre_hook(self._before_update)
-        self._reduction: GradientReduction | None = None
+        self.reduction: GradientReduction | None = None
+        """Of the gradients; None: DeepSpeed's own."""
         if self._zero_stage == 0:
-            self._reduction = GradientReduction(
+            self.reduction = GradientReduction(
                 list(self._parameters.values()),
                 bucket_bytes=bucket_bytes(config),
                 precision=PRECISIONS[config.train.reduce_precision],
@@ -109,10 +110,10 @@ class DeepSpeedEngine:
     def backward(self, loss: Tensor) -> None:
         """Add gradients; the last pass of a step reduces them over the ranks (at ZeRO stage 2 every pass does)."""
         last = self._engine.is_gradient_accumulation_boundary()
-        if self._reduction is None:
+        if self.reduction is None:
             self._engine.backward(loss, scale_wrt_gas=False)
         else:
-            with self._engine.no_sync(), self._reduction if last else nullcontext():
+            with self._engine.no_sync(), self.reduction if last else nullcontext():
                 self._engine.backward(loss, scale_wrt_gas=False)
         if not last:
             self._engine.step()  # moves DeepSpeed's count of passes, no update

@@ -102,8 +102,8 @@ class GradientReduction:
         self._running = False
         if kind is not None:
             return
-        for bucket in self.buckets[self._next :]:
-            bucket.start(self._precision)
+        while self._next < len(self.buckets):
+            self._start_next()
         for bucket in self.buckets:
             bucket.finish(self._num_ranks)
         for parameter in self._parameters:
@@ -120,10 +120,13 @@ class GradientReduction:
                 self._counted = True
             bucket.missing -= 1
             while self._next < len(self.buckets) and self.buckets[self._next].missing == 0:
-                self.buckets[self._next].start(self._precision)
-                self._next += 1
+                self._start_next()
 
         return gradient_is_final
+
+    def _start_next(self) -> None:
+        self.buckets[self._next].start(self._precision)
+        self._next += 1
 
 
 def divided(parameters: Sequence[nn.Parameter], capacity: int) -> list[list[nn.Parameter]]:

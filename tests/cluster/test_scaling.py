@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ def test_one_rank_waits_for_nobody():
 
 
 def test_the_terms_of_two_ranks():
-    assert MODEL.reduce(2) == pytest.approx(2 * 0.5 * 100 / 10 + 3 * 2 * 0.5)
-    assert MODEL.reduce(8) == pytest.approx(2 * 7 / 8 * 100 / 10 + 3 * 6 * 0.5)
+    assert MODEL.reduce(2) == pytest.approx(2 * 0.5 * 100 / 10 + 2 * 2 * 0.5)
+    assert MODEL.reduce(8) == pytest.approx(2 * 7 / 8 * 100 / 10 + 2 * 6 * 0.5)
     still = StepModel(fixed=1.0, per_ghost_batch=2.0, gradient_bytes=0, jitter=0.0, bandwidth=1.0, latency=0.0)
     assert still.seconds(2, 5) == 7.0, "the rank with three of five ghost batches decides"
 
@@ -30,8 +31,14 @@ def test_the_terms_of_two_ranks():
 def test_ranks_that_share_ghost_batches():
     still = StepModel(fixed=1.0, per_ghost_batch=16.0, gradient_bytes=0, jitter=0.0, bandwidth=1.0, latency=0.25)
     assert [still.compute(ranks, 2) for ranks in (2, 3, 4, 6, 32)] == [17.0, 17.0, 9.0, 7.0, 2.0]
-    assert still.seconds(2, 2) == 17.0 + 3 * 2 * 0.25
-    assert still.seconds(4, 2) == 9.0 + 3 * 4 * 0.25 + 2 * 2 * 0.25
+    assert still.seconds(2, 2) == 17.0 + 2 * 2 * 0.25
+    assert still.seconds(4, 2) == 9.0 + 2 * 4 * 0.25 + 2 * 2 * 0.25
+
+
+@pytest.mark.parametrize(("hides", "shown"), [(0.0, 10.0), (4.0, 6.0), (8.0, 3.0), (100.0, 3.0)])
+def test_backward_hides_all_but_the_last_bucket(hides, shown):
+    overlapped = replace(MODEL, buckets=4, last_bucket_bytes=30, hides=hides)
+    assert overlapped.reduce(2) == pytest.approx(shown + 5 * 2 * 0.5)
 
 
 @pytest.mark.parametrize("ranks", [2, 8, 64])
