@@ -28,11 +28,11 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# Tests that start processes, hosts or clusters come last, in three rows side by side: each waits for its processes most
+# Tests that start processes, hosts or clusters come last, in two rows side by side: each waits for its processes some
 # of the time. Those of Ray run one after the other, since a test may look at all of Ray's processes of the machine.
 unit: .venv/installed packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART))"
-	@echo "three rows side by side now, some 13 minutes, each shown when it ends"
+	@echo "two rows side by side now, some ten minutes, each shown when it ends"
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target clusters processes
 
 clusters: .venv/installed packages
