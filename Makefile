@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 APART := multiproc or ray or hosts
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+# Where the environment forbids it, every process would compile the project and its tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test quick lint types unit clusters processes packages clean
 
