@@ -34,7 +34,7 @@ types: .venv/installed
 # of the time. Those of Ray run one after the other, since a test may look at all of Ray's processes of the machine.
 unit: .venv/installed packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART))"
-	@echo "two rows side by side now, some ten minutes, each shown when it ends"
+	@echo "two rows side by side now, some twelve minutes, each shown when it ends"
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target clusters processes
 
 clusters: .venv/installed packages
