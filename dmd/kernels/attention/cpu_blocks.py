@@ -83,8 +83,6 @@ class Block(NamedTuple):
     keys: int
     """Keys, from the first on, of which the last query row sees each."""
     matrices: slice
-    first: bool
-    """Whether no block of other rows of these matrices came before; it sees every key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,7 @@ class BlockAttention:
         query, key, value = heads.matrices()
         out = mixed.transpose(0, 1)  # [M, h, Tq]
         for block in self._blocks(len(query)):
-            rows, keys, matrices, _ = block
+            rows, keys, matrices = block
             weights = self._scores(block, query, key)
             if top is not None:
                 largest = weights.amax(-1).clamp_(min=torch.finfo(weights.dtype).min)  # -inf in a row without a key
@@ -157,7 +155,7 @@ class BlockAttention:
         grad_query, grad_key, grad_value = grads.matrices()
         upstream = grad.transpose(0, 1)  # [M, h, Tq]
         for block in self._blocks(len(query)):
-            rows, keys, matrices, _ = block
+            rows, keys, matrices = block
             weights = self._scores(block, query, key)
             if top is not None:
                 weights.sub_(top[matrices, rows].unsqueeze(-1))
@@ -168,7 +166,7 @@ class BlockAttention:
             grad_scores.mul_(kept).addcmul_(weights, mean[matrices, rows].unsqueeze(-1), value=-1)
             grad_query[matrices, :, rows] = torch.bmm(key[matrices, :, :keys], grad_scores.transpose(1, 2))
             key_part, value_part = torch.bmm(query[matrices, :, rows], grad_scores), torch.bmm(grad_out, kept)
-            if block.first:
+            if rows.stop == self.end_row - self.first_row:  # the last rows, which come first and see every key
                 grad_key[matrices, :, :keys], grad_value[matrices, :, :keys] = key_part, value_part
             else:
                 grad_key[matrices, :, :keys] += key_part
@@ -185,12 +183,8 @@ class BlockAttention:
             keys = min(self.keys, end + self.offset)  # what row end - 1 sees
             at_once = max(1, BLOCK_ELEMENTS // ((end - begin) * keys))
             for first in range(0, matrices, at_once):
-                yield Block(
-                    rows=slice(begin - self.first_row, end - self.first_row),
-                    keys=keys,
-                    matrices=slice(first, min(first + at_once, matrices)),
-                    first=end == self.end_row,
-                )
+                rows = slice(begin - self.first_row, end - self.first_row)
+                yield Block(rows, keys, slice(first, min(first + at_once, matrices)))
 
     def _of_rows(self, like: Tensor) -> Tensor:
         """A new tensor [..., Tq] of which the blocks write the encoder's rows; zero in the rows past its length."""
@@ -200,7 +194,7 @@ class BlockAttention:
 
     def _scores(self, block: Block, query: Tensor, key: Tensor) -> Tensor:
         """The scores of a block [m, rows, keys], -inf where a key is hidden."""
-        rows, keys, matrices, _ = block
+        rows, keys, matrices = block
         seen = self.first_row + rows.start + self.offset + 1  # keys that the first row sees
         hidden = _causal_mask(rows.stop - rows.start, keys, seen, query.dtype)
         # Of small matrices, `baddbmm` is faster than `bmm` where nothing is hidden, too.
@@ -237,7 +231,7 @@ class WeightDropout:
 
     def keep_mask(self, block: Block, dtype: torch.dtype) -> Tensor:
         """1 where a weight is kept, 0 where it is dropped: [m, rows, keys]."""
-        rows, keys, matrices, _ = block
+        rows, keys, matrices = block
         first = self.first_row + rows.start
         words = _word_numbers(range(first, first + rows.stop - rows.start), (keys + 1) // 2, self.words_of_row)
         kept = draw_keep_mask(words, self.rate, (self.first_word[matrices], self.high_key[matrices]))
