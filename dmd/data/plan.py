@@ -69,18 +69,24 @@ class EpochPlan:
             return []
         return [even_part(self.num_ranks, ghosts, ghost) for ghost in range(ghosts)]
 
+    def shared(self, rank: int) -> tuple[int, range]:
+        """Of a rank that shares a ghost batch: its number inside the step, and the ranks that share it."""
+        return next((ghost, ranks) for ghost, ranks in enumerate(self.sharers) if rank in ranks)
+
     def part(self, rank: int) -> Part:
         """What a rank runs of each of its ghost batches."""
-        for ranks in self.sharers:
-            if rank in ranks:
-                return Part(ranks.index(rank), len(ranks))
-        return WHOLE
+        if not self.sharers:
+            return WHOLE
+        _, ranks = self.shared(rank)
+        return Part(ranks.index(rank), len(ranks))
 
     @property
     def samples_at_once(self) -> int:
         """Samples of one forward pass, padding included, of the rank that has the most."""
-        most = max((Part(0, len(ranks)).slots(self.ghost_batch_size) for ranks in self.sharers), default=None)
-        return self.ghost_batches_at_once * (self.ghost_batch_size if most is None else most)
+        size = self.ghost_batch_size
+        return self.ghost_batches_at_once * max(
+            (Part(0, len(ranks)).slots(size) for ranks in self.sharers), default=size
+        )
 
     def step_samples(self, step: int) -> int:
         """Samples of a step, over all ranks."""
@@ -91,10 +97,11 @@ class EpochPlan:
         """The ghost batches (numbered inside the step) that a rank runs in one forward pass; EMPTY where none."""
         first_ghost = step * self.ghost_batches_per_step
         in_step = min(self.ghost_batches_per_step, self.num_ghost_batches - first_ghost)
-        begin = forward * self.ghost_batches_at_once
-        ghosts = [slot * self.num_ranks + rank for slot in range(begin, begin + self.ghost_batches_at_once)]
         if self.sharers:
-            ghosts = [next(ghost for ghost, ranks in enumerate(self.sharers) if rank in ranks)]
+            ghosts = [self.shared(rank)[0]]
+        else:
+            begin = forward * self.ghost_batches_at_once
+            ghosts = [slot * self.num_ranks + rank for slot in range(begin, begin + self.ghost_batches_at_once)]
         return [ghost if ghost < in_step else EMPTY for ghost in ghosts]
 
     def positions(self, step: int, ghost: int) -> range:

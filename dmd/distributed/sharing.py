@@ -19,5 +19,5 @@ def join_sharing(plan: EpochPlan, rank: int, timeout: timedelta) -> Sharing | No
     # All ranks make all groups, in the same order.
     groups = [dist.new_group(list(ranks), timeout=timeout) for ranks in plan.sharers]
     part = plan.part(rank)
-    own = next(group for group, ranks in zip(groups, plan.sharers, strict=True) if rank in ranks)
-    return None if part == WHOLE else Sharing(part, own)
+    ghost, _ = plan.shared(rank)
+    return None if part == WHOLE else Sharing(part, groups[ghost])

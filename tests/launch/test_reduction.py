@@ -214,7 +214,7 @@ def test_a_step_reduces_its_gradient_once_and_its_terms_with_the_decision(shards
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_buckets_change_no_number(shards, reference, tmp_path, stage):
-    """Two numbers add up to the same in either order, so two ranks give the same bits in one bucket and in many."""
+    """Two numbers add up to the same in either order, so two ranks give bitwise the same in one bucket and in many."""
     zero, passes = f"train.zero_stage={stage}", "train.ghost_batches_per_forward=2"
     finish(shards, tmp_path / "run", zero, passes, MANY, ranks=2)
     assert_bitwise(tmp_path / "run", reference(zero, passes, ONE, ranks=2))
