@@ -29,6 +29,7 @@ from dmd.model.text import build_text_encoder
 
 SYNCS = ("_local_scalar_dense", "nonzero", "equal")
 GHOSTS = 10
+PRECISIONS, TEXTS = ("fp32", "bf16"), ("features", "bert")
 BERT = {"model_type": "bert", "attention_probs_dropout_prob": 0.0}
 """BERT-base. On CUDA the dropout of its attention is inside the kernel; with it, CPUs take the attention apart."""
 
@@ -77,8 +78,8 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", default=list(LENGTHS))
     parser.add_argument("--samples", type=int, default=2, help="of a ghost batch")
     parser.add_argument("--forms", nargs="+", default=["fused", "plain"])
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--text", nargs="+", default=["features", "bert"])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--text", nargs="+", choices=TEXTS, default=TEXTS)
     parser.add_argument("--names", action="store_true", help="print each operation's count")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
