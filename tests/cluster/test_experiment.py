@@ -14,18 +14,13 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import ray
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from cluster.jobs.submit import UPLOADED
 from cluster.ray_runtime.access import agree_on_token, send_token
-from cluster.ray_runtime.process_group import OwnInterface
-from cluster.ray_runtime.stopping import stop_requests
 from dmd.checkpoint.standing import standing
 from dmd.config.loading import load_config
 from dmd.evaluation.trained_run import evaluate_run
@@ -89,7 +84,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "127.0.0.1",
         "--metrics-export-port",
         str(metrics),
-        CUDA_VISIBLE_DEVICES="0,1",  # Ray leaves it to a process without a claim
         RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",  # one process less per training, as on a cluster of one's own
     )
     try:
@@ -332,6 +326,7 @@ def test_a_cluster_that_others_hold(cluster, tmp_path):
         assert re.search(r"no training has had room for .* trainings ended: 0; the same command continues\n$", text)
     finally:
         ray.util.remove_placement_group(others)
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "what others and the waiting trials held")
 
 
 def test_requests_that_can_never_be_placed(cluster, tmp_path):
@@ -344,22 +339,3 @@ def test_requests_that_can_never_be_placed(cluster, tmp_path):
     text = finish(dmd("experiment", *common, "--gpus-per-rank", "1", *TINY, log=log), log, code=2)
     assert "a trial wants 1 rank of 1 CPU and 1 GPU" in text
     assert not (tmp_path / "out" / "trials").exists()
-
-
-def _look(settings: dict[str, Any]) -> dict[str, str | None]:
-    import torch.distributed as dist
-
-    return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "backend": dist.get_backend()}
-
-
-def test_a_rank_without_a_claim_sees_no_gpu(cluster, tmp_path):
-    """Whatever its node has."""
-    with stop_requests():  # Ray Train takes SIGINT
-        trainer = TorchTrainer(
-            _look,
-            train_loop_config={},
-            torch_config=OwnInterface(timeout_s=60),
-            scaling_config=ScalingConfig(num_workers=1, use_gpu=False),
-            run_config=RunConfig(name="look", storage_path=str(tmp_path)),
-        )
-        assert trainer.fit().return_value == {"visible": "", "backend": "gloo"}
