@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from cluster.ray_runtime.orphans import EndWithJob
 from cluster.ray_runtime.process_group import OwnInterface
 from cluster.ray_runtime.resources import TrialSize
 from cluster.ray_runtime.worker import train_rank
@@ -70,7 +71,7 @@ def run_training(
         run_config=RunConfig(
             name=name,
             storage_path=options.ray_storage,
-            callbacks=callbacks or [],
+            callbacks=[EndWithJob(), *(callbacks or [])],  # type: ignore[list-item]  # annotated for Tune's own
             failure_config=FailureConfig(max_failures=options.max_failures),
         ),
     )

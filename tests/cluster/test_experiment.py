@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -327,6 +329,40 @@ def test_a_cluster_that_others_hold(cluster, tmp_path):
     finally:
         ray.util.remove_placement_group(others)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "what others and the waiting trials held")
+
+
+ORPHAN = """
+import sys
+
+import ray
+
+from cluster.ray_runtime.access import send_token
+from cluster.ray_runtime.orphans import EndWithJob
+
+
+@ray.remote(num_cpus=0)
+class Orphan:
+    def start_ranks(self):
+        EndWithJob().before_worker_group_start(None)
+        return "started"
+
+
+send_token()
+ray.init(sys.argv[1], namespace="orphans", log_to_driver=False)
+orphan = Orphan.options(name="orphan", lifetime="detached").remote()
+print(ray.get(orphan.start_ranks.remote()))
+"""
+
+
+def test_a_controller_starts_no_ranks_for_a_job_that_has_ended(cluster):
+    """It would ask for resources that nobody gives back; what makes this one outlive its job is that it is detached."""
+    driver = subprocess.run(
+        [sys.executable, "-c", ORPHAN, cluster.address], capture_output=True, text=True, timeout=120
+    )
+    assert driver.stdout == "started\n", driver.stderr
+    orphan = ray.get_actor("orphan", namespace="orphans")
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(orphan.start_ranks.remote(), timeout=60)
 
 
 def test_requests_that_can_never_be_placed(cluster, tmp_path):
