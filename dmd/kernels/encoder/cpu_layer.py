@@ -96,6 +96,7 @@ class Saved(NamedTuple):
     """[h, M, Tq]: see `CpuAttended`."""
     inverse: Tensor
     top: Tensor | None
+    keep_masks: Tensor | None
     normed: Tensor
     """The normalised input, [n, d]."""
     normed_rstd: Tensor
@@ -130,7 +131,8 @@ def cpu_layer(
     Returns:
         like x. Under autocast it is computed in float32 all the same.
     """
-    output = CpuLayer.apply(x, source, attention, dropout, *weights)
+    for_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, source, *weights))
+    output = CpuLayer.apply(x, source, attention, dropout, for_backward, *weights)
     assert isinstance(output, Tensor)
     return output
 
@@ -142,7 +144,8 @@ def even_slices(count: int, at_most: int) -> list[slice]:
 
 
 class CpuLayer(torch.autograd.Function):
-    """The layer, chunk after chunk. Attention weights are not kept, but computed again."""
+    """The layer, chunk after chunk. Attention weights are not kept, but computed again; `CpuAttended` says which of
+    their dropout masks are kept."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
@@ -152,9 +155,14 @@ class CpuLayer(torch.autograd.Function):
         source: Tensor | None,
         attention: AttentionCall,
         dropout: LayerDropout,
+        for_backward: bool,
         *weights: Tensor,
     ) -> Tensor:
-        """See `cpu_layer`; `weights` are the `CpuWeights`."""
+        """See `cpu_layer`; `weights` are the `CpuWeights`.
+
+        Args:
+            for_backward: a backward pass can follow. Here, inside the function, torch does not tell.
+        """
         steps = max(x.shape[2], 0 if source is None else source.shape[2])
         slices = even_slices(x.shape[1], CHUNK_STEPS // steps)
         own = CpuWeights(*weights).by_encoder()
@@ -171,6 +179,7 @@ class CpuLayer(torch.autograd.Function):
                 part,
                 dropout,
                 chunk,
+                for_backward=for_backward,
                 output=output[chunk],
             )
         ctx.save_for_backward(source, *weights, *saved)
@@ -204,7 +213,7 @@ class CpuLayer(torch.autograd.Function):
                 ),
                 hidden_scale=ctx.hidden_scale,
             )
-        return x_grad, source_grad, None, None, *weight_grads
+        return x_grad, source_grad, None, None, None, *weight_grads
 
 
 def chunk_forward(
@@ -215,6 +224,7 @@ def chunk_forward(
     dropout: LayerDropout,
     chunk: Chunk,
     *,
+    for_backward: bool,
     output: Tensor,
 ) -> Saved:
     """The layer of one encoder on b samples.
@@ -223,6 +233,7 @@ def chunk_forward(
         x: [b, Tq, d]; n = b * Tq.
         source: [b, Tk, d]; None: the normalised x.
         w: of the encoder.
+        for_backward: see `BlockAttention.forward`.
         output: [b, Tq, d], is written.
     """
     batch, _, dim = x.shape
@@ -233,7 +244,7 @@ def chunk_forward(
     key_value = torch.addmm(w.key_value_bias.unsqueeze(1), w.key_value_weight, attended_to.t())  # [2d, n]
     width, matrices = dim // attention.heads, attention.heads * batch
     heads = Heads(query.view(width, matrices, -1), key_value.view(2, width, matrices, -1))
-    attended = attention.forward(heads)
+    attended = attention.forward(heads, for_backward=for_backward)
     branch = torch.addmm(w.out_bias, attended.mixed.view(dim, -1).t(), w.out_weight.t())
     attended_factors = _factors(dropout.attended, chunk, branch)
     if attended_factors is not None:
@@ -308,7 +319,7 @@ def chunk_backward(
     grads.out_bias.add_(branch.sum(0))
     heads = attention.backward(
         Heads(saved.query, saved.key_value),
-        CpuAttended(saved.mixed, saved.inverse, saved.top),
+        CpuAttended(saved.mixed, saved.inverse, saved.top, saved.keep_masks),
         mixed.view(saved.mixed.shape),
     )
     query, key_value = heads.query.view(dim, -1), heads.key_value.view(2 * dim, -1)  # [d, n] and [2d, n]

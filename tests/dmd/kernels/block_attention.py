@@ -35,7 +35,7 @@ class _Blocks(torch.autograd.Function):
     ) -> Tensor:
         ctx.heads = Heads(query, torch.stack([key, value]))
         ctx.attention = call.of(encoder, slice(0, batch))
-        ctx.attended = ctx.attention.forward(ctx.heads)
+        ctx.attended = ctx.attention.forward(ctx.heads, for_backward=True)
         return ctx.attended.mixed.clone()
 
     @staticmethod
