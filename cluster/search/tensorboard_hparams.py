@@ -18,7 +18,7 @@ from dmd.config import Config
 from dmd.config.loading import config_to_dict
 from dmd.metrics import METRICS, in_view, loss_title
 from dmd.metrics.table import Metric, kind_of, metrics_of
-from dmd.training.logging.recorder import BEST, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
+from dmd.training.logging.hyperparameters import BEST, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
 
 
 def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Path) -> None:

@@ -69,7 +69,7 @@ class ShardIndex:
         for group in np.unique(groups).tolist():
             values = self._strings.get((group, column), lambda key: self._column(*key))
             chosen = groups == group
-            result[chosen] = values.take(pa.array(rows[chosen] % ROWS_PER_GROUP)).to_pylist()
+            result[chosen] = values.take(_to_arrow(rows[chosen] % ROWS_PER_GROUP)).to_pylist()
         return list(result)
 
     def records(self, split: str, positions: Positions) -> Records:
@@ -160,3 +160,8 @@ class _LruCache:
                 if len(self._entries) > self._limit:
                     self._entries.popitem(last=False)
             return self._entries[key]
+
+
+def _to_arrow(numbers: NDArray[np.int64]) -> pa.Int64Array:
+    """Numbers for Arrow; its own conversion would import pandas, which takes long."""
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])

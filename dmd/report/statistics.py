@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from dmd.metrics import METRICS
 
@@ -47,7 +47,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if count == 1 or not math.isfinite(mean):
         return Summary(count=count, mean=mean, std=math.nan, half_width=math.nan)
     std = statistics.stdev(values)
-    half_width = float(student.ppf((1 + LEVEL) / 2, count - 1)) * std / math.sqrt(count)
+    half_width = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * std / math.sqrt(count)
     return Summary(count=count, mean=mean, std=std, half_width=half_width)
 
 

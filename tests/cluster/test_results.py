@@ -29,7 +29,8 @@ from data_shards.places import to_place
 from dmd.config import Config
 from dmd.config.loading import load_config
 from dmd.metrics import METRICS
-from dmd.training.logging.recorder import BEST, Recorder
+from dmd.training.logging.hyperparameters import BEST
+from dmd.training.logging.recorder import Recorder
 
 
 def test_seed_rows():

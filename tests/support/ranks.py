@@ -42,11 +42,17 @@ PATIENCE = 240
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(
     [
-        "torch._dynamo",
         "launch.trainer.main",
         "launch.trainer.build",
         "dmd.training.logging.logbook",
         "tests.support.ranks",
+        # What a rank imports on its way:
+        "torch._dynamo",
+        "setuptools",
+        "deepspeed.module_inject.auto_ep_layer",
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+        "tensorboard.plugins.hparams.metadata",
+        "matplotlib.pyplot",
     ]
 )
 

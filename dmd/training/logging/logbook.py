@@ -28,7 +28,8 @@ from dmd.metrics import METRICS, in_view, show
 from dmd.metrics.table import kind_of, metrics_of
 from dmd.model.graph import PAIRS
 from dmd.system.system import TrainingSystem
-from dmd.training.logging.recorder import BEST, Recorder
+from dmd.training.logging.hyperparameters import BEST
+from dmd.training.logging.recorder import Recorder
 from dmd.training.logging.tensorboard_figures import sample_features, wants_figures
 from dmd.training.step import EDGES
 

@@ -14,7 +14,6 @@ up from there: no step is missing, none is there twice.
 """
 
 import errno
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -30,16 +29,11 @@ from data_shards.durable import is_same_file, replace_file
 from dmd.checkpoint.standing import LINES
 from dmd.documents import DOCUMENT, encode, finite, read_document
 from dmd.evaluation.evaluate import Evaluation
+from dmd.training.logging.hyperparameters import BEST, DESCRIPTION_SUFFIX, hyperparameters
 from dmd.training.logging.provenance import provenance
 from dmd.training.logging.record_files import cut_lines, draw, open_event_file
 from dmd.training.logging.tensorboard_figures import Features, config_text, figures
 
-Hyperparameter = bool | int | float | str
-"""What TensorBoard takes for one."""
-BEST = "best_valid"
-"""Kind of the numbers of the checkpoint that `dmd evaluate` takes."""
-DESCRIPTION_SUFFIX = ".search"
-"""How the name of an event file ends that describes the hyperparameters of all runs below its directory."""
 _DESCRIPTION_LEVELS = 2
 """How many directories above a run such a file may lie."""
 
@@ -171,22 +165,6 @@ def _described(run: Path) -> bool:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def hyperparameter(value: object) -> Hyperparameter:
-    """A config value as TensorBoard takes it: what is no number nor text is spelled as JSON."""
-    return value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
-
-
-def hyperparameters(config: dict[str, Any], prefix: str = "") -> dict[str, Hyperparameter]:
-    """A nested config as hyperparameters with dotted names."""
-    flat: dict[str, Hyperparameter] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= hyperparameters(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = hyperparameter(value)
-    return flat
 
 
 def _earlier(path: Path) -> dict[str, Any]:
