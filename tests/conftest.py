@@ -30,6 +30,13 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort files; pytest-xdist keeps their order with `--no-loadscope-reorder`, else it goes by numbers of tests."""
+    """Sort files; pytest-xdist keeps their order with `--no-loadscope-reorder`, else it goes by numbers of tests.
+
+    Raises:
+        pytest.UsageError: a test of Ray where `make clusters` does not look for it.
+    """
+    astray = [item.nodeid for item in items if item.get_closest_marker("ray") and "tests/cluster/" not in item.nodeid]
+    if astray:
+        raise pytest.UsageError(f"tests marked `ray` belong into tests/cluster: {', '.join(astray)}")
     order = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONGEST)))
