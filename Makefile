@@ -6,7 +6,7 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 # Where the environment forbids it, every process would compile the project and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint types rows clusters others unit processes packages clean
+.PHONY: demo test quick lint types unit clusters processes packages clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/installed
 	$(BIN)/dmd demo
 
-test: lint types rows
+test: lint types unit
 
 # What needs no process and no package of Debian: for every small change.
 quick: lint types
@@ -30,21 +30,15 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# Tests of Ray run one after the other, since a test may look at all of Ray's processes of the machine. They wait for
-# their processes some of the time: the others run beside them.
-rows: .venv/installed packages
-	@echo "two rows of tests side by side now, some thirteen minutes, each part shown when it ends"
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target clusters others
+# Tests that start processes, hosts or clusters come last, in two rows side by side: each waits for its processes some
+# of the time. Those of Ray run one after the other, since a test may look at all of Ray's processes of the machine.
+unit: .venv/installed packages
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART))"
+	@echo "two rows side by side now, some eleven minutes, each shown when it ends"
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target clusters processes
 
 clusters: .venv/installed packages
 	$(BIN)/pytest -m ray tests/cluster
-
-others:
-	$(MAKE) --no-print-directory unit
-	$(MAKE) --no-print-directory processes
-
-unit: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART))"
 
 processes: .venv/installed packages
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "($(APART)) and not ray"
