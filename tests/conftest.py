@@ -37,6 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     astray = [item.nodeid for item in items if item.get_closest_marker("ray") and "tests/cluster/" not in item.nodeid]
     if astray:
-        raise pytest.UsageError(f"tests marked `ray` belong into tests/cluster: {', '.join(astray)}")
+        raise pytest.UsageError(f"tests marked `ray` belong in tests/cluster: {', '.join(astray)}")
     order = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONGEST)))
