@@ -1,10 +1,9 @@
 """Trainings side by side without a search: a config per name, over seeds, each evaluated once on the test split.
 
-Each is a Ray task that drives one training (`cluster.ray_runtime.trial`); a restart continues what was begun and
+Each is a Ray task that drives one training (`cluster.experiments.drivers`); a restart continues what was begun and
 repeats nothing.
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +12,12 @@ from typing import Any
 import ray
 
 from cluster.experiments.connection import Connection
+from cluster.experiments.drivers import CellRun, drive_cell
 from cluster.ray_runtime.patience import LOOK_SECONDS, Patience
-from cluster.ray_runtime.process_group import hide_gpus
-from cluster.ray_runtime.resources import DRIVER_MEMORY
-from cluster.ray_runtime.trial import TrialOptions, run_training
 from cluster.search.trial_records import or_nan, read_json
-from data_shards.durable import replace_file
 from data_shards.places import Place
 from dmd.config import Config
-from dmd.documents import encode
+from dmd.config.loading import config_to_dict
 
 RESULT = "test.json"
 
@@ -35,6 +31,15 @@ class Cell:
     seed: int
     config: Config
     run: Path
+
+    def to_drive(self) -> CellRun:
+        """What its driver gets."""
+        return CellRun(
+            title=f"{self.name}-{self.seed}",
+            config=config_to_dict(self.config),
+            run=self.run,
+            result=self.run / RESULT,
+        )
 
 
 def make_cells(configs: Mapping[str, Config], seeds: Sequence[int], out: Path) -> list[Cell]:
@@ -73,7 +78,7 @@ def run_cells(cells: Sequence[Cell], connection: Connection, data: Place) -> lis
     while waiting or running:
         while waiting and len(running) < connection.concurrent:
             cell = waiting.pop(0)
-            running[_run_cell.remote(cell, connection.trial, data)] = cell
+            running[drive_cell.remote(cell.to_drive(), connection.trial, data)] = cell
         ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
         patience.look()
         if not ready:
@@ -95,28 +100,3 @@ def _result(cell: Cell, error: str | None) -> dict[str, Any]:
         return {**about, "error": error}
     fused = read_json(cell.run / RESULT)["metrics"]["fused"]
     return {**about, "metrics": {name: or_nan(value) for name, value in fused.items()}}
-
-
-@ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
-def _run_cell(cell: Cell, options: TrialOptions, data: Place) -> str | None:
-    """Train one cell, then evaluate it with the resources of a rank; why the training failed, if it did."""
-    failure = run_training(cell.config, cell.run, options, name=f"train-{cell.name}-{cell.seed}-{uuid.uuid4().hex[:8]}")
-    if failure is None:
-        size = options.size
-        evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
-        result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
-        replace_file(cell.run / RESULT, encode(result, indent=1))
-    return None if failure is None else failure.reason
-
-
-@ray.remote(max_restarts=3, max_task_retries=3)
-class Evaluator:
-    """An actor, so that `cluster.ray_runtime.session.num_ranks` sees whether an evaluation runs or waits."""
-
-    def evaluate(self, run: str, data: Place, on_gpu: bool) -> dict[str, Any]:
-        """Evaluate a run's best checkpoint on the test split."""
-        if not on_gpu:
-            hide_gpus()
-        from dmd.evaluation.trained_run import evaluate_run
-
-        return evaluate_run(Path(run), data=data, split="test")

@@ -12,23 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.train import TrainingFailedError
 from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from cluster.experiments.connection import Connection
+from cluster.experiments.drivers import drive_trial
 from cluster.ray_runtime.patience import Patience
 from cluster.ray_runtime.resources import DRIVER_MEMORY
 from cluster.ray_runtime.session import num_ranks
-from cluster.ray_runtime.trial import Failure, TrialOptions, run_training
 from cluster.request import SearchRequest
 from cluster.search.asha import Asha
 from cluster.search.live_table import LiveTable
 from cluster.search.recorded_search import RecordedSearch
-from cluster.search.space import apply
 from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.config import Config
+from dmd.config.loading import config_to_dict
 
 _END_SECONDS = 60
 """Time that the ranks of a stopped trial have to end before its record is written as it is."""
@@ -77,19 +75,6 @@ class Bookkeeper(tune.Callback):
         self._table.show(list(self._trials.records.values()), record)
 
 
-def drive_trial(trial: dict[str, Any], *, base: Config, options: TrialOptions, runs: str) -> None:
-    """What Tune runs per trial: trains the trial's config in its run directory."""
-    config = apply(base, trial["values"])
-    run = Path(runs) / f"{trial['number']:04d}"
-    name = f"train-trial_id={tune.get_context().get_trial_id()}"
-    try:
-        failure = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
-    except TrainingFailedError as error:
-        failure = Failure(str(error).strip().splitlines()[-1], "failed")
-    if failure is not None:
-        tune.report({"failure": failure.reason, "state": failure.state})
-
-
 def search(
     base: Config, experiment: Path, trials: TrialRecords, request: SearchRequest, connection: Connection
 ) -> None:
@@ -107,7 +92,9 @@ def search(
         print(f"all {len(trials.records)} trials of {experiment} have ended before; none is run again", flush=True)
         return
     table = LiveTable(request.num_trials, base.train.epochs)
-    driver = tune.with_parameters(drive_trial, base=base, options=connection.trial, runs=str(trials.root))
+    driver = tune.with_parameters(
+        drive_trial, base=config_to_dict(base), options=connection.trial, runs=str(trials.root)
+    )
     driver = tune.with_resources(driver, tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}]))
     tune.Tuner(
         driver,

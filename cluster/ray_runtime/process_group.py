@@ -1,26 +1,32 @@
-"""Ray Train's process group, over the network interface that carries the node's own address.
+"""Where the ranks of a trial meet: over the network interface that carries each node's own address.
 
-Left alone, gloo takes the interface that the host's name resolves to, which on many hosts is a loopback: ranks on two
-nodes then wait for each other until they time out. And rank 0's store would listen on every interface: the ranks meet
-at that of `launch.network.rendezvous` instead, on the loopback of one host, on the address of rank 0's node where there
-are several.
+Ray Train calls `RankEnvironment` when it has placed the ranks. Each gets the variables that DeepSpeed's launcher would
+have set, and joins the process group by itself (`launch.trainer.engine.join_process_group`). Ray's `TorchConfig` is not
+used: gloo takes the interface that the host's name resolves to, which on many hosts is a loopback, so that ranks on two
+nodes wait for each other until they time out; and its store listens on every interface.
+
+No torch here: a trial's driver and controller read this module, and only wait.
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
+import ray.train
 import ray.util
 from ray.train._internal.utils import get_address_and_port
-from ray.train.backend import BackendConfig
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.train.backend import Backend, BackendConfig
 
-from launch.network.interfaces import interface_of, take_interface
-from launch.network.rendezvous import LOOPBACK, init_method
+from launch.network.interfaces import LOOPBACK, interface_of, take_interface
+
+
+def hide_gpus() -> None:
+    """Let this process, to which Ray has given no GPU, see none; Ray itself leaves all of the node's in sight."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def choose_interface() -> str:
-    """Name this node's interface to gloo and NCCL, unless the user has; a rank calls it before its process group.
+    """Name this node's interface to gloo and NCCL, unless the user has.
 
     Returns:
         this node's address.
@@ -32,35 +38,43 @@ def choose_interface() -> str:
     return own
 
 
-def hide_gpus() -> None:
-    """Let this process, to which Ray has given no GPU, see none; Ray itself leaves all of the node's in sight."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+def name_ranks(addresses: list[str], port: int) -> None:
+    """Set what DeepSpeed's launcher sets: this rank's numbers, and where rank 0 holds the store.
+
+    Args:
+        addresses: of the node of each rank, rank 0's first.
+        port: a free one of rank 0's node.
+    """
+    context = ray.train.get_context()
+    os.environ |= {
+        "RANK": str(context.get_world_rank()),
+        "WORLD_SIZE": str(context.get_world_size()),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_SIZE": str(context.get_local_world_size()),
+        "CROSS_SIZE": str(len(set(addresses))),
+        "MASTER_ADDR": addresses[0],
+        "MASTER_PORT": str(port),
+    }
 
 
-def meet(backend: str, addresses: list[str], port: int, timeout_s: int) -> None:
-    """Join the process group of the ranks at these addresses; rank 0, the first of them, holds the store."""
-    nodes = len(set(addresses))
-    os.environ |= {"MASTER_ADDR": addresses[0], "MASTER_PORT": str(port), "CROSS_SIZE": str(nodes)}
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    _setup_torch_process_group(backend, rank, ranks, init_method(), timeout_s)
+class _Backend(Backend):
+    share_cuda_visible_devices = True
+    """NCCL reaches the GPUs of other ranks of its node; a rank takes that of its LOCAL_RANK."""
 
-
-class _Backend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        assert isinstance(backend_config, TorchConfig)
-        gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        if not gpus:
+        """On the controller, when the ranks are placed."""
+        if not worker_group.get_resources_per_worker().get("GPU", 0):
             worker_group.execute(hide_gpus)
-        worker_group.execute(_set_torch_distributed_env_vars)
         addresses = worker_group.execute(choose_interface)
         _, port = worker_group.execute_single(0, get_address_and_port)
-        worker_group.execute(meet, "nccl" if gpus else "gloo", addresses, port, backend_config.timeout_s)
+        worker_group.execute(name_ranks, addresses, port)
 
 
-class OwnInterface(TorchConfig):
-    """`TorchConfig` whose ranks talk through the interface of their node's address."""
+@dataclass
+class RankEnvironment(BackendConfig):
+    """What Ray Train prepares on every rank before it trains."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        """What Ray Train starts the process group with."""
+    def backend_cls(self) -> type[Backend]:
+        """What Ray Train calls."""
         return _Backend

@@ -20,7 +20,7 @@ from data_shards.reading.index import ShardIndex
 
 _CHECK_SECONDS = 120
 EVALUATOR = "Evaluator"
-"""The class of the actor that evaluates a training (`cluster.experiments.seed_runs`)."""
+"""The class of the actor that evaluates a training (`cluster.experiments.drivers`)."""
 _SPARED = ("RAY_prestart_worker_first_driver", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
 """What a cluster of this machine does without: a worker per CPU, started before there is work, none of which ever gets
 any, since trials have an environment of their own; and a process per trial that looks out for lost spot nodes."""

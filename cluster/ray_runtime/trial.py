@@ -1,20 +1,17 @@
 """One training on a Ray cluster: ranks placed and watched by Ray Train, restarted together when one is lost."""
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.ray_runtime.orphans import EndWithJob
-from cluster.ray_runtime.process_group import OwnInterface
+from cluster.ray_runtime.process_group import RankEnvironment
 from cluster.ray_runtime.resources import TrialSize
 from cluster.ray_runtime.worker import train_rank
-from dmd.config import Config
-from dmd.config.loading import config_to_dict
 
 _START_SECONDS = 600
 """How long ranks may take to start before Ray Train throws them away and begins anew. Its own limit of 60 is less than
@@ -43,9 +40,13 @@ class Failure:
 
 
 def run_training(
-    config: Config, run: Path, options: TrialOptions, *, name: str, callbacks: list[Any] | None = None
+    config: dict[str, Any], run: Path, options: TrialOptions, *, name: str, callbacks: list[Any] | None = None
 ) -> Failure | None:
     """Train a config in a run directory, or continue what is there; blocks until it ends.
+
+    Args:
+        config: as `dmd.config.config_to_dict` gives it, since a `Config` would bring torch to a process that waits.
+        name: of this training among Ray Train's runs.
 
     Returns:
         None, or why the training cannot go on: what the data cannot take, nodes that differ, a divergence.
@@ -53,21 +54,21 @@ def run_training(
     Raises:
         ray.train.TrainingFailedError: ranks were lost more often than `max_failures`.
     """
-    size, timeout = options.size, config.train.collective_timeout
+    size, timeout = options.size, config["train"]["collective_timeout"]
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(timeout))
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(timeout))
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
     ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
-    trainer = TorchTrainer(
-        train_rank,  # type: ignore[arg-type]  # Ray's annotation leaves out what rank 0 may return
-        train_loop_config={"config": config_to_dict(config), "data": options.data, "run": str(run)},
+    trainer = DataParallelTrainer(
+        train_rank,
+        train_loop_config={"config": config, "data": options.data, "run": str(run)},
         scaling_config=ScalingConfig(
             num_workers=ranks,  # type: ignore[arg-type]  # nor does it know elastic ranks
             use_gpu=size.gpus_per_rank > 0,
             resources_per_worker=size.per_rank,
             placement_strategy="PACK",
         ),
-        torch_config=OwnInterface(timeout_s=math.ceil(timeout)),
+        backend_config=RankEnvironment(),
         run_config=RunConfig(
             name=name,
             storage_path=options.ray_storage,

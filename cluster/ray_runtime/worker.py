@@ -1,17 +1,19 @@
 """What Ray Train runs on every rank of a trial: the same training as the launcher's, reporting after each epoch.
 
-Ray has started the process group and set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*; DeepSpeed finds it initialised. The
-truth for a resume is RUN/checkpoints on the shared storage, never what Ray remembers: after a restart every rank
-looks there for the newest whole checkpoint.
+Ray Train has prepared the rank's environment (`cluster.ray_runtime.process_group`). The truth for a resume is
+RUN/checkpoints on the shared storage, never what Ray remembers: after a restart every rank looks there for the newest
+whole checkpoint.
+
+A trial's driver and controller read this module, too, and only wait: torch and what needs it are imported on a rank.
 """
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
 from ray.util.metrics import Gauge
 
 from dmd.distributed.errors import Diverged
@@ -33,16 +35,16 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         RuntimeError: a rank is gone: Ray starts all ranks again.
         ValueError: a damaged shard, which one rank alone may see; or a later attempt has taken the run directory over.
     """
-    _complete_environment()
+    _choose_accelerator()
     from dmd.config.loading import config_from_dict
     from launch.trainer.build import make_training
     from launch.trainer.determinism import make_deterministic
-    from launch.trainer.engine import join_process_group
+    from launch.trainer.engine import join_process_group, leave_process_group
 
     config, run = config_from_dict(settings["config"]), Path(settings["run"])
     if config.train.deterministic:
         make_deterministic(os.environ)
-    device = join_process_group()
+    device = join_process_group(timedelta(seconds=config.train.collective_timeout))
     is_main_rank = ray.train.get_context().get_world_rank() == 0
     on_epoch = exporting(run) if is_main_rank else report
     try:
@@ -53,6 +55,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         training.run()
     except Diverged as error:
         return {"failure": str(error), "state": "diverged"}
+    leave_process_group()
     return {"failure": None}
 
 
@@ -85,8 +88,9 @@ def report(epoch: EpochReport) -> None:
     )
 
 
-def _complete_environment() -> None:
-    """What DeepSpeed reads and Ray does not set. Where Ray gave this rank no GPU it sees none (`hide_gpus`)."""
-    os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
+def _choose_accelerator() -> None:
+    """Tell DeepSpeed, which would look for itself, that this is a CPU where Ray gave this rank no GPU (`hide_gpus`)."""
+    import torch
+
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

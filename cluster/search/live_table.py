@@ -5,8 +5,8 @@ import shutil
 import sys
 import time
 
-from cluster.search.space import Values
 from cluster.search.trial_records import TrialRecord
+from cluster.search.values import Values
 
 _SHOWN = 20
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
+from cluster.search.values import Values, with_values
 from dmd.config import Config
 from dmd.config.loading import all_keys, config_from_dict, config_to_dict, nearest, parse_yaml
 
-Values = dict[str, Any]
 Draw = Callable[["Parameter"], Any]
 KINDS = ("uniform", "loguniform", "int", "choice")
 FIXED = {
@@ -166,11 +166,7 @@ def apply(base: Config, values: Values) -> Config:
     Raises:
         ValueError: a combination that the config tree rejects.
     """
-    tree = config_to_dict(base)
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        tree[section][name] = value
-    return config_from_dict(tree)
+    return config_from_dict(with_values(config_to_dict(base), values))
 
 
 def _parameter(key: str, entry: Any, before: Mapping[str, Parameter]) -> Parameter:

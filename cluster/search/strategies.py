@@ -8,8 +8,9 @@ import math
 from itertools import islice
 from typing import Any, Literal, Protocol
 
-from cluster.search.space import Parameter, Space, Values
+from cluster.search.space import Parameter, Space
 from cluster.search.trial_records import DONE, TrialRecord
+from cluster.search.values import Values
 
 Method = Literal["random", "grid", "tpe"]
 _LARGEST_GRID = 10_000

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cluster.search.space import Values
+from cluster.search.values import Values
 from data_shards.durable import replace_file
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.standing import LINES, standing

@@ -5,6 +5,7 @@ from collections.abc import Mapping, MutableMapping
 
 import psutil
 
+LOOPBACK = "127.0.0.1"
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
 """Environment variables that name the interface of gloo and NCCL."""
@@ -54,5 +55,5 @@ def choose_interfaces(environment: MutableMapping[str, str]) -> None:
     address = environment.get("MASTER_ADDR")
     if address is None:
         return
-    name, _ = interface_to("127.0.0.1" if is_one_host(environment) else address)
+    name, _ = interface_to(LOOPBACK if is_one_host(environment) else address)
     take_interface(environment, name, between_hosts=not is_one_host(environment))

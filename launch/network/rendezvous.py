@@ -16,10 +16,9 @@ import psutil
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import register_rendezvous_handler
 
-from launch.network.interfaces import GLOO_INTERFACE, interface_to, is_one_host
+from launch.network.interfaces import GLOO_INTERFACE, LOOPBACK, interface_to, is_one_host
 
 SCHEME = "dmd"
-LOOPBACK = "127.0.0.1"
 _DEFAULT_TIMEOUT = timedelta(minutes=30)
 _LOOPBACKS = ("127.", "::1")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.ray_runtime.process_group import OwnInterface
+from cluster.ray_runtime.process_group import RankEnvironment
 from cluster.ray_runtime.session import cluster
 from cluster.ray_runtime.stopping import stop_requests
 
@@ -17,16 +17,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 def _look(settings: dict[str, Any]) -> dict[str, str | None]:
     import torch.distributed as dist
 
+    from launch.trainer.engine import join_process_group
+
+    join_process_group()
     return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "backend": dist.get_backend()}
 
 
 def test_a_rank_without_a_claim_sees_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # Ray leaves it to a process without a claim
     with stop_requests() as stop, cluster(None, stop, cpus=2):
-        trainer = TorchTrainer(
+        trainer = DataParallelTrainer(
             _look,
             train_loop_config={},
-            torch_config=OwnInterface(timeout_s=60),
+            backend_config=RankEnvironment(),
             scaling_config=ScalingConfig(num_workers=1, use_gpu=False),
             run_config=RunConfig(name="look", storage_path=str(tmp_path)),
         )
