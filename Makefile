@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 APART := multiproc or ray or hosts
+PARALLEL := $(BIN)/pytest --dist loadfile --no-loadscope-reorder --numprocesses
+PROCESSES := $(PARALLEL) 2 -m "($(APART)) and not ray"
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 # Where the environment forbids it, every process would compile the project and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint types unit clusters processes packages clean
+.PHONY: demo test quick lint types unit clusters others processes packages clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
@@ -21,7 +23,7 @@ test: lint types unit
 
 # What needs no process and no package of Debian: for every small change.
 quick: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART) or slow)"
+	OMP_NUM_THREADS=1 $(PARALLEL) auto -m "not ($(APART) or slow)"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -30,18 +32,21 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# Tests that start processes, hosts or clusters come last, in two rows side by side: each waits for its processes some
-# of the time. Those of Ray run one after the other, since a test may look at all of Ray's processes of the machine.
+# Tests of Ray run one after the other, since a test may look at all of Ray's processes of the machine; beside them all
+# others, those that start processes or hosts last. Each of the two rows waits for its processes some of the time.
 unit: .venv/installed packages
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not ($(APART))"
-	@echo "two rows side by side now, some eleven minutes, each shown when it ends"
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target clusters processes
+	@echo "the tests now, some thirteen minutes; each kind is shown when it has ended"
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=line clusters others
 
 clusters: .venv/installed packages
 	$(BIN)/pytest -m ray tests/cluster
 
+others: .venv/installed packages
+	OMP_NUM_THREADS=1 $(PARALLEL) auto -m "not ($(APART))"
+	$(PROCESSES)
+
 processes: .venv/installed packages
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "($(APART)) and not ray"
+	$(PROCESSES)
 
 # Tests over several hosts need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
 packages:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.ray_runtime.orphans import EndWithJob
@@ -39,6 +41,15 @@ class Failure:
     state: Literal["diverged", "failed"]
 
 
+class Trainer(DataParallelTrainer):
+    """Ray Train without the process that it starts, per trial, to divide Ray's own data sets: there are none."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        return [
+            callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)
+        ]
+
+
 def run_training(
     config: dict[str, Any], run: Path, options: TrialOptions, *, name: str, callbacks: list[Any] | None = None
 ) -> Failure | None:
@@ -59,7 +70,7 @@ def run_training(
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(timeout))
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
     ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
-    trainer = DataParallelTrainer(
+    trainer = Trainer(
         train_rank,
         train_loop_config={"config": config, "data": options.data, "run": str(run)},
         scaling_config=ScalingConfig(

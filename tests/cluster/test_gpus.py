@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from ray.train import RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.ray_runtime.process_group import RankEnvironment
 from cluster.ray_runtime.session import cluster
 from cluster.ray_runtime.stopping import stop_requests
+from cluster.ray_runtime.trial import Trainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
@@ -26,7 +26,7 @@ def _look(settings: dict[str, Any]) -> dict[str, str | None]:
 def test_a_rank_without_a_claim_sees_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # Ray leaves it to a process without a claim
     with stop_requests() as stop, cluster(None, stop, cpus=2):
-        trainer = DataParallelTrainer(
+        trainer = Trainer(
             _look,
             train_loop_config={},
             backend_config=RankEnvironment(),
