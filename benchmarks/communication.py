@@ -25,6 +25,7 @@ from benchmarks.cluster_scaling import StepModel
 from benchmarks.communication_rank import REDUCTIONS
 from benchmarks.tables import commit, processor, write_rows
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from tests.support.hosts import hosts
 
 BASE, SEVERAL = "fp32, one bucket", "fp32, 25 MB"
@@ -36,20 +37,16 @@ Step = dict[str, Any]
 
 def measure(megabits: list[int], rounds: list[int], samples: int) -> tuple[list[Step], dict[str, Any]]:
     """Rank 0's steps, and the sizes of the gradient and its buckets."""
-    port = str(free_port())
+    port = free_port()
     arguments = ["--megabits", *map(str, megabits), "--rounds", *map(str, rounds), "--samples", str(samples)]
     with hosts(2) as pair:
         ranks = []
         for rank, host in enumerate(pair):
             environment = {
                 **os.environ,
-                "RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "CROSS_SIZE": "2",
-                "LOCAL_RANK": "0",
-                "LOCAL_SIZE": "1",
-                "MASTER_ADDR": pair[0].address,
-                "MASTER_PORT": port,
+                **rank_environment(
+                    rank=rank, ranks=2, local_rank=0, local_ranks=1, hosts=2, address=pair[0].address, port=port
+                ),
                 "GLOO_SOCKET_IFNAME": host.interface,
                 "OMP_NUM_THREADS": "1",
                 "DS_ACCELERATOR": "cpu",

@@ -31,6 +31,7 @@ from dmd.data.loader import training_steps
 from dmd.distributed.sharing import join_sharing
 from dmd.training.step import make_plan, train_step
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine, join_process_group
 
@@ -73,11 +74,11 @@ def run_rank(shards: Path, preset: str, gradient: Path) -> None:
 
 def measure(shards: Path, preset: str, ranks: int, gradient: Path) -> dict[str, float]:
     """What rank 0 of several printed."""
-    common = {"WORLD_SIZE": ranks, "LOCAL_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    port = free_port()
     processes = [
         start(
             *("benchmarks.sharing", shards, "--preset", preset, "--gradient", gradient),
-            **{name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()},
+            **rank_environment(rank=rank, ranks=ranks, port=port),
             OMP_NUM_THREADS="1",
             DS_ACCELERATOR="cpu",
         )

@@ -30,6 +30,7 @@ from dmd.checkpoint.format import MODEL, newest_whole
 from dmd.cli import main as dmd
 from dmd.config import TrainConfig
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("model.dim=8", "model.heads=2", "model.levels=1", "train.ghost_batch_size=4", "train.ghost_batches_per_step=2")
@@ -118,14 +119,7 @@ class Trainings:
             command = [sys.executable, "-m", "dmd.cli", "train", "--ranks", "1", *arguments]
         else:
             command = [sys.executable, str(ROOT / "launch" / "train.py"), *arguments]
-            environment |= {
-                "RANK": "0",
-                "LOCAL_RANK": "0",
-                "WORLD_SIZE": "1",
-                "LOCAL_SIZE": "1",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(free_port()),
-            }
+            environment |= rank_environment(rank=0, ranks=1, port=free_port())
         with (self.results / f"training-{run.name}.txt").open("a") as log:
             try:
                 done = subprocess.run(command, env=environment, cwd=ROOT, stdout=log, stderr=log, timeout=LIMIT)

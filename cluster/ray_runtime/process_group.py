@@ -18,6 +18,7 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
 from launch.network.interfaces import LOOPBACK, interface_of, take_interface
+from launch.network.rank_environment import rank_environment
 
 
 def hide_gpus() -> None:
@@ -46,15 +47,15 @@ def name_ranks(addresses: list[str], port: int) -> None:
         port: a free one of rank 0's node.
     """
     context = ray.train.get_context()
-    os.environ |= {
-        "RANK": str(context.get_world_rank()),
-        "WORLD_SIZE": str(context.get_world_size()),
-        "LOCAL_RANK": str(context.get_local_rank()),
-        "LOCAL_SIZE": str(context.get_local_world_size()),
-        "CROSS_SIZE": str(len(set(addresses))),
-        "MASTER_ADDR": addresses[0],
-        "MASTER_PORT": str(port),
-    }
+    os.environ |= rank_environment(
+        rank=context.get_world_rank(),
+        ranks=context.get_world_size(),
+        local_rank=context.get_local_rank(),
+        local_ranks=context.get_local_world_size(),
+        hosts=len(set(addresses)),
+        address=addresses[0],
+        port=port,
+    )
 
 
 class _Backend(Backend):

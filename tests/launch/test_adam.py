@@ -15,6 +15,7 @@ from dmd.config.loading import load_config
 from dmd.system.system import TrainingSystem
 from dmd.training.loop import Training
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.trainer.adam import make_adam, without_architectures
 from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine, join_process_group
@@ -119,17 +120,9 @@ def _train_with(argv: tuple[str, str, tuple[str, ...]], environment: dict[str, s
 
 def finish_fused(shards: Path, run: Path, *overrides: str, ranks: int = 2) -> None:
     """As `finish`, with torch's fused Adam."""
-    port, processes = str(free_port()), []
+    port, processes = free_port(), []
     for rank in range(ranks):
-        environment = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = rank_environment(rank=rank, ranks=ranks, port=port) | {"OMP_NUM_THREADS": "1"}
         argv = (str(shards), str(run), overrides)
         processes.append(forks.Process(target=_train_with, args=(argv, environment)))
     for process in processes:

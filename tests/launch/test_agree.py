@@ -14,6 +14,7 @@ import pytest
 from data_shards.commands import shard
 from data_shards.reading.index import ShardIndex
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.trainer.agree import CODE, RUN, Report, explain
 from tests.support.ranks import PATIENCE, TINY, Ended, errors, finish, train
 
@@ -114,16 +115,11 @@ def test_a_run_directory_that_cannot_be_made_is_the_storage_on_every_rank(shards
 
 def two_trees(shards: Path, run: Path, trees: Sequence[Path], extra: Sequence[Path]) -> list[tuple[int, str]]:
     """One rank from each source tree, with a directory of further packages before it; exit code and output of each."""
-    port, ranks = str(free_port()), []
+    port, ranks = free_port(), []
     for rank, tree in enumerate(trees):
         environment = {
             **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "2",
-            "LOCAL_SIZE": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
+            **rank_environment(rank=rank, ranks=2, local_rank=0, local_ranks=1, port=port),
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{extra[rank]}:{tree}",
         }

@@ -23,6 +23,7 @@ from dmd.exit_codes import severity
 from dmd.testing.fault_points import fault_point
 from dmd.training.outcome import Outcome
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.starting.ending_collectors import MemoryCollector
 from launch.starting.launcher import Launcher
 from launch.starting.rank_processes import LocalRanks
@@ -79,16 +80,11 @@ def _rank(environment: dict[str, str], log: str, met: Barrier) -> None:
 
 def end(folder: Path, ranks: int, fault: str) -> tuple[list[int | None], dict[int, Ending], str]:
     """Exit codes and endings of ranks that a fault ends, and what they printed."""
-    log, port, collector, processes = tempfile.mkstemp(dir=folder)[1], str(free_port()), MemoryCollector(), []
+    log, port, collector, processes = tempfile.mkstemp(dir=folder)[1], free_port(), MemoryCollector(), []
     met = forks.Barrier(ranks)
     for rank in range(ranks):
         environment = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
+            **rank_environment(rank=rank, ranks=ranks, port=port),
             "GLOO_SOCKET_IFNAME": "lo",
             "DMD_FAULT": fault,
             REPORTS: collector.address,

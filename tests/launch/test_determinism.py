@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.network.rank_environment import rank_environment
 from launch.starting.environment import forwarded
 from tests.support.ranks import TINY, assert_bitwise, finish
 
@@ -56,11 +57,7 @@ def rank(shards: Path, run: Path, *overrides: str, **env: str) -> dict[str, dict
     arguments = ["--data", str(shards), "--run", str(run), *TINY, "train.max_steps=1", *overrides]
     environment = {
         **{name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"},
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
+        **rank_environment(rank=0, ranks=1, port=0),
         **env,
     }
     command = [sys.executable, "-c", SWITCHES + RANK, *arguments]

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from dmd.config import Config, TrainConfig
 from dmd.distributed.errors import Diverged, OnEveryRank, StorageFailed
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.supervision.channels import Channels
 from launch.supervision.failures import ending_of
 from launch.supervision.lost import lost_peers, nccl_abort_reason
@@ -114,17 +115,10 @@ def _end(environment: dict[str, str], log: str, hands_over: bool, last_words: st
 
 def end(folder: Path, *arguments: object) -> tuple[list[int | None], str]:
     """The exit codes of both ranks and what they printed."""
-    log, port = tempfile.mkstemp(dir=folder)[1], str(free_port())
+    log, port = tempfile.mkstemp(dir=folder)[1], free_port()
     processes = []
-    for rank in ("0", "1"):
-        environment = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": "2",
-            "LOCAL_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
+    for rank in range(2):
+        environment = rank_environment(rank=rank, ranks=2, port=port)
         processes.append(forks.Process(target=_end, args=(environment, log, *arguments)))
     for process in processes:
         process.start()

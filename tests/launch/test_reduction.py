@@ -17,6 +17,7 @@ from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
 from dmd.training.step import train_step
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.trainer.build import build_system
 from launch.trainer.deepspeed_config import deepspeed_config
 from launch.trainer.engine import DeepSpeedEngine, join_process_group
@@ -44,10 +45,9 @@ def _rank(work: Rank, environment: dict[str, str], folder: Path) -> None:
 
 def on_ranks(work: Rank, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
     """What `work(rank, folder)` gives on each of so many real ranks over gloo."""
-    port, processes = str(free_port()), []
+    port, processes = free_port(), []
     for rank in range(ranks):
-        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = rank_environment(rank=rank, ranks=ranks, port=port)
         processes.append(forks.Process(target=_rank, args=(work, environment, folder)))
     for process in processes:
         process.start()

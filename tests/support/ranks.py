@@ -20,6 +20,7 @@ import torch
 
 from dmd.checkpoint.format import Snapshot, newest_whole, read_checkpoint
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.supervision.supervise import supervise
 from launch.trainer.main import main
 
@@ -92,16 +93,11 @@ class Session:
         folder = run.parent.parent if run.parent.is_mount() else run.parent  # not on a disk that a test fills
         self.log = tempfile.mkstemp(prefix="dmd-test-", suffix=".log", dir=folder)[1]
         argv = ["--data", str(shards), "--run", str(run), "--resume", resume, *TINY, *overrides]
-        port = str(free_port())
+        port = free_port()
         self.processes = []
         for rank in range(ranks):
             environment = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "LOCAL_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
+                **rank_environment(rank=rank, ranks=ranks, port=port),
                 "OMP_NUM_THREADS": "1",
                 **env,
             }

@@ -11,6 +11,7 @@ from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.writer import write_checkpoint
 from dmd.config.loading import load_config
 from launch.network.ports import free_port
+from launch.network.rank_environment import rank_environment
 from launch.trainer.build import make_training
 from launch.trainer.engine import join_process_group
 from tests.support.commands import command
@@ -30,15 +31,7 @@ def _train(shards: str, runs: dict[str, list[str]], environment: dict[str, str],
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.clear()
-    os.environ.update(
-        environment,
-        RANK="0",
-        LOCAL_RANK="0",
-        WORLD_SIZE="1",
-        LOCAL_SIZE="1",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(free_port()),
-    )
+    os.environ.update(environment | rank_environment(rank=0, ranks=1, port=free_port()))
     torch.set_num_threads(1)
     device = join_process_group()
     for run, overrides in runs.items():
