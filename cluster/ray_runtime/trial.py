@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.ray_runtime.orphans import EndWithJob
