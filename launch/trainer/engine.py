@@ -9,7 +9,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from deepspeed.utils import safe_set_full_optimizer_state
 from torch import Tensor
 
 from dmd.config import Config
@@ -20,6 +20,7 @@ from launch.network.rendezvous import init_method
 from launch.trainer.adam import make_adam
 from launch.trainer.deepspeed_config import PRECISIONS, bucket_bytes, deepspeed_config
 from launch.trainer.reduction import GradientReduction
+from launch.trainer.zero_state import gather_moment
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -159,14 +160,17 @@ class DeepSpeedEngine:
         state = {"step": torch.stack(steps).max().cpu()}
         if self._zero_stage > 0:
             self._link_partitions()
-        for name, parameter in self._parameters.items():
-            for key in STATE_KEYS:
-                if self._zero_stage > 0:
-                    value = safe_get_full_optimizer_state(parameter, key)
-                else:
-                    value = self.optimizer.state[parameter][key]
-                state[f"{key}/{name}"] = value.detach().to("cpu", copy=True)
+        for key in STATE_KEYS:
+            moments = zip(self._parameters, self._moments(key), strict=True)
+            state |= {f"{key}/{name}": moment for name, moment in moments}
         return state
+
+    def _moments(self, key: str) -> list[Tensor]:
+        """A moment of each trained parameter, as copies on the CPU."""
+        parameters = list(self._parameters.values())
+        if self._zero_stage > 0:
+            return gather_moment(parameters, key)
+        return [self.optimizer.state[parameter][key].detach().to("cpu", copy=True) for parameter in parameters]
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
         """Take over `optimizer_state`, written at any stage and number of ranks."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from dmd.config import Config, TrainConfig
@@ -23,6 +24,7 @@ from launch.trainer.deepspeed_config import deepspeed_config
 from launch.trainer.engine import DeepSpeedEngine, join_process_group
 from launch.trainer.preflight import open_shards, plan_training
 from launch.trainer.reduction import GradientReduction, divided
+from launch.trainer.zero_state import gather_moment
 from tests.support.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last, losses, train
 
 KILLED, LOST = 137, 69
@@ -208,6 +210,38 @@ def test_a_step_reduces_its_gradient_once_and_its_terms_with_the_decision(shards
     for found in on_ranks(_collectives, tmp_path):
         assert found["counts"] == {"c10d::allreduce_": 2}
         assert found["raised"] == [False, True, True], "one rank's flag is everyone's"
+
+
+def _gathered(rank: int, folder: Path) -> dict[str, Any]:
+    """Moments after a step at ZeRO 1, gathered in small buffers, at once, and by DeepSpeed, and the collectives."""
+    config = load_config(None, [*TINY, "train.zero_stage=1"])
+    reader = open_shards(folder / "shards", config)
+    plan = plan_training(config, reader, folder / "run", 2)
+    system, _ = build_system(config, reader.index.info, torch.device("cpu"))
+    engine = DeepSpeedEngine(system, config, plan, torch.device("cpu"))
+    passes = next(iter(training_steps(reader, plan, config.data, seed=0, rank=rank, epoch=0)))
+    train_step(engine, passes, config, plan, step=0, step_in_epoch=0, flags=lambda: (False, False, False))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        state = engine.optimizer_state()
+    parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
+    return {
+        "counts": {event.key: event.count for event in profile.key_averages() if event.key.startswith("c10d::")},
+        "state": [moment for name, moment in state.items() if name.startswith("exp_avg/")],
+        "small": gather_moment(parameters, "exp_avg", capacity=100),
+        "by_deepspeed": [safe_get_full_optimizer_state(parameter, "exp_avg") for parameter in parameters],
+    }
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+def test_a_checkpoint_at_zero_gathers_each_moment_at_once(shards, tmp_path):
+    (tmp_path / "shards").symlink_to(shards)
+    for found in on_ranks(_gathered, tmp_path):
+        assert found["counts"] == {"c10d::allreduce_": 2}
+        assert any(moment.any() for moment in found["state"])
+        for at_once, small, its in zip(found["state"], found["small"], found["by_deepspeed"], strict=True):
+            assert torch.equal(at_once, its)
+            assert torch.equal(small, its)
 
 
 @pytest.mark.multiproc
