@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 APART := multiproc or ray or hosts
 PARALLEL := $(BIN)/pytest --dist loadfile --no-loadscope-reorder --numprocesses
-PROCESSES := $(PARALLEL) 2 -m "($(APART)) and not ray"
+PROCESSES := $(PARALLEL) 3 -m "($(APART)) and not ray"
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 # Where the environment forbids it, every process would compile the project and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE

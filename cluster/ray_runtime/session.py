@@ -65,7 +65,7 @@ def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -
     environment = {"worker_process_setup_hook": name_the_cluster}
     if address is None:
         make_token()
-        # A trial is some eight processes, most of which only wait; Ray warns of that, by this number, in the table.
+        # A trial is some seven processes, most of which only wait; Ray warns of that, by this number, in the table.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
         for name in _SPARED:
             os.environ.setdefault(name, "0")
