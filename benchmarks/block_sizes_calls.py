@@ -31,6 +31,8 @@ from dmd.model.transformer import TransformerStack
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 RATE = 0.2
 """Of the attention's dropout."""
+REPLAY_MILLISECONDS = 5
+"""Of a graph of calls, which is replayed ten times: 171 candidates share half a minute."""
 TINY_STEPS, TINY_SAMPLES = 17, 1
 CALLS = {
     "mlp_weights": "weight_gradients",
@@ -248,7 +250,7 @@ def seconds(calls: Calls, kernel: str, sizes: Mapping[str, int], device: torch.d
     """Of a warm call on the device; on a CPU of one interpreted call, for nothing but a dry run."""
     run = calls.prepared(kernel, sizes)
     if device.type == "cuda":
-        return replayed(run) / 1e6
+        return replayed(run, milliseconds=REPLAY_MILLISECONDS) / 1e6
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
