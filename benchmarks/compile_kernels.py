@@ -17,7 +17,7 @@ from typing import Any
 
 import triton
 
-from benchmarks.offline_driver import SHARED_LIMIT, Kernel, OfflineDriver, offline  # before a kernel is defined
+from benchmarks.offline_driver import Kernel, OfflineDriver, offline  # before a kernel is defined
 
 # isort: split
 import torch
@@ -26,6 +26,7 @@ from benchmarks.step_sides import LENGTHS, SIZE, STEP, shapes
 from benchmarks.tables import write_rows
 from dmd.config.loading import load_config
 from dmd.kernels.backend import float32_products
+from dmd.kernels.common.cards import SHARED_MEMORY
 from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective
@@ -175,14 +176,14 @@ def merge(path: Path | None, rows: list[dict[str, Any]], keys: tuple[str, ...]) 
 def main() -> None:
     """Compile cases for cards and write the CSVs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archs", nargs="+", type=int, choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
+    parser.add_argument("--archs", nargs="+", type=int, choices=SHARED_MEMORY, default=list(SHARED_MEMORY))
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--out", type=Path, help="CSV of a row per card, case and precision")
     parser.add_argument("--details", type=Path, help="CSV of a row per variant of mosi-aligned")
     options = parser.parse_args()
     for arch in options.archs:
-        limit = SHARED_LIMIT[arch]
+        limit = SHARED_MEMORY[arch]
         with offline(arch, cached=False) as driver:
             for name in options.cases:
                 for precision in options.precisions:

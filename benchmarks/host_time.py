@@ -15,6 +15,7 @@ import pstats
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,21 +78,30 @@ class Clock:
         self.launches += 1
 
 
-def make_system(preset: str) -> tuple[TrainingSystem, Any, Any]:
-    """A preset's system with Triton kernels in bf16, its config and a batch of a step."""
-    config = load_config(preset, ["train.kernels=plain", f"train.ghost_batch_size={SAMPLES}"])
+def make_system(
+    preset: str, overrides: Sequence[str] = (), device: torch.device | None = None
+) -> tuple[TrainingSystem, Any, Any]:
+    """A preset's system with Triton kernels in bf16, its config and a batch of a step.
+
+    Args:
+        device: None: the CPU, where a driver must stand for a card's.
+    """
+    kernels = "plain" if device is None else "fused"
+    settings = [f"train.kernels={kernels}", f"train.ghost_batch_size={SAMPLES}", *overrides]
+    config = load_config(preset, settings)
     names = ("text", "audio", "vision")
     info = SimpleNamespace(
         dims=dict.fromkeys(names, FEATURES), lengths=dict.fromkeys(names, FRAMES), text_kind="features", vocab_size=0
     )
     torch.manual_seed(0)
-    system: Any = TrainingSystem(config, info, None, torch.device("cpu"))  # type: ignore[arg-type]
-    system.execution = Execution(backend=TRITON, reason="measured", precision="bf16")
-    system.dmd.use(TRITON)
-    system.objective.use(TRITON)
-    system.keys = system.fresh_keys()
+    system: Any = TrainingSystem(config, info, None, device or torch.device("cpu"))  # type: ignore[arg-type]
+    if device is None:
+        system.execution = Execution(backend=TRITON, reason="measured", precision="bf16")
+        system.dmd.use(TRITON)
+        system.objective.use(TRITON)
+        system.keys = system.fresh_keys()
     batch = random_batch(info, STEP, SAMPLES)  # type: ignore[arg-type]
-    return system, config, batch
+    return system.to(device or torch.device("cpu")), config, batch
 
 
 def main() -> None:

@@ -177,12 +177,12 @@ def measure(work: Work, device: torch.device, ceilings: tuple[float, float] | No
     return rows
 
 
-def replayed(run: Callable[[], object]) -> float:
-    """Microseconds of a call on the device, from replays of a CUDA graph."""
+def replayed(run: Callable[[], object], *, milliseconds: int = 20) -> float:
+    """Microseconds of a call on the device, the median of replays of a CUDA graph of about so many milliseconds."""
     from triton.testing import do_bench_cudagraph
 
     torch.cuda.synchronize()  # what it reads was made on another stream
-    return 1e3 * float(do_bench_cudagraph(run, rep=20, return_mode="median"))
+    return 1e3 * float(do_bench_cudagraph(run, rep=milliseconds, return_mode="median"))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Reading, starting, resuming and writing: shards against a WebDataset pipeline and against all data in memory.
 
     python -m benchmarks.loader OUT.csv [--folder DIR] [--samples 2048] [--rounds 7] [--largest 100000000]
+    python -m benchmarks.loader OUT.csv --busy    on a busy machine: reading alone, without workers, in CPU seconds
 
 Sides of a comparison alternate in one process, so that a busy machine slows all of them; medians of the rounds, after
 a first round that nobody counts, and the median of the rounds' ratios. Memory is measured in a process of its own.
@@ -58,15 +59,17 @@ class Row:
     goal: object = ""
 
 
-def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    sides: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each side in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
-            begin = time.perf_counter()
+            begin = clock()
             run()
             if number:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return seconds
 
 
@@ -96,6 +99,20 @@ def reading(folder: Path, samples: int, rounds: int) -> list[Row]:
         over = ratio(seconds["in memory"], seconds["ours"])
         value = round(samples / statistics.median(seconds["in memory"]))
         rows.append(Row("reading", case, "in memory", value, "samples/s", over, ""))
+    return rows
+
+
+def reading_cpu(folder: Path, samples: int, rounds: int) -> list[Row]:
+    """Samples per CPU second of this process, whose threads read: ours and WebDataset's pipeline."""
+    rows = []
+    for shape in SHAPES:
+        root = prepare(folder, shape, samples)
+        sides = {"ours": ours(root, 0), "WebDataset": webdataset(root, 0)}
+        seconds = alternate(sides, rounds, time.process_time)
+        for side, times in seconds.items():
+            value = round(samples / statistics.median(times))
+            over = ratio(times, seconds["ours"]) if side != "ours" else ""
+            rows.append(Row("reading", f"{shape}, 0 workers", side, value, "samples per CPU second", over))
     return rows
 
 
@@ -190,6 +207,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--largest", type=int, default=10**8)
+    parser.add_argument("--busy", action="store_true", help="the machine has other work: CPU seconds, reading alone")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--scale", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -203,13 +221,15 @@ def main() -> None:
         return
     arguments = ["--folder", str(options.folder)]
     rows: list[Row] = []
-    for part in (
+    by_cpu = (partial(reading_cpu, options.folder, options.samples, options.rounds),)
+    by_wall = (
         partial(reading, options.folder, options.samples, options.rounds),
         partial(memory, options.samples, arguments),
         partial(starting, options.folder, options.largest, arguments),
         partial(resuming, options.folder, options.samples, options.rounds),
         partial(writing, options.samples // 4, options.rounds),
-    ):
+    )
+    for part in by_cpu if options.busy else by_wall:
         found = part()
         rows += found
         for row in found:

@@ -26,9 +26,8 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver as active_driver
 
-KIB = 1024
-SHARED_LIMIT = {80: 163 * KIB, 86: 99 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 99 * KIB}
-"""Shared memory of a block, by compute capability (CUDA C++ Programming Guide, compute capabilities)."""
+from dmd.kernels.common.cards import SHARED_MEMORY
+
 MOST_THREADS = 1024
 
 
@@ -176,7 +175,7 @@ def offline(
         cached: take from Triton's cache on disk what it has; registers and spills are then unknown.
         noting: keep what is compiled and launched; standard output is ptxas's then.
     """
-    limit = SHARED_LIMIT[capability] if limit is None else limit
+    limit = SHARED_MEMORY[capability] if limit is None else limit
     driver = OfflineDriver(capability, limit, on_launch=on_launch, noting=noting)
     before = active_driver._active
     with knobs.compilation.scope(), knobs.nvidia.scope():

@@ -9,10 +9,10 @@ from typing import Any
 from dmd.training.logging.provenance import git_commit
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows, all with the columns of the first."""
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write rows, all with the given columns, or those of the first."""
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0].keys())
+        writer = csv.DictWriter(stream, columns or list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 

@@ -5,8 +5,9 @@ Compilation took most of the first visit.
     python -m benchmarks.visit_cache TRITON_WHEEL --arch 90 --out .whl/triton_cache.tar.xz
 
 TRITON_WHEEL is the wheel that the GPU machine's Python has (`pip download --python-version 3.12 ... triton==3.6.0`).
-Compiled are training steps of the presets and what the tests marked `gpu` launch; some ten minutes on two cores. With
-1553 carried kernels, three trainings on an H100 compiled 34 more.
+Compiled are training steps of the presets, what the tests marked `gpu` launch and the candidates of
+`benchmarks.block_sizes`; some ten minutes on two cores. With 1553 carried kernels, three trainings on an H100 compiled
+34 more.
 """
 
 import argparse
@@ -17,23 +18,29 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.offline_driver import SHARED_LIMIT, offline  # before a kernel is defined
+from benchmarks.offline_driver import offline  # before a kernel is defined
 
 # isort: split
+from benchmarks.block_sizes import compile_candidates
 from benchmarks.compile_kernels import CASES, compile_case
 from benchmarks.other_triton import UNPACKED, pretend, unpack
 from benchmarks.visit_site import pack_cache
+from dmd.kernels.common.cards import SHARED_MEMORY
 
-STEPS = ("mosi-aligned:bf16", "mosi-aligned:fp32", "mosi-aligned:tf32", "mosi-unaligned:bf16")
+BLOCK_SIZES = "block-sizes"
+STEPS = (f"{BLOCK_SIZES}:bf16", "mosi-aligned:bf16", "mosi-aligned:fp32", "mosi-aligned:tf32", "mosi-unaligned:bf16")
 TESTS = ("pytest", "-p", "benchmarks.visit_pretend", "-p", "no:cacheprovider", "-q", "tests/dmd/kernels", "-m", "gpu")
 GROUPS = ("bfloat16", "not bfloat16")
 """Tests of a process, as expressions for `pytest -k`."""
 
 
 def compile_step(name: str, arch: int) -> None:
-    """Compile what a training step, PRESET:PRECISION, launches."""
+    """Compile what a training step, PRESET:PRECISION, launches, or the candidates of `benchmarks.block_sizes`."""
     preset, _, precision = name.partition(":")
     pretend()
+    if preset == BLOCK_SIZES:
+        print(compile_candidates(arch, [precision]), flush=True)
+        return
     with offline(arch, noting=False) as driver:
         compile_case(CASES[preset], precision, driver)
 
@@ -57,7 +64,7 @@ def main() -> None:
     """Compile and pack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path, nargs="?", metavar="TRITON_WHEEL")
-    parser.add_argument("--arch", type=int, choices=SHARED_LIMIT, default=90)
+    parser.add_argument("--arch", type=int, choices=SHARED_MEMORY, default=90)
     parser.add_argument("--out", type=Path, default=Path(".whl/triton_cache.tar.xz"))
     parser.add_argument("--step", choices=STEPS, help="compile this one step into TRITON_CACHE_DIR, and pack nothing")
     options = parser.parse_args()

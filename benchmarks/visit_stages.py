@@ -112,6 +112,20 @@ STAGES = (
         least=20,
         tiny="--tiny --presets mosi-aligned",
     ),
+    _same(
+        "block-sizes",
+        "{python} -m benchmarks.block_sizes --device {device} --out {results}/block_sizes.csv --limit 32",
+        limit=40,
+        least=20,
+        tiny="--tiny --precisions fp32",  # Triton's interpreter computes wrongly in bf16
+    ),
+    Stage(
+        name="host",
+        limit=45,
+        least=20,
+        cuda="{python} -m benchmarks.host_step --device cuda --out {results}/host_step.csv",
+        cpu="{python} -m benchmarks.host_step --device cpu --forms graph --steps 5 --out {results}/host_step.csv",
+    ),
     _kernel_tests("tests-large", LARGEST, processes=4, each=200, limit=200, least=60),
     _step("mosei", "mosei-aligned mosei-unaligned", EAGER, limit=90, least=45, tried="mosei-aligned"),
     Stage(
@@ -174,7 +188,33 @@ STAGES = (
     # what the runner itself is tested with: it ignores what asks it to end, and starts a process in another session
     _same("hang", "trap '' INT TERM; echo this stage hangs; setsid sleep 300 & sleep 300", limit=300, least=1, tiny=""),
 )
-FIRST = ("device", "together", "profile", "step", "training", "compiled", "tests-large", "mosei", "floors", "launches")
+FIRST = (
+    "device",
+    "together",
+    "profile",
+    "step",
+    "training",
+    "host",
+    "block-sizes",
+    "compiled",
+    "tests-large",
+    "mosei",
+    "floors",
+    "launches",
+)
 """Stages of a first visit, in order; `wheels` goes before whatever is chosen. Compilation may take all that is left."""
-AGAIN = ("device", "smoke", "retest", "adam", "step", "graph", "compiled", "tests-large", "mosei", "profile")
+AGAIN = (
+    "device",
+    "smoke",
+    "retest",
+    "adam",
+    "step",
+    "graph",
+    "host",
+    "block-sizes",
+    "compiled",
+    "tests-large",
+    "mosei",
+    "profile",
+)
 """Stages of a visit after fixes."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.visit import Visit, settings_of
+from benchmarks.visit import SPARE_SECONDS, Visit, settings_of
 from benchmarks.visit_site import install_wheels, pack_cache, unpack_cache, write_entry_points
 from benchmarks.visit_stages import AGAIN, FIRST, STAGES
 
@@ -178,6 +178,13 @@ def test_every_stage_has_a_command_on_both_devices():
             for word in command.split():
                 if word.startswith("benchmarks."):
                     assert (ROOT / f"{word.replace('.', '/')}.py").exists(), command
+
+
+def test_every_stage_of_a_first_visit_can_be_started_within_its_budget():
+    settings = settings_of({"OUT": "/o", "SCRATCH": "/s"})
+    assert [stage.name for stage in settings.stages] == ["wheels", *FIRST]
+    assert sum(stage.least for stage in settings.stages) <= settings.budget - SPARE_SECONDS
+    assert all(stage.least <= stage.limit for stage in STAGES)
 
 
 def test_the_site_has_the_entry_points_of_this_checkout(tmp_path):

@@ -139,13 +139,18 @@ class CapturedPass:
         self._pass = TensorPass(self._compute, self._module)
         self._pass.rng, self._pass.like = rng, batch
         self._shapes = [x.shape for x in inputs]
-        device = inputs[0].device
-        state = torch.cuda.get_rng_state(device)
         run, self._weights = self._pass.of_weights()
         samples = tuple(x.clone() for x in inputs)
         aliases = tuple(nn.Parameter(weight.detach()) for weight in self._weights)
+        self._replay = self._graphed(run, samples + aliases)
+
+    def _graphed(self, run: Callable[..., Tensor], samples: tuple[Tensor, ...]) -> Callable[..., Any]:
+        """`run` as a graph that was captured with these tensors."""
+        device = samples[0].device
+        state = torch.cuda.get_rng_state(device)
         with PINNING:  # threads read ahead
-            self._replay = torch.cuda.make_graphed_callables(
-                run, samples + aliases, num_warmup_iters=WARMUPS, allow_unused_input=True
+            graphed: Callable[..., Any] = torch.cuda.make_graphed_callables(
+                run, samples, num_warmup_iters=WARMUPS, allow_unused_input=True
             )
         torch.cuda.set_rng_state(state, device)
+        return graphed

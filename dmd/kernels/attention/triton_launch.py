@@ -4,7 +4,8 @@ Backward uses no atomics, so it is deterministic. TRITON_INTERPRET=1 runs it on 
 """
 
 import math
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
-from dmd.kernels.common.block_sizes import attention_sizes, num_blocks
-from dmd.kernels.common.launching import launch, named_strides, product_precision
+from dmd.kernels.common.block_sizes import num_blocks
+from dmd.kernels.common.launching import capability_for, launch, named_strides, product_precision
+from dmd.kernels.common.measured_sizes import attention_sizes_on
 from dmd.kernels.common.saved import restore, save
 from dmd.kernels.dropout.rng import DropoutRNG
 
@@ -60,7 +62,7 @@ class AttentionLaunch:
         assert max(key.stride(0), query.stride(0), batch * self.heads * rows) * encoders < 2**31
         log_sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
         attended = TritonAttended(query, key, value, out, log_sums)
-        sizes = self._sizes(query, key)
+        sizes = self.sizes("forward", query, key)
         blocks = num_blocks(rows, sizes["BLOCK_M"])
         launch(
             forward,
@@ -82,7 +84,7 @@ class AttentionLaunch:
         query, key, value, out, log_sums = attended
         assert grad_out.stride() == out.stride()
         assert grad_key.stride() == grad_value.stride()
-        sizes = self._sizes(query, key)
+        sizes = self.sizes("backward_query", query, key)
         blocks = num_blocks(query.shape[2], sizes["BLOCK_M"])
         launch(
             backward_query,
@@ -99,6 +101,7 @@ class AttentionLaunch:
             **self._common(attended, blocks),
             **sizes,
         )
+        sizes = self.sizes("backward_key", query, key)
         blocks = num_blocks(key.shape[2], sizes["BLOCK_N"])
         launch(
             backward_key,
@@ -141,10 +144,21 @@ class AttentionLaunch:
             "PRECISION": self.precision,
         }
 
-    def _sizes(self, query: Tensor, key: Tensor) -> dict[str, int]:
-        """Block sizes and Triton's options."""
-        half = query.dtype != torch.float32
-        return attention_sizes(query.shape[-1] // self.heads, query.shape[2], key.shape[2], half=half)
+    @cached_property
+    def capability(self) -> int | None:
+        """Of the card that the launches run on (see `capability_for`)."""
+        return capability_for(forward, self.shape.device)
+
+    def sizes(self, kernel: str, query: Tensor, key: Tensor) -> Mapping[str, int]:
+        """Block sizes and Triton's options of the kernel of that name."""
+        return attention_sizes_on(
+            self.capability,
+            kernel,
+            query.shape[-1] // self.heads,
+            query.shape[2],
+            key.shape[2],
+            half=query.dtype != torch.float32,
+        )
 
     def _grid(self, query: Tensor, blocks: int) -> tuple[int]:
         """A program for each of so many blocks of each encoder, sample and head."""

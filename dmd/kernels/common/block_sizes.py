@@ -1,10 +1,13 @@
 """Block sizes of the Triton kernels over an encoder's channels and of the attention: one rule for every card.
 
-They were found by compiling (`benchmarks.compile_kernels`): every kernel fits the shared memory of the least card that
-is supported, and spills little or nothing there. Widths are padded to powers of two.
+What was measured on a card takes their place there (`measured_sizes`). The rule's were found by compiling
+(`benchmarks.compile_kernels`): every kernel fits the shared memory of the least card that is supported, and spills
+little or nothing there. Widths are padded to powers of two.
 """
 
-LEAST_SHARED_MEMORY = 99 * 1024
+from dmd.kernels.common.cards import SHARED_MEMORY
+
+LEAST_SHARED_MEMORY = min(SHARED_MEMORY.values())
 """Bytes that a block may use on the cards that give least (compute capability 8.6, 8.9 and 12.0)."""
 MAX_WIDTH = 256
 """Most channels of an encoder that a program of the Triton kernels holds, on every card."""

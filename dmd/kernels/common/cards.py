@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+"""Bytes that a block may use, by compute capability, 90 for 9.0 (CUDA C++ Programming Guide, compute capabilities)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:

@@ -78,6 +78,20 @@ def launch(kernel: Any, grid: tuple[int, ...], /, **arguments: Any) -> None:
         raise KernelError(name, str(card_of(device) or device), _reason(error)) from error
 
 
+def capability_for(kernel: Any, device: torch.device) -> int | None:
+    """The compute capability that Triton compiles a kernel for on a device, 90 for 9.0; None: it is interpreted."""
+    if not isinstance(kernel, JITFunction):
+        return None
+    with current_device(device):
+        return _capability_of(driver.active.get_current_device())
+
+
+@cache
+def _capability_of(number: int) -> int:
+    """Of the current device, which has this number."""
+    return int(driver.active.get_current_target().arch)
+
+
 @cache
 def _order(function: Callable[..., Any]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
     """What takes a kernel's arguments, in the order of its parameters, from those of a launch."""

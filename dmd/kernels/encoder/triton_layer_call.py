@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.attention.triton_launch import AttentionLaunch, TritonAttended
-from dmd.kernels.common.block_sizes import row_sizes
+from dmd.kernels.common.measured_sizes import row_sizes_on
 from dmd.kernels.dropout.rng import keep_scale, threshold
 
 DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -35,7 +35,7 @@ class LayerCall:
 
     def sizes(self, kernel: str, dim: int) -> dict[str, Any]:
         """Constants of a launch over rows of `dim` channels, for the kernel of that name."""
-        blocks = row_sizes(kernel, dim, half=self.dtype != torch.float32)
+        blocks = row_sizes_on(self.attention.capability, kernel, dim, half=self.dtype != torch.float32)
         return {"DIM": dim, "DOT": DOT_TYPES[self.dtype], "PRECISION": self.attention.precision, **blocks}
 
     def dropout(self) -> dict[str, Any]:
