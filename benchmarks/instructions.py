@@ -14,9 +14,9 @@ average over the programs of the grid:
 - A program runs whole, though those past the end of an encoder return early. A branch counts as taken.
 
 The time of a launch is for an H100 (`CLOCK_HZ`, `MULTIPROCESSORS`), whatever the card. Programs run in waves, as many
-on a multiprocessor as registers, shared memory and warps allow. An instruction of a warp takes `LATENCY` cycles behind the
-one before, and a scheduler issues one every `ISSUE` cycles: a wave takes the longer of both. `START` is what a launch
-takes at least. Memory and matrix units are not modelled, so nothing is told of a kernel that they bound.
+on a multiprocessor as registers, shared memory and warps allow. An instruction of a warp takes `LATENCY` cycles behind
+the one before, and a scheduler issues one every `ISSUE` cycles: a wave takes the longer of both. `START` is what a
+launch takes at least. Memory and matrix units are not modelled, so nothing is told of a kernel that they bound.
 
 **How far to trust it.** Counts are exact for what was compiled. Times are +-40 %: `LATENCY` was fitted to the MLP's and
 the projections' kernels of `benchmarks/results/h100/kernel_times.csv`, of an older commit. Attention then comes out 1.4
