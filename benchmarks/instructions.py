@@ -66,7 +66,7 @@ ISSUE = 1.0
 """Cycles from an instruction of a scheduler to its next, whichever warps they are of."""
 START = 2.0e-6
 """Seconds of an empty launch."""
-JOBS = {"projection_weights": 3, "add_up_weights": 4}
+JOBS = {"add_up_weights": 4}
 """Jobs of kernels whose programs choose one."""
 
 Arguments = Mapping[str, Any]
@@ -114,15 +114,16 @@ def _attention_queries(at: Arguments) -> float:
 def _share_of_rows(at: Arguments) -> float:
     """Blocks of rows of a program that has a share of an encoder's rows."""
     rows = [at["batch"] * (1 if at["LAST"] else length) for length in at["table"][:, 0].tolist()]
-    return _mean([-(-count // at["M"]) / at["splits"] for count in rows])
+    keys = [at["batch"] * length for length in at["table"][:, 1].tolist()]
+    splits = -(-max(rows + keys) // at["share_rows"])
+    return _mean([(10 * a + 2 * b) / 12 / at["M"] / splits for a, b in zip(rows, keys, strict=True)])
 
 
 RULES: dict[str, Callable[[Arguments], float]] = {
     "forward": _attention_keys,
     "backward_query": _attention_keys,
     "backward_key": _attention_queries,
-    "projection_weights": _share_of_rows,
-    "mlp_weights": _share_of_rows,
+    "weight_shares": _share_of_rows,
 }
 """Iterations of a loop over data, by kernel."""
 
