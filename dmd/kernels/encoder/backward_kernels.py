@@ -175,9 +175,10 @@ def residual_mlp_backward(
             grad_hidden *= keep
         grad_hidden = tl.where(before > 0, grad_hidden, 0.0).to(DOT)
         hidden_at = ((sample * rows + step) * (2 * WIDE_SLOT + 4 * SLOT))[:, None] + hidden_index[None, :]
+        grad_y += product(grad_hidden, w1, PRECISION=PRECISION)
+        # Stored last: before that product, float32 takes half as many registers again.
         tl.store(operands_ptr + HIDDEN + hidden_at, hidden.to(DOT), inside[:, None] & real[None, :])
         tl.store(operands_ptr + GRAD_HIDDEN + hidden_at, grad_hidden, inside[:, None] & real[None, :])
-        grad_y += product(grad_hidden, w1, PRECISION=PRECISION)
     grad += normalised_backward(grad_y * gain[None, :], normed, inverse, DIM=DIM)
     tl.store(grad_middle_ptr + at, grad, mask)
     if RES:

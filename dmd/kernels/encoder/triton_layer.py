@@ -1,4 +1,4 @@
-"""One encoder layer of all encoders of a stack, as Triton kernels: three or four launches forward, six or seven back.
+"""One encoder layer of all encoders of a stack, as Triton kernels: three or four launches forward, six to eight back.
 
 Same mathematics, weights and dropped elements as `PortableBackend.layer`. Under autocast the operands of
 products, queries, keys, values and the attention's output are of autocast's type; the residual stream, layer norms,

@@ -36,9 +36,9 @@ from dmd.kernels.encoder.weight_sum_kernels import (
     launch_add_up_weights,
 )
 
-WAVE = 396
-"""Most programs that share the rows: three for each multiprocessor of an H100. Other cards run as many, so that sums are
-the same there."""
+WAVE = 528
+"""Most programs that share the rows: four for each multiprocessor of an H100. Other cards run as many, so that they add
+up in the same order."""
 LEAST_BLOCKS = 4
 """Blocks of M rows of a share, at least."""
 ONES = tl.constexpr(16)
