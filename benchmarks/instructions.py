@@ -1,7 +1,7 @@
 """Instructions of every Triton launch of a step, and a GPU time estimated from them, without a GPU.
 
     python -m benchmarks.instructions mosi-aligned --precision bf16
-    python -m benchmarks.instructions mosi-aligned --only mlp_weights projection_weights --loops --out OUT.csv
+    python -m benchmarks.instructions mosi-aligned --only weight_shares add_up_weights --loops --out OUT.csv
 
 Forward, losses and backward are compiled for a card as `benchmarks.compile_kernels` does, and each kernel's machine
 code is read by the nvdisasm that Triton brings. A row is a variant of a kernel: instructions of a warp outside loops,
@@ -20,8 +20,8 @@ launch takes at least. Memory and matrix units are not modelled, so nothing is t
 
 **How far to trust it.** Counts are exact for what was compiled. Times are +-40 %: `LATENCY` was fitted to the MLP's and
 the projections' kernels of `benchmarks/results/h100/kernel_times.csv`, of an older commit. Attention then comes out 1.4
-to 1.7 times too long there, and what waits for memory in a loop too short: sums over rows of the gradients of weights
-take 1.5 to 1.8 times as long as estimated. Use it to rank changes of one kernel, not to promise milliseconds.
+to 1.7 times too long there, and what waits for memory in a loop too short: the two kernels that summed gradients of
+weights then took 1.5 to 1.8 times as long as estimated (docs/lab-notes.md). Use it to rank changes of one kernel, not to promise milliseconds.
 """
 
 import argparse
