@@ -21,7 +21,8 @@ launch takes at least. Memory and matrix units are not modelled, so nothing is t
 **How far to trust it.** Counts are exact for what was compiled. Times are +-40 %: `LATENCY` was fitted to the MLP's and
 the projections' kernels of `benchmarks/results/h100/kernel_times.csv`, of an older commit. Attention then comes out 1.4
 to 1.7 times too long there, and what waits for memory in a loop too short: the two kernels that summed gradients of
-weights then took 1.5 to 1.8 times as long as estimated (docs/lab-notes.md). Use it to rank changes of one kernel, not to promise milliseconds.
+weights then took 1.5 to 1.8 times as long as estimated (docs/lab-notes.md). Use it to rank changes of one kernel, not
+to promise milliseconds.
 """
 
 import argparse
