@@ -83,10 +83,10 @@ _ALIGNED, _WIDE, _UNALIGNED = "crossmodal", "memory", "crossmodal-unaligned"
 LAUNCHES = tuple(
     Launches(kernel=kernel, stage=stage)
     for stage, kernels in (
-        (_ALIGNED, ("mlp_weights", "projection_weights", *reversed(ATTENTION_KERNELS))),
+        (_ALIGNED, ("weight_shares", *reversed(ATTENTION_KERNELS))),
         (_ALIGNED, ("residual_mlp_backward", "residual_mlp", "project_backward", "project")),
         (_UNALIGNED, tuple(reversed(ATTENTION_KERNELS))),
-        (_WIDE, ("mlp_weights", "projection_weights", "residual_mlp_backward", "residual_mlp")),
+        (_WIDE, ("weight_shares", "residual_mlp_backward", "residual_mlp")),
         (_WIDE, ("project_backward", "project")),
     )
     for kernel in kernels

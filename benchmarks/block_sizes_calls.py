@@ -23,7 +23,7 @@ from dmd.kernels.common.triton_rows import QUERIES
 from dmd.kernels.encoder.backward_kernels import launch_project_backward, launch_residual_mlp_backward
 from dmd.kernels.encoder.forward_kernels import launch_project, launch_residual_mlp
 from dmd.kernels.encoder.plan import StackPlan
-from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall
+from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall, operand_channels, slots
 from dmd.kernels.encoder.weight_gradient_kernels import weight_gradients
 from dmd.kernels.triton_backend import TRITON
 from dmd.model.transformer import TransformerStack
@@ -35,8 +35,7 @@ REPLAY_MILLISECONDS = 5
 """Of a graph of calls, which is replayed ten times: 171 candidates share half a minute."""
 TINY_STEPS, TINY_SAMPLES = 17, 1
 CALLS = {
-    "mlp_weights": "weight_gradients",
-    "projection_weights": "weight_gradients",
+    "weight_shares": "weight_gradients",
     "backward_query": "attention backward",
     "backward_key": "attention backward",
 }
@@ -103,7 +102,12 @@ class Calls:
         self.sized: dict[str, Mapping[str, int]] = {}
         attention.asked = self.sized
         self.layer = SizedCall(
-            table=stack.tables["table"], attention=attention, last=False, dtype=dtype, asked=self.sized
+            table=stack.tables["table"],
+            attention=attention,
+            last=False,
+            dtype=dtype,
+            queries=queries,
+            asked=self.sized,
         )
 
         def random(steps: int, channels: int, kind: torch.dtype = torch.float32) -> Tensor:
@@ -119,12 +123,13 @@ class Calls:
             log_sums=torch.empty(0, device=device),  # nothing here reads them
             middle=random(rows, dim),
         )
-        self.grads = ActivationGradients(
-            query=random(rows, dim, dtype),
-            key_value=random(others, 2 * dim, dtype),
-            middle=random(rows, dim),
-            out=random(rows, dim),
-        )
+        (query,), (normed,) = (slots(self.activations.x, rows, 1, dim, dtype) for _ in range(2))
+        key, value = slots(self.activations.x, others, 2, dim, dtype)
+        for tensor in (query, key, value, normed):
+            tensor.normal_()
+        operands = random(rows, operand_channels(dim), dtype)
+        self.grads = ActivationGradients(query, key, value, normed, operands)
+        self.grad_middle, self.grad_out = random(rows, dim), random(rows, dim)
         self._results: dict[str, tuple[Tensor, ...]] = {}
 
     def place(self, kernel: str) -> tuple[dict[str, Any], dict[str, int]]:
@@ -170,22 +175,42 @@ class Calls:
         return middle, out
 
     def _residual_mlp_backward(self) -> tuple[Tensor, ...]:
-        middle = self.activations.middle
-        kinds = ((middle, self.dim, torch.float32), (middle, self.dim, self.layer.dtype))
-        grad_middle, grad_mixed = self._filled("residual_mlp_backward", kinds)
-        launch_residual_mlp_backward(
-            self.layer, self.weights, self.grads.out, middle, grad_middle=grad_middle, grad_mixed=grad_mixed
+        middle, dtype = self.activations.middle, self.layer.dtype
+        kinds = (
+            (middle, self.dim, torch.float32),
+            (middle, self.dim, dtype),
+            (middle, operand_channels(self.dim), dtype),
         )
-        return grad_middle, grad_mixed
+        grad_middle, grad_mixed, operands = self._filled("residual_mlp_backward", kinds)
+        launch_residual_mlp_backward(
+            self.layer,
+            self.weights,
+            self.activations,
+            self.grad_out,
+            grad_middle=grad_middle,
+            grad_mixed=grad_mixed,
+            operands=operands,
+        )
+        return grad_middle, grad_mixed, operands
 
     def _project_backward(self) -> tuple[Tensor, ...]:
         x = self.activations.x
         (out,) = self._filled("project_backward", ((x, self.dim, torch.float32),))
-        launch_project_backward(self.layer, self.weights, x, self.grads, out, side=QUERIES.value, query=True, key=False)
+        launch_project_backward(
+            self.layer,
+            self.weights,
+            x,
+            self.grads,
+            self.grad_middle,
+            out,
+            side=QUERIES.value,
+            query=True,
+            key=False,
+        )
         return (out,)
 
     def _weight_gradients(self) -> tuple[Tensor, ...]:
-        return tuple(weight_gradients(self.layer, self.weights, self.activations, self.grads))
+        return tuple(weight_gradients(self.layer, self.weights, self.activations.source, self.grads))
 
     def _forward(self) -> tuple[Tensor, ...]:
         query, (key, value) = self.activations.query, self.activations.key_value.chunk(2, dim=-1)

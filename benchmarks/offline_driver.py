@@ -47,6 +47,10 @@ class Kernel:
     """Bytes of spill stores of a thread; -1 where Triton's cache had the kernel."""
     matrix: str = "none"
     """Kinds of matrix instructions."""
+    binary: str = ""
+    """Path of the machine code in Triton's cache."""
+    parameters: tuple[str, ...] = ()
+    """Names of the arguments of a launch, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +138,16 @@ class OfflineDriver:
         self.log.seek(0)
         self.log.truncate()
         constants = {names[path[0]]: value for path, value in src.constants.items()}
-        kernel = Kernel(module=src.fn.__module__, name=src.fn.__name__, constants=constants, shared=metadata["shared"])
-        ptx = next(path for name, path in metadata_group.items() if name.endswith(".ptx"))
-        with open(ptx, encoding="utf-8") as stream:
+        paths = {name.rpartition(".")[2]: path for name, path in metadata_group.items()}
+        kernel = Kernel(
+            module=src.fn.__module__,
+            name=src.fn.__name__,
+            constants=constants,
+            shared=metadata["shared"],
+            binary=paths["cubin"],
+            parameters=tuple(names),
+        )
+        with open(paths["ptx"], encoding="utf-8") as stream:
             found = re.findall(r"(wgmma\.mma_async|tcgen05\.mma|mma\.sync)", stream.read())
         kernel.matrix = " ".join(sorted(set(found))) or "none"
         if not cache_hit:

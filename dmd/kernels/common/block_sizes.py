@@ -31,18 +31,20 @@ def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
     """Constants of a kernel over rows of an encoder: WIDTH, M rows and CHUNK columns at a time; warps and stages.
 
     Args:
-        kernel: its name. `mlp_weights` holds weights and gradients of hidden units beside a block's rows.
+        kernel: its name. `weight_shares` holds no weights, and products of many rows.
         dim: channels of the encoder.
         half: products of 16 bits; otherwise float32.
     """
-    width = padded(dim)
-    if half:
+    width, warps = padded(dim), 8
+    if kernel == "weight_shares":
+        warps = 4 if width <= 128 else 8
+        rows, chunk, stages = (64 if width <= 128 else 32, 64, 3) if half else (32, 32, 2)
+    elif half:
         rows, chunk, stages = {64: (64, 64, 2), 128: (32, 64, 2), 256: (32, 32, 2)}[max(64, width)]
-        rows = 16 if width == 256 and kernel == "mlp_weights" else rows
+        rows = 16 if width == 256 and kernel == "residual_mlp_backward" else rows
     else:
         rows, chunk, stages = (32, 32, 2) if width <= 128 else (16, 16, 1)
-        stages = 1 if kernel == "mlp_weights" else stages
-    return {"WIDTH": width, "M": rows, "CHUNK": chunk, "num_warps": 8, "num_stages": stages}
+    return {"WIDTH": width, "M": rows, "CHUNK": chunk, "num_warps": warps, "num_stages": stages}
 
 
 def attention_sizes(head: int, rows: int, keys: int, *, half: bool) -> dict[str, int]:

@@ -22,8 +22,7 @@ ROW_KERNELS = (
     "residual_mlp",
     "residual_mlp_backward",
     "project_backward",
-    "projection_weights",
-    "mlp_weights",
+    "weight_shares",
 )
 """Kernels over rows of an encoder."""
 ATTENTION_KERNELS = ("forward", "backward_query", "backward_key")

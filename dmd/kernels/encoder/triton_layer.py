@@ -1,4 +1,4 @@
-"""One encoder layer of all encoders of a stack, as Triton kernels: three or four launches forward, seven or eight back.
+"""One encoder layer of all encoders of a stack, as Triton kernels: three or four launches forward, six to eight back.
 
 Same mathematics, weights and dropped elements as `PortableBackend.layer`. Under autocast the operands of
 products, queries, keys, values and the attention's output are of autocast's type; the residual stream, layer norms,
@@ -16,7 +16,14 @@ from dmd.kernels.common.triton_rows import KEYS, QUERIES
 from dmd.kernels.encoder.backward_kernels import launch_project_backward, launch_residual_mlp_backward
 from dmd.kernels.encoder.forward_kernels import launch_project, launch_residual_mlp
 from dmd.kernels.encoder.plan import LayerWeights
-from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall, empty
+from dmd.kernels.encoder.triton_layer_call import (
+    ActivationGradients,
+    Activations,
+    LayerCall,
+    empty,
+    operand_channels,
+    slots,
+)
 from dmd.kernels.encoder.weight_gradient_kernels import weight_gradients
 
 
@@ -56,24 +63,37 @@ class FusedLayer(torch.autograd.Function):
         dim, rows = x.shape[3], middle.shape[2]
         grad = dense_channels(gradients[0])
         grad_middle, grad_mixed = empty(x, rows, dim), empty(x, rows, dim, call.dtype)
-        launch_residual_mlp_backward(call, weights, grad, middle, grad_middle=grad_middle, grad_mixed=grad_mixed)
+        operands = empty(x, rows, operand_channels(dim), call.dtype)
+        launch_residual_mlp_backward(
+            call,
+            weights,
+            activations,
+            grad,
+            grad_middle=grad_middle,
+            grad_mixed=grad_mixed,
+            operands=operands,
+        )
         if source is None and not call.last:
-            grad_query, grad_key_value = _split(empty(x, rows, 3 * dim, call.dtype))
+            grad_query, grad_key, grad_value = slots(x, rows, 3, dim, call.dtype)
         else:
-            grad_query = empty(x, rows, dim, call.dtype)
-            grad_key_value = empty(x, key_value.shape[2], 2 * dim, call.dtype)
-        grad_key, grad_value = grad_key_value.chunk(2, dim=-1)
+            (grad_query,) = slots(x, rows, 1, dim, call.dtype)
+            grad_key, grad_value = slots(x, key_value.shape[2], 2, dim, call.dtype)
         call.attention.backward(
             activations.attended(), grad_mixed, grad_query=grad_query, grad_key=grad_key, grad_value=grad_value
         )
-        grads = ActivationGradients(grad_query, grad_key_value, grad_middle, grad)
+        (normed,) = slots(x, x.shape[2], 1, dim, call.dtype)
+        grads = ActivationGradients(grad_query, grad_key, grad_value, normed, operands)
         grad_x = empty(x, x.shape[2], dim)
-        launch_project_backward(call, weights, x, grads, grad_x, side=QUERIES.value, query=True, key=source is None)
+        launch_project_backward(
+            call, weights, x, grads, grad_middle, grad_x, side=QUERIES.value, query=True, key=source is None
+        )
         grad_source = None
         if source is not None:
             grad_source = empty(x, source.shape[2], dim)
-            launch_project_backward(call, weights, x, grads, grad_source, side=KEYS.value, query=False, key=True)
-        return grad_x, grad_source, None, *weight_gradients(call, weights, activations, grads)
+            launch_project_backward(
+                call, weights, x, grads, grad_middle, grad_source, side=KEYS.value, query=False, key=True
+            )
+        return grad_x, grad_source, None, *weight_gradients(call, weights, source, grads)
 
 
 def _split(whole: Tensor) -> tuple[Tensor, Tensor]:

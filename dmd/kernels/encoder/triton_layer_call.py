@@ -8,11 +8,14 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.attention.triton_launch import AttentionLaunch, TritonAttended
+from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.measured_sizes import row_sizes_on
 from dmd.kernels.dropout.rng import keep_scale, threshold
 
 DOT_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 """Triton's names of the types of a product's operands."""
+SLOT_CHANNELS = 8
+"""Operands of the gradients of weights begin at multiples of so many channels: 16 bytes, a thread's widest load."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class LayerCall:
     """Only the last step of each encoder is wanted."""
     dtype: torch.dtype
     """Of the operands of products."""
+    queries: tuple[int, ...]
+    """Length of each encoder's input."""
     keys: dict[str, Tensor] = field(default_factory=dict)
     """{"res", "relu", "mlp": [E, B, 2]} of the dropouts that are on."""
     res_rate: float = 0.0
@@ -83,13 +88,46 @@ class Activations(NamedTuple):
 
 
 class ActivationGradients(NamedTuple):
-    """Gradients of a layer's activations, in the shapes and types of `Activations`."""
+    """What the backward pass of a layer's activations leaves to that of its weights, in the type of products."""
 
     query: Tensor
-    key_value: Tensor
-    middle: Tensor
-    out: Tensor
-    """[E, B, Tq, d], float32: of the layer's output."""
+    """[E, B, Tq, d], of the queries."""
+    key: Tensor
+    """[E, B, Tk, d], of the keys."""
+    value: Tensor
+    """[E, B, Tk, d], of the values: a slot further than that of the keys."""
+    normed: Tensor
+    """[E, B, T, d], the normalised input."""
+    operands: Tensor
+    """[E, B, Tq, ...], of the output projection and the MLP, as `operand_places` says."""
+
+
+def slot(channels: int) -> int:
+    """Channels, padded to a multiple of `SLOT_CHANNELS`."""
+    return num_blocks(channels, SLOT_CHANNELS) * SLOT_CHANNELS
+
+
+def operand_places(dim: int) -> dict[str, int]:
+    """Constants: where each operand begins in a row of `ActivationGradients.operands`, and the channels of their slots.
+
+    GRAD_HIDDEN (4d) are gradients of the hidden units before the ReLU, HIDDEN (4d) the hidden units, NORMED the MLP's
+    normalised input, BRANCH the gradient of the MLP's output, PROJECTED that of the output projection's result, both
+    after dropout, and MIXED the output of the attention.
+    """
+    narrow, wide = slot(dim), slot(4 * dim)
+    names = ("NORMED", "BRANCH", "PROJECTED", "MIXED")
+    places = {name: 2 * wide + number * narrow for number, name in enumerate(names)}
+    return {"GRAD_HIDDEN": 0, "HIDDEN": wide, **places, "SLOT": narrow, "WIDE_SLOT": wide}
+
+
+def operand_channels(dim: int) -> int:
+    """Elements of a row of `ActivationGradients.operands`."""
+    return 2 * slot(4 * dim) + 4 * slot(dim)
+
+
+def slots(like: Tensor, steps: int, count: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """`count` tensors [E, B, steps, dim] side by side in memory, a slot of each row for each."""
+    return empty(like, steps, count * slot(dim), dtype).unflatten(-1, (count, slot(dim)))[..., :dim].unbind(3)
 
 
 def empty(like: Tensor, steps: int, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -56,6 +56,7 @@ def run_stack(
             attention=attention,
             last=last,
             dtype=dtype,
+            queries=plan.queries,
             keys=own,
             res_rate=plan.res_rate,
             relu_rate=plan.relu_rate,

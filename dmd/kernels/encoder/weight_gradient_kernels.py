@@ -1,19 +1,30 @@
-"""Triton kernels of an encoder layer, backward: gradients of its weights, in three launches.
+"""A Triton kernel of an encoder layer, backward: gradients of its weights, as products of stored operands.
 
-Two launches sum over the rows. Each has some programs that take a share of the rows each (no atomics), and fills its
-part of `shares` and `bias_shares`. The third adds the shares up: `dmd.kernels.encoder.weight_sum_kernels`.
+Each gradient of a weight is Y^T X, a sum over the rows: Y is the gradient of a linear layer's output, X its input. The
+backward kernels store both in the type of products. The gradient of a bias is the sum of Y. Each has some programs that
+take a share of an encoder's rows each (no atomics), and fills its part of `shares` and `bias_shares`;
+`dmd.kernels.encoder.weight_sum_kernels` adds them up.
 """
+
+from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from dmd.kernels.common.block_sizes import num_blocks
 from dmd.kernels.common.launching import launch, named_strides
 from dmd.kernels.common.triton_products import product
-from dmd.kernels.common.triton_rows import KEYS, QUERIES, count_rows, keep_factor, locate_rows, normalised, whole_steps
+from dmd.kernels.common.triton_rows import COLUMNS, KEYS, QUERIES, whole_steps
 from dmd.kernels.encoder.plan import LayerWeights
-from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall
+from dmd.kernels.encoder.triton_layer_call import (
+    SLOT_CHANNELS,
+    ActivationGradients,
+    LayerCall,
+    operand_places,
+    slots,
+)
 from dmd.kernels.encoder.weight_sum_kernels import (
     BIASES,
     FC1,
@@ -25,450 +36,211 @@ from dmd.kernels.encoder.weight_sum_kernels import (
     launch_add_up_weights,
 )
 
-MAX_SPLITS = 8
-"""Most shares of an encoder's rows."""
-LEAST_BLOCKS = 8
-"""Blocks of rows of a share, at least."""
+WAVE = 528
+"""Most programs that share the rows: four for each multiprocessor of an H100. Other cards run as many, so that they add
+up in the same order."""
+LEAST_BLOCKS = 4
+"""Blocks of M rows of a share, at least."""
+ONES = tl.constexpr(16)
+"""Columns of the ones that sum up Y: the fewest that a matrix product takes."""
 
 
 @triton.jit
-def _outer(
-    a_ptr,  # [B, T, COLS], of the encoder: gradients
-    b_ptr,  # [B, T, d], of the encoder: inputs
-    col,  # [CHUNK], channels of a
-    table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    keys,  # [E, B, 2], int32, dropout keys of a
-    a_b,  # elements between samples, of a
-    a_t,  # between steps
-    b_b,  # between samples, of b
-    b_t,  # between steps
-    e,  # number of the encoder
-    batch,  # B
-    split,  # number of the share of the rows
-    splits,  # shares of the encoder's rows
-    COLS: tl.constexpr,  # channels of a
-    SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths a has
-    LAST: tl.constexpr,  # a is of each sample's last step alone
-    RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
-    WHOLE: tl.constexpr,  # b has all steps, whichever a has
-    NORM: tl.constexpr,  # whether b is normalised first
-    DROP: tl.constexpr,  # whether elements of a are dropped
-    THRESHOLD: tl.constexpr,  # the rate in 1/65536
-    SCALE: tl.constexpr,  # what kept elements are multiplied by
-    DIM: tl.constexpr,  # d
-    WIDTH: tl.constexpr,  # d, padded to a power of two
-    M: tl.constexpr,  # rows at a time
-    CHUNK: tl.constexpr,  # channels of a
-    DOT: tl.constexpr,  # type of the operands of products
-    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
-):
-    """Sums over a share of the rows: a[:, col]^T b [CHUNK, WIDTH] and a[:, col] [CHUNK]."""
-    channel = tl.arange(0, WIDTH)
-    total = tl.zeros([CHUNK, WIDTH], tl.float32)
-    bias = tl.zeros([CHUNK], tl.float32)
-    count = count_rows(table, e, batch, SIDE=SIDE, LAST=LAST)
-    size = tl.cdiv(tl.cdiv(count, M), splits) * M
-    for begin in range(split * size, tl.minimum((split + 1) * size, count), M):
-        row = begin + tl.arange(0, M)
-        inside = row < count
-        sample, step = locate_rows(row, table, e, SIDE=SIDE, LAST=LAST)
-        a_at = (sample * a_b + step * a_t)[:, None] + col[None, :]
-        a = tl.load(a_ptr + a_at, inside[:, None] & (col < COLS)[None, :], 0.0).to(tl.float32)
-        if DROP:
-            a *= keep_factor(
-                keys,
-                table,
-                e,
-                sample,
-                step,
-                col,
-                batch,
-                inside,
-                SIDE=SIDE,
-                LAST=LAST,
-                COLS=COLS,
-                THRESHOLD=THRESHOLD,
-                SCALE=SCALE,
-            )
-        place = step
-        if WHOLE:
-            place = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE=SIDE, LAST=LAST, RANGED=RANGED)
-        b_at = (sample * b_b + place * b_t)[:, None] + channel[None, :]
-        b = tl.load(b_ptr + b_at, inside[:, None] & (channel < DIM)[None, :], 0.0).to(tl.float32)
-        if NORM:
-            b, _ = normalised(b, channel, DIM=DIM)
-        total += product(tl.trans(a.to(DOT)), b.to(DOT), PRECISION=PRECISION)
-        bias += tl.sum(a, 0)
-    return total, bias
-
-
-@triton.jit
-def projection_weights(
-    q_ptr,  # [E, B, Tq, d], type of DOT, gradient of the queries
-    kv_ptr,  # [E, B, Tk, 2d], type of DOT, gradient of keys and values
-    grad_middle_ptr,  # [E, B, Tq, d], float32
-    x_ptr,  # [E, B, T, d], float32, input of the layer
-    source_ptr,  # [E, B, Tk, d], float32, what keys and values come from; x itself with SELF
-    mixed_ptr,  # [E, B, Tq, d], type of DOT, output of the attention; with the strides of grad_middle
+def weight_shares(
+    q_ptr,  # [E, B, Tq, d], gradient of the queries; this and all operands are of the type of products
+    k_ptr,  # [E, B, Tk, d], gradient of the keys; that of the values is SLOT channels further
+    x_ptr,  # [E, B, T, d], normalised input of the layer
+    source_ptr,  # [E, B, Tk, d], normalised, what keys and values come from; may be x
+    operands_ptr,  # [E, B, Tq, ...], see `operand_places`
     shares_ptr,  # [splits, E, 12d, d], float32, written
     bias_shares_ptr,  # [splits, E, 9d], float32, written
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    res_keys,  # [E, B, 2], int32, dropout keys of the attention's branch
     q_e,  # elements between encoders, of the gradient of the queries
     q_b,  # between samples
     q_t,  # between steps
-    kv_e,  # elements between encoders, of that of keys and values
-    kv_b,  # between samples
-    kv_t,  # between steps
-    m_e,  # elements between encoders, of that of middle, and mixed
-    m_b,  # between samples
-    m_t,  # between steps
+    k_e,  # elements between encoders, of that of the keys
+    k_b,  # between samples
+    k_t,  # between steps
     x_e,  # elements between encoders, of x
     x_b,  # between samples
     x_t,  # between steps
     s_e,  # elements between encoders, of the source
     s_b,  # between samples
     s_t,  # between steps
+    o_e,  # elements between encoders, of the operands
+    o_b,  # between samples
+    o_t,  # between steps
     batch,  # B
-    splits,  # shares of an encoder's rows
+    share_rows,  # rows of a share, a multiple of M
     encoders,  # E
-    SELF: tl.constexpr,  # whether keys and values come from x; otherwise the source is normalised already
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
     RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
-    RES: tl.constexpr,  # whether elements of the attention's branch are dropped
-    RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
-    RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
+    GRAD_HIDDEN: tl.constexpr,  # place in a row of operands: gradients of the hidden units before the ReLU, 4d
+    HIDDEN: tl.constexpr,  # hidden units, 4d
+    NORMED: tl.constexpr,  # the MLP's normalised input, d
+    BRANCH: tl.constexpr,  # gradient of the MLP's output, d
+    PROJECTED: tl.constexpr,  # gradient of the output projection's result, d
+    MIXED: tl.constexpr,  # output of the attention, d
+    SLOT: tl.constexpr,  # d, padded to a multiple of ALIGNED
+    WIDE_SLOT: tl.constexpr,  # 4d, padded
+    ALIGNED: tl.constexpr,  # elements: every row of an operand begins at a multiple of so many
     DIM: tl.constexpr,  # d
     WIDTH: tl.constexpr,  # d, padded to a power of two
     M: tl.constexpr,  # rows at a time
-    CHUNK: tl.constexpr,  # rows of the weights of a program
+    CHUNK: tl.constexpr,  # channels of Y of a program
     DOT: tl.constexpr,  # type of the operands of products
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
-    """Shares of the gradients of the input and output projections; a program per CHUNK of their rows.
+    """Shares of the gradients of all weights; a program per CHUNK of channels of Y, encoder and share.
 
-    The first programs take the queries' part of the input projection, those after them the part of keys and values,
-    and the last the output projection.
+    The first programs take queries, keys, values and output projection, then come the MLP's layers, of which the second
+    is transposed: its Y is the hidden units, so that the last programs take its bias alone. Channels past d are not
+    masked: they change no other row or column of a product.
     """
+    narrow: tl.constexpr = (DIM + CHUNK - 1) // CHUNK
+    wide: tl.constexpr = (4 * DIM + CHUNK - 1) // CHUNK
     job = tl.program_id(0)
     e = tl.program_id(1)
     split = tl.program_id(2)
     far = e.to(tl.int64)
-    narrow: tl.constexpr = (DIM + CHUNK - 1) // CHUNK
-    wide: tl.constexpr = (2 * DIM + CHUNK - 1) // CHUNK
-    if job < narrow:
-        first = IN_PROJ * DIM
-        col = job * CHUNK + tl.arange(0, CHUNK)
-        limit = DIM
-        total, bias = _outer(
-            a_ptr=q_ptr + far * q_e,
-            b_ptr=x_ptr + far * x_e,
-            col=col,
-            table=table,
-            ranges=ranges,
-            keys=res_keys,
-            a_b=q_b,
-            a_t=q_t,
-            b_b=x_b,
-            b_t=x_t,
-            e=e,
-            batch=batch,
-            split=split,
-            splits=splits,
-            COLS=DIM,
-            SIDE=QUERIES,
-            LAST=LAST,
-            RANGED=RANGED,
-            WHOLE=True,
-            NORM=True,
-            DROP=False,
-            THRESHOLD=RES_THRESHOLD,
-            SCALE=RES_SCALE,
-            DIM=DIM,
-            WIDTH=WIDTH,
-            M=M,
-            CHUNK=CHUNK,
-            DOT=DOT,
-            PRECISION=PRECISION,
-        )
-    elif job < narrow + wide:
-        first = IN_PROJ_KEYS * DIM
-        col = (job - narrow) * CHUNK + tl.arange(0, CHUNK)
-        limit = 2 * DIM
-        total, bias = _outer(
-            a_ptr=kv_ptr + far * kv_e,
-            b_ptr=source_ptr + far * s_e,
-            col=col,
-            table=table,
-            ranges=ranges,
-            keys=res_keys,
-            a_b=kv_b,
-            a_t=kv_t,
-            b_b=s_b,
-            b_t=s_t,
-            e=e,
-            batch=batch,
-            split=split,
-            splits=splits,
-            COLS=2 * DIM,
-            SIDE=KEYS,
-            LAST=False,
-            RANGED=RANGED,
-            WHOLE=True,
-            NORM=SELF,
-            DROP=False,
-            THRESHOLD=RES_THRESHOLD,
-            SCALE=RES_SCALE,
-            DIM=DIM,
-            WIDTH=WIDTH,
-            M=M,
-            CHUNK=CHUNK,
-            DOT=DOT,
-            PRECISION=PRECISION,
-        )
+    steps = 1
+    if not LAST:
+        steps = tl.load(table + COLUMNS * e + QUERIES)
+    part = job // narrow
+    block = job % narrow
+    # Rows of a weight and biases that Y has, and the first of both in the shares.
+    weight_rows = DIM
+    biases = DIM
+    first = part * DIM
+    if part == IN_PROJ:
+        y_ptr = q_ptr + far * q_e
+        x_ptr += far * x_e
+        y_b, y_t = q_b, q_t
+    elif part < OUT_PROJ:
+        steps = tl.load(table + COLUMNS * e + KEYS)
+        y_ptr = k_ptr + far * k_e + (part - IN_PROJ_KEYS) * SLOT
+        x_ptr = source_ptr + far * s_e
+        y_b, y_t, x_b, x_t = k_b, k_t, s_b, s_t
     else:
-        first = OUT_PROJ * DIM
-        col = (job - narrow - wide) * CHUNK + tl.arange(0, CHUNK)
-        limit = DIM
-        total, bias = _outer(
-            a_ptr=grad_middle_ptr + far * m_e,
-            b_ptr=mixed_ptr + far * m_e,
-            col=col,
-            table=table,
-            ranges=ranges,
-            keys=res_keys,
-            a_b=m_b,
-            a_t=m_t,
-            b_b=m_b,
-            b_t=m_t,
-            e=e,
-            batch=batch,
-            split=split,
-            splits=splits,
-            COLS=DIM,
-            SIDE=QUERIES,
-            LAST=LAST,
-            RANGED=RANGED,
-            WHOLE=False,
-            NORM=False,
-            DROP=RES,
-            THRESHOLD=RES_THRESHOLD,
-            SCALE=RES_SCALE,
-            DIM=DIM,
-            WIDTH=WIDTH,
-            M=M,
-            CHUNK=CHUNK,
-            DOT=DOT,
-            PRECISION=PRECISION,
-        )
+        y_ptr = operands_ptr + far * o_e
+        x_ptr = y_ptr
+        y_b, y_t, x_b, x_t = o_b, o_t, o_b, o_t
+        if part == OUT_PROJ:
+            y_ptr += PROJECTED
+            x_ptr += MIXED
+        elif job < 4 * narrow + wide:
+            y_ptr += GRAD_HIDDEN
+            x_ptr += NORMED
+            block = job - 4 * narrow
+            weight_rows, biases = 4 * DIM, 4 * DIM
+            first = FC1 * DIM
+        elif job < 4 * narrow + 2 * wide:
+            y_ptr += HIDDEN
+            x_ptr += BRANCH
+            block = job - 4 * narrow - wide
+            weight_rows, biases = 4 * DIM, 0
+            first = FC2 * DIM
+        else:
+            y_ptr += BRANCH
+            x_ptr += BRANCH
+            block = job - 4 * narrow - 2 * wide
+            weight_rows, biases = 0, DIM
+            first = FC2 * DIM
+    slot = tl.where((part <= OUT_PROJ) | (weight_rows == 0), SLOT, WIDE_SLOT)
     channel = tl.arange(0, WIDTH)
+    col = block * CHUNK + tl.arange(0, CHUNK)
+    there = channel < SLOT
+    real = col < tl.multiple_of(slot, ALIGNED)
+    total = tl.zeros([CHUNK, WIDTH], tl.float32)
+    bias = tl.zeros([CHUNK, ONES], tl.float32)
+    ones = tl.full([M, ONES], 1.0, tl.float32).to(DOT)
+    row = split * share_rows + tl.arange(0, M)
+    sample, step = row // steps, row % steps
+    for _ in range(split * share_rows, tl.minimum((split + 1) * share_rows, batch * steps), M):
+        inside = sample < batch
+        x_step = step
+        if LAST:
+            last = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE=QUERIES, LAST=LAST, RANGED=RANGED)
+            x_step = tl.where(part == IN_PROJ, last, step)
+        y_at = y_ptr + tl.multiple_of(sample * y_b + step * y_t, ALIGNED)
+        x_at = x_ptr + tl.multiple_of(sample * x_b + x_step * x_t, ALIGNED)
+        y_at = tl.multiple_of(y_at, ALIGNED * y_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        x_at = tl.multiple_of(x_at, ALIGNED * x_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        y = tl.load(y_at[:, None] + col[None, :], inside[:, None] & real[None, :], 0.0)
+        x = tl.load(x_at[:, None] + channel[None, :], inside[:, None] & there[None, :], 0.0)
+        total += product(tl.trans(y), x, PRECISION=PRECISION)
+        bias += product(tl.trans(y), ones, PRECISION=PRECISION)
+        # The next M rows, without a division.
+        step += M % steps
+        sample += M // steps + (step >= steps).to(tl.int32)
+        step -= tl.where(step >= steps, steps, 0)
     share = split * encoders + e
-    row = share.to(tl.int64) * (WEIGHT_ROWS * DIM) + first + col
-    real = col < limit
-    tl.store(shares_ptr + row[:, None] * DIM + channel[None, :], total, real[:, None] & (channel < DIM)[None, :])
-    tl.store(bias_shares_ptr + share * (BIASES * DIM) + first + col, bias, real)
+    place = share.to(tl.int64) * (WEIGHT_ROWS * DIM) + first + col
+    mask = (col < weight_rows)[:, None] & (channel < DIM)[None, :]
+    tl.store(shares_ptr + place[:, None] * DIM + channel[None, :], total, mask)
+    one = tl.arange(0, ONES)[None, :]
+    bias_at = bias_shares_ptr + (share * (BIASES * DIM) + first + col)[:, None] + one
+    tl.store(bias_at, bias, (col < biases)[:, None] & (one == 0))
 
 
-@triton.jit
-def _mlp_tiles(
-    w1_ptr,  # [E, 4d, d]
-    w2_ptr,  # [E, d, 4d]
-    e,  # number of the encoder
-    hidden_index,  # [CHUNK], numbers of hidden units
-    channel,  # [WIDTH]
-    DIM: tl.constexpr,  # d
-    DOT: tl.constexpr,  # type of the operands of products
-):
-    """Both weights of some hidden units, [WIDTH, CHUNK] each."""
-    mask = (channel < DIM)[:, None] & (hidden_index < 4 * DIM)[None, :]
-    w1 = tl.load(w1_ptr + (e * 4 * DIM + hidden_index)[None, :] * DIM + channel[:, None], mask, 0.0)
-    w2 = tl.load(w2_ptr + (e * DIM + channel)[:, None] * (4 * DIM) + hidden_index[None, :], mask, 0.0)
-    return w1.to(DOT), w2.to(DOT)
+@lru_cache(maxsize=64)
+def rows_of_a_share(rows: tuple[int, ...], jobs: int, block: int) -> int:
+    """The fewest rows of a share with which all programs are one wave: long encoders have more shares.
 
-
-@triton.jit
-def mlp_weights(
-    grad_ptr,  # [E, B, Tq, d], float32, gradient of the layer's output
-    middle_ptr,  # [E, B, Tq, d], float32
-    shares_ptr,  # [splits, E, 12d, d], float32, written
-    bias_shares_ptr,  # [splits, E, 9d], float32, written
-    gain_ptr,  # [E, d], of the layer norm before the MLP
-    shift_ptr,  # [E, d]
-    w1_ptr,  # [E, 4d, d]
-    b1_ptr,  # [E, 4d]
-    w2_ptr,  # [E, d, 4d]
-    table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
-    relu_keys,  # [E, B, 2], int32, dropout keys of the hidden units
-    mlp_keys,  # [E, B, 2], int32, dropout keys of the MLP's branch
-    g_e,  # elements between encoders, of the gradient of the output
-    g_b,  # between samples
-    g_t,  # between steps
-    m_e,  # elements between encoders, of middle
-    m_b,  # between samples
-    m_t,  # between steps
-    batch,  # B
-    splits,  # shares of an encoder's rows
-    encoders,  # E
-    DIM: tl.constexpr,  # d
-    WIDTH: tl.constexpr,  # d, padded to a power of two
-    LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
-    RES: tl.constexpr,  # whether elements of both branches are dropped
-    RES_THRESHOLD: tl.constexpr,  # their rate in 1/65536
-    RES_SCALE: tl.constexpr,  # what the kept ones are multiplied by
-    RELU: tl.constexpr,  # whether hidden units are dropped
-    RELU_THRESHOLD: tl.constexpr,  # their rate in 1/65536
-    RELU_SCALE: tl.constexpr,  # what the kept ones are multiplied by
-    M: tl.constexpr,  # rows at a time
-    CHUNK: tl.constexpr,  # hidden units of a program
-    DOT: tl.constexpr,  # type of the operands of products
-    PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
-):
-    """Shares of the gradients of both layers of the MLP; a program per CHUNK of hidden units."""
-    e = tl.program_id(1)
-    split = tl.program_id(2)
-    hidden_index = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
-    real = hidden_index < 4 * DIM
-    channel = tl.arange(0, WIDTH)
-    there = channel < DIM
-    gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
-    shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
-    w1, w2 = _mlp_tiles(w1_ptr, w2_ptr, e, hidden_index, channel, DIM=DIM, DOT=DOT)
-    b1 = tl.load(b1_ptr + e * 4 * DIM + hidden_index, real, 0.0)
-    first = tl.zeros([CHUNK, WIDTH], tl.float32)
-    second = tl.zeros([CHUNK, WIDTH], tl.float32)
-    first_bias = tl.zeros([CHUNK], tl.float32)
-    second_bias = tl.zeros([WIDTH], tl.float32)
-    count = count_rows(table, e, batch, SIDE=QUERIES, LAST=LAST)
-    size = tl.cdiv(tl.cdiv(count, M), splits) * M
-    for begin in range(split * size, tl.minimum((split + 1) * size, count), M):
-        row = begin + tl.arange(0, M)
-        inside = row < count
-        sample, step = locate_rows(row, table, e, SIDE=QUERIES, LAST=LAST)
-        mask = inside[:, None] & there[None, :]
-        g_at = e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
-        m_at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + channel[None, :]
-        grad = tl.load(grad_ptr + g_at, mask, 0.0)
-        if RES:
-            grad *= keep_factor(
-                mlp_keys,
-                table,
-                e,
-                sample,
-                step,
-                channel,
-                batch,
-                inside,
-                SIDE=QUERIES,
-                LAST=LAST,
-                COLS=DIM,
-                THRESHOLD=RES_THRESHOLD,
-                SCALE=RES_SCALE,
-            )
-        normed, _ = normalised(tl.load(middle_ptr + m_at, mask, 0.0), channel, DIM=DIM)
-        y = (normed * gain[None, :] + shift[None, :]).to(DOT)
-        before = product(y, w1, PRECISION=PRECISION) + b1[None, :]
-        hidden = tl.maximum(before, 0.0)
-        grad_hidden = product(grad.to(DOT), w2, PRECISION=PRECISION)
-        if RELU:
-            keep = keep_factor(
-                relu_keys,
-                table,
-                e,
-                sample,
-                step,
-                hidden_index,
-                batch,
-                inside,
-                SIDE=QUERIES,
-                LAST=LAST,
-                COLS=4 * DIM,
-                THRESHOLD=RELU_THRESHOLD,
-                SCALE=RELU_SCALE,
-            )
-            hidden *= keep
-            grad_hidden *= keep
-        grad_hidden = tl.where(before > 0, grad_hidden, 0.0)
-        first += product(tl.trans(grad_hidden.to(DOT)), normed.to(DOT), PRECISION=PRECISION)
-        second += product(tl.trans(hidden.to(DOT)), grad.to(DOT), PRECISION=PRECISION)
-        first_bias += tl.sum(grad_hidden, 0)
-        second_bias += tl.sum(grad, 0)
-    share = split * encoders + e
-    at = shares_ptr + (share.to(tl.int64) * (WEIGHT_ROWS * DIM) + hidden_index)[:, None] * DIM + channel[None, :]
-    mask = real[:, None] & there[None, :]
-    tl.store(at + FC1 * DIM * DIM, first, mask)
-    tl.store(at + FC2 * DIM * DIM, second, mask)
-    bias_at = bias_shares_ptr + share * (BIASES * DIM)
-    tl.store(bias_at + FC1 * DIM + hidden_index, first_bias, real)
-    tl.store(bias_at + FC2 * DIM + channel, second_bias, there & (tl.program_id(0) == 0))
+    Args:
+        rows: of each encoder.
+        jobs: programs of an encoder's share.
+        block: rows at a time; a share has a multiple of it.
+    """
+    most = max(WAVE // jobs, len(rows))
+    share = block * max(LEAST_BLOCKS, num_blocks(num_blocks(sum(rows), most), block))
+    while sum(num_blocks(count, share) for count in rows) > most:
+        share += block
+    return share
 
 
 def weight_gradients(
-    call: LayerCall, weights: LayerWeights, activations: Activations, grads: ActivationGradients
+    call: LayerCall, weights: LayerWeights, source: Tensor | None, grads: ActivationGradients
 ) -> LayerWeights:
-    """Gradients of a layer's weights."""
-    x, middle = activations.x, activations.middle
-    source = x if activations.source is None else activations.source
+    """Gradients of a layer's weights; the source is that of `Activations`."""
+    x = grads.normed
     encoders, batch, steps, dim = x.shape
-    sizes, mlp_sizes = call.sizes("projection_weights", dim), call.sizes("mlp_weights", dim)
-    splits = max(1, min(MAX_SPLITS, num_blocks(batch * steps, sizes["M"]) // LEAST_BLOCKS))
+    if source is None:
+        operand = x
+    else:
+        (operand,) = slots(source, source.shape[2], 1, dim, call.dtype)
+        operand.copy_(source)
+    sizes = call.sizes("weight_shares", dim)
+    jobs = 5 * num_blocks(dim, sizes["CHUNK"]) + 2 * num_blocks(4 * dim, sizes["CHUNK"])
+    share_rows = rows_of_a_share(tuple(batch * length for length in call.queries), jobs, sizes["M"])
+    splits = num_blocks(batch * max(steps, operand.shape[2]), share_rows)
     shares = torch.empty(splits, encoders, WEIGHT_ROWS.value * dim, dim, device=x.device)
     bias_shares = torch.empty(splits, encoders, BIASES.value * dim, device=x.device)
-    dropout = call.dropout()
-    jobs = 2 * num_blocks(dim, sizes["CHUNK"]) + num_blocks(2 * dim, sizes["CHUNK"])
     launch(
-        projection_weights,
+        weight_shares,
         (jobs, encoders, splits),
         q_ptr=grads.query,
-        kv_ptr=grads.key_value,
-        grad_middle_ptr=grads.middle,
+        k_ptr=grads.key,
         x_ptr=x,
-        source_ptr=source,
-        mixed_ptr=activations.mixed,
+        source_ptr=operand,
+        operands_ptr=grads.operands,
         shares_ptr=shares,
         bias_shares_ptr=bias_shares,
         table=call.table,
         ranges=call.attention.ranges,
-        res_keys=call.key("res"),
         **named_strides("q", grads.query),
-        **named_strides("kv", grads.key_value),
-        **named_strides("m", grads.middle),
+        **named_strides("k", grads.key),
         **named_strides("x", x),
-        **named_strides("s", source),
+        **named_strides("s", operand),
+        **named_strides("o", grads.operands),
         batch=batch,
-        splits=splits,
+        share_rows=share_rows,
         encoders=encoders,
-        SELF=source is x,
         LAST=call.last,
         RANGED=call.attention.ranged,
-        RES=dropout["RES"],
-        RES_THRESHOLD=dropout["RES_THRESHOLD"],
-        RES_SCALE=dropout["RES_SCALE"],
+        ALIGNED=SLOT_CHANNELS,
+        **operand_places(dim),
         **sizes,
-    )
-    launch(
-        mlp_weights,
-        (num_blocks(4 * dim, mlp_sizes["CHUNK"]), encoders, splits),
-        grad_ptr=grads.out,
-        middle_ptr=middle,
-        shares_ptr=shares,
-        bias_shares_ptr=bias_shares,
-        gain_ptr=weights.norm_weight[1],
-        shift_ptr=weights.norm_bias[1],
-        w1_ptr=weights.fc1_weight,
-        b1_ptr=weights.fc1_bias,
-        w2_ptr=weights.fc2_weight,
-        table=call.table,
-        relu_keys=call.key("relu"),
-        mlp_keys=call.key("mlp"),
-        **named_strides("g", grads.out),
-        **named_strides("m", middle),
-        batch=batch,
-        splits=splits,
-        encoders=encoders,
-        LAST=call.last,
-        **dropout,
-        **mlp_sizes,
     )
     return launch_add_up_weights(weights, shares, bias_shares)

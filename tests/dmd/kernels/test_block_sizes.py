@@ -10,7 +10,7 @@ from dmd.kernels.encoder.plan import StackPlan
 def test_blocks_are_powers_of_two_that_hold_the_channels(half):
     for channels in range(1, max(MAX_WIDTH, MAX_HEAD) + 1):
         for sizes in (
-            row_sizes("mlp_weights", channels, half=half),
+            row_sizes("weight_shares", channels, half=half),
             row_sizes("project", channels, half=half),
             attention_sizes(channels, 1, 500, half=half),
         ):

@@ -31,8 +31,7 @@ KERNELS = {
     "project_backward",
     "residual_mlp",
     "residual_mlp_backward",
-    "projection_weights",
-    "mlp_weights",
+    "weight_shares",
     "add_up_weights",
     "forward",
     "backward",
@@ -210,7 +209,7 @@ def check_tf32() -> None:
                 (out,) = stack([torch.zeros(2, 20, 16)])
             out.sum().backward()
         with_products = [kernel for kernel in driver.kernels.values() if "PRECISION" in kernel.constants]
-        assert len(with_products) == 9
+        assert len(with_products) == 8
         assert {kernel.constants["PRECISION"] for kernel in with_products} == {"tf32" if tf32 else "ieee"}
         found[tf32] = {kernel.matrix for kernel in with_products}
     assert found == {False: {"none"}, True: {"mma.sync"}}

@@ -19,7 +19,7 @@ from tests.dmd.kernels.without_card import without_card
 
 MLP = {
     "capability": 90,
-    "kernel": "mlp_weights",
+    "kernel": "weight_shares",
     "width": 64,
     "bits": 16,
     "M": 128,
@@ -69,14 +69,14 @@ def table(tmp_path):
 
 
 def test_a_row_holds_for_its_card_kernel_width_and_precision_alone(table):
-    rule = row_sizes("mlp_weights", 50, half=True)
+    rule = row_sizes("weight_shares", 50, half=True)
     measured = {"WIDTH": 64, "M": 128, "CHUNK": 32, "num_warps": 4, "num_stages": 3}
     assert measured != rule
-    assert row_sizes_on(90, "mlp_weights", 50, half=True) == measured
+    assert row_sizes_on(90, "weight_shares", 50, half=True) == measured
     for capability in (None, 86, 100, 121):
-        assert row_sizes_on(capability, "mlp_weights", 50, half=True) == rule
-    assert row_sizes_on(90, "mlp_weights", 50, half=False) == row_sizes("mlp_weights", 50, half=False)
-    assert row_sizes_on(90, "mlp_weights", 100, half=True) == row_sizes("mlp_weights", 100, half=True)
+        assert row_sizes_on(capability, "weight_shares", 50, half=True) == rule
+    assert row_sizes_on(90, "weight_shares", 50, half=False) == row_sizes("weight_shares", 50, half=False)
+    assert row_sizes_on(90, "weight_shares", 100, half=True) == row_sizes("weight_shares", 100, half=True)
     assert row_sizes_on(90, "project", 50, half=True) == row_sizes("project", 50, half=True)
 
 
@@ -108,7 +108,7 @@ def check_launches_take_the_row_of_the_card_that_is_compiled_for(path: str) -> N
             calls = Calls("crossmodal", precision="bf16", device=torch.device("cpu"), tiny=True)
             attention, rows = calls.layer.attention, calls.activations
             found[capability] = (
-                calls.layer.sizes("mlp_weights", 50)["M"],
+                calls.layer.sizes("weight_shares", 50)["M"],
                 attention.sizes("forward", rows.query.repeat(1, 1, 2, 1), rows.key_value.repeat(1, 1, 2, 1))["BLOCK_M"],
             )
     use_table(TABLE)
@@ -138,7 +138,7 @@ def test_the_table_of_this_version_can_be_read():
         (MLP, {"CHUNK": 8}, "CHUNK is '8'; at least 16"),
         (MLP, {"M": ""}, "M is ''; at least 16"),
         (MLP, {"M": "64.0"}, "M is '64.0'"),
-        (MLP, {"BLOCK_M": 64}, "BLOCK_M is '64'; mlp_weights has none"),
+        (MLP, {"BLOCK_M": 64}, "BLOCK_M is '64'; weight_shares has none"),
         (MLP, {"num_warps": 3}, "num_warps is 3; it must be a power of two"),
         (MLP, {"num_stages": 0}, "num_stages is '0'; at least 1"),
         (MLP, {"shared_bytes": 232449}, "shared_bytes is '232449'; at least 0 and at most 232448"),
