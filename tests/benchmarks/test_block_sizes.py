@@ -49,8 +49,8 @@ def test_every_kernel_is_tried_and_no_other():
 def test_the_rule_is_the_first_candidate_and_none_is_tried_twice():
     for dim in (50, 100, 256):
         for half in (True, False):
-            rule = row_sizes("weight_shares", dim, half=half)
-            tried = candidates("weight_shares", rule, PLAIN)
+            rule = row_sizes("residual_mlp", dim, half=half)
+            tried = candidates("residual_mlp", rule, PLAIN)
             assert tried[0] == rule
             assert len({tuple(sizes.items()) for sizes in tried}) == len(tried) > 3
             assert min(min(sizes.values()) for sizes in tried) >= 1
