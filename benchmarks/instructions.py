@@ -38,7 +38,7 @@ from typing import Any
 
 import triton
 
-from benchmarks.offline_driver import SHARED_LIMIT, Kernel, Launch, offline  # before a kernel is defined
+from benchmarks.offline_driver import Kernel, Launch, offline  # before a kernel is defined
 
 # isort: split
 from torch import Tensor
@@ -47,6 +47,7 @@ import dmd.kernels
 from benchmarks.compile_kernels import CASES, PRECISIONS, run_step
 from benchmarks.step_sides import STEP
 from benchmarks.tables import commit, write_rows
+from dmd.kernels.common.cards import SHARED_MEMORY
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KERNELS = Path(dmd.kernels.__file__).parent
@@ -275,7 +276,7 @@ def main() -> None:
     parser.add_argument("case", choices=CASES, help="a preset, or another case of benchmarks.compile_kernels")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--ghosts", type=int, default=STEP, help="ghost batches of 16 samples in one pass")
-    parser.add_argument("--card", type=int, choices=SHARED_LIMIT, default=90, help="compute capability, 90 for 9.0")
+    parser.add_argument("--card", type=int, choices=SHARED_MEMORY, default=90, help="compute capability, 90 for 9.0")
     parser.add_argument("--only", nargs="+", metavar="KERNEL", help="count these kernels alone")
     parser.add_argument("--loops", action="store_true", help="print what the instructions are made of")
     parser.add_argument("--out", type=Path, help="CSV of a row per kernel, variant and grid")
