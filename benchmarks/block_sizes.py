@@ -30,6 +30,7 @@ from dmd.kernels.common.measured_sizes import (
     COLUMNS,
     MAX_SIDE,
     OPTIONS,
+    PACK,
     TABLE,
     TILES,
     read_row,
@@ -63,6 +64,8 @@ ATTENTION_STEPS: tuple[dict[str, int], ...] = (
     {"BLOCK_M": -1, "num_warps": -1},
     {"BLOCK_N": -1, "num_warps": -1},
     {"BLOCK_M": 1},
+    {"BLOCK_N": 1},
+    {"BLOCK_M": 1, "BLOCK_N": 1, "num_warps": 1},
     {"num_warps": -1},
     {"num_warps": 1},
     {"num_stages": -1},
@@ -99,7 +102,7 @@ def candidates(kernel: str, rule: Mapping[str, int], lengths: Mapping[str, Any])
 
     Args:
         rule: what `dmd.kernels.common.block_sizes` gives.
-        lengths: `rows` and `keys` of the attention, padded.
+        lengths: `rows` and `keys` of the attention, padded, and `pack`, heads of a tile.
     """
     found: list[dict[str, int]] = []
     for steps in ATTENTION_STEPS if kernel in ATTENTION_KERNELS else ROW_STEPS:
@@ -120,7 +123,9 @@ def _possible(name: str, size: int, lengths: Mapping[str, Any]) -> bool:
     if name in OPTIONS:
         return 1 <= size <= OPTIONS[name]
     longest = {side: lengths[length] for length, side in TILES.items()}
-    return name == "WIDTH" or MIN_SIDE <= size <= longest.get(name, MAX_SIDE)
+    if lengths[PACK]:
+        longest[TILES["rows"]] *= lengths[PACK]
+    return name in ("WIDTH", "PACK") or MIN_SIDE <= size <= longest.get(name, MAX_SIDE)
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -226,7 +231,7 @@ def chosen(measured: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def _place(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row[name] for name in ("capability", "kernel", "width", "bits", *TILES))
+    return tuple(row[name] for name in ("capability", "kernel", "width", "bits", *TILES, PACK))
 
 
 def merge(measured: Path, table: Path) -> str:

@@ -18,7 +18,7 @@ from benchmarks.step_sides import SIZE, STEP
 from dmd.kernels.attention.plan import attention_tables
 from dmd.kernels.attention.triton_launch import AttentionLaunch, TritonAttended
 from dmd.kernels.common.block_sizes import attention_sizes, padded, row_sizes
-from dmd.kernels.common.measured_sizes import ATTENTION_KERNELS, BLOCKS, OPTIONS, TILES
+from dmd.kernels.common.measured_sizes import ATTENTION_KERNELS, BLOCKS, OPTIONS, PACK, TILES
 from dmd.kernels.common.triton_rows import QUERIES
 from dmd.kernels.encoder.backward_kernels import launch_project_backward, launch_residual_mlp_backward
 from dmd.kernels.encoder.forward_kernels import launch_project, launch_residual_mlp
@@ -134,13 +134,13 @@ class Calls:
 
     def place(self, kernel: str) -> tuple[dict[str, Any], dict[str, int]]:
         """What a row of the table belongs to but for the card, and the rule's sizes."""
-        if kernel in ATTENTION_KERNELS:
-            rule = attention_sizes(self.dim // HEADS, self.lengths["rows"], self.lengths["keys"], half=self.half)
-            lengths: dict[str, Any] = {name: padded(length) for name, length in self.lengths.items()}
-        else:
+        about: dict[str, Any] = {"bits": 16 if self.half else 32}
+        if kernel not in ATTENTION_KERNELS:
             rule = row_sizes(kernel, self.dim, half=self.half)
-            lengths = dict.fromkeys(self.lengths, "")
-        return {"width": rule["WIDTH"], "bits": 16 if self.half else 32, **lengths}, rule
+            return about | {"width": rule["WIDTH"], **dict.fromkeys(self.lengths, ""), PACK: ""}, rule
+        rule = attention_sizes(self.dim // HEADS, *self.lengths.values(), heads=HEADS, half=self.half)
+        lengths = {name: padded(length) for name, length in self.lengths.items()}
+        return about | {"width": rule["WIDTH"], **lengths, PACK: rule["PACK"]}, rule
 
     def call(self, kernel: str) -> str:
         """What is timed, by name."""

@@ -58,7 +58,8 @@ SCHEDULERS = 4
 REGISTERS = 65536
 SHARED = 227 * 1024
 WARPS = 64
-"""Registers, bytes of shared memory and warps of a multiprocessor."""
+PROGRAMS = 32
+"""Registers, bytes of shared memory, warps and programs of a multiprocessor."""
 RESERVED = 1024
 """Bytes of shared memory that the driver takes of each program."""
 THREADS = 32
@@ -90,7 +91,7 @@ def _mean(values: list[float]) -> float:
 
 def _attention_keys(at: Arguments) -> float:
     """Blocks of keys of a program of `forward` and `backward_query`."""
-    m, n = at["BLOCK_M"], at["BLOCK_N"]
+    m, n = at["BLOCK_M"] // at["PACK"], at["BLOCK_N"]
     counts = []
     for queries, keys, _ in at["shape"].tolist():
         first = queries - 1 if at["LAST"] else 0
@@ -103,7 +104,7 @@ def _attention_keys(at: Arguments) -> float:
 
 def _attention_queries(at: Arguments) -> float:
     """Blocks of queries of a program of `backward_key`."""
-    m, n = at["BLOCK_M"], at["BLOCK_N"]
+    m, n = at["BLOCK_M"] // at["PACK"], at["BLOCK_N"]
     counts = []
     for queries, keys, _ in at["shape"].tolist():
         first = queries - 1 if at["LAST"] else 0
@@ -213,7 +214,10 @@ def seconds(kernel: Kernel, code: Code, programs: int, instructions: float) -> f
     """Estimated time of a launch."""
     warps = kernel.constants["num_warps"]
     together = min(
-        REGISTERS // (code.registers * THREADS * warps), SHARED // (kernel.shared + RESERVED), WARPS // warps
+        REGISTERS // (code.registers * THREADS * warps),
+        SHARED // (kernel.shared + RESERVED),
+        WARPS // warps,
+        PROGRAMS,
     )
     cycles = 0.0
     while programs > 0:

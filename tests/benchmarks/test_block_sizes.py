@@ -17,7 +17,7 @@ from dmd.kernels.common.measured_sizes import (
 from tests.dmd.kernels.forms import TOLERANCE
 from tests.dmd.kernels.without_card import without_card
 
-PLAIN = {"rows": "", "keys": ""}
+PLAIN = {"rows": "", "keys": "", "pack": ""}
 RULE = {
     **dict.fromkeys(COLUMNS, ""),
     "capability": "90",
@@ -58,8 +58,18 @@ def test_the_rule_is_the_first_candidate_and_none_is_tried_twice():
 
 
 def test_a_tile_is_no_larger_than_its_sequences():
-    tried = candidates("forward", attention_sizes(5, 20, 46, half=True), {"rows": 32, "keys": 64})
+    rule = attention_sizes(5, 20, 500, heads=10, half=True)
+    tried = candidates("forward", rule, {"rows": 32, "keys": 64, "pack": 1})
     assert {(sizes["BLOCK_M"], sizes["BLOCK_N"]) for sizes in tried} == {(32, 64), (16, 32), (16, 64), (32, 32)}
+    rule = attention_sizes(5, 20, 46, heads=10, half=True)
+    tried = candidates("forward", rule, {"rows": 32, "keys": 64, "pack": 2})
+    assert {(sizes["BLOCK_M"], sizes["BLOCK_N"]) for sizes in tried} == {
+        (32, 16),
+        (16, 16),
+        (64, 16),
+        (32, 32),
+        (64, 32),
+    }
 
 
 def test_the_fastest_that_is_near_the_rule_is_chosen():

@@ -1,9 +1,15 @@
 """Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but log-sums of rows.
 
 Tensors are [E, B, T, H * h]: encoders, samples, steps, and H heads of h channels side by side. A program works on one
-block of rows (or keys) of one head of one sample of one encoder; programs are numbered by block, encoder, head and
-sample, the first fastest. A program whose block lies past its encoder's length has nothing to do: such rows are neither
-written nor read. `dmd.kernels.attention.triton_launch` launches the kernels.
+block of steps (of queries, or of keys) of PACK heads of one sample of one encoder; programs are numbered by block,
+encoder, heads and sample, the first fastest. A program whose block lies past its encoder's length has nothing to do:
+such steps are neither written nor read. `dmd.kernels.attention.triton_launch` launches the kernels.
+
+A tile of scores has BLOCK_M rows, which are the query steps of one head after those of another, and BLOCK_N keys. Its
+PACK heads lie side by side in the WIDTH channels of queries, keys and values. A row of queries, outputs or gradients is
+0 in the channels of other heads than its own. So one product with the keys gives the scores of all heads, and the
+gradients of all heads' keys and values are sums over all rows. What a row of a product has in the channels of other
+heads is not stored.
 """
 
 import triton
@@ -75,11 +81,14 @@ def _locate_program(
     encoders,  # E
     blocks,  # of an encoder
     HEADS: tl.constexpr,  # H
+    PACK: tl.constexpr,  # heads of a tile
 ):
-    """What a program works on: encoder, block, sample * H + head; and the number of samples."""
+    """What a program works on: encoder, block, sample, first head; and the number of samples."""
+    GROUPS: tl.constexpr = HEADS // PACK
     pid = tl.program_id(0)
-    batch = tl.num_programs(0) // blocks // encoders // HEADS
-    return pid // blocks % encoders, pid % blocks, pid // blocks // encoders, batch
+    batch = tl.num_programs(0) // blocks // encoders // GROUPS
+    group = pid // blocks // encoders
+    return pid // blocks % encoders, pid % blocks, group // GROUPS, group % GROUPS * PACK, batch
 
 
 @triton.jit
@@ -117,10 +126,22 @@ def _first_row(
 
 
 @triton.jit
+def _mask_queries(
+    row,  # [BLOCK_M], query steps
+    member,  # [BLOCK_M], heads of rows, counted from the first of the tile
+    channel,  # [WIDTH]
+    len_q,  # query length of the encoder
+    HEAD: tl.constexpr,  # h, channels of a head
+):
+    """Which channels of a tile's queries, outputs and gradients belong to the heads of their rows [BLOCK_M, WIDTH]."""
+    return (row < len_q)[:, None] & ((channel // HEAD)[None, :] == member[:, None])
+
+
+@triton.jit
 def _kept(
     row,  # [BLOCK_M], query steps
     col,  # [BLOCK_N], key steps
-    h,  # number of the head
+    head,  # [BLOCK_M], heads of rows
     len_q,  # query length of the encoder
     len_k,  # its key length
     key_low,  # low word of the dropout's key
@@ -129,7 +150,7 @@ def _kept(
 ):
     """Which weights of a tile dropout keeps [BLOCK_M, BLOCK_N]: a word of the hash decides about two keys."""
     words = (len_k + 1) // 2
-    word = (h * len_q + row[:, None]) * words + col[None, :] // 2
+    word = ((head * len_q + row) * words)[:, None] + col[None, :] // 2
     return draw_keep_mask(word, (col % 2)[None, :], key_low, key_high, threshold)
 
 
@@ -162,33 +183,34 @@ def forward(
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
     HEAD: tl.constexpr,  # h, channels of a head
-    WIDTH: tl.constexpr,  # h, padded to a power of two
-    BLOCK_M: tl.constexpr,  # query rows of a tile
+    PACK: tl.constexpr,  # heads of a tile, divides H
+    WIDTH: tl.constexpr,  # PACK * h, padded to a power of two
+    BLOCK_M: tl.constexpr,  # rows of a tile: query steps of PACK heads
     BLOCK_N: tl.constexpr,  # keys of a tile
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Attention output and each row's log-sum (base 2)."""
-    e, block, bh, batch = _locate_program(encoders, blocks, HEADS=HEADS)
-    b = bh // HEADS
-    h = bh % HEADS
+    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
-    if first + block * BLOCK_M >= len_q:
+    STEPS: tl.constexpr = BLOCK_M // PACK
+    if first + block * STEPS >= len_q:
         return
-    local = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    member = tl.arange(0, BLOCK_M) // STEPS
+    local = block * STEPS + tl.arange(0, BLOCK_M) % STEPS
     row = first + local
     channel = tl.arange(0, WIDTH)
-    q_mask = (row[:, None] < len_q) & (channel[None, :] < HEAD)
+    q_mask = _mask_queries(row, member, channel, len_q, HEAD=HEAD)
     q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
     top = tl.full([BLOCK_M], HIDDEN, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
-    end = tl.minimum(range_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    end = tl.minimum(range_end, first + (block + 1) * STEPS + tl.abs(len_q - len_k))
     for begin in range(range_begin // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
-        kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
+        kv_mask = (col[:, None] < len_k) & (channel[None, :] < PACK * HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
@@ -200,7 +222,7 @@ def forward(
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.sum(weights, 1)
         if DROP:
-            keep_mask = _kept(row, col, h, len_q, len_k, key_low, key_high, threshold)
+            keep_mask = _kept(row, col, h + member, len_q, len_k, key_low, key_high, threshold)
             weights = tl.where(keep_mask, weights, 0.0)
         mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION=PRECISION)
         top = new_top
@@ -208,7 +230,7 @@ def forward(
     o_at = o_ptr + e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
     tl.store(o_at, mixed.to(o_ptr.dtype.element_ty), q_mask)
     log_sum = top + tl.log2(tl.where(total > 0, total, 1.0))
-    tl.store(log_sums_ptr + (e * batch * HEADS + bh) * rows + local, log_sum, row < len_q)
+    tl.store(log_sums_ptr + ((e * batch + b) * HEADS + h + member) * rows + local, log_sum, row < len_q)
 
 
 @triton.jit
@@ -246,43 +268,44 @@ def backward_query(
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
     HEAD: tl.constexpr,  # h, channels of a head
-    WIDTH: tl.constexpr,  # h, padded to a power of two
-    BLOCK_M: tl.constexpr,  # query rows of a tile
+    PACK: tl.constexpr,  # heads of a tile, divides H
+    WIDTH: tl.constexpr,  # PACK * h, padded to a power of two
+    BLOCK_M: tl.constexpr,  # rows of a tile: query steps of PACK heads
     BLOCK_N: tl.constexpr,  # keys of a tile
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradient of the query, over the keys that each row sees."""
-    e, block, bh, batch = _locate_program(encoders, blocks, HEADS=HEADS)
-    b = bh // HEADS
-    h = bh % HEADS
+    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
-    if first + block * BLOCK_M >= len_q:
+    STEPS: tl.constexpr = BLOCK_M // PACK
+    if first + block * STEPS >= len_q:
         return
     keep_scale = tl.load(scales + e)
-    local = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    member = tl.arange(0, BLOCK_M) // STEPS
+    local = block * STEPS + tl.arange(0, BLOCK_M) % STEPS
     row = first + local
     channel = tl.arange(0, WIDTH)
-    q_mask = (row[:, None] < len_q) & (channel[None, :] < HEAD)
+    q_mask = _mask_queries(row, member, channel, len_q, HEAD=HEAD)
     o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
     q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
     go = tl.load(go_ptr + o_at, q_mask, 0.0)
     delta = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-    log_sum = tl.load(log_sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
+    log_sum = tl.load(log_sums_ptr + ((e * batch + b) * HEADS + h + member) * rows + local, row < len_q, 0.0)
     gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
-    end = tl.minimum(range_end, first + (block + 1) * BLOCK_M + tl.abs(len_q - len_k))
+    end = tl.minimum(range_end, first + (block + 1) * STEPS + tl.abs(len_q - len_k))
     for begin in range(range_begin // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
-        kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
+        kv_mask = (col[:, None] < len_k) & (channel[None, :] < PACK * HEAD)
         offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
         k = tl.load(k_ptr + offset, kv_mask, 0.0)
         v = tl.load(v_ptr + offset, kv_mask, 0.0)
         weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, log_sum, scale, PRECISION=PRECISION)
         grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
         if DROP:
-            keep_mask = _kept(row, col, h, len_q, len_k, key_low, key_high, threshold)
+            keep_mask = _kept(row, col, h + member, len_q, len_k, key_low, key_high, threshold)
             grad = tl.where(keep_mask, grad, 0.0)
         grad = weights * (grad - delta[:, None])
         gq += product(grad.to(k.dtype), k, PRECISION=PRECISION)
@@ -326,15 +349,14 @@ def backward_key(
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
     HEAD: tl.constexpr,  # h, channels of a head
-    WIDTH: tl.constexpr,  # h, padded to a power of two
-    BLOCK_M: tl.constexpr,  # query rows of a tile
+    PACK: tl.constexpr,  # heads of a tile, divides H
+    WIDTH: tl.constexpr,  # PACK * h, padded to a power of two
+    BLOCK_M: tl.constexpr,  # rows of a tile: query steps of PACK heads
     BLOCK_N: tl.constexpr,  # keys of a tile
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradients of key and value, over the rows that see them."""
-    e, block, bh, batch = _locate_program(encoders, blocks, HEADS=HEADS)
-    b = bh // HEADS
-    h = bh % HEADS
+    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
@@ -343,28 +365,30 @@ def backward_key(
     keep_scale = tl.load(scales + e)
     col = block * BLOCK_N + tl.arange(0, BLOCK_N)
     channel = tl.arange(0, WIDTH)
-    kv_mask = (col[:, None] < len_k) & (channel[None, :] < HEAD)
+    kv_mask = (col[:, None] < len_k) & (channel[None, :] < PACK * HEAD)
     offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
     k = tl.load(k_ptr + offset, kv_mask, 0.0)
     v = tl.load(v_ptr + offset, kv_mask, 0.0)
     gk = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     gv = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
-    start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // BLOCK_M * BLOCK_M
-    for begin in range(start, len_q - first, BLOCK_M):
-        local = begin + tl.arange(0, BLOCK_M)
+    STEPS: tl.constexpr = BLOCK_M // PACK
+    member = tl.arange(0, BLOCK_M) // STEPS
+    start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // STEPS * STEPS
+    for begin in range(start, len_q - first, STEPS):
+        local = begin + tl.arange(0, BLOCK_M) % STEPS
         row = first + local
-        q_mask = (row[:, None] < len_q) & (channel[None, :] < HEAD)
+        q_mask = _mask_queries(row, member, channel, len_q, HEAD=HEAD)
         o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
         q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
         go = tl.load(go_ptr + o_at, q_mask, 0.0)
         delta = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-        log_sum = tl.load(log_sums_ptr + (e * batch * HEADS + bh) * rows + local, row < len_q, 0.0)
+        log_sum = tl.load(log_sums_ptr + ((e * batch + b) * HEADS + h + member) * rows + local, row < len_q, 0.0)
         weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, log_sum, scale, PRECISION=PRECISION)
         grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
         dropped = weights * keep_scale
         if DROP:
-            keep_mask = _kept(row, col, h, len_q, len_k, key_low, key_high, threshold)
+            keep_mask = _kept(row, col, h + member, len_q, len_k, key_low, key_high, threshold)
             grad = tl.where(keep_mask, grad, 0.0)
             dropped = tl.where(keep_mask, dropped, 0.0)
         gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION=PRECISION)

@@ -63,10 +63,10 @@ class AttentionLaunch:
         log_sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
         attended = TritonAttended(query, key, value, out, log_sums)
         sizes = self.sizes("forward", query, key)
-        blocks = num_blocks(rows, sizes["BLOCK_M"])
+        blocks = num_blocks(rows, sizes["BLOCK_M"] // sizes["PACK"])
         launch(
             forward,
-            self._grid(query, blocks),
+            self._grid(query, blocks, sizes["PACK"]),
             q_ptr=query,
             k_ptr=key,
             v_ptr=value,
@@ -85,10 +85,10 @@ class AttentionLaunch:
         assert grad_out.stride() == out.stride()
         assert grad_key.stride() == grad_value.stride()
         sizes = self.sizes("backward_query", query, key)
-        blocks = num_blocks(query.shape[2], sizes["BLOCK_M"])
+        blocks = num_blocks(query.shape[2], sizes["BLOCK_M"] // sizes["PACK"])
         launch(
             backward_query,
-            self._grid(query, blocks),
+            self._grid(query, blocks, sizes["PACK"]),
             q_ptr=query,
             k_ptr=key,
             v_ptr=value,
@@ -105,7 +105,7 @@ class AttentionLaunch:
         blocks = num_blocks(key.shape[2], sizes["BLOCK_N"])
         launch(
             backward_key,
-            self._grid(query, blocks),
+            self._grid(query, blocks, sizes["PACK"]),
             q_ptr=query,
             k_ptr=key,
             v_ptr=value,
@@ -157,13 +157,14 @@ class AttentionLaunch:
             query.shape[-1] // self.heads,
             query.shape[2],
             key.shape[2],
+            heads=self.heads,
             half=query.dtype != torch.float32,
         )
 
-    def _grid(self, query: Tensor, blocks: int) -> tuple[int]:
-        """A program for each of so many blocks of each encoder, sample and head."""
+    def _grid(self, query: Tensor, blocks: int, pack: int) -> tuple[int]:
+        """A program for each of so many blocks of each encoder and sample, and of each `pack` heads."""
         encoders, batch = query.shape[:2]
-        return (encoders * blocks * batch * self.heads,)
+        return (encoders * blocks * batch * self.heads // pack,)
 
     def _factor(self, query: Tensor) -> float:
         return (query.shape[-1] // self.heads) ** -0.5

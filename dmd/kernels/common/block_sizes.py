@@ -15,6 +15,10 @@ MAX_HEAD = 256
 """Most channels of an attention head that they hold."""
 MIN_SIDE = 16
 """Smallest side of a Triton matrix product."""
+SHORT = 64
+"""Steps of the longest sequence of an attention that works in the smallest tiles."""
+SHORT_ROW = 128
+"""Most bytes of a row of such a tile: what a warp holds without spills."""
 
 
 def num_blocks(count: int, size: int) -> int:
@@ -47,15 +51,19 @@ def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
     return {"WIDTH": width, "M": rows, "CHUNK": chunk, "num_warps": warps, "num_stages": stages}
 
 
-def attention_sizes(head: int, rows: int, keys: int, *, half: bool) -> dict[str, int]:
-    """Constants of the attention's kernels: WIDTH, BLOCK_M rows by BLOCK_N keys of a tile; warps and stages.
+def attention_sizes(head: int, rows: int, keys: int, *, heads: int, half: bool) -> dict[str, int]:
+    """Constants of the attention's kernels: PACK heads of a tile, in WIDTH channels; BLOCK_M rows (query steps of those
+    heads) by BLOCK_N keys of a tile; warps and stages.
 
     Args:
         head: channels of a head.
         rows: steps of the longest query sequence; `keys`: of the longest key sequence.
+        heads: how many heads there are.
         half: products of 16 bits; otherwise float32.
     """
     width = padded(head)
+    if max(rows, keys) <= SHORT and width * (2 if half else 4) <= SHORT_ROW:
+        return _short_attention_sizes(head, rows, heads=heads)
     if half:
         side, warps, stages = {64: (64, 4, 3), 128: (32, 4, 2), 256: (32, 8, 1)}[max(64, width)]
     elif width == MIN_SIDE:
@@ -65,4 +73,22 @@ def attention_sizes(head: int, rows: int, keys: int, *, half: bool) -> dict[str,
     tile = min(side, padded(rows)), min(side, padded(keys))
     if min(tile) < side:
         warps = 4
-    return {"WIDTH": width, "BLOCK_M": tile[0], "BLOCK_N": tile[1], "num_warps": warps, "num_stages": stages}
+    return {"PACK": 1, "WIDTH": width, "BLOCK_M": tile[0], "BLOCK_N": tile[1], "num_warps": warps, "num_stages": stages}
+
+
+def _short_attention_sizes(head: int, rows: int, *, heads: int) -> dict[str, int]:
+    """Of short sequences: of the smallest tiles the causal mask hides least, and no two warps compute the same.
+
+    Two heads of up to 8 channels share the 16 that a product takes. A tile has 16 steps of each head and a warp for
+    them, or 8 steps of two heads where those are enough.
+    """
+    pack = 2 if 2 * head <= MIN_SIDE and heads % 2 == 0 else 1
+    steps = max(MIN_SIDE // pack, min(MIN_SIDE, 1 << (rows - 1).bit_length()))
+    return {
+        "PACK": pack,
+        "WIDTH": padded(pack * head),
+        "BLOCK_M": pack * steps,
+        "BLOCK_N": MIN_SIDE,
+        "num_warps": pack * steps // MIN_SIDE,
+        "num_stages": 1,
+    }

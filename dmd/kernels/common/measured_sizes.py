@@ -2,7 +2,7 @@
 
 `python -m benchmarks.block_sizes` measures on a GPU and writes the rows. A row belongs to a compute capability, a
 kernel, a padded width and the bits of a product's operands; that of the attention also to the padded number of rows
-and keys. So every rank with such a card takes the same sizes, and no training measures at its start. Other sizes add up
+and keys, and to the heads of a tile. So every rank with such a card takes the same sizes, and no training measures at its start. Other sizes add up
 in another order: a run continues bitwise on the same card with the same table, whose commit `run.json` names.
 """
 
@@ -36,6 +36,8 @@ OPTIONS = {"num_warps": MAX_WARPS, "num_stages": MAX_STAGES}
 """Triton's options, and the most of each."""
 TILES = {"rows": "BLOCK_M", "keys": "BLOCK_N"}
 """Lengths that a row of the attention belongs to, and the sides of a tile over them."""
+PACK = "pack"
+"""Heads of a tile of the attention, which its rows are of, too."""
 BLOCKS = ("M", "CHUNK")
 """Sides of a block of the kernels over rows."""
 COLUMNS = (
@@ -44,6 +46,7 @@ COLUMNS = (
     "width",
     "bits",
     *TILES,
+    PACK,
     *BLOCKS,
     *TILES.values(),
     *OPTIONS,
@@ -66,50 +69,49 @@ class Place(NamedTuple):
     rows: int = 0
     """Of the attention: steps of the longest query sequence, padded; `keys`: of the longest key sequence."""
     keys: int = 0
+    pack: int = 1
+    """Of the attention: heads of a tile."""
 
 
+@cache
 def row_sizes_on(capability: int | None, kernel: str, dim: int, *, half: bool) -> Mapping[str, int]:
     """Constants of a kernel over rows of an encoder, as `row_sizes`, on a card of this compute capability.
 
     Raises:
         ValueError: the table has a row that cannot be right.
     """
-    return _row_sizes(capability, kernel, dim, half)
+    assert kernel in ROW_KERNELS, kernel
+    return _on(capability, kernel, row_sizes(kernel, dim, half=half), half=half)
 
 
+@cache
 def attention_sizes_on(
-    capability: int | None, kernel: str, head: int, rows: int, keys: int, *, half: bool
+    capability: int | None, kernel: str, head: int, rows: int, keys: int, *, heads: int, half: bool
 ) -> Mapping[str, int]:
     """Constants of one of the attention's kernels, as `attention_sizes`, on a card of this compute capability.
 
     Raises:
         ValueError: the table has a row that cannot be right.
     """
-    return _attention_sizes(capability, kernel, head, rows, keys, half)
-
-
-@cache
-def _row_sizes(capability: int | None, kernel: str, dim: int, half: bool) -> Mapping[str, int]:
-    assert kernel in ROW_KERNELS, kernel
-    return _on(capability, kernel, row_sizes(kernel, dim, half=half), half=half)
-
-
-@cache
-def _attention_sizes(
-    capability: int | None, kernel: str, head: int, rows: int, keys: int, half: bool
-) -> Mapping[str, int]:
     assert kernel in ATTENTION_KERNELS, kernel
-    rule = attention_sizes(head, rows, keys, half=half)
-    return _on(capability, kernel, rule, half=half, rows=padded(rows), keys=padded(keys))
+    rule = attention_sizes(head, rows, keys, heads=heads, half=half)
+    return _on(capability, kernel, rule, half=half, rows=padded(rows), keys=padded(keys), pack=rule["PACK"])
 
 
 def _on(
-    capability: int | None, kernel: str, rule: Mapping[str, int], *, half: bool, rows: int = 0, keys: int = 0
+    capability: int | None,
+    kernel: str,
+    rule: Mapping[str, int],
+    *,
+    half: bool,
+    rows: int = 0,
+    keys: int = 0,
+    pack: int = 1,
 ) -> Mapping[str, int]:
     """The rule's sizes, with the table's in their place."""
     measured: Mapping[str, int] = {}
     if capability is not None:
-        place = Place(capability, kernel, rule["WIDTH"], 16 if half else 32, rows, keys)
+        place = Place(capability, kernel, rule["WIDTH"], 16 if half else 32, rows, keys, pack)
         measured = _table_in(TABLE).get(place, {})
     return MappingProxyType({**rule, **measured})
 
@@ -153,19 +155,23 @@ def read_row(row: Mapping[str, str | None]) -> tuple[Place, dict[str, int]]:
     if not attention and kernel not in ROW_KERNELS:
         raise ValueError(f"kernel is {kernel!r}; known: {' '.join(ROW_KERNELS + ATTENTION_KERNELS)}")
     lengths = {name: _side(row, name, most=None) for name in TILES if attention}
+    pack = _power_of_two(row, PACK, least=1, most=MIN_SIDE) if attention else 1
     place = Place(
         capability=_one_of(row, "capability", tuple(SHARED_MEMORY)),
         kernel=kernel,
         width=_side(row, "width", most=MAX_HEAD if attention else MAX_WIDTH),
         bits=_one_of(row, "bits", BITS),
         **lengths,
+        pack=pack,
     )
     if attention:
-        sizes = {side: _side(row, side, most=min(MAX_SIDE, lengths[name])) for name, side in TILES.items()}
+        longest = {**lengths, "rows": pack * lengths["rows"]}
+        sizes = {side: _side(row, side, most=min(MAX_SIDE, longest[name])) for name, side in TILES.items()}
     else:
         sizes = {side: _side(row, side, most=MAX_SIDE) for side in BLOCKS}
-    for name in COLUMNS:
-        if name in (*TILES, *TILES.values(), *BLOCKS) and name not in (*sizes, *lengths) and row[name]:
+    own = (*lengths, *sizes, *([PACK] if attention else []))
+    for name in (*TILES, PACK, *BLOCKS, *TILES.values()):
+        if name not in own and row[name]:
             raise ValueError(f"{name} is {row[name]!r}; {kernel} has none, leave it empty")
     sizes["num_warps"] = _power_of_two(row, "num_warps", least=1, most=MAX_WARPS)
     sizes["num_stages"] = _number(row, "num_stages", least=1, most=MAX_STAGES)

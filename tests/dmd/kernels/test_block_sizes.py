@@ -12,18 +12,47 @@ def test_blocks_are_powers_of_two_that_hold_the_channels(half):
         for sizes in (
             row_sizes("weight_shares", channels, half=half),
             row_sizes("project", channels, half=half),
-            attention_sizes(channels, 1, 500, half=half),
+            attention_sizes(channels, 1, 500, heads=2, half=half),
+            attention_sizes(channels, 50, 50, heads=2, half=half),
+            attention_sizes(channels, 1, 50, heads=2, half=half),
         ):
-            assert sizes["WIDTH"] == padded(channels) >= channels
+            assert sizes["WIDTH"] == padded(channels) >= sizes.get("PACK", 1) * channels
             for name in ("WIDTH", "M", "CHUNK", "BLOCK_M", "BLOCK_N"):
                 size = sizes.get(name, 16)
                 assert size >= 16
                 assert size & (size - 1) == 0
 
 
+def tile(head: int, rows: int, keys: int, heads: int, *, half: bool = True) -> tuple[int, ...]:
+    """Heads, rows, keys and warps of a tile."""
+    sizes = attention_sizes(head, rows, keys, heads=heads, half=half)
+    return tuple(sizes[name] for name in ("PACK", "BLOCK_M", "BLOCK_N", "num_warps"))
+
+
 def test_tiles_are_no_larger_than_the_sequences():
-    sizes = attention_sizes(5, 1, 20, half=True)
-    assert (sizes["BLOCK_M"], sizes["BLOCK_N"]) == (16, 32)
+    assert tile(5, 20, 500, 10)[1:3] == (32, 64)
+    assert tile(5, 500, 1, 10)[1:3] == (64, 16)
+
+
+def test_short_sequences_have_small_tiles_with_a_warp_each():
+    assert tile(10, 46, 64, 10) == (1, 16, 16, 1)
+    assert tile(10, 46, 65, 10) == (1, 64, 64, 4)
+
+
+def test_heads_too_wide_for_a_warp_have_none_of_them():
+    assert tile(64, 46, 46, 1) == (1, 16, 16, 1)
+    assert tile(65, 46, 46, 1) == (1, 32, 32, 4)
+    assert tile(32, 46, 46, 1, half=False) == (1, 16, 16, 1)
+    assert tile(33, 46, 46, 1, half=False) == (1, 32, 32, 4)
+
+
+@pytest.mark.parametrize("head, heads, pack", [(5, 10, 2), (8, 2, 2), (9, 2, 1), (5, 5, 1)])
+def test_two_heads_share_a_tile_where_its_channels_hold_them_and_none_is_left_over(head, heads, pack):
+    assert tile(head, 46, 46, heads) == (pack, 16 * pack, 16, pack)
+
+
+def test_the_last_steps_of_two_heads_fill_one_small_tile():
+    assert tile(5, 1, 50, 10) == (2, 16, 16, 1)
 
 
 @pytest.mark.parametrize(

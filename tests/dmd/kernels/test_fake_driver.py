@@ -95,7 +95,7 @@ def check_grids() -> None:
     grids: list[tuple[int, int, int]] = []
     samples, blocks = 70_000, 65_536
     with offline(LEAST, on_launch=lambda launch: grids.append(launch.grid)):
-        plan = AttentionPlan(heads=2, queries=(1,), keys=(1,), rates=(0.0,))
+        plan = AttentionPlan(heads=4, queries=(1,), keys=(1,), rates=(0.0,))  # a program takes two heads
         parts = [torch.zeros(1, samples, 1, 8, requires_grad=True) for _ in range(3)]
         TRITON.attention(*parts, plan).sum().backward()
         assert grids == [(2 * samples, 1, 1)] * 3

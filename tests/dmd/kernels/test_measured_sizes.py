@@ -37,6 +37,7 @@ FORWARD = {
     "bits": 16,
     "rows": 64,
     "keys": 64,
+    "pack": 2,
     "BLOCK_M": 16,
     "BLOCK_N": 32,
     "num_warps": 1,
@@ -56,8 +57,8 @@ def write_table(path: Path, *rows: dict) -> Path:
 def use_table(path: Path) -> None:
     """Let this process take its sizes from another table."""
     measured_sizes.TABLE = path
-    measured_sizes._row_sizes.cache_clear()
-    measured_sizes._attention_sizes.cache_clear()
+    row_sizes_on.cache_clear()
+    attention_sizes_on.cache_clear()
 
 
 @pytest.fixture
@@ -81,15 +82,20 @@ def test_a_row_holds_for_its_card_kernel_width_and_precision_alone(table):
 
 
 def test_a_row_of_the_attention_holds_for_lengths_that_are_padded_to_its_own(table):
-    rule = attention_sizes(5, 46, 50, half=True)
-    measured = {"WIDTH": 16, "BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 1, "num_stages": 2}
+    rule = attention_sizes(5, 46, 50, heads=10, half=True)
+    measured = {"PACK": 2, "WIDTH": 16, "BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 1, "num_stages": 2}
     assert measured != rule
-    for head in (5, 10):
-        assert attention_sizes_on(90, "forward", head, 46, 50, half=True) == measured
-    assert attention_sizes_on(90, "backward_key", 5, 46, 50, half=True) == rule
-    assert attention_sizes_on(86, "forward", 5, 46, 50, half=True) == rule
-    assert attention_sizes_on(90, "forward", 5, 1, 50, half=True) == attention_sizes(5, 1, 50, half=True)
-    assert attention_sizes_on(90, "forward", 5, 46, 371, half=True) == attention_sizes(5, 46, 371, half=True)
+    for head in (5, 8):
+        assert attention_sizes_on(90, "forward", head, 46, 50, heads=10, half=True) == measured
+    for capability, kernel, head, rows, keys in (
+        (90, "backward_key", 5, 46, 50),
+        (86, "forward", 5, 46, 50),
+        (90, "forward", 10, 46, 50),
+        (90, "forward", 5, 1, 50),
+        (90, "forward", 5, 46, 371),
+    ):
+        rule = attention_sizes(head, rows, keys, heads=10, half=True)
+        assert attention_sizes_on(capability, kernel, head, rows, keys, heads=10, half=True) == rule != measured
 
 
 def check_launches_take_the_row_of_the_card_that_is_compiled_for(path: str) -> None:
@@ -144,6 +150,9 @@ def test_the_table_of_this_version_can_be_read():
         (MLP, {"shared_bytes": 232449}, "shared_bytes is '232449'; at least 0 and at most 232448"),
         (MLP, {"capability": 86, "shared_bytes": 101377}, "shared_bytes is '101377'; at least 0 and at most 101376"),
         (FORWARD, {"rows": ""}, "rows is ''"),
+        (FORWARD, {"pack": 3}, "pack is 3; it must be a power of two"),
+        (FORWARD, {"BLOCK_M": 256}, "BLOCK_M is '256'; at least 16 and at most 128"),
+        (MLP, {"pack": 1}, "pack is '1'; weight_shares has none"),
         (FORWARD, {"BLOCK_N": 128}, "BLOCK_N is '128'; at least 16 and at most 64"),
         (FORWARD, {"M": 64}, "M is '64'; forward has none"),
     ],
