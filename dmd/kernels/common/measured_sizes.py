@@ -1,9 +1,10 @@
 """Block sizes of a launch on a card: measured ones where `measured_sizes.csv` has a row for it, else those of the rule.
 
 `python -m benchmarks.block_sizes` measures on a GPU and writes the rows. A row belongs to a compute capability, a
-kernel, a padded width and the bits of a product's operands; that of the attention also to the padded number of rows
-and keys, and to the heads of a tile. So every rank with such a card takes the same sizes, and no training measures at its start. Other sizes add up
-in another order: a run continues bitwise on the same card with the same table, whose commit `run.json` names.
+kernel, a padded width and the bits of a product's operands; that of the attention also to the padded number of rows and
+keys, and to the heads of a tile. So every rank with such a card takes the same sizes, and no training measures at its
+start. Other sizes add up in another order: a run continues bitwise on the same card with the same table, whose commit
+`run.json` names.
 """
 
 import csv
