@@ -5,6 +5,7 @@ views of buffers that the pool owns, and a buffer without a view is reused. No b
 held for any time.
 """
 
+import math
 import sys
 import threading
 from typing import Any
@@ -31,7 +32,7 @@ class BufferPool:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An uninitialised array."""
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         if size < _MIN_BYTES:
             return np.empty(shape, dtype)
         with self._lock:

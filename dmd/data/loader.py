@@ -79,19 +79,21 @@ def _assemble(
     reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequence[int], *, part: Part = WHOLE, classes: bool
 ) -> Batch:
     """Read a part of rows [G, S] of a split (-1: padding, which repeats the first valid row)."""
+    size = rows.shape[1]
     valid = rows >= 0
     filled = np.where(valid, rows, rows[valid][0] if valid.any() else 0)
-    places = part.places(rows.shape[1])
-    own = filled[:, places.start : places.stop]
-    spare = part.slots(rows.shape[1]) - len(places)
-    arrays = reader.read(split, np.pad(own, ((0, 0), (0, spare)), mode="edge").ravel())
-    records = reader.index.records(split, filled.ravel())
-    labels = records["class" if classes else "label"].astype(np.float32)
+    places = part.places(size)
+    slots = np.arange(places.start, places.start + part.slots(size))
+    own = filled[:, np.minimum(slots, places.stop - 1)]  # a spare slot repeats the last sample of the part
+    arrays = reader.read(split, own.ravel())
+    column = "class" if classes else "label"
+    # Losses need the labels of a whole ghost batch, whoever reads the other features.
+    labels = arrays[column] if part == WHOLE else reader.index.records(split, filled.ravel())[column]
     return Batch(
         text=torch.from_numpy(arrays["text"]),
         audio=torch.from_numpy(arrays["audio"]),
         vision=torch.from_numpy(arrays["vision"]),
-        labels=torch.from_numpy(labels).view(*rows.shape),
+        labels=torch.from_numpy(labels.astype(np.float32)).view(*rows.shape),
         mask=torch.from_numpy(valid.astype(np.float32)),
         rows=torch.from_numpy(rows),
         ghosts=tuple(ghosts),

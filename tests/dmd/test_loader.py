@@ -72,7 +72,8 @@ def test_batches_do_not_depend_on_reader_threads(shards):
 
 
 def test_ranks_that_share_a_ghost_batch_read_a_part_each(shards):
-    """Of seven ranks three share one ghost batch: every sample once, in its place, with the labels of all."""
+    """Of seven ranks three share one ghost batch: every sample once, in its place, with the labels of all. The last
+    sample of a part fills its spare slots."""
     with ShardReader(shards) as reader:
         whole, plan = _epoch(reader, _plan(reader, per_forward=3), 0), _plan(reader, ranks=7)
         of_ranks = [
@@ -93,6 +94,8 @@ def test_ranks_that_share_a_ghost_batch_read_a_part_each(shards):
                 kept = batch.mask[number, places.start : places.stop] > 0
                 of_places = batch.text.unflatten(0, (3, 4))[number, places.start : places.stop]
                 assert torch.equal(part.text[: len(places)][kept], of_places[kept])
+                for spare in part.text[len(places) :]:
+                    assert torch.equal(spare, part.text[len(places) - 1])
 
 
 @pytest.mark.parametrize("first_step", [1, 31, 32, 33])

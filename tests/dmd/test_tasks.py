@@ -15,7 +15,8 @@ import dmd
 from data_shards.reading.reader import ShardReader
 from dmd.config import DataConfig
 from dmd.config.loading import load_config
-from dmd.data.loader import evaluation_batches
+from dmd.data.loader import evaluation_batches, training_steps
+from dmd.data.plan import EpochPlan
 from dmd.data.targets import check_classes, targets
 from dmd.inference.export import PROGRAM, example
 from dmd.losses import Objective, ObjectiveConfig
@@ -125,6 +126,27 @@ def test_stored_classes_are_what_is_read(tmp_path):
         ]
     assert torch.equal(targets(both[0].labels, stored), to_classes(both[1].labels, 3).float())
     assert targets(both[0].labels, stored) is both[0].labels
+
+
+def test_ranks_that_share_a_ghost_batch_have_the_stored_classes_of_all_its_samples(tmp_path):
+    stored = DataConfig(classes="stored")
+    with ShardReader(classified(tmp_path, class_labels=True)) as reader:
+
+        def labels(ranks: int, rank: int) -> torch.Tensor:
+            plan = EpochPlan(
+                num_samples=reader.index.num_samples("train"),
+                ghost_batch_size=4,
+                ghost_batches_per_step=1,
+                ghost_batches_per_forward=1,
+                num_ranks=ranks,
+            )
+            steps = training_steps(reader, plan, stored, seed=0, rank=rank, epoch=0)
+            return torch.cat([batch.labels for batches in steps for batch in batches])
+
+        alone = labels(1, 0)
+        assert set(alone.flatten().tolist()) == {0, 1, 2}
+        assert torch.equal(labels(2, 0), alone)
+        assert torch.equal(labels(2, 1), alone)
 
 
 def test_classes_that_are_not_there_are_rejected(tmp_path):
