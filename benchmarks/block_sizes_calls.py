@@ -32,7 +32,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 RATE = 0.2
 """Of the attention's dropout."""
 REPLAY_MILLISECONDS = 5
-"""Of a graph of calls, which is replayed ten times: 171 candidates share half a minute."""
+"""Of a graph of calls, which is replayed ten times: some 150 candidates share half a minute."""
 TINY_STEPS, TINY_SAMPLES = 17, 1
 CALLS = {
     "weight_shares": "weight_gradients",

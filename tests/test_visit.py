@@ -180,7 +180,7 @@ def test_every_stage_has_a_command_on_both_devices():
                     assert (ROOT / f"{word.replace('.', '/')}.py").exists(), command
 
 
-def test_every_stage_of_a_first_visit_can_be_started_within_its_budget():
+def test_the_least_times_of_a_first_visits_stages_fit_its_budget():
     settings = settings_of({"OUT": "/o", "SCRATCH": "/s"})
     assert [stage.name for stage in settings.stages] == ["wheels", *FIRST]
     assert sum(stage.least for stage in settings.stages) <= settings.budget - SPARE_SECONDS

@@ -5,7 +5,7 @@ have set, and joins the process group by itself (`launch.trainer.engine.join_pro
 used: gloo takes the interface that the host's name resolves to, which on many hosts is a loopback, so that ranks on two
 nodes wait for each other until they time out; and its store listens on every interface.
 
-No torch here: a trial's driver and controller read this module, and only wait.
+A trial's driver and controller read this module, and only wait: torch is imported in what runs on a rank.
 """
 
 import os
@@ -23,7 +23,29 @@ from launch.network.rank_environment import rank_environment
 
 def hide_gpus() -> None:
     """Let this process, to which Ray has given no GPU, see none; Ray itself leaves all of the node's in sight."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+
+
+def require_gpu() -> None:
+    """Let DeepSpeed use the GPU that Ray has given to this process.
+
+    Raises:
+        ValueError: torch cannot use it.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        raise ValueError(
+            f"node {node} offers a GPU to Ray, and torch {torch.__version__} finds no CUDA device there; install a "
+            "CUDA build of torch or a newer driver, or start Ray there with --num-gpus 0"
+        )
+    os.environ["DS_ACCELERATOR"] = "cuda"
+
+
+def import_training() -> None:
+    """Import what takes seconds before a port is chosen, which another process could take meanwhile."""
+    import launch.trainer.build  # noqa: F401
 
 
 def choose_interface() -> str:
@@ -64,8 +86,9 @@ class _Backend(Backend):
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """On the controller, when the ranks are placed."""
-        if not worker_group.get_resources_per_worker().get("GPU", 0):
-            worker_group.execute(hide_gpus)
+        claims_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        worker_group.execute(require_gpu if claims_gpu else hide_gpus)
+        worker_group.execute(import_training)
         addresses = worker_group.execute(choose_interface)
         _, port = worker_group.execute_single(0, get_address_and_port)
         worker_group.execute(name_ranks, addresses, port)

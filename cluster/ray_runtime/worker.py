@@ -35,13 +35,15 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         RuntimeError: a rank is gone: Ray starts all ranks again.
         ValueError: a damaged shard, which one rank alone may see; or a later attempt has taken the run directory over.
     """
-    _choose_accelerator()
     from dmd.config.loading import config_from_dict
     from launch.trainer.build import make_training
     from launch.trainer.determinism import make_deterministic
     from launch.trainer.engine import join_process_group, leave_process_group
 
-    config, run = config_from_dict(settings["config"]), Path(settings["run"])
+    try:
+        config, run = config_from_dict(settings["config"]), Path(settings["run"])
+    except ValueError as error:
+        return {"failure": str(error), "state": "failed"}
     if config.train.deterministic:
         make_deterministic(os.environ)
     device = join_process_group(timedelta(seconds=config.train.collective_timeout))
@@ -50,10 +52,12 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     try:
         training = make_training(config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
     except ValueError as error:
+        leave_process_group()
         return {"failure": str(error), "state": "failed"}
     try:
         training.run()
     except Diverged as error:
+        leave_process_group()
         return {"failure": str(error), "state": "diverged"}
     leave_process_group()
     return {"failure": None}
@@ -86,11 +90,3 @@ def report(epoch: EpochReport) -> None:
             **numbers,
         }
     )
-
-
-def _choose_accelerator() -> None:
-    """Tell DeepSpeed, which would look for itself, that this is a CPU where Ray gave this rank no GPU (`hide_gpus`)."""
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")

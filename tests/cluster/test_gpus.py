@@ -25,6 +25,7 @@ def _look(settings: dict[str, Any]) -> dict[str, str | None]:
 
 def test_a_rank_without_a_claim_sees_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # Ray leaves it to a process without a claim
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     with stop_requests() as stop, cluster(None, stop, cpus=2):
         trainer = Trainer(
             _look,

@@ -116,8 +116,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
         cluster = Two(head, worker, folder / "r", audit)
         cluster.private.mkdir()
         try:
-            wait_for(lambda: "Ray runtime started" in (folder / "r.log").read_text(), "the head node", 120)
+            started = lambda: (folder / "r.log").read_text().count("Ray runtime started")  # noqa: E731
+            wait_for(lambda: started() == 1, "the head node", 120)
             cluster.join()
+            wait_for(lambda: started() == 2, "the worker node", 120)
             yield cluster
         finally:
             if cluster.worker_node is not None:
@@ -147,7 +149,8 @@ def trial(two: Two, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     run = out / "trials" / "0000"
 
     def epochs() -> int:
-        assert driver.poll() is None or records(out)[0]["state"] == "finished", log.read_text()
+        ended = [record["state"] for record in records(out)]
+        assert driver.poll() is None or ended == ["finished"], log.read_text()
         return len(lines(run, "valid"))
 
     def trains_again(since: int) -> bool:

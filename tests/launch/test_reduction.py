@@ -213,8 +213,8 @@ def test_a_step_reduces_its_gradient_once_and_its_terms_with_the_decision(shards
 
 
 def _gathered(rank: int, folder: Path) -> dict[str, Any]:
-    """Moments after a step at ZeRO 1, gathered in small buffers, at once, and by DeepSpeed, and the collectives."""
-    config = load_config(None, [*TINY, "train.zero_stage=1"])
+    """Moments after a step, gathered in small buffers, at once, and by DeepSpeed, and the collectives."""
+    config = load_config(None, [*TINY, (folder / "stage").read_text()])
     reader = open_shards(folder / "shards", config)
     plan = plan_training(config, reader, folder / "run", 2)
     system, _ = build_system(config, reader.index.info, torch.device("cpu"))
@@ -234,8 +234,10 @@ def _gathered(rank: int, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.multiproc
 @pytest.mark.slow
-def test_a_checkpoint_at_zero_gathers_each_moment_at_once(shards, tmp_path):
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_checkpoint_at_zero_gathers_each_moment_at_once(shards, tmp_path, stage):
     (tmp_path / "shards").symlink_to(shards)
+    (tmp_path / "stage").write_text(f"train.zero_stage={stage}")
     for found in on_ranks(_gathered, tmp_path):
         assert found["counts"] == {"c10d::allreduce_": 2}
         assert any(moment.any() for moment in found["state"])

@@ -21,7 +21,7 @@ from dmd.kernels.encoder.triton_layer_call import (
     Activations,
     LayerCall,
     empty,
-    operand_channels,
+    empty_operands,
     slots,
 )
 from dmd.kernels.encoder.weight_gradient_kernels import weight_gradients
@@ -63,7 +63,7 @@ class FusedLayer(torch.autograd.Function):
         dim, rows = x.shape[3], middle.shape[2]
         grad = dense_channels(gradients[0])
         grad_middle, grad_mixed = empty(x, rows, dim), empty(x, rows, dim, call.dtype)
-        operands = empty(x, rows, operand_channels(dim), call.dtype)
+        operands = empty_operands(x, rows, dim, call.dtype)
         launch_residual_mlp_backward(
             call,
             weights,

@@ -125,6 +125,14 @@ def operand_channels(dim: int) -> int:
     return 2 * slot(4 * dim) + 4 * slot(dim)
 
 
+def empty_operands(like: Tensor, steps: int, dim: int, dtype: torch.dtype) -> Tensor:
+    """`ActivationGradients.operands`; kernels count in 32 bits within an encoder, and in 64 between encoders."""
+    encoders, batch = like.shape[:2]
+    channels = operand_channels(dim)
+    assert batch * steps * channels < 2**31
+    return torch.empty(encoders, batch, steps, channels, device=like.device, dtype=dtype)
+
+
 def slots(like: Tensor, steps: int, count: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """`count` tensors [E, B, steps, dim] side by side in memory, a slot of each row for each."""
     return empty(like, steps, count * slot(dim), dtype).unflatten(-1, (count, slot(dim)))[..., :dim].unbind(3)

@@ -170,7 +170,7 @@ def weight_shares(
         y = tl.load(y_at[:, None] + col[None, :], inside[:, None] & real[None, :], 0.0)
         x = tl.load(x_at[:, None] + channel[None, :], inside[:, None] & there[None, :], 0.0)
         total += product(tl.trans(y), x, PRECISION=PRECISION)
-        bias += product(tl.trans(y), ones, PRECISION=PRECISION)
+        bias += product(tl.trans(y), ones, PRECISION="ieee")  # a sum, which TF32 would round
         # The next M rows, without a division.
         step += M % steps
         sample += M // steps + (step >= steps).to(tl.int32)
@@ -186,7 +186,9 @@ def weight_shares(
 
 @lru_cache(maxsize=64)
 def rows_of_a_share(rows: tuple[int, ...], jobs: int, block: int) -> int:
-    """The fewest rows of a share with which all programs are one wave: long encoders have more shares.
+    """The fewest rows of a share with which all programs are one wave that have rows of queries.
+
+    Long encoders have more shares.
 
     Args:
         rows: of each encoder.

@@ -29,7 +29,7 @@ def _sums(y: Tensor, x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, Tenso
 
 
 def check_shares(device: str) -> None:
-    """Against sums in float64. No share reads what is not a number."""
+    """Against sums in float64. Nothing that is stored depends on what is not a number."""
     from dmd.kernels.attention.triton_launch import AttentionLaunch
     from dmd.kernels.common.triton_rows import COLUMNS
     from dmd.kernels.encoder.plan import LayerWeights
