@@ -6,18 +6,18 @@ from torch import Tensor
 
 from tests.dmd.kernels.forms import interpreted
 
-DIM, BATCH = 12, 24
+DIM = 12
 SLOT = 16
 """DIM, padded to whole slots of 8 channels."""
 QUERIES, KEYS = (5, 37), (37, 7)
 """One encoder's sequences are shorter than a block of rows, so that samples change several times within one."""
 
 
-def _stored(steps: tuple[int, ...], channels: int, *, slot: int) -> Tensor:
+def _stored(batch: int, steps: tuple[int, ...], channels: int, *, slot: int) -> Tensor:
     """[E, B, T, channels], random, not-a-number past an encoder's length and in the padding of its slot."""
-    memory = torch.full((len(steps), BATCH, max(steps), slot), torch.nan)
+    memory = torch.full((len(steps), batch, max(steps), slot), torch.nan)
     for encoder, length in enumerate(steps):
-        memory[encoder, :, :length, :channels] = torch.randn(BATCH, length, channels)
+        memory[encoder, :, :length, :channels] = torch.randn(batch, length, channels)
     return memory[..., :channels]
 
 
@@ -28,8 +28,12 @@ def _sums(y: Tensor, x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, Tenso
     return products, torch.stack([own.sum((0, 1)) for own, _ in pairs])
 
 
-def check_shares(device: str) -> None:
-    """Against sums in float64. Nothing that is stored depends on what is not a number."""
+def check_shares(device: str, batch: int, last: bool) -> None:
+    """Against sums in float64. Nothing that is stored depends on what is not a number.
+
+    Args:
+        last: queries are of each sample's last step alone.
+    """
     from dmd.kernels.attention.triton_launch import AttentionLaunch
     from dmd.kernels.common.triton_rows import COLUMNS
     from dmd.kernels.encoder.plan import LayerWeights
@@ -45,31 +49,34 @@ def check_shares(device: str) -> None:
     places = operand_places(DIM)
     assert places.pop("SLOT") == SLOT
     wide = places.pop("WIDE_SLOT")
-    operands = torch.full((2, BATCH, max(QUERIES), 2 * wide + 4 * SLOT), torch.nan)
+    asked = (1, 1) if last else QUERIES
+    operands = torch.full((2, batch, max(asked), 2 * wide + 4 * SLOT), torch.nan)
     stored = {}
     for name, place in places.items():
         channels = 4 * DIM if "HIDDEN" in name else DIM
         stored[name] = operands[..., place : place + channels]
-        stored[name].copy_(_stored(QUERIES, channels, slot=channels))
-    query = _stored(QUERIES, DIM, slot=SLOT)
-    pair = torch.full((2, BATCH, max(KEYS), 2 * SLOT), torch.nan)
+        stored[name].copy_(_stored(batch, asked, channels, slot=channels))
+    query = _stored(batch, asked, DIM, slot=SLOT)
+    pair = torch.full((2, batch, max(KEYS), 2 * SLOT), torch.nan)
     key, value = pair[..., :DIM], pair[..., SLOT : SLOT + DIM]
-    key.copy_(_stored(KEYS, DIM, slot=DIM))
-    value.copy_(_stored(KEYS, DIM, slot=DIM))
-    normed, source = _stored(QUERIES, DIM, slot=SLOT), _stored(KEYS, DIM, slot=DIM)
+    key.copy_(_stored(batch, KEYS, DIM, slot=DIM))
+    value.copy_(_stored(batch, KEYS, DIM, slot=DIM))
+    normed, source = _stored(batch, QUERIES, DIM, slot=SLOT), _stored(batch, KEYS, DIM, slot=DIM)
     table = torch.zeros(2, COLUMNS.value, dtype=torch.int32)
     table[:, 0], table[:, 1] = torch.tensor(QUERIES), torch.tensor(KEYS)
-    attention = AttentionLaunch(table, torch.ones(2), None, None, heads=1, last_step=False)
-    call = LayerCall(table=table, attention=attention, last=False, dtype=torch.float32, queries=QUERIES)
-    assert rows_of_a_share(tuple(BATCH * steps for steps in QUERIES), 9, 32) < BATCH * max(QUERIES) / 2
+    attention = AttentionLaunch(table, torch.ones(2), None, None, heads=1, last_step=last)
+    call = LayerCall(table=table, attention=attention, last=last, dtype=torch.float32, queries=QUERIES)
+    assert rows_of_a_share(tuple(batch * steps for steps in QUERIES), 9, 32) < batch * max(asked), "several shares"
     grads = ActivationGradients(query, key, value, normed, operands)
     found = weight_gradients(call, weights, source, grads)
 
-    sums = [_sums(query, normed, QUERIES), _sums(key, source, KEYS), _sums(value, source, KEYS)]
+    if last:
+        normed = torch.stack([own[:, length - 1 : length] for own, length in zip(normed, QUERIES, strict=True)])
+    sums = [_sums(query, normed, asked), _sums(key, source, KEYS), _sums(value, source, KEYS)]
     in_proj, in_bias = torch.cat([x for x, _ in sums], 1), torch.cat([x for _, x in sums], 1)
-    out_proj, out_bias = _sums(stored["PROJECTED"], stored["MIXED"], QUERIES)
-    fc1, fc1_bias = _sums(stored["GRAD_HIDDEN"], stored["NORMED"], QUERIES)
-    fc2, fc2_bias = _sums(stored["BRANCH"], stored["HIDDEN"], QUERIES)
+    out_proj, out_bias = _sums(stored["PROJECTED"], stored["MIXED"], asked)
+    fc1, fc1_bias = _sums(stored["GRAD_HIDDEN"], stored["NORMED"], asked)
+    fc2, fc2_bias = _sums(stored["BRANCH"], stored["HIDDEN"], asked)
     gain, shift = weights.norm_weight.double(), weights.norm_bias.double()
     folded = [
         (product, bias, weight.double())
@@ -95,8 +102,9 @@ def check_shares(device: str) -> None:
         assert error < 1e-6, (name, error)
 
 
-def test_shares_of_rows_add_up_to_the_gradients_of_weights():
-    interpreted(__name__, "check_shares")
+@pytest.mark.parametrize(("batch", "last"), [(24, False), (300, True)], ids=["all steps", "last steps"])
+def test_shares_of_rows_add_up_to_the_gradients_of_weights(batch, last):
+    interpreted(__name__, "check_shares", batch, last)
 
 
 @pytest.mark.parametrize("rows", [(7360,) * 6, (8000, 60000, 80000), (160,), (1, 1)])
