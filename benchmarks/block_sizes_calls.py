@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from benchmarks.kernels import HEADS, STAGES, replayed
+from benchmarks.kernels import HEADS, STAGES, one_layer, replayed
 from benchmarks.step_sides import SIZE, STEP
 from dmd.kernels.attention.plan import attention_tables
 from dmd.kernels.attention.triton_launch import AttentionLaunch, TritonAttended
@@ -22,7 +22,6 @@ from dmd.kernels.common.measured_sizes import ATTENTION_KERNELS, BLOCKS, OPTIONS
 from dmd.kernels.common.triton_rows import QUERIES
 from dmd.kernels.encoder.backward_kernels import launch_project_backward, launch_residual_mlp_backward
 from dmd.kernels.encoder.forward_kernels import launch_project, launch_residual_mlp
-from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall, operand_channels, slots
 from dmd.kernels.encoder.weight_gradient_kernels import weight_gradients
 from dmd.kernels.triton_backend import TRITON
@@ -78,25 +77,13 @@ class Calls:
             queries, keys = (tuple(min(length, TINY_STEPS) for length in lengths[:2]) for lengths in (queries, keys))
         self.dim, self.samples, self.half = dim, TINY_SAMPLES if tiny else STEP * SIZE, precision != "fp32"
         self.lengths = {"rows": max(queries), "keys": max(keys)}
-        rates = (RATE,) * len(queries)
-        plan = StackPlan(
-            dim=dim,
-            heads=HEADS,
-            levels=1,
-            queries=queries,
-            keys=keys,
-            attn_rates=rates,
-            relu_rate=0.0,
-            res_rate=0.0,
-            embed_rate=0.0,
-            last_step=False,
-        )
+        plan = one_layer(dim, queries, keys, attention_rate=RATE)
         torch.manual_seed(0)
         stack = TransformerStack(plan, TRITON).to(device).requires_grad_(False).tensors()
         self.weights = stack.layers[0]
         dtype = DTYPES[precision]
         encoders = len(queries)
-        shape, scales = (table.to(device) for table in attention_tables(queries, keys, rates))
+        shape, scales = (table.to(device) for table in attention_tables(queries, keys, plan.attn_rates))
         dropout = torch.randint(-(2**31), 2**31, (encoders, self.samples, 2), dtype=torch.int32, device=device)
         attention = SizedAttention(shape, scales, dropout, None, heads=HEADS, last_step=False)
         self.sized: dict[str, Mapping[str, int]] = {}

@@ -90,24 +90,28 @@ def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dt
     )
 
 
-def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
-    """A stack of one layer: embedding, layer and last norm."""
-    from dmd.kernels.triton_backend import TRITON
-
-    dim, queries, keys = STAGES[stage]
-    plan = StackPlan(
+def one_layer(dim: int, queries: tuple[int, ...], keys: tuple[int, ...], *, attention_rate: float = 0.0) -> StackPlan:
+    """The plan of a stack of one layer over encoders of these lengths; no dropout but the attention's."""
+    return StackPlan(
         dim=dim,
         heads=HEADS,
         levels=1,
         queries=queries,
         keys=keys,
-        attn_rates=(0.0,) * len(queries),
+        attn_rates=(attention_rate,) * len(queries),
         relu_rate=0.0,
         res_rate=0.0,
         embed_rate=0.0,
         last_step=False,
     )
-    stack = TransformerStack(plan, TRITON).to(device)
+
+
+def make_layer(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
+    """A stack of one layer: embedding, layer and last norm."""
+    from dmd.kernels.triton_backend import TRITON
+
+    dim, queries, keys = STAGES[stage]
+    stack = TransformerStack(one_layer(dim, queries, keys), TRITON).to(device)
     given = {t: torch.randn(batch, t, dim, device=device, requires_grad=True) for t in {*queries, *keys}}
     own, sources = [given[t] for t in queries], [given[t] for t in keys]
     cross = stage.startswith("crossmodal")

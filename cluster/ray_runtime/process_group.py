@@ -9,7 +9,6 @@ A trial's driver and controller read this module, and only wait: torch is import
 """
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import ray.train
@@ -94,7 +93,6 @@ class _Backend(Backend):
         worker_group.execute(name_ranks, addresses, port)
 
 
-@dataclass
 class RankEnvironment(BackendConfig):
     """What Ray Train prepares on every rank before it trains."""
 

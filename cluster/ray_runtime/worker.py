@@ -11,13 +11,18 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 from ray.util.metrics import Gauge
 
 from dmd.distributed.errors import Diverged
 from dmd.training.outcome import EpochReport
+
+if TYPE_CHECKING:
+    import torch
+
+    from dmd.config import Config
 
 ATTEMPTS = "trial"
 """Group of the writers to a trial's run directory. A node that lost its link goes on training for a while; its trial is
@@ -36,30 +41,35 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         ValueError: a damaged shard, which one rank alone may see; or a later attempt has taken the run directory over.
     """
     from dmd.config.loading import config_from_dict
-    from launch.trainer.build import make_training
     from launch.trainer.determinism import make_deterministic
     from launch.trainer.engine import join_process_group, leave_process_group
 
     try:
-        config, run = config_from_dict(settings["config"]), Path(settings["run"])
+        config = config_from_dict(settings["config"])
     except ValueError as error:
         return {"failure": str(error), "state": "failed"}
     if config.train.deterministic:
         make_deterministic(os.environ)
     device = join_process_group(timedelta(seconds=config.train.collective_timeout))
+    outcome = _train(config, settings["data"], Path(settings["run"]), device)
+    leave_process_group()
+    return outcome
+
+
+def _train(config: "Config", data: str, run: Path, device: "torch.device") -> dict[str, Any]:
+    """Train in a process group; what `train_rank` returns, on every rank alike."""
+    from launch.trainer.build import make_training
+
     is_main_rank = ray.train.get_context().get_world_rank() == 0
     on_epoch = exporting(run) if is_main_rank else report
     try:
-        training = make_training(config, settings["data"], run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
+        training = make_training(config, data, run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
     except ValueError as error:
-        leave_process_group()
         return {"failure": str(error), "state": "failed"}
     try:
         training.run()
     except Diverged as error:
-        leave_process_group()
         return {"failure": str(error), "state": "diverged"}
-    leave_process_group()
     return {"failure": None}
 
 
