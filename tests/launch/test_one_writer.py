@@ -24,7 +24,9 @@ def test_the_second_training_is_rejected_and_harms_nothing(shards, reference, tm
     first = Session(shards, run, ranks=ranks, DMD_FAULT="stop:step@2@0")
     until(lambda: (run / LEASE_FILE).exists() and (run / LEASE_FILE).read_text(), lambda: first.output)
     holder = json.loads((run / LEASE_FILE).read_text())
+    os.kill(int(holder["process"]), signal.SIGSTOP)  # it holds the run until the second one has ended
     second = Session(shards, run, "train.seed=2", ranks=ranks).wait()
+    os.kill(int(holder["process"]), signal.SIGCONT)
     assert second.codes == [USER_ERROR] * ranks, second.output
     (line,) = errors(second.output)
     assert f"{run} is being written by process {holder['process']} on {socket.gethostname()} (since" in line
