@@ -17,6 +17,7 @@ import pytest
 from benchmarks.visit import SPARE_SECONDS, Visit, settings_of
 from benchmarks.visit_site import install_wheels, pack_cache, unpack_cache, write_entry_points
 from benchmarks.visit_stages import AGAIN, FIRST, STAGES
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -109,10 +110,10 @@ def test_a_visit_that_is_killed_leaves_what_it_had(tmp_path):
     visit = start(tmp_path, STAGES="device hang", BUDGET="100")
     summary = tmp_path / "out" / "summary.txt"
     try:
-        deadline = time.monotonic() + 60
-        while not (summary.exists() and "device" in rows(summary.read_text())):
-            assert time.monotonic() < deadline, visit.poll()
-            time.sleep(0.1)
+        until(
+            lambda: summary.exists() and rows(summary.read_text()).get("device", "").startswith("0 "),
+            lambda: f"the visit: {visit.poll()}",
+        )
         visit.kill()
         visit.wait()
         assert rows(summary.read_text())["device"].startswith("0 ")

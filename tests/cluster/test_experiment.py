@@ -150,6 +150,7 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     log = folder / "job.log"
     output = finish(dmd(*job, "tune", "--space", "my.yaml", *search, log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the resources of the experiment")
+    wait_for(lambda: not cluster.node.ranks(), "the ranks to end")
     return Story(out, shards, at_kill, free_after_kill, cluster.free(), cluster.node.ranks(), output)
 
 
@@ -272,7 +273,7 @@ def test_a_failed_job_and_a_stopped_one(cluster, tmp_path):
     )
     finish(dmd("submit", "--address", cluster.dashboard, "stop", "long", log=log), log)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped job's resources")
-    assert cluster.node.ranks() == []
+    wait_for(lambda: not cluster.node.ranks(), "the stopped job's ranks to end")
 
 
 @pytest.mark.parametrize(

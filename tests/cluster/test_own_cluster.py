@@ -62,11 +62,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     space.write_text("train.learning_rate: {choice: [1.0e-3, 1.0e-6, 1.0e-2]}\n")
     common = ["tune", "--data", shards, "--space", space, "--search", "grid", "--reduction", "2", *TINY]
     one, other = folder / "one", folder / "other"
-    common += ["--cpus", "1", "train.early_stop=100"]
+    common += ["--cpus", "1", "train.early_stop=2000"]
     ranks.finish(shards, folder / "run", *TINY, "train.epochs=2", "train.learning_rate=1e-3")
     end_first_trial(folder / "run", one, other)
     first = dmd(*common, "--out", one, "train.epochs=2", log=folder / "first")
-    second = dmd(*common, "--out", other, "--final-seeds", "1", "train.epochs=20", log=folder / "second")
+    second = dmd(*common, "--out", other, "--final-seeds", "1", "train.epochs=2000", log=folder / "second")
     try:
         wait_for(lambda: second.poll() is not None or lines(other / "trials" / "0002", "valid"), "the third trial")
         heard = listening(second.pid)

@@ -84,6 +84,7 @@ def test_any_pickle_comes_back(data, samples_per_shard, processes, protocol):
             assert [sample["json"]["split"] for sample in samples] == [shard.split] * shard.samples
 
 
+@settings(deadline=None)
 @given(st.tuples(st.integers(1, 300), st.integers(1, 3000)), st.sampled_from(["<f4", "<f2", "<i4"]))
 def test_npy_headers_are_numpys(shape, dtype):
     raw = header(shape, np.dtype(dtype))

@@ -163,6 +163,7 @@ def test_ranks_that_share_a_ghost_batch_have_the_losses_and_gradients_of_one(tmp
 def left_alone(rank: int, ranks: int) -> bool:
     """Whether rank 0 takes a peer of its group that is gone for lost."""
     sharing = Sharing(Part(rank, ranks), dist.new_group(list(range(ranks)), timeout=MINUTE))
+    dist.barrier()  # both have connected
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     try:

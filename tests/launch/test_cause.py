@@ -171,9 +171,8 @@ def test_ranks_that_have_stopped_before_the_wrapper_looks(end, expected):
 def test_a_stop_request_may_kill_a_supervisor_that_has_just_started(asked, code):
     collector = MemoryCollector()
     line = report_line(1, Ending(code=75, message="rank 1 was asked to stop", origin=1))
-    command = ["sh", "-c", 'echo "$1" > "$2"; sleep 2; exit 241', "sh", line, collector.address]
-    if asked:
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    ends = f"kill -TERM {os.getpid()}; sleep 2" if asked else "sleep 2"
+    command = ["sh", "-c", f'echo "$1" > "$2"; {ends}; exit 241', "sh", line, collector.address]
     ending = Launcher(LocalRanks(), collector, range(2), patience=1).run(command, os.environ)
     assert ending.code == code
     assert ("rank 1 was asked to stop" if asked else "rank 0 ended without a report") in ending.message

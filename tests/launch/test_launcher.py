@@ -60,7 +60,7 @@ def test_a_killed_rank_is_reported_and_nothing_is_left(shards, reference, tmp_pa
     assert killed.wait() in (KILLED, LOST), killed.output
     assert "rank 1 on" in killed.output
     assert "was killed by SIGKILL (signal 9)" in killed.output
-    assert killed.leftovers() == []
+    until(lambda: killed.leftovers() == [], lambda: killed.output)
     held = Command(shards, run, "--ranks", "2", *ENDLESS)
     until(lambda: (run / "checkpoints" / "step_00000006").exists(), lambda: held.output)
     held.process.send_signal(signal.SIGTERM)

@@ -170,9 +170,8 @@ def _be_slow(log: str, patience: float, goes_on: bool) -> None:
         time.sleep(2)
         if goes_on:
             watchdog()
-        time.sleep(0.9)
-        watchdog.close()
-        time.sleep(patience)
+            watchdog.close()
+        time.sleep(2 * patience if goes_on else PATIENCE)
         return 0
 
     sys.exit(supervise(train))

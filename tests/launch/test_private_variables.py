@@ -4,7 +4,6 @@ import argparse
 import os
 import stat
 import subprocess
-import time
 
 import psutil
 import pytest
@@ -14,7 +13,8 @@ from data_shards.places import to_place
 from launch.arguments import make_parser, rank_arguments
 from launch.network.rendezvous import listening_address
 from launch.starting.private_variables import TOKEN, is_private, private_files, read_private_file, shell_word
-from tests.support.ranks import Session
+from tests.support.ranks import Session, newest_step
+from tests.support.waiting import until
 
 WORDS = [
     "plain",
@@ -118,10 +118,8 @@ def test_where_the_store_listens():
 @pytest.mark.multiproc
 @pytest.mark.slow
 def test_ranks_of_one_host_listen_on_its_loopback_alone(shards, tmp_path):
-    session = Session(shards, tmp_path / "run", "train.epochs=200", "train.early_stop=200", ranks=2)
-    end = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoints" / "step_00000005").exists() and time.monotonic() < end:
-        time.sleep(0.2)
+    session = Session(shards, tmp_path / "run", "train.epochs=500", "train.early_stop=500", ranks=2)
+    until(lambda: newest_step(tmp_path / "run") >= 5, lambda: session.output)
     pids = {session.trainer(rank) for rank in range(2)}
     listening = [c.laddr.ip for c in psutil.net_connections("tcp") if c.pid in pids and c.status == psutil.CONN_LISTEN]
     for rank in range(2):

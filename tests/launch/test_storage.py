@@ -12,7 +12,7 @@ from data_shards.sole_writer import LEASE_FILE
 from dmd.checkpoint.format import MANIFEST
 from dmd.cli import main
 from tests.support.disks import failing, fill
-from tests.support.ranks import TINY, Session, assert_bitwise, errors, finish, train
+from tests.support.ranks import TINY, Session, assert_bitwise, errors, finish, newest_step, train
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.multiproc
@@ -65,7 +65,7 @@ def test_storage_that_cannot_hold_a_checkpoint_is_found_before_the_first_step(sh
         assert "No space left on device; make room, or give another --run" in ended.output
         assert not (run / "metrics.jsonl").exists(), "no step was made"
     filler.unlink()
-    session = Session(shards, run, SAVES)
-    until(lambda: (run / "checkpoints" / "step_00000002").exists(), lambda: session.output)
+    session = Session(shards, run, SAVES, "train.epochs=500", "train.early_stop=500")
+    until(lambda: newest_step(run) >= 2, lambda: session.output)
     os.kill(session.supervisor(0), signal.SIGTERM)
     assert session.wait().codes == [STOPPED], session.output

@@ -169,6 +169,11 @@ def last(run: Path) -> Snapshot:
     return read_checkpoint(path)
 
 
+def newest_step(run: Path) -> int:
+    """Step of the newest checkpoint of a run that is under way, by its name; retention may remove it at any time."""
+    return max((int(path.name.removeprefix("step_")) for path in run.glob("checkpoints/step_*")), default=0)
+
+
 def losses(run: Path) -> list[tuple[int, float]]:
     """(step, total loss) as the log has them."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
