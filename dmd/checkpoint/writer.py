@@ -117,7 +117,12 @@ def _stage(staging: Path, snapshot: Snapshot, state: bytes) -> None:
 
 
 def _commit(staging: Path, path: Path, step: int) -> None:
-    """Make the staged checkpoint visible and those that it supersedes invisible."""
+    """Make the staged checkpoint visible and those that it supersedes invisible.
+
+    Raises:
+        OSError: the staged one is gone, since another training has taken the directory over; nothing is changed.
+    """
+    staging.stat()
     for other, old in reversed(checkpoint_paths(path.parent).items()):
         if other > step:
             os.rename(old, path.parent / _hidden(".staging", old))

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from data_shards.durable import read_entry, replace_file, write_file
+from dmd.checkpoint import writer as checkpoint_writer
 from dmd.checkpoint.format import (
     FILES,
     MANIFEST,
@@ -22,6 +23,7 @@ from dmd.checkpoint.format import (
     verify_checkpoint,
 )
 from dmd.checkpoint.writer import tensor_bytes, write_checkpoint
+from dmd.testing.fault_points import fault_point
 from tests.support.snapshots import equal, hidden, snapshot, steps, three_checkpoints
 
 
@@ -176,6 +178,21 @@ def test_two_writers_at_once_harm_nothing(root):
     assert all(info.reason is None for info in list_checkpoints(root))
     write_checkpoint(root, snapshot(60), keep=2)
     assert newest_whole(root) == (root / "step_00000060", [])
+    assert not hidden(root)
+
+
+def test_a_write_that_its_successor_overtook_hides_nothing(root, monkeypatch):
+    """It was stopped when all was staged; the successor has removed what it staged, and saved a later step."""
+
+    def overtake(point: str) -> None:
+        if point == "checkpoint.manifest":
+            monkeypatch.setattr(checkpoint_writer, "fault_point", fault_point)
+            write_checkpoint(root, snapshot(50), keep=2)
+
+    monkeypatch.setattr(checkpoint_writer, "fault_point", overtake)
+    with pytest.raises(OSError, match=r"cannot write the checkpoint of step 40 in .*No such file"):
+        write_checkpoint(root, snapshot(40), keep=2)
+    assert newest_whole(root) == (root / "step_00000050", [])
     assert not hidden(root)
 
 
