@@ -1,9 +1,7 @@
 """Gradients over the ranks: buckets that start while backward runs, what travels in bfloat16, lost peers in between."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +16,19 @@ from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
 from dmd.system.joined_weights import JoinedWeights
 from dmd.training.step import train_step
-from launch.network.ports import free_port
-from launch.network.rank_environment import rank_environment
 from launch.trainer.build import build_system
 from launch.trainer.deepspeed_config import deepspeed_config
-from launch.trainer.engine import DeepSpeedEngine, join_process_group
+from launch.trainer.engine import DeepSpeedEngine
 from launch.trainer.preflight import open_shards, plan_training
 from launch.trainer.reduction import GradientReduction, divided
 from launch.trainer.zero_state import gather_moment
-from tests.support.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last, losses, train
+from tests.support.ranks import TINY, assert_bitwise, assert_close, finish, last, losses, on_ranks, train
 
 KILLED, LOST = 137, 69
 WIDTH, LAYERS = 8, 4
 MANY = "train.reduce_bucket_mb=0.002"
 """Some twenty buckets of TINY's 10,000 parameters."""
 ONE = "train.reduce_bucket_mb=1000"
-Rank = Callable[[int, Path], dict[str, Any]]
-
-
-def _rank(work: Rank, environment: dict[str, str], folder: Path) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    join_process_group(timedelta(seconds=PATIENCE))
-    rank = int(environment["RANK"])
-    torch.save(work(rank, folder), folder / f"rank{rank}.pt")
-
-
-def on_ranks(work: Rank, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
-    """What `work(rank, folder)` gives on each of so many real ranks over gloo."""
-    port, processes = free_port(), []
-    for rank in range(ranks):
-        environment = rank_environment(rank=rank, ranks=ranks, port=port)
-        processes.append(forks.Process(target=_rank, args=(work, environment, folder)))
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(PATIENCE)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0] * ranks
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
 
 
 class Stack(nn.Module):
