@@ -29,20 +29,19 @@ class JoinedWeights:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
-        first, *others = self.parameters.values()
-        self._sizes = [parameter.numel() for parameter in self.parameters.values()]
-        self._starts: list[int] = []
-        end = 0
-        for size in self._sizes:
-            self._starts.append(-(-end // ALIGNMENT) * ALIGNMENT)
-            end = self._starts[-1] + size
+        first = next(iter(self.parameters.values()))
+        sizes = [parameter.numel() for parameter in self.parameters.values()]
+        zeros = torch.zeros(ALIGNMENT, device=first.device)
+        self._gaps = [zeros[: -size % ALIGNMENT] for size in sizes]
+        """What follows each parameter."""
+        self._sizes = [number for size, gap in zip(sizes, self._gaps, strict=True) for number in (size, len(gap))]
         self.whole = first
         """What an optimizer updates: [elements], with zeros between parameters; a single parameter in its shape."""
-        if others:
+        if not self.alone:
             assert all(parameter.dtype == torch.float32 for parameter in self.parameters.values())
-            self.whole = nn.Parameter(torch.zeros(end, device=first.device))
+            self.whole = nn.Parameter(self.joined([parameter.data for parameter in self.parameters.values()]))
             for parameter, part in zip(self.parameters.values(), self.parts(self.whole.data), strict=True):
-                parameter.data = part.copy_(parameter.data)
+                parameter.data = part
 
     @property
     def alone(self) -> bool:
@@ -58,17 +57,16 @@ class JoinedWeights:
         """Each parameter's part, in its shape, of a tensor like `whole`."""
         if self.alone:
             return [whole]
-        shapes = [parameter.shape for parameter in self.parameters.values()]
-        places = zip(self._starts, self._sizes, shapes, strict=True)
-        return [whole[start : start + size].view(shape) for start, size, shape in places]
+        runs = whole.split(self._sizes)[::2]
+        return [run.view_as(parameter) for run, parameter in zip(runs, self.parameters.values(), strict=True)]
 
     def joined(self, parts: Sequence[Tensor | None]) -> Tensor:
-        """A tensor like `whole` with these parts, and zeros for None."""
-        whole = torch.zeros_like(self.whole)
-        given = {own: part for own, part in zip(self.parts(whole), parts, strict=True) if part is not None}
-        if given:
-            torch._foreach_copy_(list(given), list(given.values()))
-        return whole
+        """A tensor like `whole` of these parts, with zeros for None; of one parameter the part itself."""
+        pairs = zip(parts, self.parameters.values(), strict=True)
+        given = [torch.zeros_like(parameter) if part is None else part for part, parameter in pairs]
+        if self.alone:
+            return given[0]
+        return torch.cat([run for part, gap in zip(given, self._gaps, strict=True) for run in (part.reshape(-1), gap)])
 
     def join_gradients(self) -> None:
         """Move the parameters' gradients to that of the whole, with zeros where one has none; a captured pass has given

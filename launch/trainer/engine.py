@@ -188,7 +188,10 @@ class DeepSpeedEngine:
             self._load_partitions(state)
             return
         for weights in self.system.weights:
-            moments = {key: [state[f"{key}/{name}"] for name in weights.parameters] for key in STATE_KEYS}
+            moments = {
+                key: [state[f"{key}/{name}"].to(self.device, copy=True) for name in weights.parameters]
+                for key in STATE_KEYS
+            }
             self.optimizer.state[weights.whole] = {
                 "step": self._step_count(state),
                 **{key: weights.joined(parts) for key, parts in moments.items()},
