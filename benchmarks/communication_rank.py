@@ -62,6 +62,35 @@ class TimedReduction(GradientReduction):
         super()._start_next()
 
 
+class DeepSpeedReduction(GradientReduction):
+    """DeepSpeed's own, which starts when backward has ended."""
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        super().__init__(engine.system.weights, precision=torch.float32)
+        self._engine = engine._engine
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for weights in self.weights:
+            weights.join_gradients()
+        self._engine.allreduce_gradients()
+
+
+def make_engine(settings: list[str], bucket: int, info: SimpleNamespace, device: torch.device) -> DeepSpeedEngine:
+    """An engine whose gradients are joined in buckets of so many elements."""
+    megabytes = bucket * torch.float32.itemsize / 1e6
+    config = load_config("mosi-aligned", [*settings, f"train.reduce_bucket_mb={megabytes}"])
+    torch.manual_seed(0)
+    system = TrainingSystem(config, info, build_text_encoder(BERT, frozen=False), device)  # type: ignore[arg-type]
+    system.train()
+    ranks = dist.get_world_size()
+    return DeepSpeedEngine(system, config, make_plan(config, config.train.ghost_batch_size * ranks, ranks), device)
+
+
 def limit(megabits: int) -> None:
     """Limit what this host sends, by a token bucket."""
     rate = ("tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "50ms")
@@ -79,36 +108,37 @@ def main() -> None:
     torch.set_num_threads(1)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     settings = [f"train.ghost_batch_size={options.samples}", f"train.ghost_batches_per_step={ranks}"]
-    config = load_config("mosi-aligned", [*settings, "train.ghost_batches_per_forward=1"])
+    settings.append("train.ghost_batches_per_forward=1")
+    config = load_config("mosi-aligned", settings)
     info = SimpleNamespace(
         dims={"text": 0, "audio": 5, "vision": 20},
         lengths=dict.fromkeys(("text", "audio", "vision"), LENGTH),
         text_kind="tokens",
         vocab_size=VOCABULARY,
     )
-    torch.manual_seed(0)
-    system = TrainingSystem(config, info, build_text_encoder(BERT, frozen=False), device)  # type: ignore[arg-type]
     plan = make_plan(config, options.samples * ranks, ranks)
-    engine = DeepSpeedEngine(system, config, plan, device)
-    weights = [parameter for parameter in system.parameters() if parameter.requires_grad]
-    reductions = {
-        name: how and TimedReduction(weights, precision=PRECISIONS[how[0]], bucket_bytes=how[1])
-        for name, how in REDUCTIONS.items()
-    }
-    system.train()
+    engines: dict[int, DeepSpeedEngine] = {}
+    reductions: dict[str, tuple[DeepSpeedEngine, GradientReduction]] = {}
+    for name, how in REDUCTIONS.items():
+        precision, bucket_bytes = how or ("fp32", WHOLE)
+        bucket = min(bucket_bytes // PRECISIONS[precision].itemsize, WHOLE // 4)
+        engine = engines.get(bucket) or engines.setdefault(bucket, make_engine(settings, bucket, info, device))
+        timed = TimedReduction(engine.system.weights, precision=PRECISIONS[precision])
+        reductions[name] = engine, timed if how else DeepSpeedReduction(engine)
     batches = [random_batch(info, 1, options.samples)]  # type: ignore[arg-type]
     number = 0
 
     def step(name: str) -> dict[str, object]:
         nonlocal number
-        reduction = engine.reduction = reductions[name]
+        engine, reduction = reductions[name]
+        engine.reduction = reduction
         dist.barrier()
         begin = time.perf_counter()
         train_step(engine, batches, config, plan, step=number, step_in_epoch=0, flags=lambda: (False,) * 4)
         end = time.perf_counter()
         number += 1
         parts: dict[str, float] = {}
-        if reduction is not None:
+        if isinstance(reduction, TimedReduction):
             parts = {
                 "forward": reduction.began - begin,
                 "backward": reduction.ended - reduction.began,
@@ -130,11 +160,13 @@ def main() -> None:
                     print(json.dumps(where | found), flush=True)
     if rank == 0:
         sizes = {
-            name: [sum(p.numel() for p in bucket.parameters) for bucket in reduction.buckets]
-            for name, reduction in reductions.items()
-            if reduction is not None
+            name: [bucket.weights.whole.numel() for bucket in reduction.buckets]
+            for name, (_, reduction) in reductions.items()
+            if isinstance(reduction, TimedReduction)
         }
-        print(json.dumps({"parameters": sum(p.numel() for p in weights), "buckets": sizes}), flush=True)
+        weights = reductions[name][0].system.weights
+        total = sum(parameter.numel() for each in weights for parameter in each.parameters.values())
+        print(json.dumps({"parameters": total, "buckets": sizes}), flush=True)
     dist.destroy_process_group()
 
 

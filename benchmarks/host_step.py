@@ -37,6 +37,7 @@ from benchmarks.step_implementations import synchronise
 from benchmarks.step_sides import LENGTHS
 from benchmarks.tables import Table, commit, processor
 from dmd.system.cuda_graph import CapturedPass
+from dmd.system.pass_terms import PassTerms
 from dmd.training.logging.logbook import Logbook
 from dmd.training.logging.recorder import Recorder
 from dmd.training.step import make_plan, train_step
@@ -52,30 +53,32 @@ WARMUPS = 4
 class ReplayedNowhere(CapturedPass):
     """A captured pass whose replays do nothing: its terms are ones and its gradients zeros."""
 
-    def _graphed(self, run: Callable[..., Tensor], samples: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    def _graphed(
+        self, run: Callable[..., tuple[Tensor, Tensor]], samples: tuple[Tensor, ...]
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
         """As `torch.cuda.make_graphed_callables` replays, but for the replays."""
         surface = tuple(samples)
-        output = torch.ones_like(run(*samples)).detach()
-        grad_output = torch.zeros_like(output)
+        outputs = tuple(torch.ones_like(output).detach() for output in run(*samples))
+        grad_total = torch.zeros_like(outputs[0])
         grads = tuple(torch.zeros_like(x) if x.requires_grad else None for x in surface)
 
         class Graphed(torch.autograd.Function):
             @staticmethod
-            def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+            def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
                 for own, given in zip(surface, inputs, strict=True):
                     if own.data_ptr() != given.data_ptr():
                         own.copy_(given)
-                return output.detach()
+                return tuple(output.detach() for output in outputs)
 
             @staticmethod
             @torch.autograd.function.once_differentiable
             def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-                if grad_output.data_ptr() != gradients[0].data_ptr():
-                    grad_output.copy_(gradients[0])
+                if grad_total.data_ptr() != gradients[0].data_ptr():
+                    grad_total.copy_(gradients[0])
                 return tuple(None if grad is None else grad.detach() for grad in grads)
 
-        def replay(*inputs: Tensor) -> Tensor:
-            result: Tensor = Graphed.apply(*torch.utils._pytree.arg_tree_leaves(*inputs))
+        def replay(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+            result: tuple[Tensor, Tensor] = Graphed.apply(*torch.utils._pytree.arg_tree_leaves(*inputs))
             return result
 
         return replay
@@ -93,7 +96,7 @@ class TimedEngine(DeepSpeedEngine):
         self.times[part] = self.times.get(part, 0.0) + self.clock() - began
         return result
 
-    def forward(self, *arguments: object) -> dict[str, Tensor]:
+    def forward(self, *arguments: object) -> PassTerms:
         """The engine's."""
         return self._timed("pass", super().forward, *arguments)  # type: ignore[no-any-return]
 
@@ -101,17 +104,17 @@ class TimedEngine(DeepSpeedEngine):
         """The engine's."""
         self._timed("backward", super().backward, loss)
 
-    def step(self, loss: Tensor) -> tuple[Tensor, bool]:
+    def step(self, numbers: Tensor) -> tuple[list[float], bool]:
         """The engine's, after waiting for the device."""
         self._timed("waited", synchronise, self.device)
-        return self._timed("update", super().step, loss)  # type: ignore[no-any-return]
+        return self._timed("update", super().step, numbers)  # type: ignore[no-any-return]
 
 
 def make_engine(preset: str, form: str, device: torch.device) -> tuple[TimedEngine, Any, Any, Any]:
     """A preset's engine, its config, plan and a batch of a step."""
     if device.type == "cpu":
         system, config, batch = make_system(preset, SMALL)
-        system._graph = ReplayedNowhere(system.terms, system) if form == "graph" else None
+        system._graph = ReplayedNowhere(system.terms, system, lambda: system.weights) if form == "graph" else None
     else:
         graph = "auto" if form == "graph" else "'off'"  # a bare off is YAML's false
         overrides = (f"train.cuda_graph={graph}", "train.ghost_batches_per_forward=10")

@@ -28,6 +28,7 @@ from dmd.config.loading import load_config
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import Execution
 from dmd.kernels.triton_backend import TRITON
+from dmd.system.pass_terms import PassTerms
 from dmd.system.system import TrainingSystem
 from dmd.training.step import make_plan, train_step
 
@@ -45,19 +46,19 @@ class Updateless:
     def __init__(self, system: TrainingSystem) -> None:
         self.system, self.device = system, system.device
 
-    def forward(self, *arguments: Any) -> dict[str, Tensor]:
+    def forward(self, *arguments: Any) -> PassTerms:
         """The system's own."""
-        terms: dict[str, Tensor] = self.system(*arguments)
+        terms: PassTerms = self.system(*arguments)
         return terms
 
     def backward(self, loss: Tensor) -> None:
         """Autograd's."""
         loss.backward()
 
-    def step(self, loss: Tensor) -> tuple[Tensor, bool]:
+    def step(self, numbers: Tensor) -> tuple[list[float], bool]:
         """Clears the gradients."""
         self.system.zero_grad()
-        return loss, True
+        return [*numbers.tolist(), 0.0], True
 
 
 class Clock:

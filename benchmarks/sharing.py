@@ -59,7 +59,7 @@ def run_rank(shards: Path, preset: str, gradient: Path) -> None:
         result = train_step(engine, batches, config, plan, step=number, step_in_epoch=number)
         wall.append(time.perf_counter() - began)
         processor.append(time.process_time() - worked)
-        losses.append(float(result.values["total"]))
+        losses.append(result.values["total"])
         if number == 0:
             state = engine.optimizer_state()
             moments = [tensor.flatten() for name, tensor in state.items() if name.startswith("exp_avg/")]

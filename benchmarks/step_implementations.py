@@ -109,7 +109,7 @@ class Side:
                 rng = make_rng(
                     batch, self.config, step=self.number, forward=forward, device=self.device, keys=self.system.keys
                 )
-                loss = self.system(batch, rng)["total"].sum()
+                loss = self.system(batch, rng).total.sum()
             else:
                 if self.implementation in COMPILED:
                     torch.compiler.cudagraph_mark_step_begin()

@@ -41,8 +41,8 @@ def training_against_step(preset: str, at_once: int, rounds: int) -> dict[str, f
             number = next(numbers)
             for batch in kept:
                 rng = make_rng(batch, config, step=number, forward=0, device=device, keys=system.keys)
-                system(batch, rng)["total"].mean().backward()
-            engine.optimizer.zero_grad()
+                system(batch, rng).total.mean().backward()
+            system.zero_grad()
 
         times = alternate(
             {"training": lambda: step(next(source)), "step alone": lambda: step(kept), "passes alone": passes}, rounds

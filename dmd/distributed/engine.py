@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dmd.system.pass_terms import PassTerms
 from dmd.system.system import TrainingSystem
 
 
@@ -19,7 +20,7 @@ class Engine(Protocol):
     rank: int
     num_ranks: int
 
-    def forward(self, *arguments: object) -> dict[str, Tensor]:
+    def forward(self, *arguments: object) -> PassTerms:
         """Run the system's forward pass for training, in the precision of the config."""
         ...
 
@@ -27,14 +28,15 @@ class Engine(Protocol):
         """Add the gradients of a loss; the last one of a step reduces them over the ranks while it runs."""
         ...
 
-    def step(self, loss: Tensor) -> tuple[Tensor, bool]:
+    def step(self, numbers: Tensor) -> tuple[list[float], bool]:
         """Clip, update the weights, clear the gradients; nothing is applied unless loss and gradient are finite.
 
         Args:
-            loss: the step's loss over all ranks, so that all of them decide the same.
+            numbers: what is to be known of the step on the host, the same on all ranks, so that all of them decide the
+                same; the loss is the first.
 
         Returns:
-            the norm of the reduced gradient before the clip, and whether the step was applied.
+            the numbers and, last, the norm of the reduced gradient before the clip; and whether the step was applied.
         """
         ...
 

@@ -6,7 +6,7 @@ which the text encoder draws from, is seeded before each pass, so a replay draws
 of another shape runs kernel by kernel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from dmd.data.loader import PINNING, Batch
 from dmd.kernels.common.block_sizes import MAX_WIDTH
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
+from dmd.system.joined_weights import JoinedWeights
+from dmd.system.pass_terms import PassTerms, pass_terms
 
 Terms = Callable[[Batch, DropoutRNG], dict[str, Tensor]]
 """Loss terms {name: [G]} of a batch, of which `total` is the objective."""
@@ -45,8 +47,7 @@ def obstacle_to_capture(config: Config, device: torch.device, backend: Backend) 
 
 
 class TensorPass(nn.Module):
-    """A pass over tensors alone, with every term in one tensor, of which the total alone has a gradient: each output
-    of a captured pass costs a gradient of zeros and a copy.
+    """A pass over tensors alone, with few of them: each costs the host a copy, a gradient, or both, at every replay.
 
     Args:
         compute: the pass, kernel by kernel.
@@ -59,11 +60,11 @@ class TensorPass(nn.Module):
         self.module = module
         self.rng: DropoutRNG | None = None
         self.like: Batch | None = None
-        self.shapes: dict[str, torch.Size] = {}
-        """[G] of each term, or [G, 6] of mean edges."""
+        self.names: tuple[str, ...] = ()
+        """Of the rows."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """text, audio, vision, labels, mask -> all terms one after the other, each as it lies in memory."""
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """text, audio, vision, labels, mask -> total and rows of `PassTerms`."""
         assert self.rng is not None
         assert self.like is not None
         self.rng.restart()
@@ -77,26 +78,23 @@ class TensorPass(nn.Module):
             rows=self.like.rows,
             ghosts=self.like.ghosts,
         )
-        terms = self._compute(batch, self.rng)
-        self.shapes = {name: term.shape for name, term in terms.items()}
-        return torch.cat([(term if name == "total" else term.detach()).flatten() for name, term in terms.items()])
+        self.names, total, rows = pass_terms(self._compute(batch, self.rng))
+        return total, rows
 
-    def terms(self, joined: Tensor) -> dict[str, Tensor]:
-        """The terms of what `forward` gave."""
-        parts = joined.split([shape.numel() for shape in self.shapes.values()])
-        terms = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
-        return {name: term if name == "total" else term.detach() for name, term in terms.items()}
+    def of_weights(self, weights: Sequence[JoinedWeights]) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The pass as a function of its inputs and then of the joined weights that are trained."""
+        names = {id(weight): name for name, weight in self.named_parameters()}
 
-    def of_weights(self) -> tuple[Callable[..., Tensor], tuple[nn.Parameter, ...]]:
-        """The pass as a function of its inputs and then of the weights that are trained, and those weights."""
-        named = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+        def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            inputs, wholes = tensors[: -len(weights)], tensors[-len(weights) :]
+            parts: dict[str, Tensor] = {}
+            for each, whole in zip(weights, wholes, strict=True):
+                own = [names[id(weight)] for weight in each.parameters.values()]
+                parts |= zip(own, each.differentiable_parts(whole), strict=True)
+            total_and_rows: tuple[Tensor, Tensor] = torch.func.functional_call(self, parts, inputs)
+            return total_and_rows
 
-        def run(*tensors: Tensor) -> Tensor:
-            inputs, weights = tensors[: -len(named)], tensors[-len(named) :]
-            joined: Tensor = torch.func.functional_call(self, dict(zip(named, weights, strict=True)), inputs)
-            return joined
-
-        return run, tuple(named.values())
+        return run
 
 
 class CapturedPass:
@@ -105,29 +103,31 @@ class CapturedPass:
     Args:
         compute: a pass, kernel by kernel.
         module: whose weights it reads.
+        weights: gives those that are trained, when the pass is captured.
     """
 
-    def __init__(self, compute: Terms, module: nn.Module) -> None:
+    def __init__(self, compute: Terms, module: nn.Module, weights: Callable[[], Sequence[JoinedWeights]]) -> None:
         self._compute = compute
         self._module = module
+        self._weights = weights
         self._pass: TensorPass | None = None
-        self._replay: Callable[..., Any] | None = None
-        self._weights: tuple[nn.Parameter, ...] = ()
+        self._replay: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self._wholes: list[nn.Parameter] = []
         self._shapes: list[torch.Size] = []
 
-    def __call__(self, batch: Batch, rng: DropoutRNG) -> dict[str, Tensor]:
-        """Terms {name: [G]} of a batch; only `total` has a gradient."""
+    def __call__(self, batch: Batch, rng: DropoutRNG) -> PassTerms:
+        """Terms of a batch, which the next pass overwrites."""
         inputs = (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
         shapes = [x.shape for x in inputs]
         assert rng.keys is not None
         if not rng.keys.known or (self._replay is not None and shapes != self._shapes):
-            return self._compute(batch, rng)
+            return pass_terms(self._compute(batch, rng))
         if self._replay is None:
             self._capture(batch, rng, inputs)
         assert self._pass is not None
         assert self._replay is not None
-        joined = self._replay(*inputs, *self._weights)
-        return self._pass.terms(joined.clone())  # the next replay writes to the same place
+        total, rows = self._replay(*inputs, *self._wholes)
+        return PassTerms(self._pass.names, total, rows.detach())
 
     def _capture(self, batch: Batch, rng: DropoutRNG, inputs: tuple[Tensor, ...]) -> None:
         """Capture the pass; the seed of torch's generator is then as it was before.
@@ -139,17 +139,20 @@ class CapturedPass:
         self._pass = TensorPass(self._compute, self._module)
         self._pass.rng, self._pass.like = rng, batch
         self._shapes = [x.shape for x in inputs]
-        run, self._weights = self._pass.of_weights()
+        weights = self._weights()
+        self._wholes = [each.whole for each in weights]
         samples = tuple(x.clone() for x in inputs)
-        aliases = tuple(nn.Parameter(weight.detach()) for weight in self._weights)
-        self._replay = self._graphed(run, samples + aliases)
+        aliases = tuple(nn.Parameter(whole.detach()) for whole in self._wholes)
+        self._replay = self._graphed(self._pass.of_weights(weights), samples + aliases)
 
-    def _graphed(self, run: Callable[..., Tensor], samples: tuple[Tensor, ...]) -> Callable[..., Any]:
+    def _graphed(
+        self, run: Callable[..., tuple[Tensor, Tensor]], samples: tuple[Tensor, ...]
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
         """`run` as a graph that was captured with these tensors."""
         device = samples[0].device
         state = torch.cuda.get_rng_state(device)
         with PINNING:  # threads read ahead
-            graphed: Callable[..., Any] = torch.cuda.make_graphed_callables(
+            graphed: Any = torch.cuda.make_graphed_callables(
                 run, samples, num_warmup_iters=WARMUPS, allow_unused_input=True
             )
         torch.cuda.set_rng_state(state, device)

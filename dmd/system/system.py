@@ -1,7 +1,9 @@
 """What is trained: the modules, the keys of their dropout, and their pass as a CUDA graph where there is one."""
 
+from typing import TypedDict
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
@@ -11,7 +13,9 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 from dmd.system.cuda_graph import CapturedPass, obstacle_to_capture
+from dmd.system.joined_weights import JoinedWeights, each_alone
 from dmd.system.modules import Modules
+from dmd.system.pass_terms import PassTerms, pass_terms
 
 ADAM_MOMENTS = 2
 """Tensors of the optimizer's state for each trained one."""
@@ -36,7 +40,17 @@ class TrainingSystem(Modules):
         self.keys = self.fresh_keys()
         obstacle = obstacle_to_capture(config, device, self.execution.backend)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
-        self._graph = None if obstacle else CapturedPass(self.terms, self)
+        self._joined: list[JoinedWeights] | None = None
+        self._graph = None if obstacle else CapturedPass(self.terms, self, lambda: self.weights)
+
+    @property
+    def weights(self) -> list[JoinedWeights]:
+        """What is trained: joined, where an engine has done so."""
+        return each_alone(self.named_parameters()) if self._joined is None else self._joined
+
+    @weights.setter
+    def weights(self, joined: list[JoinedWeights]) -> None:
+        self._joined = joined
 
     def fresh_keys(self) -> DropoutKeys | None:
         """A table of dropout keys on the device; None where the backend takes them from the host."""
@@ -54,14 +68,14 @@ class TrainingSystem(Modules):
             self._graph = None
             self.captured = f"no: {reason}"
 
-    def forward(self, batch: Batch, rng: DropoutRNG | None) -> dict[str, Tensor]:
-        """Terms {name: [G]} of a batch of G ghost batches (see `Objective.forward`)."""
+    def forward(self, batch: Batch, rng: DropoutRNG | None) -> PassTerms:
+        """The terms of a batch of G ghost batches; those of an earlier pass may be overwritten."""
         if self._graph is not None and rng is not None and self.training:
             return self._graph(batch, rng)
-        return self.terms(batch, rng)
+        return pass_terms(self.terms(batch, rng))
 
     def terms(self, batch: Batch, rng: DropoutRNG | None) -> dict[str, Tensor]:
-        """As `forward`, kernel by kernel."""
+        """Terms {name: [G]} of a batch (see `Objective.forward`), kernel by kernel."""
         return self.objective(self.predict(batch, rng), self.targets(batch), batch.mask)
 
     def take_statistics(self, info: DatasetInfo) -> None:
@@ -80,19 +94,21 @@ class TrainingSystem(Modules):
             normalise.set(**info.statistics[modality])
 
 
-def parameter_groups(system: TrainingSystem, config: Config) -> list[dict[str, object]]:
+class ParameterGroup(TypedDict):
+    """Weights with a learning rate of their own."""
+
+    params: list[nn.Parameter]
+    lr: float
+
+
+def parameter_groups(system: TrainingSystem, config: Config) -> list[ParameterGroup]:
     """Optimizer groups: the text encoder's weights (if they are trained) and the rest."""
     encoder = system.dmd.text_encoder
     text = [] if encoder is None else [p for p in encoder.parameters() if p.requires_grad]
     of_text = {id(p) for p in text}
     rest = [p for p in system.parameters() if p.requires_grad and id(p) not in of_text]
     rate = config.train.learning_rate
-    groups: list[dict[str, object]] = [{"params": rest, "lr": rate}]
+    groups: list[ParameterGroup] = [{"params": rest, "lr": rate}]
     if text:
         groups.append({"params": text, "lr": config.text.learning_rate or rate})
     return groups
-
-
-def adam(system: TrainingSystem, config: Config, *, fused: bool = False) -> torch.optim.Adam:
-    """The published optimizer: Adam without weight decay, in torch's own or its fused implementation."""
-    return torch.optim.Adam(parameter_groups(system, config), fused=fused)

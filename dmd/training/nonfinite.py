@@ -44,7 +44,7 @@ class NonfiniteGuard:
             return
         self.in_a_row += 1
         ghosts = [self._reader.index.ids("train", rows) for rows in result.suspects]
-        loss, norm = (result.values[name].item() for name in ("total", "gradient_norm"))
+        loss, norm = (result.values[name] for name in ("total", "gradient_norm"))
         what = f"step {step}: loss {loss:g}, gradient norm {norm:g}: not applied"
         log = self._run / FOLDER / f"{checkpoint_name(step)}.json"
         if self._is_main_rank:

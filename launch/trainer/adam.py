@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from dmd.config import Config
 from dmd.errors import first_line
-from dmd.system.system import TrainingSystem, adam, parameter_groups
+from dmd.system.system import ParameterGroup
 
 ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
 
@@ -27,9 +27,9 @@ def check_adam(config: Config, device: torch.device) -> None:
 
 
 def make_adam(
-    system: TrainingSystem, config: Config, device: torch.device, *, fused: bool | None = None
+    groups: Sequence[ParameterGroup], config: Config, device: torch.device, *, fused: bool | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of a training.
+    """The published optimizer of a training, Adam without weight decay.
 
     Args:
         fused: torch's fused implementation, which also exists for CPUs; None: on CUDA.
@@ -39,8 +39,8 @@ def make_adam(
     """
     check_adam(config, device)
     if config.train.adam == "deepspeed":
-        return build_deepspeed_adam(parameter_groups(system, config))
-    return adam(system, config, fused=device.type == "cuda" if fused is None else fused)
+        return build_deepspeed_adam(groups)
+    return torch.optim.Adam([{**group} for group in groups], fused=device.type == "cuda" if fused is None else fused)
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def without_architectures() -> Iterator[None]:
             os.environ[ARCHITECTURES] = before
 
 
-def build_deepspeed_adam(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+def build_deepspeed_adam(groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
     """DeepSpeed's FusedAdam without weight decay; compiles it where that has not been done yet.
 
     Raises:
@@ -68,7 +68,7 @@ def build_deepspeed_adam(groups: list[dict[str, object]]) -> torch.optim.Optimiz
 
     try:
         with without_architectures():
-            return FusedAdam(groups, adam_w_mode=False)
+            return FusedAdam([{**group} for group in groups], adam_w_mode=False)
     except (RuntimeError, OSError, ImportError, CUDAMismatchException, MissingCUDAException) as error:
         reason = first_line(error)
         raise ValueError(

@@ -1,5 +1,6 @@
 """A DeepSpeed engine behind the interface that the training loop asks for (`dmd.distributed.engine.Engine`)."""
 
+import math
 import os
 from contextlib import nullcontext
 from datetime import timedelta
@@ -10,15 +11,17 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_set_full_optimizer_state
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
-from dmd.system.system import TrainingSystem
+from dmd.system.pass_terms import PassTerms
+from dmd.system.system import TrainingSystem, parameter_groups
 from launch.devices import check_ranks
 from launch.network.rendezvous import init_method
 from launch.trainer.adam import make_adam
 from launch.trainer.deepspeed_config import PRECISIONS, bucket_bytes, deepspeed_config
+from launch.trainer.joined_system import JoinedSystem, join_groups
 from launch.trainer.reduction import GradientReduction
 from launch.trainer.zero_state import gather_moment
 
@@ -85,28 +88,29 @@ class DeepSpeedEngine:
         self._zero_stage = config.train.zero_stage
         self._clip = config.train.clip
         self._clip_at = config.train.clip_at
-        self._loss = torch.zeros((), device=device)
-        self._gradient_norm = torch.zeros((), device=device)
-        self._applied = False
-        self.optimizer: torch.optim.Optimizer = make_adam(system, config, device, fused=fused_adam)
+        self._numbers = torch.zeros(0, device=device)
+        self._found: list[float] = []
         self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
+        self.reduction: GradientReduction | None = None
+        """Of the gradients; None: DeepSpeed's own."""
+        groups = parameter_groups(system, config)
+        model: nn.Module = system
+        if self._zero_stage == 0:
+            precision = PRECISIONS[config.train.reduce_precision]
+            groups = join_groups(system, groups, bucket_bytes(config) // precision.itemsize)
+            model = JoinedSystem(system)
+            self.reduction = GradientReduction(system.weights, precision=precision)
+        self.optimizer: torch.optim.Optimizer = make_adam(groups, config, device, fused=fused_adam)
         self._engine, *_ = deepspeed.initialize(
-            model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
+            model=model, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
         )
         limit_waiting(timedelta(seconds=config.train.collective_timeout))
         self.optimizer.register_step_pre_hook(self._before_update)
-        self.reduction: GradientReduction | None = None
-        """Of the gradients; None: DeepSpeed's own."""
-        if self._zero_stage == 0:
-            self.reduction = GradientReduction(
-                list(self._parameters.values()),
-                bucket_bytes=bucket_bytes(config),
-                precision=PRECISIONS[config.train.reduce_precision],
-            )
 
-    def forward(self, *arguments: object) -> dict[str, Tensor]:
+    def forward(self, *arguments: object) -> PassTerms:
         """Loss terms of a batch (see `TrainingSystem.forward`)."""
-        return self._engine(*arguments)
+        terms: PassTerms = self._engine(*arguments)
+        return terms
 
     def backward(self, loss: Tensor) -> None:
         """Add gradients; the last pass of a step reduces them over the ranks (at ZeRO stage 2 every pass does)."""
@@ -119,14 +123,14 @@ class DeepSpeedEngine:
         if not last:
             self._engine.step()  # moves DeepSpeed's count of passes, no update
 
-    def step(self, loss: Tensor) -> tuple[Tensor, bool]:
+    def step(self, numbers: Tensor) -> tuple[list[float], bool]:
         """Update the weights if loss and gradient are finite; see `dmd.distributed.engine.Engine`."""
         assert self._engine.is_gradient_accumulation_boundary()
-        self._loss = loss
-        self._applied = False
-        self._gradient_norm = torch.full((), torch.nan, device=self.device)
+        self._numbers = numbers
+        self._found = []
         self._engine.step()
-        return self._gradient_norm, self._applied
+        found = self._found or [*numbers.tolist(), math.nan]
+        return found, _applies(found)
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Clip the reduced gradient, or remove it so that Adam does nothing.
@@ -137,18 +141,19 @@ class DeepSpeedEngine:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters]
         if self._zero_stage > 0:
-            self._gradient_norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, device=self.device)
+            norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, device=self.device)
         else:
-            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
-        self._applied = bool(torch.isfinite(self._gradient_norm + self._loss))
-        if not self._applied:
+            norm = torch.nn.utils.get_total_norm(gradients)
+        if not self._found:
+            self._found = torch.cat([self._numbers, norm.view(1)]).tolist()  # waits for the device
+        if not _applies(self._found):
             for parameter in parameters:
                 parameter.grad = None
         elif self._clip == "value":
             torch._foreach_clamp_min_(gradients, -self._clip_at)
             torch._foreach_clamp_max_(gradients, self._clip_at)
         elif self._clip == "norm":
-            factor = (self._clip_at / (self._gradient_norm + 1e-6)).clamp(max=1)
+            factor = (self._clip_at / (norm + 1e-6)).clamp(max=1)
             torch._foreach_mul_(gradients, factor)
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -161,16 +166,19 @@ class DeepSpeedEngine:
         if self._zero_stage > 0:
             self._link_partitions()
         for key in STATE_KEYS:
-            moments = zip(self._parameters, self._moments(key), strict=True)
-            state |= {f"{key}/{name}": moment for name, moment in moments}
+            moments = self._moments(key)
+            state |= {f"{key}/{name}": moments[name] for name in self._parameters}
         return state
 
-    def _moments(self, key: str) -> list[Tensor]:
+    def _moments(self, key: str) -> dict[str, Tensor]:
         """A moment of each trained parameter, as copies on the CPU."""
-        parameters = list(self._parameters.values())
         if self._zero_stage > 0:
-            return gather_moment(parameters, key)
-        return [self.optimizer.state[parameter][key].detach().to("cpu", copy=True) for parameter in parameters]
+            return dict(zip(self._parameters, gather_moment(list(self._parameters.values()), key), strict=True))
+        moments: dict[str, Tensor] = {}
+        for weights in self.system.weights:
+            parts = weights.parts(self.optimizer.state[weights.whole][key].cpu())
+            moments |= {name: part.clone() for name, part in zip(weights.parameters, parts, strict=True)}
+        return moments
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
         """Take over `optimizer_state`, written at any stage and number of ranks."""
@@ -179,10 +187,14 @@ class DeepSpeedEngine:
         if self._zero_stage > 0:
             self._load_partitions(state)
             return
-        for name, parameter in self._parameters.items():
-            self.optimizer.state[parameter] = {
+        for weights in self.system.weights:
+            moments = {
+                key: [state[f"{key}/{name}"].to(self.device, copy=True) for name in weights.parameters]
+                for key in STATE_KEYS
+            }
+            self.optimizer.state[weights.whole] = {
                 "step": self._step_count(state),
-                **{key: state[f"{key}/{name}"].to(self.device, copy=True) for key in STATE_KEYS},
+                **{key: weights.joined(parts) for key, parts in moments.items()},
             }
 
     def _step_count(self, state: dict[str, Tensor]) -> Tensor | int:
@@ -216,3 +228,8 @@ class DeepSpeedEngine:
         self.system.load_state_dict(state)
         if self._zero_stage > 0:
             self._engine.optimizer.refresh_fp32_params()
+
+
+def _applies(found: list[float]) -> bool:
+    """Whether a step with these numbers may be applied: loss and gradient norm are finite."""
+    return math.isfinite(found[0]) and math.isfinite(found[-1])

@@ -13,10 +13,13 @@ from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import why_not_fused
 from dmd.kernels.common.cards import KernelError
 from dmd.losses.sharing import Part
+from dmd.model.graph import PAIRS
 from dmd.system.cuda_graph import CapturedPass, TensorPass
+from dmd.system.joined_weights import JoinedWeights, each_alone
+from dmd.system.pass_terms import mean_edges, pass_terms
 from dmd.system.system import TrainingSystem
 from dmd.training.passes import ghost_batches_at_once, settle_passes
-from dmd.training.step import by_name, make_plan, make_rng, weighted_sums
+from dmd.training.step import make_plan, make_rng
 from tests.dmd.kernels.forms import interpreted
 from tests.support.small_system import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
 
@@ -125,23 +128,23 @@ def check_captured_pass(device: str) -> None:
     gradients = {name: p.grad.clone() for name, p in system.named_parameters()}
     system.zero_grad()
 
+    named = list(system.named_parameters())
+    weights = [JoinedWeights(dict(named[:20])), *each_alone(named[20:25]), JoinedWeights(dict(named[25:]))]
     tensor_pass = TensorPass(system.terms, system)
     tensor_pass.rng, tensor_pass.like = noises[1], batch
-    run, weights = tensor_pass.of_weights()
-    aliases = [torch.nn.Parameter(weight.detach()) for weight in weights]
-    terms = tensor_pass.terms(run(*inputs, *aliases))
-    assert [name for name, term in terms.items() if term.requires_grad] == ["total"]
-    terms["total"].sum().backward()
+    aliases = [torch.nn.Parameter(each.whole.detach()) for each in weights]
+    total, rows = tensor_pass.of_weights(weights)(*inputs, *aliases)
+    total.sum().backward()
 
-    assert terms.keys() == eager.keys()
-    assert all(terms[name].equal(eager[name]) for name in eager)
-    assert all(term.is_contiguous() for term in terms.values()), "sums of the log would round in another order"
+    assert not rows.requires_grad
+    assert total.equal(eager["total"])
+    assert rows.equal(pass_terms(eager).rows)
+    assert tensor_pass.names == pass_terms(eager).names
     assert all(p.grad is None for p in system.parameters()), "a weight itself was read"
-    names = {id(p): name for name, p in system.named_parameters()}
-    assert len(names) == len(weights)
-    for weight, alias in zip(weights, aliases, strict=True):
-        assert weight.data_ptr() == alias.data_ptr()
-        assert alias.grad.equal(gradients[names[id(weight)]]), names[id(weight)]
+    for each, alias in zip(weights, aliases, strict=True):
+        assert each.whole.data_ptr() == alias.data_ptr()
+        for name, part in zip(each.parameters, each.parts(alias.grad), strict=True):
+            assert part.equal(gradients[name]), name
 
 
 def test_the_pass_that_is_captured_is_the_pass():
@@ -166,7 +169,7 @@ def test_no_thread_pins_a_batch_while_a_pass_is_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", note)
     monkeypatch.setattr(torch.Tensor, "pin_memory", note)
     rng = make_rng(batch, config, step=0, forward=0, device=torch.device("cpu"))
-    CapturedPass(system.terms, system)._capture(
+    CapturedPass(system.terms, system, lambda: system.weights)._capture(
         batch, rng, (batch.text, batch.audio, batch.vision, batch.labels, batch.mask)
     )
     batch.pin_memory()
@@ -174,16 +177,23 @@ def test_no_thread_pins_a_batch_while_a_pass_is_captured(monkeypatch):
     assert not PINNING.locked()
 
 
-def test_weighted_sums_are_those_of_each_term():
-    """In a few operations, however many terms there are."""
-    weights = torch.tensor([0.5, 0.25, 0.25])
+def test_rows_are_the_terms_in_few_operations():
     terms = {"task": torch.rand(3), "edges_homo": torch.rand(3, 6), "margin": torch.rand(3, requires_grad=True)}
-    terms |= {"edges_hetero": torch.rand(3, 6), **{f"term {number}": torch.rand(3) for number in range(20)}}
+    terms |= {"total": torch.rand(3, requires_grad=True), "edges_hetero": torch.rand(3, 6)}
+    terms |= {f"term {number}": torch.rand(3) for number in range(20)}
     with Counter() as counter:
-        numbers = weighted_sums(terms, weights)
-    assert counter.names.total() <= 6
-    assert not numbers.requires_grad
-    found = by_name(numbers, list(terms))
-    assert list(found) == list(terms)
+        names, total, rows = pass_terms(terms)
+    assert counter.names.total() <= 2
+    assert total is terms["total"]
+    assert names[0] == "total", "by which a step decides"
+    assert not rows.requires_grad
+    found = dict(zip(names, rows, strict=True))
     for name, term in terms.items():
-        torch.testing.assert_close(found[name], torch.einsum("g...,g->...", term.detach(), weights))
+        if name.startswith("edges_"):
+            for number, (to, source) in enumerate(PAIRS):
+                assert found[f"{name}/{to}_from_{source}"].equal(term[:, number])
+        else:
+            assert found[name].equal(term)
+    means = mean_edges({name: float(row.mean()) for name, row in found.items()})
+    for space in ("homo", "hetero"):
+        torch.testing.assert_close(means[space], terms[f"edges_{space}"].mean(0))

@@ -89,7 +89,7 @@ def share(case: str, of: int, rank: int, ranks: int, dtype: torch.dtype) -> dict
     system.objective.sharing = join_sharing(plan, rank, MINUTE)
     batch = own_batch(case, tuple(plan.slots(0, 0, rank)), of, plan.part(rank), dtype)
     rng = make_rng(batch, config, step=7, forward=0, device=system.device, keys=system.fresh_keys())
-    terms = system(batch, rng)
+    terms = system.terms(batch, rng)
     weights = ghost_weights(batch, sum(CASES[case][2][-of:]))
     (terms["total"] * weights).sum().backward()
     sums = {name: torch.tensordot(weights.to(dtype), term.detach(), dims=1) for name, term in terms.items()}

@@ -12,7 +12,7 @@ import torch
 from torch.utils.cpp_extension import CUDA_HOME
 
 from dmd.config.loading import load_config
-from dmd.system.system import TrainingSystem
+from dmd.system.system import TrainingSystem, parameter_groups
 from dmd.training.loop import Training
 from launch.network.ports import free_port
 from launch.network.rank_environment import rank_environment
@@ -28,13 +28,14 @@ CPU = torch.device("cpu")
 
 def test_the_implementation_by_device():
     system, config = make_system("plain", "cpu")
-    assert type(make_adam(system, config, CPU)) is torch.optim.Adam
-    assert make_adam(system, config, CPU).defaults["fused"] is False
-    assert make_adam(system, config, CPU, fused=True).defaults["fused"] is True
-    assert make_adam(system, config, torch.device("cuda")).defaults["fused"] is True, "whatever was compiled"
+    groups = parameter_groups(system, config)
+    assert type(make_adam(groups, config, CPU)) is torch.optim.Adam
+    assert make_adam(groups, config, CPU).defaults["fused"] is False
+    assert make_adam(groups, config, CPU, fused=True).defaults["fused"] is True
+    assert make_adam(groups, config, torch.device("cuda")).defaults["fused"] is True, "whatever was compiled"
     asked = replace(config, train=replace(config.train, adam="deepspeed"))
     with pytest.raises(ValueError, match=r"train\.adam is 'deepspeed', which needs a CUDA device.* on cpu; set train"):
-        make_adam(system, asked, CPU)
+        make_adam(groups, asked, CPU)
 
 
 BUILD = """
@@ -78,7 +79,7 @@ def test_torch_fused_adam_makes_the_steps_of_the_unfused_one():
     sides = []
     for fused in (False, True):
         system, config = make_system("plain", "cpu")
-        optimizer = make_adam(system, config, CPU, fused=fused)
+        optimizer = make_adam(parameter_groups(system, config), config, CPU, fused=fused)
         sides.append(steps(system, optimizer, range(6)))
         counts = {float(state["step"]) for state in optimizer.state.values()}
         assert counts == {3.0, 6.0}, "a parameter without a gradient is left alone"
@@ -98,7 +99,7 @@ def test_adam_on_cuda_makes_the_steps_of_the_cpu(kind):
         if device.type == "cuda":
             config = replace(config, train=replace(config.train, adam=kind))
         system.to(device)
-        sides.append(steps(system, make_adam(system, config, device), range(6)))
+        sides.append(steps(system, make_adam(parameter_groups(system, config), config, device), range(6)))
     for got, want in zip(*sides, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
 

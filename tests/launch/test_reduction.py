@@ -1,9 +1,7 @@
 """Gradients over the ranks: buckets that start while backward runs, what travels in bfloat16, lost peers in between."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +14,21 @@ from dmd.config import Config, TrainConfig
 from dmd.config.loading import load_config
 from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
+from dmd.system.joined_weights import JoinedWeights
 from dmd.training.step import train_step
-from launch.network.ports import free_port
-from launch.network.rank_environment import rank_environment
 from launch.trainer.build import build_system
 from launch.trainer.deepspeed_config import deepspeed_config
-from launch.trainer.engine import DeepSpeedEngine, join_process_group
+from launch.trainer.engine import DeepSpeedEngine
 from launch.trainer.preflight import open_shards, plan_training
 from launch.trainer.reduction import GradientReduction, divided
 from launch.trainer.zero_state import gather_moment
-from tests.support.ranks import PATIENCE, TINY, assert_bitwise, assert_close, finish, forks, last, losses, train
+from tests.support.ranks import TINY, assert_bitwise, assert_close, finish, last, losses, on_ranks, train
 
 KILLED, LOST = 137, 69
 WIDTH, LAYERS = 8, 4
-OF_A_LAYER = 4 * WIDTH * WIDTH
-"""Bytes of a layer's weight: each is a bucket."""
 MANY = "train.reduce_bucket_mb=0.002"
 """Some twenty buckets of TINY's 10,000 parameters."""
 ONE = "train.reduce_bucket_mb=1000"
-Rank = Callable[[int, Path], dict[str, Any]]
-
-
-def _rank(work: Rank, environment: dict[str, str], folder: Path) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    join_process_group(timedelta(seconds=PATIENCE))
-    rank = int(environment["RANK"])
-    torch.save(work(rank, folder), folder / f"rank{rank}.pt")
-
-
-def on_ranks(work: Rank, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
-    """What `work(rank, folder)` gives on each of so many real ranks over gloo."""
-    port, processes = free_port(), []
-    for rank in range(ranks):
-        environment = rank_environment(rank=rank, ranks=ranks, port=port)
-        processes.append(forks.Process(target=_rank, args=(work, environment, folder)))
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(PATIENCE)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0] * ranks
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
 
 
 class Stack(nn.Module):
@@ -78,9 +49,26 @@ class Stack(nn.Module):
             hidden = layer(hidden).tanh()
         return hidden.square().sum()
 
+    forward = loss
+
 
 def gradients(stack: Stack) -> list[Tensor]:
     return [torch.zeros(0) if p.grad is None else p.grad.clone() for p in stack.parameters()]
+
+
+def joined(stack: Stack, capacity: int) -> list[JoinedWeights]:
+    """Its weights, the last ones first, in runs of so many elements."""
+    names = {parameter: name for name, parameter in stack.named_parameters()}
+    runs = divided(list(stack.parameters())[::-1], capacity)
+    return [JoinedWeights({names[parameter]: parameter for parameter in run}) for run in runs]
+
+
+def reduced(stack: Stack, weights: list[JoinedWeights]) -> list[Tensor]:
+    """The gradient of each parameter out of the joined ones."""
+    found = {}
+    for each in weights:
+        found |= zip(each.parameters, each.parts(each.whole.grad), strict=True)
+    return [found[name].clone() for name, _ in stack.named_parameters()]
 
 
 def _two_passes(rank: int, _: Path) -> dict[str, Any]:
@@ -88,9 +76,8 @@ def _two_passes(rank: int, _: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for precision in (torch.float32, torch.bfloat16):
         stack = Stack()
-        reduction = GradientReduction(
-            list(stack.parameters()), bucket_bytes=OF_A_LAYER * precision.itemsize // 4, precision=precision
-        )
+        weights = joined(stack, 2 * WIDTH * WIDTH)
+        reduction = GradientReduction(weights, precision=precision)
 
         def under_way(reduction: GradientReduction = reduction) -> int:
             return sum(bucket.work is not None for bucket in reduction.buckets)
@@ -103,14 +90,28 @@ def _two_passes(rank: int, _: Path) -> dict[str, Any]:
             stack.loss(10 * rank + 1, lambda _, seen=seen: seen.append(under_way())).backward()
             seen.append(under_way())
         seen.append(under_way())
-        result[str(precision)] = gradients(stack)
+        result[str(precision)] = reduced(stack, weights)
+        assert all(parameter.grad is None for parameter in weights[0].parameters.values()), "kept twice"
         result["seen"] = seen
         result["buckets"] = len(reduction.buckets)
         again = Stack()
         for seed in (10 * rank, 10 * rank + 1):
             again.loss(seed).backward()
         result["first pass"], result["own"] = own, gradients(again)
+    result["as a graph gives them"] = _joined_by_autograd(rank)
     return result
+
+
+def _joined_by_autograd(rank: int) -> list[Tensor]:
+    """The reduced gradient of one pass of which autograd gives each bucket's as one tensor."""
+    stack = Stack()
+    weights = joined(stack, 2 * WIDTH * WIDTH)
+    parts: dict[str, Tensor] = {}
+    for each in weights:
+        parts |= zip(each.parameters, each.differentiable_parts(each.whole), strict=True)
+    with GradientReduction(weights, precision=torch.float32):
+        torch.func.functional_call(stack, parts, (rank,)).backward()
+    return reduced(stack, weights)
 
 
 @pytest.mark.multiproc
@@ -119,11 +120,11 @@ def _two_passes(rank: int, _: Path) -> dict[str, Any]:
 def test_buckets_start_in_the_last_pass_and_bring_the_average(tmp_path, ranks):
     found = on_ranks(_two_passes, tmp_path, ranks)
     for one in found:
-        assert one["buckets"] == LAYERS + 1, "the unread weight has no room beside a layer"
+        assert one["buckets"] == 3, "the unread weight and the last layer, two layers, the first layer"
         first_pass, after_it, at_first_layer, at_the_end, left = one["seen"]
         assert (first_pass, after_it, left) == (0, 0, 0)
-        assert at_first_layer == LAYERS, "the unread weight and every layer but the first"
-        assert at_the_end == LAYERS + 1
+        assert at_first_layer == 2, "every bucket but that of the first layer"
+        assert at_the_end == 3
         assert one["first pass"][0].numel(), "gradients stay with the weights until the last pass"
     for place in range(LAYERS):
         each = [one["own"][place] for one in found]
@@ -138,16 +139,25 @@ def test_buckets_start_in_the_last_pass_and_bring_the_average(tmp_path, ranks):
             for precision in (torch.float32, torch.bfloat16):
                 assert torch.equal(other[str(precision)][place], found[0][str(precision)][place])
     assert all(torch.equal(one[str(torch.float32)][-1], torch.zeros(3)) for one in found)
+    passes = []
+    for rank in range(ranks):
+        stack = Stack()
+        stack.loss(rank).backward()
+        passes.append(gradients(stack)[:LAYERS])
+    for one in found:
+        for got, *of_ranks in zip(one["as a graph gives them"], *passes, strict=False):
+            torch.testing.assert_close(got, torch.stack(of_ranks).mean(0), rtol=1e-6, atol=1e-7)
 
 
 def _alone(_: int, __: Path) -> dict[str, Any]:
     stack = Stack()
-    reduction = GradientReduction(list(stack.parameters()), bucket_bytes=1, precision=torch.bfloat16)
+    weights = joined(stack, 2 * WIDTH * WIDTH)
+    reduction = GradientReduction(weights, precision=torch.bfloat16)
     with reduction:
         stack.loss(0).backward()
     again = Stack()
     again.loss(0).backward()
-    return {"buckets": len(reduction.buckets), "reduced": gradients(stack), "own": gradients(again)}
+    return {"buckets": len(reduction.buckets), "reduced": reduced(stack, weights), "own": gradients(again)}
 
 
 @pytest.mark.multiproc
@@ -155,8 +165,8 @@ def _alone(_: int, __: Path) -> dict[str, Any]:
 def test_one_rank_rounds_nothing(tmp_path):
     (found,) = on_ranks(_alone, tmp_path, 1)
     assert found["buckets"] == 0
-    *reduced, unread = found["reduced"]
-    assert all(torch.equal(mine, own) for mine, own in zip(reduced, found["own"][:-1], strict=True))
+    *read, unread = found["reduced"]
+    assert all(torch.equal(mine, own) for mine, own in zip(read, found["own"][:-1], strict=True))
     assert torch.equal(unread, torch.zeros(3))
 
 

@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from dmd.checkpoint.format import Snapshot, newest_whole, read_checkpoint
 from launch.network.ports import free_port
 from launch.network.rank_environment import rank_environment
 from launch.supervision.supervise import supervise
+from launch.trainer.engine import join_process_group
 from launch.trainer.main import main
 
 TINY = [
@@ -134,6 +137,33 @@ class Session:
         assert not hanging, f"ranks hang: {hanging}\n{self.output}"
         codes = [process.exitcode for process in self.processes]
         return Ended([code for code in codes if code is not None], self.output, ends[-1] - ends[0])
+
+
+Job = Callable[[int, Path], dict[str, Any]]
+"""What a rank computes, of its number and a folder."""
+
+
+def _job(job: Job, environment: dict[str, str], folder: Path) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    join_process_group(timedelta(seconds=PATIENCE))
+    rank = int(environment["RANK"])
+    torch.save(job(rank, folder), folder / f"rank{rank}.pt")
+
+
+def on_ranks(job: Job, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
+    """What `job(rank, folder)` gives on each of so many ranks, which train nothing of themselves."""
+    port, processes = free_port(), []
+    for rank in range(ranks):
+        environment = rank_environment(rank=rank, ranks=ranks, port=port)
+        processes.append(forks.Process(target=_job, args=(job, environment, folder)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * ranks
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
 
 
 def train(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, device
+from torch import device
 from tqdm import tqdm
 
 from data_shards.reading.index import ShardIndex
@@ -26,12 +26,11 @@ from dmd.distributed.engine import Engine
 from dmd.evaluation.evaluate import Evaluation
 from dmd.metrics import METRICS, in_view, show
 from dmd.metrics.table import kind_of, metrics_of
-from dmd.model.graph import PAIRS
+from dmd.system.pass_terms import mean_edges
 from dmd.system.system import TrainingSystem
 from dmd.training.logging.hyperparameters import BEST
 from dmd.training.logging.recorder import Recorder
 from dmd.training.logging.tensorboard_figures import sample_features, wants_figures
-from dmd.training.step import EDGES
 
 RETRY_SECONDS = 30
 """Time between two attempts to reopen a record that could not be written."""
@@ -82,27 +81,16 @@ class Logbook:
         self._waiting: deque[tuple[int, dict[str, float], str]] = deque()
         self._retry_at = 0.0
         self.failure: OSError | None = None
-        self._edges: dict[str, Tensor] = {}
+        self._values: dict[str, float] = {}
         self._undrawn: tuple[int, Evaluation] | None = None
 
-    def step(
-        self, step: int, values: dict[str, Tensor], rates: list[float], samples_per_second: float
-    ) -> dict[str, float]:
-        """The numbers of one optimizer step; edges of the GD-Units become one number each. Copies once."""
-        flat = torch.cat([value.detach().flatten() for value in values.values()]).cpu().double()
-        numbers = {}
-        for (name, value), part in zip(values.items(), flat.split([v.numel() for v in values.values()]), strict=True):
-            if name.startswith(EDGES):
-                self._edges[name.removeprefix(EDGES)] = part.view(value.shape).float()
-                named = zip(PAIRS, part.tolist(), strict=True)
-                numbers.update({f"{name}/{to}_from_{source}": edge for (to, source), edge in named})
-            else:
-                numbers[name] = part.item()
-        numbers["samples_per_second"] = samples_per_second
+    def step(self, step: int, values: dict[str, float], rates: list[float], samples_per_second: float) -> None:
+        """The numbers of one optimizer step."""
+        self._values = values
+        numbers = {**values, "samples_per_second": samples_per_second}
         for number, rate in enumerate(rates):
             numbers["learning_rate_text" if number else "learning_rate"] = rate
         self._write(step, numbers, "train")
-        return numbers
 
     def epoch(self, step: int, epoch: int, evaluation: Evaluation, *, best: bool, kept: bool) -> None:
         """The numbers of a validation; `kept` if `dmd evaluate` takes the checkpoint of this step from now on."""
@@ -140,7 +128,7 @@ class Logbook:
     def _draw(self) -> None:
         if self._undrawn is not None:
             step, evaluation = self._undrawn
-            self._show(lambda record: record.pictures(step, self._edges, evaluation))
+            self._show(lambda record: record.pictures(step, mean_edges(self._values), evaluation))
             self._undrawn = None
 
     def _show(self, show: Callable[[Recorder], None]) -> None:

@@ -49,7 +49,7 @@ class Progress:
             return
         now = time.perf_counter()
         rates = [group["lr"] for group in optimizer.param_groups]
-        numbers = self._log.step(step, result.values, rates, samples * self._log_every / (now - self._begin))
+        self._log.step(step, result.values, rates, samples * self._log_every / (now - self._begin))
         best = {"best_valid": f"{schedule.best_loss:.4f}"} if schedule.best_step >= 0 else {}
-        self._bar.set_postfix({"loss": f"{numbers['total']:.3f}", **best})
+        self._bar.set_postfix({"loss": f"{result.values['total']:.3f}", **best})
         self._begin = now

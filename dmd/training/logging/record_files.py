@@ -8,9 +8,10 @@ import math
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch.utils.tensorboard.writer import SummaryWriter
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from data_shards.durable import replace_file
 from dmd.checkpoint.standing import LINES, read_lines
@@ -39,10 +40,10 @@ def end_logs_at(run: Path, step: int) -> None:
 
 
 def draw(writer: SummaryWriter, line: dict[str, Any]) -> None:
-    """Write a line's numbers to TensorBoard, at the time that the line has."""
-    for tag, value in line.items():
-        if "/" in tag:
-            writer.add_scalar(tag, math.nan if value is None else value, line["step"], walltime=line["time"])
+    """Write a line's numbers to TensorBoard as one event, at the time that the line has."""
+    numbers = {tag: math.nan if value is None else value for tag, value in line.items() if "/" in tag}
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()])
+    cast(FileWriter, writer.file_writer).add_summary(summary, line["step"], line["time"])
 
 
 def cut_lines(path: Path, last: int | None) -> list[dict[str, Any]]:

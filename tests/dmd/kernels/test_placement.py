@@ -123,8 +123,9 @@ class Updateless:
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
-    def step(self, loss: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        return loss, True
+    def step(self, numbers: torch.Tensor) -> tuple[list[float], bool]:
+        assert numbers.device == META
+        return [0.0] * (len(numbers) + 1), True
 
 
 def train(preset: str, variant: str, kernels: str) -> None:
@@ -135,9 +136,8 @@ def train(preset: str, variant: str, kernels: str) -> None:
     plan = make_plan(config, batch.mask.numel(), 1)
     for step in range(2):
         with Places() as places:
-            result = train_step(Updateless(system), [batch], config, plan, step=step, step_in_epoch=0)
+            train_step(Updateless(system), [batch], config, plan, step=step, step_in_epoch=0)
     assert places.copies == {"copy_": 1}, places.copies
-    assert {x.device for x in result.values.values()} == {META}
 
 
 def evaluate(preset: str, variant: str, kernels: str) -> None:
