@@ -26,7 +26,7 @@ def run_stack(
     rng: DropoutRNG | None,
     key_ranges: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The stack's output [E, B, T, d] (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
+    """The stack's output [E, B, T, d], a view of rows (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
 
     Args:
         inputs: [B, T, d] of each encoder; or one [2 E, B, T, d / 2], whose pairs lie side by side in the channels.
@@ -47,11 +47,13 @@ def run_stack(
             stack.tables["scales"],
             keys.get(f"attention{level}"),
             ranges,
+            dim=plan.dim,
             heads=plan.heads,
             last_step=last,
         )
         own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "mlp") if f"{kind}{level}" in keys}
         call = LayerCall(
+            dim=plan.dim,
             table=table,
             attention=attention,
             last=last,
@@ -66,7 +68,7 @@ def run_stack(
 
 
 def _embed(stack: EncoderStack, inputs: Sequence[Tensor] | Tensor, keys: Tensor | None, *, side: int) -> Tensor:
-    """[E, B, T, d]: the embedded inputs, or the embedded and normalised sources (side KEYS)."""
+    """Rows [E, B, T, S]: the embedded inputs, or the embedded and normalised sources (side KEYS)."""
     plan = stack.plan
     lengths = plan.queries if side == QUERIES.value else plan.keys
     readers: tuple[int, ...] = ()
