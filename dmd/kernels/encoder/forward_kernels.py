@@ -73,15 +73,16 @@ def project(
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
     y = (x * gain[None, :] + shift[None, :]).to(DOT)
     out_at = place_rows(e, sample, step, batch, out_steps, ROW=PARTS * SLOT)
-    for begin in range(0, PARTS * SLOT, CHUNK):
-        col = begin + tl.arange(0, CHUNK)
-        real = (col < PARTS * SLOT) & (col % SLOT < DIM)
-        w_row = (FIRST + col // SLOT) * DIM + col % SLOT
-        w_at = w_ptr + (e * 3 * DIM + w_row)[None, :] * DIM + channel[:, None]
-        w = tl.load(w_at, real[None, :] & there[:, None], 0.0).to(DOT)
-        bias = tl.load(bias_ptr + e * 3 * DIM + w_row, real, 0.0)
-        out = product(y, w, PRECISION=PRECISION) + bias[None, :]
-        store_slots(out_ptr, out, out_at, inside, col, SLOT=PARTS * SLOT)
+    for part in tl.static_range(PARTS):
+        for begin in range(0, SLOT, CHUNK):
+            col = begin + tl.arange(0, CHUNK)
+            real = col < DIM
+            w_row = (FIRST + part) * DIM + col
+            w_at = w_ptr + (e * 3 * DIM + w_row)[None, :] * DIM + channel[:, None]
+            w = tl.load(w_at, real[None, :] & there[:, None], 0.0).to(DOT)
+            bias = tl.load(bias_ptr + e * 3 * DIM + w_row, real, 0.0)
+            out = product(y, w, PRECISION=PRECISION) + bias[None, :]
+            store_slots(out_ptr + part * SLOT, out, out_at, inside, col, SLOT=SLOT)
 
 
 @triton.jit
