@@ -79,17 +79,16 @@ def _load_range(
 
 @triton.jit
 def _locate_program(
-    encoders,  # E
-    blocks,  # of an encoder
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder
     HEADS: tl.constexpr,  # H
     PACK: tl.constexpr,  # heads of a tile
 ):
-    """What a program works on: encoder, block, sample, first head; and the number of samples."""
+    """What a program works on: encoder, block, sample, first head."""
     GROUPS: tl.constexpr = HEADS // PACK
     pid = tl.program_id(0)
-    batch = tl.num_programs(0) // blocks // encoders // GROUPS
-    group = pid // blocks // encoders
-    return pid // blocks % encoders, pid % blocks, group // GROUPS, group % GROUPS * PACK, batch
+    group = pid // (BLOCKS * ENCODERS)
+    return pid // BLOCKS % ENCODERS, pid % BLOCKS, group // GROUPS, group % GROUPS * PACK
 
 
 @triton.jit
@@ -193,11 +192,12 @@ def forward(
     keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    batch,  # B
     rows,  # Tq
     key_steps,  # Tk
-    encoders,  # E
-    blocks,  # of an encoder, a program each
     scale,  # of scores (base 2): log2(e) / sqrt(h)
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder, a program each
     HEADS: tl.constexpr,  # H
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
@@ -214,7 +214,7 @@ def forward(
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Attention output and each row's log-sum (base 2)."""
-    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
+    e, block, b, h = _locate_program(ENCODERS=ENCODERS, BLOCKS=BLOCKS, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
@@ -271,12 +271,13 @@ def backward_query(
     keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    batch,  # B
     rows,  # Tq
     key_steps,  # Tk
-    encoders,  # E
-    blocks,  # of an encoder, a program each
     scale,  # of scores (base 2): log2(e) / sqrt(h)
     factor,  # 1 / sqrt(h)
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder, a program each
     HEADS: tl.constexpr,  # H
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
@@ -294,7 +295,7 @@ def backward_query(
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradient of the query, over the keys that each row sees."""
-    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
+    e, block, b, h = _locate_program(ENCODERS=ENCODERS, BLOCKS=BLOCKS, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
@@ -348,12 +349,13 @@ def backward_key(
     keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
+    batch,  # B
     rows,  # Tq
     key_steps,  # Tk
-    encoders,  # E
-    blocks,  # of an encoder, a program each
     scale,  # of scores (base 2): log2(e) / sqrt(h)
     factor,  # 1 / sqrt(h)
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder, a program each
     HEADS: tl.constexpr,  # H
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
@@ -371,7 +373,7 @@ def backward_key(
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradients of key and value, over the rows that see them."""
-    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
+    e, block, b, h = _locate_program(ENCODERS=ENCODERS, BLOCKS=BLOCKS, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
