@@ -1,14 +1,15 @@
 """Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but log-sums of rows.
 
 Tensors are rows [E, B, T, S] (`dmd.kernels.common.rows`): encoders, samples, steps, and H heads of h channels side by
-side, padded with zeros to S = SLOT channels, which may be a slot of a longer row. A program works on one block of steps (of queries, or of keys) of PACK heads of one sample of one encoder; programs are numbered by block,
-encoder, heads and sample, the first fastest. A program whose block lies past its encoder's length has nothing to do:
-such steps are neither written nor read. `dmd.kernels.attention.triton_launch` launches the kernels.
+side, padded with zeros to S = SLOT channels, which may be a slot of a longer row. A program works on one block of steps
+(of queries, or of keys) of PACK heads of one sample of one encoder; programs are numbered by block, encoder, heads and
+sample, the first fastest. A program whose block lies past its encoder's length has nothing to do: such steps are
+neither written nor read. `dmd.kernels.attention.triton_launch` launches the kernels.
 
 A tile of scores has BLOCK_M rows, which are the query steps of one head after those of another, and BLOCK_N keys. Its
 PACK heads lie side by side among the WIDTH channels of queries, keys and values, which begin at a multiple of ALIGN, so
-that a thread loads several at once, and may be other heads' before and behind. A row of queries, outputs or gradients is
-0 in the channels of other heads than its own. So one product with the keys gives the scores of all heads, and the
+that a thread loads several at once, and may be other heads' before and behind. A row of queries, outputs or gradients
+is 0 in the channels of other heads than its own. So one product with the keys gives the scores of all heads, and the
 gradients of all heads' keys and values are sums over all rows. What a row of a product has in the channels of other
 heads is not stored. The padding belongs to the last head: all that is read is 0 there, and so is what is written.
 """

@@ -209,9 +209,7 @@ def make_launch(
         keys = rng.table([(call_site, e) for e in range(len(rates))])
     shape, scales = _tables_on(query.device, plan.queries, plan.keys, rates)
     ranges = None if key_ranges is None else key_ranges.to(torch.int32).contiguous()
-    return AttentionLaunch(
-        shape, scales, keys, ranges, dim=query.shape[-1], heads=plan.heads, last_step=plan.last_step
-    )
+    return AttentionLaunch(shape, scales, keys, ranges, dim=query.shape[-1], heads=plan.heads, last_step=plan.last_step)
 
 
 class FusedAttention(torch.autograd.Function):

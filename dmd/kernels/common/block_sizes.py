@@ -81,8 +81,8 @@ def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
 
 
 def attention_sizes(head: int, rows: int, keys: int, *, heads: int, half: bool) -> dict[str, int]:
-    """Constants of the attention's kernels: PACK heads of a tile, in WIDTH channels from a multiple of ALIGN on; BLOCK_M
-    rows (query steps of those heads) by BLOCK_N keys of a tile; warps and stages.
+    """Constants of the attention's kernels: PACK heads of a tile, in WIDTH channels from a multiple of ALIGN on;
+    BLOCK_M rows (query steps of those heads) by BLOCK_N keys of a tile; warps and stages.
 
     Args:
         head: channels of a head.

@@ -1,9 +1,9 @@
 """Rows of channels as the Triton kernels keep them in memory: each begins at a multiple of 16 bytes.
 
-A tensor of rows is [E, B, T, C]: encoders, samples and steps, whose rows follow each other, and C channels of a row. The
-d channels of something (a residual stream, queries, an operand of a product) fill a slot of S = `slot(d)` channels, d
-padded to a multiple of `SLOT_CHANNELS`. A row is one slot, or several side by side. Kernels know both numbers when they
-are compiled, so that a thread reads and writes 16 bytes at once.
+A tensor of rows is [E, B, T, C]: encoders, samples and steps, whose rows follow each other, and C channels of a row.
+The d channels of something (a residual stream, queries, an operand of a product) fill a slot of S = `slot(d)` channels,
+d padded to a multiple of `SLOT_CHANNELS`. A row is one slot, or several side by side. Kernels know both numbers when
+they are compiled, so that a thread reads and writes 16 bytes at once.
 
 **The channels of a slot past d are 0.** Kernels write whole slots, with zeros there, and read whole slots; none masks
 the padding. Steps past an encoder's length are neither written nor read. Tensors of torch have no slots: the embedding

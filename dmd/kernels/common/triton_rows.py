@@ -1,8 +1,8 @@
 """What Triton kernels over rows share: dropout's hash, the rows of encoders of different lengths, layer norm.
 
-A row is a (sample, step) of one encoder of E. `dmd.kernels.common.rows` says how rows lie in memory. `table` [E, 5] int32 describes the encoders of a stack: query length, key
-length, place in its group of PyTorch's encoders, and the lengths to which that group pads queries and keys. The last
-three number the elements of dropout as PyTorch does.
+A row is a (sample, step) of one encoder of E. `dmd.kernels.common.rows` says how rows lie in memory. `table` [E, 5]
+int32 describes the encoders of a stack: query length, key length, place in its group of PyTorch's encoders, and the
+lengths to which that group pads queries and keys. The last three number the elements of dropout as PyTorch does.
 """
 
 import triton

@@ -70,7 +70,7 @@ class LayerCall:
 
 
 class Activations(NamedTuple):
-    """Rows of a layer of E encoders, which its backward pass needs. Tq is T, or 1 where only the last step is wanted."""
+    """Rows of a layer of E encoders that its backward pass needs. Tq is T, or 1 where only the last step is wanted."""
 
     x: Tensor
     """[E, B, T, S], float32: the input."""

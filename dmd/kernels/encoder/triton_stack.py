@@ -26,7 +26,9 @@ def run_stack(
     rng: DropoutRNG | None,
     key_ranges: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The stack's output [E, B, T, d], a view of rows (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
+    """The stack's output [E, B, T, d] (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
+
+    It is a view of rows of S channels (`dmd.kernels.common.rows`).
 
     Args:
         inputs: [B, T, d] of each encoder; or one [2 E, B, T, d / 2], whose pairs lie side by side in the channels.
