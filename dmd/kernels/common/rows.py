@@ -36,7 +36,7 @@ def empty_rows(like: Tensor, steps: int, channels: int, dtype: torch.dtype = tor
     if elements > MOST_ELEMENTS:
         raise PassTooLarge(
             f"{batch} samples of {steps} steps at once are {elements} elements of a tensor, and the Triton kernels "
-            f"count {MOST_ELEMENTS}; set train.ghost_batches_per_forward lower, or to auto"
+            f"count {MOST_ELEMENTS}; lower train.ghost_batches_per_forward, or leave it at auto"
         )
     return torch.empty(encoders, batch, steps, channels, device=like.device, dtype=dtype)
 
