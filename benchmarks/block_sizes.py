@@ -13,10 +13,11 @@ there is none, the table has no row and the rule holds. After that the tests mar
 
 import argparse
 import csv
+import itertools
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def _possible(name: str, size: int, lengths: Mapping[str, Any]) -> bool:
     longest = {side: lengths[length] for length, side in TILES.items()}
     if lengths[PACK]:
         longest[TILES["rows"]] *= lengths[PACK]
-    return name in ("WIDTH", "PACK") or MIN_SIDE <= size <= longest.get(name, MAX_SIDE)
+    return name in ("WIDTH", "PACK", "ALIGN") or MIN_SIDE <= size <= longest.get(name, MAX_SIDE)
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -147,46 +148,71 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
+@dataclass(kw_only=True)
+class Outcome:
+    """What came of the candidates so far."""
+
+    number: int = 0
+    failed: int = 0
+    gains: list[tuple[float, str]] = field(default_factory=list)
+    """(the rule's time / the best one, launches) of launches that were timed."""
+
+
 def measure(options: argparse.Namespace) -> str:
     """Time every candidate until the limit; what came of it, in a line."""
-    began, device = time.monotonic(), interpret_without_a_device()
-    from benchmarks.block_sizes_calls import Calls, distance, seconds
+    deadline, device = time.monotonic() + options.limit, interpret_without_a_device()
+    from benchmarks.block_sizes_calls import Calls
+
+    about, table, outcome = machine(device.type), Table(options.out), Outcome()
+    for precision, launches in itertools.product(options.precisions, LAUNCHES):
+        if options.tiny and launches.stage != _ALIGNED:
+            continue
+        calls = Calls(launches.stage, precision=precision, device=device, tiny=options.tiny)
+        for row in timed(calls, launches, f"{launches.kernel} {launches.stage} {precision}", options, outcome):
+            table.add({**row, **about})
+            if time.monotonic() > deadline:
+                said = f"{outcome.number} candidates, {outcome.failed} failed, cut off at {options.limit} s"
+                return f"{said}; {_best(outcome.gains)}"
+    return f"{outcome.number} candidates, {outcome.failed} failed; {_best(outcome.gains)}"
+
+
+def timed(
+    calls: Any, launches: Launches, name: str, options: argparse.Namespace, outcome: Outcome
+) -> Iterator[dict[str, Any]]:
+    """A row for each candidate of some launches, as it is timed; nothing where the rule itself fails."""
+    from benchmarks.block_sizes_calls import distance, seconds
     from dmd.kernels.common.cards import KernelError
 
-    about, table = machine(device.type), Table(options.out)
-    number, failed, gains = 0, 0, []
-    for precision in options.precisions:
-        for launches in [own for own in LAUNCHES if own.stage == _ALIGNED or not options.tiny]:
-            calls = Calls(launches.stage, precision=precision, device=device, tiny=options.tiny)
-            place, rule = calls.place(launches.kernel)
-            tried = candidates(launches.kernel, rule, place)[: TINY_CANDIDATES if options.tiny else None]
-            name, times = f"{launches.kernel} {launches.stage} {precision}", {}
-            try:
-                want = calls.run(launches.kernel, rule)
-            except KernelError as error:
-                print(f"{name}: the rule itself fails: {error.reason}", flush=True)
-                continue
-            # The rule is timed again at the end, since a device that has just begun is slower.
-            for sizes in [*tried, rule]:
-                if time.monotonic() - began > options.limit:
-                    return f"{number} candidates, {failed} failed, cut off at {options.limit} s; {_best(gains)}"
-                row = {"kernel": launches.kernel, "stage": launches.stage, "call": calls.call(launches.kernel)}
-                row |= {"samples": calls.samples, **place, **{name: sizes.get(name, "") for name in (*SIDES, *OPTIONS)}}
-                row |= {"shared_bytes": "", "rule": sizes == rule, "microseconds": "", "error": "", "failed": ""}
-                number += 1
-                try:
-                    row["error"] = f"{distance(calls.run(launches.kernel, sizes), want):.1e}"
-                    row["microseconds"] = round(1e6 * seconds(calls, launches.kernel, sizes, device), 2)
-                    key = tuple(sizes.items())
-                    times[key] = min(row["microseconds"], times.get(key, row["microseconds"]))
-                    row["shared_bytes"] = calls.shared_bytes(launches.kernel, sizes)
-                except KernelError as error:
-                    row["failed"], failed = error.reason, failed + 1
-                table.add({**row, **about})
-            if (own := times.get(tuple(rule.items()))) is not None:
-                gains.append((own / min(times.values()), name))
-                print(f"{name}: rule {own} us, best {min(times.values())} of {len(tried)}", flush=True)
-    return f"{number} candidates, {failed} failed; {_best(gains)}"
+    kernel = launches.kernel
+    place, rule = calls.place(kernel)
+    tried = candidates(kernel, rule, place)[: TINY_CANDIDATES if options.tiny else None]
+    try:
+        want = calls.run(kernel, rule)
+    except KernelError as error:
+        print(f"{name}: the rule itself fails: {error.reason}", flush=True)
+        return
+    times: dict[tuple[Any, ...], float] = {}
+    # The rule is timed again at the end, since a device that has just begun is slower.
+    for sizes in [*tried, rule]:
+        row: dict[str, Any] = {"kernel": kernel, "stage": launches.stage, "call": calls.call(kernel)}
+        row |= {"samples": calls.samples, **place}
+        row |= {side: sizes.get(side, "") for side in (*SIDES, *OPTIONS)}
+        row |= {"shared_bytes": "", "rule": sizes == rule, "microseconds": "", "error": "", "failed": ""}
+        outcome.number += 1
+        try:
+            row["error"] = f"{distance(calls.run(kernel, sizes), want):.1e}"
+            row["microseconds"] = round(1e6 * seconds(calls, kernel, sizes), 2)
+            row["shared_bytes"] = calls.shared_bytes(kernel, sizes)
+        except KernelError as error:
+            row["failed"] = error.reason
+            outcome.failed += 1
+        else:
+            key = tuple(sizes.items())
+            times[key] = min(row["microseconds"], times.get(key, row["microseconds"]))
+        yield row
+    if (own := times.get(tuple(rule.items()))) is not None:
+        outcome.gains.append((own / min(times.values()), name))
+        print(f"{name}: rule {own} us, best {min(times.values())} of {len(tried)}", flush=True)
 
 
 def _best(gains: Sequence[tuple[float, str]]) -> str:

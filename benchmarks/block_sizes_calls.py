@@ -17,12 +17,12 @@ from benchmarks.kernels import HEADS, STAGES, one_layer, replayed
 from benchmarks.step_sides import SIZE, STEP
 from dmd.kernels.attention.plan import attention_tables
 from dmd.kernels.attention.triton_launch import AttentionLaunch, TritonAttended
-from dmd.kernels.common.block_sizes import attention_sizes, padded, row_sizes
+from dmd.kernels.common.block_sizes import attention_sizes, padded, row_sizes, slot
 from dmd.kernels.common.measured_sizes import ATTENTION_KERNELS, BLOCKS, OPTIONS, PACK, TILES
-from dmd.kernels.common.triton_rows import QUERIES
+from dmd.kernels.common.triton_rows import KEYS, QUERIES
 from dmd.kernels.encoder.backward_kernels import launch_project_backward, launch_residual_mlp_backward
 from dmd.kernels.encoder.forward_kernels import launch_project, launch_residual_mlp
-from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall, operand_channels, slots
+from dmd.kernels.encoder.triton_layer_call import Activations, LayerCall, WeightOperands, operand_places
 from dmd.kernels.encoder.weight_gradient_kernels import weight_gradients
 from dmd.kernels.triton_backend import TRITON
 from dmd.model.transformer import TransformerStack
@@ -58,13 +58,17 @@ class SizedCall(LayerCall):
 
     asked: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def sizes(self, kernel: str, dim: int) -> dict[str, Any]:
+    def sizes(self, kernel: str) -> dict[str, Any]:
         """Its own, with those asked for in their place."""
-        return super().sizes(kernel, dim) | dict(self.asked.get(kernel, {}))
+        return super().sizes(kernel) | dict(self.asked.get(kernel, {}))
 
 
 class Calls:
     """One layer of a stage of `benchmarks.kernels`, with random weights and activations.
+
+    Launches are those of a training, and rows lie as they do there.
+    Encoders of a crossmodal stage attend to a source: their queries, and their keys with values, are two tensors and
+    two launches of the projection. Those of other stages attend to themselves, with one of each.
 
     Args:
         precision: bf16 or fp32, of products.
@@ -75,6 +79,7 @@ class Calls:
         dim, queries, keys = STAGES[stage]
         if tiny:
             queries, keys = (tuple(min(length, TINY_STEPS) for length in lengths[:2]) for lengths in (queries, keys))
+        self.device = device
         self.dim, self.samples, self.half = dim, TINY_SAMPLES if tiny else STEP * SIZE, precision != "fp32"
         self.lengths = {"rows": max(queries), "keys": max(keys)}
         plan = one_layer(dim, queries, keys, attention_rate=RATE)
@@ -85,10 +90,11 @@ class Calls:
         encoders = len(queries)
         shape, scales = (table.to(device) for table in attention_tables(queries, keys, plan.attn_rates))
         dropout = torch.randint(-(2**31), 2**31, (encoders, self.samples, 2), dtype=torch.int32, device=device)
-        attention = SizedAttention(shape, scales, dropout, None, heads=HEADS, last_step=False)
+        attention = SizedAttention(shape, scales, dropout, None, dim=dim, heads=HEADS, last_step=False)
         self.sized: dict[str, Mapping[str, int]] = {}
         attention.asked = self.sized
         self.layer = SizedCall(
+            dim=dim,
             table=stack.tables["table"],
             attention=attention,
             last=False,
@@ -97,26 +103,41 @@ class Calls:
             asked=self.sized,
         )
 
-        def random(steps: int, channels: int, kind: torch.dtype = torch.float32) -> Tensor:
-            return torch.randn(encoders, self.samples, steps, channels, device=device).to(kind)
+        def random(steps: int, kind: torch.dtype = torch.float32, *, count: int = 1) -> Tensor:
+            """Rows of so many slots."""
+            rows = torch.zeros(encoders, self.samples, steps, count, slot(dim), device=device, dtype=kind)
+            rows[..., :dim].normal_()
+            return rows.flatten(3)
 
+        def attended() -> tuple[Tensor, ...]:
+            """Rows like those of queries, keys and values."""
+            if not self.crossmodal:
+                return random(rows, dtype, count=3).split(slot(dim), dim=-1)
+            return random(rows, dtype), *random(others, dtype, count=2).split(slot(dim), dim=-1)
+
+        self.crossmodal = stage.startswith("crossmodal")
         rows, others = self.lengths["rows"], self.lengths["keys"]
+        query, key, value = attended()
         self.activations = Activations(
-            x=random(rows, dim),
-            source=random(others, dim),
-            query=random(rows, dim, dtype),
-            key_value=random(others, 2 * dim, dtype),
-            mixed=random(rows, dim, dtype),
+            x=random(rows),
+            source=random(others) if self.crossmodal else None,
+            query=query,
+            key=key,
+            value=value,
+            mixed=random(rows, dtype),
             log_sums=torch.empty(0, device=device),  # nothing here reads them
-            middle=random(rows, dim),
+            middle=random(rows),
         )
-        (query,), (normed,) = (slots(self.activations.x, rows, 1, dim, dtype) for _ in range(2))
-        key, value = slots(self.activations.x, others, 2, dim, dtype)
-        for tensor in (query, key, value, normed):
-            tensor.normal_()
-        operands = random(rows, operand_channels(dim), dtype)
-        self.grads = ActivationGradients(query, key, value, normed, operands)
-        self.grad_middle, self.grad_out = random(rows, dim), random(rows, dim)
+        self.operand_channels = operand_places(dim)["OPERANDS"]
+        grad_query, grad_key, _ = attended()
+        self.operands = WeightOperands(
+            grad_query=grad_query,
+            grad_key=grad_key,
+            normed=random(rows, dtype),
+            mixed=self.activations.mixed,
+            others=torch.randn(encoders, self.samples, rows, self.operand_channels, device=device).to(dtype),
+        )
+        self.grad_middle, self.grad_out, self.grad_mixed = random(rows), random(rows), random(rows, dtype)
         self._results: dict[str, tuple[Tensor, ...]] = {}
 
     def place(self, kernel: str) -> tuple[dict[str, Any], dict[str, int]]:
@@ -150,23 +171,28 @@ class Calls:
         return _shared.get((kernel, *_sizes_of(sizes)), "")
 
     def _project(self) -> tuple[Tensor, ...]:
-        x = self.activations.x
-        (out,) = self._filled("project", ((x, 3 * self.dim, self.layer.dtype),))
-        launch_project(self.layer, self.weights, x, out, first=0, side=QUERIES.value, last=False, norm=True)
-        return (out,)
+        layer, weights, x, source = self.layer, self.weights, self.activations.x, self.activations.source
+        outs = self._like_attended("project")
+        if source is None:
+            launch_project(layer, weights, x, *outs, first=0, side=QUERIES.value, last=False, norm=True)
+        else:
+            query, key_value = outs
+            launch_project(layer, weights, x, query, first=0, side=QUERIES.value, last=False, norm=True)
+            launch_project(layer, weights, source, key_value, first=1, side=KEYS.value, last=False, norm=False)
+        return outs
 
     def _residual_mlp(self) -> tuple[Tensor, ...]:
         x, mixed = self.activations.x, self.activations.mixed
-        middle, out = self._filled("residual_mlp", ((x, self.dim, torch.float32),) * 2)
+        middle, out = self._filled("residual_mlp", ((x, self.layer.slot, torch.float32),) * 2)
         launch_residual_mlp(self.layer, self.weights, x, mixed, middle=middle, out=out)
         return middle, out
 
     def _residual_mlp_backward(self) -> tuple[Tensor, ...]:
         middle, dtype = self.activations.middle, self.layer.dtype
         kinds = (
-            (middle, self.dim, torch.float32),
-            (middle, self.dim, dtype),
-            (middle, operand_channels(self.dim), dtype),
+            (middle, self.layer.slot, torch.float32),
+            (middle, self.layer.slot, dtype),
+            (middle, self.operand_channels, dtype),
         )
         grad_middle, grad_mixed, operands = self._filled("residual_mlp_backward", kinds)
         launch_residual_mlp_backward(
@@ -181,45 +207,43 @@ class Calls:
         return grad_middle, grad_mixed, operands
 
     def _project_backward(self) -> tuple[Tensor, ...]:
-        x = self.activations.x
-        (out,) = self._filled("project_backward", ((x, self.dim, torch.float32),))
-        launch_project_backward(
-            self.layer,
-            self.weights,
-            x,
-            self.grads,
-            self.grad_middle,
-            out,
-            side=QUERIES.value,
-            query=True,
-            key=False,
-        )
-        return (out,)
+        x, source = self.activations.x, self.activations.source
+        inputs = (x,) if source is None else (x, source)
+        outs = self._filled("project_backward", [(own, self.layer.slot, torch.float32) for own in inputs])
+        common = self.layer, self.weights, x, self.operands, self.grad_middle
+        launch_project_backward(*common, outs[0], side=QUERIES.value, query=True, key=source is None)
+        if source is not None:
+            launch_project_backward(*common, outs[1], side=KEYS.value, query=False, key=True)
+        return outs
 
     def _weight_gradients(self) -> tuple[Tensor, ...]:
-        return tuple(weight_gradients(self.layer, self.weights, self.activations.source, self.grads))
+        return tuple(weight_gradients(self.layer, self.weights, self.activations.source, self.operands))
 
     def _forward(self) -> tuple[Tensor, ...]:
-        query, (key, value) = self.activations.query, self.activations.key_value.chunk(2, dim=-1)
-        (out,) = self._filled("forward", ((query, self.dim, query.dtype),))
+        query, key, value = self.activations.query, self.activations.key, self.activations.value
+        (out,) = self._filled("forward", ((query, self.layer.slot, query.dtype),))
         self.layer.attention.forward(query, key, value, out)
         return (out,)
 
     @cached_property
     def _attended(self) -> TritonAttended:
         """A forward pass with the rule's sizes."""
-        query, (key, value) = self.activations.query, self.activations.key_value.chunk(2, dim=-1)
-        return self.layer.attention.forward(query, key, value, torch.zeros_like(query))
+        query, key, value = self.activations.query, self.activations.key, self.activations.value
+        return self.layer.attention.forward(query, key, value, torch.zeros_like(self.activations.mixed))
 
     def _attention_backward(self) -> tuple[Tensor, ...]:
         attended = self._attended
-        kinds = ((attended.query, self.dim, self.layer.dtype), (attended.key, 2 * self.dim, self.layer.dtype))
-        grad_query, grad_key_value = self._filled("attention backward", kinds)
-        grad_key, grad_value = grad_key_value.chunk(2, dim=-1)
-        self.layer.attention.backward(
-            attended, self.activations.mixed, grad_query=grad_query, grad_key=grad_key, grad_value=grad_value
-        )
-        return grad_query, grad_key_value
+        grads = self._like_attended("attention backward")
+        slots = [own for grad in grads for own in grad.split(self.layer.slot, dim=-1)]
+        names = ("grad_query", "grad_key", "grad_value")
+        self.layer.attention.backward(attended, self.grad_mixed, **dict(zip(names, slots, strict=True)))
+        return grads
+
+    def _like_attended(self, name: str) -> tuple[Tensor, ...]:
+        """Rows of queries, keys and values for results: one tensor of three slots, or one and one of two."""
+        parts = {"query": 1, "key": 2} if self.crossmodal else {"query": 3}
+        rows, own, dtype = self.activations._asdict(), self.layer.slot, self.layer.dtype
+        return self._filled(name, [(rows[part], count * own, dtype) for part, count in parts.items()])
 
     def _filled(self, name: str, kinds: Sequence[tuple[Tensor, int, torch.dtype]]) -> tuple[Tensor, ...]:
         """[E, B, T, channels] of zeros for results, of each (whose E, B and T, channels, type); made once."""
@@ -258,10 +282,10 @@ def distance(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
 
 
-def seconds(calls: Calls, kernel: str, sizes: Mapping[str, int], device: torch.device) -> float:
+def seconds(calls: Calls, kernel: str, sizes: Mapping[str, int]) -> float:
     """Of a warm call on the device; on a CPU of one interpreted call, for nothing but a dry run."""
     run = calls.prepared(kernel, sizes)
-    if device.type == "cuda":
+    if calls.device.type == "cuda":
         return replayed(run, milliseconds=REPLAY_MILLISECONDS) / 1e6
     began = time.perf_counter()
     run()

@@ -96,7 +96,7 @@ def _attention_keys(at: Arguments) -> float:
     for queries, keys, _ in at["shape"].tolist():
         first = queries - 1 if at["LAST"] else 0
         rows = 1 if at["LAST"] else queries
-        for block in range(at["blocks"]):
+        for block in range(at["BLOCKS"]):
             end = min(keys, first + (block + 1) * m + abs(queries - keys))
             counts.append(-(-end // n) if block * m < rows else 0)
     return _mean(counts)
@@ -108,7 +108,7 @@ def _attention_queries(at: Arguments) -> float:
     counts = []
     for queries, keys, _ in at["shape"].tolist():
         first = queries - 1 if at["LAST"] else 0
-        for block in range(at["blocks"]):
+        for block in range(at["BLOCKS"]):
             start = max(0, block * n - abs(queries - keys) - first) // m * m
             counts.append(-(-max(0, queries - first - start) // m) if block * n < keys else 0)
     return _mean(counts)

@@ -63,16 +63,17 @@ def visible(queries: int, keys: int, row: int) -> int:
 def make_attention(stage: str, batch: int, device: torch.device, dtype: torch.dtype) -> Work:
     """The attention of a stage: forward, and both launches of backward; tables lie on the device, as in a stack."""
     from dmd.kernels.attention.triton_launch import AttentionLaunch
+    from dmd.kernels.common.rows import padded_rows
 
     dim, queries, keys = STAGES[stage]
     tables = attention_tables(queries, keys, (0.0,) * len(queries))
     shape, scales = (table.to(device) for table in tables)
-    launch = AttentionLaunch(shape, scales, None, None, heads=HEADS, last_step=False)
+    launch = AttentionLaunch(shape, scales, None, None, dim=dim, heads=HEADS, last_step=False)
     steps = (max(queries), max(keys), max(keys))
-    parts = tuple(torch.randn(len(queries), batch, t, dim, device=device, dtype=dtype) for t in steps)
+    parts = tuple(padded_rows(torch.randn(len(queries), batch, t, dim, device=device, dtype=dtype)) for t in steps)
     names = ("grad_query", "grad_key", "grad_value")
     grads = {name: torch.zeros_like(part) for name, part in zip(names, parts, strict=True)}
-    out, upstream = torch.zeros_like(parts[0]), torch.randn_like(parts[0])
+    out, upstream = torch.zeros_like(parts[0]), padded_rows(torch.randn_like(parts[0][..., :dim]))
     attended = launch.forward(*parts, out)
     pairs = batch * sum(visible(q, k, row) for q, k in zip(queries, keys, strict=True) for row in range(q))
     moved = batch * dim * parts[0].element_size() * (2 * sum(queries) + 2 * sum(keys))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_launch import FusedAttention, make_launch
-from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH
+from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH, head_window
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.dropout.triton_dropout import FusedDropout
 from dmd.kernels.encoder.plan import EncoderStack, StackPlan
@@ -108,9 +108,9 @@ class TritonBackend(PortableBackend):
         key_ranges: Tensor | None = None,
     ) -> Tensor:
         """See `Backend.attention`."""
-        if torch.compiler.is_exporting() or not holds_head(query.shape[-1] // plan.heads):
+        if torch.compiler.is_exporting() or not holds_heads(query.shape[-1], plan.heads):
             return super().attention(query, key, value, plan, rng, key_ranges)
-        launch = make_launch(plan, rng, key_ranges, query.device)
+        launch = make_launch(plan, rng, key_ranges, query)
         mixed: Tensor = FusedAttention.apply(query, key, value, launch)
         return mixed
 
@@ -130,9 +130,9 @@ def holds_stack(plan: StackPlan) -> bool:
     return plan.dim <= MAX_WIDTH
 
 
-def holds_head(width: int) -> bool:
-    """Whether the attention's kernels hold a head of this width."""
-    return width <= MAX_HEAD
+def holds_heads(dim: int, heads: int) -> bool:
+    """Whether the attention's kernels hold so many heads of `dim` channels together."""
+    return head_window(dim // heads, heads=heads, pack=1)[0] <= MAX_HEAD
 
 
 def _parts(plan: StackPlan, whole: Tensor) -> list[Tensor]:

@@ -3,7 +3,8 @@
     at_once = settle_passes(system, config, info, num_ranks)
 
 On CUDA a pass of the real size is tried, forward and backward on synthetic samples. It compiles the kernels; where one
-cannot run, the system falls back to PyTorch, and where memory is short it tries fewer ghost batches.
+cannot run, the system falls back to PyTorch, and where memory is short, or a tensor larger than the kernels can count,
+it tries fewer ghost batches.
 """
 
 import gc
@@ -17,6 +18,7 @@ from dmd.config import Config, TrainConfig
 from dmd.data.synthetic import random_batch
 from dmd.distributed.collectives import raised_anywhere
 from dmd.kernels.common.cards import current_device
+from dmd.kernels.common.rows import PassTooLarge
 from dmd.losses.sharing import WHOLE, Part, Sharing
 from dmd.system.fallback import fall_back
 from dmd.system.system import ADAM_MOMENTS, TrainingSystem
@@ -57,7 +59,8 @@ def settle_passes(
         part: what this rank runs of each.
 
     Raises:
-        ValueError: a kernel that was asked for (`train.kernels=fused`) cannot run.
+        ValueError: a kernel that was asked for (`train.kernels=fused`) cannot run, or as many ghost batches as the config
+            asks for are more than the kernels can count.
         torch.OutOfMemoryError: not even one ghost batch fits, or not as many as the config asks for.
     """
     if num_ranks > config.train.ghost_batches_per_step:
@@ -81,10 +84,10 @@ def settle_passes(
 
 
 def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, part: Part, last: bool) -> bool:
-    """Run a pass forward and backward; whether the device's memory holds it. Falls back to PyTorch for good.
+    """Run a pass forward and backward; whether device and kernels hold it. Falls back to PyTorch for good.
 
     Args:
-        last: there is nothing smaller to try: short memory is an error.
+        last: there is nothing smaller to try: what is too large is an error.
     """
     stored = config.data.classes == "stored"
     batch = random_batch(info, at_once, config.train.ghost_batch_size, part=part, stored_classes=stored)
@@ -103,7 +106,7 @@ def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: in
             if not system.execution.fused:
                 attempt()
             return last or _leaves_room(system)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, PassTooLarge):
         if last:
             raise
         return False

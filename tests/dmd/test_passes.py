@@ -12,6 +12,7 @@ from dmd.data.loader import PINNING
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import why_not_fused
 from dmd.kernels.common.cards import KernelError
+from dmd.kernels.common.rows import PassTooLarge
 from dmd.losses.sharing import Part
 from dmd.model.graph import PAIRS
 from dmd.system.cuda_graph import CapturedPass, TensorPass
@@ -31,10 +32,18 @@ SHORT, LONG = {"text": 50, "audio": 50, "vision": 50}, {"text": 50, "audio": 375
 class SmallMemory(TrainingSystem):
     """Holds three ghost batches at once."""
 
+    error: type[Exception] = torch.OutOfMemoryError
+
     def terms(self, batch, rng):
         if len(batch.ghosts) > 3:
-            raise torch.OutOfMemoryError(f"{len(batch.ghosts)} ghost batches")
+            raise self.error(f"{len(batch.ghosts)} ghost batches")
         return super().terms(batch, rng)
+
+
+class FewElements(SmallMemory):
+    """Counts the elements of three."""
+
+    error = PassTooLarge
 
 
 def build(kind: type[TrainingSystem] = TrainingSystem, **train: object) -> tuple[TrainingSystem, Config]:
@@ -82,14 +91,16 @@ def test_collectives_of_ranks_that_share_a_ghost_batch_are_not_captured():
         assert system.captured.startswith(told)
 
 
-def test_short_memory_halves_the_pass():
-    system, config = build(SmallMemory)
+@pytest.mark.parametrize("kind", [SmallMemory, FewElements])
+def test_what_is_too_large_halves_the_pass(kind):
+    system, config = build(kind)
     assert settle_passes(system, config, INFO, 1) == 3
 
 
-def test_short_memory_is_an_error_where_the_number_was_asked_for():
-    system, config = build(SmallMemory, ghost_batches_per_forward=5)
-    with pytest.raises(torch.OutOfMemoryError, match="5 ghost batches"):
+@pytest.mark.parametrize("kind", [SmallMemory, FewElements])
+def test_what_is_too_large_is_an_error_where_the_number_was_asked_for(kind):
+    system, config = build(kind, ghost_batches_per_forward=5)
+    with pytest.raises(kind.error, match="5 ghost batches"):
         settle_passes(system, config, INFO, 1)
 
 

@@ -1,22 +1,24 @@
 """Triton kernels of the attention: streamed softmax, heads padded in registers only, nothing kept but log-sums of rows.
 
-Tensors are [E, B, T, H * h]: encoders, samples, steps, and H heads of h channels side by side. A program works on one
-block of steps (of queries, or of keys) of PACK heads of one sample of one encoder; programs are numbered by block,
-encoder, heads and sample, the first fastest. A program whose block lies past its encoder's length has nothing to do:
-such steps are neither written nor read. `dmd.kernels.attention.triton_launch` launches the kernels.
+Tensors are rows [E, B, T, S] (`dmd.kernels.common.rows`): encoders, samples, steps, and H heads of h channels side by
+side, padded with zeros to S = SLOT channels, which may be a slot of a longer row. A program works on one block of steps
+(of queries, or of keys) of PACK heads of one sample of one encoder; programs are numbered by block, encoder, heads and
+sample, the first fastest. A program whose block lies past its encoder's length has nothing to do: such steps are
+neither written nor read. `dmd.kernels.attention.triton_launch` launches the kernels.
 
 A tile of scores has BLOCK_M rows, which are the query steps of one head after those of another, and BLOCK_N keys. Its
-PACK heads lie side by side in the WIDTH channels of queries, keys and values. A row of queries, outputs or gradients is
-0 in the channels of other heads than its own. So one product with the keys gives the scores of all heads, and the
+PACK heads lie side by side among the WIDTH channels of queries, keys and values, which begin at a multiple of ALIGN, so
+that a thread loads several at once, and may be other heads' before and behind. A row of queries, outputs or gradients
+is 0 in the channels of other heads than its own. So one product with the keys gives the scores of all heads, and the
 gradients of all heads' keys and values are sums over all rows. What a row of a product has in the channels of other
-heads is not stored.
+heads is not stored. The padding belongs to the last head: all that is read is 0 there, and so is what is written.
 """
 
 import triton
 import triton.language as tl
 
 from dmd.kernels.common.triton_products import product
-from dmd.kernels.common.triton_rows import ENDS, KEY_WORDS, draw_keep_mask
+from dmd.kernels.common.triton_rows import ENDS, KEY_WORDS, draw_keep_mask, load_slots, place_rows
 
 SHAPE_COLUMNS = tl.constexpr(3)
 """Columns of `shape`: query length, key length, dropout's threshold."""
@@ -78,17 +80,16 @@ def _load_range(
 
 @triton.jit
 def _locate_program(
-    encoders,  # E
-    blocks,  # of an encoder
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder
     HEADS: tl.constexpr,  # H
     PACK: tl.constexpr,  # heads of a tile
 ):
-    """What a program works on: encoder, block, sample, first head; and the number of samples."""
+    """What a program works on: encoder, block, sample, first head."""
     GROUPS: tl.constexpr = HEADS // PACK
     pid = tl.program_id(0)
-    batch = tl.num_programs(0) // blocks // encoders // GROUPS
-    group = pid // blocks // encoders
-    return pid // blocks % encoders, pid % blocks, group // GROUPS, group % GROUPS * PACK, batch
+    group = pid // (BLOCKS * ENCODERS)
+    return pid // BLOCKS % ENCODERS, pid % BLOCKS, group // GROUPS, group % GROUPS * PACK
 
 
 @triton.jit
@@ -126,15 +127,42 @@ def _first_row(
 
 
 @triton.jit
-def _mask_queries(
-    row,  # [BLOCK_M], query steps
-    member,  # [BLOCK_M], heads of rows, counted from the first of the tile
-    channel,  # [WIDTH]
-    len_q,  # query length of the encoder
-    HEAD: tl.constexpr,  # h, channels of a head
+def _places(
+    e,  # number of the encoder
+    b,  # number of the sample
+    head,  # [BLOCK_M], heads of rows
+    local,  # [BLOCK_M], steps of rows in the tensor
+    batch,  # B
+    rows,  # Tq
+    HEADS: tl.constexpr,  # H
 ):
-    """Which channels of a tile's queries, outputs and gradients belong to the heads of their rows [BLOCK_M, WIDTH]."""
-    return (row < len_q)[:, None] & ((channel // HEAD)[None, :] == member[:, None])
+    """Places of rows in a tensor [E, B * H, Tq]."""
+    return tl.cast(e, tl.int64) * (batch * HEADS * rows) + (b * HEADS + head) * rows + local
+
+
+@triton.jit
+def _window(
+    h,  # first head of the tile
+    HEAD: tl.constexpr,  # h, channels of a head
+    ALIGN: tl.constexpr,  # what the first channel is a multiple of
+    WIDTH: tl.constexpr,  # channels of the tile
+):
+    """Channels of a tile [WIDTH], from before its first head on."""
+    return h * HEAD // ALIGN * ALIGN + tl.arange(0, WIDTH)
+
+
+@triton.jit
+def _belong(
+    channel,  # [WIDTH]
+    head,  # [M], first of some heads
+    COUNT: tl.constexpr,  # how many they are
+    HEADS: tl.constexpr,  # H
+    HEAD: tl.constexpr,  # h, channels of a head
+    SLOT: tl.constexpr,  # S
+):
+    """Which channels belong to heads [M, WIDTH]; the padding belongs to the last head."""
+    end = tl.where(head + COUNT == HEADS, SLOT, (head + COUNT) * HEAD)
+    return (channel[None, :] >= (head * HEAD)[:, None]) & (channel[None, :] < end[:, None])
 
 
 @triton.jit
@@ -156,41 +184,38 @@ def _kept(
 
 @triton.jit
 def forward(
-    q_ptr,  # [E, B, Tq, H * h], float32 or bfloat16
-    k_ptr,  # [E, B, Tk, H * h]
-    v_ptr,  # [E, B, Tk, H * h]
-    o_ptr,  # [E, B, Tq, H * h], output, written
+    q_ptr,  # [E, B, Tq, S], float32 or bfloat16
+    k_ptr,  # [E, B, Tk, S]
+    v_ptr,  # [E, B, Tk, S]
+    o_ptr,  # [E, B, Tq, S], output, written
     log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
     keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    q_e,  # elements between encoders, of the query
-    q_b,  # between samples
-    q_t,  # between steps
-    k_e,  # elements between encoders, of key and value
-    k_b,  # between samples
-    k_t,  # between steps
-    o_e,  # elements between encoders, of the output
-    o_b,  # between samples
-    o_t,  # between steps
+    batch,  # B
     rows,  # Tq
-    encoders,  # E
-    blocks,  # of an encoder, a program each
+    key_steps,  # Tk
     scale,  # of scores (base 2): log2(e) / sqrt(h)
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder, a program each
     HEADS: tl.constexpr,  # H
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
     HEAD: tl.constexpr,  # h, channels of a head
+    SLOT: tl.constexpr,  # S, of which H * h are not padding; channels of the rows of outputs and their gradients, too
+    Q_ROW: tl.constexpr,  # channels of a row that the query is a slot of
+    K_ROW: tl.constexpr,  # of those of key and value
     PACK: tl.constexpr,  # heads of a tile, divides H
-    WIDTH: tl.constexpr,  # PACK * h, padded to a power of two
+    WIDTH: tl.constexpr,  # channels of a tile, a power of two
+    ALIGN: tl.constexpr,  # what the first of them is a multiple of
     BLOCK_M: tl.constexpr,  # rows of a tile: query steps of PACK heads
     BLOCK_N: tl.constexpr,  # keys of a tile
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Attention output and each row's log-sum (base 2)."""
-    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
+    e, block, b, h = _locate_program(ENCODERS=ENCODERS, BLOCKS=BLOCKS, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
@@ -200,9 +225,10 @@ def forward(
     member = tl.arange(0, BLOCK_M) // STEPS
     local = block * STEPS + tl.arange(0, BLOCK_M) % STEPS
     row = first + local
-    channel = tl.arange(0, WIDTH)
-    q_mask = _mask_queries(row, member, channel, len_q, HEAD=HEAD)
-    q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
+    channel = _window(h, HEAD=HEAD, ALIGN=ALIGN, WIDTH=WIDTH)
+    own = _belong(channel, h + member, COUNT=1, HEADS=HEADS, HEAD=HEAD, SLOT=SLOT)
+    q_at = place_rows(e, b, local, batch, rows, ROW=Q_ROW)
+    q = tl.where(own, load_slots(q_ptr, q_at, row < len_q, channel, SLOT=SLOT), 0.0)
     top = tl.full([BLOCK_M], HIDDEN, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, WIDTH], tl.float32)
@@ -210,10 +236,9 @@ def forward(
     end = tl.minimum(range_end, first + (block + 1) * STEPS + tl.abs(len_q - len_k))
     for begin in range(range_begin // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
-        kv_mask = (col[:, None] < len_k) & (channel[None, :] < PACK * HEAD)
-        offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
-        k = tl.load(k_ptr + offset, kv_mask, 0.0)
-        v = tl.load(v_ptr + offset, kv_mask, 0.0)
+        k_at = place_rows(e, b, col, batch, key_steps, ROW=K_ROW)
+        k = load_slots(k_ptr, k_at, col < len_k, channel, SLOT=SLOT)
+        v = load_slots(v_ptr, k_at, col < len_k, channel, SLOT=SLOT)
         score = product(q, tl.trans(k), PRECISION=PRECISION) * scale
         seen = _seen(row, col, len_q, len_k, range_begin, range_end)
         score = tl.where(seen, score, HIDDEN)
@@ -227,55 +252,51 @@ def forward(
         mixed = mixed * decay[:, None] + product(weights.to(v.dtype), v, PRECISION=PRECISION)
         top = new_top
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None] * tl.load(scales + e)
-    o_at = o_ptr + e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
-    tl.store(o_at, mixed.to(o_ptr.dtype.element_ty), q_mask)
+    o_at = place_rows(e, b, local, batch, rows, ROW=SLOT)
+    mask = own & (row < len_q)[:, None]
+    tl.store(o_ptr + o_at[:, None] + channel[None, :], mixed.to(o_ptr.dtype.element_ty), mask)
     log_sum = top + tl.log2(tl.where(total > 0, total, 1.0))
-    tl.store(log_sums_ptr + ((e * batch + b) * HEADS + h + member) * rows + local, log_sum, row < len_q)
+    tl.store(log_sums_ptr + _places(e, b, h + member, local, batch, rows, HEADS=HEADS), log_sum, row < len_q)
 
 
 @triton.jit
 def backward_query(
-    q_ptr,  # [E, B, Tq, H * h], float32 or bfloat16
-    k_ptr,  # [E, B, Tk, H * h]
-    v_ptr,  # [E, B, Tk, H * h]
-    o_ptr,  # [E, B, Tq, H * h], output
-    go_ptr,  # [E, B, Tq, H * h], gradient of the output
+    q_ptr,  # [E, B, Tq, S], float32 or bfloat16
+    k_ptr,  # [E, B, Tk, S]
+    v_ptr,  # [E, B, Tk, S]
+    o_ptr,  # [E, B, Tq, S], output
+    go_ptr,  # [E, B, Tq, S], gradient of the output
     log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
-    gq_ptr,  # [E, B, Tq, H * h], gradient of the query, written
+    gq_ptr,  # [E, B, Tq, S], gradient of the query, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
     keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    q_e,  # elements between encoders, of the query
-    q_b,  # between samples
-    q_t,  # between steps
-    k_e,  # elements between encoders, of key and value
-    k_b,  # between samples
-    k_t,  # between steps
-    o_e,  # elements between encoders, of the output and its gradient
-    o_b,  # between samples
-    o_t,  # between steps
-    g_e,  # elements between encoders, of the gradient of the query
-    g_b,  # between samples
-    g_t,  # between steps
+    batch,  # B
     rows,  # Tq
-    encoders,  # E
-    blocks,  # of an encoder, a program each
+    key_steps,  # Tk
     scale,  # of scores (base 2): log2(e) / sqrt(h)
     factor,  # 1 / sqrt(h)
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder, a program each
     HEADS: tl.constexpr,  # H
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
     HEAD: tl.constexpr,  # h, channels of a head
+    SLOT: tl.constexpr,  # S, of which H * h are not padding; channels of the rows of outputs and their gradients, too
+    Q_ROW: tl.constexpr,  # channels of a row that the query is a slot of
+    K_ROW: tl.constexpr,  # of those of key and value
+    G_ROW: tl.constexpr,  # of those of the gradients that are written
     PACK: tl.constexpr,  # heads of a tile, divides H
-    WIDTH: tl.constexpr,  # PACK * h, padded to a power of two
+    WIDTH: tl.constexpr,  # channels of a tile, a power of two
+    ALIGN: tl.constexpr,  # what the first of them is a multiple of
     BLOCK_M: tl.constexpr,  # rows of a tile: query steps of PACK heads
     BLOCK_N: tl.constexpr,  # keys of a tile
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradient of the query, over the keys that each row sees."""
-    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
+    e, block, b, h = _locate_program(ENCODERS=ENCODERS, BLOCKS=BLOCKS, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
@@ -286,22 +307,23 @@ def backward_query(
     member = tl.arange(0, BLOCK_M) // STEPS
     local = block * STEPS + tl.arange(0, BLOCK_M) % STEPS
     row = first + local
-    channel = tl.arange(0, WIDTH)
-    q_mask = _mask_queries(row, member, channel, len_q, HEAD=HEAD)
-    o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
-    q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
-    go = tl.load(go_ptr + o_at, q_mask, 0.0)
-    delta = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-    log_sum = tl.load(log_sums_ptr + ((e * batch + b) * HEADS + h + member) * rows + local, row < len_q, 0.0)
+    channel = _window(h, HEAD=HEAD, ALIGN=ALIGN, WIDTH=WIDTH)
+    own = _belong(channel, h + member, COUNT=1, HEADS=HEADS, HEAD=HEAD, SLOT=SLOT)
+    q_at = place_rows(e, b, local, batch, rows, ROW=Q_ROW)
+    o_at = place_rows(e, b, local, batch, rows, ROW=SLOT)
+    q = tl.where(own, load_slots(q_ptr, q_at, row < len_q, channel, SLOT=SLOT), 0.0)
+    go = tl.where(own, load_slots(go_ptr, o_at, row < len_q, channel, SLOT=SLOT), 0.0)
+    out = load_slots(o_ptr, o_at, row < len_q, channel, SLOT=SLOT)
+    delta = tl.sum(go.to(tl.float32) * out.to(tl.float32), 1)
+    log_sum = tl.load(log_sums_ptr + _places(e, b, h + member, local, batch, rows, HEADS=HEADS), row < len_q, 0.0)
     gq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
     end = tl.minimum(range_end, first + (block + 1) * STEPS + tl.abs(len_q - len_k))
     for begin in range(range_begin // BLOCK_N * BLOCK_N, end, BLOCK_N):
         col = begin + tl.arange(0, BLOCK_N)
-        kv_mask = (col[:, None] < len_k) & (channel[None, :] < PACK * HEAD)
-        offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
-        k = tl.load(k_ptr + offset, kv_mask, 0.0)
-        v = tl.load(v_ptr + offset, kv_mask, 0.0)
+        k_at = place_rows(e, b, col, batch, key_steps, ROW=K_ROW)
+        k = load_slots(k_ptr, k_at, col < len_k, channel, SLOT=SLOT)
+        v = load_slots(v_ptr, k_at, col < len_k, channel, SLOT=SLOT)
         weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, log_sum, scale, PRECISION=PRECISION)
         grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
         if DROP:
@@ -309,54 +331,50 @@ def backward_query(
             grad = tl.where(keep_mask, grad, 0.0)
         grad = weights * (grad - delta[:, None])
         gq += product(grad.to(k.dtype), k, PRECISION=PRECISION)
-    g_at = gq_ptr + e * g_e + b * g_b + local[:, None] * g_t + h * HEAD + channel[None, :]
-    tl.store(g_at, (gq * factor).to(gq_ptr.dtype.element_ty), q_mask)
+    mask = own & (row < len_q)[:, None]
+    g_at = place_rows(e, b, local, batch, rows, ROW=G_ROW)
+    tl.store(gq_ptr + g_at[:, None] + channel[None, :], (gq * factor).to(gq_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
 def backward_key(
-    q_ptr,  # [E, B, Tq, H * h], float32 or bfloat16
-    k_ptr,  # [E, B, Tk, H * h]
-    v_ptr,  # [E, B, Tk, H * h]
-    o_ptr,  # [E, B, Tq, H * h], output
-    go_ptr,  # [E, B, Tq, H * h], gradient of the output
+    q_ptr,  # [E, B, Tq, S], float32 or bfloat16
+    k_ptr,  # [E, B, Tk, S]
+    v_ptr,  # [E, B, Tk, S]
+    o_ptr,  # [E, B, Tq, S], output
+    go_ptr,  # [E, B, Tq, S], gradient of the output
     log_sums_ptr,  # [E, B * H, Tq], float32, log-sum (base 2) of each row
-    gk_ptr,  # [E, B, Tk, H * h], gradient of the key, written
-    gv_ptr,  # [E, B, Tk, H * h], gradient of the value, written
+    gk_ptr,  # [E, B, Tk, S], gradient of the key, written
+    gv_ptr,  # [E, B, Tk, S], gradient of the value, written
     shape,  # [E, 3], int32: query length, key length, rate of dropout in 1/65536
     keys,  # [E, B, 2], int32, the dropout's keys
     scales,  # [E], float32, what dropout multiplies the kept weights by
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    q_e,  # elements between encoders, of the query
-    q_b,  # between samples
-    q_t,  # between steps
-    k_e,  # elements between encoders, of key and value
-    k_b,  # between samples
-    k_t,  # between steps
-    o_e,  # elements between encoders, of the output and its gradient
-    o_b,  # between samples
-    o_t,  # between steps
-    g_e,  # elements between encoders, of the gradients of key and value
-    g_b,  # between samples
-    g_t,  # between steps
+    batch,  # B
     rows,  # Tq
-    encoders,  # E
-    blocks,  # of an encoder, a program each
+    key_steps,  # Tk
     scale,  # of scores (base 2): log2(e) / sqrt(h)
     factor,  # 1 / sqrt(h)
+    ENCODERS: tl.constexpr,  # E
+    BLOCKS: tl.constexpr,  # of an encoder, a program each
     HEADS: tl.constexpr,  # H
     LAST: tl.constexpr,  # queries are of the last step alone, Tq = 1
     DROP: tl.constexpr,  # whether weights are dropped
     RANGED: tl.constexpr,  # whether there are ranges
     HEAD: tl.constexpr,  # h, channels of a head
+    SLOT: tl.constexpr,  # S, of which H * h are not padding; channels of the rows of outputs and their gradients, too
+    Q_ROW: tl.constexpr,  # channels of a row that the query is a slot of
+    K_ROW: tl.constexpr,  # of those of key and value
+    G_ROW: tl.constexpr,  # of those of the gradients that are written
     PACK: tl.constexpr,  # heads of a tile, divides H
-    WIDTH: tl.constexpr,  # PACK * h, padded to a power of two
+    WIDTH: tl.constexpr,  # channels of a tile, a power of two
+    ALIGN: tl.constexpr,  # what the first of them is a multiple of
     BLOCK_M: tl.constexpr,  # rows of a tile: query steps of PACK heads
     BLOCK_N: tl.constexpr,  # keys of a tile
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
     """Gradients of key and value, over the rows that see them."""
-    e, block, b, h, batch = _locate_program(encoders, blocks, HEADS=HEADS, PACK=PACK)
+    e, block, b, h = _locate_program(ENCODERS=ENCODERS, BLOCKS=BLOCKS, HEADS=HEADS, PACK=PACK)
     len_q, len_k, threshold = _load_shape(shape, e)
     key_low, key_high = _load_key(keys, e, b, batch)
     first = _first_row(len_q, LAST=LAST)
@@ -364,26 +382,27 @@ def backward_key(
         return
     keep_scale = tl.load(scales + e)
     col = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    channel = tl.arange(0, WIDTH)
-    kv_mask = (col[:, None] < len_k) & (channel[None, :] < PACK * HEAD)
-    offset = e * k_e + b * k_b + col[:, None] * k_t + h * HEAD + channel[None, :]
-    k = tl.load(k_ptr + offset, kv_mask, 0.0)
-    v = tl.load(v_ptr + offset, kv_mask, 0.0)
+    channel = _window(h, HEAD=HEAD, ALIGN=ALIGN, WIDTH=WIDTH)
+    k_at = place_rows(e, b, col, batch, key_steps, ROW=K_ROW)
+    k = load_slots(k_ptr, k_at, col < len_k, channel, SLOT=SLOT)
+    v = load_slots(v_ptr, k_at, col < len_k, channel, SLOT=SLOT)
     gk = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     gv = tl.zeros([BLOCK_N, WIDTH], tl.float32)
     range_begin, range_end = _load_range(ranges, e, b, batch, len_k, RANGED=RANGED)
     STEPS: tl.constexpr = BLOCK_M // PACK
     member = tl.arange(0, BLOCK_M) // STEPS
+    own = _belong(channel, h + member, COUNT=1, HEADS=HEADS, HEAD=HEAD, SLOT=SLOT)
     start = tl.maximum(0, block * BLOCK_N - tl.abs(len_q - len_k) - first) // STEPS * STEPS
     for begin in range(start, len_q - first, STEPS):
         local = begin + tl.arange(0, BLOCK_M) % STEPS
         row = first + local
-        q_mask = _mask_queries(row, member, channel, len_q, HEAD=HEAD)
-        o_at = e * o_e + b * o_b + local[:, None] * o_t + h * HEAD + channel[None, :]
-        q = tl.load(q_ptr + e * q_e + b * q_b + local[:, None] * q_t + h * HEAD + channel[None, :], q_mask, 0.0)
-        go = tl.load(go_ptr + o_at, q_mask, 0.0)
-        delta = tl.sum(go.to(tl.float32) * tl.load(o_ptr + o_at, q_mask, 0.0).to(tl.float32), 1)
-        log_sum = tl.load(log_sums_ptr + ((e * batch + b) * HEADS + h + member) * rows + local, row < len_q, 0.0)
+        q_at = place_rows(e, b, local, batch, rows, ROW=Q_ROW)
+        o_at = place_rows(e, b, local, batch, rows, ROW=SLOT)
+        q = tl.where(own, load_slots(q_ptr, q_at, row < len_q, channel, SLOT=SLOT), 0.0)
+        go = tl.where(own, load_slots(go_ptr, o_at, row < len_q, channel, SLOT=SLOT), 0.0)
+        out = load_slots(o_ptr, o_at, row < len_q, channel, SLOT=SLOT)
+        delta = tl.sum(go.to(tl.float32) * out.to(tl.float32), 1)
+        log_sum = tl.load(log_sums_ptr + _places(e, b, h + member, local, batch, rows, HEADS=HEADS), row < len_q, 0.0)
         weights = _weights(q, k, row, col, len_q, len_k, range_begin, range_end, log_sum, scale, PRECISION=PRECISION)
         grad = product(go, tl.trans(v), PRECISION=PRECISION) * keep_scale
         dropped = weights * keep_scale
@@ -394,6 +413,8 @@ def backward_key(
         gv += product(tl.trans(dropped).to(go.dtype), go, PRECISION=PRECISION)
         grad = weights * (grad - delta[:, None])
         gk += product(tl.trans(grad).to(q.dtype), q, PRECISION=PRECISION)
-    g_at = e * g_e + b * g_b + col[:, None] * g_t + h * HEAD + channel[None, :]
-    tl.store(gk_ptr + g_at, (gk * factor).to(gk_ptr.dtype.element_ty), kv_mask)
-    tl.store(gv_ptr + g_at, gv.to(gv_ptr.dtype.element_ty), kv_mask)
+    heads = h + tl.zeros([1], tl.int32)
+    own = _belong(channel, heads, COUNT=PACK, HEADS=HEADS, HEAD=HEAD, SLOT=SLOT) & (col < len_k)[:, None]
+    g_at = place_rows(e, b, col, batch, key_steps, ROW=G_ROW)[:, None] + channel[None, :]
+    tl.store(gk_ptr + g_at, (gk * factor).to(gk_ptr.dtype.element_ty), own)
+    tl.store(gv_ptr + g_at, gv.to(gv_ptr.dtype.element_ty), own)

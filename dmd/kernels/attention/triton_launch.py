@@ -13,9 +13,10 @@ from torch import Tensor
 
 from dmd.kernels.attention.plan import AttentionPlan, attention_tables
 from dmd.kernels.attention.triton_kernels import backward_key, backward_query, forward
-from dmd.kernels.common.block_sizes import num_blocks
-from dmd.kernels.common.launching import capability_for, launch, named_strides, product_precision
+from dmd.kernels.common.block_sizes import num_blocks, slot
+from dmd.kernels.common.launching import capability_for, launch, product_precision
 from dmd.kernels.common.measured_sizes import attention_sizes_on
+from dmd.kernels.common.rows import padded_rows, row_channels
 from dmd.kernels.common.saved import restore, save
 from dmd.kernels.dropout.rng import DropoutRNG
 
@@ -23,16 +24,16 @@ LOG2_E = math.log2(math.e)
 
 
 class TritonAttended(NamedTuple):
-    """What a forward pass of E encoders read and wrote, which backward needs; H heads of h channels, d = H * h."""
+    """What a forward pass of E encoders read and wrote, which backward needs: rows (`dmd.kernels.common.rows`)."""
 
     query: Tensor
-    """[E, B, Tq, d]."""
+    """[E, B, Tq, S]."""
     key: Tensor
-    """[E, B, Tk, d]."""
+    """[E, B, Tk, S]."""
     value: Tensor
-    """[E, B, Tk, d], with the strides of the key."""
+    """[E, B, Tk, S], a slot of rows like those of the key."""
     out: Tensor
-    """[E, B, Tq, d]."""
+    """[E, B, Tq, S]."""
     log_sums: Tensor
     """[E, B * H, Tq], float32: the log-sum (base 2) of each row."""
 
@@ -45,21 +46,32 @@ class AttentionLaunch:
         scales: [E] float32, what dropout multiplies the kept weights by.
         keys: [E, B, 2] int32, the dropout's keys; None without dropout.
         ranges: [E, B, 2] int32, (begin, end) of the unpadded keys of each sample; None: all are.
+        dim: channels of all heads.
+        heads: H.
+        last_step: queries are of the last step alone.
     """
 
     def __init__(
-        self, shape: Tensor, scales: Tensor, keys: Tensor | None, ranges: Tensor | None, *, heads: int, last_step: bool
+        self,
+        shape: Tensor,
+        scales: Tensor,
+        keys: Tensor | None,
+        ranges: Tensor | None,
+        *,
+        dim: int,
+        heads: int,
+        last_step: bool,
     ) -> None:
-        self.heads, self.last_step, self.dropping, self.ranged = heads, last_step, keys is not None, ranges is not None
+        self.dim, self.heads, self.last_step = dim, heads, last_step
+        self.dropping, self.ranged = keys is not None, ranges is not None
         self.shape, self.scales = shape, scales
         self.keys = shape if keys is None else keys  # a tensor that no kernel reads
         self.ranges = shape if ranges is None else ranges
         self.precision = product_precision()
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> TritonAttended:
-        """Fill `out` [E, B, Tq, d] up to each encoder's length."""
+        """Fill `out` [E, B, Tq, S] up to each encoder's length."""
         encoders, batch, rows, _ = query.shape
-        assert max(key.stride(0), query.stride(0), batch * self.heads * rows) * encoders < 2**31
         log_sums = torch.empty(encoders, batch * self.heads, rows, device=query.device)
         attended = TritonAttended(query, key, value, out, log_sums)
         sizes = self.sizes("forward", query, key)
@@ -82,8 +94,8 @@ class AttentionLaunch:
     ) -> None:
         """From the gradient of `out` fill those of query, key and value."""
         query, key, value, out, log_sums = attended
-        assert grad_out.stride() == out.stride()
-        assert grad_key.stride() == grad_value.stride()
+        assert row_channels(grad_out) == row_channels(out)
+        assert row_channels(grad_key) == row_channels(grad_value)
         sizes = self.sizes("backward_query", query, key)
         blocks = num_blocks(query.shape[2], sizes["BLOCK_M"] // sizes["PACK"])
         launch(
@@ -96,8 +108,8 @@ class AttentionLaunch:
             go_ptr=grad_out,
             log_sums_ptr=log_sums,
             gq_ptr=grad_query,
-            **named_strides("g", grad_query),
-            factor=self._factor(query),
+            factor=self._factor,
+            G_ROW=row_channels(grad_query),
             **self._common(attended, blocks),
             **sizes,
         )
@@ -114,33 +126,36 @@ class AttentionLaunch:
             log_sums_ptr=log_sums,
             gk_ptr=grad_key,
             gv_ptr=grad_value,
-            **named_strides("g", grad_key),
-            factor=self._factor(query),
+            factor=self._factor,
+            G_ROW=row_channels(grad_key),
             **self._common(attended, blocks),
             **sizes,
         )
 
     def _common(self, attended: TritonAttended, blocks: int) -> dict[str, Any]:
         """Arguments that all three kernels share, for so many blocks of an encoder."""
-        query, key, _, out, _ = attended
-        encoders, _, rows, dim = query.shape
+        query, key, value, out, _ = attended
+        assert row_channels(key) == row_channels(value)
+        assert row_channels(out) == out.shape[3] == slot(self.dim)
         return {
             "shape": self.shape,
             "keys": self.keys,
             "scales": self.scales,
             "ranges": self.ranges,
-            **named_strides("q", query),
-            **named_strides("k", key),
-            **named_strides("o", out),
-            "rows": rows,
-            "encoders": encoders,
-            "blocks": blocks,
-            "scale": self._factor(query) * LOG2_E,
+            "batch": query.shape[1],
+            "rows": query.shape[2],
+            "key_steps": key.shape[2],
+            "ENCODERS": len(query),
+            "BLOCKS": blocks,
+            "scale": self._factor * LOG2_E,
             "HEADS": self.heads,
             "LAST": self.last_step,
             "DROP": self.dropping,
             "RANGED": self.ranged,
-            "HEAD": dim // self.heads,
+            "HEAD": self.dim // self.heads,
+            "SLOT": out.shape[3],
+            "Q_ROW": row_channels(query),
+            "K_ROW": row_channels(key),
             "PRECISION": self.precision,
         }
 
@@ -154,7 +169,7 @@ class AttentionLaunch:
         return attention_sizes_on(
             self.capability,
             kernel,
-            query.shape[-1] // self.heads,
+            self.dim // self.heads,
             query.shape[2],
             key.shape[2],
             heads=self.heads,
@@ -166,8 +181,9 @@ class AttentionLaunch:
         encoders, batch = query.shape[:2]
         return (encoders * blocks * batch * self.heads // pack,)
 
-    def _factor(self, query: Tensor) -> float:
-        return (query.shape[-1] // self.heads) ** -0.5
+    @property
+    def _factor(self) -> float:
+        return (self.dim // self.heads) ** -0.5
 
 
 @lru_cache(maxsize=32)
@@ -183,42 +199,34 @@ def make_launch(
     plan: AttentionPlan,
     rng: DropoutRNG | None,
     key_ranges: Tensor | None,
-    device: torch.device,
+    query: Tensor,
 ) -> AttentionLaunch:
-    """The launches of one call of an attention; draws its call site where there is dropout."""
+    """The launches of one call of an attention [E, B, Tq, d]; draws its call site where there is dropout."""
     call_site = plan.next_call_site(rng)
     rates, keys = (0.0,) * len(plan.queries), None
     if rng is not None and call_site is not None:
         rates = plan.rates
         keys = rng.table([(call_site, e) for e in range(len(rates))])
-    shape, scales = _tables_on(device, plan.queries, plan.keys, rates)
+    shape, scales = _tables_on(query.device, plan.queries, plan.keys, rates)
     ranges = None if key_ranges is None else key_ranges.to(torch.int32).contiguous()
-    return AttentionLaunch(shape, scales, keys, ranges, heads=plan.heads, last_step=plan.last_step)
+    return AttentionLaunch(shape, scales, keys, ranges, dim=query.shape[-1], heads=plan.heads, last_step=plan.last_step)
 
 
 class FusedAttention(torch.autograd.Function):
-    """Keeps a `TritonAttended` for backward."""
+    """Attention of tensors of torch [E, B, T, d], which become rows. Keeps a `TritonAttended` for backward."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, attention: AttentionLaunch) -> Tensor:
-        if value.stride() != key.stride():
-            key, value = key.contiguous(), value.contiguous()
         ctx.attention = attention
-        out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
-        save(ctx, ctx.attention.forward(query, key, value, out))
-        return out
+        query, key, value = (padded_rows(x) for x in (query, key, value))
+        out = torch.zeros_like(query)
+        save(ctx, attention.forward(query, key, value, out))
+        return out[..., : attention.dim]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (attended,) = restore(ctx)
-        key = attended.key
-        grad_query = torch.zeros_like(attended.out)
-        grad_key, grad_value = (torch.zeros(key.shape, dtype=key.dtype, device=key.device) for _ in range(2))
-        ctx.attention.backward(
-            attended,
-            gradients[0].contiguous(),
-            grad_query=grad_query,
-            grad_key=grad_key,
-            grad_value=grad_value,
-        )
-        return grad_query, grad_key, grad_value, None
+        attention: AttentionLaunch = ctx.attention
+        grads = {f"grad_{name}": torch.zeros_like(getattr(attended, name)) for name in ("query", "key", "value")}
+        attention.backward(attended, padded_rows(gradients[0]), **grads)
+        return *(grad[..., : attention.dim] for grad in grads.values()), None

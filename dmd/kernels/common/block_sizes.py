@@ -15,6 +15,8 @@ MAX_HEAD = 256
 """Most channels of an attention head that they hold."""
 MIN_SIDE = 16
 """Smallest side of a Triton matrix product."""
+SLOT_CHANNELS = 8
+"""Rows in memory are padded to a multiple of so many channels: 16 bytes of 16 bits each (`dmd.kernels.common.rows`)."""
 SHORT = 64
 """Steps of the longest sequence of an attention that works in the smallest tiles."""
 SHORT_ROW = 128
@@ -29,6 +31,33 @@ def num_blocks(count: int, size: int) -> int:
 def padded(channels: int) -> int:
     """Channels of a program: a power of two that a matrix product takes."""
     return max(MIN_SIDE, 1 << (channels - 1).bit_length())
+
+
+def slot(channels: int) -> int:
+    """Channels in memory, padded to a multiple of `SLOT_CHANNELS`."""
+    return num_blocks(channels, SLOT_CHANNELS) * SLOT_CHANNELS
+
+
+def head_window(head: int, *, heads: int, pack: int) -> tuple[int, int]:
+    """(WIDTH, ALIGN): channels of a tile over `pack` heads, and what the first of them is a multiple of.
+
+    A tile begins at or before its first head, as far to the front as lets a thread read most at once, and has room for
+    the padding of the slot behind the last head. Where that takes more than the heads' own channels padded, twice as
+    many do.
+
+    Args:
+        head: channels of a head.
+        heads: how many there are.
+    """
+    own, end = pack * head, slot(heads * head)
+    firsts = range(0, heads * head, own)
+    for width in (padded(own), 2 * padded(own)):
+        for align in (SLOT_CHANNELS >> shift for shift in range(SLOT_CHANNELS.bit_length())):
+            begins = [first // align * align for first in firsts]
+            reach = max(first + own - begin for first, begin in zip(firsts, begins, strict=True))
+            if max(reach, end - begins[-1]) <= width:
+                return width, align
+    raise AssertionError((head, heads, pack))
 
 
 def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
@@ -52,8 +81,8 @@ def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
 
 
 def attention_sizes(head: int, rows: int, keys: int, *, heads: int, half: bool) -> dict[str, int]:
-    """Constants of the attention's kernels: PACK heads of a tile, in WIDTH channels; BLOCK_M rows (query steps of those
-    heads) by BLOCK_N keys of a tile; warps and stages.
+    """Constants of the attention's kernels: PACK heads of a tile, in WIDTH channels from a multiple of ALIGN on;
+    BLOCK_M rows (query steps of those heads) by BLOCK_N keys of a tile; warps and stages.
 
     Args:
         head: channels of a head.
@@ -61,7 +90,7 @@ def attention_sizes(head: int, rows: int, keys: int, *, heads: int, half: bool) 
         heads: how many heads there are.
         half: products of 16 bits; otherwise float32.
     """
-    width = padded(head)
+    width, align = head_window(head, heads=heads, pack=1)
     if max(rows, keys) <= SHORT and width * (2 if half else 4) <= SHORT_ROW:
         return _short_attention_sizes(head, rows, heads=heads)
     if half:
@@ -73,7 +102,8 @@ def attention_sizes(head: int, rows: int, keys: int, *, heads: int, half: bool) 
     tile = min(side, padded(rows)), min(side, padded(keys))
     if min(tile) < side:
         warps = 4
-    return {"PACK": 1, "WIDTH": width, "BLOCK_M": tile[0], "BLOCK_N": tile[1], "num_warps": warps, "num_stages": stages}
+    blocks = {"BLOCK_M": tile[0], "BLOCK_N": tile[1]}
+    return {"PACK": 1, "WIDTH": width, "ALIGN": align, **blocks, "num_warps": warps, "num_stages": stages}
 
 
 def _short_attention_sizes(head: int, rows: int, *, heads: int) -> dict[str, int]:
@@ -82,11 +112,13 @@ def _short_attention_sizes(head: int, rows: int, *, heads: int) -> dict[str, int
     Two heads of up to 8 channels share the 16 that a product takes. A tile has 16 steps of each head and a warp for
     them, or 8 steps of two heads where those are enough.
     """
-    pack = 2 if 2 * head <= MIN_SIDE and heads % 2 == 0 else 1
+    pack = 2 if heads % 2 == 0 and head_window(head, heads=heads, pack=2)[0] == MIN_SIDE else 1
+    width, align = head_window(head, heads=heads, pack=pack)
     steps = max(MIN_SIDE // pack, min(MIN_SIDE, 1 << (rows - 1).bit_length()))
     return {
         "PACK": pack,
-        "WIDTH": padded(pack * head),
+        "WIDTH": width,
+        "ALIGN": align,
         "BLOCK_M": pack * steps,
         "BLOCK_N": MIN_SIDE,
         "num_warps": pack * steps // MIN_SIDE,

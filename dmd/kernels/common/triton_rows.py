@@ -1,8 +1,8 @@
 """What Triton kernels over rows share: dropout's hash, the rows of encoders of different lengths, layer norm.
 
-A row is a (sample, step) of one encoder of E. `table` [E, 5] int32 describes the encoders of a stack: query length, key
-length, place in its group of PyTorch's encoders, and the lengths to which that group pads queries and keys. The last
-three number the elements of dropout as PyTorch does.
+A row is a (sample, step) of one encoder of E. `dmd.kernels.common.rows` says how rows lie in memory. `table` [E, 5]
+int32 describes the encoders of a stack: query length, key length, place in its group of PyTorch's encoders, and the
+lengths to which that group pads queries and keys. The last three number the elements of dropout as PyTorch does.
 """
 
 import triton
@@ -42,6 +42,45 @@ def draw_keep_mask(
     x = x ^ (x >> 16)
     half = tl.where(odd == 1, x >> 16, x & 0xFFFF)
     return (half ^ 0x8000).to(tl.int32) >= threshold
+
+
+@triton.jit
+def place_rows(
+    e,  # number of the encoder
+    sample,  # [M], of rows
+    step,  # [M], of rows, in the tensor
+    batch,  # samples of the tensor
+    steps,  # steps of the tensor
+    ROW: tl.constexpr,  # channels of its rows
+):
+    """Where rows of a tensor [E, batch, steps, ROW] begin, in elements [M]."""
+    return tl.cast(e, tl.int64) * (batch * steps * ROW) + (sample * steps + step) * ROW
+
+
+@triton.jit
+def load_slots(
+    ptr,  # [E, B, T, ...]
+    at,  # [M], places of rows
+    inside,  # [M], which rows there are
+    channel,  # [N], channels of a slot
+    SLOT: tl.constexpr,  # its channels in memory
+):
+    """Channels of rows [M, N], 0 past the slot and where no row is."""
+    return tl.load(ptr + at[:, None] + channel[None, :], inside[:, None] & (channel < SLOT)[None, :], 0.0)
+
+
+@triton.jit
+def store_slots(
+    ptr,  # [E, B, T, ...], written
+    values,  # [M, N], 0 in the padding of the slot
+    at,  # [M], places of rows
+    inside,  # [M], which rows there are
+    channel,  # [N], channels of a slot
+    SLOT: tl.constexpr,  # its channels in memory
+):
+    """Store channels of rows, in the type of the memory."""
+    mask = inside[:, None] & (channel < SLOT)[None, :]
+    tl.store(ptr + at[:, None] + channel[None, :], values.to(ptr.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -145,11 +184,12 @@ def normalised(
 @triton.jit
 def normalised_backward(
     grad,  # [M, WIDTH], gradient of the normalised rows, 0 past DIM
-    normed,  # [M, WIDTH], the normalised rows
+    normed,  # [M, WIDTH], the normalised rows, 0 past DIM
     inverse,  # [M], 1 / deviation
+    channel,  # [WIDTH]
     DIM: tl.constexpr,  # channels
 ):
-    """Gradient of x [M, WIDTH]."""
-    mean = tl.sum(grad, 1) * (1.0 / DIM)
+    """Gradient of x [M, WIDTH], 0 past DIM."""
+    mean = tl.where((channel < DIM)[None, :], (tl.sum(grad, 1) * (1.0 / DIM))[:, None], 0.0)
     along = tl.sum(grad * normed, 1) * (1.0 / DIM)
-    return inverse[:, None] * (grad - mean[:, None] - normed * along[:, None])
+    return inverse[:, None] * (grad - mean - normed * along[:, None])

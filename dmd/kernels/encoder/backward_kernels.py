@@ -1,7 +1,8 @@
 """Triton kernels of an encoder layer, backward: gradients of activations, a program per block of rows.
 
 What is cheap to compute again is not read from memory: layer norms, hidden units and keep masks of dropout. What the
-gradients of weights are products of is written down on the way. Nothing is added atomically.
+gradients of weights are products of is written down on the way. Nothing is added atomically. Rows have S = SLOT
+channels in memory, 0 past d (`dmd.kernels.common.rows`).
 """
 
 import triton
@@ -9,31 +10,36 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.block_sizes import num_blocks
-from dmd.kernels.common.launching import launch, named_strides
+from dmd.kernels.common.launching import launch
+from dmd.kernels.common.rows import row_channels
 from dmd.kernels.common.triton_products import product
 from dmd.kernels.common.triton_rows import (
     QUERIES,
     count_rows,
     keep_factor,
+    load_slots,
     locate_rows,
     normalised,
     normalised_backward,
+    place_rows,
+    store_slots,
     whole_steps,
 )
 from dmd.kernels.encoder.plan import LayerWeights
-from dmd.kernels.encoder.triton_layer_call import ActivationGradients, Activations, LayerCall, operand_places
+from dmd.kernels.encoder.triton_layer_call import Activations, LayerCall, WeightOperands, operand_places
 
 
 @triton.jit
 def _through_output(
     grad,  # [M, WIDTH], type of DOT, gradient of the output projection's result
     wo_ptr,  # [E, d, d], of the output projection
-    grad_mixed_ptr,  # [E, B, Tq, d], type of DOT, written
-    row_at,  # [M], places of rows
+    grad_mixed_ptr,  # [E, B, Tq, S], type of DOT, written
+    at,  # [M], places of rows
     inside,  # [M], which rows there are
     e,  # number of the encoder
     channel,  # [WIDTH]
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     CHUNK: tl.constexpr,  # channels at a time
     DOT: tl.constexpr,  # type of the operands of products
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
@@ -44,20 +50,16 @@ def _through_output(
         col = begin + tl.arange(0, CHUNK)
         wo_at = wo_ptr + (e * DIM + channel)[:, None] * DIM + col[None, :]
         wo = tl.load(wo_at, there[:, None] & (col < DIM)[None, :], 0.0).to(DOT)  # [WIDTH, CHUNK]
-        grad_mixed = product(grad, wo, PRECISION=PRECISION)
-        mask = inside[:, None] & (col < DIM)[None, :]
-        mixed_at = grad_mixed_ptr + row_at[:, None] + col[None, :]
-        tl.store(mixed_at, grad_mixed.to(grad_mixed_ptr.dtype.element_ty), mask)
+        store_slots(grad_mixed_ptr, product(grad, wo, PRECISION=PRECISION), at, inside, col, SLOT=SLOT)
 
 
 @triton.jit
 def residual_mlp_backward(
-    grad_ptr,  # [E, B, Tq, d], float32, gradient of the layer's output
-    middle_ptr,  # [E, B, Tq, d], float32
-    grad_middle_ptr,  # [E, B, Tq, d], float32, written
-    grad_mixed_ptr,  # [E, B, Tq, d], type of DOT, gradient of the attention's output, written
-    mixed_ptr,  # [E, B, Tq, d], type of DOT, output of the attention
-    operands_ptr,  # [E, B, Tq, ...], type of DOT, written, see `operand_places`
+    grad_ptr,  # [E, B, Tq, S], float32, gradient of the layer's output
+    middle_ptr,  # [E, B, Tq, S], float32
+    grad_middle_ptr,  # [E, B, Tq, S], float32, written
+    grad_mixed_ptr,  # [E, B, Tq, S], type of DOT, gradient of the attention's output, written
+    operands_ptr,  # [E, B, Tq, OPERANDS], type of DOT, written, see `operand_places`
     wo_ptr,  # [E, d, d], of the output projection
     gain_ptr,  # [E, d], of the layer norm before the MLP
     shift_ptr,  # [E, d]
@@ -68,12 +70,6 @@ def residual_mlp_backward(
     res_keys,  # [E, B, 2], int32, dropout keys of the attention's branch
     relu_keys,  # [E, B, 2], int32, dropout keys of the hidden units
     mlp_keys,  # [E, B, 2], int32, dropout keys of the MLP's branch
-    g_e,  # elements between encoders, of the gradient of the output
-    g_b,  # between samples
-    g_t,  # between steps
-    m_e,  # elements between encoders, of all other activations
-    m_b,  # between samples
-    m_t,  # between steps
     batch,  # B
     rows,  # Tq
     GRAD_HIDDEN: tl.constexpr,  # place in a row of operands: gradients of the hidden units before the ReLU, 4d
@@ -81,10 +77,10 @@ def residual_mlp_backward(
     NORMED: tl.constexpr,  # the MLP's normalised input, d
     BRANCH: tl.constexpr,  # gradient of the MLP's output, d
     PROJECTED: tl.constexpr,  # gradient of the output projection's result, d
-    MIXED: tl.constexpr,  # output of the attention, d
-    SLOT: tl.constexpr,  # d, padded
-    WIDE_SLOT: tl.constexpr,  # 4d, padded
+    WIDE_SLOT: tl.constexpr,  # channels of a slot of 4d
+    OPERANDS: tl.constexpr,  # channels of the row
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     WIDTH: tl.constexpr,  # d, padded to a power of two
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
     RES: tl.constexpr,  # whether elements of both branches are dropped
@@ -111,10 +107,8 @@ def residual_mlp_backward(
     inside = row < count
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
-    mask = inside[:, None] & there[None, :]
-    at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + channel[None, :]
-    g_at = e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
-    grad = tl.load(grad_ptr + g_at, mask, 0.0)
+    at = place_rows(e, sample, step, batch, rows, ROW=SLOT)
+    grad = load_slots(grad_ptr, at, inside, channel, SLOT=SLOT)
     branch = grad
     if RES:
         branch *= keep_factor(
@@ -132,17 +126,14 @@ def residual_mlp_backward(
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
-    normed, inverse = normalised(tl.load(middle_ptr + at, mask, 0.0), channel, DIM=DIM)
+    normed, inverse = normalised(load_slots(middle_ptr, at, inside, channel, SLOT=SLOT), channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
     y = (normed * gain[None, :] + shift[None, :]).to(DOT)
     branch = branch.to(DOT)
-    operands_ptr += e.to(tl.int64) * batch * rows * (2 * WIDE_SLOT + 4 * SLOT)
-    place = ((sample * rows + step) * (2 * WIDE_SLOT + 4 * SLOT))[:, None] + channel[None, :]
-    slot = inside[:, None] & (channel < SLOT)[None, :]
-    tl.store(operands_ptr + NORMED + place, normed.to(DOT), slot)
-    tl.store(operands_ptr + BRANCH + place, branch, slot)
-    tl.store(operands_ptr + MIXED + place, tl.load(mixed_ptr + at, mask, 0.0), slot)
+    operands_at = place_rows(e, sample, step, batch, rows, ROW=OPERANDS)
+    store_slots(operands_ptr + NORMED, normed, operands_at, inside, channel, SLOT=SLOT)
+    store_slots(operands_ptr + BRANCH, branch, operands_at, inside, channel, SLOT=SLOT)
     grad_y = tl.zeros([M, WIDTH], tl.float32)
     for begin in range(0, 4 * DIM, CHUNK):
         hidden_index = begin + tl.arange(0, CHUNK)
@@ -174,13 +165,12 @@ def residual_mlp_backward(
             hidden *= keep
             grad_hidden *= keep
         grad_hidden = tl.where(before > 0, grad_hidden, 0.0).to(DOT)
-        hidden_at = ((sample * rows + step) * (2 * WIDE_SLOT + 4 * SLOT))[:, None] + hidden_index[None, :]
         grad_y += product(grad_hidden, w1, PRECISION=PRECISION)
         # Stored last: before that product, float32 takes half as many registers again.
-        tl.store(operands_ptr + HIDDEN + hidden_at, hidden.to(DOT), inside[:, None] & real[None, :])
-        tl.store(operands_ptr + GRAD_HIDDEN + hidden_at, grad_hidden, inside[:, None] & real[None, :])
-    grad += normalised_backward(grad_y * gain[None, :], normed, inverse, DIM=DIM)
-    tl.store(grad_middle_ptr + at, grad, mask)
+        store_slots(operands_ptr + HIDDEN, hidden, operands_at, inside, hidden_index, SLOT=WIDE_SLOT)
+        store_slots(operands_ptr + GRAD_HIDDEN, grad_hidden, operands_at, inside, hidden_index, SLOT=WIDE_SLOT)
+    grad += normalised_backward(grad_y * gain[None, :], normed, inverse, channel, DIM=DIM)
+    store_slots(grad_middle_ptr, grad, at, inside, channel, SLOT=SLOT)
     if RES:
         grad *= keep_factor(
             res_keys,
@@ -197,19 +187,28 @@ def residual_mlp_backward(
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
-    grad = tl.where(mask, grad, 0.0).to(DOT)
-    place = ((sample * rows + step) * (2 * WIDE_SLOT + 4 * SLOT))[:, None] + channel[None, :]
-    tl.store(operands_ptr + PROJECTED + place, grad, slot)
-    row_at = e.to(tl.int64) * m_e + sample * m_b + step * m_t
+    grad = grad.to(DOT)
+    store_slots(operands_ptr + PROJECTED, grad, operands_at, inside, channel, SLOT=SLOT)
     _through_output(
-        grad, wo_ptr, grad_mixed_ptr, row_at, inside, e, channel, DIM=DIM, CHUNK=CHUNK, DOT=DOT, PRECISION=PRECISION
+        grad,
+        wo_ptr,
+        grad_mixed_ptr,
+        at,
+        inside,
+        e,
+        channel,
+        DIM=DIM,
+        SLOT=SLOT,
+        CHUNK=CHUNK,
+        DOT=DOT,
+        PRECISION=PRECISION,
     )
 
 
 @triton.jit
 def _through_projection(
     grad_y,  # [M, WIDTH], float32, so far
-    grad_ptr,  # [B, T, d], gradient of the projection's result
+    grad_ptr,  # [E, B, T, S], gradient of the projection's result
     w_ptr,  # [E, 3d, d], of the input projection
     at,  # [M], places of rows in grad_ptr
     inside,  # [M], which rows have a gradient
@@ -217,6 +216,7 @@ def _through_projection(
     channel,  # [WIDTH]
     FIRST: tl.constexpr,  # the first row of the weight
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     CHUNK: tl.constexpr,  # rows of the weight at a time
     DOT: tl.constexpr,  # type of the operands of products
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
@@ -225,46 +225,32 @@ def _through_projection(
     there = channel < DIM
     for begin in range(0, DIM, CHUNK):
         col = begin + tl.arange(0, CHUNK)
-        grad = tl.load(grad_ptr + at[:, None] + col[None, :], inside[:, None] & (col < DIM)[None, :], 0.0)
+        grad = load_slots(grad_ptr, at, inside, col, SLOT=SLOT)
         w_at = w_ptr + (e * 3 * DIM + FIRST + col)[:, None] * DIM + channel[None, :]
         w = tl.load(w_at, (col < DIM)[:, None] & there[None, :], 0.0).to(DOT)
-        grad_y += product(grad.to(DOT), w, PRECISION=PRECISION)
+        grad_y += product(grad, w, PRECISION=PRECISION)
     return grad_y
 
 
 @triton.jit
 def project_backward(
-    q_ptr,  # [E, B, Tq, d], type of DOT, gradient of the queries
-    k_ptr,  # [E, B, Tk, d], type of DOT, gradient of the keys
-    v_ptr,  # [E, B, Tk, d], type of DOT, gradient of the values; with the strides of that of the keys
-    grad_middle_ptr,  # [E, B, Tq, d], float32
-    x_ptr,  # [E, B, T, d], float32, input of the layer
-    normed_ptr,  # [E, B, T, d], type of DOT, the normalised input, written with QUERY
-    grad_ptr,  # [E, B, T, d] or, of the source, [E, B, Tk, d]; float32, written
+    q_ptr,  # [E, B, Tq, S], type of DOT, gradient of the queries
+    k_ptr,  # [E, B, Tk, S], type of DOT, gradient of the keys; that of the values is SLOT channels further
+    grad_middle_ptr,  # [E, B, Tq, S], float32
+    x_ptr,  # [E, B, T, S], float32, input of the layer
+    normed_ptr,  # [E, B, T, S], type of DOT, the normalised input, written with QUERY
+    grad_ptr,  # [E, B, T, S] or, of the source, [E, B, Tk, S]; float32, written
     w_ptr,  # [E, 3d, d], of the input projection: query, key, value
     gain_ptr,  # [E, d], of the layer norm before the attention
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    q_e,  # elements between encoders, of the gradient of the queries
-    q_b,  # between samples
-    q_t,  # between steps
-    k_e,  # elements between encoders, of that of the keys
-    k_b,  # between samples
-    k_t,  # between steps
-    m_e,  # elements between encoders, of that of middle
-    m_b,  # between samples
-    m_t,  # between steps
-    x_e,  # elements between encoders, of x
-    x_b,  # between samples
-    x_t,  # between steps
-    n_e,  # elements between encoders, of the normalised input
-    n_b,  # between samples
-    n_t,  # between steps
-    g_e,  # elements between encoders, of the output
-    g_b,  # between samples
-    g_t,  # between steps
     batch,  # B
+    rows,  # Tq
+    steps,  # T, or Tk of a source
+    Q_ROW: tl.constexpr,  # channels of a row that the gradient of the queries is a slot of
+    K_ROW: tl.constexpr,  # of that of the keys
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     WIDTH: tl.constexpr,  # d, padded to a power of two
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths the output has
     QUERY: tl.constexpr,  # whether the output is x, which the queries come from
@@ -291,7 +277,6 @@ def project_backward(
     inside = row < count
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
-    mask = inside[:, None] & there[None, :]
     asked = inside
     asked_step = step
     if LAST:
@@ -302,58 +287,60 @@ def project_backward(
     if QUERY:
         grad = _through_projection(
             grad,
-            grad_ptr=q_ptr + e.to(tl.int64) * q_e,
+            grad_ptr=q_ptr,
             w_ptr=w_ptr,
-            at=sample * q_b + asked_step * q_t,
+            at=place_rows(e, sample, asked_step, batch, rows, ROW=Q_ROW),
             inside=asked,
             e=e,
             channel=channel,
             FIRST=0,
             DIM=DIM,
+            SLOT=SLOT,
             CHUNK=CHUNK,
             DOT=DOT,
             PRECISION=PRECISION,
         )
     if KEY:
+        k_at = place_rows(e, sample, step, batch, steps, ROW=K_ROW)
         grad = _through_projection(
             grad,
-            grad_ptr=k_ptr + e.to(tl.int64) * k_e,
+            grad_ptr=k_ptr,
             w_ptr=w_ptr,
-            at=sample * k_b + step * k_t,
+            at=k_at,
             inside=inside,
             e=e,
             channel=channel,
             FIRST=DIM,
             DIM=DIM,
+            SLOT=SLOT,
             CHUNK=CHUNK,
             DOT=DOT,
             PRECISION=PRECISION,
         )
         grad = _through_projection(
             grad,
-            grad_ptr=v_ptr + e.to(tl.int64) * k_e,
+            grad_ptr=k_ptr + SLOT,
             w_ptr=w_ptr,
-            at=sample * k_b + step * k_t,
+            at=k_at,
             inside=inside,
             e=e,
             channel=channel,
             FIRST=2 * DIM,
             DIM=DIM,
+            SLOT=SLOT,
             CHUNK=CHUNK,
             DOT=DOT,
             PRECISION=PRECISION,
         )
     grad *= tl.load(gain_ptr + e * DIM + channel, there, 0.0)[None, :]
+    at = place_rows(e, sample, step, batch, steps, ROW=SLOT)
     if QUERY:
-        x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + step * x_t)[:, None] + channel[None, :]
-        normed, inverse = normalised(tl.load(x_at, mask, 0.0), channel, DIM=DIM)
-        n_at = normed_ptr + e.to(tl.int64) * n_e + (sample * n_b + step * n_t)[:, None] + channel[None, :]
-        tl.store(n_at, normed.to(DOT), mask)
-        grad = normalised_backward(grad, normed, inverse, DIM=DIM)
-        m_at = e.to(tl.int64) * m_e + (sample * m_b + asked_step * m_t)[:, None] + channel[None, :]
-        grad += tl.load(grad_middle_ptr + m_at, asked[:, None] & there[None, :], 0.0)
-    g_at = grad_ptr + e.to(tl.int64) * g_e + (sample * g_b + step * g_t)[:, None] + channel[None, :]
-    tl.store(g_at, grad, mask)
+        normed, inverse = normalised(load_slots(x_ptr, at, inside, channel, SLOT=SLOT), channel, DIM=DIM)
+        store_slots(normed_ptr, normed, at, inside, channel, SLOT=SLOT)
+        grad = normalised_backward(grad, normed, inverse, channel, DIM=DIM)
+        middle_at = place_rows(e, sample, asked_step, batch, rows, ROW=SLOT)
+        grad += load_slots(grad_middle_ptr, middle_at, asked, channel, SLOT=SLOT)
+    store_slots(grad_ptr, grad, at, inside, channel, SLOT=SLOT)
 
 
 def launch_residual_mlp_backward(
@@ -366,13 +353,13 @@ def launch_residual_mlp_backward(
     grad_mixed: Tensor,
     operands: Tensor,
 ) -> None:
-    """Fill the gradients of `middle` and of the attention's output from that of the layer's output, [E, B, Tq, d].
+    """Fill the gradients of `middle` and of the attention's output from that of the layer's output, [E, B, Tq, S].
 
-    And `operands` of `ActivationGradients`, for the gradients of weights.
+    And `operands`, `others` of `WeightOperands`.
     """
     middle = activations.middle
-    encoders, batch, rows, dim = middle.shape
-    sizes = call.sizes("residual_mlp_backward", dim)
+    encoders, batch, rows, _ = middle.shape
+    sizes = call.sizes("residual_mlp_backward")
     launch(
         residual_mlp_backward,
         (num_blocks(batch * rows, sizes["M"]), encoders),
@@ -380,7 +367,6 @@ def launch_residual_mlp_backward(
         middle_ptr=middle,
         grad_middle_ptr=grad_middle,
         grad_mixed_ptr=grad_mixed,
-        mixed_ptr=activations.mixed,
         operands_ptr=operands,
         wo_ptr=weights.out_proj_weight,
         gain_ptr=weights.norm_weight[1],
@@ -390,11 +376,9 @@ def launch_residual_mlp_backward(
         w2_ptr=weights.fc2_weight,
         table=call.table,
         **call.dropout_keys(),
-        **named_strides("g", grad),
-        **named_strides("m", middle),
         batch=batch,
         rows=rows,
-        **operand_places(dim),
+        **operand_places(call.dim),
         LAST=call.last,
         **call.dropout(),
         **sizes,
@@ -405,7 +389,7 @@ def launch_project_backward(
     call: LayerCall,
     weights: LayerWeights,
     x: Tensor,
-    grads: ActivationGradients,
+    operands: WeightOperands,
     grad_middle: Tensor,
     out: Tensor,
     *,
@@ -413,38 +397,36 @@ def launch_project_backward(
     query: bool,
     key: bool,
 ) -> None:
-    """Fill `out`, the gradient of x [E, B, T, d] or of the source [E, B, Tk, d]; with x, `grads.normed` too.
+    """Fill `out`, the gradient of x [E, B, T, S] or of the source [E, B, Tk, S]; with x, `operands.normed` too.
 
     Args:
         x: input of the layer.
-        grad_middle: [E, B, Tq, d], what the residual brings.
+        operands: of which the gradients of queries, keys and values are read.
+        grad_middle: [E, B, Tq, S], what the residual brings.
         side: QUERIES or KEYS of `triton_rows`: whose lengths `out` has.
         query: whether `out` is the gradient of x, which the queries come from.
         key: whether keys and values come from it.
     """
-    encoders, batch, steps, dim = out.shape
-    sizes = call.sizes("project_backward", dim)
+    encoders, batch, steps, _ = out.shape
+    sizes = call.sizes("project_backward")
     launch(
         project_backward,
         (num_blocks(batch * steps, sizes["M"]), encoders),
-        q_ptr=grads.query,
-        k_ptr=grads.key,
-        v_ptr=grads.value,
+        q_ptr=operands.grad_query,
+        k_ptr=operands.grad_key,
         grad_middle_ptr=grad_middle,
         x_ptr=x,
-        normed_ptr=grads.normed,
+        normed_ptr=operands.normed,
         grad_ptr=out,
         w_ptr=weights.in_proj_weight,
         gain_ptr=weights.norm_weight,
         table=call.table,
         ranges=call.attention.ranges,
-        **named_strides("q", grads.query),
-        **named_strides("k", grads.key),
-        **named_strides("m", grad_middle),
-        **named_strides("x", x),
-        **named_strides("n", grads.normed),
-        **named_strides("g", out),
         batch=batch,
+        rows=grad_middle.shape[2],
+        steps=steps,
+        Q_ROW=row_channels(operands.grad_query),
+        K_ROW=row_channels(operands.grad_key),
         SIDE=side,
         QUERY=query,
         KEY=key,

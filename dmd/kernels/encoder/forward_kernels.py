@@ -1,7 +1,8 @@
 """Triton kernels of an encoder layer, forward: all encoders of a stage in one launch, a program per block of rows.
 
 Rows are (sample, step) pairs of one encoder, so that encoders of different lengths leave no program idle. Activations
-are [E, B, T, channels]; the residual stream is float32, products take DOT operands and accumulate in float32.
+are rows of S = SLOT channels in memory, 0 past d (`dmd.kernels.common.rows`). The residual stream is float32, products
+take DOT operands and accumulate in float32.
 """
 
 import triton
@@ -9,33 +10,40 @@ import triton.language as tl
 from torch import Tensor
 
 from dmd.kernels.common.block_sizes import num_blocks
-from dmd.kernels.common.launching import launch, named_strides
+from dmd.kernels.common.launching import launch
 from dmd.kernels.common.triton_products import product
-from dmd.kernels.common.triton_rows import QUERIES, count_rows, keep_factor, locate_rows, normalised, whole_steps
+from dmd.kernels.common.triton_rows import (
+    QUERIES,
+    count_rows,
+    keep_factor,
+    load_slots,
+    locate_rows,
+    normalised,
+    place_rows,
+    store_slots,
+    whole_steps,
+)
 from dmd.kernels.encoder.plan import LayerWeights
 from dmd.kernels.encoder.triton_layer_call import LayerCall
 
 
 @triton.jit
 def project(
-    x_ptr,  # [E, B, T, d], float32
-    out_ptr,  # [E, B, Tq or T, COLS], type of DOT, written
+    x_ptr,  # [E, B, T, S], float32
+    out_ptr,  # [E, B, Tq or T, PARTS * S], type of DOT, written
     w_ptr,  # [E, 3d, d], of the input projection: query, key, value
     bias_ptr,  # [E, 3d]
     gain_ptr,  # [E, d], of the layer norm before the attention
     shift_ptr,  # [E, d]
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    x_e,  # elements between encoders, of x
-    x_b,  # between samples
-    x_t,  # between steps
-    o_e,  # elements between encoders, of the output
-    o_b,  # between samples
-    o_t,  # between steps
     batch,  # B
-    FIRST: tl.constexpr,  # the first row of the weight
-    COLS: tl.constexpr,  # rows of the weight, and channels of the output
+    steps,  # T
+    out_steps,  # Tq or T
+    FIRST: tl.constexpr,  # the first part of the weight: 0 query, 1 key, 2 value
+    PARTS: tl.constexpr,  # of the weight, and slots of the output
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     WIDTH: tl.constexpr,  # d, padded to a power of two
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths x has
     LAST: tl.constexpr,  # only each sample's last step is wanted
@@ -46,7 +54,7 @@ def project(
     DOT: tl.constexpr,  # type of the operands of products
     PRECISION: tl.constexpr,  # of float32 products, Triton's `input_precision`
 ):
-    """Layer norm, and COLS columns of the input projection; a program per block of rows."""
+    """Layer norm, and PARTS parts of the input projection; a program per block of rows."""
     e = tl.program_id(1)
     row = tl.program_id(0) * M + tl.arange(0, M)
     count = count_rows(table, e, batch, SIDE=SIDE, LAST=LAST)
@@ -57,29 +65,32 @@ def project(
     whole = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE=SIDE, LAST=LAST, RANGED=RANGED)
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
-    x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + whole * x_t)[:, None] + channel[None, :]
-    x = tl.load(x_at, inside[:, None] & there[None, :], 0.0).to(tl.float32)
+    x_at = place_rows(e, sample, whole, batch, steps, ROW=SLOT)
+    x = load_slots(x_ptr, x_at, inside, channel, SLOT=SLOT)
     if NORM:
         x, _ = normalised(x, channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
     y = (x * gain[None, :] + shift[None, :]).to(DOT)
-    o_at = out_ptr + e.to(tl.int64) * o_e + (sample * o_b + step * o_t)[:, None]
-    for begin in range(0, COLS, CHUNK):
-        col = begin + tl.arange(0, CHUNK)
-        w_at = w_ptr + (e * 3 * DIM + FIRST + col)[None, :] * DIM + channel[:, None]
-        w = tl.load(w_at, (col < COLS)[None, :] & there[:, None], 0.0).to(DOT)
-        bias = tl.load(bias_ptr + e * 3 * DIM + FIRST + col, col < COLS, 0.0)
-        out = product(y, w, PRECISION=PRECISION) + bias[None, :]
-        tl.store(o_at + col[None, :], out.to(out_ptr.dtype.element_ty), inside[:, None] & (col < COLS)[None, :])
+    out_at = place_rows(e, sample, step, batch, out_steps, ROW=PARTS * SLOT)
+    for part in tl.static_range(PARTS):
+        for begin in range(0, SLOT, CHUNK):
+            col = begin + tl.arange(0, CHUNK)
+            real = col < DIM
+            w_row = (FIRST + part) * DIM + col
+            w_at = w_ptr + (e * 3 * DIM + w_row)[None, :] * DIM + channel[:, None]
+            w = tl.load(w_at, real[None, :] & there[:, None], 0.0).to(DOT)
+            bias = tl.load(bias_ptr + e * 3 * DIM + w_row, real, 0.0)
+            out = product(y, w, PRECISION=PRECISION) + bias[None, :]
+            store_slots(out_ptr + part * SLOT, out, out_at, inside, col, SLOT=SLOT)
 
 
 @triton.jit
 def residual_mlp(
-    mixed_ptr,  # [E, B, Tq, d], type of DOT, output of the attention
-    x_ptr,  # [E, B, T, d], float32, input of the layer
-    middle_ptr,  # [E, B, Tq, d], float32, written
-    out_ptr,  # [E, B, Tq, d], float32, written
+    mixed_ptr,  # [E, B, Tq, S], type of DOT, output of the attention
+    x_ptr,  # [E, B, T, S], float32, input of the layer
+    middle_ptr,  # [E, B, Tq, S], float32, written
+    out_ptr,  # [E, B, Tq, S], float32, written
     wo_ptr,  # [E, d, d], of the output projection
     bo_ptr,  # [E, d]
     gain_ptr,  # [E, d], of the layer norm before the MLP
@@ -93,14 +104,11 @@ def residual_mlp(
     res_keys,  # [E, B, 2], int32, dropout keys of the attention's branch
     relu_keys,  # [E, B, 2], int32, dropout keys of the hidden units
     mlp_keys,  # [E, B, 2], int32, dropout keys of the MLP's branch
-    x_e,  # elements between encoders, of x
-    x_b,  # between samples
-    x_t,  # between steps
-    m_e,  # elements between encoders, of all other activations
-    m_b,  # between samples
-    m_t,  # between steps
     batch,  # B
+    steps,  # T
+    rows,  # Tq
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     WIDTH: tl.constexpr,  # d, padded to a power of two
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
     RANGED: tl.constexpr,  # whether there are ranges: the last step is then the last unpadded key
@@ -129,13 +137,11 @@ def residual_mlp(
     whole = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE=QUERIES, LAST=LAST, RANGED=RANGED)
     channel = tl.arange(0, WIDTH)
     there = channel < DIM
-    mask = inside[:, None] & there[None, :]
-    at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + channel[None, :]
+    at = place_rows(e, sample, step, batch, rows, ROW=SLOT)
     branch = tl.zeros([M, WIDTH], tl.float32) + tl.load(bo_ptr + e * DIM + channel, there, 0.0)[None, :]
     for begin in range(0, DIM, CHUNK):
         col = begin + tl.arange(0, CHUNK)
-        mixed_at = e.to(tl.int64) * m_e + (sample * m_b + step * m_t)[:, None] + col[None, :]
-        mixed = tl.load(mixed_ptr + mixed_at, inside[:, None] & (col < DIM)[None, :], 0.0).to(DOT)
+        mixed = load_slots(mixed_ptr, at, inside, col, SLOT=SLOT)
         wo_at = wo_ptr + (e * DIM + channel)[None, :] * DIM + col[:, None]
         wo = tl.load(wo_at, (col < DIM)[:, None] & there[None, :], 0.0).to(DOT)
         branch += product(mixed, wo, PRECISION=PRECISION)
@@ -155,10 +161,10 @@ def residual_mlp(
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
-    x_at = x_ptr + e.to(tl.int64) * x_e + (sample * x_b + whole * x_t)[:, None] + channel[None, :]
-    middle = tl.load(x_at, mask, 0.0) + branch
-    tl.store(middle_ptr + at, middle, mask)
-    normed, _ = normalised(tl.where(mask, middle, 0.0), channel, DIM=DIM)
+    x_at = place_rows(e, sample, whole, batch, steps, ROW=SLOT)
+    middle = load_slots(x_ptr, x_at, inside, channel, SLOT=SLOT) + branch
+    store_slots(middle_ptr, middle, at, inside, channel, SLOT=SLOT)
+    normed, _ = normalised(middle, channel, DIM=DIM)
     gain = tl.load(gain_ptr + e * DIM + channel, there, 0.0)
     shift = tl.load(shift_ptr + e * DIM + channel, there, 0.0)
     y = (normed * gain[None, :] + shift[None, :]).to(DOT)
@@ -205,7 +211,7 @@ def residual_mlp(
             THRESHOLD=RES_THRESHOLD,
             SCALE=RES_SCALE,
         )
-    tl.store(out_ptr + at, middle + branch, mask)
+    store_slots(out_ptr, middle + branch, at, inside, channel, SLOT=SLOT)
 
 
 def launch_project(
@@ -219,16 +225,16 @@ def launch_project(
     last: bool,
     norm: bool,
 ) -> None:
-    """Fill `out` [E, B, T or 1, channels] with some columns of the input projection of x [E, B, T, d].
+    """Fill `out` [E, B, T or 1, slots] with some parts of the input projection of x [E, B, T, S].
 
     Args:
-        first: the first row of `in_proj_weight`; as many follow as `out` has channels.
+        first: the first part of `in_proj_weight`, 0 query, 1 key, 2 value; as many follow as `out` has slots.
         side: QUERIES or KEYS of `triton_rows`: whose lengths x has.
         last: only each sample's last step is wanted.
         norm: whether x is normalised first; otherwise it is already.
     """
-    encoders, batch, steps, dim = x.shape
-    sizes = call.sizes("project", dim)
+    encoders, batch, steps, _ = x.shape
+    sizes = call.sizes("project")
     launch(
         project,
         (num_blocks(batch * (1 if last else steps), sizes["M"]), encoders),
@@ -240,11 +246,11 @@ def launch_project(
         shift_ptr=weights.norm_bias,
         table=call.table,
         ranges=call.attention.ranges,
-        **named_strides("x", x),
-        **named_strides("o", out),
         batch=batch,
+        steps=steps,
+        out_steps=out.shape[2],
         FIRST=first,
-        COLS=out.shape[3],
+        PARTS=out.shape[3] // call.slot,
         SIDE=side,
         LAST=last,
         RANGED=call.attention.ranged,
@@ -256,9 +262,9 @@ def launch_project(
 def launch_residual_mlp(
     call: LayerCall, weights: LayerWeights, x: Tensor, mixed: Tensor, *, middle: Tensor, out: Tensor
 ) -> None:
-    """Fill `middle` and `out` [E, B, Tq, d] from x [E, B, T, d] and the attention's output `mixed` [E, B, Tq, d]."""
-    encoders, batch, rows, dim = middle.shape
-    sizes = call.sizes("residual_mlp", dim)
+    """Fill `middle` and `out` [E, B, Tq, S] from x [E, B, T, S] and the attention's output `mixed` [E, B, Tq, S]."""
+    encoders, batch, rows, _ = middle.shape
+    sizes = call.sizes("residual_mlp")
     launch(
         residual_mlp,
         (num_blocks(batch * rows, sizes["M"]), encoders),
@@ -277,9 +283,9 @@ def launch_residual_mlp(
         table=call.table,
         ranges=call.attention.ranges,
         **call.dropout_keys(),
-        **named_strides("x", x),
-        **named_strides("m", middle),
         batch=batch,
+        steps=x.shape[2],
+        rows=rows,
         LAST=call.last,
         RANGED=call.attention.ranged,
         **call.dropout(),

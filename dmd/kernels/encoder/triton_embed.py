@@ -14,14 +14,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmd.kernels.common.block_sizes import num_blocks, padded
-from dmd.kernels.common.launching import dense_channels, launch, named_strides
+from dmd.kernels.common.block_sizes import num_blocks, padded, slot
+from dmd.kernels.common.launching import dense_channels, launch
+from dmd.kernels.common.rows import empty_rows
 from dmd.kernels.common.triton_rows import (
     count_rows,
     keep_factor,
+    load_slots,
     locate_rows,
     normalised,
     normalised_backward,
+    place_rows,
+    store_slots,
 )
 from dmd.kernels.dropout.rng import keep_scale, threshold
 
@@ -105,7 +109,7 @@ def embed(
     x0_ptr,  # [B, T, d], or [PARTS E, B, T, d / PARTS]; float32 or bfloat16
     x1_ptr,  # [B, T, d]
     x2_ptr,  # [B, T, d]
-    out_ptr,  # [E, B, T, d], float32, written
+    out_ptr,  # rows [E, B, T, S], float32, written
     positions,  # [positions, d], float32
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     keys,  # [E, B, 2], int32, the dropout's keys
@@ -118,10 +122,8 @@ def embed(
     x1_t,  # between steps
     x2_b,  # between samples, of input 2
     x2_t,  # between steps
-    o_e,  # elements between encoders, of the output
-    o_b,  # between samples
-    o_t,  # between steps
     batch,  # B
+    steps,  # T of the output
     PARTS: tl.constexpr,  # of its input that an encoder reads; 0: it reads a whole input
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths the inputs have
     NORM: tl.constexpr,  # whether the output is normalised
@@ -129,6 +131,7 @@ def embed(
     THRESHOLD: tl.constexpr,  # the rate in 1/65536
     SCALE: tl.constexpr,  # what kept elements are multiplied by
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     WIDTH: tl.constexpr,  # d, padded to a power of two
     M: tl.constexpr,  # rows of a program
 ):
@@ -182,8 +185,7 @@ def embed(
         )
     if NORM:
         out, _ = normalised(out, channel, DIM=DIM)
-    o_at = out_ptr + e.to(tl.int64) * o_e + (sample * o_b + step * o_t)[:, None] + channel[None, :]
-    tl.store(o_at, out, inside[:, None] & (channel < DIM)[None, :])
+    store_slots(out_ptr, out, place_rows(e, sample, step, batch, steps, ROW=SLOT), inside, channel, SLOT=SLOT)
 
 
 @triton.jit
@@ -202,7 +204,7 @@ def embed_backward(
     x0_ptr,  # [B, T, d], or [PARTS E, B, T, d / PARTS]; float32 or bfloat16
     x1_ptr,  # [B, T, d]
     x2_ptr,  # [B, T, d]
-    grad_ptr,  # [E, B, T, d], float32, gradient of the output
+    grad_ptr,  # rows [E, B, T, S], float32, gradient of the output
     g0_ptr,  # like x0, its gradient, written
     g1_ptr,  # like x1, its gradient, written
     g2_ptr,  # like x2, its gradient, written
@@ -218,9 +220,6 @@ def embed_backward(
     x1_t,  # between steps
     x2_b,  # between samples, of input 2
     x2_t,  # between steps
-    o_e,  # elements between encoders, of the gradient of the output
-    o_b,  # between samples
-    o_t,  # between steps
     g0_e,  # elements between encoders, of the gradient of input 0
     g0_b,  # between samples
     g0_t,  # between steps
@@ -229,6 +228,7 @@ def embed_backward(
     g2_b,  # between samples, of the gradient of input 2
     g2_t,  # between steps
     batch,  # B
+    steps,  # T of the output
     encoders,  # E
     PARTS: tl.constexpr,  # of its input that an encoder reads; 0: it reads a whole input
     SIDE: tl.constexpr,  # QUERIES or KEYS: whose lengths the inputs have
@@ -237,6 +237,7 @@ def embed_backward(
     THRESHOLD: tl.constexpr,  # the rate in 1/65536
     SCALE: tl.constexpr,  # what kept elements are multiplied by
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     WIDTH: tl.constexpr,  # d, padded to a power of two
     M: tl.constexpr,  # rows of a program
 ):
@@ -292,8 +293,8 @@ def embed_backward(
         if PARTS == 0:
             mine = tl.load(readers + e) == number
         if mine:
-            at = grad_ptr + tl.cast(e, tl.int64) * o_e + (sample * o_b + step * o_t)[:, None] + channel[None, :]
-            grad = tl.load(at, mask, 0.0)
+            at = place_rows(e, sample, step, batch, steps, ROW=SLOT)
+            grad = load_slots(grad_ptr, at, inside, channel, SLOT=SLOT)
             keep = tl.full([M, WIDTH], 1.0, tl.float32)
             if DROP:
                 keep = keep_factor(
@@ -313,7 +314,7 @@ def embed_backward(
                 )
             if NORM:
                 normed, inverse = normalised(x * keep, channel, DIM=DIM)
-                grad = normalised_backward(grad, normed, inverse, DIM=DIM)
+                grad = normalised_backward(grad, normed, inverse, channel, DIM=DIM)
             total += grad * keep * factor
     if PARTS > 0:
         width: tl.constexpr = DIM // PARTS
@@ -359,6 +360,7 @@ class EmbedCall:
             "readers": _readers_on(device, self.readers) if self.readers else self.table,
             "factor": math.sqrt(dim),
             "batch": batch,
+            "steps": self.steps,
             "PARTS": self.parts,
             "SIDE": self.side,
             "NORM": self.norm,
@@ -366,6 +368,7 @@ class EmbedCall:
             "THRESHOLD": threshold(self.rate),
             "SCALE": keep_scale(self.rate),
             "DIM": dim,
+            "SLOT": slot(dim),
             "WIDTH": padded(dim),
             "M": BLOCK,
         }
@@ -377,17 +380,17 @@ def _readers_on(device: torch.device, readers: tuple[int, ...]) -> Tensor:
     return torch.tensor(readers, dtype=torch.int32).to(device)
 
 
-def _slots(name: str, tensors: tuple[Tensor, ...]) -> dict[str, Any]:
-    """A kernel's arguments: up to three tensors and their strides. A slot without a tensor holds the first again."""
+def _places(name: str, tensors: tuple[Tensor, ...]) -> dict[str, Any]:
+    """A kernel's arguments: three places for tensors and their strides. One without a tensor holds the first again."""
     arguments: dict[str, Any] = {f"{name}0_e": tensors[0].stride(0)}
-    for slot in range(MAX_INPUTS):
-        x = tensors[slot if slot < len(tensors) else 0]
-        arguments |= {f"{name}{slot}_ptr": x, f"{name}{slot}_b": x.stride(-3), f"{name}{slot}_t": x.stride(-2)}
+    for number in range(MAX_INPUTS):
+        x = tensors[number if number < len(tensors) else 0]
+        arguments |= {f"{name}{number}_ptr": x, f"{name}{number}_b": x.stride(-3), f"{name}{number}_t": x.stride(-2)}
     return arguments
 
 
 class FusedEmbed(torch.autograd.Function):
-    """Up to three inputs [B, T, d], or one [parts E, B, T, d / parts] -> [E, B, T, d] float32."""
+    """Up to three inputs [B, T, d], or one [parts E, B, T, d / parts] -> rows [E, B, T, S] float32."""
 
     @staticmethod
     def forward(ctx: Any, call: EmbedCall, *inputs: Tensor) -> Tensor:
@@ -395,34 +398,33 @@ class FusedEmbed(torch.autograd.Function):
         dim = inputs[0].shape[-1] * max(1, call.parts)
         encoders = len(call.readers) or len(inputs[0]) // call.parts
         batch = inputs[0].shape[-3]
-        out = torch.empty(encoders, batch, call.steps, dim, device=inputs[0].device)
+        like = inputs[0][:encoders] if call.parts else inputs[0].expand(encoders, -1, -1, -1)
+        out = empty_rows(like, call.steps, slot(dim))
         launch(
             embed,
             (num_blocks(batch * call.steps, BLOCK), encoders),
-            **_slots("x", inputs),
+            **_places("x", inputs),
             out_ptr=out,
-            **named_strides("o", out),
             **call.arguments(batch, dim, out.device),
         )
         ctx.save_for_backward(*inputs)
-        ctx.call, ctx.shape = call, out.shape
+        ctx.call, ctx.encoders, ctx.dim = call, encoders, dim
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         call: EmbedCall = ctx.call
-        encoders, batch, steps, dim = ctx.shape
-        grad = dense_channels(gradients[0])
+        encoders, batch = ctx.encoders, inputs[0].shape[-3]
+        grad = gradients[0].contiguous()
         grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
         launch(
             embed_backward,
-            (num_blocks(batch * steps, BLOCK), encoders if call.parts else len(inputs)),
-            **_slots("x", inputs),
+            (num_blocks(batch * call.steps, BLOCK), encoders if call.parts else len(inputs)),
+            **_places("x", inputs),
             grad_ptr=grad,
-            **_slots("g", grads),
-            **named_strides("o", grad),
+            **_places("g", grads),
             encoders=encoders,
-            **call.arguments(batch, dim, grad.device),
+            **call.arguments(batch, ctx.dim, grad.device),
         )
         return None, *grads

@@ -28,6 +28,8 @@ def run_stack(
 ) -> Tensor:
     """The stack's output [E, B, T, d] (steps past an encoder's length are undefined), or [E, B, 1, d] of last steps.
 
+    It is a view of rows of S channels (`dmd.kernels.common.rows`).
+
     Args:
         inputs: [B, T, d] of each encoder; or one [2 E, B, T, d / 2], whose pairs lie side by side in the channels.
         sources: [B, Tk, d] of each encoder; None for self-attention.
@@ -47,11 +49,13 @@ def run_stack(
             stack.tables["scales"],
             keys.get(f"attention{level}"),
             ranges,
+            dim=plan.dim,
             heads=plan.heads,
             last_step=last,
         )
         own = {kind: keys[f"{kind}{level}"] for kind in ("res", "relu", "mlp") if f"{kind}{level}" in keys}
         call = LayerCall(
+            dim=plan.dim,
             table=table,
             attention=attention,
             last=last,
@@ -66,7 +70,7 @@ def run_stack(
 
 
 def _embed(stack: EncoderStack, inputs: Sequence[Tensor] | Tensor, keys: Tensor | None, *, side: int) -> Tensor:
-    """[E, B, T, d]: the embedded inputs, or the embedded and normalised sources (side KEYS)."""
+    """Rows [E, B, T, S]: the embedded inputs, or the embedded and normalised sources (side KEYS)."""
     plan = stack.plan
     lengths = plan.queries if side == QUERIES.value else plan.keys
     readers: tuple[int, ...] = ()

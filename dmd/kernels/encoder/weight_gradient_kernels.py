@@ -1,7 +1,7 @@
 """A Triton kernel of an encoder layer, backward: gradients of its weights, as products of stored operands.
 
 Each gradient of a weight is Y^T X, a sum over the rows: Y is the gradient of a linear layer's output, X its input. The
-backward kernels store both in the type of products. The gradient of a bias is the sum of Y. Each has some programs that
+other kernels store both in the type of products. The gradient of a bias is the sum of Y. Each has some programs that
 take a share of an encoder's rows each (no atomics), and fills its part of `shares` and `bias_shares`;
 `dmd.kernels.encoder.weight_sum_kernels` adds them up.
 """
@@ -13,18 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmd.kernels.common.block_sizes import num_blocks
-from dmd.kernels.common.launching import launch, named_strides
+from dmd.kernels.common.block_sizes import SLOT_CHANNELS, num_blocks
+from dmd.kernels.common.launching import launch
+from dmd.kernels.common.rows import row_channels
 from dmd.kernels.common.triton_products import product
 from dmd.kernels.common.triton_rows import COLUMNS, KEYS, QUERIES, whole_steps
 from dmd.kernels.encoder.plan import LayerWeights
-from dmd.kernels.encoder.triton_layer_call import (
-    SLOT_CHANNELS,
-    ActivationGradients,
-    LayerCall,
-    operand_places,
-    slots,
-)
+from dmd.kernels.encoder.triton_layer_call import LayerCall, WeightOperands, operand_places
 from dmd.kernels.encoder.weight_sum_kernels import (
     BIASES,
     FC1,
@@ -47,31 +42,20 @@ ONES = tl.constexpr(16)
 
 @triton.jit
 def weight_shares(
-    q_ptr,  # [E, B, Tq, d], gradient of the queries; this and all operands are of the type of products
-    k_ptr,  # [E, B, Tk, d], gradient of the keys; that of the values is SLOT channels further
-    x_ptr,  # [E, B, T, d], normalised input of the layer
-    source_ptr,  # [E, B, Tk, d], normalised, what keys and values come from; may be x
-    operands_ptr,  # [E, B, Tq, ...], see `operand_places`
+    q_ptr,  # [E, B, Tq, S], gradient of the queries; this and all operands are rows, of the type of products
+    k_ptr,  # [E, B, Tk, S], gradient of the keys; that of the values is SLOT channels further
+    x_ptr,  # [E, B, T, S], normalised input of the layer
+    source_ptr,  # [E, B, Tk, S], normalised, what keys and values come from; may be x
+    mixed_ptr,  # [E, B, Tq, S], output of the attention
+    operands_ptr,  # [E, B, Tq, OPERANDS], see `operand_places`
     shares_ptr,  # [splits, E, 12d, d], float32, written
     bias_shares_ptr,  # [splits, E, 9d], float32, written
     table,  # [E, 5], int32, see `dmd.kernels.common.triton_rows`
     ranges,  # [E, B, 2], int32, unpadded keys (begin, end) of each sample
-    q_e,  # elements between encoders, of the gradient of the queries
-    q_b,  # between samples
-    q_t,  # between steps
-    k_e,  # elements between encoders, of that of the keys
-    k_b,  # between samples
-    k_t,  # between steps
-    x_e,  # elements between encoders, of x
-    x_b,  # between samples
-    x_t,  # between steps
-    s_e,  # elements between encoders, of the source
-    s_b,  # between samples
-    s_t,  # between steps
-    o_e,  # elements between encoders, of the operands
-    o_b,  # between samples
-    o_t,  # between steps
     batch,  # B
+    rows,  # Tq
+    steps,  # T
+    key_steps,  # Tk
     share_rows,  # rows of a share, a multiple of M
     encoders,  # E
     LAST: tl.constexpr,  # queries are of each sample's last step alone, Tq = 1
@@ -81,11 +65,13 @@ def weight_shares(
     NORMED: tl.constexpr,  # the MLP's normalised input, d
     BRANCH: tl.constexpr,  # gradient of the MLP's output, d
     PROJECTED: tl.constexpr,  # gradient of the output projection's result, d
-    MIXED: tl.constexpr,  # output of the attention, d
-    SLOT: tl.constexpr,  # d, padded to a multiple of ALIGNED
-    WIDE_SLOT: tl.constexpr,  # 4d, padded
-    ALIGNED: tl.constexpr,  # elements: every row of an operand begins at a multiple of so many
+    WIDE_SLOT: tl.constexpr,  # channels of a slot of 4d
+    OPERANDS: tl.constexpr,  # channels of the row
+    Q_ROW: tl.constexpr,  # channels of a row that the gradient of the queries is a slot of
+    K_ROW: tl.constexpr,  # of that of the keys
+    ALIGNED: tl.constexpr,  # channels: all these are multiples of so many
     DIM: tl.constexpr,  # d
+    SLOT: tl.constexpr,  # S
     WIDTH: tl.constexpr,  # d, padded to a power of two
     M: tl.constexpr,  # rows at a time
     CHUNK: tl.constexpr,  # channels of Y of a program
@@ -103,32 +89,39 @@ def weight_shares(
     job = tl.program_id(0)
     e = tl.program_id(1)
     split = tl.program_id(2)
-    far = e.to(tl.int64)
-    steps = 1
+    far = e.to(tl.int64) * batch
+    # Steps of an encoder; rows of both operands of a sample in memory, and channels from one to the next.
+    length = 1
     if not LAST:
-        steps = tl.load(table + COLUMNS * e + QUERIES)
+        length = tl.load(table + COLUMNS * e + QUERIES)
     part = job // narrow
     block = job % narrow
     # Rows of a weight and biases that Y has, and the first of both in the shares.
     weight_rows = DIM
     biases = DIM
     first = part * DIM
+    y_steps, x_steps = rows, rows
+    x_row = SLOT
     if part == IN_PROJ:
-        y_ptr = q_ptr + far * q_e
-        x_ptr += far * x_e
-        y_b, y_t = q_b, q_t
+        y_ptr = q_ptr + far * (rows * Q_ROW)
+        x_ptr += far * (steps * SLOT)
+        x_steps = steps
+        y_row = Q_ROW
     elif part < OUT_PROJ:
-        steps = tl.load(table + COLUMNS * e + KEYS)
-        y_ptr = k_ptr + far * k_e + (part - IN_PROJ_KEYS) * SLOT
-        x_ptr = source_ptr + far * s_e
-        y_b, y_t, x_b, x_t = k_b, k_t, s_b, s_t
+        length = tl.load(table + COLUMNS * e + KEYS)
+        y_ptr = k_ptr + far * (key_steps * K_ROW) + (part - IN_PROJ_KEYS) * SLOT
+        x_ptr = source_ptr + far * (key_steps * SLOT)
+        y_steps, x_steps = key_steps, key_steps
+        y_row = K_ROW
     else:
-        y_ptr = operands_ptr + far * o_e
+        y_ptr = operands_ptr + far * (rows * OPERANDS)
         x_ptr = y_ptr
-        y_b, y_t, x_b, x_t = o_b, o_t, o_b, o_t
+        y_row = OPERANDS
+        x_row = OPERANDS
         if part == OUT_PROJ:
             y_ptr += PROJECTED
-            x_ptr += MIXED
+            x_ptr = mixed_ptr + far * (rows * SLOT)
+            x_row = SLOT
         elif job < 4 * narrow + wide:
             y_ptr += GRAD_HIDDEN
             x_ptr += NORMED
@@ -156,15 +149,15 @@ def weight_shares(
     bias = tl.zeros([CHUNK, ONES], tl.float32)
     ones = tl.full([M, ONES], 1.0, tl.float32).to(DOT)
     row = split * share_rows + tl.arange(0, M)
-    sample, step = row // steps, row % steps
-    for _ in range(split * share_rows, tl.minimum((split + 1) * share_rows, batch * steps), M):
+    sample, step = row // length, row % length
+    for _ in range(split * share_rows, tl.minimum((split + 1) * share_rows, batch * length), M):
         inside = sample < batch
         x_step = step
         if LAST:
             last = whole_steps(sample, step, inside, table, ranges, e, batch, SIDE=QUERIES, LAST=LAST, RANGED=RANGED)
             x_step = tl.where(part == IN_PROJ, last, step)
-        y_at = y_ptr + tl.multiple_of(sample * y_b + step * y_t, ALIGNED)
-        x_at = x_ptr + tl.multiple_of(sample * x_b + x_step * x_t, ALIGNED)
+        y_at = y_ptr + tl.multiple_of((sample * y_steps + step) * y_row, ALIGNED)
+        x_at = x_ptr + tl.multiple_of((sample * x_steps + x_step) * x_row, ALIGNED)
         y_at = tl.multiple_of(y_at, ALIGNED * y_ptr.dtype.element_ty.primitive_bitwidth // 8)
         x_at = tl.multiple_of(x_at, ALIGNED * x_ptr.dtype.element_ty.primitive_bitwidth // 8)
         y = tl.load(y_at[:, None] + col[None, :], inside[:, None] & real[None, :], 0.0)
@@ -172,9 +165,9 @@ def weight_shares(
         total += product(tl.trans(y), x, PRECISION=PRECISION)
         bias += product(tl.trans(y), ones, PRECISION="ieee")  # a sum, which TF32 would round
         # The next M rows, without a division.
-        step += M % steps
-        sample += M // steps + (step >= steps).to(tl.int32)
-        step -= tl.where(step >= steps, steps, 0)
+        step += M % length
+        sample += M // length + (step >= length).to(tl.int32)
+        step -= tl.where(step >= length, length, 0)
     share = split * encoders + e
     place = share.to(tl.int64) * (WEIGHT_ROWS * DIM) + first + col
     mask = (col < weight_rows)[:, None] & (channel < DIM)[None, :]
@@ -203,44 +196,41 @@ def rows_of_a_share(rows: tuple[int, ...], jobs: int, block: int) -> int:
 
 
 def weight_gradients(
-    call: LayerCall, weights: LayerWeights, source: Tensor | None, grads: ActivationGradients
+    call: LayerCall, weights: LayerWeights, source: Tensor | None, operands: WeightOperands
 ) -> LayerWeights:
     """Gradients of a layer's weights; the source is that of `Activations`."""
-    x = grads.normed
-    encoders, batch, steps, dim = x.shape
-    if source is None:
-        operand = x
-    else:
-        (operand,) = slots(source, source.shape[2], 1, dim, call.dtype)
-        operand.copy_(source)
-    sizes = call.sizes("weight_shares", dim)
+    x, dim = operands.normed, call.dim
+    encoders, batch, steps, _ = x.shape
+    source = x if source is None else source.to(call.dtype)
+    sizes = call.sizes("weight_shares")
     jobs = 5 * num_blocks(dim, sizes["CHUNK"]) + 2 * num_blocks(4 * dim, sizes["CHUNK"])
     share_rows = rows_of_a_share(tuple(batch * length for length in call.queries), jobs, sizes["M"])
-    splits = num_blocks(batch * max(steps, operand.shape[2]), share_rows)
+    splits = num_blocks(batch * max(steps, source.shape[2]), share_rows)
     shares = torch.empty(splits, encoders, WEIGHT_ROWS.value * dim, dim, device=x.device)
     bias_shares = torch.empty(splits, encoders, BIASES.value * dim, device=x.device)
     launch(
         weight_shares,
         (jobs, encoders, splits),
-        q_ptr=grads.query,
-        k_ptr=grads.key,
+        q_ptr=operands.grad_query,
+        k_ptr=operands.grad_key,
         x_ptr=x,
-        source_ptr=operand,
-        operands_ptr=grads.operands,
+        source_ptr=source,
+        mixed_ptr=operands.mixed,
+        operands_ptr=operands.others,
         shares_ptr=shares,
         bias_shares_ptr=bias_shares,
         table=call.table,
         ranges=call.attention.ranges,
-        **named_strides("q", grads.query),
-        **named_strides("k", grads.key),
-        **named_strides("x", x),
-        **named_strides("s", operand),
-        **named_strides("o", grads.operands),
         batch=batch,
+        rows=operands.mixed.shape[2],
+        steps=steps,
+        key_steps=source.shape[2],
         share_rows=share_rows,
         encoders=encoders,
         LAST=call.last,
         RANGED=call.attention.ranged,
+        Q_ROW=row_channels(operands.grad_query),
+        K_ROW=row_channels(operands.grad_key),
         ALIGNED=SLOT_CHANNELS,
         **operand_places(dim),
         **sizes,

@@ -2,7 +2,15 @@
 
 import pytest
 
-from dmd.kernels.common.block_sizes import MAX_HEAD, MAX_WIDTH, attention_sizes, padded, row_sizes
+from dmd.kernels.common.block_sizes import (
+    MAX_HEAD,
+    MAX_WIDTH,
+    attention_sizes,
+    head_window,
+    padded,
+    row_sizes,
+    slot,
+)
 from dmd.kernels.encoder.plan import StackPlan
 
 
@@ -12,15 +20,29 @@ def test_blocks_are_powers_of_two_that_hold_the_channels(half):
         for sizes in (
             row_sizes("weight_shares", channels, half=half),
             row_sizes("project", channels, half=half),
-            attention_sizes(channels, 1, 500, heads=2, half=half),
-            attention_sizes(channels, 50, 50, heads=2, half=half),
-            attention_sizes(channels, 1, 50, heads=2, half=half),
+            attention_sizes(channels, 1, 500, heads=1, half=half),
+            attention_sizes(channels, 50, 50, heads=1, half=half),
+            attention_sizes(channels, 1, 50, heads=1, half=half),
         ):
             assert sizes["WIDTH"] == padded(channels) >= sizes.get("PACK", 1) * channels
             for name in ("WIDTH", "M", "CHUNK", "BLOCK_M", "BLOCK_N"):
                 size = sizes.get(name, 16)
                 assert size >= 16
                 assert size & (size - 1) == 0
+
+
+@pytest.mark.parametrize("heads", [1, 2, 5, 10])
+@pytest.mark.parametrize("pack", [1, 2])
+def test_a_tile_has_its_heads_and_the_padding_behind_the_last_one(heads, pack):
+    for head in range(1, MAX_HEAD + 1):
+        width, align = head_window(head, heads=heads, pack=pack)
+        assert width in (padded(pack * head), 2 * padded(pack * head))
+        for first in range(0, heads, pack):
+            begin = first * head // align * align
+            end = slot(heads * head) if first + pack >= heads else (first + pack) * head
+            assert begin <= first * head
+            assert end <= begin + width
+    assert {head_window(head, heads=10, pack=1) for head in (5, 10, 16)} == {(16, 8)}
 
 
 def tile(head: int, rows: int, keys: int, heads: int, *, half: bool = True) -> tuple[int, ...]:
@@ -59,7 +81,7 @@ def test_the_last_steps_of_two_heads_fill_one_small_tile():
     "dim, heads, whole, attends", [(256, 1, True, True), (320, 2, False, True), (320, 1, False, False)]
 )
 def test_what_is_too_wide_runs_in_plain_torch(dim, heads, whole, attends):
-    from dmd.kernels.triton_backend import TRITON, holds_head, holds_stack
+    from dmd.kernels.triton_backend import TRITON, holds_heads, holds_stack
 
     plan = StackPlan(
         dim=dim,
@@ -75,4 +97,4 @@ def test_what_is_too_wide_runs_in_plain_torch(dim, heads, whole, attends):
     )
     assert holds_stack(plan) is whole
     assert ("table" in TRITON.tables(plan)) is whole
-    assert holds_head(dim // heads) is attends
+    assert holds_heads(dim, heads) is attends

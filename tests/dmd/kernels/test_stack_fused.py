@@ -30,6 +30,7 @@ SMALL = {
     "128 channels": shapes(queries=(3, 18), keys=(18, 3), dim=128, heads=8, batch=2, last_step=False, levels=1),
     "one head of 200": shapes(queries=(18,), dim=200, heads=1, batch=1, last_step=True, levels=1, ghosts=1),
     "256 channels": shapes(queries=(3,), keys=(18,), dim=256, heads=4, batch=2, last_step=False, levels=1),
+    "heads across slots": shapes(queries=(5,), keys=(7,), dim=30, heads=2, batch=2, last_step=False, levels=1),
     "narrow head": shapes(queries=(17,), dim=16, heads=2, batch=1, last_step=True, ghosts=1),
 }
 LARGE = {

@@ -8,17 +8,17 @@ from tests.dmd.kernels.forms import interpreted
 
 DIM = 12
 SLOT = 16
-"""DIM, padded to whole slots of 8 channels."""
+"""Channels of a slot of DIM."""
 QUERIES, KEYS = (5, 37), (37, 7)
 """One encoder's sequences are shorter than a block of rows, so that samples change several times within one."""
 
 
-def _stored(batch: int, steps: tuple[int, ...], channels: int, *, slot: int) -> Tensor:
-    """[E, B, T, channels], random, not-a-number past an encoder's length and in the padding of its slot."""
+def _stored(batch: int, steps: tuple[int, ...], slot: int, *, channels: int) -> Tensor:
+    """Rows [E, B, T, slot], random, not-a-number past an encoder's length and past `channels`."""
     memory = torch.full((len(steps), batch, max(steps), slot), torch.nan)
     for encoder, length in enumerate(steps):
         memory[encoder, :, :length, :channels] = torch.randn(batch, length, channels)
-    return memory[..., :channels]
+    return memory
 
 
 def _sums(y: Tensor, x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def check_shares(device: str, batch: int, last: bool) -> None:
     from dmd.kernels.attention.triton_launch import AttentionLaunch
     from dmd.kernels.common.triton_rows import COLUMNS
     from dmd.kernels.encoder.plan import LayerWeights
-    from dmd.kernels.encoder.triton_layer_call import ActivationGradients, LayerCall, operand_places
+    from dmd.kernels.encoder.triton_layer_call import LayerCall, WeightOperands, operand_places
     from dmd.kernels.encoder.weight_gradient_kernels import rows_of_a_share, weight_gradients
 
     torch.manual_seed(0)
@@ -47,34 +47,35 @@ def check_shares(device: str, batch: int, last: bool) -> None:
         parts |= {f"{name}_weight": torch.randn(2, rows, cols), f"{name}_bias": torch.randn(2, rows)}
     weights = LayerWeights(**parts, norm_weight=torch.randn(2, 2, DIM), norm_bias=torch.randn(2, 2, DIM))
     places = operand_places(DIM)
-    assert places.pop("SLOT") == SLOT
-    wide = places.pop("WIDE_SLOT")
+    wide, row = places.pop("WIDE_SLOT"), places.pop("OPERANDS")
+    assert row == 2 * wide + 3 * SLOT
     asked = (1, 1) if last else QUERIES
-    operands = torch.full((2, batch, max(asked), 2 * wide + 4 * SLOT), torch.nan)
+    others = torch.full((2, batch, max(asked), row), torch.nan)
     stored = {}
     for name, place in places.items():
         channels = 4 * DIM if "HIDDEN" in name else DIM
-        stored[name] = operands[..., place : place + channels]
-        stored[name].copy_(_stored(batch, asked, channels, slot=channels))
-    query = _stored(batch, asked, DIM, slot=SLOT)
+        stored[name] = others[..., place : place + channels]
+        stored[name].copy_(_stored(batch, asked, channels, channels=channels))
+    query, mixed = (_stored(batch, asked, SLOT, channels=DIM) for _ in range(2))
     pair = torch.full((2, batch, max(KEYS), 2 * SLOT), torch.nan)
-    key, value = pair[..., :DIM], pair[..., SLOT : SLOT + DIM]
-    key.copy_(_stored(batch, KEYS, DIM, slot=DIM))
-    value.copy_(_stored(batch, KEYS, DIM, slot=DIM))
-    normed, source = _stored(batch, QUERIES, DIM, slot=SLOT), _stored(batch, KEYS, DIM, slot=DIM)
+    key, value = pair.split(SLOT, dim=-1)
+    key.copy_(_stored(batch, KEYS, SLOT, channels=DIM))
+    value.copy_(_stored(batch, KEYS, SLOT, channels=DIM))
+    normed, source = _stored(batch, QUERIES, SLOT, channels=DIM), _stored(batch, KEYS, SLOT, channels=DIM)
     table = torch.zeros(2, COLUMNS.value, dtype=torch.int32)
     table[:, 0], table[:, 1] = torch.tensor(QUERIES), torch.tensor(KEYS)
-    attention = AttentionLaunch(table, torch.ones(2), None, None, heads=1, last_step=last)
-    call = LayerCall(table=table, attention=attention, last=last, dtype=torch.float32, queries=QUERIES)
+    attention = AttentionLaunch(table, torch.ones(2), None, None, dim=DIM, heads=1, last_step=last)
+    call = LayerCall(dim=DIM, table=table, attention=attention, last=last, dtype=torch.float32, queries=QUERIES)
     assert rows_of_a_share(tuple(batch * steps for steps in QUERIES), 9, 32) < batch * max(asked), "several shares"
-    grads = ActivationGradients(query, key, value, normed, operands)
-    found = weight_gradients(call, weights, source, grads)
+    operands = WeightOperands(grad_query=query, grad_key=key, normed=normed, mixed=mixed, others=others)
+    found = weight_gradients(call, weights, source, operands)
 
+    query, key, value, normed, mixed, source = (x[..., :DIM] for x in (query, key, value, normed, mixed, source))
     if last:
         normed = torch.stack([own[:, length - 1 : length] for own, length in zip(normed, QUERIES, strict=True)])
     sums = [_sums(query, normed, asked), _sums(key, source, KEYS), _sums(value, source, KEYS)]
     in_proj, in_bias = torch.cat([x for x, _ in sums], 1), torch.cat([x for _, x in sums], 1)
-    out_proj, out_bias = _sums(stored["PROJECTED"], stored["MIXED"], asked)
+    out_proj, out_bias = _sums(stored["PROJECTED"], mixed, asked)
     fc1, fc1_bias = _sums(stored["GRAD_HIDDEN"], stored["NORMED"], asked)
     fc2, fc2_bias = _sums(stored["BRANCH"], stored["HIDDEN"], asked)
     gain, shift = weights.norm_weight.double(), weights.norm_bias.double()
