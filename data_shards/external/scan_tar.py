@@ -15,7 +15,7 @@ from data_shards.durable import read_entry
 from data_shards.file_kinds import check_file_kind, is_macos_metadata
 from data_shards.format.arrays import decode_array, json_field
 from data_shards.format.schema import MODALITIES, Sample, check_sample
-from data_shards.format.tar import ShardRows
+from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import Labels
 from data_shards.sources.conversions import (
     is_missing,

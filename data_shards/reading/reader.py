@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from tarfile import BLOCKSIZE
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from data_shards.format import npy
 from data_shards.format.arrays import decode_array, json_field, pad_to_shape
 from data_shards.format.schema import MEMBERS, MODALITIES
-from data_shards.format.tar import BLOCK
 from data_shards.places import PlaceLike
 from data_shards.reading.buffer_pool import BufferPool
 from data_shards.reading.index import Positions, Records, ShardIndex
@@ -248,7 +248,7 @@ class _PackedLayout:
         self.sizes = [int(np.prod(info.shape(m))) * info.stored_dtype(m).itemsize for m in MODALITIES]
         """Bytes of each array."""
         members = [len(header) + size for header, size in zip(self.headers, self.sizes, strict=True)]
-        distances = [size + -size % BLOCK + BLOCK for size in members]
+        distances = [size + -size % BLOCKSIZE + BLOCKSIZE for size in members]
         gaps = [0, *(distance - size for distance, size in zip(distances[:-1], members[:-1], strict=True))]
         self.skipped = [gap + len(header) for gap, header in zip(gaps, self.headers, strict=True)]
         """Bytes before each array that are no data: padding and tar header, then its own header."""
