@@ -9,6 +9,7 @@ reads meanwhile. What it gives is what `ShardReader.read` gives.
 """
 
 import logging
+import math
 import weakref
 import zlib
 from collections import deque
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from data_shards.durable import as_unreadable
 from data_shards.format.arrays import decode_array, pad_to_shape
-from data_shards.format.schema import MODALITIES
+from data_shards.format.schema import MODALITIES, DatasetInfo
 from data_shards.reading.batch_arrays import BatchArrays
 from data_shards.reading.damage import SUGGESTED_FIX, Damage, mismatch, not_found
 from data_shards.reading.index import Records, ShardIndex
@@ -42,6 +43,13 @@ class Request(NamedTuple):
     """[N], numbers of samples inside the split."""
     windows: NDArray[np.int64]
     """[N], the window that holds each: no smaller than any of the request before, or ANYWHERE."""
+
+
+def stream_bytes(info: DatasetInfo, split: str, *, window: int, ranks: int) -> int:
+    """Bytes of the samples that each rank's stream over the order of an epoch holds at most: two windows, shared."""
+    samples = min(2 * window * info.samples_per_shard, info.counts[split])
+    sample = sum(math.prod(info.shape(m)) * info.stored_dtype(m).itemsize for m in MODALITIES)
+    return -(-samples // ranks) * sample
 
 
 class SampleStream:
