@@ -1,4 +1,8 @@
-"""Check every byte of a set of shards against its index, several shards at once, and name what is broken."""
+"""Check every byte of a set of shards against its index, several shards at once, and name what is broken.
+
+Members are read where the index says that they are, not through tar iterators: those of tarfile, and so WebDataset's
+(`tar_file_iterator`), end at the first damaged header as if the archive did, and would hide all that comes after it.
+"""
 
 import hashlib
 import json
