@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock, Thread
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ PINNING = Lock()
 """Held by whoever pins a batch, or captures a CUDA graph: CUDA breaks a capture off when another thread pins."""
 _STEPS_AT_ONCE = 32
 """Steps whose order is computed together: a call for many positions costs little more than one for few."""
+_NO_WINDOWS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,28 +85,40 @@ class _Forward:
 
     rows: NDArray[np.int64]
     """[G, S], -1 for padding."""
-    windows: NDArray[np.int64]
-    """[G, S], the window of shards of each row in the order that is read."""
+    windows: NDArray[np.int64] | None
+    """[G, S], the window of shards of each row in the order that is read; only a stream asks for it."""
     ghosts: Sequence[int]
     part: Part = WHOLE
 
-    @property
+    @cached_property
+    def valid(self) -> NDArray[np.bool_]:
+        """[G, S], whether there is a sample."""
+        return self.rows >= 0
+
+    @cached_property
     def filled(self) -> NDArray[np.int64]:
         """[G, S], where padding repeats the first sample."""
         return self._fill(self.rows, 0)
 
+    def positions(self) -> NDArray[np.int64]:
+        """The rows of this rank's part, which are read."""
+        return self._own(self.filled)
+
     def request(self) -> Request:
-        """What is read: the rows of this rank's part. A spare slot repeats the last sample of the part."""
-        size = self.rows.shape[1]
-        places = self.part.places(size)
-        slots = np.arange(places.start, places.start + self.part.slots(size))
-        own = np.minimum(slots, places.stop - 1)
-        return Request(self.filled[:, own].ravel(), self._fill(self.windows, ANYWHERE)[:, own].ravel())
+        """The same for a stream."""
+        assert self.windows is not None
+        return Request(self.positions(), self._own(self._fill(self.windows, ANYWHERE)))
 
     def _fill(self, values: NDArray[np.int64], otherwise: int) -> NDArray[np.int64]:
         """Values of rows, with that of the first sample for padding; `otherwise` where there is none."""
-        valid = self.rows >= 0
-        return np.where(valid, values, values[valid][0] if valid.any() else otherwise)
+        return np.where(self.valid, values, values[self.valid][0] if self.valid.any() else otherwise)
+
+    def _own(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of this rank's part, in one row; a spare slot repeats the last sample of the part."""
+        size = self.rows.shape[1]
+        places = self.part.places(size)
+        slots = np.arange(places.start, places.start + self.part.slots(size))
+        return values[:, np.minimum(slots, places.stop - 1)].ravel()
 
 
 def _to_batch(forward: _Forward, arrays: dict[str, NDArray[Any]], labels: NDArray[Any]) -> Batch:
@@ -114,7 +128,7 @@ def _to_batch(forward: _Forward, arrays: dict[str, NDArray[Any]], labels: NDArra
         audio=torch.from_numpy(arrays["audio"]),
         vision=torch.from_numpy(arrays["vision"]),
         labels=torch.from_numpy(labels.astype(np.float32)).view(*forward.rows.shape),
-        mask=torch.from_numpy((forward.rows >= 0).astype(np.float32)),
+        mask=torch.from_numpy(forward.valid.astype(np.float32)),
         rows=torch.from_numpy(forward.rows),
         ghosts=tuple(forward.ghosts),
         part=forward.part,
@@ -131,24 +145,28 @@ class _Training:
         self.window = config.window
         self.rank = rank
         self.part = plan.part(rank)
-        self.fetches = config.reader == "random" and reader.index.store.is_remote
-        self._orders: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self.is_stream = config.reader == "stream"
+        self.fetches = reader.index.store.is_remote and not self.is_stream
+        self._orders: dict[tuple[int, int], _Order] = {}
 
     def __call__(self, key: tuple[int, int, int]) -> _Forward:
         epoch, step, forward = key
         plan = self.plan
         ghosts = plan.slots(step, forward, self.rank)
-        rows, windows = np.full((2, len(ghosts), plan.ghost_batch_size), -1, dtype=np.int64)
+        rows = np.full((len(ghosts), plan.ghost_batch_size), -1, dtype=np.int64)
+        windows = np.full_like(rows, ANYWHERE) if self.is_stream else None
         for slot, ghost in enumerate(ghosts):
             places = plan.positions(step, ghost)
             if places:
-                begin, order, of_order = self._order(epoch, step)
-                rows[slot, : len(places)] = order[places.start - begin : places.stop - begin]
-                windows[slot, : len(places)] = of_order[places.start - begin : places.stop - begin]
+                order = self._order(epoch, step)
+                chosen = slice(places.start - order.begin, places.stop - order.begin)
+                rows[slot, : len(places)] = order.rows[chosen]
+                if windows is not None:
+                    windows[slot, : len(places)] = order.windows[chosen]
         return _Forward(rows, windows, ghosts, self.part)
 
-    def _order(self, epoch: int, step: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
-        """The first position, and rows and windows from there on, of the steps around a step."""
+    def _order(self, epoch: int, step: int) -> "_Order":
+        """The order of the steps around a step."""
         block = step // _STEPS_AT_ONCE
         order = self._orders.get((epoch, block))
         if order is None:
@@ -156,16 +174,16 @@ class _Training:
             self._orders = {(epoch, block): order}
             if self.fetches:
                 Thread(target=self._fetch, args=(epoch, block + 1), name="fetcher", daemon=True).start()
-        return block * self._per_block, *order
+        return order
 
     @property
     def _per_block(self) -> int:
         return _STEPS_AT_ONCE * self.plan.ghost_batch_size * self.plan.ghost_batches_per_step
 
-    def _block(self, epoch: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows and windows of a run of steps, in order; empty beyond the epoch."""
-        end = min((block + 1) * self._per_block, self.plan.num_samples)
-        positions = np.arange(block * self._per_block, end)
+    def _block(self, epoch: int, block: int) -> "_Order":
+        """The order of a run of steps; empty beyond the epoch."""
+        begin = block * self._per_block
+        positions = np.arange(begin, min(begin + self._per_block, self.plan.num_samples))
         order = {
             "seed": self.seed,
             "epoch": epoch,
@@ -173,12 +191,23 @@ class _Training:
             "shard_size": self.reader.index.shard_size("train"),
             "window": self.window,
         }
-        return epoch_order(positions, **order), epoch_windows(positions, **order)
+        windows = epoch_windows(positions, **order) if self.is_stream else _NO_WINDOWS
+        return _Order(begin, epoch_order(positions, **order), windows)
 
     def _fetch(self, epoch: int, block: int) -> None:
         """Bring the shards of later steps here while earlier ones run."""
         with suppress(ValueError):  # what cannot be fetched now is reported when it is read
-            self.reader.prefetch("train", self._block(epoch, block)[0])
+            self.reader.prefetch("train", self._block(epoch, block).rows)
+
+
+class _Order(NamedTuple):
+    """A part of an epoch's order."""
+
+    begin: int
+    """Its first position."""
+    rows: NDArray[np.int64]
+    windows: NDArray[np.int64]
+    """The window of shards of each row; empty where nothing is streamed."""
 
 
 class _Evaluation:
@@ -262,7 +291,7 @@ def _batches(
 
     def read(key: Key) -> Batch:
         forward = forward_of(key)
-        return finish(forward, reader.read(split, forward.request().positions))
+        return finish(forward, reader.read(split, forward.positions()))
 
     if config.reader == "random":
         yield from _in_order(read, keys, reader_threads(config))
