@@ -138,9 +138,9 @@ def pipeline(root: Path, workers: int) -> Callable[[], int]:
     """An epoch through `data_shards.pipeline`, with the same window."""
 
     def run() -> int:
-        samples = data_shards.pipeline(root, "train", window=STREAM_WINDOW)
-        given = wds.WebLoader(samples, batch_size=None, num_workers=workers) if workers else samples
-        return sum(len(batch["label"]) for batch in given.batched(BATCH))
+        samples = data_shards.pipeline(root, "train", window=STREAM_WINDOW, batch_size=BATCH).batched(BATCH)
+        batches = wds.WebLoader(samples, batch_size=None, num_workers=workers) if workers else samples
+        return sum(len(batch["label"]) for batch in batches)
 
     return run
 

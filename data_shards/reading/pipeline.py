@@ -33,18 +33,21 @@ def pipeline(
     rank: int | None = None,
     num_ranks: int | None = None,
     start: int = 0,
+    batch_size: int = 1,
     check: bool = True,
     remote: RemoteOptions | None = None,
 ) -> wds.DataPipeline:
     """One rank's samples of one epoch of a split, as a pipeline to which `.map`, `.batched` etc. add stages.
 
     Over all ranks, and over the workers of a `wds.WebLoader`, each sample comes exactly once. The order is that of
-    `epoch_order` with the same seed, epoch and window: rank r of R has the positions r, r + R, r + 2R, ... of it. A
-    loader keeps it, with any number of workers, where batches are made behind it: every worker reads all shards, and
-    gives every n-th sample of its rank.
+    `epoch_order` with the same seed, epoch and window: rank r of R has the positions r, r + R, r + 2R, ... of it.
 
-    Each worker has the samples of two windows in memory that it gives: `2 * window * samples_per_shard / (ranks *
-    workers)` samples.
+    Workers take turns, `batch_size` samples at a time, and a loader takes turns at them. So with `.batched(batch_size)`
+    before the loader, or with batches that are made behind it, what comes does not depend on the number of workers.
+    Batches that are made in the workers are many times as fast: a loader takes some milliseconds for what it is given.
+
+    Each worker reads all shards, and holds those samples of two windows that it gives: `2 * window * samples_per_shard
+    / (ranks * workers)`.
 
     Args:
         shards: a directory or URL; nothing is copied to the node's cache but the index.
@@ -52,6 +55,7 @@ def pipeline(
         rank: this process's number, of `num_ranks`; default: as WebDataset finds them, from the environment (RANK and
             WORLD_SIZE) or torch.distributed, else one rank.
         start: samples of this rank that are left out: those that came before an interruption.
+        batch_size: samples in a row that one worker of a loader gives.
         check: compare the crc32 of each member that is read.
         remote: time limits and attempts of requests to a server.
 
@@ -72,11 +76,13 @@ def pipeline(
         raise ValueError(f"rank is {rank} of {num_ranks}; it must be from 0 to {num_ranks - 1}")
     if start < 0:
         raise ValueError(f"start is {start}; it must be at least 0")
-    if window < 1:
-        raise ValueError(f"window is {window}; it must be at least 1")
+    for what, value in (("window", window), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{what} is {value}; it must be at least 1")
     ranks = None if rank is None or num_ranks is None else (rank, num_ranks)
     order = {"seed": seed, "epoch": epoch, "window": window}
-    return wds.FluidWrapper(_EpochSamples(index, split, order, ranks=ranks, start=start, check=check))
+    share = {"start": start, "batch_size": batch_size}
+    return wds.FluidWrapper(_EpochSamples(index, split, order, ranks=ranks, check=check, **share))
 
 
 class _EpochSamples:
@@ -90,6 +96,7 @@ class _EpochSamples:
         *,
         ranks: tuple[int, int] | None,
         start: int,
+        batch_size: int,
         check: bool,
     ) -> None:
         self._index = index
@@ -99,6 +106,7 @@ class _EpochSamples:
         self._ranks = ranks
         """The rank, and how many there are; None: as WebDataset finds them."""
         self._start = start
+        self._batch_size = batch_size
         self._check = check
 
     def __call__(self) -> Iterator[dict[str, Any]]:
@@ -117,20 +125,23 @@ class _EpochSamples:
 
     def _requests(self, given: deque[NDArray[np.int64]]) -> Iterator[Request]:
         """What this process reads; the rows of each request are appended to `given`."""
-        positions = self._positions()
         num_samples = self._index.num_samples(self._split)
         order = {**self._order, "num_samples": num_samples, "shard_size": self._index.shard_size(self._split)}
-        for begin in range(0, len(positions), _ORDER_AT_ONCE):
-            places = np.array(positions[begin : begin + _ORDER_AT_ONCE])
+        for places in self._positions():
             rows, windows = epoch_order(places, **order), epoch_windows(places, **order)
             for first in range(0, len(rows), _SAMPLES_AT_ONCE):
                 chosen = slice(first, first + _SAMPLES_AT_ONCE)
                 given.append(rows[chosen])
                 yield Request(rows[chosen], windows[chosen])
 
-    def _positions(self) -> range:
-        """The places of this process in the order of the epoch."""
+    def _positions(self) -> Iterator[NDArray[np.int64]]:
+        """The places of this process in the order of the epoch, some thousands at a time."""
         found_rank, found_ranks, worker, num_workers = pytorch_worker_info()
         rank, num_ranks = self._ranks or (found_rank, found_ranks)
-        first = rank + num_ranks * (self._start + worker)
-        return range(first, self._index.num_samples(self._split), num_ranks * num_workers)
+        of_rank = range(rank, self._index.num_samples(self._split), num_ranks)[self._start :]
+        batches = range(worker, -(-len(of_rank) // self._batch_size), num_workers)
+        at_once = max(1, _ORDER_AT_ONCE // self._batch_size)
+        for begin in range(0, len(batches), at_once):
+            firsts = np.array(batches[begin : begin + at_once])[:, None] * self._batch_size
+            numbers = (firsts + np.arange(self._batch_size)).ravel()
+            yield of_rank.start + of_rank.step * numbers[numbers < len(of_rank)]

@@ -48,15 +48,20 @@ def test_samples_come_in_our_order_and_are_those_of_the_reader(shards):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [0, 5])
 def test_ranks_and_workers_give_every_sample_once_and_in_order(shards, workers, start):
+    """With batches that are made behind the loader, and in its workers."""
     for rank in range(2):
-        samples = data_shards.pipeline(shards, "train", rank=rank, num_ranks=2, start=start, **ORDER)
-        loader = wds.WebLoader(samples, batch_size=None, num_workers=workers).batched(4)
-        batches = [batch["row"].tolist() for batch in loader]
-        assert [row for batch in batches for row in batch] == _expected()[rank::2][start:]
-        assert {len(batch) for batch in batches[:-1]} == {4}
+        mine = _expected()[rank::2][start:]
+        key = {"rank": rank, "num_ranks": 2, "start": start, **ORDER}
+        behind = wds.WebLoader(data_shards.pipeline(shards, "train", **key), batch_size=None, num_workers=workers)
+        samples = data_shards.pipeline(shards, "train", batch_size=3, **key)
+        inside = wds.WebLoader(samples.batched(3), batch_size=None, num_workers=workers)
+        for batches in (behind.batched(3), inside):
+            expected = [mine[first : first + 3] for first in range(0, len(mine), 3)]
+            assert [batch["row"].tolist() for batch in batches] == expected
 
 
-def test_workers_that_are_spawned_and_make_batches(shards):
+def test_workers_that_are_spawned(shards):
+    """Without turns of whole batches: every sample once, in another order."""
     samples = data_shards.pipeline(shards, "train", **ORDER).batched(4)
     loader = wds.WebLoader(
         samples, batch_size=None, num_workers=2, multiprocessing_context=multiprocessing.get_context("spawn")
@@ -88,6 +93,7 @@ def test_mistakes_are_explained(shards):
         ({"rank": 2, "num_ranks": 2}, "rank is 2 of 2; it must be from 0 to 1"),
         ({"rank": 0}, "rank and num_ranks go together; give both or none"),
         ({"start": -1}, "start is -1; it must be at least 0"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"window": 0}, "window is 0; it must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
