@@ -1,6 +1,7 @@
 """Reading, starting, resuming and writing: shards against a WebDataset pipeline and against all data in memory.
 
     python -m benchmarks.loader OUT.csv [--folder DIR] [--samples 2048] [--rounds 7] [--largest 100000000]
+    python -m benchmarks.loader OUT.csv --parts reading memory
     python -m benchmarks.loader OUT.csv --busy    on a busy machine: reading alone, without workers, in CPU seconds
 
 Sides of a comparison alternate in one process, so that a busy machine slows all of them; medians of the rounds, after
@@ -34,7 +35,9 @@ from benchmarks.loader_sides import (
     in_memory,
     ours,
     peak_memory,
+    pipeline,
     prepare,
+    stream,
     webdataset,
     write_ours,
     write_webdataset,
@@ -43,6 +46,7 @@ from benchmarks.tables import processor
 from data_shards.format.index_file import INDEX_NAME
 from dmd.training.logging.provenance import git_commit, versions
 
+PARTS = ("reading", "memory", "starting", "resuming", "writing")
 GOALS: dict[str, object] = {"WebDataset": 8.0, "in memory": 1.2}
 
 
@@ -79,14 +83,15 @@ def ratio(numerator: list[float], denominator: list[float], digits: int = 2) -> 
 
 
 def reading(folder: Path, samples: int, rounds: int) -> list[Row]:
-    """Samples per second of the three ways to read, in the three shapes, without and with two workers."""
+    """Samples per second of the ways to read, in the three shapes, without and with two workers (a stream has one)."""
     rows = []
     for shape in SHAPES:
         root, data = prepare(folder, shape, samples), Noise(shape, samples).mmsa()
         for workers in (0, 2):
             case = f"{shape}, {workers} workers"
+            streams = {"stream": stream(root, workers), "data_shards.pipeline": pipeline(root, workers)}
             plain = {"WebDataset": webdataset(root, workers), "in memory": in_memory(data, workers)}
-            seconds = alternate({"ours": ours(root, workers), **plain}, rounds)
+            seconds = alternate({"ours": ours(root, workers), **streams, **plain}, rounds)
             for side, times in seconds.items():
                 value = round(samples / statistics.median(times))
                 over = ratio(times, seconds["ours"]) if side != "ours" else ""
@@ -103,12 +108,14 @@ def reading(folder: Path, samples: int, rounds: int) -> list[Row]:
 
 
 def reading_cpu(folder: Path, samples: int, rounds: int) -> list[Row]:
-    """Samples per CPU second of this process, whose threads read: ours and WebDataset's pipeline."""
+    """Samples per CPU second of this process, whose threads read: ours and WebDataset's pipelines."""
     rows = []
     for shape in SHAPES:
         root = prepare(folder, shape, samples)
-        sides = {"ours": ours(root, 0), "WebDataset": webdataset(root, 0)}
-        seconds = alternate(sides, rounds, time.process_time)
+        streams = {"stream": stream(root, 0), "data_shards.pipeline": pipeline(root, 0)}
+        seconds = alternate(
+            {"ours": ours(root, 0), **streams, "WebDataset": webdataset(root, 0)}, rounds, time.process_time
+        )
         for side, times in seconds.items():
             value = round(samples / statistics.median(times))
             over = ratio(times, seconds["ours"]) if side != "ours" else ""
@@ -119,7 +126,7 @@ def reading_cpu(folder: Path, samples: int, rounds: int) -> list[Row]:
 def memory(samples: int, arguments: list[str]) -> list[Row]:
     """Peak memory of two epochs of the largest shape, at one size and at four times that size."""
     rows = []
-    for side in ("ours", "WebDataset", "in memory"):
+    for side in ("ours", "stream", "WebDataset", "in memory"):
         for count in (samples // 4, samples):
             value = math.nan
             while math.isnan(value):
@@ -208,6 +215,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--largest", type=int, default=10**8)
     parser.add_argument("--busy", action="store_true", help="the machine has other work: CPU seconds, reading alone")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all of them")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--scale", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -221,15 +229,17 @@ def main() -> None:
         return
     arguments = ["--folder", str(options.folder)]
     rows: list[Row] = []
-    by_cpu = (partial(reading_cpu, options.folder, options.samples, options.rounds),)
-    by_wall = (
-        partial(reading, options.folder, options.samples, options.rounds),
-        partial(memory, options.samples, arguments),
-        partial(starting, options.folder, options.largest, arguments),
-        partial(resuming, options.folder, options.samples, options.rounds),
-        partial(writing, options.samples // 4, options.rounds),
-    )
-    for part in by_cpu if options.busy else by_wall:
+    by_wall = {
+        "reading": partial(reading, options.folder, options.samples, options.rounds),
+        "memory": partial(memory, options.samples, arguments),
+        "starting": partial(starting, options.folder, options.largest, arguments),
+        "resuming": partial(resuming, options.folder, options.samples, options.rounds),
+        "writing": partial(writing, options.samples // 4, options.rounds),
+    }
+    chosen = [by_wall[name] for name in options.parts or by_wall]
+    if options.busy:
+        chosen = [partial(reading_cpu, options.folder, options.samples, options.rounds)]
+    for part in chosen:
         found = part()
         rows += found
         for row in found:

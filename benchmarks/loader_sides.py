@@ -1,9 +1,10 @@
-"""The three ways to read that `benchmarks/loader.py` compares, and data of the shapes that they read."""
+"""The ways to read that `benchmarks/loader.py` compares, and data of the shapes that they read."""
 
 import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, Dataset
 
+import data_shards
 from data_shards.format.schema import Sample
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
@@ -21,6 +23,7 @@ from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
 
 BATCH = 16
+STREAM_WINDOW = 2
 WRITTEN_PER_SHARD = 128
 SHAPES = {
     "MOSI aligned": ((50, 768), (50, 5), (50, 20)),
@@ -104,9 +107,10 @@ class MMDataset(Dataset[dict[str, Any]]):
         }
 
 
-def ours(root: Path, workers: int) -> Callable[[], int]:
+def ours(root: Path, workers: int, config: DataConfig | None = None) -> Callable[[], int]:
     """An epoch through `dmd.data`: how many samples it gave."""
     reader = ShardReader(root)
+    config = replace(config or DataConfig(), workers=workers)
     plan = EpochPlan(
         num_samples=reader.index.num_samples("train"),
         ghost_batch_size=BATCH,
@@ -119,8 +123,24 @@ def ours(root: Path, workers: int) -> Callable[[], int]:
     def run() -> int:
         nonlocal epoch
         epoch += 1
-        steps = training_steps(reader, plan, DataConfig(workers=workers), seed=0, rank=0, epoch=epoch)
+        steps = training_steps(reader, plan, config, seed=0, rank=0, epoch=epoch)
         return sum(int(batch.mask.sum()) for batches in steps for batch in batches)
+
+    return run
+
+
+def stream(root: Path, workers: int) -> Callable[[], int]:
+    """An epoch through `dmd.data` that streams; two of the eight shards are a window."""
+    return ours(root, workers, DataConfig(reader="stream", window=STREAM_WINDOW))
+
+
+def pipeline(root: Path, workers: int) -> Callable[[], int]:
+    """An epoch through `data_shards.pipeline`, with the same window."""
+
+    def run() -> int:
+        samples = data_shards.pipeline(root, "train", window=STREAM_WINDOW, batch_size=BATCH).batched(BATCH)
+        batches = wds.WebLoader(samples, batch_size=None, num_workers=workers) if workers else samples
+        return sum(len(batch["label"]) for batch in batches)
 
     return run
 
@@ -194,7 +214,7 @@ def peak_memory(side: str, folder: Path, shape: str, samples: int) -> float:
         with open(pickled, "rb") as file:
             run = in_memory(pickle.load(file), 0)
     else:
-        run = (ours if side == "ours" else webdataset)(root, 0)
+        run = {"ours": ours, "stream": stream, "WebDataset": webdataset}[side](root, 0)
     run()
     run()
     return _resident("VmHWM") - before

@@ -50,9 +50,13 @@ class BlockWriter:
         self._filled = 0
         self._digest = hashlib.sha256()
         self.position = 0
+        self.limit: int | None = None
+        """Bytes that the file may have; what is written beyond them is dropped."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
+        if self.limit is not None:
+            data = data[: self.limit - self.position]
         self.position += len(data)
         while len(data) >= BLOCK_BYTES - self._filled:
             room = BLOCK_BYTES - self._filled

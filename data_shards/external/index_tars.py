@@ -17,7 +17,7 @@ from data_shards.format.arrays import check_array_member
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.index_writer import IndexWriter
 from data_shards.format.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo
-from data_shards.format.tar import ShardRows
+from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import Labels
 from data_shards.places import to_place
 from data_shards.sources.splits import SPLIT_ALIASES, find_splits, named_split

@@ -1,4 +1,9 @@
-"""Reads one externally created tar from end to end, for its rows in an index."""
+"""Reads one externally created tar from end to end, for its rows in an index.
+
+WebDataset's `group_by_keys` makes samples of the members, so a sample here is a sample there. The members themselves
+come from tarfile: `tar_file_iterator` of `webdataset/tariterators.py` gives name and content alone, without the place
+in the tar that an index needs, and passes over what is no regular file without a word, which a user is told of here.
+"""
 
 import math
 import tarfile
@@ -6,16 +11,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from data_shards.durable import read_entry
 from data_shards.file_kinds import check_file_kind, is_macos_metadata
 from data_shards.format.arrays import decode_array, json_field
 from data_shards.format.schema import MODALITIES, Sample, check_sample
-from data_shards.format.tar import ShardRows
+from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import Labels
 from data_shards.sources.conversions import (
     is_missing,
@@ -130,41 +136,44 @@ def _read_samples(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iter
         wanted: suffixes of the members that are read.
         ignored: counts the members that are not read. A sample may have no other.
     """
-    sample: _SampleMembers | None = None
+
+    def reject(error: Exception) -> NoReturn:
+        name = str(error.args[0]).partition(": duplicate")[0]
+        raise ValueError(f"{path}: two members of a sample have the name {name}; give each one its own") from error
+
     try:
-        with tarfile.open(path, "r:") as tar, open(path, "rb") as file:
-            for member in tar:
-                if member.isdir() or is_macos_metadata(member.name):
-                    continue
-                key, suffix = _key_and_suffix(member.name)
-                regular = member.isfile() and not member.issparse()
-                if not regular or not suffix:
-                    ignored[f"{'file' if regular else 'special or sparse member'} {member.name}"] = 1
-                    continue
-                if sample is None or sample.key != key:
-                    if sample is not None:
-                        yield sample
-                    sample = _SampleMembers(key)
-                if suffix in sample.members:
-                    raise ValueError(f"{path}: sample {key} has two members {suffix}")
-                if suffix in wanted:
-                    file.seek(member.offset_data)
-                    sample.members[suffix] = _Member(member.offset_data, file.read(member.size))
-                else:
-                    ignored[f"member .{suffix}"] = ignored.get(f"member .{suffix}", 0) + 1
+        for found in group_by_keys(_read_members(path, wanted, ignored), lcase=False, handler=reject):
+            sample = _SampleMembers(found["__key__"])
+            for suffix, member in found.items():
+                if isinstance(member, _Member):
+                    sample.members[suffix] = member
+                elif member is None:
                     sample.other_suffixes.append(suffix)
-            _check_end(path, tar.offset)
+            yield sample
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} is no tar that can be read: {error}; download or write it again") from error
-    if sample is not None:
-        yield sample
 
 
-def _key_and_suffix(name: str) -> tuple[str, str]:
-    """A member's name up to the first dot of its last part, and what follows the dot."""
-    folder, _, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return f"{folder}/{stem}" if folder else stem, suffix
+def _read_members(path: Path, wanted: set[str], ignored: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """The members of samples, as `group_by_keys` takes them; the data of one that is not wanted is None."""
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if member.isdir() or is_macos_metadata(member.name):
+                continue
+            key, suffix = base_plus_ext(member.name)
+            is_regular = member.isfile() and not member.issparse()
+            if not is_regular or not key or not suffix:
+                ignored[f"{'file' if is_regular else 'special or sparse member'} {member.name}"] = 1
+                continue
+            data = None
+            if suffix in wanted:
+                content = tar.extractfile(member)
+                assert content is not None, "a regular file"
+                data = _Member(member.offset_data, content.read())
+            else:
+                ignored[f"member .{suffix}"] = ignored.get(f"member .{suffix}", 0) + 1
+            yield {"fname": member.name, "data": data, "__url__": str(path)}
+        _check_end(path, tar.offset)
 
 
 def _check_end(path: Path, offset: int) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from data_shards.format.index_file import CLASS_SCHEMA, MAGIC, ROWS_PER_GROUP, SCHEMA
 from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo
-from data_shards.format.tar import ShardRows
+from data_shards.format.shard_rows import ShardRows
 
 
 class IndexWriter:

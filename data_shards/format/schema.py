@@ -246,6 +246,11 @@ def _check_array(array: NDArray[Any], length: int, *, is_tokens: bool, where: st
         )
 
 
+def member_suffix(member: str) -> str:
+    """What follows the key in the name of one of MEMBERS."""
+    return DEFAULT_MEMBERS[member].partition(":")[0]
+
+
 def check_choice(value: str, kinds: Any, what: str) -> None:
     """Reject a word that is not one of a `Literal`'s values."""
     if value not in get_args(kinds):

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.format import npy
 from data_shards.format.arrays import decode_array, json_field, pad_to_shape
 from data_shards.format.schema import MEMBERS, MODALITIES
-from data_shards.format.tar import BLOCK
 from data_shards.places import PlaceLike
-from data_shards.reading.buffer_pool import BufferPool
+from data_shards.reading.batch_arrays import BatchArrays
+from data_shards.reading.damage import Damage, mismatch, truncated
 from data_shards.reading.index import Positions, Records, ShardIndex
-from data_shards.reading.shard_files import SUGGESTED_FIX, ShardFiles, Truncated
+from data_shards.reading.packed_layout import PackedLayout
+from data_shards.reading.shard_files import ShardFiles
 from data_shards.storage.cache import CacheOptions
 from data_shards.storage.remote import RemoteOptions
 from data_shards.storage.store import open_store
@@ -52,8 +52,8 @@ class ShardReader:
         self.index = ShardIndex(open_store(path, cache=cache, remote=remote))
         self._check = check
         self._files = ShardFiles(self.index.store, self.index.info.shards)
-        self._layout = _PackedLayout(self.index)
-        self._buffers = BufferPool()
+        self._layout = PackedLayout(self.index)
+        self._arrays = BatchArrays(self.index.info)
         self._checked: dict[str, NDArray[np.uint8]] = {}
         """Per split one bit per sample: whether its checksum was found right."""
 
@@ -71,16 +71,13 @@ class ShardReader:
         info = self.index.info
         wanted = np.asarray(positions, dtype=np.int64)
         records = self.index.records(split, wanted)
-        arrays = [self._buffers.empty((len(records), *info.shape(m)), info.stored_dtype(m)) for m in MODALITIES]
+        arrays = self._arrays.empty(len(records))
         fill = self._fill_packed if info.layout == "packed" else self._fill_mapped
         unchecked = self._unchecked(split, wanted)
         fill(arrays, _Request(split, wanted, records, unchecked))
         if unchecked.any():
             np.bitwise_or.at(self._checked[split], wanted >> 3, np.uint8(1) << (wanted & 7).astype(np.uint8))
-        batch = {m: self._widen(array) for m, array in zip(MODALITIES, arrays, strict=True)}
-        if info.classes:
-            batch["class"] = records["class"].astype(np.int64)
-        return {**batch, "label": records["label"], "lengths": records["length"].astype(np.int64)}
+        return self._arrays.to_batch(arrays, records)
 
     def raw_texts(self, split: str, positions: Positions) -> list[str]:
         """The sentences of the samples at `positions`; empty where the set has none."""
@@ -113,15 +110,6 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checked": {}}
 
-    def _widen(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A stored array as float32, or int64 for tokens."""
-        dtype = np.dtype(np.int64 if array.dtype.kind == "i" else np.float32)
-        if array.dtype == dtype:
-            return array
-        wide = self._buffers.empty(array.shape, dtype)
-        np.copyto(wide, array)
-        return wide
-
     def _unchecked(self, split: str, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
         if not self._check:
             return np.zeros(len(wanted), dtype=bool)
@@ -144,8 +132,8 @@ class ShardReader:
             verify = partial(self._verify_parts, parts, records[i]) if request.unchecked[i] else None
             try:
                 self._read(shard, offset, parts, layout.total, verify=verify)
-            except (Truncated, _Damaged) as error:
-                raise self._explain(error, shard, offset, request.name(i)) from error
+            except Damage as error:
+                raise self._explain(error, shard, request.name(i)) from error
 
     def _fill_mapped(self, arrays: list[NDArray[Any]], request: "_Request") -> None:
         """The same for externally created tars, member by member."""
@@ -160,17 +148,17 @@ class ShardReader:
         """The bytes of member `m` of a sample, in the order of MEMBERS."""
         shard, offset, size = int(record["shard"]), int(record["offset"][m]), int(record["size"][m])
         if not 0 <= offset <= offset + size <= self.index.info.shards[shard].bytes:
-            raise self._explain(Truncated(), shard, offset, name)
+            raise self._explain(truncated(offset), shard, name)
         raw = bytearray(size)
 
         def verify() -> None:
             if zlib.crc32(raw) != record["crc32"][m]:
-                raise _Damaged(m, offset)
+                raise mismatch(m, offset)
 
         try:
             self._read(shard, offset, [memoryview(raw)], size, verify=verify if check else None)
-        except (Truncated, _Damaged) as error:
-            raise self._explain(error, shard, offset, name) from error
+        except Damage as error:
+            raise self._explain(error, shard, name) from error
         return bytes(raw)
 
     def _read(
@@ -179,7 +167,7 @@ class ShardReader:
         """Fill `parts`, `size` bytes in all, and verify them. A damaged copy of a remote shard is downloaded once more.
 
         Raises:
-            Truncated, _Damaged: the original is damaged, or the new copy is, too.
+            Damage: the original is damaged, or the new copy is, too.
         """
         for is_last_attempt in (False, True):
             try:
@@ -187,7 +175,7 @@ class ShardReader:
                 if verify is not None:
                     verify()
                 return
-            except (Truncated, _Damaged):
+            except Damage:
                 if is_last_attempt or not self._files.discard(shard):
                     raise
 
@@ -196,15 +184,10 @@ class ShardReader:
         for m, header in enumerate(self._layout.headers):
             found = zlib.crc32(parts[2 * m + 1], zlib.crc32(parts[2 * m][-len(header) :]))
             if found != record["crc32"][m]:
-                raise _Damaged(m, int(record["offset"][m]))
+                raise mismatch(m, int(record["offset"][m]))
 
-    def _explain(self, error: Exception, shard: int, offset: int, name: "_SampleName") -> ValueError:
-        key = self.index.strings("key", name.split, [name.position])[0]
-        if isinstance(error, _Damaged):
-            what = f"is damaged: {MEMBERS[error.member]} of sample {key} at offset {error.offset}"
-        else:
-            what = f"is cut short: sample {key} at offset {offset} is missing"
-        return ValueError(f"{self._files.name(shard)} {what}; {SUGGESTED_FIX}")
+    def _explain(self, damage: Damage, shard: int, name: "_SampleName") -> ValueError:
+        return damage.explain(self._files.name(shard), self.index.strings("key", name.split, [name.position])[0])
 
 
 class _SampleName(NamedTuple):
@@ -227,41 +210,3 @@ class _Request:
     def name(self, i: int) -> _SampleName:
         """Sample `i` of the batch."""
         return _SampleName(self.split, int(self.positions[i]))
-
-
-class _Damaged(Exception):
-    """A member does not match its crc32."""
-
-    def __init__(self, member: int, offset: int) -> None:
-        super().__init__()
-        self.member = member
-        """Its place in MEMBERS."""
-        self.offset = offset
-
-
-class _PackedLayout:
-    """How a sample lies in our own tars: the same for all samples of a set, as all have the same shapes."""
-
-    def __init__(self, index: ShardIndex) -> None:
-        info = index.info
-        self.headers = [npy.header(info.shape(m), info.stored_dtype(m)) for m in MODALITIES]
-        self.sizes = [int(np.prod(info.shape(m))) * info.stored_dtype(m).itemsize for m in MODALITIES]
-        """Bytes of each array."""
-        members = [len(header) + size for header, size in zip(self.headers, self.sizes, strict=True)]
-        distances = [size + -size % BLOCK + BLOCK for size in members]
-        gaps = [0, *(distance - size for distance, size in zip(distances[:-1], members[:-1], strict=True))]
-        self.skipped = [gap + len(header) for gap, header in zip(gaps, self.headers, strict=True)]
-        """Bytes before each array that are no data: padding and tar header, then its own header."""
-        self.total = sum(self.skipped) + sum(self.sizes)
-        if info.layout == "packed" and self.total > max(shard.bytes for shard in info.shards):
-            raise ValueError(f"{index.root}: no shard is as large as one sample; rebuild with `dmd shard`")
-        self._members = np.array(members)
-        """Bytes of each member."""
-        self._distances = np.array(distances[:-1])
-        """Bytes from the start of each member to that of the next one."""
-
-    def check(self, records: Records, place: str) -> None:
-        """Raise ValueError where samples do not lie so; `place` is what it calls the set."""
-        offsets, sizes = records["offset"][:, :_JSON], records["size"][:, :_JSON]
-        if (sizes != self._members).any() or (offsets[:, 1:] - offsets[:, :-1] != self._distances).any():
-            raise ValueError(f"{place}: samples do not have the shape that the index names; rebuild with `dmd shard`")

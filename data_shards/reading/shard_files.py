@@ -5,11 +5,11 @@ from typing import Any
 
 from data_shards.durable import as_unreadable, unreadable
 from data_shards.format.schema import ShardInfo
+from data_shards.reading.damage import SUGGESTED_FIX, truncated
 from data_shards.reading.page_cache import ReadAhead
 from data_shards.storage.store import Store
 
 _MAX_OPEN_SHARDS = 64
-SUGGESTED_FIX = "restore the shard or rebuild with `dmd shard`; `dmd verify` lists all damage"
 
 
 class _Handle:
@@ -22,10 +22,6 @@ class _Handle:
 
     def __del__(self) -> None:
         os.close(self.number)
-
-
-class Truncated(Exception):
-    """A shard ends before what was asked for."""
 
 
 class ShardFiles:
@@ -42,14 +38,14 @@ class ShardFiles:
         return {**self.__dict__, "_handles": {}}
 
     def read(self, shard: int, offset: int, parts: list[memoryview], size: int) -> None:
-        """Fill `parts`, `size` bytes in all, from a shard, from `offset` on; `Truncated` where it ends before."""
+        """Fill `parts`, `size` bytes in all, from a shard, from `offset` on; `Damage` where it ends before."""
         handle = self._handles.get(shard) or self._open(shard)
         try:
             got = os.preadv(handle.number, parts, offset)
             while got < size:  # a signal or a network file system may return less
                 more = os.preadv(handle.number, _remaining(parts, got), offset + got)
                 if more == 0:
-                    raise Truncated
+                    raise truncated(offset)
                 got += more
         except OSError as error:
             raise unreadable(self.name(shard), error) from error

@@ -9,6 +9,8 @@ alternating Feistel networks on the fewest bits that hold the size, applied agai
 Nothing here knows ranks, workers or batches; readers compute those from positions.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,38 +44,97 @@ def epoch_order(
     Returns:
         int64 sample numbers in [0, num_samples), in the shape of `positions`. Over all positions each comes once.
     """
-    for what, value in (("num_samples", num_samples), ("shard_size", shard_size), ("window", window)):
-        if value < 1:
-            raise ValueError(f"{what} is {value}; it must be at least 1")
-    wanted = np.asarray(positions)
-    if wanted.size and (wanted.min() < 0 or wanted.max() >= num_samples):
-        raise ValueError(f"a position is outside the {num_samples} samples of the epoch")
+    geometry = _Geometry.of(seed=seed, epoch=epoch, num_samples=num_samples, shard_size=shard_size, window=window)
+    wanted = _checked(positions, num_samples)
     flat = wanted.reshape(-1).astype(np.int64)
-    shard_size = min(shard_size, num_samples)
-    num_shards = -(-num_samples // shard_size)
-    window = min(window, num_shards)
-    missing = num_shards * shard_size - num_samples  # samples that the last shard has less than the others
-    shard_key = hash_key(seed, epoch, _SHARDS)
-    sample_key = hash_key(seed, epoch, _SAMPLES)
-    short_slot = _position_of(num_shards - 1, num_shards, shard_key)  # of the last shard among the permuted ones
+    shard_size, missing = geometry.shard_size, geometry.missing
 
-    # The permuted shards lie end to end. Every window holds `span` samples, but for the one with the short shard and
-    # the last one, which may hold fewer.
-    span = window * shard_size
-    short_window = short_slot // window
-    numbers = (flat + np.where(flat >= (short_window + 1) * span - missing, missing, 0)) // span
-    starts = numbers * span - np.where(numbers > short_window, missing, 0)
-    ends = np.minimum((numbers + 1) * span - np.where(numbers >= short_window, missing, 0), num_samples)
-    keys = mix(numbers.astype(np.uint64) * _ROUND_STEP + np.uint64(sample_key))
     # Permute the samples of each window.
+    numbers = geometry.windows(flat)
+    starts, ends = geometry.bounds(numbers)
+    keys = mix(numbers.astype(np.uint64) * _ROUND_STEP + np.uint64(hash_key(seed, epoch, _SAMPLES)))
     inside = _permute((flat - starts).astype(np.uint64), (ends - starts).astype(np.uint64), keys).astype(np.int64)
 
     # Find the shard and the sample in it; behind the short shard positions count as if it were full.
-    short_end = (short_slot - short_window * window + 1) * shard_size - missing
-    inside += np.where((numbers == short_window) & (inside >= short_end), missing, 0)
-    slots = numbers * window + inside // shard_size
-    shards = _permute(slots.astype(np.uint64), np.uint64(num_shards), np.uint64(shard_key)).astype(np.int64)
-    return (shards * shard_size + inside % shard_size).reshape(wanted.shape)
+    short_end = (geometry.short_slot - geometry.short_window * geometry.window + 1) * shard_size - missing
+    inside += np.where((numbers == geometry.short_window) & (inside >= short_end), missing, 0)
+    slots = numbers * geometry.window + inside // shard_size
+    shards = _permute(slots.astype(np.uint64), np.uint64(geometry.num_shards), np.uint64(geometry.shard_key))
+    return (shards.astype(np.int64) * shard_size + inside % shard_size).reshape(wanted.shape)
+
+
+def epoch_windows(
+    positions: NDArray[np.integer], *, seed: int, epoch: int, num_samples: int, shard_size: int, window: int
+) -> NDArray[np.int64]:
+    """The windows of `positions` of an epoch, whose samples lie in the same `window` shards.
+
+    Arguments as of `epoch_order`. Returns int64 numbers in the shape of `positions`; they count up with the positions.
+    """
+    geometry = _Geometry.of(seed=seed, epoch=epoch, num_samples=num_samples, shard_size=shard_size, window=window)
+    return geometry.windows(_checked(positions, num_samples).astype(np.int64))
+
+
+def _checked(positions: NDArray[np.integer], num_samples: int) -> NDArray[np.integer]:
+    """The positions as an array. Raises ValueError for one outside an epoch."""
+    wanted = np.asarray(positions)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= num_samples):
+        raise ValueError(f"a position is outside the {num_samples} samples of the epoch")
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """How an epoch is cut into windows: the permuted shards lie end to end, one of them shorter than the others.
+
+    Every window holds `window * shard_size` samples, but for the one with the short shard and the last one, which may
+    hold fewer.
+    """
+
+    num_samples: int
+    shard_size: int
+    window: int
+    num_shards: int
+    missing: int
+    """Samples that the last shard has less than the others."""
+    shard_key: int
+    short_slot: int
+    """Place of the last shard among the permuted ones."""
+
+    @classmethod
+    def of(cls, *, seed: int, epoch: int, num_samples: int, shard_size: int, window: int) -> "_Geometry":
+        for what, value in (("num_samples", num_samples), ("shard_size", shard_size), ("window", window)):
+            if value < 1:
+                raise ValueError(f"{what} is {value}; it must be at least 1")
+        shard_size = min(shard_size, num_samples)
+        num_shards = -(-num_samples // shard_size)
+        key = hash_key(seed, epoch, _SHARDS)
+        return cls(
+            num_samples=num_samples,
+            shard_size=shard_size,
+            window=min(window, num_shards),
+            num_shards=num_shards,
+            missing=num_shards * shard_size - num_samples,
+            shard_key=key,
+            short_slot=_position_of(num_shards - 1, num_shards, key),
+        )
+
+    @property
+    def short_window(self) -> int:
+        """The window that holds the short shard."""
+        return self.short_slot // self.window
+
+    def windows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the window of each position."""
+        span = self.window * self.shard_size
+        behind = positions >= (self.short_window + 1) * span - self.missing
+        return (positions + np.where(behind, self.missing, 0)) // span
+
+    def bounds(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first position of each window, and the one behind its last."""
+        span = self.window * self.shard_size
+        starts = numbers * span - np.where(numbers > self.short_window, self.missing, 0)
+        ends = (numbers + 1) * span - np.where(numbers >= self.short_window, self.missing, 0)
+        return starts, np.minimum(ends, self.num_samples)
 
 
 def _permute(values: _U64, sizes: _U64 | np.uint64, keys: _U64 | np.uint64) -> _U64:

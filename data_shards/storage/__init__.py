@@ -1,5 +1,6 @@
 """Where the files of a set of shards are: a local directory, or a URL whose files come through the node's cache.
 
-`store.open_store` returns a `Store`, which opens local files. Behind a URL it uses `remote` (fsspec: ranged reads,
-checked downloads, uploads) and `cache` (checksummed copies, shared by all processes of a node, bounded in size).
+`store.open_store` returns a `Store`, which opens local files, or streams. Behind a URL it uses `remote` (fsspec: ranged
+reads, streams, checked downloads, uploads) and, for files, `cache` (checksummed copies, shared by all processes of a
+node, bounded in size).
 """

@@ -6,16 +6,17 @@ Credentials and endpoints come from fsspec's own configuration, e.g. FSSPEC_S3_E
 
 import asyncio
 import hashlib
+import io
 import logging
 import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
@@ -26,6 +27,8 @@ from data_shards.places import redact
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 _MAX_PAUSE = 10.0
+STREAM_BUFFER_BYTES = 1 << 20
+"""Bytes that a stream reads at once; tarfile asks for 10 KiB at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ class Remote:
             ValueError: the file of the server does not match.
             Unreachable: no answer.
         """
-        for attempt in range(self.options.attempts):
+        for _ in self.attempts():
             digest = hashlib.sha256()
             with open(os.open(target, os.O_WRONLY | os.O_CREAT, 0o644), "wb") as file:
                 for chunk in self._chunks(name, size):
@@ -114,10 +117,16 @@ class Remote:
             if sha256 is None or digest.hexdigest() == sha256:
                 return
             _log.warning("%s/%s came with wrong bytes; fetching it again", self.redacted_url, name)
-            self._sleep(attempt)
         raise ValueError(
             f"{self.redacted_url}/{name} does not match its sha256: restore it, or rebuild with `dmd shard`"
         )
+
+    def stream(self, name: str, size: int) -> BinaryIO:
+        """The first `size` bytes of a file; at most `streams + 1` chunks are in memory.
+
+        Reading raises ValueError where the file is not there or not to be read, Unreachable where there is no answer.
+        """
+        return io.BufferedReader(_Chunks(self._chunks(name, size)), STREAM_BUFFER_BYTES)
 
     def upload(self, path: Path, name: str) -> None:
         """Store a local file under `name`; replaces another one atomically where the server can."""
@@ -150,20 +159,23 @@ class Remote:
         """Delete a file."""
         self._retry(name, lambda fs, path: self._call(fs, "rm_file", path))
 
-    def _chunks(self, name: str, size: int) -> Iterator[bytes]:
+    def _chunks(self, name: str, size: int) -> Generator[bytes, None, None]:
         """The chunks of a file in order; a few of them are downloaded at once."""
         step, pending = self.options.chunk_bytes, []
-        with ThreadPoolExecutor(self.options.streams) as pool:
+        pool = ThreadPoolExecutor(self.options.streams)
+        try:
             for start in range(0, size, step):
                 pending.append(pool.submit(self.read, name, start, min(start + step, size)))
                 if len(pending) == self.options.streams:
                     yield pending.pop(0).result()
             yield from map(Future.result, pending)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _retry(self, name: str, request: Callable[[Any, str], Result]) -> Result:
         """`request(file system, path)`, repeated while the server fails."""
         where = f"{self.redacted_url}/{name}"
-        for attempt in range(self.options.attempts):
+        for attempt in self.attempts():
             try:
                 connection = self._connect()
                 return request(connection.file_system, _file(connection.root, name))
@@ -173,12 +185,14 @@ class Remote:
                 if (problem := _permanent_problem(error, reason)) is not None:
                     raise ValueError(f"{where}{problem}") from error
                 _log.info("%s: %s (attempt %d of %d)", where, reason, attempt + 1, self.options.attempts)
-                if attempt + 1 < self.options.attempts:
-                    self._sleep(attempt)
         raise Unreachable(f"{where}: {' '.join(reason.split())[:200]}; gave up after {self.options.attempts} attempts")
 
-    def _sleep(self, attempt: int) -> None:
-        time.sleep(min(_MAX_PAUSE, self.options.pause * 2**attempt) * random.uniform(0.5, 1.5))
+    def attempts(self) -> Iterator[int]:
+        """Numbers the times that something is tried, from 0 on, and pauses before each but the first."""
+        for attempt in range(self.options.attempts):
+            if attempt:
+                time.sleep(min(_MAX_PAUSE, self.options.pause * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))
+            yield attempt
 
     def _call(self, fs: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         """A file system's method within the time limit (which synchronous file systems do not know)."""
@@ -194,6 +208,35 @@ class Remote:
                 raise ValueError(f"{self.redacted_url}: {error}; pip install 'dmd-cluster[remote]'") from error
             self._connection = _Connection(os.getpid(), fs, root.rstrip("/"))
         return self._connection
+
+
+class _Chunks(io.RawIOBase):
+    """Chunks of a file, one after the other, as a file."""
+
+    def __init__(self, chunks: Generator[bytes, None, None]) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        """What is left of the chunk that was asked for last."""
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as the chunk goes; 0 at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        target = memoryview(buffer)
+        count = min(len(target), len(self._rest))
+        target[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def close(self) -> None:
+        """Stop asking for chunks."""
+        self._chunks.close()
+        super().close()
 
 
 def _file(root: str, name: str) -> str:

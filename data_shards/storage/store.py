@@ -3,15 +3,16 @@
 import hashlib
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from data_shards.durable import locked
 from data_shards.format.index_file import INDEX_NAME, TAIL_BYTES, IndexFile
 from data_shards.format.schema import ShardInfo
 from data_shards.places import Place, PlaceLike, to_place
 from data_shards.storage.cache import Cache, CacheOptions
-from data_shards.storage.remote import Remote, RemoteOptions, Unreachable
+from data_shards.storage.remote import STREAM_BUFFER_BYTES, Remote, RemoteOptions, Unreachable
 
 _log = logging.getLogger(__name__)
 _MAX_FETCHES = 20
@@ -38,6 +39,13 @@ class Store(Protocol):
 
     def open(self, shard: ShardInfo) -> int:
         """A descriptor of a local file with a shard; `ValueError` or `OSError` where there is none."""
+
+    def stream(self, shard: ShardInfo) -> BinaryIO:
+        """The bytes of a shard from its start on, and no copy of it on a disk; `ValueError` or `OSError`, also while
+        they are read, where there are none."""
+
+    def attempts(self) -> Iterable[int]:
+        """Numbers the times that a shard may be streamed before it counts as damaged, and pauses between them."""
 
     def discard(self, shard: ShardInfo) -> bool:
         """Delete a damaged local copy; False where the local file is the original."""
@@ -87,6 +95,14 @@ class LocalStore:
         """The shard in the directory."""
         return os.open(self.root / shard.name, os.O_RDONLY)
 
+    def stream(self, shard: ShardInfo) -> BinaryIO:
+        """The shard in the directory."""
+        return open(self.root / shard.name, "rb", buffering=STREAM_BUFFER_BYTES)
+
+    def attempts(self) -> Iterable[int]:
+        """One: a file has the same bytes the next time."""
+        return range(1)
+
     def discard(self, shard: ShardInfo) -> bool:
         """Nothing: the file is the original."""
         return False
@@ -134,6 +150,14 @@ class RemoteStore:
             f"{self.place}/{shard.name}: other processes dropped its copy {_MAX_FETCHES} times before it was read; the "
             "cache is too small for them, raise DMD_CACHE_BYTES"
         )
+
+    def stream(self, shard: ShardInfo) -> BinaryIO:
+        """The shard as the server sends it, in chunks that are repeated like any request."""
+        return self._remote.stream(shard.name, shard.bytes)
+
+    def attempts(self) -> Iterable[int]:
+        """As many as of any request: bytes may be damaged on their way, or be replaced while they come."""
+        return self._remote.attempts()
 
     def _cached_copy(self, shard: ShardInfo) -> Path:
         def download(path: Path) -> None:

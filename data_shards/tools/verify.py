@@ -1,8 +1,13 @@
-"""Check every byte of a set of shards against its index, several shards at once, and name what is broken."""
+"""Check every byte of a set of shards against its index, several shards at once, and name what is broken.
+
+Members are read where the index says that they are, not through tar iterators: those of tarfile, and so WebDataset's
+(`tar_file_iterator`), end at the first damaged header as if the archive did, and would hide all that comes after it.
+"""
 
 import hashlib
 import json
 import os
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
-from data_shards.format.tar import BLOCK, member_header
+from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo, member_suffix
 from data_shards.places import PlaceLike
 from data_shards.reading.index import Records, ShardIndex
 from data_shards.storage.remote import Unreachable
@@ -155,12 +159,20 @@ def _problem(check: _ShardCheck, i: int, m: int, *, gap: bytes, content: bytes) 
         return "does not match its crc32"
     if not check.packed:
         return ""
-    suffix = "json" if m == _JSON else f"{MEMBERS[m]}.npy"
-    if gap[-BLOCK:] != member_header(f"{check.keys[i]}.{suffix}", len(content)):
+    if not _is_header(gap[-tarfile.BLOCKSIZE :], f"{check.keys[i]}.{member_suffix(MEMBERS[m])}", len(content)):
         return "has a damaged tar header"
     if m == _JSON and not _equals_index(json.loads(content), check, i):
         return "differs from the index"
     return ""
+
+
+def _is_header(block: bytes, name: str, size: int) -> bool:
+    """Whether a block is the tar header, whole by its own checksum, of a file with that name and size."""
+    try:
+        header = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return header.isreg() and (header.name, header.size) == (name, size)
 
 
 def _equals_index(facts: dict[str, Any], check: _ShardCheck, i: int) -> bool:

@@ -16,7 +16,8 @@ from data_shards.format.feature_statistics import describe_moments
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.index_writer import IndexWriter
 from data_shards.format.schema import SPLITS, DatasetInfo, ShardInfo, Storage, check_choice, content_digest
-from data_shards.format.tar import ShardRows, write_shard
+from data_shards.format.shard_rows import ShardRows
+from data_shards.format.tar import write_shard
 from data_shards.labels import Labels
 from data_shards.places import PlaceLike
 from data_shards.storage.remote import RemoteOptions

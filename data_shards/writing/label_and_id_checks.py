@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from data_shards.format.tar import ShardRows
+from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import LabelFacts, Labels, check_labels
 from data_shards.writing.duplicate_ids import DuplicateIdCheck
 

@@ -15,6 +15,7 @@ from dmd.system.system import TrainingSystem
 VERSION = 1
 FREE_KEYS = frozenset(
     {
+        "data.reader",
         "data.workers",
         "data.check",
         "text.encoder",

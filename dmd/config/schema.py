@@ -37,8 +37,13 @@ class TextConfig:
 class DataConfig:
     """How samples are read."""
 
+    reader: Literal["random", "stream"] = "random"
+    """How samples are read; they and their order are the same. `random`: each from its place in its shard; remote
+    shards are copied to the node's cache first. `stream`: the shards of a window from end to end, without a copy, for
+    sets larger than the disks here; two windows are in memory, shared out over the ranks (docs/data.md)."""
     workers: int | Literal["auto"] = "auto"
-    """Reader threads per rank; 0 reads between the steps. Does not change the order. auto: 1 on CUDA, 0 on a CPU."""
+    """Reader threads per rank; 0 reads between the steps. Does not change the order. A stream has one at most. auto: 1
+    on CUDA and for a stream, else 0."""
     window: int = 16
     """Shards whose samples are mixed with each other at a time; changes the order."""
     classes: Literal["sentiment", "stored"] = "sentiment"

@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock, Thread
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_shards.reading.reader import ShardReader
-from data_shards.reading.shuffle import epoch_order
+from data_shards.reading.shuffle import epoch_order, epoch_windows
+from data_shards.reading.stream import ANYWHERE, Request, SampleStream
 from dmd.config import DataConfig
 from dmd.data.plan import EMPTY, EpochPlan
 from dmd.kernels.backend import default_device
@@ -29,6 +32,7 @@ PINNING = Lock()
 """Held by whoever pins a batch, or captures a CUDA graph: CUDA breaks a capture off when another thread pins."""
 _STEPS_AT_ONCE = 32
 """Steps whose order is computed together: a call for many positions costs little more than one for few."""
+_NO_WINDOWS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,29 +79,59 @@ class Batch:
         return Batch(**pinned, rows=self.rows, ghosts=self.ghosts, part=self.part)
 
 
-def _assemble(
-    reader: ShardReader, split: str, rows: np.ndarray, ghosts: Sequence[int], *, part: Part = WHOLE, classes: bool
-) -> Batch:
-    """Read a part of rows [G, S] of a split (-1: padding, which repeats the first valid row)."""
-    size = rows.shape[1]
-    valid = rows >= 0
-    filled = np.where(valid, rows, rows[valid][0] if valid.any() else 0)
-    places = part.places(size)
-    slots = np.arange(places.start, places.start + part.slots(size))
-    own = filled[:, np.minimum(slots, places.stop - 1)]  # a spare slot repeats the last sample of the part
-    arrays = reader.read(split, own.ravel())
-    column = "class" if classes else "label"
-    # Losses need the labels of a whole ghost batch, whoever reads the other features.
-    labels = arrays[column] if part == WHOLE else reader.index.records(split, filled.ravel())[column]
+@dataclass(frozen=True)
+class _Forward:
+    """A batch before its samples are read."""
+
+    rows: NDArray[np.int64]
+    """[G, S], -1 for padding."""
+    windows: NDArray[np.int64] | None
+    """[G, S], the window of shards of each row in the order that is read; only a stream asks for it."""
+    ghosts: Sequence[int]
+    part: Part = WHOLE
+
+    @cached_property
+    def valid(self) -> NDArray[np.bool_]:
+        """[G, S], whether there is a sample."""
+        return self.rows >= 0
+
+    @cached_property
+    def filled(self) -> NDArray[np.int64]:
+        """[G, S], where padding repeats the first sample."""
+        return self._fill(self.rows, 0)
+
+    def positions(self) -> NDArray[np.int64]:
+        """The rows of this rank's part, which are read."""
+        return self._own(self.filled)
+
+    def request(self) -> Request:
+        """The same for a stream."""
+        assert self.windows is not None
+        return Request(self.positions(), self._own(self._fill(self.windows, ANYWHERE)))
+
+    def _fill(self, values: NDArray[np.int64], otherwise: int) -> NDArray[np.int64]:
+        """Values of rows, with that of the first sample for padding; `otherwise` where there is none."""
+        return np.where(self.valid, values, values[self.valid][0] if self.valid.any() else otherwise)
+
+    def _own(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of this rank's part, in one row; a spare slot repeats the last sample of the part."""
+        size = self.rows.shape[1]
+        places = self.part.places(size)
+        slots = np.arange(places.start, places.start + self.part.slots(size))
+        return values[:, np.minimum(slots, places.stop - 1)].ravel()
+
+
+def _to_batch(forward: _Forward, arrays: dict[str, NDArray[Any]], labels: NDArray[Any]) -> Batch:
+    """A batch of the arrays that its request gave, and the labels [G * S] of its whole ghost batches."""
     return Batch(
         text=torch.from_numpy(arrays["text"]),
         audio=torch.from_numpy(arrays["audio"]),
         vision=torch.from_numpy(arrays["vision"]),
-        labels=torch.from_numpy(labels.astype(np.float32)).view(*rows.shape),
-        mask=torch.from_numpy(valid.astype(np.float32)),
-        rows=torch.from_numpy(rows),
-        ghosts=tuple(ghosts),
-        part=part,
+        labels=torch.from_numpy(labels.astype(np.float32)).view(*forward.rows.shape),
+        mask=torch.from_numpy(forward.valid.astype(np.float32)),
+        rows=torch.from_numpy(forward.rows),
+        ghosts=tuple(forward.ghosts),
+        part=forward.part,
     )
 
 
@@ -111,68 +145,84 @@ class _Training:
         self.window = config.window
         self.rank = rank
         self.part = plan.part(rank)
-        self.classes = config.classes == "stored"
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self.is_stream = config.reader == "stream"
+        self.fetches = reader.index.store.is_remote and not self.is_stream
+        self._orders: dict[tuple[int, int], _Order] = {}
 
-    def __call__(self, key: tuple[int, int, int]) -> Batch:
+    def __call__(self, key: tuple[int, int, int]) -> _Forward:
         epoch, step, forward = key
         plan = self.plan
         ghosts = plan.slots(step, forward, self.rank)
         rows = np.full((len(ghosts), plan.ghost_batch_size), -1, dtype=np.int64)
+        windows = np.full_like(rows, ANYWHERE) if self.is_stream else None
         for slot, ghost in enumerate(ghosts):
             places = plan.positions(step, ghost)
             if places:
-                begin, order = self._order(epoch, step)
-                rows[slot, : len(places)] = order[places.start - begin : places.stop - begin]
-        return _assemble(self.reader, "train", rows, ghosts, part=self.part, classes=self.classes)
+                order = self._order(epoch, step)
+                chosen = slice(places.start - order.begin, places.stop - order.begin)
+                rows[slot, : len(places)] = order.rows[chosen]
+                if windows is not None:
+                    windows[slot, : len(places)] = order.windows[chosen]
+        return _Forward(rows, windows, ghosts, self.part)
 
-    def _order(self, epoch: int, step: int) -> tuple[int, np.ndarray]:
-        """The first position, and the order from there on, of the steps around a step."""
+    def _order(self, epoch: int, step: int) -> "_Order":
+        """The order of the steps around a step."""
         block = step // _STEPS_AT_ONCE
         order = self._orders.get((epoch, block))
         if order is None:
             order = self._block(epoch, block)
             self._orders = {(epoch, block): order}
-            if self.reader.index.store.is_remote:
+            if self.fetches:
                 Thread(target=self._fetch, args=(epoch, block + 1), name="fetcher", daemon=True).start()
-        return block * self._per_block, order
+        return order
 
     @property
     def _per_block(self) -> int:
         return _STEPS_AT_ONCE * self.plan.ghost_batch_size * self.plan.ghost_batches_per_step
 
-    def _block(self, epoch: int, block: int) -> np.ndarray:
+    def _block(self, epoch: int, block: int) -> "_Order":
         """The order of a run of steps; empty beyond the epoch."""
-        end = min((block + 1) * self._per_block, self.plan.num_samples)
-        return epoch_order(
-            np.arange(block * self._per_block, end),
-            seed=self.seed,
-            epoch=epoch,
-            num_samples=self.plan.num_samples,
-            shard_size=self.reader.index.shard_size("train"),
-            window=self.window,
-        )
+        begin = block * self._per_block
+        positions = np.arange(begin, min(begin + self._per_block, self.plan.num_samples))
+        order = {
+            "seed": self.seed,
+            "epoch": epoch,
+            "num_samples": self.plan.num_samples,
+            "shard_size": self.reader.index.shard_size("train"),
+            "window": self.window,
+        }
+        windows = epoch_windows(positions, **order) if self.is_stream else _NO_WINDOWS
+        return _Order(begin, epoch_order(positions, **order), windows)
 
     def _fetch(self, epoch: int, block: int) -> None:
         """Bring the shards of later steps here while earlier ones run."""
         with suppress(ValueError):  # what cannot be fetched now is reported when it is read
-            self.reader.prefetch("train", self._block(epoch, block))
+            self.reader.prefetch("train", self._block(epoch, block).rows)
+
+
+class _Order(NamedTuple):
+    """A part of an epoch's order."""
+
+    begin: int
+    """Its first position."""
+    rows: NDArray[np.int64]
+    windows: NDArray[np.int64]
+    """The window of shards of each row; empty where nothing is streamed."""
 
 
 class _Evaluation:
-    """Batch numbers -> consecutive samples of a split."""
+    """Batch numbers -> consecutive samples of a split, whose windows are single shards."""
 
-    def __init__(self, reader: ShardReader, split: str, config: DataConfig, batch_size: int) -> None:
-        self.reader = reader
-        self.split = split
+    def __init__(self, reader: ShardReader, split: str, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.classes = config.classes == "stored"
+        self.num_samples = reader.index.num_samples(split)
+        self.shard_size = reader.index.shard_size(split)
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> _Forward:
         begin = number * self.batch_size
-        rows = np.arange(begin, begin + self.batch_size, dtype=np.int64)
-        rows[rows >= self.reader.index.num_samples(self.split)] = -1
-        return _assemble(self.reader, self.split, rows[None], [EMPTY], classes=self.classes)
+        rows = np.arange(begin, begin + self.batch_size, dtype=np.int64)[None]
+        rows[rows >= self.num_samples] = -1
+        return _Forward(rows, rows // self.shard_size, [EMPTY])
 
 
 class _StepKeys:
@@ -191,25 +241,29 @@ class _StepKeys:
 
 def reader_threads(config: DataConfig) -> int:
     """Threads that read ahead on this process's device."""
-    if config.workers != "auto":
-        return config.workers
-    return 1 if default_device().type == "cuda" else 0
+    is_stream = config.reader == "stream"
+    if config.workers == "auto":
+        return 1 if is_stream or default_device().type == "cuda" else 0
+    return min(config.workers, 1) if is_stream else config.workers
 
 
-def _in_order(read: Callable[[Key], Batch], keys: Iterable[Key], workers: int) -> Iterator[Batch]:
-    """`read(key)` for all keys in their order; with workers, a few of them ahead."""
+def _in_order(
+    read: Callable[[Key], Batch], keys: Iterable[Key], workers: int, *, stop: Callable[[], None] | None = None
+) -> Iterator[Batch]:
+    """`read(key)` for all keys in their order; with workers, a few of them ahead. `stop` ends a read that still runs
+    when no more batches are wanted."""
     pin = default_device().type == "cuda"
 
     def fetch(key: Key) -> Batch:
         batch = read(key)
         return batch.pin_memory() if pin else batch
 
-    if workers == 0:
-        yield from map(fetch, keys)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="reader") if workers else None
     ahead: deque[Future[Batch]] = deque()
     try:
+        if pool is None:
+            yield from map(fetch, keys)
+            return
         for key in keys:
             ahead.append(pool.submit(fetch, key))
             if len(ahead) > 2 * workers:
@@ -217,7 +271,47 @@ def _in_order(read: Callable[[Key], Batch], keys: Iterable[Key], workers: int) -
         while ahead:
             yield ahead.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        if stop is not None:
+            stop()
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _batches(
+    reader: ShardReader, split: str, forward_of: Callable[[Key], _Forward], keys: Iterable[Key], config: DataConfig
+) -> Iterator[Batch]:
+    """The batches of all keys, in their order; a stream goes through the keys a second time, ahead."""
+
+    def finish(forward: _Forward, arrays: dict[str, NDArray[Any]]) -> Batch:
+        column = "class" if config.classes == "stored" else "label"
+        # Losses need the labels of a whole ghost batch, whoever reads the other features.
+        is_whole = forward.part == WHOLE
+        records = arrays if is_whole else reader.index.records(split, forward.filled.ravel())
+        return _to_batch(forward, arrays, records[column])
+
+    def read(key: Key) -> Batch:
+        forward = forward_of(key)
+        return finish(forward, reader.read(split, forward.positions()))
+
+    if config.reader == "random":
+        yield from _in_order(read, keys, reader_threads(config))
+        return
+
+    due: deque[_Forward] = deque()
+
+    def requests() -> Iterator[Request]:
+        for key in keys:
+            forward = forward_of(key)
+            due.append(forward)
+            yield forward.request()
+
+    def read_next(key: Key) -> Batch:
+        arrays = next(stream)
+        return finish(due.popleft(), arrays)
+
+    threads = reader_threads(config)
+    stream = SampleStream(reader.index, split, requests(), check=config.check, ahead=threads > 0)
+    yield from _in_order(read_next, keys, threads, stop=stream.close)
 
 
 def training_steps(
@@ -225,7 +319,7 @@ def training_steps(
 ) -> Iterator[list[Batch]]:
     """The forward passes of each step of an epoch, from `first_step` on, for one rank."""
     keys = _StepKeys(plan, epoch, first_step)
-    batches = _in_order(_Training(reader, plan, config, seed=seed, rank=rank), keys, reader_threads(config))
+    batches = _batches(reader, "train", _Training(reader, plan, config, seed=seed, rank=rank), keys, config)
     for _ in range(first_step, plan.num_steps):
         yield [next(batches) for _ in range(plan.forwards_per_step)]
 
@@ -235,5 +329,5 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This rank's batches of a split; what a batch holds does not depend on the number of ranks."""
     num_batches = -(-reader.index.num_samples(split) // batch_size)
-    read = _Evaluation(reader, split, config, batch_size)
-    return _in_order(read, range(rank, num_batches, num_ranks), reader_threads(config))
+    keys = range(rank, num_batches, num_ranks)
+    return _batches(reader, split, _Evaluation(reader, split, batch_size), keys, config)

@@ -17,6 +17,7 @@ from dmd.report.runs import RunRecord
 BOOKKEEPING = frozenset(
     {
         "train.seed",
+        "data.reader",
         "data.workers",
         "data.check",
         "train.ghost_batches_per_forward",

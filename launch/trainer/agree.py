@@ -31,7 +31,7 @@ from dmd.data.plan import EpochPlan
 from dmd.distributed.errors import StorageFailed
 from dmd.training.logging.provenance import git_commit, versions
 
-HOST_KEYS = frozenset({"data.workers", "data.check", "text.encoder", "text.compile"})
+HOST_KEYS = frozenset({"data.reader", "data.workers", "data.check", "text.encoder", "text.compile"})
 """Config keys that may differ from host to host: they change speed, or name a directory. An encoder is compared by its
 configuration, and all ranks get the weights of rank 0."""
 CODE = "code"

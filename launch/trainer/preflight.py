@@ -9,6 +9,8 @@ import torch
 from data_shards.format.schema import DatasetInfo
 from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
+from data_shards.reading.stream import stream_bytes
+from data_shards.sources.memory import free_memory
 from dmd.checkpoint.format import checkpoint_paths, read_state
 from dmd.checkpoint.resume import Resume, choose_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
@@ -52,11 +54,13 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
 
     Raises:
         ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
-            encoder directory without whole weights, or an optimizer that the device lacks.
+            encoder directory without whole weights, an optimizer that the device lacks, or a stream that the memory
+            cannot hold.
     """
     plan = plan_training(config, reader, run, num_ranks)
     if here:
         check_adam(config, default_device())
+        _check_stream_memory(config, reader.index.info, num_ranks)
     else:
         config = replace(config, train=replace(config.train, kernels="auto", precision="auto"))
     info = reader.index.info
@@ -99,6 +103,17 @@ def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume)
     path, _ = choose_checkpoint(run / CHECKPOINTS, resume)
     if path is not None:
         check_continues(read_state(path), config, reader.index.info, run)
+
+
+def _check_stream_memory(config: Config, info: DatasetInfo, num_ranks: int) -> None:
+    """Raise ValueError for a stream whose windows do not fit into the memory of this machine, even for one rank."""
+    needed, free = stream_bytes(info, "train", window=config.data.window, ranks=num_ranks), free_memory()
+    if config.data.reader == "stream" and needed > free:
+        raise ValueError(
+            f"data.reader=stream holds two windows of {config.data.window} shards, {needed / 2**30:.1f} GiB on each "
+            f"rank, and {free / 2**30:.1f} GiB of memory are free; lower data.window, or shard with fewer "
+            "--samples-per-shard"
+        )
 
 
 def _meta_encoder(config: Config) -> TextEncoder:

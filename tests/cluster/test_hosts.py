@@ -171,6 +171,7 @@ def trial(two: Two, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         "--max-failures",
         "8",
         *SETTINGS,
+        "data.reader=stream",
         log=log,
     )
     try:
@@ -203,6 +204,7 @@ def test_the_trial_ran_over_two_hosts(trial):
 
 
 def test_the_result_is_that_of_one_host_without_a_loss(trial, reference):
+    """The trial streamed its shards, the reference read them at random."""
     ranks.assert_bitwise(trial, reference)
 
 

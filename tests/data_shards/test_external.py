@@ -209,6 +209,45 @@ def test_directories_without_tars(tmp_path):
         index_tars(tmp_path)
 
 
+def _add_members(path, *names):
+    """A tar of members that hold what `MAP` asks for."""
+    contents = {
+        "emb.npy": io.BytesIO(),
+        "feats.npz": io.BytesIO(_npz(False, sound=np.ones((2, 2)), face=np.ones((2, 2)))),
+    }
+    np.save(contents["emb.npy"], np.ones((2, 3)))
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            suffix = name.rpartition("/")[2].lstrip(".").partition(".")[2]
+            facts = {"clip": str(number), "ratings": {"sentiment": 1 - number % 3}}
+            raw = contents[suffix].getvalue() if suffix in contents else json.dumps(facts).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+
+
+def _names(key):
+    return [f"{key}.{suffix}" for suffix in ("emb.npy", "feats.npz", "json", "txt")]
+
+
+def test_samples_are_those_of_webdataset(tmp_path):
+    """Whatever the names: dots, folders, capitals, one key for two samples, files that belong to none."""
+    keys = ("a", "./b", "x/y/a", "A", "x.d/c", "a", ".hidden")
+    _add_members(tmp_path / "train.tar", *(name for key in keys for name in _names(key)))
+    info = index_tars(tmp_path, mapping=MAP)
+    with ShardReader(tmp_path) as reader:
+        found = reader.index.strings("key", "train", range(info.counts["train"]))
+    samples = wds.WebDataset([str(tmp_path / "train.tar")], shardshuffle=False)
+    assert found == [sample["__key__"] for sample in samples] == list(keys[:-1])
+    assert info.ignored == {f"file {name}": 1 for name in _names(keys[-1])}
+
+
+def test_two_members_of_one_name(tmp_path):
+    _add_members(tmp_path / "train.tar", *_names("a"), *_names("x/b"), "x/b.emb.npy")
+    with pytest.raises(ValueError, match=r"train\.tar: two members of a sample have the name x/b\.emb\.npy; give each"):
+        index_tars(tmp_path, mapping=MAP)
+
+
 def test_webdataset_splits_our_shards_by_node_and_worker(tmp_path, monkeypatch):
     info = build_from(mmsa(), tmp_path)
     urls = [str(tmp_path / "shards" / shard.name) for shard in info.shards if shard.split == "train"]

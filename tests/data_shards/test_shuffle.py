@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_shards.reading.shuffle import epoch_order
+from data_shards.reading.shuffle import epoch_order, epoch_windows
 
 SIZES = {
     "num_samples": st.integers(1, 3000),
@@ -36,6 +36,9 @@ def test_any_positions_give_the_same_as_the_whole_epoch(num_samples, data, **key
 def test_a_window_of_positions_stays_in_a_window_of_shards(num_samples, shard_size, window, **key):
     order = epoch_order(np.arange(num_samples), num_samples=num_samples, shard_size=shard_size, window=window, **key)
     shards = order // shard_size
+    windows = epoch_windows(
+        np.arange(num_samples), num_samples=num_samples, shard_size=shard_size, window=window, **key
+    )
     seen: set[int] = set()
     start = 0
     while start < num_samples:  # each window: exactly `window` new shards, all their samples
@@ -44,6 +47,7 @@ def test_a_window_of_positions_stays_in_a_window_of_shards(num_samples, shard_si
         count = sum(min(shard_size, num_samples - shard * shard_size) for shard in members)
         assert set(shards[start : start + count].tolist()) == set(members)
         assert not seen & set(members)
+        assert set(windows[start : start + count].tolist()) == {len(seen) // window}
         seen |= set(members)
         start += count
 

@@ -34,13 +34,21 @@ def _plan(reader, *, per_forward=2, ranks=1):
     )
 
 
-def _epoch(reader, plan, workers, **key):
-    steps = training_steps(reader, plan, DataConfig(workers=workers, window=4), seed=5, rank=0, epoch=2, **key)
+def _epoch(reader, plan, workers, *, how="random", rank=0, **key):
+    config = DataConfig(workers=workers, window=4, reader=how)
+    steps = training_steps(reader, plan, config, seed=5, rank=rank, epoch=2, **key)
     return [batch for batches in steps for batch in batches]
 
 
+def _assert_equal(batches, others):
+    for one, other in zip(batches, others, strict=True):
+        assert (one.ghosts, one.part) == (other.ghosts, other.part)
+        for name in ("text", "audio", "vision", "labels", "mask", "rows"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
 def _readers():
-    return [thread for thread in threading.enumerate() if thread.name.startswith(("reader", "fetcher"))]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("reader", "fetcher", "stream"))]
 
 
 def test_every_field_of_a_batch_is_copied(shards):
@@ -65,10 +73,21 @@ def test_batches_do_not_depend_on_reader_threads(shards):
         )
         assert rows.tolist() == expected.tolist()
         for workers in (1, 3):
-            for one, other in zip(alone, _epoch(reader, plan, workers), strict=True):
-                assert one.ghosts == other.ghosts
-                for name in ("text", "audio", "vision", "labels", "mask", "rows"):
-                    assert torch.equal(getattr(one, name), getattr(other, name))
+            _assert_equal(_epoch(reader, plan, workers), alone)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5, 7])
+def test_a_stream_gives_the_same_batches(shards, ranks):
+    """Whole ghost batches and shared ones, ranks without work in the last step, any step first."""
+    with ShardReader(shards) as reader:
+        plan = _plan(reader, per_forward=1, ranks=ranks)
+        for rank in {0, ranks // 2, ranks - 1}:
+            whole = _epoch(reader, plan, 0, rank=rank)
+            for workers in (0, 1, 3):
+                _assert_equal(_epoch(reader, plan, workers, how="stream", rank=rank), whole)
+            for first_step in (1, 32, plan.num_steps - 1):
+                rest = _epoch(reader, plan, 1, how="stream", rank=rank, first_step=first_step)
+                _assert_equal(rest, whole[first_step * plan.forwards_per_step :])
 
 
 def test_ranks_that_share_a_ghost_batch_read_a_part_each(shards):
@@ -117,13 +136,24 @@ def test_evaluation_reads_ahead_too(shards):
     assert sum(int(batch.mask.sum()) for batch in runs[0]) == 146
 
 
-def test_a_reader_thread_hands_its_error_over_and_ends(shards, tmp_path):
+def test_a_stream_evaluates_the_same_batches(shards):
+    with ShardReader(shards) as reader:
+        for rank in range(3):
+            key = {"batch_size": 16, "rank": rank, "num_ranks": 3}
+            stream, random = (
+                list(evaluation_batches(reader, "test", DataConfig(reader=how), **key)) for how in ("stream", "random")
+            )
+            _assert_equal(stream, random)
+
+
+@pytest.mark.parametrize("how", ["random", "stream"])
+def test_a_reader_thread_hands_its_error_over_and_ends(shards, tmp_path, how):
     build(SyntheticSource(samples=60, steps=20, text_dim=8), tmp_path / "broken", samples_per_shard=10)
     next((tmp_path / "broken").glob("train-000002-*.tar")).unlink()
     with ShardReader(tmp_path / "broken") as reader, pytest.raises(ValueError, match="train-000002"):
-        _epoch(reader, _plan(reader), 2)
+        _epoch(reader, _plan(reader), 2, how=how)
     with ShardReader(shards) as reader:
-        steps = training_steps(reader, _plan(reader), DataConfig(workers=2), seed=0, rank=0, epoch=0)
+        steps = training_steps(reader, _plan(reader), DataConfig(workers=2, reader=how), seed=0, rank=0, epoch=0)
         next(steps)
         assert _readers()
         del steps
