@@ -22,8 +22,11 @@ _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 def shard(argv: list[str]) -> int:
     """Turn feature files, or synthetic data, into shards with an index."""
-    options = parse_shard(shard_parser(), argv)
+    return shard_here(parse_shard(shard_parser(), argv))
 
+
+def shard_here(options: argparse.Namespace) -> int:
+    """`dmd shard` in processes of this machine."""
     from data_shards.writing.process_pool import ForkedProcesses
 
     processes = usable_cores() if options.processes is None else options.processes
@@ -31,12 +34,11 @@ def shard(argv: list[str]) -> int:
     return 0
 
 
-def make_shards(options: argparse.Namespace, executor: "Executor", *, memory: int | None = None) -> None:
+def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
     """What `dmd shard` does with its options, as `parse_shard` gives them; prints what it has made.
 
     Args:
         executor: where files are looked at and shards are written.
-        memory: bytes that a task takes at most; None: what the source says.
 
     Raises:
         ValueError: the user's mistakes.
@@ -48,8 +50,6 @@ def make_shards(options: argparse.Namespace, executor: "Executor", *, memory: in
         source = _synthetic_source(options)
     else:
         source, about_source = _file_source(options, executor)
-    if memory is not None:
-        about_source["memory"] = memory
     with _bar(sum(source.counts().values())) as progress:
         info = build(
             source,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import ranks
-from tests.support.clusters import TINY, Node, dmd, finish, lines, make_shards, records, wait_for
+from tests.support.clusters import TINY, WATCHFUL, Node, dmd, finish, lines, make_shards, records, wait_for
 from tests.support.hosts import Host, can_make_hosts, hosts
 
 pytestmark = [
@@ -27,17 +27,6 @@ pytestmark = [
 
 PORT = 6379
 EPOCHS = 14
-WATCHFUL = {
-    "RAY_health_check_initial_delay_ms": "2000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "4",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
-    "RAY_grpc_client_keepalive_time_ms": "3000",
-    "RAY_grpc_client_keepalive_timeout_ms": "3000",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-}
-"""Ray notices a lost node within seconds instead of half a minute, and a lost node its loss instead of minutes."""
 SETTINGS = [*TINY, f"train.epochs={EPOCHS}", "train.early_stop=1000", "train.collective_timeout=10"]
 
 
