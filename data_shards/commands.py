@@ -172,7 +172,7 @@ def shard_parser() -> argparse.ArgumentParser:
 
 def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """The options of `dmd shard`, by its parser or one with more options. SystemExit for those that exclude others."""
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     if options.synthetic == bool(options.features):
         parser.error("give either FEATURES or --synthetic")
     if options.synthetic and (options.classes or options.binary or options.label_scale or options.ids != "keep"):

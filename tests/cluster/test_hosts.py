@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from data_shards.commands import shard
 from tests.support import ranks
 from tests.support.clusters import TINY, WATCHFUL, Node, dmd, finish, lines, make_shards, records, wait_for
 from tests.support.hosts import Host, can_make_hosts, hosts
+from tests.support.small_data import files
 
 pytestmark = [
     pytest.mark.ray,
@@ -215,6 +217,18 @@ def test_storage_that_is_not_shared(trial, two, shards, tmp_path):
     here = make_shards(two.private / "shards")
     text = finish(two.dmd(*options, "--data", here, "--out", tmp_path / "out", log=log), log, code=2)
     assert f"node {two.worker.address} does not see the shards" in text
+
+
+def test_shards_are_written_by_both_hosts(two, tmp_path):
+    """Same bytes as here; a directory that only one host has is an error that names the other one."""
+    log = tmp_path / "log"
+    data = ["--synthetic", "--samples", "600", "--samples-per-shard", "10"]
+    finish(two.dmd("shard", *data, tmp_path / "out", log=log), log)
+    assert shard([*data, str(tmp_path / "here")]) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "here")
+    text = finish(two.dmd("shard", *data, two.private / "out", log=log), log, code=2)
+    assert f"node {two.worker.address} does not see {two.private}/out/.staging-" in text
+    assert not (two.private / "out").exists()
 
 
 def test_an_elastic_trial_goes_on_with_the_rank_that_is_left(trial, two, shards, tmp_path):

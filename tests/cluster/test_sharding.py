@@ -1,6 +1,7 @@
-"""`dmd shard --address` on a cluster of two nodes of one CPU: to a shared directory and to S3, with losses and mistakes.
+"""`dmd shard --address` on a cluster of two nodes of one CPU, to a directory and to S3, with losses and mistakes.
 
-Both nodes are on this host; two hosts are in `test_hosts`. The S3 server is behind a proxy that fails on command.
+Both nodes and another cluster are on this host; two hosts are in `test_hosts`. The S3 server is behind a proxy that
+fails on command.
 """
 
 import json
@@ -22,7 +23,7 @@ from moto.server import ThreadedMotoServer
 from data_shards.commands import shard
 from data_shards.reading.index import ShardIndex
 from dmd.cli import main
-from dmd.exit_codes import STOPPED, STORAGE, USER_ERROR
+from dmd.exit_codes import STOPPED, USER_ERROR
 from launch.network.ports import free_port
 from tests.support.clusters import WATCHFUL, Node, assert_stopped, dmd, finish, wait_for
 from tests.support.servers import FaultyServer, proxy
@@ -39,6 +40,8 @@ class Cluster:
     """Two nodes and the server that both reach."""
 
     address: str
+    other: str
+    """The address of another cluster on this host."""
     worker: Node
     server: FaultyServer
     environment: dict[str, str]
@@ -63,6 +66,7 @@ def start_head(temp: Path, port: int, *more: str, **environment: str) -> Node:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     temp = tmp_path_factory.mktemp("s") / "r"  # short: Ray's sockets have long names
     port, log = free_port(), temp.parent / "r.log"
+    other, other_temp = free_port(), tmp_path_factory.mktemp("o") / "r"
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     nodes: list[Node] = []
@@ -72,12 +76,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             settings["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}}
             environment = {"FSSPEC_S3": json.dumps(settings), "AWS_DEFAULT_REGION": "us-east-1"}
             nodes.append(start_head(temp, port, **WATCHFUL, **environment))
+            nodes.append(start_head(other_temp, other, "--memory", "200000000"))
             wait_for(lambda: log.read_text().count("Ray runtime started") == 1, "the head node", 120)
             address = f"127.0.0.1:{port}"
             join = ["--address", address, "--num-cpus", "1", "--node-ip-address", "127.0.0.1"]
             nodes.append(Node(temp, *join, RAY_AUTH_MODE="token", **WATCHFUL, **environment))
             wait_for(lambda: log.read_text().count("Ray runtime started") == 2, "the worker node", 120)
-            found = Cluster(address, nodes[1], server, environment)
+            wait_for(lambda: "Ray runtime started" in (other_temp.parent / "r.log").read_text(), "the other head", 120)
+            found = Cluster(address, f"127.0.0.1:{other}", nodes[2], server, environment)
             server.bucket = f"bucket{uuid.uuid4().hex[:8]}"
             os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
             found.s3().mkdir(server.bucket)
@@ -125,24 +131,10 @@ def test_the_bytes_are_those_of_one_process(cluster, tables, here, tmp_path):
     assert f"mosi, train 100, valid 20; {len(info.shards)} shards, generation {info.generation}" in text
 
 
-def test_a_bad_sample_is_the_same_error_and_leaves_what_is_there(cluster, here, tmp_path, capsys):
-    out, log = tmp_path / "out", tmp_path / "log"
-    shutil.copytree(here, out)
-    data = mmsa()
-    data["test"]["regression_labels"][6] = 9
-    features = save(data, tmp_path / "bad.pkl")
-    options = [str(features), str(out), "--samples-per-shard", "2"]
-    assert main(["shard", *options, "--processes", "1"]) == USER_ERROR
-    in_one_process = capsys.readouterr().err
-    text = finish(cluster.shard(*options, log=log), log, code=USER_ERROR)
-    assert "label 9.0 is outside" in in_one_process
-    assert text.endswith(in_one_process)
-    assert files(out) == files(here)
-
-
-def test_s3_fails_and_stalls_and_has_the_same_bytes(cluster, tables, here, tmp_path):
+def test_s3_stalls_and_fails_and_has_the_same_bytes(cluster, tables, here, tmp_path):
+    """A shard whose upload fails at six requests is written again, by a task that Ray starts anew."""
     url, log, server = f"s3://{cluster.server.bucket}/set", tmp_path / "log", cluster.server
-    server.method, server.faults = "PUT", ["500", "stall", "500"]
+    server.method, server.part, server.faults = "PUT", "valid-000002", ["stall", *["500"] * 5]
     finish(cluster.shard(tables, url, "--samples-per-shard", 7, log=log), log)
     assert not server.faults
     puts = [path.partition("?")[0] for method, path, _ in server.log if method == "PUT"]
@@ -151,41 +143,40 @@ def test_s3_fails_and_stalls_and_has_the_same_bytes(cluster, tables, here, tmp_p
     assert {path.rsplit("/", 1)[-1]: there.cat(path) for path in there.ls(url)} == files(here)
 
 
-def test_a_build_to_s3_that_fails_withdraws(cluster, tables, tmp_path):
-    url, log = f"s3://{cluster.server.bucket}/failed", tmp_path / "log"
+def test_a_bad_sample_is_the_same_error_and_its_build_withdraws(cluster, tmp_path, capsys):
+    url, log, server = f"s3://{cluster.server.bucket}/bad", tmp_path / "log", cluster.server
     data = mmsa()
     data["test"]["regression_labels"][6] = 9
-    bad = save(data, tmp_path / "bad.pkl")
-    server = cluster.server
+    options = [str(save(data, tmp_path / "bad.pkl")), "--samples-per-shard", "2"]
+    assert main(["shard", *options, str(tmp_path / "out"), "--processes", "1"]) == USER_ERROR
+    in_one_process = capsys.readouterr().err
     server.log.clear()
-    finish(cluster.shard(bad, url, "--samples-per-shard", 2, log=log), log, code=USER_ERROR)
+    text = finish(cluster.shard(*options, url, log=log), log, code=USER_ERROR)
+    assert "label 9.0 is outside" in in_one_process
+    assert text.endswith(in_one_process)
     assert len([1 for method, path, _ in server.log if method == "PUT" and "/train-" in path]) >= 10
     assert not cluster.s3().exists(url)
-    server.method, server.part, server.faults = "PUT", "valid-000001", ["500"] * 1000
+
+
+def test_a_server_that_denies_is_named_and_not_asked_again(cluster, tables, tmp_path):
+    url, log, server = f"s3://{cluster.server.bucket}/denied", tmp_path / "log", cluster.server
+    server.method, server.part, server.faults = "PUT", "valid-000001", ["403"] * 1000
     try:
-        options = ["--samples-per-shard", 7, "--max-failures", 0]
-        text = finish(cluster.shard(tables, url, *options, log=log), log, code=STORAGE)
+        text = finish(cluster.shard(tables, url, "--samples-per-shard", 7, log=log), log, code=USER_ERROR)
+        assert len(server.faults) == 999
     finally:
-        server.part, server.faults = ".tar", []
-    assert "/failed/valid-000001-" in text
-    assert "gave up after 6 attempts" in text
+        server.faults = []
+    assert "/denied/valid-000001-" in text
+    assert "access denied" in text
     assert not cluster.s3().exists(url)
 
 
-def test_memory_that_no_node_has_and_another_cluster(cluster, tables, here, tmp_path_factory, tmp_path):
-    """Beside a second cluster of this machine, whose nodes have little memory."""
-    log, temp, port = tmp_path / "log", tmp_path_factory.mktemp("o") / "r", free_port()
-    other = start_head(temp, port, "--memory", "200000000")
-    try:
-        wait_for(lambda: "Ray runtime started" in (temp.parent / "r.log").read_text(), "the other head", 120)
-        command = dmd("shard", "--address", f"127.0.0.1:{port}", tables, tmp_path / "out", log=log)
-        text = finish(command, log, code=USER_ERROR)
-        assert "a task takes up to 1.2 GiB of memory, and the largest node offers 0.2; write the features" in text
-        options = ["--samples-per-shard", 7, "--memory-per-task", "300M"]
-        finish(cluster.shard(tables, tmp_path / "out", *options, log=log), log)
-    finally:
-        other.kill()
-    assert files(tmp_path / "out") == files(here)
+def test_of_two_clusters_the_address_decides(cluster, tables, tmp_path):
+    """The other one has too little memory, which is an error at once."""
+    log = tmp_path / "log"
+    text = finish(dmd("shard", "--address", cluster.other, tables, tmp_path / "out", log=log), log, code=USER_ERROR)
+    assert "a task takes up to 1.2 GiB of memory, and the largest node offers 0.2; write the features" in text
+    assert not (tmp_path / "out").exists()
 
 
 def staged(out: Path) -> int:
