@@ -23,6 +23,9 @@ from data_shards.sources.pickled import as_text, size_of
 from data_shards.sources.splits import find_splits
 from data_shards.sources.wordpiece import Vocabulary
 
+_OBJECTS = 4096
+"""Bytes that an entry takes beside its arrays."""
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -88,7 +91,7 @@ class MisaSource:
     def memory(self) -> int:
         """Bytes that it takes at most: all samples are in memory, as in the pickle and as they are checked."""
         entries = (entry for entries in self._entries.values() for entry in entries)
-        return self._memory + sum(entry.vision.nbytes + entry.audio.nbytes for entry in entries)
+        return self._memory + sum(_OBJECTS + entry.vision.nbytes + entry.audio.nbytes for entry in entries)
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""

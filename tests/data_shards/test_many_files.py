@@ -222,13 +222,14 @@ def test_a_file_that_was_opened_is_searched_once(parts):
 
 
 MEASURED = """
-import pickle, resource, sys
+import pickle, sys
 from pathlib import Path
 from data_shards.format.tar import write_shard
 from data_shards.sources import detect, misa, mmsa, pickle_files, table
 raw = Path(sys.argv[1]).read_bytes()
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 before = peak()
 source = pickle.loads(raw)
 for split, count in source.counts().items():
@@ -247,10 +248,10 @@ def test_the_bound_on_memory_holds(kind, tmp_path):
         row = {"split": "train", "label": 1.0, "text": [[1.0] * 300] * 50, "audio": [[1.0]], "vision": [[1.0]]}
         table = pa.Table.from_pylist([{**row, "id": str(i)} for i in range(count)])
         path = tmp_path / "x.parquet"
-        pq.write_table(table, path, row_group_size=100)
+        pq.write_table(table, path, row_group_size=50)
     elif kind == "misa":
-        arrays = (np.arange(1, 9), np.ones((20, 1200), np.float32), np.ones((20, 1200), np.float32))
-        save({"train": [(arrays, np.array([[1.0]]), f"a[{i}]") for i in range(count)]}, path)
+        arrays = [(np.arange(1, 9), np.ones((20, 1200), np.float32), np.ones((20, 1200))) for _ in range(count)]
+        save({"train": [(arrays[i], np.array([[1.0]]), f"a[{i}]") for i in range(count)]}, path)
     else:
         data = mmsa({"train": count})
         data["train"]["text"] = np.ones((count, 50, 1000), np.float32)
@@ -261,5 +262,6 @@ def test_the_bound_on_memory_holds(kind, tmp_path):
     took, bound = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     slack = 16 << 20  # the interpreter's own: modules, malloc
     assert took <= bound + slack, (took, bound)
-    if kind in ("mmsa", "table"):
-        assert bound < 60e6 * 2, "the whole is not in memory"
+    assert took > 10e6, "else nothing was read"
+    if kind == "mmsa":
+        assert bound < 60e6, "the whole is not in memory"
