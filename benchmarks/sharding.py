@@ -4,16 +4,19 @@
 
 Hosts are network namespaces of this machine (root, iproute2), so four sides share its cores, disk and page cache: with
 two cores neither two processes nor two hosts can be twice as fast. Each side is the whole command, on the same
-directory of Parquet files, and once on files of one row, which is what its start and end cost: `rows per second` has
-that in it, `beyond the start` has not. Sides alternate; medians of the rounds, and the medians of the rounds' ratios to
-one process. `bytes` says whether every side has written the same files.
+directory of Parquet files, and once on two files of two rows, which is what its start and end cost: `rows per second`
+has that in it, `beyond the start` has not. Sides alternate; medians of the rounds, and the medians of the rounds'
+ratios to one process. CPU seconds are those of the command, its processes and the cluster's; they do not depend on what
+else the machine does. `bytes` says whether every side has written the same files.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import resource
 import secrets
 import shlex
 import shutil
@@ -21,11 +24,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,7 +46,8 @@ SHAPES = {"text": (50, 300), "audio": (50, 74), "vision": (50, 35)}
 ROW_GROUP = 32
 SAMPLES_PER_SHARD = 64
 BASE = "1 process"
-Side = Callable[[Path, Path], None]
+Side = Callable[[Path, Path], float]
+"""Makes shards of features; the CPU seconds that it took."""
 
 
 def write_features(folder: Path, files: int, rows: int) -> Path:
@@ -63,8 +69,8 @@ def write_features(folder: Path, files: int, rows: int) -> Path:
 
 
 @contextmanager
-def cluster(folder: Path, members: tuple[Host, ...]) -> Iterator[str]:
-    """The address of a cluster with a node of one CPU on each of some hosts."""
+def cluster(folder: Path, members: tuple[Host, ...]) -> Iterator[tuple[str, list[Node]]]:
+    """The address of a cluster with a node of one CPU on each of some hosts, and its nodes."""
     folder.mkdir()
     temp, log, address = folder / "r", folder / "r.log", f"{members[0].address}:{free_port()}"
     nodes: list[Node] = []
@@ -75,38 +81,46 @@ def cluster(folder: Path, members: tuple[Host, ...]) -> Iterator[str]:
             options = head if not nodes else ["--address", address]
             nodes.append(Node(temp, *options, "--num-cpus", "1", "--node-ip-address", host.address, inside=host.inside))
             wait_for(lambda: log.exists() and log.read_text().count("Ray runtime started") == len(nodes), "a node")
-        yield address
+        yield address, nodes
     finally:
         for node in reversed(nodes):
             node.kill()
 
 
-def seconds(run: Side, features: Path, out: Path) -> float:
-    """Seconds of a command that makes shards."""
+@dataclass(frozen=True)
+class Cost:
+    """What a command took."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def cost(run: Side, features: Path, out: Path) -> Cost:
+    """Run a side."""
     shutil.rmtree(out, ignore_errors=True)
     begin = time.perf_counter()
-    run(features, out)
-    return time.perf_counter() - begin
+    cpu_seconds = run(features, out)
+    return Cost(time.perf_counter() - begin, cpu_seconds)
 
 
-def on_this_machine(processes: int, folder: Path) -> Side:
-    """`dmd shard --processes`."""
+def spent(nodes: list[Node]) -> float:
+    """CPU seconds of our commands that have ended, and of nodes with all that they have started."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = ended.ru_utime + ended.ru_stime
+    for process in (process for node in nodes for process in node.processes()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
 
-    def run(features: Path, out: Path) -> None:
-        log = folder / "log"
-        options = ["--samples-per-shard", SAMPLES_PER_SHARD, "--name", "noise"]
-        finish(dmd("shard", features, out, *options, "--processes", processes, log=log), log)
 
-    return run
+def side(folder: Path, *more: object, inside: list[str] | None = None, nodes: Sequence[Node] = ()) -> Side:
+    """`dmd shard` with more options, on a host; `nodes` are those of its cluster."""
 
-
-def on_cluster(address: str, inside: list[str], folder: Path) -> Side:
-    """`dmd shard --address`, on the cluster's head."""
-
-    def run(features: Path, out: Path) -> None:
-        log = folder / "log"
-        options = ["--samples-per-shard", SAMPLES_PER_SHARD, "--name", "noise"]
-        finish(dmd("shard", features, out, *options, "--address", address, inside=inside, log=log), log)
+    def run(features: Path, out: Path) -> float:
+        log, before = folder / "log", spent(list(nodes))
+        options = ["--samples-per-shard", SAMPLES_PER_SHARD, "--name", "noise", *more]
+        finish(dmd("shard", features, out, *options, inside=inside, log=log), log)
+        return spent(list(nodes)) - before
 
     return run
 
@@ -126,34 +140,40 @@ def measure(folder: Path, files: int, rows: int, rounds: int) -> list[dict[str, 
         one, two = cluster(folder / "one", (alone,)), cluster(folder / "two", (head, worker))
         with one as single, two as pair:
             sides = {
-                BASE: on_this_machine(1, folder),
-                "2 processes": on_this_machine(2, folder),
-                "Ray, 1 host": on_cluster(single, alone.inside, folder),
-                "Ray, 2 hosts": on_cluster(pair, head.inside, folder),
+                BASE: side(folder, "--processes", 1),
+                "2 processes": side(folder, "--processes", 2),
+                "Ray, 1 host": side(folder, "--address", single[0], inside=alone.inside, nodes=single[1]),
+                "Ray, 2 hosts": side(folder, "--address", pair[0], inside=head.inside, nodes=pair[1]),
             }
-            whole: dict[str, list[float]] = {name: [] for name in sides}
-            start: dict[str, list[float]] = {name: [] for name in sides}
+            whole: dict[str, list[Cost]] = {name: [] for name in sides}
+            start: dict[str, list[Cost]] = {name: [] for name in sides}
             digests = {}
             for _ in range(rounds):
                 for name, run in sides.items():
                     out = folder / f"out-{name.replace(' ', '-')}"
-                    start[name].append(seconds(run, tiny, out))
-                    whole[name].append(seconds(run, features, out))
+                    start[name].append(cost(run, tiny, out))
+                    whole[name].append(cost(run, features, out))
                     digests[name] = digest(out)
-                    print(name, f"{whole[name][-1]:.2f} s, start {start[name][-1]:.2f} s", flush=True)
+                    print(name, whole[name][-1], "start:", start[name][-1], flush=True)
+    rows_in_all = files * rows
+    seconds = {name: [cost.seconds for cost in costs] for name, costs in whole.items()}
+    beyond = {
+        name: [all_of_it.seconds - first.seconds for all_of_it, first in zip(costs, start[name], strict=True)]
+        for name, costs in whole.items()
+    }
     return [
         {
             "side": name,
-            "rows": files * rows,
-            "rows per second": round(files * rows / statistics.median(whole[name]), 1),
-            "beyond the start": round(
-                files * rows / statistics.median(map(float.__sub__, whole[name], start[name])), 1
+            "rows": rows_in_all,
+            "rows per second": round(rows_in_all / statistics.median(seconds[name]), 1),
+            "times 1 process": _ratio(seconds[BASE], seconds[name]),
+            "beyond the start: rows per second": round(rows_in_all / statistics.median(beyond[name]), 1),
+            "beyond the start: times 1 process": _ratio(beyond[BASE], beyond[name]),
+            "seconds of the start": round(statistics.median(cost.seconds for cost in start[name]), 2),
+            "CPU seconds per 1000 rows": round(
+                1000 * statistics.median(cost.cpu_seconds for cost in whole[name]) / rows_in_all, 2
             ),
-            "times 1 process": _ratio(whole[BASE], whole[name]),
-            "times 1 process beyond the start": _ratio(
-                list(map(float.__sub__, whole[BASE], start[BASE])), list(map(float.__sub__, whole[name], start[name]))
-            ),
-            "seconds of the start": round(statistics.median(start[name]), 2),
+            "CPU seconds of the start": round(statistics.median(cost.cpu_seconds for cost in start[name]), 2),
             "bytes": "same" if digests[name] == digests[BASE] else "other",
         }
         for name in sides

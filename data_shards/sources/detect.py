@@ -73,6 +73,7 @@ def open_source(path: Paths, options: SourceOptions, executor: Executor | None =
 def _open_table(paths: Sequence[Path], options: SourceOptions, executor: Executor | None) -> TableSource:
     """The source of a table."""
     _check_options(options, "table")
+    _check_all_taken(paths, [path for path in paths if table_format(path)], "a table")
     return TableSource(
         paths,
         name=options.name,
@@ -84,20 +85,24 @@ def _open_table(paths: Sequence[Path], options: SourceOptions, executor: Executo
 
 
 def _open_pickle(
-    path: Path, options: SourceOptions, *, split: str | None = None, checked: bool = False
+    path: Path,
+    options: SourceOptions,
+    *,
+    opened: Pickle | None = None,
+    split: str | None = None,
+    checked: bool = False,
 ) -> MmsaSource | MisaSource:
     """The source of one pickle, or of a directory with one MISA pickle per split.
 
     Args:
-        split: the split that the path names, for a pickle that holds what belongs to one.
+        opened: the pickle, where it is open.
+        split: whose fields or samples it holds, where it holds those of one split.
+        checked: whether non-finite values were looked for before.
     """
     kind: Format = "misa" if path.is_dir() else options.format
-    opened = None
-    if not path.is_dir() and (kind == "auto" or split is not None):
-        opened = Pickle(path)
-        parts = _splits_inside(opened, str(path))
-        split = None if parts else split
-        kind = _pickle_kind(parts or [opened.value]) if kind == "auto" else kind
+    if kind == "auto":
+        opened = opened or Pickle(path)
+        kind = _pickle_kind(_splits_inside(opened, str(path)) or [opened.value])
     _check_options(options, kind)
     common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite, "need_ids": options.need_ids}
     if kind == "misa":
@@ -125,6 +130,7 @@ def _open_pickle_files(
         raise ValueError(
             f"{where_of(paths)} holds no .pkl files; give a feature pickle, a directory of them, or a table"
         )
+    _check_all_taken(paths, pickles, "a pickle")
     names = dict(named_files(paths))
     source = PickleFilesSource(
         pickles,
@@ -147,17 +153,20 @@ class _OpenNamed:
 
     def __call__(self, file: Path, *, checked: bool = False) -> MmsaSource | MisaSource:
         """Open a file."""
+        opened, split = Pickle(file), None
+        if not _splits_inside(opened, str(file)):
+            split = self._split_of(file)
+        return _open_pickle(file, self.options, opened=opened, split=split, checked=checked)
+
+    def _split_of(self, file: Path) -> str:
         found = splits_in_path(self.names[file])
-        if len(found) == 1:
-            return _open_pickle(file, self.options, split=next(iter(found)), checked=checked)
-        opened = Pickle(file)
-        if not _splits_inside(opened, str(file)) and isinstance(opened.value, dict | list | tuple):
+        if len(found) != 1:
             what = f"several splits ({', '.join(sorted(found))})" if found else "none"
             raise ValueError(
                 f"{file} has no split inside, and its name says {what}; write a dict {{split: fields}}, or name the "
                 "file or its directory for one split, such as train/part_07.pkl"
             )
-        return _open_pickle(file, self.options, checked=checked)
+        return found.pop()
 
 
 def _check_options(options: SourceOptions, kind: Format) -> None:
@@ -177,6 +186,13 @@ def _check_place(given: str | Path) -> None:
     if not Path(given).exists():
         hint = "features are read from files: download it and" if "://" in str(given) else "it is not there;"
         raise ValueError(f"{given}: {hint} give a feature pickle, a directory of them, or a table")
+
+
+def _check_all_taken(paths: Sequence[Path], taken: Sequence[Path], kind: str) -> None:
+    """Raise ValueError where one of several files that were named is of another kind than the others."""
+    other = next((path for path in paths if len(paths) > 1 and path.is_file() and path not in taken), None)
+    if other is not None:
+        raise ValueError(f"{other} is not {kind}, as other files here are; give files of one kind")
 
 
 def _pickles(paths: Sequence[Path]) -> list[Path]:

@@ -134,7 +134,7 @@ def test_the_bytes_are_those_of_one_process(cluster, tables, here, tmp_path):
 def test_s3_stalls_and_fails_and_has_the_same_bytes(cluster, tables, here, tmp_path):
     """A shard whose upload fails at six requests is written again, by a task that Ray starts anew."""
     url, log, server = f"s3://{cluster.server.bucket}/set", tmp_path / "log", cluster.server
-    server.method, server.part, server.faults = "PUT", "valid-000002", ["stall", *["500"] * 5]
+    server.method, server.part, server.faults = "PUT", "valid-000002", ["stall", *["500"] * 6]
     finish(cluster.shard(tables, url, "--samples-per-shard", 7, log=log), log)
     assert not server.faults
     puts = [path.partition("?")[0] for method, path, _ in server.log if method == "PUT"]

@@ -145,6 +145,17 @@ def test_a_directory_and_options_that_do_not_fit(parts, tmp_path):
         shard([str(folder), str(tmp_path / "out")])
 
 
+def test_named_files_of_two_kinds(parts, tmp_path):
+    pq.write_table(pa.Table.from_pylist(rows_of(0, 3)), tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("a,b")
+    for named, words in (
+        ((parts[0], tmp_path / "x.parquet"), r"x\.parquet is not a pickle, as other files here are"),
+        ((tmp_path / "x.parquet", tmp_path / "x.csv"), r"x\.csv is not a table, as other files here are"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            shard([*map(str, named), str(tmp_path / "out")])
+
+
 def rows_of(start, stop, features=2):
     return [
         {
