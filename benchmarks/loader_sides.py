@@ -18,6 +18,7 @@ from data_shards.format.schema import Sample
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.writing.build import build
+from data_shards.writing.process_pool import ForkedProcesses
 from dmd.config import DataConfig
 from dmd.data.loader import training_steps
 from dmd.data.plan import EpochPlan
@@ -168,7 +169,9 @@ def prepare(folder: Path, shape: str, samples: int) -> Path:
     """Shards of a shape, at least eight of them."""
     root = folder / f"{shape.replace(' ', '-')}-{samples}"
     if not (root / "index.parquet").exists():
-        build(Noise(shape, samples), root, samples_per_shard=max(1, min(512, samples // 8)), processes=2)
+        build(
+            Noise(shape, samples), root, samples_per_shard=max(1, min(512, samples // 8)), executor=ForkedProcesses(2)
+        )
     return root
 
 
@@ -183,7 +186,7 @@ def drop_from_cache(root: Path) -> None:
 def write_ours(source: Noise, processes: int) -> None:
     """A set of shards, as `dmd shard` makes it: validated, hashed, indexed, flushed."""
     with tempfile.TemporaryDirectory() as name:
-        build(source, Path(name) / "set", samples_per_shard=WRITTEN_PER_SHARD, processes=processes)
+        build(source, Path(name) / "set", samples_per_shard=WRITTEN_PER_SHARD, executor=ForkedProcesses(processes))
 
 
 def write_webdataset(source: Noise, flush: bool) -> None:

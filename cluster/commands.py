@@ -1,7 +1,21 @@
-"""Subcommands of `dmd` that train on a Ray cluster: tune, experiment, submit.
+"""Subcommands of `dmd` that work on a Ray cluster: shard (where it is given one), tune, experiment, submit.
 
 Ray is imported when a request stands, so that `--help` and mistakes come fast.
 """
+
+
+def shard(argv: list[str]) -> int:
+    """Turn feature files, or synthetic data, into shards with an index."""
+    from cluster.sharding.parser import parse_shard
+
+    options = parse_shard(argv)
+    if options.address is None:
+        from data_shards.commands import shard_here
+
+        return shard_here(options)
+    from cluster.sharding.command import shard_on_cluster
+
+    return shard_on_cluster(options)
 
 
 def tune(argv: list[str]) -> int:
@@ -25,7 +39,7 @@ def experiment(argv: list[str]) -> int:
 
 
 def submit(argv: list[str]) -> int:
-    """Run tune or experiment as a job on a remote cluster, follow its log, look at it or stop it."""
+    """Run shard, tune or experiment as a job on a remote cluster, follow its log, look at it or stop it."""
     from cluster.jobs.submit import submit as submit_job
 
     return submit_job(argv)

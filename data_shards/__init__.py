@@ -8,9 +8,9 @@ inspect`) and tqdm (for progress bars); no torch.
 
 API: `pipeline`, `writing.build.build`, `external.index_tars.index_tars`, `reading.reader.ShardReader`,
 `reading.stream.SampleStream`, `reading.index.ShardIndex`, `reading.shuffle.epoch_order`, `tools.verify.verify`,
-`tools.summary.summarize`. Every function that takes shards takes
-a `places.Place`, a path or a URL. `durable` and `sole_writer` serve all packages: atomic files, one writer per
-directory. Modules are imported by their own names, so that nothing is loaded that is not used.
+`tools.summary.summarize`. Every function that takes shards takes a `places.Place`, a path or a URL. `durable`,
+`sole_writer` and `executor` serve all packages: atomic files, one writer per directory, where tasks run. Modules are
+imported by their own names, so that nothing is loaded that is not used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -14,6 +14,7 @@ from data_shards.label_options import add_label_options, labels_from_options, pr
 from data_shards.places import place_option
 
 if TYPE_CHECKING:
+    from data_shards.executor import Executor
     from data_shards.writing.source import Source
 
 _PLACE = "a directory, or a URL such as s3://bucket/mosi"
@@ -21,22 +22,41 @@ _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 def shard(argv: list[str]) -> int:
     """Turn feature files, or synthetic data, into shards with an index."""
-    options = _shard_options(argv)
+    return shard_here(parse_shard(shard_parser(), argv))
 
+
+def shard_here(options: argparse.Namespace) -> int:
+    """`dmd shard` in processes of this machine."""
+    from data_shards.writing.process_pool import ForkedProcesses
+
+    processes = usable_cores() if options.processes is None else options.processes
+    make_shards(options, ForkedProcesses(processes))
+    return 0
+
+
+def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
+    """What `dmd shard` does with its options, as `parse_shard` gives them; prints what it has made.
+
+    Args:
+        executor: where files are looked at and shards are written.
+
+    Raises:
+        ValueError: the user's mistakes.
+    """
     from data_shards.writing.build import build
 
     about_source: dict[str, Any] = {}
     if options.synthetic:
         source = _synthetic_source(options)
     else:
-        source, about_source = _file_source(options)
+        source, about_source = _file_source(options, executor)
     with _bar(sum(source.counts().values())) as progress:
         info = build(
             source,
             options.shards,
             samples_per_shard=options.samples_per_shard,
             storage=options.dtype,
-            processes=options.processes or usable_cores(),
+            executor=executor,
             ids=options.ids,
             progress=progress,
             **about_source,
@@ -46,7 +66,6 @@ def shard(argv: list[str]) -> int:
         print(f"{modality}: float16 storage changed no value by more than {error:.3g}")
     print_labels(info)
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
-    return 0
 
 
 def _synthetic_source(options: argparse.Namespace) -> "Source":
@@ -56,9 +75,12 @@ def _synthetic_source(options: argparse.Namespace) -> "Source":
     return SyntheticSource(name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind)
 
 
-def _file_source(options: argparse.Namespace) -> "tuple[Source, dict[str, Any]]":
+def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
     """The source of the user's files, and what `build` is to know about it; prints what is zeroed or ignored."""
     from data_shards.sources.detect import SourceOptions, open_source
+    from data_shards.sources.paths import to_paths, where_of
+    from data_shards.sources.pickle_files import PickleFilesSource
+    from data_shards.sources.table import TableSource
 
     labels = labels_from_options(options)
     others = {modality: getattr(options, f"feature_{modality}") for modality in ("text", "audio", "vision")}
@@ -75,19 +97,24 @@ def _file_source(options: argparse.Namespace) -> "tuple[Source, dict[str, Any]]"
             classes=options.classes or options.binary,
             need_ids=options.ids == "keep",
         ),
+        executor,
     )
     for field, count in source.nonfinite.items():
         print(f"{field}: {count} non-finite values stored as 0")
     print_ignored(source.ignored)
+    many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
     return source, {
-        "where": options.features,
+        "where": where_of(to_paths(options.features)),
         "labels": labels,
         "zeroed": source.nonfinite,
         "ignored": source.ignored,
+        "memory": source.memory(),
+        "file_of": many.file_of if many else None,
     }
 
 
-def _shard_options(argv: list[str]) -> argparse.Namespace:
+def shard_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd shard`."""
     parser = argparse.ArgumentParser(
         prog="dmd shard",
         description="Turn feature files, or synthetic data (--synthetic), into WebDataset shards with an index.",
@@ -95,9 +122,9 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "features",
-        nargs="?",
+        nargs="*",
         metavar="FEATURES",
-        help="an MMSA, MulT, MISA or MAG-BERT pickle, a directory of MISA pickles, or a Parquet or Arrow table",
+        help="an MMSA, MulT, MISA or MAG-BERT pickle, a Parquet or Arrow table, or directories or several of one kind",
     )
     parser.add_argument(
         "shards", type=place_option, metavar="SHARDS", help=f"where the shards go: {_PLACE}; made if it is not there"
@@ -140,8 +167,13 @@ def _shard_options(argv: list[str]) -> argparse.Namespace:
     made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
     made.add_argument("--text-kind", choices=("features", "tokens"), default="features", help="default: features")
-    options = parser.parse_args(argv)
-    if options.synthetic == (options.features is not None):
+    return parser
+
+
+def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The options of `dmd shard`, by its parser or one with more options. SystemExit for those that exclude others."""
+    options = parser.parse_intermixed_args(argv)
+    if options.synthetic == bool(options.features):
         parser.error("give either FEATURES or --synthetic")
     if options.synthetic and (options.classes or options.binary or options.label_scale or options.ids != "keep"):
         parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")

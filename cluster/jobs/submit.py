@@ -1,4 +1,4 @@
-"""Run `dmd tune` or `dmd experiment` as a job on a Ray cluster, from a machine that only reaches its dashboard.
+"""Run a command such as `dmd tune` as a job on a Ray cluster, from a machine that only reaches its dashboard.
 
     dmd submit --address http://HEAD:8265 tune --preset mosi-aligned --data /nfs/shards --out /nfs/mosi --space ...
     dmd submit --address http://HEAD:8265 status ID      (or: logs ID, stop ID)
@@ -21,16 +21,12 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cluster.parsers import experiment_parser, tune_parser
+from cluster.jobs.job_commands import JOB_COMMANDS
 from cluster.ray_runtime.access import PLACES, find_token, send_token
-from data_shards.places import to_place
-from dmd.config.loading import load_config, preset_names
 from dmd.exit_codes import LOST
 
-PARSERS = {"tune": tune_parser, "experiment": experiment_parser}
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
 MANAGED = ("status", "logs", "stop")
-_LARGEST_FILE = 2**20
 ANSWER_SECONDS = 60
 _LOOK_SECONDS = 30
 _SETUP_SECONDS = 3600
@@ -51,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--entrypoint-cpus", type=float, default=0, metavar="N", help="0: the driver runs on the head")
     parser.add_argument("--id", help="a name for the job (default: Ray makes one)")
-    parser.add_argument("command", choices=(*PARSERS, *MANAGED))
+    parser.add_argument("command", choices=(*JOB_COMMANDS, *MANAGED))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own, or a job's id")
     return parser
 
@@ -68,7 +64,8 @@ def submit(argv: list[str]) -> int:
     root = options.working_dir.absolute()
     files = named_files(root, options.command, options.arguments)
     environment = runtime_environment(root, files, pinned=options.environment == "pinned")
-    entrypoint = shlex.join(["python", "-m", "cluster.jobs.entrypoint", options.command, *options.arguments])
+    arguments = [*JOB_COMMANDS[options.command].added, *options.arguments]
+    entrypoint = shlex.join(["python", "-m", "cluster.jobs.entrypoint", options.command, *arguments])
     client = connect(options.address)
     try:
         job = client.submit_job(
@@ -88,31 +85,12 @@ def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
     """Files in the directory that a command names: its space, its preset. The command's line is checked on the way.
 
     Raises:
-        ValueError: not a checkout, a config that the tree rejects, a path that means nothing on the cluster, or a
-            file that is not there or large. SystemExit: as argparse.
+        ValueError: not a checkout; what `JobCommand.uploads` finds. SystemExit: as argparse.
     """
     missing = [name for name in UPLOADED if not (root / name).exists()]
     if missing:
         raise ValueError(f"{root} is not the project's directory (no {missing[0]}); name it with --working-dir")
-    options = PARSERS[command]().parse_intermixed_args(arguments)
-    if options.data.has_secret:
-        raise ValueError(
-            f"--data {options.data} was given with a user or a query, which Ray's job list shows to everybody; "
-            "configure fsspec on the nodes (FSSPEC_*, AWS_PROFILE) and give the URL alone"
-        )
-    for option, value in (("--data", options.data), ("--out", to_place(options.out))):
-        if not value.is_url and not value.path.is_absolute():
-            raise ValueError(f"{option} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
-    named = [options.space] if command == "tune" else []
-    named += [Path(options.preset)] if options.preset and options.preset not in preset_names() else []
-    for path in named:
-        if not path.is_absolute() and not (root / path).is_file():
-            raise ValueError(f"there is no {path} in {root}, which is what the job gets")
-        if not path.is_absolute() and (root / path).stat().st_size > _LARGEST_FILE:
-            raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
-    if options.preset is None or options.preset in preset_names():
-        load_config(options.preset, options.overrides)
-    return [path for path in named if not path.is_absolute()]
+    return JOB_COMMANDS[command].uploads(root, arguments)
 
 
 def runtime_environment(root: Path, files: list[Path], *, pinned: bool) -> dict[str, Any]:

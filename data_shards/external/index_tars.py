@@ -4,7 +4,6 @@ A sample is the run of members with the same name up to the first dot, as WebDat
 number type and of different lengths; they are padded when they are read. Formats that can run code are rejected.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -20,13 +19,13 @@ from data_shards.format.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo
 from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import Labels
 from data_shards.places import to_place
-from data_shards.sources.splits import SPLIT_ALIASES, find_splits, named_split
+from data_shards.sources.splits import find_splits, named_split, splits_in_path
 from data_shards.writing.build import Progress, WrittenShards, describe_set
 from data_shards.writing.declared_source import Ids
 from data_shards.writing.destination import open_destination
 from data_shards.writing.duplicate_ids import numbered_id
 from data_shards.writing.label_and_id_checks import LabelAndIdChecks
-from data_shards.writing.process_pool import map_in_order
+from data_shards.writing.process_pool import ForkedProcesses
 
 DEFAULT_MAPPING = {
     **{modality: f"{modality}.npy" for modality in MODALITIES},
@@ -87,10 +86,10 @@ def index_tars(
     with open_destination(folder, keep=[tar.name for tar in tars]) as destination:
         index = IndexWriter(destination.staging / INDEX_NAME)
         try:
-            with map_in_order(
+            with ForkedProcesses(processes).map_in_order(
                 lambda number: scan(folder / tars[number].name, tars[number].split, members, labels or Labels()),
                 len(tars),
-                processes=processes,
+                memory=0,
                 close_in_workers=destination.lock_handles,
             ) as results:
                 scanned = zip(tars, results, strict=True)
@@ -190,10 +189,8 @@ def _other_files(folder: Path) -> dict[str, int]:
 
 
 def _split_of(name: str, splits: dict[str, str]) -> str:
-    if splits:
-        found = {split for split, pattern in splits.items() if fnmatch(name, pattern)}
-    else:
-        found = {SPLIT_ALIASES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_ALIASES}
+    by_pattern = {split for split, pattern in splits.items() if fnmatch(name, pattern)}
+    found = by_pattern if splits else splits_in_path(name)
     if len(found) != 1:
         what = "no split" if not found else f"several splits ({', '.join(sorted(found))})"
         raise ValueError(f"{name} belongs to {what}; say which files belong where, as in --split 'train=tr*.tar'")

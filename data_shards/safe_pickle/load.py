@@ -31,6 +31,15 @@ from data_shards.safe_pickle.opcode_scan import scan
 
 _MIN_VIEW_BYTES = 4096
 """Byte strings of at least this size become views of the file."""
+_FIRST_WITH_BYTES = b"\x80\x03"
+"""How pickles begin whose protocol has bytes. Earlier ones of Python 2 have them too; they count as if they had not."""
+_COPIES_OF_TEXT = 4
+"""Arrays that are spelled as text are held up to so many times while they are read, measured 3.5."""
+_MIN_PAYLOAD_BYTES = 64
+_COPIES_OF_PAYLOAD = 4
+"""Strings of at least this size take up to so many times their bytes, with what Python and the memo add."""
+_COPIES_OF_OBJECTS = 32
+"""All else takes up to so many times its bytes in the pickle: a word of three letters is 6 there, and some 190 here."""
 _FAILURES = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -54,7 +63,12 @@ class Pickle:
         check_file_kind(path, "a feature pickle")
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.value = _load(self._map, str(path))
+        self.value, objects = _load(self._map, str(path))
+        self.size = len(self._map)
+        """Bytes of the file."""
+        spells_bytes = self._map[:2] < _FIRST_WITH_BYTES
+        self.memory = _COPIES_OF_TEXT * len(self._map) if spells_bytes else objects
+        """Bytes of memory that it takes at most, as long as what is read of its arrays is released."""
 
     def release(self) -> None:
         """Free the memory that reading arrays took; they stay readable."""
@@ -63,10 +77,11 @@ class Pickle:
 
 def loads(data: bytes, *, name: str = "pickle") -> Any:
     """The object in a pickle that is in memory; `ValueError` as for a file."""
-    return _load(data, name)
+    return _load(data, name)[0]
 
 
-def _load(data: bytes | mmap.mmap, name: str) -> Any:
+def _load(data: bytes | mmap.mmap, name: str) -> tuple[Any, int]:
+    """The object, and the bytes of memory that it takes at most without what are views."""
     try:
         trailing = scan(data, name)
     except ValueError as error:
@@ -80,7 +95,10 @@ def _load(data: bytes | mmap.mmap, name: str) -> Any:
             "splits into one dict {split: fields} and write that"
         )
     try:
-        return _StandInResolver().resolve(_Unpickler(_ByteReader(data)).load())
+        reader = _ByteReader(data)
+        value = _StandInResolver().resolve(_Unpickler(reader).load())
+        small = len(data) - reader.viewed - reader.copied
+        return value, _COPIES_OF_PAYLOAD * reader.copied + _COPIES_OF_OBJECTS * small
     except Forbidden as error:
         raise ValueError(f"{name}: {_one_line(error)}") from error
     except _FAILURES as error:
@@ -98,12 +116,20 @@ class _ByteReader:
     def __init__(self, data: bytes | mmap.mmap) -> None:
         self._data = data
         self._position = 0
+        self.viewed = 0
+        """Bytes of which only views were given."""
+        self.copied = 0
+        """Bytes of long strings that were copied."""
 
     def read(self, size: int) -> Any:
         """The next bytes: a copy, or a memoryview of what is large."""
         start = self._position
         self._position += size
         source = self._data if size < _MIN_VIEW_BYTES else memoryview(self._data)
+        if size >= _MIN_VIEW_BYTES:
+            self.viewed += size
+        elif size >= _MIN_PAYLOAD_BYTES:
+            self.copied += size
         return source[start : self._position]
 
     def readline(self) -> bytes:

@@ -1,7 +1,10 @@
-"""Whether a part of a table fits into memory, asked before it is unpacked: a small file may declare any size."""
+"""How much memory a source takes. A small file may declare any size, so that is asked before it is unpacked."""
 
 import os
 from typing import Any
+
+SURVEY_MEMORY = 1 << 30
+"""Bytes that looking at one file takes, for an executor that reserves memory before anything is known of the file."""
 
 
 def free_memory() -> int:

@@ -7,6 +7,7 @@ already be numbers, which are the tokens. Sequences keep their own lengths and a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from data_shards.sources.mmsa import Nonfinite
 from data_shards.sources.pickled import as_text, size_of
 from data_shards.sources.splits import find_splits
 from data_shards.sources.wordpiece import Vocabulary
+
+_OBJECTS = 4096
+"""Bytes that an entry takes beside its arrays."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,18 @@ class MisaSource:
         nonfinite: Nonfinite = "refuse",
         need_ids: bool = True,
         opened: Pickle | None = None,
+        split: str | None = None,
     ) -> None:
-        """Open a pickle or a directory of them; without `need_ids` a segment may have no name."""
+        """Open a pickle or a directory of them; without `need_ids` a segment may have no name.
+
+        Args:
+            split: the split of a pickle that holds the list of one.
+        """
         self.name = name or Path(path).stem
-        found, self.ignored = _splits(path, opened)
+        self._reopen = partial(
+            MisaSource, path, name=name, vocab=vocab, nonfinite=nonfinite, need_ids=need_ids, split=split
+        )
+        found, self.ignored, self._memory = _splits(path, opened, split)
         """What is in the file or the directory and not in the samples -> how many entries it has."""
         self._vocabulary = Vocabulary(vocab) if vocab else None
         self._zero = nonfinite == "zero"
@@ -71,6 +83,15 @@ class MisaSource:
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
         if not self._zero:
             check_nonfinite(bad_values, str(path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its path."""
+        return self._reopen, ()
+
+    def memory(self) -> int:
+        """Bytes that it takes at most: all samples are in memory, as in the pickle and as they are checked."""
+        entries = (entry for entries in self._entries.values() for entry in entries)
+        return self._memory + sum(_OBJECTS + entry.vision.nbytes + entry.audio.nbytes for entry in entries)
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""
@@ -137,8 +158,10 @@ def _to_token_ids(words: Any) -> list[int]:
     return numbers
 
 
-def _splits(path: str | Path, opened: Pickle | None) -> tuple[dict[str, tuple[object, str]], dict[str, int]]:
-    """Per split the list of samples and what errors call it; and how much there is besides, by name."""
+def _splits(
+    path: str | Path, opened: Pickle | None, split: str | None
+) -> tuple[dict[str, tuple[object, str]], dict[str, int], int]:
+    """Per split the list of samples and what errors call it; how much there is besides, by name; bytes of it all."""
     root = Path(path)
     if root.is_dir():
         files = [file for file in sorted(root.iterdir()) if not is_macos_metadata(file.name)]
@@ -149,13 +172,23 @@ def _splits(path: str | Path, opened: Pickle | None) -> tuple[dict[str, tuple[ob
             raise ValueError(f"{path} has no split: a directory holds train.pkl, dev.pkl and test.pkl{single}")
         chosen = {split: pickles[name] for split, name in names.items()}
         ignored = {f"file {file.name}": 1 for file in files if file not in chosen.values()}
-        return {split: (Pickle(file).value, str(file)) for split, file in chosen.items()}, ignored
-    data = (opened or Pickle(root)).value
+        read = {name: Pickle(file) for name, file in chosen.items()}
+        memory = sum(map(_memory, read.values()))
+        return {name: (pickle.value, str(chosen[name])) for name, pickle in read.items()}, ignored, memory
+    whole = opened or Pickle(root)
+    data, memory = whole.value, _memory(whole)
+    if split is not None:
+        return {split: (data, str(path))}, {}, memory
     names = find_splits(data, str(path)) if isinstance(data, dict) else {}
     if not names:
         raise ValueError(f"{path} has no split: give a pickle or a directory with train, dev or test")
     ignored = {as_text(name): size_of(value) for name, value in data.items() if name not in names.values()}
-    return {split: (data[name], f"{path}: {as_text(name)}") for split, name in names.items()}, ignored
+    return {split: (data[name], f"{path}: {as_text(name)}") for split, name in names.items()}, ignored, memory
+
+
+def _memory(pickle: Pickle) -> int:
+    """Bytes of a pickle's objects and of its arrays, all of which are used."""
+    return pickle.memory + pickle.size
 
 
 def _nonfinite(entries: list[_Entry], modality: str) -> tuple[int, str]:

@@ -8,8 +8,10 @@ any length counts as unpadded. A modality may come from another pickle of this l
 feature_V): its samples are joined by id, which must be unique on both sides.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,9 @@ from data_shards.sources.pickled import Splits
 
 TextChoice = Literal["auto", "features", "tokens"]
 Nonfinite = Literal["refuse", "zero"]
+AT_ONCE = 64
+"""Samples whose arrays are read before their memory is released."""
+_BYTES_PER_VALUE = 8
 
 
 class MmsaSource:
@@ -41,21 +46,38 @@ class MmsaSource:
         classes: bool = False,
         need_ids: bool = True,
         opened: Pickle | None = None,
+        split: str | None = None,
+        checked: bool = False,
     ) -> None:
         """Open a pickle.
 
         Args:
+            split: the split of a pickle that holds the fields of one.
+            checked: non-finite values were looked for before, and nothing is known of them here.
             others: modality -> the pickle that it comes from instead.
             class_labels: read `classification_labels` beside the sentiments.
             classes: labels are class numbers, from `classification_labels` or else `labels`.
             need_ids: whether a file without ids is an error; else its samples have empty ones.
         """
         self.name = name or Path(path).stem
+        self._reopen = partial(
+            MmsaSource,
+            path,
+            name=name,
+            text=text,
+            nonfinite=nonfinite,
+            others=others,
+            class_labels=class_labels,
+            classes=classes,
+            need_ids=need_ids,
+            split=split,
+            checked=True,
+        )
         self._zero = nonfinite == "zero"
         main = opened or Pickle(path)
         other_pickles = {modality: Pickle(other) for modality, other in (others or {}).items()}
         self._pickles = [main, *other_pickles.values()]
-        splits = Splits(main.value, str(path))
+        splits = Splits(main.value, str(path), split=split)
         other_splits = {m: Splits(pickle.value, str((others or {})[m])) for m, pickle in other_pickles.items()}
         choice = _FieldChoice(text=text, class_labels=class_labels, classes=classes, need_ids=need_ids)
         self._splits = {split: _Split(splits, split, other_splits, choice) for split in splits}
@@ -64,22 +86,33 @@ class MmsaSource:
         if len({split.text_kind for split in self._splits.values()}) > 1:
             raise ValueError(f"{path}: some splits have text features and others only tokens; choose with --text")
         bad_values = {
-            f"{name}/{m}": split.nonfinite(m, self._release) for name, split in self._splits.items() for m in MODALITIES
+            f"{name}/{m}": fields.nonfinite(m, self._release)
+            for name, fields in ({} if checked else self._splits).items()
+            for m in MODALITIES
         }
         self.nonfinite = {name: count for name, (count, _) in bad_values.items() if count}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
         if not self._zero:
             check_nonfinite(bad_values, str(path))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its path: arrays stay in the file."""
+        return self._reopen, ()
+
     def counts(self) -> dict[str, int]:
         """Samples per split."""
         return {name: split.count for name, split in self._splits.items()}
+
+    def memory(self) -> int:
+        """Bytes that reading takes at most: what is no array of the pickles, and the arrays of some samples."""
+        sizes = (sum(math.prod(rows.shape[1:]) for rows in split.arrays.values()) for split in self._splits.values())
+        return sum(pickle.memory for pickle in self._pickles) + _BYTES_PER_VALUE * AT_ONCE * max(sizes)
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Samples `start` to `stop` of a split."""
         for i in range(start, stop):
             yield self._splits[split].sample(i, zero=self._zero)
-            if i % 64 == 0:
+            if i % AT_ONCE == 0:
                 self._release()
         self._release()
 
@@ -125,15 +158,15 @@ class _Split:
         places |= {m: _Place(other.fields(split), f"{other.path}: {split}") for m, other in others.items()}
         self.text_kind = _text_kind(places["text"], choice.text)
         names = {**{m: m for m in MODALITIES}, "text": "text_bert" if self.text_kind == "tokens" else "text"}
-        self._arrays = {m: fields_of.rows(places[m].fields, names[m], places[m].where) for m in MODALITIES}
+        self.arrays = {m: fields_of.rows(places[m].fields, names[m], places[m].where) for m in MODALITIES}
         self.count = self._count_samples()
         self._order = {m: self._join(m, places[m]) for m in others}
         """Modality of another file -> for each sample its row there [N]."""
-        shape = self._arrays["text"].shape
+        shape = self.arrays["text"].shape
         if self.text_kind == "tokens" and shape[1] != 3:
             raise ValueError(f"{self._where}: text_bert has shape {shape}; it must be [N, 3, T]")
         self._lengths = {m: self._modality_lengths(m, places[m]) for m in MODALITIES}
-        self.unjoined = {places[m].where: len(self._arrays[m]) - self.count for m in others}
+        self.unjoined = {places[m].where: len(self.arrays[m]) - self.count for m in others}
         """By file and split, the samples of other files that no sample here is joined with."""
 
     def _read_main(self, main: _Place, choice: _FieldChoice) -> None:
@@ -155,7 +188,7 @@ class _Split:
             fields["raw_text"] = self._raw
         if self._classes is not None:
             fields["classification_labels"] = self._classes
-        fields |= {m: array for m, array in self._arrays.items() if m not in self._others}
+        fields |= {m: array for m, array in self.arrays.items() if m not in self._others}
         return fields_of.same_count(fields, self._where)
 
     def nonfinite(self, modality: str, release: Callable[[], None]) -> tuple[int, str]:
@@ -164,9 +197,9 @@ class _Split:
             return 0, ""
         order, used = self._order.get(modality), None
         if order is not None:
-            used = np.zeros(len(self._arrays[modality]), dtype=np.bool_)
+            used = np.zeros(len(self.arrays[modality]), dtype=np.bool_)
             used[order] = True
-        count, first = self._arrays[modality].nonfinite(release, used)
+        count, first = self.arrays[modality].nonfinite(release, used)
         if count and order is not None:
             first = int(np.argmax(order == first))
         return count, self._ids[first] if count else ""
@@ -176,7 +209,7 @@ class _Split:
         rows = {m: int(self._order[m][i]) if m in self._order else i for m in MODALITIES}
         arrays: dict[str, Any] = {}
         for m in MODALITIES:
-            array = self._arrays[m][rows[m]]
+            array = self.arrays[m][rows[m]]
             try:
                 tokens = m == "text" and self.text_kind == "tokens"
                 arrays[m] = to_tokens(array) if tokens else to_features(array, zero=zero)
@@ -197,7 +230,7 @@ class _Split:
         """For each sample here, its row in another file."""
         where = place.where
         there = fields_of.ids(place.fields, where, needed=False, hint="; features of another file are joined by id")
-        fields_of.same_count({"id": there, modality: self._arrays[modality]}, where)
+        fields_of.same_count({"id": there, modality: self.arrays[modality]}, where)
         row_of = _row_by_id(there, where)
         missing = [name for name in _row_by_id(self._ids, self._where) if name not in row_of]
         if missing:
@@ -211,8 +244,8 @@ class _Split:
     def _modality_lengths(self, modality: str, place: _Place) -> NDArray[np.int64]:
         """Unpadded steps of each row of a modality's array."""
         tokens = modality == "text" and self.text_kind == "tokens"
-        steps = self._arrays[modality].shape[2 if tokens else 1]
-        count = len(self._arrays[modality])
+        steps = self.arrays[modality].shape[2 if tokens else 1]
+        count = len(self.arrays[modality])
         given = place.fields.get(f"{modality}_lengths")
         if given is None and modality == "text":
             mask = np.asarray(place.fields.get("text_bert"))

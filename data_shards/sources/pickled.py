@@ -29,9 +29,14 @@ class Fields(dict[str, Any]):
 class Splits(dict[str, Fields]):
     """Split -> its fields; of a pickle `{split: {field: values}}` whose names may be aliases or bytes."""
 
-    def __init__(self, value: object, path: str) -> None:
-        """Find them; `ValueError` where there is none, or one is no dict of fields."""
+    def __init__(self, value: object, path: str, *, split: str | None = None) -> None:
+        """Find them; `ValueError` where there is none, or one is no dict of fields.
+
+        Args:
+            split: whose fields these are where the pickle holds those of one split.
+        """
         self.path = path
+        value = {split: value} if split is not None else value
         self._value = value if isinstance(value, dict) else {}
         found = find_splits(self._value, path)
         if not found:

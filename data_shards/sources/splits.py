@@ -1,5 +1,6 @@
 """Names of splits: `val`, `dev` and `validation` mean `valid`, everywhere that a user or a file names a split."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,11 @@ def named_split(name: object, what: str) -> str:
     if split is None:
         raise ValueError(f"{what} {name!r} is unknown; use {KNOWN}")
     return split
+
+
+def splits_in_path(name: str) -> set[str]:
+    """The splits whose names are among the words of a path, such as `train` of `train/part_07.pkl`."""
+    return {SPLIT_ALIASES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_ALIASES}
 
 
 def find_splits(names: Iterable[Any], where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Build a set of shards from a source: completely or not at all, bitwise identical for any number of processes.
+"""Build a set of shards from a source: completely or not at all, bitwise identical wherever its tasks run.
 
 Tars and index are written in a staging directory and flushed; then the tars get their final names, which carry a
 digest of their content, and the index is replaced last. A build that dies at any point leaves the previous set as it
@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from data_shards.executor import Executor, InThisProcess
 from data_shards.format.content_facts import ContentFacts
 from data_shards.format.feature_statistics import describe_moments
 from data_shards.format.index_file import INDEX_NAME
@@ -22,9 +23,9 @@ from data_shards.labels import Labels
 from data_shards.places import PlaceLike
 from data_shards.storage.remote import RemoteOptions
 from data_shards.writing.declared_source import DeclaredSource, Ids
-from data_shards.writing.destination import DIGEST_DIGITS, Destination, open_destination
+from data_shards.writing.destination import Destination, ShardWriter, WrittenShard, open_destination
+from data_shards.writing.duplicate_ids import FileOf
 from data_shards.writing.label_and_id_checks import LabelAndIdChecks
-from data_shards.writing.process_pool import map_in_order
 from data_shards.writing.source import Source
 
 SAMPLES_PER_SHARD = 512
@@ -38,8 +39,10 @@ def build(
     *,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     storage: Storage = "float32",
-    processes: int = 1,
+    executor: Executor | None = None,
+    memory: int = 0,
     where: str = "",
+    file_of: FileOf | None = None,
     labels: Labels | None = None,
     ids: Ids = "keep",
     zeroed: dict[str, int] | None = None,
@@ -51,9 +54,12 @@ def build(
     """Write all samples of `source` as shards to a directory or URL and make them its current generation.
 
     Args:
-        source: where samples come from; read by all processes at once if there are several.
+        source: where samples come from; read by all tasks at once if there are several.
         storage: `float16` halves the size of features; `DatasetInfo.rounding` has the largest error.
+        executor: where shards are written, one task each; None: in this process.
+        memory: bytes that reading the source takes at most, for an executor that reserves memory.
         where: what errors call the source; default: its name.
+        file_of: names the file of a sample for errors, where there are many.
         labels: what the source's labels are; None: sentiments in [-3, 3], without a check.
         ids: `number` appends split and number of its sample to each id, so that all differ.
         zeroed: non-finite values that the source replaced by 0, for the index.
@@ -67,11 +73,10 @@ def build(
     """
     check_choice(storage, Storage, "storage type")
     check_choice(ids, Ids, "--ids")
-    for what, value in (("samples per shard", samples_per_shard), ("processes", processes)):
-        if value < 1:
-            raise ValueError(f"{what}: {value} is too few; use at least 1")
+    if samples_per_shard < 1:
+        raise ValueError(f"samples per shard: {samples_per_shard} is too few; use at least 1")
     where = where or source.name
-    checks = LabelAndIdChecks(where, labels, numbered=ids == "number")
+    checks = LabelAndIdChecks(where, labels, numbered=ids == "number", file_of=file_of)
     if labels is not None or ids == "number":
         source = DeclaredSource(source, labels or Labels(), ids, where=where)
     plan = _BuildPlan(source, samples_per_shard=samples_per_shard, storage=storage, where=where)
@@ -82,7 +87,13 @@ def build(
         index = IndexWriter(destination.staging / INDEX_NAME)
         try:
             written = _write_shards(
-                plan, checks, destination, index, processes=processes, progress=progress or _no_progress
+                plan,
+                checks,
+                destination,
+                index,
+                executor or InThisProcess(),
+                memory=memory,
+                progress=progress or _no_progress,
             )
             info = _describe(plan, written, {**checks.finish(), "rounding": written.facts.rounding, **origin})
             index.finish(info)
@@ -158,15 +169,11 @@ class _BuildPlan:
             for number, start in enumerate(range(0, count, self.samples_per_shard))
         ]
 
-    def staged_path(self, staging: Path, task: int) -> Path:
-        """Where a shard is written, before its content gives it a name."""
-        return staging / f"shard-{task:06d}.tar"
-
-    def write(self, staging: Path, number: int) -> ShardRows:
-        """Write one shard."""
+    def write(self, file: Path, number: int) -> ShardRows:
+        """Write one shard to a file that is not there."""
         task = self.tasks[number]
         rows = write_shard(
-            self.staged_path(staging, number),
+            file,
             self.source.read(task.split, task.start, task.stop),
             name=self.where,
             split=task.split,
@@ -177,6 +184,19 @@ class _BuildPlan:
         if found != task.samples:
             raise ValueError(f"{self.source.name}: {task.split} gave {found} samples instead of {task.samples}")
         return rows
+
+
+@dataclass(frozen=True)
+class _WriteShard:
+    """What each task runs; picklable where the source is."""
+
+    plan: _BuildPlan
+    writer: ShardWriter
+
+    def __call__(self, number: int) -> WrittenShard:
+        """Write shard `number`."""
+        task = self.plan.tasks[number]
+        return self.writer.write(lambda file: self.plan.write(file, number), f"{task.split}-{task.number:06d}")
 
 
 @dataclass
@@ -198,29 +218,30 @@ def _write_shards(
     checks: LabelAndIdChecks,
     destination: Destination,
     index: IndexWriter,
+    executor: Executor,
     *,
-    processes: int,
+    memory: int,
     progress: Progress,
 ) -> WrittenShards:
     """Write all shards and index rows."""
     written = WrittenShards()
-    with map_in_order(
-        lambda number: plan.write(destination.staging, number),
+    with executor.map_in_order(
+        _WriteShard(plan, destination.writer(apart=executor.apart)),
         len(plan.tasks),
-        processes=processes,
+        memory=memory,
         close_in_workers=destination.lock_handles,
+        settle=destination.settle,
     ) as results:
-        for number, rows in enumerate(results):
-            task = plan.tasks[number]
+        for number, shard in enumerate(results):
+            task, rows = plan.tasks[number], shard.rows
+            destination.add_shard(shard)
             written.facts.require_same_shapes(rows.facts, split=task.split, name=plan.where)
             written.facts.merge(rows.facts, split=task.split, num_classes=rows.num_classes)
             checks.add_shard(rows, where=task.split, start=task.start)
-            name = f"{task.split}-{task.number:06d}-{rows.sha256[:DIGEST_DIGITS]}.tar"
             written.shards.append(
-                ShardInfo(name=name, split=task.split, samples=task.samples, bytes=rows.bytes, sha256=rows.sha256)
+                ShardInfo(name=shard.name, split=task.split, samples=task.samples, bytes=rows.bytes, sha256=rows.sha256)
             )
             index.add(rows, shard=number)
-            destination.add_shard(plan.staged_path(destination.staging, number), name)
             progress(task.samples, rows.bytes)
     return written
 

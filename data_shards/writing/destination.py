@@ -7,12 +7,15 @@ import shutil
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from data_shards.durable import sync_directory
 from data_shards.format.index_file import INDEX_NAME
+from data_shards.format.tar import ShardRows
 from data_shards.places import PlaceLike, to_place
 from data_shards.reading.index import ShardIndex
 from data_shards.sole_writer import sole_writer
@@ -26,8 +29,64 @@ DIGEST_DIGITS = 16
 _SHARD_NAME = re.compile(rf"(train|valid|test)-\d{{6}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.tar")
 
 
+@dataclass(frozen=True, kw_only=True)
+class WrittenShard:
+    """A shard that a task has written."""
+
+    rows: ShardRows
+    name: str
+    """Its final name, which carries a digest of its content."""
+    file: Path | None
+    """Where it is; None: at its final place."""
+
+
+class ShardWriter(Protocol):
+    """What a task is given to write its shard with; picklable."""
+
+    def write(self, write: Callable[[Path], ShardRows], prefix: str) -> WrittenShard:
+        """Write a shard.
+
+        Args:
+            write: writes it to the file that it is given, which is not there.
+            prefix: what its final name begins with.
+        """
+
+
+@dataclass(frozen=True)
+class _StagedWriter:
+    """Writes into the staging directory, under a name of its own: an earlier attempt may still be at work."""
+
+    staging: Path
+
+    def write(self, write: Callable[[Path], ShardRows], prefix: str) -> WrittenShard:
+        file = self.staging / f"{uuid.uuid4().hex}.tar"
+        rows = write(file)
+        return WrittenShard(rows=rows, name=_final_name(prefix, rows), file=file)
+
+
+@dataclass(frozen=True)
+class _UploadingWriter:
+    """Writes a file of this host and uploads it under its final name, unless the set that is there has it already."""
+
+    remote: Remote
+    there: frozenset[str]
+
+    def write(self, write: Callable[[Path], ShardRows], prefix: str) -> WrittenShard:
+        with tempfile.TemporaryDirectory(prefix="dmd-shards-") as folder:
+            file = Path(folder) / "shard.tar"
+            rows = write(file)
+            name = _final_name(prefix, rows)
+            if name not in self.there:
+                self.remote.upload(file, name)
+        return WrittenShard(rows=rows, name=name, file=None)
+
+
+def _final_name(prefix: str, rows: ShardRows) -> str:
+    return f"{prefix}-{rows.sha256[:DIGEST_DIGITS]}.tar"
+
+
 class Destination(ABC):
-    """Where a build writes: files are made in `staging`, added shard by shard, then published."""
+    """Where a build writes: shards are written by tasks, added one by one, then published."""
 
     def __init__(self, place: PlaceLike, staging: Path, lock: int | None = None) -> None:
         self.staging = staging
@@ -36,9 +95,19 @@ class Destination(ABC):
         self._previous = _shard_names(place)
         """Shards of the set that the build replaces."""
 
+    def writer(self, *, apart: bool) -> ShardWriter:
+        """What tasks write with; `apart` are those that run on other hosts."""
+        return _StagedWriter(self.staging)
+
+    @property
+    def settle(self) -> Callable[[WrittenShard], None] | None:
+        """What takes shards of tasks on other hosts that no one waits for any more, so that they are withdrawn; None:
+        they lie in the staging directory."""
+        return None
+
     @abstractmethod
-    def add_shard(self, file: Path, name: str) -> None:
-        """Move a finished shard to its final name."""
+    def add_shard(self, shard: WrittenShard) -> None:
+        """Take a shard into the set that is published."""
 
     @abstractmethod
     def publish(self) -> None:
@@ -52,9 +121,10 @@ class _LocalDestination(Destination):
         self._keep = keep
         self._names: list[str] = []
 
-    def add_shard(self, file: Path, name: str) -> None:
-        os.replace(file, self.staging / name)
-        self._names.append(name)
+    def add_shard(self, shard: WrittenShard) -> None:
+        assert shard.file is not None
+        os.replace(shard.file, self.staging / shard.name)
+        self._names.append(shard.name)
 
     def publish(self) -> None:
         sync_directory(self.staging)
@@ -75,11 +145,20 @@ class _RemoteDestination(Destination):
         self._remote = remote
         self._uploaded: list[str] = []
 
-    def add_shard(self, file: Path, name: str) -> None:
-        if name not in self._previous:
-            self._uploaded.append(name)
-            self._remote.upload(file, name)
-        file.unlink()
+    def writer(self, *, apart: bool) -> ShardWriter:
+        return _UploadingWriter(self._remote, frozenset(self._previous)) if apart else super().writer(apart=apart)
+
+    @property
+    def settle(self) -> Callable[[WrittenShard], None] | None:
+        return self.add_shard
+
+    def add_shard(self, shard: WrittenShard) -> None:
+        if shard.name not in self._previous:
+            self._uploaded.append(shard.name)
+            if shard.file is not None:
+                self._remote.upload(shard.file, shard.name)
+        if shard.file is not None:
+            shard.file.unlink()
 
     def publish(self) -> None:
         self._remote.upload(self.staging / INDEX_NAME, INDEX_NAME)
@@ -128,7 +207,15 @@ def open_destination(
         try:
             yield _LocalDestination(root, folder, lease.handle, keep)
         finally:
-            shutil.rmtree(folder)
+            _remove(folder)
+
+
+def _remove(staging: Path) -> None:
+    """Remove a staging directory. A host that is cut off may still add files to it; the next build removes those."""
+    try:
+        shutil.rmtree(staging)
+    except OSError as error:
+        _log.warning("left over: %s: %s", staging, error.strerror or error)
 
 
 def _shard_names(place: PlaceLike) -> set[str]:

@@ -7,12 +7,14 @@ found as soon as it is added.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+FileOf = Callable[[str, int], str]
+"""The file that a sample, given by split and number, comes from."""
 _log = logging.getLogger(__name__)
 _POSITION_BITS = 40
 SUGGESTED_FIX = "give every sample an id of its own, or number them with --ids number"
@@ -35,9 +37,9 @@ class _Block:
     """Number of the first inside that place."""
     split: str
 
-    def place(self, position: int) -> str:
-        """Where an id of this block is, in words."""
-        return f"{self.where} sample {self.start + position - self.first}"
+    def number(self, position: int) -> int:
+        """The number of an id in that place."""
+        return self.start + position - self.first
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class DuplicateIdCheck:
 
     name: str
     """What errors call the set."""
+    file_of: FileOf | None = None
+    """Names the file of a sample, where there are many."""
     across_splits: int = 0
     """How many pairs of samples in two splits have one id."""
     _blocks: list[_Block] = field(default_factory=list)
@@ -134,11 +138,17 @@ class DuplicateIdCheck:
     def _report(self, name: str, earlier: int, later: int) -> None:
         """Raise ValueError for a duplicate within a split; count one across two splits."""
         there, here = self._block(earlier), self._block(later)
-        places = f"{there.place(earlier)} and {here.place(later)}"
+        places = f"{self._place(there, earlier)} and {self._place(here, later)}"
         if there.split == here.split:
             raise ValueError(f"{self.name}: the id {name!r} is there twice: {places}; {SUGGESTED_FIX}")
         self.across_splits += 1
         self._first_pair = self._first_pair or f"{name!r}: {places}"
+
+    def _place(self, block: _Block, position: int) -> str:
+        """Where an id is, in words."""
+        number = block.number(position)
+        file = f" ({self.file_of(block.split, number)})" if self.file_of else ""
+        return f"{block.where} sample {number}{file}"
 
     def _block(self, position: int) -> _Block:
         return next(block for block in reversed(self._blocks) if block.first <= position)

@@ -5,7 +5,7 @@ from typing import Any
 
 from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import LabelFacts, Labels, check_labels
-from data_shards.writing.duplicate_ids import DuplicateIdCheck
+from data_shards.writing.duplicate_ids import DuplicateIdCheck, FileOf
 
 _log = logging.getLogger(__name__)
 
@@ -13,18 +13,21 @@ _log = logging.getLogger(__name__)
 class LabelAndIdChecks:
     """Takes the rows of each shard in the order of the index, and returns their fields of `DatasetInfo`."""
 
-    def __init__(self, name: str, labels: Labels | None, *, numbered: bool = False) -> None:
+    def __init__(
+        self, name: str, labels: Labels | None, *, numbered: bool = False, file_of: FileOf | None = None
+    ) -> None:
         """Begin a set.
 
         Args:
             name: what errors call it.
             labels: what the user says that the labels are; None: they are not checked.
             numbered: whether the ids were given a number.
+            file_of: names the file of a sample, where there are many.
         """
         self._name = name
         self._labels = labels
         self._numbered = numbered
-        self._ids = DuplicateIdCheck(name)
+        self._ids = DuplicateIdCheck(name, file_of=file_of)
         self._facts: dict[str, LabelFacts] = {}
         self._ignored: dict[str, int] = {}
 

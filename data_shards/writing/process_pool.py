@@ -1,4 +1,4 @@
-"""Numbered tasks in forked processes, results in order; used to write shards.
+"""Numbered tasks in forked processes, results in order; used to look at files and to write shards.
 
 Process `w` of `n` takes tasks `w, w + n, ...` and sends results through a pipe of its own. So results come in order and
 no process runs far ahead of the others. When the parent dies, for whatever reason, its workers end at their next
@@ -10,27 +10,44 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TypeVar
 
-Result = TypeVar("Result")
+from data_shards.executor import Result
+
+
+@dataclass(frozen=True)
+class ForkedProcesses:
+    """Tasks in forked processes (`data_shards.executor.Executor`)."""
+
+    processes: int
+    """1: in this process."""
+    apart = False
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"processes: {self.processes} is too few; use at least 1")
+
+    @contextmanager
+    def map_in_order(
+        self,
+        run: Callable[[int], Result],
+        count: int,
+        *,
+        memory: int,
+        close_in_workers: Sequence[int] = (),
+        settle: Callable[[Result], None] | None = None,
+    ) -> Iterator[Iterator[Result]]:
+        """As `Executor`; a worker that was killed is a ValueError."""
+        with _forked(run, count, self.processes, close_in_workers) as results:
+            yield results
 
 
 @contextmanager
-def map_in_order(
-    run: Callable[[int], Result], count: int, *, processes: int, close_in_workers: Sequence[int] = ()
+def _forked(
+    run: Callable[[int], Result], count: int, processes: int, close_in_workers: Sequence[int]
 ) -> Iterator[Iterator[Result]]:
-    """`run(0), run(1), ..., run(count - 1)`, in this process if `processes` is 1.
-
-    When the context is left, also by an error, no worker is alive: the directory that they write to can be removed.
-
-    Args:
-        run: may raise `ValueError` or `OSError`, which then is raised here.
-        close_in_workers: file descriptors that the workers must not keep open, such as locks.
-
-    Raises:
-        ValueError: a worker was killed.
-    """
+    """The results of tasks; when the context is left no worker is alive: what they write to can be removed."""
     if min(processes, count) <= 1:
         yield map(run, range(count))
         return

@@ -7,7 +7,10 @@ from data_shards.format.schema import Sample
 
 
 class Source(Protocol):
-    """Samples of one data set, readable in any order, so that several processes can each write their own shards."""
+    """Samples of one data set, readable in any order, so that several processes can each write their own shards.
+
+    For tasks on other hosts it is pickled: as the paths of its files and what is known of them, not as their content.
+    """
 
     @property
     def name(self) -> str:

@@ -81,6 +81,31 @@ def test_a_second_writer_learns_who_works_on_the_experiment(command, shards, tmp
 @pytest.mark.parametrize(
     "options, message",
     [
+        (["--address", "127.0.0.1:PORT"], "no Ray cluster at 127.0.0.1:"),
+        (["--address", "ray://127.0.0.1:10001"], "--address is ray://127.0.0.1:10001, a Ray Client server"),
+        (["--address", "x:1", "--memory-per-task", "much"], "--memory-per-task 'much' is no size; write for example"),
+        (["--address", "x:1", "--max-failures", "-1"], "--max-failures is -1; it must be at least 0"),
+        (["--patience", "0"], "--patience is 0; it must be at least 1"),
+    ],
+)
+def test_shard(options, message, tmp_path, capsys):
+    options = [option.replace("PORT", str(free_port())) for option in options]
+    assert main(["shard", "--synthetic", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_are_not_those_of_a_cluster(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["shard", "--synthetic", str(tmp_path / "out"), "--address", "auto", "--processes", "2"])
+    assert "--processes are this machine's; with --address give --tasks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
         (["--seeds", ""], "give whole numbers"),
         (["--ablation", "x"], "--ablation is 'x'; give NAME:section.key=value"),
         (["--ablation", "a:model.levels=2", "--ablation", "a:model.levels=3"], "two configs are called 'a'"),
@@ -104,6 +129,12 @@ def test_experiment(options, message, shards, tmp_path, capsys):
         (["experiment", *JOB, "--preset", "none.yaml"], "there is no none.yaml in "),
         (["experiment", *JOB, "--preset", "demo", "train.epoch=3"], "unknown config key 'train.epoch'"),
         (["--working-dir", "/tmp", "experiment", *JOB], "/tmp is not the project's directory"),
+        (["shard", "x.pkl", "/nfs/x"], "FEATURES is x.pkl; a job runs elsewhere, give the absolute"),
+        (["shard", "/nfs/x.pkl", "/nfs/y.pkl", "x"], "SHARDS is x; a job runs elsewhere, give the absolute"),
+        (["shard", "/nfs/x.pkl", "/nfs/x", "--vocab", "v.txt"], "--vocab is v.txt; a job runs elsewhere"),
+        (["shard", "/nfs/x.pkl", "s3://k:s@bucket/x"], "SHARDS s3://bucket/x was given with a user or a query, which"),
+        (["shard", "/nfs/x.pkl", "/nfs/x", "--tasks", "0"], "--tasks is 0; it must be at least 1"),
+        (["shard", "/nfs/x.pkl", "/nfs/x"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["stop"], "wants one job id"),
         (["tune", *SEARCH, *JOB], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (

@@ -251,6 +251,14 @@ def test_submitted_job(cluster, story, tmp_path):
     assert "tiny SUCCEEDED" in finish(dmd("submit", "--address", cluster.dashboard, "status", "tiny", log=log), log)
 
 
+def test_shards_by_a_job(cluster, tmp_path):
+    log = tmp_path / "log"
+    options = ["submit", "--address", cluster.dashboard, "--working-dir", ROOT, "--environment", "node"]
+    text = finish(dmd(*options, "shard", "--synthetic", tmp_path / "made", "--samples", "20", log=log), log)
+    assert f"{tmp_path / 'made'}: synthetic, train 14, valid 2, test 4; 3 shards, generation" in text
+    assert (tmp_path / "made" / "index.parquet").exists()
+
+
 def exported(cluster: Cluster) -> list[str]:
     """The lines of Ray's Prometheus exporter."""
     with urllib.request.urlopen(cluster.metrics, timeout=30) as answer:
@@ -327,6 +335,10 @@ def test_a_cluster_that_others_hold(cluster, tmp_path):
         assert "Traceback" not in text
         text = finish(dmd("experiment", "--out", tmp_path / "x", *common, log=log), log, code=LOST)
         assert re.search(r"no training has had room for .* trainings ended: 0; the same command continues\n$", text)
+        data = ["shard", "--address", cluster.address, "--synthetic", tmp_path / "made"]
+        text = finish(dmd(*data, "--patience", "3", log=log), log, code=LOST)
+        assert re.search(r"no task has ended for \d+ s \(free: 0 of 2 CPU, .* GiB\): others hold the cluster, or", text)
+        assert text.endswith(f"{tmp_path / 'made'} is as it was; the same command begins again\n")
     finally:
         ray.util.remove_placement_group(others)
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "what others and the waiting trials held")

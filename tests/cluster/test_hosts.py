@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from data_shards.commands import shard
 from tests.support import ranks
-from tests.support.clusters import TINY, Node, dmd, finish, lines, make_shards, records, wait_for
+from tests.support.clusters import TINY, WATCHFUL, Node, dmd, finish, lines, make_shards, records, wait_for
 from tests.support.hosts import Host, can_make_hosts, hosts
+from tests.support.small_data import files
 
 pytestmark = [
     pytest.mark.ray,
@@ -27,17 +29,6 @@ pytestmark = [
 
 PORT = 6379
 EPOCHS = 14
-WATCHFUL = {
-    "RAY_health_check_initial_delay_ms": "2000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "4",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
-    "RAY_grpc_client_keepalive_time_ms": "3000",
-    "RAY_grpc_client_keepalive_timeout_ms": "3000",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-}
-"""Ray notices a lost node within seconds instead of half a minute, and a lost node its loss instead of minutes."""
 SETTINGS = [*TINY, f"train.epochs={EPOCHS}", "train.early_stop=1000", "train.collective_timeout=10"]
 
 
@@ -228,6 +219,18 @@ def test_storage_that_is_not_shared(trial, two, shards, tmp_path):
     here = make_shards(two.private / "shards")
     text = finish(two.dmd(*options, "--data", here, "--out", tmp_path / "out", log=log), log, code=2)
     assert f"node {two.worker.address} does not see the shards" in text
+
+
+def test_shards_are_written_by_both_hosts(two, tmp_path):
+    """Same bytes as here; a directory that only one host has is an error that names the other one."""
+    log = tmp_path / "log"
+    data = ["--synthetic", "--samples", "600", "--samples-per-shard", "10"]
+    finish(two.dmd("shard", *data, tmp_path / "out", log=log), log)
+    assert shard([*data, str(tmp_path / "here")]) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "here")
+    text = finish(two.dmd("shard", *data, two.private / "out", log=log), log, code=2)
+    assert f"node {two.worker.address} does not see {two.private}/out/.staging-" in text
+    assert not (two.private / "out").exists()
 
 
 def test_an_elastic_trial_goes_on_with_the_rank_that_is_left(trial, two, shards, tmp_path):

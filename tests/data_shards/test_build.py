@@ -23,6 +23,7 @@ from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.tools.verify import verify
 from data_shards.writing.build import build
+from data_shards.writing.process_pool import ForkedProcesses
 from tests.support.small_data import COUNTS, build_from, files, mmsa, save
 from tests.support.waiting import until
 
@@ -142,13 +143,14 @@ HELD_BUILD = """
 import os, sys
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
+from data_shards.writing.process_pool import ForkedProcesses
 class PausingSource(SyntheticSource):
     def read(self, split, start, stop):
         if start >= 40:
             os.read(int(sys.argv[2]), 1)
         return super().read(split, start, stop)
 source = PausingSource(samples=200, steps=20, text_dim=4, seed=1)
-build(source, sys.argv[1], samples_per_shard=8, processes=int(sys.argv[3]))
+build(source, sys.argv[1], samples_per_shard=8, executor=ForkedProcesses(int(sys.argv[3])))
 """
 
 
@@ -212,7 +214,7 @@ def test_float16_halves_features_and_is_read_as_float32(tmp_path):
     data = mmsa(tokens=True)
     path = save(data, tmp_path / "x.pkl")
     wide = build(MmsaSource(path), tmp_path / "wide")
-    narrow = build(MmsaSource(path), tmp_path / "narrow", storage="float16", processes=2)
+    narrow = build(MmsaSource(path), tmp_path / "narrow", storage="float16", executor=ForkedProcesses(2))
     assert narrow.generation != wide.generation
     with ShardReader(tmp_path / "narrow") as reader:
         batch = reader.read("train", range(23))
@@ -234,7 +236,12 @@ def test_a_dead_writer_process_is_an_error_and_leaves_nothing(tmp_path):
             return super().read(split, start, stop)
 
     with pytest.raises(ValueError, match=r"a writer process died \(exit code -9\)"):
-        build(Dies(samples=40, steps=20, text_dim=4), tmp_path / "shards", samples_per_shard=8, processes=2)
+        build(
+            Dies(samples=40, steps=20, text_dim=4),
+            tmp_path / "shards",
+            samples_per_shard=8,
+            executor=ForkedProcesses(2),
+        )
     assert not (tmp_path / "shards").exists()
 
 

@@ -1,5 +1,8 @@
 """`dmd shard` and `dmd verify` as a user runs them."""
 
+import subprocess
+import sys
+
 import pytest
 
 from data_shards.commands import shard, verify
@@ -45,3 +48,15 @@ def test_bad_options_are_value_errors(tmp_path):
     with pytest.raises(ValueError, match="samples per shard: 0 is too few"):
         shard(["--synthetic", str(tmp_path / "s"), "--samples-per-shard", "0"])
     assert not (tmp_path / "s").exists()
+
+
+def test_without_an_address_no_ray_is_loaded(tmp_path):
+    code = "import sys; from dmd.cli import main; print(main(sys.argv[1:]), {'ray', 'torch'} & {*sys.modules})"
+    command = [sys.executable, "-c", code, "shard", "--synthetic", str(tmp_path / "out"), "--samples", "20"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.endswith("\n0 set()\n")
+
+
+def test_options_may_stand_between_features_and_shards(tmp_path):
+    path = save(mmsa(), tmp_path / "mosi.pkl")
+    assert shard([str(path), "--samples-per-shard", "10", str(tmp_path / "out")]) == 0
+    assert len(ShardIndex.load(tmp_path / "out").info.shards) == 5

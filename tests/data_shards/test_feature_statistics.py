@@ -12,6 +12,7 @@ from data_shards.format.schema import DatasetInfo
 from data_shards.reading.index import ShardIndex
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.writing.build import build
+from data_shards.writing.process_pool import ForkedProcesses
 from tests.support.small_data import build_from, mmsa, read_all, save
 
 
@@ -41,7 +42,7 @@ def test_statistics_are_those_of_the_frames_to_train_on(tmp_path):
 
 def test_they_do_not_depend_on_processes_nor_change_the_generation(tmp_path):
     source = MmsaSource(save(padded(), tmp_path / "features.pkl"), name="tiny")
-    one, two = (build(source, tmp_path / str(n), samples_per_shard=4, processes=n) for n in (1, 2))
+    one, two = (build(source, tmp_path / str(n), samples_per_shard=4, executor=ForkedProcesses(n)) for n in (1, 2))
     assert (tmp_path / "1" / "index.parquet").read_bytes() == (tmp_path / "2" / "index.parquet").read_bytes()
     assert one == two
     index_tars(tmp_path / "1", name="tiny")

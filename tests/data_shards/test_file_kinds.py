@@ -166,10 +166,11 @@ def test_other_places_that_are_no_files(tmp_path, monkeypatch):
     (tmp_path / "d").mkdir()
     save(mmsa(), tmp_path / "d" / "unaligned_50.pkl")
     (tmp_path / "d" / "sub").mkdir()
+    (tmp_path / "empty").mkdir()
     for given, words in (
         ("gone.pkl", "gone.pkl: it is not there"),
         ("https://x.org/a.pkl", r"https://x\.org/a\.pkl: features are read from files: download it"),
-        ("d", r"d has no split: .*it holds d/unaligned_50\.pkl: give that file"),
+        ("empty", "empty is no table: give a .parquet or .arrow file"),
     ):
         with pytest.raises(ValueError, match=words):
             shard([given, "out"])
@@ -254,10 +255,3 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is empty or no file: it is a pipe or a device; write it to a file"):
         shard([str(tmp_path / "pipe"), str(tmp_path / "out")])
-
-
-def test_a_directory_of_mmsa_splits(tmp_path):
-    (tmp_path / "in").mkdir()
-    save(mmsa()["train"], tmp_path / "in" / "train.pkl")
-    with pytest.raises(ValueError, match=r"train\.pkl is a dict of fields, as MMSA has them; put all splits into one"):
-        shard([str(tmp_path / "in"), str(tmp_path / "out")])

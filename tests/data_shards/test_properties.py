@@ -16,6 +16,7 @@ from data_shards.reading.reader import ShardReader
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.tools.verify import verify
 from data_shards.writing.build import build
+from data_shards.writing.process_pool import ForkedProcesses
 from tests.support.small_data import files, save
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30) | st.sampled_from(
@@ -61,7 +62,9 @@ def test_any_pickle_comes_back(data, samples_per_shard, processes, protocol):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = MmsaSource(save(data, folder / "x.pkl", protocol=protocol))
-        info = build(source, folder / "shards", samples_per_shard=samples_per_shard, processes=processes)
+        info = build(
+            source, folder / "shards", samples_per_shard=samples_per_shard, executor=ForkedProcesses(processes)
+        )
         assert info.counts == {split: len(data[split]["id"]) for split in SPLITS if split in data}
         with ShardReader(folder / "shards") as reader:
             for split, fields in data.items():

@@ -8,6 +8,7 @@ from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource
 from data_shards.sources.wordpiece import Vocabulary
 from data_shards.writing.build import build
+from data_shards.writing.process_pool import ForkedProcesses
 from tests.support.small_data import COUNTS, files, mmsa, read_all, save
 
 WORDS = ["this", "movie", "was", "un", "##believ", "##able", "bad", "##ly", "!", "'", "s", "it", "cafe", "##s", "電"]
@@ -151,7 +152,7 @@ def test_word_pieces_are_berts(vocab):
 def test_shards_are_bitwise_identical_for_any_number_of_processes(tmp_path):
     path = save(mmsa(), tmp_path / "x.pkl")
     for processes in (1, 2, 3, 20):
-        build(MmsaSource(path), tmp_path / str(processes), samples_per_shard=3, processes=processes)
+        build(MmsaSource(path), tmp_path / str(processes), samples_per_shard=3, executor=ForkedProcesses(processes))
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "3") == files(tmp_path / "20")
 
 

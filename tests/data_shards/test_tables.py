@@ -8,6 +8,7 @@ import pytest
 
 from data_shards.sources.table import TableSource
 from data_shards.writing.build import build
+from data_shards.writing.process_pool import ForkedProcesses
 from tests.support.small_data import COUNTS, mmsa, read_all
 
 
@@ -48,7 +49,7 @@ def test_tables(tmp_path, kind):
         else:
             for start in range(0, len(table), 10):
                 pq.write_table(table.slice(start, 10), path / f"part{start:03d}.parquet", row_group_size=4)
-    info = build(TableSource(path), tmp_path / "shards", samples_per_shard=4, processes=2)
+    info = build(TableSource(path), tmp_path / "shards", samples_per_shard=4, executor=ForkedProcesses(2))
     assert (info.name, info.counts) == ("mosi", COUNTS)
     assert info.lengths == {"text": 6, "audio": 9, "vision": 7}
     for split in COUNTS:

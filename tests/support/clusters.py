@@ -24,6 +24,17 @@ TINY = [
     "train.ghost_batches_per_step=6",
     "train.ghost_batches_per_forward=3",
 ]
+WATCHFUL = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "4",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_grpc_client_keepalive_time_ms": "3000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
+"""Ray notices a lost node within seconds instead of half a minute, and a lost node its loss instead of minutes."""
 PATIENCE = 300
 
 

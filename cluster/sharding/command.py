@@ -1,0 +1,69 @@
+"""`dmd shard --address`: connects to a cluster and lets its nodes write the shards."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.ray_runtime.session import cluster
+from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from cluster.sharding.tasks import RayTasks, TasksLost
+from data_shards.commands import make_shards
+from data_shards.format.schema import MODALITIES
+from data_shards.storage.cache import parse_bytes
+from dmd.exit_codes import LOST, STOPPED
+
+_AS_BEFORE = "is as it was; the same command begins again"
+
+
+def shard_on_cluster(options: argparse.Namespace) -> int:
+    """Make the shards; returns the exit code.
+
+    Args:
+        options: as `cluster.sharding.parser.parse_shard` gives them, with an address.
+
+    Raises:
+        ValueError: the user's mistakes; no cluster at the address.
+    """
+    options = _absolute(options)
+    memory = None
+    if options.memory_per_task is not None:
+        memory = parse_bytes(options.memory_per_task, "--memory-per-task")
+    tasks = RayTasks(
+        paths=tuple(_paths(options)),
+        memory=memory,
+        in_flight=options.tasks,
+        max_retries=options.max_failures,
+        patience=options.patience,
+    )
+    with stop_requests() as stop:
+        try:
+            return _make(options, tasks, stop)
+        except KeyboardInterrupt:
+            print(f"stopped on request; {options.shards} {_AS_BEFORE}")
+            return STOPPED
+        except TasksLost as error:
+            print(f"{error}; {options.shards} {_AS_BEFORE}")
+            return LOST
+
+
+def _make(options: argparse.Namespace, tasks: RayTasks, stop: StopRequests) -> int:
+    with cluster(options.address, stop, verbose=options.verbose):
+        make_shards(options, tasks)
+    return 0
+
+
+def _absolute(options: argparse.Namespace) -> argparse.Namespace:
+    """The same options for processes that work elsewhere."""
+    changed = argparse.Namespace(**vars(options))
+    changed.features = [str(Path(path).absolute()) for path in options.features]
+    changed.shards = options.shards.absolute()
+    for name in ("vocab", *(f"feature_{modality}" for modality in MODALITIES)):
+        path = getattr(options, name)
+        setattr(changed, name, path and str(Path(path).absolute()))
+    return changed
+
+
+def _paths(options: argparse.Namespace) -> Iterator[Path]:
+    """What every node must see. The directory of the shards is there when the build has taken it."""
+    others = (getattr(options, f"feature_{modality}") for modality in MODALITIES)
+    yield from map(Path, filter(None, (*options.features, options.vocab, *others)))

@@ -1,0 +1,59 @@
+"""Where numbered tasks run: in this process, in forked ones (`writing.process_pool`), or on a cluster.
+
+with executor.map_in_order(run, 100, memory=0) as results:
+    for result in results:      # run(0), run(1), ..., run(99)
+        ...
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Runs tasks; a build and the look at the files of a source are made of such tasks."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether tasks run on other hosts: what they run is pickled, and of this host's directories they see those
+        that are shared."""
+
+    def map_in_order(
+        self,
+        run: Callable[[int], Result],
+        count: int,
+        *,
+        memory: int,
+        close_in_workers: Sequence[int] = (),
+        settle: Callable[[Result], None] | None = None,
+    ) -> AbstractContextManager[Iterator[Result]]:
+        """`run(0), run(1), ..., run(count - 1)`. When the context is left, also by an error, no task runs any more.
+
+        Args:
+            run: may raise `ValueError` or `OSError`, which then is raised here. It may run more than once for a number.
+            memory: bytes that a task takes at most, beside those of an idle process.
+            close_in_workers: file descriptors that other processes of this host must not keep open, such as locks.
+            settle: where tasks on other hosts leave something behind that a failure must remove: takes each result
+                that was not yielded.
+        """
+
+
+class InThisProcess:
+    """One task after the other, here."""
+
+    apart = False
+
+    @contextmanager
+    def map_in_order(
+        self,
+        run: Callable[[int], Result],
+        count: int,
+        *,
+        memory: int,
+        close_in_workers: Sequence[int] = (),
+        settle: Callable[[Result], None] | None = None,
+    ) -> Iterator[Iterator[Result]]:
+        """As `Executor`."""
+        yield map(run, range(count))
