@@ -1,7 +1,25 @@
-"""Subcommands of `dmd` that train on a Ray cluster: tune, experiment, submit.
+"""Subcommands of `dmd` that train, or that need a Ray cluster: train, tune, experiment, submit.
 
-Ray is imported when a request stands, so that `--help` and mistakes come fast.
+Ray is imported when a request stands, so that `--help` and mistakes come fast; `train` imports it with --address only.
 """
+
+
+def train(argv: list[str]) -> int:
+    """Train DMD on shards with DeepSpeed; the same command again continues the run."""
+    from launch.commands import stop_ends_process, train_by_launcher
+
+    with stop_ends_process():
+        from cluster.parsers import train_parser
+
+        options = train_parser().parse_intermixed_args(argv)
+        if options.address is None:
+            return train_by_launcher(options)
+        from cluster.request import train_request
+
+        request = train_request(options)
+        from cluster.experiments.training import run_train
+
+        return run_train(request)
 
 
 def tune(argv: list[str]) -> int:

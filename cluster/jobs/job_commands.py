@@ -1,0 +1,111 @@
+"""The commands that a job can run: one row each. `dmd submit` checks a command line by its row before it is sent.
+
+A new one is a function that checks its options and a row of `JOB_COMMANDS`.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.parsers import experiment_parser, train_parser, tune_parser
+from cluster.request import train_request
+from data_shards.places import Place, to_place
+from dmd.config.loading import load_config, preset_names
+from dmd.report.commands import report_parser
+
+_LARGEST_FILE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCommand:
+    """A command of `dmd` that runs as a job."""
+
+    parse: Callable[[list[str]], argparse.Namespace]
+    """Raises ValueError or SystemExit for mistakes."""
+    named_files: Callable[[argparse.Namespace], list[Path]]
+    """Raises ValueError for options that mean nothing on the cluster; gives the files that they name and that a job may
+    be given."""
+    added: tuple[str, ...] = ()
+    """Options that the job adds."""
+
+    def uploads(self, root: Path, arguments: list[str]) -> list[Path]:
+        """Files in the checkout `root` that a command line names. The line is checked on the way.
+
+        Raises:
+            ValueError: the command's mistakes; a file that is not there or large. SystemExit: as argparse.
+        """
+        relative = [path for path in self.named_files(self.parse(arguments)) if not path.is_absolute()]
+        for path in relative:
+            if not (root / path).is_file():
+                raise ValueError(f"there is no {path} in {root}, which is what the job gets")
+            if (root / path).stat().st_size > _LARGEST_FILE:
+                raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
+        return relative
+
+
+def _tune_files(options: argparse.Namespace) -> list[Path]:
+    return [options.space, *_experiment_files(options)]
+
+
+def _experiment_files(options: argparse.Namespace) -> list[Path]:
+    check_places({"--data": options.data, "--out": to_place(options.out)})
+    return _preset_files(options)
+
+
+def _train_files(options: argparse.Namespace) -> list[Path]:
+    if options.address is not None:
+        raise ValueError(f"--address {options.address} in a job, which trains on its own cluster; leave it out")
+    check_places({"--data": options.data, "--run": to_place(options.run)})
+    files = _preset_files(options)
+    if not files:
+        options.address = "auto"
+        train_request(options)
+    return files
+
+
+def _report_files(options: argparse.Namespace) -> list[Path]:
+    if options.out is None and len(options.runs) > 1:
+        raise ValueError("a report of several runs needs --out; give an absolute path on the shared storage")
+    for path in (*options.runs, *([] if options.out is None else [options.out])):
+        check_places({"RUN" if path in options.runs else "--out": to_place(path)})
+    check_places({} if options.data is None else {"--data": options.data})
+    return []
+
+
+def _preset_files(options: argparse.Namespace) -> list[Path]:
+    if options.preset is not None and options.preset not in preset_names():
+        return [Path(options.preset)]
+    load_config(options.preset, options.overrides)
+    return []
+
+
+def check_places(places: dict[str, Place]) -> None:
+    """Check the places that options name.
+
+    Raises:
+        ValueError: a place that means nothing elsewhere, or one whose secret everybody would see.
+    """
+    for option, place in places.items():
+        if place.has_secret:
+            raise ValueError(
+                f"{option} {place} was given with a user or a query, which Ray's job list shows to everybody; "
+                "configure fsspec on the nodes (FSSPEC_*, AWS_PROFILE) and give the URL alone"
+            )
+        if not place.is_url and not place.path.is_absolute():
+            raise ValueError(f"{option} is {place}; a job runs elsewhere, give the absolute path on the shared storage")
+
+
+JOB_COMMANDS = {
+    "train": JobCommand(
+        parse=lambda argv: train_parser().parse_intermixed_args(argv),
+        named_files=_train_files,
+        added=("--address", "auto"),
+    ),
+    "tune": JobCommand(parse=lambda argv: tune_parser().parse_intermixed_args(argv), named_files=_tune_files),
+    "experiment": JobCommand(
+        parse=lambda argv: experiment_parser().parse_intermixed_args(argv), named_files=_experiment_files
+    ),
+    "report": JobCommand(parse=lambda argv: report_parser().parse_args(argv), named_files=_report_files),
+}
+"""By their names, which setup.cfg lists too."""
