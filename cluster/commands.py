@@ -1,6 +1,6 @@
-"""Subcommands of `dmd` that work on a Ray cluster: shard (where it is given one), tune, experiment, submit.
+"""Subcommands of `dmd` that work on a Ray cluster, always or with --address: shard, train, tune, experiment, submit.
 
-Ray is imported when a request stands, so that `--help` and mistakes come fast.
+Ray is imported when a request stands, so that `--help` and mistakes come fast, and never without a cluster.
 """
 
 
@@ -16,6 +16,24 @@ def shard(argv: list[str]) -> int:
     from cluster.sharding.command import shard_on_cluster
 
     return shard_on_cluster(options)
+
+
+def train(argv: list[str]) -> int:
+    """Train DMD on shards with DeepSpeed; the same command again continues the run."""
+    from launch.commands import stop_ends_process, train_by_launcher
+
+    with stop_ends_process():
+        from cluster.parsers import train_parser
+
+        options = train_parser().parse_intermixed_args(argv)
+        if options.address is None:
+            return train_by_launcher(options)
+        from cluster.request import train_request
+
+        request = train_request(options)
+        from cluster.experiments.training import run_train
+
+        return run_train(request)
 
 
 def tune(argv: list[str]) -> int:

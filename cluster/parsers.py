@@ -1,10 +1,12 @@
-"""The command lines of `dmd tune` and `dmd experiment`: their own commands parse them, and `dmd submit` checks them."""
+"""The command lines of `dmd train`, `dmd tune` and `dmd experiment`: their own commands parse them, and `dmd submit`
+checks them."""
 
 import argparse
 from pathlib import Path
 
 from data_shards.places import place_option
 from dmd.config.loading import preset_names
+from launch.arguments import train_parser as launcher_parser
 
 TUNE = "Search hyperparameters by validation loss on a Ray cluster; the same command again continues."
 EXPERIMENT = "Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."
@@ -42,6 +44,20 @@ def experiment_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def train_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd train`: those of the launcher, and those of a Ray cluster."""
+    parser = launcher_parser()
+    group = parser.add_argument_group("a Ray cluster", "places --ranks ranks (default: one per GPU, without GPUs one)")
+    group.add_argument("--address", help="host:port of the cluster's head, or auto; none: ranks are started from here")
+    _add_rank_size(group)
+    return parser
+
+
+def _add_rank_size(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--cpus-per-rank", type=float, default=1.0, metavar="N", help="default: 1")
+    group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
+
+
 def _add_shared_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help=f"one of {', '.join(preset_names())}, or a YAML file; none: the defaults")
     parser.add_argument("--data", required=True, type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
@@ -51,8 +67,7 @@ def _add_shared_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--address", help="a Ray cluster, host:port or auto (default: RAY_ADDRESS, else a local one)")
     group.add_argument("--cpus", type=int, metavar="N", help="CPUs of the local cluster (default: all)")
     group.add_argument("--ranks-per-trial", default="1", metavar="N", help="or MIN:MAX, elastic (default: 1)")
-    group.add_argument("--cpus-per-rank", type=float, default=1.0, metavar="N", help="default: 1")
-    group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
+    _add_rank_size(group)
     group.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
     group.add_argument("--max-failures", type=int, default=3, metavar="N", help="restarts of a trial (default: 3)")
     group.add_argument("--patience", type=int, default=600, metavar="S", help="without room for any (default: 600)")

@@ -1,4 +1,4 @@
-"""What `dmd tune` and `dmd experiment` are asked for: their command lines, parsed once and checked, without a cluster.
+"""What `dmd tune`, `dmd experiment` and `dmd train --address` are asked for: parsed once, checked without a cluster.
 
     request = parse_tune(["--preset", "mosi-aligned", "--data", "SHARDS", "--out", "EXPERIMENT", "--space", "FILE"])
 
@@ -18,8 +18,10 @@ from cluster.ray_runtime.resources import TrialSize, parse_ranks
 from cluster.search.space import Space, apply, load_space
 from cluster.search.strategies import GridStrategy, Method, Strategy, make_strategy
 from data_shards.places import Place
+from dmd.checkpoint.resume import Resume, parse_resume
 from dmd.config import Config
 from dmd.config.loading import config_to_dict, load_config
+from launch.arguments import check_restarts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,45 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """One training on a cluster."""
+
+    config: Config
+    data: Place
+    """Absolute path or URL of the shards."""
+    run: Path
+    """Absolute path of the run directory."""
+    resume: Resume
+    overrides: tuple[str, ...]
+    """As they were given."""
+    address: str
+    ranks: int | None
+    """None: one per GPU of the cluster, one where it has none."""
+    min_ranks: int | None
+    """None: as many as `ranks`."""
+    cpus_per_rank: float
+    gpus_per_rank: float | None
+    """None: one where the cluster has GPUs."""
+    restarts: int
+    patience: int
+    """Seconds without room for any rank before the command ends."""
+
+    def size(self, nodes: Sequence[Mapping[str, float]]) -> TrialSize:
+        """The size of the training on a cluster whose nodes have these resources.
+
+        Raises:
+            ValueError: `min_ranks` is more than there are ranks.
+        """
+        gpus = sum(node.get("GPU", 0.0) for node in nodes)
+        per_rank = float(gpus > 0) if self.gpus_per_rank is None else self.gpus_per_rank
+        ranks = self.ranks or (max(1, int(gpus / per_rank)) if per_rank else 1)
+        min_ranks = self.min_ranks or ranks
+        if min_ranks > ranks:
+            raise ValueError(f"--min-ranks is {min_ranks}; it must lie between 1 and the ranks, which are {ranks}")
+        return TrialSize(min_ranks=min_ranks, max_ranks=ranks, cpus_per_rank=self.cpus_per_rank, gpus_per_rank=per_rank)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneRequest(Request):
     """A search, and seeds of the best config."""
 
@@ -107,6 +148,41 @@ class ExperimentRequest(Request):
     """The preset, as `preset`, and each ablation by its name."""
     ablations: tuple[str, ...]
     """As they were given."""
+
+
+def train_request(options: argparse.Namespace) -> TrainRequest:
+    """The request of a `dmd train` with `--address`, from what `cluster.parsers.train_parser` has parsed.
+
+    Raises:
+        ValueError: a value out of range, an option of the launcher's, a config that is impossible.
+    """
+    for name in ("hosts", "host_rank", "port", "ssh_port"):
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} {getattr(options, name)} and --address; Ray places the ranks, leave {option} out"
+            )
+    check_restarts(options)
+    for name in ("ranks", "min_ranks"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+    config = load_config(options.preset, options.overrides)
+    _check_encoder(config)
+    return TrainRequest(
+        config=config,
+        data=options.data.absolute(),
+        run=options.run.absolute(),
+        resume=parse_resume(options.resume),
+        overrides=tuple(options.overrides),
+        address=options.address,
+        ranks=options.ranks,
+        min_ranks=options.min_ranks,
+        cpus_per_rank=options.cpus_per_rank,
+        gpus_per_rank=options.gpus_per_rank,
+        restarts=options.restarts,
+        patience=options.patience,
+    )
 
 
 def parse_tune(argv: Sequence[str]) -> TuneRequest:
@@ -205,12 +281,17 @@ def _shared(options: argparse.Namespace) -> Request:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a directory for the experiment")
     config = load_config(options.preset, options.overrides)
-    encoder = Path(config.text.encoder)
-    if not encoder.is_absolute() and encoder.is_dir():
-        raise ValueError(f"text.encoder is {encoder}; ranks run elsewhere, give the absolute path {encoder.absolute()}")
+    _check_encoder(config)
     return Request(
         config=config, data=options.data.absolute(), out=options.out.absolute(), cluster=_cluster_request(options)
     )
+
+
+def _check_encoder(config: Config) -> None:
+    """Raise ValueError for an encoder whose path means nothing to a rank."""
+    encoder = Path(config.text.encoder)
+    if not encoder.is_absolute() and encoder.is_dir():
+        raise ValueError(f"text.encoder is {encoder}; ranks run elsewhere, give the absolute path {encoder.absolute()}")
 
 
 def _cluster_request(options: argparse.Namespace) -> ClusterRequest:

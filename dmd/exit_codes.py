@@ -33,3 +33,12 @@ def severity(code: int) -> int:
     """
     known = SIGNALLED if code > SIGNALLED else code
     return _BY_SEVERITY.index(known if known in _BY_SEVERITY else FAILED)
+
+
+def restart_mends(code: int) -> bool:
+    """Whether a restart from the last checkpoint can mend what a training ended with: a rank or a host that was lost.
+
+    Nothing else: the same command would meet a mistake, a bug or a lack of memory again, somebody has to repair the
+    storage, and a stop was asked for.
+    """
+    return code == LOST or code > SIGNALLED

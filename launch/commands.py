@@ -1,4 +1,4 @@
-"""Subcommands of `dmd` that start ranks: train, demo."""
+"""What `dmd train` does where it starts the ranks itself, and `dmd demo`."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -18,16 +18,11 @@ from launch.supervision.supervise import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from dmd.config import Config
-
-
-def train(argv: list[str]) -> int:
-    """Train DMD on shards with DeepSpeed; the same command again continues the run."""
-    with _stop_ends_process():
-        return _train(argv)
+    from launch.starting.restarts import RestartRule
 
 
 @contextmanager
-def _stop_ends_process() -> Iterator[None]:
+def stop_ends_process() -> Iterator[None]:
     """End this process at once on a request to stop: before ranks run there is nothing to save."""
 
     def end(number: int, frame: object) -> NoReturn:
@@ -42,32 +37,20 @@ def _stop_ends_process() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    from launch.arguments import make_parser
+def train_by_launcher(options: argparse.Namespace) -> int:
+    """What `dmd train` does without a Ray cluster, for the options of `launch.arguments.train_parser`.
 
-    parser = make_parser("dmd train")
-    parser.add_argument("--ranks", type=int, help="processes on this machine (default: one per GPU, on a CPU one)")
-    several = parser.add_argument_group("several hosts", "a hostfile has one `NAME slots=RANKS` per line, rank 0 first")
-    several.add_argument("--hosts", type=Path, metavar="HOSTFILE", help="start the ranks of all hosts through ssh")
-    several.add_argument(
-        "--host-rank",
-        type=int,
-        metavar="N",
-        help="start the ranks of this host alone, the N-th of the hostfile from 0: one such command per host, no ssh",
-    )
-    several.add_argument("--port", type=int, help="TCP port on rank 0's host (default: 29500; one host: a free one)")
-    several.add_argument("--ssh-port", type=int, help="where sshd listens (default: as ssh says)")
-    return parser.parse_intermixed_args(argv)
-
-
-def _train(argv: list[str]) -> int:
-    options = _parse(argv)
+    Raises:
+        ValueError: the user's mistakes.
+    """
     from dmd.config import TrainConfig
     from launch.arguments import rank_arguments
-    from launch.starting.runner import run_launcher
+    from launch.starting.restarts import run_with_restarts
+    from launch.starting.runner import LauncherEnd, run_launcher
     from launch.supervision.ending import print_ending
 
     layout = _layout(options)
+    rule = _restart_rule(options, layout)
     arguments = rank_arguments(options)
     patience = TrainConfig.collective_timeout
     rejection = ""
@@ -82,7 +65,11 @@ def _train(argv: list[str]) -> int:
             raise
         rejection = redact(str(error))
         print(f"dmd train: {rejection}; telling the other hosts", file=sys.stderr, flush=True)
-    ending = run_launcher(layout, arguments, options.data, patience=patience, rejection=rejection)
+
+    def attempt(layout: RankLayout, arguments: list[str], about: Mapping[str, str]) -> LauncherEnd:
+        return run_launcher(layout, arguments, options.data, patience=patience, rejection=rejection, about=about)
+
+    ending = run_with_restarts(layout, arguments, rule, attempt)
     print_ending(ending)
     return ending.code
 
@@ -92,19 +79,41 @@ def _check(options: argparse.Namespace, layout: RankLayout) -> "Config":
     from dmd.checkpoint.resume import parse_resume
     from dmd.config.loading import load_config
     from launch.devices import check_ranks, num_gpus
-    from launch.trainer.preflight import check_resume, check_training, open_shards, unread_overrides
+    from launch.trainer.preflight import check_command
 
-    num_ranks = layout.ranks if layout.hosts is None else layout.hosts.num_ranks
     if layout.hosts is None:
         check_ranks(layout.ranks, num_gpus())
     config = load_config(options.preset, options.overrides)
-    with open_shards(options.data, config) as reader:
-        check_training(config, reader, options.run, num_ranks, here=not layout.by_ssh)
-        check_resume(config, reader, options.run, parse_resume(options.resume))
-        for override in unread_overrides(options.overrides, reader.index.info):
-            why = f"{options.data} holds text features, so there is no text encoder"
-            print(f"warning: {override} has no effect: {why}", file=sys.stderr, flush=True)
+    check_command(
+        config,
+        options.data,
+        options.run,
+        resume=parse_resume(options.resume),
+        overrides=options.overrides,
+        num_ranks=layout.num_ranks,
+        here=not layout.by_ssh,
+    )
     return config
+
+
+def _restart_rule(options: argparse.Namespace, layout: RankLayout) -> "RestartRule":
+    from launch.arguments import check_restarts
+    from launch.starting.restarts import RestartRule
+
+    check_restarts(options)
+    if options.restarts and layout.host_rank is not None:
+        raise ValueError(
+            f"--restarts {options.restarts} with --host-rank: no command sees the ranks of all hosts; start them by "
+            "ssh (--hosts alone) or on a Ray cluster (--address), or let the scheduler repeat the commands of all hosts"
+        )
+    if options.min_ranks is not None and layout.hosts is None:
+        raise ValueError(f"--min-ranks is {options.min_ranks}; one host starts all of its ranks again, leave it out")
+    min_ranks = layout.num_ranks if options.min_ranks is None else options.min_ranks
+    if not 1 <= min_ranks <= layout.num_ranks:
+        raise ValueError(
+            f"--min-ranks is {min_ranks}; it must lie between 1 and the ranks, which are {layout.num_ranks}"
+        )
+    return RestartRule(restarts=options.restarts, min_ranks=min_ranks, patience=options.patience)
 
 
 def _layout(options: argparse.Namespace) -> RankLayout:

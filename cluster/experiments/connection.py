@@ -12,6 +12,7 @@ from cluster.ray_runtime.stopping import StopRequests
 from cluster.ray_runtime.trial import TrialOptions
 from cluster.request import Request
 from cluster.search.trial_records import keep_request
+from data_shards.places import to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from dmd.config.loading import config_to_dict
@@ -54,7 +55,7 @@ def connected(
             {"config": config_to_dict(request.config), "generation": generation, **identity},
         )
         trial = TrialOptions(
-            data=str(selection_shards(reader, request.out / "shards")),
+            data=to_place(selection_shards(reader, request.out / "shards")),
             ray_storage=str(request.out / "ray"),
             size=size,
             max_failures=wanted.max_failures,

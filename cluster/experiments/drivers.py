@@ -15,6 +15,7 @@ from ray.train import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from cluster.ray_runtime.process_group import hide_gpus
+from cluster.ray_runtime.rank_endings import ending_of_failure
 from cluster.ray_runtime.resources import DRIVER_MEMORY
 from cluster.ray_runtime.trial import Failure, TrialOptions, run_training
 from cluster.search.values import with_values
@@ -48,23 +49,24 @@ def drive_trial(trial: dict[str, Any], *, base: dict[str, Any], options: TrialOp
     run = Path(runs) / f"{trial['number']:04d}"
     name = f"train-trial_id={tune.get_context().get_trial_id()}"
     try:
-        failure = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
+        end = run_training(config, run, options, name=name, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
     except TrainingFailedError as error:
-        failure = Failure(str(error).strip().splitlines()[-1], "failed")
-    if failure is not None:
-        tune.report({"failure": failure.reason, "state": failure.state})
+        end = Failure(ending_of_failure(error).message, "failed")
+    if isinstance(end, Failure):
+        tune.report({"failure": end.reason, "state": end.state})
 
 
 @ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
 def drive_cell(cell: CellRun, options: TrialOptions, data: Place) -> str | None:
     """Train one cell, then evaluate it with the resources of a rank; why the training failed, if it did."""
-    failure = run_training(cell.config, cell.run, options, name=f"train-{cell.title}-{uuid.uuid4().hex[:8]}")
-    if failure is None:
-        size = options.size
-        evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
-        result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
-        replace_file(cell.result, encode(result, indent=1))
-    return None if failure is None else failure.reason
+    end = run_training(cell.config, cell.run, options, name=f"train-{cell.title}-{uuid.uuid4().hex[:8]}")
+    if isinstance(end, Failure):
+        return end.reason
+    size = options.size
+    evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
+    result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
+    replace_file(cell.result, encode(result, indent=1))
+    return None
 
 
 @ray.remote(max_restarts=3, max_task_retries=3)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.parsers import experiment_parser, tune_parser
+from cluster.parsers import experiment_parser, train_parser, tune_parser
+from cluster.request import train_request
 from cluster.sharding.parser import parse_shard
 from data_shards.format.schema import MODALITIES
 from data_shards.places import Place, to_place
 from dmd.config.loading import load_config, preset_names
+from dmd.report.commands import report_parser
 
 _LARGEST_FILE = 2**20
 
@@ -50,10 +52,18 @@ def _tune_files(options: argparse.Namespace) -> list[Path]:
 
 def _experiment_files(options: argparse.Namespace) -> list[Path]:
     check_places({"--data": options.data, "--out": to_place(options.out)})
-    if options.preset is not None and options.preset not in preset_names():
-        return [Path(options.preset)]
-    load_config(options.preset, options.overrides)
-    return []
+    return _preset_files(options)
+
+
+def _train_files(options: argparse.Namespace) -> list[Path]:
+    if options.address is not None:
+        raise ValueError(f"--address {options.address} in a job, which trains on its own cluster; leave it out")
+    check_places({"--data": options.data, "--run": to_place(options.run)})
+    files = _preset_files(options)
+    if not files:
+        options.address = "auto"
+        train_request(options)
+    return files
 
 
 def _shard_files(options: argparse.Namespace) -> list[Path]:
@@ -62,6 +72,22 @@ def _shard_files(options: argparse.Namespace) -> list[Path]:
         check_places({"FEATURES": to_place(path)})
     check_places({name: to_place(path) for name, path in others.items() if path})
     check_places({"SHARDS": options.shards})
+    return []
+
+
+def _report_files(options: argparse.Namespace) -> list[Path]:
+    if options.out is None and len(options.runs) > 1:
+        raise ValueError("a report of several runs needs --out; give an absolute path on the shared storage")
+    for path in (*options.runs, *([] if options.out is None else [options.out])):
+        check_places({"RUN" if path in options.runs else "--out": to_place(path)})
+    check_places({} if options.data is None else {"--data": options.data})
+    return []
+
+
+def _preset_files(options: argparse.Namespace) -> list[Path]:
+    if options.preset is not None and options.preset not in preset_names():
+        return [Path(options.preset)]
+    load_config(options.preset, options.overrides)
     return []
 
 
@@ -82,10 +108,16 @@ def check_places(places: dict[str, Place]) -> None:
 
 
 JOB_COMMANDS = {
+    "train": JobCommand(
+        parse=lambda argv: train_parser().parse_intermixed_args(argv),
+        named_files=_train_files,
+        added=("--address", "auto"),
+    ),
     "tune": JobCommand(parse=lambda argv: tune_parser().parse_intermixed_args(argv), named_files=_tune_files),
     "experiment": JobCommand(
         parse=lambda argv: experiment_parser().parse_intermixed_args(argv), named_files=_experiment_files
     ),
     "shard": JobCommand(parse=parse_shard, named_files=_shard_files, added=("--address", "auto")),
+    "report": JobCommand(parse=lambda argv: report_parser().parse_args(argv), named_files=_report_files),
 }
 """By their names, which setup.cfg lists too."""

@@ -1,7 +1,7 @@
 """Run a command such as `dmd tune` as a job on a Ray cluster, from a machine that only reaches its dashboard.
 
     dmd submit --address http://HEAD:8265 tune --preset mosi-aligned --data /nfs/shards --out /nfs/mosi --space ...
-    dmd submit --address http://HEAD:8265 status ID      (or: logs ID, stop ID)
+    dmd submit --address http://HEAD:8265 status ID      (or: logs ID, logs ID --rank R, stop ID)
 
 Uploaded are the four packages, constraints.txt, and files that the command names; never data, runs or a virtual
 environment, whatever the directory holds. A token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token) goes with
@@ -23,12 +23,15 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.jobs.job_commands import JOB_COMMANDS
 from cluster.ray_runtime.access import PLACES, find_token, send_token
-from dmd.exit_codes import LOST
+from dmd.exit_codes import LOST, STOPPED
 
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
 MANAGED = ("status", "logs", "stop")
 ANSWER_SECONDS = 60
 _LOOK_SECONDS = 30
+_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+_STOP_SECONDS = 120
+"""Time for a job that is asked to stop: its ranks write a checkpoint. Ray's own limit is 3."""
 _SETUP_SECONDS = 3600
 """How long pip may take for the pinned environment; with CUDA libraries it is gigabytes. Ray's own limit is 600."""
 
@@ -97,6 +100,7 @@ def runtime_environment(root: Path, files: list[Path], *, pinned: bool) -> dict[
     """What Ray uploads, the project's packages and these files, and installs for a job."""
     extra = [path.as_posix() for path in files if path.parts[0] not in UPLOADED]
     return {
+        "env_vars": {_STOP_WAIT: str(_STOP_SECONDS)},
         "working_dir": str(root),
         "excludes": excludes([*UPLOADED, *extra]),
         **(pinned_environment(root) if pinned else {}),
@@ -156,12 +160,17 @@ def connect(address: str) -> Client:
         raise ValueError(f"no Ray dashboard for jobs at {address}: {reason}") from error
 
 
-def follow(client: Client, job: str) -> int:
-    """Print a job's log until it ends; its exit code, or 69 without the dashboard. Ctrl-C leaves the job running."""
+def follow(client: Client, job: str, *, rank: int | None = None) -> int:
+    """Print a job's log until it ends; its exit code, or 69 without the dashboard. Ctrl-C leaves the job running.
+
+    Args:
+        rank: print what this rank has printed, alone.
+    """
+    show = print_all if rank is None else LinesOfRank(rank)
 
     async def print_log() -> None:
         async for text in client.tail_job_logs(job):
-            print(text, end="", flush=True)
+            show(text)
 
     async def print_while_there() -> None:
         log = asyncio.create_task(print_log())
@@ -178,13 +187,34 @@ def follow(client: Client, job: str) -> int:
         return LOST
 
 
+def print_all(text: str) -> None:
+    """Print a part of a log."""
+    print(text, end="", flush=True)
+
+
+class LinesOfRank:
+    """Prints the lines of one rank, by the name that Ray puts before each (`cluster.ray_runtime.worker`)."""
+
+    def __init__(self, rank: int) -> None:
+        self._prefix = f"(rank {rank} on "
+        self._begun = ""
+        """A line whose end has not come yet."""
+
+    def __call__(self, text: str) -> None:
+        """Print the lines of the rank that the next part of the log completes."""
+        *whole, self._begun = (self._begun + text).split("\n")
+        for line in whole:
+            if line.startswith(self._prefix):
+                print(line, flush=True)
+
+
 def exit_code(client: Client, job: str) -> int:
-    """What a job that has ended returned; 1 where it ended without (it was stopped, or never started)."""
+    """What a job that has ended returned; 75 where it was stopped, 1 where it never started."""
     info = client.get_job_info(job)
     if info.status == JobStatus.SUCCEEDED:
         return 0
     print(f"job {job} {info.status.value.lower()}: {info.message}", file=sys.stderr)
-    return info.driver_exit_code or 1
+    return STOPPED if info.status == JobStatus.STOPPED else info.driver_exit_code or 1
 
 
 def manage(command: str, arguments: list[str], address: str) -> int:
@@ -193,9 +223,14 @@ def manage(command: str, arguments: list[str], address: str) -> int:
     Raises:
         ValueError: not one job id, or none that the cluster knows. OSError: no dashboard at the address.
     """
-    if len(arguments) != 1:
+    parser = argparse.ArgumentParser(prog=f"dmd submit {command}")
+    parser.add_argument("jobs", nargs="*", metavar="ID", help="what `dmd submit` printed")
+    if command == "logs":
+        parser.add_argument("--rank", type=int, metavar="R", help="what this rank of a training has printed, alone")
+    options = parser.parse_intermixed_args(arguments)
+    if len(options.jobs) != 1:
         raise ValueError(f"dmd submit {command} wants one job id")
-    client, job = connect(address), arguments[0]
+    client, job = connect(address), options.jobs[0]
     try:
         client.get_job_info(job)
     except RuntimeError as error:
@@ -204,7 +239,7 @@ def manage(command: str, arguments: list[str], address: str) -> int:
         print("stopping" if client.stop_job(job) else "has already ended")
         return 0
     if command == "logs":
-        return follow(client, job)
+        return follow(client, job, rank=options.rank)
     info = client.get_job_info(job)
     print(f"{job} {info.status.value}: {info.message or info.entrypoint}")
     return 0

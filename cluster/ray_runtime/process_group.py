@@ -9,15 +9,24 @@ A trial's driver and controller read this module, and only wait: torch is import
 """
 
 import os
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import ray.util
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
+from dmd.training.logging.provenance import RESTART
 from launch.network.interfaces import LOOPBACK, interface_of, take_interface
 from launch.network.rank_environment import rank_environment
+
+if TYPE_CHECKING:
+    from dmd.checkpoint.resume import Marks, Resume
+
+RESUME = "DMD_RESUME"
+"""Environment variable of a rank: what it resumes."""
 
 
 def hide_gpus() -> None:
@@ -79,12 +88,21 @@ def name_ranks(addresses: list[str], port: int) -> None:
     )
 
 
+def tell_attempt(resume: str, restart: str | None) -> None:
+    """Tell this rank what to resume, and the why of a restart."""
+    os.environ[RESUME] = resume
+    if restart is not None:
+        os.environ[RESTART] = restart
+
+
 class _Backend(Backend):
     share_cuda_visible_devices = True
     """NCCL reaches the GPUs of other ranks of its node; a rank takes that of its LOCAL_RANK."""
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """On the controller, when the ranks are placed."""
+        assert isinstance(backend_config, RankEnvironment)
+        worker_group.execute(tell_attempt, backend_config.resume_now(), os.environ.get(RESTART))
         claims_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         worker_group.execute(require_gpu if claims_gpu else hide_gpus)
         worker_group.execute(import_training)
@@ -93,10 +111,26 @@ class _Backend(Backend):
         worker_group.execute(name_ranks, addresses, port)
 
 
+@dataclass(kw_only=True)
 class RankEnvironment(BackendConfig):
     """What Ray Train prepares on every rank before it trains."""
+
+    run: Path
+    resume: "Resume" = "auto"
+    """What the command asked for."""
+    before: "Marks" = field(default_factory=dict)
+    """The run's checkpoints when the command was given."""
 
     @property
     def backend_cls(self) -> type[Backend]:
         """What Ray Train calls."""
         return _Backend
+
+    def resume_now(self) -> str:
+        """What the ranks that start now resume."""
+        if self.resume == "auto":
+            return "auto"
+        from dmd.checkpoint.resume import resume_of_restart  # torch, which a controller does without otherwise
+        from dmd.checkpoint.saver import CHECKPOINTS
+
+        return str(resume_of_restart(self.run / CHECKPOINTS, self.resume, self.before))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, ray_logging
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -28,9 +28,20 @@ any, since trials have an environment of their own; and a process per trial that
 
 @contextmanager
 def cluster(
-    address: str | None, stop: StopRequests, *, cpus: int | None = None, verbose: bool = False
+    address: str | None,
+    stop: StopRequests,
+    *,
+    cpus: int | None = None,
+    verbose: bool = False,
+    show_ranks: bool = False,
 ) -> Iterator[None]:
     """A connection to the cluster at `address`; None: to one of its own, on this machine, that ends with the block.
+
+    Args:
+        stop: gets the signals again that Ray takes for itself.
+        cpus: of a cluster of its own.
+        verbose: whether Ray shows what it does, and what ranks print.
+        show_ranks: whether it shows what ranks print.
 
     Ray's workers end with this process however it ends, so a killed driver leaves no training behind.
 
@@ -44,7 +55,7 @@ def cluster(
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray.tune").setLevel(level)
     try:
-        _connect(address, cpus, verbose, level)
+        _connect(address, cpus, verbose or show_ranks, level)
         stop.listen()  # again: while it starts Ray sets a handler of its own for SIGTERM
         yield
     except SystemExit as error:
@@ -53,7 +64,16 @@ def cluster(
         ray.shutdown()
 
 
-def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -> None:
+def show_every_line() -> None:
+    """Before a connection that shows what ranks print: every line of every rank, its name before it, and no colour.
+
+    Ray leaves out lines that several processes print, and decides that when it is imported.
+    """
+    ray_logging.RAY_DEDUP_LOGS = False  # type: ignore[attr-defined]
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+
+
+def _connect(address: str | None, cpus: int | None, show_ranks: bool, level: int) -> None:
     def name_the_cluster() -> None:
         """In each worker: Ray Train asks "the" cluster of a host for its state, and there may be several."""
         import os
@@ -76,7 +96,7 @@ def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -
                 num_cpus=cpus,
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
-                log_to_driver=verbose,
+                log_to_driver=show_ranks,
                 logging_level=level,
                 runtime_env=environment,
             )
@@ -84,7 +104,7 @@ def _connect(address: str | None, cpus: int | None, verbose: bool, level: int) -
         try:
             head = _head(address)
             agree_on_token(head)  # it fails at once where nothing listens; Ray itself tries for 20 s
-            ray.init(address=head, log_to_driver=verbose, logging_level=level, runtime_env=environment)
+            ray.init(address=head, log_to_driver=show_ranks, logging_level=level, runtime_env=environment)
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(f"no Ray cluster at {address}: {error}; start one with `ray start --head`") from error
 

@@ -20,8 +20,14 @@ _LONGEST_END_SECONDS = 60
 class StopRequests:
     """Turns SIGINT and SIGTERM into KeyboardInterrupt in the main thread, once per request."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_end: float = _LONGEST_END_SECONDS) -> None:
+        """Listen to nothing yet.
+
+        Args:
+            longest_end: seconds from the first request to the end of this process, whatever it waits for.
+        """
         self._last: float | None = None
+        self._longest_end = longest_end
 
     def listen(self) -> None:
         """Take the signals. Ray and Ray Tune take them for themselves when they start; call it again after that."""
@@ -32,7 +38,7 @@ class StopRequests:
         now, before = time.monotonic(), self._last
         self._last = now
         if before is None:
-            end = threading.Timer(_LONGEST_END_SECONDS, _give_up)
+            end = threading.Timer(self._longest_end, _give_up, (self._longest_end,))
             end.daemon = True
             end.start()
         elif now - before < _SAME_REQUEST_SECONDS:
@@ -40,17 +46,17 @@ class StopRequests:
         raise KeyboardInterrupt
 
 
-def _give_up() -> None:
-    print(f"the cluster has not let go within {_LONGEST_END_SECONDS} s; the same command continues", file=sys.stderr)
+def _give_up(seconds: float) -> None:
+    print(f"the cluster has not let go within {seconds:.0f} s; the same command continues", file=sys.stderr)
     sys.stderr.flush()
     os._exit(STOPPED)
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequests]:
-    """Both signals as KeyboardInterrupt within the block."""
+def stop_requests(*, longest_end: float = _LONGEST_END_SECONDS) -> Iterator[StopRequests]:
+    """Both signals as KeyboardInterrupt within the block (`StopRequests`)."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    requests = StopRequests()
+    requests = StopRequests(longest_end)
     requests.listen()
     try:
         yield requests

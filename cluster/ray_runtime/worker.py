@@ -7,15 +7,25 @@ whole checkpoint.
 A trial's driver and controller read this module, too, and only wait: torch and what needs it are imported on a rank.
 """
 
+import logging
 import os
+import socket
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
+from ray._private.ray_constants import LOG_PREFIX_ACTOR_NAME
 from ray.util.metrics import Gauge
 
+from cluster.ray_runtime.process_group import RESUME
+from cluster.ray_runtime.rank_endings import RankEnded
+from cluster.ray_runtime.stop_flag import watching
+from data_shards.places import Place
 from dmd.distributed.errors import Diverged
 from dmd.training.outcome import EpochReport
 
@@ -29,48 +39,89 @@ ATTEMPTS = "trial"
 meanwhile started elsewhere. The later attempt takes the directory over, the earlier one ends at its next step."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RankTask:
+    """What every rank of a training is given."""
+
+    config: dict[str, Any]
+    """Nested, as `dmd.config.config_to_dict` gives it."""
+    data: Place
+    """Absolute path, or URL, of the shards."""
+    run: Path
+    """Absolute path."""
+    writers: str = ATTEMPTS
+    """Group of the writers to the run directory."""
+    stop_flag: Any = None
+    """Where rank 0 looks for requests to stop (`cluster.ray_runtime.stop_flag`); None: there are none."""
+
+
 def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train on this rank; settings are `config` (nested), `data` and `run`, absolute paths.
+    """Train on this rank; settings hold a `RankTask` as `task`.
 
     Returns:
-        {"failure": None}, or why the training cannot go on, the same on a retry, and the `state` that this is: a
-        divergence, or a failure (the user's mistake, nodes that were not given the same).
+        {"failure": None, "stopped", "text"}: whether a stop was asked for, and the line that ends a training's output.
+        Or why the training cannot go on, the same on a retry, as `failure`, and the `state` that this is: a divergence,
+        or a failure (the user's mistake, nodes that were not given the same).
 
     Raises:
-        RuntimeError: a rank is gone: Ray starts all ranks again.
-        ValueError: a damaged shard, which one rank alone may see; or a later attempt has taken the run directory over.
+        RankEnded: any other error, with the ending that the launcher would report of it.
     """
     from dmd.config.loading import config_from_dict
+    from launch.supervision.failures import ending_of
     from launch.trainer.determinism import make_deterministic
     from launch.trainer.engine import join_process_group, leave_process_group
 
+    task: RankTask = settings["task"]
+    rank = ray.train.get_context().get_world_rank()
+    name_in_logs(f"rank {rank} on {socket.gethostname()}")
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else it shows every report of every rank
     try:
-        config = config_from_dict(settings["config"])
+        config = config_from_dict(task.config)
     except ValueError as error:
         return {"failure": str(error), "state": "failed"}
     if config.train.deterministic:
         make_deterministic(os.environ)
-    device = join_process_group(timedelta(seconds=config.train.collective_timeout))
-    outcome = _train(config, settings["data"], Path(settings["run"]), device)
+    try:
+        device = join_process_group(timedelta(seconds=config.train.collective_timeout))
+        outcome = _train(config, task, device, is_main_rank=rank == 0)
+    except Exception as error:
+        raise RankEnded(ending_of(error, rank, config, alone=True)) from None  # that of a bug has been printed
     leave_process_group()
     return outcome
 
 
-def _train(config: "Config", data: str, run: Path, device: "torch.device") -> dict[str, Any]:
+def name_in_logs(name: str) -> None:
+    """Let Ray put this name before what this process prints, where it shows it in the driver's log."""
+    for stream in (sys.stdout, sys.stderr):
+        print(f"{LOG_PREFIX_ACTOR_NAME}{name}", file=stream, flush=True)
+
+
+def _train(config: "Config", task: RankTask, device: "torch.device", *, is_main_rank: bool) -> dict[str, Any]:
     """Train in a process group; what `train_rank` returns, on every rank alike."""
+    from dmd.checkpoint.resume import parse_resume
     from launch.trainer.build import make_training
 
-    is_main_rank = ray.train.get_context().get_world_rank() == 0
-    on_epoch = exporting(run) if is_main_rank else report
+    begin = time.perf_counter()
+    watched = is_main_rank and task.stop_flag is not None
     try:
-        training = make_training(config, data, run, device=device, on_epoch=on_epoch, group=ATTEMPTS)
+        training = make_training(
+            config,
+            task.data,
+            task.run,
+            device=device,
+            resume=parse_resume(os.environ[RESUME]),
+            stop_requested=watching(task.stop_flag) if watched else lambda: False,
+            on_epoch=exporting(task.run) if is_main_rank else report,
+            group=task.writers,
+        )
     except ValueError as error:
         return {"failure": str(error), "state": "failed"}
     try:
-        training.run()
+        outcome = training.run()
     except Diverged as error:
         return {"failure": str(error), "state": "diverged"}
-    return {"failure": None}
+    text = outcome.text(task.run, time.perf_counter() - begin)
+    return {"failure": None, "stopped": outcome.stopped, "text": text}
 
 
 def exporting(run: Path) -> Callable[[EpochReport], None]:

@@ -1,15 +1,20 @@
 """Which checkpoint a training continues from: one rank chooses, all of them load it."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from dmd.checkpoint.format import Snapshot, checkpoint_paths, find_step, newest_whole, read_checkpoint
+from data_shards.durable import as_unreadable
+from dmd.checkpoint.format import MANIFEST, Snapshot, checkpoint_paths, find_step, newest_whole, read_checkpoint
 from dmd.distributed.collectives import all_or_none, from_first_rank
 from dmd.distributed.engine import Engine
 
 Resume = Literal["auto", "never"] | int
 """auto: the newest whole checkpoint, a fresh start where there is none; never: a fresh start in a new run directory;
 a number: the checkpoint of that step, later ones are given up."""
+Marks = dict[str, tuple[int, int]]
+"""Inode and modification time of each checkpoint's manifest, by the checkpoint's name."""
 
 
 def parse_resume(text: str) -> Resume:
@@ -41,6 +46,30 @@ def choose_checkpoint(root: Path, resume: Resume) -> tuple[Path | None, list[str
     if checkpoint_paths(root):
         raise ValueError(f"{root} holds the checkpoints of a run, which --resume never would replace; give a new --run")
     return None, []
+
+
+def checkpoint_marks(root: Path) -> Marks:
+    """A mark of each checkpoint under `root`, by name; one that is written again at the same step gets another mark.
+
+    Raises:
+        Unreadable: `root`, or a checkpoint in it, cannot be read.
+    """
+    marks = {}
+    for path in checkpoint_paths(root).values():
+        with as_unreadable(path), suppress(FileNotFoundError):
+            status = os.stat(path / MANIFEST)
+            marks[path.name] = (status.st_ino, status.st_mtime_ns)
+    return marks
+
+
+def resume_of_restart(root: Path, asked: Resume, before: Marks) -> Resume:
+    """What a restart resumes: the newest checkpoint as soon as the training has written one of its own. Until then
+    what its command asked for, since later checkpoints of an earlier course may still be there.
+
+    Args:
+        before: the checkpoints when the command was given (`checkpoint_marks`).
+    """
+    return "auto" if checkpoint_marks(root).items() - before.items() else asked
 
 
 def load_checkpoint(engine: Engine, root: Path, resume: Resume) -> Snapshot | None:

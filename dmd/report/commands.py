@@ -7,8 +7,8 @@ from data_shards.places import place_option
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 
 
-def report(argv: list[str]) -> int:
-    """Write one HTML page, and its figures and tables, about one or more runs."""
+def report_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd report`."""
     parser = argparse.ArgumentParser(
         prog="dmd report",
         description="Write a self-contained page with the figures and tables behind it (PNG, SVG, CSV). Runs that "
@@ -21,7 +21,12 @@ def report(argv: list[str]) -> int:
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--projection", default="tsne", choices=["tsne", "pca"], help="default: tsne")
     parser.add_argument("--unfinished", action="store_true", help="take runs whose training has not ended too")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def report(argv: list[str]) -> int:
+    """Write one HTML page, and its figures and tables, about one or more runs."""
+    options = report_parser().parse_args(argv)
 
     from dmd.report.build import build_report
 

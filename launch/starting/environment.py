@@ -8,6 +8,8 @@ FORWARDED = (
     "CUDA_LAUNCH_BLOCKING",
     "DMD_AUDIT",
     "DMD_FAULT",
+    "DMD_RESTART",
+    "DMD_WRITERS",
     "DS_ACCELERATOR",
     "GLOO_",
     "HF_",
@@ -29,6 +31,9 @@ DeepSpeed carries by itself."""
 REJECTION = "DMD_REJECTION"
 """Environment variable: why `dmd train` cannot train on this host. Its ranks join only to report that to the other
 hosts, whose ranks wait for them."""
+WRITERS = "DMD_WRITERS"
+"""Environment variable: group of the writers to the run directory (`data_shards.sole_writer.acquire`), the same in all
+restarts of one `dmd train`. A host that lost its link may go on for a while after a restart without it."""
 
 
 def forwarded(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The hosts of a training: DeepSpeed's hostfile, one `NAME slots=RANKS` per line."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,13 @@ class Hosts:
     def first(self) -> str:
         """Name or address of the host that holds rank 0."""
         return next(iter(self.slots))
+
+
+def write_hosts(hosts: Hosts, names: Collection[str], path: Path) -> Hosts:
+    """A hostfile at `path` with these of the hosts, in their order."""
+    slots = {name: ranks for name, ranks in hosts.slots.items() if name in names}
+    path.write_text("".join(f"{name} slots={ranks}\n" for name, ranks in slots.items()), encoding="utf-8")
+    return Hosts(path=path, slots=slots)
 
 
 def read_hosts(path: Path) -> Hosts:

@@ -65,6 +65,11 @@ class Launcher:
                 signal.signal(number, handler)
         return self._overall_ending(process.returncode, abandoned=abandoned)
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a request to stop has come."""
+        return bool(self._requested_at)
+
     def _on_signal(self, number: int, frame: object) -> None:
         """Count requests, not signals: one request may reach this process twice."""
         now = time.monotonic()

@@ -27,6 +27,11 @@ class RankLayout:
         return self.hosts is not None and self.host_rank is None
 
     @property
+    def num_ranks(self) -> int:
+        """Ranks of the training, on all hosts."""
+        return self.ranks if self.hosts is None else self.hosts.num_ranks
+
+    @property
     def rank_numbers(self) -> range:
         """The ranks that are started from here."""
         if self.hosts is None:

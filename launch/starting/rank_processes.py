@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -92,10 +93,14 @@ class RemoteRanks:
         return []
 
 
-def check_ssh(hosts: list[str], arguments: list[str]) -> None:
-    """Raise ValueError unless ssh, with these arguments, reaches every host without a prompt. DeepSpeed checks only the
-    first one."""
-    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}", *arguments]
+class HostUnreachable(ValueError):
+    """ssh does not reach a host."""
+
+
+def unreachable(hosts: Iterable[str], arguments: str) -> dict[str, str]:
+    """The hosts that ssh, with these further arguments, does not reach without a prompt, each with the reason."""
+    connect = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
+    command = ["ssh", *connect, *shlex.split(arguments)]
     processes = {
         host: subprocess.Popen(
             [*command, host, "true"],
@@ -107,10 +112,17 @@ def check_ssh(hosts: list[str], arguments: list[str]) -> None:
         for host in hosts
     }
     reasons = {host: process.communicate()[1].strip().splitlines() for host, process in processes.items()}
-    for host, process in processes.items():
-        if process.returncode:
-            why = reasons[host][-1].strip() if reasons[host] else f"ssh ended with exit code {process.returncode}"
-            raise ValueError(f"ssh cannot reach {host} ({why}); `ssh {host} true` must work without a question")
+    return {
+        host: reasons[host][-1].strip() if reasons[host] else f"ssh ended with exit code {process.returncode}"
+        for host, process in processes.items()
+        if process.returncode
+    }
+
+
+def check_ssh(hosts: Iterable[str], arguments: str) -> None:
+    """Raise HostUnreachable unless ssh reaches every host (`unreachable`). DeepSpeed checks only the first one."""
+    for host, why in unreachable(hosts, arguments).items():
+        raise HostUnreachable(f"ssh cannot reach {host} ({why}); `ssh {host} true` must work without a question")
 
 
 def kill_group(launcher_pid: int) -> None:

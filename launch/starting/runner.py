@@ -11,6 +11,8 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_shards.places import Place
@@ -28,6 +30,18 @@ from launch.supervision.supervise import WRAPPER_PID
 
 _QUIET = ("--log_level=critical",)
 """Else the launcher's last line calls a rank that was stopped an error."""
+_KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+"""A host that does not answer ssh for 15 seconds counts as gone; by default ssh waits for hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherEnd:
+    """How a run of the launcher ended."""
+
+    ending: Ending
+    """That of the rank that is the cause."""
+    stop_requested: bool
+    """Whether somebody asked this process to stop."""
 
 
 def default_ranks() -> int:
@@ -70,7 +84,8 @@ def _command_by_ssh(layout: RankLayout, arguments: list[str]) -> list[str]:
         if shlex.quote(path) != path:
             raise ValueError(f"{path!r} has a character that a remote shell would change; install it elsewhere")
     options = ["--hostfile", str(layout.hosts.path), "--master_addr", layout.hosts.first]
-    options += ["--master_port", str(layout.port or DEFAULT_PORT), *_QUIET]
+    # A single host would not be reached by ssh without the last one: DeepSpeed takes it for this machine.
+    options += ["--master_port", str(layout.port or DEFAULT_PORT), *_QUIET, "--force_multi"]
     if layout.ssh_port is not None:
         options += ["--ssh_port", str(layout.ssh_port)]
     words = [shell_word(word) for word in arguments]
@@ -78,18 +93,26 @@ def _command_by_ssh(layout: RankLayout, arguments: list[str]) -> list[str]:
 
 
 def run_launcher(
-    layout: RankLayout, arguments: list[str], data: Place, *, patience: float, rejection: str = ""
-) -> Ending:
+    layout: RankLayout,
+    arguments: list[str],
+    data: Place,
+    *,
+    patience: float,
+    rejection: str = "",
+    about: Mapping[str, str] | None = None,
+) -> LauncherEnd:
     """Run the training script on all ranks of a layout; returns the ending that says why they ended.
 
     Args:
         patience: seconds that ranks get to end by themselves after their launcher has died.
         rejection: why they cannot train; they only report it to the ranks of other hosts.
+        about: further environment variables of every rank.
 
     Raises:
         ValueError: as `launcher_command`, or something that cannot be sent to other hosts.
+        HostUnreachable: ssh does not reach a host.
     """
-    environment = {**os.environ, **({DATA: data.address} if data.has_secret else {})}
+    environment = {**os.environ, **(about or {}), **({DATA: data.address} if data.has_secret else {})}
     if layout.by_ssh:
         return _run_by_ssh(layout, arguments, environment, patience=patience)
     save_visible_devices(environment)
@@ -100,18 +123,35 @@ def run_launcher(
     if rejection:
         environment[REJECTION] = rejection
     launcher = Launcher(LocalRanks(), collector, layout.rank_numbers, patience=patience)
-    return launcher.run(launcher_command(layout, arguments), environment)
+    ending = launcher.run(launcher_command(layout, arguments), environment)
+    return LauncherEnd(ending=ending, stop_requested=launcher.stop_requested)
 
 
-def _run_by_ssh(layout: RankLayout, arguments: list[str], environment: dict[str, str], *, patience: float) -> Ending:
+def ssh_arguments(layout: RankLayout) -> str:
+    """Further arguments of ssh: the user's, the port, and those by which it notices a host that is gone.
+
+    Of an option that is given twice ssh takes the first.
+    """
+    port = "" if layout.ssh_port is None else f" -p {layout.ssh_port}"
+    return f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')}{port} {_KEEP_ALIVE}"
+
+
+def remote_ranks(layout: RankLayout, arguments: list[str], environment: Mapping[str, str]) -> RemoteRanks:
+    """The ranks of a layout that ssh starts, or has started, with these arguments."""
+    assert layout.hosts is not None
+    run = arguments[arguments.index("--run") + 1]
+    return RemoteRanks(list(layout.hosts.slots), run, {**environment, "PDSH_SSH_ARGS_APPEND": ssh_arguments(layout)})
+
+
+def _run_by_ssh(
+    layout: RankLayout, arguments: list[str], environment: dict[str, str], *, patience: float
+) -> LauncherEnd:
     """Run the ranks of all hosts. Each host chooses its devices: it may have GPUs where this one has none."""
     assert layout.hosts is not None
     environment["PYTHONPATH"] = _python_path(environment)
     collector = StderrCollector()
     command = launcher_command(layout, arguments)
-    port = "" if layout.ssh_port is None else f" -p {layout.ssh_port}"
-    ssh_arguments = environment.get("PDSH_SSH_ARGS_APPEND", "") + port
-    check_ssh(list(layout.hosts.slots), shlex.split(ssh_arguments))
+    check_ssh(list(layout.hosts.slots), ssh_arguments(layout))
     chosen = forwarded(environment) | {name: environment[name] for name in (DATA,) if name in environment}
     private = {name: value for name, value in chosen.items() if is_private(name, value)}
     environment = {name: value for name, value in environment.items() if name not in private}
@@ -123,11 +163,13 @@ def _run_by_ssh(layout: RankLayout, arguments: list[str], environment: dict[str,
         for_ranks = {**forwarded(environment), **token, REPORTS: collector.address}
         file.writelines(f"{name}={value}\n" for name, value in for_ranks.items())
         file.flush()
-        ranks = RemoteRanks(list(layout.hosts.slots), run, {**environment, "PDSH_SSH_ARGS_APPEND": ssh_arguments})
+        ranks = remote_ranks(layout, arguments, environment)
         launcher = Launcher(ranks, collector, layout.rank_numbers, patience=patience)
         # DeepSpeed writes its own working directory, unquoted, into the remote command.
         start = os.getcwd() if shlex.quote(os.getcwd()) == os.getcwd() else "/"
-        return launcher.run(["env", "-C", start, *command], {**environment, "DS_ENV_FILE": file.name})
+        variables = {"DS_ENV_FILE": file.name, "PDSH_SSH_ARGS_APPEND": ssh_arguments(layout)}
+        ending = launcher.run(["env", "-C", start, *command], {**environment, **variables})
+    return LauncherEnd(ending=ending, stop_requested=launcher.stop_requested)
 
 
 def _python_path(environment: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from dmd.exit_codes import STOPPED, severity
 
@@ -17,6 +17,8 @@ REPORTS = "DMD_REPORTS"
 """Environment variable: where a supervisor reports how its rank ended; a path, or STDERR."""
 STDERR = "stderr"
 _PREFIX = "dmd rank ended: "
+CONTINUES = "; the same command continues"
+"""How a message ends that is no mistake of the user's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,17 @@ def cause(endings: dict[int, Ending]) -> Ending:
         return severity(ending.code), bool(ending.message), ending.origin == rank, -rank
 
     return endings[max(endings, key=preference)]
+
+
+def reason(ending: Ending) -> str:
+    """Why a training ended, without what the same command would do."""
+    return ending.message.removesuffix(CONTINUES) or f"exit code {ending.code}"
+
+
+def given_up(ending: Ending, restarts: int) -> Ending:
+    """The ending of a training that had so many restarts and gets no more."""
+    message = f"{reason(ending)}; given up after {restarts} restart{'s' * (restarts > 1)}{CONTINUES}"
+    return replace(ending, message=message)
 
 
 def print_ending(ending: Ending) -> None:

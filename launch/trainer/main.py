@@ -19,7 +19,7 @@ from dmd.exit_codes import STOPPED
 from dmd.training.outcome import Outcome
 from launch.arguments import make_parser
 from launch.network.interfaces import choose_interfaces
-from launch.starting.environment import REJECTION
+from launch.starting.environment import REJECTION, WRITERS
 from launch.starting.private_variables import DATA, read_private_file
 from launch.supervision.channels import Channels
 from launch.supervision.ending import Ending
@@ -72,7 +72,14 @@ def train(
     watchdog()
     set_threads(options.run, device)
     training = make_training(
-        config, data, options.run, device=device, resume=resume, stop_requested=stop, heartbeat=watchdog
+        config,
+        data,
+        options.run,
+        device=device,
+        resume=resume,
+        stop_requested=stop,
+        heartbeat=watchdog,
+        group=os.environ.get(WRITERS, ""),
     )
     progress.training = True
     peers.begin()

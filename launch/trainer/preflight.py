@@ -1,5 +1,6 @@
 """Everything that can be checked about a training before a rank starts."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,32 @@ def open_shards(data: PlaceLike, config: Config) -> ShardReader:
                 f"{place} has no {split} split (it has: {there}), which a training needs; shard a file that holds it"
             )
     return reader
+
+
+def check_command(
+    config: Config,
+    data: PlaceLike,
+    run: Path,
+    *,
+    resume: Resume,
+    overrides: Sequence[str],
+    num_ranks: int,
+    here: bool,
+) -> None:
+    """Reject a `dmd train` that cannot be done; print a warning of overrides that it does not read.
+
+    Args:
+        here: as `check_training`.
+
+    Raises:
+        ValueError: as `open_shards`, `check_training` and `check_resume`.
+    """
+    with open_shards(data, config) as reader:
+        check_training(config, reader, run, num_ranks, here=here)
+        check_resume(config, reader, run, resume)
+        for override in unread_overrides(overrides, reader.index.info):
+            why = f"{reader.index.root} holds text features, so there is no text encoder"
+            print(f"warning: {override} has no effect: {why}", file=sys.stderr, flush=True)
 
 
 def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: int, *, here: bool = True) -> EpochPlan:

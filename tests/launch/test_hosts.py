@@ -3,6 +3,7 @@
 Needs root, `ip` (iproute2) and for ssh `sshd` and `pdsh`; in CI they are there.
 """
 
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import pytest
 
 from launch.starting.rank_processes import check_ssh
 from tests.support.hosts import Host, can_make_hosts, hosts
-from tests.support.ranks import ENDLESS, PATIENCE, TINY, assert_bitwise, finish, last
+from tests.support.ranks import ENDLESS, PATIENCE, TINY, assert_bitwise, assert_close, finish, last
 from tests.support.waiting import until
 
 pytestmark = [
@@ -218,9 +219,29 @@ def test_hosts_that_were_not_given_the_same(two, shards, tmp_path, own, message)
         assert len(re.findall(f"dmd train: error: .*{message}", text)) == 1, text
 
 
+def test_a_training_goes_on_without_a_host_that_is_lost(two, ssh, shards, reference, tmp_path):
+    """Host 1 is cut off while its rank hangs in step 5; what host 0 had saved of step 4 goes on there alone."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    text = lambda: log.read_text(errors="replace")  # noqa: E731
+    options = ["--hosts", str(two.file), "--restarts", "1", "--min-ranks", "1"]
+    wrapper = two.start(0, log, dmd_train(shards, run, *options), **ssh, DMD_FAULT="hang:step@5@1")
+    until(lambda: (run / "checkpoints" / "step_00000004").exists() or wrapper.poll() is not None, text)
+    two.pair[1].link("down")
+    try:
+        assert wrapper.wait(PATIENCE) == 0, text()
+    finally:
+        two.pair[1].link("up")
+    left = re.escape(two.pair[0].address)
+    restart = rf"dmd train: restart 1 of 1: rank 0 on .* lost the .*; from step_00000004 on 1 rank \({left}\)"
+    assert re.search(restart, text()), text()
+    assert_close(run, reference(SAVES, ranks=1))
+    about = json.loads((run / "run.json").read_text())
+    assert (about["info"]["ranks"], len(about["sessions"])) == (1, 2)
+
+
 def test_a_host_that_ssh_cannot_reach_is_named(ssh):
     with pytest.raises(ValueError, match=r"ssh cannot reach no-such-host\.invalid \(.*\); `ssh no-such-host"):
-        check_ssh(["no-such-host.invalid"], [])
+        check_ssh(["no-such-host.invalid"], "")
 
 
 def test_words_and_secrets_reach_the_ranks_alone(two, ssh, shards, tmp_path):

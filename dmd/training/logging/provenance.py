@@ -1,5 +1,6 @@
 """Where a run's numbers come from: versions of libraries, host, git commit, command line."""
 
+import os
 import platform
 import shlex
 import socket
@@ -24,6 +25,9 @@ _PACKAGES = (
     "safetensors",
     "tensorboard",
 )
+
+RESTART = "DMD_RESTART"
+"""Environment variable: which restart of a command a session is, and why, in one line; unset in the first one."""
 
 
 def versions() -> dict[str, str]:
@@ -54,7 +58,9 @@ def git_commit() -> str | None:
 
 def provenance() -> dict[str, Any]:
     """What run.json says about one session of a run."""
+    restart = os.environ.get(RESTART)
     return {
+        **({} if restart is None else {"restart": restart}),
         "host": socket.gethostname(),
         "command": redact(shlex.join([sys.executable, *sys.argv])),
         "git_commit": git_commit(),

@@ -1,0 +1,141 @@
+"""What `dmd train --address` does: one training on a Ray cluster, in the run directory that the launcher would write.
+
+Ray Train starts the ranks as it does for a trial (`cluster.ray_runtime.trial`); exit codes and the last line are those
+of the launcher.
+"""
+
+import os
+import shutil
+import threading
+import uuid
+
+from ray.exceptions import RayError
+from ray.train import TrainingFailedError
+
+from cluster.ray_runtime.patience import LOOK_SECONDS, Patience, Unavailable
+from cluster.ray_runtime.rank_endings import ending_of_failure
+from cluster.ray_runtime.resources import TrialSize, rank_slots
+from cluster.ray_runtime.session import check_storage, cluster, live_nodes, num_ranks, show_every_line
+from cluster.ray_runtime.stop_flag import make_stop_flag
+from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from cluster.ray_runtime.trial import Command, Failure, TrainingEnd, TrialOptions, run_training
+from cluster.request import TrainRequest
+from dmd.checkpoint.resume import checkpoint_marks
+from dmd.checkpoint.saver import CHECKPOINTS
+from dmd.config.loading import config_to_dict
+from dmd.exit_codes import LOST, STOPPED, USER_ERROR, restart_mends
+from launch.supervision.ending import CONTINUES, Ending, given_up, print_ending
+from launch.trainer.preflight import check_command
+
+RAY_NOTES = ".ray"
+"""Where Ray Train keeps notes of its own in the run directory, while it runs."""
+_END_MARGIN = 60.0
+"""How much longer than a collective may take the ranks get to stop."""
+
+
+def run_train(request: TrainRequest) -> int:
+    """Train, show what the ranks print, and say how they ended; returns the exit code (`dmd.exit_codes`).
+
+    Raises:
+        ValueError: the user's mistakes, all before a rank starts.
+    """
+    with stop_requests(longest_end=request.config.train.collective_timeout + _END_MARGIN) as stop:
+        try:
+            ending = _train(request, stop)
+        except KeyboardInterrupt:
+            ending = Ending(code=STOPPED, message=f"asked to stop before a rank ran{CONTINUES}")
+        except Unavailable as error:
+            ending = Ending(code=LOST, message=str(error))
+    print_ending(ending)
+    return ending.code
+
+
+def _train(request: TrainRequest, stop: StopRequests) -> Ending:
+    show_every_line()
+    # A node that is drained is a node that is lost, and counts as a restart.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    with cluster(request.address, stop, show_ranks=True):
+        size = request.size(live_nodes())
+        check_command(
+            request.config,
+            request.data,
+            request.run,
+            resume=request.resume,
+            overrides=request.overrides,
+            num_ranks=size.max_ranks,
+            here=False,
+        )
+        slots = rank_slots(size, live_nodes())
+        if slots < size.min_ranks:
+            print(f"the cluster has room for {slots} of {size}: waiting {request.patience} s for more", flush=True)
+        check_storage(request.run, request.data)
+        return _Drive(request, size).wait()
+
+
+class _Drive:
+    """A training under way, in a thread: the main one takes requests to stop."""
+
+    def __init__(self, request: TrainRequest, size: TrialSize) -> None:
+        self._request = request
+        self._options = TrialOptions(
+            data=request.data,
+            ray_storage=str(request.run / RAY_NOTES),
+            size=size,
+            max_failures=request.restarts,
+        )
+        self._flag = make_stop_flag()
+        self._ending: Ending | None = None
+        self._ended = threading.Event()
+
+    def wait(self) -> Ending:
+        """Wait for the end of the training.
+
+        Raises:
+            Unavailable: no rank has had room for too long. KeyboardInterrupt: a stop was asked for while no rank ran,
+                or for the second time.
+        """
+        threading.Thread(target=self._run, name="training", daemon=True).start()
+        try:
+            self._look()
+        except KeyboardInterrupt:
+            if num_ranks() == 0:
+                raise
+            print("dmd train: stopping after a checkpoint; a second request ends at once", flush=True)
+            self._flag.ask.remote()
+            self._look()
+        assert self._ending is not None
+        return self._ending
+
+    def _look(self) -> None:
+        patience = Patience(self._request.patience)
+        while not self._ended.wait(LOOK_SECONDS):
+            patience.look()
+
+    def _run(self) -> None:
+        try:
+            self._ending = self._ending_of(self._train())
+        except TrainingFailedError as error:
+            ending, restarts = ending_of_failure(error), self._request.restarts
+            self._ending = given_up(ending, restarts) if restarts and restart_mends(ending.code) else ending
+        except RayError as error:
+            first_line = str(error).strip().partition("\n")[0]
+            self._ending = Ending(code=LOST, message=f"Ray Train is gone ({first_line}){CONTINUES}")
+        finally:
+            shutil.rmtree(self._options.ray_storage, ignore_errors=True)
+            self._ended.set()
+
+    def _train(self) -> TrainingEnd | Failure:
+        request, name = self._request, f"train-{uuid.uuid4().hex[:8]}"
+        command = Command(
+            resume=request.resume,
+            before=checkpoint_marks(request.run / CHECKPOINTS),
+            writers=name,
+            stop_flag=self._flag,
+        )
+        return run_training(config_to_dict(request.config), request.run, self._options, name=name, command=command)
+
+    def _ending_of(self, end: TrainingEnd | Failure) -> Ending:
+        if isinstance(end, Failure):
+            return Ending(code=USER_ERROR, message=end.reason)
+        print(end.text, flush=True)
+        return Ending(code=STOPPED if end.stopped else 0)
