@@ -6,16 +6,18 @@ are not known to Python. Exit codes are those of the `dmd` command.
 
 import sys
 
-from cluster.commands import experiment, tune
+from cluster.commands import evaluate, experiment, predict, tune
 from dmd.cli import call
 
-COMMANDS = {"tune": tune, "experiment": experiment}
+COMMANDS = {"tune": tune, "experiment": experiment, "predict": predict, "evaluate": evaluate}
+WITH_ADDRESS = ("predict", "evaluate")
+"""Those that run on one process unless they are told where the cluster is."""
 
 
 def main(argv: list[str]) -> int:
-    """Run `tune` or `experiment` as the `dmd` command does."""
+    """Run a command as the `dmd` command does, on the cluster of the job, which RAY_ADDRESS names."""
     name, *rest = argv
-    return call(name, COMMANDS[name], rest)
+    return call(name, COMMANDS[name], ["--address", "auto", *rest] if name in WITH_ADDRESS else rest)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run `dmd tune` or `dmd experiment` as a job on a Ray cluster, from a machine that only reaches its dashboard.
+"""Run `dmd tune`, `experiment`, `predict` or `evaluate` as a job on a Ray cluster that only its dashboard reaches.
 
     dmd submit --address http://HEAD:8265 tune --preset mosi-aligned --data /nfs/shards --out /nfs/mosi --space ...
     dmd submit --address http://HEAD:8265 status ID      (or: logs ID, stop ID)
@@ -21,13 +21,27 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cluster.parsers import experiment_parser, tune_parser
+from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, tune_parser
 from cluster.ray_runtime.access import PLACES, find_token, send_token
-from data_shards.places import to_place
+from data_shards.places import Place, to_place
 from dmd.config.loading import load_config, preset_names
 from dmd.exit_codes import LOST
 
-PARSERS = {"tune": tune_parser, "experiment": experiment_parser}
+PARSERS = {
+    "tune": tune_parser,
+    "experiment": experiment_parser,
+    "predict": predict_parser,
+    "evaluate": evaluate_parser,
+}
+_PLACES = {
+    "data": "--data",
+    "out": "--out",
+    "inputs": "SHARDS",
+    "model": "RUN",
+    "run": "RUN",
+    "json": "--json",
+}
+"""What a command calls each place on the shared storage that its parser knows."""
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
 MANAGED = ("status", "logs", "stop")
 _LARGEST_FILE = 2**20
@@ -95,14 +109,11 @@ def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
     if missing:
         raise ValueError(f"{root} is not the project's directory (no {missing[0]}); name it with --working-dir")
     options = PARSERS[command]().parse_intermixed_args(arguments)
-    if options.data.has_secret:
-        raise ValueError(
-            f"--data {options.data} was given with a user or a query, which Ray's job list shows to everybody; "
-            "configure fsspec on the nodes (FSSPEC_*, AWS_PROFILE) and give the URL alone"
-        )
-    for option, value in (("--data", options.data), ("--out", to_place(options.out))):
-        if not value.is_url and not value.path.is_absolute():
-            raise ValueError(f"{option} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
+    for name, title in _PLACES.items():
+        if (value := getattr(options, name, None)) is not None:
+            _check_place(title, to_place(value))
+    if command not in ("tune", "experiment"):
+        return []
     named = [options.space] if command == "tune" else []
     named += [Path(options.preset)] if options.preset and options.preset not in preset_names() else []
     for path in named:
@@ -113,6 +124,17 @@ def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
     if options.preset is None or options.preset in preset_names():
         load_config(options.preset, options.overrides)
     return [path for path in named if not path.is_absolute()]
+
+
+def _check_place(title: str, value: Place) -> None:
+    """Raise ValueError for a place that means nothing on the cluster, or holds a secret."""
+    if value.has_secret:
+        raise ValueError(
+            f"{title} {value} was given with a user or a query, which Ray's job list shows to everybody; "
+            "configure fsspec on the nodes (FSSPEC_*, AWS_PROFILE) and give the URL alone"
+        )
+    if not value.is_url and not value.path.is_absolute():
+        raise ValueError(f"{title} is {value}; a job runs elsewhere, give the absolute path on the shared storage")
 
 
 def runtime_environment(root: Path, files: list[Path], *, pinned: bool) -> dict[str, Any]:

@@ -2,4 +2,5 @@
 
 `store.open_store` returns a `Store`, which opens local files. Behind a URL it uses `remote` (fsspec: ranged reads,
 checked downloads, uploads) and `cache` (checksummed copies, shared by all processes of a node, bounded in size).
+`folder.open_folder` returns a `Folder`, in which results are written file by file.
 """
