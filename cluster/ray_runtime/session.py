@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._private.services import canonicalize_bootstrap_address_or_die, find_gcs_addresses
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.ray_runtime.access import agree_on_token, make_token
@@ -107,14 +107,19 @@ def _head(address: str) -> str:
     """The host:port that an address means.
 
     Raises:
-        ValueError: an address that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+        ValueError: an address that cannot be used, or several clusters that `auto` finds. ConnectionError: none.
     """
     if address.startswith("ray://"):
         raise ValueError(
             f"--address is {address}, a Ray Client server, through which trainings cannot be driven; give the head's "
             "host:port on a node of the cluster, or use dmd submit"
         )
-    return canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
+    if address != "auto":
+        return address
+    running = sorted(find_gcs_addresses())
+    if len(running) > 1 and not os.environ.get("RAY_ADDRESS"):  # Ray itself would take any of them
+        raise ValueError(f"--address is auto, and there are several Ray clusters: name one of {', '.join(running)}")
+    return canonicalize_bootstrap_address_or_die(address)
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -104,6 +104,10 @@ def test_experiment(options, message, shards, tmp_path, capsys):
         (["experiment", *JOB, "--preset", "none.yaml"], "there is no none.yaml in "),
         (["experiment", *JOB, "--preset", "demo", "train.epoch=3"], "unknown config key 'train.epoch'"),
         (["--working-dir", "/tmp", "experiment", *JOB], "/tmp is not the project's directory"),
+        (["predict", "run", "/nfs/s", "--out", "/nfs/x"], "RUN is run; a job runs elsewhere, give the absolute path"),
+        (["predict", "/nfs/r", "s3://u:p@b/s", "--out", "/nfs/x"], "SHARDS s3://b/s was given with a user or a query"),
+        (["evaluate", "/nfs/r", "--json", "x.json"], "--json is x.json; a job runs elsewhere, give the absolute path"),
+        (["evaluate", "/nfs/r", "--data", "s3://b/s"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["stop"], "wants one job id"),
         (["tune", *SEARCH, *JOB], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (
