@@ -222,8 +222,8 @@ class PartFiles:
         """What is wrong with a part, None where it is right, which is noted."""
         try:
             content = self._folder.read(part.name)
-        except ValueError:
-            return "is not there"
+        except ValueError as error:
+            return f"cannot be read: {error}"
         try:
             file = ParquetFile(pa.BufferReader(content))
             ids = file.read(["split", "id"])

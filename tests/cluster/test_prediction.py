@@ -20,9 +20,10 @@ from moto.server import ThreadedMotoServer
 from ray._private.services import find_gcs_addresses
 
 from cluster.jobs.entrypoint import main as run_job
-from dmd.inference.part_files import MANIFEST
+from dmd.exit_codes import LOST, STOPPED
+from dmd.inference.part_files import MANIFEST, REQUEST
 from launch.network.ports import free_port
-from tests.support.clusters import Node, dmd, finish, wait_for
+from tests.support.clusters import Node, assert_stopped, dmd, finish, wait_for
 from tests.support.commands import command, rejected
 from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files
@@ -139,11 +140,14 @@ def test_a_killed_driver_is_continued_with_what_is_missing(address, told, tmp_pa
     assert command(*order[:-1], "127.0.0.1:1") == 0, "nothing is missing, so no cluster is wanted"
 
 
-@pytest.mark.parametrize("kind", ["sentiment", "classes"])
-def test_an_evaluation_has_the_numbers_of_one_process(kind, address, told, tmp_path):
-    order = ("evaluate", told[kind].run, "--split", "train", "--address", address, "--json", tmp_path / "train.json")
-    assert command(*order) == 0
-    assert json.loads((tmp_path / "train.json").read_text()) == told[kind].metrics
+def test_an_evaluation_of_a_classifier_has_the_numbers_of_one_process(address, told, tmp_path):
+    evaluate(told["classes"], address, tmp_path / "train.json")
+
+
+def evaluate(here: Told, address: str, out: Path) -> None:
+    """Evaluate on the cluster, compare with one process."""
+    assert command("evaluate", here.run, "--split", "train", "--address", address, "--json", out) == 0
+    assert json.loads(out.read_text()) == here.metrics
 
 
 def test_a_mistake_is_no_reason_to_try_again(address, told, tmp_path, capsys):
@@ -160,17 +164,42 @@ def test_a_mistake_is_no_reason_to_try_again(address, told, tmp_path, capsys):
 
 
 def test_two_clusters_on_one_host(address, told, tmp_path_factory, tmp_path, capsys, monkeypatch):
-    """Which one is meant must be said; what another one is called makes no difference then."""
+    """Which one is meant must be said; then the other one makes no difference, even where RAY_ADDRESS names it."""
     other, where = start_head(tmp_path_factory.mktemp("o") / "r")
     here = told["sentiment"]
     order = ("predict", here.run, here.shards, "--out", tmp_path / "out")
     find_gcs_addresses.cache_clear()  # as in a process of its own
     try:
         error = rejected(capsys, *order, "--address", "auto")
-        assert f"there are several Ray clusters: name one of {', '.join(sorted((address, where)))}" in error
+        assert "there are several Ray clusters: name one of " in error
+        assert all(named.partition(":")[2] in error for named in (address, where))
         assert not (tmp_path / "out").exists()
         monkeypatch.setenv("RAY_ADDRESS", where)
-        assert command(*order, "--address", address) == 0
-        assert "100 predictions (valid 100) in 1 part\n" in capsys.readouterr().out
+        evaluate(here, address, tmp_path / "train.json")
     finally:
         other.kill()
+
+
+def test_no_cluster_at_the_address(told, tmp_path, capsys):
+    here, where = told["sentiment"], f"127.0.0.1:{free_port()}"
+    order = ("predict", here.run, here.shards, "--out", tmp_path / "out")
+    assert f"no Ray cluster at {where}: " in rejected(capsys, *order, "--address", where)
+    assert not (tmp_path / "out").exists()
+    assert f"no Ray cluster at {where}: " in rejected(capsys, "evaluate", here.run, "--address", where)
+
+
+def test_an_actor_that_has_no_room(address, told, tmp_path, capsys):
+    """A mistake where no node is large enough; a wait that ends where one may come."""
+    here = told["sentiment"]
+    order = ("predict", here.run, here.shards, "--out", tmp_path / "out", "--address", address, "--cpus-per-actor", 8)
+    error = rejected(capsys, *order)
+    assert "an actor wants 8 CPU; no node of the cluster has that (1 CPU, 0 GPU; 1 CPU, 0 GPU): it could never" in error
+    log = tmp_path / "log"
+    driver = dmd(*order, "--actors", 1, log=log)
+    assert command(*order[:4], tmp_path / "other", *order[5:], "--actors", 1, "--patience", 3) == LOST
+    said = capsys.readouterr().out
+    assert "no actor has ended a task for 3 s (free: 2 of 2 CPU, 0 of 0 GPU)" in said
+    assert said.endswith(f"parts written by this command: 0 ({tmp_path}/other); the same command continues\n")
+    wait_for(lambda: driver.poll() is not None or (tmp_path / "out" / REQUEST).exists(), "the driver to wait")
+    driver.terminate()
+    assert_stopped(finish(driver, log, code=STOPPED), f"({tmp_path}/out); the same command continues")

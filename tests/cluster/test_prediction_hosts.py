@@ -74,5 +74,4 @@ def test_a_host_that_is_lost_in_a_prediction(tmp_path_factory: pytest.TempPathFa
 
 def works_on(node: Node, out: Path) -> bool:
     """Whether a node has an actor, and all parts are there but those two that it holds."""
-    actors = [process for process in node.processes() if "MapWorker" in " ".join(process.cmdline())]
-    return bool(actors) and len(list(out.glob("part-*"))) == 4
+    return bool(node.actors("MapWorker")) and len(list(out.glob("part-*"))) == 4
