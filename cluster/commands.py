@@ -1,4 +1,5 @@
-"""Subcommands of `dmd` that work on a Ray cluster, always or with --address: shard, train, tune, experiment, submit.
+"""Subcommands of `dmd` that work on a Ray cluster: tune, experiment, submit; with --address also shard, train, predict
+and evaluate.
 
 Ray is imported when a request stands, so that `--help` and mistakes come fast, and never without a cluster.
 """
@@ -57,7 +58,40 @@ def experiment(argv: list[str]) -> int:
 
 
 def submit(argv: list[str]) -> int:
-    """Run shard, tune or experiment as a job on a remote cluster, follow its log, look at it or stop it."""
+    """Run a command as a job on a remote cluster, follow its log, look at it or stop it."""
     from cluster.jobs.submit import submit as submit_job
 
     return submit_job(argv)
+
+
+def predict(argv: list[str]) -> int:
+    """Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file."""
+    from cluster.parsers import predict_parser
+    from cluster.prediction.request import pool_request
+    from dmd.commands import parts_order, predict_here
+
+    options = predict_parser().parse_args(argv)
+    request = pool_request(options)
+    if request is None:
+        return predict_here(options)
+    order = parts_order(options)
+    from cluster.prediction.predict import run_predict
+
+    return run_predict(order, request)
+
+
+def evaluate(argv: list[str]) -> int:
+    """Print all metrics of a trained run on a split, for each of the eight heads."""
+    from cluster.parsers import evaluate_parser
+    from cluster.prediction.request import pool_request
+    from dmd.commands import evaluate_here
+
+    options = evaluate_parser().parse_args(argv)
+    request = pool_request(options)
+    if request is None:
+        return evaluate_here(argv, options)
+    if options.ranks > 1:
+        raise ValueError(f"--ranks is {options.ranks} beside --address; the cluster has actors, give --actors")
+    from cluster.prediction.evaluate import run_evaluate
+
+    return run_evaluate(options.run, options.data, options.split, write_to=options.json, request=request)

@@ -1,9 +1,9 @@
-"""The command lines of `dmd train`, `dmd tune` and `dmd experiment`: their own commands parse them, and `dmd submit`
-checks them."""
+"""The command lines of what runs on a cluster: its own commands parse them, and `dmd submit` checks them."""
 
 import argparse
 from pathlib import Path
 
+import dmd.commands
 from data_shards.places import place_option
 from dmd.config.loading import preset_names
 from launch.arguments import train_parser as launcher_parser
@@ -56,6 +56,32 @@ def train_parser() -> argparse.ArgumentParser:
 def _add_rank_size(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cpus-per-rank", type=float, default=1.0, metavar="N", help="default: 1")
     group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
+
+
+def predict_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd predict`, here or on a cluster."""
+    parser = dmd.commands.predict_parser()
+    _add_pool_options(parser)
+    return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd evaluate`, here or on a cluster."""
+    parser = dmd.commands.evaluate_parser()
+    _add_pool_options(parser)
+    return parser
+
+
+def _add_pool_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cluster")
+    group.add_argument("--address", help="a Ray cluster, host:port or auto; local: one of this machine's own")
+    group.add_argument("--actors", type=int, metavar="N", help="processes that hold the model (default: what fits)")
+    group.add_argument("--cpus-per-actor", type=float, metavar="N", help="default: 1")
+    group.add_argument(
+        "--gpus-per-actor", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0"
+    )
+    group.add_argument("--patience", type=int, metavar="S", help="without an answer of any actor (default: 600)")
+    group.add_argument("--verbose", action="store_true", help="show what Ray and the actors print")
 
 
 def _add_shared_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,6 @@
-"""Subcommands of `dmd` that need the network but no launcher: evaluate, predict, export, import, presets."""
+"""Subcommands of `dmd` that need the network but no launcher: export, import, presets; evaluate and predict in this
+process, which the floor `cluster` declares, since both run on a Ray cluster too.
+"""
 
 import argparse
 import json
@@ -6,17 +8,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_shards.places import Place, place_option
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 
 if TYPE_CHECKING:
     from dmd.inference.inputs import Samples
+    from dmd.inference.predict_parts import Order
 
 
-def evaluate(argv: list[str]) -> int:
-    """Print all metrics of a trained run on a split, for each of the eight heads."""
+SAMPLES_PER_PART = 1024
+"""Of a directory of predictions: some 150 KB, and a minute or two of a slow CPU."""
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd evaluate` in processes of this machine."""
     parser = argparse.ArgumentParser(
         prog="dmd evaluate",
         description="Evaluate the best checkpoint of a run. Acc and F1 are printed in per cent; "
@@ -27,7 +34,11 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
+    """Evaluate in processes of this machine, which are started with `argv` where there are several."""
     if options.ranks < 1:
         raise ValueError(f"--ranks is {options.ranks}; it must be at least 1")
     from dmd.ranks import STORE, run_ranks
@@ -42,7 +53,6 @@ def _evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | Non
     import torch
     import torch.distributed as dist
 
-    from dmd.checkpoint.standing import is_unfinished
     from dmd.evaluation.trained_run import evaluate_run
     from dmd.kernels.backend import default_device
     from dmd.ranks import join_ranks
@@ -55,14 +65,21 @@ def _evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | Non
     result = evaluate_run(run, data=data, split=split)
     is_main_rank = ranks == 1 or dist.get_rank() == 0
     if is_main_rank:
-        print(metrics_table(result["metrics"]))
-        state = "; the training is not finished" if is_unfinished(run) else ""
-        print(f"{result['split']} split, {result['samples']} samples, checkpoint of step {result['step']}{state}")
-        if write_to is not None:
-            write_to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print_evaluation(run, result, write_to=write_to)
     if ranks > 1:
         dist.destroy_process_group()
     return 0
+
+
+def print_evaluation(run: Path, result: dict[str, Any], *, write_to: Path | None) -> None:
+    """Print what `dmd.evaluation.trained_run.describe` says, and write it as JSON where that is wanted."""
+    from dmd.checkpoint.standing import is_unfinished
+
+    print(metrics_table(result["metrics"]))
+    state = "; the training is not finished" if is_unfinished(run) else ""
+    print(f"{result['split']} split, {result['samples']} samples, checkpoint of step {result['step']}{state}")
+    if write_to is not None:
+        write_to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
@@ -78,12 +95,22 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join([*lines, unit_note(metrics["fused"])])
 
 
-def predict(argv: list[str]) -> int:
-    """Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file."""
-    parser = argparse.ArgumentParser(prog="dmd predict", description=predict.__doc__)
+def predict_parser() -> argparse.ArgumentParser:
+    """Arguments of `dmd predict` in this process."""
+    parser = argparse.ArgumentParser(
+        prog="dmd predict",
+        description="Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file, or "
+        "samples of shards into a directory of Parquet files.",
+    )
     parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
     parser.add_argument("inputs", type=place_option, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet or .csv file")
+    parser.add_argument(
+        "--out",
+        type=place_option,
+        required=True,
+        metavar="FILE|DIR/",
+        help="a .parquet or .csv file; or a directory or bucket for parts, which the same command continues",
+    )
     parser.add_argument(
         "--split",
         action="append",
@@ -91,22 +118,73 @@ def predict(argv: list[str]) -> int:
         help=f"{SPLIT_HELP}; may be repeated; a file without splits is taken whole, and with --id all splits are",
     )
     parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
-    options = parser.parse_args(argv)
+    parser.add_argument(
+        "--samples-per-part",
+        type=int,
+        default=SAMPLES_PER_PART,
+        metavar="N",
+        help="of a directory (default: %(default)s)",
+    )
+    return parser
 
+
+def predict_here(options: argparse.Namespace) -> int:
+    """Predict in this process."""
+    from dmd.inference.outputs import is_directory
+
+    if is_directory(options.out):
+        from dmd.inference.predict_parts import compute_here, predict_parts
+
+        print(f"{options.out}: {predict_parts(parts_order(options), compute_here)}")
+        return 0
+    return _predict_file(options)
+
+
+def parts_order(options: argparse.Namespace) -> "Order":
+    """What is asked for with a directory as the output.
+
+    Raises:
+        ValueError: a file, or single samples.
+    """
+    from dmd.inference.outputs import is_directory
+    from dmd.inference.predict_parts import Order
+
+    if not is_directory(options.out):
+        raise ValueError(
+            f"--out {options.out} is a file, which one process writes; leave --address out, or give a directory"
+        )
+    if options.id:
+        raise ValueError(
+            f"--out {options.out} is a directory, which takes whole splits; name a .parquet file with --id"
+        )
+    return Order(
+        model=options.model,
+        data=options.inputs.absolute(),
+        out=options.out.absolute(),
+        splits=_asked_splits(options),
+        samples_per_part=options.samples_per_part,
+    )
+
+
+def _asked_splits(options: argparse.Namespace) -> list[str] | None:
+    return list(dict.fromkeys(options.split)) if options.split else None
+
+
+def _predict_file(options: argparse.Namespace) -> int:
     from dmd.inference.export import load
     from dmd.inference.inputs import read_samples
     from dmd.inference.outputs import check_suffix, predictions, schema, to_table, write_predictions
 
-    check_suffix(options.out)
+    out = options.out.path
+    check_suffix(out)
     model = load(options.model)
-    asked = list(dict.fromkeys(options.split)) if options.split else None
     default = None if options.id else DEFAULT_SPLIT
-    samples = read_samples(options.inputs, model.card, splits=asked, default=default, ids=options.id)
+    samples = read_samples(options.inputs, model.card, splits=_asked_splits(options), default=default, ids=options.id)
     counts: Counter[str] = Counter()
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
-    rows = write_predictions(options.out, tables, schema(model.config.model.task))
+    rows = write_predictions(out, tables, schema(model.config.model.task))
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
-    print(f"{options.out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")
+    print(f"{out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")
     return 0
 
 

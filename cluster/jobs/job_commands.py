@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.parsers import experiment_parser, train_parser, tune_parser
+from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, train_parser, tune_parser
 from cluster.request import train_request
 from cluster.sharding.parser import parse_shard
 from data_shards.format.schema import MODALITIES
@@ -75,6 +75,18 @@ def _shard_files(options: argparse.Namespace) -> list[Path]:
     return []
 
 
+def _predict_files(options: argparse.Namespace) -> list[Path]:
+    check_places({"RUN": to_place(options.model), "SHARDS": to_place(options.inputs), "--out": to_place(options.out)})
+    return []
+
+
+def _evaluate_files(options: argparse.Namespace) -> list[Path]:
+    optional = {"--data": options.data, "--json": options.json}
+    check_places({"RUN": to_place(options.run)})
+    check_places({name: to_place(value) for name, value in optional.items() if value is not None})
+    return []
+
+
 def _report_files(options: argparse.Namespace) -> list[Path]:
     if options.out is None and len(options.runs) > 1:
         raise ValueError("a report of several runs needs --out; give an absolute path on the shared storage")
@@ -118,6 +130,16 @@ JOB_COMMANDS = {
         parse=lambda argv: experiment_parser().parse_intermixed_args(argv), named_files=_experiment_files
     ),
     "shard": JobCommand(parse=parse_shard, named_files=_shard_files, added=("--address", "auto")),
+    "predict": JobCommand(
+        parse=lambda argv: predict_parser().parse_args(argv),
+        named_files=_predict_files,
+        added=("--address", "auto"),
+    ),
+    "evaluate": JobCommand(
+        parse=lambda argv: evaluate_parser().parse_args(argv),
+        named_files=_evaluate_files,
+        added=("--address", "auto"),
+    ),
     "report": JobCommand(parse=lambda argv: report_parser().parse_args(argv), named_files=_report_files),
 }
 """By their names, which setup.cfg lists too."""

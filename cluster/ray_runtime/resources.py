@@ -59,10 +59,13 @@ def parse_ranks(text: str) -> tuple[int, int]:
 
 
 def rank_slots(size: TrialSize, nodes: Iterable[Mapping[str, float]]) -> int:
-    """Ranks of this size that the nodes, each given by its resources, hold at once: a rank never spans nodes."""
-    return sum(
-        min(int(node.get(name, 0.0) / amount + _EPSILON) for name, amount in size.per_rank.items()) for node in nodes
-    )
+    """Ranks of this size that the nodes, each given by its resources, hold at once."""
+    return slots(size.per_rank, nodes)
+
+
+def slots(claim: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> int:
+    """Processes with this claim that the nodes hold at once: a process never spans nodes."""
+    return sum(min(int(node.get(name, 0.0) / amount + _EPSILON) for name, amount in claim.items()) for node in nodes)
 
 
 def concurrent_trials(size: TrialSize, nodes: list[Mapping[str, float]]) -> int:

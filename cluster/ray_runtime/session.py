@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, ray_logging
-from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._private.services import canonicalize_bootstrap_address_or_die, find_gcs_addresses
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.ray_runtime.access import agree_on_token, make_token
@@ -127,14 +127,19 @@ def _head(address: str) -> str:
     """The host:port that an address means.
 
     Raises:
-        ValueError: an address that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+        ValueError: an address that cannot be used, or several clusters that `auto` finds. ConnectionError: none.
     """
     if address.startswith("ray://"):
         raise ValueError(
             f"--address is {address}, a Ray Client server, through which trainings cannot be driven; give the head's "
             "host:port on a node of the cluster, or use dmd submit"
         )
-    return canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
+    if address != "auto":
+        return address
+    running = sorted(find_gcs_addresses())
+    if len(running) > 1 and not os.environ.get("RAY_ADDRESS"):  # Ray itself would take any of them
+        raise ValueError(f"--address is auto, and there are several Ray clusters: name one of {', '.join(running)}")
+    return canonicalize_bootstrap_address_or_die(address)
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -158,22 +163,23 @@ def num_ranks() -> int:
     return sum(any(name in actor["ActorClassName"] for name in ("RayTrainWorker", EVALUATOR)) for actor in alive)
 
 
-def check_storage(experiment: Path, data: Place) -> None:
-    """Let every node look at the experiment's directory and at its shards.
+def check_storage(out: Path | None, data: Place) -> None:
+    """Let every node look at the output's directory, where there is one, and at the shards.
 
     Raises:
         ValueError: a node that does not see what the others see: the storage is not shared.
     """
-    experiment.mkdir(parents=True, exist_ok=True)
-    marker = experiment / f".shared-{uuid.uuid4().hex}"
-    marker.write_text(marker.name, encoding="utf-8")
+    marker = None if out is None else out / f".shared-{uuid.uuid4().hex}"
+    if marker is not None:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(marker.name, encoding="utf-8")
     generation = ShardIndex.load(data).info.generation
     nodes = _nodes()
     try:
         checks = {
             node["NodeManagerAddress"]: _see.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(marker), data, generation)
+            ).remote(None if marker is None else str(marker), data, generation)
             for node in nodes
         }
         for host, check in checks.items():
@@ -187,15 +193,17 @@ def check_storage(experiment: Path, data: Place) -> None:
                     "Lustre, ...), under the same path"
                 )
     finally:
-        marker.unlink()
+        if marker is not None:
+            marker.unlink()
 
 
 @ray.remote(num_cpus=0)
-def _see(marker: str, data: Place, generation: str) -> str | None:
+def _see(marker: str | None, data: Place, generation: str) -> str | None:
     """What is wrong with a node's view; None if nothing."""
-    path = Path(marker)
-    if not path.exists() or path.read_text(encoding="utf-8") != path.name:
-        return f"does not see the experiment's directory {path.parent}"
+    if marker is not None:
+        path = Path(marker)
+        if not path.exists() or path.read_text(encoding="utf-8") != path.name:
+            return f"does not see the directory {path.parent}"
     try:
         there = ShardIndex.load(data).info.generation
     except (ValueError, OSError) as error:

@@ -140,6 +140,10 @@ class Remote:
 
         self._retry(name, request)
 
+    def write(self, name: str, content: bytes) -> None:
+        """Store a small file under `name`; replaces another one atomically where the server can."""
+        self._retry(name, lambda fs, path: self._call(fs, "pipe_file", path, content))
+
     def exists(self, name: str) -> bool:
         """Whether a file is there."""
         return self._retry(name, lambda fs, path: bool(self._call(fs, "exists", path)))

@@ -324,10 +324,14 @@ def training_steps(
         yield [next(batches) for _ in range(plan.forwards_per_step)]
 
 
+def num_evaluation_batches(reader: ShardReader, split: str, batch_size: int) -> int:
+    """Batches of a split, the last of which may be padded."""
+    return -(-reader.index.num_samples(split) // batch_size)
+
+
 def evaluation_batches(
-    reader: ShardReader, split: str, config: DataConfig, *, batch_size: int, rank: int, num_ranks: int
+    reader: ShardReader, split: str, config: DataConfig, *, batch_size: int, numbers: range | None = None
 ) -> Iterator[Batch]:
-    """This rank's batches of a split; what a batch holds does not depend on the number of ranks."""
-    num_batches = -(-reader.index.num_samples(split) // batch_size)
-    keys = range(rank, num_batches, num_ranks)
-    return _batches(reader, split, _Evaluation(reader, split, batch_size), keys, config)
+    """Batches of a split by their numbers (default: all); what one holds does not depend on who reads which."""
+    wanted = range(num_evaluation_batches(reader, split, batch_size)) if numbers is None else numbers
+    return _batches(reader, split, _Evaluation(reader, split, batch_size), wanted, config)

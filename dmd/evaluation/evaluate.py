@@ -1,6 +1,6 @@
 """Evaluation of a split: every sample exactly once at any number of ranks, metrics computed once from all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +9,15 @@ from torch import Tensor
 
 from data_shards.reading.reader import ShardReader
 from dmd.config import Config
-from dmd.data.loader import evaluation_batches
+from dmd.data.loader import evaluation_batches, num_evaluation_batches
 from dmd.losses.task import task_loss
 from dmd.metrics import head_metrics
 from dmd.model.dmd import HEADS
 from dmd.system.modules import BATCH_SIZE, Modules, all_heads
+
+Share = tuple[Tensor, Tensor]
+"""Part of an evaluation: row of each sample in its split [B], -1 for padding; its predictions of all heads and, last,
+its label [B, 8 * outputs + 1], float32. On the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,13 @@ class Evaluation:
         return {head: head_metrics(self.predictions[head], self.labels) for head in HEADS}
 
 
+def check_split(reader: ShardReader, split: str) -> None:
+    """Raise ValueError unless the shards have samples of a split."""
+    if reader.index.num_samples(split) == 0:
+        there = ", ".join(reader.index.info.counts) or "none"
+        raise ValueError(f"the shards have no split {split!r}; splits that are there: {there}")
+
+
 def evaluate(
     system: Modules,
     reader: ShardReader,
@@ -46,24 +57,41 @@ def evaluate(
 ) -> Evaluation:
     """Predict a split with this rank's share and gather all shares on every rank; `heartbeat` is called per batch.
 
-    Nothing is read from the device before the last batch, so that it never waits for the host.
-
     Raises:
         ValueError: the shards have no such split.
     """
-    total = reader.index.num_samples(split)
-    if total == 0:
-        there = ", ".join(reader.index.info.counts) or "none"
-        raise ValueError(f"the shards have no split {split!r}; splits that are there: {there}")
+    check_split(reader, split)
     distributed = dist.is_initialized()
     rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    numbers = range(rank, num_evaluation_batches(reader, split, BATCH_SIZE), num_ranks)
+    share = predict_share(system, reader, split, config, device=device, numbers=numbers, heartbeat=heartbeat)
+    shares = [share] * num_ranks
+    if distributed:
+        dist.all_gather_object(shares, share)
+    return merge_shares(shares, reader.index.num_samples(split), config.model.outputs)
+
+
+def predict_share(
+    system: Modules,
+    reader: ShardReader,
+    split: str,
+    config: Config,
+    *,
+    device: torch.device,
+    numbers: range,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> Share | None:
+    """Predict some of a split's batches of `BATCH_SIZE`, given by their numbers; None where that is no batch.
+
+    Nothing is read from the device before the last batch, so that it never waits for the host.
+    """
     was_training = system.training
     system.eval()
-    share: tuple[Tensor, Tensor] | None = None
+    share: Share | None = None
     rows: list[Tensor] = []
     tables: list[Tensor] = []  # [B, 8, ...], on the device
     labels: list[Tensor] = []
-    batches = evaluation_batches(reader, split, config.data, batch_size=BATCH_SIZE, rank=rank, num_ranks=num_ranks)
+    batches = evaluation_batches(reader, split, config.data, batch_size=BATCH_SIZE, numbers=numbers)
     with torch.inference_mode():
         for batch in batches:
             tables.append(all_heads(system.predict(batch.to(device))))
@@ -73,15 +101,15 @@ def evaluate(
         if rows:
             share = torch.cat(rows), torch.cat([torch.cat(tables).flatten(1).cpu(), torch.cat(labels)], dim=1)
     system.train(was_training)
-    shares = [share] * num_ranks
-    if distributed:
-        dist.all_gather_object(shares, share)
-    return _merge([share for share in shares if share is not None], total, config.model.outputs)
+    return share
 
 
-def _merge(shares: list[tuple[Tensor, Tensor]], total: int, outputs: int) -> Evaluation:
-    rows = torch.cat([rows for rows, _ in shares])
-    values = torch.cat([values for _, values in shares])
+def merge_shares(shares: Iterable[Share | None], total: int, outputs: int) -> Evaluation:
+    """All samples of a split of `total`, each of which is in one share, in their order; `outputs` are those of a
+    head."""
+    present = [share for share in shares if share is not None]
+    rows = torch.cat([rows for rows, _ in present])
+    values = torch.cat([values for _, values in present])
     values, rows = values[rows >= 0], rows[rows >= 0]
     order = rows.argsort()
     assert rows[order].equal(torch.arange(total)), "every sample exactly once"

@@ -1,10 +1,13 @@
 """What a run directory holds of a trained model: its best checkpoint and where its data is; and its evaluation."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from data_shards.format.schema import DatasetInfo
 from data_shards.places import Place, PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
@@ -13,7 +16,7 @@ from dmd.checkpoint.state import check_fits
 from dmd.config.loading import config_from_dict
 from dmd.data.targets import check_classes
 from dmd.documents import read_document
-from dmd.evaluation.evaluate import evaluate
+from dmd.evaluation.evaluate import Evaluation, evaluate
 from dmd.kernels.backend import default_device
 from dmd.system.fallback import settle_prediction
 from dmd.system.trained_model import ModelCard, TrainedModel
@@ -60,17 +63,49 @@ def evaluate_run(run: Path, *, data: PlaceLike | None, split: str) -> dict[str, 
         ValueError: no checkpoint, one whose weights are not of the model that it declares, data that the model cannot
             read, or shards without that split.
     """
+    with ShardReader(shards_of(run, data)) as reader:
+        card, weights = read_run_for(run, reader.index.info)
+        model = ready_model(card, weights, default_device(), reader.index.info)
+        with model.running():
+            result = evaluate(model.modules, reader, split, model.config, device=model.device)
+    return describe(run, card, reader.index.info, split, result)
+
+
+def shards_of(run: Path, data: PlaceLike | None) -> PlaceLike:
+    """The shards to evaluate a run on; None: those of its training.
+
+    Raises:
+        ValueError: no run directory, or none that says where its shards are.
+    """
     if not run.is_dir():
         raise ValueError(f"there is no run directory {run}")
-    with ShardReader(data or training_data(run)) as reader:
-        info = reader.index.info
-        card, weights = read_run(run)
-        check_fits(card.data, info)
-        check_classes(config_from_dict(card.config), info)
-        model = TrainedModel(card, weights, default_device(), validates=True)
-        with model.running():
-            settle_prediction(model.modules, info)
-            result = evaluate(model.modules, reader, split, model.config, device=model.device)
+    return data or training_data(run)
+
+
+def read_run_for(run: Path, info: DatasetInfo) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a run that can read these shards.
+
+    Raises:
+        ValueError: as `read_run`, or data that the model cannot read.
+    """
+    card, weights = read_run(run)
+    check_fits(card.data, info)
+    check_classes(config_from_dict(card.config), info)
+    return card, weights
+
+
+def ready_model(
+    card: ModelCard, weights: Mapping[str, Tensor], device: torch.device, info: DatasetInfo
+) -> TrainedModel:
+    """A model that evaluates as its training did; by PyTorch where a kernel cannot run on the device."""
+    model = TrainedModel(card, weights, device, validates=True)
+    with model.running():
+        settle_prediction(model.modules, info)
+    return model
+
+
+def describe(run: Path, card: ModelCard, info: DatasetInfo, split: str, result: Evaluation) -> dict[str, Any]:
+    """What `dmd evaluate` writes as JSON."""
     return {
         "run": str(run),
         "step": card.source["step"],

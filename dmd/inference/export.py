@@ -45,15 +45,22 @@ def load(path: str | Path, device: str | torch.device | None = None) -> TrainedM
     Raises:
         ValueError: neither of the two, or damaged.
     """
+    card, weights = read_model(path)
+    return TrainedModel(card, weights, default_device() if device is None else torch.device(device))
+
+
+def read_model(path: str | Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of an export, or of the best checkpoint of a run directory.
+
+    Raises:
+        ValueError: neither of the two, or damaged.
+    """
     path = Path(path)
-    place = default_device() if device is None else torch.device(device)
     if (path / CARD).is_file():
-        card, weights = _read_export(path)
-    elif path.is_dir():
-        card, weights = read_run(path)
-    else:
-        raise ValueError(f"there is no directory {path}; give a run, or what `dmd export` wrote")
-    return TrainedModel(card, weights, place)
+        return _read_export(path)
+    if path.is_dir():
+        return read_run(path)
+    raise ValueError(f"there is no directory {path}; give a run, or what `dmd export` wrote")
 
 
 def export(run: Path, out: Path, *, program: bool) -> str | None:

@@ -85,7 +85,7 @@ def read_samples(
     wanted, path = _unique(ids), to_place(given)
 
     def choose(there: Iterable[str]) -> list[str]:
-        return _chosen(path, there, splits, default)
+        return chosen_splits(path, there, splits, default)
 
     batches = _from_shards(path, card, choose) if path.is_dir() else _from_pickle(path.path, card, choose)
     seen: dict[str, set[str]] = {}
@@ -120,8 +120,12 @@ def _unique(ids: list[str] | None) -> set[str] | None:
     return set(ids)
 
 
-def _chosen(path: Place, there: Iterable[str], splits: list[str] | None, default: str | None) -> list[str]:
-    """Which of the splits that are there ("" alone: there are none) are to be read."""
+def chosen_splits(path: Place, there: Iterable[str], splits: list[str] | None, default: str | None) -> list[str]:
+    """Which of the splits that are there ("" alone: there are none) are to be read, as `read_samples` is asked.
+
+    Raises:
+        ValueError: a split that is not there.
+    """
     known = list(there)
     if splits is None and default is not None and known != [""]:
         if default not in known:
@@ -137,28 +141,39 @@ def _chosen(path: Place, there: Iterable[str], splits: list[str] | None, default
 
 
 def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Samples]:
-    config = config_from_dict(card.config)
     with ShardReader(path) as reader:
-        info = reader.index.info
-        check_classes(config, info)
-        for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
-            if card.data[what] != here:
-                raise ValueError(
-                    f"the model was trained on data with {what} {card.data[what]}, {path} has {here}; give shards "
-                    "that were made from the same features"
-                )
-        for split in choose(info.counts):
-            for begin in range(0, info.counts[split], BATCH_SIZE):
-                rows = range(begin, min(begin + BATCH_SIZE, info.counts[split]))
-                batch = reader.read(split, rows)
-                known = batch["class" if config.data.classes == "stored" else "label"]
-                yield Samples(
-                    split=split,
-                    ids=reader.index.ids(split, rows),
-                    texts=reader.raw_texts(split, rows),
-                    labels=_targets(known, config),
-                    arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES},
-                )
+        check_shards(card, reader)
+        counts = reader.index.info.counts
+        for split in choose(counts):
+            yield from shard_batches(reader, config_from_dict(card.config), split, range(counts[split]))
+
+
+def check_shards(card: ModelCard, reader: ShardReader) -> None:
+    """Raise ValueError unless the model reads what the shards hold."""
+    info = reader.index.info
+    check_classes(config_from_dict(card.config), info)
+    for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
+        if card.data[what] != here:
+            raise ValueError(
+                f"the model was trained on data with {what} {card.data[what]}, {reader.index.root} has {here}; give "
+                "shards that were made from the same features"
+            )
+
+
+def shard_batches(reader: ShardReader, config: Config, split: str, rows: range) -> Iterator[Samples]:
+    """Samples `rows` of a split, in batches that begin at multiples of `BATCH_SIZE`, whoever reads them."""
+    assert rows.start % BATCH_SIZE == 0, "a batch has the same samples in every command"
+    for begin in range(rows.start, rows.stop, BATCH_SIZE):
+        batch_rows = range(begin, min(begin + BATCH_SIZE, rows.stop))
+        batch = reader.read(split, batch_rows)
+        known = batch["class" if config.data.classes == "stored" else "label"]
+        yield Samples(
+            split=split,
+            ids=reader.index.ids(split, batch_rows),
+            texts=reader.raw_texts(split, batch_rows),
+            labels=_targets(known, config),
+            arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES},
+        )
 
 
 def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Samples]:

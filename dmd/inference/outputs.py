@@ -1,14 +1,16 @@
-"""What `dmd predict` writes: one row per sample, as Parquet or CSV, batch after batch."""
+"""What `dmd predict` writes: one row per sample, as Parquet or CSV, batch after batch; a directory of parts has
+`dmd.inference.part_files`."""
 
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 from pyarrow.csv import CSVWriter
 from pyarrow.parquet import ParquetWriter
 
+from data_shards.places import Place
 from dmd.inference.inputs import Samples
 from dmd.model.config import Task
 from dmd.model.dmd import HEADS
@@ -16,6 +18,7 @@ from dmd.model.graph import PAIRS
 from dmd.system.modules import SPACES
 from dmd.system.trained_model import Prediction, TrainedModel
 
+_SUFFIXES = (".parquet", ".csv")
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
@@ -97,5 +100,23 @@ def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema
 
 def check_suffix(path: Path) -> None:
     """Raise ValueError for a file that is neither Parquet nor CSV."""
-    if path.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"the output {path} ends in {path.suffix!r}; name a .parquet or a .csv file")
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"the output {path} ends in {path.suffix!r}; name a .parquet or a .csv file, or a directory, with a slash "
+            "at its end"
+        )
+
+
+def is_directory(out: Place) -> bool:
+    """Whether an output is a directory of parts (`dmd.inference.part_files`): it is there, or is named without a suffix
+    or with a slash at its end, or is a URL.
+
+    Raises:
+        ValueError: a file of predictions at a URL.
+    """
+    suffix = PurePosixPath(out.address).suffix
+    if out.address.endswith("/") or (not out.is_url and out.path.is_dir()):
+        return True
+    if out.is_url and suffix in _SUFFIXES:
+        raise ValueError(f"the output {out} is a file at a URL; give a directory there, such as {out}/")
+    return out.is_url or not suffix

@@ -135,6 +135,10 @@ def test_experiment(options, message, shards, tmp_path, capsys):
         (["shard", "/nfs/x.pkl", "s3://k:s@bucket/x"], "SHARDS s3://bucket/x was given with a user or a query, which"),
         (["shard", "/nfs/x.pkl", "/nfs/x", "--tasks", "0"], "--tasks is 0; it must be at least 1"),
         (["shard", "/nfs/x.pkl", "/nfs/x"], "no Ray dashboard for jobs at http://127.0.0.1:"),
+        (["predict", "run", "/nfs/s", "--out", "/nfs/x"], "RUN is run; a job runs elsewhere, give the absolute path"),
+        (["predict", "/nfs/r", "s3://u:p@b/s", "--out", "/nfs/x"], "SHARDS s3://b/s was given with a user or a query"),
+        (["evaluate", "/nfs/r", "--json", "x.json"], "--json is x.json; a job runs elsewhere, give the absolute path"),
+        (["evaluate", "/nfs/r", "--data", "s3://b/s"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["stop"], "wants one job id"),
         (["tune", *SEARCH, *JOB], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (

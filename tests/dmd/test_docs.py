@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dmd
+from cluster.jobs.submit import PARSERS
 from dmd.cli import main
 from dmd.config.loading import all_keys, config_to_dict, load_config, preset_names
 from dmd.config.reference import field_documents, reference
@@ -130,7 +131,7 @@ def test_named_commands_and_keys_exist(page, capsys):
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_named_options_exist(page, capsys):
     for command in commands(page):
-        name, submitted = command[0], [part for part in command if part in ("tune", "experiment")]
+        name, submitted = command[0], [part for part in command[1:] if part in PARSERS]
         said = _help(capsys, name, "--help")
         if name == "submit" and submitted:  # what follows is an option of the command that is submitted
             said += _help(capsys, submitted[0], "--help")

@@ -54,7 +54,7 @@ def _readers():
 def test_every_field_of_a_batch_is_copied(shards):
     """Walks the dataclass, so that a field that is added to it cannot be forgotten."""
     with ShardReader(shards) as reader:
-        batch = next(iter(evaluation_batches(reader, "valid", DataConfig(), batch_size=4, rank=0, num_ranks=1)))
+        batch = next(iter(evaluation_batches(reader, "valid", DataConfig(), batch_size=4)))
     copies = [batch.to(torch.device("cpu")), *([batch.pin_memory()] if torch.cuda.is_available() else [])]
     for copy in copies:
         for field in fields(Batch):
@@ -129,8 +129,7 @@ def test_an_epoch_resumes_at_any_step(shards, first_step):
 def test_evaluation_reads_ahead_too(shards):
     with ShardReader(shards) as reader:
         runs = [
-            list(evaluation_batches(reader, "test", DataConfig(workers=workers), batch_size=16, rank=0, num_ranks=1))
-            for workers in (0, 2)
+            list(evaluation_batches(reader, "test", DataConfig(workers=workers), batch_size=16)) for workers in (0, 2)
         ]
     assert [batch.rows.tolist() for batch in runs[0]] == [batch.rows.tolist() for batch in runs[1]]
     assert sum(int(batch.mask.sum()) for batch in runs[0]) == 146

@@ -121,8 +121,7 @@ def test_stored_classes_are_what_is_read(tmp_path):
         assert reader.index.info.classes == 3
         check_training(stored, reader, tmp_path / "run", 1)
         both = [
-            next(evaluation_batches(reader, "train", config, batch_size=23, rank=0, num_ranks=1))
-            for config in (stored.data, DataConfig())
+            next(evaluation_batches(reader, "train", config, batch_size=23)) for config in (stored.data, DataConfig())
         ]
     assert torch.equal(targets(both[0].labels, stored), to_classes(both[1].labels, 3).float())
     assert targets(both[0].labels, stored) is both[0].labels

@@ -92,10 +92,14 @@ class Node:
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train."""
+        return self.actors("RayTrainWorker")
+
+    def actors(self, kind: str) -> list[psutil.Process]:
+        """The processes of actors of a kind."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
+                if kind in " ".join(process.cmdline()):
                     found.append(process)
         return found
 

@@ -84,7 +84,7 @@ def sample_features(
     system.eval()
     parts: dict[str, list[Tensor]] = {"homo": [], "hetero": []}
     labels: list[Tensor] = []
-    batches = evaluation_batches(reader, "valid", config.data, batch_size=BATCH_SIZE, rank=0, num_ranks=1)
+    batches = evaluation_batches(reader, "valid", config.data, batch_size=BATCH_SIZE)
     with torch.inference_mode():
         for batch in batches:
             output = system.predict(batch.to(device))

@@ -1,0 +1,117 @@
+"""`dmd evaluate --address`: actors predict the batches of a split, the driver computes the metrics of all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from cluster.prediction.model import SentModel, send_model
+from cluster.prediction.pool import Actor, Task, answers, connected
+from cluster.prediction.predict import open_generation
+from cluster.prediction.request import PoolRequest
+from cluster.ray_runtime.patience import Unavailable
+from cluster.ray_runtime.session import check_storage
+from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from data_shards.places import Place, to_place
+from data_shards.reading.reader import ShardReader
+from dmd.commands import print_evaluation
+from dmd.config.loading import config_from_dict
+from dmd.data.loader import num_evaluation_batches
+from dmd.evaluation.evaluate import Share, check_split, merge_shares, predict_share
+from dmd.evaluation.trained_run import describe, read_run_for, ready_model, shards_of
+from dmd.exit_codes import LOST, STOPPED
+from dmd.kernels.backend import default_device
+from dmd.model.dmd import HEADS
+from dmd.system.modules import BATCH_SIZE
+
+_BATCHES_PER_TASK = 16
+
+
+class Evaluator(Actor):
+    """Predicts batches of a split as one process would."""
+
+    def __init__(self, *, model: SentModel, data: Place, generation: str, split: str, on_gpu: bool) -> None:
+        super().__init__(on_gpu=on_gpu)
+        self._sent = model
+        self._data = data
+        self._generation = generation
+        self._split = split
+
+    def prepare(self) -> None:
+        """Build the model, open the shards."""
+        self._reader = open_generation(self._data, self._generation)
+        info = self._reader.index.info
+        self._model = ready_model(self._sent.card, self._sent.read_weights(), default_device(), info)
+
+    def compute(self, task: Task) -> bytes:
+        """The share of batches `first` to `stop`."""
+        model = self._model
+        with model.running():
+            share = predict_share(
+                model.modules,
+                self._reader,
+                self._split,
+                model.config,
+                device=model.device,
+                numbers=range(task["first"], task["stop"]),
+            )
+        assert share is not None, "a task has a batch"
+        return encode_share(share)
+
+
+def encode_share(share: Share) -> bytes:
+    """The rows [B] int64 and, after them, the values [B, ...] float32 of a share."""
+    rows, values = share
+    return rows.numpy().tobytes() + values.numpy().tobytes()
+
+
+def decode_share(content: bytes, columns: int) -> Share:
+    """A share with that many values per sample."""
+    row_bytes, value_bytes = torch.int64.itemsize, columns * torch.float32.itemsize
+    count = len(content) // (row_bytes + value_bytes)
+    buffer = bytearray(content)
+    rows = torch.frombuffer(buffer, dtype=torch.int64, count=count)
+    values = torch.frombuffer(buffer, dtype=torch.float32, offset=count * row_bytes)
+    return rows, values.view(count, columns)
+
+
+def run_evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | None, request: PoolRequest) -> int:
+    """Evaluate a run's best checkpoint; returns the exit code.
+
+    Raises:
+        ValueError: the user's mistakes. OSError: storage that fails; `Unreadable` where the same command works later.
+    """
+    with stop_requests() as stop:
+        try:
+            print_evaluation(run, _evaluate(run, data, split, request, stop), write_to=write_to)
+            return 0
+        except KeyboardInterrupt:
+            why, code = "stopped on request", STOPPED
+        except Unavailable as error:
+            why, code = str(error), LOST
+    print(f"{why}; nothing is kept of an evaluation")
+    return code
+
+
+def _evaluate(run: Path, data: Place | None, split: str, request: PoolRequest, stop: StopRequests) -> dict[str, Any]:
+    place = to_place(shards_of(run, data)).absolute()
+    with ShardReader(place) as reader:
+        info = reader.index.info
+        card, weights = read_run_for(run, info)
+        check_split(reader, split)
+        total, batches = reader.index.num_samples(split), num_evaluation_batches(reader, split, BATCH_SIZE)
+    outputs = config_from_dict(card.config).model.outputs
+    tasks = [
+        {"first": first, "stop": min(first + _BATCHES_PER_TASK, batches)}
+        for first in range(0, batches, _BATCHES_PER_TASK)
+    ]
+    with connected(request, stop), tqdm(total=len(tasks), disable=None) as bar:
+        check_storage(None, place)
+        model = send_model(card, weights)
+        arguments = {"model": model, "data": place, "generation": info.generation, "split": split}
+        shares = []
+        for content in answers(Evaluator, arguments, tasks, request):
+            shares.append(decode_share(content, len(HEADS) * outputs + 1))
+            bar.update()
+    return describe(run, card, info, split, merge_shares(shares, total, outputs))

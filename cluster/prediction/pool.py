@@ -1,0 +1,150 @@
+"""Actors that hold a model, and tasks for them, through Ray Data.
+
+A task is a small dict; an actor answers it with bytes. Ray Data keeps two tasks at an actor, restarts an actor whose
+process or node is gone, and gives its tasks to it again. A mistake in the data and storage that fails are no reason to
+try again: the actor answers with the fault, and the driver raises it.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayActorError
+
+from cluster.prediction.request import PoolRequest
+from cluster.ray_runtime.patience import Unavailable
+from cluster.ray_runtime.process_group import hide_gpus, require_gpu
+from cluster.ray_runtime.resources import slots
+from cluster.ray_runtime.session import cluster, has_gpus, live_nodes
+from cluster.ray_runtime.stopping import StopRequests
+from data_shards.durable import Unreadable
+from dmd.errors import first_line
+
+_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+Task = dict[str, Any]
+_FAULTS: dict[str, type[Exception]] = {"Unreadable": Unreadable, "OSError": OSError, "ValueError": ValueError}
+"""What an actor reports, the more special ones first."""
+_ANSWER = pa.schema([("payload", pa.binary()), ("kind", pa.string()), ("fault", pa.string())])
+
+
+@contextmanager
+def connected(request: PoolRequest, stop: StopRequests) -> Iterator[None]:
+    """The cluster that a request names; see `cluster.ray_runtime.session.cluster`.
+
+    Ray's core warns on stderr of each actor of Ray Data, whose arguments lie in the object store. This process keeps
+    them there to its end, so it says less, unless the request is verbose.
+    """
+    before = os.environ.get(_LOG_LEVEL)
+    if not request.verbose:
+        os.environ.setdefault(_LOG_LEVEL, "fatal")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(cluster(request.address, stop, verbose=request.verbose))
+        finally:
+            if before is None:
+                os.environ.pop(_LOG_LEVEL, None)
+        yield
+
+
+class Actor:
+    """Computes tasks, one at a time; a subclass says how.
+
+    Args:
+        on_gpu: whether Ray gives it a GPU.
+    """
+
+    def __init__(self, *, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+        self._is_ready = False
+
+    def prepare(self) -> None:
+        """Called once, before the first task."""
+        raise NotImplementedError
+
+    def compute(self, task: Task) -> bytes:
+        """The answer to a task. Raises ValueError or OSError where another attempt would not help."""
+        raise NotImplementedError
+
+    def __call__(self, tasks: pa.Table) -> pa.Table:
+        """As Ray Data calls it, with one task."""
+        (task,) = tasks.to_pylist()
+        payload, kind, fault = b"", "", ""
+        try:
+            if not self._is_ready:
+                (require_gpu if self._on_gpu else hide_gpus)()
+                self.prepare()
+                self._is_ready = True
+            payload = self.compute(task)
+        except (ValueError, OSError) as error:
+            kind = next(name for name, known in _FAULTS.items() if isinstance(error, known))
+            fault = str(error)
+        return pa.table([[payload], [kind], [fault]], schema=_ANSWER)
+
+
+def answers(
+    actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task], request: PoolRequest
+) -> Iterator[bytes]:
+    """Compute tasks on the cluster that this process is connected to; their answers, as they come.
+
+    Args:
+        actor: what computes them.
+        arguments: of its constructor, beside `on_gpu`.
+
+    Raises:
+        ValueError, OSError: what an actor has met; or an actor that can never be placed or started.
+        Unavailable: no task has ended for too long.
+    """
+    claim = request.claim(has_gpus=has_gpus())
+    number = min(request.actors or _fitting(claim), len(tasks))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = request.verbose
+    context.execution_no_progress_timeout_s = request.patience
+    logging.getLogger("ray.data").setLevel(logging.INFO if request.verbose else logging.CRITICAL)
+    on_gpu = claim.get("GPU", 0) > 0
+    mapped = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map_batches(
+        actor,
+        fn_constructor_kwargs={**arguments, "on_gpu": on_gpu},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=number),
+        num_cpus=claim["CPU"],
+        num_gpus=claim.get("GPU", 0),
+    )
+    try:
+        for block in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
+            assert isinstance(block, pa.Table), "as the format says"
+            for answer in block.to_pylist():
+                if answer["kind"]:
+                    raise _FAULTS[answer["kind"]](answer["fault"])
+                yield answer["payload"]
+    except ExecutionTimeoutError as error:
+        free, there = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+        kinds = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+        raise Unavailable(
+            f"no actor has ended a task for {request.patience} s (free: {kinds}): others hold the cluster, or a task "
+            "takes longer; --patience waits longer"
+        ) from error
+    except RayActorError as error:
+        raise ValueError(
+            f"an actor cannot start: {first_line(error, 300)}; are the packages of all nodes the same?"
+        ) from error
+
+
+def _fitting(claim: dict[str, float]) -> int:
+    """How many actors the nodes hold at once."""
+    nodes = live_nodes()
+    found = slots(claim, nodes)
+    if not found:
+        there = "; ".join(f"{node.get('CPU', 0.0):g} CPU, {node.get('GPU', 0.0):g} GPU" for node in nodes) or "none"
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in claim.items())
+        raise ValueError(
+            f"an actor wants {wanted}; no node of the cluster has that ({there}): it could never start. Lower "
+            "--cpus-per-actor or --gpus-per-actor, add nodes, or give --actors where an autoscaler will"
+        )
+    return found

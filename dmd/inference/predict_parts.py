@@ -1,0 +1,137 @@
+"""`dmd predict RUN SHARDS --out DIR/`: what is missing in DIR, computed here or elsewhere, then the manifest.
+
+predict_parts(order, compute)    # `compute_here`, or what `cluster.prediction` does on a Ray cluster
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from torch import Tensor
+from tqdm import tqdm
+
+from data_shards.places import Place
+from data_shards.reading.reader import ShardReader
+from data_shards.sole_writer import sole_writer
+from data_shards.storage.folder import open_folder
+from dmd.config.loading import config_from_dict
+from dmd.evaluation.split_option import DEFAULT_SPLIT
+from dmd.inference.export import read_model
+from dmd.inference.inputs import check_shards, chosen_splits, shard_batches
+from dmd.inference.outputs import predictions, schema, to_table
+from dmd.inference.part_files import Part, PartFiles, make_request, write_part
+from dmd.kernels.backend import default_device
+from dmd.system.trained_model import ModelCard, TrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What `dmd predict` is asked for with a directory as its output."""
+
+    model: Path
+    """A run, or an export."""
+    data: Place
+    """Shards."""
+    out: Place
+    splits: list[str] | None
+    """None: the split that is read by default."""
+    samples_per_part: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Parts to compute, and all that this takes."""
+
+    order: Order
+    parts: list[Part]
+    """At least one."""
+    begin: Callable[[], None]
+    """To be called when nothing stands in the way any more, before the first part is written."""
+    stamp: str
+    """Of every part, for `dmd.inference.part_files.write_part`."""
+    generation: str
+    """Of the shards."""
+    card: ModelCard
+    weights: dict[str, Tensor]
+
+
+Compute = Callable[[Work], None]
+"""Write all parts of a work, in any order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is in the directory at the end."""
+
+    rows: int
+    splits: dict[str, int]
+    parts: int
+    found: int
+    """Parts that an earlier command had written."""
+
+    def __str__(self) -> str:
+        of_splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
+        earlier = f", {self.found} of them written before" if self.found else ""
+        return f"{self.rows} predictions ({of_splits}) in {self.parts} part{'s' * (self.parts != 1)}{earlier}"
+
+
+def predict_parts(order: Order, compute: Compute) -> Outcome:
+    """Predict what the output lacks; the same order again continues it.
+
+    Raises:
+        ValueError: data that the model cannot read; another process at work in the directory; a directory that holds
+            something else; a part that `compute` did not write where this process reads.
+    """
+    if not order.data.is_dir():
+        raise ValueError(
+            f"{order.data} is no directory of shards, which --out {order.out} takes; make one with `dmd shard`, or "
+            "name a .parquet file with --out"
+        )
+    folder = open_folder(order.out)
+    card, weights = read_model(order.model)
+    with ShardReader(order.data) as reader:
+        check_shards(card, reader)
+        info = reader.index.info
+        splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
+        request = make_request(card, weights, info, splits, order.samples_per_part)
+        columns = schema(config_from_dict(card.config).model.task)
+        files = PartFiles(folder, request, reader.index, columns)
+        with nullcontext() if order.out.is_url else sole_writer(order.out.path):
+            missing = files.missing()
+            if missing:
+                compute(
+                    Work(
+                        order=order,
+                        parts=missing,
+                        begin=files.begin,
+                        stamp=request.digest(),
+                        generation=info.generation,
+                        card=card,
+                        weights=weights,
+                    )
+                )
+            rows = files.finish({"run": card.source.get("run")})
+    total = len(request.parts())
+    return Outcome(rows=rows, splits=request.splits, parts=total, found=total - len(missing))
+
+
+def compute_here(work: Work) -> None:
+    """Compute parts in this process, one after the other."""
+    model, folder = TrainedModel(work.card, work.weights, default_device()), open_folder(work.order.out)
+    work.begin()
+    with ShardReader(work.order.data) as reader:
+        for part in progress(work):
+            write_part(folder, part, predict_part(model, reader, part), work.stamp)
+
+
+def predict_part(model: TrainedModel, reader: ShardReader, part: Part) -> pa.Table:
+    """The rows of a part."""
+    batches = shard_batches(reader, model.config, part.split, range(part.begin, part.stop))
+    return pa.concat_tables(to_table(samples, prediction) for samples, prediction in predictions(model, batches))
+
+
+def progress(work: Work) -> "tqdm[Part]":
+    """The parts of a work behind a bar, where somebody watches."""
+    return tqdm(work.parts, unit="part", disable=None)

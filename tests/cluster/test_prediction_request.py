@@ -1,0 +1,52 @@
+"""What an actor of a prediction claims, and how many fit, without a cluster."""
+
+import pytest
+import torch
+
+from cluster.parsers import predict_parser
+from cluster.prediction.evaluate import decode_share, encode_share
+from cluster.prediction.request import pool_request
+from cluster.ray_runtime.resources import slots
+from dmd.evaluation.evaluate import Share
+
+
+def request(*options: str):
+    parsed = predict_parser().parse_args(["run", "shards", "--out", "out/", *options])
+    return pool_request(parsed)
+
+
+@pytest.mark.parametrize(
+    "options, with_gpus, without",
+    [
+        ([], {"CPU": 1, "GPU": 1}, {"CPU": 1}),
+        (["--gpus-per-actor", "0.5", "--cpus-per-actor", "2"], {"CPU": 2, "GPU": 0.5}, {"CPU": 2, "GPU": 0.5}),
+        (["--gpus-per-actor", "0"], {"CPU": 1}, {"CPU": 1}),
+    ],
+)
+def test_an_actor_takes_a_gpu_where_there_is_one(options, with_gpus, without):
+    found = request("--address", "auto", *options)
+    assert (found.claim(has_gpus=True), found.claim(has_gpus=False)) == (with_gpus, without)
+
+
+def test_without_an_address_there_is_no_cluster(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert request() is None
+    assert request("--address", "local").address is None
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert request("--address", "local").claim(has_gpus=True) == {"CPU": 1}
+    with pytest.raises(ValueError, match="keeps actors of this machine on the CPU; unset one"):
+        request("--address", "local", "--gpus-per-actor", "1")
+
+
+def test_actors_that_fit():
+    nodes = [{"CPU": 4, "GPU": 2}, {"CPU": 1, "GPU": 2}, {"CPU": 8}]
+    assert slots({"CPU": 1.0}, nodes) == 13
+    assert slots({"CPU": 1.0, "GPU": 1.0}, nodes) == 3
+    assert slots({"CPU": 2.0, "GPU": 0.5}, nodes) == 2
+
+
+def test_a_share_has_the_same_digits_on_the_other_side():
+    share: Share = torch.tensor([3, 4, -1]), torch.tensor([[0.1, -2e-38], [float("inf"), 3.0], [0.0, 1e-3]])
+    rows, values = decode_share(encode_share(share), columns=2)
+    assert rows.equal(share[0])
+    assert values.numpy().tobytes() == share[1].numpy().tobytes()
