@@ -13,7 +13,7 @@ from data_shards.reading.shuffle import epoch_order
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
 from dmd.config import DataConfig
-from dmd.data.loader import Batch, evaluation_batches, training_steps
+from dmd.data.loader import Batch, evaluation_batches, num_evaluation_batches, training_steps
 from dmd.data.plan import EpochPlan
 
 
@@ -138,7 +138,7 @@ def test_evaluation_reads_ahead_too(shards):
 def test_a_stream_evaluates_the_same_batches(shards):
     with ShardReader(shards) as reader:
         for rank in range(3):
-            key = {"batch_size": 16, "rank": rank, "num_ranks": 3}
+            key = {"batch_size": 16, "numbers": range(rank, num_evaluation_batches(reader, "test", 16), 3)}
             stream, random = (
                 list(evaluation_batches(reader, "test", DataConfig(reader=how), **key)) for how in ("stream", "random")
             )
