@@ -15,7 +15,7 @@ from typing import Protocol
 
 from data_shards.durable import sync_directory
 from data_shards.format.index_file import INDEX_NAME
-from data_shards.format.tar import ShardRows
+from data_shards.format.shard_rows import ShardRows
 from data_shards.places import PlaceLike, to_place
 from data_shards.reading.index import ShardIndex
 from data_shards.sole_writer import sole_writer
