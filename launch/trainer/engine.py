@@ -143,7 +143,7 @@ class DeepSpeedEngine:
         if self._zero_stage > 0:
             norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, device=self.device)
         else:
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = torch.nn.utils.get_total_norm([weights.gradient_norms() for weights in self.system.weights])
         if not self._found:
             self._found = torch.cat([self._numbers, norm.view(1)]).tolist()  # waits for the device
         if not _applies(self._found):

@@ -93,8 +93,9 @@ class GradientReduction:
             self._start_next()
         for bucket in self.buckets:
             bucket.finish(self._num_ranks)
-        for each in self.weights:
-            each.join_gradients()
+        if not self.buckets:
+            for each in self.weights:
+                each.join_gradients()
 
     def _hook(self, bucket: Bucket) -> Callable[[Tensor], None]:
         def gradient_is_final(_: Tensor) -> None:

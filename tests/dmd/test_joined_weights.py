@@ -90,3 +90,15 @@ def test_autograd_joins_the_gradients_of_parts():
     assert found[0].equal(2 * parts[0])
     assert found[3].equal(torch.full_like(parts[3], 3))
     assert not any(found[number].any() for number in range(len(found)) if number not in (0, 3))
+
+
+@pytest.mark.parametrize("shapes", [[(1000, 1000), (3, 5), (500, 1000)], [(1500, 1000)], [()], [(), (7,)]])
+def test_the_norm_is_exact_however_many_numbers_there_are(shapes):
+    torch.manual_seed(0)
+    weights = JoinedWeights({str(number): nn.Parameter(torch.randn(shape)) for number, shape in enumerate(shapes)})
+    for parameter in weights.parameters.values():
+        parameter.grad = torch.randn(parameter.shape)
+    gradients = torch.cat([parameter.grad.flatten() for parameter in weights.parameters.values()])
+    weights.join_gradients()
+    norm = torch.nn.utils.get_total_norm([weights.gradient_norms()])
+    torch.testing.assert_close(norm.double(), gradients.double().norm(), rtol=1e-6, atol=0)

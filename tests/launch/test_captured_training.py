@@ -85,6 +85,8 @@ def test_two_ranks_train_with_a_captured_pass_as_without(shards, tmp_path):
             assert captured["values"] == eager["values"]
             assert captured["state"].keys() == eager["state"].keys()
             assert all(captured["state"][name].equal(tensor) for name, tensor in eager["state"].items())
+            for one, other in zip(eager["values"], found["eager 2"]["values"], strict=True):
+                assert one == pytest.approx(other, rel=1e-5)
 
 
 def _operations(_: int, folder: Path) -> dict[str, Any]:
