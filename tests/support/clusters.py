@@ -92,10 +92,14 @@ class Node:
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train."""
+        return self.named("RayTrainWorker")
+
+    def named(self, text: str) -> list[psutil.Process]:
+        """The processes with a text in their command line, where Ray says what a worker runs."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
+                if text in " ".join(process.cmdline()):
                     found.append(process)
         return found
 
