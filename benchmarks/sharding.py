@@ -1,6 +1,6 @@
 """Rows per second of `dmd shard`: one and two processes, and a Ray cluster of one and of two hosts of one CPU each.
 
-    python -m benchmarks.sharding OUT.csv [--files 32] [--rows 64] [--rounds 3]
+    python -m benchmarks.sharding OUT.csv [--files 48] [--rows 256] [--rounds 3]
 
 Hosts are network namespaces of this machine (root, iproute2), so four sides share its cores, disk and page cache: with
 two cores neither two processes nor two hosts can be twice as fast. Each side is the whole command, on the same
@@ -44,7 +44,7 @@ from tests.support.hosts import Host, hosts
 SHAPES = {"text": (50, 300), "audio": (50, 74), "vision": (50, 35)}
 """Steps and features of a row, as in aligned MOSEI with GloVe's words."""
 ROW_GROUP = 32
-SAMPLES_PER_SHARD = 64
+SAMPLES_PER_SHARD = 256
 BASE = "1 process"
 Side = Callable[[Path, Path], float]
 """Makes shards of features; the CPU seconds that it took."""
@@ -97,7 +97,6 @@ class Cost:
 
 def cost(run: Side, features: Path, out: Path) -> Cost:
     """Run a side."""
-    shutil.rmtree(out, ignore_errors=True)
     begin = time.perf_counter()
     cpu_seconds = run(features, out)
     return Cost(time.perf_counter() - begin, cpu_seconds)
@@ -151,9 +150,11 @@ def measure(folder: Path, files: int, rows: int, rounds: int) -> list[dict[str, 
             for _ in range(rounds):
                 for name, run in sides.items():
                     out = folder / f"out-{name.replace(' ', '-')}"
-                    start[name].append(cost(run, tiny, out))
+                    start[name].append(cost(run, tiny, folder / f"tiny-{out.name}"))
+                    shutil.rmtree(folder / f"tiny-{out.name}")
                     whole[name].append(cost(run, features, out))
                     digests[name] = digest(out)
+                    shutil.rmtree(out)
                     print(name, whole[name][-1], "start:", start[name][-1], flush=True)
     rows_in_all = files * rows
     seconds = {name: [cost.seconds for cost in costs] for name, costs in whole.items()}
@@ -188,8 +189,8 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sharding", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT.csv")
-    parser.add_argument("--files", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=64, help="in a file")
+    parser.add_argument("--files", type=int, default=48)
+    parser.add_argument("--rows", type=int, default=256, help="in a file")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.environ |= {

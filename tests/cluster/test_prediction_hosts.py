@@ -74,4 +74,4 @@ def test_a_host_that_is_lost_in_a_prediction(tmp_path_factory: pytest.TempPathFa
 
 def works_on(node: Node, out: Path) -> bool:
     """Whether a node has an actor, and all parts are there but those two that it holds."""
-    return bool(node.actors("MapWorker")) and len(list(out.glob("part-*"))) == 4
+    return bool(node.named("MapWorker")) and len(list(out.glob("part-*"))) == 4

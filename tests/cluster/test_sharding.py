@@ -31,6 +31,8 @@ from tests.support.small_data import files, mmsa, save
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
+TASK = "ray::_run"
+"""What Ray calls a worker process that runs a task of `cluster.sharding.tasks`."""
 BIG = ["--synthetic", "--samples", "3000", "--samples-per-shard", "10"]
 """300 shards: enough to be interrupted."""
 
@@ -184,11 +186,6 @@ def staged(out: Path) -> int:
     return len(list(out.glob(".staging-*/train-*.tar")))
 
 
-def works(node: Node) -> bool:
-    """Whether a task runs on a node."""
-    return any("ray::_run" in " ".join(process.cmdline()) for process in node.processes())
-
-
 def test_ctrl_c_leaves_what_is_there_and_no_task(cluster, here, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     shutil.copytree(here, out)
@@ -197,14 +194,16 @@ def test_ctrl_c_leaves_what_is_there_and_no_task(cluster, here, tmp_path):
     os.killpg(driver.pid, signal.SIGINT)
     assert_stopped(finish(driver, log, code=STOPPED), f"{out} is as it was; the same command begins again")
     assert files(out) == files(here)
-    wait_for(lambda: not works(cluster.worker), "the end of the tasks", 30)
+    wait_for(lambda: not cluster.worker.named(TASK), "the end of the tasks", 30)
 
 
 def test_a_lost_node_costs_its_shards_only(cluster, tmp_path):
     """Its tasks run again on the node that is left. This test is the last one: the cluster is smaller afterwards."""
     out, log = tmp_path / "out", tmp_path / "log"
     driver = cluster.shard(*BIG, out, log=log)
-    wait_for(lambda: driver.poll() is not None or (staged(out) > 20 and works(cluster.worker)), "work on the worker")
+    wait_for(
+        lambda: driver.poll() is not None or (staged(out) > 20 and cluster.worker.named(TASK)), "work on the worker"
+    )
     assert driver.poll() is None, log.read_text()
     cluster.worker.kill()
     finish(driver, log)

@@ -92,14 +92,14 @@ class Node:
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train."""
-        return self.actors("RayTrainWorker")
+        return self.named("RayTrainWorker")
 
-    def actors(self, kind: str) -> list[psutil.Process]:
-        """The processes of actors of a kind."""
+    def named(self, text: str) -> list[psutil.Process]:
+        """The processes with a text in their command line, where Ray says what a worker runs."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if kind in " ".join(process.cmdline()):
+                if text in " ".join(process.cmdline()):
                     found.append(process)
         return found
 
