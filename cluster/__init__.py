@@ -1,6 +1,6 @@
-"""The floor of Ray: many trainings on one cluster, and jobs for a cluster elsewhere.
+"""The floor of Ray: one training or many on a cluster, and jobs for a cluster elsewhere.
 
-`commands` has `dmd tune`, `dmd experiment` and `dmd submit`; `parsers` says what they take, `request` makes one checked
+`commands` has `dmd train`, `dmd tune`, `dmd experiment` and `dmd submit`; `parsers` says what they take, `request` makes one checked
 request of it. `experiments.orchestrate` runs it: `ray_runtime` connects to a cluster and trains one config on
 it (a trial), `search` chooses the configs and records how they do, `experiments` brings both together, repeats the best
 config over seeds, and writes the tables. `jobs` sends such a command to a cluster that only its dashboard reaches.

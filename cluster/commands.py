@@ -43,7 +43,7 @@ def experiment(argv: list[str]) -> int:
 
 
 def submit(argv: list[str]) -> int:
-    """Run tune or experiment as a job on a remote cluster, follow its log, look at it or stop it."""
+    """Run train, tune, experiment or report as a job on a remote cluster, follow its log, look at it or stop it."""
     from cluster.jobs.submit import submit as submit_job
 
     return submit_job(argv)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dmd
+from cluster.jobs.job_commands import JOB_COMMANDS
 from dmd.cli import main
 from dmd.config.loading import all_keys, config_to_dict, load_config, preset_names
 from dmd.config.reference import field_documents, reference
@@ -130,10 +131,12 @@ def test_named_commands_and_keys_exist(page, capsys):
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_named_options_exist(page, capsys):
     for command in commands(page):
-        name, submitted = command[0], [part for part in command if part in ("tune", "experiment")]
+        name, submitted = command[0], [part for part in command[1:] if part in JOB_COMMANDS]
         said = _help(capsys, name, "--help")
         if name == "submit" and submitted:  # what follows is an option of the command that is submitted
             said += _help(capsys, submitted[0], "--help")
+        elif name == "submit" and "logs" in command:
+            said += _help(capsys, name, "logs", "--help")
         for option in (part.partition("=")[0] for part in command if part.startswith("--")):
             assert f"{option} " in said or f"{option}," in said or f"{option}]" in said, f"{page}: dmd {name} {option}"
 
