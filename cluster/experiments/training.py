@@ -6,6 +6,7 @@ of the launcher.
 
 import os
 import shutil
+import signal
 import threading
 import uuid
 
@@ -23,7 +24,7 @@ from cluster.request import TrainRequest
 from dmd.checkpoint.resume import checkpoint_marks
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.config.loading import config_to_dict
-from dmd.exit_codes import LOST, STOPPED, USER_ERROR, restart_mends
+from dmd.exit_codes import LOST, SIGNALLED, STOPPED, USER_ERROR, restart_mends
 from launch.supervision.ending import CONTINUES, Ending, given_up, print_ending
 from launch.trainer.preflight import check_command
 
@@ -68,7 +69,7 @@ def _train(request: TrainRequest, stop: StopRequests) -> Ending:
         slots = rank_slots(size, live_nodes())
         if slots < size.min_ranks:
             print(f"the cluster has room for {slots} of {size}: waiting {request.patience} s for more", flush=True)
-        check_storage(request.run, request.data)
+        check_storage(request.run, request.data, what="the run directory", option="--run")
         return _Drive(request, size).wait()
 
 
@@ -91,8 +92,7 @@ class _Drive:
         """Wait for the end of the training.
 
         Raises:
-            Unavailable: no rank has had room for too long. KeyboardInterrupt: a stop was asked for while no rank ran,
-                or for the second time.
+            Unavailable: no rank has had room for too long. KeyboardInterrupt: a stop was asked for while no rank ran.
         """
         threading.Thread(target=self._run, name="training", daemon=True).start()
         try:
@@ -102,7 +102,11 @@ class _Drive:
                 raise
             print("dmd train: stopping after a checkpoint; a second request ends at once", flush=True)
             self._flag.ask.remote()
-            self._look()
+            try:
+                self._look()
+            except KeyboardInterrupt:
+                message = f"asked to stop again: the ranks were killed{CONTINUES}"
+                return Ending(code=SIGNALLED + signal.SIGKILL, message=message)
         assert self._ending is not None
         return self._ending
 

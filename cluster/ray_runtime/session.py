@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, ray_logging
-from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._private.services import canonicalize_bootstrap_address_or_die, find_gcs_addresses
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.ray_runtime.access import agree_on_token, make_token
@@ -127,14 +127,19 @@ def _head(address: str) -> str:
     """The host:port that an address means.
 
     Raises:
-        ValueError: an address that cannot be used. ConnectionError: no cluster that `auto` finds, or several.
+        ValueError: an address that cannot be used, or `auto` where there are several clusters, of which Ray would take
+            the latest. ConnectionError: no cluster that `auto` finds.
     """
     if address.startswith("ray://"):
         raise ValueError(
             f"--address is {address}, a Ray Client server, through which trainings cannot be driven; give the head's "
             "host:port on a node of the cluster, or use dmd submit"
         )
-    return canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
+    if address != "auto":
+        return address
+    if not os.environ.get("RAY_ADDRESS") and len(found := sorted(find_gcs_addresses())) > 1:
+        raise ValueError(f"--address auto finds several Ray clusters here ({', '.join(found)}); give one of them")
+    return canonicalize_bootstrap_address_or_die(address)
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -158,14 +163,20 @@ def num_ranks() -> int:
     return sum(any(name in actor["ActorClassName"] for name in ("RayTrainWorker", EVALUATOR)) for actor in alive)
 
 
-def check_storage(experiment: Path, data: Place) -> None:
-    """Let every node look at the experiment's directory and at its shards.
+def check_storage(
+    directory: Path, data: Place, *, what: str = "the experiment's directory", option: str = "--out"
+) -> None:
+    """Let every node look at the directory that a command writes, and at its shards.
+
+    Args:
+        what: the directory, for messages.
+        option: which names it.
 
     Raises:
         ValueError: a node that does not see what the others see: the storage is not shared.
     """
-    experiment.mkdir(parents=True, exist_ok=True)
-    marker = experiment / f".shared-{uuid.uuid4().hex}"
+    directory.mkdir(parents=True, exist_ok=True)
+    marker = directory / f".shared-{uuid.uuid4().hex}"
     marker.write_text(marker.name, encoding="utf-8")
     generation = ShardIndex.load(data).info.generation
     nodes = _nodes()
@@ -173,7 +184,7 @@ def check_storage(experiment: Path, data: Place) -> None:
         checks = {
             node["NodeManagerAddress"]: _see.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(marker), data, generation)
+            ).remote(str(marker), what, data, generation)
             for node in nodes
         }
         for host, check in checks.items():
@@ -183,7 +194,7 @@ def check_storage(experiment: Path, data: Place) -> None:
                 fault = f"has not looked at the storage within {_CHECK_SECONDS} s"
             if fault:
                 raise ValueError(
-                    f"node {host} {fault}; put --out and --data on storage that all {len(nodes)} nodes share (NFS, "
+                    f"node {host} {fault}; put {option} and --data on storage that all {len(nodes)} nodes share (NFS, "
                     "Lustre, ...), under the same path"
                 )
     finally:
@@ -191,11 +202,11 @@ def check_storage(experiment: Path, data: Place) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _see(marker: str, data: Place, generation: str) -> str | None:
+def _see(marker: str, what: str, data: Place, generation: str) -> str | None:
     """What is wrong with a node's view; None if nothing."""
     path = Path(marker)
     if not path.exists() or path.read_text(encoding="utf-8") != path.name:
-        return f"does not see the experiment's directory {path.parent}"
+        return f"does not see {what} {path.parent}"
     try:
         there = ShardIndex.load(data).info.generation
     except (ValueError, OSError) as error:
