@@ -137,7 +137,8 @@ def _head(address: str) -> str:
         )
     if address != "auto":
         return address
-    if not os.environ.get("RAY_ADDRESS") and len(found := sorted(find_gcs_addresses())) > 1:
+    found = [] if os.environ.get("RAY_ADDRESS") else sorted(find_gcs_addresses())  # type: ignore[no-untyped-call]
+    if len(found) > 1:
         raise ValueError(f"--address auto finds several Ray clusters here ({', '.join(found)}); give one of them")
     return canonicalize_bootstrap_address_or_die(address)
 
