@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import uuid
 
 from ray.exceptions import RayError
@@ -30,6 +31,8 @@ from launch.trainer.preflight import check_command
 
 RAY_NOTES = ".ray"
 """Where Ray Train keeps notes of its own in the run directory, while it runs."""
+_LOG_SECONDS = 1.5
+"""What the last lines of the ranks take to come here: Ray reads them from files on their nodes."""
 _END_MARGIN = 60.0
 """How much longer than a collective may take the ranks get to stop."""
 
@@ -77,6 +80,7 @@ class _Drive:
     """A training under way, in a thread: the main one takes requests to stop."""
 
     def __init__(self, request: TrainRequest, size: TrialSize) -> None:
+        """Prepare it; `wait` starts it. Raises Unreadable for a checkpoint that cannot be read."""
         self._request = request
         self._options = TrialOptions(
             data=request.data,
@@ -84,6 +88,7 @@ class _Drive:
             size=size,
             max_failures=request.restarts,
         )
+        self._before = checkpoint_marks(request.run / CHECKPOINTS)
         self._flag = make_stop_flag()
         self._ending: Ending | None = None
         self._ended = threading.Event()
@@ -114,6 +119,7 @@ class _Drive:
         patience = Patience(self._request.patience)
         while not self._ended.wait(LOOK_SECONDS):
             patience.look()
+        time.sleep(_LOG_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -132,7 +138,7 @@ class _Drive:
         request, name = self._request, f"train-{uuid.uuid4().hex[:8]}"
         command = Command(
             resume=request.resume,
-            before=checkpoint_marks(request.run / CHECKPOINTS),
+            before=self._before,
             writers=name,
             stop_flag=self._flag,
         )
