@@ -59,7 +59,10 @@ def drive_trial(trial: dict[str, Any], *, base: dict[str, Any], options: TrialOp
 @ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=3)
 def drive_cell(cell: CellRun, options: TrialOptions, data: Place) -> str | None:
     """Train one cell, then evaluate it with the resources of a rank; why the training failed, if it did."""
-    end = run_training(cell.config, cell.run, options, name=f"train-{cell.title}-{uuid.uuid4().hex[:8]}")
+    try:
+        end = run_training(cell.config, cell.run, options, name=f"train-{cell.title}-{uuid.uuid4().hex[:8]}")
+    except TrainingFailedError as error:
+        return ending_of_failure(error).message
     if isinstance(end, Failure):
         return end.reason
     size = options.size

@@ -6,7 +6,9 @@ of the launcher.
 
 import os
 import shutil
+import signal
 import threading
+import time
 import uuid
 
 from ray.exceptions import RayError
@@ -23,12 +25,14 @@ from cluster.request import TrainRequest
 from dmd.checkpoint.resume import checkpoint_marks
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.config.loading import config_to_dict
-from dmd.exit_codes import LOST, STOPPED, USER_ERROR, restart_mends
+from dmd.exit_codes import LOST, SIGNALLED, STOPPED, USER_ERROR, restart_mends
 from launch.supervision.ending import CONTINUES, Ending, given_up, print_ending
 from launch.trainer.preflight import check_command
 
 RAY_NOTES = ".ray"
 """Where Ray Train keeps notes of its own in the run directory, while it runs."""
+_LOG_SECONDS = 1.5
+"""What the last lines of the ranks take to come here: Ray reads them from files on their nodes."""
 _END_MARGIN = 60.0
 """How much longer than a collective may take the ranks get to stop."""
 
@@ -68,7 +72,7 @@ def _train(request: TrainRequest, stop: StopRequests) -> Ending:
         slots = rank_slots(size, live_nodes())
         if slots < size.min_ranks:
             print(f"the cluster has room for {slots} of {size}: waiting {request.patience} s for more", flush=True)
-        check_storage(request.run, request.data)
+        check_storage(request.run, request.data, what="the run directory", option="--run")
         return _Drive(request, size).wait()
 
 
@@ -76,6 +80,7 @@ class _Drive:
     """A training under way, in a thread: the main one takes requests to stop."""
 
     def __init__(self, request: TrainRequest, size: TrialSize) -> None:
+        """Prepare it; `wait` starts it. Raises Unreadable for a checkpoint that cannot be read."""
         self._request = request
         self._options = TrialOptions(
             data=request.data,
@@ -83,6 +88,7 @@ class _Drive:
             size=size,
             max_failures=request.restarts,
         )
+        self._before = checkpoint_marks(request.run / CHECKPOINTS)
         self._flag = make_stop_flag()
         self._ending: Ending | None = None
         self._ended = threading.Event()
@@ -91,8 +97,7 @@ class _Drive:
         """Wait for the end of the training.
 
         Raises:
-            Unavailable: no rank has had room for too long. KeyboardInterrupt: a stop was asked for while no rank ran,
-                or for the second time.
+            Unavailable: no rank has had room for too long. KeyboardInterrupt: a stop was asked for while no rank ran.
         """
         threading.Thread(target=self._run, name="training", daemon=True).start()
         try:
@@ -102,7 +107,11 @@ class _Drive:
                 raise
             print("dmd train: stopping after a checkpoint; a second request ends at once", flush=True)
             self._flag.ask.remote()
-            self._look()
+            try:
+                self._look()
+            except KeyboardInterrupt:
+                message = f"asked to stop again: the ranks were killed{CONTINUES}"
+                return Ending(code=SIGNALLED + signal.SIGKILL, message=message)
         assert self._ending is not None
         return self._ending
 
@@ -110,6 +119,7 @@ class _Drive:
         patience = Patience(self._request.patience)
         while not self._ended.wait(LOOK_SECONDS):
             patience.look()
+        time.sleep(_LOG_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -128,7 +138,7 @@ class _Drive:
         request, name = self._request, f"train-{uuid.uuid4().hex[:8]}"
         command = Command(
             resume=request.resume,
-            before=checkpoint_marks(request.run / CHECKPOINTS),
+            before=self._before,
             writers=name,
             stop_flag=self._flag,
         )

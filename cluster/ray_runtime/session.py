@@ -127,7 +127,8 @@ def _head(address: str) -> str:
     """The host:port that an address means.
 
     Raises:
-        ValueError: an address that cannot be used, or several clusters that `auto` finds. ConnectionError: none.
+        ValueError: an address that cannot be used, or `auto` where there are several clusters, of which Ray would take
+            the latest. ConnectionError: no cluster that `auto` finds.
     """
     if address.startswith("ray://"):
         raise ValueError(
@@ -136,9 +137,9 @@ def _head(address: str) -> str:
         )
     if address != "auto":
         return address
-    running = sorted(find_gcs_addresses())  # type: ignore[no-untyped-call]
-    if len(running) > 1 and not os.environ.get("RAY_ADDRESS"):  # Ray itself would take any of them
-        raise ValueError(f"--address is auto, and there are several Ray clusters: name one of {', '.join(running)}")
+    found = [] if os.environ.get("RAY_ADDRESS") else sorted(find_gcs_addresses())  # type: ignore[no-untyped-call]
+    if len(found) > 1:
+        raise ValueError(f"--address auto finds several Ray clusters here ({', '.join(found)}); give one of them")
     return canonicalize_bootstrap_address_or_die(address)
 
 
@@ -163,13 +164,20 @@ def num_ranks() -> int:
     return sum(any(name in actor["ActorClassName"] for name in ("RayTrainWorker", EVALUATOR)) for actor in alive)
 
 
-def check_storage(out: Path | None, data: Place) -> None:
-    """Let every node look at the output's directory, where there is one, and at the shards.
+def check_storage(
+    directory: Path | None, data: Place, *, what: str = "the experiment's directory", option: str = "--out"
+) -> None:
+    """Let every node look at the directory that a command writes, and at its shards.
+
+    Args:
+        directory: None where the command writes to none.
+        what: the directory, for messages.
+        option: which names it.
 
     Raises:
         ValueError: a node that does not see what the others see: the storage is not shared.
     """
-    marker = None if out is None else out / f".shared-{uuid.uuid4().hex}"
+    marker = None if directory is None else directory / f".shared-{uuid.uuid4().hex}"
     if marker is not None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(marker.name, encoding="utf-8")
@@ -179,7 +187,7 @@ def check_storage(out: Path | None, data: Place) -> None:
         checks = {
             node["NodeManagerAddress"]: _see.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(None if marker is None else str(marker), data, generation)
+            ).remote(None if marker is None else str(marker), what, data, generation)
             for node in nodes
         }
         for host, check in checks.items():
@@ -189,7 +197,7 @@ def check_storage(out: Path | None, data: Place) -> None:
                 fault = f"has not looked at the storage within {_CHECK_SECONDS} s"
             if fault:
                 raise ValueError(
-                    f"node {host} {fault}; put --out and --data on storage that all {len(nodes)} nodes share (NFS, "
+                    f"node {host} {fault}; put {option} and --data on storage that all {len(nodes)} nodes share (NFS, "
                     "Lustre, ...), under the same path"
                 )
     finally:
@@ -198,12 +206,12 @@ def check_storage(out: Path | None, data: Place) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _see(marker: str | None, data: Place, generation: str) -> str | None:
+def _see(marker: str | None, what: str, data: Place, generation: str) -> str | None:
     """What is wrong with a node's view; None if nothing."""
     if marker is not None:
         path = Path(marker)
         if not path.exists() or path.read_text(encoding="utf-8") != path.name:
-            return f"does not see the directory {path.parent}"
+            return f"does not see {what} {path.parent}"
     try:
         there = ShardIndex.load(data).info.generation
     except (ValueError, OSError) as error:

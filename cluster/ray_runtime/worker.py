@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.train
 from ray._private.ray_constants import LOG_PREFIX_ACTOR_NAME
+from ray.train.v2._internal.execution import context as train_context
 from ray.util.metrics import Gauge
 
 from cluster.ray_runtime.process_group import RESUME
@@ -66,6 +67,8 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RankEnded: any other error, with the ending that the launcher would report of it.
     """
+    import torch
+
     from dmd.config.loading import config_from_dict
     from launch.supervision.failures import ending_of
     from launch.trainer.determinism import make_deterministic
@@ -74,7 +77,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
     task: RankTask = settings["task"]
     rank = ray.train.get_context().get_world_rank()
     name_in_logs(f"rank {rank} on {socket.gethostname()}")
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else it shows every report of every rank
+    train_context.logger.setLevel(logging.WARNING)  # every report of every rank, at a level that `LoggingConfig` misses
     try:
         config = config_from_dict(task.config)
     except ValueError as error:
@@ -83,6 +86,8 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
         make_deterministic(os.environ)
     try:
         device = join_process_group(timedelta(seconds=config.train.collective_timeout))
+        ranks = ray.train.get_context().get_world_size()
+        print(f"rank {rank} of {ranks} trains on {device} with {torch.get_num_threads()} threads", flush=True)
         outcome = _train(config, task, device, is_main_rank=rank == 0)
     except Exception as error:
         raise RankEnded(ending_of(error, rank, config, alone=True)) from None  # that of a bug has been printed

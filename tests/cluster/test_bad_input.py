@@ -16,6 +16,7 @@ from tests.support.clusters import TINY, make_shards
 pytestmark = pytest.mark.ray
 
 SEARCH = ["--space", "cluster/spaces/mosi.yaml"]
+TRAINING = ["--data", "/nfs/s", "--run", "/nfs/r"]
 JOB = ["--data", "/nfs/s", "--out", "/nfs/x"]
 
 
@@ -121,8 +122,41 @@ def test_experiment(options, message, shards, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--address", "127.0.0.1:PORT"], "no Ray cluster at 127.0.0.1:"),
+        (["--hosts", "file"], "--hosts file and --address; Ray places the ranks, leave --hosts out"),
+        (["--ranks", "0"], "--ranks is 0; it must be at least 1"),
+        (["--restarts", "-1"], "--restarts is -1; it must be at least 0"),
+        (["--min-ranks", "1"], "--min-ranks is 1 without --restarts"),
+        (["--resume", "yes"], "--resume is 'yes'"),
+        (["train.epoch=3"], "unknown config key 'train.epoch'"),
+    ],
+)
+def test_train(options, message, shards, tmp_path, capsys):
+    options = [option.replace("PORT", str(free_port())) for option in options]
+    common = ["--address", "127.0.0.1:1", "--data", str(shards), "--run", str(tmp_path / "run"), *TINY]
+    assert main(["train", *common, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
+        (["train", "--data", "/nfs/s", "--run", "r"], "--run is r; a job runs elsewhere, give the absolute path"),
+        (["train", "--data", "s", "--run", "/nfs/r"], "--data is s; a job runs elsewhere, give the absolute path"),
+        (["train", *TRAINING, "--hosts", "x"], "--hosts x and --address; Ray places the ranks"),
+        (["train", *TRAINING, "--address", "x"], "--address x in a job, which trains on its own cluster; leave it out"),
+        (["train", *TRAINING, "--ranks", "0"], "--ranks is 0; it must be at least 1"),
+        (["train", *TRAINING, "--preset", "none.yaml"], "there is no none.yaml in "),
+        (["train", *TRAINING, "train.epoch=3"], "unknown config key 'train.epoch'"),
+        (["train", *TRAINING], "no Ray dashboard for jobs at http://127.0.0.1:"),
+        (["report", "/nfs/a", "/nfs/b"], "a report of several runs needs --out"),
+        (["report", "a"], "RUN is a; a job runs elsewhere"),
+        (["report", "/nfs/a"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["tune", *SEARCH, "--data", "shards", "--out", "/nfs/x"], "--data is shards; a job runs elsewhere, give the"),
         (["tune", *SEARCH, "--data=/nfs/s", "--out=x"], "--out is x; a job runs elsewhere, give the absolute"),
         (["tune", *JOB, "--space", "none.yaml"], "there is no none.yaml in "),

@@ -320,6 +320,31 @@ def test_a_terminated_experiment(cluster, tmp_path):
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped experiment's resources")
 
 
+def test_one_training_that_is_stopped_beside_a_second_cluster(cluster, tmp_path):
+    """`auto` cannot know which of two clusters is meant; SIGTERM ends with a checkpoint, and nothing is held."""
+    log, run, shards = tmp_path / "log", tmp_path / "run", make_shards(tmp_path / "shards")
+    ports = ["--port", str(free_port()), "--dashboard-port", str(free_port())]
+    other = Node(tmp_path / "o", "--head", *ports, "--num-cpus", "1", "--temp-dir", str(tmp_path / "o"))
+    try:
+        wait_for(lambda: "Ray runtime started" in (tmp_path / "o.log").read_text(), "the second cluster", 120)
+        train = ["train", "--data", shards, "--run", run, "--ranks", "2", *TINY, "train.epochs=5000", "--address"]
+        text = finish(dmd(*train, "auto", log=log), log, code=2)
+        assert "--address auto finds several Ray clusters here (" in text
+        assert not run.exists()
+    finally:
+        other.kill()
+    log = tmp_path / "training"
+    training = dmd(*train, cluster.address, log=log)
+    wait_for(lambda: training.poll() is not None or lines(run, "valid"), "an epoch")
+    training.terminate()
+    text = finish(training, log, code=STOPPED)
+    assert "dmd train: stopping after a checkpoint; a second request ends at once" in text
+    (step,) = re.findall(r"^stopped at step (\d+); the same command continues$", text, re.MULTILINE)
+    assert (run / "checkpoints" / f"step_{int(step):08d}").is_dir()
+    assert "Traceback" not in text
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped training's resources")
+
+
 def test_a_cluster_that_others_hold(cluster, tmp_path):
     """A wait has an end, with exit code 69: the same command continues when there is room."""
     log, shards = tmp_path / "log", make_shards(tmp_path / "shards")

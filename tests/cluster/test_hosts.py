@@ -5,6 +5,7 @@ between them.
 """
 
 import json
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not can_make_hosts, reason="needs root and iproute2"),
 ]
 
+ROOT = Path(__file__).parents[2]
 PORT = 6379
 EPOCHS = 14
 SETTINGS = [*TINY, f"train.epochs={EPOCHS}", "train.early_stop=1000", "train.collective_timeout=10"]
@@ -205,6 +207,42 @@ def test_every_sample_once_per_epoch(trial, two):
         seen = sum((ids for (of, _), ids in steps.items() if of == epoch), Counter())
         assert len(seen) == 70
         assert set(seen.values()) == {1}
+
+
+def test_a_submitted_training_goes_on_after_a_killed_node(two, shards, reference, tmp_path):
+    """Begun by ranks of one host, continued as a job over both: what it ends with is what those ranks would have.
+
+    The job's log has what each rank prints, with its rank and host; `logs --rank` shows that of one alone.
+    """
+    run, log = tmp_path / "run", tmp_path / "log"
+    settings = [*SETTINGS, "train.learning_rate=3e-3"]
+    ranks.finish(shards, run, *settings, "train.max_steps=6", ranks=2)
+    submit = ["submit", "--address", "http://127.0.0.1:8265"]
+    train = ["train", "--data", shards, "--run", run, "--ranks", "2", "--restarts", "1", *settings]
+    options = ["--working-dir", ROOT, "--environment", "node", "--id", "training"]
+    job = dmd(*submit, *options, *train, inside=two.head.inside, log=log)
+    try:
+        wait_for(lambda: job.poll() is not None or len(lines(run, "valid")) >= 4, "two more epochs")
+        two.worker_node.kill()
+        two.join()
+        text = finish(job, log)
+    finally:
+        job.kill()
+    assert re.search(
+        r"^\(TrainController .*\) dmd train: restart 1 of 1: rank [01] .*(lost the other|died or)", text, re.M
+    )
+    for rank in range(2):
+        assert re.search(rf"^\(rank {rank} on \S+ pid=.*\) rank {rank} of 2 trains on cpu", text, re.M)
+    assert f"; run: {run}" in text
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert [session.get("restart", "")[:6] for session in sessions] == ["", "", "1 of 1"]
+    assert not (run / ".ray").exists()
+    ranks.assert_bitwise(run, reference)
+    log = tmp_path / "rank-1"
+    of_rank_1 = finish(dmd(*submit, "logs", "training", "--rank", "1", inside=two.head.inside, log=log), log)
+    printed = [line for line in of_rank_1.splitlines() if "INFO sdk.py" not in line]
+    assert len(printed) >= 2
+    assert all(line.startswith("(rank 1 on ") for line in printed)
 
 
 def test_storage_that_is_not_shared(trial, two, shards, tmp_path):

@@ -171,7 +171,7 @@ def test_two_clusters_on_one_host(address, told, tmp_path_factory, tmp_path, cap
     find_gcs_addresses.cache_clear()  # as in a process of its own
     try:
         error = rejected(capsys, *order, "--address", "auto")
-        assert "there are several Ray clusters: name one of " in error
+        assert "--address auto finds several Ray clusters here (" in error
         assert all(named.partition(":")[2] in error for named in (address, where))
         assert not (tmp_path / "out").exists()
         monkeypatch.setenv("RAY_ADDRESS", where)

@@ -1,0 +1,83 @@
+"""Which failures of ranks Ray Train starts them again after, and what a training that it gives up ends with."""
+
+import pickle
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from cluster.parsers import train_parser
+from cluster.ray_runtime.rank_endings import RankEnded, RestartPolicy, ending_of_failure
+from cluster.request import train_request
+from dmd.training.logging.provenance import RESTART
+from launch.supervision.ending import Ending
+
+RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
+LOST, USER_ERROR, FAILED = 69, 2, 1
+
+
+def failed(failures: dict[int, Exception]) -> WorkerGroupError:
+    return WorkerGroupError("what ranks said", failures)
+
+
+def ended(code: int, message: str, rank: int) -> RankEnded:
+    return RankEnded(Ending(code=code, message=message, origin=rank))
+
+
+def died() -> WorkerHealthCheckFailedError:
+    return WorkerHealthCheckFailedError("a health check failed", failure=ActorDiedError())
+
+
+def test_a_bug_of_one_rank_decides_over_those_that_lost_it():
+    error = failed({0: ended(LOST, "rank 0 lost the others", 0), 1: ended(FAILED, "rank 1 failed", 1)})
+    assert ending_of_failure(error) == Ending(code=FAILED, message="rank 1 failed", origin=1)
+    assert RestartPolicy(FailureConfig(max_failures=5)).make_decision(error) is RAISE
+
+
+def test_a_rank_that_died_is_started_again_within_the_limit(monkeypatch, capsys):
+    monkeypatch.setenv(RESTART, "")
+    policy = RestartPolicy(FailureConfig(max_failures=2))
+    error = failed({1: died()})
+    assert [policy.make_decision(error) for _ in range(3)] == [RETRY, RETRY, RAISE]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[2].partition(":")[0] for line in printed] == [" restart 1 of 2", " restart 2 of 2"]
+    assert "rank 1 died or cannot be reached (The actor died" in printed[0]
+    ending = ending_of_failure(error)
+    assert (ending.code, ending.origin) == (LOST, 1)
+    assert ending.message.endswith("; the same command continues")
+
+
+def test_ranks_that_do_not_start_count_as_no_restart():
+    """Ray Train asks for them again; the command's patience ends that."""
+    policy = RestartPolicy(FailureConfig(max_failures=0))
+    waiting = ControllerError(WorkerGroupStartupTimeoutError(2))
+    assert [policy.make_decision(waiting) for _ in range(3)] == [RETRY] * 3
+    assert policy.make_decision(failed({0: died()})) is RAISE
+
+
+def test_an_ending_travels_from_a_rank_to_the_command():
+    error = pickle.loads(pickle.dumps(ended(USER_ERROR, "model.dim is 7", 3)))
+    assert error.ending == Ending(code=USER_ERROR, message="model.dim is 7", origin=3)
+    assert str(error) == "model.dim is 7"
+
+
+CPUS, GPUS = [{"CPU": 4.0}, {"CPU": 2.0}], [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "expected"),
+    [
+        ([], CPUS, (1, 1, 0)),
+        ([], GPUS, (4, 4, 1)),
+        (["--ranks", "3"], GPUS, (3, 3, 1)),
+        (["--ranks", "6", "--restarts", "1", "--min-ranks", "2"], CPUS, (2, 6, 0)),
+        (["--gpus-per-rank", "0"], GPUS, (1, 1, 0)),
+    ],
+)
+def test_the_size_of_a_training(options, nodes, expected):
+    line = ["--address", "auto", "--data", "s", "--run", "r", *options]
+    size = train_request(train_parser().parse_intermixed_args(line)).size(nodes)
+    assert (size.min_ranks, size.max_ranks, size.gpus_per_rank) == expected
