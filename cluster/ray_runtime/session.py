@@ -116,7 +116,7 @@ def _head(address: str) -> str:
         )
     if address != "auto":
         return address
-    running = sorted(find_gcs_addresses())
+    running = sorted(find_gcs_addresses())  # type: ignore[no-untyped-call]
     if len(running) > 1 and not os.environ.get("RAY_ADDRESS"):  # Ray itself would take any of them
         raise ValueError(f"--address is auto, and there are several Ray clusters: name one of {', '.join(running)}")
     return canonicalize_bootstrap_address_or_die(address)
