@@ -84,6 +84,7 @@ def measure(folder: Path, samples: int, rounds: int) -> dict[str, list[tuple[flo
     shards, run = folder / "shards", folder / "run"
     build(SyntheticSource(samples=samples, text_dim=300), shards, samples_per_shard=512)
     finish(train(shards, run, "--preset", "mosi-aligned", "--ranks", 1, "train.max_steps=1"))
+    print("data and model are there", flush=True)
     found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     for number in range(rounds):
         for count in sorted({on for on, _ in SIDES.values()}):

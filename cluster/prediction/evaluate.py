@@ -7,11 +7,11 @@ import torch
 from tqdm import tqdm
 
 from cluster.prediction.model import SentModel, send_model
-from cluster.prediction.pool import Actor, Task, answers, connected
+from cluster.prediction.pool import Actor, Task, answers, make_pool
 from cluster.prediction.predict import open_generation
 from cluster.prediction.request import PoolRequest
 from cluster.ray_runtime.patience import Unavailable
-from cluster.ray_runtime.session import check_storage
+from cluster.ray_runtime.session import check_storage, cluster
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
 from data_shards.places import Place, to_place
 from data_shards.reading.reader import ShardReader
@@ -106,12 +106,13 @@ def _evaluate(run: Path, data: Place | None, split: str, request: PoolRequest, s
         {"first": first, "stop": min(first + _BATCHES_PER_TASK, batches)}
         for first in range(0, batches, _BATCHES_PER_TASK)
     ]
-    with connected(request, stop), tqdm(total=len(tasks), disable=None) as bar:
+    with cluster(request.address, stop, verbose=request.verbose), tqdm(total=len(tasks), disable=None) as bar:
+        pool = make_pool(request)
         check_storage(None, place)
         model = send_model(card, weights)
         arguments = {"model": model, "data": place, "generation": info.generation, "split": split}
         shares = []
-        for content in answers(Evaluator, arguments, tasks, request):
+        for content in answers(Evaluator, arguments, tasks, pool):
             shares.append(decode_share(content, len(HEADS) * outputs + 1))
             bar.update()
     return describe(run, card, info, split, merge_shares(shares, total, outputs))

@@ -6,9 +6,8 @@ try again: the actor answers with the fault, and the driver raises it.
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,35 +20,14 @@ from cluster.prediction.request import PoolRequest
 from cluster.ray_runtime.patience import Unavailable
 from cluster.ray_runtime.process_group import hide_gpus, require_gpu
 from cluster.ray_runtime.resources import slots
-from cluster.ray_runtime.session import cluster, has_gpus, live_nodes
-from cluster.ray_runtime.stopping import StopRequests
+from cluster.ray_runtime.session import has_gpus, live_nodes
 from data_shards.durable import Unreadable
 from dmd.errors import first_line
 
-_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 Task = dict[str, Any]
 _FAULTS: dict[str, type[Exception]] = {"Unreadable": Unreadable, "OSError": OSError, "ValueError": ValueError}
 """What an actor reports, the more special ones first."""
 _ANSWER = pa.schema([("payload", pa.binary()), ("kind", pa.string()), ("fault", pa.string())])
-
-
-@contextmanager
-def connected(request: PoolRequest, stop: StopRequests) -> Iterator[None]:
-    """The cluster that a request names; see `cluster.ray_runtime.session.cluster`.
-
-    Ray's core warns on stderr of each actor of Ray Data, whose arguments lie in the object store. This process keeps
-    them there to its end, so it says less, unless the request is verbose.
-    """
-    before = os.environ.get(_LOG_LEVEL)
-    if not request.verbose:
-        os.environ.setdefault(_LOG_LEVEL, "fatal")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(cluster(request.address, stop, verbose=request.verbose))
-        finally:
-            if before is None:
-                os.environ.pop(_LOG_LEVEL, None)
-        yield
 
 
 class Actor:
@@ -87,34 +65,52 @@ class Actor:
         return pa.table([[payload], [kind], [fault]], schema=_ANSWER)
 
 
-def answers(
-    actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task], request: PoolRequest
-) -> Iterator[bytes]:
-    """Compute tasks on the cluster that this process is connected to; their answers, as they come.
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Actors on the cluster that this process is connected to."""
+
+    claim: dict[str, float]
+    """What each takes, by Ray's names."""
+    actors: int
+    patience: int
+    verbose: bool
+
+
+def make_pool(request: PoolRequest) -> Pool:
+    """The pool that is asked for; nothing is started.
+
+    Raises:
+        ValueError: an actor that can never be placed.
+    """
+    claim = request.claim(has_gpus=has_gpus())
+    actors = request.actors or _fitting(claim)
+    return Pool(claim=claim, actors=actors, patience=request.patience, verbose=request.verbose)
+
+
+def answers(actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task], pool: Pool) -> Iterator[bytes]:
+    """Compute tasks; their answers, as they come.
 
     Args:
         actor: what computes them.
         arguments: of its constructor, beside `on_gpu`.
 
     Raises:
-        ValueError, OSError: what an actor has met; or an actor that can never be placed or started.
+        ValueError, OSError: what an actor has met; or an actor that cannot be started.
         Unavailable: no task has ended for too long.
     """
-    claim = request.claim(has_gpus=has_gpus())
-    number = min(request.actors or _fitting(claim), len(tasks))
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = request.verbose
-    context.execution_no_progress_timeout_s = request.patience
-    logging.getLogger("ray.data").setLevel(logging.INFO if request.verbose else logging.CRITICAL)
-    on_gpu = claim.get("GPU", 0) > 0
+    context.enable_progress_bars = context.print_on_execution_start = pool.verbose
+    context.execution_no_progress_timeout_s = pool.patience
+    logging.getLogger("ray.data").setLevel(logging.INFO if pool.verbose else logging.CRITICAL)
+    gpus = pool.claim.get("GPU", 0)
     mapped = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map_batches(
         actor,
-        fn_constructor_kwargs={**arguments, "on_gpu": on_gpu},
+        fn_constructor_kwargs={**arguments, "on_gpu": gpus > 0},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=number),
-        num_cpus=claim["CPU"],
-        num_gpus=claim.get("GPU", 0),
+        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(tasks))),
+        num_cpus=pool.claim["CPU"],
+        num_gpus=gpus,
     )
     try:
         for block in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -127,7 +123,7 @@ def answers(
         free, there = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
         kinds = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
         raise Unavailable(
-            f"no actor has ended a task for {request.patience} s (free: {kinds}): others hold the cluster, or a task "
+            f"no actor has ended a task for {pool.patience} s (free: {kinds}): others hold the cluster, or a task "
             "takes longer; --patience waits longer"
         ) from error
     except RayActorError as error:

@@ -6,10 +6,10 @@ from typing import Any
 from tqdm import tqdm
 
 from cluster.prediction.model import SentModel, send_model
-from cluster.prediction.pool import Actor, Task, answers, connected
+from cluster.prediction.pool import Actor, Task, answers, make_pool
 from cluster.prediction.request import PoolRequest
 from cluster.ray_runtime.patience import Unavailable
-from cluster.ray_runtime.session import check_storage
+from cluster.ray_runtime.session import check_storage, cluster
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
 from data_shards.places import Place
 from data_shards.reading.reader import ShardReader
@@ -78,7 +78,8 @@ def run_predict(order: Order, request: PoolRequest) -> int:
 
 def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[str]) -> None:
     order = work.order
-    with connected(request, stop):
+    with cluster(request.address, stop, verbose=request.verbose):
+        pool = make_pool(request)
         check_storage(None if order.out.is_url else order.out.path, order.data)
         work.begin()
         arguments: dict[str, Any] = {
@@ -90,7 +91,7 @@ def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[st
         }
         tasks = [asdict(part) for part in work.parts]
         with tqdm(total=len(tasks), unit="part", disable=None) as bar:
-            for name in answers(PartWriter, arguments, tasks, request):
+            for name in answers(PartWriter, arguments, tasks, pool):
                 done.append(name.decode())
                 bar.update()
                 fault_point("answer")

@@ -194,6 +194,7 @@ def test_an_actor_that_has_no_room(address, told, tmp_path, capsys):
     order = ("predict", here.run, here.shards, "--out", tmp_path / "out", "--address", address, "--cpus-per-actor", 8)
     error = rejected(capsys, *order)
     assert "an actor wants 8 CPU; no node of the cluster has that (1 CPU, 0 GPU; 1 CPU, 0 GPU): it could never" in error
+    assert not (tmp_path / "out").exists()
     log = tmp_path / "log"
     driver = dmd(*order, "--actors", 1, log=log)
     assert command(*order[:4], tmp_path / "other", *order[5:], "--actors", 1, "--patience", 3) == LOST
