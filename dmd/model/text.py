@@ -45,13 +45,34 @@ NAMING = frozenset(
 labels, of which it would write a list."""
 ATTENTION = ("eager", "sdpa")
 """Implementations of attention that torch brings along; any other may be a kernel to fetch."""
+POSITIONS_BEHIND_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "ibert",
+        "longformer",
+        "luke",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+"""Types whose first token stands at position `pad_token_id + 1`, and padding at `pad_token_id`."""
+FULL = "full_attention"
+"""How transformers calls a layer whose queries see all keys that the mask leaves."""
 
 
 class TextEncoder(nn.Module):
     """Token ids -> last hidden states.
 
+    A decoder (GPT-2, Qwen2) stays causal: a step sees itself and the steps before it. What it gives for padded steps is
+    set to zero, as it knows no padding; the states of an encoder stay there, as in the published code.
+
     Args:
-        network: a transformers encoder (see `load_text_encoder`).
+        network: a transformers model (see `load_text_encoder`).
         frozen: keep its weights and run it without dropout.
     """
 
@@ -59,9 +80,21 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.network = network
         self.frozen = frozen
-        self.dim = int(network.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        self._takes_types = "token_type_ids" in inspect.signature(network.forward).parameters
-        self._takes_whole_masks = getattr(network.config, "_attn_implementation", None) == "sdpa"
+        config: Any = network.config
+        self.dim = int(config.hidden_size)
+        declared = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
+        self.causal = any(declared) and getattr(config, "is_causal", True)
+        parameters = inspect.signature(network.forward).parameters
+        # GPT-2 embeds token types as tokens; what is no encoder has no use for them.
+        self._takes_types = "token_type_ids" in parameters and not self.causal
+        self._takes_cache = "use_cache" in parameters
+        self._takes_whole_masks = (
+            bool(declared)
+            and getattr(config, "_attn_implementation", None) == "sdpa"
+            and set(getattr(config, "layer_types", None) or [FULL]) == {FULL}
+        )
+        self._first_position = first_position(config)
+        self._takes_positions = "position_ids" in parameters and (self.causal or self._first_position > 0)
         if frozen:
             network.requires_grad_(False)
 
@@ -74,19 +107,39 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, 3, T] (ids, attention mask, token types; MMSA's `text_bert`) -> [B, T, dim]."""
         ids, mask, types = tokens.unbind(1)
+        unpadded = (mask != 0).long()  # [B, T]
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": unpadded}
         if self._takes_whole_masks:
-            mask = whole_mask(mask)
-        arguments = {"input_ids": ids, "attention_mask": mask}
+            arguments["attention_mask"] = whole_mask(unpadded, causal=self.causal)
         if self._takes_types:
             arguments["token_type_ids"] = types
+        if self._takes_positions:
+            arguments["position_ids"] = positions(unpadded, self._first_position)
+        if self._takes_cache:
+            arguments["use_cache"] = False
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.network(**arguments).last_hidden_state
+            states = self.network(**arguments).last_hidden_state
+        return states * unpadded[:, :, None].to(states.dtype) if self.causal else states
 
 
-def whole_mask(mask: Tensor) -> Tensor:
+def whole_mask(mask: Tensor, *, causal: bool) -> Tensor:
     """Which keys each query sees, [B, 1, T, T], of a mask [B, T]: what transformers makes of it for SDPA, but without
     asking the host whether all of it is 1."""
-    return mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)
+    steps = mask.shape[1]
+    seen = mask[:, None, None].bool().expand(-1, 1, steps, -1)
+    return seen & seen.new_ones(steps, steps).tril() if causal else seen
+
+
+def first_position(config: Any) -> int:
+    """Position of the first token, of a transformers configuration."""
+    padding = getattr(config, "pad_token_id", None)
+    return padding + 1 if config.model_type in POSITIONS_BEHIND_PADDING and padding is not None else 0
+
+
+def positions(mask: Tensor, first: int) -> Tensor:
+    """Positions [B, T] of the steps that a mask [B, T] of 0 and 1 leaves, counted from `first` wherever the padding is;
+    padded steps stand before it."""
+    return (mask.cumsum(1) * mask + first - 1).clamp(min=0)
 
 
 def encoder_config(name: str) -> dict[str, Any]:
@@ -131,7 +184,7 @@ def build_text_encoder(config: dict[str, Any], *, frozen: bool) -> TextEncoder:
     from transformers import AutoModel
 
     try:
-        network = AutoModel.from_config(_settings(config), trust_remote_code=False)
+        network = AutoModel.from_config(_settings(config), dtype=torch.float32, trust_remote_code=False)
         return TextEncoder(_without_pooler(network), frozen=frozen)
     except _faults() as error:
         raise ValueError(
@@ -148,9 +201,12 @@ def load_text_encoder(name: str, *, frozen: bool) -> TextEncoder:
         ValueError: it cannot be loaded.
     """
     from transformers import AutoModel
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     content = encoder_config(name)
     try:
+        if find_adapter_config_file(name) is not None:  # transformers would load the model that it names
+            raise ValueError("it is a PEFT adapter, which names another model; merge the two")
         network = AutoModel.from_pretrained(
             name, config=_settings(content), dtype=torch.float32, trust_remote_code=False, weights_only=True
         )
@@ -167,14 +223,18 @@ def _settings(config: dict[str, Any]) -> Any:
 
 def check_tokens(config: dict[str, Any], *, vocab_size: int, length: int) -> None:
     """Raise ValueError if token ids or lengths of the data do not fit the encoder."""
-    if vocab_size > config["vocab_size"]:
+    settings = _settings(config)
+    if vocab_size > settings.vocab_size:
         raise ValueError(
-            f"the shards hold token id {vocab_size - 1}, but the text encoder knows {config['vocab_size']} tokens; "
+            f"the shards hold token id {vocab_size - 1}, but the text encoder knows {settings.vocab_size} tokens; "
             "choose the encoder whose tokenizer made the shards (text.encoder=PATH)"
         )
-    limit = config.get("max_position_embeddings")
-    if limit is not None and length > limit:
-        raise ValueError(f"the shards hold {length} tokens per sample, but the text encoder takes at most {limit}")
+    limit = getattr(settings, "max_position_embeddings", None)
+    if limit is not None and length > limit - first_position(settings):
+        raise ValueError(
+            f"the shards hold {length} tokens per sample, but the text encoder takes at most "
+            f"{limit - first_position(settings)}"
+        )
 
 
 def _without_pooler(network: nn.Module) -> nn.Module:

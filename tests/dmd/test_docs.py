@@ -35,6 +35,7 @@ PAGES = (
     "docs/reproducing.md",
     "docs/results.md",
     "docs/scaling.md",
+    "docs/text-encoders.md",
     "docs/troubleshooting.md",
 )
 
