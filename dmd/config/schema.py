@@ -7,6 +7,7 @@ from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
+from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,25 @@ class TextConfig:
     """Learning rate of the encoder's weights; none: `train.learning_rate`."""
     warmup_epochs: int = 0
     """Epochs over which the encoder's learning rate rises to its own, in equal parts; 0: at once, as published."""
+    lora_rank: int = 0
+    """Rank of LoRA's adapters, by peft: they alone are trained of the encoder, and checkpoints and exports hold them
+    with the name and digest of its weights instead of those. 0: none."""
+    lora_targets: tuple[str, ...] | str = DEFAULT
+    """Linear layers that get an adapter, by the ends of their names, such as [query, value]. default: those that peft
+    knows for the type of the encoder; all-linear: all."""
+    lora_alpha: int = 16
+    """An adapter's output is multiplied by this over the rank."""
+    lora_dropout: float = 0.0
+    """Dropout of an adapter's input."""
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The adapters, None without any."""
+        if not self.lora_rank:
+            return None
+        return LoraSettings(
+            rank=self.lora_rank, targets=self.lora_targets, alpha=self.lora_alpha, dropout=self.lora_dropout
+        )
 
     def __post_init__(self) -> None:
         if "://" in self.encoder:
@@ -31,6 +51,22 @@ class TextConfig:
             raise ValueError(f"text.learning_rate is {self.learning_rate}; it must be above 0")
         if self.warmup_epochs < 0:
             raise ValueError(f"text.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"text.lora_rank is {self.lora_rank}; it must be at least 1, or 0 for none")
+        if self.lora_rank and self.frozen:
+            raise ValueError(
+                f"text.lora_rank is {self.lora_rank} and text.frozen is true; adapters are trained: set text.frozen="
+                "false, which with them keeps the encoder's own weights too"
+            )
+        if not self.lora_targets:
+            raise ValueError(f"text.lora_targets is empty; give {DEFAULT}, {ALL_LINEAR}, or names of layers")
+        if self.lora_alpha <= 0:
+            raise ValueError(f"text.lora_alpha is {self.lora_alpha}; it must be above 0")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"text.lora_dropout is {self.lora_dropout}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,13 @@ def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     snapshot = best_checkpoint(run)
     state = snapshot.state
     source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
-    card = ModelCard(config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source)
+    card = ModelCard(
+        config=state["config"],
+        data=state["data"],
+        text_encoder=state["text_encoder"],
+        source=source,
+        text_base=state.get("text_base"),
+    )
     return card, snapshot.model
 
 
@@ -53,8 +59,11 @@ def training_data(run: Path) -> Place:
     return place
 
 
-def evaluate_run(run: Path, *, data: PlaceLike | None, split: str) -> dict[str, Any]:
+def evaluate_run(run: Path, *, data: PlaceLike | None, split: str, text_encoder: str | None = None) -> dict[str, Any]:
     """Metrics of a run's best checkpoint on a split, for all heads; every rank gets them.
+
+    Args:
+        text_encoder: see `TrainedModel`.
 
     Raises:
         ValueError: no checkpoint, one whose weights are not of the model that it declares, data that the model cannot
@@ -67,7 +76,7 @@ def evaluate_run(run: Path, *, data: PlaceLike | None, split: str) -> dict[str, 
         card, weights = read_run(run)
         check_fits(card.data, info)
         check_classes(config_from_dict(card.config), info)
-        model = TrainedModel(card, weights, default_device(), validates=True)
+        model = TrainedModel(card, weights, default_device(), validates=True, text_encoder=text_encoder)
         with model.running():
             settle_prediction(model.modules, info)
             result = evaluate(model.modules, reader, split, model.config, device=model.device)

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dmd.errors import first_line
+from dmd.model.lora import LoraSettings, add_lora
+from dmd.model.text_base import TextBase, base_name, leave_out_base, weights_digest
 
 NAMING = frozenset(
     {
@@ -74,12 +76,20 @@ class TextEncoder(nn.Module):
     Args:
         network: a transformers model (see `load_text_encoder`).
         frozen: keep its weights and run it without dropout.
+        lora: adapters to add, which alone are trained then and are in its state.
+        base: name and digest of the network's weights, where its state does not hold them.
+
+    Raises:
+        ValueError: adapters that do not fit the network.
     """
 
-    def __init__(self, network: nn.Module, *, frozen: bool) -> None:
+    def __init__(
+        self, network: nn.Module, *, frozen: bool, lora: LoraSettings | None = None, base: TextBase | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.frozen = frozen
+        self.base = base
         config: Any = network.config
         self.dim = int(config.hidden_size)
         declared = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
@@ -97,6 +107,9 @@ class TextEncoder(nn.Module):
         self._takes_positions = "position_ids" in parameters and (self.causal or self._first_position > 0)
         if frozen:
             network.requires_grad_(False)
+        if lora is not None:
+            add_lora(network, lora)
+            leave_out_base(self)
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """A frozen encoder stays in evaluation mode."""
@@ -175,44 +188,62 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def build_text_encoder(config: dict[str, Any], *, frozen: bool) -> TextEncoder:
+def build_text_encoder(config: dict[str, Any], *, frozen: bool, lora: LoraSettings | None = None) -> TextEncoder:
     """An encoder of this configuration with fresh weights (a checkpoint brings the trained ones).
 
     Raises:
-        ValueError: none that transformers can build without custom code.
+        ValueError: none that transformers can build without custom code, or adapters that do not fit it.
     """
     from transformers import AutoModel
 
     try:
         network = AutoModel.from_config(_settings(config), dtype=torch.float32, trust_remote_code=False)
-        return TextEncoder(_without_pooler(network), frozen=frozen)
     except _faults() as error:
         raise ValueError(
             f"no text encoder of type {config.get('model_type')!r} can be built ({first_line(error, 300)}); train or "
             "export with one that transformers knows"
         ) from error
+    return _encoder(config.get("model_type"), network, frozen=frozen, lora=lora)
 
 
-def load_text_encoder(name: str, *, frozen: bool) -> TextEncoder:
+def load_text_encoder(
+    name: str,
+    *,
+    frozen: bool,
+    lora: LoraSettings | None = None,
+    config: dict[str, Any] | None = None,
+    local: bool = False,
+) -> TextEncoder:
     """A pretrained encoder by local path or hub name, in float32; pickled weights only as far as torch's `weights_only`
     reads them.
 
+    Args:
+        config: its configuration; None: what is stored beside its weights.
+        local: fetch nothing: a directory, or what this machine has fetched from the hub before.
+
     Raises:
-        ValueError: it cannot be loaded.
+        ValueError: it cannot be loaded, or adapters that do not fit it.
     """
     from transformers import AutoModel
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    content = encoder_config(name)
+    content = encoder_config(name) if config is None else config
     try:
-        if find_adapter_config_file(name) is not None:  # transformers would load the model that it names
+        if find_adapter_config_file(name, local_files_only=local) is not None:
             raise ValueError("it is a PEFT adapter, which names another model; merge the two")
         network = AutoModel.from_pretrained(
-            name, config=_settings(content), dtype=torch.float32, trust_remote_code=False, weights_only=True
+            name,
+            config=_settings(content),
+            dtype=torch.float32,
+            trust_remote_code=False,
+            weights_only=True,
+            local_files_only=local,
         )
-        return TextEncoder(_without_pooler(network), frozen=frozen)
     except _faults() as error:
         raise _not_loadable(name, error) from error
+    network = _without_pooler(network)
+    base = None if lora is None else TextBase(name=base_name(name), sha256=weights_digest(network))
+    return _encoder(content.get("model_type"), network, frozen=frozen, lora=lora, base=base)
 
 
 def _settings(config: dict[str, Any]) -> Any:
@@ -235,6 +266,22 @@ def check_tokens(config: dict[str, Any], *, vocab_size: int, length: int) -> Non
             f"the shards hold {length} tokens per sample, but the text encoder takes at most "
             f"{limit - first_position(settings)}"
         )
+
+
+def _encoder(
+    kind: object,
+    network: nn.Module,
+    *,
+    frozen: bool,
+    lora: LoraSettings | None,
+    base: TextBase | None = None,
+) -> TextEncoder:
+    try:
+        return TextEncoder(_without_pooler(network), frozen=frozen, lora=lora, base=base)
+    except AttributeError as error:
+        raise ValueError(
+            f"no text encoder of type {kind!r} can be built ({first_line(error, 300)}); it is no encoder of text"
+        ) from error
 
 
 def _without_pooler(network: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from dmd.kernels.dropout.keys import DropoutKeys
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
+from dmd.model.text_base import TextBase
 from dmd.system.cuda_graph import CapturedPass, obstacle_to_capture
 from dmd.system.modules import Modules
 
@@ -37,6 +38,12 @@ class TrainingSystem(Modules):
         obstacle = obstacle_to_capture(config, device, self.execution.backend)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
         self._graph = None if obstacle else CapturedPass(self.terms, self)
+
+    @property
+    def text_base(self) -> TextBase | None:
+        """The weights that checkpoints name instead of holding; None where there are none."""
+        encoder = self.dmd.text_encoder
+        return None if encoder is None else encoder.base
 
     def fresh_keys(self) -> DropoutKeys | None:
         """A table of dropout keys on the device; None where the backend takes them from the host."""

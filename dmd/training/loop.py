@@ -17,7 +17,7 @@ from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.resume import Resume, load_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.standing import NEVER_VALIDATED, ValidatedStep, finished_at, newest_validation
-from dmd.checkpoint.state import Cursor, check_continues, make_state, model_state
+from dmd.checkpoint.state import Cursor, check_continues, check_same_base, make_state, model_state
 from dmd.config import Config
 from dmd.data.loader import training_steps
 from dmd.distributed.collectives import all_or_none, any_rank, from_first_rank, stay_sole_writer
@@ -274,6 +274,7 @@ class Training:
             cursor=self.cursor,
             schedule=self.schedule.state(),
             text_encoder=self.text_encoder,
+            text_base=self.engine.system.text_base,
             nonfinite_in_a_row=self.guard.in_a_row,
             library_versions=self.versions,
             averaged_steps=self.average.updates,
@@ -289,6 +290,7 @@ class Training:
         if snapshot is None:
             return None
         check_continues(snapshot.state, self.config, self.reader.index.info, self.run_path)
+        check_same_base(snapshot.state, self.engine.system.text_base, self.run_path)
         self.average.restore(self.engine, snapshot)
         self.schedule.load_state(snapshot.state["schedule"])
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]

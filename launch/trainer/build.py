@@ -92,6 +92,7 @@ def _prepare(
         resume=str(resume),
         precision=system.execution.precision,
         encoder=encoder,
+        base=system.text_base,
     )
     return (reader, system, encoder), facts
 
@@ -104,7 +105,7 @@ def build_system(
     encoder, settings = None, None
     if info.text_kind == "tokens":
         settings = encoder_config(config.text.encoder)
-        encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
+        encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen, lora=config.text.lora)
         if config.text.compile:
             encoder.network.compile()
     torch.manual_seed(config.train.seed)  # again, as an encoder's missing weights may have used the generator

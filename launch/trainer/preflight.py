@@ -52,7 +52,7 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
 
     Raises:
         ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
-            encoder directory without whole weights, or an optimizer that the device lacks.
+            encoder directory without whole weights, adapters that do not fit it, or an optimizer that the device lacks.
     """
     plan = plan_training(config, reader, run, num_ranks)
     if here:
@@ -104,4 +104,5 @@ def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume)
 def _meta_encoder(config: Config) -> TextEncoder:
     """The text encoder without memory for its weights."""
     with torch.device("meta"):
-        return build_text_encoder(encoder_config(config.text.encoder), frozen=config.text.frozen)
+        settings = encoder_config(config.text.encoder)
+        return build_text_encoder(settings, frozen=config.text.frozen, lora=config.text.lora)

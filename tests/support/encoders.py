@@ -38,8 +38,12 @@ in bfloat16."""
 DECODERS = ("gpt2", "qwen2")
 
 
-def save_encoder(kind: str, folder: Path, *, seed: int = 0) -> Path:
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""Of an encoder: its dropout is drawn by pass, so that another number of ranks drops other elements."""
+
+
+def save_encoder(kind: str, folder: Path, *, seed: int = 0, **settings: object) -> Path:
     """A model directory with random weights."""
     torch.manual_seed(seed)
-    build_text_encoder(KINDS[kind], frozen=False).network.save_pretrained(folder)
+    build_text_encoder({**KINDS[kind], **settings}, frozen=False).network.save_pretrained(folder)
     return folder

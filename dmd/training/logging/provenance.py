@@ -21,6 +21,7 @@ _PACKAGES = (
     "pyarrow",
     "webdataset",
     "transformers",
+    "peft",
     "safetensors",
     "tensorboard",
 )
