@@ -38,6 +38,7 @@ FREE_KEYS = frozenset(
         "train.collective_timeout",
         "train.cuda_graph",
         "text.compile",
+        "text.gradient_checkpointing",
         "train.adam",
         "train.deterministic",
     }

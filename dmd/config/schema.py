@@ -24,6 +24,12 @@ class TextConfig:
     """Learning rate of the encoder's weights; none: `train.learning_rate`."""
     warmup_epochs: int = 0
     """Epochs over which the encoder's learning rate rises to its own, in equal parts; 0: at once, as published."""
+    layer_decay: float = 1.0
+    """Learning rate of an encoder's layer over that of the layer above it, in (0, 1]. The last layer keeps
+    `text.learning_rate`, the embeddings lie below the first. 1: all the same."""
+    gradient_checkpointing: bool = False
+    """Keep of each encoder layer its input alone, and run it again in backward: less memory for a third more time, and
+    bitwise the same gradients."""
     lora_rank: int = 0
     """Rank of LoRA's adapters, by peft: they alone are trained of the encoder, and checkpoints and exports hold them
     with the name and digest of its weights instead of those. 0: none."""
@@ -51,6 +57,13 @@ class TextConfig:
             raise ValueError(f"text.learning_rate is {self.learning_rate}; it must be above 0")
         if self.warmup_epochs < 0:
             raise ValueError(f"text.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"text.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if self.frozen and self.gradient_checkpointing:
+            raise ValueError(
+                "text.gradient_checkpointing and text.frozen are true, but frozen encoders keep nothing for backward: "
+                "set text.gradient_checkpointing=false"
+            )
         self._check_lora()
 
     def _check_lora(self) -> None:

@@ -6,6 +6,7 @@ loaded, whether it comes from a model directory, an export or a checkpoint: see 
 
 import inspect
 import pickle
+import warnings
 from typing import Any
 
 import torch
@@ -110,6 +111,22 @@ class TextEncoder(nn.Module):
         if lora is not None:
             add_lora(network, lora)
             leave_out_base(self)
+
+    def checkpoint_gradients(self) -> None:
+        """Run each layer again in backward instead of keeping what it computed; it draws the same dropout.
+
+        Raises:
+            ValueError: a network that cannot do that.
+        """
+        network: Any = self.network
+        if not network.supports_gradient_checkpointing:
+            raise ValueError(
+                f"text.gradient_checkpointing is true, but a text encoder of type {network.config.model_type!r} has no "
+                "gradient checkpointing; set it to false"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its name changes in transformers 6
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """A frozen encoder stays in evaluation mode."""

@@ -27,6 +27,7 @@ BOOKKEEPING = frozenset(
         "train.adam",
         "train.deterministic",
         "text.compile",
+        "text.gradient_checkpointing",
         "train.collective_timeout",
         "train.save_every",
         "train.save_minutes",

@@ -106,6 +106,8 @@ def build_system(
     if info.text_kind == "tokens":
         settings = encoder_config(config.text.encoder)
         encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen, lora=config.text.lora)
+        if config.text.gradient_checkpointing:
+            encoder.checkpoint_gradients()
         if config.text.compile:
             encoder.network.compile()
     torch.manual_seed(config.train.seed)  # again, as an encoder's missing weights may have used the generator

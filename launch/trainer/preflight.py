@@ -19,6 +19,7 @@ from dmd.data.targets import check_classes, check_targets
 from dmd.encoder_files import check_encoder_files
 from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config
+from dmd.model.text_depth import depths
 from dmd.system.system import TrainingSystem
 from dmd.training.step import make_plan
 from launch.trainer.adam import check_adam
@@ -102,7 +103,16 @@ def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume)
 
 
 def _meta_encoder(config: Config) -> TextEncoder:
-    """The text encoder without memory for its weights."""
+    """The text encoder without memory for its weights.
+
+    Raises:
+        ValueError: what the config asks of it and it does not have.
+    """
     with torch.device("meta"):
         settings = encoder_config(config.text.encoder)
-        return build_text_encoder(settings, frozen=config.text.frozen, lora=config.text.lora)
+        encoder = build_text_encoder(settings, frozen=config.text.frozen, lora=config.text.lora)
+    if config.text.gradient_checkpointing:
+        encoder.checkpoint_gradients()
+    if config.text.layer_decay < 1:
+        depths(encoder.network)
+    return encoder

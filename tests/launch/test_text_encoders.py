@@ -46,6 +46,7 @@ def killed_and_continued(tokens: Path, run: Path, *overrides: str, fault: str = 
 def test_lora_is_killed_and_continues_bitwise(tokens, base, tmp_path):
     run, whole = tmp_path / "run", tmp_path / "whole"
     overrides = (*LORA, "text.lora_dropout=0.1", "train.zero_stage=1", f"text.encoder={base}")
+    overrides += ("text.gradient_checkpointing=true", "text.layer_decay=0.8", "text.warmup_epochs=1")
     finish(tokens, whole, ONE_EPOCH, SAVES, *overrides, ranks=2)
     killed_and_continued(tokens, run, *overrides)
     assert_bitwise(run, whole)
@@ -55,7 +56,8 @@ def test_lora_is_killed_and_continues_bitwise(tokens, base, tmp_path):
 
 
 def test_lora_is_elastic_over_ranks_and_stages(tokens, still, tmp_path):
-    run, whole, overrides = tmp_path / "run", tmp_path / "whole", (*LORA, f"text.encoder={still}", ONE_EPOCH)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    overrides = (*LORA, f"text.encoder={still}", "text.layer_decay=0.8", ONE_EPOCH)
     finish(tokens, whole, *overrides)
     for ranks, stage, steps in ((2, 2, 2), (1, 0, 4), (2, 1, 5)):
         finish(tokens, run, *overrides, f"train.zero_stage={stage}", f"train.max_steps={steps}", ranks=ranks)

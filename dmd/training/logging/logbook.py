@@ -99,8 +99,8 @@ class Logbook:
             else:
                 numbers[name] = part.item()
         numbers["samples_per_second"] = samples_per_second
-        for number, rate in enumerate(rates):
-            numbers["learning_rate_text" if number else "learning_rate"] = rate
+        # Of an encoder whose rates decay by layer that of its last one.
+        numbers |= dict(zip(("learning_rate", "learning_rate_text"), rates, strict=False))
         self._write(step, numbers, "train")
         return numbers
 
