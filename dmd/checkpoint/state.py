@@ -24,6 +24,7 @@ FREE_KEYS = frozenset(
         "train.early_stop",
         "train.ghost_batches_per_forward",
         "train.zero_stage",
+        "train.offload",
         "train.reduce_precision",
         "train.reduce_bucket_mb",
         "train.kernels",

@@ -139,8 +139,12 @@ class TrainConfig:
     """Epochs without improvement that the schedule accepts."""
     early_stop: int = 10
     """Epochs without a better validation loss after which the training ends."""
-    zero_stage: Literal[0, 1, 2] = 0
-    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well, 3 the
+    text encoder's weights as well (docs/text-encoders.md)."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where the optimizer's state and its float32 weights are at ZeRO stages 1 to 3: on the device, or in the memory of
+    its host, where Adam then runs."""
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision in which gradients travel between ranks and are added; their average, clip and Adam stay in float32.
     bf16 halves the bytes, and keeps 8 bits of each rank's gradient and of each sum. Nothing to one rank."""
@@ -225,3 +229,25 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        train = self.train
+        if train.offload != "none" and train.zero_stage == 0:
+            raise ValueError(
+                f"train.offload is {train.offload!r}, which ZeRO does from stage 1 on; set train.zero_stage=1, 2 or 3"
+            )
+        if train.offload != "none" and train.adam == "deepspeed":
+            raise ValueError(
+                f"train.offload is {train.offload!r}, and train.adam is 'deepspeed', which runs on the GPU alone; set "
+                "train.adam=torch"
+            )
+        if train.zero_stage == 3 and train.ema_decay > 0:
+            raise ValueError(
+                f"train.zero_stage is 3, where no rank has the weights that ema_decay={train.ema_decay} averages; "
+                "set train.ema_decay=0, or train.zero_stage=2"
+            )
+        if train.zero_stage == 3 and self.text.compile:
+            raise ValueError(
+                "train.zero_stage is 3 and text.compile is true, but compiled modules run without the hooks that "
+                "gather their weights; set text.compile=false, or train.zero_stage=2"
+            )

@@ -21,6 +21,7 @@ BOOKKEEPING = frozenset(
         "data.check",
         "train.ghost_batches_per_forward",
         "train.zero_stage",
+        "train.offload",
         "train.reduce_bucket_mb",
         "train.kernels",
         "train.cuda_graph",

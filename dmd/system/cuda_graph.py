@@ -35,6 +35,8 @@ def obstacle_to_capture(config: Config, device: torch.device, backend: Backend) 
         return "plain kernels take dropout keys from the host (train.kernels)"
     if 2 * config.model.dim > MAX_WIDTH:
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
+    if train.zero_stage == 3:
+        return "train.zero_stage is 3, where a pass gathers weights"
     if config.text.compile:
         return "text.compile is on"
     if config.text.gradient_checkpointing:

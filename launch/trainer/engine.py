@@ -1,7 +1,7 @@
 """A DeepSpeed engine behind the interface that the training loop asks for (`dmd.distributed.engine.Engine`)."""
 
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -12,17 +12,22 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_set_full_optimizer_state
 from torch import Tensor
 
+from dmd.checkpoint.state import model_state
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
+from dmd.distributed.engine import sizes_of
 from dmd.system.system import TrainingSystem
 from launch.devices import check_ranks
 from launch.network.rendezvous import init_method
 from launch.trainer.adam import make_adam
 from launch.trainer.deepspeed_config import PRECISIONS, bucket_bytes, deepspeed_config
 from launch.trainer.reduction import GradientReduction
-from launch.trainer.zero_state import gather_moment
+from launch.trainer.zero3 import DividedWeights, kept_elements
+from launch.trainer.zero_state import GATHERED_ELEMENTS, gather_moment
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
+LINKED_STAGES = (1, 2)
+"""ZeRO stages at which DeepSpeed links a parameter to its part of a flat one."""
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 
@@ -60,7 +65,7 @@ def limit_waiting(timeout: timedelta) -> None:
 
 
 class DeepSpeedEngine:
-    """Data-parallel training of a system at ZeRO stage 0, 1 or 2.
+    """Data-parallel training of a system at ZeRO stage 0, 1, 2 or 3.
 
     Args:
         fused_adam: torch's fused Adam; None: on CUDA (`launch.trainer.adam`).
@@ -88,15 +93,18 @@ class DeepSpeedEngine:
         self._loss = torch.zeros((), device=device)
         self._gradient_norm = torch.zeros((), device=device)
         self._applied = False
+        self.sizes = sizes_of(system)
         self.optimizer: torch.optim.Optimizer = make_adam(system, config, device, fused=fused_adam)
         self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
+        settings = deepspeed_config(config, plan, kept_elements=kept_elements(system))
         self._engine, *_ = deepspeed.initialize(
-            model=system, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
+            model=system, optimizer=self.optimizer, config=settings, dist_init_required=False
         )
         limit_waiting(timedelta(seconds=config.train.collective_timeout))
         self.optimizer.register_step_pre_hook(self._before_update)
         self.reduction: GradientReduction | None = None
         """Of the gradients; None: DeepSpeed's own."""
+        self._divided = DividedWeights(self._engine.optimizer, system) if self._zero_stage == 3 else None
         if self._zero_stage == 0:
             self.reduction = GradientReduction(
                 list(self._parameters.values()),
@@ -126,6 +134,8 @@ class DeepSpeedEngine:
         self._applied = False
         self._gradient_norm = torch.full((), torch.nan, device=self.device)
         self._engine.step()
+        if self._divided is not None:
+            self._divided.keep()
         return self._gradient_norm, self._applied
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -149,7 +159,7 @@ class DeepSpeedEngine:
             torch._foreach_clamp_max_(gradients, self._clip_at)
         elif self._clip == "norm":
             factor = (self._clip_at / (self._gradient_norm + 1e-6)).clamp(max=1)
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor.to(gradients[0].device))  # offloaded ones are on the CPU
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Copies of Adam's moments on the CPU, `KEY/PARAMETER`, and `step`; empty before the first step."""
@@ -158,7 +168,7 @@ class DeepSpeedEngine:
         # DeepSpeed's FusedAdam counts, as a Python number, in the last parameter of each group alone.
         steps = [torch.as_tensor(own["step"], dtype=torch.float32) for own in self.optimizer.state.values() if own]
         state = {"step": torch.stack(steps).max().cpu()}
-        if self._zero_stage > 0:
+        if self._zero_stage in LINKED_STAGES:
             self._link_partitions()
         for key in STATE_KEYS:
             moments = zip(self._parameters, self._moments(key), strict=True)
@@ -168,6 +178,8 @@ class DeepSpeedEngine:
     def _moments(self, key: str) -> list[Tensor]:
         """A moment of each trained parameter, as copies on the CPU."""
         parameters = list(self._parameters.values())
+        if self._divided is not None:
+            return self._divided.moment(parameters, key, capacity=GATHERED_ELEMENTS)
         if self._zero_stage > 0:
             return gather_moment(parameters, key)
         return [self.optimizer.state[parameter][key].detach().to("cpu", copy=True) for parameter in parameters]
@@ -181,29 +193,34 @@ class DeepSpeedEngine:
             return
         for name, parameter in self._parameters.items():
             self.optimizer.state[parameter] = {
-                "step": self._step_count(state),
+                "step": self._step_count(state, self.device),
                 **{key: state[f"{key}/{name}"].to(self.device, copy=True) for key in STATE_KEYS},
             }
 
-    def _step_count(self, state: dict[str, Tensor]) -> Tensor | int:
+    def _step_count(self, state: dict[str, Tensor], device: torch.device) -> Tensor | int:
         """The number of updates in the optimizer's own form: a tensor of each parameter, which torch's fused Adam wants
         on the parameter's device, or FusedAdam's Python number."""
         if not isinstance(self.optimizer, torch.optim.Adam):
             return int(state["step"])
-        return state["step"].to(self.device if self.optimizer.defaults["fused"] else "cpu", copy=True)
+        return state["step"].to(device if self.optimizer.defaults["fused"] else "cpu", copy=True)
 
     def _load_partitions(self, state: dict[str, Tensor]) -> None:
         """Give each flat partition an empty state, let DeepSpeed link the parameters to it, fill it by the links."""
-        for group in self.optimizer.param_groups:
-            for flat in group["params"]:
-                self.optimizer.state[flat] = {
-                    "step": self._step_count(state),
-                    **{key: torch.zeros_like(flat) for key in STATE_KEYS},
-                }
-        self._link_partitions()
+        flats = [flat for group in self.optimizer.param_groups for flat in group["params"]]
+        for flat in flats if self._divided is None else self._divided.flat_parameters():
+            self.optimizer.state[flat] = {
+                "step": self._step_count(state, flat.device),
+                **{key: torch.zeros_like(flat) for key in STATE_KEYS},
+            }
+        if self._divided is None:
+            self._link_partitions()
         for name, parameter in self._parameters.items():
             for key in STATE_KEYS:
-                safe_set_full_optimizer_state(parameter, state[f"{key}/{name}"].to(self.device), key)
+                whole = state[f"{key}/{name}"]
+                if self._divided is None:
+                    safe_set_full_optimizer_state(parameter, whole.to(self.device), key)
+                else:
+                    self._divided.load_moment(parameter, key, whole)
 
     def _link_partitions(self) -> None:
         """Link the parameters to their parts of the flat state. DeepSpeed does so once, after the first group's first
@@ -213,6 +230,19 @@ class DeepSpeedEngine:
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """Take over the system's weights, and ZeRO's own float32 copy of them."""
+        if self._divided is not None:
+            self._divided.load(state)
+            return
         self.system.load_state_dict(state)
         if self._zero_stage > 0:
             self._engine.optimizer.refresh_fp32_params()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies on the CPU of the system's weights and buffers, on the first rank; the others get none."""
+        if self._divided is not None:
+            return self._divided.state(capacity=GATHERED_ELEMENTS)
+        return model_state(self.system) if self.rank == 0 else {}
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Every rank has all weights inside the block."""
+        return nullcontext() if self._divided is None else self._divided.whole()

@@ -6,12 +6,17 @@ import pytest
 import torch
 
 import dmd
+from dmd.checkpoint.select import best_checkpoint
 from dmd.inference.export import export
 from dmd.model.text import build_text_encoder, check_tokens, positions
 from tests.support.commands import command
 from tests.support.encoders import DECODERS, KINDS, save_encoder
 from tests.support.trained import make_shards, train
 
+DIVIDED = ("deberta-v2", "gpt2", "qwen2")
+"""Kinds that are trained at ZeRO 3 too, beside BERT in `tests/launch/test_text_encoders.py`."""
+ROUNDING = 1e-5
+"""Of a gradient's moment: Adam's first step goes by the sign of the gradient, be it rounding alone."""
 LENGTHS = (5, 9, 1)
 """Real tokens of three samples of nine steps."""
 
@@ -112,13 +117,15 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of each kind: one step of all samples, and its validation."""
+    """A run of each kind, and of each whose weights ZeRO 3 divides, be it on one rank alone: one step of all samples,
+    and its validation."""
     folder = tmp_path_factory.mktemp("kinds")
-    runs = {
-        folder / kind: [f"text.encoder={save_encoder(kind, folder / f'{kind}-base')}", "train.epochs=1"]
-        for kind in KINDS
+    overrides = {
+        kind: [f"text.encoder={save_encoder(kind, folder / f'{kind}-base')}", "train.epochs=1"] for kind in KINDS
     }
-    return dict(zip(KINDS, train(shards, runs), strict=True))
+    overrides |= {f"{kind}-divided": [*overrides[kind], "train.zero_stage=3"] for kind in DIVIDED}
+    runs = train(shards, {folder / name: of for name, of in overrides.items()})
+    return dict(zip(overrides, runs, strict=True))
 
 
 @pytest.mark.slow
@@ -144,3 +151,17 @@ def test_a_training_of_every_kind_is_evaluated_exported_and_loaded(kind, trained
     samples["text"] = torch.zeros(3, *model.card.shape("text"), dtype=torch.int64)
     samples["text"][:, :, :9] = padded(left=False)
     assert torch.equal(loaded.predict(**samples).sentiment, model.predict(**samples).sentiment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DIVIDED)
+def test_zero_3_trains_as_stage_0_does(kind, trained):
+    ours, plain = best_checkpoint(trained[f"{kind}-divided"]), best_checkpoint(trained[kind])
+    assert ours.model.keys() == plain.model.keys()
+    assert ours.optimizer.keys() == plain.optimizer.keys()
+    for name, tensor in plain.optimizer.items():
+        torch.testing.assert_close(ours.optimizer[name], tensor, rtol=1e-4, atol=1e-7, msg=name)
+    for name, weight in plain.model.items():
+        assert ours.model[name].shape == weight.shape
+        moved = plain.optimizer.get(f"exp_avg/{name}", torch.ones_like(weight)).abs() > ROUNDING
+        torch.testing.assert_close(ours.model[name][moved], weight[moved], rtol=1e-4, atol=1e-6, msg=name)

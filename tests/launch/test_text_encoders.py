@@ -85,3 +85,27 @@ def test_ranks_with_different_bases_do_not_start(tokens, base, tmp_path):
     ended = train(tokens, tmp_path / "run", *LORA, ranks=2, own=own)
     assert ended.codes == [2, 2], ended.output
     assert "the ranks were not given the same: the weights of the text encoder is " in ended.output
+
+
+def test_zero_3_is_killed_and_continues_bitwise(tokens, base, tmp_path):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    overrides = (f"text.encoder={base}", "train.zero_stage=3", "text.learning_rate=1e-3", "text.layer_decay=0.8")
+    overrides += ("text.gradient_checkpointing=true", "train.ghost_batches_per_forward=2")
+    finish(tokens, whole, ONE_EPOCH, SAVES, *overrides, ranks=2)
+    killed_and_continued(tokens, run, *overrides)
+    assert_bitwise(run, whole)
+
+
+def test_zero_3_is_elastic_over_ranks_and_stages(tokens, still, tmp_path):
+    """With three ranks, whose parts of a weight do not divide it evenly, and with an optimizer on the host."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    overrides = (f"text.encoder={still}", "text.learning_rate=1e-3", ONE_EPOCH)
+    finish(tokens, whole, *overrides)
+    for ranks, stage, offload, steps in ((2, 3, "none", 1), (1, 3, "cpu", 2), (3, 3, "none", 3), (2, 2, "cpu", 5)):
+        own = (f"train.zero_stage={stage}", f"train.offload={offload}", f"train.max_steps={steps}")
+        ended = finish(tokens, run, *overrides, *own, ranks=ranks)
+        assert ("train.offload is 'cpu', and so is the device" in ended.output) == (offload == "cpu")
+    assert_close(run, whole)
+    ours, plain = last(run), last(whole)
+    for mine, its in ((ours.model, plain.model), (ours.optimizer, plain.optimizer)):
+        assert {name: tensor.shape for name, tensor in mine.items()} == {name: t.shape for name, t in its.items()}

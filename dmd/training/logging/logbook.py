@@ -52,7 +52,7 @@ def open_record(
         "ranks": engine.num_ranks,
         "device": str(engine.device),
         "steps_per_epoch": plan.num_steps,
-        "parameters": sum(p.numel() for p in engine.system.parameters()),
+        "parameters": engine.sizes.parameters,
         "kernels": engine.system.execution.kernels,
         "precision": engine.system.execution.precision,
         "cuda_graph": engine.system.captured,
