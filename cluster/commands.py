@@ -92,6 +92,7 @@ def evaluate(argv: list[str]) -> int:
         return evaluate_here(argv, options)
     if options.ranks > 1:
         raise ValueError(f"--ranks is {options.ranks} beside --address; the cluster has actors, give --actors")
-    from cluster.prediction.evaluate import run_evaluate
+    from cluster.prediction.evaluate import Question, run_evaluate
 
-    return run_evaluate(options.run, options.data, options.split, write_to=options.json, request=request)
+    question = Question(run=options.run, data=options.data, split=options.split, text_encoder=options.text_encoder)
+    return run_evaluate(question, write_to=options.json, request=request)

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from dmd.system.trained_model import TrainedModel
 
 
-def load(path: "str | Path", device: "str | torch.device | None" = None) -> "TrainedModel":
+def load(
+    path: "str | Path", device: "str | torch.device | None" = None, *, text_encoder: str | None = None
+) -> "TrainedModel":
     """A trained model that predicts, without DeepSpeed and Ray; see `dmd.inference.export.load`."""
     from dmd.inference.export import load as load_export
 
-    return load_export(path, device)
+    return load_export(path, device, text_encoder=text_encoder)

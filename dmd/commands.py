@@ -34,6 +34,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
+    _add_text_encoder(parser)
     return parser
 
 
@@ -45,10 +46,27 @@ def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
 
     if options.ranks > 1 and STORE not in os.environ:
         return run_ranks(["evaluate", *argv], options.ranks)
-    return _evaluate(options.run, options.data, options.split, write_to=options.json, ranks=options.ranks)
+    return _evaluate(
+        options.run,
+        options.data,
+        options.split,
+        text_encoder=options.text_encoder,
+        write_to=options.json,
+        ranks=options.ranks,
+    )
 
 
-def _evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | None, ranks: int) -> int:
+def _add_text_encoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--text-encoder",
+        metavar="PATH",
+        help="where the text encoder's own weights are, of a model that holds adapters (default: where they were)",
+    )
+
+
+def _evaluate(
+    run: Path, data: Place | None, split: str, *, text_encoder: str | None, write_to: Path | None, ranks: int
+) -> int:
     """Evaluate on this rank; the first one prints, and writes the metrics as JSON where that is wanted."""
     import torch
     import torch.distributed as dist
@@ -62,7 +80,7 @@ def _evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | Non
     device = default_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    result = evaluate_run(run, data=data, split=split)
+    result = evaluate_run(run, data=data, split=split, text_encoder=text_encoder)
     is_main_rank = ranks == 1 or dist.get_rank() == 0
     if is_main_rank:
         print_evaluation(run, result, write_to=write_to)
@@ -125,6 +143,7 @@ def predict_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a directory (default: %(default)s)",
     )
+    _add_text_encoder(parser)
     return parser
 
 
@@ -163,6 +182,7 @@ def parts_order(options: argparse.Namespace) -> "Order":
         out=options.out.absolute(),
         splits=_asked_splits(options),
         samples_per_part=options.samples_per_part,
+        text_encoder=options.text_encoder,
     )
 
 
@@ -177,7 +197,7 @@ def _predict_file(options: argparse.Namespace) -> int:
 
     out = options.out.path
     check_suffix(out)
-    model = load(options.model)
+    model = load(options.model, text_encoder=options.text_encoder)
     default = None if options.id else DEFAULT_SPLIT
     samples = read_samples(options.inputs, model.card, splits=_asked_splits(options), default=default, ids=options.id)
     counts: Counter[str] = Counter()
@@ -200,11 +220,19 @@ def export(argv: list[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("out", type=Path, metavar="DIR")
     parser.add_argument("--no-program", action="store_true", help="no torch.export program")
+    parser.add_argument("--merge", action="store_true", help="add LoRA's adapters to the text encoder's weights")
+    _add_text_encoder(parser)
     options = parser.parse_args(argv)
 
     from dmd.inference.export import export as export_run
 
-    reason = export_run(options.run, options.out, program=not options.no_program)
+    reason = export_run(
+        options.run,
+        options.out,
+        program=not options.no_program,
+        text_encoder=options.text_encoder,
+        merge=options.merge,
+    )
     program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
     print(f'{options.out}: {program}; in Python: model = dmd.load("{options.out}")')
     return 0

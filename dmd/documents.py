@@ -98,6 +98,7 @@ def check_state(state: dict[str, Any], where: str) -> None:
     """Raise ValueError unless the state of a checkpoint has all that a model is built of."""
     _check_parts(state, STATE_PARTS, where)
     check_data(state["data"], where)
+    check_text_base(state.get("text_base"), where)
 
 
 def check_course(state: dict[str, Any], where: str) -> None:
@@ -131,6 +132,16 @@ def check_data(data: dict[str, Any], where: str) -> None:
     for modality in ("text", "audio", "vision"):
         if data["dims"][modality] * data["lengths"][modality] >= _LARGEST:
             raise ValueError(f"{where}: a sample of {modality} would have {_LARGEST} numbers or more")
+
+
+def check_text_base(base: object, where: str) -> None:
+    """Raise ValueError unless this names the weights of a text encoder, or is None."""
+    if base is not None and not isinstance(base, dict):
+        raise ValueError(f"{where}: text_base is {base!r:.40}, of another type than it must be")
+    if base is not None:
+        _check_parts(base, {"name": str, "sha256": str}, f"{where}, text_base")
+        if set(base) != {"name", "sha256"}:
+            raise ValueError(f"{where}: text_base has the parts {sorted(base)!r:.80}; it must have name and sha256")
 
 
 def _check_parts(content: dict[str, Any], parts: dict[str, Any], where: str) -> None:

@@ -1,5 +1,6 @@
 """`dmd evaluate --address`: actors predict the batches of a split, the driver computes the metrics of all of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ from dmd.system.modules import BATCH_SIZE
 _BATCHES_PER_TASK = 16
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is evaluated."""
+
+    run: Path
+    data: Place | None
+    """None: the shards of its training."""
+    split: str
+    text_encoder: str | None
+    """See `dmd.system.trained_model.TrainedModel`."""
+
+
 class Evaluator(Actor):
     """Predicts batches of a split as one process would."""
 
@@ -42,7 +55,10 @@ class Evaluator(Actor):
         """Build the model, open the shards."""
         self._reader = open_generation(self._data, self._generation)
         info = self._reader.index.info
-        self._model = ready_model(self._sent.card, self._sent.read_weights(), default_device(), info)
+        sent = self._sent
+        self._model = ready_model(
+            sent.card, sent.read_weights(), default_device(), info, text_encoder=sent.text_encoder
+        )
 
     def compute(self, task: Task) -> bytes:
         """The share of batches `first` to `stop`."""
@@ -76,7 +92,7 @@ def decode_share(content: bytes, columns: int) -> Share:
     return rows, values.view(count, columns)
 
 
-def run_evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | None, request: PoolRequest) -> int:
+def run_evaluate(question: Question, *, write_to: Path | None, request: PoolRequest) -> int:
     """Evaluate a run's best checkpoint; returns the exit code.
 
     Raises:
@@ -84,7 +100,7 @@ def run_evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | 
     """
     with stop_requests() as stop:
         try:
-            print_evaluation(run, _evaluate(run, data, split, request, stop), write_to=write_to)
+            print_evaluation(question.run, _evaluate(question, request, stop), write_to=write_to)
             return 0
         except KeyboardInterrupt:
             why, code = "stopped on request", STOPPED
@@ -94,8 +110,9 @@ def run_evaluate(run: Path, data: Place | None, split: str, *, write_to: Path | 
     return code
 
 
-def _evaluate(run: Path, data: Place | None, split: str, request: PoolRequest, stop: StopRequests) -> dict[str, Any]:
-    place = to_place(shards_of(run, data)).absolute()
+def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> dict[str, Any]:
+    run, split = question.run, question.split
+    place = to_place(shards_of(run, question.data)).absolute()
     with ShardReader(place) as reader:
         info = reader.index.info
         card, weights = read_run_for(run, info)
@@ -109,7 +126,7 @@ def _evaluate(run: Path, data: Place | None, split: str, request: PoolRequest, s
     with cluster(request.address, stop, verbose=request.verbose), tqdm(total=len(tasks), disable=None) as bar:
         pool = make_pool(request)
         check_storage(None, place)
-        model = send_model(card, weights)
+        model = send_model(card, weights, text_encoder=question.text_encoder)
         arguments = {"model": model, "data": place, "generation": info.generation, "split": split}
         shares = []
         for content in answers(Evaluator, arguments, tasks, pool):

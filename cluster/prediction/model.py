@@ -19,6 +19,8 @@ class SentModel:
     card: ModelCard
     weights: Any
     """Reference to the bytes of a safetensors file."""
+    text_encoder: str | None
+    """See `TrainedModel`."""
 
     def read_weights(self) -> dict[str, Tensor]:
         """The weights, on the node that asks."""
@@ -26,6 +28,6 @@ class SentModel:
         return safetensors.torch.load(content)
 
 
-def send_model(card: ModelCard, weights: dict[str, Tensor]) -> SentModel:
+def send_model(card: ModelCard, weights: dict[str, Tensor], *, text_encoder: str | None) -> SentModel:
     """Put a model into Ray's object store."""
-    return SentModel(card=card, weights=ray.put(b"".join(tensor_bytes(weights))))
+    return SentModel(card=card, weights=ray.put(b"".join(tensor_bytes(weights))), text_encoder=text_encoder)

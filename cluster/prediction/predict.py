@@ -35,7 +35,8 @@ class PartWriter(Actor):
 
     def prepare(self) -> None:
         """Build the model, open the shards."""
-        self._model = TrainedModel(self._sent.card, self._sent.read_weights(), default_device())
+        sent = self._sent
+        self._model = TrainedModel(sent.card, sent.read_weights(), default_device(), text_encoder=sent.text_encoder)
         self._reader = open_generation(self._data, self._generation)
         self._folder: Folder = open_folder(self._out)
 
@@ -83,7 +84,7 @@ def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[st
         check_storage(None if order.out.is_url else order.out.path, order.data)
         work.begin()
         arguments: dict[str, Any] = {
-            "model": send_model(work.card, work.weights),
+            "model": send_model(work.card, work.weights, text_encoder=order.text_encoder),
             "data": order.data,
             "generation": work.generation,
             "out": order.out,

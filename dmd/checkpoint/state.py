@@ -10,6 +10,7 @@ from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
 from dmd.config.loading import config_from_dict, config_to_dict
 from dmd.documents import check_course
+from dmd.model.text_base import TextBase, check_base
 from dmd.system.system import TrainingSystem
 
 VERSION = 1
@@ -24,6 +25,7 @@ FREE_KEYS = frozenset(
         "train.early_stop",
         "train.ghost_batches_per_forward",
         "train.zero_stage",
+        "train.offload",
         "train.reduce_precision",
         "train.reduce_bucket_mb",
         "train.kernels",
@@ -38,6 +40,7 @@ FREE_KEYS = frozenset(
         "train.collective_timeout",
         "train.cuda_graph",
         "text.compile",
+        "text.gradient_checkpointing",
         "train.adam",
         "train.deterministic",
     }
@@ -64,6 +67,7 @@ def make_state(
     text_encoder: dict[str, Any] | None,
     library_versions: dict[str, str],
     averaged_steps: int | None,
+    text_base: TextBase | None = None,
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
     return {
@@ -81,6 +85,7 @@ def make_state(
             "label_scale": info.label_scale,
         },
         "text_encoder": text_encoder,
+        "text_base": None if text_base is None else asdict(text_base),
         "nonfinite_in_a_row": nonfinite_in_a_row,
         "averaged_steps": averaged_steps,
         "versions": library_versions,
@@ -116,6 +121,13 @@ def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, ru
                 raise ValueError(
                     f"{run} was trained with {section}.{name}={before}, not {value}; give that value, or another --run"
                 )
+
+
+def check_same_base(state: dict[str, Any], base: TextBase | None, run: Path) -> None:
+    """Raise ValueError unless a state's text encoder stands on these weights."""
+    saved = state.get("text_base")
+    if saved is not None and base is not None:
+        check_base(TextBase(**saved), base, str(run))
 
 
 def check_fits(data: dict[str, Any], info: DatasetInfo) -> None:

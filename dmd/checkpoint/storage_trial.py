@@ -14,20 +14,19 @@ from pathlib import Path
 
 from data_shards.durable import sync_directory
 from dmd.checkpoint.format import MODEL, OPTIMIZER
-from dmd.system.system import ADAM_MOMENTS, TrainingSystem
+from dmd.distributed.engine import SystemSizes
+from dmd.system.system import ADAM_MOMENTS
 
 _BLOCK = 1 << 24
 
 
-def checkpoint_sizes(system: TrainingSystem, *, averages: bool) -> dict[str, int]:
+def checkpoint_sizes(sizes: SystemSizes, *, averages: bool) -> dict[str, int]:
     """Bytes of the tensors of a checkpoint, by file; of its optimizer state as it is after the first step.
 
     Args:
         averages: whether it holds averaged weights beside those that the training goes on from.
     """
-    trained = sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad)
-    whole = sum(tensor.numel() * tensor.element_size() for tensor in system.state_dict().values())
-    return {MODEL: whole, OPTIMIZER: (ADAM_MOMENTS + averages) * trained}
+    return {MODEL: sizes.state_bytes, OPTIMIZER: (ADAM_MOMENTS + averages) * sizes.trained_bytes}
 
 
 def try_storage(root: Path, sizes: Mapping[str, int]) -> None:

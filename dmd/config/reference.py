@@ -44,7 +44,11 @@ def type_name(annotation: Any) -> str:
     if not isinstance(annotation, type):
         text = str(annotation).replace("typing.", "")
     literal = re.fullmatch(r"Literal\[(.*)\]", text)
-    return literal[1].replace("'", "").replace(", ", " or ") if literal else text.replace(" | None", " or null")
+    return (
+        literal[1].replace("'", "").replace(", ", " or ")
+        if literal
+        else text.replace(" | None", " or null").replace(" | ", " or ")
+    )
 
 
 def reference() -> str:

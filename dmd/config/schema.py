@@ -7,6 +7,7 @@ from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
+from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,31 @@ class TextConfig:
     """Learning rate of the encoder's weights; none: `train.learning_rate`."""
     warmup_epochs: int = 0
     """Epochs over which the encoder's learning rate rises to its own, in equal parts; 0: at once, as published."""
+    layer_decay: float = 1.0
+    """Learning rate of an encoder's layer over that of the layer above it, in (0, 1]. The last layer keeps
+    `text.learning_rate`, the embeddings lie below the first. 1: all the same."""
+    gradient_checkpointing: bool = False
+    """Keep of each encoder layer its input alone, and run it again in backward: less memory for a third more time, and
+    bitwise the same gradients."""
+    lora_rank: int = 0
+    """Rank of LoRA's adapters, by peft: they alone are trained of the encoder, and checkpoints and exports hold them
+    with the name and digest of its weights instead of those. 0: none."""
+    lora_targets: tuple[str, ...] | str = DEFAULT
+    """Linear layers that get an adapter, by the ends of their names, such as [query, value]. default: those that peft
+    knows for the type of the encoder; all-linear: all."""
+    lora_alpha: int = 16
+    """An adapter's output is multiplied by this over the rank."""
+    lora_dropout: float = 0.0
+    """Dropout of an adapter's input."""
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The adapters, None without any."""
+        if not self.lora_rank:
+            return None
+        return LoraSettings(
+            rank=self.lora_rank, targets=self.lora_targets, alpha=self.lora_alpha, dropout=self.lora_dropout
+        )
 
     def __post_init__(self) -> None:
         if "://" in self.encoder:
@@ -31,6 +57,29 @@ class TextConfig:
             raise ValueError(f"text.learning_rate is {self.learning_rate}; it must be above 0")
         if self.warmup_epochs < 0:
             raise ValueError(f"text.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"text.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if self.frozen and self.gradient_checkpointing:
+            raise ValueError(
+                "text.gradient_checkpointing and text.frozen are true, but frozen encoders keep nothing for backward: "
+                "set text.gradient_checkpointing=false"
+            )
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"text.lora_rank is {self.lora_rank}; it must be at least 1, or 0 for none")
+        if self.lora_rank and self.frozen:
+            raise ValueError(
+                f"text.lora_rank is {self.lora_rank} and text.frozen is true; adapters are trained: set text.frozen="
+                "false, which with them keeps the encoder's own weights too"
+            )
+        if not self.lora_targets:
+            raise ValueError(f"text.lora_targets is empty; give {DEFAULT}, {ALL_LINEAR}, or names of layers")
+        if self.lora_alpha <= 0:
+            raise ValueError(f"text.lora_alpha is {self.lora_alpha}; it must be above 0")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"text.lora_dropout is {self.lora_dropout}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +144,12 @@ class TrainConfig:
     """Epochs without improvement that the schedule accepts."""
     early_stop: int = 10
     """Epochs without a better validation loss after which the training ends."""
-    zero_stage: Literal[0, 1, 2] = 0
-    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage: 0 keeps the optimizer state on every rank, 1 divides it, 2 the gradients as well, 3 the
+    text encoder's weights as well (docs/text-encoders.md)."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where the optimizer's state and its float32 weights are at ZeRO stages 1 to 3: on the device, or in the memory of
+    its host, where Adam then runs."""
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision in which gradients travel between ranks and are added; their average, clip and Adam stay in float32.
     bf16 halves the bytes, and keeps 8 bits of each rank's gradient and of each sum. Nothing to one rank."""
@@ -181,3 +234,25 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        train = self.train
+        if train.offload != "none" and train.zero_stage == 0:
+            raise ValueError(
+                f"train.offload is {train.offload!r}, which ZeRO does from stage 1 on; set train.zero_stage=1, 2 or 3"
+            )
+        if train.offload != "none" and train.adam == "deepspeed":
+            raise ValueError(
+                f"train.offload is {train.offload!r}, and train.adam is 'deepspeed', which runs on the GPU alone; set "
+                "train.adam=torch"
+            )
+        if train.zero_stage == 3 and train.ema_decay > 0:
+            raise ValueError(
+                f"train.zero_stage is 3, where no rank has the weights that ema_decay={train.ema_decay} averages; "
+                "set train.ema_decay=0, or train.zero_stage=2"
+            )
+        if train.zero_stage == 3 and self.text.compile:
+            raise ValueError(
+                "train.zero_stage is 3 and text.compile is true, but compiled modules run without the hooks that "
+                "gather their weights; set text.compile=false, or train.zero_stage=2"
+            )

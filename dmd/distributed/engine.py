@@ -1,5 +1,7 @@
 """What the training loop asks of an engine. `launch.trainer.engine` makes one with DeepSpeed."""
 
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -7,6 +9,27 @@ from torch import Tensor
 
 from dmd.system.pass_terms import PassTerms
 from dmd.system.system import TrainingSystem
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemSizes:
+    """What a system weighs, before ranks divide it."""
+
+    parameters: int
+    """Elements of all parameters."""
+    trained_bytes: int
+    """Bytes of those that are trained."""
+    state_bytes: int
+    """Bytes of what a checkpoint holds of weights and buffers."""
+
+
+def sizes_of(system: TrainingSystem) -> SystemSizes:
+    """What a system weighs that is whole."""
+    return SystemSizes(
+        parameters=sum(p.numel() for p in system.parameters()),
+        trained_bytes=sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad),
+        state_bytes=sum(tensor.numel() * tensor.element_size() for tensor in system.state_dict().values()),
+    )
 
 
 class Engine(Protocol):
@@ -19,6 +42,7 @@ class Engine(Protocol):
     device: torch.device
     rank: int
     num_ranks: int
+    sizes: SystemSizes
 
     def forward(self, *arguments: object) -> PassTerms:
         """Run the system's forward pass for training, in the precision of the config."""
@@ -48,6 +72,15 @@ class Engine(Protocol):
         """Take over a state from `optimizer_state`, at any number of ranks."""
         ...
 
+    def weights(self) -> dict[str, Tensor]:
+        """Copies on the CPU of the system's weights and buffers, on the first rank; the others get none. Every rank
+        must call it."""
+        ...
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """The system may be run on any rank alone inside the block: its weights are whole. Every rank must enter it."""
+        ...
+
     def load_weights(self, state: dict[str, Tensor]) -> None:
-        """Take over the system's weights."""
+        """Take over the system's weights. Every rank must call it."""
         ...

@@ -31,7 +31,13 @@ def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     snapshot = best_checkpoint(run)
     state = snapshot.state
     source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
-    card = ModelCard(config=state["config"], data=state["data"], text_encoder=state["text_encoder"], source=source)
+    card = ModelCard(
+        config=state["config"],
+        data=state["data"],
+        text_encoder=state["text_encoder"],
+        source=source,
+        text_base=state.get("text_base"),
+    )
     return card, snapshot.model
 
 
@@ -56,8 +62,11 @@ def training_data(run: Path) -> Place:
     return place
 
 
-def evaluate_run(run: Path, *, data: PlaceLike | None, split: str) -> dict[str, Any]:
+def evaluate_run(run: Path, *, data: PlaceLike | None, split: str, text_encoder: str | None = None) -> dict[str, Any]:
     """Metrics of a run's best checkpoint on a split, for all heads; every rank gets them.
+
+    Args:
+        text_encoder: see `TrainedModel`.
 
     Raises:
         ValueError: no checkpoint, one whose weights are not of the model that it declares, data that the model cannot
@@ -65,7 +74,7 @@ def evaluate_run(run: Path, *, data: PlaceLike | None, split: str) -> dict[str, 
     """
     with ShardReader(shards_of(run, data)) as reader:
         card, weights = read_run_for(run, reader.index.info)
-        model = ready_model(card, weights, default_device(), reader.index.info)
+        model = ready_model(card, weights, default_device(), reader.index.info, text_encoder=text_encoder)
         with model.running():
             result = evaluate(model.modules, reader, split, model.config, device=model.device)
     return describe(run, card, reader.index.info, split, result)
@@ -95,10 +104,22 @@ def read_run_for(run: Path, info: DatasetInfo) -> tuple[ModelCard, dict[str, Ten
 
 
 def ready_model(
-    card: ModelCard, weights: Mapping[str, Tensor], device: torch.device, info: DatasetInfo
+    card: ModelCard,
+    weights: Mapping[str, Tensor],
+    device: torch.device,
+    info: DatasetInfo,
+    *,
+    text_encoder: str | None = None,
 ) -> TrainedModel:
-    """A model that evaluates as its training did; by PyTorch where a kernel cannot run on the device."""
-    model = TrainedModel(card, weights, device, validates=True)
+    """A model that evaluates as its training did; by PyTorch where a kernel cannot run on the device.
+
+    Args:
+        text_encoder: see `TrainedModel`.
+
+    Raises:
+        ValueError: as `TrainedModel`.
+    """
+    model = TrainedModel(card, weights, device, validates=True, text_encoder=text_encoder)
     with model.running():
         settle_prediction(model.modules, info)
     return model

@@ -1,6 +1,6 @@
 """A trained model as one directory that anyone can load: `dmd export RUN DIR`, `dmd.load(DIR)`.
 
-    DIR/model.safetensors   weights of DMD, its text encoder and both GD-Units
+    DIR/model.safetensors   weights of DMD, its text encoder (of LoRA: the adapters) and both GD-Units
     DIR/model.json          config, data shapes, text encoder, origin (`ModelCard`)
     DIR/program.pt2         the same as a `torch.export` program, where PyTorch can make one
 
@@ -10,7 +10,7 @@ this package.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dmd.checkpoint.writer import tensor_bytes
 from dmd.errors import first_line
 from dmd.evaluation.trained_run import read_run
 from dmd.kernels.backend import default_device
+from dmd.model.lora import merge_lora
 from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
 
 WEIGHTS, CARD, PROGRAM = "model.safetensors", "model.json", "program.pt2"
@@ -32,21 +33,27 @@ FORMAT = 1
 """Version of this layout, part of model.json."""
 PROGRAM_TOLERANCE = 1e-4
 """Largest difference of a prediction between the program and the model that is accepted."""
+OF_ENCODER = "dmd.text_encoder.network."
+"""How the names of a text encoder's weights begin."""
 CPU = torch.device("cpu")
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> TrainedModel:
+def load(
+    path: str | Path, device: str | torch.device | None = None, *, text_encoder: str | None = None
+) -> TrainedModel:
     """A trained model from an export, or from the best checkpoint of a run directory.
 
     Args:
         path: directory that `dmd export` or a training wrote.
         device: where it runs; None: the GPU where there is one.
+        text_encoder: see `TrainedModel`.
 
     Raises:
-        ValueError: neither of the two, or damaged.
+        ValueError: neither of the two, damaged, or a base that is not here or has other weights.
     """
     card, weights = read_model(path)
-    return TrainedModel(card, weights, default_device() if device is None else torch.device(device))
+    place = default_device() if device is None else torch.device(device)
+    return TrainedModel(card, weights, place, text_encoder=text_encoder)
 
 
 def read_model(path: str | Path) -> tuple[ModelCard, dict[str, Tensor]]:
@@ -63,17 +70,25 @@ def read_model(path: str | Path) -> tuple[ModelCard, dict[str, Tensor]]:
     raise ValueError(f"there is no directory {path}; give a run, or what `dmd export` wrote")
 
 
-def export(run: Path, out: Path, *, program: bool) -> str | None:
+def export(run: Path, out: Path, *, program: bool, text_encoder: str | None = None, merge: bool = False) -> str | None:
     """Write a run's best checkpoint as an export; returns why there is no program, None if there is one.
 
+    Args:
+        text_encoder: see `TrainedModel`; what is found there is named in the export.
+        merge: add LoRA's adapters to the weights of the text encoder, so that the export needs no base.
+
     Raises:
-        ValueError: no checkpoint, `out` holds files that are no export, or another process writes there.
+        ValueError: no checkpoint, nothing to merge, `out` holds files that are no export, or another process writes
+            there.
     """
     ours = (WEIGHTS, CARD, PROGRAM, LEASE_FILE)
     if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
         raise ValueError(f"{out} holds other files than an export; give a new directory")
     card, weights = read_run(run)
-    model = TrainedModel(card, weights, CPU)
+    model = TrainedModel(card, weights, CPU, text_encoder=text_encoder)
+    card = model.card
+    if merge:
+        card, weights = merged(model)
     with sole_writer(out):
         for name in (CARD, PROGRAM, WEIGHTS):  # the card first: without it this is no export, should a kill come here
             (out / name).unlink(missing_ok=True)
@@ -81,6 +96,22 @@ def export(run: Path, out: Path, *, program: bool) -> str | None:
         content = {"format": FORMAT, **asdict(card)}
         (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return save_program(model, out / PROGRAM) if program else "not asked for"
+
+
+def merged(model: TrainedModel) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a model whose adapters become part of its text encoder; the model's own are merged too.
+
+    Raises:
+        ValueError: a model without adapters.
+    """
+    card, encoder = model.card, model.modules.dmd.text_encoder
+    if card.text_base is None or encoder is None:
+        raise ValueError("--merge, but the model has no adapters (text.lora_rank); export it without")
+    merge_lora(encoder.network)
+    own = {name: tensor for name, tensor in model.modules.state_dict().items() if not name.startswith(OF_ENCODER)}
+    whole = {f"{OF_ENCODER}{name}": tensor for name, tensor in encoder.network.state_dict().items()}
+    config = {**card.config, "text": {**card.config["text"], "lora_rank": 0}}
+    return replace(card, config=config, text_base=None), own | whole
 
 
 def save_program(model: TrainedModel, path: Path) -> str | None:

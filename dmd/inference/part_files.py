@@ -128,7 +128,8 @@ def make_request(
 
 def model_digest(card: ModelCard, weights: Mapping[str, Tensor]) -> str:
     """Of weights, config, data shapes and text encoder: what a prediction depends on."""
-    about = {"config": card.config, "data": card.data, "text_encoder": card.text_encoder}
+    base = None if card.text_base is None else card.text_base["sha256"]
+    about = {"config": card.config, "data": card.data, "text_encoder": card.text_encoder, "text_base": base}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for piece in tensor_bytes(dict(weights)):
         digest.update(piece)

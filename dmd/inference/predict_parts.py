@@ -38,6 +38,8 @@ class Order:
     splits: list[str] | None
     """None: the split that is read by default."""
     samples_per_part: int
+    text_encoder: str | None = None
+    """See `TrainedModel`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,8 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
 
 def compute_here(work: Work) -> None:
     """Compute parts in this process, one after the other."""
-    model, folder = TrainedModel(work.card, work.weights, default_device()), open_folder(work.order.out)
+    model = TrainedModel(work.card, work.weights, default_device(), text_encoder=work.order.text_encoder)
+    folder = open_folder(work.order.out)
     work.begin()
     with ShardReader(work.order.data) as reader:
         for part in progress(work):

@@ -6,6 +6,7 @@ loaded, whether it comes from a model directory, an export or a checkpoint: see 
 
 import inspect
 import pickle
+import warnings
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dmd.errors import first_line
+from dmd.model.lora import LoraSettings, add_lora
+from dmd.model.text_base import TextBase, base_name, leave_out_base, weights_digest
 
 NAMING = frozenset(
     {
@@ -45,25 +48,85 @@ NAMING = frozenset(
 labels, of which it would write a list."""
 ATTENTION = ("eager", "sdpa")
 """Implementations of attention that torch brings along; any other may be a kernel to fetch."""
+POSITIONS_BEHIND_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "ibert",
+        "longformer",
+        "luke",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+"""Types whose first token stands at position `pad_token_id + 1`, and padding at `pad_token_id`."""
+FULL = "full_attention"
+"""How transformers calls a layer whose queries see all keys that the mask leaves."""
 
 
 class TextEncoder(nn.Module):
     """Token ids -> last hidden states.
 
+    A decoder (GPT-2, Qwen2) stays causal: a step sees itself and the steps before it. What it gives for padded steps is
+    set to zero, as it knows no padding; the states of an encoder stay there, as in the published code.
+
     Args:
-        network: a transformers encoder (see `load_text_encoder`).
+        network: a transformers model (see `load_text_encoder`).
         frozen: keep its weights and run it without dropout.
+        lora: adapters to add, which alone are trained then and are in its state.
+        base: name and digest of the network's weights, where its state does not hold them.
+
+    Raises:
+        ValueError: adapters that do not fit the network.
     """
 
-    def __init__(self, network: nn.Module, *, frozen: bool) -> None:
+    def __init__(
+        self, network: nn.Module, *, frozen: bool, lora: LoraSettings | None = None, base: TextBase | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.frozen = frozen
-        self.dim = int(network.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        self._takes_types = "token_type_ids" in inspect.signature(network.forward).parameters
-        self._takes_whole_masks = getattr(network.config, "_attn_implementation", None) == "sdpa"
+        self.base = base
+        config: Any = network.config
+        self.dim = int(config.hidden_size)
+        declared = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
+        self.causal = any(declared) and getattr(config, "is_causal", True)
+        parameters = inspect.signature(network.forward).parameters
+        # GPT-2 embeds token types as tokens; what is no encoder has no use for them.
+        self._takes_types = "token_type_ids" in parameters and not self.causal
+        self._takes_cache = "use_cache" in parameters
+        self._takes_whole_masks = (
+            bool(declared)
+            and getattr(config, "_attn_implementation", None) == "sdpa"
+            and set(getattr(config, "layer_types", None) or [FULL]) == {FULL}
+        )
+        self._first_position = first_position(config)
+        self._takes_positions = "position_ids" in parameters and (self.causal or self._first_position > 0)
         if frozen:
             network.requires_grad_(False)
+        if lora is not None:
+            add_lora(network, lora)
+            leave_out_base(self)
+
+    def checkpoint_gradients(self) -> None:
+        """Run each layer again in backward instead of keeping what it computed; it draws the same dropout.
+
+        Raises:
+            ValueError: a network that cannot do that.
+        """
+        network: Any = self.network
+        if not network.supports_gradient_checkpointing:
+            raise ValueError(
+                f"text.gradient_checkpointing is true, but a text encoder of type {network.config.model_type!r} has no "
+                "gradient checkpointing; set it to false"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its name changes in transformers 6
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """A frozen encoder stays in evaluation mode."""
@@ -74,19 +137,39 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, 3, T] (ids, attention mask, token types; MMSA's `text_bert`) -> [B, T, dim]."""
         ids, mask, types = tokens.unbind(1)
+        unpadded = (mask != 0).long()  # [B, T]
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": unpadded}
         if self._takes_whole_masks:
-            mask = whole_mask(mask)
-        arguments = {"input_ids": ids, "attention_mask": mask}
+            arguments["attention_mask"] = whole_mask(unpadded, causal=self.causal)
         if self._takes_types:
             arguments["token_type_ids"] = types
+        if self._takes_positions:
+            arguments["position_ids"] = positions(unpadded, self._first_position)
+        if self._takes_cache:
+            arguments["use_cache"] = False
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.network(**arguments).last_hidden_state
+            states = self.network(**arguments).last_hidden_state
+        return states * unpadded[:, :, None].to(states.dtype) if self.causal else states
 
 
-def whole_mask(mask: Tensor) -> Tensor:
+def whole_mask(mask: Tensor, *, causal: bool) -> Tensor:
     """Which keys each query sees, [B, 1, T, T], of a mask [B, T]: what transformers makes of it for SDPA, but without
     asking the host whether all of it is 1."""
-    return mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)
+    steps = mask.shape[1]
+    seen = mask[:, None, None].bool().expand(-1, 1, steps, -1)
+    return seen & seen.new_ones(steps, steps).tril() if causal else seen
+
+
+def first_position(config: Any) -> int:
+    """Position of the first token, of a transformers configuration."""
+    padding = getattr(config, "pad_token_id", None)
+    return padding + 1 if config.model_type in POSITIONS_BEHIND_PADDING and padding is not None else 0
+
+
+def positions(mask: Tensor, first: int) -> Tensor:
+    """Positions [B, T] of the steps that a mask [B, T] of 0 and 1 leaves, counted from `first` wherever the padding is;
+    padded steps stand before it."""
+    return (mask.cumsum(1) * mask + first - 1).clamp(min=0)
 
 
 def encoder_config(name: str) -> dict[str, Any]:
@@ -122,41 +205,62 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def build_text_encoder(config: dict[str, Any], *, frozen: bool) -> TextEncoder:
+def build_text_encoder(config: dict[str, Any], *, frozen: bool, lora: LoraSettings | None = None) -> TextEncoder:
     """An encoder of this configuration with fresh weights (a checkpoint brings the trained ones).
 
     Raises:
-        ValueError: none that transformers can build without custom code.
+        ValueError: none that transformers can build without custom code, or adapters that do not fit it.
     """
     from transformers import AutoModel
 
     try:
-        network = AutoModel.from_config(_settings(config), trust_remote_code=False)
-        return TextEncoder(_without_pooler(network), frozen=frozen)
+        network = AutoModel.from_config(_settings(config), dtype=torch.float32, trust_remote_code=False)
     except _faults() as error:
         raise ValueError(
             f"no text encoder of type {config.get('model_type')!r} can be built ({first_line(error, 300)}); train or "
             "export with one that transformers knows"
         ) from error
+    return _encoder(config.get("model_type"), network, frozen=frozen, lora=lora)
 
 
-def load_text_encoder(name: str, *, frozen: bool) -> TextEncoder:
+def load_text_encoder(
+    name: str,
+    *,
+    frozen: bool,
+    lora: LoraSettings | None = None,
+    config: dict[str, Any] | None = None,
+    local: bool = False,
+) -> TextEncoder:
     """A pretrained encoder by local path or hub name, in float32; pickled weights only as far as torch's `weights_only`
     reads them.
 
+    Args:
+        config: its configuration; None: what is stored beside its weights.
+        local: fetch nothing: a directory, or what this machine has fetched from the hub before.
+
     Raises:
-        ValueError: it cannot be loaded.
+        ValueError: it cannot be loaded, or adapters that do not fit it.
     """
     from transformers import AutoModel
+    from transformers.utils.peft_utils import find_adapter_config_file
 
-    content = encoder_config(name)
+    content = encoder_config(name) if config is None else config
     try:
+        if find_adapter_config_file(name, local_files_only=local) is not None:
+            raise ValueError("it is a PEFT adapter, which names another model; merge the two")
         network = AutoModel.from_pretrained(
-            name, config=_settings(content), dtype=torch.float32, trust_remote_code=False, weights_only=True
+            name,
+            config=_settings(content),
+            dtype=torch.float32,
+            trust_remote_code=False,
+            weights_only=True,
+            local_files_only=local,
         )
-        return TextEncoder(_without_pooler(network), frozen=frozen)
     except _faults() as error:
         raise _not_loadable(name, error) from error
+    network = _without_pooler(network)
+    base = None if lora is None else TextBase(name=base_name(name), sha256=weights_digest(network))
+    return _encoder(content.get("model_type"), network, frozen=frozen, lora=lora, base=base)
 
 
 def _settings(config: dict[str, Any]) -> Any:
@@ -167,14 +271,34 @@ def _settings(config: dict[str, Any]) -> Any:
 
 def check_tokens(config: dict[str, Any], *, vocab_size: int, length: int) -> None:
     """Raise ValueError if token ids or lengths of the data do not fit the encoder."""
-    if vocab_size > config["vocab_size"]:
+    settings = _settings(config)
+    if vocab_size > settings.vocab_size:
         raise ValueError(
-            f"the shards hold token id {vocab_size - 1}, but the text encoder knows {config['vocab_size']} tokens; "
+            f"the shards hold token id {vocab_size - 1}, but the text encoder knows {settings.vocab_size} tokens; "
             "choose the encoder whose tokenizer made the shards (text.encoder=PATH)"
         )
-    limit = config.get("max_position_embeddings")
-    if limit is not None and length > limit:
-        raise ValueError(f"the shards hold {length} tokens per sample, but the text encoder takes at most {limit}")
+    limit = getattr(settings, "max_position_embeddings", None)
+    if limit is not None and length > limit - first_position(settings):
+        raise ValueError(
+            f"the shards hold {length} tokens per sample, but the text encoder takes at most "
+            f"{limit - first_position(settings)}"
+        )
+
+
+def _encoder(
+    kind: object,
+    network: nn.Module,
+    *,
+    frozen: bool,
+    lora: LoraSettings | None,
+    base: TextBase | None = None,
+) -> TextEncoder:
+    try:
+        return TextEncoder(_without_pooler(network), frozen=frozen, lora=lora, base=base)
+    except AttributeError as error:
+        raise ValueError(
+            f"no text encoder of type {kind!r} can be built ({first_line(error, 300)}); it is no encoder of text"
+        ) from error
 
 
 def _without_pooler(network: nn.Module) -> nn.Module:

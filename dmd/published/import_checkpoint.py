@@ -95,6 +95,8 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
     """
     if run.exists():
         raise ValueError(f"{run} is there already; give a new directory")
+    if config.text.lora_rank:
+        raise ValueError(f"text.lora_rank is {config.text.lora_rank}, but published files hold no adapters; leave it 0")
     published = read_published(path)
     dims, lengths = shapes(published, config)
     settings, encoder = None, None

@@ -37,8 +37,12 @@ def obstacle_to_capture(config: Config, device: torch.device, backend: Backend) 
         return "plain kernels take dropout keys from the host (train.kernels)"
     if 2 * config.model.dim > MAX_WIDTH:
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
+    if train.zero_stage == 3:
+        return "train.zero_stage is 3, where a pass gathers weights"
     if config.text.compile:
         return "text.compile is on"
+    if config.text.gradient_checkpointing:
+        return "text.gradient_checkpointing is on, which sets torch's generator back in backward"
     at_once = train.ghost_batches_per_forward
     if at_once != "auto" and train.ghost_batches_per_step > at_once:
         # A replay overwrites the gradients of the one before, which autograd may have kept without a copy.

@@ -12,6 +12,8 @@ from dmd.kernels.dropout.keys import DropoutKeys
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
+from dmd.model.text_base import TextBase
+from dmd.model.text_depth import depths
 from dmd.system.cuda_graph import CapturedPass, obstacle_to_capture
 from dmd.system.joined_weights import JoinedWeights, each_alone
 from dmd.system.modules import Modules
@@ -51,6 +53,12 @@ class TrainingSystem(Modules):
     @weights.setter
     def weights(self, joined: list[JoinedWeights]) -> None:
         self._joined = joined
+
+    @property
+    def text_base(self) -> TextBase | None:
+        """The weights that checkpoints name instead of holding; None where there are none."""
+        encoder = self.dmd.text_encoder
+        return None if encoder is None else encoder.base
 
     def fresh_keys(self) -> DropoutKeys | None:
         """A table of dropout keys on the device; None where the backend takes them from the host."""
@@ -102,13 +110,22 @@ class ParameterGroup(TypedDict):
 
 
 def parameter_groups(system: TrainingSystem, config: Config) -> list[ParameterGroup]:
-    """Optimizer groups: the text encoder's weights (if they are trained) and the rest."""
+    """Optimizer groups: first what is no text encoder's, then the encoder's trained weights; where rates decay by layer
+    a group for each depth, the last layer first."""
     encoder = system.dmd.text_encoder
-    text = [] if encoder is None else [p for p in encoder.parameters() if p.requires_grad]
-    of_text = {id(p) for p in text}
+    text = {} if encoder is None else {name: p for name, p in encoder.network.named_parameters() if p.requires_grad}
+    of_text = {id(p) for p in text.values()}
     rest = [p for p in system.parameters() if p.requires_grad and id(p) not in of_text]
-    rate = config.train.learning_rate
+    rate, decay = config.train.learning_rate, config.text.layer_decay
     groups: list[ParameterGroup] = [{"params": rest, "lr": rate}]
-    if text:
-        groups.append({"params": text, "lr": config.text.learning_rate or rate})
+    if encoder is None or not text:
+        return groups
+    top = config.text.learning_rate or rate
+    if decay == 1:
+        return [*groups, {"params": list(text.values()), "lr": top}]
+    depth = depths(encoder.network)
+    last = max(depth.values())
+    for level in sorted({depth[name] for name in text}, reverse=True):
+        own = [parameter for name, parameter in text.items() if depth[name] == level]
+        groups.append({"params": own, "lr": top * decay ** (last - level)})
     return groups

@@ -12,7 +12,7 @@ result.edges["homo"]                               # [N, 6], in the order of dmd
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from torch import Tensor
 from data_shards.sources.conversions import finite
 from dmd.config import Config
 from dmd.config.loading import config_from_dict
-from dmd.documents import check_data
+from dmd.documents import check_data, check_text_base
 from dmd.kernels.backend import float32_products
 from dmd.kernels.common.cards import current_device
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput
-from dmd.model.text import build_text_encoder
+from dmd.model.text import TextEncoder, build_text_encoder, load_text_encoder
+from dmd.model.text_base import TextBase, check_base
 from dmd.system.declared import check_declared
 from dmd.system.modules import BATCH_SIZE, SPACES, Modules
 
@@ -47,6 +48,8 @@ class ModelCard:
     """Configuration of the text encoder; None where the text comes as features."""
     source: dict[str, Any]
     """Where the weights come from: `run`, `step`, `versions`."""
+    text_base: dict[str, Any] | None = None
+    """`name` and `sha256` of the text encoder's own weights, where the model holds adapters alone (LoRA)."""
 
     def __post_init__(self) -> None:
         for name in ("config", "data", "source"):
@@ -55,6 +58,7 @@ class ModelCard:
         if self.text_encoder is not None and not isinstance(self.text_encoder, dict):
             raise ValueError(f"the model's text_encoder is {self.text_encoder!r:.40}, no object; export the run again")
         check_data(self.data, "the model's data")
+        check_text_base(self.text_base, "the model")
         if (self.text_encoder is None) != (self.data["text_kind"] == "features"):
             raise ValueError("the model has token ids and no text encoder, or the other way; export the run again")
 
@@ -112,27 +116,65 @@ class TrainedModel:
         device: where it runs.
         validates: weights ask for gradients as in a training, so that an evaluation has the very digits of the
             training's validation: torch multiplies in another order for weights that ask for none.
+        text_encoder: where the text encoder's own weights are, of a model that holds adapters alone; None: where the
+            card says.
 
     Raises:
-        ValueError: weights that are not those of the card's model.
+        ValueError: weights that are not those of the card's model, or a base that is not here or not the card's.
     """
 
     def __init__(
-        self, card: ModelCard, weights: Mapping[str, Tensor], device: torch.device, *, validates: bool = False
+        self,
+        card: ModelCard,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        *,
+        validates: bool = False,
+        text_encoder: str | None = None,
     ) -> None:
         self.card = card
         self.device = device
         self.config: Config = config_from_dict(card.config)
-        check_declared(self._build, weights, card.config, card.text_encoder)
-        self.modules = self._build()
+        if (card.text_base is None) != (card.text_encoder is None or self.config.text.lora is None):
+            raise ValueError("the model has adapters and names no text encoder, or the other way; export the run again")
+        check_declared(lambda: self._build(self._fresh_encoder()), weights, card.config, card.text_encoder)
+        if card.text_base is None and text_encoder is not None:
+            raise ValueError(f"the text encoder {text_encoder!r} was named, but the model holds all its weights itself")
+        self.modules = self._build(
+            self._fresh_encoder() if card.text_base is None else self._loaded_encoder(text_encoder)
+        )
         self.modules.load_state_dict(weights)
         self.modules.to(device).eval()
         if not validates:
             self.modules.requires_grad_(False)
 
-    def _build(self) -> InferenceModules:
-        card, frozen = self.card, self.config.text.frozen
-        encoder = None if card.text_encoder is None else build_text_encoder(card.text_encoder, frozen=frozen)
+    def _fresh_encoder(self) -> TextEncoder | None:
+        settings, text = self.card.text_encoder, self.config.text
+        return None if settings is None else build_text_encoder(settings, frozen=text.frozen, lora=text.lora)
+
+    def _loaded_encoder(self, name: str | None) -> TextEncoder:
+        """The text encoder on its base. Nothing is fetched that a card names: it may come from anybody."""
+        text, base = self.config.text, TextBase(**(self.card.text_base or {}))
+        try:
+            encoder = load_text_encoder(
+                name or base.name,
+                frozen=text.frozen,
+                lora=text.lora,
+                config=self.card.text_encoder,
+                local=name is None,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"the model holds adapters of the text encoder {name or base.name}, whose weights are not here: "
+                f"{error}; name them: --text-encoder PATH, dmd.load(..., text_encoder=PATH)"
+            ) from error
+        assert encoder.base is not None
+        check_base(base, encoder.base, "the model")
+        self.card = replace(self.card, text_base=asdict(encoder.base))
+        return encoder
+
+    def _build(self, encoder: TextEncoder | None) -> InferenceModules:
+        card = self.card
         return InferenceModules(
             self.config,
             dims=card.data["dims"],

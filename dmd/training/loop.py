@@ -17,7 +17,7 @@ from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.resume import Resume, load_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.standing import NEVER_VALIDATED, ValidatedStep, finished_at, newest_validation
-from dmd.checkpoint.state import Cursor, check_continues, make_state, model_state
+from dmd.checkpoint.state import Cursor, check_continues, check_same_base, make_state
 from dmd.config import Config
 from dmd.data.loader import training_steps
 from dmd.distributed.collectives import all_or_none, any_rank, from_first_rank, stay_sole_writer
@@ -126,9 +126,10 @@ class Training:
         finally:
             if self.output is not None:
                 self.output.saver.wait()
-        if self.output is not None and not stopped:
-            with self.average.in_place():
-                self.output.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
+        if not stopped:
+            with self.engine.whole_weights(), self.average.in_place():
+                if self.output is not None:
+                    self.output.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         outcome = self._outcome(stopped=stopped)
         self._close(None if stopped else {"valid/loss": outcome.best_loss})
         return outcome
@@ -230,7 +231,7 @@ class Training:
     def _end_epoch(self) -> None:
         """Validate, log and save; the schedule looks at whole epochs only, `max_steps` may end inside one."""
         engine = self.engine
-        with self.average.in_place():
+        with engine.whole_weights(), self.average.in_place():
             evaluation = evaluate(
                 engine.system, self.reader, "valid", self.config, device=engine.device, heartbeat=self.heartbeat
             )
@@ -266,6 +267,8 @@ class Training:
     def _save(self) -> None:
         """Snapshot on every rank (a collective), written in the background by one."""
         optimizer = self.engine.optimizer_state()
+        with self.average.in_place():
+            model = self.engine.weights()
         if self.output is None:
             return
         state = make_state(
@@ -274,13 +277,12 @@ class Training:
             cursor=self.cursor,
             schedule=self.schedule.state(),
             text_encoder=self.text_encoder,
+            text_base=self.engine.system.text_base,
             nonfinite_in_a_row=self.guard.in_a_row,
             library_versions=self.versions,
             averaged_steps=self.average.updates,
         )
         optimizer |= self.average.own_weights()
-        with self.average.in_place():
-            model = model_state(self.engine.system)
         self.output.saver.save(Snapshot(step=self.step, model=model, optimizer=optimizer, state=state))
 
     def _resume(self, resume: Resume) -> int | None:
@@ -289,6 +291,7 @@ class Training:
         if snapshot is None:
             return None
         check_continues(snapshot.state, self.config, self.reader.index.info, self.run_path)
+        check_same_base(snapshot.state, self.engine.system.text_base, self.run_path)
         self.average.restore(self.engine, snapshot)
         self.schedule.load_state(snapshot.state["schedule"])
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]

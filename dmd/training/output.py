@@ -41,7 +41,7 @@ class RunOutput:
         from dmd.training.logging.logbook import Logbook, open_record  # TensorBoard, which other ranks do without
 
         run.mkdir(parents=True, exist_ok=True)
-        sizes = checkpoint_sizes(engine.system, averages=config.train.ema_decay > 0)
+        sizes = checkpoint_sizes(engine.sizes, averages=config.train.ema_decay > 0)
         try_storage(run / CHECKPOINTS, sizes)
         self.saver = Saver(run, config.train)
         self.log = Logbook(run, partial(open_record, run, config, index, plan, engine), resumed)

@@ -14,9 +14,9 @@ class Schedule:
     """Early stopping by the validation loss, and learning rates by the plateau rule (published) or a half cosine.
 
     Args:
-        optimizer: its first group is the network, a second one the text encoder.
+        optimizer: its first group is the network, further ones are the text encoder's.
         config: `schedule`, `epochs`, the plateau's values and `early_stop`.
-        text_warmup: epochs over which the text encoder's rate rises to its own.
+        text_warmup: epochs over which the text encoder's rates rise to their own.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, *, text_warmup: int = 0) -> None:
@@ -60,7 +60,8 @@ class Schedule:
                 group["lr"] = rate * part
         if text and self.text_warmup:
             warm = min(1.0, (epoch + 1) / (self.text_warmup + 1))
-            text[0]["lr"] = self.base_rates[1] * warm * network["lr"] / self.base_rates[0]
+            for group, rate in zip(text, self.base_rates[1:], strict=True):
+                group["lr"] = rate * warm * network["lr"] / self.base_rates[0]
 
     def should_stop(self, epoch: int) -> bool:
         """Whether `early_stop` epochs have passed since the best one."""

@@ -83,7 +83,7 @@ def _suggested_fix(config: Config | None) -> str:
     """Which config key lowers the memory of a rank."""
     if config is not None and config.train.ghost_batches_per_forward == 1:
         stage = config.train.zero_stage
-        key = f"with several ranks raise train.zero_stage (now {stage})" if stage < 2 else "use more ranks"
+        key = f"with several ranks raise train.zero_stage (now {stage})" if stage < 3 else "use more ranks"
         return f"train.ghost_batches_per_forward is 1 already: {key}, or give it more memory"
     now = "" if config is None else f" (now {config.train.ghost_batches_per_forward})"
     return f"lower train.ghost_batches_per_forward{now}, which changes memory and speed only; then it continues"

@@ -17,6 +17,14 @@ _OF_WATCHDOG = re.compile(
     r"|watchdog thread terminated with exception: (?:\[Rank \d+\] )?(.*)"
     r"|(Terminating the process after attempting to dump debug info, due to collective timeout.*)"
 )
+WAITING = (
+    "torch.distributed.",
+    "deepspeed.comm.",
+    "deepspeed.runtime.zero.",
+    "deepspeed.utils.nvtx",  # its decorator, around a wait of ZeRO 3
+    "launch.trainer.reduction",
+)
+"""How the names of modules begin that wait for collectives."""
 _READ_BYTES = 1 << 16
 """How much one read takes at most: what a pipe holds."""
 _LINE_BYTES = 1 << 12
@@ -45,7 +53,7 @@ def _in_a_collective(error: RuntimeError) -> bool:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     module = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
-    return module.startswith(("torch.distributed.", "deepspeed.comm.", "launch.trainer.reduction"))
+    return module.startswith(WAITING)
 
 
 def nccl_abort_reason(line: str) -> str | None:

@@ -29,6 +29,7 @@ from dmd.config import Config
 from dmd.config.loading import config_to_dict
 from dmd.data.plan import EpochPlan
 from dmd.distributed.errors import StorageFailed
+from dmd.model.text_base import TextBase
 from dmd.training.logging.provenance import git_commit, versions
 
 HOST_KEYS = frozenset({"data.reader", "data.workers", "data.check", "text.encoder", "text.compile"})
@@ -141,13 +142,21 @@ def agree(
 
 
 def facts_of(
-    *, config: Config, info: DatasetInfo, plan: EpochPlan, resume: str, precision: str, encoder: dict[str, Any] | None
+    *,
+    config: Config,
+    info: DatasetInfo,
+    plan: EpochPlan,
+    resume: str,
+    precision: str,
+    encoder: dict[str, Any] | None,
+    base: TextBase | None = None,
 ) -> dict[str, str]:
     """What must be the same on every rank, by the name that an error gives it.
 
     Args:
         precision: of the network's products on this rank's device.
         encoder: configuration of the text encoder.
+        base: its weights, where checkpoints name them.
     """
     facts = {"the data generation": info.generation, CODE: code_digest(), "--resume": resume}
     for section, values in config_to_dict(config).items():
@@ -155,6 +164,7 @@ def facts_of(
     known = {k: v for k, v in (encoder or {}).items() if k not in ("_name_or_path", "transformers_version")}
     facts |= {
         "the text encoder": _digest(json.dumps(known, sort_keys=True, default=str)),
+        "the weights of the text encoder": "trained" if base is None else base.sha256[:16],
         "the epoch plan": f"{plan.num_samples} samples in {plan.num_steps} steps on {plan.num_ranks} ranks",
         "the precision on its device": precision,
     }

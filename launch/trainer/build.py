@@ -1,5 +1,6 @@
 """One rank's training on a DeepSpeed engine: what `launch.train` runs, and what a trial on a Ray cluster runs."""
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from dmd.training.step import make_plan
 from launch.trainer.agree import acquire_run_directory, agree, facts_of
 from launch.trainer.engine import DeepSpeedEngine
 from launch.trainer.host_tuning import keep_freed_memory
+from launch.trainer.offload import check_offload
 from launch.trainer.preflight import open_shards, plan_training
 
 
@@ -85,6 +87,7 @@ def _prepare(
     reader = open_shards(data, config)
     plan = plan_training(config, reader, run, dist.get_world_size())
     system, encoder = build_system(config, reader.index.info, device)
+    check_offload(config, system, device, num_ranks=dist.get_world_size(), environment=os.environ)
     facts = facts_of(
         config=config,
         info=reader.index.info,
@@ -92,6 +95,7 @@ def _prepare(
         resume=str(resume),
         precision=system.execution.precision,
         encoder=encoder,
+        base=system.text_base,
     )
     return (reader, system, encoder), facts
 
@@ -104,7 +108,9 @@ def build_system(
     encoder, settings = None, None
     if info.text_kind == "tokens":
         settings = encoder_config(config.text.encoder)
-        encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen)
+        encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen, lora=config.text.lora)
+        if config.text.gradient_checkpointing:
+            encoder.checkpoint_gradients()
         if config.text.compile:
             encoder.network.compile()
     torch.manual_seed(config.train.seed)  # again, as an encoder's missing weights may have used the generator

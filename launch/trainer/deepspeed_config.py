@@ -16,8 +16,11 @@ def bucket_bytes(config: Config) -> int:
     return round(config.train.reduce_bucket_mb * 1e6)
 
 
-def deepspeed_config(config: Config, plan: EpochPlan) -> dict[str, Any]:
+def deepspeed_config(config: Config, plan: EpochPlan, *, kept_elements: int = 0) -> dict[str, Any]:
     """Settings for `deepspeed.initialize`.
+
+    Args:
+        kept_elements: size up to which a weight stays on every rank at stage 3.
 
     Gradient clipping is 0 here because the optimizer's own hook clips (DeepSpeed's defaults to a norm of 1.0), and
     the forward pass sets its own autocast, so no precision section appears: weights and gradients are float32. Where
@@ -35,7 +38,10 @@ def deepspeed_config(config: Config, plan: EpochPlan) -> dict[str, Any]:
             "stage": config.train.zero_stage,
             "overlap_comm": True,
             "reduce_bucket_size": bucket_bytes(config) // PRECISIONS[precision].itemsize,
+            "stage3_param_persistence_threshold": kept_elements,
+            "offload_optimizer": {"device": config.train.offload, "pin_memory": config.train.offload == "cpu"},
         },
+        "zero_force_ds_cpu_optimizer": False,
         "communication_data_type": precision,
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": 0.0,

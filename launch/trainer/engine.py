@@ -2,7 +2,7 @@
 
 import math
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -13,8 +13,10 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_set_full_optimizer_state
 from torch import Tensor, nn
 
+from dmd.checkpoint.state import model_state
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
+from dmd.distributed.engine import sizes_of
 from dmd.system.pass_terms import PassTerms
 from dmd.system.system import TrainingSystem, parameter_groups
 from launch.devices import check_ranks
@@ -23,9 +25,12 @@ from launch.trainer.adam import make_adam
 from launch.trainer.deepspeed_config import PRECISIONS, bucket_bytes, deepspeed_config
 from launch.trainer.joined_system import JoinedSystem, join_groups
 from launch.trainer.reduction import GradientReduction
-from launch.trainer.zero_state import gather_moment
+from launch.trainer.zero3 import DividedWeights, kept_elements
+from launch.trainer.zero_state import GATHERED_ELEMENTS, gather_moment
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq")
+LINKED_STAGES = (1, 2)
+"""ZeRO stages at which DeepSpeed links a parameter to its part of a flat one."""
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 
@@ -63,7 +68,7 @@ def limit_waiting(timeout: timedelta) -> None:
 
 
 class DeepSpeedEngine:
-    """Data-parallel training of a system at ZeRO stage 0, 1 or 2.
+    """Data-parallel training of a system at ZeRO stage 0, 1, 2 or 3.
 
     Args:
         fused_adam: torch's fused Adam; None: on CUDA (`launch.trainer.adam`).
@@ -90,6 +95,7 @@ class DeepSpeedEngine:
         self._clip_at = config.train.clip_at
         self._numbers = torch.zeros(0, device=device)
         self._found: list[float] = []
+        self.sizes = sizes_of(system)
         self._parameters = {name: p for name, p in system.named_parameters() if p.requires_grad}
         self.reduction: GradientReduction | None = None
         """Of the gradients; None: DeepSpeed's own."""
@@ -101,11 +107,13 @@ class DeepSpeedEngine:
             model = JoinedSystem(system)
             self.reduction = GradientReduction(system.weights, precision=precision)
         self.optimizer: torch.optim.Optimizer = make_adam(groups, config, device, fused=fused_adam)
+        settings = deepspeed_config(config, plan, kept_elements=kept_elements(system))
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=self.optimizer, config=deepspeed_config(config, plan), dist_init_required=False
+            model=model, optimizer=self.optimizer, config=settings, dist_init_required=False
         )
         limit_waiting(timedelta(seconds=config.train.collective_timeout))
         self.optimizer.register_step_pre_hook(self._before_update)
+        self._divided = DividedWeights(self._engine.optimizer, system) if self._zero_stage == 3 else None
 
     def forward(self, *arguments: object) -> PassTerms:
         """Loss terms of a batch (see `TrainingSystem.forward`)."""
@@ -129,6 +137,8 @@ class DeepSpeedEngine:
         self._numbers = numbers
         self._found = []
         self._engine.step()
+        if self._divided is not None:
+            self._divided.keep()
         found = self._found or [*numbers.tolist(), math.nan]
         return found, _applies(found)
 
@@ -154,7 +164,7 @@ class DeepSpeedEngine:
             torch._foreach_clamp_max_(gradients, self._clip_at)
         elif self._clip == "norm":
             factor = (self._clip_at / (norm + 1e-6)).clamp(max=1)
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor.to(gradients[0].device))  # offloaded ones are on the CPU
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Copies of Adam's moments on the CPU, `KEY/PARAMETER`, and `step`; empty before the first step."""
@@ -163,7 +173,7 @@ class DeepSpeedEngine:
         # DeepSpeed's FusedAdam counts, as a Python number, in the last parameter of each group alone.
         steps = [torch.as_tensor(own["step"], dtype=torch.float32) for own in self.optimizer.state.values() if own]
         state = {"step": torch.stack(steps).max().cpu()}
-        if self._zero_stage > 0:
+        if self._zero_stage in LINKED_STAGES:
             self._link_partitions()
         for key in STATE_KEYS:
             moments = self._moments(key)
@@ -172,13 +182,16 @@ class DeepSpeedEngine:
 
     def _moments(self, key: str) -> dict[str, Tensor]:
         """A moment of each trained parameter, as copies on the CPU."""
+        if self._divided is not None:
+            moments = self._divided.moment(list(self._parameters.values()), key, capacity=GATHERED_ELEMENTS)
+            return dict(zip(self._parameters, moments, strict=True))
         if self._zero_stage > 0:
             return dict(zip(self._parameters, gather_moment(list(self._parameters.values()), key), strict=True))
-        moments: dict[str, Tensor] = {}
+        own: dict[str, Tensor] = {}
         for weights in self.system.weights:
             parts = weights.parts(self.optimizer.state[weights.whole][key].cpu())
-            moments |= {name: part.clone() for name, part in zip(weights.parameters, parts, strict=True)}
-        return moments
+            own |= {name: part.clone() for name, part in zip(weights.parameters, parts, strict=True)}
+        return own
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
         """Take over `optimizer_state`, written at any stage and number of ranks."""
@@ -193,29 +206,34 @@ class DeepSpeedEngine:
                 for key in STATE_KEYS
             }
             self.optimizer.state[weights.whole] = {
-                "step": self._step_count(state),
+                "step": self._step_count(state, self.device),
                 **{key: weights.joined(parts) for key, parts in moments.items()},
             }
 
-    def _step_count(self, state: dict[str, Tensor]) -> Tensor | int:
+    def _step_count(self, state: dict[str, Tensor], device: torch.device) -> Tensor | int:
         """The number of updates in the optimizer's own form: a tensor of each parameter, which torch's fused Adam wants
         on the parameter's device, or FusedAdam's Python number."""
         if not isinstance(self.optimizer, torch.optim.Adam):
             return int(state["step"])
-        return state["step"].to(self.device if self.optimizer.defaults["fused"] else "cpu", copy=True)
+        return state["step"].to(device if self.optimizer.defaults["fused"] else "cpu", copy=True)
 
     def _load_partitions(self, state: dict[str, Tensor]) -> None:
         """Give each flat partition an empty state, let DeepSpeed link the parameters to it, fill it by the links."""
-        for group in self.optimizer.param_groups:
-            for flat in group["params"]:
-                self.optimizer.state[flat] = {
-                    "step": self._step_count(state),
-                    **{key: torch.zeros_like(flat) for key in STATE_KEYS},
-                }
-        self._link_partitions()
+        flats = [flat for group in self.optimizer.param_groups for flat in group["params"]]
+        for flat in flats if self._divided is None else self._divided.flat_parameters():
+            self.optimizer.state[flat] = {
+                "step": self._step_count(state, flat.device),
+                **{key: torch.zeros_like(flat) for key in STATE_KEYS},
+            }
+        if self._divided is None:
+            self._link_partitions()
         for name, parameter in self._parameters.items():
             for key in STATE_KEYS:
-                safe_set_full_optimizer_state(parameter, state[f"{key}/{name}"].to(self.device), key)
+                whole = state[f"{key}/{name}"]
+                if self._divided is None:
+                    safe_set_full_optimizer_state(parameter, whole.to(self.device), key)
+                else:
+                    self._divided.load_moment(parameter, key, whole)
 
     def _link_partitions(self) -> None:
         """Link the parameters to their parts of the flat state. DeepSpeed does so once, after the first group's first
@@ -225,9 +243,22 @@ class DeepSpeedEngine:
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """Take over the system's weights, and ZeRO's own float32 copy of them."""
+        if self._divided is not None:
+            self._divided.load(state)
+            return
         self.system.load_state_dict(state)
         if self._zero_stage > 0:
             self._engine.optimizer.refresh_fp32_params()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies on the CPU of the system's weights and buffers, on the first rank; the others get none."""
+        if self._divided is not None:
+            return self._divided.state(capacity=GATHERED_ELEMENTS)
+        return model_state(self.system) if self.rank == 0 else {}
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Every rank has all weights inside the block."""
+        return nullcontext() if self._divided is None else self._divided.whole()
 
 
 def _applies(found: list[float]) -> bool:

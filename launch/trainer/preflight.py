@@ -22,6 +22,7 @@ from dmd.data.targets import check_classes, check_targets
 from dmd.encoder_files import check_encoder_files
 from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config
+from dmd.model.text_depth import depths
 from dmd.system.system import TrainingSystem
 from dmd.training.step import make_plan
 from launch.trainer.adam import check_adam
@@ -81,8 +82,8 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
 
     Raises:
         ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
-            encoder directory without whole weights, an optimizer that the device lacks, or a stream that the memory
-            cannot hold.
+            encoder directory without whole weights, adapters that do not fit it, an optimizer that the device lacks, or
+            a stream that the memory cannot hold.
     """
     plan = plan_training(config, reader, run, num_ranks)
     if here:
@@ -144,6 +145,16 @@ def _check_stream_memory(config: Config, info: DatasetInfo, num_ranks: int) -> N
 
 
 def _meta_encoder(config: Config) -> TextEncoder:
-    """The text encoder without memory for its weights."""
+    """The text encoder without memory for its weights.
+
+    Raises:
+        ValueError: what the config asks of it and it does not have.
+    """
     with torch.device("meta"):
-        return build_text_encoder(encoder_config(config.text.encoder), frozen=config.text.frozen)
+        settings = encoder_config(config.text.encoder)
+        encoder = build_text_encoder(settings, frozen=config.text.frozen, lora=config.text.lora)
+    if config.text.gradient_checkpointing:
+        encoder.checkpoint_gradients()
+    if config.text.layer_decay < 1:
+        depths(encoder.network)
+    return encoder

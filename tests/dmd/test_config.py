@@ -36,8 +36,14 @@ def test_overrides_win_over_a_file(tmp_path):
     "override, message",
     [
         ("train.lr=1", "unknown config key 'train.lr', did you mean 'train.learning_rate'"),
-        ("learning_rate=1", "'learning_rate', did you mean 'text.learning_rate' or 'train.learning_rate'"),
-        ("lr=1", "unknown config key 'lr', did you mean 'text.learning_rate' or 'train.learning_rate'"),
+        (
+            "learning_rate=1",
+            "'learning_rate', did you mean 'text.learning_rate' or 'train.learning_rate'",
+        ),
+        (
+            "lr=1",
+            "unknown config key 'lr', did you mean 'text.learning_rate' or 'text.lora_rank' or 'train.learning_rate'",
+        ),
         ("model.dims=3", "unknown config key 'model.dims', did you mean 'model.dim'"),
         ("dim", "'dim' is not of the form section.key=value"),
         ("model=3", "unknown config key 'model'"),

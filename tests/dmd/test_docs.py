@@ -36,6 +36,7 @@ PAGES = (
     "docs/reproducing.md",
     "docs/results.md",
     "docs/scaling.md",
+    "docs/text-encoders.md",
     "docs/troubleshooting.md",
 )
 

@@ -169,6 +169,8 @@ def test_half_encoders_are_rejected(bert, tmp_path):
     (bert / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somebody/else"}))
     with pytest.raises(ValueError, match="is a PEFT adapter"):
         check_encoder_files(str(bert))
+    with pytest.raises(ValueError, match="is a PEFT adapter"):
+        load_text_encoder(str(bert), frozen=True)
 
 
 def test_pickled_weights_run_nothing(bert, tmp_path):

@@ -201,7 +201,7 @@ def test_text_encoders_attend_with_sdpa_and_take_whole_masks(kind):
     assert encoder.network.config._attn_implementation == "sdpa"
     ids, mask, _ = tokens(3, 6).unbind(1)
     mask[0] = 1
-    whole = encoder.network(input_ids=ids, attention_mask=whole_mask(mask)).last_hidden_state
+    whole = encoder.network(input_ids=ids, attention_mask=whole_mask(mask, causal=False)).last_hidden_state
     torch.testing.assert_close(whole, encoder.network(input_ids=ids, attention_mask=mask).last_hidden_state)
 
 

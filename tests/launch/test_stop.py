@@ -96,7 +96,7 @@ def poisoned(tmp_path_factory) -> Path:
 SMALL_STEPS = ("train.ghost_batches_per_step=2", "train.epochs=3", "model.kernel_text=1")
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_step_that_is_not_finite_is_never_applied(poisoned, tmp_path, stage):
     stop, skip, zero = tmp_path / "stop", tmp_path / "skip", f"train.zero_stage={stage}"
     ended = train(poisoned, stop, *SMALL_STEPS, zero, "train.save_every=1", ranks=2)

@@ -51,7 +51,7 @@ def open_record(
         "ranks": engine.num_ranks,
         "device": str(engine.device),
         "steps_per_epoch": plan.num_steps,
-        "parameters": sum(p.numel() for p in engine.system.parameters()),
+        "parameters": engine.sizes.parameters,
         "kernels": engine.system.execution.kernels,
         "precision": engine.system.execution.precision,
         "cuda_graph": engine.system.captured,
@@ -88,8 +88,8 @@ class Logbook:
         """The numbers of one optimizer step."""
         self._values = values
         numbers = {**values, "samples_per_second": samples_per_second}
-        for number, rate in enumerate(rates):
-            numbers["learning_rate_text" if number else "learning_rate"] = rate
+        # Of an encoder whose rates decay by layer that of its last one.
+        numbers |= dict(zip(("learning_rate", "learning_rate_text"), rates, strict=False))
         self._write(step, numbers, "train")
 
     def epoch(self, step: int, epoch: int, evaluation: Evaluation, *, best: bool, kept: bool) -> None:

@@ -22,6 +22,7 @@ _PACKAGES = (
     "pyarrow",
     "webdataset",
     "transformers",
+    "peft",
     "safetensors",
     "tensorboard",
 )
