@@ -59,8 +59,8 @@ def settle_passes(
         part: what this rank runs of each.
 
     Raises:
-        ValueError: a kernel that was asked for (`train.kernels=fused`) cannot run, or as many ghost batches as the
-            config asks for are more than the kernels can count.
+        ValueError: a kernel that was asked for (`train.kernels=fused`) cannot run, or the ghost batches that the config
+            asks for are more than the kernels can count.
         torch.OutOfMemoryError: not even one ghost batch fits, or not as many as the config asks for.
     """
     if num_ranks > config.train.ghost_batches_per_step:

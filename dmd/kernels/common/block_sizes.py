@@ -17,6 +17,14 @@ MIN_SIDE = 16
 """Smallest side of a Triton matrix product."""
 SLOT_CHANNELS = 8
 """Rows in memory are padded to a multiple of so many channels: 16 bytes of 16 bits each (`dmd.kernels.common.rows`)."""
+HALF_SIZES = {64: (64, 64, 8), 128: (32, 64, 8), 256: (32, 32, 8)}
+"""{width: (M, CHUNK, warps)} of kernels over rows with products of 16 bits."""
+HALF_SIZES_OF = {
+    ("residual_mlp", 64): (32, 64, 8),
+    ("residual_mlp_backward", 64): (32, 32, 4),
+    ("residual_mlp_backward", 256): (16, 32, 8),
+}
+"""Of kernels that would take so many registers that few programs run at a time, or spill (docs/lab-notes.md)."""
 SHORT = 64
 """Steps of the longest sequence of an attention that works in the smallest tiles."""
 SHORT_ROW = 128
@@ -73,8 +81,9 @@ def row_sizes(kernel: str, dim: int, *, half: bool) -> dict[str, int]:
         warps = 4 if width <= 128 else 8
         rows, chunk, stages = (64 if width <= 128 else 32, 64, 3) if half else (32, 32, 2)
     elif half:
-        rows, chunk, stages = {64: (64, 64, 2), 128: (32, 64, 2), 256: (32, 32, 2)}[max(64, width)]
-        rows = 16 if width == 256 and kernel == "residual_mlp_backward" else rows
+        place = max(64, width)
+        rows, chunk, warps = HALF_SIZES_OF.get((kernel, place), HALF_SIZES[place])
+        stages = 2
     else:
         rows, chunk, stages = (32, 32, 2) if width <= 128 else (16, 16, 1)
     return {"WIDTH": width, "M": rows, "CHUNK": chunk, "num_warps": warps, "num_stages": stages}
