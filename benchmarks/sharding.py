@@ -23,6 +23,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ SHAPES = {"text": (50, 300), "audio": (50, 74), "vision": (50, 35)}
 """Steps and features of a row, as in aligned MOSEI with GloVe's words."""
 ROW_GROUP = 32
 SAMPLES_PER_SHARD = 256
+LOOK_SECONDS = 0.5
 BASE = "1 process"
 Side = Callable[[Path, Path], float]
 """Makes shards of features; the CPU seconds that it took."""
@@ -102,24 +104,53 @@ def cost(run: Side, features: Path, out: Path) -> Cost:
     return Cost(time.perf_counter() - begin, cpu_seconds)
 
 
-def spent(nodes: list[Node]) -> float:
-    """CPU seconds of our commands that have ended, and of nodes with all that they have started."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = ended.ru_utime + ended.ru_stime
-    for process in (process for node in nodes for process in node.processes()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += sum(process.cpu_times()[:4])
-    return total
+class CpuMeter:
+    """CPU seconds of commands that end, and of the processes of nodes, which end unseen: they are looked at often."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+        self._seen: dict[tuple[int, float], float] = {}
+        """Process and when it was created -> its CPU seconds when it was seen last."""
+
+    @contextmanager
+    def measured(self) -> Iterator[Callable[[], float]]:
+        """Yields what says, after the block, how many CPU seconds it took."""
+        over = threading.Event()
+        self._look()
+        before, watch = self._total(), threading.Thread(target=self._watch, args=(over,))
+        took = 0.0
+        watch.start()
+        try:
+            yield lambda: took
+        finally:
+            over.set()
+            watch.join()
+            self._look()
+            took = self._total() - before
+
+    def _watch(self, over: threading.Event) -> None:
+        while not over.wait(LOOK_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for process in (process for node in self._nodes for process in node.processes()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._seen[process.pid, process.create_time()] = sum(process.cpu_times()[:2])
+
+    def _total(self) -> float:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return ended.ru_utime + ended.ru_stime + sum(self._seen.values())
 
 
 def side(folder: Path, *more: object, inside: list[str] | None = None, nodes: Sequence[Node] = ()) -> Side:
     """`dmd shard` with more options, on a host; `nodes` are those of its cluster."""
 
     def run(features: Path, out: Path) -> float:
-        log, before = folder / "log", spent(list(nodes))
+        log = folder / "log"
         options = ["--samples-per-shard", SAMPLES_PER_SHARD, "--name", "noise", *more]
-        finish(dmd("shard", features, out, *options, inside=inside, log=log), log)
-        return spent(list(nodes)) - before
+        with CpuMeter(nodes).measured() as took:
+            finish(dmd("shard", features, out, *options, inside=inside, log=log), log)
+        return took()
 
     return run
 
@@ -171,8 +202,14 @@ def measure(folder: Path, files: int, rows: int, rounds: int) -> list[dict[str, 
             "beyond the start: rows per second": round(rows_in_all / statistics.median(beyond[name]), 1),
             "beyond the start: times 1 process": _ratio(beyond[BASE], beyond[name]),
             "seconds of the start": round(statistics.median(cost.seconds for cost in start[name]), 2),
-            "CPU seconds per 1000 rows": round(
-                1000 * statistics.median(cost.cpu_seconds for cost in whole[name]) / rows_in_all, 2
+            "CPU seconds per 1000 rows beyond the start": round(
+                1000
+                * statistics.median(
+                    all_of_it.cpu_seconds - first.cpu_seconds
+                    for all_of_it, first in zip(whole[name], start[name], strict=True)
+                )
+                / rows_in_all,
+                3,
             ),
             "CPU seconds of the start": round(statistics.median(cost.cpu_seconds for cost in start[name]), 2),
             "bytes": "same" if digests[name] == digests[BASE] else "other",
