@@ -219,20 +219,23 @@ def test_hosts_that_were_not_given_the_same(two, shards, tmp_path, own, message)
         assert len(re.findall(f"dmd train: error: .*{message}", text)) == 1, text
 
 
-def test_a_training_goes_on_without_a_host_that_is_lost(two, ssh, shards, reference, tmp_path):
-    """Host 1 is cut off while its rank hangs in step 5; what host 0 had saved of step 4 goes on there alone."""
-    run, log = tmp_path / "run", tmp_path / "log"
+def test_a_training_goes_on_without_the_host_of_rank_0(two, ssh, shards, reference, tmp_path):
+    """Its rank hangs in step 7, and holds the run directory, when it is cut off: what it had saved of step 6 goes on at
+    once on the host that is left."""
+    run, log, file = tmp_path / "run", tmp_path / "log", tmp_path / "hosts"
     text = lambda: log.read_text(errors="replace")  # noqa: E731
-    options = ["--hosts", str(two.file), "--restarts", "1", "--min-ranks", "1"]
-    wrapper = two.start(0, log, dmd_train(shards, run, *options), **ssh, DMD_FAULT="hang:step@5@1")
-    until(lambda: (run / "checkpoints" / "step_00000004").exists() or wrapper.poll() is not None, text)
-    two.pair[1].link("down")
+    left, lost = two.pair
+    file.write_text(f"{lost.address} slots=1\n{left.address} slots=1\n")
+    command = dmd_train(shards, run, "--hosts", str(file), "--restarts", "1", "--min-ranks", "1")
+    wrapper = two.start(0, log, command, **ssh, DMD_FAULT="hang:step@7@0")
+    until(lambda: (run / "checkpoints" / "step_00000006").exists() or wrapper.poll() is not None, text)
+    lost.link("down")
     try:
         assert wrapper.wait(PATIENCE) == 0, text()
     finally:
-        two.pair[1].link("up")
-    left = re.escape(two.pair[0].address)
-    restart = rf"dmd train: restart 1 of 1: rank 0 on .* lost the .*; from step_00000004 on 1 rank \({left}\)"
+        lost.link("up")
+    there = re.escape(left.address)
+    restart = rf"dmd train: restart 1 of 1: rank 1 on .* lost the .*; from step_00000006 on 1 rank \({there}\)"
     assert re.search(restart, text()), text()
     assert_close(run, reference(SAVES, ranks=1))
     about = json.loads((run / "run.json").read_text())
