@@ -27,7 +27,7 @@ def deepspeed_config(config: Config, plan: EpochPlan, *, kept_elements: int = 0)
     ranks share ghost batches unevenly, the batch size is that of the largest part; DeepSpeed only checks its product.
     `zero_optimization` says how ZeRO 1 and 2 reduce; `launch.trainer.reduction` does it at stage 0. DeepSpeed allocates
     two buckets, by default of 500 million elements each. At stage 3 a layer's weights are let go of behind its forward
-    pass, and Adam updates a bucket's worth at once; by default DeepSpeed keeps up to a billion weights for backward, and
+    pass, and Adam updates a bucket's worth at once. By default DeepSpeed keeps up to a billion weights for backward and
     updates as many at once, which is all of most encoders.
     """
     precision = config.train.reduce_precision
