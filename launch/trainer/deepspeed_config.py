@@ -26,9 +26,12 @@ def deepspeed_config(config: Config, plan: EpochPlan, *, kept_elements: int = 0)
     the forward pass sets its own autocast, so no precision section appears: weights and gradients are float32. Where
     ranks share ghost batches unevenly, the batch size is that of the largest part; DeepSpeed only checks its product.
     `zero_optimization` says how ZeRO 1 and 2 reduce; `launch.trainer.reduction` does it at stage 0. DeepSpeed allocates
-    two buckets, by default of 500 million elements each.
+    two buckets, by default of 500 million elements each. At stage 3 a layer's weights are let go of behind its forward
+    pass, and Adam updates a bucket's worth at once. By default DeepSpeed keeps up to a billion weights for backward and
+    updates as many at once, which is all of most encoders.
     """
     precision = config.train.reduce_precision
+    bucket_elements = bucket_bytes(config) // PRECISIONS[precision].itemsize
     micro = plan.samples_at_once
     return {
         "train_micro_batch_size_per_gpu": micro,
@@ -37,8 +40,11 @@ def deepspeed_config(config: Config, plan: EpochPlan, *, kept_elements: int = 0)
         "zero_optimization": {
             "stage": config.train.zero_stage,
             "overlap_comm": True,
-            "reduce_bucket_size": bucket_bytes(config) // PRECISIONS[precision].itemsize,
+            "reduce_bucket_size": bucket_elements,
             "stage3_param_persistence_threshold": kept_elements,
+            "stage3_max_reuse_distance": 0,
+            "stage3_prefetch_bucket_size": bucket_elements,
+            "sub_group_size": bucket_elements,
             "offload_optimizer": {"device": config.train.offload, "pin_memory": config.train.offload == "cpu"},
         },
         "zero_force_ds_cpu_optimizer": False,
