@@ -37,7 +37,8 @@ REDUCTIONS = {
     "bf16, one bucket": ("bf16", WHOLE),
     "bf16, 25 MB": ("bf16", 25_000_000),
 }
-"""Precision and bytes of a bucket; DeepSpeed's own starts one bucket when backward has ended."""
+"""Precision and bytes of a bucket; DeepSpeed's own starts one bucket when backward has ended. "One bucket" is one of
+the text encoder, and a small one of the rest."""
 
 
 class TimedReduction(GradientReduction):

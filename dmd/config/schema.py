@@ -155,7 +155,8 @@ class TrainConfig:
     bf16 halves the bytes, and keeps 8 bits of each rank's gradient and of each sum. Nothing to one rank."""
     reduce_bucket_mb: float = 25
     """Megabytes of gradient that travel at once. A bucket starts as soon as its gradients are there, while backward
-    goes on to the others. More than the whole gradient: one bucket, when backward has ended."""
+    goes on to the others. More than the whole gradient: one bucket, when backward has ended, and one of its own for a
+    text encoder. To one rank too the weights of a bucket are one tensor at ZeRO stage 0."""
     precision: PrecisionChoice = "auto"
     """Precision of the network's products; weights and losses stay in float32. fp32: IEEE float32. tf32: float32 whose
     products on CUDA keep 10 bits of mantissa. bf16: autocast to bfloat16, 7 bits. auto: bf16 on CUDA from compute

@@ -102,7 +102,7 @@ def train_step(
         shares.append(rows @ weights)  # [names]
     fault_point("backward")
     numbers, raised = sum(shares[1:], shares[0]), [float(flag) for flag in flags()]
-    if engine.num_ranks > 1:
+    if engine.num_ranks > 1:  # flags travel behind the terms
         numbers = torch.cat([numbers, torch.tensor(raised, device=engine.device)])
         dist.all_reduce(numbers)
     (*found, norm), applied = engine.step(numbers)
