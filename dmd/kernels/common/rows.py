@@ -44,7 +44,7 @@ def empty_rows(like: Tensor, steps: int, channels: int, dtype: torch.dtype = tor
 def padded_rows(x: Tensor) -> Tensor:
     """A tensor of torch [E, B, T, d] as rows [E, B, T, S]; copied unless it lies like that."""
     padding = slot(x.shape[-1]) - x.shape[-1]
-    return F.pad(x, (0, padding)) if padding else x.reshape(-1).view(x.shape)
+    return F.pad(x, (0, padding)) if padding else x.contiguous().view(-1).view(x.shape)
 
 
 def row_channels(x: Tensor) -> int:

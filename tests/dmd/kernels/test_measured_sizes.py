@@ -114,8 +114,8 @@ def check_launches_take_the_row_of_the_card_that_is_compiled_for(path: str) -> N
             calls = Calls("crossmodal", precision="bf16", device=torch.device("cpu"), tiny=True)
             attention, rows = calls.layer.attention, calls.activations
             found[capability] = (
-                calls.layer.sizes("weight_shares", 50)["M"],
-                attention.sizes("forward", rows.query.repeat(1, 1, 2, 1), rows.key_value.repeat(1, 1, 2, 1))["BLOCK_M"],
+                calls.layer.sizes("weight_shares")["M"],
+                attention.sizes("forward", rows.query.repeat(1, 1, 2, 1), rows.key.repeat(1, 1, 2, 1))["BLOCK_M"],
             )
     use_table(TABLE)
     assert found == {90: (128, 16), 86: (64, 32)}

@@ -36,6 +36,12 @@ def test_tensors_of_torch_become_rows_with_zeros_past_their_channels(dim, channe
     assert not rows[..., dim:].any()
 
 
+def test_an_expanded_gradient_becomes_rows():
+    rows = padded_rows(torch.ones(()).expand(2, 3, 4, 16))
+    assert row_channels(rows) == 16
+    assert bool((rows == 1).all())
+
+
 def test_rows_with_gaps_are_none():
     with pytest.raises(AssertionError):
         row_channels(torch.empty(2, 3, 5, 16)[:, :, ::2])
