@@ -22,14 +22,14 @@ _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 def shard(argv: list[str]) -> int:
     """Turn feature files, or synthetic data, into shards with an index."""
     options = _shard_options(argv)
-
-    from data_shards.writing.build import build
-
     about_source: dict[str, Any] = {}
     if options.synthetic:
         source = _synthetic_source(options)
     else:
         source, about_source = _file_source(options)
+
+    from data_shards.writing.build import build  # with webdataset and torch: seconds that an error need not wait for
+
     with _bar(sum(source.counts().values())) as progress:
         info = build(
             source,

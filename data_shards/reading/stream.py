@@ -29,7 +29,6 @@ from data_shards.reading.batch_arrays import BatchArrays
 from data_shards.reading.damage import SUGGESTED_FIX, Damage, mismatch, not_found
 from data_shards.reading.index import Records, ShardIndex
 from data_shards.reading.packed_layout import PackedLayout
-from data_shards.reading.tar_scan import scan_samples
 
 _log = logging.getLogger(__name__)
 ANYWHERE = -1
@@ -236,6 +235,10 @@ class _WindowLoader:
         self, file: BinaryIO, wanted: "_WantedSamples", keys: list[str], arrays: list[NDArray[Any]]
     ) -> "_DamagedSample | None":
         """Read samples into their slots; the first of them that is damaged."""
+        from data_shards.reading.tar_scan import (
+            scan_samples,
+        )  # with webdataset, which who reads at random can do without
+
         first = self._first_positions[wanted.shard]
         names = {keys[position - first] for position in wanted.positions.tolist()}
         if len(set(keys)) < len(keys):  # only the samples between them keep two with one key apart
