@@ -43,13 +43,14 @@ def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
     Raises:
         ValueError: the user's mistakes.
     """
-    from data_shards.writing.build import build
-
     about_source: dict[str, Any] = {}
     if options.synthetic:
         source = _synthetic_source(options)
     else:
         source, about_source = _file_source(options, executor)
+
+    from data_shards.writing.build import build  # with webdataset and torch: seconds that an error need not wait for
+
     with _bar(sum(source.counts().values())) as progress:
         info = build(
             source,

@@ -89,6 +89,35 @@ loss['total'].sum().backward()
     assert result.returncode == 0, result.stderr
 
 
+def test_reading_loads_neither_torch_nor_webdataset():
+    """So errors and help come at once; writing, indexing and streams load both."""
+    code = """
+import sys
+import data_shards, data_shards.commands, data_shards.tools.verify
+import data_shards.reading.reader, data_shards.reading.stream
+assert not {'torch', 'webdataset'} & set(sys.modules)
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_shards_are_written_and_streamed_where_there_is_no_torch(tmp_path):
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'torch': raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+import data_shards
+from data_shards.commands import index, shard, verify
+assert shard(['--synthetic', '--samples', '20', {str(tmp_path / "shards")!r}]) == 0
+assert len(list(data_shards.pipeline({str(tmp_path / "shards")!r}, 'train'))) == 14
+assert verify([{str(tmp_path / "shards")!r}]) == index([{str(tmp_path / "shards")!r}]) == 0
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -29,7 +29,6 @@ from data_shards.reading.batch_arrays import BatchArrays
 from data_shards.reading.damage import SUGGESTED_FIX, Damage, mismatch, not_found
 from data_shards.reading.index import Records, ShardIndex
 from data_shards.reading.packed_layout import PackedLayout
-from data_shards.reading.tar_scan import scan_samples
 
 _log = logging.getLogger(__name__)
 ANYWHERE = -1
@@ -92,11 +91,7 @@ class SampleStream:
             raise StopIteration
         arrays = self._arrays.empty(len(request.positions))
         for number in np.unique(request.windows).tolist():
-            window = self._enter(number)
-            chosen = np.flatnonzero(request.windows == number)
-            slots = np.searchsorted(window.positions, request.positions[chosen])
-            for array, held in zip(arrays, window.arrays, strict=True):
-                array[chosen] = held[slots]
+            self._copy(request, arrays, window=number)
         return self._arrays.to_batch(arrays, self._index.records(self._split, request.positions))
 
     def close(self) -> None:
@@ -105,6 +100,14 @@ class SampleStream:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._window = self._next = None
+
+    def _copy(self, request: Request, arrays: list[NDArray[Any]], *, window: int) -> None:
+        """Copy those samples of a request that lie in a window. Nothing here holds the window when the next is read."""
+        entered = self._enter(window)
+        chosen = np.flatnonzero(request.windows == window)
+        slots = np.searchsorted(entered.positions, request.positions[chosen])
+        for array, held in zip(arrays, entered.arrays, strict=True):
+            array[chosen] = held[slots]
 
     def _enter(self, number: int) -> "_Window":
         """The samples of a window, which replaces the one before."""
@@ -236,6 +239,10 @@ class _WindowLoader:
         self, file: BinaryIO, wanted: "_WantedSamples", keys: list[str], arrays: list[NDArray[Any]]
     ) -> "_DamagedSample | None":
         """Read samples into their slots; the first of them that is damaged."""
+        from data_shards.reading.tar_scan import (
+            scan_samples,
+        )  # with webdataset, which who reads at random can do without
+
         first = self._first_positions[wanted.shard]
         names = {keys[position - first] for position in wanted.positions.tolist()}
         if len(set(keys)) < len(keys):  # only the samples between them keep two with one key apart

@@ -129,13 +129,13 @@ def test_memory_is_that_of_two_windows(tmp_path):
     index = ShardIndex.load(tmp_path)
     info = index.info
     sample = sum(int(np.prod(info.shape(m))) * 4 for m in ("text", "audio", "vision"))
-    whole, slack = info.counts["train"] * sample, 2 << 20  # a block of a file, a batch, rows of the index
+    whole, slack = info.counts["train"] * sample, 4 * 7 * sample + (3 << 19)  # batches, a block of a file, the index
     for ahead, ranks in ((True, 1), (False, 1), (True, 4)):
         window = (1 + ahead) * 4 * 10 * sample // ranks
         assert window + slack < whole / 2
         tracemalloc.start()
         count = 0
-        for batch in SampleStream(index, "train", _requests(index, window=4, ranks=ranks), ahead=ahead):
+        for batch in SampleStream(index, "train", _requests(index, window=4, ranks=ranks, size=7), ahead=ahead):
             count += len(batch["label"])
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
