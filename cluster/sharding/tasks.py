@@ -168,7 +168,7 @@ def _outcome(task: "ray.ObjectRef[Any]") -> Any:
             return error.cause
         raise
     except RayError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split()).partition(". ")[0]  # Ray goes on with where else to look
         raise TasksLost(f"a task was lost at every attempt: {type(error).__name__}: {reason}") from error
 
 
