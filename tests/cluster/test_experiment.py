@@ -320,13 +320,14 @@ def test_a_terminated_experiment(cluster, tmp_path):
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped experiment's resources")
 
 
-def test_one_training_that_is_stopped_beside_a_second_cluster(cluster, tmp_path):
+def test_one_training_that_is_stopped_beside_a_second_cluster(cluster, tmp_path, tmp_path_factory):
     """`auto` cannot know which of two clusters is meant; SIGTERM ends with a checkpoint, and nothing is held."""
     log, run, shards = tmp_path / "log", tmp_path / "run", make_shards(tmp_path / "shards")
     ports = ["--port", str(free_port()), "--dashboard-port", str(free_port())]
-    other = Node(tmp_path / "o", "--head", *ports, "--num-cpus", "1", "--temp-dir", str(tmp_path / "o"))
+    temp = tmp_path_factory.mktemp("o") / "o"
+    other = Node(temp, "--head", *ports, "--num-cpus", "1", "--temp-dir", str(temp))
     try:
-        wait_for(lambda: "Ray runtime started" in (tmp_path / "o.log").read_text(), "the second cluster", 120)
+        wait_for(lambda: "Ray runtime started" in (temp.parent / "o.log").read_text(), "the second cluster", 120)
         train = ["train", "--data", shards, "--run", run, "--ranks", "2", *TINY, "train.epochs=5000", "--address"]
         text = finish(dmd(*train, "auto", log=log), log, code=2)
         assert "--address auto finds several Ray clusters here (" in text
