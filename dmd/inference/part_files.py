@@ -71,8 +71,8 @@ class Part:
 class Request:
     """What is predicted by what; equal for equal rows. Without paths: runs and shards may move."""
 
-    step: int
-    """Of the checkpoint."""
+    step: int | None
+    """Of the checkpoint; None for an export that does not say."""
     model: str
     """Digest of weights and config."""
     data: str
@@ -117,7 +117,7 @@ def make_request(
     if sum(-(-count // samples_per_part) for count in counts.values()) > _MOST_PARTS:
         raise ValueError(f"--samples-per-part is {samples_per_part}: more than {_MOST_PARTS} parts; give a larger one")
     return Request(
-        step=int(card.source["step"]),
+        step=card.source.get("step"),
         model=model_digest(card, weights),
         data=info.name,
         generation=info.generation,
