@@ -175,6 +175,7 @@ class PartFiles:
 
     def begin(self) -> None:
         """Take the folder, which is there, before the first part is written."""
+        self._folder.clear_staged()
         names = self._folder.names()
         if REQUEST not in names:
             self._folder.write(REQUEST, encode(self.request.content(), indent=1))
@@ -188,10 +189,11 @@ class PartFiles:
         if before is None:
             raise ValueError(f"{place}/{REQUEST} is damaged; give a new directory")
         for key, wanted in self.request.content().items():
-            if before.get(key) != wanted:
+            was, now = json.dumps(before.get(key)), json.dumps(wanted)  # as text: splits have an order
+            if was != now:
                 raise ValueError(
-                    f"{place} holds predictions with another {key}: {json.dumps(before.get(key))}, not "
-                    f"{json.dumps(wanted)}; give another --out, or the {_TITLES[key]} that it was begun with"
+                    f"{place} holds predictions with another {key}: {was}, not {now}; give another --out, or the "
+                    f"{_TITLES[key]} that it was begun with"
                 )
 
     def finish(self, source: Mapping[str, Any]) -> int:
