@@ -6,12 +6,16 @@
 They are small: each is in memory once. Shards have `data_shards.storage.store`.
 """
 
+import re
 from pathlib import Path
 from typing import Protocol
 
 from data_shards.durable import as_unreadable, replace_file
 from data_shards.places import PlaceLike, to_place
 from data_shards.storage.remote import Remote, RemoteOptions
+
+_STAGED = re.compile(r"\..+-[0-9a-f]{32}")
+"""Names that `data_shards.durable.replace_file` gives to files that are not whole yet."""
 
 
 class Folder(Protocol):
@@ -32,6 +36,9 @@ class Folder(Protocol):
 
     def remove(self, name: str) -> None:
         """Delete a file. Raises OSError."""
+
+    def clear_staged(self) -> None:
+        """Delete what killed writers have left; to be called before others write."""
 
 
 def open_folder(given: PlaceLike, *, remote: RemoteOptions | None = None) -> Folder:
@@ -82,6 +89,12 @@ class LocalFolder:
         """Delete a file."""
         (self.root / name).unlink()
 
+    def clear_staged(self) -> None:
+        """Delete what killed writers have left."""
+        for path in self.root.iterdir():
+            if _STAGED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
 
 class RemoteFolder:
     """A prefix of a bucket: every file is one PUT. Picklable; each process opens its own connections."""
@@ -105,3 +118,6 @@ class RemoteFolder:
     def remove(self, name: str) -> None:
         """Delete a file."""
         self._remote.remove(name)
+
+    def clear_staged(self) -> None:
+        """Nothing: what was not stored whole was not stored."""

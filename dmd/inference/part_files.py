@@ -71,8 +71,8 @@ class Part:
 class Request:
     """What is predicted by what; equal for equal rows. Without paths: runs and shards may move."""
 
-    step: int
-    """Of the checkpoint."""
+    step: int | None
+    """Of the checkpoint; None for an export that does not say."""
     model: str
     """Digest of weights and config."""
     data: str
@@ -117,7 +117,7 @@ def make_request(
     if sum(-(-count // samples_per_part) for count in counts.values()) > _MOST_PARTS:
         raise ValueError(f"--samples-per-part is {samples_per_part}: more than {_MOST_PARTS} parts; give a larger one")
     return Request(
-        step=int(card.source["step"]),
+        step=card.source.get("step"),
         model=model_digest(card, weights),
         data=info.name,
         generation=info.generation,
@@ -176,6 +176,7 @@ class PartFiles:
 
     def begin(self) -> None:
         """Take the folder, which is there, before the first part is written."""
+        self._folder.clear_staged()
         names = self._folder.names()
         if REQUEST not in names:
             self._folder.write(REQUEST, encode(self.request.content(), indent=1))
@@ -189,10 +190,11 @@ class PartFiles:
         if before is None:
             raise ValueError(f"{place}/{REQUEST} is damaged; give a new directory")
         for key, wanted in self.request.content().items():
-            if before.get(key) != wanted:
+            was, now = json.dumps(before.get(key)), json.dumps(wanted)  # as text: splits have an order
+            if was != now:
                 raise ValueError(
-                    f"{place} holds predictions with another {key}: {json.dumps(before.get(key))}, not "
-                    f"{json.dumps(wanted)}; give another --out, or the {_TITLES[key]} that it was begun with"
+                    f"{place} holds predictions with another {key}: {was}, not {now}; give another --out, or the "
+                    f"{_TITLES[key]} that it was begun with"
                 )
 
     def finish(self, source: Mapping[str, Any]) -> int:

@@ -72,7 +72,8 @@ def test_a_command_that_failed_continues_with_what_is_missing(whole, run, shards
     assert "No space left on device" in rejected(capsys, *order)
     monkeypatch.delenv("DMD_FAULT")
     before = files(out)
-    assert [name for name in before if name.startswith("part-")] == ["part-000000.parquet", "part-000001.parquet"]
+    assert parts(out) == ["part-000000.parquet", "part-000001.parquet"]
+    (out / f".part-000002.parquet-{'0' * 32}").write_bytes(b"of a killed writer")
     assert MANIFEST not in before
     times = {name: (out / name).stat().st_mtime_ns for name in parts(out)}
     assert command(*order) == 0
@@ -111,6 +112,8 @@ def test_another_request_is_rejected(whole, runs, shards, tmp_path, capsys):
     before = files(whole)
     assert f'{whole} holds predictions with another model: "' in error(runs[1], shards, *SPLITS)
     assert '"valid": 10}, not {"valid": 10}; give another --out, or the --split that' in error(runs[0], shards)
+    other_order = ("--split", "valid", "--split", "test", "--split", "train")
+    assert 'not {"valid": 10, "test": 20, "train": 70}; ' in error(runs[0], shards, *other_order)
     other = make_shards(tmp_path / "other", 110)
     assert "another generation: " in error(runs[0], other, *SPLITS)
     assert "samples_per_part: 64, not 128; " in rejected(
