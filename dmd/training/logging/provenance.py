@@ -22,6 +22,7 @@ _PACKAGES = (
     "webdataset",
     "transformers",
     "peft",
+    "bitsandbytes",
     "safetensors",
     "tensorboard",
 )
