@@ -7,6 +7,7 @@ LONGEST = (
     "tests/launch/test_launcher.py",
     "tests/launch/test_stop.py",
     "tests/launch/test_resume.py",
+    "tests/launch/test_text_encoders.py",
     "tests/launch/test_adam.py",
     "tests/test_readme.py",
     "tests/test_main_job.py",
@@ -23,6 +24,9 @@ LONGEST = (
     "tests/dmd/kernels/test_whole_fused.py",
     "tests/dmd/test_remote_runs.py",
     "tests/dmd/test_tasks.py",
+    "tests/dmd/test_text_encoders.py",
+    "tests/dmd/test_lora.py",
+    "tests/dmd/test_quantize.py",
     "tests/dmd/test_normalisation.py",
     "tests/dmd/test_ranks.py",
 )

@@ -8,6 +8,7 @@ from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
+from dmd.model.quantize import Quantize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,10 @@ class TextConfig:
     lora_dropout: float = 0.0
     """Dropout of an adapter's input."""
 
+    quantize: Quantize = "none"
+    """Store the linear layers of an encoder that is not trained itself (LoRA, or frozen) in 8 or 4 bits, by
+    bitsandbytes; checkpoints name its weights, as LoRA's do."""
+
     @property
     def lora(self) -> LoraSettings | None:
         """The adapters, None without any."""
@@ -63,6 +68,11 @@ class TextConfig:
             raise ValueError(
                 "text.gradient_checkpointing and text.frozen are true, but frozen encoders keep nothing for backward: "
                 "set text.gradient_checkpointing=false"
+            )
+        if self.quantize != "none" and not (self.frozen or self.lora_rank):
+            raise ValueError(
+                f"text.quantize is {self.quantize!r}, but quantised weights are not trained; set text.lora_rank=8, or "
+                "text.frozen=true"
             )
         self._check_lora()
 
@@ -251,6 +261,11 @@ class Config:
             raise ValueError(
                 f"train.zero_stage is 3, where no rank has the weights that ema_decay={train.ema_decay} averages; "
                 "set train.ema_decay=0, or train.zero_stage=2"
+            )
+        if train.zero_stage == 3 and self.text.quantize != "none":
+            raise ValueError(
+                f"train.zero_stage is 3 and text.quantize is {self.text.quantize!r}, but ranks cannot divide quantised "
+                "weights; set train.zero_stage=2, which divides what is trained"
             )
         if train.zero_stage == 3 and self.text.compile:
             raise ValueError(

@@ -107,6 +107,8 @@ def merged(model: TrainedModel) -> tuple[ModelCard, dict[str, Tensor]]:
     card, encoder = model.card, model.modules.dmd.text_encoder
     if card.text_base is None or encoder is None:
         raise ValueError("--merge, but the model has no adapters (text.lora_rank); export it without")
+    if model.config.text.quantize != "none":
+        raise ValueError("--merge, but adapters cannot be added to quantised weights (text.quantize); export without")
     merge_lora(encoder.network)
     own = {name: tensor for name, tensor in model.modules.state_dict().items() if not name.startswith(OF_ENCODER)}
     whole = {f"{OF_ENCODER}{name}": tensor for name, tensor in encoder.network.state_dict().items()}

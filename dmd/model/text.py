@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dmd.errors import first_line
 from dmd.model.lora import LoraSettings, add_lora
+from dmd.model.quantize import Quantize, quantize_linear
 from dmd.model.text_base import TextBase, base_name, leave_out_base, weights_digest
 
 NAMING = frozenset(
@@ -79,13 +80,20 @@ class TextEncoder(nn.Module):
         frozen: keep its weights and run it without dropout.
         lora: adapters to add, which alone are trained then and are in its state.
         base: name and digest of the network's weights, where its state does not hold them.
+        quantize: how its linear layers are stored, of which none is trained then.
 
     Raises:
-        ValueError: adapters that do not fit the network.
+        ValueError: adapters that do not fit the network, or no bitsandbytes.
     """
 
     def __init__(
-        self, network: nn.Module, *, frozen: bool, lora: LoraSettings | None = None, base: TextBase | None = None
+        self,
+        network: nn.Module,
+        *,
+        frozen: bool,
+        lora: LoraSettings | None = None,
+        base: TextBase | None = None,
+        quantize: Quantize = "none",
     ) -> None:
         super().__init__()
         self.network = network
@@ -108,8 +116,11 @@ class TextEncoder(nn.Module):
         self._takes_positions = "position_ids" in parameters and (self.causal or self._first_position > 0)
         if frozen:
             network.requires_grad_(False)
+        if quantize != "none":
+            quantize_linear(network, quantize)
         if lora is not None:
             add_lora(network, lora)
+        if stands_on_base(lora, quantize):
             leave_out_base(self)
 
     def checkpoint_gradients(self) -> None:
@@ -150,6 +161,11 @@ class TextEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             states = self.network(**arguments).last_hidden_state
         return states * unpadded[:, :, None].to(states.dtype) if self.causal else states
+
+
+def stands_on_base(lora: LoraSettings | None, quantize: Quantize) -> bool:
+    """Whether a checkpoint names the weights of such an encoder instead of holding them."""
+    return lora is not None or quantize != "none"
 
 
 def whole_mask(mask: Tensor, *, causal: bool) -> Tensor:
@@ -205,7 +221,9 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def build_text_encoder(config: dict[str, Any], *, frozen: bool, lora: LoraSettings | None = None) -> TextEncoder:
+def build_text_encoder(
+    config: dict[str, Any], *, frozen: bool, lora: LoraSettings | None = None, quantize: Quantize = "none"
+) -> TextEncoder:
     """An encoder of this configuration with fresh weights (a checkpoint brings the trained ones).
 
     Raises:
@@ -220,7 +238,7 @@ def build_text_encoder(config: dict[str, Any], *, frozen: bool, lora: LoraSettin
             f"no text encoder of type {config.get('model_type')!r} can be built ({first_line(error, 300)}); train or "
             "export with one that transformers knows"
         ) from error
-    return _encoder(config.get("model_type"), network, frozen=frozen, lora=lora)
+    return _encoder(config.get("model_type"), network, frozen=frozen, lora=lora, quantize=quantize)
 
 
 def load_text_encoder(
@@ -228,6 +246,7 @@ def load_text_encoder(
     *,
     frozen: bool,
     lora: LoraSettings | None = None,
+    quantize: Quantize = "none",
     config: dict[str, Any] | None = None,
     local: bool = False,
 ) -> TextEncoder:
@@ -259,8 +278,10 @@ def load_text_encoder(
     except _faults() as error:
         raise _not_loadable(name, error) from error
     network = _without_pooler(network)
-    base = None if lora is None else TextBase(name=base_name(name), sha256=weights_digest(network))
-    return _encoder(content.get("model_type"), network, frozen=frozen, lora=lora, base=base)
+    base = None
+    if stands_on_base(lora, quantize):
+        base = TextBase(name=base_name(name), sha256=weights_digest(network))
+    return _encoder(content.get("model_type"), network, frozen=frozen, lora=lora, base=base, quantize=quantize)
 
 
 def _settings(config: dict[str, Any]) -> Any:
@@ -291,10 +312,11 @@ def _encoder(
     *,
     frozen: bool,
     lora: LoraSettings | None,
+    quantize: Quantize,
     base: TextBase | None = None,
 ) -> TextEncoder:
     try:
-        return TextEncoder(_without_pooler(network), frozen=frozen, lora=lora, base=base)
+        return TextEncoder(_without_pooler(network), frozen=frozen, lora=lora, base=base, quantize=quantize)
     except AttributeError as error:
         raise ValueError(
             f"no text encoder of type {kind!r} can be built ({first_line(error, 300)}); it is no encoder of text"

@@ -61,14 +61,15 @@ def leave_out_base(encoder: nn.Module) -> None:
     """
     network = encoder.get_submodule(NETWORK.rstrip("."))
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    base = network.state_dict().keys() - trained
 
     def drop(_: nn.Module, state: dict[str, Tensor], prefix: str, __: object) -> None:
-        for name in base:
-            state.pop(f"{prefix}{NETWORK}{name}", None)
+        place = f"{prefix}{NETWORK}"
+        for name in [name for name in state if name.startswith(place) and name.removeprefix(place) not in trained]:
+            del state[name]
 
     def accept(_: nn.Module, keys: "torch.nn.modules.module._IncompatibleKeys") -> None:
-        keys.missing_keys[:] = [key for key in keys.missing_keys if key.partition(NETWORK)[2] not in base]
+        of_base = [key for key in keys.missing_keys if NETWORK in key and key.partition(NETWORK)[2] not in trained]
+        keys.missing_keys[:] = [key for key in keys.missing_keys if key not in of_base]
 
     encoder.register_state_dict_post_hook(drop)
     encoder.register_load_state_dict_post_hook(accept)

@@ -26,7 +26,7 @@ from dmd.config import Config
 from dmd.config.loading import config_to_dict
 from dmd.errors import first_line
 from dmd.model.config import MODALITIES
-from dmd.model.text import build_text_encoder, encoder_config
+from dmd.model.text import build_text_encoder, encoder_config, stands_on_base
 from dmd.published.parameter_names import LETTER, TEXT_ENCODER, UNUSED, Import, from_published, slots
 from dmd.system.modules import Modules
 from dmd.training.logging.provenance import provenance, versions
@@ -95,8 +95,8 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
     """
     if run.exists():
         raise ValueError(f"{run} is there already; give a new directory")
-    if config.text.lora_rank:
-        raise ValueError(f"text.lora_rank is {config.text.lora_rank}, but published files hold no adapters; leave it 0")
+    if stands_on_base(config.text.lora, config.text.quantize):
+        raise ValueError("text.lora_rank or text.quantize is set, but published files hold all weights; leave them out")
     published = read_published(path)
     dims, lengths = shapes(published, config)
     settings, encoder = None, None

@@ -28,7 +28,8 @@ from dmd.kernels.backend import float32_products
 from dmd.kernels.common.cards import current_device
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput
-from dmd.model.text import TextEncoder, build_text_encoder, load_text_encoder
+from dmd.model.quantize import check_quantized
+from dmd.model.text import TextEncoder, build_text_encoder, load_text_encoder, stands_on_base
 from dmd.model.text_base import TextBase, check_base
 from dmd.system.declared import check_declared
 from dmd.system.modules import BATCH_SIZE, SPACES, Modules
@@ -135,7 +136,8 @@ class TrainedModel:
         self.card = card
         self.device = device
         self.config: Config = config_from_dict(card.config)
-        if (card.text_base is None) != (card.text_encoder is None or self.config.text.lora is None):
+        text = self.config.text
+        if (card.text_base is not None) != (card.text_encoder is not None and stands_on_base(text.lora, text.quantize)):
             raise ValueError("the model has adapters and names no text encoder, or the other way; export the run again")
         check_declared(lambda: self._build(self._fresh_encoder()), weights, card.config, card.text_encoder)
         if card.text_base is None and text_encoder is not None:
@@ -145,12 +147,16 @@ class TrainedModel:
         )
         self.modules.load_state_dict(weights)
         self.modules.to(device).eval()
+        if self.modules.dmd.text_encoder is not None:
+            check_quantized(self.modules.dmd.text_encoder.network)
         if not validates:
             self.modules.requires_grad_(False)
 
     def _fresh_encoder(self) -> TextEncoder | None:
         settings, text = self.card.text_encoder, self.config.text
-        return None if settings is None else build_text_encoder(settings, frozen=text.frozen, lora=text.lora)
+        if settings is None:
+            return None
+        return build_text_encoder(settings, frozen=text.frozen, lora=text.lora, quantize=text.quantize)
 
     def _loaded_encoder(self, name: str | None) -> TextEncoder:
         """The text encoder on its base. Nothing is fetched that a card names: it may come from anybody."""
@@ -160,6 +166,7 @@ class TrainedModel:
                 name or base.name,
                 frozen=text.frozen,
                 lora=text.lora,
+                quantize=text.quantize,
                 config=self.card.text_encoder,
                 local=name is None,
             )

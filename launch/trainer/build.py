@@ -16,6 +16,7 @@ from dmd.checkpoint.resume import Resume
 from dmd.config import Config
 from dmd.distributed.sharing import join_sharing
 from dmd.kernels.backend import set_float32_products
+from dmd.model.quantize import check_quantized
 from dmd.model.text import encoder_config, load_text_encoder
 from dmd.system.system import TrainingSystem
 from dmd.training.loop import Training
@@ -108,7 +109,8 @@ def build_system(
     encoder, settings = None, None
     if info.text_kind == "tokens":
         settings = encoder_config(config.text.encoder)
-        encoder = load_text_encoder(config.text.encoder, frozen=config.text.frozen, lora=config.text.lora)
+        text = config.text
+        encoder = load_text_encoder(text.encoder, frozen=text.frozen, lora=text.lora, quantize=text.quantize)
         if config.text.gradient_checkpointing:
             encoder.checkpoint_gradients()
         if config.text.compile:
@@ -116,4 +118,7 @@ def build_system(
     torch.manual_seed(config.train.seed)  # again, as an encoder's missing weights may have used the generator
     system = TrainingSystem(config, info, encoder, device)
     system.take_statistics(info)
-    return system.to(device), settings
+    system.to(device)
+    if encoder is not None:
+        check_quantized(encoder.network)
+    return system, settings

@@ -152,7 +152,8 @@ def _meta_encoder(config: Config) -> TextEncoder:
     """
     with torch.device("meta"):
         settings = encoder_config(config.text.encoder)
-        encoder = build_text_encoder(settings, frozen=config.text.frozen, lora=config.text.lora)
+        text = config.text
+        encoder = build_text_encoder(settings, frozen=text.frozen, lora=text.lora, quantize=text.quantize)
     if config.text.gradient_checkpointing:
         encoder.checkpoint_gradients()
     if config.text.layer_decay < 1:

@@ -23,6 +23,7 @@ _PACKAGES = (
     "webdataset",
     "transformers",
     "peft",
+    "bitsandbytes",
     "safetensors",
     "tensorboard",
 )
