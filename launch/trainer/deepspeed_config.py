@@ -33,20 +33,25 @@ def deepspeed_config(config: Config, plan: EpochPlan, *, kept_elements: int = 0)
     precision = config.train.reduce_precision
     bucket_elements = bucket_bytes(config) // PRECISIONS[precision].itemsize
     micro = plan.samples_at_once
-    return {
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": plan.forwards_per_step,
-        "train_batch_size": micro * plan.forwards_per_step * plan.num_ranks,
-        "zero_optimization": {
-            "stage": config.train.zero_stage,
-            "overlap_comm": True,
-            "reduce_bucket_size": bucket_elements,
+    zero: dict[str, Any] = {
+        "stage": config.train.zero_stage,
+        "overlap_comm": True,
+        "reduce_bucket_size": bucket_elements,
+    }
+    if config.train.zero_stage == 3:
+        zero |= {
             "stage3_param_persistence_threshold": kept_elements,
             "stage3_max_reuse_distance": 0,
             "stage3_prefetch_bucket_size": bucket_elements,
             "sub_group_size": bucket_elements,
-            "offload_optimizer": {"device": config.train.offload, "pin_memory": config.train.offload == "cpu"},
-        },
+        }
+    if config.train.offload == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": plan.forwards_per_step,
+        "train_batch_size": micro * plan.forwards_per_step * plan.num_ranks,
+        "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "communication_data_type": precision,
         "zero_allow_untested_optimizer": True,
