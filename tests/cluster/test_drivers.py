@@ -19,7 +19,7 @@ from dmd.config import Config
 
 def test_a_driver_and_what_it_gets_load_no_torch(tmp_path):
     (cell,) = make_cells({"preset": Config()}, [1], Path("out"))
-    (tmp_path / "cell").write_bytes(pickle.dumps((cell.to_drive(), RankEnvironment())))
+    (tmp_path / "cell").write_bytes(pickle.dumps((cell.to_drive(), RankEnvironment(run=Path("out")))))
     code = f"import sys, pickle, cluster.experiments.drivers; pickle.load(open({str(tmp_path / 'cell')!r}, 'rb'))"
     code += "; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
@@ -29,7 +29,7 @@ def test_ray_train_starts_no_manager_of_data_sets(tmp_path):
     def has_one(kind: type[DataParallelTrainer]) -> bool:
         trainer = kind(
             lambda: None,
-            backend_config=RankEnvironment(),
+            backend_config=RankEnvironment(run=tmp_path),
             scaling_config=ScalingConfig(num_workers=1),
             run_config=RunConfig(name="none", storage_path=str(tmp_path)),
         )

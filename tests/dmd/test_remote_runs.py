@@ -74,7 +74,7 @@ def test_errors_about_a_url_tell_no_password(remote, tmp_path, monkeypatch, caps
     run, _ = remote
     monkeypatch.setenv("DMD_CACHE_DIR", str(tmp_path))
     gone = f"http://bob:{SECRET}@127.0.0.1:9/set?sig={SECRET}"
-    monkeypatch.setattr("data_shards.storage.remote.Remote._sleep", lambda remote, attempt: None)
+    monkeypatch.setattr("data_shards.storage.remote._MAX_PAUSE", 0.0)
     for arguments in (
         ("evaluate", run, "--data", gone),
         ("predict", run, gone, "--out", tmp_path / "x.csv"),
