@@ -33,10 +33,10 @@ from torch import Tensor
 from benchmarks.counting import Counter
 from benchmarks.host_time import CAPABILITY, make_system
 from benchmarks.one_rank import join_alone
+from benchmarks.replayed_nowhere import ReplayedNowhere
 from benchmarks.step_implementations import synchronise
 from benchmarks.step_sides import LENGTHS
 from benchmarks.tables import Table, commit, processor
-from dmd.system.cuda_graph import CapturedPass
 from dmd.system.pass_terms import PassTerms
 from dmd.training.logging.logbook import Logbook
 from dmd.training.logging.recorder import Recorder
@@ -48,40 +48,6 @@ PARTS = ("pass", "backward", "update", "log", "rest", "step")
 SMALL = ("model.dim=10",)
 """On a CPU: as many tensors as the preset has, with little in them."""
 WARMUPS = 4
-
-
-class ReplayedNowhere(CapturedPass):
-    """A captured pass whose replays do nothing: its terms are ones and its gradients zeros."""
-
-    def _graphed(
-        self, run: Callable[..., tuple[Tensor, Tensor]], samples: tuple[Tensor, ...]
-    ) -> Callable[..., tuple[Tensor, Tensor]]:
-        """As `torch.cuda.make_graphed_callables` replays, but for the replays."""
-        surface = tuple(samples)
-        outputs = tuple(torch.ones_like(output).detach() for output in run(*samples))
-        grad_total = torch.zeros_like(outputs[0])
-        grads = tuple(torch.zeros_like(x) if x.requires_grad else None for x in surface)
-
-        class Graphed(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
-                for own, given in zip(surface, inputs, strict=True):
-                    if own.data_ptr() != given.data_ptr():
-                        own.copy_(given)
-                return tuple(output.detach() for output in outputs)
-
-            @staticmethod
-            @torch.autograd.function.once_differentiable
-            def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-                if grad_total.data_ptr() != gradients[0].data_ptr():
-                    grad_total.copy_(gradients[0])
-                return tuple(None if grad is None else grad.detach() for grad in grads)
-
-        def replay(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-            result: tuple[Tensor, Tensor] = Graphed.apply(*torch.utils._pytree.arg_tree_leaves(*inputs))
-            return result
-
-        return replay
 
 
 class TimedEngine(DeepSpeedEngine):

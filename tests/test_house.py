@@ -152,3 +152,9 @@ def test_no_test_imports_another():
             if isinstance(node, ast.ImportFrom) and node.module is not None:
                 parts = [*node.module.split("."), *(alias.name for alias in node.names)]
                 assert parts[0] != "tests" or not any(part.startswith("test_") for part in parts), path
+
+
+def test_no_test_module_decides_for_the_others_how_kernels_run():
+    """`benchmarks.offline_driver` turns Triton's interpreter off where it is imported; tests do so in a process of
+    their own."""
+    assert "benchmarks.offline_driver" not in sys.modules

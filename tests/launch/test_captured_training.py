@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.counting import Counter
-from benchmarks.host_step import ReplayedNowhere
+from benchmarks.replayed_nowhere import ReplayedNowhere
 from dmd.config.loading import load_config
 from dmd.data.loader import training_steps
 from dmd.kernels.dropout.keys import DropoutKeys
