@@ -83,16 +83,16 @@ def predict(argv: list[str]) -> int:
 def evaluate(argv: list[str]) -> int:
     """Print all metrics of a trained run on a split, for each of the eight heads."""
     from cluster.parsers import evaluate_parser
-    from cluster.prediction.request import pool_request
+    from cluster.prediction.request import evaluation_request
     from dmd.commands import evaluate_here
 
     options = evaluate_parser().parse_args(argv)
-    request = pool_request(options)
+    request = evaluation_request(options)
     if request is None:
         return evaluate_here(argv, options)
-    if options.ranks > 1:
-        raise ValueError(f"--ranks is {options.ranks} beside --address; the cluster has actors, give --actors")
     from cluster.prediction.evaluate import Question, run_evaluate
+    from dmd.model.text_base import base_name
 
-    question = Question(run=options.run, data=options.data, split=options.split, text_encoder=options.text_encoder)
+    encoder = None if options.text_encoder is None else base_name(options.text_encoder)
+    question = Question(run=options.run, data=options.data, split=options.split, text_encoder=encoder)
     return run_evaluate(question, write_to=options.json, request=request)

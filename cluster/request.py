@@ -156,19 +156,9 @@ def train_request(options: argparse.Namespace) -> TrainRequest:
     Raises:
         ValueError: a value out of range, an option of the launcher's, a config that is impossible.
     """
-    for name in ("hosts", "host_rank", "port", "ssh_port"):
-        if getattr(options, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(
-                f"{option} {getattr(options, name)} and --address; Ray places the ranks, leave {option} out"
-            )
-    check_restarts(options)
-    for name in ("ranks", "min_ranks"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+    check_train_options(options)
     config = load_config(options.preset, options.overrides)
-    _check_encoder(config)
+    check_encoder(config.text.encoder)
     return TrainRequest(
         config=config,
         data=options.data.absolute(),
@@ -183,6 +173,21 @@ def train_request(options: argparse.Namespace) -> TrainRequest:
         restarts=options.restarts,
         patience=options.patience,
     )
+
+
+def check_train_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for options of a `dmd train` with `--address` that are out of range, or the launcher's."""
+    for name in ("hosts", "host_rank", "port", "ssh_port"):
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} {getattr(options, name)} and --address; Ray places the ranks, leave {option} out"
+            )
+    check_restarts(options)
+    for name in ("ranks", "min_ranks"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def parse_tune(argv: Sequence[str]) -> TuneRequest:
@@ -281,15 +286,15 @@ def _shared(options: argparse.Namespace) -> Request:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a directory for the experiment")
     config = load_config(options.preset, options.overrides)
-    _check_encoder(config)
+    check_encoder(config.text.encoder)
     return Request(
         config=config, data=options.data.absolute(), out=options.out.absolute(), cluster=_cluster_request(options)
     )
 
 
-def _check_encoder(config: Config) -> None:
+def check_encoder(name: str) -> None:
     """Raise ValueError for an encoder whose path means nothing to a rank."""
-    encoder = Path(config.text.encoder)
+    encoder = Path(name)
     if not encoder.is_absolute() and encoder.is_dir():
         raise ValueError(f"text.encoder is {encoder}; ranks run elsewhere, give the absolute path {encoder.absolute()}")
 

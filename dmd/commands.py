@@ -167,6 +167,7 @@ def parts_order(options: argparse.Namespace) -> "Order":
     """
     from dmd.inference.outputs import is_directory
     from dmd.inference.predict_parts import Order
+    from dmd.model.text_base import base_name
 
     if not is_directory(options.out):
         raise ValueError(
@@ -182,7 +183,7 @@ def parts_order(options: argparse.Namespace) -> "Order":
         out=options.out.absolute(),
         splits=_asked_splits(options),
         samples_per_part=options.samples_per_part,
-        text_encoder=options.text_encoder,
+        text_encoder=None if options.text_encoder is None else base_name(options.text_encoder),
     )
 
 

@@ -72,7 +72,7 @@ def _train(request: TrainRequest, stop: StopRequests) -> Ending:
         slots = rank_slots(size, live_nodes())
         if slots < size.min_ranks:
             print(f"the cluster has room for {slots} of {size}: waiting {request.patience} s for more", flush=True)
-        check_storage(request.run, request.data, what="the run directory", option="--run")
+        check_storage(request.run, request.data, what="the run directory", options="--run and --data")
         return _Drive(request, size).wait()
 
 

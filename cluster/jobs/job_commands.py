@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, train_parser, tune_parser
-from cluster.request import train_request
+from cluster.prediction.request import evaluation_request, pool_request
+from cluster.request import check_train_options, train_request
 from cluster.sharding.parser import parse_shard
 from data_shards.format.schema import MODALITIES
 from data_shards.places import Place, to_place
+from dmd.commands import parts_order
 from dmd.config.loading import load_config, preset_names
 from dmd.report.commands import report_parser
 
@@ -37,7 +39,10 @@ class JobCommand:
         Raises:
             ValueError: the command's mistakes; a file that is not there or large. SystemExit: as argparse.
         """
-        relative = [path for path in self.named_files(self.parse(arguments)) if not path.is_absolute()]
+        options = self.parse([*self.added, *arguments])
+        if self.added and options.address != IN_JOB:
+            raise ValueError(f"--address {options.address} in a job, which works on its own cluster; leave it out")
+        relative = [path for path in self.named_files(options) if not path.is_absolute()]
         for path in relative:
             if not (root / path).is_file():
                 raise ValueError(f"there is no {path} in {root}, which is what the job gets")
@@ -56,12 +61,10 @@ def _experiment_files(options: argparse.Namespace) -> list[Path]:
 
 
 def _train_files(options: argparse.Namespace) -> list[Path]:
-    if options.address is not None:
-        raise ValueError(f"--address {options.address} in a job, which trains on its own cluster; leave it out")
     check_places({"--data": options.data, "--run": to_place(options.run)})
+    check_train_options(options)
     files = _preset_files(options)
     if not files:
-        options.address = "auto"
         train_request(options)
     return files
 
@@ -77,6 +80,9 @@ def _shard_files(options: argparse.Namespace) -> list[Path]:
 
 def _predict_files(options: argparse.Namespace) -> list[Path]:
     check_places({"RUN": to_place(options.model), "SHARDS": to_place(options.inputs), "--out": to_place(options.out)})
+    _check_encoder(options)
+    pool_request(options)
+    parts_order(options)
     return []
 
 
@@ -84,7 +90,16 @@ def _evaluate_files(options: argparse.Namespace) -> list[Path]:
     optional = {"--data": options.data, "--json": options.json}
     check_places({"RUN": to_place(options.run)})
     check_places({name: to_place(value) for name, value in optional.items() if value is not None})
+    _check_encoder(options)
+    evaluation_request(options)
     return []
+
+
+def _check_encoder(options: argparse.Namespace) -> None:
+    """Raise ValueError for a directory that means nothing elsewhere; the name of a model on the hub does."""
+    encoder = options.text_encoder
+    if encoder is not None and Path(encoder).is_dir():
+        check_places({"--text-encoder": to_place(encoder)})
 
 
 def _report_files(options: argparse.Namespace) -> list[Path]:
@@ -119,26 +134,30 @@ def check_places(places: dict[str, Place]) -> None:
             raise ValueError(f"{option} is {place}; a job runs elsewhere, give the absolute path on the shared storage")
 
 
+IN_JOB = "auto"
+"""Address of a job's own cluster, which RAY_ADDRESS names there."""
+_ADDRESS = ("--address", IN_JOB)
+
 JOB_COMMANDS = {
     "train": JobCommand(
         parse=lambda argv: train_parser().parse_intermixed_args(argv),
         named_files=_train_files,
-        added=("--address", "auto"),
+        added=_ADDRESS,
     ),
     "tune": JobCommand(parse=lambda argv: tune_parser().parse_intermixed_args(argv), named_files=_tune_files),
     "experiment": JobCommand(
         parse=lambda argv: experiment_parser().parse_intermixed_args(argv), named_files=_experiment_files
     ),
-    "shard": JobCommand(parse=parse_shard, named_files=_shard_files, added=("--address", "auto")),
+    "shard": JobCommand(parse=parse_shard, named_files=_shard_files, added=_ADDRESS),
     "predict": JobCommand(
         parse=lambda argv: predict_parser().parse_args(argv),
         named_files=_predict_files,
-        added=("--address", "auto"),
+        added=_ADDRESS,
     ),
     "evaluate": JobCommand(
         parse=lambda argv: evaluate_parser().parse_args(argv),
         named_files=_evaluate_files,
-        added=("--address", "auto"),
+        added=_ADDRESS,
     ),
     "report": JobCommand(parse=lambda argv: report_parser().parse_args(argv), named_files=_report_files),
 }

@@ -125,7 +125,7 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
     ]
     with cluster(request.address, stop, verbose=request.verbose), tqdm(total=len(tasks), disable=None) as bar:
         pool = make_pool(request)
-        check_storage(None, place)
+        check_storage(None, place, options="the shards")
         model = send_model(card, weights, text_encoder=question.text_encoder)
         arguments = {"model": model, "data": place, "generation": info.generation, "split": split}
         shares = []

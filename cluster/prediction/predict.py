@@ -81,7 +81,12 @@ def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[st
     order = work.order
     with cluster(request.address, stop, verbose=request.verbose):
         pool = make_pool(request)
-        check_storage(None if order.out.is_url else order.out.path, order.data)
+        check_storage(
+            None if order.out.is_url else order.out.path,
+            order.data,
+            what="the directory of predictions",
+            options="SHARDS and --out",
+        )
         work.begin()
         arguments: dict[str, Any] = {
             "model": send_model(work.card, work.weights, text_encoder=order.text_encoder),

@@ -65,6 +65,18 @@ def pool_request(options: argparse.Namespace) -> PoolRequest | None:
     )
 
 
+def evaluation_request(options: argparse.Namespace) -> PoolRequest | None:
+    """As `pool_request`, for `dmd evaluate`.
+
+    Raises:
+        ValueError: as there, or ranks beside a cluster.
+    """
+    request = pool_request(options)
+    if request is not None and options.ranks > 1:
+        raise ValueError(f"--ranks is {options.ranks} beside --address; the cluster has actors, give --actors")
+    return request
+
+
 _LIMITS = {
     "actors": "at least 1",
     "cpus_per_actor": "above 0",

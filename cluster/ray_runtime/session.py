@@ -165,14 +165,14 @@ def num_ranks() -> int:
 
 
 def check_storage(
-    directory: Path | None, data: Place, *, what: str = "the experiment's directory", option: str = "--out"
+    directory: Path | None, data: Place, *, what: str = "the experiment's directory", options: str = "--out and --data"
 ) -> None:
     """Let every node look at the directory that a command writes, and at its shards.
 
     Args:
         directory: None where the command writes to none.
         what: the directory, for messages.
-        option: which names it.
+        options: which name both.
 
     Raises:
         ValueError: a node that does not see what the others see: the storage is not shared.
@@ -197,7 +197,7 @@ def check_storage(
                 fault = f"has not looked at the storage within {_CHECK_SECONDS} s"
             if fault:
                 raise ValueError(
-                    f"node {host} {fault}; put {option} and --data on storage that all {len(nodes)} nodes share (NFS, "
+                    f"node {host} {fault}; put {options} on storage that all {len(nodes)} nodes share (NFS, "
                     "Lustre, ...), under the same path"
                 )
     finally:

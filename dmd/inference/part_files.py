@@ -32,7 +32,6 @@ from dmd.testing.fault_points import fault_point
 REQUEST, MANIFEST = "_request.json", "_manifest.json"
 FORMAT = 1
 """Version of this layout, part of the request."""
-SAMPLES_PER_PART = 1024
 _MOST_PARTS = 10**6
 """As many as have names of one length, so that sorted names are in the order of the parts."""
 _DIGEST_DIGITS = 16
