@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dmd.config import Config
+from dmd.config.schema import TextConfig
 from dmd.data.loader import PINNING, Batch
 from dmd.kernels.common.block_sizes import MAX_WIDTH
 from dmd.kernels.dropout.rng import DropoutRNG
@@ -26,8 +27,12 @@ WARMUPS = 3
 """Passes, forward and backward, that are run before the capture (torch's own default)."""
 
 
-def obstacle_to_capture(config: Config, device: torch.device, backend: Backend) -> str:
-    """Why a training's passes cannot be captured; empty where they can."""
+def obstacle_to_capture(config: Config, device: torch.device, backend: Backend, *, encodes_text: bool) -> str:
+    """Why a training's passes cannot be captured; empty where they can.
+
+    Args:
+        encodes_text: the pass has a text encoder.
+    """
     train = config.train
     if train.cuda_graph == "off":
         return "train.cuda_graph is off"
@@ -39,14 +44,25 @@ def obstacle_to_capture(config: Config, device: torch.device, backend: Backend) 
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
     if train.zero_stage == 3:
         return "train.zero_stage is 3, where a pass gathers weights"
-    if config.text.compile:
-        return "text.compile is on"
-    if config.text.gradient_checkpointing:
-        return "text.gradient_checkpointing is on, which sets torch's generator back in backward"
+    if encodes_text and (obstacle := _obstacle_of_text(config.text)):
+        return obstacle
     at_once = train.ghost_batches_per_forward
     if at_once != "auto" and train.ghost_batches_per_step > at_once:
         # A replay overwrites the gradients of the one before, which autograd may have kept without a copy.
         return "a step is more than one pass (train.ghost_batches_per_forward)"
+    return ""
+
+
+def _obstacle_of_text(text: TextConfig) -> str:
+    """Why a pass with this text encoder cannot be captured; empty where it can."""
+    if text.compile:
+        return "text.compile is on"
+    if text.gradient_checkpointing:
+        return "text.gradient_checkpointing is on, which sets torch's generator back in backward"
+    if text.quantize == "8bit":
+        return "text.quantize is '8bit', where each layer asks the device which inputs are outliers"
+    if text.quantize == "4bit":
+        return "text.quantize is '4bit', of which no capture has run on a GPU"
     return ""
 
 

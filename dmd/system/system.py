@@ -40,7 +40,7 @@ class TrainingSystem(Modules):
             config, dims=info.dims, lengths=info.lengths, text_encoder=text_encoder, device=device, binding=True
         )
         self.keys = self.fresh_keys()
-        obstacle = obstacle_to_capture(config, device, self.execution.backend)
+        obstacle = obstacle_to_capture(config, device, self.execution.backend, encodes_text=text_encoder is not None)
         self.captured = f"no: {obstacle}" if obstacle else "yes"
         self._joined: list[JoinedWeights] | None = None
         self._graph = None if obstacle else CapturedPass(self.terms, self, lambda: self.weights)

@@ -4,14 +4,17 @@
 
 On CUDA a pass of the real size is tried, forward and backward on synthetic samples. It compiles the kernels; where one
 cannot run, the system falls back to PyTorch, and where memory is short, or a tensor larger than the kernels can count,
-it tries fewer ghost batches.
+it tries fewer ghost batches. The system is whole then; where ranks will divide its gradients (ZeRO stages 2 and 3), the
+trial keeps none.
 """
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from data_shards.format.schema import DatasetInfo
 from dmd.config import Config, TrainConfig
@@ -29,7 +32,7 @@ LONG = 64
 OF_LONG_SEQUENCES, OF_SHORT_SEQUENCES = 2, 10
 """Ghost batches that a CPU runs at once (docs/performance.md has the times)."""
 SPARE = 0.1
-"""Share of a GPU's memory that a pass has to leave free, beside Adam's state: fragmentation and validation."""
+"""Share of a GPU's memory that a pass has to leave free, beside the optimizer's: fragmentation and validation."""
 
 
 def ghost_batches_at_once(train: TrainConfig, lengths: Mapping[str, int], device_type: str) -> int:
@@ -71,7 +74,7 @@ def settle_passes(
     asked_for = config.train.ghost_batches_per_forward != "auto"
     at_once = min(at_once, -(-config.train.ghost_batches_per_step // num_ranks))
     while True:
-        fits = _fits(system, config, info, at_once, part=part, last=asked_for or at_once == 1)
+        fits = _fits(system, config, info, at_once, num_ranks, part=part, last=asked_for or at_once == 1)
         too_large, fallen_back_somewhere = raised_anywhere(system.device, not fits, not system.execution.fused)
         if not too_large:
             break
@@ -83,7 +86,51 @@ def settle_passes(
     return at_once
 
 
-def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: int, *, part: Part, last: bool) -> bool:
+def optimizer_bytes(train: TrainConfig, trained: int, num_ranks: int) -> int:
+    """Bytes on a rank's device that the optimizer takes beside what a trial pass held.
+
+    Args:
+        trained: bytes of the whole system's trained weights, float32.
+    """
+    if train.zero_stage == 0:
+        return ADAM_MOMENTS * trained
+    if train.offload == "cpu":
+        return 0
+    copies = ADAM_MOMENTS + 1 + divides_gradients(train)  # DeepSpeed's float32 copy, and the gradient that is kept
+    return copies * trained // num_ranks
+
+
+def divides_gradients(train: TrainConfig) -> bool:
+    """Whether no rank keeps a whole gradient."""
+    return train.zero_stage >= 2
+
+
+@contextmanager
+def dropping_gradients(module: nn.Module) -> Iterator[None]:
+    """Backward frees each weight's gradient as soon as it is there."""
+
+    def drop(weight: torch.Tensor) -> None:
+        weight.grad = None
+
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    hooks = [weight.register_post_accumulate_grad_hook(drop) for weight in trained]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _fits(
+    system: TrainingSystem,
+    config: Config,
+    info: DatasetInfo,
+    at_once: int,
+    num_ranks: int,
+    *,
+    part: Part,
+    last: bool,
+) -> bool:
     """Run a pass forward and backward; whether device and kernels hold it. Falls back to PyTorch for good.
 
     Args:
@@ -100,12 +147,13 @@ def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: in
     system.train()
     system.objective.sharing = None if part == WHOLE else Sharing(part, group=None)
     try:
-        with current_device(system.device):
+        divided = divides_gradients(config.train)
+        with current_device(system.device), dropping_gradients(system) if divided else nullcontext():
             if system.execution.fused:
                 fall_back(system, attempt, asked_for=config.train.kernels == "fused")
             if not system.execution.fused:
                 attempt()
-            return last or _leaves_room(system)
+            return last or _leaves_room(system, config.train, num_ranks)
     except (torch.OutOfMemoryError, PassTooLarge):
         if last:
             raise
@@ -119,10 +167,11 @@ def _fits(system: TrainingSystem, config: Config, info: DatasetInfo, at_once: in
             torch.cuda.reset_peak_memory_stats(system.device)
 
 
-def _leaves_room(system: TrainingSystem) -> bool:
-    """Whether the peak of the last pass leaves room for Adam's state and what is spare."""
+def _leaves_room(system: TrainingSystem, train: TrainConfig, num_ranks: int) -> bool:
+    """Whether the peak of the last pass leaves room for the optimizer and what is spare."""
     if system.device.type != "cuda":
         return True
-    weights = sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad)
+    trained = sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad)
     total = torch.cuda.get_device_properties(system.device).total_memory
-    return torch.cuda.max_memory_reserved(system.device) + ADAM_MOMENTS * weights < (1 - SPARE) * total
+    held = torch.cuda.max_memory_reserved(system.device) + optimizer_bytes(train, trained, num_ranks)
+    return held < (1 - SPARE) * total

@@ -13,6 +13,8 @@ from dmd.system.system import TrainingSystem
 OFFLOADED_BYTES = 16
 """Of each trained weight, over all ranks: its float32 copy, its gradient, and both of Adam's moments."""
 _CGROUP = Path("/sys/fs/cgroup")
+_RECLAIMABLE = ("inactive_file", "slab_reclaimable")
+"""Of a cgroup's `memory.stat`: page cache that nothing has read lately, and the kernel's own caches."""
 _GIB = 2**30
 
 
@@ -32,7 +34,7 @@ def check_offload(
         return
     trained = sum(parameter.numel() for parameter in system.parameters() if parameter.requires_grad)
     local_ranks = int(environment.get("LOCAL_SIZE", "1"))
-    check_host_memory(trained, num_ranks=num_ranks, local_ranks=local_ranks, free=free_host_memory())
+    check_host_memory(trained, num_ranks=num_ranks, local_ranks=local_ranks, free=free_host_memory(local_ranks))
     if device.type == "cpu" and environment.get("RANK", "0") == "0":
         print("train.offload is 'cpu', and so is the device: nothing is moved", flush=True)
 
@@ -56,13 +58,21 @@ def check_host_memory(trained: int, *, num_ranks: int, local_ranks: int, free: i
         )
 
 
-def free_host_memory() -> int:
-    """Bytes that this process and its neighbours may still take: of the host, its cgroup and the process's limit."""
+def free_host_memory(local_ranks: int) -> int:
+    """Bytes that the ranks of this host may still take: of the host, its cgroup and the limit of each process."""
     found = [free_memory()]
-    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdecimal():
-        found.append(int(text) - int(used.read_text()))
+    if (of_cgroup := free_of_cgroup(_CGROUP)) is not None:
+        found.append(of_cgroup)
     of_process = resource.getrlimit(resource.RLIMIT_AS)[0]
     if of_process != resource.RLIM_INFINITY:
-        found.append(of_process)
+        found.append(of_process * local_ranks)
     return max(0, min(found))
+
+
+def free_of_cgroup(directory: Path) -> int | None:
+    """Bytes below the limit of a cgroup (version 2), what the kernel can take back counted as free; None: no limit."""
+    limit, used, parts = (directory / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if not (limit.exists() and used.exists() and (text := limit.read_text().strip()).isdecimal()):
+        return None
+    found = dict(line.split() for line in parts.read_text().splitlines()) if parts.exists() else {}
+    return int(text) - int(used.read_text()) + sum(int(found.get(name, 0)) for name in _RECLAIMABLE)

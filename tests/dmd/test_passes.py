@@ -19,7 +19,7 @@ from dmd.system.cuda_graph import CapturedPass, TensorPass
 from dmd.system.joined_weights import JoinedWeights, each_alone
 from dmd.system.pass_terms import mean_edges, pass_terms
 from dmd.system.system import TrainingSystem
-from dmd.training.passes import ghost_batches_at_once, settle_passes
+from dmd.training.passes import ghost_batches_at_once, optimizer_bytes, settle_passes
 from dmd.training.step import make_plan, make_rng
 from tests.dmd.kernels.forms import interpreted
 from tests.support.small_system import LENGTHS, MODEL, SAMPLES, SIZES, make_batch, make_system
@@ -57,6 +57,38 @@ def build(kind: type[TrainingSystem] = TrainingSystem, **train: object) -> tuple
 )
 def test_ghost_batches_at_once_by_device_and_length(lengths, device, wanted, at_once):
     assert ghost_batches_at_once(TrainConfig(ghost_batches_per_forward=wanted), lengths, device) == at_once
+
+
+@pytest.mark.parametrize(
+    "train, ranks, wanted",
+    [
+        ({"zero_stage": 0}, 4, 800),
+        ({"zero_stage": 1}, 4, 300),
+        ({"zero_stage": 2}, 4, 400),
+        ({"zero_stage": 3}, 1, 1600),
+        ({"zero_stage": 3}, 4, 400),
+        ({"zero_stage": 3, "offload": "cpu"}, 1, 0),
+    ],
+)
+def test_room_for_the_optimizer_is_what_a_rank_keeps_of_it(train, ranks, wanted):
+    """The bytes for a trained weight of docs/text-encoders.md, for 100 weights."""
+    assert optimizer_bytes(TrainConfig(**train), 400, ranks) == wanted
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_trial_keeps_no_gradient_that_ranks_divide(stage):
+    kept = []
+
+    class Noting(TrainingSystem):
+        def zero_grad(self, set_to_none=True):
+            kept.append(any(parameter.grad is not None for parameter in self.parameters()))
+            super().zero_grad(set_to_none)
+
+    system, config = build(Noting, zero_stage=stage)
+    settle_passes(system, config, INFO, 1)
+    assert kept == [stage < 2]
+    torch.stack([p.sum() for p in system.parameters() if p.requires_grad]).sum().backward()
+    assert all(p.grad is not None for p in system.parameters() if p.requires_grad), "the trial is over"
 
 
 def test_a_gpu_runs_the_whole_share_of_its_rank():

@@ -78,9 +78,18 @@ def test_what_cannot_run_again_is_rejected():
 def test_no_pass_is_captured_that_sets_the_generator_back():
     config = load_config(None, ["train.cuda_graph=auto", "text.gradient_checkpointing=true"])
     backend = SimpleNamespace(name="fused")
-    assert "text.gradient_checkpointing is on" in obstacle_to_capture(config, torch.device("cuda"), backend)
+    cuda = torch.device("cuda")
+    assert "text.gradient_checkpointing is on" in obstacle_to_capture(config, cuda, backend, encodes_text=True)
+    assert obstacle_to_capture(config, cuda, backend, encodes_text=False) == "", "shards of features have no encoder"
     plain = replace(config, text=replace(config.text, gradient_checkpointing=False))
-    assert obstacle_to_capture(plain, torch.device("cuda"), backend) == ""
+    assert obstacle_to_capture(plain, cuda, backend, encodes_text=True) == ""
+
+
+@pytest.mark.parametrize("how", ["8bit", "4bit"])
+def test_no_pass_over_quantised_layers_is_captured(how):
+    config = load_config(None, ["train.cuda_graph=auto", f"text.quantize={how}", "text.lora_rank=2"])
+    obstacle = obstacle_to_capture(config, torch.device("cuda"), SimpleNamespace(name="fused"), encodes_text=True)
+    assert obstacle.startswith(f"text.quantize is '{how}'")
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
