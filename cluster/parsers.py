@@ -47,7 +47,9 @@ def experiment_parser() -> argparse.ArgumentParser:
 def train_parser() -> argparse.ArgumentParser:
     """Arguments of `dmd train`: those of the launcher, and those of a Ray cluster."""
     parser = launcher_parser()
-    group = parser.add_argument_group("a Ray cluster", "places --ranks ranks (default: one per GPU, without GPUs one)")
+    group = parser.add_argument_group(
+        "a Ray cluster", "places --ranks ranks (default: as GPUs have room, without GPUs one)"
+    )
     group.add_argument("--address", help="host:port of the cluster's head, or auto; none: ranks are started from here")
     _add_rank_size(group)
     return parser

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.parsers import DEFAULT_TRIALS, experiment_parser, tune_parser
-from cluster.ray_runtime.resources import TrialSize, parse_ranks
+from cluster.ray_runtime.resources import TrialSize, parse_ranks, rank_slots
 from cluster.search.space import Space, apply, load_space
 from cluster.search.strategies import GridStrategy, Method, Strategy, make_strategy
 from data_shards.places import Place
@@ -105,7 +105,7 @@ class TrainRequest:
     """As they were given."""
     address: str
     ranks: int | None
-    """None: one per GPU of the cluster, one where it has none."""
+    """None: as many as the GPUs of the cluster hold, one where it has none."""
     min_ranks: int | None
     """None: as many as `ranks`."""
     cpus_per_rank: float
@@ -123,11 +123,12 @@ class TrainRequest:
         """
         gpus = sum(node.get("GPU", 0.0) for node in nodes)
         per_rank = float(gpus > 0) if self.gpus_per_rank is None else self.gpus_per_rank
-        ranks = self.ranks or (max(1, int(gpus / per_rank)) if per_rank else 1)
+        one = TrialSize(min_ranks=1, max_ranks=1, cpus_per_rank=self.cpus_per_rank, gpus_per_rank=per_rank)
+        ranks = self.ranks or (max(1, rank_slots(one, nodes)) if per_rank else 1)
         min_ranks = self.min_ranks or ranks
         if min_ranks > ranks:
             raise ValueError(f"--min-ranks is {min_ranks}; it must lie between 1 and the ranks, which are {ranks}")
-        return TrialSize(min_ranks=min_ranks, max_ranks=ranks, cpus_per_rank=self.cpus_per_rank, gpus_per_rank=per_rank)
+        return replace(one, min_ranks=min_ranks, max_ranks=ranks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ import signal
 import threading
 import time
 import uuid
+from contextlib import suppress
+from pathlib import Path
 
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
@@ -58,30 +60,46 @@ def _train(request: TrainRequest, stop: StopRequests) -> Ending:
     show_every_line()
     # A node that is drained is a node that is lost, and counts as a restart.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with cluster(request.address, stop, show_ranks=True):
-        size = request.size(live_nodes())
-        check_command(
-            request.config,
-            request.data,
-            request.run,
-            resume=request.resume,
-            overrides=request.overrides,
-            num_ranks=size.max_ranks,
-            here=False,
-        )
-        slots = rank_slots(size, live_nodes())
-        if slots < size.min_ranks:
-            print(f"the cluster has room for {slots} of {size}: waiting {request.patience} s for more", flush=True)
-        check_storage(request.run, request.data, what="the run directory", options="--run and --data")
-        return _Drive(request, size).wait()
+    name = f"train-{uuid.uuid4().hex[:8]}"
+    try:
+        with cluster(request.address, stop, show_ranks=True):
+            size = request.size(live_nodes())
+            check_command(
+                request.config,
+                request.data,
+                request.run,
+                resume=request.resume,
+                overrides=request.overrides,
+                num_ranks=size.max_ranks,
+                here=False,
+            )
+            slots = rank_slots(size, live_nodes())
+            if slots < size.min_ranks:
+                print(f"the cluster has room for {slots} of {size}: waiting {request.patience} s for more", flush=True)
+            check_storage(request.run, request.data, what="the run directory", options="--run and --data")
+            return _Drive(request, size, name).wait()
+    finally:
+        remove_notes(request.run, name)
+
+
+def remove_notes(run: Path, name: str) -> None:
+    """Remove what Ray Train has noted in a run directory for a training of this name, and nothing of another's."""
+    shutil.rmtree(run / RAY_NOTES / name, ignore_errors=True)
+    with suppress(OSError):  # it is not there, or holds the notes of another command
+        (run / RAY_NOTES).rmdir()
 
 
 class _Drive:
     """A training under way, in a thread: the main one takes requests to stop."""
 
-    def __init__(self, request: TrainRequest, size: TrialSize) -> None:
-        """Prepare it; `wait` starts it. Raises Unreadable for a checkpoint that cannot be read."""
+    def __init__(self, request: TrainRequest, size: TrialSize, name: str) -> None:
+        """Prepare it; `wait` starts it. Raises Unreadable for a checkpoint that cannot be read.
+
+        Args:
+            name: of this training among Ray Train's runs, and of its writers.
+        """
         self._request = request
+        self._name = name
         self._options = TrialOptions(
             data=request.data,
             ray_storage=str(request.run / RAY_NOTES),
@@ -90,28 +108,40 @@ class _Drive:
         )
         self._before = checkpoint_marks(request.run / CHECKPOINTS)
         self._flag = make_stop_flag()
-        self._ending: Ending | None = None
+        self._ending: Ending | Exception | None = None
         self._ended = threading.Event()
 
     def wait(self) -> Ending:
         """Wait for the end of the training.
 
         Raises:
-            Unavailable: no rank has had room for too long. KeyboardInterrupt: a stop was asked for while no rank ran.
+            Unavailable: no rank has had room for too long. Any error of the training's thread that no rank reports.
         """
         threading.Thread(target=self._run, name="training", daemon=True).start()
         try:
             self._look()
         except KeyboardInterrupt:
-            if num_ranks() == 0:
-                raise
-            print("dmd train: stopping after a checkpoint; a second request ends at once", flush=True)
-            self._flag.ask.remote()
-            try:
-                self._look()
-            except KeyboardInterrupt:
+            if not self._ended.is_set():
+                return self._stop()
+        return self._how_it_ended()
+
+    def _stop(self) -> Ending:
+        """Ask the ranks to stop, and wait until they have, or for a second request."""
+        if num_ranks() == 0:
+            return Ending(code=STOPPED, message=f"asked to stop while no rank ran{CONTINUES}")
+        print("dmd train: stopping after a checkpoint; a second request ends at once", flush=True)
+        self._flag.ask.remote()
+        try:
+            self._look()
+        except KeyboardInterrupt:
+            if not self._ended.is_set():
                 message = f"asked to stop again: the ranks were killed{CONTINUES}"
                 return Ending(code=SIGNALLED + signal.SIGKILL, message=message)
+        return self._how_it_ended()
+
+    def _how_it_ended(self) -> Ending:
+        if isinstance(self._ending, Exception):
+            raise self._ending
         assert self._ending is not None
         return self._ending
 
@@ -130,19 +160,26 @@ class _Drive:
         except RayError as error:
             first_line = str(error).strip().partition("\n")[0]
             self._ending = Ending(code=LOST, message=f"Ray Train is gone ({first_line}){CONTINUES}")
+        except Exception as error:
+            self._ending = error
         finally:
-            shutil.rmtree(self._options.ray_storage, ignore_errors=True)
             self._ended.set()
 
     def _train(self) -> TrainingEnd | Failure:
-        request, name = self._request, f"train-{uuid.uuid4().hex[:8]}"
+        request = self._request
         command = Command(
             resume=request.resume,
             before=self._before,
-            writers=name,
+            writers=self._name,
             stop_flag=self._flag,
         )
-        return run_training(config_to_dict(request.config), request.run, self._options, name=name, command=command)
+        return run_training(
+            config_to_dict(request.config),
+            request.run,
+            self._options,
+            name=self._name,
+            command=command,
+        )
 
     def _ending_of(self, end: TrainingEnd | Failure) -> Ending:
         if isinstance(end, Failure):

@@ -170,8 +170,12 @@ def follow(client: Client, job: str, *, rank: int | None = None) -> int:
     show = print_all if rank is None else LinesOfRank(rank)
 
     async def print_log() -> None:
-        async for text in client.tail_job_logs(job):
-            show(text)
+        try:
+            async for text in client.tail_job_logs(job):
+                show(text)
+        finally:
+            if isinstance(show, LinesOfRank):
+                show.end()
 
     async def print_while_there() -> None:
         log = asyncio.create_task(print_log())
@@ -207,6 +211,10 @@ class LinesOfRank:
         for line in whole:
             if line.startswith(self._prefix):
                 print(line, flush=True)
+
+    def end(self) -> None:
+        """Print a last line that has no end."""
+        self("\n")
 
 
 def exit_code(client: Client, job: str) -> int:

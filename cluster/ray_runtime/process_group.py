@@ -102,7 +102,8 @@ class _Backend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """On the controller, when the ranks are placed."""
         assert isinstance(backend_config, RankEnvironment)
-        worker_group.execute(tell_attempt, backend_config.resume_now(), os.environ.get(RESTART))
+        restart = os.environ.pop(RESTART, None)  # a change of the number of ranks comes after it, and is none
+        worker_group.execute(tell_attempt, backend_config.resume_now(), restart)
         claims_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         worker_group.execute(require_gpu if claims_gpu else hide_gpus)
         worker_group.execute(import_training)

@@ -3,20 +3,27 @@
 import pickle
 
 import pytest
-from ray.exceptions import ActorDiedError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+from ray import cloudpickle
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from cluster.experiments.training import RAY_NOTES, remove_notes
 from cluster.parsers import train_parser
 from cluster.ray_runtime.rank_endings import RankEnded, RestartPolicy, ending_of_failure
 from cluster.request import train_request
+from data_shards.durable import Unreadable
 from dmd.training.logging.provenance import RESTART
 from launch.supervision.ending import Ending
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
-LOST, USER_ERROR, FAILED = 69, 2, 1
+LOST, STORAGE, USER_ERROR, FAILED = 69, 74, 2, 1
 
 
 def failed(failures: dict[int, Exception]) -> WorkerGroupError:
@@ -50,6 +57,57 @@ def test_a_rank_that_died_is_started_again_within_the_limit(monkeypatch, capsys)
     assert ending.message.endswith("; the same command continues")
 
 
+def of_a_rank(error: Exception) -> Exception:
+    """What `ray.get` raises of an actor's method that has raised this error."""
+    told = f"\x1b[36mray::Worker.execute()\x1b[39m (pid=1, ip=10.0.0.1)\n  File ...\n{type(error).__name__}: {error}"
+    raised = RayTaskError("execute", told, error, proctitle="ray::Worker", pid=1, ip="10.0.0.1").as_instanceof_cause()
+    assert isinstance(raised, type(error))
+    return raised
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "message"),
+    [
+        (of_a_rank(ValueError("node 10.0.0.1 offers a GPU to Ray")), USER_ERROR, "node 10.0.0.1 offers a GPU to Ray"),
+        (ValueError("run/checkpoints holds no step 4"), USER_ERROR, "run/checkpoints holds no step 4"),
+        (
+            Unreadable("run/checkpoints cannot be read"),
+            STORAGE,
+            "run/checkpoints cannot be read; the same command continues when the storage works again",
+        ),
+        (of_a_rank(RuntimeError("no port\nis free")), FAILED, "Ray Train failed: no port"),
+        (RuntimeError(), FAILED, "Ray Train failed: RuntimeError"),
+    ],
+)
+def test_an_error_before_the_ranks_train_keeps_its_reason_and_exit_code(failure, code, message):
+    error = cloudpickle.loads(cloudpickle.dumps(ControllerError(failure)))  # as it comes to the command
+    assert ending_of_failure(error) == Ending(code=code, message=message)
+    assert RestartPolicy(FailureConfig(max_failures=5)).make_decision(ControllerError(failure)) is RAISE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ControllerError(WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")),
+        ControllerError(ActorDiedError()),
+        failed({0: WorkerHealthCheckFailedError("a health check failed", failure=RayActorError(preempted=True))}),
+    ],
+    ids=["while ranks start", "when they are told to train", "on a node that is drained"],
+)
+def test_every_loss_of_ranks_is_one_of_the_restarts(error, monkeypatch, capsys):
+    monkeypatch.setenv(RESTART, "")
+    policy = RestartPolicy(FailureConfig(max_failures=3))
+    losses = [failed({1: died()}), error, error, error]
+    assert [policy.make_decision(loss) for loss in losses] == [RETRY, RETRY, RETRY, RAISE]
+    assert [line[:25] for line in capsys.readouterr().out.splitlines()] == [
+        f"dmd train: restart {number} of 3" for number in (1, 2, 3)
+    ]
+    ending = ending_of_failure(error)
+    assert ending.code == LOST
+    assert "rank" in ending.message
+    assert ending.message.endswith("; the same command continues")
+
+
 def test_ranks_that_do_not_start_count_as_no_restart():
     """Ray Train asks for them again; the command's patience ends that."""
     policy = RestartPolicy(FailureConfig(max_failures=0))
@@ -75,9 +133,29 @@ CPUS, GPUS = [{"CPU": 4.0}, {"CPU": 2.0}], [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.
         (["--ranks", "3"], GPUS, (3, 3, 1)),
         (["--ranks", "6", "--restarts", "1", "--min-ranks", "2"], CPUS, (2, 6, 0)),
         (["--gpus-per-rank", "0"], GPUS, (1, 1, 0)),
+        (["--cpus-per-rank", "8"], GPUS, (2, 2, 1)),
+        (["--cpus-per-rank", "9"], GPUS, (1, 1, 1)),
+        (["--gpus-per-rank", "2"], [{"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 3.0}], (2, 2, 2)),
     ],
 )
 def test_the_size_of_a_training(options, nodes, expected):
     line = ["--address", "auto", "--data", "s", "--run", "r", *options]
     size = train_request(train_parser().parse_intermixed_args(line)).size(nodes)
     assert (size.min_ranks, size.max_ranks, size.gpus_per_rank) == expected
+
+
+def test_a_rank_without_a_cpu():
+    line = ["--address", "auto", "--data", "s", "--run", "r", "--cpus-per-rank", "0"]
+    with pytest.raises(ValueError, match=r"CPUs per rank: 0\.0; more than 0"):
+        train_request(train_parser().parse_intermixed_args(line)).size(GPUS)
+
+
+def test_a_command_removes_no_notes_of_another(tmp_path):
+    for name in ("train-1", "train-2"):
+        (tmp_path / RAY_NOTES / name / "of-ray").mkdir(parents=True)
+    remove_notes(tmp_path, "train-3")
+    remove_notes(tmp_path, "train-1")
+    assert [path.name for path in (tmp_path / RAY_NOTES).iterdir()] == ["train-2"]
+    remove_notes(tmp_path, "train-2")
+    remove_notes(tmp_path, "train-2")
+    assert list(tmp_path.iterdir()) == []
