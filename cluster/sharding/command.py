@@ -13,6 +13,8 @@ from data_shards.storage.cache import parse_bytes
 from dmd.exit_codes import LOST, STOPPED
 
 _AS_BEFORE = "is as it was; the same command begins again"
+_LONGEST_END_SECONDS = 3600
+"""Time for the shards of a stopped build to be removed from a bucket, some of them by a server that does not answer."""
 
 
 def shard_on_cluster(options: argparse.Namespace) -> int:
@@ -35,7 +37,8 @@ def shard_on_cluster(options: argparse.Namespace) -> int:
         max_retries=options.max_failures,
         patience=options.patience,
     )
-    with stop_requests() as stop:
+    outlook = f"shards that it uploaded may be left in {options.shards}; the same command begins again"
+    with stop_requests(longest_end=_LONGEST_END_SECONDS, outlook=outlook) as stop:
         try:
             return _make(options, tasks, stop)
         except KeyboardInterrupt:

@@ -97,7 +97,8 @@ class RayTasks:
                 waiting.append(start(started))
                 started += 1
             self._wait(waiting)
-            result = _outcome(waiting.popleft())
+            result = _outcome(waiting[0])  # a request to stop meanwhile leaves it to those that are settled
+            waiting.popleft()
             if isinstance(result, ValueError | OSError):
                 raise result
             yield result
