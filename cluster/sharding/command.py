@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.ray_runtime.session import cluster
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from cluster.sharding.parser import MAX_FAILURES, PATIENCE
 from cluster.sharding.tasks import RayTasks, TasksLost
 from data_shards.commands import make_shards
 from data_shards.format.schema import MODALITIES
@@ -34,8 +35,8 @@ def shard_on_cluster(options: argparse.Namespace) -> int:
         paths=tuple(_paths(options)),
         memory=memory,
         in_flight=options.tasks,
-        max_retries=options.max_failures,
-        patience=options.patience,
+        max_retries=MAX_FAILURES if options.max_failures is None else options.max_failures,
+        patience=PATIENCE if options.patience is None else options.patience,
     )
     outlook = f"shards that it uploaded may be left in {options.shards}; the same command begins again"
     with stop_requests(longest_end=_LONGEST_END_SECONDS, outlook=outlook) as stop:
