@@ -7,10 +7,13 @@ Ray is imported when a request stands, so that `--help` and mistakes come fast, 
 
 def shard(argv: list[str]) -> int:
     """Turn feature files, or synthetic data, into shards with an index."""
-    from cluster.sharding.parser import parse_shard
+    from cluster.sharding.parser import CLUSTER_OPTIONS, parse_shard
 
     options = parse_shard(argv)
     if options.address is None:
+        from cluster.cluster_options import require_address
+
+        require_address(options, CLUSTER_OPTIONS, what="tasks")
         from data_shards.commands import shard_here
 
         return shard_here(options)
@@ -24,10 +27,12 @@ def train(argv: list[str]) -> int:
     from launch.commands import stop_ends_process, train_by_launcher
 
     with stop_ends_process():
-        from cluster.parsers import train_parser
+        from cluster.cluster_options import require_address
+        from cluster.parsers import TRAIN_OPTIONS, train_parser
 
         options = train_parser().parse_intermixed_args(argv)
         if options.address is None:
+            require_address(options, TRAIN_OPTIONS, what="ranks")
             return train_by_launcher(options)
         from cluster.request import train_request
 

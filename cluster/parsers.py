@@ -12,6 +12,9 @@ TUNE = "Search hyperparameters by validation loss on a Ray cluster; the same com
 EXPERIMENT = "Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."
 DEFAULT_TRIALS = 20
 """Trials of a search by `random` or `tpe`; `grid` tries every point."""
+TRAIN_OPTIONS = ("cpus_per_rank", "gpus_per_rank")
+"""Options of `dmd train` that need an address, here or of the job that runs the command."""
+CPUS_PER_RANK = 1.0
 
 
 def tune_parser() -> argparse.ArgumentParser:
@@ -52,11 +55,12 @@ def train_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--address", help="host:port of the cluster's head, or auto; none: ranks are started from here")
     _add_rank_size(group)
+    parser.set_defaults(cpus_per_rank=None)
     return parser
 
 
 def _add_rank_size(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--cpus-per-rank", type=float, default=1.0, metavar="N", help="default: 1")
+    group.add_argument("--cpus-per-rank", type=float, default=CPUS_PER_RANK, metavar="N", help="default: 1")
     group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.parsers import DEFAULT_TRIALS, experiment_parser, tune_parser
+from cluster.parsers import CPUS_PER_RANK, DEFAULT_TRIALS, experiment_parser, tune_parser
 from cluster.ray_runtime.resources import TrialSize, parse_ranks, rank_slots
 from cluster.search.space import Space, apply, load_space
 from cluster.search.strategies import GridStrategy, Method, Strategy, make_strategy
@@ -169,7 +169,7 @@ def train_request(options: argparse.Namespace) -> TrainRequest:
         address=options.address,
         ranks=options.ranks,
         min_ranks=options.min_ranks,
-        cpus_per_rank=options.cpus_per_rank,
+        cpus_per_rank=CPUS_PER_RANK if options.cpus_per_rank is None else options.cpus_per_rank,
         gpus_per_rank=options.gpus_per_rank,
         restarts=options.restarts,
         patience=options.patience,

@@ -4,6 +4,8 @@ import argparse
 import os
 from dataclasses import dataclass
 
+from cluster.cluster_options import require_address
+
 PATIENCE = 600
 """Seconds."""
 
@@ -39,14 +41,12 @@ def pool_request(options: argparse.Namespace) -> PoolRequest | None:
     Raises:
         ValueError: a value out of range, or one for a cluster without a cluster.
     """
-    given = [name for name in _OPTIONS if getattr(options, name) is not None]
     if options.address is None:
-        if given:
-            raise ValueError(f"--{given[0].replace('_', '-')} is for actors on a Ray cluster; name one with --address")
+        require_address(options, _OPTIONS, what="actors")
         return None
-    for name in given:
+    for name in _OPTIONS:
         value, least = getattr(options, name), 1 if name in ("actors", "patience") else 0
-        if value < least or (name == "cpus_per_actor" and not value):
+        if value is not None and (value < least or (name == "cpus_per_actor" and not value)):
             raise ValueError(f"--{name.replace('_', '-')} is {value:g}; it must be {_LIMITS[name]}")
     own = options.address == "local"
     on_cpu = own and os.environ.get("DS_ACCELERATOR") == "cpu"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.ray_runtime.session import cluster
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from cluster.sharding.parser import MAX_FAILURES, PATIENCE
 from cluster.sharding.tasks import RayTasks, TasksLost
 from data_shards.commands import make_shards
 from data_shards.format.schema import MODALITIES
@@ -13,6 +14,8 @@ from data_shards.storage.cache import parse_bytes
 from dmd.exit_codes import LOST, STOPPED
 
 _AS_BEFORE = "is as it was; the same command begins again"
+_LONGEST_END_SECONDS = 3600
+"""Time for the shards of a stopped build to be removed from a bucket, some of them by a server that does not answer."""
 
 
 def shard_on_cluster(options: argparse.Namespace) -> int:
@@ -32,10 +35,11 @@ def shard_on_cluster(options: argparse.Namespace) -> int:
         paths=tuple(_paths(options)),
         memory=memory,
         in_flight=options.tasks,
-        max_retries=options.max_failures,
-        patience=options.patience,
+        max_retries=MAX_FAILURES if options.max_failures is None else options.max_failures,
+        patience=PATIENCE if options.patience is None else options.patience,
     )
-    with stop_requests() as stop:
+    outlook = f"shards that it uploaded may be left in {options.shards}; the same command begins again"
+    with stop_requests(longest_end=_LONGEST_END_SECONDS, outlook=outlook) as stop:
         try:
             return _make(options, tasks, stop)
         except KeyboardInterrupt:

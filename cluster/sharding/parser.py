@@ -4,6 +4,12 @@ import argparse
 
 from data_shards import commands
 
+CLUSTER_OPTIONS = ("tasks", "memory_per_task", "max_failures", "patience", "verbose")
+"""Options that need an address, here or of the job that runs the command."""
+MAX_FAILURES = 3
+PATIENCE = 600
+"""Seconds."""
+
 
 def shard_parser() -> argparse.ArgumentParser:
     """Arguments of `dmd shard`."""
@@ -17,11 +23,9 @@ def shard_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--tasks", type=int, metavar="N", help="tasks at once, also waiting ones (default: 2 per CPU)")
     group.add_argument(
-        "--max-failures", type=int, default=3, metavar="N", help="further attempts at a shard (default: 3)"
+        "--max-failures", type=int, metavar="N", help=f"further attempts at a shard (default: {MAX_FAILURES})"
     )
-    group.add_argument(
-        "--patience", type=int, default=600, metavar="S", help="without any task that ends (default: 600)"
-    )
+    group.add_argument("--patience", type=int, metavar="S", help=f"without any task that ends (default: {PATIENCE})")
     group.add_argument("--verbose", action="store_true", help="show what Ray and the tasks print")
     return parser
 

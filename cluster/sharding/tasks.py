@@ -50,8 +50,8 @@ class RayTasks:
     """Bytes that each task claims; None: those of an idle process and what it is said to take."""
     in_flight: int | None = None
     """Tasks that have not ended, at most; None: two for each CPU of the cluster."""
-    max_retries: int = 3
-    patience: float = 600.0
+    max_retries: int
+    patience: float
     """Seconds without any task that ends, before the tasks are given up."""
     apart = True
 
@@ -97,7 +97,8 @@ class RayTasks:
                 waiting.append(start(started))
                 started += 1
             self._wait(waiting)
-            result = _outcome(waiting.popleft())
+            result = _outcome(waiting[0])  # a request to stop meanwhile leaves it to those that are settled
+            waiting.popleft()
             if isinstance(result, ValueError | OSError):
                 raise result
             yield result

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from data_shards.storage.store import open_store
 
 _log = logging.getLogger(__name__)
 _STAGING = ".staging-"
+_REMOVALS = 16
+"""Files of a bucket that are deleted at once."""
 DIGEST_DIGITS = 16
 """Hexadecimal digits of a shard's sha256 that are part of its name."""
 _SHARD_NAME = re.compile(rf"(train|valid|test)-\d{{6}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.tar")
@@ -165,11 +168,15 @@ class _RemoteDestination(Destination):
 
     def remove_uploads(self) -> None:
         """Remove the shards of a build that failed before its index was uploaded."""
-        for name in self._uploaded:
-            try:
-                self._remote.remove(name)
-            except (ValueError, Unreachable) as error:
-                _log.warning("left over: %s", error)
+        with ThreadPoolExecutor(_REMOVALS) as pool:
+            for _ in pool.map(self._remove, self._uploaded):
+                pass
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._remote.remove(name)
+        except (ValueError, Unreachable) as error:
+            _log.warning("left over: %s", error)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.request import parse_experiment, parse_tune
+from cluster.parsers import train_parser
+from cluster.request import parse_experiment, parse_tune, train_request
 from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
@@ -87,6 +88,11 @@ def test_a_second_writer_learns_who_works_on_the_experiment(command, shards, tmp
         (["--address", "x:1", "--memory-per-task", "much"], "--memory-per-task 'much' is no size; write for example"),
         (["--address", "x:1", "--max-failures", "-1"], "--max-failures is -1; it must be at least 0"),
         (["--patience", "0"], "--patience is 0; it must be at least 1"),
+        (["--tasks", "2"], "--tasks is for tasks on a Ray cluster; name one with --address"),
+        (["--memory-per-task", "2G"], "--memory-per-task is for tasks on a Ray cluster; name one with --address"),
+        (["--max-failures", "0"], "--max-failures is for tasks on a Ray cluster; name one with --address"),
+        (["--patience", "600"], "--patience is for tasks on a Ray cluster; name one with --address"),
+        (["--verbose"], "--verbose is for tasks on a Ray cluster; name one with --address"),
     ],
 )
 def test_shard(options, message, tmp_path, capsys):
@@ -143,6 +149,23 @@ def test_train(options, message, shards, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["--cpus-per-rank", "--gpus-per-rank"])
+def test_train_without_a_cluster(option, shards, tmp_path, capsys):
+    common = ["--data", str(shards), "--run", str(tmp_path / "run"), *TINY]
+    assert main(["train", *common, option, "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"{option} is for ranks on a Ray cluster; name one with --address" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_of_a_training_takes_a_cpu():
+    command = ["--address", "x:1", "--data", "/s", "--run", "/r"]
+    lines = ([], ["--cpus-per-rank", "2"])
+    requests = [train_request(train_parser().parse_intermixed_args([*command, *more])) for more in lines]
+    assert [request.cpus_per_rank for request in requests] == [1, 2]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -180,6 +203,7 @@ def test_train(options, message, shards, tmp_path, capsys):
         (["shard", "/nfs/x.pkl", "/nfs/x", "--vocab", "v.txt"], "--vocab is v.txt; a job runs elsewhere"),
         (["shard", "/nfs/x.pkl", "s3://k:s@bucket/x"], "SHARDS s3://bucket/x was given with a user or a query, which"),
         (["shard", "/nfs/x.pkl", "/nfs/x", "--tasks", "0"], "--tasks is 0; it must be at least 1"),
+        (["shard", "/nfs/x.pkl", "/nfs/x", "--tasks", "9"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["shard", "/nfs/x.pkl", "/nfs/x"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["predict", "run", "/nfs/s", "--out", "/nfs/x"], "RUN is run; a job runs elsewhere, give the absolute path"),
         (["predict", "/nfs/r", "s3://u:p@b/s", "--out", "/nfs/x"], "SHARDS s3://b/s was given with a user or a query"),
