@@ -29,8 +29,8 @@ class TextConfig:
     """Learning rate of an encoder's layer over that of the layer above it, in (0, 1]. The last layer keeps
     `text.learning_rate`, the embeddings lie below the first. 1: all the same."""
     gradient_checkpointing: bool = False
-    """Keep of each encoder layer its input alone, and run it again in backward: less memory for a third more time, and
-    bitwise the same gradients."""
+    """Keep of each encoder layer its input alone, and run it again in backward: less memory for one more forward pass,
+    and bitwise the same gradients."""
     lora_rank: int = 0
     """Rank of LoRA's adapters, by peft: they alone are trained of the encoder, and checkpoints and exports hold them
     with the name and digest of its weights instead of those. 0: none."""

@@ -27,8 +27,9 @@ def deepspeed_config(config: Config, plan: EpochPlan, *, kept_elements: int = 0)
     ranks share ghost batches unevenly, the batch size is that of the largest part; DeepSpeed only checks its product.
     `zero_optimization` says how ZeRO 1 and 2 reduce; `launch.trainer.reduction` does it at stage 0. DeepSpeed allocates
     two buckets, by default of 500 million elements each. At stage 3 a layer's weights are let go of behind its forward
-    pass, and Adam updates a bucket's worth at once. By default DeepSpeed keeps up to a billion weights for backward and
-    updates as many at once, which is all of most encoders.
+    pass, nothing is prefetched, and Adam updates a bucket's worth at once. By default DeepSpeed keeps up to a billion
+    weights for backward and updates as many at once, which is all of most encoders; and with any prefetch it keeps
+    those that a look ahead has met, which were most of BERT's.
     """
     precision = config.train.reduce_precision
     bucket_elements = bucket_bytes(config) // PRECISIONS[precision].itemsize
@@ -42,7 +43,7 @@ def deepspeed_config(config: Config, plan: EpochPlan, *, kept_elements: int = 0)
         zero |= {
             "stage3_param_persistence_threshold": kept_elements,
             "stage3_max_reuse_distance": 0,
-            "stage3_prefetch_bucket_size": bucket_elements,
+            "stage3_prefetch_bucket_size": 0,
             "sub_group_size": bucket_elements,
         }
     if config.train.offload == "cpu":

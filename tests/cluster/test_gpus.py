@@ -30,7 +30,7 @@ def test_a_rank_without_a_claim_sees_no_gpu(tmp_path, monkeypatch):
         trainer = Trainer(
             _look,
             train_loop_config={},
-            backend_config=RankEnvironment(),
+            backend_config=RankEnvironment(run=tmp_path),
             scaling_config=ScalingConfig(num_workers=1, use_gpu=False),
             run_config=RunConfig(name="look", storage_path=str(tmp_path)),
         )

@@ -252,7 +252,7 @@ def test_storage_that_is_not_shared(trial, two, shards, tmp_path):
     space.write_text("train.learning_rate: {choice: [3.0e-3]}\n")
     options = ["tune", "--space", space, *SETTINGS]
     text = finish(two.dmd(*options, "--data", shards, "--out", two.private / "out", log=log), log, code=2)
-    assert f"node {two.worker.address} does not see the directory {two.private}/out; put --out" in text
+    assert f"node {two.worker.address} does not see the experiment's directory {two.private}/out; put --out" in text
     assert not (two.private / "out" / "trials").exists()
     here = make_shards(two.private / "shards")
     text = finish(two.dmd(*options, "--data", here, "--out", tmp_path / "out", log=log), log, code=2)

@@ -16,6 +16,7 @@ import fsspec
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 from ray._private.services import find_gcs_addresses
 
@@ -34,6 +35,15 @@ pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 SPLITS = ("--split", "train", "--split", "valid")
 """700 and 100 samples: 11 and 2 parts of 64."""
 SIZE = ("--samples-per-part", 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As actors of one CPU have: sums over several threads are other sums in the last digit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def start_head(temp: Path, **environment: str) -> tuple[Node, str]:
