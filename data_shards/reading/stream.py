@@ -45,7 +45,10 @@ class Request(NamedTuple):
 
 
 def stream_bytes(info: DatasetInfo, split: str, *, window: int, ranks: int) -> int:
-    """Bytes of the samples that each rank's stream over the order of an epoch holds at most: two windows, shared."""
+    """Bytes of the samples that a rank's stream over the order of an epoch holds on average: two windows, shared.
+
+    A rank may hold more where there are more ranks than ghost batches in a window.
+    """
     samples = min(2 * window * info.samples_per_shard, info.counts[split])
     sample = sum(math.prod(info.shape(m)) * info.stored_dtype(m).itemsize for m in MODALITIES)
     return -(-samples // ranks) * sample

@@ -64,6 +64,11 @@ class TextConfig:
             raise ValueError(f"text.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"text.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if self.frozen and self.layer_decay < 1:
+            raise ValueError(
+                f"text.layer_decay is {self.layer_decay} and text.frozen is true, but frozen layers have no learning "
+                "rate: set text.layer_decay=1, or text.frozen=false"
+            )
         if self.frozen and self.gradient_checkpointing:
             raise ValueError(
                 "text.gradient_checkpointing and text.frozen are true, but frozen encoders keep nothing for backward: "
@@ -90,6 +95,14 @@ class TextConfig:
             raise ValueError(f"text.lora_alpha is {self.lora_alpha}; it must be above 0")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"text.lora_dropout is {self.lora_dropout}; it must be at least 0 and below 1")
+        if not self.lora_rank:
+            for name in ("lora_targets", "lora_alpha", "lora_dropout"):
+                value, default = getattr(self, name), getattr(TextConfig, name)
+                if value != default:
+                    raise ValueError(
+                        f"text.{name} is {value!r}, but text.lora_rank is 0, so there are no adapters; set "
+                        f"text.lora_rank=8, or text.{name}={default}"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What the training loop asks of an engine. `launch.trainer.engine` makes one with DeepSpeed."""
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,7 @@ class SystemSizes:
     """What a system weighs, before ranks divide it."""
 
     parameters: int
-    """Elements of all parameters."""
+    """Elements of all parameters; weights in 4 bits count each."""
     trained_bytes: int
     """Bytes of those that are trained."""
     state_bytes: int
@@ -26,10 +27,16 @@ class SystemSizes:
 def sizes_of(system: TrainingSystem) -> SystemSizes:
     """What a system weighs that is whole."""
     return SystemSizes(
-        parameters=sum(p.numel() for p in system.parameters()),
+        parameters=sum(_elements(p) for p in system.parameters()),
         trained_bytes=sum(p.numel() * p.element_size() for p in system.parameters() if p.requires_grad),
         state_bytes=sum(tensor.numel() * tensor.element_size() for tensor in system.state_dict().values()),
     )
+
+
+def _elements(parameter: Tensor) -> int:
+    """Elements of a weight, also where bitsandbytes has packed them."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else math.prod(packed.shape)
 
 
 class Engine(Protocol):

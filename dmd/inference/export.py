@@ -22,6 +22,7 @@ from torch import Tensor
 from data_shards.durable import write_file
 from data_shards.sole_writer import LEASE_FILE, sole_writer
 from dmd.checkpoint.writer import tensor_bytes
+from dmd.config.schema import TextConfig
 from dmd.errors import first_line
 from dmd.evaluation.trained_run import read_run
 from dmd.kernels.backend import default_device
@@ -105,14 +106,15 @@ def merged(model: TrainedModel) -> tuple[ModelCard, dict[str, Tensor]]:
         ValueError: a model without adapters.
     """
     card, encoder = model.card, model.modules.dmd.text_encoder
-    if card.text_base is None or encoder is None:
+    if encoder is None or model.config.text.lora is None:
         raise ValueError("--merge, but the model has no adapters (text.lora_rank); export it without")
     if model.config.text.quantize != "none":
         raise ValueError("--merge, but adapters cannot be added to quantised weights (text.quantize); export without")
     merge_lora(encoder.network)
     own = {name: tensor for name, tensor in model.modules.state_dict().items() if not name.startswith(OF_ENCODER)}
     whole = {f"{OF_ENCODER}{name}": tensor for name, tensor in encoder.network.state_dict().items()}
-    config = {**card.config, "text": {**card.config["text"], "lora_rank": 0}}
+    without = {name: value for name, value in asdict(TextConfig()).items() if name.startswith("lora_")}
+    config = {**card.config, "text": card.config["text"] | without}
     return replace(card, config=config, text_base=None), own | whole
 
 

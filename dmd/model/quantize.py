@@ -42,8 +42,12 @@ def quantize_linear(network: nn.Module, how: Quantize) -> None:
     network.is_loaded_in_4bit = how == "4bit"  # type: ignore[assignment]  # by both peft chooses its adapters
 
 
-def check_quantized(network: nn.Module) -> None:
-    """Raise ValueError if this device cannot run quantised layers; asked once they are there."""
+def check_quantized(network: nn.Module, *, otherwise: str) -> None:
+    """Raise ValueError if this device cannot run quantised layers; asked once they are there.
+
+    Args:
+        otherwise: what the user is told to do then.
+    """
     layer: Any
     for layer in network.modules():
         if type(layer).__module__.startswith("bitsandbytes."):
@@ -54,7 +58,7 @@ def check_quantized(network: nn.Module) -> None:
             except (RuntimeError, NotImplementedError, ValueError, AssertionError) as error:
                 raise ValueError(
                     f"text.quantize: bitsandbytes cannot run a {type(layer).__name__} on {device.type} "
-                    f"({first_line(error, 200)}); set text.quantize=none"
+                    f"({first_line(error, 200)}); {otherwise}"
                 ) from error
             return
 

@@ -50,7 +50,7 @@ class ModelCard:
     source: dict[str, Any]
     """Where the weights come from: `run`, `step`, `versions`."""
     text_base: dict[str, Any] | None = None
-    """`name` and `sha256` of the text encoder's own weights, where the model holds adapters alone (LoRA)."""
+    """`name` and `sha256` of the text encoder's own weights, where the model stands on them (LoRA, quantised)."""
 
     def __post_init__(self) -> None:
         for name in ("config", "data", "source"):
@@ -117,7 +117,7 @@ class TrainedModel:
         device: where it runs.
         validates: weights ask for gradients as in a training, so that an evaluation has the very digits of the
             training's validation: torch multiplies in another order for weights that ask for none.
-        text_encoder: where the text encoder's own weights are, of a model that holds adapters alone; None: where the
+        text_encoder: where the text encoder's own weights are, of a model that names them; None: where the
             card says.
 
     Raises:
@@ -138,7 +138,9 @@ class TrainedModel:
         self.config: Config = config_from_dict(card.config)
         text = self.config.text
         if (card.text_base is not None) != (card.text_encoder is not None and stands_on_base(text.lora, text.quantize)):
-            raise ValueError("the model has adapters and names no text encoder, or the other way; export the run again")
+            raise ValueError(
+                "the model stands on a text encoder and names none, or the other way; export the run again"
+            )
         check_declared(lambda: self._build(self._fresh_encoder()), weights, card.config, card.text_encoder)
         if card.text_base is None and text_encoder is not None:
             raise ValueError(f"the text encoder {text_encoder!r} was named, but the model holds all its weights itself")
@@ -148,7 +150,7 @@ class TrainedModel:
         self.modules.load_state_dict(weights)
         self.modules.to(device).eval()
         if self.modules.dmd.text_encoder is not None:
-            check_quantized(self.modules.dmd.text_encoder.network)
+            check_quantized(self.modules.dmd.text_encoder.network, otherwise="run it on another device")
         if not validates:
             self.modules.requires_grad_(False)
 
@@ -172,7 +174,7 @@ class TrainedModel:
             )
         except ValueError as error:
             raise ValueError(
-                f"the model holds adapters of the text encoder {name or base.name}, whose weights are not here: "
+                f"the model stands on the weights of the text encoder {name or base.name}, which are not here: "
                 f"{error}; name them: --text-encoder PATH, dmd.load(..., text_encoder=PATH)"
             ) from error
         assert encoder.base is not None

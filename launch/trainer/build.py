@@ -120,5 +120,5 @@ def build_system(
     system.take_statistics(info)
     system.to(device)
     if encoder is not None:
-        check_quantized(encoder.network)
+        check_quantized(encoder.network, otherwise="set text.quantize=none")
     return system, settings

@@ -125,6 +125,9 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
 def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume) -> None:
     """Reject a run directory that the training cannot continue; reads whole checkpoints.
 
+    The digest of a text encoder that checkpoints name is compared later, by the ranks that load its weights
+    (`Training`).
+
     Raises:
         ValueError: as `choose_checkpoint`, or a run of another training.
     """
@@ -134,7 +137,10 @@ def check_resume(config: Config, reader: ShardReader, run: Path, resume: Resume)
 
 
 def _check_stream_memory(config: Config, info: DatasetInfo, num_ranks: int) -> None:
-    """Raise ValueError for a stream whose windows do not fit into the memory of this machine, even for one rank."""
+    """Raise ValueError for a stream whose windows do not fit into the memory of this machine, even for one rank.
+
+    What several ranks of a host take together is not asked, since how many run here is not known.
+    """
     needed, free = stream_bytes(info, "train", window=config.data.window, ranks=num_ranks), free_memory()
     if config.data.reader == "stream" and needed > free:
         raise ValueError(

@@ -95,7 +95,7 @@ def test_an_export_needs_its_base_unless_it_was_merged(kind, runs, bases, tmp_pa
     card = json.loads((tmp_path / "adapters" / CARD).read_text())
     card["text_base"]["name"] = str(tmp_path / "gone")
     (tmp_path / "adapters" / CARD).write_text(json.dumps(card))
-    with pytest.raises(ValueError, match=r"whose weights are not here.*--text-encoder PATH"):
+    with pytest.raises(ValueError, match=r"which are not here: .*--text-encoder PATH"):
         dmd.load(tmp_path / "adapters", "cpu")
     assert torch.equal(
         dmd.load(tmp_path / "adapters", "cpu", text_encoder=str(moved)).predict(**samples).sentiment, wanted
@@ -133,7 +133,7 @@ def test_adapters_without_a_base_or_a_base_without_adapters_are_rejected(runs, t
     export(runs["bert"], tmp_path / "export", program=False)
     card = json.loads((tmp_path / "export" / CARD).read_text())
     for wrong, words in (
-        ({"text_base": None}, "names no text encoder"),
+        ({"text_base": None}, "names none"),
         ({"text_base": {"name": "x"}}, "lacks 'sha256'"),
         ({"text_base": "x"}, "of another type"),
         ({"text_base": {**card["text_base"], "revision": "main"}}, "it must have name and sha256"),
@@ -151,6 +151,10 @@ def test_adapters_without_a_base_or_a_base_without_adapters_are_rejected(runs, t
         (["text.lora_rank=2", "text.lora_targets=[]"], "text.lora_targets is empty"),
         (["text.lora_alpha=0"], "text.lora_alpha is 0"),
         (["text.lora_dropout=1"], "text.lora_dropout is 1"),
+        (["text.lora_targets=all-linear"], "text.lora_targets is 'all-linear', but text.lora_rank is 0"),
+        (["text.lora_alpha=4"], "set text.lora_rank=8, or text.lora_alpha=16"),
+        (["text.lora_dropout=0.1"], "set text.lora_rank=8, or text.lora_dropout=0.0"),
+        (["text.layer_decay=0.9", "text.frozen=true"], "set text.layer_decay=1, or text.frozen=false"),
     ],
 )
 def test_impossible_values_are_rejected(overrides, message):

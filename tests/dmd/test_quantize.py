@@ -10,6 +10,7 @@ import torch
 import dmd
 from dmd.checkpoint.select import best_checkpoint
 from dmd.config.loading import load_config
+from dmd.distributed.engine import sizes_of
 from dmd.inference.export import example, export
 from dmd.model.lora import LoraSettings
 from dmd.model.quantize import check_quantized
@@ -32,7 +33,7 @@ def test_quantised_layers_of_every_kind_are_near_and_not_trained(kind, how):
     whole = build_text_encoder(KINDS[kind], frozen=True).eval()(tokens)
     torch.manual_seed(0)
     encoder = build_text_encoder(KINDS[kind], frozen=False, lora=LORA, quantize=how).eval().to("cpu")
-    check_quantized(encoder.network)
+    check_quantized(encoder.network, otherwise="")
     states = encoder(tokens)
     error = float((states.detach() - whole).abs().max() / whole.abs().max())
     assert 0 < error < ERROR[how]
@@ -43,6 +44,8 @@ def test_quantised_layers_of_every_kind_are_near_and_not_trained(kind, how):
     assert torch.equal(encoder(tokens), states)
     stored = [p for p in encoder.network.parameters() if not p.is_floating_point()]
     assert len(stored) >= 8
+    whole = build_text_encoder(KINDS[kind], frozen=False, lora=LORA)
+    assert sizes_of(encoder).parameters == sizes_of(whole).parameters
 
 
 @pytest.mark.slow
@@ -67,6 +70,8 @@ def test_a_quantised_training_is_resumed_evaluated_and_exported(tmp_path):
         assert torch.equal(loaded.predict(**samples).sentiment, model.predict(**samples).sentiment)
     with pytest.raises(ValueError, match="cannot be added to quantised weights"):
         export(whole, tmp_path / "merged", program=False, merge=True)
+    with pytest.raises(ValueError, match="the model has no adapters"):
+        export(still, tmp_path / "merged", program=False, merge=True)
 
 
 MISSING = """
@@ -91,8 +96,8 @@ def test_without_bitsandbytes_the_error_names_it():
 def test_a_device_that_cannot_is_named():
     with torch.device("meta"):
         encoder = build_text_encoder(KINDS["bert"], frozen=True, quantize="4bit")
-    with pytest.raises(ValueError, match=r"bitsandbytes cannot run a Linear4bit on meta .*; set text\.quantize=none"):
-        check_quantized(encoder.network)
+    with pytest.raises(ValueError, match=r"bitsandbytes cannot run a Linear4bit on meta .*; run it on another device$"):
+        check_quantized(encoder.network, otherwise="run it on another device")
 
 
 @pytest.mark.parametrize(
