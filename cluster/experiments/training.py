@@ -12,6 +12,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
@@ -77,7 +78,7 @@ def _train(request: TrainRequest, stop: StopRequests) -> Ending:
             if slots < size.min_ranks:
                 print(f"the cluster has room for {slots} of {size}: waiting {request.patience} s for more", flush=True)
             check_storage(request.run, request.data, what="the run directory", options="--run and --data")
-            return _Drive(request, size, name).wait()
+            return Drive(request, size, name, make_stop_flag()).wait()
     finally:
         remove_notes(request.run, name)
 
@@ -89,14 +90,15 @@ def remove_notes(run: Path, name: str) -> None:
         (run / RAY_NOTES).rmdir()
 
 
-class _Drive:
+class Drive:
     """A training under way, in a thread: the main one takes requests to stop."""
 
-    def __init__(self, request: TrainRequest, size: TrialSize, name: str) -> None:
+    def __init__(self, request: TrainRequest, size: TrialSize, name: str, stop_flag: Any) -> None:
         """Prepare it; `wait` starts it. Raises Unreadable for a checkpoint that cannot be read.
 
         Args:
             name: of this training among Ray Train's runs, and of its writers.
+            stop_flag: see `cluster.ray_runtime.stop_flag`.
         """
         self._request = request
         self._name = name
@@ -107,7 +109,7 @@ class _Drive:
             max_failures=request.restarts,
         )
         self._before = checkpoint_marks(request.run / CHECKPOINTS)
-        self._flag = make_stop_flag()
+        self._flag = stop_flag
         self._ending: Ending | Exception | None = None
         self._ended = threading.Event()
 
@@ -153,7 +155,7 @@ class _Drive:
 
     def _run(self) -> None:
         try:
-            self._ending = self._ending_of(self._train())
+            self._ending = self._ending_of(self.train())
         except TrainingFailedError as error:
             ending, restarts = ending_of_failure(error), self._request.restarts
             self._ending = given_up(ending, restarts) if restarts and restart_mends(ending.code) else ending
@@ -165,7 +167,8 @@ class _Drive:
         finally:
             self._ended.set()
 
-    def _train(self) -> TrainingEnd | Failure:
+    def train(self) -> TrainingEnd | Failure:
+        """What the thread runs."""
         request = self._request
         command = Command(
             resume=request.resume,
