@@ -35,7 +35,7 @@ types: .venv/installed
 # Tests of Ray run one after the other, since a test may look at all of Ray's processes of the machine; beside them all
 # others, those that start processes or hosts last. Each of the two rows waits for its processes some of the time.
 unit: .venv/installed packages
-	@echo "the tests now, some thirteen minutes; each kind is shown when it has ended"
+	@echo "the tests now, some seventeen minutes; each kind is shown when it has ended"
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=line clusters others
 
 clusters: .venv/installed packages

@@ -169,10 +169,10 @@ class _RemoteDestination(Destination):
     def remove_uploads(self) -> None:
         """Remove the shards of a build that failed before its index was uploaded."""
         with ThreadPoolExecutor(_REMOVALS) as pool:
-            for _ in pool.map(self._remove, self._uploaded):
+            for _ in pool.map(self._remove_upload, self._uploaded):
                 pass
 
-    def _remove(self, name: str) -> None:
+    def _remove_upload(self, name: str) -> None:
         try:
             self._remote.remove(name)
         except (ValueError, Unreachable) as error:
