@@ -7,6 +7,7 @@ which takes ten seconds to start; `test_launcher.py` and `test_hosts.py` go thro
 import json
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -21,7 +22,6 @@ from typing import Any
 import torch
 
 from dmd.checkpoint.format import Snapshot, newest_whole, read_checkpoint
-from launch.network.ports import free_port
 from launch.network.rank_environment import rank_environment
 from launch.supervision.supervise import supervise
 from launch.trainer.engine import join_process_group
@@ -80,6 +80,14 @@ def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
     sys.exit(supervise(lambda stop, channels: main(argv, stop, channels)))
 
 
+def reserve_port() -> socket.socket:
+    """A socket that keeps a free port of this machine from everybody but rank 0, which also sets SO_REUSEADDR."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
 class Session:
     """A training under way on `ranks` processes of this machine; `own` are further arguments of each rank alone."""
 
@@ -96,7 +104,8 @@ class Session:
         folder = run.parent.parent if run.parent.is_mount() else run.parent  # not on a disk that a test fills
         self.log = tempfile.mkstemp(prefix="dmd-test-", suffix=".log", dir=folder)[1]
         argv = ["--data", str(shards), "--run", str(run), "--resume", resume, *TINY, *overrides]
-        port = free_port()
+        self._reserved = reserve_port()
+        port = self._reserved.getsockname()[1]
         self.processes = []
         for rank in range(ranks):
             environment = {
@@ -134,6 +143,7 @@ class Session:
         for process in self.processes:
             process.kill()
             process.join()
+        self._reserved.close()
         assert not hanging, f"ranks hang: {hanging}\n{self.output}"
         codes = [process.exitcode for process in self.processes]
         return Ended([code for code in codes if code is not None], self.output, ends[-1] - ends[0])
@@ -153,15 +163,17 @@ def _job(job: Job, environment: dict[str, str], folder: Path) -> None:
 
 def on_ranks(job: Job, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
     """What `job(rank, folder)` gives on each of so many ranks, which train nothing of themselves."""
-    port, processes = free_port(), []
-    for rank in range(ranks):
-        environment = rank_environment(rank=rank, ranks=ranks, port=port)
-        processes.append(forks.Process(target=_job, args=(job, environment, folder)))
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(PATIENCE)
-        process.kill()
+    processes = []
+    with reserve_port() as reserved:
+        port = reserved.getsockname()[1]
+        for rank in range(ranks):
+            environment = rank_environment(rank=rank, ranks=ranks, port=port)
+            processes.append(forks.Process(target=_job, args=(job, environment, folder)))
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE)
+            process.kill()
     assert [process.exitcode for process in processes] == [0] * ranks
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
 
