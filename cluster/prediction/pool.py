@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayActorError
 
 from cluster.prediction.request import PoolRequest
-from cluster.ray_runtime.patience import Unavailable
+from cluster.ray_runtime.patience import Unavailable, what_is_free
 from cluster.ray_runtime.process_group import hide_gpus, require_gpu
 from cluster.ray_runtime.resources import slots
 from cluster.ray_runtime.session import has_gpus, live_nodes
@@ -120,11 +119,9 @@ def answers(actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task]
                     raise _FAULTS[answer["kind"]](answer["fault"])
                 yield answer["payload"]
     except ExecutionTimeoutError as error:
-        free, there = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
-        kinds = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
         raise Unavailable(
-            f"no actor has ended a task for {pool.patience} s (free: {kinds}): others hold the cluster, or a task "
-            "takes longer; --patience waits longer"
+            f"no actor has ended a task for {pool.patience} s (free: {what_is_free()}): others hold the cluster, or a "
+            "task takes longer; --patience waits longer"
         ) from error
     except RayActorError as error:
         raise ValueError(

@@ -14,6 +14,12 @@ class Unavailable(Exception):
     """The cluster does not give what a command waits for; the same command continues. Exit code 69."""
 
 
+def what_is_free() -> str:
+    """CPUs and GPUs of the cluster that nobody holds, for messages."""
+    free, there = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+
+
 class Patience:
     """How long nothing of a command has had room on its cluster: no rank of a trial, no evaluation."""
 
@@ -34,10 +40,8 @@ class Patience:
         if num_ranks() > 0:
             self._busy = now
         elif now - self._busy > self._seconds:
-            free, there = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
-            kinds = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
             raise Unavailable(
-                f"no training has had room for {now - self._busy:.0f} s (free: {kinds}): others hold the cluster, or "
-                "Ray has not taken back what stopped trials held, as a head without a dashboard cannot; --patience "
-                "waits longer"
+                f"no training has had room for {now - self._busy:.0f} s (free: {what_is_free()}): others hold the "
+                "cluster, or Ray has not taken back what stopped trials held, as a head without a dashboard cannot; "
+                "--patience waits longer"
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dmd.inference.part_files import MANIFEST
-from tests.support.clusters import Node, dmd, finish, wait_for
+from tests.support.clusters import WATCHFUL, Node, dmd, finish, wait_for
 from tests.support.commands import command
 from tests.support.hosts import can_make_hosts, hosts
 from tests.support.small_data import files
@@ -25,16 +25,6 @@ pytestmark = [
 ]
 
 PORT = 6379
-WATCHFUL = {
-    "RAY_health_check_initial_delay_ms": "2000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "4",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
-    "RAY_grpc_client_keepalive_time_ms": "3000",
-    "RAY_grpc_client_keepalive_timeout_ms": "3000",
-}
-"""Ray notices a lost node within seconds."""
 
 
 def test_a_host_that_is_lost_in_a_prediction(tmp_path_factory: pytest.TempPathFactory):
