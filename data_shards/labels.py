@@ -12,7 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Task = Literal["regression", "classes"]
+Task = Literal["regression", "classes", "multilabel"]
+Protocol = Literal["mosi", "sims", "classes", "iemocap", "meld", "emotions"]
+"""Which metrics the field reports on a data set:
+mosi: MAE, Corr, Acc7, Acc5, Acc3, Acc2 and F1 in both protocols (CMU-MOSI, CMU-MOSEI);
+sims: MAE, Corr, Acc5, Acc3, Acc2 and F1 in the bins of CH-SIMS;
+classes: accuracy, weighted and macro F1;
+iemocap: accuracy and F1 of each emotion against the others;
+meld: accuracy and weighted F1;
+emotions: of multi-label sets, F1 and weighted accuracy of each emotion."""
 LabelKind = Literal["sentiments", "classes", "binary"]
 CLASS_LIMIT = 1000
 LABEL_LIMIT = 3.0

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.labels import CLASS_LIMIT, LABEL_LIMIT, LabelFacts, Task
+from data_shards.labels import CLASS_LIMIT, LABEL_LIMIT, LabelFacts, Protocol, Task
 
 TextKind = Literal["features", "tokens"]
 Storage = Literal["float32", "float16"]
@@ -94,12 +94,24 @@ class DatasetInfo:
     """1 + the largest class label; 0 where samples have none."""
     task: Task = "regression"
     """`regression`: samples have a sentiment, and where `classes` is not 0 a class label too; `classes`: they have a
-    class label alone."""
+    class label alone; `multilabel`: they have any number of `emotions` alone."""
     labels: dict[str, LabelFacts] = field(default_factory=dict)
     """By split, the range of the sentiments and how often each class occurs; empty in sets of older programs. Not part
     of the content, like all that the user declares about labels and ids."""
     label_scale: float = 1.0
-    """What the labels of the source were multiplied with."""
+    """What the labels of the source were multiplied with, after `label_offset` was subtracted."""
+    label_offset: float = 0.0
+    """The label of the source that is stored as 0."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes from 0 on; empty: they have none."""
+    emotions: tuple[str, ...] = ()
+    """Of a multi-label set, the names of the emotions that a sample has or has not, in the order of its labels."""
+    protocol: Protocol | Literal[""] = ""
+    """Which metrics the field reports on this set; "": those of its task."""
+    tokenizer: dict[str, str] = field(default_factory=dict)
+    """`name` and `digest` of the tokenizer that made the token ids; empty: unknown, or text features."""
+    extraction: dict[str, Any] = field(default_factory=dict)
+    """How the features were made of clips, as `dmd extract` was told; empty: unknown."""
     ids_numbered: bool = False
     """Whether ids were given a number (`--ids number`)."""
     ignored: dict[str, int] = field(default_factory=dict)
@@ -127,6 +139,8 @@ class DatasetInfo:
         check_choice(self.dtype, Storage, "storage type")
         check_choice(self.layout, Layout, "layout")
         check_choice(self.task, Task, "task")
+        if self.protocol:
+            check_choice(self.protocol, Protocol, "protocol")
         self._check_shapes_and_counts()
         self._check_label_facts()
         for modality, values in self.statistics.items():
@@ -155,7 +169,8 @@ class DatasetInfo:
         if type(self.classes) is not int or not 0 <= self.classes <= CLASS_LIMIT:
             raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
         is_factor = type(self.label_scale) is float and 0 < self.label_scale < math.inf
-        if not is_factor or not set(self.labels) <= set(SPLITS) or (self.task == "classes" and not self.classes):
+        is_offset = type(self.label_offset) is float and math.isfinite(self.label_offset)
+        if not is_factor or not is_offset or not set(self.labels) <= set(SPLITS) or (self.task == "classes" and not self.classes):
             raise ValueError("the index's facts of labels do not go together; rebuild with `dmd shard`")
 
     def shape(self, modality: str) -> tuple[int, int]:
@@ -184,6 +199,8 @@ class DatasetInfo:
         try:
             fields["shards"] = tuple(ShardInfo(**shard) for shard in fields["shards"])
             fields["counts"] = {split: fields["counts"][split] for split in SPLITS if split in fields["counts"]}
+            for name in ("class_names", "emotions"):
+                fields[name] = tuple(fields.get(name, ()))
             labels = fields.get("labels", {}).items()
             fields["labels"] = {split: LabelFacts.from_dict(facts) for split, facts in labels}
             for name in ("dims", "lengths"):

@@ -113,6 +113,12 @@ def _origin(info: DatasetInfo, *, splits: Collection[str]) -> dict[str, Any]:
         "zeroed": {place: count for place, count in info.zeroed.items() if place.partition("/")[0] in splits},
         "ignored": info.ignored,
         "label_scale": info.label_scale,
+        "label_offset": info.label_offset,
+        "class_names": info.class_names,
+        "emotions": info.emotions,
+        "protocol": info.protocol,
+        "tokenizer": info.tokenizer,
+        "extraction": info.extraction,
         "ids_numbered": info.ids_numbered,
         "rounding": info.rounding,
     }
