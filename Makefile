@@ -50,7 +50,8 @@ others: .venv/installed packages
 processes: .venv/installed packages
 	$(PROCESSES)
 
-# Tests over several hosts, and those of spoken clips, need these programs. Root on Debian gets them; elsewhere those tests skip and say why.
+# Tests over several hosts and of spoken clips need these programs. Root on Debian gets them; elsewhere those tests skip
+# and say why.
 packages:
 	@for program in ip sshd pdsh espeak-ng; do command -v $$program >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
