@@ -3,7 +3,7 @@
 model = dmd.load("exported")        # what `dmd export` wrote, or the directory of a run
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,3 +20,12 @@ def load(
     from dmd.inference.export import load as load_export
 
     return load_export(path, device, text_encoder=text_encoder)
+
+
+def __getattr__(name: str) -> Any:
+    """`dmd.__version__`, the installed version; read from the installation when it is asked for."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dmd-cluster")
+    raise AttributeError(f"module 'dmd' has no attribute {name!r}")

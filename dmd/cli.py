@@ -7,7 +7,7 @@ Each floor declares its subcommands in setup.cfg (entry-point group `dmd.command
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 
 from data_shards.durable import Unreadable
 from data_shards.places import redact
@@ -19,7 +19,7 @@ def _commands() -> dict[str, EntryPoint]:
 
 
 def _help(commands: dict[str, EntryPoint]) -> str:
-    lines = ["usage: dmd COMMAND [ARGUMENTS]", "", "commands (dmd COMMAND --help tells more):"]
+    lines = ["usage: dmd COMMAND [ARGUMENTS] | dmd --version", "", "commands (dmd COMMAND --help tells more):"]
     for name, point in commands.items():
         summary = (point.load().__doc__ or "").strip().splitlines()[0]
         lines.append(f"  {name:<12} {summary}")
@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_help(commands))
         return 0 if argv else USER_ERROR
+    if argv[0] == "--version":
+        print(f"dmd-cluster {version('dmd-cluster')}")
+        return 0
     name, *rest = argv
     if name not in commands:
         nearest = "".join(f" (did you mean {near}?)" for near in get_close_matches(name, commands, n=1))

@@ -1,12 +1,14 @@
 """The house: every module imports, floors are kept, the network needs torch alone, help is everywhere."""
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import dmd
 from cluster.commands import experiment, tune
 from cluster.parsers import experiment_parser, tune_parser
 from dmd.cli import main
@@ -137,6 +139,27 @@ def test_every_command_has_help(capsys):
 @pytest.mark.parametrize(("command", "parser"), [(tune, tune_parser), (experiment, experiment_parser)])
 def test_commands_say_what_their_parsers_say(command, parser):
     assert command.__doc__ == parser().description
+
+
+def test_the_version_is_one(capsys):
+    given = configparser.ConfigParser()
+    given.read(ROOT / "setup.cfg")
+    version = given["metadata"]["version"]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dmd-cluster {version}\n"
+    assert dmd.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_image_has_every_package():
+    given = configparser.ConfigParser()
+    given.read(ROOT / "setup.cfg")
+    packages = [line.rstrip("*") for line in given["options.packages.find"]["include"].split()]
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("COPY ") and len(line.split()) == 3] == [
+        f"COPY {package} {package}" for package in packages
+    ]
 
 
 def test_unknown_commands():
