@@ -8,7 +8,7 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 # Where the environment forbids it, every process would compile the project and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint types unit clusters others processes packages clean
+.PHONY: demo test quick lint types unit clusters others processes packages docs clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
@@ -57,5 +57,10 @@ packages:
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq iproute2 openssh-server pdsh espeak-ng >/dev/null; fi
 
+# The documentation as a site in site/; a broken link is an error.
+docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv site *.egg-info .mypy_cache .ruff_cache .pytest_cache

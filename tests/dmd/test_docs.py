@@ -82,6 +82,13 @@ def test_every_message_that_is_explained_exists():
             assert message in joined, f"no error says {message!r}"
 
 
+def test_the_site_has_every_page():
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    assert sorted(re.findall(r": (\S+\.md)$", nav, re.MULTILINE)) == sorted(
+        p.name for p in (ROOT / "docs").glob("*.md")
+    )
+
+
 def test_links_between_documents_lead_somewhere():
     for page in (*PAGES, "docs/configuration.md", "CHANGELOG.md"):
         for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
