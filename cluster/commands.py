@@ -44,6 +44,9 @@ def train(argv: list[str]) -> int:
 
 def tune(argv: list[str]) -> int:
     """Search hyperparameters by validation loss on a Ray cluster; the same command again continues."""
+    from dmd.extras import require
+
+    require("ray")
     from cluster.request import parse_tune
 
     request = parse_tune(argv)
@@ -54,6 +57,9 @@ def tune(argv: list[str]) -> int:
 
 def experiment(argv: list[str]) -> int:
     """Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."""
+    from dmd.extras import require
+
+    require("ray")
     from cluster.request import parse_experiment
 
     request = parse_experiment(argv)

@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from data_shards.durable import Unreadable
 from data_shards.places import redact
 from dmd.exit_codes import STORAGE, USER_ERROR
+from dmd.extras import missing_library
 
 
 def _commands() -> dict[str, EntryPoint]:
@@ -49,13 +50,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def call(name: str, command: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Call a subcommand; a `ValueError` or `OSError` becomes one line on stderr and exit code 2, `Unreadable` 74."""
+    """Call a subcommand; a `ValueError`, an `OSError` or a library that is not installed becomes one line on stderr and
+    exit code 2, `Unreadable` 74."""
     try:
         return int(command(argv) or 0)
     except Unreadable as error:
         why = redact(str(error))
         print(f"dmd {name}: error: {why}; the same command works when the storage works again", file=sys.stderr)
         return STORAGE
+    except ModuleNotFoundError as error:
+        why = missing_library(error)
+        if not why:
+            raise
+        print(f"dmd {name}: error: {why}", file=sys.stderr)
+        return USER_ERROR
     except (ValueError, OSError) as error:
         print(f"dmd {name}: error: {redact(str(error))}", file=sys.stderr)
         return USER_ERROR

@@ -44,11 +44,13 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         ValueError: the user's mistakes.
     """
     from dmd.config import TrainConfig
+    from dmd.extras import require
     from launch.arguments import rank_arguments
     from launch.starting.restarts import run_with_restarts
     from launch.starting.runner import LauncherEnd, run_launcher
     from launch.supervision.ending import print_ending
 
+    require("deepspeed")
     layout = _layout(options)
     rule = _restart_rule(options, layout)
     arguments = rank_arguments(options)

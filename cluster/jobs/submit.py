@@ -119,21 +119,25 @@ def pinned_environment(root: Path) -> dict[str, Any]:
     return {"pip": requirements(root / "setup.cfg"), "config": {"setup_timeout_seconds": _SETUP_SECONDS}}
 
 
+_EXTRAS = ("train", "csd", "optuna", "quantize", "remote")
+"""What a job may need beside Ray."""
+
+
 def requirements(setup: Path) -> list[str]:
     """What pip makes of the project's own requirements, at the versions of the uploaded constraints.txt.
 
-    Optuna, bitsandbytes and the remote file systems are among them, since a config may ask for any. Ray is left out: a
+    Optuna, bitsandbytes and the remote file systems are among them, since a command may ask for any. Ray is left out: a
     job runs on the cluster's. Nodes keep an environment for the next job with the same lines, so one of them, a comment
     to pip, says what is in constraints.txt.
     """
     parser = configparser.ConfigParser()
     parser.read(setup, encoding="utf-8")
     extras = parser["options.extras_require"]
-    lines = [parser["options"]["install_requires"], *(extras[name] for name in ("optuna", "quantize", "remote"))]
+    lines = [parser["options"]["install_requires"], *(extras[name] for name in _EXTRAS)]
     wanted = "\n".join(lines).split("\n")
     digest = hashlib.sha256(setup.with_name("constraints.txt").read_bytes()).hexdigest()
     constrained = ["-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt", f"# sha256 of constraints.txt: {digest}"]
-    return [*constrained, *(line for line in wanted if line and not line.startswith("ray"))]
+    return [*constrained, *filter(None, wanted)]
 
 
 class Client(JobSubmissionClient):

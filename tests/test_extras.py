@@ -1,0 +1,61 @@
+"""The base installation, without the libraries of extras: loading, predicting, reporting; what the rest says."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.support.imports import ROOT
+from tests.support.trained import make_shards, train
+
+ABSENT = ("av", "deepspeed", "h5py", "mediapipe", "opensmile", "peft", "ray", "tensorboard", "webdataset")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A directory of packages that lacks those of extras."""
+    folder = tmp_path_factory.mktemp("base")
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if package.name.partition("-")[0].partition(".")[0].lower() not in ABSENT and package.suffix != ".pth":
+            (folder / package.name).symlink_to(package)
+    return folder
+
+
+def dmd(base: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command of the base installation, in its directory."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{base}", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-S", "-m", "dmd.cli", *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=base, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_what_the_base_installation_does(base, tmp_path):
+    shards = make_shards(tmp_path / "shards", 40)
+    (run,) = train(shards, {tmp_path / "run": []})
+    for arguments in (
+        ("--help",),
+        ("evaluate", run),
+        ("predict", run, shards, "--out", tmp_path / "p.csv"),
+        ("report", run, "--out", tmp_path / "report"),
+        ("verify", shards),
+    ):
+        ended = dmd(base, *arguments)
+        assert ended.returncode == 0, (arguments, ended.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "library", "extra"),
+    [
+        (("shard", "SHARDS", "--synthetic", "--samples", "10"), "webdataset", "train"),
+        (("train", "--preset", "demo", "--data", "x", "--run", "y"), "deepspeed", "train"),
+        (("experiment", "--preset", "demo", "--data", "x", "--out", "y"), "ray", "ray"),
+    ],
+)
+def test_what_needs_an_extra_says_so(base, arguments, library, extra):
+    ended = dmd(base, *arguments)
+    message = f"this needs {library}, which is not installed: pip install 'dmd-cluster[{extra}]'"
+    assert (ended.returncode, ended.stderr) == (2, f"dmd {arguments[0]}: error: {message}\n")
