@@ -1,0 +1,33 @@
+"""What makes arrays of a transcript: a tokenizer, or an encoder that is handed in."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Tokens(Protocol):
+    """Makes token ids: `data_shards.text.tokenizer.Tokenizer`."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for tokenizers that make the same ids."""
+
+    def encode(self, text: str, length: int) -> Any:
+        """Token ids, attention mask and token types [3, length] int32, and how many tokens were cut off."""
+
+
+class States(Protocol):
+    """Makes hidden states: `dmd.extraction.text_states.TextStates`."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for encoders that make the same states."""
+
+    @property
+    def dim(self) -> int:
+        """Features of a hidden state."""
+
+    def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
+        """One hidden state per word [words, D]."""
