@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_ROUNDING = 1e-6
+"""Seconds by which times may differ that are computed differently."""
+
 
 @dataclass(frozen=True)
 class Track:
@@ -33,7 +36,7 @@ def interval_means(
 
     As in the CMU multimodal SDK's alignment by words, whose default collapse function is the mean. An interval in which
     no frame has its centre has that of the frame nearest to its middle; one in which no frame is usable has zeros, as
-    has any interval of a track without frames.
+    has one outside the track.
 
     Args:
         starts: seconds [intervals], in any order.
@@ -45,9 +48,11 @@ def interval_means(
     means = np.zeros((len(starts), track.dim), dtype=np.float32)
     if not len(track.centres):
         return means
-    firsts = np.searchsorted(track.centres, starts, side="left")
-    ends = np.searchsorted(track.centres, stops, side="left")
-    for row, (first, end) in enumerate(zip(firsts.tolist(), ends.tolist(), strict=True)):
+    firsts = np.searchsorted(track.centres, starts - _ROUNDING)
+    ends = np.searchsorted(track.centres, stops - _ROUNDING)
+    inside = (starts < track.seconds) & (stops >= 0)
+    for row in np.flatnonzero(inside).tolist():
+        first, end = int(firsts[row]), int(ends[row])
         if first >= end:
             first = int(np.argmin(np.abs(track.centres - (starts[row] + stops[row]) / 2)))
             end = first + 1
@@ -59,8 +64,7 @@ def interval_means(
 
 def even_steps(track: Track, rate: float) -> NDArray[np.float32]:
     """Means over intervals of 1/`rate` seconds, from 0 to the track's end [steps, D]; the last may be shorter."""
-    # a step that the rounding of times alone would add is none
-    count = max(int(np.ceil(track.seconds * rate - 1e-6)), 1)
+    count = max(int(np.ceil((track.seconds - _ROUNDING) * rate)), 1)
     edges = np.arange(count + 1) / rate
     return interval_means(track, edges[:-1], edges[1:])
 

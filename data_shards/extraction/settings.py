@@ -108,8 +108,8 @@ class ExtractionSettings:
         _check(self.language in languages, "language", self.language, f"one of {', '.join(sorted(SCRIPTS))}")
         for name in ("text_encoder", "face_model", "text_digest"):
             _check(isinstance(getattr(self, name), str), name, getattr(self, name), "a text")
-        for name in ("lengths", "dims"):
-            _check(_are_sizes(getattr(self, name)), name, getattr(self, name), "a positive number per modality")
+        _check(_are_sizes(self.lengths, least=1), "lengths", self.lengths, "a positive number of steps per modality")
+        _check(_are_sizes(self.dims, least=0), "dims", self.dims, "a number of features per modality")
         texts = [*self.versions.keys(), *self.versions.values()] if isinstance(self.versions, dict) else [None]
         _check(all(isinstance(text, str) for text in texts), "versions", self.versions, "a text per library")
         self._check_text()
@@ -131,8 +131,8 @@ def _is_number(value: object, least: float, most: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
 
 
-def _are_sizes(sizes: object) -> bool:
-    """Whether these are positive numbers by modality; tokens have 0 features."""
+def _are_sizes(sizes: object, *, least: int) -> bool:
+    """Whether these are numbers by modality."""
     if not isinstance(sizes, dict) or not set(sizes) <= set(MODALITIES):
         return False
-    return all(type(size) is int and 0 <= size <= _MOST_STEPS for size in sizes.values())
+    return all(type(size) is int and least <= size <= _MOST_STEPS for size in sizes.values())
