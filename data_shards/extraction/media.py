@@ -147,6 +147,8 @@ def read_frames(path: Path, rate: float, size: int, span: Span, count: FrameCoun
         for frame in _decoded(container, stream, span):
             start = _time(frame, _origin(container), count.stop + span.start) - span.start
             span.check_length(start)
+            own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+            _count(count, frame, start, stop=start + max(own, interval))
             steps = range(step, max(step, _step_at(start, rate)))
             if shown is not None and steps:
                 yield Frame(steps, _pixels(shown, size, aspect))
@@ -154,8 +156,6 @@ def read_frames(path: Path, rate: float, size: int, span: Span, count: FrameCoun
             if frame.key_frame or frame.rotation:
                 turn = frame.rotation
             shown = _Shown(frame, turn)
-            own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-            _count(count, frame, start, stop=start + max(own, interval))
         if span.stop is not None:
             count.stop = min(count.stop, span.stop - span.start)
         if shown is not None and count.stop > 0:

@@ -175,7 +175,7 @@ def test_a_part_of_a_transcript():
 def test_words_of_scripts_with_and_without_spaces():
     assert split_words("Well, it's -- 14!") == ["Well,", "it's--", "14!"]
     assert split_words("我很高兴。OK 吗?") == ["我", "很", "高", "兴。", "OK", "吗?"]
-    assert split_words(" \n") == []
+    assert split_words(" ...\n") == []
 
 
 def test_words_are_spread_by_letters():
