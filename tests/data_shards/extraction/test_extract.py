@@ -19,6 +19,7 @@ from data_shards.extraction.preparation import find_face_model, other_versions, 
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript import Transcript, Word
 from data_shards.extraction.vision import BLENDSHAPES, LANDMARKS, POSE
+from data_shards.text.tokenizer import load_tokenizer
 from tests.support.clips import (
     Video,
     frame_times,
@@ -30,6 +31,7 @@ from tests.support.clips import (
     write_wav,
 )
 from tests.support.imports import ROOT
+from tests.support.tokenizers import save_tokenizer
 
 SAID = Transcript(text="so it is", words=(Word("so", 0.1, 0.4), Word("it", 0.4, 0.6), Word("is", 0.7, 1.0)))
 PLAIN = Transcript(text="so it is")
@@ -291,37 +293,39 @@ def test_doubtful_word_times_are_named(wav):
         extract(wav, late, alignment="words", **NO_FACE)
 
 
-class Letters:
-    """A tokenizer whose tokens are letters, and an encoder whose state of a word is its length."""
+class WordLengths:
+    """In the place of an encoder: the state of a word is its length."""
 
-    digest = "letters"
+    digest = "lengths"
     dim = 2
-
-    def count(self, text: str) -> int:
-        return len(text)
-
-    def encode(self, text: str, length: int) -> NDArray[np.int32]:
-        ids = [ord(char) for char in text[:length]]
-        padding = [0] * (length - len(ids))
-        return np.array([ids + padding, [1] * len(ids) + padding, [0] * length], dtype=np.int32)
 
     def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
         return np.array([[len(word), 1] for word in words], dtype=np.float32)
 
 
-def test_text_as_tokens_and_as_states(wav):
-    clip, letters = Clip(id="a", media=wav, transcript=SAID), Letters()
-    choices: dict[str, Any] = {"audio": "none", "vision": "none", "text_encoder": "letters"}
-    settings = prepare(ExtractionSettings(text="tokens", lengths={"text": 5}, **choices), tokenizer=letters)
-    made = extract_clip(clip, settings, tokenizer=letters)
-    assert (made.text.dtype, made.text[0].tolist(), made.lengths) == (np.int32, [*map(ord, "so it")], {"text": 5})
-    assert warnings(made) == {"text-cut": "3 of its 8 tokens are cut off"}
-    settings = prepare(ExtractionSettings(text="states", lengths={"text": 4}, **choices), states=letters)
-    assert (settings.dims, settings.text_digest) == ({"text": 2}, "letters")
-    made = extract_clip(clip, settings, states=letters)
+TEXT_ONLY: dict[str, Any] = {"audio": "none", "vision": "none", "text_encoder": "some"}
+
+
+def test_text_as_tokens(wav, tmp_path):
+    tokenizer = load_tokenizer(save_tokenizer("bert", tmp_path))
+    said = Transcript(text="the plot was slow")
+    count = tokenizer.count(said.text)
+    settings = prepare(ExtractionSettings(text="tokens", lengths={"text": count - 2}, **TEXT_ONLY), tokenizer=tokenizer)
+    assert (settings.dims, settings.text_digest) == ({"text": 0}, tokenizer.digest)
+    made = extract_clip(Clip(id="a", media=wav, transcript=said), settings, tokenizer=tokenizer)
+    np.testing.assert_array_equal(made.text, tokenizer.encode(said.text, count - 2))
+    assert made.lengths == {"text": count - 2}
+    assert warnings(made) == {"text-cut": f"2 of its {count} tokens are cut off"}
+
+
+def test_text_as_states(wav):
+    states = WordLengths()
+    settings = prepare(ExtractionSettings(text="states", lengths={"text": 4}, **TEXT_ONLY), states=states)
+    assert (settings.dims, settings.text_digest) == ({"text": 2}, "lengths")
+    made = extract_clip(Clip(id="a", media=wav, transcript=SAID), settings, states=states)
     assert (made.text.tolist(), made.lengths) == ([[2, 1], [2, 1], [2, 1], [0, 0]], {"text": 3})
     empty = dataclasses.replace(settings, missing="zeros", lengths={})
-    made = extract_clip(Clip(id="a", media=wav), empty, states=letters)
+    made = extract_clip(Clip(id="a", media=wav), empty, states=states)
     assert (made.text.tolist(), made.lengths) == ([[0, 0]], {"text": 1})
 
 
