@@ -43,12 +43,12 @@ def extract_clip(
     span = Span(clip.start, clip.stop)
     span.check()
     facts = media_facts(clip.media)
-    if facts.seconds is not None and facts.seconds <= span.start:
-        raise ClipError(f"it begins at {span.start:g} s, and its media file ends at {facts.seconds:.3f} s")
     transcript = _transcript(clip, settings.language, findings)
     sound = sound_of(clip.media, facts, span, settings, findings)
     face = face_of(clip.media, facts, span, settings, findings, face_model=face_model)
     tracks = {modality: track for modality, track in (("audio", sound), ("vision", face)) if track is not None}
+    if span.start and tracks and not any(track.seconds for track in tracks.values()):
+        raise ClipError(f"its media file has nothing{span}")
     seconds = _seconds(tracks, facts, span)
     if settings.alignment == "words":
         intervals = word_intervals(

@@ -48,6 +48,12 @@ class Span:
     stop: float | None = None
     """Seconds; None: the end of the file."""
 
+    def __str__(self) -> str:
+        """What errors add, such as ` from 9 to 12.5 s`; nothing for the whole file."""
+        if self.stop is not None:
+            return f" from {self.start:g} to {self.stop:g} s"
+        return f" from {self.start:g} s on" if self.start else ""
+
     def check(self) -> None:
         """Raise ClipError for a part that cannot be."""
         stop = self.start + 1 if self.stop is None else self.stop
