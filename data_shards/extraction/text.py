@@ -1,0 +1,22 @@
+"""What makes hidden states of a transcript: an encoder that is handed in, since this floor has no torch."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class States(Protocol):
+    """Makes hidden states: `dmd.extraction.text_states.TextStates`."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for encoders that make the same states."""
+
+    @property
+    def dim(self) -> int:
+        """Features of a hidden state."""
+
+    def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
+        """One hidden state per word [words, D]; `ClipError` for words of which none can be made."""
