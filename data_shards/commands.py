@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from data_shards.cores import usable_cores
-from data_shards.label_options import add_label_options, labels_from_options, print_ignored, print_labels
+from data_shards.label_options import (
+    add_label_options,
+    are_label_options_given,
+    labels_from_options,
+    print_ignored,
+    print_labels,
+)
 from data_shards.places import place_option
 from data_shards.text.options import add_text_options, makes_text, plan_text, text_choice
 
@@ -44,11 +50,7 @@ def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
     Raises:
         ValueError: the user's mistakes.
     """
-    about_source: dict[str, Any] = {}
-    if options.synthetic:
-        source = _synthetic_source(options)
-    else:
-        source, about_source = _file_source(options, executor)
+    source, about_source = _synthetic_source(options) if options.synthetic else _file_source(options, executor)
 
     from data_shards.writing.build import build  # with webdataset and torch: seconds that an error need not wait for
 
@@ -70,11 +72,18 @@ def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
 
 
-def _synthetic_source(options: argparse.Namespace) -> "Source":
+def _synthetic_source(options: argparse.Namespace) -> "tuple[Source, dict[str, Any]]":
+    """The source, and what `build` is to know about it."""
     from data_shards.sources.synthetic import SyntheticSource
 
-    name = options.name or "synthetic"
-    return SyntheticSource(name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind)
+    source = SyntheticSource(
+        name=options.name or "synthetic",
+        samples=options.samples,
+        seed=options.seed,
+        text_kind=options.text_kind,
+        labels=options.label_kind,
+    )
+    return source, {"labels": source.declared}
 
 
 def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
@@ -85,6 +94,10 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
     from data_shards.sources.table import TableSource
 
     labels = labels_from_options(options)
+    if labels.class_names and labels.kind == "sentiments" and not options.class_labels:
+        raise ValueError("--class-names names classes; say with --classes, --binary or --class-labels where they are")
+    if labels.emotions and options.class_labels:
+        raise ValueError("--class-labels keeps one class per sample, --emotions any number of emotions; give one")
     others = {modality: getattr(options, f"feature_{modality}") for modality in ("text", "audio", "vision")}
     source = open_source(
         options.features,
@@ -95,7 +108,7 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
             nonfinite=options.nonfinite,
             others={modality: path for modality, path in others.items() if path},
             class_labels=options.class_labels,
-            classes=options.classes or options.binary,
+            labels=labels,
             need_ids=options.ids == "keep",
         ),
         executor,
@@ -166,7 +179,8 @@ def shard_parser() -> argparse.ArgumentParser:
     given.add_argument(
         "--class-labels",
         action="store_true",
-        help="keep `classification_labels` of an MMSA pickle too, for model.task with data.classes=stored",
+        help="keep `classification_labels` of an MMSA pickle, or `class` of a table, beside the sentiments, for "
+        "model.task with data.classes=stored",
     )
     add_text_options(parser)
     add_label_options(parser)
@@ -179,6 +193,12 @@ def shard_parser() -> argparse.ArgumentParser:
     made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
     made.add_argument("--text-kind", choices=("features", "tokens"), default="features", help="default: features")
+    made.add_argument(
+        "--label-kind",
+        choices=("sentiments", "classes", "emotions"),
+        default="sentiments",
+        help="what samples have: a sentiment, one of three classes, or three emotions (default: sentiments)",
+    )
     return parser
 
 
@@ -187,7 +207,7 @@ def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Na
     options = parser.parse_intermixed_args(argv)
     if options.synthetic == bool(options.features):
         parser.error("give either FEATURES or --synthetic")
-    if options.synthetic and (options.classes or options.binary or options.label_scale or options.ids != "keep"):
+    if options.synthetic and are_label_options_given(options):
         parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")
     if options.synthetic and makes_text(options):
         parser.error("synthetic samples have text already; give --text-kind")
@@ -250,8 +270,8 @@ def index(argv: list[str]) -> int:
         "--map",
         metavar="NAME=MEMBER,...",
         default="",
-        help="the members that hold text, audio, vision, label, and optionally id, raw_text, class, text_length, "
-        "audio_length, vision_length (default: as in our own tars)",
+        help="the members that hold text, audio, vision, label, and optionally id, raw_text, class, emotions, "
+        "text_length, audio_length, vision_length (default: as in our own tars)",
     )
     parser.add_argument(
         "--split",
