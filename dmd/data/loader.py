@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_shards.format.schema import DatasetInfo
 from data_shards.reading.reader import ShardReader
 from data_shards.reading.shuffle import epoch_order, epoch_windows
 from data_shards.reading.stream import ANYWHERE, Request, SampleStream
@@ -49,7 +50,8 @@ class Batch:
     vision: Tensor
     """[G*P, T, D]"""
     labels: Tensor
-    """[G, S], sentiments, or class numbers where the config asks for those that are stored."""
+    """[G, S], sentiments, or class numbers where the config asks for those that are stored; [G, S, L], emotions as 0 and
+    1, where the shards hold those."""
     mask: Tensor
     """[G, S], float32: 1 for a sample, 0 for padding."""
     rows: Tensor
@@ -122,12 +124,12 @@ class _Forward:
 
 
 def _to_batch(forward: _Forward, arrays: dict[str, NDArray[Any]], labels: NDArray[Any]) -> Batch:
-    """A batch of the arrays that its request gave, and the labels [G * S] of its whole ghost batches."""
+    """A batch of the arrays that its request gave, and the labels [G * S, ...] of its whole ghost batches."""
     return Batch(
         text=torch.from_numpy(arrays["text"]),
         audio=torch.from_numpy(arrays["audio"]),
         vision=torch.from_numpy(arrays["vision"]),
-        labels=torch.from_numpy(labels.astype(np.float32)).view(*forward.rows.shape),
+        labels=torch.from_numpy(labels.astype(np.float32)).view(*forward.rows.shape, *labels.shape[1:]),
         mask=torch.from_numpy(forward.valid.astype(np.float32)),
         rows=torch.from_numpy(forward.rows),
         ghosts=tuple(forward.ghosts),
@@ -277,13 +279,20 @@ def _in_order(
             pool.shutdown(cancel_futures=True)
 
 
+def label_column(info: DatasetInfo, config: DataConfig) -> str:
+    """Where in what a reader gives the labels are that a training asks for."""
+    if info.task == "multilabel":
+        return "emotions"
+    return "class" if config.classes == "stored" else "label"
+
+
 def _batches(
     reader: ShardReader, split: str, forward_of: Callable[[Key], _Forward], keys: Iterable[Key], config: DataConfig
 ) -> Iterator[Batch]:
     """The batches of all keys, in their order; a stream goes through the keys a second time, ahead."""
 
     def finish(forward: _Forward, arrays: dict[str, NDArray[Any]]) -> Batch:
-        column = "class" if config.classes == "stored" else "label"
+        column = label_column(reader.index.info, config)
         # Losses need the labels of a whole ghost batch, whoever reads the other features.
         is_whole = forward.part == WHOLE
         records = arrays if is_whole else reader.index.records(split, forward.filled.ravel())
