@@ -26,6 +26,7 @@ from data_shards.labels import Labels
 from data_shards.sources.conversions import (
     is_missing,
     to_count,
+    to_emotions,
     to_features,
     to_number,
     to_raw_text,
@@ -104,9 +105,8 @@ def _add_places(rows: ShardRows, members: _SampleMembers, mapping: dict[str, str
 def _add_sample(rows: ShardRows, sample: Sample, *, where: str) -> None:
     """Append what a sample is; `where` is what errors call it."""
     rows.ids.append(sample.id)
-    rows.labels.append(sample.label)
     rows.lengths.append(sample.lengths)
-    rows.add_class_label(sample)
+    rows.add_labels(sample)
     tokens = sample.text.dtype == np.int32
     rows.facts.widen_shapes({m: getattr(sample, m).shape for m in MODALITIES}, tokens=tokens, where=where)
     if tokens:
@@ -202,7 +202,9 @@ def _to_sample(members: _SampleMembers, split: str, mapping: dict[str, str], lab
             found[modality] = _to_features(array, f"{modality} ({mapping[modality]})")
             lengths[modality] = found[modality].shape[0]
     own_class = _own_class(members, mapping["class"]) if mapping.get("class") else None
-    label, declared_class = _label(members, mapping.get("label", ""), labels, required=own_class is None)
+    emotions = _emotions(members, mapping["emotions"], labels) if mapping.get("emotions") else None
+    is_required = own_class is None and emotions is None
+    label, declared_class = _label(members, mapping.get("label", ""), labels, required=is_required)
     for modality in MODALITIES:
         if name := mapping.get(f"{modality}_length"):
             lengths[modality] = to_count(members.value(name), f"{modality}_length")
@@ -214,6 +216,7 @@ def _to_sample(members: _SampleMembers, split: str, mapping: dict[str, str], lab
         **found,
         lengths=(lengths["text"], lengths["audio"], lengths["vision"]),
         class_label=own_class if declared_class is None else declared_class,
+        emotions=emotions,
     )
 
 
@@ -230,7 +233,7 @@ def _label(members: _SampleMembers, name: str, labels: Labels, *, required: bool
     if value is None and not required:
         return math.nan, None
     if value is None:
-        raise ValueError(f"it has no label{' and no class number' if not name else f': {name} is null'}")
+        raise ValueError(f"it has no label{', class number or emotions' if not name else f': {name} is null'}")
     return labels.read(to_number(value, f"label ({name})"))
 
 
@@ -249,3 +252,12 @@ def _own_class(members: _SampleMembers, name: str) -> int | None:
     except ValueError:
         return None
     return to_count(found, f"class ({name})")
+
+
+def _emotions(members: _SampleMembers, name: str, labels: Labels) -> NDArray[np.uint8] | None:
+    """The emotions of a sample; None where it has none."""
+    try:
+        found = members.value(name)
+    except ValueError:
+        return None
+    return to_emotions(found, labels.emotions, f"emotions ({name})")

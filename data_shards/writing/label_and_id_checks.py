@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from data_shards.format.shard_rows import ShardRows
-from data_shards.labels import LabelFacts, Labels, check_labels
+from data_shards.labels import LabelFacts, Labels, Task, check_labels
 from data_shards.writing.duplicate_ids import DuplicateIdCheck, FileOf
 
 _log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class LabelAndIdChecks:
         self._ids = DuplicateIdCheck(name, file_of=file_of)
         self._facts: dict[str, LabelFacts] = {}
         self._ignored: dict[str, int] = {}
+        self._training_samples = 0
 
     def add_shard(self, rows: ShardRows, *, where: str, start: int) -> None:
         """Take the rows of a shard; `where` and `start` say where its first sample is.
@@ -38,6 +39,7 @@ class LabelAndIdChecks:
             ValueError: a duplicate id within a split, or sentiments that only some samples have.
         """
         self._ids.add(rows.ids, split=rows.split, where=where, start=start)
+        self._training_samples += len(rows.ids) if rows.split == "train" else 0
         facts = rows.label_facts()
         for split, before in self._facts.items():
             if (before.min is None) != (facts.min is None):
@@ -55,13 +57,24 @@ class LabelAndIdChecks:
         """
         self._ids.finish()
         if self._labels is not None:
-            for warning in check_labels(self._facts, self._labels, self._name):
+            warnings = check_labels(self._facts, self._labels, self._name, training_samples=self._training_samples)
+            for warning in warnings:
                 _log.warning("warning: %s: %s", self._name, warning)
-        regression = any(facts.min is not None for facts in self._facts.values())
+        labels = self._labels or Labels()
         return {
-            "task": "regression" if regression else "classes",
+            "task": self._task(),
             "labels": self._facts,
             "ignored": self._ignored,
-            "label_scale": self._labels.factor if self._labels else 1.0,
+            "label_scale": labels.factor,
+            "label_offset": labels.offset,
+            "class_names": labels.class_names,
+            "emotions": labels.emotions,
+            "protocol": labels.protocol,
             "ids_numbered": self._numbered,
         }
+
+    def _task(self) -> Task:
+        """What the samples are for: those that have a sentiment are for that, whatever else they have."""
+        if any(facts.min is not None for facts in self._facts.values()):
+            return "regression"
+        return "multilabel" if any(facts.emotions for facts in self._facts.values()) else "classes"

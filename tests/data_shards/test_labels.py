@@ -325,7 +325,7 @@ def test_facts_join_and_forged_ones_are_rejected(tmp_path):
     left, right = LabelFacts.of([1.0, -2.0], [0, 2]), LabelFacts.of([0.5], [1, 1, 4])
     assert left | right == LabelFacts(min=-2.0, max=1.0, whole=False, classes=(1, 2, 1, 0, 1))
     assert left | LabelFacts() == left
-    assert check_labels({"valid": LabelFacts.of([0.0, 0.0], [])}, Labels(), "x") == []
+    assert check_labels({"valid": LabelFacts.of([0.0, 0.0], [])}, Labels(), "x", training_samples=0) == []
     facts = json.loads(build_from(mmsa(), tmp_path).to_json())
     for forged in (
         {"train": {**facts["labels"]["train"], "min": "x"}},
