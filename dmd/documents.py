@@ -145,8 +145,9 @@ def _check_labels(data: dict[str, Any], where: str) -> None:
         names = data.get(name, [])
         if not isinstance(names, list | tuple) or not all(isinstance(word, str) for word in names):
             raise ValueError(f"{where}: {name} is {names!r:.40}; it must be a list of names")
-    if data.get("protocol", "") not in ("", *get_args(Protocol)):
-        raise ValueError(f"{where}: protocol is {data['protocol']!r:.40}; it must be one of {', '.join(get_args(Protocol))}")
+    known = get_args(Protocol)
+    if data.get("protocol", "") not in ("", *known):
+        raise ValueError(f"{where}: protocol is {data['protocol']!r:.40}; it must be one of {', '.join(known)}")
 
 
 def check_text_base(base: object, where: str) -> None:

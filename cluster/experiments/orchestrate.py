@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cluster.experiments.connection import Connection, connected
 from cluster.experiments.results import markdown, note_of, seed_rows, write_best, write_table, write_trials
@@ -18,8 +18,8 @@ from cluster.search.tensorboard_hparams import describe_cells, describe_search
 from cluster.search.trial_records import TrialRecords
 from data_shards.reading.reader import ShardReader
 from dmd.config import Config
-from dmd.exit_codes import FAILED, LOST, STOPPED
 from dmd.data.targets import resolve_task, scoring_of
+from dmd.exit_codes import FAILED, LOST, STOPPED
 from dmd.metrics import Scoring, loss_title
 from launch.trainer.preflight import check_training, open_shards
 
@@ -100,12 +100,10 @@ def _resolved(request: AnyRequest) -> AnyRequest:
     """The request with what the shards hold in the place of `model.task: auto`, in all of its configs."""
     with open_shards(request.data, request.config) as reader:
         info = reader.index.info
-    config = resolve_task(request.config, info)
+    changed: dict[str, Any] = {"config": resolve_task(request.config, info)}
     if isinstance(request, ExperimentRequest):
-        return replace(
-            request, config=config, configs={name: resolve_task(of, info) for name, of in request.configs.items()}
-        )
-    return replace(request, config=config)
+        changed["configs"] = {name: resolve_task(config, info) for name, config in request.configs.items()}
+    return replace(request, **changed)
 
 
 def _scoring(config: Config, reader: ShardReader) -> Scoring:

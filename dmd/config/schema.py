@@ -119,9 +119,10 @@ class DataConfig:
     on CUDA and for a stream, else 0."""
     window: int = 16
     """Shards whose samples are mixed with each other at a time; changes the order."""
-    classes: Literal["sentiment", "stored"] = "sentiment"
-    """Where the classes of a classification come from: the sentiment (`model.task` 2, 3, 5 or 7), or the class numbers
-    that the shards hold. `model.task: auto` sets `stored` where they hold class numbers alone."""
+    classes: Literal["sentiment", "stored", "emotions"] = "sentiment"
+    """Which labels a model learns. sentiment: the sentiment, or 2, 3, 5 or 7 classes of it. stored: the class numbers
+    that the shards hold. emotions: their emotions. Follows `model.task`, but where shards hold sentiments and class
+    numbers, which take `stored`."""
     check: bool = True
     """Compare each sample's checksum when it is first read."""
 
@@ -264,8 +265,8 @@ class Config:
         train, task = self.train, self.model.task
         if isinstance(task, int) and self.data.classes == "sentiment" and task not in SENTIMENT_CLASSES:
             raise ValueError(
-                f"model.task is {task}, but a sentiment has {', '.join(map(str, SENTIMENT_CLASSES))} classes; set one of "
-                "them, or data.classes=stored for the class numbers of the shards"
+                f"model.task is {task}, but a sentiment has {', '.join(map(str, SENTIMENT_CLASSES))} classes; set one "
+                "of them, or data.classes=stored for the class numbers of the shards"
             )
         if train.offload != "none" and train.zero_stage == 0:
             raise ValueError(

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_shards.format.schema import DatasetInfo
 from data_shards.reading.reader import ShardReader
 from data_shards.reading.shuffle import epoch_order, epoch_windows
 from data_shards.reading.stream import ANYWHERE, Request, SampleStream
@@ -33,6 +32,8 @@ PINNING = Lock()
 """Held by whoever pins a batch, or captures a CUDA graph: CUDA breaks a capture off when another thread pins."""
 _STEPS_AT_ONCE = 32
 """Steps whose order is computed together: a call for many positions costs little more than one for few."""
+LABELS = {"sentiment": "label", "stored": "class", "emotions": "emotions"}
+"""What a reader calls the labels of `data.classes`."""
 _NO_WINDOWS = np.empty(0, dtype=np.int64)
 
 
@@ -50,8 +51,8 @@ class Batch:
     vision: Tensor
     """[G*P, T, D]"""
     labels: Tensor
-    """[G, S], sentiments, or class numbers where the config asks for those that are stored; [G, S, L], emotions as 0 and
-    1, where the shards hold those."""
+    """[G, S], sentiments, or class numbers where the config asks for those that are stored; [G, S, L], emotions as 0
+    and 1, where it asks for those."""
     mask: Tensor
     """[G, S], float32: 1 for a sample, 0 for padding."""
     rows: Tensor
@@ -279,20 +280,13 @@ def _in_order(
             pool.shutdown(cancel_futures=True)
 
 
-def label_column(info: DatasetInfo, config: DataConfig) -> str:
-    """Where in what a reader gives the labels are that a training asks for."""
-    if info.task == "multilabel":
-        return "emotions"
-    return "class" if config.classes == "stored" else "label"
-
-
 def _batches(
     reader: ShardReader, split: str, forward_of: Callable[[Key], _Forward], keys: Iterable[Key], config: DataConfig
 ) -> Iterator[Batch]:
     """The batches of all keys, in their order; a stream goes through the keys a second time, ahead."""
 
     def finish(forward: _Forward, arrays: dict[str, NDArray[Any]]) -> Batch:
-        column = label_column(reader.index.info, config)
+        column = LABELS[config.classes]
         # Losses need the labels of a whole ghost batch, whoever reads the other features.
         is_whole = forward.part == WHOLE
         records = arrays if is_whole else reader.index.records(split, forward.filled.ravel())

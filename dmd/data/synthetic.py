@@ -35,7 +35,7 @@ def random_batch(
     labels = torch.linspace(-LARGEST_LABEL, LARGEST_LABEL, ghosts * ghost_size)
     if config is not None and config.data.classes == "stored":
         labels = (torch.arange(ghosts * ghost_size) % config.model.outputs).float()
-    if config is not None and config.model.kind == "multilabel":
+    if config is not None and config.data.classes == "emotions":
         labels = torch.randint(2, (ghosts * ghost_size, config.model.outputs), generator=generator).float()
     return Batch(
         **parts,

@@ -1,12 +1,12 @@
 """What a model is to predict of a sample: its sentiment, its class, or its emotions.
 
-Here config and index meet: `resolve_task` puts what the shards hold in the place of `model.task: auto`, and rejects what
-they do not hold; `scoring_of` says what the answers of the model mean.
+Here config and index meet: `resolve_task` puts what the shards hold in the place of `model.task: auto`, and rejects
+what they do not hold; `scoring_of` says what the answers of the model mean.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from dmd.metrics.table import DEFAULTS, PROTOCOLS
 from dmd.model.config import Task
 
 _FEWEST_CLASSES = 2
+Classes = Literal["sentiment", "stored", "emotions"]
+"""Of `data.classes`."""
 
 
 def resolve_task(config: Config, info: DatasetInfo) -> Config:
@@ -29,48 +31,55 @@ def resolve_task(config: Config, info: DatasetInfo) -> Config:
         ValueError: the config asks for what the shards do not hold.
     """
     model, data = config.model, config.data
-    task: Task = model.task
+    task, classes = model.task, data.classes
     if task == "auto":
-        if info.task == "classes":
-            data = replace(data, classes="stored")
-        by_number = info.task == "classes" or (data.classes == "stored" and info.classes > 0)
-        task = "regression" if info.task == "regression" else "multilabel"
-        task = max(_FEWEST_CLASSES, info.classes) if by_number else task
+        task, classes = _held(classes, info)
+    if task == "multilabel" and classes == "sentiment":
+        classes = "emotions"
     emotions = len(info.emotions) if task == "multilabel" else 0
     if model.emotions and model.emotions != emotions:
         raise ValueError(
             f"model.emotions is {model.emotions}, but the shards of {info.name} hold {emotions} emotions; leave it out"
         )
-    _check_task(task, data.classes == "stored", info)
-    return replace(config, model=replace(model, task=task, emotions=emotions), data=data)
+    _check_asked(task, classes, info)
+    return replace(config, model=replace(model, task=task, emotions=emotions), data=replace(data, classes=classes))
 
 
-def _check_task(task: Task, stored: bool, info: DatasetInfo) -> None:
+def _held(classes: Classes, info: DatasetInfo) -> tuple[Task, Classes]:
+    """Task and `data.classes` of what shards hold, where it is up to them."""
+    if info.task == "multilabel" or classes == "emotions":
+        return "multilabel", "emotions"
+    if info.task == "classes" or (classes == "stored" and info.classes):
+        return max(_FEWEST_CLASSES, info.classes), "stored"
+    return "regression", classes
+
+
+def _check_asked(task: Task, classes: Classes, info: DatasetInfo) -> None:
+    """Raise ValueError where shards do not hold what a model is to learn."""
     shards = f"the shards of {info.name}"
-    if task == "multilabel" and info.task != "multilabel":
-        raise ValueError(f"model.task is 'multilabel', but {shards} hold no emotions; set model.task=auto")
-    if task != "multilabel" and info.task == "multilabel":
-        count = len(info.emotions)
-        raise ValueError(f"{shards} hold {count} emotions and no sentiments or classes; set model.task=auto")
-    if task == "multilabel":
-        if len(info.emotions) < _FEWEST_CLASSES:
-            raise ValueError(f"{shards} hold one emotion; write them again with `dmd shard --binary`, as two classes")
-        return
-    if info.task == "classes" and (task == "regression" or not stored):
-        raise ValueError(f"{shards} hold {info.classes} classes and no sentiments; set model.task=auto")
-    if stored and not info.classes:
+    held = {"multilabel": f"{len(info.emotions)} emotions", "classes": f"{info.classes} classes"}.get(info.task)
+    wanted = {"multilabel": "emotions", "classes": "stored"}.get(info.task)
+    if held is not None and (classes != wanted or task == "regression"):
+        raise ValueError(f"{shards} hold {held} and no sentiments; set model.task=auto")
+    if classes == "stored" and not info.classes:
         raise ValueError(
             f"data.classes is 'stored', but {shards} hold no class labels; write them again with "
             "`dmd shard --class-labels`, or set data.classes=sentiment"
         )
-    if stored and task == "regression":
-        raise ValueError("data.classes is 'stored', but model.task is 'regression'; set model.task to their number")
-    if stored and isinstance(task, int) and info.classes > task:
+    if classes == "emotions" and len(info.emotions) < _FEWEST_CLASSES:
+        raise ValueError(
+            f"model.task is {task!r} and data.classes is 'emotions', but {shards} hold {len(info.emotions) or 'no'} "
+            "emotions, of which it takes two (one alone is `dmd shard --binary`); set model.task=auto"
+        )
+    fitting = {"stored": isinstance(task, int), "emotions": task == "multilabel", "sentiment": task != "multilabel"}
+    if not fitting[classes]:
+        raise ValueError(f"data.classes is {classes!r}, but model.task is {task!r}; set model.task=auto")
+    if classes == "stored" and isinstance(task, int) and info.classes > task:
         raise ValueError(
             f"model.task is {task}, but {shards} hold the class number {info.classes - 1}; set "
             f"model.task to at least {info.classes}, or data.classes=sentiment"
         )
-    if isinstance(task, int) and not stored and info.protocol == "sims" and task not in EDGES:
+    if classes == "sentiment" and isinstance(task, int) and info.protocol == "sims" and task not in EDGES:
         raise ValueError(
             f"model.task is {task}, but {shards} have the protocol sims, which has {', '.join(map(str, EDGES))} "
             "classes of a sentiment; set one of them"
@@ -99,10 +108,8 @@ def scoring_of(config: Config, facts: Mapping[str, Any]) -> Scoring:
     model, kind = config.model, config.model.kind
     declared = str(facts.get("protocol") or DEFAULTS[kind])
     protocol = declared if kind in PROTOCOLS[declared].kinds else DEFAULTS[kind]
-    stored = config.data.classes == "stored"
-    names: Sequence[str] = ()
-    if kind != "regression" and (stored or kind == "multilabel"):
-        names = facts.get("emotions" if kind == "multilabel" else "class_names", ())
+    classes = config.data.classes
+    names: Sequence[str] = facts.get({"stored": "class_names", "emotions": "emotions"}.get(classes, ""), ())
     return Scoring(
         kind=kind,
         protocol=protocol,
@@ -110,7 +117,7 @@ def scoring_of(config: Config, facts: Mapping[str, Any]) -> Scoring:
         scale=float(facts.get("label_scale", 1.0)),
         offset=float(facts.get("label_offset", 0.0)),
         names=_as_many(names, model.outputs),
-        classes_by="" if kind != "classes" or stored else "sims" if declared == "sims" else "mosi",
+        classes_by="" if kind != "classes" or classes == "stored" else "sims" if declared == "sims" else "mosi",
     )
 
 
@@ -128,8 +135,8 @@ def check_targets(config: Config, index: ShardIndex) -> None:
     """Raise ValueError where all targets of the training split are equal, so that nothing can be learned."""
     task, facts = config.model.task, index.label_facts("train")
     found: Sequence[float]
-    if config.model.kind == "multilabel":
-        return  # `dmd shard` has looked at each emotion
+    if config.data.classes == "emotions":
+        return  # `dmd shard` has looked at each of them
     if config.data.classes == "stored":
         found = facts.occurring
     elif facts.min is None or facts.max is None:

@@ -121,6 +121,4 @@ def merge_shares(shares: Iterable[Share | None], total: int, scoring: Scoring) -
     if scoring.kind != "multilabel":
         labels = labels.squeeze(1)
     table, labels = scoring.in_units(table), scoring.in_units(labels)
-    return Evaluation(
-        predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=labels, scoring=scoring
-    )
+    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=labels, scoring=scoring)

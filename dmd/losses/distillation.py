@@ -34,7 +34,7 @@ def prior_regulariser(edges: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
 
 
 def logit_distillation(
-    edges: Tensor, prior: Tensor, logits: dict[str, Tensor], mask: Tensor, *, kind: Kind
+    edges: Tensor, prior: Tensor, logits: dict[str, Tensor], mask: Tensor, *, kind: Kind = "regression"
 ) -> Tensor:
     """Sum over pairs of mean(weight * |student - teacher|); logits {m: [G, S]} -> [G].
 

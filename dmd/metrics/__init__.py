@@ -1,4 +1,4 @@
-"""The field's metrics: of sentiments (CMU-MOSI, CMU-MOSEI, CH-SIMS), of classes (MELD), of emotions (IEMOCAP, CMU-MOSEI).
+"""The field's metrics: of sentiments (CMU-MOSI, CMU-MOSEI, CH-SIMS), classes (MELD), emotions (IEMOCAP, CMU-MOSEI).
 
 `dmd.metrics.table` lists them, one row each: name, title, unit, function, the protocols that report it, and the views
 that show it. Evaluation, the epoch line, tables, figures, TensorBoard and searches read that list, so a new metric is

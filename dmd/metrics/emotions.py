@@ -55,4 +55,3 @@ def share_right(said: Tensor, has: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, has: Tensor) -> float:
     """Mean over samples and emotions of the negative logarithm of the probability of what is so; of [N, L]."""
     return float(F.binary_cross_entropy_with_logits(logits, has))
-

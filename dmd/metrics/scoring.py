@@ -50,6 +50,11 @@ class Scoring:
         return [str(number) for number in range(self.outputs)]
 
     @property
+    def column_names(self) -> list[str]:
+        """What columns of classes or emotions are called: by their names, or by numbers."""
+        return list(self.names) or [str(number) for number in range(self.outputs)]
+
+    @property
     def label_width(self) -> int:
         """Numbers that a sample's label has."""
         return self.outputs if self.kind == "multilabel" else 1
@@ -61,16 +66,18 @@ class Scoring:
     def in_units(self, stored: Tensor) -> Tensor:
         """Sentiments of the shards' scale in the units of the source, float64; as they are where both are the same, and
         where answers are no sentiments."""
-        return stored if self._has_units_of_shards else stored.double() / self.scale + self.offset
+        if self.kind != "regression" or self._has_units_of_shards:
+            return stored
+        return stored.double() / self.scale + self.offset
 
     def stored(self, values: Tensor) -> Tensor:
-        """Sentiments in the units of the source on the scale [-3, 3], as exact as the shards' float32; as they are where
-        both are the same."""
+        """Sentiments in the units of the source on the scale [-3, 3], as exact as the shards' float32; as they are
+        where both are the same."""
         return values if self._has_units_of_shards else ((values.double() - self.offset) * self.scale).float()
 
     @property
     def _has_units_of_shards(self) -> bool:
-        return self.kind != "regression" or (self.scale == 1 and self.offset == 0)
+        return self.scale == 1 and self.offset == 0
 
     @property
     def limits(self) -> tuple[float, float]:

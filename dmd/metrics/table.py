@@ -60,41 +60,7 @@ class Protocol:
     """What the last word of a title means."""
 
 
-_PROTOCOL
-
-
-def _of_emotions(
-    name: str,
-    title: str,
-    about: str,
-    function: Callable[[Tensor, Tensor], float],
-    *,
-    protocols: tuple[str, ...],
-    views: Mapping[View, int],
-) -> tuple[Metric, Metric]:
-    """A row per emotion, and their mean, which alone is in views."""
-    each = Metric(
-        name=f"{name}.{NAME}",
-        title=f"{title} {NAME}",
-        about=f"{about} of the emotion",
-        protocols=protocols,
-        unit="%",
-        function=function,
-        reads="emotions",
-        family=title,
-    )
-    mean = replace(
-        each,
-        name=f"{name}_mean",
-        title=f"{title} mean",
-        about=f"mean over the emotions of `{each.name}`",
-        function=mean_over_emotions(function),
-        views=views,
-    )
-    return each, mean
-
-
-_ROWS = (
+_PROTOCOL_ROWS = (
     Protocol(
         name="mosi",
         kinds=("regression",),
@@ -120,8 +86,8 @@ _ROWS = (
     Protocol(
         name="emotions",
         kinds=("multilabel",),
-        about="emotions of CMU-MOSEI; each for itself, WAcc the mean of sensitivity and specificity, F1 weighted by the "
-        "share of both; means over the emotions for which they are defined",
+        about="emotions of CMU-MOSEI; each for itself, WAcc the mean of sensitivity and specificity, F1 weighted by "
+        "the share of both; means over the emotions for which they are defined",
     ),
 )
 PROTOCOLS: dict[str, Protocol] = {row.name: row for row in _PROTOCOL_ROWS}
@@ -181,14 +147,61 @@ def _accuracy_in_classes(classes: int, views: Mapping[View, int]) -> Metric:
     return Metric(
         name=f"acc{classes}",
         title=f"Acc{classes}",
-        about=f"accuracy in the {classes} classes of the sentiment clipped and rounded half to even",
+        about=f"accuracy in the {classes} classes of the sentiment in [-3, 3] clipped and rounded half to even",
         protocols=("mosi",),
+        unit="%",
+        function=mean_of(of_samples),
+        reads="stored",
+        of_samples=of_samples,
+        family="Acc",
+        views=views,
+    )
+
+
+def _accuracy_in_bins(bins: int, views: Mapping[View, int]) -> Metric:
+    of_samples = partial(right_bin, bins=bins)
+    return Metric(
+        name=f"acc{bins}_sims",
+        title=f"Acc{bins} SIMS",
+        about=f"accuracy in the {bins} bins of CH-SIMS",
+        protocols=("sims",),
         unit="%",
         function=mean_of(of_samples),
         of_samples=of_samples,
         family="Acc",
         views=views,
     )
+
+
+def _of_emotions(
+    name: str,
+    title: str,
+    about: str,
+    function: Callable[[Tensor, Tensor], float],
+    *,
+    protocols: tuple[str, ...],
+    views: Mapping[View, int],
+) -> tuple[Metric, Metric]:
+    """A row per emotion, and their mean, which alone is in views."""
+    each = Metric(
+        name=f"{name}.{NAME}",
+        title=f"{title} {NAME}",
+        about=f"{about} of the emotion",
+        protocols=protocols,
+        unit="%",
+        function=function,
+        reads="emotions",
+        family=title,
+    )
+    mean = replace(
+        each,
+        name=f"{name}_mean",
+        title=f"{title} mean",
+        about=f"mean over the emotions of `{each.name}`",
+        function=mean_over_emotions(function),
+        views=views,
+    )
+    return each, mean
 
 
 _ROWS = (
@@ -339,7 +352,12 @@ _ROWS = (
         views={"headline": 1, "hparams": 1, "configs": 1},
     ),
     *_of_emotions(
-        "acc", "Acc", "accuracy", binary_accuracy, protocols=("iemocap",), views={"headline": 2, "hparams": 2, "configs": 1}
+        "acc",
+        "Acc",
+        "accuracy",
+        binary_accuracy,
+        protocols=("iemocap",),
+        views={"headline": 2, "hparams": 2, "configs": 1},
     ),
     *_of_emotions(
         "wacc",

@@ -81,13 +81,7 @@ class ModelConfig:
     encoder: practice for missing modalities. What is left is not scaled up."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.task, str) and self.task < 2:
-            raise ValueError(f"model.task is {self.task}; give auto, regression, multilabel, or at least 2 classes")
-        if self.emotions < 0 or (self.emotions and self.task != "multilabel"):
-            raise ValueError(
-                f"model.emotions is {self.emotions} and model.task is {self.task!r}; the shards say how many there are: "
-                "leave it out"
-            )
+        self._check_task()
         for name in ("dim", "heads", "levels", "kernel_text", "kernel_audio", "kernel_vision"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
@@ -103,6 +97,15 @@ class ModelConfig:
                 rate = getattr(self, name)
                 if not 0 <= rate < 1:
                     raise ValueError(f"model.{name} is {rate}; a dropout rate lies in [0, 1)")
+
+    def _check_task(self) -> None:
+        if not isinstance(self.task, str) and self.task < 2:
+            raise ValueError(f"model.task is {self.task}; give auto, regression, multilabel, or at least 2 classes")
+        if self.emotions < 0 or (self.emotions and self.task != "multilabel"):
+            raise ValueError(
+                f"model.emotions is {self.emotions} and model.task is {self.task!r}; the shards say how many there "
+                "are: leave it out"
+            )
 
     @property
     def kind(self) -> Kind:

@@ -107,8 +107,8 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
         settings = encoder_config(config.text.encoder)
         encoder = build_text_encoder(settings, frozen=config.text.frozen)
     torch.manual_seed(config.train.seed)
-    data = {"dims": dims, "lengths": lengths}
-    modules = Modules(config, data=data, text_encoder=encoder, device=torch.device("cpu"), binding=False)
+    shape = {"dims": dims, "lengths": lengths}
+    modules = Modules(config, data=shape, text_encoder=encoder, device=torch.device("cpu"), binding=False)
     report = from_published(published, modules.dmd.state_dict(), slots(config.model.levels))
     if report.missing:
         raise ValueError(

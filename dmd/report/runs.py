@@ -13,6 +13,7 @@ from dmd.checkpoint.standing import Standing, read_lines, standing
 from dmd.config.loading import config_from_dict, config_to_dict
 from dmd.documents import read_document
 from dmd.metrics import loss_title
+from dmd.model.config import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,9 @@ class RunRecord:
         return int(self.config["train"]["seed"])
 
     @property
-    def task(self) -> str | int:
+    def task(self) -> Task:
         """`model.task` of the training."""
-        task: str | int = self.config["model"]["task"]
+        task: Task = self.config["model"]["task"]
         return task
 
     @property

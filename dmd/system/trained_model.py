@@ -74,6 +74,11 @@ class ModelCard:
         return steps, int(self.data["dims"][modality])
 
 
+def config_of(card: ModelCard) -> Config:
+    """The config of a model's training."""
+    return config_from_dict(card.config)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the model says about N samples; tensors on the CPU, float32 (sentiments that are scaled: float64)."""
@@ -102,6 +107,13 @@ class Prediction:
             raise ValueError("this model predicts the sentiment, no classes; read `sentiment`")
         logits = self.heads["fused"]
         return logits.softmax(-1) if self.scoring.kind == "classes" else logits.sigmoid()
+
+    def answers(self, head: str) -> Tensor:
+        """What a head says of each sample: sentiments [N], class numbers [N] int64, or emotions [N, L] bool."""
+        values = self.heads[head]
+        if self.scoring.kind == "regression":
+            return values
+        return values.argmax(-1) if self.scoring.kind == "classes" else says_emotions(values)
 
     @property
     def names(self) -> list[str]:
@@ -160,7 +172,7 @@ class TrainedModel:
     ) -> None:
         self.card = card
         self.device = device
-        self.config: Config = config_from_dict(card.config)
+        self.config: Config = config_of(card)
         text = self.config.text
         if (card.text_base is not None) != (card.text_encoder is not None and stands_on_base(text.lora, text.quantize)):
             raise ValueError(

@@ -82,9 +82,9 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
         here: whether ranks run on this machine, whose device must then have what the config asks for.
 
     Raises:
-        ValueError: as `resolve_task` and `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
-            encoder directory without whole weights, adapters that do not fit it, an optimizer that the device lacks, or
-            a stream that the memory cannot hold.
+        ValueError: as `resolve_task` and `plan_training`, sequences shorter than their convolution, statistics that the
+            index lacks, an encoder directory without whole weights, adapters that do not fit it, an optimizer that the
+            device lacks, or a stream that the memory cannot hold.
     """
     config = resolve_task(config, reader.index.info)
     plan = plan_training(config, reader, run, num_ranks)

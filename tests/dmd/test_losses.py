@@ -16,7 +16,7 @@ from dmd.model.graph import PAIRS
 
 LENGTHS = {"text": 5, "audio": 5, "vision": 5}
 DIMS = {"text": 6, "audio": 5, "vision": 7}
-CONFIG = ModelConfig(dim=8, heads=2, levels=1, kernel_text=1, kernel_audio=1, kernel_vision=1)
+CONFIG = ModelConfig(task="regression", dim=8, heads=2, levels=1, kernel_text=1, kernel_audio=1, kernel_vision=1)
 
 
 def margin_by_loops(features: torch.Tensor, labels: torch.Tensor) -> float:

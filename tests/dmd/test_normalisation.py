@@ -21,7 +21,7 @@ from tests.support.commands import command
 from tests.support.trained import train
 
 DIMS, LENGTHS = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}
-SMALL = ModelConfig(dim=8, heads=2, levels=1)
+SMALL = ModelConfig(task="regression", dim=8, heads=2, levels=1)
 
 
 def features() -> dict[str, torch.Tensor]:

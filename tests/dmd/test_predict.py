@@ -20,8 +20,10 @@ from data_shards.format.schema import MODALITIES
 from data_shards.sources.pickled import Fields
 from dmd.config.loading import config_to_dict, load_config, preset_names
 from dmd.inference.export import CARD, PROGRAM, example
-from dmd.inference.inputs import _labels, read_samples
+from dmd.inference.inputs import read_samples
+from dmd.inference.labels import pickle_labels
 from dmd.inference.outputs import schema
+from dmd.metrics import Scoring
 from dmd.model import DMD, ModelConfig
 from dmd.model.dmd import HEADS
 from dmd.model.text import build_text_encoder
@@ -49,7 +51,7 @@ def test_predict_and_evaluate_agree(run, shards, tmp_path):
     assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
     assert command("predict", run, shards, "--split", "test", "--out", tmp_path / "out.parquet") == 0
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema.equals(schema("regression"))
+    assert table.schema.equals(schema(Scoring()))
     metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]
     label = table["label"].to_numpy()
     for head in HEADS:
@@ -282,7 +284,7 @@ def test_a_published_checkpoint_with_a_text_encoder(tmp_path, capsys):
     settings.save_pretrained(tmp_path / "encoder")
     encoder = build_text_encoder(settings.to_dict(), frozen=False)
     model = DMD(
-        ModelConfig(dim=8, heads=2, levels=1),
+        ModelConfig(task="regression", dim=8, heads=2, levels=1),
         {"text": 0, "audio": 3, "vision": 4},
         dict.fromkeys(("text", "audio", "vision"), 9),
         encoder,
@@ -369,11 +371,11 @@ def test_class_numbers_are_found_where_dmd_shard_finds_them(name):
     sizes = dict.fromkeys(MODALITIES, 4)
     data = {"name": "x", "generation": "x", "text_kind": "features", "dims": sizes, "lengths": sizes}
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=None, source={})
-    assert _labels(Fields({name: [0, 2]}), 2, card, "x: ").tolist() == [0, 2]
-    assert _labels(Fields({name: np.eye(3)[[1, 2]]}), 2, card, "x: ").tolist() == [1, 2]
+    assert pickle_labels(Fields({name: [0, 2]}), 2, card, "x: ").tolist() == [0, 2]
+    assert pickle_labels(Fields({name: np.eye(3)[[1, 2]]}), 2, card, "x: ").tolist() == [1, 2]
     for wrong in (3, 0.5, -1):
         with pytest.raises(ValueError, match=rf"x: {name} holds {wrong}, which is not a class of the model.* 0 to 2"):
-            _labels(Fields({name: [0, wrong]}), 2, card, "x: ")
+            pickle_labels(Fields({name: [0, wrong]}), 2, card, "x: ")
 
 
 def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):
