@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,11 +30,9 @@ LabelKind = Literal["sentiments", "classes", "binary"]
 CLASS_LIMIT = 1000
 EMOTION_LIMIT = 100
 LABEL_LIMIT = 3.0
+_Numbers = TypeVar("_Numbers", float, NDArray[np.float64])
 _RELATIVE_ROUNDING = 1e-6
 """How far a scaled label may exceed the limit, relative to it: float32 labels such as 0.6 are not exact."""
-_MAX_NAMED = 8
-"""Class numbers that a message names."""
-_DECLARE = "--classes (class numbers), --binary (0 and 1), or --label-scale 1 (sentiments in [-3, 3] as they are)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +73,25 @@ class LabelFacts:
         """The class numbers that occur."""
         return [number for number, count in enumerate(self.classes) if count]
 
-    def describe(self, class_names: Sequence[str] = (), emotions: Sequence[str] = ()) -> str:
-        """The facts in words, with the names of classes and emotions where there are any."""
-        parts = [] if self.min is None else [f"sentiments {self.min:g} to {self.max:g}"]
+    def describe(
+        self,
+        *,
+        class_names: Sequence[str] = (),
+        emotions: Sequence[str] = (),
+        scale: float = 1.0,
+        offset: float = 0.0,
+    ) -> str:
+        """The facts in words, with the names of classes and emotions where there are any.
+
+        Args:
+            scale: what the labels of the source were multiplied with,
+            offset: after this was subtracted.
+        """
+        parts = []
+        if self.min is not None and self.max is not None:
+            low, high = (to_source_units(end, scale, offset) for end in (self.min, self.max))
+            stored = f", stored as {self.min:g} to {self.max:g}" if (scale, offset) != (1, 0) else ""
+            parts.append(f"sentiments {low:g} to {high:g}{stored}")
         if self.classes:
             names = class_names or range(len(self.classes))
             parts.append(
@@ -149,6 +163,18 @@ class Labels:
         return 0.0 if self.range is None else (self.range[0] + self.range[1]) / 2
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """What a label may be instead of a number."""
+        return () if self.kind == "sentiments" else self.class_names
+
+    @property
+    def scale_option(self) -> str:
+        """What the user says of the scale of the sentiments, as it is given; "" where nothing is."""
+        if self.range is not None:
+            return f"--label-range {self.range[0]:g} {self.range[1]:g}"
+        return "" if self.scale is None else f"--label-scale {self.scale:g}"
+
+    @property
     def is_scale_declared(self) -> bool:
         """Whether the user says what the scale of the sentiments is."""
         return self.scale is not None or self.range is not None
@@ -158,12 +184,11 @@ class Labels:
             raise ValueError(f"--label-scale {self.scale} is no factor; give a number above 0, such as 3 for CH-SIMS")
         if self.range is not None and not -math.inf < self.range[0] < self.range[1] < math.inf:
             raise ValueError(
-                f"--label-range {self.range[0]:g} {self.range[1]:g} is no range; give the lowest and the highest label "
+                f"{self.scale_option} is no range; give the lowest and the highest label "
                 "of the scale, such as -1 1 for CH-SIMS"
             )
         if self.is_scale_declared and self.kind != "sentiments":
-            option = "--label-scale" if self.range is None else "--label-range"
-            raise ValueError(f"{option} is for sentiments, not with --{self.kind}; give one of them")
+            raise ValueError(f"{self.scale_option} is for sentiments, not with --{self.kind}; give one of them")
         if self.scale is not None and self.range is not None:
             raise ValueError("--label-range says what --label-scale does; give one of them")
 
@@ -205,53 +230,20 @@ class Labels:
         if self.range is None and self.factor == 1:
             return value
         if not abs(value) <= LABEL_LIMIT * (1 + _RELATIVE_ROUNDING):
+            if self.range is not None:
+                raise ValueError(
+                    f"label {label:g} is outside of {self.scale_option}; give the ends of the labels' scale, or mend "
+                    "the label"
+                )
             raise ValueError(
-                f"label {label:g} is outside of --label-range {self.range[0]:g} {self.range[1]:g}; give the ends of "
-                "the labels' scale, or mend the label"
-                if self.range is not None
-                else f"label {label:g} times --label-scale {self.factor:g} is {value:g}, beyond [-3, 3]; give a "
-                "smaller one"
+                f"label {label:g} times {self.scale_option} is {value:g}, beyond [-3, 3]; give a smaller one"
             )
         return max(-LABEL_LIMIT, min(LABEL_LIMIT, value))
 
 
-def check_labels(splits: dict[str, LabelFacts], labels: Labels, name: str, *, training_samples: int) -> list[str]:
-    """Reject labels that are ambiguous, or all equal in the training split; return warnings about odd ones.
-
-    Args:
-        training_samples: how many samples the training split has.
-
-    Raises:
-        ValueError: a training split with one label, one class or the same emotions everywhere; labels that look like
-            class numbers or another scale and were not declared.
-    """
-    train = splits.get("train")
-    if train is not None:
-        _check_varies(train, name, samples=training_samples)
-    everything = LabelFacts()
-    for facts in splits.values():
-        everything |= facts
-    problem = "" if labels.is_scale_declared else _ambiguity(everything)
-    if problem:
-        raise ValueError(f"{name}: {problem}")
-    return [
-        *_warn_of_sentiments(train or LabelFacts(), labels),
-        *_warn_of_classes(everything, train),
-        *_warn_of_emotions(train or LabelFacts(), labels.emotions, samples=training_samples),
-    ]
-
-
-def _check_varies(train: LabelFacts, name: str, *, samples: int) -> None:
-    if train.min != train.max or len(train.occurring) > 1 or any(0 < count < samples for count in train.emotions):
-        return
-    if train.min is not None:
-        what = f"label {train.min:g}"
-    else:
-        what = f"class {train.occurring[0]}" if train.classes else "same emotions"
-    raise ValueError(
-        f"{name}: every sample of train has the {what}, from which nothing can be learned; check the field that the "
-        "labels come from, or name the split otherwise if it is not to train on"
-    )
+def to_source_units(stored: _Numbers, scale: float, offset: float) -> _Numbers:
+    """Stored sentiments as the labels of the source that they were."""
+    return stored / scale + offset
 
 
 def are_names(names: Sequence[object]) -> bool:
@@ -264,80 +256,3 @@ def are_names(names: Sequence[object]) -> bool:
 def _add_counts(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
     """The sums of counts of which either may be longer."""
     return tuple(map(sum, zip_longest(left, right, fillvalue=0)))
-
-
-def _ambiguity(facts: LabelFacts) -> str:
-    """Why sentiments may be something else, and how to declare it; empty where they look like sentiments in [-3, 3]."""
-    if facts.min is None or facts.max is None or facts.min == facts.max:
-        return ""
-    range_text = f"the labels lie in [{facts.min:g}, {facts.max:g}]"
-    if facts.whole and facts.min >= 0:
-        kind = "0 and 1" if facts.max == 1 else "whole numbers and never negative"
-        return f"{range_text}, all {kind}: class numbers rather than sentiments; say what they are: {_DECLARE}"
-    if max(abs(facts.min), abs(facts.max)) > 1:
-        return ""
-    signs = " (with model.task=3 for negative, neutral, positive)" if facts.whole else ""
-    shares = "" if facts.min < 0 else "; where 0.5 is neutral, subtract it and say --label-scale 6"
-    return (
-        f"{range_text}, a third of the scale [-3, 3], as CH-SIMS has them; multiply them with --label-scale 3, or "
-        f"keep them with --label-scale 1{signs}{shares}"
-    )
-
-
-def _warn_of_sentiments(train: LabelFacts, labels: Labels) -> list[str]:
-    """Warnings about the sentiments of the training split, where the whole set or the user's declaration is clear."""
-    if train.min is None or train.max is None:
-        return []
-    if train.min == train.max:
-        return [f"every training sample has the sentiment {train.min:g}, from which only classes can be learned"]
-    warnings = []
-    if not labels.is_scale_declared and (problem := _ambiguity(train)):
-        warnings.append(f"of train alone, other than of the other splits, {problem}")
-    elif labels.factor != 1 and max(abs(train.min), abs(train.max)) <= 1:
-        warnings.append(
-            f"after --label-scale {labels.factor:g} the labels lie in [{train.min:g}, {train.max:g}], a third of the "
-            "scale [-3, 3]; check the factor"
-        )
-    if train.min >= 0 or train.max <= 0:
-        sign = "negative" if train.min >= 0 else "positive"
-        warnings.append(
-            f"no training label is {sign} (they lie in [{train.min:g}, {train.max:g}]), but 0 is taken for neutral in "
-            "Acc2, F1 and model.task; if something else is neutral here, subtract it from the labels first"
-        )
-    return warnings
-
-
-def _warn_of_classes(everything: LabelFacts, train: LabelFacts | None) -> list[str]:
-    """Warnings about class numbers."""
-    warnings = []
-    if train and train.min != train.max and len(train.occurring) == 1:
-        warnings.append(f"every training sample has class {train.occurring[0]}; data.classes=stored can learn nothing")
-    unseen = [n for n in everything.occurring if train and train.classes and n not in train.occurring]
-    gaps = [n for n in range(len(everything.classes)) if n not in everything.occurring]
-    if unseen:
-        warnings.append(f"{_classes(unseen)} in no training sample")
-    if gaps:
-        warnings.append(f"{_classes(gaps)} in no sample at all; number the classes from 0 without gaps")
-    return warnings
-
-
-def _warn_of_emotions(train: LabelFacts, names: Sequence[str], *, samples: int) -> list[str]:
-    """Warnings about emotions that all training samples have, or none; nothing where their names are missing."""
-    found = list(zip(names, train.emotions, strict=False))
-    parts = [
-        ("in no training sample", [name for name, count in found if count == 0]),
-        ("in every training sample", [name for name, count in found if count == samples]),
-    ]
-    return [
-        f"{', '.join(constant)}: {where}; nothing can be learned of an emotion that does not vary"
-        for where, constant in parts
-        if constant
-    ]
-
-
-def _classes(numbers: list[int]) -> str:
-    """`class 4 is`, or `classes 1, 2, 3, ... (17 of them) are`."""
-    if len(numbers) == 1:
-        return f"class {numbers[0]} is"
-    more = f", ... ({len(numbers)} of them)" if len(numbers) > _MAX_NAMED else ""
-    return f"classes {', '.join(map(str, numbers[:_MAX_NAMED]))}{more} are"

@@ -240,8 +240,8 @@ def _check_label(sample: Sample, where: str) -> None:
     has_other = sample.class_label is not None or sample.emotions is not None
     if not (has_other and math.isnan(sample.label)) and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(
-            f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-scale FACTOR, or "
-            "say with --classes that they are class numbers"
+            f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-range LOW HIGH "
+            "(the ends of their own scale) or --label-scale FACTOR, or say with --classes that they are class numbers"
         )
     if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
         raise ValueError(f"{where}: class label {sample.class_label} is not from 0 to {CLASS_LIMIT - 1}; number from 0")

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from data_shards.format.padding import pad_steps
 
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-"""Of those with a comma, what may be a whole number with a comma between its thousands."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
 def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
@@ -63,11 +61,9 @@ def to_number(value: object, what: str) -> float:
     """A number, or a text that spells one, as float; NaN for null. A text may have a decimal comma.
 
     Raises:
-        ValueError: no number, or one whose comma may also divide thousands, such as 1,250.
+        ValueError: no number.
     """
     if isinstance(value, str | bytes) and (spelled := _DECIMAL_COMMA.fullmatch(to_text(value).strip())):
-        if _THOUSANDS.fullmatch(spelled[0]):
-            raise ValueError(f"{what} {value!r} is a decimal number or thousands; write it with a point")
         value = spelled[0].replace(",", ".")
     try:
         return math.nan if value is None else float(value)  # type: ignore[arg-type]
@@ -78,6 +74,37 @@ def to_number(value: object, what: str) -> float:
 def to_count(value: object, what: str) -> int:
     """A whole number, as `to_number`."""
     number = to_number(value, what)
+    if not number.is_integer():
+        raise ValueError(f"{what} {value!r:.60} is not a whole number")
+    return int(number)
+
+
+def to_label(value: object, class_names: Sequence[str], what: str) -> float:
+    """A label as a number: of one of `class_names` its place among them.
+
+    Raises:
+        ValueError: neither a number nor one of the names.
+    """
+    written = to_text(value).strip() if isinstance(value, str | bytes) else ""
+    if written in class_names:
+        return float(class_names.index(written))
+    try:
+        return to_number(value, what)
+    except ValueError as error:
+        if not written:
+            raise
+        known = ", ".join(class_names)
+        hint = (
+            f"and none of --class-names {known}; add it there, or mend the label"
+            if known
+            else "; of classes with names say --classes --class-names NAME,NAME,... in the order of their numbers"
+        )
+        raise ValueError(f"{error}{' ' if known else ''}{hint}") from error
+
+
+def to_class(value: object, class_names: Sequence[str], what: str) -> int:
+    """A class number, as `to_label`."""
+    number = to_label(value, class_names, what)
     if not number.is_integer():
         raise ValueError(f"{what} {value!r:.60} is not a whole number")
     return int(number)

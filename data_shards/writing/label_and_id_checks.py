@@ -4,7 +4,8 @@ import logging
 from typing import Any
 
 from data_shards.format.shard_rows import ShardRows
-from data_shards.labels import LabelFacts, Labels, Task, check_labels
+from data_shards.label_checks import check_labels
+from data_shards.labels import LabelFacts, Labels, Task
 from data_shards.writing.duplicate_ids import DuplicateIdCheck, FileOf
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,10 @@ class LabelAndIdChecks:
         """Take the rows of a shard; `where` and `start` say where its first sample is.
 
         Raises:
-            ValueError: a duplicate id within a split, or sentiments that only some samples have.
+            ValueError: a duplicate id within a split, sentiments that only some samples have, or a class without a
+                name where others have one.
         """
+        self._check_class_names(rows, where)
         self._ids.add(rows.ids, split=rows.split, where=where, start=start)
         self._training_samples += len(rows.ids) if rows.split == "train" else 0
         facts = rows.label_facts()
@@ -48,6 +51,15 @@ class LabelAndIdChecks:
         self._facts[rows.split] = facts if known is None else known | facts
         for name, count in rows.ignored.items():
             self._ignored[name] = self._ignored.get(name, 0) + count
+
+    def _check_class_names(self, rows: ShardRows, where: str) -> None:
+        names = self._labels.class_names if self._labels else ()
+        if names and rows.num_classes > len(names):
+            number, name = next(pair for pair in zip(rows.classes, rows.ids, strict=True) if pair[0] >= len(names))
+            raise ValueError(
+                f"{self._name}: {where} sample {name!r} has class {number}, but --class-names has {len(names)} names, "
+                f"of classes 0 to {len(names) - 1}: {', '.join(names)}; name every class"
+            )
 
     def finish(self) -> dict[str, Any]:
         """The fields of `DatasetInfo` about labels and ids; logs a warning about odd ones.
