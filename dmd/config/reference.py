@@ -44,7 +44,9 @@ def type_name(annotation: Any) -> str:
         return " or ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(map(type_name, get_args(annotation)))
-    return "null" if annotation is NoneType else str(getattr(annotation, "__name__", annotation))
+    if annotation is NoneType:
+        return "null"
+    return annotation.__name__ if get_origin(annotation) is None else str(annotation)
 
 
 def reference() -> str:

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from data_shards.sources import fields as fields_of
-from data_shards.sources.conversions import to_emotions
 from data_shards.sources.pickled import Fields
 from dmd.config import Config
 from dmd.data.loader import LABELS
@@ -22,7 +21,7 @@ from dmd.system.trained_model import ModelCard, config_of
 
 _SENTIMENTS = ("regression_labels", "labels", "label")
 _CLASSES = ("classification_labels", "labels", "label")
-_EMOTIONS = "emotions"
+_EMOTIONS = ("emotions", "labels", "classification_labels")
 
 
 def shard_labels(batch: Mapping[str, NDArray[Any]], config: Config, scoring: Scoring) -> NDArray[np.float64]:
@@ -48,7 +47,13 @@ def pickle_labels(fields: Fields, count: int, card: ModelCard, where: str) -> ND
     name = next((name for name in (_CLASSES if stored else _SENTIMENTS) if fields.get(name) is not None), None)
     if name is None:
         return np.full(count, np.nan)
-    given = fields_of.labels({name: np.atleast_1d(fields[name])}, name, where.removesuffix(": "), classes=stored)
+    given = fields_of.labels(
+        {name: np.atleast_1d(fields[name])},
+        name,
+        where.removesuffix(": "),
+        classes=stored,
+        class_names=scoring.names,
+    )
     _check_count(given, count, where)
     known = given[~np.isnan(given)]
     wrong = known[~(np.isin(known, np.arange(scoring.outputs)) if stored else np.isfinite(known))]
@@ -60,18 +65,14 @@ def pickle_labels(fields: Fields, count: int, card: ModelCard, where: str) -> ND
 
 
 def _emotions(fields: Fields, count: int, scoring: Scoring, where: str) -> NDArray[np.float64]:
-    """Emotions [N, L] of a field with a row per sample, or with a column per emotion by its name."""
-    given = fields.get(_EMOTIONS)
-    if given is None:
+    """Emotions [N, L] of a field with a number for each, of all samples or of none."""
+    name = next((name for name in _EMOTIONS if fields.get(name) is not None), None)
+    if name is None:
         return np.full((count, scoring.outputs), np.nan)
-    if isinstance(given, dict):
-        missing = [name for name in scoring.titles if name not in given]
-        if missing:
-            raise ValueError(f"{where}{_EMOTIONS} lacks {missing[0]!r}, which the model predicts; give all or none")
-        given = np.stack([np.asarray(given[name]).reshape(-1) for name in scoring.titles], axis=1)
-    rows = np.atleast_2d(np.asarray(given))
-    _check_count(rows, count, where)
-    return np.stack([to_emotions(row, scoring.titles, f"{where}{_EMOTIONS}") for row in rows]).astype(np.float64)
+    given = {name: np.atleast_2d(fields[name])}
+    flags = fields_of.emotions(given, name, where.removesuffix(": "), scoring.names)
+    _check_count(flags, count, where)
+    return flags.astype(np.float64)
 
 
 def _check_count(given: NDArray[Any], count: int, where: str) -> None:
