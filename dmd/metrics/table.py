@@ -469,15 +469,17 @@ def show(name: str, value: float, digits: int = 1) -> str:
 
 
 def protocol_of(names: Collection[str]) -> Protocol | None:
-    """The protocol whose metrics these are: the one with the fewest that has all of them; None for no metric's name."""
+    """The protocol whose metrics these are: the one that has them and no others, else the first that has all of them;
+    None for no metric's name."""
     rows = {_row_of(name) for name in known_metrics(names)}
-    fitting = [
-        (sum(row.fits(protocol.name, kind) for row in METRICS.values()), protocol)
-        for protocol in PROTOCOLS.values()
-        for kind in protocol.kinds
-        if rows and all(METRICS[row].fits(protocol.name, kind) for row in rows)
-    ]
-    return min(fitting, key=lambda found: found[0])[1] if fitting else None
+    fitting: list[Protocol] = []
+    for protocol in PROTOCOLS.values():
+        for kind in protocol.kinds:
+            own = {row.name for row in METRICS.values() if row.fits(protocol.name, kind)}
+            if rows == own:
+                return protocol
+            fitting += [protocol] if rows <= own else []
+    return fitting[0] if rows and fitting else None
 
 
 def unit_note(names: Collection[str]) -> str:
