@@ -84,8 +84,8 @@ def schedule_of(state: dict[str, Any]) -> dict[str, Any]:
     Older programs, which have no `label_offset`, kept those of labels that `dmd shard` had scaled on the shards' scale.
     """
     schedule, data = state["schedule"], state["data"]
-    scale = data.get("label_scale", 1.0)
-    if "label_offset" in data or scale == 1 or state["config"]["model"]["task"] != "regression":
+    task, scale = state["config"].get("model", {}).get("task", "regression"), data.get("label_scale", 1.0)
+    if "label_offset" in data or scale == 1 or task != "regression":
         return dict(schedule)
     plateau = {**schedule["plateau"], "best": schedule["plateau"]["best"] / scale}
     return {**schedule, "best_loss": schedule["best_loss"] / scale, "plateau": plateau}

@@ -71,7 +71,7 @@ def build_report(
         if path in resolved[:number]:
             raise ValueError(f"{paths[number]} is named twice; name each run once")
     records = [read_run(path, unfinished=unfinished) for path in paths]
-    if len({(str(record.task), record.info.get("protocol")) for record in records}) > 1:
+    if len({(str(record.task), record.protocol) for record in records}) > 1:
         raise ValueError(
             "the runs have different tasks (model.task) or protocols, which no table compares; report them apart"
         )

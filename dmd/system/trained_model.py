@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data_shards.sources.conversions import finite
 from dmd.config import Config
-from dmd.config.loading import config_from_dict
+from dmd.config.loading import written_config
 from dmd.documents import check_data, check_text_base
 from dmd.kernels.backend import float32_products
 from dmd.kernels.common.cards import current_device
@@ -76,7 +76,7 @@ class ModelCard:
 
 def config_of(card: ModelCard) -> Config:
     """The config of a model's training."""
-    return config_from_dict(card.config)
+    return written_config(card.config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,8 @@ def test_padding_stays_zero_and_what_is_there_keeps_its_position():
 
 
 def test_shards_without_statistics_are_rejected(shards, tmp_path):
-    config, device = load_config(None, ["model.normalise=train", "model.dim=8", "model.heads=2"]), torch.device("cpu")
+    overrides = ["model.task=regression", "model.normalise=train", "model.dim=8", "model.heads=2"]
+    config, device = load_config(None, overrides), torch.device("cpu")
     info = ShardIndex.load(shards).info
     system, _ = build_system(config, info, device)
     assert system.dmd.normalisation["audio"].get_buffer("mean").tolist() == pytest.approx(
