@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args()
     device = join_alone()
-    config = load_config(options.preset, options.overrides)
+    config = load_config(options.preset, ["model.task=regression", *options.overrides])
     with tempfile.TemporaryDirectory(dir=".") as folder:
         figures = measure(config, options.data, Path(folder), device, options.steps)
     known = versions()

@@ -84,7 +84,7 @@ class DeepSpeedReduction(GradientReduction):
 def make_engine(settings: list[str], bucket: int, info: SimpleNamespace, device: torch.device) -> DeepSpeedEngine:
     """An engine whose gradients are joined in buckets of so many elements."""
     megabytes = bucket * torch.float32.itemsize / 1e6
-    config = load_config("mosi-aligned", [*settings, f"train.reduce_bucket_mb={megabytes}"])
+    config = load_config("mosi-aligned", ["model.task=regression", *settings, f"train.reduce_bucket_mb={megabytes}"])
     torch.manual_seed(0)
     system = TrainingSystem(config, info, build_text_encoder(BERT, frozen=False), device)  # type: ignore[arg-type]
     system.train()
@@ -110,7 +110,7 @@ def main() -> None:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     settings = [f"train.ghost_batch_size={options.samples}", f"train.ghost_batches_per_step={ranks}"]
     settings.append("train.ghost_batches_per_forward=1")
-    config = load_config("mosi-aligned", settings)
+    config = load_config("mosi-aligned", ["model.task=regression", *settings])
     info = SimpleNamespace(
         dims={"text": 0, "audio": 5, "vision": 20},
         lengths=dict.fromkeys(("text", "audio", "vision"), LENGTH),

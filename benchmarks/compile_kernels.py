@@ -95,7 +95,7 @@ def run_step(case: Case, precision: str, ghosts: int) -> None:
     """Forward, losses and backward, for what they launch."""
     from dmd.kernels.triton_backend import TRITON
 
-    config = load_config(case.preset, list(case.overrides))
+    config = load_config(case.preset, ["model.task=regression", *case.overrides])
     dims, lengths = shapes(case.preset)
     model = DMD(config.model, dims, lengths, backend=TRITON)
     losses = Objective(config.objective, config.model, backend=TRITON)

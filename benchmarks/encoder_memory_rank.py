@@ -60,7 +60,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     settings = [f"train.ghost_batch_size={options.samples}", f"train.ghost_batches_per_step={ranks}"]
-    config = load_config("mosi-aligned", [*settings, "train.ghost_batches_per_forward=1", *options.overrides])
+    config = load_config(
+        "mosi-aligned", ["model.task=regression", *settings, "train.ghost_batches_per_forward=1", *options.overrides]
+    )
     info = SimpleNamespace(
         dims={"text": 0, "audio": 5, "vision": 20},
         lengths=dict.fromkeys(("text", "audio", "vision"), options.length),

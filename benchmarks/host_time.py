@@ -89,7 +89,7 @@ def make_system(
     """
     kernels = "plain" if device is None else "fused"
     settings = [f"train.kernels={kernels}", f"train.ghost_batch_size={SAMPLES}", *overrides]
-    config = load_config(preset, settings)
+    config = load_config(preset, ["model.task=regression", *settings])
     names = ("text", "audio", "vision")
     info = SimpleNamespace(
         dims=dict.fromkeys(names, FEATURES), lengths=dict.fromkeys(names, FRAMES), text_kind="features", vocab_size=0

@@ -38,7 +38,7 @@ def count_step(
     preset: str, *, samples: int, implementation: str, text: bool, bf16: bool, device: torch.device
 ) -> tuple[collections.Counter[str], collections.Counter[str]]:
     """(Triton launches, torch operations) by name, of a step after one that warmed up."""
-    config = load_config(preset)
+    config = load_config(preset, ["model.task=regression"])
     dims, lengths = shapes(preset)
     torch.manual_seed(0)
     encoder = build_text_encoder(BERT, frozen=False).to(device) if text else None

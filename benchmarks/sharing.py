@@ -46,7 +46,9 @@ def run_rank(shards: Path, preset: str, gradient: Path) -> None:
     device = join_process_group(MINUTES)
     torch.set_num_threads(1)
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    config = load_config(preset, ["train.ghost_batches_per_step=1", "train.clip=none", "train.precision=fp32"])
+    config = load_config(
+        preset, ["model.task=regression", "train.ghost_batches_per_step=1", "train.clip=none", "train.precision=fp32"]
+    )
     reader = ShardReader(shards)
     plan = make_plan(config, reader.index.num_samples("train"), ranks)
     system, _ = build_system(config, reader.index.info, device)

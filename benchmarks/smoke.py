@@ -79,7 +79,7 @@ class Case:
         self.device = torch.device(options.device)
         self.tiny = options.tiny
         preset, _, self.precision = name.partition(":")
-        self.config = load_config(preset, TINY if self.tiny else ())
+        self.config = load_config(preset, ["model.task=regression", *(TINY if self.tiny else ())])
         dims, lengths = shapes(preset)
         self.ghosts, self.size = (2, 2) if self.tiny else (STEP, SIZE)
         if self.tiny:

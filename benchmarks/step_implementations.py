@@ -50,7 +50,7 @@ class Side:
         torch.manual_seed(0)
         self.implementation = implementation
         self.device = device
-        config = load_config(preset, TINY if tiny else ())
+        config = load_config(preset, ["model.task=regression", *(TINY if tiny else ())])
         dims, lengths = shapes(preset)
         train = replace(
             config.train,

@@ -57,7 +57,7 @@ class Sides:
 
     def __init__(self, preset: str, *, ghosts: int, bert: bool = False) -> None:
         torch.manual_seed(0)
-        config = load_config(preset)
+        config = load_config(preset, ["model.task=regression"])
         dims, lengths = shapes(preset)
         encoder = None
         if bert:

@@ -22,7 +22,7 @@ SHAPES = {"mosi-aligned": "MOSI aligned", "mosei-aligned": "MOSEI aligned", "mos
 def training_against_step(preset: str, at_once: int, rounds: int) -> dict[str, float]:
     """Samples per second of the three, and the medians of their ratios over steps in alternation."""
     device = join_alone()
-    config = load_config(preset, [f"train.ghost_batches_per_forward={at_once}"])
+    config = load_config(preset, ["model.task=regression", f"train.ghost_batches_per_forward={at_once}"])
     per_step = config.train.ghost_batch_size * config.train.ghost_batches_per_step
     with tempfile.TemporaryDirectory() as folder:
         reader = ShardReader(prepare(Path(folder), SHAPES[preset], per_step * (rounds + 2)))

@@ -203,7 +203,7 @@ def _predict_file(options: argparse.Namespace) -> int:
     samples = read_samples(options.inputs, model.card, splits=_asked_splits(options), default=default, ids=options.id)
     counts: Counter[str] = Counter()
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
-    rows = write_predictions(out, tables, schema(model.config.model.task))
+    rows = write_predictions(out, tables, schema(model.modules.scoring))
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     print(f"{out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")
     return 0

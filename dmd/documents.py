@@ -8,10 +8,11 @@ types, or a `ValueError` of one line.
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from data_shards.durable import Unreadable
 from data_shards.format.schema import names_tokenizer
+from data_shards.labels import Protocol
 
 DOCUMENT = "run.json"
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
@@ -126,6 +127,7 @@ def check_data(data: dict[str, Any], where: str) -> None:
         raise ValueError(f"{where}: text_kind is {data['text_kind']!r:.40}; it must be features or tokens")
     if data.get("tokenizer") and not names_tokenizer(data["tokenizer"]):
         raise ValueError(f"{where}: tokenizer is {data['tokenizer']!r:.80}; it must have name and digest")
+    _check_labels(data, where)
     for name in ("dims", "lengths"):
         for modality in ("text", "audio", "vision"):
             least = 0 if name == "dims" and modality == "text" and data["text_kind"] == "tokens" else 1
@@ -135,6 +137,20 @@ def check_data(data: dict[str, Any], where: str) -> None:
     for modality in ("text", "audio", "vision"):
         if data["dims"][modality] * data["lengths"][modality] >= _LARGEST:
             raise ValueError(f"{where}: a sample of {modality} would have {_LARGEST} numbers or more")
+
+
+def _check_labels(data: dict[str, Any], where: str) -> None:
+    """Raise ValueError unless what this says of labels, of which older programs say less, can be read."""
+    scale, offset = data.get("label_scale", 1.0), data.get("label_offset", 0.0)
+    if not (_is_number(scale) and 0 < scale < math.inf and _is_number(offset) and math.isfinite(offset)):
+        raise ValueError(f"{where}: labels have the scale {scale!r:.40} and the offset {offset!r:.40}, which are none")
+    for name in ("class_names", "emotions"):
+        names = data.get(name, [])
+        if not isinstance(names, list | tuple) or not all(isinstance(word, str) for word in names):
+            raise ValueError(f"{where}: {name} is {names!r:.40}; it must be a list of names")
+    known = get_args(Protocol)
+    if data.get("protocol", "") not in ("", *known):
+        raise ValueError(f"{where}: protocol is {data['protocol']!r:.40}; it must be one of {', '.join(known)}")
 
 
 def check_text_base(base: object, where: str) -> None:

@@ -81,7 +81,7 @@ import torch
 import dmd.metrics
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.model import DMD, ModelConfig
-config = ModelConfig(dim=8, heads=2, levels=1)
+config = ModelConfig(task="regression", dim=8, heads=2, levels=1)
 model = DMD(config, dict(text=3, audio=4, vision=5), dict(text=6, audio=6, vision=6))
 labels = torch.ones(1, 2)
 loss = Objective(ObjectiveConfig(), config)(model(*(torch.ones(2, 6, n) for n in (3, 4, 5))), labels, labels)

@@ -1,8 +1,10 @@
 """What `dmd tune` and `dmd experiment` do, in order: check the shards, search or train, write the tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cluster.experiments.connection import Connection, connected
 from cluster.experiments.results import markdown, note_of, seed_rows, write_best, write_table, write_trials
@@ -16,11 +18,13 @@ from cluster.search.tensorboard_hparams import describe_cells, describe_search
 from cluster.search.trial_records import TrialRecords
 from data_shards.reading.reader import ShardReader
 from dmd.config import Config
+from dmd.data.targets import resolve_task, scoring_of
 from dmd.exit_codes import FAILED, LOST, STOPPED
-from dmd.metrics import loss_title
+from dmd.metrics import Scoring, loss_title
 from launch.trainer.preflight import check_training, open_shards
 
 _PROBES = 16
+AnyRequest = TypeVar("AnyRequest", TuneRequest, ExperimentRequest)
 
 
 def run_tune(request: TuneRequest) -> int:
@@ -32,6 +36,7 @@ def run_tune(request: TuneRequest) -> int:
     """
     with stop_requests() as stop:
         try:
+            request = _resolved(request)
             return _tune(request, stop)
         except KeyboardInterrupt:
             return _report_unfinished(request, "stopped on request", STOPPED)
@@ -48,7 +53,7 @@ def _tune(request: TuneRequest, stop: StopRequests) -> int:
         with connected(request, reader, identity=request.search.identity(), stop=stop) as connection:
             trials = TrialRecords(request.out)
             for folder in (trials.root, *([request.out / "final"] if seeds else [])):
-                describe_search(space.parameters, request.config.model.task, folder)
+                describe_search(space.parameters, request.config, _scoring(request.config, reader), folder)
             search(request.config, request.out, trials, request.search, connection)
             if trials.num_ended() < max(request.search.num_trials, len(trials.records)):
                 return _report_unfinished(request, "the search has returned before its end", STOPPED)
@@ -69,6 +74,7 @@ def run_experiment(request: ExperimentRequest) -> int:
     """
     with stop_requests() as stop:
         try:
+            request = _resolved(request)
             return _experiment(request, stop)
         except KeyboardInterrupt:
             why, code = "stopped on request", STOPPED
@@ -85,8 +91,23 @@ def _experiment(request: ExperimentRequest, stop: StopRequests) -> int:
         _check_configs(request, reader, request.configs.values())
         identity = {"ablations": list(request.ablations)}
         with connected(request, reader, identity=identity, stop=stop) as connection:
-            describe_cells(list(request.configs.values()), request.seeds, request.out)
+            configs = list(request.configs.values())
+            describe_cells(configs, request.seeds, _scoring(configs[0], reader), request.out)
             return _train_seeds(request, connection, request.configs, request.seeds, request.out)
+
+
+def _resolved(request: AnyRequest) -> AnyRequest:
+    """The request with what the shards hold in the place of `model.task: auto`, in all of its configs."""
+    with open_shards(request.data, request.config) as reader:
+        info = reader.index.info
+    changed: dict[str, Any] = {"config": resolve_task(request.config, info)}
+    if isinstance(request, ExperimentRequest):
+        changed["configs"] = {name: resolve_task(config, info) for name, config in request.configs.items()}
+    return replace(request, **changed)
+
+
+def _scoring(config: Config, reader: ShardReader) -> Scoring:
+    return scoring_of(config, vars(reader.index.info))
 
 
 def _check_test_split(reader: ShardReader) -> None:

@@ -15,7 +15,7 @@ from cluster.search.trial_records import TrialRecord, TrialRecords
 from data_shards.durable import replace_file
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
-from dmd.metrics import METRICS, headings_of, loss_title, shown, unit_note
+from dmd.metrics import headings_of, loss_title, metric, shown, unit_note
 from dmd.report.statistics import summarise
 
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ def write_trials(trials: TrialRecords, experiment: Path, base: Config) -> None:
     ordered = sorted(trials.records.values(), key=lambda record: (record.best_loss, record.number))
     keys = list(dict.fromkeys(key for record in ordered for key in record.values))
     names = {name: None for record in ordered for name in record.metrics}
-    titles = {name: f"valid {text}" for name, text in headings_of(names).items() if not METRICS[name].is_loss}
+    titles = {name: f"valid {text}" for name, text in headings_of(names).items() if not metric(name).is_loss}
     rows = [
         {
             "trial": record.number,

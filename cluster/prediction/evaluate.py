@@ -17,14 +17,15 @@ from cluster.ray_runtime.stopping import StopRequests, stop_requests
 from data_shards.places import Place, to_place
 from data_shards.reading.reader import ShardReader
 from dmd.commands import print_evaluation
-from dmd.config.loading import config_from_dict
 from dmd.data.loader import num_evaluation_batches
+from dmd.data.targets import scoring_of
 from dmd.evaluation.evaluate import Share, check_split, merge_shares, predict_share
 from dmd.evaluation.trained_run import describe, read_run_for, ready_model, shards_of
 from dmd.exit_codes import LOST, STOPPED
 from dmd.kernels.backend import default_device
 from dmd.model.dmd import HEADS
 from dmd.system.modules import BATCH_SIZE
+from dmd.system.trained_model import config_of
 
 _BATCHES_PER_TASK = 16
 
@@ -118,7 +119,8 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         card, weights = read_run_for(run, info)
         check_split(reader, split)
         total, batches = reader.index.num_samples(split), num_evaluation_batches(reader, split, BATCH_SIZE)
-    outputs = config_from_dict(card.config).model.outputs
+    scoring = scoring_of(config_of(card), card.data)
+    columns = len(HEADS) * scoring.outputs + scoring.label_width
     tasks = [
         {"first": first, "stop": min(first + _BATCHES_PER_TASK, batches)}
         for first in range(0, batches, _BATCHES_PER_TASK)
@@ -130,6 +132,6 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         arguments = {"model": model, "data": place, "generation": info.generation, "split": split}
         shares = []
         for content in answers(Evaluator, arguments, tasks, pool):
-            shares.append(decode_share(content, len(HEADS) * outputs + 1))
+            shares.append(decode_share(content, columns))
             bar.update()
-    return describe(run, card, info, split, merge_shares(shares, total, outputs))
+    return describe(run, card, info, split, merge_shares(shares, total, scoring))

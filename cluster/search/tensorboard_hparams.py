@@ -16,12 +16,11 @@ from torch.utils.tensorboard.writer import FileWriter
 from cluster.search.space import Parameter
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
-from dmd.metrics import METRICS, in_view, loss_title
-from dmd.metrics.table import Metric, kind_of, metrics_of
+from dmd.metrics import METRICS, Metric, Scoring, in_view, loss_title
 from dmd.training.logging.hyperparameters import BEST, DESCRIPTION_SUFFIX, hyperparameter, hyperparameters
 
 
-def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Path) -> None:
+def describe_search(parameters: Sequence[Parameter], config: Config, scoring: Scoring, folder: Path) -> None:
     """Write what varies, once, into an event file in a directory above the runs.
 
     It is the only description: TensorBoard's loader takes one of those that it finds, in no certain order, and so runs
@@ -30,8 +29,8 @@ def describe_search(parameters: Sequence[Parameter], task: str | int, folder: Pa
     if any(folder.glob(f"events.out.tfevents.*{DESCRIPTION_SUFFIX}")):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    names = in_view("hparams", [row.name for row in metrics_of(kind_of(task)) if not row.is_loss])
-    shown = {"loss": f"best valid {loss_title(task)}"}
+    names = in_view("hparams", [row.name for row in scoring.rows() if not row.is_loss])
+    shown = {"loss": f"best valid {loss_title(config.model.task)}"}
     shown |= {name: f"valid {METRICS[name].title}{_unit(METRICS[name])}" for name in names}
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"{BEST}/{name}"), display_name=title)
@@ -51,13 +50,13 @@ def _unit(metric: Metric) -> str:
     return " (share)" if metric.unit == "%" else ""
 
 
-def describe_cells(configs: Sequence[Config], seeds: Sequence[int], folder: Path) -> None:
+def describe_cells(configs: Sequence[Config], seeds: Sequence[int], scoring: Scoring, folder: Path) -> None:
     """The same of configs over seeds: what varies are the seed, and the keys in which the configs differ."""
     flat = [hyperparameters(config_to_dict(config)) for config in configs]
     choices = {key: tuple(dict.fromkeys(config[key] for config in flat)) for key in flat[0] if key != "train.seed"}
     parameters = [Parameter(key=key, kind="choice", choices=of) for key, of in choices.items() if len(of) > 1]
     parameters.append(Parameter(key="train.seed", kind="choice", choices=tuple(seeds)))
-    describe_search(parameters, configs[0].model.task, folder)
+    describe_search(parameters, configs[0], scoring, folder)
 
 
 def _info(parameter: Parameter) -> api_pb2.HParamInfo:

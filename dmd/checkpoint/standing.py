@@ -70,12 +70,25 @@ def standing(run: Path) -> Standing | None:
     check_course(state, str(newest))
     step = next(number for number, path in checkpoint_paths(root).items() if path == newest)
     validations = _validations(read_lines(run), step)
-    schedule, best_step = state["schedule"], state["best_step"]
+    schedule, best_step = schedule_of(state), state["best_step"]
     best = next((v for v in reversed(validations) if v.step == (step if best_step is None else best_step)), None)
     if best is None and best_step is not None:
         loss = schedule["best_loss"]
         best = Validation(epoch=schedule["best_epoch"] + 1, step=best_step, loss=loss, best_loss=loss)
     return Standing(step=step, epoch=state["cursor"]["epoch"], best=best, validations=tuple(validations))
+
+
+def schedule_of(state: dict[str, Any]) -> dict[str, Any]:
+    """The schedule of a checkpoint's state, with losses in the units of the labels.
+
+    Older programs, which have no `label_offset`, kept those of labels that `dmd shard` had scaled on the shards' scale.
+    """
+    schedule, data = state["schedule"], state["data"]
+    task, scale = state["config"].get("model", {}).get("task", "regression"), data.get("label_scale", 1.0)
+    if "label_offset" in data or scale == 1 or task != "regression":
+        return dict(schedule)
+    plateau = {**schedule["plateau"], "best": schedule["plateau"]["best"] / scale}
+    return {**schedule, "best_loss": schedule["best_loss"] / scale, "plateau": plateau}
 
 
 def newest_validation(run: Path, validated: ValidatedStep) -> ValidatedStep:

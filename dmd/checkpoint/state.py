@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
-from dmd.config.loading import config_from_dict, config_to_dict
+from dmd.config.loading import config_to_dict, written_config
 from dmd.documents import check_course
 from dmd.encoder_tokenizer import check_same_text
 from dmd.model.text_base import TextBase, check_base
@@ -106,7 +106,7 @@ def model_state(system: TrainingSystem) -> dict[str, Tensor]:
 
 def saved_config(state: dict[str, Any]) -> Config:
     """The config that a checkpoint was written with."""
-    return config_from_dict(state["config"])
+    return written_config(state["config"])
 
 
 def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, run: Path) -> None:

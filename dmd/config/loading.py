@@ -152,6 +152,18 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     return config
 
 
+def written_config(values: Mapping[str, Any]) -> Config:
+    """The config that a run, a checkpoint or an export holds. Where it names no task, it is older than other tasks than
+    sentiments.
+
+    Raises:
+        ValueError: as `config_from_dict`.
+    """
+    model = values.get("model", {})
+    has_task = not isinstance(model, Mapping) or "task" in model
+    return config_from_dict(values if has_task else {**values, "model": {**model, "task": "regression"}})
+
+
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Nested plain values, for JSON and YAML."""
     return asdict(config)

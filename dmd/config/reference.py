@@ -5,10 +5,10 @@ The text under a field of a config dataclass is its documentation, there and her
 
 import ast
 import inspect
-import re
 import sys
 from dataclasses import MISSING, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from dmd.config.loading import preset_comment, preset_names
 from dmd.config.schema import Config
@@ -40,15 +40,13 @@ def field_documents(section: type) -> dict[str, str]:
 
 def type_name(annotation: Any) -> str:
     """A type as a reader of YAML calls it."""
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    if not isinstance(annotation, type):
-        text = str(annotation).replace("typing.", "")
-    literal = re.fullmatch(r"Literal\[(.*)\]", text)
-    return (
-        literal[1].replace("'", "").replace(", ", " or ")
-        if literal
-        else text.replace(" | None", " or null").replace(" | ", " or ")
-    )
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(map(type_name, get_args(annotation)))
+    if annotation is NoneType:
+        return "null"
+    return annotation.__name__ if get_origin(annotation) is None else str(annotation)
 
 
 def reference() -> str:

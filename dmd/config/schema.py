@@ -6,6 +6,7 @@ from typing import Literal
 from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
+from dmd.metrics import SENTIMENT_CLASSES
 from dmd.model import ModelConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
@@ -118,9 +119,10 @@ class DataConfig:
     on CUDA and for a stream, else 0."""
     window: int = 16
     """Shards whose samples are mixed with each other at a time; changes the order."""
-    classes: Literal["sentiment", "stored"] = "sentiment"
-    """Where the classes of a classification (`model.task`) come from: the sentiment, or the class labels that
-    `dmd shard --class-labels` took from the feature file (MMSA's `classification_labels`)."""
+    classes: Literal["sentiment", "stored", "emotions"] = "sentiment"
+    """Which labels a model learns. sentiment: the sentiment, or 2, 3, 5 or 7 classes of it. stored: the class numbers
+    that the shards hold. emotions: their emotions. Follows `model.task`, but where shards hold sentiments and class
+    numbers, which take `stored`."""
     check: bool = True
     """Compare each sample's checksum when it is first read."""
 
@@ -260,7 +262,12 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        train = self.train
+        train, task = self.train, self.model.task
+        if isinstance(task, int) and self.data.classes == "sentiment" and task not in SENTIMENT_CLASSES:
+            raise ValueError(
+                f"model.task is {task}, but a sentiment has {', '.join(map(str, SENTIMENT_CLASSES))} classes; set one "
+                "of them, or data.classes=stored for the class numbers of the shards"
+            )
         if train.offload != "none" and train.zero_stage == 0:
             raise ValueError(
                 f"train.offload is {train.offload!r}, which ZeRO does from stage 1 on; set train.zero_stage=1, 2 or 3"

@@ -32,6 +32,8 @@ PINNING = Lock()
 """Held by whoever pins a batch, or captures a CUDA graph: CUDA breaks a capture off when another thread pins."""
 _STEPS_AT_ONCE = 32
 """Steps whose order is computed together: a call for many positions costs little more than one for few."""
+LABELS = {"sentiment": "label", "stored": "class", "emotions": "emotions"}
+"""What a reader calls the labels of `data.classes`."""
 _NO_WINDOWS = np.empty(0, dtype=np.int64)
 
 
@@ -49,7 +51,8 @@ class Batch:
     vision: Tensor
     """[G*P, T, D]"""
     labels: Tensor
-    """[G, S], sentiments, or class numbers where the config asks for those that are stored."""
+    """[G, S], sentiments, or class numbers where the config asks for those that are stored; [G, S, L], emotions as 0
+    and 1, where it asks for those."""
     mask: Tensor
     """[G, S], float32: 1 for a sample, 0 for padding."""
     rows: Tensor
@@ -122,12 +125,12 @@ class _Forward:
 
 
 def _to_batch(forward: _Forward, arrays: dict[str, NDArray[Any]], labels: NDArray[Any]) -> Batch:
-    """A batch of the arrays that its request gave, and the labels [G * S] of its whole ghost batches."""
+    """A batch of the arrays that its request gave, and the labels [G * S, ...] of its whole ghost batches."""
     return Batch(
         text=torch.from_numpy(arrays["text"]),
         audio=torch.from_numpy(arrays["audio"]),
         vision=torch.from_numpy(arrays["vision"]),
-        labels=torch.from_numpy(labels.astype(np.float32)).view(*forward.rows.shape),
+        labels=torch.from_numpy(labels.astype(np.float32)).view(*forward.rows.shape, *labels.shape[1:]),
         mask=torch.from_numpy(forward.valid.astype(np.float32)),
         rows=torch.from_numpy(forward.rows),
         ghosts=tuple(forward.ghosts),
@@ -283,7 +286,7 @@ def _batches(
     """The batches of all keys, in their order; a stream goes through the keys a second time, ahead."""
 
     def finish(forward: _Forward, arrays: dict[str, NDArray[Any]]) -> Batch:
-        column = "class" if config.classes == "stored" else "label"
+        column = LABELS[config.classes]
         # Losses need the labels of a whole ghost batch, whoever reads the other features.
         is_whole = forward.part == WHOLE
         records = arrays if is_whole else reader.index.records(split, forward.filled.ravel())

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from data_shards.format.schema import DatasetInfo
+from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY
 from dmd.losses.sharing import WHOLE, Part
@@ -13,13 +14,13 @@ LARGEST_LABEL = 3.0
 
 
 def random_batch(
-    info: DatasetInfo, ghosts: int, ghost_size: int, *, part: Part = WHOLE, stored_classes: bool = False
+    info: DatasetInfo, ghosts: int, ghost_size: int, *, part: Part = WHOLE, config: Config | None = None
 ) -> Batch:
     """`ghosts` ghost batches of `ghost_size` samples that belong to no split, on the CPU.
 
     Args:
         part: what of each ghost batch there are features of.
-        stored_classes: labels are class numbers, as `data.classes=stored` has them; otherwise sentiments.
+        config: of the model, which may read class numbers or emotions; None: sentiments.
     """
     generator = torch.Generator().manual_seed(0)
     count = ghosts * part.slots(ghost_size)
@@ -32,11 +33,13 @@ def random_batch(
         ids = torch.randint(info.vocab_size, (count, 1, info.lengths["text"]), generator=generator)
         parts["text"] = torch.cat([ids, torch.ones_like(ids), torch.zeros_like(ids)], dim=1)  # [G*S, 3, T]
     labels = torch.linspace(-LARGEST_LABEL, LARGEST_LABEL, ghosts * ghost_size)
-    if stored_classes:
-        labels = (torch.arange(ghosts * ghost_size) % info.classes).float()
+    if config is not None and config.data.classes == "stored":
+        labels = (torch.arange(ghosts * ghost_size) % config.model.outputs).float()
+    if config is not None and config.data.classes == "emotions":
+        labels = torch.randint(2, (ghosts * ghost_size, config.model.outputs), generator=generator).float()
     return Batch(
         **parts,
-        labels=labels.view(ghosts, ghost_size),
+        labels=labels.view(ghosts, ghost_size, *labels.shape[1:]),
         mask=torch.ones(ghosts, ghost_size),
         rows=torch.full((ghosts, ghost_size), -1),
         ghosts=(EMPTY,) * ghosts,

@@ -1,7 +1,12 @@
-"""What a model is to predict of a sample: its sentiment, or its class, from the sentiment or as it is stored."""
+"""What a model is to predict of a sample: its sentiment, its class, or its emotions.
 
-from collections.abc import Sequence
-from typing import get_args
+Here config and index meet: `resolve_task` puts what the shards hold in the place of `model.task: auto`, and rejects
+what they do not hold; `scoring_of` says what the answers of the model mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,45 +14,129 @@ from torch import Tensor
 from data_shards.format.schema import DatasetInfo
 from data_shards.reading.index import ShardIndex
 from dmd.config import Config
-from dmd.metrics import to_classes
+from dmd.metrics import Scoring
+from dmd.metrics.bins import EDGES
+from dmd.metrics.table import DEFAULTS, PROTOCOLS
 from dmd.model.config import Task
 
-
-def targets(labels: Tensor, config: Config) -> Tensor:
-    """Sentiments or class numbers, like `labels`, which are what `Batch.labels` holds."""
-    task = config.model.task
-    if task == "regression" or config.data.classes == "stored":
-        return labels
-    return to_classes(labels, task).to(labels.dtype)
+_FEWEST_CLASSES = 2
+Classes = Literal["sentiment", "stored", "emotions"]
+"""Of `data.classes`."""
 
 
-def check_classes(config: Config, info: DatasetInfo) -> None:
-    """Raise ValueError where the config asks for class labels or sentiments that the shards do not hold."""
-    task, stored = config.model.task, config.data.classes == "stored"
-    if info.task == "classes" and (task == "regression" or not stored):
-        fitting = [number for number in get_args(Task)[1:] if number >= info.classes]
-        asked = (
-            f"set model.task={fitting[0]} data.classes=stored" if fitting else "a model.task of as many is not there"
-        )
-        raise ValueError(f"the shards of {info.name} hold {info.classes} classes and no sentiments; {asked}")
-    if stored and task == "regression":
-        raise ValueError("data.classes is 'stored', but model.task is 'regression'; set model.task to their number")
-    if stored and not info.classes:
+def resolve_task(config: Config, info: DatasetInfo) -> Config:
+    """The config with what the shards hold in the place of `model.task: auto`; a resolved one stays as it is.
+
+    Raises:
+        ValueError: the config asks for what the shards do not hold.
+    """
+    model, data = config.model, config.data
+    task, classes = model.task, data.classes
+    if task == "auto":
+        task, classes = _held(classes, info)
+    if task == "multilabel" and classes == "sentiment":
+        classes = "emotions"
+    emotions = len(info.emotions) if task == "multilabel" else 0
+    if model.emotions and model.emotions != emotions:
         raise ValueError(
-            f"data.classes is 'stored', but the shards of {info.name} hold no class labels; write them again with "
+            f"model.emotions is {model.emotions}, but the shards of {info.name} hold {emotions} emotions; leave it out"
+        )
+    _check_asked(task, classes, info)
+    return replace(config, model=replace(model, task=task, emotions=emotions), data=replace(data, classes=classes))
+
+
+def _held(classes: Classes, info: DatasetInfo) -> tuple[Task, Classes]:
+    """Task and `data.classes` of what shards hold, where it is up to them."""
+    if info.task == "multilabel" or classes == "emotions":
+        return "multilabel", "emotions"
+    if info.task == "classes" or (classes == "stored" and info.classes):
+        return max(_FEWEST_CLASSES, info.classes), "stored"
+    return "regression", classes
+
+
+def _check_asked(task: Task, classes: Classes, info: DatasetInfo) -> None:
+    """Raise ValueError where shards do not hold what a model is to learn."""
+    shards = f"the shards of {info.name}"
+    held = {"multilabel": f"{len(info.emotions)} emotions", "classes": f"{info.classes} classes"}.get(info.task)
+    wanted = {"multilabel": "emotions", "classes": "stored"}.get(info.task)
+    if held is not None and (classes != wanted or task == "regression"):
+        raise ValueError(f"{shards} hold {held} and no sentiments; set model.task=auto")
+    if classes == "stored" and not info.classes:
+        raise ValueError(
+            f"data.classes is 'stored', but {shards} hold no class labels; write them again with "
             "`dmd shard --class-labels`, or set data.classes=sentiment"
         )
-    if stored and task != "regression" and info.classes > task:
+    if classes == "emotions" and len(info.emotions) < _FEWEST_CLASSES:
         raise ValueError(
-            f"model.task is {task}, but the shards of {info.name} hold the class number {info.classes - 1}; set "
+            f"model.task is {task!r} and data.classes is 'emotions', but {shards} hold {len(info.emotions) or 'no'} "
+            "emotions, of which it takes two (one alone is `dmd shard --binary`); set model.task=auto"
+        )
+    fitting = {"stored": isinstance(task, int), "emotions": task == "multilabel", "sentiment": task != "multilabel"}
+    if not fitting[classes]:
+        raise ValueError(f"data.classes is {classes!r}, but model.task is {task!r}; set model.task=auto")
+    if classes == "stored" and isinstance(task, int) and info.classes > task:
+        raise ValueError(
+            f"model.task is {task}, but {shards} hold the class number {info.classes - 1}; set "
             f"model.task to at least {info.classes}, or data.classes=sentiment"
         )
+    if classes == "sentiment" and isinstance(task, int) and info.protocol == "sims" and task not in EDGES:
+        raise ValueError(
+            f"model.task is {task}, but {shards} have the protocol sims, which has {', '.join(map(str, EDGES))} "
+            "classes of a sentiment; set one of them"
+        )
+
+
+def check_same_labels(config: Config, data: Mapping[str, Any], info: DatasetInfo) -> None:
+    """Raise ValueError where shards do not hold what a model of this config, trained on `data`, predicts."""
+    resolve_task(config, info)
+    for what in ("class_names", "emotions"):
+        there, here = tuple(data.get(what, ())), tuple(getattr(info, what))
+        if there and here and there != here:
+            raise ValueError(
+                f"the model was trained on {what} {', '.join(there)}, these shards have {', '.join(here)}; give shards "
+                "with the same in the same order"
+            )
+
+
+def scoring_of(config: Config, facts: Mapping[str, Any]) -> Scoring:
+    """What the answers of a model with a resolved config mean.
+
+    Args:
+        facts: about the labels of its data, under the names of `DatasetInfo`: `vars(info)`, or `ModelCard.data`. Models
+            of older programs lack some.
+    """
+    model, kind = config.model, config.model.kind
+    declared = str(facts.get("protocol") or DEFAULTS[kind])
+    protocol = declared if kind in PROTOCOLS[declared].kinds else DEFAULTS[kind]
+    classes = config.data.classes
+    names: Sequence[str] = facts.get({"stored": "class_names", "emotions": "emotions"}.get(classes, ""), ())
+    return Scoring(
+        kind=kind,
+        protocol=protocol,
+        outputs=model.outputs,
+        scale=float(facts.get("label_scale", 1.0)),
+        offset=float(facts.get("label_offset", 0.0)),
+        names=_as_many(names, model.outputs),
+        classes_by="" if kind != "classes" or classes == "stored" else "sims" if declared == "sims" else "mosi",
+    )
+
+
+def _as_many(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Names of all outputs, of which a model may have more than its data has classes; none where there are none."""
+    return (*names, *map(str, range(len(names), count))) if names else ()
+
+
+def targets(labels: Tensor, scoring: Scoring) -> Tensor:
+    """What the heads are to predict, like `labels`, which are what `Batch.labels` holds."""
+    return scoring.classes_of(labels).to(labels.dtype) if scoring.classes_by else labels
 
 
 def check_targets(config: Config, index: ShardIndex) -> None:
     """Raise ValueError where all targets of the training split are equal, so that nothing can be learned."""
     task, facts = config.model.task, index.label_facts("train")
     found: Sequence[float]
+    if config.data.classes == "emotions":
+        return  # `dmd shard` has looked at each of them
     if config.data.classes == "stored":
         found = facts.occurring
     elif facts.min is None or facts.max is None:
@@ -55,7 +144,8 @@ def check_targets(config: Config, index: ShardIndex) -> None:
     elif task == "regression":
         found = sorted({facts.min, facts.max})
     else:
-        found = sorted(set(to_classes(torch.tensor([facts.min, facts.max]), task).tolist()))
+        ends = torch.tensor([facts.min, facts.max])
+        found = sorted(set(scoring_of(config, vars(index.info)).classes_of(ends).tolist()))
     if len(found) == 1 and index.num_samples("train") > 1:
         what = f"sentiment {found[0]:g}" if task == "regression" else f"class {found[0]} of model.task={task}"
         raise ValueError(

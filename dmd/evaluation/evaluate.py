@@ -1,7 +1,7 @@
 """Evaluation of a split: every sample exactly once at any number of ranks, metrics computed once from all of them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -11,13 +11,13 @@ from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.data.loader import evaluation_batches, num_evaluation_batches
 from dmd.losses.task import task_loss
-from dmd.metrics import head_metrics
+from dmd.metrics import Scoring, head_metrics
 from dmd.model.dmd import HEADS
 from dmd.system.modules import BATCH_SIZE, Modules, all_heads
 
 Share = tuple[Tensor, Tensor]
 """Part of an evaluation: row of each sample in its split [B], -1 for padding; its predictions of all heads and, last,
-its label [B, 8 * outputs + 1], float32. On the CPU."""
+its label [B, 8 * outputs + 1], of emotions [B, 8 * L + L]; float32, on the scale of the shards. On the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +25,20 @@ class Evaluation:
     """Predictions and labels of a split, in the order of the index."""
 
     predictions: dict[str, Tensor]
-    """{head: [N], or logits [N, classes]}"""
+    """{head: [N], sentiments in the units of the source; or logits [N, outputs]}"""
     labels: Tensor
-    """[N], sentiments or class numbers"""
+    """[N], sentiments in the units of the source or class numbers; [N, L], emotions as 0 and 1"""
+    scoring: Scoring = field(default_factory=Scoring)
 
     @property
     def loss(self) -> float:
-        """Mean task loss of the fused prediction over samples (MAE, cross entropy): what selection looks at."""
-        return float(task_loss(self.predictions["fused"], self.labels).double().mean())
+        """Mean task loss of the fused prediction over samples (MAE in the units of the source, cross entropy): what
+        selection looks at."""
+        return float(task_loss(self.predictions["fused"], self.labels, self.scoring.kind).double().mean())
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """{head: {metric: value}} for all eight heads, the fused one first."""
-        return {head: head_metrics(self.predictions[head], self.labels) for head in HEADS}
+        return {head: head_metrics(self.predictions[head], self.labels, self.scoring) for head in HEADS}
 
 
 def check_split(reader: ShardReader, split: str) -> None:
@@ -68,7 +70,7 @@ def evaluate(
     shares = [share] * num_ranks
     if distributed:
         dist.all_gather_object(shares, share)
-    return merge_shares(shares, reader.index.num_samples(split), config.model.outputs)
+    return merge_shares(shares, reader.index.num_samples(split), system.scoring)
 
 
 def predict_share(
@@ -96,7 +98,7 @@ def predict_share(
         for batch in batches:
             tables.append(all_heads(system.predict(batch.to(device))))
             rows.append(batch.rows.flatten())
-            labels.append(system.targets(batch).view(-1, 1))
+            labels.append(system.targets(batch).flatten(0, 1).view(-1, system.scoring.label_width))
             heartbeat()
         if rows:
             share = torch.cat(rows), torch.cat([torch.cat(tables).flatten(1).cpu(), torch.cat(labels)], dim=1)
@@ -104,15 +106,19 @@ def predict_share(
     return share
 
 
-def merge_shares(shares: Iterable[Share | None], total: int, outputs: int) -> Evaluation:
-    """All samples of a split of `total`, each of which is in one share, in their order; `outputs` are those of a
-    head."""
+def merge_shares(shares: Iterable[Share | None], total: int, scoring: Scoring) -> Evaluation:
+    """All samples of a split of `total`, each of which is in one share, in their order; `scoring` is the model's."""
     present = [share for share in shares if share is not None]
     rows = torch.cat([rows for rows, _ in present])
     values = torch.cat([values for _, values in present])
     values, rows = values[rows >= 0], rows[rows >= 0]
     order = rows.argsort()
     assert rows[order].equal(torch.arange(total)), "every sample exactly once"
-    values, labels = values[order, :-1], values[order, -1]
-    table = values if outputs == 1 else values.unflatten(1, (len(HEADS), outputs))  # [N, 8, ...]
-    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=labels)
+    width = scoring.label_width
+    table, labels = values[order, :-width], values[order, -width:]
+    if scoring.kind != "regression":
+        table = table.unflatten(1, (len(HEADS), scoring.outputs))  # [N, 8, outputs]
+    if scoring.kind != "multilabel":
+        labels = labels.squeeze(1)
+    table, labels = scoring.in_units(table), scoring.in_units(labels)
+    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=labels, scoring=scoring)

@@ -13,13 +13,12 @@ from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
 from dmd.checkpoint.select import best_checkpoint
 from dmd.checkpoint.state import check_fits
-from dmd.config.loading import config_from_dict
-from dmd.data.targets import check_classes
+from dmd.data.targets import check_same_labels
 from dmd.documents import read_document
 from dmd.evaluation.evaluate import Evaluation, evaluate
 from dmd.kernels.backend import default_device
 from dmd.system.fallback import settle_prediction
-from dmd.system.trained_model import ModelCard, TrainedModel
+from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 
 def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
@@ -99,7 +98,7 @@ def read_run_for(run: Path, info: DatasetInfo) -> tuple[ModelCard, dict[str, Ten
     """
     card, weights = read_run(run)
     check_fits(card.data, info)
-    check_classes(config_from_dict(card.config), info)
+    check_same_labels(config_of(card), card.data, info)
     return card, weights
 
 
@@ -134,5 +133,6 @@ def describe(run: Path, card: ModelCard, info: DatasetInfo, split: str, result: 
         "generation": info.generation,
         "split": split,
         "samples": len(result.labels),
+        "protocol": result.scoring.protocol,
         "metrics": result.metrics(),
     }

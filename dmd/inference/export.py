@@ -4,9 +4,9 @@
     DIR/model.json          config, data shapes, text encoder, origin (`ModelCard`)
     DIR/program.pt2         the same as a `torch.export` program, where PyTorch can make one
 
-The program takes (text, audio, vision) with any number of samples and gives predictions [B, 8], of a classifier logits
-[B, 8, classes], and the edges of both GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without
-this package.
+The program takes (text, audio, vision) with any number of samples and gives predictions [B, 8], on the scale [-3, 3] of
+the shards (`label_scale` and `label_offset` of model.json lead back), or logits [B, 8, outputs], and the edges of both
+GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without this package.
 """
 
 import json

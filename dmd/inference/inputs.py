@@ -2,7 +2,8 @@
 
 A pickle holds `{split: fields}` or the fields themselves: `text` (or `text_bert` for a model with a text encoder),
 `audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels` (`classification_labels` for a model of
-stored classes); `[N, T, D]` each, or one sample without the first axis. A split may be called by any of its names.
+stored classes, `emotions` for one of emotions); `[N, T, D]` each, or one sample without the first axis. A split may be
+called by any of its names.
 """
 
 import logging
@@ -20,22 +21,18 @@ from data_shards.label_options import format_counts
 from data_shards.places import Place, PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import Pickle
-from data_shards.sources import fields as fields_of
 from data_shards.sources.conversions import to_id, to_raw_text
 from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
 from data_shards.sources.splits import find_splits, split_of
-from dmd.config import Config
-from dmd.config.loading import config_from_dict
-from dmd.data.targets import check_classes, targets
+from dmd.data.targets import check_same_labels, scoring_of
 from dmd.encoder_tokenizer import check_same_text
+from dmd.inference.labels import pickle_labels, shard_labels
 from dmd.system.modules import BATCH_SIZE
-from dmd.system.trained_model import Arrays, ModelCard, check_arrays
+from dmd.system.trained_model import Arrays, ModelCard, check_arrays, config_of
 
 _log = logging.getLogger(__name__)
 Choose = Callable[[Iterable[str]], list[str]]
 """Of the splits that are there those to read."""
-_LABELS = ("regression_labels", "labels", "label")
-_CLASSES = ("classification_labels", "labels", "label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,8 @@ class Samples:
     ids: list[str]
     texts: list[str]
     labels: NDArray[np.float64]
-    """[B], what the model is to predict: sentiments or class numbers; NaN where there is none."""
+    """[B], what the model is to predict: sentiments in the units of its data, or class numbers; [B, L], emotions. NaN
+    where there is none."""
     arrays: Arrays
     """{modality: [B, ...]}"""
 
@@ -146,14 +144,14 @@ def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Sampl
         check_shards(card, reader)
         counts = reader.index.info.counts
         for split in choose(counts):
-            yield from shard_batches(reader, config_from_dict(card.config), split, range(counts[split]))
+            yield from shard_batches(reader, card, split, range(counts[split]))
 
 
 def check_shards(card: ModelCard, reader: ShardReader) -> None:
     """Raise ValueError unless the model reads what the shards hold."""
     info = reader.index.info
     check_same_text(card.data, info)
-    check_classes(config_from_dict(card.config), info)
+    check_same_labels(config_of(card), card.data, info)
     for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
         if card.data[what] != here:
             raise ValueError(
@@ -162,18 +160,19 @@ def check_shards(card: ModelCard, reader: ShardReader) -> None:
             )
 
 
-def shard_batches(reader: ShardReader, config: Config, split: str, rows: range) -> Iterator[Samples]:
-    """Samples `rows` of a split, in batches that begin at multiples of `BATCH_SIZE`, whoever reads them."""
+def shard_batches(reader: ShardReader, card: ModelCard, split: str, rows: range) -> Iterator[Samples]:
+    """Samples `rows` of a split for a model, in batches that begin at multiples of `BATCH_SIZE`, whoever reads them."""
     assert rows.start % BATCH_SIZE == 0, "a batch has the same samples in every command"
+    config = config_of(card)
+    scoring = scoring_of(config, card.data)
     for begin in range(rows.start, rows.stop, BATCH_SIZE):
         batch_rows = range(begin, min(begin + BATCH_SIZE, rows.stop))
         batch = reader.read(split, batch_rows)
-        known = batch["class" if config.data.classes == "stored" else "label"]
         yield Samples(
             split=split,
             ids=reader.index.ids(split, batch_rows),
             texts=reader.raw_texts(split, batch_rows),
-            labels=_targets(known, config),
+            labels=shard_labels(batch, config, scoring),
             arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES},
         )
 
@@ -218,7 +217,7 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Ite
     given = _listed(fields.get("id"), count, where, "id")
     ids = [to_id(name, f"{where}sample {row}") for row, name in enumerate(given)] or [str(row) for row in range(count)]
     texts = list(map(to_raw_text, _listed(fields.get("raw_text"), count, where, "raw_text"))) or [""] * count
-    labels = _labels(fields, count, card, where)
+    labels = pickle_labels(fields, count, card, where)
     for begin in range(0, count, BATCH_SIZE):
         part = slice(begin, begin + BATCH_SIZE)
         yield Samples(
@@ -228,31 +227,6 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Ite
             labels=labels[part],
             arrays={m: array[part] for m, array in arrays.items()},
         )
-
-
-def _labels(fields: Fields, count: int, card: ModelCard, where: str) -> NDArray[np.float64]:
-    """What the model is to predict, [N]; NaN for a sample, or for all, without a label."""
-    config = config_from_dict(card.config)
-    stored = config.data.classes == "stored"
-    names = _CLASSES if stored else _LABELS
-    name = next((name for name in names if name in fields and fields.get(name) is not None), None)
-    if name is None:
-        return np.full(count, np.nan)
-    given = fields_of.labels({name: np.atleast_1d(fields[name])}, name, where.removesuffix(": "), classes=stored)
-    if len(given) != count:
-        raise ValueError(f"{where}{len(given)} labels for {count} samples; give one per sample, or none")
-    known = given[~np.isnan(given)]
-    wrong = known[~(np.isfinite(known) if not stored else np.isin(known, np.arange(int(config.model.task))))]
-    if len(wrong):
-        kind = f"a class of the model, which are 0 to {int(config.model.task) - 1}" if stored else "a finite number"
-        raise ValueError(f"{where}{name} holds {wrong[0]:g}, which is not {kind}; mend it, or leave the labels out")
-    return _targets(given if stored else given * card.data.get("label_scale", 1.0), config)
-
-
-def _targets(labels: NDArray[Any], config: Config) -> NDArray[np.float64]:
-    """What the model is to predict; a label that is not there stays NaN."""
-    known = torch.from_numpy(labels.astype(np.float64))
-    return torch.where(known.isnan(), known, targets(known.nan_to_num(), config)).numpy()
 
 
 def _listed(values: Any, count: int, where: str, name: str) -> list[Any]:

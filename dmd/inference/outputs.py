@@ -3,16 +3,18 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow.csv import CSVWriter
 from pyarrow.parquet import ParquetWriter
 
 from data_shards.places import Place
 from dmd.inference.inputs import Samples
-from dmd.model.config import Task
+from dmd.metrics import Scoring
 from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
 from dmd.system.modules import SPACES
@@ -22,24 +24,35 @@ _SUFFIXES = (".parquet", ".csv")
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
-def schema(task: Task) -> pa.Schema:
-    """Columns of the predictions of a model of this task.
+def schema(scoring: Scoring) -> pa.Schema:
+    """Columns of the predictions of a model.
 
-    `prediction` is the fused head's sentiment or class; of a classifier `probability_0`, ... are its probabilities. The
-    other heads and the twelve edges follow under their names.
+    `label` and `prediction`, of the fused head, are sentiments in the units of the model's data, or class numbers; the
+    other heads follow under their names. Of emotions there are `label_NAME`, `prediction_NAME` and `HEAD_NAME`, 0 or 1,
+    for each. `probability_NAME`, or `probability_0`, ... of classes without names, are those of the fused head; the
+    twelve edges are last.
     """
-    kind = pa.float32() if task == "regression" else pa.int64()
-    probabilities = [] if task == "regression" else [f"probability_{number}" for number in range(task)]
+    answer = {"regression": pa.float32(), "classes": pa.int64(), "multilabel": pa.uint8()}[scoring.kind]
+    label = pa.uint8() if scoring.kind == "multilabel" else pa.float64()
     return pa.schema(
         [
             *((name, pa.string()) for name in ("split", "id", "text")),
-            ("label", pa.float64()),
-            ("prediction", kind),
-            *((name, pa.float32()) for name in probabilities),
-            *((head, kind) for head in _other_heads()),
+            *((name, label) for name in _answer_columns("label", scoring)),
+            *((name, answer) for name in _answer_columns("prediction", scoring)),
+            *((name, pa.float32()) for name in _probability_columns(scoring)),
+            *((name, answer) for head in _other_heads() for name in _answer_columns(head, scoring)),
             *((name, pa.float32()) for name in EDGE_COLUMNS),
         ]
     )
+
+
+def _answer_columns(what: str, scoring: Scoring) -> list[str]:
+    """The column of a label or an answer; of emotions one for each."""
+    return [f"{what}_{name}" for name in scoring.titles] if scoring.kind == "multilabel" else [what]
+
+
+def _probability_columns(scoring: Scoring) -> list[str]:
+    return [] if scoring.kind == "regression" else [f"probability_{name}" for name in scoring.column_names]
 
 
 def _other_heads() -> list[str]:
@@ -55,25 +68,28 @@ def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tup
 
 def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
     """One batch as a table of `schema`; a missing label is null."""
-    fused = prediction.heads["fused"]
-    classifies = fused.ndim > 1
-    heads = {head: logits.argmax(-1) if classifies else logits for head, logits in prediction.heads.items()}
-    columns = {
+    scoring = prediction.scoring
+    wanted = schema(scoring)
+    columns: dict[str, pa.Array] = {
         "split": pa.array([samples.split] * len(samples.ids)),
         "id": pa.array(samples.ids),
         "text": pa.array(samples.texts),
-        "label": pa.array(samples.labels, from_pandas=True),
-        "prediction": pa.array(heads["fused"].numpy()),
-        **{head: pa.array(heads[head].numpy()) for head in _other_heads()},
     }
-    if classifies:
-        for number, column in enumerate(prediction.probabilities.T.contiguous()):
-            columns[f"probability_{number}"] = pa.array(column.numpy())
+
+    def add(names: Sequence[str], values: NDArray[Any], *, may_lack: bool = False) -> None:
+        """One column [N], or one for each of the emotions, classes or edges [N, n]; `may_lack`: NaN is no value."""
+        for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
+            columns[name] = pa.array(column, from_pandas=may_lack).cast(wanted.field(name).type)
+
+    add(_answer_columns("label", scoring), samples.labels, may_lack=True)
+    for head in HEADS:
+        what = "prediction" if head == "fused" else head
+        add(_answer_columns(what, scoring), prediction.answers(head).numpy())
+    if scoring.kind != "regression":
+        add(_probability_columns(scoring), prediction.probabilities.numpy())
     for space in SPACES:
-        for number, (to, source) in enumerate(PAIRS):
-            edge = prediction.edges[space][:, number].contiguous()
-            columns[f"edge_{space}_{to}_from_{source}"] = pa.array(edge.numpy())
-    return pa.table(columns, schema=schema(fused.shape[1] if classifies else "regression"))  # type: ignore[arg-type]
+        add([name for name in EDGE_COLUMNS if name.startswith(f"edge_{space}_")], prediction.edges[space].numpy())
+    return pa.table(columns, schema=wanted)
 
 
 def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema) -> int:

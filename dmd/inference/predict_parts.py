@@ -16,14 +16,14 @@ from data_shards.places import Place
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from data_shards.storage.folder import open_folder
-from dmd.config.loading import config_from_dict
+from dmd.data.targets import scoring_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT
 from dmd.inference.export import read_model
 from dmd.inference.inputs import check_shards, chosen_splits, shard_batches
 from dmd.inference.outputs import predictions, schema, to_table
 from dmd.inference.part_files import Part, PartFiles, make_request, write_part
 from dmd.kernels.backend import default_device
-from dmd.system.trained_model import ModelCard, TrainedModel
+from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
         request = make_request(card, weights, info, splits, order.samples_per_part)
-        columns = schema(config_from_dict(card.config).model.task)
+        columns = schema(scoring_of(config_of(card), card.data))
         files = PartFiles(folder, request, reader.index, columns)
         with nullcontext() if order.out.is_url else sole_writer(order.out.path):
             missing = files.missing()
@@ -131,7 +131,7 @@ def compute_here(work: Work) -> None:
 
 def predict_part(model: TrainedModel, reader: ShardReader, part: Part) -> pa.Table:
     """The rows of a part."""
-    batches = shard_batches(reader, model.config, part.split, range(part.begin, part.stop))
+    batches = shard_batches(reader, model.card, part.split, range(part.begin, part.stop))
     return pa.concat_tables(to_table(samples, prediction) for samples, prediction in predictions(model, batches))
 
 

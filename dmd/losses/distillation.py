@@ -10,6 +10,7 @@ from torch import Tensor
 from dmd.kernels.losses.constants import REGULARISER_WEIGHT, REPRESENTATION_WEIGHT
 from dmd.losses.decoupling import cosine
 from dmd.losses.ghost import sample_mean
+from dmd.model.config import Kind
 from dmd.model.graph import PAIRS, centred
 
 PRIOR_TEMPERATURE = 0.25
@@ -32,17 +33,21 @@ def prior_regulariser(edges: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
     return REGULARISER_WEIGHT * (sample_mean(edges, mask) - prior).square().sum(-1)
 
 
-def logit_distillation(edges: Tensor, prior: Tensor, logits: dict[str, Tensor], mask: Tensor) -> Tensor:
+def logit_distillation(
+    edges: Tensor, prior: Tensor, logits: dict[str, Tensor], mask: Tensor, *, kind: Kind = "regression"
+) -> Tensor:
     """Sum over pairs of mean(weight * |student - teacher|); logits {m: [G, S]} -> [G].
 
     Of a classifier {m: [G, S, classes]}, the distance is the mean over classes of the absolute difference of the logits
-    less their mean over the classes.
+    less their mean over the classes; of emotions {m: [G, S, L]} the mean over emotions of the absolute difference.
     """
     differences = [logits[to] - logits[source].detach() for to, source in PAIRS]
-    if differences[0].dim() > mask.dim():
-        gaps = torch.stack([centred(difference).abs().mean(-1) for difference in differences], dim=-1)
-    else:
-        gaps = torch.stack([difference.abs() for difference in differences], dim=-1)
+    if kind == "classes":
+        differences = [centred(difference) for difference in differences]
+    distances = [difference.abs() for difference in differences]
+    if kind != "regression":
+        distances = [distance.mean(-1) for distance in distances]
+    gaps = torch.stack(distances, dim=-1)
     return sample_mean((edges + prior) * gaps, mask).sum(-1)
 
 

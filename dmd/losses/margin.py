@@ -6,6 +6,9 @@ from torch import Tensor
 from dmd.kernels.interface import LossKernels
 from dmd.kernels.losses.constants import MARGIN_EPSILON, MARGIN_PER_LABEL
 
+DISTANCE_OF_SETS = 3.0
+"""Difference of the labels of two samples that share no emotion, in units of a sentiment."""
+
 
 def margin_loss(
     features: Tensor,
@@ -27,9 +30,13 @@ def margin_loss(
     distinct rows is weighted by the product of the two degrees; pairs of an anchor that together weigh less than one
     count as one. As h falls below the smallest difference of two labels this becomes the published loss.
 
+    Labels may be sets of emotions. Their difference |y_i - y_k| is then 3 (1 - |A and B| / |A or B|), Jaccard's
+    distance (two empty sets are equal): positives have the same emotions, and samples that share none are as far apart
+    as a neutral sentiment and the strongest one, so that the margin stays in the range that it was published for.
+
     Args:
         features: [G, 3, S, d].
-        labels: [G, S].
+        labels: [G, S], or [G, S, L] for emotions as 0 and 1.
         mask: [G, S].
         constant: the margin, in the place of 0.15 |y_i - y_k| (eq. 4).
         smoothing: difference of labels at which two samples have nothing in common; 0: any, as published.
@@ -39,14 +46,15 @@ def margin_loss(
         [G].
     """
     rows = features.flatten(1, 2)  # [G, R, d], R = 3S
-    label = labels.repeat(1, 3)
+    is_set = labels.dim() > mask.dim()
+    label = labels.repeat(1, 3, 1) if is_set else labels.repeat(1, 3)
     valid = mask.repeat(1, 3)
-    if kernels is not None and constant is None and smoothing == 0:
+    if kernels is not None and constant is None and smoothing == 0 and not is_set:
         return kernels.margin(rows, label, valid)
     rows = rows / (rows.square().sum(-1, keepdim=True) + MARGIN_EPSILON).sqrt()
     similarity = rows @ rows.transpose(1, 2)  # [G, R, R]
     both = valid[:, :, None] * valid[:, None]
-    distance = (label[:, :, None] - label[:, None]).abs()
+    distance = distance_of_sets(label) if is_set else (label[:, :, None] - label[:, None]).abs()
     same = (1 - distance / smoothing).clamp(min=0) if smoothing else (distance == 0).to(rows.dtype)
     other_row = 1 - torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     positive = same * both * other_row  # [G, R, R]
@@ -60,3 +68,11 @@ def margin_loss(
         total, pairs = total - (twice * (reach - similarity)).sum(-1), pairs - twice.sum(-1)
     anchors = (pairs > 0).to(rows.dtype)
     return (total / pairs.clamp(min=1)).sum(-1) / anchors.sum(-1).clamp(min=1)
+
+
+def distance_of_sets(labels: Tensor) -> Tensor:
+    """DISTANCE_OF_SETS times Jaccard's distance of all pairs of sets [G, R, L], as 0 and 1 -> [G, R, R]."""
+    sizes = labels.sum(-1)
+    common = labels @ labels.transpose(1, 2)
+    union = sizes[:, :, None] + sizes[:, None] - common
+    return DISTANCE_OF_SETS * (union - common) / union.clamp(min=1)

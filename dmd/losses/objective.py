@@ -38,11 +38,12 @@ class Objective(nn.Module):
         self.sharing: Sharing | None = None
         """The ranks that share each ghost batch with this one; None where it has whole ones."""
         self.decoupling = model.decoupling
-        self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs)
-        self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs)
+        self.kind = model.kind
+        self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs, kind=model.kind)
+        self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs, kind=model.kind)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
-        self.known_to_kernels = config.orthogonality == "batch" and model.task == "regression" and all_in_triton()
+        self.known_to_kernels = config.orthogonality == "batch" and model.kind == "regression" and all_in_triton()
         self.use(backend)
 
     def use(self, backend: Backend) -> None:
@@ -61,7 +62,7 @@ class Objective(nn.Module):
         Args:
             output: of G * S samples, ghost batch after ghost batch; where ranks share ghost batches, of G * P, those of
                 this rank.
-            labels: [G, S], sentiments or class numbers.
+            labels: [G, S], sentiments or class numbers; [G, S, L], emotions as 0 and 1.
             mask: [G, S], 1 for a sample, 0 for padding.
 
         Returns:
@@ -73,7 +74,15 @@ class Objective(nn.Module):
         if kernels is not None and self.known_to_kernels:
             return self._terms_by_kernels(kernels, output, labels, mask)
         whole, compared = self._whole(output, mask)
-        inputs = Inputs(config=self.config, output=whole, compared=compared, labels=labels, mask=mask, kernels=kernels)
+        inputs = Inputs(
+            config=self.config,
+            output=whole,
+            compared=compared,
+            kind=self.kind,
+            labels=labels,
+            mask=mask,
+            kernels=kernels,
+        )
         terms: dict[str, Tensor] = {}
         for term in all_terms():
             if term.space is not None and term.space not in inputs.distilled:

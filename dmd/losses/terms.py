@@ -20,7 +20,7 @@ from dmd.losses.distillation import logit_distillation, prior_regulariser, repre
 from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
 from dmd.losses.task import task_loss
-from dmd.model.config import MODALITIES
+from dmd.model.config import MODALITIES, Kind
 from dmd.model.dmd import HEADS, SampleOutput
 
 Part = Literal["task", "decoupling", "relation", "distillation", "regulariser"]
@@ -42,7 +42,7 @@ class Distilled:
     prior: Tensor
     """[6]"""
     logits: dict[str, Tensor]
-    """{m: [G, S]}, of a classifier [G, S, classes]."""
+    """{m: [G, S]}, of a classifier [G, S, classes], of emotions [G, S, L]."""
     reprs: dict[str, Tensor]
     """{m: [G, S, n]}"""
 
@@ -57,8 +57,10 @@ class Inputs:
     compared: Compared
     """What is left of the decoupled features, which are too large to be gathered where ranks share a ghost batch: a
     term that needs something else of them adds it there."""
+    kind: Kind
+    """What the heads predict."""
     labels: Tensor
-    """[G, S], sentiments or class numbers."""
+    """[G, S], sentiments or class numbers; [G, S, L], emotions as 0 and 1."""
     mask: Tensor
     """[G, S], 1 for a sample, 0 for padding."""
     kernels: LossKernels | None
@@ -95,7 +97,7 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def _task(inputs: Inputs, *, head: str) -> Tensor:
-    return sample_mean(task_loss(inputs.output.predictions[head], inputs.labels), inputs.mask)
+    return sample_mean(task_loss(inputs.output.predictions[head], inputs.labels, inputs.kind), inputs.mask)
 
 
 def _reconstruction(inputs: Inputs) -> Tensor:
@@ -124,7 +126,7 @@ def _margin(inputs: Inputs) -> Tensor:
 
 def _logit(inputs: Inputs, *, space: str) -> Tensor:
     own = inputs.distilled[space]
-    return logit_distillation(own.edges, own.prior, own.logits, inputs.mask)
+    return logit_distillation(own.edges, own.prior, own.logits, inputs.mask, kind=inputs.kind)
 
 
 def _regulariser(inputs: Inputs, *, space: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Classes of sentiments, and metrics of a classifier: logits [N, classes] against class numbers [N].
+"""Classes of sentiments in [-3, 3], and metrics of a classifier: logits [N, classes] against class numbers [N].
 
 The classes are those of Acc7 and Acc5, and of Has0 for two; three are the sign of the label, as in MMSA's
 `classification_labels`, where Acc3 rounds.
@@ -6,6 +6,9 @@ The classes are those of Acc7 and Acc5, and of Has0 for two; three are the sign 
 
 import torch
 from torch import Tensor
+
+SENTIMENT_CLASSES = (2, 3, 5, 7)
+"""Into how many classes a sentiment can be divided."""
 
 
 def to_classes(label: Tensor, classes: int) -> Tensor:

@@ -6,50 +6,69 @@ import torch
 from torch import Tensor
 
 from dmd.metrics.classes import confusion
-from dmd.metrics.table import metrics_of
+from dmd.metrics.emotions import one_of, says_emotions
+from dmd.metrics.scoring import Scoring
+from dmd.metrics.table import Reads
+
+SENTIMENTS = Scoring()
+"""Of sentiments in [-3, 3], by the protocol of CMU-MOSI."""
 
 
-def head_metrics(prediction: Tensor, label: Tensor) -> dict[str, float]:
-    """All metrics of N predictions: sentiments [N] against sentiments, or logits [N, classes] against class numbers."""
-    return sentiment_metrics(prediction, label) if prediction.ndim == 1 else class_metrics(prediction, label)
+def head_metrics(prediction: Tensor, label: Tensor, scoring: Scoring = SENTIMENTS) -> dict[str, float]:
+    """All metrics of N predictions, in float64.
 
+    Those in per cent are shares in [0, 1] here. A metric that is not defined is NaN: correlations where predictions or
+    labels are constant up to float32 rounding (so also for one sample), acc2_non0 and f1_non0 where every label is 0,
+    the weighted accuracy of an emotion that all samples have or none, and all metrics where a prediction is not finite.
+    F1 of classes is over those that occur among the labels or the predictions.
 
-def class_metrics(logits: Tensor, label: Tensor) -> dict[str, float]:
-    """The metrics of a classifier, of logits [N, classes] against class numbers [N], in float64.
-
-    F1 is over the classes that occur among the labels or the predictions. All metrics are NaN where a logit is not
-    finite.
-
-    Raises:
-        ValueError: no sample, other shapes, or labels that are no class numbers.
-    """
-    confusion(logits, label)  # which looks at shapes and labels
-    rows = metrics_of("classes")
-    if not logits.isfinite().all():
-        return {row.name: math.nan for row in rows}
-    logits, label = logits.detach().to("cpu", torch.float64), label.detach().cpu().long()
-    return {row.name: row.function(logits, label) for row in rows}
-
-
-def sentiment_metrics(prediction: Tensor, label: Tensor) -> dict[str, float]:
-    """The metrics of a regression, of N predictions against N labels, 1-D tensors [N] on any device, in float64.
-
-    Those in per cent are shares in [0, 1] here. A metric that is not defined is NaN: corr where predictions or labels
-    are constant up to float32 rounding (so also for one sample), acc2_non0 and f1_non0 where every label is 0, and all
-    of them where a prediction is not finite.
+    Args:
+        prediction: sentiments [N] in the units of the source, or logits [N, outputs]; on any device.
+        label: sentiments [N], class numbers [N], or emotions [N, L] as 0 and 1.
+        scoring: what they mean.
 
     Raises:
-        ValueError: other shapes, no sample at all, or labels that are not finite.
+        ValueError: no sample, other shapes, or labels that are not finite, no class numbers, or neither 0 nor 1.
     """
-    if prediction.ndim != 1 or prediction.shape != label.shape or not len(label):
-        shapes = f"{list(prediction.shape)} and {list(label.shape)}"
-        raise ValueError(f"predictions and labels have shapes {shapes}; give two 1-D tensors of one length, at least 1")
-    prediction = prediction.detach().to("cpu", torch.float64)  # [N]
-    label = label.detach().to("cpu", torch.float64)  # [N]
-    if not label.isfinite().all():
-        count = int((~label.isfinite()).sum())
-        raise ValueError(f"{count} of {len(label)} labels are not finite; leave those samples out")
-    rows = metrics_of("regression")
+    _check(prediction, label, scoring)
+    rows = scoring.rows()
     if not prediction.isfinite().all():
         return {row.name: math.nan for row in rows}
-    return {row.name: row.function(prediction, label) for row in rows}
+    prediction, label = (values.detach().to("cpu", torch.float64) for values in (prediction, label))
+    read = {reads: _as_read(reads, prediction, label, scoring) for reads in {row.reads for row in rows}}
+    metrics: dict[str, float] = {}
+    for row in rows:
+        answers, truth = read[row.reads]
+        if row.name.partition(".")[2]:
+            place = scoring.titles.index(row.name.partition(".")[2])
+            answers, truth = answers[:, place], truth[:, place]
+        metrics[row.name] = row.function(answers, truth)
+    return metrics
+
+
+def _as_read(reads: Reads, prediction: Tensor, label: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    """Predictions and labels as metrics read them."""
+    if reads == "stored":
+        return scoring.stored(prediction).double(), scoring.stored(label).double()
+    if reads == "emotions":
+        if scoring.kind == "classes":
+            return one_of(prediction.argmax(1), scoring.outputs), one_of(label, scoring.outputs)
+        return says_emotions(prediction), label > 0
+    return prediction, label.long() if scoring.kind == "classes" else label
+
+
+def _check(prediction: Tensor, label: Tensor, scoring: Scoring) -> None:
+    if scoring.kind == "classes":
+        confusion(prediction, label)
+        return
+    wanted = 1 if scoring.kind == "regression" else 2
+    if prediction.ndim != wanted or prediction.shape != label.shape or not len(label):
+        shapes = f"{list(prediction.shape)} and {list(label.shape)}"
+        raise ValueError(
+            f"predictions and labels have shapes {shapes}; give two {wanted}-D tensors of one shape, at least 1 sample"
+        )
+    if not label.isfinite().all():
+        count = int((~label.isfinite()).flatten(1).any(1).sum()) if wanted > 1 else int((~label.isfinite()).sum())
+        raise ValueError(f"{count} of {len(label)} labels are not finite; leave those samples out")
+    if scoring.kind == "multilabel" and not ((label == 0) | (label == 1)).all():
+        raise ValueError("labels of emotions are neither 0 nor 1; say of each whether the sample has it")

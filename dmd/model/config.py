@@ -4,17 +4,33 @@ from dataclasses import dataclass
 from typing import Literal
 
 MODALITIES = ("text", "audio", "vision")
-Task = Literal["regression", 2, 3, 5, 7]
+Task = Literal["auto", "regression", "multilabel"] | int
+Kind = Literal["regression", "classes", "multilabel"]
+"""What the heads predict: a sentiment, one of several classes, or any number of emotions."""
+
+
+def kind_of(task: Task) -> Kind:
+    """The kind of a task that is resolved.
+
+    Raises:
+        ValueError: `auto`, which only the shards can resolve.
+    """
+    if task == "auto":
+        raise ValueError("model.task is 'auto', what the shards hold; give shards, or set model.task")
+    return task if isinstance(task, str) else "classes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Width, depth and dropout of DMD. Feature dims and sequence lengths are not here: they come from the data."""
 
-    task: Task = "regression"
-    """What the eight heads predict: the sentiment, or one of 2 (negative, not negative), 3 (by sign), 5 or 7 classes
-    (rounded half to even, clipped to [-2, 2] or [-3, 3]) of it, as logits. For classes cross entropy takes the place of
-    the absolute error, and the margin loss compares class numbers; see also `data.classes`."""
+    task: Task = "auto"
+    """What the eight heads predict (docs/tasks.md). regression: the sentiment. A number of classes: one of them, as
+    logits, with cross entropy in the place of the absolute error; `data.classes` says where they come from. multilabel:
+    each emotion of the shards, as a logit, with binary cross entropy. auto: what the shards hold. run.json, checkpoints
+    and exports name what it was."""
+    emotions: int = 0
+    """Emotions of `task: multilabel`: as many as the shards hold, which sets it; 0 otherwise."""
     dim: int = 50
     """Channels of every encoder (d in the paper)."""
     heads: int = 10
@@ -65,6 +81,7 @@ class ModelConfig:
     encoder: practice for missing modalities. What is left is not scaled up."""
 
     def __post_init__(self) -> None:
+        self._check_task()
         for name in ("dim", "heads", "levels", "kernel_text", "kernel_audio", "kernel_vision"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
@@ -81,10 +98,27 @@ class ModelConfig:
                 if not 0 <= rate < 1:
                     raise ValueError(f"model.{name} is {rate}; a dropout rate lies in [0, 1)")
 
+    def _check_task(self) -> None:
+        if not isinstance(self.task, str) and self.task < 2:
+            raise ValueError(f"model.task is {self.task}; give auto, regression, multilabel, or at least 2 classes")
+        if self.emotions < 0 or (self.emotions and self.task != "multilabel"):
+            raise ValueError(
+                f"model.emotions is {self.emotions} and model.task is {self.task!r}; the shards say how many there "
+                "are: leave it out"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """What the heads predict. Raises ValueError where that is not resolved."""
+        return kind_of(self.task)
+
     @property
     def outputs(self) -> int:
-        """Numbers that a head gives: one, or a logit per class."""
-        return 1 if self.task == "regression" else self.task
+        """Numbers that a head gives: one, or a logit per class or emotion. Raises ValueError as `kind`."""
+        if self.kind == "multilabel":
+            assert self.emotions > 1, "resolved with the task"
+            return self.emotions
+        return self.task if isinstance(self.task, int) else 1
 
     @property
     def kernels(self) -> dict[str, int]:

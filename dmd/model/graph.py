@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dmd.kernels.losses.constants import EDGE_TEMPERATURE
-from dmd.model.config import MODALITIES
+from dmd.model.config import MODALITIES, Kind
 
 PAIRS = (
     ("text", "vision"),
@@ -30,19 +30,28 @@ class GDUnit(nn.Module):
     """Edge weights from the logits and representations of three modalities.
 
     z_m = [W_logit logit_m, W_repr repr_m]; edges = softmax over pairs of W_edge [z_to, z_from] / 8. Of a classifier,
-    logit_m are the logits of the classes less their mean, which says nothing about the classes.
+    logit_m are the logits of the classes less their mean, which says nothing about the classes. Of emotions they are
+    the logits themselves, each of which says something for itself.
+
+    Args:
+        repr_dim: width of the representations.
+        size: width of the projections.
+        outputs: numbers that a head gives.
+        kind: what they are.
     """
 
-    def __init__(self, repr_dim: int, size: int, outputs: int = 1) -> None:
+    def __init__(self, repr_dim: int, size: int, outputs: int = 1, *, kind: Kind = "regression") -> None:
         super().__init__()
+        self.kind = kind
         self.logit = nn.Linear(outputs, size)
         self.repr = nn.Linear(repr_dim, size)
         self.edge = nn.Linear(4 * size, 1)
 
     def forward(self, logits: dict[str, Tensor], reprs: dict[str, Tensor]) -> Tensor:
-        """Edges [..., 6] from logits {m: [...] or [..., classes]} and representations {m: [..., repr_dim]}."""
+        """Edges [..., 6] from logits {m: [...] or [..., outputs]} and representations {m: [..., repr_dim]}."""
         logit = torch.stack([logits[m] for m in MODALITIES])
-        logit = logit.unsqueeze(-1) if self.logit.in_features == 1 else centred(logit)  # [3, ..., outputs]
+        if self.kind != "multilabel":
+            logit = logit.unsqueeze(-1) if self.kind == "regression" else centred(logit)  # [3, ..., outputs]
         z = torch.cat([self.logit(logit), self.repr(torch.stack([reprs[m] for m in MODALITIES]))], dim=-1)
         as_student, as_teacher = self.edge.weight.chunk(2, dim=1)
         student = (z @ as_student.T).squeeze(-1)  # [3, ...]

@@ -8,6 +8,7 @@ Feature dims and lengths are read off the shapes of the file. The published code
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -97,6 +98,8 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
         raise ValueError(f"{run} is there already; give a new directory")
     if stands_on_base(config.text.lora, config.text.quantize):
         raise ValueError("text.lora_rank or text.quantize is set, but published files hold all weights; leave them out")
+    if config.model.task == "auto":
+        config = replace(config, model=replace(config.model, task="regression"))  # all that was published
     published = read_published(path)
     dims, lengths = shapes(published, config)
     settings, encoder = None, None
@@ -104,9 +107,8 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
         settings = encoder_config(config.text.encoder)
         encoder = build_text_encoder(settings, frozen=config.text.frozen)
     torch.manual_seed(config.train.seed)
-    modules = Modules(
-        config, dims=dims, lengths=lengths, text_encoder=encoder, device=torch.device("cpu"), binding=False
-    )
+    shape = {"dims": dims, "lengths": lengths}
+    modules = Modules(config, data=shape, text_encoder=encoder, device=torch.device("cpu"), binding=False)
     report = from_published(published, modules.dmd.state_dict(), slots(config.model.levels))
     if report.missing:
         raise ValueError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data_shards.places import Place, redact
 from data_shards.sole_writer import sole_writer
 from dmd.evaluation.trained_run import training_data
+from dmd.model.config import Kind
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
 from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
@@ -35,6 +36,11 @@ from dmd.report.tables import (
     unimodal_table,
 )
 
+_FIGURES: dict[Kind, str] = {
+    "regression": "confusion, scatter, residuals",
+    "classes": "confusion, shares, probabilities",
+    "multilabel": "shares, probabilities",
+}
 _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
@@ -65,8 +71,10 @@ def build_report(
         if path in resolved[:number]:
             raise ValueError(f"{paths[number]} is named twice; name each run once")
     records = [read_run(path, unfinished=unfinished) for path in paths]
-    if len({str(record.task) for record in records}) > 1:
-        raise ValueError("the runs have different tasks (model.task), which no table compares; report them apart")
+    if len({(str(record.task), record.protocol) for record in records}) > 1:
+        raise ValueError(
+            "the runs have different tasks (model.task) or protocols, which no table compares; report them apart"
+        )
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
         measured = [
             Measured(run=run, result=load_and_run(run.path, data or training_data(run.path), split)) for run in records
@@ -92,8 +100,8 @@ def _overview(groups: list[Group], split: str) -> Section:
     """What the runs reach, what differs, and the published figures."""
     runs = {group.name: [member.run for member in group.members] for group in groups}
     tables: list[Table | None] = [summary_table(groups, split), run_table(groups, split), comparison_table(groups)]
-    regresses = groups[0].members[0].run.task == "regression"
-    if regresses:  # nothing is published of the classifiers
+    is_published = groups[0].members[0].result.scoring.protocol == "mosi"
+    if is_published:
         tables += [published_table(groups, split), ablation_table(groups), unimodal_table(groups)]
     pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation loss of every run by step.")]
     if sum(len(group.members) for group in groups) > 1:
@@ -107,7 +115,7 @@ def _overview(groups: list[Group], split: str) -> Section:
     return Section(
         anchor="overview",
         title="Overview",
-        text=EXPECTED if regresses else "",
+        text=EXPECTED if is_published else "",
         tables=[t for t in tables if t is not None],
         pictures=pictures,
     )
@@ -116,7 +124,7 @@ def _overview(groups: list[Group], split: str) -> Section:
 def _run_section(one: Measured, anchor: str, method: Method) -> Section:
     """Everything about one run: is it learning, what is distilled into what, what does it predict."""
     run, result = one.run, one.result
-    figures = "confusion, shares, probabilities" if result.classes else "confusion, scatter, residuals"
+    figures = _FIGURES[result.scoring.kind]
     caption = "Is it learning? Objective and validation loss."
     pictures = [Picture(name="learning", figure=learning(run), caption=caption)]
     curves = edge_curves(run)

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dmd.losses.terms import all_terms
-from dmd.metrics import METRICS, heading, shown
+from dmd.metrics import heading, known_metrics, shown
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, new_figure
 
@@ -59,7 +59,7 @@ def loss_terms(run: RunRecord) -> Figure:
 
 def validation_metrics(run: RunRecord) -> Figure:
     """Validation metrics of the fused prediction, a panel each."""
-    names = [name for name in METRICS if f"valid/{name}" in run.curves]
+    names = known_metrics([tag.removeprefix("valid/") for tag in run.curves if tag.startswith("valid/")])
     figure = new_figure(9.6, 1.7 * -(-len(names) // 5))
     step, _ = run.best()
     for axes, name in zip(grid_of(figure, len(names), 5, sharex=True), names, strict=True):

@@ -1,6 +1,6 @@
 """A run's best checkpoint on one split: predictions of all heads, edges per sample, and features to look at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from data_shards.places import PlaceLike
 from dmd.inference.export import load
 from dmd.inference.inputs import read_samples
-from dmd.metrics import head_metrics
+from dmd.metrics import Scoring, head_metrics
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
 from dmd.system.modules import SPACES
@@ -29,29 +29,22 @@ class SplitResult:
     split: str
     ids: list[str]
     labels: NDArray[np.float64]
-    """[N], sentiments or class numbers"""
-    predictions: dict[str, NDArray[np.float32]]
-    """{head: [N], or logits [N, classes]}"""
+    """[N], sentiments in the units of the model's data or class numbers; [N, L], emotions"""
+    predictions: dict[str, NDArray[np.floating]]
+    """{head: [N], or logits [N, outputs]}"""
     edges: dict[str, NDArray[np.float32]]
     """{space: [N, 6]}"""
     features: dict[str, NDArray[np.float32]]
     """{space: [3, F, n]}, the representations that the GD-Units compare, of F samples."""
     feature_labels: NDArray[np.float64]
-    """[F]"""
+    """[F], or [F, L]"""
     metrics: dict[str, dict[str, float]]
     """{head: {metric: value}}"""
-
-    @property
-    def classes(self) -> int:
-        """Classes of a classifier; 0 for a regression."""
-        fused = self.predictions["fused"]
-        return fused.shape[1] if fused.ndim > 1 else 0
-
-    @property
-    def answers(self) -> NDArray[Any]:
-        """[N], the fused head's sentiments or classes."""
-        fused = self.predictions["fused"]
-        return fused.argmax(1) if self.classes else fused
+    answers: NDArray[Any]
+    """[N], the fused head's sentiments or classes; [N, L], its emotions"""
+    probabilities: NDArray[np.floating]
+    """[N, outputs], of the fused head's classes or emotions; [N, 0] of a regression"""
+    scoring: Scoring = field(default_factory=Scoring)
 
 
 def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
@@ -70,7 +63,7 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
             reprs[space].append(torch.stack([of[m].float().cpu() for m in MODALITIES]))
         ids += samples.ids
         labels.append(samples.labels)
-    prediction, label = join(parts), np.concatenate(labels)
+    prediction, label, scoring = join(parts), np.concatenate(labels), model.modules.scoring
     kept = np.unique(np.linspace(0, len(label) - 1, min(FEATURE_SAMPLES, len(label))).astype(int))
     return SplitResult(
         split=split,
@@ -80,7 +73,10 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
         edges={space: prediction.edges[space].numpy() for space in SPACES},
         features={space: torch.cat(reprs[space], dim=1).numpy()[:, kept] for space in SPACES},
         feature_labels=label[kept],
-        metrics={head: head_metrics(prediction.heads[head], torch.from_numpy(label)) for head in HEADS},
+        metrics={head: head_metrics(prediction.heads[head], torch.from_numpy(label), scoring) for head in HEADS},
+        answers=prediction.answers("fused").numpy(),
+        probabilities=np.empty((len(label), 0)) if scoring.kind == "regression" else prediction.probabilities.numpy(),
+        scoring=scoring,
     )
 
 

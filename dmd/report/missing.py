@@ -81,6 +81,7 @@ def evaluate_grid(
     check_rates(rates)
     batches = list(read_samples(data, model.card, splits=[split]))
     labels = torch.from_numpy(np.concatenate([samples.labels for samples in batches]))
+    scoring = model.modules.scoring
     cells = []
     for unit in units:
         for target in TARGETS:
@@ -88,7 +89,8 @@ def evaluate_grid(
             for rate in rates:
                 arrays = [samples.arrays for samples in batches]
                 predicted = _predict(model, arrays, _masks(model, len(labels), lost, unit, rate, seed))
-                cells.append(Cell(unit=unit, target=target, rate=rate, metrics=head_metrics(predicted, labels)))
+                metrics = head_metrics(predicted, labels, scoring)
+                cells.append(Cell(unit=unit, target=target, rate=rate, metrics=metrics))
     return cells
 
 
@@ -146,7 +148,7 @@ def missing_table(cells: Sequence[Cell], split: str) -> Table:
 
 
 def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
-    """MAE and Acc2 (Acc and F1 of a classifier) over the drop rate, a line per modality: the mean over the grids."""
+    """MAE and Acc2 (other metrics of other tasks) over the drop rate, a line per modality: the mean over the grids."""
     names = in_view("missing", grids[0][0].metrics)
     units = list(dict.fromkeys(cell.unit for cell in grids[0]))
     figure = new_figure(9.2, 2.9 * len(units))

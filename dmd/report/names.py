@@ -8,6 +8,8 @@ import sys
 
 from dmd.losses.terms import Part, all_terms
 from dmd.metrics import METRICS, heading
+from dmd.metrics.table import PROTOCOLS, Protocol
+from dmd.model.config import Kind
 from dmd.model.dmd import HEADS
 
 INTRODUCTION = """\
@@ -23,12 +25,18 @@ _WEIGHTS: dict[Part, str] = {
     "distillation": "`distillation_weight`",
     "regulariser": "`distillation_weight`",
 }
-_KINDS = {"regression": "a regression", "classes": "a classifier"}
+_KINDS: dict[Kind, str] = {"regression": "sentiments", "classes": "classes", "multilabel": "emotions"}
 
 
 def page() -> str:
     """The whole page as Markdown."""
-    metrics = [f"| `{row.name}` | {heading(row.name)} | {_KINDS[row.kind]} | {row.about} |" for row in METRICS.values()]
+    metrics = [
+        f"| `{row.name}` | {heading(row.name)} | {', '.join(row.protocols)} | {row.about} |" for row in METRICS.values()
+    ]
+    protocols = [
+        f"| `{row.name}` | {', '.join(_KINDS[kind] for kind in row.kinds)} | {_protocol(row)} |"
+        for row in PROTOCOLS.values()
+    ]
     heads = [f"| `{head.name}` | {head.title} | {head.about} |" for head in HEADS.values()]
     terms = [f"| `{term.name}` | {_WEIGHTS[term.part]} | {term.about} |" for term in all_terms()]
     return "\n".join(
@@ -37,11 +45,19 @@ def page() -> str:
             "## Metrics",
             "",
             "Programs read names and, of those in per cent, shares in [0, 1]; people read titles. TensorBoard has",
-            "`valid/NAME` of the fused head and `valid_heads/HEAD/NAME` of all.",
+            "`valid/NAME` of the fused head and `valid_heads/HEAD/NAME` of all. Where a name ends in `.NAME`, there is",
+            "one for each class or emotion of the data, by its name. The index of the data says its protocol",
+            "([tasks.md](tasks.md)).",
             "",
-            "| name | title | of | |",
+            "| name | title | protocols | |",
             "|---|---|---|---|",
             *metrics,
+            "",
+            "## Protocols",
+            "",
+            "| protocol | of | |",
+            "|---|---|---|",
+            *protocols,
             "",
             "## Heads",
             "",
@@ -60,6 +76,10 @@ def page() -> str:
             "",
         ]
     )
+
+
+def _protocol(row: Protocol) -> str:
+    return "; ".join([row.about, *(f"*{name}*: {text}" for name, text in row.endings.items())])
 
 
 if __name__ == "__main__":

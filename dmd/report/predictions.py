@@ -8,27 +8,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dmd.metrics import class_names, heading, in_view, show, shown
+from dmd.metrics import Scoring, heading, in_view, show, shown
 from dmd.metrics import confusion as class_confusion
 from dmd.model.dmd import HEADS
 from dmd.report.inference import SplitResult
 from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
 
-CLASSES = np.arange(-3, 4)
-"""The seven classes of Acc7."""
+LONG_NAME = 8
+"""Characters from which names below an axis are turned."""
+EVEN = 0.5
+"""Probability above which an emotion is said."""
 
 
-def to_class(values: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Clip to [-3, 3] and round half to even, as Acc7 does."""
-    return np.round(np.clip(values, -3, 3)).astype(np.int64)
+def fine_classes(values: NDArray[np.floating], scoring: Scoring) -> NDArray[np.int64]:
+    """The most classes that the protocol has, of sentiments in the units of the source."""
+    return scoring.to_fine_classes(torch.from_numpy(values)).numpy()
 
 
 def confusion(result: SplitResult) -> NDArray[np.int64]:
-    """Counts [classes, classes], seven of a regression: true class down, predicted class across."""
-    if result.classes:
+    """Counts [classes, classes], of a regression in the most classes of its protocol: true class down, predicted class
+    across."""
+    scoring = result.scoring
+    if scoring.kind == "classes":
         return class_confusion(*map(torch.from_numpy, (result.predictions["fused"], result.labels))).long().numpy()
-    counts = np.zeros((7, 7), dtype=np.int64)
-    np.add.at(counts, (to_class(result.labels) + 3, to_class(result.predictions["fused"]) + 3), 1)
+    count = len(scoring.fine_classes)
+    counts = np.zeros((count, count), dtype=np.int64)
+    np.add.at(counts, (fine_classes(result.labels, scoring), fine_classes(result.answers, scoring)), 1)
     return counts
 
 
@@ -55,33 +60,56 @@ def confusion_figure(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
 
 def class_figure(result: SplitResult) -> Figure:
     """Of a classifier: confusion, how often each class is true and predicted, and the probability of the true class."""
-    names = class_names(result.classes)
+    names, count = result.scoring.titles, result.scoring.outputs
     figure = new_figure(9.8, 3.3)
     left, middle, right = figure.subplots(1, 3)
-    counts, places = confusion(result), np.arange(result.classes)
+    counts, places = confusion(result), np.arange(count)
     draw_confusion(left, counts, names)
-    for shift, axis, colour, label in ((-0.2, 1, INK, "true"), (0.2, 0, COLOURS[2], "predicted")):
-        middle.bar(places + shift, counts.sum(axis) / counts.sum(), 0.4, color=colour, label=label)
-    middle.set_xticks(places, names)
-    middle.set(title="share of samples by class", xlabel="class")
-    middle.legend()
-    logits = torch.from_numpy(result.predictions["fused"])
+    draw_shares(middle, [counts.sum(axis) / counts.sum() for axis in (1, 0)], names, "class")
     labels = result.labels.astype(np.int64)
-    of_true = logits.softmax(-1).numpy()[np.arange(len(labels)), labels]
-    there = [number for number in range(result.classes) if (labels == number).any()]
-    right.axhline(1 / result.classes, color=SOFT, linewidth=1, linestyle="--")
+    of_true = result.probabilities[np.arange(len(labels)), labels]
+    there = [number for number in range(count) if (labels == number).any()]
+    right.axhline(1 / count, color=SOFT, linewidth=1, linestyle="--")
     draw_boxes(right, [of_true[labels == number] for number in there], there)
     right.set_xticks(places, names)
     right.set(title="probability of the true class", xlabel="true class", ylim=(-0.02, 1.02))
     return figure
 
 
-def draw_boxes(axes: Axes, values: Sequence[NDArray[np.floating]], places: Sequence[int]) -> None:
+def draw_shares(axes: Axes, shares: Sequence[NDArray[np.floating]], names: Sequence[str], what: str) -> None:
+    """Bars of how often each class or emotion is true, and how often it is predicted."""
+    places = np.arange(len(names))
+    for shift, share, colour, label in zip((-0.2, 0.2), shares, (INK, COLOURS[2]), ("true", "predicted"), strict=True):
+        axes.bar(places + shift, share, 0.4, color=colour, label=label)
+    axes.set_xticks(places, names, rotation=45 if max(map(len, names)) > LONG_NAME else 0)
+    axes.set(title=f"share of samples by {what}", xlabel=what)
+    axes.legend()
+
+
+def emotion_figure(labels: NDArray[np.floating], probabilities: NDArray[np.floating], names: Sequence[str]) -> Figure:
+    """Of emotions [N, L]: how often each is there and said, and its probability where it is there and where not."""
+    figure = new_figure(9.8, 3.3)
+    left, right = figure.subplots(1, 2)
+    has = labels > 0
+    draw_shares(left, [has.mean(0), (probabilities > EVEN).mean(0)], names, "emotion")
+    right.axhline(EVEN, color=SOFT, linewidth=1, linestyle="--")
+    for shift, chosen in ((-0.2, has), (0.2, ~has)):
+        there = [number for number in range(len(names)) if chosen[:, number].any()]
+        values = [probabilities[chosen[:, number], number] for number in there]
+        draw_boxes(right, values, [number + shift for number in there], width=0.3)
+    right.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > LONG_NAME else 0)
+    right.set(title="probability where it is there (left) and where not", xlabel="emotion", ylim=(-0.02, 1.02))
+    return figure
+
+
+def draw_boxes(
+    axes: Axes, values: Sequence[NDArray[np.floating]], places: Sequence[float], *, width: float = 0.6
+) -> None:
     """A box per class."""
     boxes = axes.boxplot(
         values,
         positions=places,
-        widths=0.6,
+        widths=width,
         patch_artist=True,
         flierprops={"markersize": 3},
         medianprops={"color": COLOURS[1]},
@@ -91,39 +119,52 @@ def draw_boxes(axes: Axes, values: Sequence[NDArray[np.floating]], places: Seque
 
 
 def prediction_figure(result: SplitResult) -> Figure:
-    """Confusion over seven classes, predicted against true, and residuals by class; `class_figure` of a classifier."""
-    if result.classes:
+    """Confusion over the classes of the protocol, predicted against true, and residuals by class; `class_figure` of a
+    classifier, `emotion_figure` of emotions."""
+    scoring = result.scoring
+    if scoring.kind == "classes":
         return class_figure(result)
+    if scoring.kind == "multilabel":
+        return emotion_figure(result.labels, result.probabilities, scoring.titles)
     figure = new_figure(9.8, 3.3)
     left, middle, right = figure.subplots(1, 3)
-    draw_confusion(left, confusion(result), [str(c) for c in CLASSES])
+    draw_confusion(left, confusion(result), scoring.fine_classes)
     prediction = result.predictions["fused"]
-    middle.plot([-3, 3], [-3, 3], color=SOFT, linewidth=1, linestyle="--")
-    middle.scatter(result.labels, prediction, s=12, color=INK, alpha=0.4, linewidths=0)
-    reach = max(3.2, float(np.abs(prediction).max()) + 0.2)
-    middle.set(
-        title="predicted against true",
-        xlabel="true sentiment",
-        ylabel="predicted sentiment",
-        xlim=(-3.3, 3.3),
-        ylim=(-reach, reach),
-    )
-    residual, classes = prediction - result.labels, to_class(result.labels)
-    there = [int(c) for c in CLASSES if (classes == c).any()]
+    _draw_scatter(middle, result.labels, prediction, scoring)
+    middle.set(title="predicted against true")
+    residual, classes = prediction - result.labels, fine_classes(result.labels, scoring)
+    there = [number for number in range(len(scoring.fine_classes)) if (classes == number).any()]
     right.axhline(0, color=SOFT, linewidth=1, linestyle="--")
-    draw_boxes(right, [residual[classes == c] for c in there], there)
+    draw_boxes(right, [residual[classes == number] for number in there], there)
+    right.set_xticks(there, [scoring.fine_classes[number] for number in there])
     right.set(title="residuals by true class", xlabel="true class", ylabel="predicted - true")
     return figure
 
 
-def scatter(labels: NDArray[np.floating], predictions: NDArray[np.floating], title: str) -> Figure:
+def scatter(labels: NDArray[np.floating], predictions: NDArray[np.floating], title: str, scoring: Scoring) -> Figure:
     """Predicted against true, alone: for a log."""
     figure = new_figure(3.6, 3.4)
     axes = figure.subplots()
-    axes.plot([-3, 3], [-3, 3], color=SOFT, linewidth=1, linestyle="--")
-    axes.scatter(labels, predictions, s=10, color=INK, alpha=0.4, linewidths=0)
-    axes.set(title=title, xlabel="true sentiment", ylabel="predicted sentiment")
+    _draw_scatter(axes, labels, predictions, scoring)
+    axes.set(title=title)
     return figure
+
+
+def _draw_scatter(
+    axes: Axes, labels: NDArray[np.floating], predictions: NDArray[np.floating], scoring: Scoring
+) -> None:
+    """Sentiments in the units of the source, whose range is that of the labels, or of the predictions if these go
+    beyond."""
+    low, high = scoring.limits
+    margin = (high - low) / 20
+    axes.plot([low, high], [low, high], color=SOFT, linewidth=1, linestyle="--")
+    axes.scatter(labels, predictions, s=12, color=INK, alpha=0.4, linewidths=0)
+    axes.set(
+        xlabel="true sentiment",
+        ylabel="predicted sentiment",
+        xlim=(low - margin, high + margin),
+        ylim=(min(low, float(predictions.min())) - margin, max(high, float(predictions.max())) + margin),
+    )
 
 
 def heads_figure(result: SplitResult) -> Figure:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from dmd.metrics import Scoring
 from dmd.model.config import MODALITIES
 from dmd.report.inference import SplitResult
 from dmd.report.style import COLOURS, MARKERS, SEQUENTIAL, SPACE_TITLE, new_figure
@@ -30,7 +31,8 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
     """Both spaces across; the same points by modality above and by label below."""
     figure = new_figure(9.2, 7.6)
     grid = figure.subplots(2, len(result.features))
-    low, high = (0, result.classes - 1) if result.classes else (-3, 3)
+    low, high, title = _colours(result.scoring)
+    labels = result.feature_labels.sum(1) if result.scoring.kind == "multilabel" else result.feature_labels
     for column, (space, features) in enumerate(result.features.items()):
         points = project(features.reshape(-1, features.shape[-1]), method).reshape(len(MODALITIES), -1, 2)
         upper, lower = grid[0][column], grid[1][column]
@@ -44,7 +46,7 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
                 y,
                 s=14,
                 marker=MARKERS[number],
-                c=result.feature_labels,
+                c=labels,
                 cmap=SEQUENTIAL,
                 vmin=low,
                 vmax=high,
@@ -56,6 +58,14 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
         for axes in (upper, lower):
             axes.set(xticks=[], yticks=[])
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=1.4)
-    title = "true class" if result.classes else "true sentiment"
     figure.colorbar(shades, ax=list(grid[1]), label=title, shrink=0.8, aspect=25)
     return figure
+
+
+def _colours(scoring: Scoring) -> tuple[float, float, str]:
+    """The ends of the colour scale of labels, and what it shows."""
+    if scoring.kind == "regression":
+        return *scoring.limits, "true sentiment"
+    if scoring.kind == "classes":
+        return 0, scoring.outputs - 1, "true class"
+    return 0, scoring.outputs, "number of emotions"

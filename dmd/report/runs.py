@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from data_shards.durable import Unreadable
 from dmd.checkpoint.standing import Standing, read_lines, standing
-from dmd.config.loading import config_from_dict, config_to_dict
+from dmd.config.loading import config_to_dict, written_config
 from dmd.documents import read_document
 from dmd.metrics import loss_title
+from dmd.metrics.table import DEFAULTS
+from dmd.model.config import Task, kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,15 @@ class RunRecord:
         return int(self.config["train"]["seed"])
 
     @property
-    def task(self) -> str | int:
+    def task(self) -> Task:
         """`model.task` of the training."""
-        task: str | int = self.config["model"]["task"]
+        task: Task = self.config["model"]["task"]
         return task
+
+    @property
+    def protocol(self) -> str:
+        """By which protocol its validation was measured; older programs knew one of each kind of models."""
+        return str(self.info.get("protocol") or DEFAULTS[kind_of(self.task)])
 
     @property
     def loss_title(self) -> str:
@@ -89,7 +96,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         raise ValueError(f"{path} is no run but holds {len(below)}; name them, such as {' '.join(below[:2])}")
     try:
         document = read_document(path)
-        config = config_to_dict(config_from_dict(document["config"]))
+        config = config_to_dict(written_config(document["config"]))
         info, sessions = document["info"], document["sessions"]
         curves = _curves(read_lines(path))
         record = RunRecord(

@@ -4,13 +4,15 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from dmd.metrics import METRICS
+from dmd.metrics import METRICS, Scoring
+from dmd.metrics.measure import SENTIMENTS
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -51,22 +53,26 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(count=count, mean=mean, std=std, half_width=half_width)
 
 
-def sample_scores(metric: str, predictions: NDArray[np.floating], labels: NDArray[np.floating]) -> NDArray[np.float64]:
+def sample_scores(metric: str, answers: NDArray[Any], labels: NDArray[Any], scoring: Scoring) -> NDArray[np.float64]:
     """What each sample adds to a metric that is a mean over samples; NaN where the protocol leaves it out.
 
-    Predictions [..., N] (of classifiers class numbers) against labels [N] -> [..., N].
+    Answers [..., N] (class numbers of classifiers) or [..., N, L] (emotions) against labels [N] or [N, L] -> [..., N].
     """
-    of_samples = METRICS[metric].of_samples
-    assert of_samples is not None, metric
-    return of_samples(torch.from_numpy(predictions), torch.from_numpy(labels)).double().numpy()
+    row = METRICS[metric]
+    assert row.of_samples is not None, metric
+    given, truth = torch.from_numpy(answers), torch.from_numpy(labels)
+    if row.reads == "stored":
+        given, truth = scoring.stored(given), scoring.stored(truth)
+    return row.of_samples(given, truth).double().numpy()
 
 
 def paired_bootstrap(
-    first: NDArray[np.floating],
-    second: NDArray[np.floating],
-    labels: NDArray[np.floating],
+    first: NDArray[Any],
+    second: NDArray[Any],
+    labels: NDArray[Any],
     *,
     metrics: Sequence[str],
+    scoring: Scoring = SENTIMENTS,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Difference]:
@@ -76,17 +82,18 @@ def paired_bootstrap(
     the percentile one.
 
     Args:
-        first: predictions [seeds, N] of the reference, sentiments or class numbers.
-        second: predictions [other seeds, N].
-        labels: [N].
+        first: answers [seeds, N] of the reference, sentiments or class numbers, or [seeds, N, L], emotions.
+        second: answers [other seeds, N, ...].
+        labels: [N], or [N, L].
         metrics: those to compare, each a mean over samples.
+        scoring: what the answers mean.
         resamples: how often samples are drawn.
         seed: of the draws.
     """
     generator = np.random.default_rng(seed)
     found = []
     for metric in metrics:
-        scores = [sample_scores(metric, predictions, labels) for predictions in (first, second)]
+        scores = [sample_scores(metric, answers, labels, scoring) for answers in (first, second)]
         kept = ~np.isnan(scores[0][0])
         if not kept.any():
             continue

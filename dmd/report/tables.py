@@ -118,11 +118,11 @@ def comparison_table(groups: list[Group]) -> Table | None:
     compared = in_view("bootstrap", reference.metrics)
     for group in groups[1:]:
         there = group.members[0].result
-        if there.ids != own.ids or not np.array_equal(there.labels, own.labels):
+        if there.ids != own.ids or there.scoring != own.scoring or not np.array_equal(there.labels, own.labels):
             others.append(group.name)
             continue
         first, second = (np.stack([m.result.answers for m in g.members]) for g in (reference, group))
-        for found in paired_bootstrap(first, second, own.labels, metrics=compared):
+        for found in paired_bootstrap(first, second, own.labels, metrics=compared, scoring=own.scoring):
             mean, low, high = (shown(found.metric, value) for value in (found.mean, found.low, found.high))
             verdict = "differs" if low > 0 or high < 0 else "no difference shown"
             rows.append(

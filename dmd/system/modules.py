@@ -6,13 +6,14 @@ predicts with them.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dmd.config import Config
 from dmd.data.loader import Batch
-from dmd.data.targets import targets
+from dmd.data.targets import scoring_of, targets
 from dmd.kernels.backend import choose_execution, why_not_fused
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import Objective
@@ -31,8 +32,8 @@ class Modules(nn.Module):
     """DMD with its objective, under the names that checkpoints give them.
 
     Args:
-        dims: feature dims of each modality.
-        lengths: time steps of each modality.
+        data: facts of the data, under the names of `DatasetInfo`: `dims` and `lengths` of each modality, and what its
+            labels are (`dmd.data.targets.scoring_of`).
         text_encoder: reads token ids; None where the text comes as features.
         device: where they will run, which settles how (`execution`); their weights are moved there by `to`.
         binding: whether kernels and precision that the config asks for are an error where the device has none; a
@@ -46,8 +47,7 @@ class Modules(nn.Module):
         self,
         config: Config,
         *,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
+        data: Mapping[str, Any],
         text_encoder: TextEncoder | None,
         device: torch.device,
         binding: bool,
@@ -58,7 +58,8 @@ class Modules(nn.Module):
         train = config.train
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
         backend = self.execution.backend
-        self.dmd = DMD(config.model, dims, lengths, text_encoder, backend=backend)
+        self.scoring = scoring_of(config, data)
+        self.dmd = DMD(config.model, data["dims"], data["lengths"], text_encoder, backend=backend)
         self.objective = Objective(config.objective, config.model, backend=backend)
 
     def use_pytorch(self, reason: str) -> None:
@@ -95,8 +96,8 @@ class Modules(nn.Module):
         return self.output(batch.text, batch.audio, batch.vision, rng)
 
     def targets(self, batch: Batch) -> Tensor:
-        """What the heads are to predict, [G, S]: sentiments, or class numbers."""
-        return targets(batch.labels, self.config)
+        """What the heads are to predict: [G, S], sentiments or class numbers; [G, S, L], emotions."""
+        return targets(batch.labels, self.scoring)
 
     def answers(self, output: DMDOutput) -> tuple[Tensor, Tensor, Tensor]:
         """All heads of an output (`all_heads`), and the edges of each GD-Unit, [B, 6]."""
@@ -110,5 +111,5 @@ class Modules(nn.Module):
 
 
 def all_heads(output: DMDOutput) -> Tensor:
-    """Predictions [B, 8], or logits [B, 8, classes], in the order of `HEADS`; float32."""
+    """Predictions [B, 8], or logits [B, 8, outputs], in the order of `HEADS`; float32."""
     return torch.stack([output.predictions[head].float() for head in HEADS], dim=1)

@@ -36,9 +36,7 @@ class TrainingSystem(Modules):
     def __init__(
         self, config: Config, info: DatasetInfo, text_encoder: TextEncoder | None, device: torch.device
     ) -> None:
-        super().__init__(
-            config, dims=info.dims, lengths=info.lengths, text_encoder=text_encoder, device=device, binding=True
-        )
+        super().__init__(config, data=vars(info), text_encoder=text_encoder, device=device, binding=True)
         self.keys = self.fresh_keys()
         obstacle = obstacle_to_capture(config, device, self.execution.backend, encodes_text=text_encoder is not None)
         self.captured = f"no: {obstacle}" if obstacle else "yes"

@@ -5,14 +5,14 @@
 import dmd
 model = dmd.load("exported")                       # or the directory of a run
 result = model.predict(text=text, audio=audio, vision=vision)
-result.sentiment                                   # [N], in [-3, 3]; of a classifier: classes, probabilities
+result.sentiment                                   # [N]; of a classifier: classes, probabilities, names
 result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
 """
 
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,12 @@ from torch import Tensor
 
 from data_shards.sources.conversions import finite
 from dmd.config import Config
-from dmd.config.loading import config_from_dict
+from dmd.config.loading import written_config
 from dmd.documents import check_data, check_text_base
 from dmd.kernels.backend import float32_products
 from dmd.kernels.common.cards import current_device
+from dmd.metrics import Scoring
+from dmd.metrics.emotions import says_emotions
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput
 from dmd.model.quantize import check_quantized
@@ -44,7 +46,8 @@ class ModelCard:
     config: dict[str, Any]
     """The config of the training, as `dmd.config.loading.config_to_dict` gives it."""
     data: dict[str, Any]
-    """`name`, `generation`, `text_kind`, `dims` and `lengths` of the data that it was trained on."""
+    """`name`, `generation`, `text_kind`, `dims` and `lengths` of the data that it was trained on, and what its labels
+    are (`dmd.data.targets.scoring_of`)."""
     text_encoder: dict[str, Any] | None
     """Configuration of the text encoder; None where the text comes as features."""
     source: dict[str, Any]
@@ -71,40 +74,74 @@ class ModelCard:
         return steps, int(self.data["dims"][modality])
 
 
+def config_of(card: ModelCard) -> Config:
+    """The config of a model's training."""
+    return written_config(card.config)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says about N samples; tensors on the CPU, float32."""
+    """What the model says about N samples; tensors on the CPU, float32 (sentiments that are scaled: float64)."""
 
     heads: dict[str, Tensor]
-    """{head: [N], or logits [N, classes]} for the eight heads of `dmd.model.dmd.HEADS`."""
+    """{head: [N], sentiments in the units of the data's own labels; or logits [N, outputs]} for the eight heads of
+    `dmd.model.dmd.HEADS`."""
     edges: dict[str, Tensor]
     """{"homo", "hetero": [N, 6]}, weights of the GD-Units in the order of `dmd.model.graph.PAIRS`."""
+    scoring: Scoring = field(default_factory=Scoring)
 
     @property
     def sentiment(self) -> Tensor:
-        """The fused prediction, [N]. Raises ValueError for a model that predicts classes."""
-        if self.heads["fused"].ndim > 1:
-            raise ValueError("this model predicts classes, no sentiment; read `classes` or `probabilities`")
+        """The fused prediction in the units of the data's own labels, [N]. Raises ValueError for a model that predicts
+        classes or emotions."""
+        if self.scoring.kind != "regression":
+            what = "classes" if self.scoring.kind == "classes" else "emotions"
+            raise ValueError(f"this model predicts {what}, no sentiment; read `{what}` or `probabilities`")
         return self.heads["fused"]
 
     @property
     def probabilities(self) -> Tensor:
-        """Probability of each class by the fused head, [N, classes]. Raises ValueError for a regression."""
-        if self.heads["fused"].ndim == 1:
+        """Probability of each class or emotion by the fused head, [N, outputs]; those of classes add up to one. Raises
+        ValueError for a regression."""
+        if self.scoring.kind == "regression":
             raise ValueError("this model predicts the sentiment, no classes; read `sentiment`")
-        return self.heads["fused"].softmax(-1)
+        logits = self.heads["fused"]
+        return logits.softmax(-1) if self.scoring.kind == "classes" else logits.sigmoid()
+
+    def answers(self, head: str) -> Tensor:
+        """What a head says of each sample: sentiments [N], class numbers [N] int64, or emotions [N, L] bool."""
+        values = self.heads[head]
+        if self.scoring.kind == "regression":
+            return values
+        return values.argmax(-1) if self.scoring.kind == "classes" else says_emotions(values)
+
+    @property
+    def names(self) -> list[str]:
+        """What the classes or emotions are called, in the order of `probabilities`."""
+        return self.scoring.titles
 
     @property
     def classes(self) -> Tensor:
-        """The most probable class of each sample, [N] int64. Raises ValueError for a regression."""
+        """The most probable class of each sample, [N] int64. Raises ValueError for a model that predicts none."""
+        if self.scoring.kind == "multilabel":
+            raise ValueError("this model predicts emotions, of which a sample has any number; read `emotions`")
         return self.probabilities.argmax(-1)
+
+    @property
+    def emotions(self) -> Tensor:
+        """Whether each sample has each emotion by the fused head, [N, L] bool. Raises ValueError for a model that
+        predicts none."""
+        if self.scoring.kind != "multilabel":
+            raise ValueError("this model predicts no emotions; read `sentiment`, or `classes`")
+        return says_emotions(self.heads["fused"])
 
 
 class InferenceModules(Modules):
     """The modules with the forward pass of an exported program."""
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions [B, 8] or [B, 8, classes] in the order of `HEADS`, and the edges of each GD-Unit, [B, 6]."""
+        """Predictions [B, 8], on the scale of the shards, or [B, 8, outputs] in the order of `HEADS`, and the edges of
+        each GD-Unit, [B, 6]."""
         return self.answers(self.dmd(text, audio, vision))  # in float32, on whatever device the program will run
 
 
@@ -135,7 +172,7 @@ class TrainedModel:
     ) -> None:
         self.card = card
         self.device = device
-        self.config: Config = config_from_dict(card.config)
+        self.config: Config = config_of(card)
         text = self.config.text
         if (card.text_base is not None) != (card.text_encoder is not None and stands_on_base(text.lora, text.quantize)):
             raise ValueError(
@@ -186,8 +223,7 @@ class TrainedModel:
         card = self.card
         return InferenceModules(
             self.config,
-            dims=card.data["dims"],
-            lengths=card.data["lengths"],
+            data=card.data,
             text_encoder=encoder,
             device=self.device,
             binding=False,
@@ -237,8 +273,11 @@ class TrainedModel:
     def read(self, output: DMDOutput) -> Prediction:
         """The predictions and edges of an output."""
         heads, *edges = (part.cpu() for part in self.modules.answers(output))
+        scoring = self.modules.scoring
         return Prediction(
-            heads=dict(zip(HEADS, heads.unbind(1), strict=True)), edges=dict(zip(SPACES, edges, strict=True))
+            heads=dict(zip(HEADS, scoring.in_units(heads).unbind(1), strict=True)),
+            edges=dict(zip(SPACES, edges, strict=True)),
+            scoring=scoring,
         )
 
 
@@ -247,6 +286,7 @@ def join(parts: list[Prediction]) -> Prediction:
     return Prediction(
         heads={head: torch.cat([part.heads[head] for part in parts]) for head in HEADS},
         edges={space: torch.cat([part.edges[space] for part in parts]) for space in SPACES},
+        scoring=parts[0].scoring,
     )
 
 

@@ -16,7 +16,7 @@ from data_shards.sole_writer import Lease
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.resume import Resume, load_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.standing import NEVER_VALIDATED, ValidatedStep, finished_at, newest_validation
+from dmd.checkpoint.standing import NEVER_VALIDATED, ValidatedStep, finished_at, newest_validation, schedule_of
 from dmd.checkpoint.state import Cursor, check_continues, check_same_base, make_state
 from dmd.config import Config
 from dmd.data.loader import training_steps
@@ -293,7 +293,7 @@ class Training:
         check_continues(snapshot.state, self.config, self.reader.index.info, self.run_path)
         check_same_base(snapshot.state, self.engine.system.text_base, self.run_path)
         self.average.restore(self.engine, snapshot)
-        self.schedule.load_state(snapshot.state["schedule"])
+        self.schedule.load_state(schedule_of(snapshot.state))
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]
         self.cursor = Cursor(**snapshot.state["cursor"])
         self.step = snapshot.step

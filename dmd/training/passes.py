@@ -136,8 +136,7 @@ def _fits(
     Args:
         last: there is nothing smaller to try: what is too large is an error.
     """
-    stored = config.data.classes == "stored"
-    batch = random_batch(info, at_once, config.train.ghost_batch_size, part=part, stored_classes=stored)
+    batch = random_batch(info, at_once, config.train.ghost_batch_size, part=part, config=config)
 
     def attempt() -> None:
         there = batch.to(system.device)

@@ -14,6 +14,7 @@ from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.resume import Resume
 from dmd.config import Config
+from dmd.data.targets import resolve_task
 from dmd.distributed.sharing import join_sharing
 from dmd.kernels.backend import set_float32_products
 from dmd.model.quantize import check_quantized
@@ -56,7 +57,8 @@ def make_training(
         keep_freed_memory()
     directory = acquire_run_directory(device, run, group=group)
     try:
-        reader, system, text_encoder = agree(device, directory, lambda: _prepare(config, data, run, device, resume))
+        prepared = agree(device, directory, lambda: _prepare(config, data, run, device, resume))
+        config, reader, system, text_encoder = prepared
         set_float32_products(tf32=system.execution.tf32)
         rank, num_ranks, samples = dist.get_rank(), dist.get_world_size(), reader.index.num_samples("train")
         part = make_plan(config, samples, num_ranks).part(rank)
@@ -83,9 +85,10 @@ def make_training(
 
 def _prepare(
     config: Config, data: PlaceLike, run: Path, device: torch.device, resume: Resume
-) -> tuple[tuple[ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
-    """Shards, network and encoder of this rank, and what must be the same about them everywhere."""
+) -> tuple[tuple[Config, ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
+    """The config with its task, shards, network and encoder of this rank, and what must be the same everywhere."""
     reader = open_shards(data, config)
+    config = resolve_task(config, reader.index.info)
     plan = plan_training(config, reader, run, dist.get_world_size())
     system, encoder = build_system(config, reader.index.info, device)
     check_offload(config, system, device, num_ranks=dist.get_world_size(), environment=os.environ)
@@ -98,7 +101,7 @@ def _prepare(
         encoder=encoder,
         base=system.text_base,
     )
-    return (reader, system, encoder), facts
+    return (config, reader, system, encoder), facts
 
 
 def build_system(

@@ -18,7 +18,7 @@ from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.state import check_continues
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
-from dmd.data.targets import check_classes, check_targets
+from dmd.data.targets import check_targets, resolve_task
 from dmd.encoder_files import check_encoder_files
 from dmd.encoder_tokenizer import check_encoder_tokenizer
 from dmd.kernels.backend import default_device
@@ -65,6 +65,7 @@ def check_command(
         ValueError: as `open_shards`, `check_training` and `check_resume`.
     """
     with open_shards(data, config) as reader:
+        config = resolve_task(config, reader.index.info)
         check_training(config, reader, run, num_ranks, here=here)
         check_resume(config, reader, run, resume)
         for override in unread_overrides(overrides, reader.index.info):
@@ -82,10 +83,12 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
         here: whether ranks run on this machine, whose device must then have what the config asks for.
 
     Raises:
-        ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
-            encoder directory without whole weights, an encoder with another tokenizer than that of the token ids,
-            adapters that do not fit it, an optimizer that the device lacks, or a stream that the memory cannot hold.
+        ValueError: as `resolve_task` and `plan_training`, sequences shorter than their convolution, statistics that the
+            index lacks, an encoder directory without whole weights, an encoder with another tokenizer than that of the
+            token ids, adapters that do not fit it, an optimizer that the device lacks, or a stream that the memory
+            cannot hold.
     """
+    config = resolve_task(config, reader.index.info)
     plan = plan_training(config, reader, run, num_ranks)
     if here:
         check_adam(config, default_device())
@@ -107,14 +110,13 @@ def unread_overrides(overrides: Sequence[str], info: DatasetInfo) -> list[str]:
 
 
 def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int) -> EpochPlan:
-    """The plan of a training's epochs; cheap, every rank makes it.
+    """The plan of a training's epochs, of a config whose task is resolved; cheap, every rank makes it.
 
     Raises:
         ValueError: more ranks than samples of a step, a file in the place of the run directory, an encoder
-            that is not there or does not fit the tokens, labels that the shards lack, or targets that are all equal.
+            that is not there or does not fit the tokens, or targets that are all equal.
     """
     info = reader.index.info
-    check_classes(config, info)
     check_targets(config, reader.index)
     plan = make_plan(config, info.counts["train"], num_ranks)
     if run.exists() and not run.is_dir():

@@ -23,7 +23,7 @@ def test_the_batched_peer_is_the_same_model(lengths):
     """Predictions and gradients, with equal and with unequal lengths; 12 channels in 2 heads need padding."""
     torch.manual_seed(0)
     lengths = dict(zip(DIMS, lengths, strict=True))
-    model = DMD(ModelConfig(dim=12, heads=2, levels=2), DIMS, lengths).double()
+    model = DMD(ModelConfig(task="regression", dim=12, heads=2, levels=2), DIMS, lengths).double()
     peer = batched(copy.deepcopy(model))
     parts = [torch.randn(4, lengths[m], DIMS[m], dtype=torch.float64) for m in DIMS]
     parts[1][:2, :3] = 0

@@ -28,7 +28,7 @@ from cluster.search.trial_records import TrialRecord, TrialRecords, keep_request
 from data_shards.places import to_place
 from dmd.config import Config
 from dmd.config.loading import load_config
-from dmd.metrics import METRICS
+from dmd.metrics import METRICS, Scoring
 from dmd.training.logging.hyperparameters import BEST
 from dmd.training.logging.recorder import Recorder
 
@@ -73,7 +73,7 @@ def test_tables(tmp_path):
     assert [row["valid Acc2 Non0 %"] for row in rows] == ["62.5", "62.5", ""]
     page = (tmp_path / "trials.md").read_text()
     assert page.splitlines()[4].startswith("| 2 | diverged | 0 | – | – | – |")
-    assert "on the valid split. Acc and F1 in per cent" in page
+    assert "on the valid split. Acc in per cent. Protocol mosi: " in page
     assert not {"inf", "nan"} & set(page.split())
     assert load_config(str(tmp_path / "best.yaml")).train.learning_rate == 0.1
     assert yaml.safe_load((tmp_path / "best.yaml").read_text())["train"]["seed"] == 1111
@@ -214,7 +214,7 @@ def test_the_hparams_page_shows_what_varies(tmp_path):
     space = load_space(tmp_path / "space.yaml", Config())
     trials = tmp_path / "trials"
     for _ in range(2):
-        describe_search(space.parameters, "regression", trials)
+        describe_search(space.parameters, load_config(None, ["model.task=regression"]), Scoring(), trials)
     assert len(list(trials.iterdir())) == 1
     config = {"train": {"clip": "none"}, "model": {"dim": 1}}
     for run in (trials / "0000", trials / "trial_0001" / "seed_1", tmp_path / "alone"):

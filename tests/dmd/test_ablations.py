@@ -18,7 +18,7 @@ from dmd.report.tables import ablation_flags
 
 DIMS, LENGTHS = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}
 OFF = {name: 0.0 for name in ModelConfig.__dataclass_fields__ if "dropout" in name}
-PLAIN = ModelConfig(dim=8, heads=2, levels=1, **OFF)
+PLAIN = ModelConfig(task="regression", dim=8, heads=2, levels=1, **OFF)
 
 
 def build(model: ModelConfig = PLAIN, **objective: object) -> tuple[DMD, Objective]:

@@ -9,14 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.distillation import logit_distillation, make_prior, representation_distillation
-from dmd.losses.margin import margin_loss
+from dmd.losses.margin import distance_of_sets, margin_loss
 from dmd.model import DMD, GDUnit, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.graph import PAIRS
 
 LENGTHS = {"text": 5, "audio": 5, "vision": 5}
 DIMS = {"text": 6, "audio": 5, "vision": 7}
-CONFIG = ModelConfig(dim=8, heads=2, levels=1, kernel_text=1, kernel_audio=1, kernel_vision=1)
+CONFIG = ModelConfig(task="regression", dim=8, heads=2, levels=1, kernel_text=1, kernel_audio=1, kernel_vision=1)
 
 
 def margin_by_loops(features: torch.Tensor, labels: torch.Tensor) -> float:
@@ -36,6 +36,35 @@ def margin_by_loops(features: torch.Tensor, labels: torch.Tensor) -> float:
             ]
             anchors.append(sum(hinges) / len(hinges))
     return sum(anchors) / len(anchors) if anchors else 0.0
+
+
+def jaccard(one: list[float], other: list[float]) -> float:
+    """Distance of two sets of emotions, in units of a sentiment (docs/tasks.md)."""
+    first, second = ({place for place, has in enumerate(flags) if has} for flags in (one, other))
+    return 3 * (1 - len(first & second) / len(first | second)) if first | second else 0.0
+
+
+def test_the_margin_loss_of_emotions_compares_sets():
+    generator = torch.Generator().manual_seed(8)
+    features = torch.randn(2, 3, 6, 5, dtype=torch.float64, generator=generator)
+    labels = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    labels = torch.stack([labels, labels.flip(1)])
+    rows = features.flatten(1, 2)
+    unit = rows / (rows.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+    cosines = unit @ unit.transpose(1, 2)
+    mask = torch.tensor([[1.0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]])
+    for ghost, (cos, sets) in enumerate(zip(cosines.tolist(), labels.tolist(), strict=True)):
+        valid = [row for row in range(18) if mask[ghost, row % 6]]
+        anchors = []
+        for i in valid:
+            apart = {k: jaccard(sets[i % 6], sets[k % 6]) for k in valid}
+            positives, negatives = ([k for k in valid if (apart[k] == 0) == same and k != i] for same in (True, False))
+            pairs = itertools.product(positives, negatives)
+            hinges = [max(0.0, 0.15 * apart[k] - cos[i][j] + cos[i][k]) for j, k in pairs]
+            anchors.append(sum(hinges) / len(hinges))
+        found = margin_loss(features, labels, mask.double())[ghost]
+        assert float(found) == pytest.approx(sum(anchors) / len(anchors))
+    assert distance_of_sets(labels)[0, 3].tolist() == pytest.approx([3, 3, 1.5, 0, 0, 3])
 
 
 @pytest.mark.parametrize("kind", ["mixed", "all equal", "all different", "one sample"])

@@ -16,7 +16,7 @@ from dmd.model.text import build_text_encoder
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
 OFF = {name: 0.0 for name in ModelConfig.__dataclass_fields__ if "dropout" in name}
-PLAIN = ModelConfig(dim=8, heads=2, levels=2, kernel_text=1, kernel_audio=1, kernel_vision=1, **OFF)
+PLAIN = ModelConfig(task="regression", dim=8, heads=2, levels=2, kernel_text=1, kernel_audio=1, kernel_vision=1, **OFF)
 MASKED = replace(PLAIN, masked_padding=True)
 ATTENDED = ("shared", "text_hetero", "audio_hetero", "vision_hetero", "fused")
 """Heads that read encoders alone; the homogeneous ones read all steps."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from dmd.metrics import sentiment_metrics
+from dmd.metrics import head_metrics
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
 
@@ -35,32 +35,32 @@ def test_metrics_equal_scikit_learn(seed, shift):
     label = rng.integers(-15, 16, size=257) / 5
     prediction = label * 0.7 + rng.normal(size=257) + shift
     prediction[:20] = rng.integers(-6, 7, size=20) / 2  # halves: the rounding rule, and exact zeros
-    ours = sentiment_metrics(torch.from_numpy(prediction), torch.from_numpy(label))
+    ours = head_metrics(torch.from_numpy(prediction), torch.from_numpy(label))
     assert ours == pytest.approx(reference(prediction, label), rel=1e-12)
 
 
 def test_metrics_equal_the_published_figures():
     golden = np.load(GOLDEN)
-    ours = sentiment_metrics(torch.from_numpy(golden["pred"]), torch.from_numpy(golden["label"]))
+    ours = head_metrics(torch.from_numpy(golden["pred"]), torch.from_numpy(golden["label"]))
     published = {"acc2_non0": "Acc_2", "f1_non0": "F1_score", "acc7": "Acc_7", "mae": "MAE"}
     assert {name: round(ours[name], 4) for name in published} == {n: float(golden[k]) for n, k in published.items()}
 
 
 def test_halves_round_to_even():
     prediction, label = torch.tensor([0.5, 1.5, 2.5, -0.5]), torch.tensor([0.0, 2.0, 2.0, 0.0])
-    assert sentiment_metrics(prediction, label)["acc7"] == 1.0
+    assert head_metrics(prediction, label)["acc7"] == 1.0
 
 
 def test_half_precision_is_read_exactly_and_stays_out_of_the_sums():
     label = torch.linspace(-3, 3, 3001).bfloat16()
     prediction = label.flip(0)
-    assert sentiment_metrics(prediction, label) == pytest.approx(
+    assert head_metrics(prediction, label) == pytest.approx(
         reference(prediction.double().numpy(), label.double().numpy()), rel=1e-12
     )
 
 
 def test_without_a_nonzero_label_non0_is_undefined():
-    metrics = sentiment_metrics(torch.tensor([0.1, -0.1]), torch.zeros(2))
+    metrics = head_metrics(torch.tensor([0.1, -0.1]), torch.zeros(2))
     assert math.isnan(metrics["acc2_non0"])
     assert math.isnan(metrics["f1_non0"])
     assert metrics["acc2_has0"] == 0.5
@@ -68,20 +68,20 @@ def test_without_a_nonzero_label_non0_is_undefined():
 
 @pytest.mark.parametrize("constant", [0.1, 1 / 3, -2.7])
 def test_constant_predictions_have_no_correlation(constant):
-    metrics = sentiment_metrics(torch.full((1001,), constant), torch.linspace(-3, 3, 1001))
+    metrics = head_metrics(torch.full((1001,), constant), torch.linspace(-3, 3, 1001))
     assert math.isnan(metrics["corr"])
     assert math.isfinite(metrics["f1_has0"])
 
 
 def test_one_sample():
-    metrics = sentiment_metrics(torch.tensor([1.2]), torch.tensor([1.0]))
+    metrics = head_metrics(torch.tensor([1.2]), torch.tensor([1.0]))
     assert math.isnan(metrics.pop("corr"))
     assert metrics.pop("mae") == pytest.approx(0.2)
     assert set(metrics.values()) == {1.0}
 
 
 def test_a_nonfinite_prediction_makes_every_metric_undefined():
-    metrics = sentiment_metrics(torch.tensor([math.nan, -1.0]), torch.tensor([-1.0, -1.0]))
+    metrics = head_metrics(torch.tensor([math.nan, -1.0]), torch.tensor([-1.0, -1.0]))
     assert len(metrics) == 9
     assert all(math.isnan(value) for value in metrics.values())
 
@@ -97,4 +97,4 @@ def test_a_nonfinite_prediction_makes_every_metric_undefined():
 )
 def test_bad_input_is_named(prediction, label, message):
     with pytest.raises(ValueError, match=message):
-        sentiment_metrics(prediction, label)
+        head_metrics(prediction, label)

@@ -68,7 +68,7 @@ def test_text_tokens_are_dropped_behind_the_encoder():
     settings = BertConfig(
         vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     ).to_dict()
-    config = load_config(None, SMALL)
+    config = load_config(None, ["model.task=regression", *SMALL])
     lengths = dict.fromkeys(MODALITIES, 9)
     data = {
         "name": "x",
@@ -79,7 +79,7 @@ def test_text_tokens_are_dropped_behind_the_encoder():
     }
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
     encoder, cpu = build_text_encoder(settings, frozen=False), torch.device("cpu")
-    modules = Modules(config, dims=data["dims"], lengths=lengths, text_encoder=encoder, device=cpu, binding=False)
+    modules = Modules(config, data=data, text_encoder=encoder, device=cpu, binding=False)
     model = TrainedModel(card, modules.state_dict(), cpu)
     arrays, other = example(card, 4), example(card, 4)
     other["text"] = arrays["text"].clone()

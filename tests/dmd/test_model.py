@@ -20,7 +20,7 @@ from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, load_t
 from dmd.model.transformer import TransformerStack
 
 DIMS = {"text": 9, "audio": 5, "vision": 7}
-SMALL = ModelConfig(dim=8, heads=2, levels=2, kernel_text=3, kernel_audio=1, kernel_vision=2)
+SMALL = ModelConfig(task="regression", dim=8, heads=2, levels=2, kernel_text=3, kernel_audio=1, kernel_vision=2)
 CPU = torch.device("cpu")
 
 
@@ -154,7 +154,7 @@ def test_a_modality_of_the_models_width_skips_its_convolution():
 def test_the_benchmarks_baseline_is_the_same_model():
     torch.manual_seed(0)
     lengths = {"text": 9, "audio": 8, "vision": 10}
-    model = DMD(ModelConfig(dim=8, heads=2, levels=2), DIMS, lengths)
+    model = DMD(ModelConfig(task="regression", dim=8, heads=2, levels=2), DIMS, lengths)
     baseline = reference(copy.deepcopy(model))
     parts = inputs(4, lengths)
     ours, its = model(*parts).predictions, baseline(*parts).predictions

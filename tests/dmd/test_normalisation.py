@@ -21,7 +21,7 @@ from tests.support.commands import command
 from tests.support.trained import train
 
 DIMS, LENGTHS = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}
-SMALL = ModelConfig(dim=8, heads=2, levels=1)
+SMALL = ModelConfig(task="regression", dim=8, heads=2, levels=1)
 
 
 def features() -> dict[str, torch.Tensor]:
@@ -74,7 +74,8 @@ def test_padding_stays_zero_and_what_is_there_keeps_its_position():
 
 
 def test_shards_without_statistics_are_rejected(shards, tmp_path):
-    config, device = load_config(None, ["model.normalise=train", "model.dim=8", "model.heads=2"]), torch.device("cpu")
+    overrides = ["model.task=regression", "model.normalise=train", "model.dim=8", "model.heads=2"]
+    config, device = load_config(None, overrides), torch.device("cpu")
     info = ShardIndex.load(shards).info
     system, _ = build_system(config, info, device)
     assert system.dmd.normalisation["audio"].get_buffer("mean").tolist() == pytest.approx(

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.counting import Counter
 from dmd.config import Config, TrainConfig
+from dmd.config.loading import load_config
 from dmd.data.loader import PINNING
 from dmd.data.synthetic import random_batch
 from dmd.kernels.backend import why_not_fused
@@ -152,10 +153,15 @@ def test_a_kernel_that_cannot_run_is_the_users_to_decide_where_it_was_asked_for(
 
 def test_synthetic_samples_are_what_the_data_holds():
     tokens = SimpleNamespace(dims={**SIZES, "text": 0}, lengths=LENGTHS, text_kind="tokens", classes=3, vocab_size=7)
-    batch = random_batch(tokens, 2, 5, stored_classes=True)
+    stored = load_config(None, ["model.task=3", "data.classes=stored"])
+    batch = random_batch(tokens, 2, 5, config=stored)
     assert batch.text.shape == (10, 3, LENGTHS["text"])
     assert int(batch.text[:, 0].max()) < 7
     assert set(batch.labels.flatten().tolist()) == {0.0, 1.0, 2.0}
+    emotions = load_config(None, ["model.task=multilabel", "model.emotions=6", "data.classes=emotions"])
+    batch = random_batch(tokens, 2, 5, config=emotions)
+    assert batch.labels.shape == (2, 5, 6)
+    assert set(batch.labels.flatten().tolist()) == {0.0, 1.0}
 
 
 def check_captured_pass(device: str) -> None:

@@ -20,8 +20,10 @@ from data_shards.format.schema import MODALITIES
 from data_shards.sources.pickled import Fields
 from dmd.config.loading import config_to_dict, load_config, preset_names
 from dmd.inference.export import CARD, PROGRAM, example
-from dmd.inference.inputs import _labels, read_samples
-from dmd.inference.outputs import schema
+from dmd.inference.inputs import read_samples
+from dmd.inference.labels import pickle_labels
+from dmd.inference.outputs import predictions, schema, to_table
+from dmd.metrics import Scoring
 from dmd.model import DMD, ModelConfig
 from dmd.model.dmd import HEADS
 from dmd.model.text import build_text_encoder
@@ -49,7 +51,7 @@ def test_predict_and_evaluate_agree(run, shards, tmp_path):
     assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
     assert command("predict", run, shards, "--split", "test", "--out", tmp_path / "out.parquet") == 0
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema.equals(schema("regression"))
+    assert table.schema.equals(schema(Scoring()))
     metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]
     label = table["label"].to_numpy()
     for head in HEADS:
@@ -179,12 +181,19 @@ def test_files_of_the_wrong_kind_are_named(run, tmp_path, capsys):
     assert "audio holds 500 values that are not finite" in rejected(capsys, "predict", run, beyond, *out)
 
 
-def test_labels_of_a_pickle_are_brought_to_the_scale_of_the_training(run, tmp_path):
+def test_labels_of_a_pickle_have_the_units_in_which_predictions_are(run, tmp_path):
     model = dmd.load(run)
-    card = replace(model.card, data={**model.card.data, "label_scale": 3.0})
-    path = features(tmp_path / "in.pkl", model, 2, labels=[0.5, -1.0])
-    assert [list(batch.labels) for batch in read_samples(path, card)] == [[1.5, -3.0]]
-    assert [list(batch.labels) for batch in read_samples(path, model.card)] == [[0.5, -1.0]]
+    card = replace(model.card, data={**model.card.data, "label_scale": 0.75, "label_offset": 5.0})
+    scaled = TrainedModel(card, model.modules.state_dict(), model.device)
+    path = features(tmp_path / "in.pkl", model, 2, labels=[0.5, 9.0])
+    ((samples, of_scaled),) = predictions(scaled, read_samples(path, card))
+    assert list(samples.labels) == [0.5, 9.0]
+    ((_, of_model),) = predictions(model, read_samples(path, model.card))
+    for head in HEADS:
+        torch.testing.assert_close(of_scaled.heads[head], of_model.heads[head].double() / 0.75 + 5, rtol=1e-12, atol=0)
+    assert torch.equal(of_scaled.edges["homo"], of_model.edges["homo"])
+    table = to_table(samples, of_scaled)
+    assert table["prediction"].to_pylist() == of_scaled.sentiment.float().tolist()
 
 
 @pytest.mark.slow
@@ -282,7 +291,7 @@ def test_a_published_checkpoint_with_a_text_encoder(tmp_path, capsys):
     settings.save_pretrained(tmp_path / "encoder")
     encoder = build_text_encoder(settings.to_dict(), frozen=False)
     model = DMD(
-        ModelConfig(dim=8, heads=2, levels=1),
+        ModelConfig(task="regression", dim=8, heads=2, levels=1),
         {"text": 0, "audio": 3, "vision": 4},
         dict.fromkeys(("text", "audio", "vision"), 9),
         encoder,
@@ -349,8 +358,8 @@ def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsy
         ({"id": ["a", None]}, "sample 1 has no id (None)"),
         ({"id": ["a", float("nan")]}, "sample 1 has no id (nan)"),
         ({"label": [1.0, np.inf]}, "label holds inf, which is not a finite number"),
-        ({"label": ["good", "bad"]}, "label are not numbers"),
-        ({"label": {"a": 1}}, "label are not numbers"),
+        ({"label": ["good", "bad"]}, "label of sample 0 'good' is not a number"),
+        ({"label": {"a": 1}}, "label of sample 0 {'a': 1} is not a number"),
         ({"label": np.array([1j, 1])}, "label are complex128"),
         ({"audio": [[[1.0]], [[1.0], [2.0]]]}, "is ragged; give"),
     ):
@@ -369,11 +378,11 @@ def test_class_numbers_are_found_where_dmd_shard_finds_them(name):
     sizes = dict.fromkeys(MODALITIES, 4)
     data = {"name": "x", "generation": "x", "text_kind": "features", "dims": sizes, "lengths": sizes}
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=None, source={})
-    assert _labels(Fields({name: [0, 2]}), 2, card, "x: ").tolist() == [0, 2]
-    assert _labels(Fields({name: np.eye(3)[[1, 2]]}), 2, card, "x: ").tolist() == [1, 2]
+    assert pickle_labels(Fields({name: [0, 2]}), 2, card, "x: ").tolist() == [0, 2]
+    assert pickle_labels(Fields({name: np.eye(3)[[1, 2]]}), 2, card, "x: ").tolist() == [1, 2]
     for wrong in (3, 0.5, -1):
         with pytest.raises(ValueError, match=rf"x: {name} holds {wrong}, which is not a class of the model.* 0 to 2"):
-            _labels(Fields({name: [0, wrong]}), 2, card, "x: ")
+            pickle_labels(Fields({name: [0, wrong]}), 2, card, "x: ")
 
 
 def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):

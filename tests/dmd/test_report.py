@@ -18,7 +18,7 @@ from scipy import stats
 
 from dmd.config.loading import all_keys
 from dmd.losses.distillation import make_prior
-from dmd.metrics import in_view, sentiment_metrics
+from dmd.metrics import Scoring, head_metrics, in_view
 from dmd.model.graph import PAIRS
 from dmd.report.curves import smooth
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
@@ -159,11 +159,11 @@ def test_scores_average_to_the_metrics():
     labels = np.round(generator.uniform(-3, 3, 200) * 5) / 5
     labels[:20] = 0
     predictions = labels + generator.normal(size=200)
-    metrics = sentiment_metrics(torch.from_numpy(predictions), torch.from_numpy(labels))
+    metrics = head_metrics(torch.from_numpy(predictions), torch.from_numpy(labels))
     compared = in_view("bootstrap", metrics)
     assert compared == ["mae", "acc7", "acc2_has0", "acc2_non0"]
     for metric in compared:
-        assert np.nanmean(sample_scores(metric, predictions, labels)) == pytest.approx(metrics[metric])
+        assert np.nanmean(sample_scores(metric, predictions, labels, Scoring())) == pytest.approx(metrics[metric])
 
 
 def test_the_bootstrap_finds_a_difference_and_only_where_there_is_one():

@@ -38,6 +38,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
     "constant margin": ({"margin": "constant", "prior": "uniform", "homo_distillation": False}, {}, (5, 5)),
     "smoothed margin": ({"margin_smoothing": 0.7, "hetero_distillation": False}, {}, (5, 5)),
     "classes": ({}, {"task": 3}, (5, 4)),
+    "emotions": ({}, {"task": "multilabel", "emotions": 3}, (5, 4)),
+    "emotions, smoothed margin": ({"margin_smoothing": 3}, {"task": "multilabel", "emotions": 3}, (3, 5)),
     "not decoupled": ({}, {"decoupling": False}, (5, 5)),
 }
 """Objective, model, and the valid samples of two ghost batches; with one ghost batch it is the last."""
@@ -61,6 +63,8 @@ def own_batch(case: str, ghosts: tuple[int, ...], of: int, part: Part, dtype: to
     generator = torch.Generator().manual_seed(3)
     every = {m: torch.randn(2, SIZE, LENGTHS[m], SIZES[m], generator=generator).to(dtype) for m in SIZES}
     labels = torch.randint(-2, 3, (2, SIZE), generator=generator).to(dtype) / 2
+    if emotions := CASES[case][1].get("emotions", 0):
+        labels = torch.randint(2, (2, SIZE, emotions), generator=generator).to(dtype)
     valid = torch.tensor(CASES[case][2][-of:])
     mask = (torch.arange(SIZE) < valid[:, None]).float()
     chosen = list(ghosts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dmd.checkpoint.select import best_checkpoint
-from dmd.checkpoint.standing import finished_at, is_unfinished, standing
+from dmd.checkpoint.standing import finished_at, is_unfinished, schedule_of, standing
 from dmd.evaluation.trained_run import evaluate_run
 from dmd.metrics import METRICS
 from dmd.training.outcome import Outcome
@@ -112,3 +112,18 @@ def test_the_best_numbers_of_the_log_are_those_of_the_checkpoint(runs):
         assert last["best_valid/loss"] == min(line["valid/loss"] for line in lines if line["kind"] == "valid")
         evaluated = evaluate_run(run, data=None, split="valid")["metrics"]["fused"]
         assert last["best_valid/acc7"] == pytest.approx(evaluated["acc7"])
+
+
+def test_losses_of_older_programs_come_into_the_units_of_the_labels():
+    """They kept those of scaled labels on the scale of the shards."""
+    schedule = {"plateau": {"best": 1.5, "num_bad_epochs": 2}, "best_loss": 1.2, "best_epoch": 3}
+    old = {"schedule": schedule, "data": {"label_scale": 3.0}, "config": {"model": {"task": "regression"}}}
+    scaled = {"plateau": {"best": 0.5, "num_bad_epochs": 2}, "best_loss": pytest.approx(0.4), "best_epoch": 3}
+    assert schedule_of(old) == scaled
+    assert schedule_of({**old, "config": {"model": {}}}) == scaled
+    for other in (
+        {**old, "data": {"label_scale": 3.0, "label_offset": 0.0}},
+        {**old, "data": {}},
+        {**old, "config": {"model": {"task": 3}}},
+    ):
+        assert schedule_of(other) == schedule

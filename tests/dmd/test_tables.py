@@ -4,16 +4,19 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from data_shards.labels import Protocol
 from dmd.evaluation.evaluate import Evaluation
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.ghost import sample_mean
 from dmd.losses.terms import TERMS, Term, all_terms, triton_order
-from dmd.metrics import METRICS, Metric, heading, in_view, loss_title, metrics_of, unit_note
+from dmd.metrics import METRICS, Metric, heading, headings_of, in_view, loss_title, show, unit_note
+from dmd.metrics.table import DEFAULTS, NAME, PROTOCOLS, metrics_of, protocol_of
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput, Head
@@ -40,6 +43,28 @@ REGRESSION = {
     "f1_non0": "F1 Non0 %",
 }
 CLASSES = {"acc": "Acc %", "f1_weighted": "F1 weighted %", "f1_macro": "F1 macro %", "cross_entropy": "CE"}
+SIMS = {
+    "mae": "MAE",
+    "mae_sims": "MAE SIMS",
+    "corr_sims": "Corr SIMS",
+    "acc5_sims": "Acc5 SIMS %",
+    "acc3_sims": "Acc3 SIMS %",
+    "acc2_sims": "Acc2 SIMS %",
+    "f1_sims": "F1 SIMS %",
+}
+MELD = {"acc": "Acc %", "f1_weighted": "F1 weighted %", "cross_entropy": "CE"}
+EACH = {f"acc.{NAME}": f"Acc {NAME} %", "acc_mean": "Acc mean %", f"f1.{NAME}": f"F1 {NAME} %", "f1_mean": "F1 mean %"}
+LOSS = {"acc_each": "Acc of each %", "binary_cross_entropy": "BCE"}
+EMOTIONS = {f"wacc.{NAME}": f"WAcc {NAME} %", "wacc_mean": "WAcc mean %", f"f1.{NAME}": f"F1 {NAME} %"}
+TITLES = {
+    ("mosi", "regression"): REGRESSION,
+    ("sims", "regression"): SIMS,
+    ("classes", "classes"): CLASSES,
+    ("meld", "classes"): MELD,
+    ("iemocap", "classes"): {"acc": "Acc %", "cross_entropy": "CE", **EACH},
+    ("iemocap", "multilabel"): {**EACH, **LOSS},
+    ("emotions", "multilabel"): {**EMOTIONS, "f1_mean": "F1 mean %", **LOSS},
+}
 VIEWS = {
     "headline": (["mae", "corr", "acc2_non0", "acc7"], list(CLASSES)),
     "hparams": (["acc2_non0", "f1_non0", "acc7", "corr"], list(CLASSES)),
@@ -63,13 +88,20 @@ DISTILLATION = ["homo_logit", "homo_regulariser", "hetero_logit", "hetero_regula
 
 
 def test_names_titles_and_orders_are_those_that_users_know():
-    found = [{row.name: heading(row.name) for row in metrics_of(kind)} for kind in ("regression", "classes")]
-    for ours, known in zip(found, (REGRESSION, CLASSES), strict=True):
-        assert list(ours.items()) == list(known.items())
+    for (protocol, kind), known in TITLES.items():
+        found = {row.name: heading(row.name) for row in metrics_of(protocol, kind)}
+        assert list(found.items()) == list(known.items())
+        assert protocol_of(found) == PROTOCOLS[protocol]
+        assert len(in_view("missing", found)) > 1, (protocol, kind)
+        assert in_view("bootstrap", found), (protocol, kind)
+        assert [METRICS[name].is_loss for name in found].count(True) == 1
+    assert {(name, kind) for name, row in PROTOCOLS.items() for kind in row.kinds} == TITLES.keys()
+    assert set(PROTOCOLS) == set(get_args(Protocol))
+    assert all(kind in PROTOCOLS[name].kinds for kind, name in DEFAULTS.items())
     for view, known in VIEWS.items():
         assert (in_view(view, REGRESSION), in_view(view, CLASSES)) == known, view
     assert all(row.of_samples for row in METRICS.values() if "bootstrap" in row.views)
-    assert (loss_title("regression"), loss_title(3)) == ("MAE", "CE")
+    assert [loss_title(task) for task in ("regression", 3, "multilabel")] == ["MAE", "CE", "BCE"]
     assert [(head.name, head.title) for head in HEADS.values()] == list(HEAD_TITLES.items())
     assert [term.name for term in all_terms()] == TASK + DECOUPLING + DISTILLATION
     assert [term.title for term in all_terms()] == [term.name.replace("_", " ") for term in all_terms()]
@@ -78,10 +110,25 @@ def test_names_titles_and_orders_are_those_that_users_know():
 
 def test_notes_tell_units_and_protocols():
     assert unit_note(REGRESSION) == (
-        "Acc and F1 in per cent, MAE and Corr as they are. Has0: all samples, >= 0 against < 0; Non0: without the "
-        "labels that are 0, > 0 against < 0."
+        "Acc and F1 in per cent, MAE and Corr as they are. Protocol mosi: CMU-MOSI and CMU-MOSEI; classes and signs on "
+        "the scale [-3, 3]. Has0: all samples, >= 0 against < 0. Non0: without the labels that are 0, > 0 against < 0."
     )
-    assert unit_note(CLASSES) == "Acc and F1 in per cent, CE in nats."
+    assert unit_note(CLASSES) == "Acc and F1 in per cent, CE in nats. Protocol classes: one of several classes."
+    assert unit_note({"wacc.happy": 0.5, "f1.happy": 0.5, "binary_cross_entropy": 0.7}).startswith(
+        "WAcc and F1 in per cent, BCE in nats. Protocol emotions: emotions of CMU-MOSEI; "
+    )
+
+
+def test_a_metric_of_an_emotion_has_its_name():
+    names = {"f1.sad": 0.25, "wacc_mean": 0.5, "f1.happy, or so": 0.5, "loss": 1.0}
+    assert headings_of(names) == {
+        "wacc_mean": "WAcc mean %",
+        "f1.sad": "F1 sad %",
+        "f1.happy, or so": "F1 happy, or so %",
+    }
+    assert show("f1.sad", 0.25) == "25.0"
+    with pytest.raises(KeyError):
+        heading("f2.sad")
 
 
 def test_every_row_of_a_table_has_its_own_name():
@@ -130,7 +177,7 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
         name="bias",
         title="Bias",
         about="mean of prediction minus label",
-        kind="regression",
+        protocols=("mosi",),
         unit="",
         function=bias,
         views={"headline": 9, "hparams": 9},
@@ -162,7 +209,7 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
 def small() -> tuple[DMDOutput, torch.Tensor, torch.Tensor, ModelConfig]:
     """Output of a small network for two ghost batches, labels and mask."""
     dims, lengths = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "vision": 9}
-    config = ModelConfig(dim=8, heads=2, levels=1)
+    config = ModelConfig(task="regression", dim=8, heads=2, levels=1)
     torch.manual_seed(0)
     network = DMD(config, dims, lengths)
     output = network(*(torch.randn(8, lengths[m], dims[m]) for m in MODALITIES))

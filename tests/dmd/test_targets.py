@@ -8,7 +8,7 @@ import pytest
 
 from data_shards.reading.reader import ShardReader
 from dmd.config.loading import load_config
-from dmd.data.targets import check_classes, check_targets
+from dmd.data.targets import check_targets, resolve_task
 from launch.trainer.preflight import check_training
 from tests.support.commands import command
 from tests.support.small_data import COUNTS, build_from, mmsa, save
@@ -64,15 +64,12 @@ def test_a_set_of_an_older_program_is_checked_by_its_rows(tmp_path):
     shutil.copytree(Path(__file__).parent.parent / "data_shards" / "old", tmp_path / "old")
     with ShardReader(tmp_path / "old") as reader:
         assert reader.index.info.labels == {}
-        check_targets(load_config(None), reader.index)
+        check_targets(resolve_task(load_config(None), reader.index.info), reader.index)
         check_targets(load_config(None, ["model.task=3", "data.classes=stored"]), reader.index)
 
 
-ASKED = [(2, "model.task=2"), (4, "model.task=5"), (6, "model.task=7"), (9, "as many")]
-
-
-@pytest.mark.parametrize("classes, asked", ASKED)
-def test_class_numbers_alone_are_asked_for_as_such(tmp_path, classes, asked):
+@pytest.mark.parametrize("classes", [2, 4, 9])
+def test_class_numbers_alone_are_what_is_learned_unless_something_else_is_asked_for(tmp_path, classes):
     data = mmsa()
     for split, fields in data.items():
         fields["labels"] = np.arange(COUNTS[split]) % classes
@@ -80,9 +77,12 @@ def test_class_numbers_alone_are_asked_for_as_such(tmp_path, classes, asked):
     shards = tmp_path / "shards"
     assert command("shard", save(data, tmp_path / "x.pkl"), shards, "--classes") == 0
     with ShardReader(shards) as reader:
-        for overrides in ([], ["model.task=7"]):
-            with pytest.raises(ValueError, match=f"hold {classes} classes and no sentiments; .*{asked}"):
-                check_classes(load_config(None, overrides), reader.index.info)
-        if classes < 8:
-            config = load_config(None, [*SMALL, asked, "data.classes=stored"])
-            check_training(config, reader, tmp_path / "run", 1)
+        for asked in ("7", "regression", "multilabel"):
+            with pytest.raises(ValueError, match=f"hold {classes} classes and no sentiments; set model.task=auto"):
+                resolve_task(load_config(None, [f"model.task={asked}"]), reader.index.info)
+        resolved = resolve_task(load_config(None, SMALL), reader.index.info)
+        assert (resolved.model.task, resolved.data.classes) == (classes, "stored")
+        assert resolve_task(resolved, reader.index.info) == resolved
+        explicit = load_config(None, [*SMALL, f"model.task={classes}", "data.classes=stored"])
+        assert resolve_task(explicit, reader.index.info) == explicit == resolved
+        check_training(resolved, reader, tmp_path / "run", 1)

@@ -17,11 +17,11 @@ from dmd.config import DataConfig
 from dmd.config.loading import load_config
 from dmd.data.loader import evaluation_batches, training_steps
 from dmd.data.plan import EpochPlan
-from dmd.data.targets import check_classes, targets
+from dmd.data.targets import resolve_task, scoring_of, targets
 from dmd.inference.export import PROGRAM, example
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.distillation import logit_distillation
-from dmd.metrics import class_metrics, class_names, confusion, to_classes
+from dmd.metrics import Scoring, confusion, head_metrics, to_classes
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS
@@ -43,10 +43,10 @@ DIMS, LENGTHS = {"text": 6, "audio": 3, "vision": 4}, {"text": 9, "audio": 9, "v
 @pytest.mark.parametrize("classes", EXPECTED)
 def test_sentiments_become_classes(classes):
     assert to_classes(LABELS, classes).tolist() == EXPECTED[classes]
-    assert len(class_names(classes)) == classes
-    config = load_config(None, [f"model.task={classes}"])
-    assert targets(LABELS, config).tolist() == EXPECTED[classes]
-    assert targets(LABELS, load_config(None)) is LABELS
+    scoring = scoring_of(load_config(None, [f"model.task={classes}"]), {})
+    assert len(scoring.titles) == classes
+    assert targets(LABELS, scoring).tolist() == EXPECTED[classes]
+    assert targets(LABELS, Scoring()) is LABELS
 
 
 @pytest.mark.parametrize("classes", EXPECTED)
@@ -55,7 +55,8 @@ def test_class_metrics_equal_scikit_learn(classes):
     label, logits = rng.integers(0, min(classes, 5), 83), rng.normal(size=(83, classes))
     guess = logits.argmax(1)
     odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert class_metrics(torch.from_numpy(logits), torch.from_numpy(label)) == pytest.approx(
+    scoring = Scoring(kind="classes", protocol="classes", outputs=classes)
+    assert head_metrics(torch.from_numpy(logits), torch.from_numpy(label), scoring) == pytest.approx(
         {
             "acc": accuracy_score(label, guess),
             "f1_weighted": f1_score(label, guess, average="weighted"),
@@ -66,7 +67,7 @@ def test_class_metrics_equal_scikit_learn(classes):
     counts = confusion(torch.from_numpy(logits), torch.from_numpy(label))
     assert np.array_equal(counts, confusion_matrix(label, guess, labels=range(classes)))
     with pytest.raises(ValueError, match="no class numbers from 0"):
-        class_metrics(torch.zeros(2, classes), torch.tensor([0.0, float(classes)]))
+        head_metrics(torch.zeros(2, classes), torch.tensor([0.0, float(classes)]), scoring)
 
 
 def small(task: object) -> tuple[DMD, Objective]:
@@ -98,11 +99,11 @@ def test_the_objective_of_a_classifier():
 def test_distilled_logits_are_compared_up_to_a_constant():
     logits = {m: torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(n)) for n, m in enumerate(MODALITIES)}
     edges, mask = torch.full((1, 4, 6), 1 / 6), torch.ones(1, 4)
-    loss = logit_distillation(edges, torch.zeros(6), logits, mask)
+    loss = logit_distillation(edges, torch.zeros(6), logits, mask, kind="classes")
     shifted = {m: logit + 10 * number for number, (m, logit) in enumerate(logits.items())}
-    torch.testing.assert_close(logit_distillation(edges, torch.zeros(6), shifted, mask), loss)
+    torch.testing.assert_close(logit_distillation(edges, torch.zeros(6), shifted, mask, kind="classes"), loss)
     equal = dict.fromkeys(MODALITIES, logits["text"])
-    assert float(logit_distillation(edges, torch.zeros(6), equal, mask)) == 0 < float(loss)
+    assert float(logit_distillation(edges, torch.zeros(6), equal, mask, kind="classes")) == 0 < float(loss)
 
 
 def classified(folder: Path, **options: object) -> Path:
@@ -123,8 +124,9 @@ def test_stored_classes_are_what_is_read(tmp_path):
         both = [
             next(evaluation_batches(reader, "train", config, batch_size=23)) for config in (stored.data, DataConfig())
         ]
-    assert torch.equal(targets(both[0].labels, stored), to_classes(both[1].labels, 3).float())
-    assert targets(both[0].labels, stored) is both[0].labels
+    scoring = scoring_of(stored, {})
+    assert torch.equal(targets(both[0].labels, scoring), to_classes(both[1].labels, 3).float())
+    assert targets(both[0].labels, scoring) is both[0].labels
 
 
 def test_ranks_that_share_a_ghost_batch_have_the_stored_classes_of_all_its_samples(tmp_path):
@@ -154,14 +156,22 @@ def test_classes_that_are_not_there_are_rejected(tmp_path):
         info = reader.index.info
         for overrides, message in (
             (["model.task=3", "data.classes=stored"], r"hold no class labels; .*--class-labels"),
-            (["data.classes=stored"], r"model\.task is 'regression'; set model\.task"),
+            (["data.classes=stored"], r"hold no class labels"),
+            (["model.task=multilabel"], r"hold no emotions, of which it takes two .*; set model\.task=auto"),
         ):
             with pytest.raises(ValueError, match=message):
                 check_training(load_config(None, overrides), reader, tmp_path / "run", 1)
     with pytest.raises(ValueError, match=r"hold the class number 2; set model\.task to at least 3"):
-        check_classes(load_config(None, ["model.task=2", "data.classes=stored"]), replace(info, classes=3))
-    with pytest.raises(ValueError, match=r"model\.task is 4"):
+        resolve_task(load_config(None, ["model.task=2", "data.classes=stored"]), replace(info, classes=3))
+    with pytest.raises(
+        ValueError, match=r"data\.classes is 'stored', but model\.task is 'regression'; set model\.task=auto"
+    ):
+        resolve_task(load_config(None, ["model.task=regression", "data.classes=stored"]), replace(info, classes=3))
+    with pytest.raises(ValueError, match=r"model\.task is 4, but a sentiment has 2, 3, 5, 7 classes; .*=stored"):
         load_config(None, ["model.task=4"])
+    for task in (1, 0, True):
+        with pytest.raises(ValueError, match=r"model\.task is 1|model\.task is 0"):
+            load_config(None, [f"model.task={task}"])
     (tmp_path / "none.pkl").write_bytes(pickle.dumps(mmsa()))
     assert command("shard", tmp_path / "none.pkl", tmp_path / "none", "--class-labels") == 2
 

@@ -111,7 +111,7 @@ def test_every_parameter_has_the_depth_of_its_layer(kind, lora):
 
 
 def system_of(kind: str, *overrides: str) -> tuple[TrainingSystem, list[dict[str, object]]]:
-    config = load_config(None, ["model.dim=8", "model.heads=2", "model.levels=1", *overrides])
+    config = load_config(None, ["model.task=regression", "model.dim=8", "model.heads=2", "model.levels=1", *overrides])
     info = SimpleNamespace(
         dims={"text": 0, "audio": 5, "vision": 6}, lengths=dict.fromkeys(("text", "audio", "vision"), 12)
     )

@@ -109,7 +109,7 @@ def _train_with(argv: tuple[str, str, tuple[str, ...]], environment: dict[str, s
     os.environ.update(environment)
     torch.set_num_threads(1)
     data, run, overrides = argv
-    config = load_config(None, [*TINY, *overrides])
+    config = load_config(None, ["model.task=regression", *TINY, *overrides])
     device = join_process_group(timedelta(seconds=120))
     reader = open_shards(data, config)
     plan = plan_training(config, reader, Path(run), int(environment["WORLD_SIZE"]))

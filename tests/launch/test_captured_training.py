@@ -38,7 +38,7 @@ class ComputedAgain(CapturedPass):
 
 def make_engine(folder: Path, ranks: int, kind: type[CapturedPass] | None, *overrides: str) -> tuple[Any, ...]:
     """An engine whose steps are one pass, its config, reader and plan."""
-    config = load_config(None, [*TINY, "train.ghost_batches_per_forward=6", *overrides])
+    config = load_config(None, ["model.task=regression", *TINY, "train.ghost_batches_per_forward=6", *overrides])
     reader = open_shards(folder / "shards", config)
     plan = plan_training(config, reader, folder / "run", ranks)
     system, _ = build_system(config, reader.index.info, CPU)

@@ -30,7 +30,10 @@ INFO = SimpleNamespace(
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_groups_keep_their_rates_and_every_trained_weight(frozen):
-    config = load_config("mosi-aligned", ["model.dim=4", "model.heads=1", "model.levels=1", "text.learning_rate=2e-5"])
+    config = load_config(
+        "mosi-aligned",
+        ["model.task=regression", "model.dim=4", "model.heads=1", "model.levels=1", "text.learning_rate=2e-5"],
+    )
     system = TrainingSystem(config, INFO, build_text_encoder(BERT, frozen=frozen), torch.device("cpu"))
     apart = parameter_groups(system, config)
     before = {name: tensor.clone() for name, tensor in system.state_dict().items()}

@@ -198,7 +198,7 @@ def test_the_config_rejects_other_values():
 
 def _collectives(rank: int, folder: Path) -> dict[str, Any]:
     """All-reduces of a step of two passes, as torch's profiler counts them."""
-    config = load_config(None, [*TINY, "train.ghost_batches_per_forward=2", ONE])
+    config = load_config(None, ["model.task=regression", *TINY, "train.ghost_batches_per_forward=2", ONE])
     reader = open_shards(folder / "shards", config)
     plan = plan_training(config, reader, folder / "run", 2)
     system, _ = build_system(config, reader.index.info, torch.device("cpu"))
@@ -224,7 +224,7 @@ def test_a_step_reduces_its_gradient_once_and_its_terms_with_the_decision(shards
 
 def _gathered(rank: int, folder: Path) -> dict[str, Any]:
     """Moments after a step, gathered in small buffers, at once, and by DeepSpeed, and the collectives."""
-    config = load_config(None, [*TINY, (folder / "stage").read_text()])
+    config = load_config(None, ["model.task=regression", *TINY, (folder / "stage").read_text()])
     reader = open_shards(folder / "shards", config)
     plan = plan_training(config, reader, folder / "run", 2)
     system, _ = build_system(config, reader.index.info, torch.device("cpu"))

@@ -33,7 +33,7 @@ class Golden:
         s = self.settings
         kernels = {f"kernel_{m}": width for m, width in s["conv_kernels"].items()}
         off = {n: 0.0 for n in ModelConfig.__dataclass_fields__ if "dropout" in n}
-        return ModelConfig(dim=s["d"], heads=s["heads"], levels=s["levels"], **kernels, **off)
+        return ModelConfig(task="regression", dim=s["d"], heads=s["heads"], levels=s["levels"], **kernels, **off)
 
     def build(self, **objective: str) -> tuple[DMD, Objective]:
         config = self.model_config()

@@ -14,6 +14,7 @@ SIZES = {"text": 5, "audio": 3, "vision": 4}
 LENGTHS = {"text": 4, "audio": 5, "vision": 3}
 GHOSTS, SAMPLES = 2, 2
 MODEL = ModelConfig(
+    task="regression",
     dim=4,
     heads=1,
     levels=1,

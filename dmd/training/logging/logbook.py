@@ -24,8 +24,7 @@ from dmd.data.loader import reader_threads
 from dmd.data.plan import EpochPlan
 from dmd.distributed.engine import Engine
 from dmd.evaluation.evaluate import Evaluation
-from dmd.metrics import METRICS, in_view, show
-from dmd.metrics.table import kind_of, metrics_of
+from dmd.metrics import in_view, metric, show
 from dmd.system.pass_terms import mean_edges
 from dmd.system.system import TrainingSystem
 from dmd.training.logging.hyperparameters import BEST
@@ -48,6 +47,7 @@ def open_record(
         "counts": info.counts,
         "dims": info.dims,
         "lengths": info.lengths,
+        "protocol": engine.system.scoring.protocol,
         "ranks": engine.num_ranks,
         "device": str(engine.device),
         "steps_per_epoch": plan.num_steps,
@@ -59,7 +59,7 @@ def open_record(
         "data_workers": reader_threads(config.data),
         "threads": torch.get_num_threads(),
     }
-    shown = in_view("hparams", [row.name for row in metrics_of(kind_of(config.model.task))])
+    shown = in_view("hparams", [row.name for row in engine.system.scoring.rows()])
     compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))
     return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
 
@@ -106,7 +106,7 @@ class Logbook:
         self._undrawn = step, evaluation
         if wants_figures(epoch):
             self._draw()
-        rows = [METRICS[name] for name in in_view("headline", fused)]
+        rows = [metric(name) for name in in_view("headline", fused)]
         shown = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
         tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {shown}{'  best' if best else ''}")
 

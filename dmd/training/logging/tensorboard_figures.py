@@ -18,10 +18,10 @@ from dmd.config import Config
 from dmd.data.loader import evaluation_batches
 from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
-from dmd.metrics import class_names, confusion
+from dmd.metrics import confusion
 from dmd.model.config import MODALITIES
 from dmd.report.edges import edge_heatmaps
-from dmd.report.predictions import confusion_figure, scatter
+from dmd.report.predictions import confusion_figure, emotion_figure, scatter
 from dmd.report.style import RC
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.system import TrainingSystem
@@ -48,19 +48,23 @@ def wants_figures(epoch: int) -> bool:
 
 def figures(edges: Mapping[str, Tensor], prior: str, evaluation: Evaluation) -> dict[str, Figure]:
     """Figures by tag: edges {space: [6]} beside the prior of that kind, and predictions against labels;
-    of a classifier the confusion."""
+    of a classifier the confusion, of emotions their shares and probabilities."""
     with rc_context(RC):  # type: ignore[arg-type]
-        labels, fused = evaluation.labels, evaluation.predictions["fused"]
-        if fused.ndim == 1:
-            picture = scatter(labels.numpy(), fused.numpy(), "validation: predicted against true")
-        else:
-            picture = confusion_figure(confusion(fused, labels).long().numpy(), class_names(fused.shape[1]))
-        drawn = {"predictions": picture}
+        drawn = {"predictions": _predictions(evaluation)}
         if edges:
             priors = {space: make_prior(prior, space).numpy() for space in edges}
             means = {space: values.float().cpu().numpy() for space, values in edges.items()}
             drawn["edges_beside_prior"] = edge_heatmaps(means, priors)
     return drawn
+
+
+def _predictions(evaluation: Evaluation) -> Figure:
+    labels, fused, scoring = evaluation.labels, evaluation.predictions["fused"], evaluation.scoring
+    if scoring.kind == "regression":
+        return scatter(labels.numpy(), fused.numpy(), "validation: predicted against true", scoring)
+    if scoring.kind == "classes":
+        return confusion_figure(confusion(fused, labels).long().numpy(), scoring.titles)
+    return emotion_figure(labels.numpy(), fused.sigmoid().numpy(), scoring.titles)
 
 
 def config_text(config: Mapping[str, Any], info: Mapping[str, Any]) -> str:
@@ -91,13 +95,14 @@ def sample_features(
             kept = batch.mask.flatten() > 0
             for space, reprs in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
                 parts[space].append(torch.stack([reprs[m].float().cpu()[kept] for m in MODALITIES]))
-            labels.append(system.targets(batch).flatten()[kept])
+            labels.append(system.scoring.in_units(system.targets(batch).flatten(0, 1)[kept]))
             if sum(map(len, labels)) >= FEATURE_SAMPLES:
                 break
     system.train(was_training)
     label = torch.cat(labels)[:FEATURE_SAMPLES]
     names = reader.index.ids("valid", range(len(label)))
-    about = [[m, f"{y:+.1f}", name] for m in MODALITIES for y, name in zip(label.tolist(), names, strict=True)]
+    words = [system.scoring.describe(y) for y in label]
+    about = [[m, word, name] for m in MODALITIES for word, name in zip(words, names, strict=True)]
     return [
         Features(space, torch.cat(values, dim=1)[:, :FEATURE_SAMPLES].flatten(0, 1), about)
         for space, values in parts.items()

@@ -63,7 +63,7 @@ def check_objective(device: str, dtype: str, kind: str, sizes: tuple, option: di
     from dmd.kernels.triton_backend import TRITON
 
     ghosts, samples, dim = sizes
-    model = replace(ModelConfig(), dim=dim, heads=1, gd_size_homo=5 if dim < 20 else 64)
+    model = replace(ModelConfig(task="regression"), dim=dim, heads=1, gd_size_homo=5 if dim < 20 else 64)
     leaves, labels, mask = make(kind, ghosts, samples, dim, dtype)
     found = []
     for backend, form in ((TRITON, None), (CPU, torch.float64), (CPU, torch.float32)):
@@ -97,7 +97,7 @@ def check_shared_objective(device: str) -> None:
     from dmd.kernels.triton_backend import TRITON
 
     ghosts, samples = 2, 3
-    model = replace(ModelConfig(), dim=6, heads=1, gd_size_homo=5)
+    model = replace(ModelConfig(task="regression"), dim=6, heads=1, gd_size_homo=5)
     leaves, labels, mask = make("masked", ghosts, samples, 6, "float32")
     found = []
     for backend in (TRITON, CPU):
@@ -136,7 +136,7 @@ def test_large_ghost_batches_take_plain_torch():
     from dmd.kernels.triton_backend import TRITON
 
     leaves, labels, mask = make("mixed", 1, MOST_SAMPLES + 1, 6, "float32")
-    model = replace(ModelConfig(), dim=6, heads=1, gd_size_homo=5)
+    model = replace(ModelConfig(task="regression"), dim=6, heads=1, gd_size_homo=5)
     found = []
     for backend in (TRITON, CPU):
         torch.manual_seed(1)

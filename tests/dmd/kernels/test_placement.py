@@ -93,7 +93,13 @@ def build(
     Variants, and models to be exported as a program, have two levels.
     """
     levels = [] if variant == "published" and not program else ["model.levels=2"]
-    overrides = [*VARIANTS[variant], *levels, f"train.kernels={kernels}", "train.precision=fp32"]
+    overrides = [
+        "model.task=regression",
+        *VARIANTS[variant],
+        *levels,
+        f"train.kernels={kernels}",
+        "train.precision=fp32",
+    ]
     config = load_config(preset, overrides)
     dims, lengths = shapes(preset)
     tokens = variant.endswith(TOKENS)
@@ -156,7 +162,9 @@ def test_a_validation_reads_nothing_before_its_last_batch(tmp_path, monkeypatch)
     """Nothing can be read from this device, so the first attempt is an error, and it comes after every batch."""
     monkeypatch.setattr(evaluation, "BATCH_SIZE", 2)
     info = build_from(mmsa(), tmp_path)
-    system = TrainingSystem(load_config("mosi-aligned", ["model.dim=4", "model.heads=1"]), info, None, META).to(META)
+    system = TrainingSystem(
+        load_config("mosi-aligned", ["model.task=regression", "model.dim=4", "model.heads=1"]), info, None, META
+    ).to(META)
     batches: list[None] = []
     with ShardReader(tmp_path / "shards") as reader, pytest.raises(NotImplementedError, match="meta tensor"):
         evaluation.evaluate(system, reader, "train", system.config, device=META, heartbeat=lambda: batches.append(None))
@@ -188,8 +196,7 @@ def export(preset: str, variant: str, kernels: str) -> None:
     system, config, info = build(preset, variant, kernels, program=True)
     modules = InferenceModules(
         config,
-        dims=info.dims,
-        lengths=info.lengths,
+        data=vars(info),
         text_encoder=system.dmd.text_encoder,
         device=META,
         binding=False,
