@@ -25,7 +25,8 @@ class ObjectiveConfig:
     """HeteroGD (paper, Table 3); without it its terms are logged but weigh nothing."""
     margin: Literal["label_distance", "constant"] = "label_distance"
     """Margin of the margin loss: 0.15 times the distance of the labels (published code), or `margin_constant` (eq. 4,
-    which does not state its value; 0.1 is a default that the published function declares and never uses)."""
+    which does not state its value; 0.1 is a default that the published function declares and never uses). docs/tasks.md
+    has the distance of classes and of emotions."""
     margin_constant: float = 0.1
     """The margin for `margin: constant`."""
     margin_smoothing: float = 0.0
