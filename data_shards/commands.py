@@ -97,6 +97,10 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
             class_labels=options.class_labels,
             classes=options.classes or options.binary,
             need_ids=options.ids == "keep",
+            csd=_pairs(options.csd.split(","), "--csd"),
+            splits=options.splits,
+            align=options.align,
+            lengths=_lengths(options.lengths),
         ),
         executor,
     )
@@ -125,7 +129,8 @@ def shard_parser() -> argparse.ArgumentParser:
         "features",
         nargs="*",
         metavar="FEATURES",
-        help="an MMSA, MulT, MISA or MAG-BERT pickle, a Parquet or Arrow table, or directories or several of one kind",
+        help="an MMSA, MulT, MISA or MAG-BERT pickle, a Parquet or Arrow table, computational sequences (.csd), or "
+        "directories or several of one kind",
     )
     parser.add_argument(
         "shards", type=place_option, metavar="SHARDS", help=f"where the shards go: {_PLACE}; made if it is not there"
@@ -142,7 +147,9 @@ def shard_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="writer processes (default: one per core)")
     given = parser.add_argument_group("feature files")
-    given.add_argument("--format", choices=("auto", "mmsa", "misa", "table"), default="auto", help="default: auto")
+    given.add_argument(
+        "--format", choices=("auto", "mmsa", "misa", "table", "csd"), default="auto", help="default: auto"
+    )
     given.add_argument(
         "--text",
         choices=("auto", "features", "tokens"),
@@ -163,6 +170,29 @@ def shard_parser() -> argparse.ArgumentParser:
         given.add_argument(
             f"--feature-{modality}", metavar="FILE.pkl", help=f"take {modality} from another MMSA pickle, joined by id"
         )
+    sequences = parser.add_argument_group("computational sequences (.csd) of the CMU Multimodal SDK")
+    sequences.add_argument(
+        "--csd",
+        metavar="ROLE=FILE,...",
+        default="",
+        help="which of them is text, audio, vision, labels and (for the sentences) words",
+    )
+    sequences.add_argument(
+        "--splits",
+        metavar="FILE",
+        help="which video is in which split: JSON {split: [videos]}, csv, or the SDK's folds (a .py file)",
+    )
+    sequences.add_argument(
+        "--align",
+        choices=("words", "none"),
+        help="words: a step per word, with the mean of its audio and vision; none: all rows (default: words)",
+    )
+    sequences.add_argument(
+        "--lengths",
+        metavar="MODALITY=STEPS,...",
+        default="",
+        help="cut or pad to so many steps (default: as the longest sample)",
+    )
     made = parser.add_argument_group("synthetic data")
     made.add_argument("--synthetic", action="store_true", help="make MOSI-shaped samples up instead of reading a file")
     made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
@@ -270,6 +300,20 @@ def index(argv: list[str]) -> int:
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} tars, generation {info.generation}")
     return 0
+
+
+def _lengths(given: str) -> dict[str, int]:
+    """`--lengths` as modality -> steps."""
+    from data_shards.format.schema import MODALITIES
+    from data_shards.sources.conversions import to_count
+
+    steps = {
+        name: to_count(value, f"--lengths {name}") for name, value in _pairs(given.split(","), "--lengths").items()
+    }
+    for name, count in steps.items():
+        if name not in MODALITIES or count < 1:
+            raise ValueError(f"--lengths {name}={count}: name {', '.join(MODALITIES)}, and at least one step each")
+    return steps
 
 
 def _pairs(items: list[str], option: str) -> dict[str, str]:

@@ -9,14 +9,18 @@ from data_shards.executor import Executor
 from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import MODALITIES, check_choice
 from data_shards.safe_pickle.load import Pickle
+from data_shards.sources.csd.content import Align
+from data_shards.sources.csd.roles import find_roles, sequence_files
+from data_shards.sources.csd.source import CsdSource
 from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
 from data_shards.sources.paths import Paths, default_name, named_files, to_paths, where_of
 from data_shards.sources.pickle_files import PickleFilesSource
+from data_shards.sources.split_file import read_split_file
 from data_shards.sources.splits import find_splits, splits_in_path
 from data_shards.sources.table import TableSource, table_format
 
-Format = Literal["auto", "mmsa", "misa", "table"]
+Format = Literal["auto", "mmsa", "misa", "table", "csd"]
 _PICKLES = (".pkl", ".pickle")
 
 
@@ -38,9 +42,17 @@ class SourceOptions:
     """The labels are class numbers; an MMSA pickle may have them in `classification_labels` only."""
     need_ids: bool = True
     """Whether a file must have ids."""
+    csd: dict[str, str] = field(default_factory=dict)
+    """Role (`csd.roles.ROLES`) -> the name of a computational sequence."""
+    splits: str | None = None
+    """A file that says which video is in which split, for computational sequences."""
+    align: Align | None = None
+    """What computational sequences are aligned to; None: words."""
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Modality -> steps of the samples of computational sequences; others get as many as the longest has."""
 
 
-AnySource = MmsaSource | MisaSource | PickleFilesSource | TableSource
+AnySource = MmsaSource | MisaSource | PickleFilesSource | TableSource | CsdSource
 
 
 def open_source(path: Paths, options: SourceOptions, executor: Executor | None = None) -> AnySource:
@@ -60,6 +72,8 @@ def open_source(path: Paths, options: SourceOptions, executor: Executor | None =
     for given in (path,) if isinstance(path, str | Path) else path:
         _check_place(given)
     paths = to_paths(path)
+    if options.format == "csd" or (options.format == "auto" and (options.csd or _holds_sequences(paths))):
+        return _open_csd(paths, options, executor)
     alone = len(paths) == 1 and not paths[0].is_dir()
     pickles = [] if alone else _pickles(paths)
     is_table = table_format(paths[0]) is not None if alone else not pickles
@@ -68,6 +82,29 @@ def open_source(path: Paths, options: SourceOptions, executor: Executor | None =
     if alone or (len(paths) == 1 and _is_misa_directory(paths[0])):
         return _open_pickle(paths[0], options)
     return _open_pickle_files(paths, pickles, options, executor)
+
+
+def _open_csd(paths: Sequence[Path], options: SourceOptions, executor: Executor | None) -> CsdSource:
+    """The source of computational sequences."""
+    _check_options(options, "csd")
+    roles, rest = find_roles(paths, options.csd)
+    if options.splits is None:
+        raise ValueError(
+            f"{where_of(paths)}: computational sequences do not say which video is in which split; give --splits FILE, "
+            "such as the data set's standard folds of the SDK (cmu_mosi_std_folds.py), JSON {split: [videos]} or csv"
+        )
+    source = CsdSource(
+        roles,
+        read_split_file(options.splits),
+        name=options.name or default_name(paths),
+        align=options.align or "words",
+        lengths=options.lengths,
+        nonfinite=options.nonfinite,
+        executor=executor,
+    )
+    used = Path(options.splits).resolve()
+    source.ignored |= {f"file {name}": 1 for file, name in rest.items() if file.resolve() != used}
+    return source
 
 
 def _open_table(paths: Sequence[Path], options: SourceOptions, executor: Executor | None) -> TableSource:
@@ -171,6 +208,9 @@ class _OpenNamed:
 
 def _check_options(options: SourceOptions, kind: Format) -> None:
     """Reject options that the format of the file does not have."""
+    for option in ("csd", "splits", "align", "lengths"):
+        if kind != "csd" and getattr(options, option):
+            raise ValueError(f"--{option} is for computational sequences (.csd) of the CMU SDK only; leave it out")
     if options.others and kind != "mmsa":
         raise ValueError("separate feature files can be given with MMSA pickles only")
     if options.class_labels and kind != "mmsa":
@@ -201,6 +241,13 @@ def _pickles(paths: Sequence[Path]) -> list[Path]:
     pickles = [file for file in files if file.suffix.lower() in _PICKLES]
     near = any(file in paths or file.parent in paths for file in pickles)
     return pickles if near or not any(map(table_format, files)) else []
+
+
+def _holds_sequences(paths: Sequence[Path]) -> bool:
+    """Whether the user's files are computational sequences, and none is a pickle or a table."""
+    files = [file for file, _ in named_files(paths)]
+    others = any(file.suffix.lower() in _PICKLES or table_format(file) for file in files)
+    return not others and bool(sequence_files(paths))
 
 
 def _is_misa_directory(folder: Path) -> bool:
