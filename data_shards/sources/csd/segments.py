@@ -71,7 +71,7 @@ def read_segments(path: Path, splits: Mapping[str, str]) -> tuple[list[Segment],
         **named("segments without a length", empty),
         **named("segments of videos in no split", unsplit),
         **named("videos of --splits without labels", [name for name in splits if name not in there]),
-        **counted(f"label columns 2 to {columns}", len(found) if columns > 1 else 0),
+        **counted("labels: columns after the first", len(found) if columns > 1 else 0),
     }
     return found, left_out
 
