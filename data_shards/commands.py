@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from data_shards.cores import usable_cores
-from data_shards.label_options import add_label_options, labels_from_options, print_ignored, print_labels
+from data_shards.label_options import (
+    add_label_options,
+    are_label_options_given,
+    labels_from_options,
+    print_ignored,
+    print_labels,
+)
 from data_shards.places import place_option
 
 if TYPE_CHECKING:
@@ -84,6 +90,10 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
     from data_shards.sources.table import TableSource
 
     labels = labels_from_options(options)
+    if labels.class_names and labels.kind == "sentiments" and not options.class_labels:
+        raise ValueError("--class-names names classes; say with --classes, --binary or --class-labels where they are")
+    if labels.emotions and options.class_labels:
+        raise ValueError("--class-labels keeps one class per sample, --emotions any number of emotions; give one")
     others = {modality: getattr(options, f"feature_{modality}") for modality in ("text", "audio", "vision")}
     source = open_source(
         options.features,
@@ -95,7 +105,7 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
             vocab=options.vocab,
             others={modality: path for modality, path in others.items() if path},
             class_labels=options.class_labels,
-            classes=options.classes or options.binary,
+            labels=labels,
             need_ids=options.ids == "keep",
             csd=_pairs(options.csd.split(","), "--csd"),
             splits=options.splits,
@@ -162,7 +172,8 @@ def shard_parser() -> argparse.ArgumentParser:
     given.add_argument(
         "--class-labels",
         action="store_true",
-        help="keep `classification_labels` of an MMSA pickle too, for model.task with data.classes=stored",
+        help="keep `classification_labels` of an MMSA pickle, or `class` of a table, beside the sentiments, for "
+        "model.task with data.classes=stored",
     )
     add_label_options(parser)
     given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that splits MISA's and MAG-BERT's words")
@@ -206,7 +217,7 @@ def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Na
     options = parser.parse_intermixed_args(argv)
     if options.synthetic == bool(options.features):
         parser.error("give either FEATURES or --synthetic")
-    if options.synthetic and (options.classes or options.binary or options.label_scale or options.ids != "keep"):
+    if options.synthetic and are_label_options_given(options):
         parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")
     return options
 
@@ -267,8 +278,8 @@ def index(argv: list[str]) -> int:
         "--map",
         metavar="NAME=MEMBER,...",
         default="",
-        help="the members that hold text, audio, vision, label, and optionally id, raw_text, class, text_length, "
-        "audio_length, vision_length (default: as in our own tars)",
+        help="the members that hold text, audio, vision, label, and optionally id, raw_text, class, emotions, "
+        "text_length, audio_length, vision_length (default: as in our own tars)",
     )
     parser.add_argument(
         "--split",

@@ -48,6 +48,7 @@ class SelectionSource:
                 "raw_text": self._reader.raw_texts(split, positions),
                 "lengths": [tuple(lengths) for lengths in batch["lengths"].tolist()],
                 "class_label": batch["class"].tolist() if "class" in batch else [None] * len(positions),
+                "emotions": batch.get("emotions", [None] * len(positions)),
                 **{m: batch[m] for m in MODALITIES},
             }
             if self._reader.index.info.text_kind == "tokens":

@@ -34,6 +34,7 @@ DEFAULT_MAPPING = {
     "id": "json:id",
     "raw_text": "json:raw_text",
     "class": "json:class",
+    "emotions": "json:emotions",
 }
 """What holds what in our own tars."""
 _REQUIRED = (*MODALITIES, "label")
@@ -63,8 +64,8 @@ def index_tars(
 
     Args:
         mapping: which member holds `text`, `audio`, `vision` (`emb.npy`, `feats.npz:array`), `label`, and optionally
-            `id`, `class`, `raw_text`, `audio_length` etc. (`json:field`, or a text member such as `txt`). Default: the
-            members of our own tars.
+            `id`, `class`, `emotions` (a list of numbers or a dict of them), `raw_text`, `audio_length` etc.
+            (`json:field`, or a text member such as `txt`). Default: the members of our own tars.
         splits: split -> file pattern. Default: the word train, valid, val, dev or test in a tar's path.
         labels: what the labels are; None: sentiments in [-3, 3], without a check.
         ids: `number` appends split and number of its sample to each id, so that all differ.
@@ -80,7 +81,7 @@ def index_tars(
     members = _check_mapping(mapping or DEFAULT_MAPPING)
     class_member = mapping.get("class") if mapping else None
     if labels is not None:
-        _check_declaration(labels, label_member=members.get("label"), class_member=class_member)
+        _check_declaration(labels, members, class_member=class_member)
     tars = _find_tars(folder, splits or {})
     checks = LabelAndIdChecks(str(place), labels, numbered=ids == "number")
     with open_destination(folder, keep=[tar.name for tar in tars]) as destination:
@@ -106,12 +107,15 @@ def index_tars(
     return info
 
 
-def _check_declaration(labels: Labels, *, label_member: str | None, class_member: str | None) -> None:
+def _check_declaration(labels: Labels, members: dict[str, str], *, class_member: str | None) -> None:
     """Raise ValueError where what the user says of the labels contradicts the members that `--map` names."""
+    if labels.emotions and not members.get("emotions"):
+        raise ValueError("--emotions names emotions, but --map names no member with them: emotions=json:FIELD")
     if labels.kind != "sentiments" and class_member:
         raise ValueError(f"--{labels.kind} takes the label for the class number, but --map names a class; give one")
-    if labels.scale is not None and not label_member:
-        raise ValueError("--label-scale multiplies sentiments, but --map names no label; leave it out, or name one")
+    if labels.is_scale_declared and not members.get("label"):
+        option = "--label-scale multiplies" if labels.range is None else "--label-range is of"
+        raise ValueError(f"{option} sentiments, but --map names no label; leave it out, or name one")
 
 
 def _write_rows(
@@ -135,7 +139,7 @@ def _write_rows(
             rows.ids = [numbered_id(given, tar.split, first + i) for i, given in enumerate(rows.ids)]
         samples_before[tar.split] += samples
         checks.add_shard(rows, where=tar.name, start=0)
-        written.facts.merge(rows.facts, split=tar.split, num_classes=rows.num_classes)
+        written.facts.merge(rows.facts, split=tar.split, num_classes=rows.num_classes, num_emotions=rows.num_emotions)
         written.facts.widen_shapes(rows.facts.shapes, tokens=rows.facts.tokens, where=tar.name)
         index.add(rows, shard=number)
         if progress:
@@ -147,12 +151,13 @@ def _check_mapping(mapping: dict[str, str]) -> dict[str, str]:
     """The mapping itself. Raises ValueError where a name or a format in it is impossible."""
     unknown = sorted(set(mapping) - set(DEFAULT_MAPPING))
     missing = [name for name in _REQUIRED if not mapping.get(name)]
-    if missing == ["label"] and mapping.get("class"):
+    if missing == ["label"] and (mapping.get("class") or mapping.get("emotions")):
         missing = []
     if unknown or missing:
         problem = f"does not know {unknown[0]!r}" if unknown else f"lacks {missing[0]}"
         raise ValueError(
-            f"--map {problem}; it takes {', '.join(DEFAULT_MAPPING)}; the first three and label or class are needed"
+            f"--map {problem}; it takes {', '.join(DEFAULT_MAPPING)}; the first three and label, class or emotions are "
+            "needed"
         )
     for modality in MODALITIES:
         check_array_member(mapping[modality])

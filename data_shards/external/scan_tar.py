@@ -25,9 +25,11 @@ from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import Labels
 from data_shards.sources.conversions import (
     is_missing,
+    to_class,
     to_count,
+    to_emotions,
     to_features,
-    to_number,
+    to_label,
     to_raw_text,
     to_text,
     to_tokens,
@@ -104,9 +106,8 @@ def _add_places(rows: ShardRows, members: _SampleMembers, mapping: dict[str, str
 def _add_sample(rows: ShardRows, sample: Sample, *, where: str) -> None:
     """Append what a sample is; `where` is what errors call it."""
     rows.ids.append(sample.id)
-    rows.labels.append(sample.label)
     rows.lengths.append(sample.lengths)
-    rows.add_class_label(sample)
+    rows.add_labels(sample)
     tokens = sample.text.dtype == np.int32
     rows.facts.widen_shapes({m: getattr(sample, m).shape for m in MODALITIES}, tokens=tokens, where=where)
     if tokens:
@@ -201,8 +202,10 @@ def _to_sample(members: _SampleMembers, split: str, mapping: dict[str, str], lab
         else:
             found[modality] = _to_features(array, f"{modality} ({mapping[modality]})")
             lengths[modality] = found[modality].shape[0]
-    own_class = _own_class(members, mapping["class"]) if mapping.get("class") else None
-    label, declared_class = _label(members, mapping.get("label", ""), labels, required=own_class is None)
+    own_class = _own_class(members, mapping["class"], labels) if mapping.get("class") else None
+    emotions = _emotions(members, mapping["emotions"], labels) if mapping.get("emotions") else None
+    is_required = own_class is None and emotions is None
+    label, declared_class = _label(members, mapping.get("label", ""), labels, required=is_required)
     for modality in MODALITIES:
         if name := mapping.get(f"{modality}_length"):
             lengths[modality] = to_count(members.value(name), f"{modality}_length")
@@ -214,6 +217,7 @@ def _to_sample(members: _SampleMembers, split: str, mapping: dict[str, str], lab
         **found,
         lengths=(lengths["text"], lengths["audio"], lengths["vision"]),
         class_label=own_class if declared_class is None else declared_class,
+        emotions=emotions,
     )
 
 
@@ -230,8 +234,8 @@ def _label(members: _SampleMembers, name: str, labels: Labels, *, required: bool
     if value is None and not required:
         return math.nan, None
     if value is None:
-        raise ValueError(f"it has no label{' and no class number' if not name else f': {name} is null'}")
-    return labels.read(to_number(value, f"label ({name})"))
+        raise ValueError(f"it has no label{', class number or emotions' if not name else f': {name} is null'}")
+    return labels.read(to_label(value, labels.label_names, f"label ({name})"))
 
 
 def _id(members: _SampleMembers, name: str) -> str:
@@ -242,10 +246,19 @@ def _id(members: _SampleMembers, name: str) -> str:
     return to_text(found)
 
 
-def _own_class(members: _SampleMembers, name: str) -> int | None:
+def _own_class(members: _SampleMembers, name: str, labels: Labels) -> int | None:
     """The class label of a sample beside its sentiment; None where it has none."""
     try:
         found = members.value(name)
     except ValueError:
         return None
-    return to_count(found, f"class ({name})")
+    return to_class(found, labels.class_names, f"class ({name})")
+
+
+def _emotions(members: _SampleMembers, name: str, labels: Labels) -> NDArray[np.uint8] | None:
+    """The emotions of a sample; None where it has none."""
+    try:
+        found = members.value(name)
+    except ValueError:
+        return None
+    return to_emotions(found, labels.emotions, f"emotions ({name})")

@@ -19,6 +19,8 @@ class ContentFacts:
     """1 + the largest token id; 0 for text features."""
     num_classes: int | None = None
     """1 + the largest class label; 0 where samples have none, None before the first shard."""
+    num_emotions: int | None = None
+    """How many emotions a sample has or has not; 0 where samples have none, None before the first shard."""
     rounding: dict[str, float] = field(default_factory=dict)
     """Per modality the largest difference between a value and its float16; empty where nothing was rounded."""
     moments: dict[str, Moments] = field(default_factory=dict)
@@ -61,12 +63,17 @@ class ContentFacts:
             steps = max(shape[step_axis], known[step_axis])
             self.shapes[modality] = (3, steps) if step_axis else (steps, shape[1])
 
-    def merge(self, other: "ContentFacts", *, split: str, num_classes: int) -> None:
+    def merge(self, other: "ContentFacts", *, split: str, num_classes: int, num_emotions: int) -> None:
         """Add the facts of a shard, but for its shapes.
 
         Raises:
-            ValueError: only one of both has class labels.
+            ValueError: only one of both has class labels, or they differ in their number of emotions.
         """
+        if self.num_emotions is not None and self.num_emotions != num_emotions:
+            raise ValueError(
+                f"samples of {split} have {num_emotions} emotions and others {self.num_emotions}; give all the same"
+            )
+        self.num_emotions = num_emotions
         if self.num_classes is not None and (self.num_classes == 0) != (num_classes == 0):
             raise ValueError(f"some samples of {split} have a class label and others have none; give all one")
         self.num_classes = max(self.num_classes or 0, num_classes)

@@ -25,7 +25,7 @@ ROWS_PER_GROUP = 16384
 TAIL_BYTES = hashlib.sha256().digest_size + 8
 """Bytes at the end of an index: the footer's sha256, its length and the magic word."""
 
-SCHEMA = pa.schema(
+_SCHEMA = pa.schema(
     [
         pa.field("split", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
@@ -39,29 +39,52 @@ SCHEMA = pa.schema(
     ]
 )
 """`shard` counts the shards in the order of the metadata; offsets are of a member's content in its tar."""
-CLASS_SCHEMA = SCHEMA.append(pa.field("class", pa.int32(), nullable=False))
-"""Of a set whose samples have class labels."""
-
 _SUGGESTED_FIX = "restore the file, or rebuild the shards with `dmd shard`"
 
-RECORD_DTYPE = np.dtype(
-    [
-        ("shard", np.int32),
-        ("offset", np.int64, len(MEMBERS)),
-        ("size", np.int64, len(MEMBERS)),
-        ("crc32", np.uint32, len(MEMBERS)),
-        ("label", np.float32),
-        ("length", np.int32, len(MODALITIES)),
-        ("class", np.int32),
-    ]
-)
-"""One sample as the reader needs it: the numeric columns of a row; `class` is -1 where the set has no class labels."""
+
+def index_schema(*, classes: bool, emotions: int) -> pa.Schema:
+    """The columns of an index.
+
+    Args:
+        classes: whether samples have class labels.
+        emotions: how many emotions a sample has or has not.
+    """
+    schema = _SCHEMA
+    if classes:
+        schema = schema.append(pa.field("class", pa.int32(), nullable=False))
+    if emotions:
+        flag = pa.field("item", pa.uint8(), nullable=False)
+        schema = schema.append(pa.field("emotions", pa.list_(flag, emotions), nullable=False))
+    return schema
+
+
+def record_dtype(emotions: int) -> np.dtype[np.void]:
+    """One sample as the reader needs it: the numeric columns of a row; `class` is -1 where the set has no class labels.
+
+    Args:
+        emotions: how many emotions a sample has or has not, as `emotions` [L] of the record.
+    """
+    return np.dtype(
+        [
+            ("shard", np.int32),
+            ("offset", np.int64, len(MEMBERS)),
+            ("size", np.int64, len(MEMBERS)),
+            ("crc32", np.uint32, len(MEMBERS)),
+            ("label", np.float32),
+            ("length", np.int32, len(MODALITIES)),
+            ("class", np.int32),
+            ("emotions", np.uint8, (emotions,)),
+        ]
+    )
 
 
 def to_records(table: pa.Table) -> NDArray[np.void]:
-    """The numeric columns of index rows as one array of dtype RECORD_DTYPE."""
-    records = np.empty(len(table), RECORD_DTYPE)
+    """The numeric columns of index rows as one array of a `record_dtype`."""
+    flags = table.column("emotions") if "emotions" in table.column_names else None
+    records = np.empty(len(table), record_dtype(flags.type.list_size if flags is not None else 0))
     records["class"] = -1
+    if flags is not None:
+        records["emotions"] = flags.combine_chunks().flatten().to_numpy().reshape(records["emotions"].shape)
     for name in {"shard", "label", "class"} & set(table.column_names):
         records[name] = _values(table, name)
     for name, parts in (("offset", MEMBERS), ("size", MEMBERS), ("crc32", MEMBERS), ("length", MODALITIES)):
@@ -105,9 +128,14 @@ class IndexFile:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self._name}: {error}") from error
         rows = sum(self.info.counts.values())
-        schema = CLASS_SCHEMA if self.info.classes else SCHEMA
+        self.schema = index_schema(classes=bool(self.info.classes), emotions=len(self.info.emotions))
+        """The columns of the table."""
         groups_match = len(self._groups) == self._parquet.num_row_groups == -(-rows // ROWS_PER_GROUP)
-        if not groups_match or self._parquet.metadata.num_rows != rows or not self._parquet.schema_arrow.equals(schema):
+        if (
+            not groups_match
+            or self._parquet.metadata.num_rows != rows
+            or not self._parquet.schema_arrow.equals(self.schema)
+        ):
             raise ValueError(f"{self._name} does not hold the {rows} rows that it tells of: {_SUGGESTED_FIX}")
 
     def read_group(self, number: int, columns: list[str]) -> pa.Table:

@@ -5,12 +5,13 @@ import json
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_shards.format.index_file import CLASS_SCHEMA, MAGIC, ROWS_PER_GROUP, SCHEMA
+from data_shards.format.index_file import MAGIC, ROWS_PER_GROUP, index_schema
 from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo
 from data_shards.format.shard_rows import ShardRows
 
@@ -87,7 +88,7 @@ def seal(handle: int) -> None:
 
 def _table(rows: ShardRows, shard: int) -> pa.Table:
     count = len(rows.keys)
-    columns: dict[str, object] = {"split": [rows.split] * count, "key": rows.keys, "id": rows.ids}
+    columns: dict[str, Any] = {"split": [rows.split] * count, "key": rows.keys, "id": rows.ids}
     columns["shard"] = np.full(count, shard, dtype=np.int32)
     for name, values, dtype in (
         ("offset", rows.offsets, np.int64),
@@ -101,5 +102,8 @@ def _table(rows: ShardRows, shard: int) -> pa.Table:
     columns.update({f"{modality}_length": lengths[:, i] for i, modality in enumerate(MODALITIES)})
     if rows.classes:
         columns["class"] = np.array(rows.classes, dtype=np.int32)
-    schema = CLASS_SCHEMA if rows.classes else SCHEMA
+    if rows.emotions:
+        flags = pa.array(np.concatenate(rows.emotions))
+        columns["emotions"] = pa.FixedSizeListArray.from_arrays(flags, rows.num_emotions)
+    schema = index_schema(classes=bool(rows.classes), emotions=rows.num_emotions)
     return pa.table({name: pa.array(values) for name, values in columns.items()}).cast(schema)

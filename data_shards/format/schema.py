@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.labels import CLASS_LIMIT, LABEL_LIMIT, LabelFacts, Protocol, Task
+from data_shards.labels import CLASS_LIMIT, EMOTION_LIMIT, LABEL_LIMIT, LabelFacts, Protocol, Task, are_names
 
 TextKind = Literal["features", "tokens"]
 Storage = Literal["float32", "float16"]
@@ -37,7 +37,7 @@ class Sample:
     """The data set's own name for it; any text that can be written as UTF-8."""
     split: str
     label: float
-    """Sentiment in [-3, 3]; NaN for a sample that has a class label alone."""
+    """Sentiment in [-3, 3]; NaN for a sample that has a class label or emotions alone."""
     raw_text: str
     text: NDArray[Any]
     """Features [T, D] float32, or tokens [3, T] int32: ids, attention mask, token types."""
@@ -49,6 +49,8 @@ class Sample:
     """Unpadded steps of text, audio, vision; the rest is padding."""
     class_label: int | None = None
     """The data set's own class number, where the shards are to hold one."""
+    emotions: NDArray[np.uint8] | None = None
+    """[L]: 1 for each emotion of `DatasetInfo.emotions` that the sample has, else 0; None in sets without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +93,13 @@ class DatasetInfo:
     layout: Layout = "packed"
     """`packed`: our own tars, where every sample has the same shape. `mapped`: externally created tars."""
     classes: int = 0
-    """1 + the largest class label; 0 where samples have none."""
+    """1 + the largest class label, or the number of `class_names`; 0 where samples have none."""
     task: Task = "regression"
-    """`regression`: samples have a sentiment, and where `classes` is not 0 a class label too; `classes`: they have a
-    class label alone; `multilabel`: they have any number of `emotions` alone."""
+    """`regression`: samples have a sentiment, and where `classes` is not 0 a class label too, or `emotions`;
+    `classes`: they have a class label alone; `multilabel`: they have any number of `emotions` alone."""
     labels: dict[str, LabelFacts] = field(default_factory=dict)
-    """By split, the range of the sentiments and how often each class occurs; empty in sets of older programs. Not part
-    of the content, like all that the user declares about labels and ids."""
+    """By split, the range of the sentiments and how often each class and emotion occurs; empty in sets of older
+    programs. Not part of the content, like all that the user declares about labels and ids."""
     label_scale: float = 1.0
     """What the labels of the source were multiplied with, after `label_offset` was subtracted."""
     label_offset: float = 0.0
@@ -105,7 +107,7 @@ class DatasetInfo:
     class_names: tuple[str, ...] = ()
     """Names of the classes from 0 on; empty: they have none."""
     emotions: tuple[str, ...] = ()
-    """Of a multi-label set, the names of the emotions that a sample has or has not, in the order of its labels."""
+    """The names of the emotions that a sample has or has not, in the order of `Sample.emotions`; empty: it has none."""
     protocol: Protocol | Literal[""] = ""
     """Which metrics the field reports on this set; "": those of its task."""
     tokenizer: dict[str, str] = field(default_factory=dict)
@@ -170,7 +172,10 @@ class DatasetInfo:
             raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
         is_factor = type(self.label_scale) is float and 0 < self.label_scale < math.inf
         is_offset = type(self.label_offset) is float and math.isfinite(self.label_offset)
-        if not is_factor or not is_offset or not set(self.labels) <= set(SPLITS) or (self.task == "classes" and not self.classes):
+        holds_labels = {"regression": True, "classes": bool(self.classes), "multilabel": bool(self.emotions)}[self.task]
+        named = are_names(self.class_names) and are_names(self.emotions) and len(self.emotions) <= EMOTION_LIMIT
+        fits = not self.class_names or len(self.class_names) == self.classes
+        if not (is_factor and is_offset and holds_labels and named and fits and set(self.labels) <= set(SPLITS)):
             raise ValueError("the index's facts of labels do not go together; rebuild with `dmd shard`")
 
     def shape(self, modality: str) -> tuple[int, int]:
@@ -232,14 +237,23 @@ def check_sample(sample: Sample) -> None:
 
 
 def _check_label(sample: Sample, where: str) -> None:
-    has_class_only = math.isnan(sample.label) and sample.class_label is not None
-    if not has_class_only and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
+    has_other = sample.class_label is not None or sample.emotions is not None
+    if not (has_other and math.isnan(sample.label)) and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
         raise ValueError(
-            f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-scale FACTOR, or "
-            "say with --classes that they are class numbers"
+            f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-range LOW HIGH "
+            "(the ends of their own scale) or --label-scale FACTOR, or say with --classes that they are class numbers"
         )
     if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
         raise ValueError(f"{where}: class label {sample.class_label} is not from 0 to {CLASS_LIMIT - 1}; number from 0")
+    if sample.emotions is not None:
+        _check_emotions(sample.emotions, where)
+
+
+def _check_emotions(emotions: NDArray[Any], where: str) -> None:
+    if emotions.ndim != 1 or not 0 < len(emotions) <= EMOTION_LIMIT:
+        raise ValueError(f"{where}: emotions have shape {emotions.shape}; give 1 to {EMOTION_LIMIT} per sample")
+    if emotions.dtype != np.uint8 or emotions.max() > 1:
+        raise ValueError(f"{where}: emotions are {emotions.dtype} {emotions.tolist()}; give 0 or 1 for each, as uint8")
 
 
 def _check_array(array: NDArray[Any], length: int, *, is_tokens: bool, where: str) -> None:

@@ -37,6 +37,8 @@ def json_member(sample: Sample) -> bytes:
     facts = {"id": sample.id, "label": label, "lengths": lengths, "raw_text": sample.raw_text}
     if sample.class_label is not None:
         facts["class"] = sample.class_label
+    if sample.emotions is not None:
+        facts["emotions"] = sample.emotions.tolist()
     return canonical_json({**facts, "split": sample.split}).encode()
 
 
@@ -56,9 +58,8 @@ def write_shard(path: Path, samples: Iterable[Sample], *, name: str, split: str,
                     _check_shape(sample, rows)
                     members = _members(sample, storage, rows)
                     rows.ids.append(sample.id)
-                    rows.labels.append(sample.label)
                     rows.lengths.append(sample.lengths)
-                    rows.add_class_label(sample)
+                    rows.add_labels(sample)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
                 _append(writer, rows, key_name(number), members)

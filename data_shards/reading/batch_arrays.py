@@ -27,7 +27,9 @@ class BatchArrays:
         batch = {m: self._widen(array) for m, array in zip(MODALITIES, arrays, strict=True)}
         if self._info.classes:
             batch["class"] = records["class"].astype(np.int64)
-        return {**batch, "label": records["label"], "lengths": records["length"].astype(np.int64)}
+        if self._info.emotions:
+            batch["emotions"] = records["emotions"].copy()
+        return {**batch, "label": records["label"].copy(), "lengths": records["length"].astype(np.int64)}
 
     def _widen(self, array: NDArray[Any]) -> NDArray[Any]:
         """A stored array as float32, or int64 for tokens."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_shards.durable import as_unreadable
-from data_shards.format.index_file import CLASS_SCHEMA, RECORD_DTYPE, ROWS_PER_GROUP, SCHEMA, IndexFile, to_records
+from data_shards.format.index_file import ROWS_PER_GROUP, IndexFile, record_dtype, to_records
 from data_shards.labels import LabelFacts
 from data_shards.places import PlaceLike
 from data_shards.storage.store import Store, open_store
@@ -73,12 +73,12 @@ class ShardIndex:
         return list(result)
 
     def records(self, split: str, positions: Positions) -> Records:
-        """Where the samples at `positions` of a split are, and their numbers: an array of dtype RECORD_DTYPE."""
+        """Where the samples at `positions` of a split are, and their numbers: an array of a `record_dtype`."""
         rows = self._rows(split, positions)
         groups = rows // ROWS_PER_GROUP
         if len(rows) and (groups == groups[0]).all():
             return self._group(int(groups[0]))[rows % ROWS_PER_GROUP]
-        result = np.empty(len(rows), RECORD_DTYPE)
+        result = np.empty(len(rows), record_dtype(len(self.info.emotions)))
         for group in np.unique(groups).tolist():
             chosen = groups == group
             result[chosen] = self._group(group)[rows[chosen] % ROWS_PER_GROUP]
@@ -120,8 +120,8 @@ class ShardIndex:
         return records
 
     def _read_records(self, group: int) -> Records:
-        names = (CLASS_SCHEMA if self.info.classes else SCHEMA).names
-        records = to_records(self._opened().read_group(group, [name for name in names if name not in _TEXT_COLUMNS]))
+        file = self._opened()
+        records = to_records(file.read_group(group, [name for name in file.schema.names if name not in _TEXT_COLUMNS]))
         if len(records) and not 0 <= records["shard"].min() <= records["shard"].max() < len(self.info.shards):
             raise ValueError(f"{self.root}: the index names a shard that it does not list; rebuild with `dmd shard`")
         return records

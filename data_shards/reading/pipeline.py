@@ -62,7 +62,7 @@ def pipeline(
     Returns:
         A pipeline over dicts: `__key__` str, `id` str, `row` int (number in the split), `text` [T, D] float32 or [3, T]
         int64 tokens, `audio` and `vision` [T, D] float32, `label` float32, `lengths` [3] int64, and `class` int64 where
-        the set has class labels. `class` and `label` are numpy scalars.
+        the set has class labels, `emotions` [L] uint8 where it has those. `class` and `label` are numpy scalars.
 
     Raises:
         ValueError: no such set or split, a rank or start that is impossible; while samples are read, a shard that is

@@ -63,7 +63,7 @@ class ShardReader:
         Returns:
             `text` [N, T, D] float32 or [N, 3, T] int64 tokens, `audio` and `vision` [N, T, D] float32,
             `label` [N] float32, `lengths` [N, 3] int64 in the order text, audio, vision; `class` [N] int64 where the
-            set has class labels.
+            set has class labels; `emotions` [N, L] uint8, 0 or 1, where it has emotions.
 
         Raises:
             ValueError: a position or split that is not there; a shard that is missing, cut short or damaged.

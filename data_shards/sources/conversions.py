@@ -1,12 +1,16 @@
 """Conversions that sources share: from texts, ids, numbers, features and tokens of a file to those of a `Sample`."""
 
 import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.format.padding import pad_steps
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
 def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
@@ -54,7 +58,13 @@ def to_id(value: object, where: str, *, needed: bool = True) -> str:
 
 
 def to_number(value: object, what: str) -> float:
-    """A number, or a text that spells one, as float; NaN for null. `ValueError` for the rest."""
+    """A number, or a text that spells one, as float; NaN for null. A text may have a decimal comma.
+
+    Raises:
+        ValueError: no number.
+    """
+    if isinstance(value, str | bytes) and (spelled := _DECIMAL_COMMA.fullmatch(to_text(value).strip())):
+        value = spelled[0].replace(",", ".")
     try:
         return math.nan if value is None else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
@@ -67,6 +77,70 @@ def to_count(value: object, what: str) -> int:
     if not number.is_integer():
         raise ValueError(f"{what} {value!r:.60} is not a whole number")
     return int(number)
+
+
+def to_label(value: object, class_names: Sequence[str], what: str) -> float:
+    """A label as a number: of one of `class_names` its place among them.
+
+    Raises:
+        ValueError: neither a number nor one of the names.
+    """
+    written = to_text(value).strip() if isinstance(value, str | bytes) else ""
+    if written in class_names:
+        return float(class_names.index(written))
+    try:
+        return to_number(value, what)
+    except ValueError as error:
+        if not written:
+            raise
+        known = ", ".join(class_names)
+        hint = (
+            f"and none of --class-names {known}; add it there, or mend the label"
+            if known
+            else "; of classes with names say --classes --class-names NAME,NAME,... in the order of their numbers"
+        )
+        raise ValueError(f"{error}{' ' if known else ''}{hint}") from error
+
+
+def to_class(value: object, class_names: Sequence[str], what: str) -> int:
+    """A class number, as `to_label`."""
+    number = to_label(value, class_names, what)
+    if not number.is_integer():
+        raise ValueError(f"{what} {value!r:.60} is not a whole number")
+    return int(number)
+
+
+def to_emotions(values: object, names: Sequence[str], what: str) -> NDArray[np.uint8]:
+    """The emotions [L] of a sample, 1 for each that it has.
+
+    Args:
+        values: a number for each emotion, in the order of `names`, or a dict by name. An emotion is there where its
+            number is above 0, such as the intensities 0 to 3 of CMU-MOSEI.
+        names: as the user gives them.
+        what: what errors call the values.
+
+    Raises:
+        ValueError: another number of values than names, another name, a value that is missing, negative or no number.
+    """
+    if not names:
+        raise ValueError(f"{what} have no names; give them with --emotions NAME,NAME,..., in their order")
+    if isinstance(values, dict):
+        if set(values) != set(names):
+            raise ValueError(f"{what} are of {', '.join(map(str, values))}, but --emotions names {', '.join(names)}")
+        values = [values[name] for name in names]
+    given = np.asarray(values, dtype=object).reshape(-1).tolist() if isinstance(values, Sequence | np.ndarray) else []
+    if isinstance(values, str) or len(given) != len(names):
+        raise ValueError(
+            f"{what} {values!r:.60} are not {len(names)} numbers, one for each name of --emotions {','.join(names)}"
+        )
+    numbers = np.array([to_number(value, f"{what}: {name}") for value, name in zip(given, names, strict=True)])
+    wrong = np.flatnonzero(~(numbers >= 0))
+    if len(wrong):
+        raise ValueError(
+            f"{what}: {names[wrong[0]]} is {numbers[wrong[0]]:g}; give 0 where an emotion is absent and more where it "
+            "is present, or leave the sample out"
+        )
+    return (numbers > 0).astype(np.uint8)
 
 
 def to_features(array: object, *, zero: bool = False, steps: int = 0) -> NDArray[np.float32]:

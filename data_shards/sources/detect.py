@@ -8,6 +8,7 @@ from typing import Any, Literal
 from data_shards.executor import Executor
 from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import MODALITIES, check_choice
+from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources.csd.content import Align
 from data_shards.sources.csd.roles import find_roles, sequence_files
@@ -37,9 +38,9 @@ class SourceOptions:
     others: dict[str, str] = field(default_factory=dict)
     """Modality -> the MMSA pickle that it comes from instead."""
     class_labels: bool = False
-    """Read the class labels of an MMSA pickle too."""
-    classes: bool = False
-    """The labels are class numbers; an MMSA pickle may have them in `classification_labels` only."""
+    """Read the class labels of an MMSA pickle or a table beside the sentiments."""
+    labels: Labels = field(default_factory=Labels)
+    """What the labels are; says which fields are read."""
     need_ids: bool = True
     """Whether a file must have ids."""
     csd: dict[str, str] = field(default_factory=dict)
@@ -116,6 +117,8 @@ def _open_table(paths: Sequence[Path], options: SourceOptions, executor: Executo
         name=options.name,
         text=options.text,
         nonfinite=options.nonfinite,
+        class_labels=options.class_labels,
+        labels=options.labels,
         need_ids=options.need_ids,
         executor=executor,
     )
@@ -143,13 +146,13 @@ def _open_pickle(
     _check_options(options, kind)
     common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite, "need_ids": options.need_ids}
     if kind == "misa":
-        return MisaSource(path, vocab=options.vocab, opened=opened, split=split, **common)
+        return MisaSource(path, vocab=options.vocab, labels=options.labels, opened=opened, split=split, **common)
     return MmsaSource(
         path,
         text=options.text,
         others=dict(options.others),
         class_labels=options.class_labels,
-        classes=options.classes,
+        labels=options.labels,
         opened=opened,
         split=split,
         checked=checked,
@@ -213,9 +216,11 @@ def _check_options(options: SourceOptions, kind: Format) -> None:
             raise ValueError(f"--{option} is for computational sequences (.csd) of the CMU SDK only; leave it out")
     if options.others and kind != "mmsa":
         raise ValueError("separate feature files can be given with MMSA pickles only")
-    if options.class_labels and kind != "mmsa":
-        raise ValueError("--class-labels takes classification_labels from MMSA pickles only; leave it out")
-    if options.class_labels and options.classes:
+    if options.class_labels and kind == "misa":
+        raise ValueError(
+            "--class-labels takes classification_labels of MMSA pickles or the column class of tables; leave it out"
+        )
+    if options.class_labels and options.labels.kind != "sentiments":
         raise ValueError("--class-labels keeps class numbers beside sentiments, --classes takes them alone; give one")
     if options.vocab and kind != "misa":
         raise ValueError("--vocab is for MISA and MAG-BERT pickles, whose text is words; leave it out")

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.sources.conversions import finite, to_id
+from data_shards.sources.conversions import finite, to_emotions, to_id, to_label
 
 _LABELS = ("regression_labels", "labels")
 _CLASSES = "classification_labels"
+_EMOTIONS = ("emotions", "labels", _CLASSES)
 _BLOCK = 256
 
 
@@ -90,36 +91,62 @@ def rows(fields: dict[str, Any], name: str, where: str) -> Rows:
 def label_field(fields: dict[str, Any], where: str, *, classes: bool) -> str:
     """The field that holds the labels: sentiments, or with `classes` class numbers."""
     tried = (_CLASSES, *_LABELS) if classes else _LABELS
-    name = next((name for name in tried if name in fields and fields.get(name) is not None), None)
+    name = _first_there(fields, tried)
     if name is None:
         hint = "; class numbers alone are taken with --classes" if _CLASSES in fields else ""
         raise ValueError(f"{where} lacks {tried[0]} (or labels); it has {', '.join(map(str, fields))}{hint}")
     return name
 
 
-def labels(fields: dict[str, Any], name: str, where: str, *, classes: bool = False) -> NDArray[np.float64]:
-    """One number per sample: a field [N], [N, 1] or [N, 1, 1]; with `classes` also [N, C], one-hot."""
-    given = column(fields, name, where)
-    try:
-        values = np.asarray(given)
-        numbers = np.asarray(values, dtype=np.float64) if values.dtype.kind in "biufUSO" else None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {name} are not numbers, or not equally many for all samples") from error
-    if numbers is None:
-        raise ValueError(f"{where}: {name} are {values.dtype}; give one plain number per sample")
+def emotion_field(fields: dict[str, Any], where: str) -> str:
+    """The field that holds the emotions."""
+    name = _first_there(fields, _EMOTIONS)
+    if name is None:
+        raise ValueError(f"{where} lacks {' or '.join(_EMOTIONS)}; it has {', '.join(map(str, fields))}")
+    return name
+
+
+def sentiment_field(fields: dict[str, Any], *, beside: str) -> str | None:
+    """The field that holds sentiments beside the emotions in field `beside`; None where there is none."""
+    return _first_there(fields, [name for name in _LABELS if name != beside])
+
+
+def labels(
+    fields: dict[str, Any], name: str, where: str, *, classes: bool = False, class_names: Sequence[str] = ()
+) -> NDArray[np.float64]:
+    """One number per sample: a field [N], [N, 1] or [N, 1, 1], of numbers or of `class_names`; with `classes` also
+    [N, C], one-hot."""
+    numbers = _label_numbers(fields, name, where, class_names)
     if numbers.size == len(numbers):
         return numbers.reshape(-1)
     if classes and numbers.ndim == 2 and np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=1) == 1).all():
         return numbers.argmax(axis=1).astype(np.float64)
     raise ValueError(
         f"{where}: {name} has shape {numbers.shape}, several labels per sample; give one per sample (of one-hot [N, C] "
-        "--classes takes the class; several emotions at once are not read: choose one of them)"
+        "--classes takes the class; several emotions at once are named with --emotions)"
     )
 
 
-def classes(fields: dict[str, Any], where: str) -> NDArray[np.int64]:
+def emotions(fields: dict[str, Any], name: str, where: str, names: Sequence[str]) -> NDArray[np.uint8]:
+    """The emotions of each sample [N, L], of a field [N, L] of numbers (above 0: present), with axes of one entry too.
+
+    A field [N, L, 2] has each emotion as one of (1, 0), absent, and (0, 1), present, as MulT's pickle of IEMOCAP.
+    """
+    numbers = _label_numbers(fields, name, where, ())
+    shape = (len(numbers), len(names))
+    pairs = numbers.shape == (*shape, 2) and np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=2) == 1).all()
+    if not pairs and numbers.size != len(numbers) * len(names):
+        raise ValueError(
+            f"{where}: {name} has shape {numbers.shape}, but --emotions has {len(names)} names: {', '.join(names)}; "
+            "name each column, in their order"
+        )
+    flags = numbers[..., 1] if pairs else numbers.reshape(shape)
+    return np.array([to_emotions(row, names, f"{where}: {name} of sample {i}") for i, row in enumerate(flags)])
+
+
+def classes(fields: dict[str, Any], where: str, class_names: Sequence[str] = ()) -> NDArray[np.int64]:
     """The class number of each sample, as `classification_labels` [N], [N, 1] or one-hot [N, C]."""
-    numbers = labels(fields, _CLASSES, where, classes=True)
+    numbers = labels(fields, _CLASSES, where, classes=True, class_names=class_names)
     if not np.array_equal(numbers, np.floor(numbers)):
         raise ValueError(
             f"{where}: classification_labels are not whole numbers; number the classes, or leave out --class-labels"
@@ -152,6 +179,28 @@ def same_count(fields: dict[str, Sequence[Any] | NDArray[Any] | Rows], where: st
     if count == 0:
         raise ValueError(f"{where} is empty; leave the split out or fill it")
     return count
+
+
+def _first_there(fields: dict[str, Any], names: Sequence[str]) -> str | None:
+    """The first of the names that a field has that is not None."""
+    return next((name for name in names if name in fields and fields.get(name) is not None), None)
+
+
+def _label_numbers(fields: dict[str, Any], name: str, where: str, class_names: Sequence[str]) -> NDArray[np.float64]:
+    """A field as numbers [N, ...]."""
+    given = column(fields, name, where)
+    try:
+        values = np.asarray(given)
+        if values.dtype.kind in "biuf":
+            return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {name} are not numbers, or not equally many for all samples") from error
+    if values.dtype.kind not in "USO":
+        raise ValueError(f"{where}: {name} are {values.dtype}; give one plain number per sample")
+    each = max(1, values.size // max(1, len(values)))
+    flat = values.reshape(-1).tolist()
+    numbers = [to_label(value, class_names, f"{where}: {name} of sample {i // each}") for i, value in enumerate(flat)]
+    return np.array(numbers, dtype=np.float64).reshape(values.shape)
 
 
 def _numbers(value: Any, where: str) -> NDArray[Any]:

@@ -5,6 +5,7 @@ tokens: with a BERT vocabulary the words (MISA's actual words) are split into Wo
 already be numbers, which are the tokens. Sequences keep their own lengths and are padded at the end.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import Sample
+from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
-from data_shards.sources.conversions import check_nonfinite, to_features, to_id, to_text
+from data_shards.sources.conversions import check_nonfinite, to_emotions, to_features, to_id, to_label, to_text
 from data_shards.sources.mmsa import Nonfinite
 from data_shards.sources.pickled import as_text, size_of
 from data_shards.sources.splits import find_splits
@@ -36,6 +38,7 @@ class _Entry:
     vision: NDArray[np.float32]
     audio: NDArray[np.float32]
     label: float
+    emotions: NDArray[np.uint8] | None
     segment: str
 
 
@@ -48,6 +51,7 @@ class MisaSource:
         *,
         name: str | None = None,
         vocab: str | Path | None = None,
+        labels: Labels | None = None,
         nonfinite: Nonfinite = "refuse",
         need_ids: bool = True,
         opened: Pickle | None = None,
@@ -56,12 +60,22 @@ class MisaSource:
         """Open a pickle or a directory of them; without `need_ids` a segment may have no name.
 
         Args:
+            labels: what is read as labels; None: sentiments. A label that is the emotions has a number for each; one
+                number more is a sentiment before them, as in CMU-MOSEI's labels.
             split: the split of a pickle that holds the list of one.
         """
         self.name = name or Path(path).stem
         self._reopen = partial(
-            MisaSource, path, name=name, vocab=vocab, nonfinite=nonfinite, need_ids=need_ids, split=split
+            MisaSource,
+            path,
+            name=name,
+            vocab=vocab,
+            labels=labels,
+            nonfinite=nonfinite,
+            need_ids=need_ids,
+            split=split,
         )
+        self._labels = labels or Labels()
         found, self.ignored, self._memory = _splits(path, opened, split)
         """What is in the file or the directory and not in the samples -> how many entries it has."""
         self._vocabulary = Vocabulary(vocab) if vocab else None
@@ -107,6 +121,7 @@ class MisaSource:
                 id=entry.segment,
                 split=split,
                 label=entry.label,
+                emotions=entry.emotions,
                 raw_text=entry.raw_text,
                 text=text,
                 audio=to_features(entry.audio, zero=self._zero, steps=self._steps["audio"]),
@@ -134,17 +149,32 @@ class MisaSource:
         name = to_id(segment, where, needed=self._need_ids)
         try:
             texts = [to_text(word) for word in actual_words]
-            numbers = np.asarray(label, dtype=np.float64).reshape(-1)
-            if len(numbers) != 1:
-                raise ValueError(f"its label has {len(numbers)} values; give one, such as the sentiment")
-            number = float(numbers[0])
+            number, emotions = self._read_label(label)
             vision, audio = to_features(vision), to_features(audio)
             tokens = self._vocabulary.encode(texts) if self._vocabulary else _to_token_ids(words)
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{where}: {error}") from error
         if not tokens or not len(vision) or not len(audio):
             raise ValueError(f"{where} ({name}) has no words, no frames or no sound; leave it out")
-        return _Entry(tokens, " ".join(texts), vision, audio, number, name)
+        return _Entry(tokens, " ".join(texts), vision, audio, number, emotions, name)
+
+    def _read_label(self, label: Any) -> tuple[float, NDArray[np.uint8] | None]:
+        """Sentiment or class number (NaN: there is none), and the emotions."""
+        names = self._labels.emotions
+        values = np.asarray(label).reshape(-1).tolist()
+        if not names and len(values) != 1:
+            raise ValueError(
+                f"its label has {len(values)} values; give one, such as the sentiment, or name emotions with --emotions"
+            )
+        if not names:
+            return to_label(values[0], self._labels.label_names, "its label"), None
+        if len(values) - len(names) not in (0, 1):
+            raise ValueError(
+                f"its label has {len(values)} values, but --emotions has {len(names)} names: {', '.join(names)}; name "
+                "each one, in their order, after the sentiment if there is one"
+            )
+        number = to_label(values[0], (), "its sentiment") if len(values) > len(names) else math.nan
+        return number, to_emotions(values[-len(names) :], names, "its emotions")
 
 
 def _to_token_ids(words: Any) -> list[int]:

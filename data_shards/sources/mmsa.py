@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.format.schema import MODALITIES, Sample, TextKind
+from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
 from data_shards.sources.conversions import check_nonfinite, to_features, to_raw_text, to_tokens
@@ -43,7 +44,7 @@ class MmsaSource:
         nonfinite: Nonfinite = "refuse",
         others: dict[str, str] | None = None,
         class_labels: bool = False,
-        classes: bool = False,
+        labels: Labels | None = None,
         need_ids: bool = True,
         opened: Pickle | None = None,
         split: str | None = None,
@@ -56,7 +57,8 @@ class MmsaSource:
             checked: non-finite values were looked for before, and nothing is known of them here.
             others: modality -> the pickle that it comes from instead.
             class_labels: read `classification_labels` beside the sentiments.
-            classes: labels are class numbers, from `classification_labels` or else `labels`.
+            labels: what is read as labels; None: sentiments. Class numbers or names are in `classification_labels` or
+                else `labels`; emotions in `emotions`, `labels` or `classification_labels` [N, L], beside sentiments.
             need_ids: whether a file without ids is an error; else its samples have empty ones.
         """
         self.name = name or Path(path).stem
@@ -68,7 +70,7 @@ class MmsaSource:
             nonfinite=nonfinite,
             others=others,
             class_labels=class_labels,
-            classes=classes,
+            labels=labels,
             need_ids=need_ids,
             split=split,
             checked=True,
@@ -79,7 +81,7 @@ class MmsaSource:
         self._pickles = [main, *other_pickles.values()]
         splits = Splits(main.value, str(path), split=split)
         other_splits = {m: Splits(pickle.value, str((others or {})[m])) for m, pickle in other_pickles.items()}
-        choice = _FieldChoice(text=text, class_labels=class_labels, classes=classes, need_ids=need_ids)
+        choice = _FieldChoice(text=text, class_labels=class_labels, labels=labels or Labels(), need_ids=need_ids)
         self._splits = {split: _Split(splits, split, other_splits, choice) for split in splits}
         self.ignored = _ignored([splits, *other_splits.values()], self._splits)
         """What is in the files and not in the samples -> how many entries it has."""
@@ -127,7 +129,7 @@ class _FieldChoice:
 
     text: TextChoice
     class_labels: bool
-    classes: bool
+    labels: Labels
     need_ids: bool
 
 
@@ -173,17 +175,37 @@ class _Split:
         """Read what only the main file gives: sentences, labels and ids."""
         fields, where = main.fields, main.where
         self._raw = None if fields.get("raw_text") is None else fields_of.column(fields, "raw_text", where)
-        label_field = fields_of.label_field(fields, where, classes=choice.classes)
-        self._labels = fields_of.labels(fields, label_field, where, classes=choice.classes)
-        self._classes = fields_of.classes(fields, where) if choice.class_labels else None
+        self._read_labels(fields, where, choice)
         self._ids = [""] * len(self._labels)
         if choice.need_ids or "id" in fields or self._others:
             hint = "" if self._others else "; without ids, number the samples with --ids number"
             self._ids = fields_of.ids(fields, where, needed=choice.need_ids and not self._others, hint=hint)
 
+    def _read_labels(self, fields: dict[str, Any], where: str, choice: _FieldChoice) -> None:
+        """Read sentiments or class numbers [N], and what is kept beside or instead of them."""
+        declared, by_class = choice.labels, choice.labels.kind != "sentiments"
+        self._emotions: NDArray[np.uint8] | None = None
+        label_field: str | None
+        if declared.emotions:
+            emotion_field = fields_of.emotion_field(fields, where)
+            self._emotions = fields_of.emotions(fields, emotion_field, where, declared.emotions)
+            label_field = fields_of.sentiment_field(fields, beside=emotion_field)
+        else:
+            label_field = fields_of.label_field(fields, where, classes=by_class)
+        if label_field is None:
+            assert self._emotions is not None
+            self._labels = np.full(len(self._emotions), np.nan)
+        else:
+            self._labels = fields_of.labels(
+                fields, label_field, where, classes=by_class, class_names=declared.label_names
+            )
+        self._classes = fields_of.classes(fields, where, declared.class_names) if choice.class_labels else None
+
     def _count_samples(self) -> int:
         """The number of samples, which all fields of the main file must have."""
         fields: dict[str, Any] = {"id": self._ids, "labels": self._labels}
+        if self._emotions is not None:
+            fields["emotions"] = self._emotions
         if self._raw is not None:
             fields["raw_text"] = self._raw
         if self._classes is not None:
@@ -224,6 +246,7 @@ class _Split:
             **arrays,
             lengths=(text_length, audio_length, vision_length),
             class_label=None if self._classes is None else int(self._classes[i]),
+            emotions=None if self._emotions is None else self._emotions[i],
         )
 
     def _join(self, modality: str, place: _Place) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 Columns: `split` (or directories `split=train`), `id`, `label`, `audio` and `vision` (list<list<float>>, steps by
 features), `text` (the same) or `text_bert` (3 lists of token ids), and optionally `raw_text` and `audio_length` etc.
+Class numbers or names may be in `class` instead of `label`, or beside it; each emotion has a column of its own.
 Samples may have different numbers of steps; they are padded at the end. Row groups are read one at a time, and twice:
 for counts and lengths, file by file, and to write.
 """
@@ -22,12 +23,12 @@ from data_shards.executor import Executor, InThisProcess
 from data_shards.file_kinds import check_file_kind, kind_of
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.schema import MODALITIES, SPLITS, Sample
+from data_shards.labels import Labels
 from data_shards.sources.conversions import (
     check_nonfinite,
     to_count,
     to_features,
     to_id,
-    to_number,
     to_raw_text,
     to_tokens,
 )
@@ -36,6 +37,7 @@ from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.sources.nested import Nested
 from data_shards.sources.paths import Paths, default_name, named_files, to_paths, where_of
 from data_shards.sources.splits import named_split
+from data_shards.sources.table_labels import LabelColumns
 
 TABLE_SUFFIXES: dict[str, Literal["parquet", "ipc"]] = {
     ".parquet": "parquet",
@@ -47,7 +49,7 @@ TABLE_SUFFIXES: dict[str, Literal["parquet", "ipc"]] = {
 _HINTS = {
     "id": "; without ids, number the samples with --ids number",
     "split": "; write it, or put the files in directories called split=train, split=valid and split=test",
-    "label": "; sentiments, or class numbers with --classes, are read from there",
+    "label": "; sentiments are read from there, and with --classes the classes, if not from a column class",
 }
 _COPIES = 8
 """Of a row group while it is read: in Arrow's buffers, as unpacked, the rows of a split; measured up to 7.4."""
@@ -68,6 +70,7 @@ class _Table:
     """Columns and types, as in the first file, and what the directories say."""
     columns: dict[str, str]
     """The column that holds a modality."""
+    labels: LabelColumns
     need_ids: bool
 
     def row_groups(self, file: int) -> list[Any]:
@@ -213,6 +216,8 @@ class TableSource:
         name: str | None = None,
         text: TextChoice = "auto",
         nonfinite: Nonfinite = "refuse",
+        class_labels: bool = False,
+        labels: Labels | None = None,
         need_ids: bool = True,
         executor: Executor | None = None,
     ) -> None:
@@ -220,12 +225,16 @@ class TableSource:
 
         Args:
             path: a file, a directory of them, or several of both.
+            class_labels: read the column `class` beside the sentiments.
+            labels: what is read as labels; None: sentiments.
             executor: where its files are read that once; None: in this process.
         """
         paths = to_paths(path)
         self.name = name or default_name(paths)
         self._zero = nonfinite == "zero"
-        self._table, other_files = _open(paths, text, need_ids=need_ids)
+        self._table, other_files = _open(
+            paths, text, need_ids=need_ids, labels=labels or Labels(), class_labels=class_labels
+        )
         self.num_files = len(self._table.files)
         self._steps = dict.fromkeys(MODALITIES, 0)
         self.ignored = other_files
@@ -305,7 +314,8 @@ class TableSource:
         where, chosen = self._table.where, self._table.columns
         nested = {m: Nested(table.column(column), column, where) for m, column in chosen.items()}
         lengths = {m: _optional(table, f"{m}_length") for m in MODALITIES}
-        columns = {name: _optional(table, name) for name in ("id", "label", "raw_text")}
+        columns = {name: _optional(table, name) for name in ("id", "raw_text")}
+        labels = {name: _optional(table, name) for name in self._table.labels.names}
         for i in range(len(table)):
             name = to_id(columns["id"][i], f"{where}: {split}", needed=self._table.need_ids) if columns["id"] else ""
             arrays: dict[str, Any] = {}
@@ -316,7 +326,7 @@ class TableSource:
                         arrays[m] = to_tokens(_pad_tokens(array, self._steps[m]))
                     else:
                         arrays[m] = to_features(array, zero=self._zero, steps=self._steps[m])
-                label = to_number(columns["label"][i], "label")
+                label_fields = self._table.labels.read({name: labels[name][i] for name in labels})
                 own = [to_count(lengths[m][i], f"{m}_length") if lengths[m] else nested[m].steps(i) for m in MODALITIES]
             except ValueError as error:
                 raise ValueError(f"{where}: {split} sample {name or i!r}: {error}") from error
@@ -325,7 +335,7 @@ class TableSource:
             yield Sample(
                 id=name,
                 split=split,
-                label=label,
+                **label_fields,
                 raw_text=to_raw_text(columns["raw_text"][i]) if columns["raw_text"] else "",
                 lengths=(own[0], own[1], own[2]),
                 **arrays,
@@ -345,7 +355,9 @@ class TableSource:
         return last.table
 
 
-def _open(paths: Sequence[Path], text: TextChoice, *, need_ids: bool) -> tuple[_Table, dict[str, int]]:
+def _open(
+    paths: Sequence[Path], text: TextChoice, *, need_ids: bool, labels: Labels, class_labels: bool
+) -> tuple[_Table, dict[str, int]]:
     """The table, and the files of a directory that do not belong to it -> 1."""
     where = where_of(paths)
     for path in paths:
@@ -369,12 +381,17 @@ def _open(paths: Sequence[Path], text: TextChoice, *, need_ids: bool) -> tuple[_
             f"{where} is no table that can be read: {str(error).splitlines()[0]}; write or download it again (of Arrow "
             "the file format, which `pyarrow.ipc.new_file` writes)"
         ) from error
+    columns = _columns(schema, text)
+    label_columns = LabelColumns.find(schema.names, labels, class_labels=class_labels)
+    ids = ("id",) if need_ids else ()
+    _check_columns(schema, where, ("split", *ids, *label_columns.names, *columns.values()))
     table = _Table(
         where=where,
         files=files,
         format=file_format,
         schema=schema,
-        columns=_columns(schema, where, text, need_ids=need_ids),
+        columns=columns,
+        labels=label_columns,
         need_ids=need_ids,
     )
     return table, {f"file {name}": 1 for file, name in names.items() if file not in tables}
@@ -390,7 +407,8 @@ def _check_partition(fragment: Any) -> None:
 
 def _unused(row_groups: list[Any], table: _Table) -> dict[str, int]:
     """The columns of a file that are not read, and those that the first file lacks -> its rows."""
-    used = {"split", "id", "label", "raw_text", *table.columns.values(), *(f"{m}_length" for m in MODALITIES)}
+    used = {"split", "id", "raw_text", *table.labels.names, *table.columns.values()}
+    used |= {f"{modality}_length" for modality in MODALITIES}
     used &= set(table.schema.names)
     found: dict[str, int] = {}
     for row_group in row_groups:
@@ -407,17 +425,19 @@ def table_format(file: Path) -> Literal["parquet", "ipc"] | None:
     return None if kind is None else TABLE_KINDS.get(kind.name)
 
 
-def _columns(schema: pa.Schema, path: str, text: TextChoice, *, need_ids: bool) -> dict[str, str]:
+def _columns(schema: pa.Schema, text: TextChoice) -> dict[str, str]:
     """Which column holds a modality."""
     if text == "auto":
         text = "features" if "text" in schema.names else "tokens"
-    columns = {"text": "text" if text == "features" else "text_bert", "audio": "audio", "vision": "vision"}
-    wanted = ("split", *(("id",) if need_ids else ()), "label", *columns.values())
+    return {"text": "text" if text == "features" else "text_bert", "audio": "audio", "vision": "vision"}
+
+
+def _check_columns(schema: pa.Schema, path: str, wanted: Sequence[str]) -> None:
+    """Raise ValueError where a column of `wanted` is not there."""
     missing = [name for name in wanted if name not in schema.names]
     if missing:
         hint = _HINTS.get(missing[0], "")
         raise ValueError(f"{path} lacks the column {missing[0]}; it has {', '.join(schema.names)}{hint}")
-    return columns
 
 
 def _optional(table: pa.Table, name: str) -> list[Any]:

@@ -183,5 +183,6 @@ def _equals_index(facts: dict[str, Any], check: _ShardCheck, i: int) -> bool:
         facts["id"] == check.ids[i]
         and [facts["lengths"][modality] for modality in MODALITIES] == record["length"].tolist()
         and facts.get("class", -1) == record["class"]
+        and facts.get("emotions", []) == record["emotions"].tolist()
         and label.tobytes() == record["label"].tobytes()
     )

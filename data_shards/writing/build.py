@@ -5,7 +5,7 @@ digest of their content, and the index is replaced last. A build that dies at an
 was, and the next build removes its leftovers. The set that was just replaced stays on disk for those who still read it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -242,7 +242,9 @@ def _write_shards(
             task, rows = plan.tasks[number], shard.rows
             destination.add_shard(shard)
             written.facts.require_same_shapes(rows.facts, split=task.split, name=plan.where)
-            written.facts.merge(rows.facts, split=task.split, num_classes=rows.num_classes)
+            written.facts.merge(
+                rows.facts, split=task.split, num_classes=rows.num_classes, num_emotions=rows.num_emotions
+            )
             checks.add_shard(rows, where=task.split, start=task.start)
             written.shards.append(
                 ShardInfo(name=shard.name, split=task.split, samples=task.samples, bytes=rows.bytes, sha256=rows.sha256)
@@ -270,16 +272,34 @@ def describe_set(written: WrittenShards, content: dict[str, Any], provenance: di
     Args:
         content: fields that are part of the content, so that its digest covers them.
         provenance: fields that say where samples come from and what their labels mean.
+
+    Raises:
+        ValueError: emotions or classes whose names are more or less than there are.
     """
+    _check_names(written.facts, class_names=provenance["class_names"], emotions=provenance["emotions"])
     return DatasetInfo(
         **content,
         **provenance,
-        classes=written.facts.num_classes or 0,
+        classes=len(provenance["class_names"]) or written.facts.num_classes or 0,
         statistics=describe_moments(written.facts.moments, content["dims"]),
         shards=tuple(written.shards),
         generation=written.content_digest(content),
         builder=builder(),
     )
+
+
+def _check_names(facts: ContentFacts, *, class_names: Sequence[str], emotions: Sequence[str]) -> None:
+    """Raise ValueError where names of classes or emotions do not go with what samples have."""
+    num_classes, num_emotions = facts.num_classes or 0, facts.num_emotions or 0
+    if class_names and not num_classes:
+        raise ValueError("--class-names names classes, but no sample has a class label; leave it out")
+    if class_names and len(class_names) < num_classes:
+        raise ValueError(f"--class-names has {len(class_names)} names, but there is a class {num_classes - 1}")
+    if len(emotions) != num_emotions:
+        raise ValueError(
+            f"samples have {num_emotions} emotions, and there are {len(emotions)} names of them"
+            f"{': ' if emotions else ''}{', '.join(emotions)}; name each one with --emotions NAME,NAME,..."
+        )
 
 
 def builder() -> str:

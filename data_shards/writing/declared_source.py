@@ -1,5 +1,6 @@
 """A source with the user's declaration of labels and ids: what labels mean, and whether ids get a number."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
@@ -36,9 +37,15 @@ class DeclaredSource:
         for number, sample in enumerate(self._source.read(split, start, stop), start=start):
             name = numbered_id(sample.id, split, number) if self._ids == "number" else sample.id
             try:
-                label, class_number = self._labels.read(sample.label)
+                label, class_number = self._read_label(sample)
             except ValueError as error:
                 raise ValueError(f"{self._where}: {split} sample {name!r}: {error}") from error
             if class_number is None:
                 class_number = sample.class_label
             yield replace(sample, id=name, label=label, class_label=class_number)
+
+    def _read_label(self, sample: Sample) -> tuple[float, int | None]:
+        """Sentiment and class number as declared; no label is needed beside emotions."""
+        if sample.emotions is not None and math.isnan(sample.label):
+            return math.nan, None
+        return self._labels.read(sample.label)

@@ -53,13 +53,19 @@ def test_the_rest_is_the_same(tmp_path):
                         assert np.array_equal(ours[name], array), (split, name)
 
 
+EMOTIONS = ("happy", "sad")
+
+
 class Classified(SyntheticSource):
-    """Samples with a class number beside their sentiment; the test split has one more class than the others."""
+    """Samples with a class number and emotions beside their sentiment; test has one more class than other splits."""
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         for number, sample in enumerate(super().read(split, start, stop), start):
             yield replace(
-                sample, label=float(np.float32(sample.label)), class_label=number % (4 if split == "test" else 3)
+                sample,
+                label=float(np.float32(sample.label)),
+                class_label=number % (4 if split == "test" else 3),
+                emotions=np.array([number % 2, number % 3 == 0], np.uint8),
             )
 
 
@@ -71,7 +77,7 @@ def test_every_fact_of_the_set_is_copied(tmp_path):
         tmp_path / "all",
         samples_per_shard=32,
         storage="float16",
-        labels=Labels(scale=0.5),
+        labels=Labels(scale=0.5, emotions=EMOTIONS),
         ids="number",
         zeroed={"train/audio": 3, "test/audio": 5},
         ignored={"field video": 7},
@@ -91,7 +97,7 @@ def test_every_fact_of_the_set_is_copied(tmp_path):
 def test_every_field_of_a_sample_is_copied(tmp_path, kind):
     """Walks the dataclass, so that a field that is added to it cannot be forgotten here."""
     source = Classified(samples=100, steps=20, text_dim=8, text_kind=kind)
-    build(source, tmp_path / "all", samples_per_shard=32)
+    build(source, tmp_path / "all", samples_per_shard=32, labels=Labels(emotions=EMOTIONS))
     with ShardReader(tmp_path / "all") as whole:
         copy = SelectionSource(whole)
         for split, count in copy.counts().items():

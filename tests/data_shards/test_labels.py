@@ -13,7 +13,8 @@ import webdataset as wds
 
 from data_shards.commands import index, inspect, shard
 from data_shards.format.schema import DatasetInfo
-from data_shards.labels import LabelFacts, Labels, check_labels
+from data_shards.label_checks import check_labels
+from data_shards.labels import LabelFacts, Labels
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.tools.verify import verify
@@ -92,10 +93,10 @@ def test_a_scale_multiplies_and_is_remembered(tmp_path, capsys):
     info = sharded(labelled(tmp_path, cycle(-1, 0.2, 0.8)), tmp_path, "--label-scale", "3")
     assert read_all(tmp_path / "shards")["label"][:3] == pytest.approx([-3, 0.6, 2.4])
     assert info.label_scale == 3
-    assert "train labels: sentiments -3 to 2.4, multiplied by 3" in capsys.readouterr().out
+    assert "train labels: sentiments -1 to 0.8, stored as -3 to 2.4" in capsys.readouterr().out
     assert not verify(tmp_path / "shards").damage
     assert inspect([str(tmp_path / "shards")]) == 0
-    assert "multiplied by 3" in capsys.readouterr().out
+    assert "labels -1 to 1 of the source are stored as -3 to 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("factor", ["0", "-3", "nan", "inf"])
@@ -325,7 +326,7 @@ def test_facts_join_and_forged_ones_are_rejected(tmp_path):
     left, right = LabelFacts.of([1.0, -2.0], [0, 2]), LabelFacts.of([0.5], [1, 1, 4])
     assert left | right == LabelFacts(min=-2.0, max=1.0, whole=False, classes=(1, 2, 1, 0, 1))
     assert left | LabelFacts() == left
-    assert check_labels({"valid": LabelFacts.of([0.0, 0.0], [])}, Labels(), "x") == []
+    assert check_labels({"valid": LabelFacts.of([0.0, 0.0], [])}, Labels(), "x", training_samples=0) == []
     facts = json.loads(build_from(mmsa(), tmp_path).to_json())
     for forged in (
         {"train": {**facts["labels"]["train"], "min": "x"}},

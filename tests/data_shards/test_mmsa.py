@@ -91,7 +91,10 @@ def _set(split, field, value):
         (_set("train", "audio_lengths", [10] * 23), "audio_lengths of sample 0 is 10, but the array has 9 steps"),
         (_set("train", "audio_lengths", [1] * 22), "audio_lengths needs one number per sample"),
         (_set("train", "audio_lengths", ["a"] * 23), "audio_lengths needs one number per sample"),
-        (_set("train", "regression_labels", ["a"] * 23), "regression_labels are not numbers"),
+        (
+            _set("train", "regression_labels", ["a"] * 23),
+            "labels of sample 0 .a. is not .*--class-names",
+        ),
         (_set("valid", "regression_labels", np.full(5, 3.2)), r"valid sample 'video0.*label 3.2 is outside \[-3, 3\]"),
         (_set("valid", "regression_labels", np.full(5, np.nan)), r"label nan is outside \[-3, 3\]"),
         (_set("test", "vision", np.zeros((7, 8, 2), np.float32)), r"tiny: vision of test .* \(8, 2\)"),

@@ -116,7 +116,10 @@ def test_misa_directories(tmp_path, vocab):
         (lambda lists: lists["train"].append(("x", 1)), "sample 12 is not"),
         (lambda lists: lists["train"].append(((["a"], np.ones(3), np.ones((1, 3))), 0.0, "v")), "sample 12: features"),
         (lambda lists: lists["train"].append((([], np.ones((0, 4)), np.ones((1, 3))), 0.0, "v")), "no words, no"),
-        (lambda lists: lists["train"].append(((["a"], np.ones((1, 4)), np.ones((1, 3))), "x", "v")), "12: could not"),
+        (
+            lambda lists: lists["train"].append(((["a"], np.ones((1, 4)), np.ones((1, 3))), "x", "v")),
+            "12: its label .x. ",
+        ),
         (lambda lists: lists["dev"][1][0][2].fill(np.inf), r"valid/audio 12 \(first in vid\[1\]\)"),
         (lambda lists: lists["dev"][1][1].fill(4), "label 4.0 is outside"),
     ],
