@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from data_shards.executor import Executor
     from data_shards.writing.source import Source
 
+FILE_OPTIONS = ("vocab", "labels", "splits", "feature_text", "feature_audio", "feature_vision")
+"""Options of `dmd shard` that name a file beside FEATURES, as `argparse` stores them."""
 _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 
@@ -85,6 +87,7 @@ def _synthetic_source(options: argparse.Namespace) -> "Source":
 def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
     """The source of the user's files, and what `build` is to know about it; prints what is zeroed or ignored."""
     from data_shards.sources.detect import SourceOptions, open_source
+    from data_shards.sources.labelled import LabelledSource
     from data_shards.sources.paths import to_paths, where_of
     from data_shards.sources.pickle_files import PickleFilesSource
     from data_shards.sources.table import TableSource
@@ -107,6 +110,8 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
             class_labels=options.class_labels,
             labels=labels,
             need_ids=options.ids == "keep",
+            label_file=options.labels,
+            label_column=options.label_column,
             csd=_pairs(options.csd.split(","), "--csd"),
             splits=options.splits,
             align=options.align,
@@ -117,6 +122,9 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
     for field, count in source.nonfinite.items():
         print(f"{field}: {count} non-finite values stored as 0")
     print_ignored(source.ignored)
+    if isinstance(source, LabelledSource):
+        for note in source.notes:
+            print(note)
     many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
     return source, {
         "where": where_of(to_paths(options.features)),
@@ -175,6 +183,12 @@ def shard_parser() -> argparse.ArgumentParser:
         help="keep `classification_labels` of an MMSA pickle, or `class` of a table, beside the sentiments, for "
         "model.task with data.classes=stored",
     )
+    given.add_argument(
+        "--labels",
+        metavar="label.csv",
+        help="take labels, splits and, where the features have none, sentences from a label file of MMSA, by clip",
+    )
+    given.add_argument("--label-column", metavar="NAME", help="its column of labels, such as label_T (default: label)")
     add_label_options(parser)
     given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that splits MISA's and MAG-BERT's words")
     for modality in ("text", "audio", "vision"):

@@ -12,7 +12,7 @@ from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, 
 from cluster.prediction.request import evaluation_request, pool_request
 from cluster.request import check_train_options, train_request
 from cluster.sharding.parser import parse_shard
-from data_shards.format.schema import MODALITIES
+from data_shards.commands import FILE_OPTIONS
 from data_shards.places import Place, to_place
 from dmd.commands import parts_order
 from dmd.config.loading import load_config, preset_names
@@ -70,7 +70,7 @@ def _train_files(options: argparse.Namespace) -> list[Path]:
 
 
 def _shard_files(options: argparse.Namespace) -> list[Path]:
-    others = {"--vocab": options.vocab, **{f"--feature-{m}": getattr(options, f"feature_{m}") for m in MODALITIES}}
+    others = {f"--{name.replace('_', '-')}": getattr(options, name) for name in FILE_OPTIONS}
     for path in options.features:
         check_places({"FEATURES": to_place(path)})
     check_places({name: to_place(path) for name, path in others.items() if path})

@@ -1,8 +1,8 @@
-"""Label files as MMSA has them: `label.csv` with video_id, clip_id, text, label, label_T, label_A, label_V, annotation, mode.
+"""Label files as MMSA has them: csv with one row per clip.
 
-One row per clip. Only `video_id` and `clip_id` (or `id` alone) and the column of the labels must be there. `mode` (or
-`split`) names the split, under any of its names. MMSA joins features and labels by `VIDEO$_$CLIP`
-(https://github.com/thuiar/MMSA-FET, src/MSA_FET/dataset.py).
+Columns are video_id, clip_id, text, label, label_T, label_A, label_V, annotation and mode, of which only `video_id` and
+`clip_id` (or `id` alone) and that of the labels must be there. `mode` (or `split`) names the split, under any of its
+names. MMSA joins features and labels by `VIDEO$_$CLIP` (https://github.com/thuiar/MMSA-FET, src/MSA_FET/dataset.py).
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 
 from data_shards.labels import Labels
 from data_shards.sources.csv_rows import read_csv
-from data_shards.sources.left_out import counted, named, some
+from data_shards.sources.left_out import named, some
 from data_shards.sources.splits import KNOWN, split_of
 from data_shards.sources.table_labels import LabelColumns
 
@@ -51,12 +51,15 @@ class LabelFile:
     """Lines for the user."""
 
 
-def read_label_file(path: str | Path, declared: Labels, *, column: str | None = None) -> LabelFile:
+def read_label_file(
+    path: str | Path, declared: Labels, *, column: str | None = None, class_labels: bool = False
+) -> LabelFile:
     """Read a label file.
 
     Args:
         declared: what the user says of the labels; its emotions have a column each.
-        column: of the labels; None: `label`.
+        column: of the labels; None: `label`, or `class` of classes.
+        class_labels: read the column `class` beside the sentiments.
 
     Raises:
         ValueError: no such file or column; a row that says nothing of its clip; an unknown split; a label that is no
@@ -65,7 +68,7 @@ def read_label_file(path: str | Path, declared: Labels, *, column: str | None = 
     columns, rows = read_csv(path, _WHAT, (_VIDEO, _ID))
     if _ID not in columns and _CLIP not in columns:
         raise ValueError(f"{path} has the column {_VIDEO} and lacks {_CLIP}; it has {', '.join(columns)}")
-    labels = _label_columns(columns, declared, column, path)
+    labels = _label_columns(columns, declared, column, path, class_labels=class_labels)
     split_column = next((name for name in _SPLITS if name in columns), None)
     clips: list[ClipLabels] = []
     unlabelled: list[str] = []
@@ -88,15 +91,13 @@ def read_label_file(path: str | Path, declared: Labels, *, column: str | None = 
             found = labels.read(values)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        clips.append(
-            ClipLabels(line=line, names=names, split=split, raw_text=row.get(_TEXT, "").strip(), fields=found)
-        )
+        clips.append(ClipLabels(line=line, names=names, split=split, raw_text=row.get(_TEXT, "").strip(), fields=found))
     if twice:
         raise ValueError(f"{path}: {len(twice)} clips have more than one row: {some(twice)}; leave one row each")
     if not clips:
         raise ValueError(
-            f"{path}: none of its {len(unlabelled)} rows has a label in {', '.join(labels.names)}; choose another column "
-            f"with --label-column: it has {', '.join(columns)}"
+            f"{path}: none of its {len(unlabelled)} rows has a label in {', '.join(labels.names)}; choose another "
+            f"column with --label-column: it has {', '.join(columns)}"
         )
     read = {_ID, _VIDEO, _CLIP, _TEXT, split_column, *labels.names}
     unread = {f"column {name} of {Path(path).name}": len(lines) for name in columns if name not in read}
@@ -105,8 +106,11 @@ def read_label_file(path: str | Path, declared: Labels, *, column: str | None = 
     return LabelFile(path=str(path), clips=tuple(clips), left_out=left_out, notes=notes)
 
 
-def _label_columns(columns: Sequence[str], declared: Labels, column: str | None, path: str | Path) -> LabelColumns:
-    found = LabelColumns.find(columns, declared, class_labels=False, label=column)
+def _label_columns(
+    columns: Sequence[str], declared: Labels, column: str | None, path: str | Path, *, class_labels: bool
+) -> LabelColumns:
+    """The columns that labels are read from; `ValueError` where one is not there."""
+    found = LabelColumns.find(columns, declared, class_labels=class_labels, label=column)
     missing = [name for name in found.names if name not in columns]
     if missing:
         raise ValueError(

@@ -1,42 +1,24 @@
 """Features without labels, joined with a label file by the clip's id."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
 
 from data_shards.format.schema import SPLITS, Sample
 from data_shards.sources.label_file import ClipLabels, LabelFile
 from data_shards.sources.left_out import named, some
-from data_shards.writing.source import Source
-
-UNSPLIT = "train"
-"""What features without splits are read as; the label file gives each clip its own."""
-
-
-class IdentifiedSource(Source, Protocol):
-    """A source whose ids are known without reading features."""
-
-    nonfinite: dict[str, int]
-    ignored: dict[str, int]
-
-    def ids(self, split: str) -> Sequence[str]:
-        """The id of each sample of a split."""
-
-    def memory(self) -> int:
-        """Bytes that reading takes at most."""
+from data_shards.writing.source import IdentifiedSource
 
 
 class LabelledSource:
     """The clips that are in both, in the order of the features; pickled with the labels of its clips."""
 
-    def __init__(self, source: IdentifiedSource, labels: LabelFile, *, has_splits: bool, where: str) -> None:
+    def __init__(self, source: IdentifiedSource, labels: LabelFile, *, where: str) -> None:
         """Join them.
 
         Args:
             source: of the features, whose labels do not count.
-            has_splits: whether the features say which split they are of.
             where: what errors call them.
 
         Raises:
@@ -56,13 +38,13 @@ class LabelledSource:
                 continue
             if clip.line in rows:
                 raise ValueError(
-                    f"{where}: {rows[clip.line]!r} and {name!r} are both the clip of line {clip.line} of {labels.path}; "
-                    "leave one"
+                    f"{where}: {rows[clip.line]!r} and {name!r} are both the clip of line {clip.line} of "
+                    f"{labels.path}; leave one"
                 )
             rows[clip.line] = name
-            if has_splits and clip.split not in ("", split):
+            if source.has_splits and clip.split not in ("", split):
                 moved.append(f"{name} ({split} there, {clip.split} here)")
-            if not has_splits and not clip.split:
+            if not source.has_splits and not clip.split:
                 raise ValueError(
                     f"neither {where} nor {labels.path} says which split {name!r} is of; add a column mode with train, "
                     "valid and test"
@@ -75,9 +57,12 @@ class LabelledSource:
             )
         if not rows:
             raise ValueError(
-                f"{labels.path} has labels of {some([clip.names[0] for clip in labels.clips])}, and {where} features of "
-                f"{some(lacking)}: no clip is in both; clips are joined by VIDEO$_$CLIP or VIDEO/CLIP, as written"
+                f"no clip is in both {labels.path} and {where}: labels are of "
+                f"{some([clip.names[0] for clip in labels.clips])}, features of {some(lacking)}; they are joined by "
+                "VIDEO$_$CLIP or VIDEO/CLIP, as written"
             )
+        self.notes = labels.notes
+        """Lines for the user."""
         unused = [clip.names[0] for clip in labels.clips if clip.line not in rows]
         file = Path(labels.path).name
         self.ignored = {
@@ -87,7 +72,7 @@ class LabelledSource:
             **named(f"rows of {file} without features", unused),
         }
         """What is in the files and in no sample -> how many entries it has."""
-        self.nonfinite = source.nonfinite if has_splits else _of_all_splits(source.nonfinite)
+        self.nonfinite = source.nonfinite if source.has_splits else _of_all_splits(source.nonfinite)
 
     def counts(self) -> dict[str, int]:
         """Samples per split, for the splits that occur."""

@@ -351,3 +351,25 @@ def test_splits_of_other_videos_are_named(by_hand):
         ValueError, match=r"none of its 2 segments is in a split: --splits names w, the labels v\[0\], v\[1\]"
     ):
         source_of(by_hand[0], {"w": "train"})
+
+
+def test_emotions_follow_the_sentiment_or_are_alone(tmp_path):
+    """As in CMU-MOSEI, whose labels are a sentiment and then intensities from 0 to 3."""
+    given = tmp_path / "in"
+    given.mkdir()
+    entries = data_set(given)
+    rows = np.array([[0.5, 0.0, 0.66, 3.0], [-1.0, 0.33, 0.0, 0.0], [2.0, 0.0, 0.0, 1.0]])
+    for columns, task, labels in [(rows, "regression", [0.5, -1.0, 2.0]), (rows[:, 1:], "multilabel", [np.nan] * 3)]:
+        change(given, L={v: (intervals, columns) for v, (intervals, _) in entries["L"].items()})
+        info = shards(given, tmp_path / task, "--emotions", "happy,sad,fear")
+        stored = read_all(tmp_path / task, "valid")
+        assert (info.task, info.emotions, info.ignored) == (task, ("happy", "sad", "fear"), {})
+        np.testing.assert_array_equal(stored["label"], np.float32(labels))
+        assert stored["emotions"].tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 1]]
+    with pytest.raises(
+        ValueError, match=r"v0\[0\] has 3 columns of labels, and --emotions 1 names; they are the columns"
+    ):
+        shards(given, tmp_path / "out", "--emotions", "happy")
+    change(given, L={"v0": ([[0.0, 1.0]], [[1.0, 2.0, -1.0]])})
+    with pytest.raises(ValueError, match=r"L\.csd: v0\[0\]: emotions: c is -1; give 0 where an emotion is absent"):
+        shards(given, tmp_path / "out", "--emotions", "a,b,c")

@@ -1,12 +1,16 @@
 """The labelled segments of the videos of a data set."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.labels import Labels
+from data_shards.sources.conversions import to_emotions
 from data_shards.sources.csd.alignment import EPSILON
 from data_shards.sources.csd.files import CsdFile, without_number
 from data_shards.sources.left_out import counted, named, some
@@ -24,6 +28,9 @@ class Segment:
     """Seconds."""
     stop: float
     label: float
+    """Sentiment or class number; NaN of emotions alone."""
+    emotions: NDArray[np.uint8] | None
+    """[L], as `Sample.emotions`."""
     split: str
 
     @property
@@ -32,11 +39,12 @@ class Segment:
         return without_number(self.entry)
 
 
-def read_segments(path: Path, splits: Mapping[str, str]) -> tuple[list[Segment], dict[str, int]]:
+def read_segments(path: Path, splits: Mapping[str, str], declared: Labels) -> tuple[list[Segment], dict[str, int]]:
     """All segments that are in a split, in the order of their entries; and what is left out.
 
     Args:
-        path: the sequence of the labels; the first column is the sentiment.
+        path: the sequence of the labels. Its first column is the sentiment (or class number); with emotions declared
+            those follow, as in CMU-MOSEI, or are all that there is.
         splits: video, or segment -> split.
 
     Raises:
@@ -60,8 +68,8 @@ def read_segments(path: Path, splits: Mapping[str, str]) -> tuple[list[Segment],
                 elif split is None:
                     unsplit.append(name)
                 else:
-                    label = float(labels[row, 0])
-                    found.append(Segment(id=name, entry=entry, start=start, stop=stop, label=label, split=split))
+                    fields = _fields(labels[row], declared, f"{path}: {name}")
+                    found.append(Segment(id=name, entry=entry, start=start, stop=stop, split=split, **fields))
     if not found:
         raise ValueError(
             f"{path}: none of its {len(unsplit)} segments is in a split: --splits names {some(list(splits))}, the "
@@ -71,9 +79,23 @@ def read_segments(path: Path, splits: Mapping[str, str]) -> tuple[list[Segment],
         **named("segments without a length", empty),
         **named("segments of videos in no split", unsplit),
         **named("videos of --splits without labels", [name for name in splits if name not in there]),
-        **counted("labels: columns after the first", len(found) if columns > 1 else 0),
+        **counted("labels: columns after the first", len(found) if columns > 1 and not declared.emotions else 0),
     }
     return found, left_out
+
+
+def _fields(row: NDArray[np.float64], declared: Labels, where: str) -> dict[str, Any]:
+    """The fields of a segment that a row of the labels gives."""
+    names = declared.emotions
+    if not names:
+        return {"label": float(row[0]), "emotions": None}
+    if len(row) not in (len(names), len(names) + 1):
+        raise ValueError(
+            f"{where} has {len(row)} columns of labels, and --emotions {len(names)} names; they are the columns after "
+            "the first, which is a sentiment, or all (CMU-MOSEI: --emotions happy,sad,anger,surprise,disgust,fear)"
+        )
+    label = float(row[0]) if len(row) > len(names) else math.nan
+    return {"label": label, "emotions": to_emotions(row[-len(names) :].tolist(), names, f"{where}: emotions")}
 
 
 def _names(entry: str, intervals: NDArray[np.float64]) -> list[str]:

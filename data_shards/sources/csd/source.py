@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data_shards.executor import Executor, InThisProcess
 from data_shards.format.schema import MODALITIES, SPLITS, Sample, check_choice
+from data_shards.labels import Labels
 from data_shards.sources.conversions import check_nonfinite, to_features
 from data_shards.sources.csd.content import Align, Sequences
 from data_shards.sources.csd.files import CsdFile, without_number
@@ -41,6 +42,7 @@ class CsdSource:
         splits: dict[str, str],
         *,
         name: str,
+        labels: Labels | None = None,
         align: Align = "words",
         lengths: dict[str, int] | None = None,
         nonfinite: Nonfinite = "refuse",
@@ -51,6 +53,7 @@ class CsdSource:
         Args:
             paths: role (`roles.ROLES`) -> file.
             splits: video, or segment as `VIDEO[NUMBER]` -> split.
+            labels: what the columns of the labels are; None: the first is a sentiment.
             align: to words, or not.
             lengths: modality -> steps that samples are cut or padded to; others get as many as the longest has.
             executor: where the segments are read that once; None: in this process.
@@ -61,7 +64,7 @@ class CsdSource:
         check_choice(align, Align, "--align")
         self.name = name
         self._zero = nonfinite == "zero"
-        segments, self.ignored = read_segments(paths["labels"], splits)
+        segments, self.ignored = read_segments(paths["labels"], splits, labels or Labels())
         """What is in the files and in no sample -> how many entries it has."""
         limits = lengths or {}
         self._sequences = Sequences(paths=paths, align=align, entries=self._find_entries(paths, segments))
@@ -110,6 +113,7 @@ class CsdSource:
                     id=segment.id,
                     split=split,
                     label=segment.label,
+                    emotions=segment.emotions,
                     raw_text=content.raw_text,
                     lengths=(steps[0], steps[1], steps[2]),
                     text=arrays["text"],
