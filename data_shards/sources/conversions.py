@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from data_shards.format.padding import pad_steps
 
+NO_TEXT = np.zeros((3, 0), dtype=np.int32)
+"""Of a sample whose text is made of `raw_text` later."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 

@@ -373,3 +373,14 @@ def test_emotions_follow_the_sentiment_or_are_alone(tmp_path):
     change(given, L={"v0": ([[0.0, 1.0]], [[1.0, 2.0, -1.0]])})
     with pytest.raises(ValueError, match=r"L\.csd: v0\[0\]: emotions: c is -1; give 0 where an emotion is absent"):
         shards(given, tmp_path / "out", "--emotions", "a,b,c")
+
+
+def test_without_text_samples_are_aligned_to_the_words_themselves(by_hand):
+    """Of a data set without word vectors, such as newer CMU-MOSI; pauses are no steps, and the text is made later."""
+    folder, _ = by_hand
+    paths = {role: folder / f"{name}.csd" for role, name in ROLES.items() if role != "text"}
+    first, second = samples_of(CsdSource(paths, {"v": "train"}, name="tiny"))
+    assert (first.raw_text, first.lengths, first.text.shape) == ("so it is", (0, 3, 3), (3, 0))
+    assert (second.raw_text, second.lengths) == ("x", (0, 1, 1))
+    np.testing.assert_array_equal(first.audio, [[3, -3], [8, 0], [0, 0]])
+    np.testing.assert_array_equal(first.vision, [[7], [7], [8]])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_shards.format.schema import MODALITIES
 from data_shards.sources.conversions import to_text
 from data_shards.sources.csd.alignment import Timeline, means
-from data_shards.sources.csd.files import CsdFile, Rows
+from data_shards.sources.csd.files import NO_ROWS, CsdFile, Rows
 from data_shards.sources.csd.segments import Segment
 
 Align = Literal["words", "none"]
@@ -25,7 +25,7 @@ class Content:
     """What there is of a segment."""
 
     arrays: dict[str, NDArray[Any]]
-    """Modality -> [T, D], for those that it has."""
+    """Modality -> [T, D], for those that it has; of a data set without features of text, its words [T, 1]."""
     words_without: dict[str, int]
     """Modality -> words that no row of it belongs to."""
     raw_text: str
@@ -40,6 +40,11 @@ class Sequences:
     align: Align
     entries: dict[str, dict[str, tuple[str, ...]]]
     """Role -> video -> its entries, for files that have several per video."""
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Modality -> the role that its rows come from; text without features is the words."""
+        return {m: "words" if m == "text" and m not in self.paths else m for m in MODALITIES}
 
     def open(self, stack: ExitStack) -> "ContentReader":
         """Open all files but the labels, until the stack is left."""
@@ -57,7 +62,7 @@ class ContentReader:
         """Role -> the entries that its rows come from."""
         self._timelines: dict[str, Timeline] = {}
         self.rows: dict[str, Rows] = {}
-        """Role -> the rows of the segment's video, where it has any entry."""
+        """Role -> the rows of the segment's video, where it has any entry; words without pauses."""
 
     def read(self, segment: Segment) -> Content:
         """What there is of a segment.
@@ -67,21 +72,24 @@ class ContentReader:
         """
         for role in self._files:
             self._load(role, segment)
-        raw_text = self._sentence(segment)
-        if self._sequences.align == "none":
-            inside = {m: self._inside(m, segment) for m in MODALITIES}
-            arrays = {m: self.rows[m].features[chosen] for m, chosen in inside.items() if len(chosen)}
-            return Content(arrays=arrays, words_without={}, raw_text=raw_text)
-        words = self._inside("text", segment)
-        if not len(words):
-            return Content(arrays={}, words_without={}, raw_text=raw_text)
-        arrays = {"text": self.rows["text"].features[words]}
+        raw_text = " ".join(to_text(word) for word in self._inside("words", segment).features[:, 0].tolist())
+        words = self._inside(self._sequences.roles["text"], segment)
+        arrays = {"text": words.features} if len(words) else {}
         words_without: dict[str, int] = {}
-        for m in sorted(self.rows.keys() & {"audio", "vision"}):
-            array, without = means(self._timelines[m], self.rows[m].features, self.rows["text"].intervals[words])
-            if without < len(words):
+        for m in ("audio", "vision"):
+            if self._sequences.align == "none":
+                array, without = self._inside(m, segment).features, 0
+            else:
+                array, without = self._means(m, words.intervals)
+            if len(array) > without:
                 arrays[m], words_without[m] = array, without
         return Content(arrays=arrays, words_without=words_without, raw_text=raw_text)
+
+    def _means(self, m: str, words: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+        """The mean of a modality's rows for each word [W, D], and how many words have no row."""
+        if m not in self.rows:
+            return np.zeros((0, 1)), 0
+        return means(self._timelines[m], self.rows[m].features, words)
 
     def _load(self, role: str, segment: Segment) -> None:
         """Read the rows of a role, unless they are those of the segment before."""
@@ -94,7 +102,7 @@ class ContentReader:
         rows = self._files[role].rows(entries)
         if rows is not None:
             _check_kind(rows, role, f"{self._files[role].path}: {entries[0]}")
-            self.rows[role] = rows
+            self.rows[role] = rows = _without_pauses(rows) if role == "words" else rows
             self._timelines[role] = Timeline(rows.intervals)
 
     def _entries_of(self, role: str, segment: Segment) -> Sequence[str]:
@@ -109,18 +117,16 @@ class ContentReader:
             return entries.get(segment.video, ())
         return (segment.entry,)
 
-    def _inside(self, role: str, segment: Segment) -> NDArray[np.int64]:
-        """The numbers of a role's rows that belong to a segment."""
+    def _inside(self, role: str, segment: Segment) -> Rows:
+        """A role's rows that belong to a segment."""
         if role not in self.rows:
-            return np.zeros(0, dtype=np.int64)
-        return self._timelines[role].inside(segment.start, segment.stop)
+            return NO_ROWS
+        return self.rows[role].pick(self._timelines[role].inside(segment.start, segment.stop))
 
-    def _sentence(self, segment: Segment) -> str:
-        """The words of a segment, without pauses."""
-        if "words" not in self.rows:
-            return ""
-        words = self.rows["words"].features[self._inside("words", segment), 0]
-        return " ".join(word for word in map(to_text, words.tolist()) if word != _PAUSE)
+
+def _without_pauses(words: Rows) -> Rows:
+    spoken = [to_text(word) != _PAUSE for word in words.features[:, 0].tolist()]
+    return words.pick(np.flatnonzero(spoken))
 
 
 def _check_kind(rows: Rows, role: str, where: str) -> None:

@@ -35,10 +35,20 @@ class Rows:
     without_length: int
     """Rows that were left out, since their interval is empty, reversed or not a number."""
 
+    def __len__(self) -> int:
+        return len(self.intervals)
+
     @property
     def nbytes(self) -> int:
         """Bytes of both arrays."""
         return self.intervals.nbytes + self.features.nbytes
+
+    def pick(self, numbers: NDArray[np.int64]) -> "Rows":
+        """Some of them, in the same order."""
+        return Rows(self.intervals[numbers], self.features[numbers], self.without_length)
+
+
+NO_ROWS = Rows(np.zeros((0, 2)), np.zeros((0, 1)), 0)
 
 
 class CsdFile:

@@ -8,8 +8,7 @@ from data_shards.format.schema import MODALITIES
 from data_shards.sources.csd.files import CsdFile
 from data_shards.sources.paths import named_files, where_of
 
-NEEDED = (*MODALITIES, "labels")
-ROLES = (*NEEDED, "words")
+ROLES = (*MODALITIES, "labels", "words")
 """`words` are the words themselves, for the sentences; all others are needed."""
 _SUFFIX = ".csd"
 _MAX_NAMED = 12
@@ -35,7 +34,7 @@ def find_roles(paths: Sequence[Path], named: dict[str, str]) -> tuple[dict[str, 
     where = where_of(paths)
     if unknown := set(named) - set(ROLES):
         raise ValueError(f"--csd names {unknown.pop()!r}; it may name {', '.join(ROLES)}")
-    if missing := [role for role in NEEDED if role not in named]:
+    if missing := [role for role in ROLES if role not in named and role != "words"]:
         there = _describe(files) or "none"
         raise ValueError(
             f"{where}: --csd does not say which computational sequence is {', '.join(missing)}; give "

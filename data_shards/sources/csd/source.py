@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data_shards.executor import Executor, InThisProcess
 from data_shards.format.schema import MODALITIES, SPLITS, Sample, check_choice
 from data_shards.labels import Labels
-from data_shards.sources.conversions import check_nonfinite, to_features
+from data_shards.sources.conversions import NO_TEXT, check_nonfinite, to_features
 from data_shards.sources.csd.content import Align, Sequences
 from data_shards.sources.csd.files import CsdFile, without_number
 from data_shards.sources.csd.segments import Segment, read_segments
@@ -51,7 +51,8 @@ class CsdSource:
         """Open the sequences and read all segments once.
 
         Args:
-            paths: role (`roles.ROLES`) -> file.
+            paths: role (`roles.ROLES`) -> file. Without text, samples are aligned to the words, and have a sentence and
+                `NO_TEXT`: their text is to be made of it.
             splits: video, or segment as `VIDEO[NUMBER]` -> split.
             labels: what the columns of the labels are; None: the first is a sentiment.
             align: to words, or not.
@@ -84,6 +85,7 @@ class CsdSource:
         for role, count in facts.without_length.items():
             self.ignored |= counted(f"{role} rows without a length", count)
         self._steps = dict(zip(MODALITIES, steps.max(axis=0).tolist(), strict=True)) | limits
+        self._modalities = tuple(m for m in MODALITIES if m in paths)
         self._memory = facts.memory
         chosen = list(compress(segments, whole.tolist()))
         self._segments = {split: [one for one in chosen if one.split == split] for split in SPLITS}
@@ -107,18 +109,19 @@ class CsdSource:
             reader = self._sequences.open(stack)
             for segment in self._segments[split][start:stop]:
                 content = reader.read(segment)
-                steps = [min(len(content.arrays[m]), self._steps[m]) for m in MODALITIES]
-                arrays = {m: self._fit(m, content.arrays[m]) for m in MODALITIES}
+                arrays: dict[str, Any] = {"text": NO_TEXT}
+                steps = {"text": 0}
+                for m in self._modalities:
+                    arrays[m] = self._fit(m, content.arrays[m])
+                    steps[m] = min(len(content.arrays[m]), self._steps[m])
                 yield Sample(
                     id=segment.id,
                     split=split,
                     label=segment.label,
                     emotions=segment.emotions,
                     raw_text=content.raw_text,
-                    lengths=(steps[0], steps[1], steps[2]),
-                    text=arrays["text"],
-                    audio=arrays["audio"],
-                    vision=arrays["vision"],
+                    lengths=(steps["text"], steps["audio"], steps["vision"]),
+                    **arrays,
                 )
 
     def _fit(self, m: str, array: NDArray[Any]) -> NDArray[np.float32]:

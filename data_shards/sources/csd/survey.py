@@ -73,11 +73,11 @@ class _SurveyVideos:
                 if segment.entry != entry:
                     entry = segment.entry
                     _add_video(facts, reader.rows, segment.video, self.sequences.paths)
-                for column, m in enumerate(MODALITIES):
-                    facts.lacks_video[row, column] = m not in reader.rows
-                    if m in content.arrays:
+                for column, (m, role) in enumerate(self.sequences.roles.items()):
+                    facts.lacks_video[row, column] = role not in reader.rows
+                    facts.steps[row, column] = len(content.arrays.get(m, ()))
+                    if m in content.arrays and role != "words":
                         array = content.arrays[m][: self.limits.get(m)]
-                        facts.steps[row, column] = len(content.arrays[m])
                         facts.nonfinite[row, column] = int((~finite(array)).sum())
                 add_counts(facts.words_without, content.words_without)
         return facts
