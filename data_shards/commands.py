@@ -51,11 +51,7 @@ def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
     Raises:
         ValueError: the user's mistakes.
     """
-    about_source: dict[str, Any] = {}
-    if options.synthetic:
-        source = _synthetic_source(options)
-    else:
-        source, about_source = _file_source(options, executor)
+    source, about_source = _synthetic_source(options) if options.synthetic else _file_source(options, executor)
 
     from data_shards.writing.build import build  # with webdataset and torch: seconds that an error need not wait for
 
@@ -77,11 +73,18 @@ def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
 
 
-def _synthetic_source(options: argparse.Namespace) -> "Source":
+def _synthetic_source(options: argparse.Namespace) -> "tuple[Source, dict[str, Any]]":
+    """The source, and what `build` is to know about it."""
     from data_shards.sources.synthetic import SyntheticSource
 
-    name = options.name or "synthetic"
-    return SyntheticSource(name=name, samples=options.samples, seed=options.seed, text_kind=options.text_kind)
+    source = SyntheticSource(
+        name=options.name or "synthetic",
+        samples=options.samples,
+        seed=options.seed,
+        text_kind=options.text_kind,
+        labels=options.label_kind,
+    )
+    return source, {"labels": source.declared}
 
 
 def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
@@ -223,6 +226,12 @@ def shard_parser() -> argparse.ArgumentParser:
     made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
     made.add_argument("--text-kind", choices=("features", "tokens"), default="features", help="default: features")
+    made.add_argument(
+        "--label-kind",
+        choices=("sentiments", "classes", "emotions"),
+        default="sentiments",
+        help="what samples have: a sentiment, one of three classes, or three emotions (default: sentiments)",
+    )
     return parser
 
 

@@ -132,7 +132,8 @@ def _warn_of_classes(everything: LabelFacts, train: LabelFacts | None, names: Se
     if train and train.min != train.max and len(train.occurring) == 1:
         warnings.append(f"every training sample has class {train.occurring[0]}; data.classes=stored can learn nothing")
     unseen = [n for n in everything.occurring if train and train.classes and n not in train.occurring]
-    gaps = [n for n in range(max(len(everything.classes), len(names))) if n not in everything.occurring]
+    known = max(len(everything.classes), len(names)) if everything.classes else 0
+    gaps = [n for n in range(known) if n not in everything.occurring]
     if unseen:
         warnings.append(f"{_classes(unseen, names)} in no training sample")
     if gaps:

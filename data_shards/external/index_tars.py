@@ -114,8 +114,7 @@ def _check_declaration(labels: Labels, members: dict[str, str], *, class_member:
     if labels.kind != "sentiments" and class_member:
         raise ValueError(f"--{labels.kind} takes the label for the class number, but --map names a class; give one")
     if labels.is_scale_declared and not members.get("label"):
-        option = "--label-scale multiplies" if labels.range is None else "--label-range is of"
-        raise ValueError(f"{option} sentiments, but --map names no label; leave it out, or name one")
+        raise ValueError(f"{labels.scale_option} is of sentiments, but --map names no label; leave it out, or name one")
 
 
 def _write_rows(

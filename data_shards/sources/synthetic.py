@@ -5,14 +5,26 @@ well, voice and face alone do poorly, and all three together do best, as in the 
 the hash in `data_shards.format.hashing`, so the same seed gives the same bytes on every machine.
 """
 
+import math
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.format.hashing import hash_key, normal, uniform
 from data_shards.format.schema import SPLITS, Sample, TextKind, check_choice
+from data_shards.labels import Labels
 
+LabelsMade = Literal["sentiments", "classes", "emotions"]
+_DECLARED: dict[LabelsMade, Labels | None] = {
+    "sentiments": None,
+    "classes": Labels(class_names=("negative", "neutral", "positive")),
+    "emotions": Labels(emotions=("pleased", "displeased", "excited")),
+}
+"""What is said of the labels."""
+_FELT = 0.5
+"""Labels and tones beyond this are felt as emotions."""
 _SUBJECTS = ("the movie", "the plot", "the acting", "the music", "the ending", "the director", "this film", "the story")
 _OPENINGS = ("", "i think", "i must say", "for me", "honestly", "well", "in my opinion", "to be fair")
 _VERBS = ("was", "is", "felt", "seemed")
@@ -56,8 +68,11 @@ class SyntheticSource:
         audio_dim: int = 5,
         vision_dim: int = 20,
         text_kind: TextKind = "features",
+        labels: LabelsMade = "sentiments",
     ) -> None:
+        """Describe the set; `labels`: what samples have: a sentiment, a class alone or emotions alone."""
         check_choice(text_kind, TextKind, "text kind")
+        check_choice(labels, LabelsMade, "kind of labels")
         sizes = {
             "samples": (samples, 10),
             "steps": (steps, 20),
@@ -72,11 +87,17 @@ class SyntheticSource:
         self._seed = seed
         self._steps = steps
         self._text_kind = text_kind
+        self._labels = labels
         self._dims = {"text": text_dim, "audio": audio_dim, "vision": vision_dim}
         phrases = (*_OPENINGS, *_SUBJECTS, *_VERBS, *_DEGREES, *_OPINIONS, *_JOINTS)
         self._vocabulary = (*_SPECIAL, *dict.fromkeys(word for phrase in phrases for word in phrase.split()))
         self._number = {word: i for i, word in enumerate(self._vocabulary)}
         self._embedding = self._embed(text_dim)
+
+    @property
+    def declared(self) -> Labels | None:
+        """The names of classes or emotions, as `build` takes them."""
+        return _DECLARED[self._labels]
 
     def counts(self) -> dict[str, int]:
         """Samples per split."""
@@ -96,13 +117,22 @@ class SyntheticSource:
         return Sample(
             id=f"synthetic{i // 20:05d}$_${split}{i % 20}",
             split=split,
-            label=label,
+            **self._label_fields(label, tone),
             raw_text=" ".join(words),
             text=self._text(words, key),
             audio=self._signal("audio", meaning + 2 * tone, length, key),
             vision=self._signal("vision", meaning + 2 * tone, length, key),
             lengths=(length, length, length),
         )
+
+    def _label_fields(self, label: float, tone: float) -> dict[str, Any]:
+        """The labels of a sample with this sentiment, and with a tone that only voice and face carry."""
+        pleased, displeased = label > _FELT, label < -_FELT
+        if self._labels == "classes":
+            return {"label": math.nan, "class_label": 1 + pleased - displeased}
+        if self._labels == "emotions":
+            return {"label": math.nan, "emotions": np.array([pleased, displeased, abs(tone) > _FELT], np.uint8)}
+        return {"label": label}
 
     def _text(self, words: list[str], key: int) -> NDArray[np.float32] | NDArray[np.int32]:
         numbers = np.array([self._number[word] for word in words])

@@ -45,7 +45,8 @@ class DeclaredSource:
             yield replace(sample, id=name, label=label, class_label=class_number)
 
     def _read_label(self, sample: Sample) -> tuple[float, int | None]:
-        """Sentiment and class number as declared; no label is needed beside emotions."""
-        if sample.emotions is not None and math.isnan(sample.label):
+        """Sentiment and class number as declared; who has emotions or a class label needs no sentiment."""
+        has_other = sample.emotions is not None or sample.class_label is not None
+        if has_other and math.isnan(sample.label):
             return math.nan, None
         return self._labels.read(sample.label)

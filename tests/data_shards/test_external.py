@@ -286,5 +286,5 @@ def test_fields_that_are_not_what_they_should_be(tmp_path, field, value, words):
 def test_a_scale_needs_a_label(tmp_path):
     _write(tmp_path / "train.tar", range(2))
     mapping = {name: member for name, member in MAP.items() if name != "label"} | {"class": "json:ratings.sentiment"}
-    with pytest.raises(ValueError, match="--label-scale multiplies sentiments, but --map names no label"):
+    with pytest.raises(ValueError, match="--label-scale 3 is of sentiments, but --map names no label"):
         index_tars(tmp_path, mapping=mapping, labels=Labels(scale=3))

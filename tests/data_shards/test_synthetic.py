@@ -34,6 +34,26 @@ def test_samples_depend_on_seed_split_and_number_only():
     assert not np.array_equal(everything[0].audio, next(source.read("valid", 0, 1)).audio)
 
 
+def test_classes_and_emotions_say_what_sentiments_do():
+    """Of samples that are equal in all else."""
+    made = {
+        kind: SyntheticSource(samples=200, text_dim=6, labels=kind) for kind in ("sentiments", "classes", "emotions")
+    }
+    samples = {kind: _read(source) for kind, source in made.items()}
+    sentiments = np.array([sample.label for sample in samples["sentiments"]])
+    signs = (sentiments > 0.5).astype(int) - (sentiments < -0.5)
+    assert [sample.class_label for sample in samples["classes"]] == (1 + signs).tolist()
+    emotions = np.array([sample.emotions for sample in samples["emotions"]])
+    assert np.array_equal(emotions[:, 0].astype(int) - emotions[:, 1], signs)
+    assert 20 < emotions[:, 2].sum() < 120
+    assert made["sentiments"].declared is None
+    assert len(made["classes"].declared.class_names) == len(made["emotions"].declared.emotions) == 3
+    assert np.isnan([sample.label for kind in ("classes", "emotions") for sample in samples[kind]]).all()
+    for before, after in zip(samples["sentiments"], samples["emotions"], strict=True):
+        assert (before.id, before.raw_text) == (after.id, after.raw_text)
+        assert np.array_equal(before.audio, after.audio)
+
+
 @pytest.mark.parametrize("kind", ["features", "tokens"])
 def test_shapes_labels_and_padding(kind):
     source = SyntheticSource(samples=400, text_kind=kind, text_dim=12)
