@@ -242,6 +242,9 @@ def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Na
         parser.error("give either FEATURES or --synthetic")
     if options.synthetic and are_label_options_given(options):
         parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")
+    of_files = [name for name in (*FILE_OPTIONS, "label_column", "csd", "align", "lengths") if getattr(options, name)]
+    if options.synthetic and of_files:
+        parser.error(f"--synthetic reads no files; leave out --{of_files[0].replace('_', '-')}")
     return options
 
 

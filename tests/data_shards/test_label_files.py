@@ -115,6 +115,15 @@ def test_separators_byte_order_marks_and_decimal_commas(tmp_path, encoding, sepa
     assert found.notes == (f"{path}: 2 labels with a decimal comma, read as decimal numbers",)
 
 
+def test_own_ids_in_one_column(tmp_path):
+    given = features(["a b", "c", "d"])
+    rows = ["a b,1.5,dev", "c,-1,training", "", "d,2,train"]
+    labels = label_csv(tmp_path, rows, header="id,sentiment,split")
+    shards(save(given, tmp_path / "x.pkl"), tmp_path / "out", "--labels", labels, "--label-column", "sentiment")
+    assert stored_labels(tmp_path / "out") == {"c": -1.0, "d": 2.0, "a b": 1.5}
+    assert read_all(tmp_path / "out", "valid")["raw_text"] == [""]
+
+
 def test_clips_on_one_side_only_are_counted_and_named(tmp_path, capsys):
     given = features([*NAMES[1:], "v9$_$0001", "v9$_$0002"])
     rows = [*ROWS, "v4,1,text,,,,,,train", "v5,1,text,NaN,,,,,train", "v6,1,text,1,,,,,test"]
