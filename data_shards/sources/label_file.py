@@ -20,7 +20,7 @@ from data_shards.sources.table_labels import LabelColumns
 _WHAT = "a label file (csv with video_id and clip_id, or id)"
 _ID, _VIDEO, _CLIP, _TEXT = "id", "video_id", "clip_id", "text"
 _SPLITS = ("mode", "split")
-_MISSING = ("", "nan", "null", "none", "na")
+_MISSING = ("", "nan")
 """What stands for no label, in lower case."""
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*")
 
@@ -79,8 +79,8 @@ def read_label_file(
         row = dict(zip(columns, fields, strict=True))
         where = f"{path}: line {line}"
         names = _names(row, where)
-        twice += [f"{name!r} in lines {lines[name]} and {line}" for name in names[:1] if name in lines]
-        lines.setdefault(names[0], line)
+        twice += [f"{name!r} in lines {lines[name]} and {line}" for name in names if name in lines][:1]
+        lines |= {name: lines.get(name, line) for name in names}
         split = _split(row, split_column, where)
         values = {name: None if _is_missing(row[name]) else row[name] for name in labels.names}
         if None in values.values():
@@ -100,7 +100,8 @@ def read_label_file(
             f"column with --label-column: it has {', '.join(columns)}"
         )
     read = {_ID, _VIDEO, _CLIP, _TEXT, split_column, *labels.names}
-    unread = {f"column {name} of {Path(path).name}": len(lines) for name in columns if name not in read}
+    count = len(clips) + len(unlabelled)
+    unread = {f"column {name} of {Path(path).name}": count for name in columns if name not in read}
     notes = (f"{path}: {commas} labels with a decimal comma, read as decimal numbers",) if commas else ()
     left_out = {**unread, **named(f"rows of {Path(path).name} without a label", unlabelled)}
     return LabelFile(path=str(path), clips=tuple(clips), left_out=left_out, notes=notes)

@@ -142,6 +142,7 @@ def test_clips_on_one_side_only_are_counted_and_named(tmp_path, capsys):
     ("rows", "options", "message"),
     [
         ([*ROWS, ROWS[0]], {}, r"1 clips have more than one row: 'v1\$_\$0001' in lines 2 and 7; leave one row each"),
+        (["a/b,c,t,1,,,,,train", "a,b/c,t,1,,,,,train"], {}, "'a/b/c' in lines 2 and 3"),
         (["v1,1,t,high,,,,,train"], {}, "line 2: label 'high' is not a number"),
         (["v1,1,t,1,,,,,holdout"], {}, "line 2: mode 'holdout' is unknown; use train, valid, test"),
         (["v1,1,t,0,5,,,,,train"], {}, r"line 2 has 10 fields and the header 9; put fields with the separator in them"),
