@@ -113,6 +113,9 @@ def test_files_that_were_aligned_to_segments_keep_them(tmp_path):
     assert {name: sample.label for name, sample in found.items()} == {"v[2]": 0.2, "v[10]": 1.0}
     assert (found["v[10]"].audio == 10).all()
     assert (found["v[2]"].text == 2).all()
+    change(tmp_path, T={f"v[{i}]": ([[i / 2, i / 2 + 0.5]], [[i, i]]) for i in range(30)})  # an entry per word
+    found = {sample.id: sample for sample in samples_of(source_of(tmp_path))}
+    assert found["v[2]"].text.tolist() == [[4, 4], [5, 5]]
 
 
 def test_what_is_in_no_sample_is_counted_and_named(tmp_path, capsys):

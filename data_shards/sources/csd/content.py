@@ -40,6 +40,8 @@ class Sequences:
     align: Align
     entries: dict[str, dict[str, tuple[str, ...]]]
     """Role -> video -> its entries, for files that have several per video."""
+    by_segment: frozenset[str]
+    """Roles whose entries are those of the labels, so that each has the rows of one segment."""
 
     @property
     def roles(self) -> dict[str, str]:
@@ -106,16 +108,11 @@ class ContentReader:
             self._timelines[role] = Timeline(rows.intervals)
 
     def _entries_of(self, role: str, segment: Segment) -> Sequence[str]:
-        """The entries of a file that a segment's rows come from.
-
-        Where labels and features have entries of segments, that is the segment's; else those of its video.
-        """
+        """The entries of a file that a segment's rows come from: its own where there are such, else its video's."""
+        if role in self._sequences.by_segment:
+            return (segment.entry,)
         entries = self._sequences.entries.get(role)
-        if entries is None:
-            return (segment.video,)
-        if segment.entry == segment.video:
-            return entries.get(segment.video, ())
-        return (segment.entry,)
+        return (segment.video,) if entries is None else entries.get(segment.video, ())
 
     def _inside(self, role: str, segment: Segment) -> Rows:
         """A role's rows that belong to a segment."""

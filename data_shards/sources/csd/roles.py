@@ -50,7 +50,8 @@ def find_roles(paths: Sequence[Path], named: dict[str, str]) -> tuple[dict[str, 
 
 def _find(name: str, role: str, files: Sequence[Path], where: str) -> Path:
     """The file that a name means."""
-    fits = [file for file in files if name in (str(file), file.name, file.stem)]
+    path = Path(name).absolute()
+    fits = [file for file in files if name in (file.name, file.stem) or file.absolute() == path]
     fits = fits or [file for file in files if _root(file) == name]
     if len(fits) == 1:
         return fits[0]

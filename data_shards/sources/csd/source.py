@@ -9,7 +9,7 @@ for lengths and checks, and to write.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import compress, groupby
+from itertools import chain, compress, groupby
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class CsdSource:
         segments, self.ignored = read_segments(paths["labels"], splits, labels or Labels())
         """What is in the files and in no sample -> how many entries it has."""
         limits = lengths or {}
-        self._sequences = Sequences(paths=paths, align=align, entries=self._find_entries(paths, segments))
+        self._sequences = self._find_entries(paths, align, segments)
         facts = survey(self._sequences, segments, limits, executor or InThisProcess())
         whole: NDArray[np.bool_] = np.all(facts.steps > 0, axis=1)
         self.ignored |= _incomplete(segments, facts)
@@ -128,21 +128,24 @@ class CsdSource:
         """A modality's array with the steps of all samples."""
         return to_features(array[: self._steps[m]], zero=self._zero, steps=self._steps[m])
 
-    def _find_entries(
-        self, paths: dict[str, Path], segments: Sequence[Segment]
-    ) -> dict[str, dict[str, tuple[str, ...]]]:
-        """Role -> video -> entries, for files with several entries per video; counts videos that no segment is of."""
-        labelled = {segment.video for segment in segments}
-        found = {}
+    def _find_entries(self, paths: dict[str, Path], align: Align, segments: Sequence[Segment]) -> Sequences:
+        """Look at the entries of all files; counts videos that no segment is of."""
+        videos = {segment.video for segment in segments}
+        with CsdFile(paths["labels"]) as file:
+            labelled = set(file.entries())
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        by_segment: set[str] = set()
         for role in sorted(paths.keys() - {"labels"}):
             with CsdFile(paths[role]) as file:
-                entries = file.entries()
-            grouped = groupby(sorted(entries, key=without_number), without_number)
-            by_video = {video: tuple(group) for video, group in grouped}
-            self.ignored |= counted(f"videos of {role} without labels in a split", len(by_video.keys() - labelled))
-            if any("[" in entry for entry in entries):
-                found[role] = {video: by_video[video] for video in by_video.keys() & labelled}
-        return found
+                grouped = groupby(sorted(file.entries(), key=without_number), without_number)
+                by_video = {video: tuple(group) for video, group in grouped}
+            self.ignored |= counted(f"videos of {role} without labels in a split", len(by_video.keys() - videos))
+            entries = {video: by_video[video] for video in by_video.keys() & videos}
+            if any(group != (video,) for video, group in entries.items()):
+                found[role] = entries
+                if labelled.issuperset(chain.from_iterable(entries.values())):
+                    by_segment.add(role)
+        return Sequences(paths=paths, align=align, entries=found, by_segment=frozenset(by_segment))
 
 
 def _incomplete(segments: Sequence[Segment], facts: Facts) -> dict[str, int]:
