@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.loader_sides import BATCH
-from data_shards.format.index_file import INDEX_NAME, SCHEMA
+from data_shards.format.index_file import INDEX_NAME, index_schema
 from data_shards.format.index_writer import IndexWriter
 from data_shards.format.schema import MEMBERS, MODALITIES, DatasetInfo, ShardInfo
 from data_shards.reading.index import ShardIndex
@@ -74,7 +74,8 @@ def _rows(shard: int, size: int, draw: np.random.Generator) -> pa.Table:
     columns["label"] = pa.array(draw.integers(-15, 16, size).astype(np.float32) / 5)
     for modality in MODALITIES:
         columns[f"{modality}_length"] = pa.array(draw.integers(1, 51, size).astype(np.int32))
-    return pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
+    schema = index_schema(classes=False, emotions=0)
+    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
 
 
 def scale_facts(root: Path, samples: int) -> dict[str, tuple[float, str]]:

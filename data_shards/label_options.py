@@ -107,3 +107,5 @@ def print_labels(info: "DatasetInfo") -> None:
             class_names=info.class_names, emotions=info.emotions, scale=info.label_scale, offset=info.label_offset
         )
         print(f"{split} labels: {text}")
+    if info.emotions and info.task == "regression":
+        print("samples have a sentiment and emotions; model.task=multilabel trains on the emotions")

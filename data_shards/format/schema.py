@@ -175,7 +175,11 @@ class DatasetInfo:
         holds_labels = {"regression": True, "classes": bool(self.classes), "multilabel": bool(self.emotions)}[self.task]
         named = are_names(self.class_names) and are_names(self.emotions) and len(self.emotions) <= EMOTION_LIMIT
         fits = not self.class_names or len(self.class_names) == self.classes
-        if not (is_factor and is_offset and holds_labels and named and fits and set(self.labels) <= set(SPLITS)):
+        counted = set(self.labels) <= set(SPLITS) and all(
+            len(facts.classes) <= self.classes and len(facts.emotions) == len(self.emotions)
+            for facts in self.labels.values()
+        )
+        if not (is_factor and is_offset and holds_labels and named and fits and counted):
             raise ValueError("the index's facts of labels do not go together; rebuild with `dmd shard`")
 
     def shape(self, modality: str) -> tuple[int, int]:

@@ -99,7 +99,7 @@ def to_label(value: object, class_names: Sequence[str], what: str) -> float:
         hint = (
             f"and none of --class-names {known}; add it there, or mend the label"
             if known
-            else "; of classes with names say --classes --class-names NAME,NAME,... in the order of their numbers"
+            else "; names of classes are declared with `dmd shard --classes --class-names NAME,NAME,...`"
         )
         raise ValueError(f"{error}{' ' if known else ''}{hint}") from error
 

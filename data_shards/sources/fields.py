@@ -199,7 +199,10 @@ def _label_numbers(fields: dict[str, Any], name: str, where: str, class_names: S
         raise ValueError(f"{where}: {name} are {values.dtype}; give one plain number per sample")
     each = max(1, values.size // max(1, len(values)))
     flat = values.reshape(-1).tolist()
-    numbers = [to_label(value, class_names, f"{where}: {name} of sample {i // each}") for i, value in enumerate(flat)]
+    try:
+        numbers = [to_label(value, class_names, f"that of sample {i // each}") for i, value in enumerate(flat)]
+    except ValueError as error:
+        raise ValueError(f"{where}: {name} are not numbers: {error}") from error
     return np.array(numbers, dtype=np.float64).reshape(values.shape)
 
 

@@ -71,13 +71,13 @@ class Classified(SyntheticSource):
 
 def test_every_fact_of_the_set_is_copied(tmp_path):
     """Walks what an index says: all but what follows from the test split, and from being a set of its own."""
-    own = {"counts", "shards", "generation", "builder", "classes", "labels", "zeroed"}
+    own = {"counts", "shards", "generation", "builder", "labels", "zeroed"}
     build(
         Classified(samples=100, steps=20, text_dim=8),
         tmp_path / "all",
         samples_per_shard=32,
         storage="float16",
-        labels=Labels(scale=0.5, emotions=EMOTIONS),
+        labels=Labels(scale=0.5, class_names=("a", "b", "c", "d"), emotions=EMOTIONS, protocol="emotions"),
         ids="number",
         zeroed={"train/audio": 3, "test/audio": 5},
         ignored={"field video": 7},

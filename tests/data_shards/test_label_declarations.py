@@ -1,6 +1,7 @@
 """Scales, names of classes, emotions and protocols, as a user declares them, of every source that has labels."""
 
 import json
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pytest
 import webdataset as wds
 
 from data_shards.commands import index, inspect, shard
+from data_shards.format.schema import DatasetInfo
 from data_shards.label_checks import check_labels
 from data_shards.labels import LabelFacts, Labels
 from data_shards.reading.index import ShardIndex
+from data_shards.sources.detect import SourceOptions, open_source
 from data_shards.tools.summary import summarize
 from data_shards.tools.verify import verify
 from tests.support.small_data import COUNTS, mmsa, read_all, save
@@ -207,7 +210,7 @@ def test_names_of_classes_that_are_not_there(tmp_path, caplog):
         shards_of(path, tmp_path, "--classes", "--class-names", ",".join(CLASSES))
     path = pickled(tmp_path, labels=cycle("sad", "happy"))
     with pytest.raises(
-        ValueError, match="'sad' is not a number; of classes with names say --classes --class-names NAME,"
+        ValueError, match="'sad' is not a number; names of classes are declared with `dmd shard --classes --class"
     ):
         shards_of(path, tmp_path, "--classes")
     info = shards_of(path, tmp_path, "--classes", "--class-names", ",".join((*CLASSES, "angry")))
@@ -279,7 +282,9 @@ def test_a_sentiment_beside_emotions_stays(tmp_path, capsys):
     info = shards_of(path, tmp_path, "--emotions", EMOTIONS)
     assert (info.task, len(info.emotions)) == ("regression", 3)
     assert read_all(tmp_path / "shards")["label"][:3].tolist() == [-2, 0, 2.5]
-    assert "train labels: sentiments -2 to 2.5, emotions happy (17)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "train labels: sentiments -2 to 2.5, emotions happy (17)" in printed
+    assert "model.task=multilabel trains on the emotions" in printed
     shards_of(pickled(tmp_path, labels=cycle(-2, 0, 2.5), emotions=flags), tmp_path, "--emotions", EMOTIONS)
     assert read_all(tmp_path / "shards")["label"][:3].tolist() == [-2, 0, 2.5]
     facts = summarize(tmp_path / "shards")
@@ -293,7 +298,7 @@ def test_a_sentiment_beside_emotions_stays(tmp_path, capsys):
         (lambda count: np.arange(count), EMOTIONS, r"emotions has shape \(23,\), but --emotions has 3 names"),
         (lambda count: flags(count) * np.nan, EMOTIONS, "emotions of sample 0: happy is nan; give 0 where"),
         (lambda count: -flags(count), EMOTIONS, "emotions of sample 0: sad is -3; give 0 where"),
-        (lambda count: np.full((count, 3), "yes"), EMOTIONS, "emotions of sample 0 'yes' is not a number"),
+        (lambda count: np.full((count, 3), "yes"), EMOTIONS, "emotions are not numbers: that of sample 0 'yes' is not"),
         (lambda count: [[0, 1]] * (count - 1) + [[1]], EMOTIONS, "not equally many for all samples"),
         (
             lambda count: np.zeros((count, 3)),
@@ -391,6 +396,38 @@ def test_synthetic_samples_are_declared_already(tmp_path):
     for option in (("--label-range", "1", "5"), ("--emotions", "a,b"), ("--protocol", "sims"), ("--ids", "number")):
         with pytest.raises(SystemExit):
             shard(["--synthetic", str(tmp_path / "shards"), *option])
+
+
+@pytest.mark.parametrize("kind", ["pickle", "table", "lists"])
+def test_a_source_that_is_sent_to_a_node_reads_the_same_labels(tmp_path, kind):
+    names = EMOTIONS.split(",")
+    entry = (np.array([1, 2]), np.ones((2, 4), np.float32), np.ones((2, 3), np.float32))
+    if kind == "pickle":
+        path = pickled(tmp_path, emotions=flags)
+    elif kind == "table":
+        path = tabled(tmp_path, 5, **{name: [float(row[i]) for row in flags(5)] for i, name in enumerate(names)})
+    else:
+        path = save({"train": [(entry, row, f"c{i}") for i, row in enumerate(flags(5))]}, tmp_path / "m.pkl")
+    source = open_source(path, SourceOptions(labels=Labels(emotions=tuple(names))))
+    for there in (source, pickle.loads(pickle.dumps(source))):
+        found = [sample.emotions for sample in there.read("train", 0, 5)]
+        assert np.array_equal(found, flags(5) > 0)
+
+
+def test_forged_facts_are_rejected(tmp_path):
+    shards_of(pickled(tmp_path, emotions=flags), tmp_path, "--emotions", EMOTIONS)
+    facts = json.loads(ShardIndex.load(tmp_path / "shards").info.to_json())
+    for forged in (
+        {"emotions": ["happy", "sad"]},
+        {"emotions": []},
+        {"emotions": ["happy", "sad", "sad"]},
+        {"emotions": ["happy", "sad", 3]},
+        {"class_names": ["a"]},
+        {"label_offset": "x"},
+        {"protocol": "x"},
+    ):
+        with pytest.raises(ValueError, match=r"labels do not go together|protocol 'x' is unknown"):
+            DatasetInfo.from_json(json.dumps({**facts, **forged}))
 
 
 def test_facts_of_emotions_join():

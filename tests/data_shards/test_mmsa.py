@@ -93,7 +93,7 @@ def _set(split, field, value):
         (_set("train", "audio_lengths", ["a"] * 23), "audio_lengths needs one number per sample"),
         (
             _set("train", "regression_labels", ["a"] * 23),
-            "labels of sample 0 .a. is not .*--class-names",
+            "labels are not numbers: that of sample 0 .a. ",
         ),
         (_set("valid", "regression_labels", np.full(5, 3.2)), r"valid sample 'video0.*label 3.2 is outside \[-3, 3\]"),
         (_set("valid", "regression_labels", np.full(5, np.nan)), r"label nan is outside \[-3, 3\]"),
