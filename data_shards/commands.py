@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from data_shards.executor import Executor
     from data_shards.writing.source import Source
 
+FILE_OPTIONS = ("labels", "splits", "feature_text", "feature_audio", "feature_vision")
+"""Options of `dmd shard` that name a file beside FEATURES, as `argparse` stores them."""
 _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 
@@ -89,6 +91,7 @@ def _synthetic_source(options: argparse.Namespace) -> "tuple[Source, dict[str, A
 def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
     """The source of the user's files, and what `build` is to know about it; prints what is zeroed or ignored."""
     from data_shards.sources.detect import SourceOptions, open_source
+    from data_shards.sources.labelled import LabelledSource
     from data_shards.sources.paths import to_paths, where_of
     from data_shards.sources.pickle_files import PickleFilesSource
     from data_shards.sources.table import TableSource
@@ -110,12 +113,21 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
             class_labels=options.class_labels,
             labels=labels,
             need_ids=options.ids == "keep",
+            label_file=options.labels,
+            label_column=options.label_column,
+            csd=_pairs(options.csd.split(","), "--csd"),
+            splits=options.splits,
+            align=options.align,
+            lengths=_lengths(options.lengths),
         ),
         executor,
     )
     for field, count in source.nonfinite.items():
         print(f"{field}: {count} non-finite values stored as 0")
     print_ignored(source.ignored)
+    if isinstance(source, LabelledSource):
+        for note in source.notes:
+            print(note)
     many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
     about: dict[str, Any] = {
         "where": where_of(to_paths(options.features)),
@@ -149,7 +161,8 @@ def shard_parser() -> argparse.ArgumentParser:
         "features",
         nargs="*",
         metavar="FEATURES",
-        help="an MMSA, MulT, MISA or MAG-BERT pickle, a Parquet or Arrow table, or directories or several of one kind",
+        help="an MMSA, MulT, MISA or MAG-BERT pickle, a Parquet or Arrow table, computational sequences (.csd), or "
+        "directories or several of one kind",
     )
     parser.add_argument(
         "shards", type=place_option, metavar="SHARDS", help=f"where the shards go: {_PLACE}; made if it is not there"
@@ -166,7 +179,9 @@ def shard_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="writer processes (default: one per core)")
     given = parser.add_argument_group("feature files")
-    given.add_argument("--format", choices=("auto", "mmsa", "misa", "table"), default="auto", help="default: auto")
+    given.add_argument(
+        "--format", choices=("auto", "mmsa", "misa", "table", "csd"), default="auto", help="default: auto"
+    )
     given.add_argument(
         "--text",
         choices=("auto", "features", "tokens"),
@@ -182,12 +197,41 @@ def shard_parser() -> argparse.ArgumentParser:
         help="keep `classification_labels` of an MMSA pickle, or `class` of a table, beside the sentiments, for "
         "model.task with data.classes=stored",
     )
+    given.add_argument(
+        "--labels",
+        metavar="label.csv",
+        help="take labels, splits and, where the features have none, sentences from a label file of MMSA, by clip",
+    )
+    given.add_argument("--label-column", metavar="NAME", help="its column of labels, such as label_T (default: label)")
     add_text_options(parser)
     add_label_options(parser)
     for modality in ("text", "audio", "vision"):
         given.add_argument(
             f"--feature-{modality}", metavar="FILE.pkl", help=f"take {modality} from another MMSA pickle, joined by id"
         )
+    sequences = parser.add_argument_group("computational sequences (.csd) of the CMU Multimodal SDK")
+    sequences.add_argument(
+        "--csd",
+        metavar="ROLE=FILE,...",
+        default="",
+        help="which of them is text, audio, vision, labels and (for the sentences) words",
+    )
+    sequences.add_argument(
+        "--splits",
+        metavar="FILE",
+        help="which video is in which split: JSON {split: [videos]}, csv, or the SDK's folds (a .py file)",
+    )
+    sequences.add_argument(
+        "--align",
+        choices=("words", "none"),
+        help="words: a step per word, with the mean of its audio and vision; none: all rows (default: words)",
+    )
+    sequences.add_argument(
+        "--lengths",
+        metavar="MODALITY=STEPS,...",
+        default="",
+        help="cut or pad to so many steps (default: as the longest sample)",
+    )
     made = parser.add_argument_group("synthetic data")
     made.add_argument("--synthetic", action="store_true", help="make MOSI-shaped samples up instead of reading a file")
     made.add_argument("--samples", type=int, default=640, metavar="N", help="how many (default: 640)")
@@ -211,6 +255,9 @@ def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Na
         parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")
     if options.synthetic and makes_text(options):
         parser.error("synthetic samples have text already; give --text-kind")
+    of_files = [name for name in (*FILE_OPTIONS, "label_column", "csd", "align", "lengths") if getattr(options, name)]
+    if options.synthetic and of_files:
+        parser.error(f"--synthetic reads no files; leave out --{of_files[0].replace('_', '-')}")
     return options
 
 
@@ -303,6 +350,20 @@ def index(argv: list[str]) -> int:
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
     print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} tars, generation {info.generation}")
     return 0
+
+
+def _lengths(given: str) -> dict[str, int]:
+    """`--lengths` as modality -> steps."""
+    from data_shards.format.schema import MODALITIES
+    from data_shards.sources.conversions import to_count
+
+    steps = {
+        name: to_count(value, f"--lengths {name}") for name, value in _pairs(given.split(","), "--lengths").items()
+    }
+    for name, count in steps.items():
+        if name not in MODALITIES or count < 1:
+            raise ValueError(f"--lengths {name}={count}: name {', '.join(MODALITIES)}, and at least one step each")
+    return steps
 
 
 def _pairs(items: list[str], option: str) -> dict[str, str]:

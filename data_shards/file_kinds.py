@@ -27,9 +27,11 @@ class Kind:
 
 
 _UNPACK = "unpack it and give the file inside"
+HDF5_NAME = "an HDF5 file (.h5, .hdf5, .csd or MATLAB 7.3)"
 _HDF5 = Kind(
-    "an HDF5 file (.h5, .hdf5, .csd or MATLAB 7.3)",
-    "read it with h5py or the CMU-MultimodalSDK and save its arrays as an MMSA pickle or a Parquet table",
+    HDF5_NAME,
+    "give `dmd shard` the computational sequences (.csd) of a data set, and say with --csd which is which; read any "
+    "other with h5py and save its arrays as an MMSA pickle or a Parquet table",
 )
 _MATLAB = Kind("a MATLAB file", "read it with scipy.io.loadmat and save its arrays as an MMSA pickle")
 _MEDIA = "features are needed: extract them first, with MMSA-FET for example, and give their file"
@@ -49,8 +51,9 @@ _SAFETENSORS = Kind("a safetensors file", "load it and save its arrays as an MMS
 _JSON = Kind("a JSON file", "features go in an MMSA pickle or a Parquet table")
 _MP3, _AAC = Kind("an MP3 sound file", _MEDIA), Kind("an AAC sound file", _MEDIA)
 _OFFICE = "features go in an MMSA pickle or a Parquet table, whose columns hold lists"
-_UTF16 = Kind("a text in UTF-16", _OFFICE)
-_CSV = Kind("a text table (CSV or TSV)", _OFFICE)
+UTF16_NAME = "a text in UTF-16"
+_UTF16 = Kind(UTF16_NAME, _OFFICE)
+_CSV = Kind("a text table (CSV or TSV)", f"{_OFFICE}; labels alone, as MMSA's label.csv has them, go to --labels")
 _TEXT = Kind("a text file", "give a feature pickle, a directory of them or a Parquet table")
 _ZEROS = Kind("a file that begins with zeros only", "its download or copy is not whole; fetch it again")
 _EMPTY = Kind("an empty file", "its download or writing did not end; make it again")

@@ -12,7 +12,7 @@ from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, 
 from cluster.prediction.request import evaluation_request, pool_request
 from cluster.request import check_train_options, train_request
 from cluster.sharding.parser import parse_shard
-from data_shards.format.schema import MODALITIES
+from data_shards.commands import FILE_OPTIONS
 from data_shards.places import Place, to_place
 from data_shards.text.options import makes_text
 from dmd.commands import parts_order
@@ -72,7 +72,7 @@ def _train_files(options: argparse.Namespace) -> list[Path]:
 
 def _shard_files(options: argparse.Namespace) -> list[Path]:
     makes_text(options)
-    others = {f"--feature-{m}": getattr(options, f"feature_{m}") for m in MODALITIES}
+    others = {f"--{name.replace('_', '-')}": getattr(options, name) for name in FILE_OPTIONS}
     others["--word-vectors"] = options.word_vectors
     if options.tokenizer is not None and Path(options.tokenizer).exists():  # any other is a name on the hub
         others["--tokenizer"] = options.tokenizer

@@ -8,8 +8,7 @@ from cluster.ray_runtime.session import cluster
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
 from cluster.sharding.parser import MAX_FAILURES, PATIENCE
 from cluster.sharding.tasks import RayTasks, TasksLost
-from data_shards.commands import make_shards
-from data_shards.format.schema import MODALITIES
+from data_shards.commands import FILE_OPTIONS, make_shards
 from data_shards.storage.cache import parse_bytes
 from dmd.exit_codes import LOST, STOPPED
 
@@ -61,7 +60,7 @@ def _absolute(options: argparse.Namespace) -> argparse.Namespace:
     changed = argparse.Namespace(**vars(options))
     changed.features = [str(Path(path).absolute()) for path in options.features]
     changed.shards = options.shards.absolute()
-    for name in (f"feature_{modality}" for modality in MODALITIES):
+    for name in FILE_OPTIONS:
         path = getattr(options, name)
         setattr(changed, name, path and str(Path(path).absolute()))
     return changed
@@ -70,5 +69,5 @@ def _absolute(options: argparse.Namespace) -> argparse.Namespace:
 def _paths(options: argparse.Namespace) -> Iterator[Path]:
     """What every node must see. The directory of the shards is there when the build has taken it. A tokenizer and word
     vectors are read here and travel with the tasks."""
-    others = (getattr(options, f"feature_{modality}") for modality in MODALITIES)
+    others = (getattr(options, name) for name in FILE_OPTIONS)
     yield from map(Path, filter(None, (*options.features, *others)))

@@ -10,14 +10,22 @@ from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import MODALITIES, check_choice
 from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
+from data_shards.sources.csd.content import Align
+from data_shards.sources.csd.roles import find_roles, sequence_files
+from data_shards.sources.csd.source import CsdSource
+from data_shards.sources.label_file import read_label_file
+from data_shards.sources.labelled import LabelledSource
 from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
+from data_shards.sources.mmsa_fet import is_clip
 from data_shards.sources.paths import Paths, default_name, named_files, to_paths, where_of
 from data_shards.sources.pickle_files import PickleFilesSource
-from data_shards.sources.splits import find_splits, splits_in_path
+from data_shards.sources.split_file import read_split_file
+from data_shards.sources.splits import UNSPLIT, find_splits, splits_in_path
 from data_shards.sources.table import TableSource, table_format
+from data_shards.writing.source import IdentifiedSource
 
-Format = Literal["auto", "mmsa", "misa", "table"]
+Format = Literal["auto", "mmsa", "misa", "table", "csd"]
 _PICKLES = (".pkl", ".pickle")
 
 
@@ -37,9 +45,22 @@ class SourceOptions:
     """What the labels are; says which fields are read."""
     need_ids: bool = True
     """Whether a file must have ids."""
+    label_file: str | None = None
+    """A csv file that labels and splits are taken from, by the clip's id."""
+    label_column: str | None = None
+    """Its column of labels; None: `label`, or `class` of classes."""
+    csd: dict[str, str] = field(default_factory=dict)
+    """Role (`csd.roles.ROLES`) -> the name of a computational sequence."""
+    splits: str | None = None
+    """A file that says which video is in which split, for computational sequences."""
+    align: Align | None = None
+    """What computational sequences are aligned to; None: words."""
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Modality -> steps of the samples of computational sequences; others get as many as the longest has."""
 
 
-AnySource = MmsaSource | MisaSource | PickleFilesSource | TableSource
+FeatureSource = MmsaSource | MisaSource | PickleFilesSource | TableSource | CsdSource
+AnySource = FeatureSource | LabelledSource
 
 
 def open_source(path: Paths, options: SourceOptions, executor: Executor | None = None) -> AnySource:
@@ -59,14 +80,65 @@ def open_source(path: Paths, options: SourceOptions, executor: Executor | None =
     for given in (path,) if isinstance(path, str | Path) else path:
         _check_place(given)
     paths = to_paths(path)
+    if options.label_file is None:
+        if options.label_column is not None:
+            raise ValueError("--label-column names a column of a label file; give the file with --labels")
+        source = _open_features(paths, options, executor)
+        _forget(source, paths, options.splits)
+        return source
+    labels = read_label_file(
+        options.label_file, options.labels, column=options.label_column, class_labels=options.class_labels
+    )
+    source = _open_features(paths, options, executor)
+    assert isinstance(source, IdentifiedSource)
+    _forget(source, paths, options.label_file)
+    return LabelledSource(source, labels, where=where_of(paths))
+
+
+def _forget(source: FeatureSource, paths: Sequence[Path], used: str | None) -> None:
+    """Remove a file that is used beside the features from what is ignored of their directory."""
+    for file, name in named_files(paths) if used is not None else ():
+        if file.resolve() == Path(used or "").resolve():
+            source.ignored.pop(f"file {name}", None)
+
+
+def _open_features(paths: Sequence[Path], options: SourceOptions, executor: Executor | None) -> FeatureSource:
+    """The source of the features; without labels where these come from a file."""
+    if options.format == "csd" or (options.format == "auto" and (options.csd or _holds_sequences(paths))):
+        return _open_csd(paths, options, executor)
     alone = len(paths) == 1 and not paths[0].is_dir()
     pickles = [] if alone else _pickles(paths)
     is_table = table_format(paths[0]) is not None if alone else not pickles
     if options.format == "table" or (options.format == "auto" and is_table):
         return _open_table(paths, options, executor)
-    if alone or (len(paths) == 1 and _is_misa_directory(paths[0])):
+    if alone:
+        return _OpenNamed(options, {paths[0]: paths[0].name}, alone=True)(paths[0])
+    if len(paths) == 1 and _is_misa_directory(paths[0]):
         return _open_pickle(paths[0], options)
     return _open_pickle_files(paths, pickles, options, executor)
+
+
+def _open_csd(paths: Sequence[Path], options: SourceOptions, executor: Executor | None) -> CsdSource:
+    """The source of computational sequences."""
+    _check_options(options, "csd")
+    roles, rest = find_roles(paths, options.csd)
+    if options.splits is None:
+        raise ValueError(
+            f"{where_of(paths)}: computational sequences do not say which video is in which split; give --splits FILE, "
+            "such as the data set's standard folds of the SDK (cmu_mosi_std_folds.py), JSON {split: [videos]} or csv"
+        )
+    source = CsdSource(
+        roles,
+        read_split_file(options.splits),
+        name=options.name or default_name(paths),
+        labels=options.labels,
+        align=options.align or "words",
+        lengths=options.lengths,
+        nonfinite=options.nonfinite,
+        executor=executor,
+    )
+    source.ignored |= {f"file {name}": 1 for name in rest.values()}
+    return source
 
 
 def _open_table(paths: Sequence[Path], options: SourceOptions, executor: Executor | None) -> TableSource:
@@ -81,6 +153,7 @@ def _open_table(paths: Sequence[Path], options: SourceOptions, executor: Executo
         class_labels=options.class_labels,
         labels=options.labels,
         need_ids=options.need_ids,
+        labelled=options.label_file is None,
         executor=executor,
     )
 
@@ -91,6 +164,7 @@ def _open_pickle(
     *,
     opened: Pickle | None = None,
     split: str | None = None,
+    clip: str | None = None,
     checked: bool = False,
 ) -> MmsaSource | MisaSource:
     """The source of one pickle, or of a directory with one MISA pickle per split.
@@ -98,6 +172,7 @@ def _open_pickle(
     Args:
         opened: the pickle, where it is open.
         split: whose fields or samples it holds, where it holds those of one split.
+        clip: the id of the clip whose arrays it holds, where it holds those of one.
         checked: whether non-finite values were looked for before.
     """
     kind: Format = "misa" if path.is_dir() else options.format
@@ -114,8 +189,10 @@ def _open_pickle(
         others=dict(options.others),
         class_labels=options.class_labels,
         labels=options.labels,
+        labelled=options.label_file is None,
         opened=opened,
         split=split,
+        clip=clip,
         checked=checked,
         **common,
     )
@@ -138,6 +215,7 @@ def _open_pickle_files(
         _OpenNamed(options, {file: names[file] for file in pickles}),
         name=options.name or default_name(paths),
         executor=executor,
+        with_ids=options.label_file is not None,
     )
     for file in names.keys() - set(pickles):
         source.ignored[f"file {names[file]}"] = 1
@@ -151,13 +229,23 @@ class _OpenNamed:
     options: SourceOptions
     names: dict[Path, str]
     """Each file's name inside the place that the user gave."""
+    alone: bool = False
+    """Whether it is the only file, whose name says nothing of splits."""
 
     def __call__(self, file: Path, *, checked: bool = False) -> MmsaSource | MisaSource:
         """Open a file."""
-        opened, split = Pickle(file), None
-        if not _splits_inside(opened, str(file)):
-            split = self._split_of(file)
-        return _open_pickle(file, self.options, opened=opened, split=split, checked=checked)
+        opened, split, clip = Pickle(file), None, None
+        labelled = self.options.label_file is None
+        if is_clip(opened.value):
+            clip = str(Path(self.names[file]).with_suffix(""))
+            if labelled:
+                raise ValueError(
+                    f"{file} holds the features of one clip, as MMSA-FET's run_single writes them, and no label; give "
+                    "the labels of all clips with --labels label.csv"
+                )
+        if not _splits_inside(opened, str(file)) and not (labelled and self.alone):
+            split = self._split_of(file) if labelled else UNSPLIT
+        return _open_pickle(file, self.options, opened=opened, split=split, clip=clip, checked=checked)
 
     def _split_of(self, file: Path) -> str:
         found = splits_in_path(self.names[file])
@@ -172,9 +260,17 @@ class _OpenNamed:
 
 def _check_options(options: SourceOptions, kind: Format) -> None:
     """Reject options that the format of the file does not have."""
+    for option in ("csd", "splits", "align", "lengths"):
+        if kind != "csd" and getattr(options, option):
+            raise ValueError(f"--{option} is for computational sequences (.csd) of the CMU SDK only; leave it out")
+    if options.label_file and kind in ("misa", "csd"):
+        raise ValueError(
+            "--labels is joined with MMSA pickles, MMSA-FET's outputs and tables; lists of samples and computational "
+            "sequences have labels of their own: leave it out"
+        )
     if options.others and kind != "mmsa":
         raise ValueError("separate feature files can be given with MMSA pickles only")
-    if options.class_labels and kind == "misa":
+    if options.class_labels and kind in ("misa", "csd"):
         raise ValueError(
             "--class-labels takes classification_labels of MMSA pickles or the column class of tables; leave it out"
         )
@@ -202,6 +298,13 @@ def _pickles(paths: Sequence[Path]) -> list[Path]:
     pickles = [file for file in files if file.suffix.lower() in _PICKLES]
     near = any(file in paths or file.parent in paths for file in pickles)
     return pickles if near or not any(map(table_format, files)) else []
+
+
+def _holds_sequences(paths: Sequence[Path]) -> bool:
+    """Whether the user's files are computational sequences, and none is a pickle or a table."""
+    files = [file for file, _ in named_files(paths)]
+    others = any(file.suffix.lower() in _PICKLES or table_format(file) for file in files)
+    return not others and bool(sequence_files(paths))
 
 
 def _is_misa_directory(folder: Path) -> bool:

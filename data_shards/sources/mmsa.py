@@ -5,8 +5,9 @@ Aligned and unaligned files look the same: only their sequence lengths differ. M
 `text`, `tokens` the WordPiece array `text_bert`, and `auto` features where the file has them and tokens otherwise;
 `transcripts` neither, where text is made of `raw_text` later (`data_shards.text`).
 Where `text_lengths` is absent the attention mask of `text_bert` gives the text's unpadded length; a modality without
-any length counts as unpadded. A modality may come from another pickle of this layout (MMSA's feature_T, feature_A,
-feature_V): its samples are joined by id, which must be unique on both sides.
+any length counts as unpadded; in MMSA-FET's aligned output it has the text's. A modality may come from another pickle
+of this layout (MMSA's feature_T, feature_A, feature_V): its samples are joined by id, which must be unique on both
+sides.
 """
 
 import math
@@ -24,6 +25,7 @@ from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
 from data_shards.sources.conversions import NO_TEXT, check_nonfinite, to_features, to_raw_text, to_tokens
+from data_shards.sources.mmsa_fet import clip_fields, drop_empty_splits, is_aligned_by_fet
 from data_shards.sources.pickled import Splits
 
 TextChoice = Literal["auto", "features", "tokens", "transcripts"]
@@ -47,14 +49,18 @@ class MmsaSource:
         class_labels: bool = False,
         labels: Labels | None = None,
         need_ids: bool = True,
+        labelled: bool = True,
         opened: Pickle | None = None,
         split: str | None = None,
+        clip: str | None = None,
         checked: bool = False,
     ) -> None:
         """Open a pickle.
 
         Args:
+            labelled: whether labels are read; else they are NaN, for `labelled.LabelledSource`, which needs ids.
             split: the split of a pickle that holds the fields of one.
+            clip: the id of the clip whose arrays a pickle holds, as MMSA-FET's `run_single` writes them.
             checked: non-finite values were looked for before, and nothing is known of them here.
             others: modality -> the pickle that it comes from instead.
             class_labels: read `classification_labels` beside the sentiments.
@@ -73,18 +79,26 @@ class MmsaSource:
             class_labels=class_labels,
             labels=labels,
             need_ids=need_ids,
+            labelled=labelled,
             split=split,
+            clip=clip,
             checked=True,
         )
         self._zero = nonfinite == "zero"
         main = opened or Pickle(path)
         other_pickles = {modality: Pickle(other) for modality, other in (others or {}).items()}
         self._pickles = [main, *other_pickles.values()]
-        splits = Splits(main.value, str(path), split=split)
+        value = main.value if clip is None else clip_fields(main.value, clip)
+        splits = Splits(value, str(path), split=split)
+        empty = drop_empty_splits(splits, value)
         other_splits = {m: Splits(pickle.value, str((others or {})[m])) for m, pickle in other_pickles.items()}
-        choice = _FieldChoice(text=text, class_labels=class_labels, labels=labels or Labels(), need_ids=need_ids)
+        choice = _FieldChoice(
+            text=text, class_labels=class_labels, labels=labels or Labels(), need_ids=need_ids, labelled=labelled
+        )
         self._splits = {split: _Split(splits, split, other_splits, choice) for split in splits}
-        self.ignored = _ignored([splits, *other_splits.values()], self._splits)
+        self.has_splits = split is None
+        """Whether the pickle says which split its samples are of."""
+        self.ignored = {**_ignored([splits, *other_splits.values()], self._splits), **empty}
         """What is in the files and not in the samples -> how many entries it has."""
         if len({split.text_kind for split in self._splits.values()}) > 1:
             raise ValueError(f"{path}: some splits have text features and others only tokens; choose with --text")
@@ -105,6 +119,10 @@ class MmsaSource:
     def counts(self) -> dict[str, int]:
         """Samples per split."""
         return {name: split.count for name, split in self._splits.items()}
+
+    def ids(self, split: str) -> list[str]:
+        """The id of each sample of a split."""
+        return self._splits[split].ids
 
     def memory(self) -> int:
         """Bytes that reading takes at most: what is no array of the pickles, and the arrays of some samples."""
@@ -132,6 +150,7 @@ class _FieldChoice:
     class_labels: bool
     labels: Labels
     need_ids: bool
+    labelled: bool
 
 
 @dataclass(frozen=True)
@@ -179,16 +198,21 @@ class _Split:
         """Read what only the main file gives: sentences, labels and ids."""
         fields, where = main.fields, main.where
         self._raw = None if fields.get("raw_text") is None else fields_of.column(fields, "raw_text", where)
+        self._emotions: NDArray[np.uint8] | None = None
+        self._classes: NDArray[np.int64] | None = None
+        if not choice.labelled:
+            self.ids = fields_of.ids(fields, where, hint="; labels of a file are joined by id")
+            self._labels = np.full(len(self.ids), np.nan)
+            return
         self._read_labels(fields, where, choice)
-        self._ids = [""] * len(self._labels)
+        self.ids = [""] * len(self._labels)
         if choice.need_ids or "id" in fields or self._others:
             hint = "" if self._others else "; without ids, number the samples with --ids number"
-            self._ids = fields_of.ids(fields, where, needed=choice.need_ids and not self._others, hint=hint)
+            self.ids = fields_of.ids(fields, where, needed=choice.need_ids and not self._others, hint=hint)
 
     def _read_labels(self, fields: dict[str, Any], where: str, choice: _FieldChoice) -> None:
         """Read sentiments or class numbers [N], and what is kept beside or instead of them."""
         declared, by_class = choice.labels, choice.labels.kind != "sentiments"
-        self._emotions: NDArray[np.uint8] | None = None
         label_field: str | None
         if declared.emotions:
             emotion_field = fields_of.emotion_field(fields, where)
@@ -203,11 +227,12 @@ class _Split:
             self._labels = fields_of.labels(
                 fields, label_field, where, classes=by_class, class_names=declared.label_names
             )
-        self._classes = fields_of.classes(fields, where, declared.class_names) if choice.class_labels else None
+        if choice.class_labels:
+            self._classes = fields_of.classes(fields, where, declared.class_names)
 
     def _count_samples(self) -> int:
         """The number of samples, which all fields of the main file must have."""
-        fields: dict[str, Any] = {"id": self._ids, "labels": self._labels}
+        fields: dict[str, Any] = {"id": self.ids, "labels": self._labels}
         if self._emotions is not None:
             fields["emotions"] = self._emotions
         if self._raw is not None:
@@ -228,7 +253,7 @@ class _Split:
         count, first = self.arrays[modality].nonfinite(release, used)
         if count and order is not None:
             first = int(np.argmax(order == first))
-        return count, self._ids[first] if count else ""
+        return count, self.ids[first] if count else ""
 
     def sample(self, i: int, *, zero: bool) -> Sample:
         """Sample `i`; with `zero` its non-finite features become 0."""
@@ -240,10 +265,10 @@ class _Split:
                 tokens = m == "text" and self.text_kind == "tokens"
                 arrays[m] = to_tokens(array) if tokens else to_features(array, zero=zero)
             except ValueError as error:
-                raise ValueError(f"{self._where} sample {self._ids[i]!r}: {m}: {error}") from error
+                raise ValueError(f"{self._where} sample {self.ids[i]!r}: {m}: {error}") from error
         lengths = {"text": 0} | {m: int(self._lengths[m][row]) for m, row in rows.items()}
         return Sample(
-            id=self._ids[i],
+            id=self.ids[i],
             split=self._split,
             label=float(self._labels[i]),
             raw_text="" if self._raw is None else to_raw_text(self._raw[i]),
@@ -259,14 +284,14 @@ class _Split:
         there = fields_of.ids(place.fields, where, needed=False, hint="; features of another file are joined by id")
         fields_of.same_count({"id": there, modality: self.arrays[modality]}, where)
         row_of = _row_by_id(there, where)
-        missing = [name for name in _row_by_id(self._ids, self._where) if name not in row_of]
+        missing = [name for name in _row_by_id(self.ids, self._where) if name not in row_of]
         if missing:
             raise ValueError(
                 f"{where} lacks {len(missing)} samples of {self._where}, the first is {missing[0]!r} (ids there look "
                 f"like {there[0]!r}); features of another file are joined by id: give both files the same ids in the "
                 "same splits, or leave those samples out"
             )
-        return np.array([row_of[name] for name in self._ids])
+        return np.array([row_of[name] for name in self.ids])
 
     def _modality_lengths(self, modality: str, place: _Place) -> NDArray[np.int64]:
         """Unpadded steps of each row of a modality's array."""
@@ -274,7 +299,7 @@ class _Split:
         steps = self.arrays[modality].shape[2 if tokens else 1]
         count = len(self.arrays[modality])
         given = place.fields.get(f"{modality}_lengths")
-        if given is None and modality == "text":
+        if given is None and (modality == "text" or is_aligned_by_fet(place.fields)):
             mask = np.asarray(place.fields.get("text_bert"))
             given = np.minimum(mask[:, 1].sum(axis=1), steps) if mask.shape[:2] == (count, 3) else None
         return fields_of.lengths(given, count=count, steps=steps, where=f"{place.where}: {modality}_lengths")

@@ -16,7 +16,7 @@ from data_shards.executor import Executor, InThisProcess
 from data_shards.format.padding import pad_steps
 from data_shards.format.schema import MODALITIES, SPLITS, Sample
 from data_shards.sources.memory import SURVEY_MEMORY
-from data_shards.writing.source import Source
+from data_shards.writing.source import IdentifiedSource, Source
 
 
 class PickleSource(Source, Protocol):
@@ -44,6 +44,10 @@ class _FileFacts:
     nonfinite: dict[str, int]
     ignored: dict[str, int]
     memory: int
+    ids: dict[str, Sequence[str]]
+    """Split -> ids, where these are asked for."""
+    has_splits: bool
+    """Where ids are asked for: whether the file says which split they are of."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class _SurveyFile:
 
     files: Sequence[Path]
     open: OpenPickle
+    with_ids: bool
 
     def __call__(self, number: int) -> _FileFacts:
         """Look at a file."""
@@ -62,16 +67,29 @@ class _SurveyFile:
         for other in facts[1:]:
             _check_same(str(file), other, str(file), facts[0])
         shapes = {m: tuple(map(max, *(fact.shapes[m] for fact in facts[:1] + facts))) for m in MODALITIES}
-        return replace(facts[0], shapes=shapes)
+        if not self.with_ids:
+            return replace(facts[0], shapes=shapes)
+        assert isinstance(source, IdentifiedSource)
+        ids = {split: source.ids(split) for split in source.counts()}
+        return replace(facts[0], shapes=shapes, ids=ids, has_splits=source.has_splits)
 
 
 class PickleFilesSource:
     """The samples of many pickles; at most one of them is open."""
 
-    def __init__(self, files: Sequence[Path], open_file: OpenPickle, *, name: str, executor: Executor | None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        open_file: OpenPickle,
+        *,
+        name: str,
+        executor: Executor | None,
+        with_ids: bool = False,
+    ) -> None:
         """Open each file once.
 
         Args:
+            with_ids: whether `ids` will be asked for.
             executor: where that is done; None: in this process.
 
         Raises:
@@ -88,13 +106,16 @@ class PickleFilesSource:
         self._counts = np.zeros((len(SPLITS), len(files)), dtype=np.int64)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._memory = 0
-        survey = _SurveyFile(self._files, open_file)
+        self._ids: dict[str, list[str]] = {split: [] for split in SPLITS}
+        survey = _SurveyFile(self._files, open_file, with_ids)
         first: _FileFacts | None = None
         with (executor or InThisProcess()).map_in_order(survey, len(files), memory=SURVEY_MEMORY) as surveys:
             for number, facts in enumerate(surveys):
                 first = first or facts
                 _check_same(str(files[number]), facts, str(files[0]), first)
                 self._add(number, facts)
+        self.has_splits = first is not None and first.has_splits
+        """Of files whose ids were asked for: whether they say which split their samples are of."""
         self._opened: tuple[int, PickleSource] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,6 +125,10 @@ class PickleFilesSource:
         """Samples per split, for the splits that occur."""
         totals = dict(zip(SPLITS, self._counts.sum(axis=1).tolist(), strict=True))
         return {split: count for split, count in totals.items() if count}
+
+    def ids(self, split: str) -> Sequence[str]:
+        """The id of each sample of a split, in the order of the files."""
+        return self._ids[split]
 
     def memory(self) -> int:
         """Bytes that reading takes at most: those of the file that takes most."""
@@ -137,6 +162,8 @@ class PickleFilesSource:
             for name, count in theirs.items():
                 mine[name] = mine.get(name, 0) + count
         self._memory = max(self._memory, facts.memory)
+        for split, ids in facts.ids.items():
+            self._ids[split] += ids
 
     def _source(self, file: int) -> PickleSource:
         """The source of a file; the one of the last call is open, as shards share files."""
@@ -166,6 +193,8 @@ def _facts_of(source: PickleSource, first: Sample) -> _FileFacts:
         nonfinite=source.nonfinite,
         ignored=source.ignored,
         memory=source.memory(),
+        ids={},
+        has_splits=False,
     )
 
 
@@ -176,6 +205,11 @@ def _check_same(file: str, facts: _FileFacts, other_file: str, others: _FileFact
         raise ValueError(
             f"{file} has {kinds[facts.tokens]}, and {other_file} {kinds[others.tokens]}; choose with --text, or leave "
             "one out"
+        )
+    if facts.has_splits != others.has_splits:
+        named = {True: "has splits inside", False: "none"}
+        raise ValueError(
+            f"{file} {named[facts.has_splits]}, and {other_file} {named[others.has_splits]}; write all files alike"
         )
     for modality in MODALITIES:
         if modality == "text" and facts.tokens:

@@ -21,6 +21,8 @@ SPLIT_ALIASES = {
     "tst": "test",
 }
 """What may be written for a split, in lower case -> the split."""
+UNSPLIT = "train"
+"""What features without splits are read as, where a label file gives each clip its own."""
 KNOWN = ", ".join(SPLITS) + " (or val, dev, validation)"
 
 

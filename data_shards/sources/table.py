@@ -38,7 +38,7 @@ from data_shards.sources.memory import SURVEY_MEMORY, check_memory
 from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.sources.nested import Nested
 from data_shards.sources.paths import Paths, default_name, named_files, to_paths, where_of
-from data_shards.sources.splits import named_split
+from data_shards.sources.splits import UNSPLIT, named_split
 from data_shards.sources.table_labels import LabelColumns
 
 TABLE_SUFFIXES: dict[str, Literal["parquet", "ipc"]] = {
@@ -96,6 +96,8 @@ class _Table:
 
     def splits(self, table: pa.Table) -> list[str]:
         """The split of each row."""
+        if "split" not in self.schema.names:
+            return [UNSPLIT] * len(table)
         given = table.column("split").to_pylist()
         names = {name: named_split(name, f"{self.where}: split") for name in set(given)}
         return [names[name] for name in given]
@@ -141,6 +143,8 @@ class _FileFacts:
     """By split and modality."""
     unused: dict[str, int]
     """Columns that are not read -> their rows."""
+    ids: dict[str, list[str]]
+    """Split -> ids; none where no label file is joined with them."""
     memory: int
     """Bytes of the largest row group, unpacked."""
 
@@ -159,6 +163,7 @@ class _SurveyFile:
         counts = np.zeros((len(SPLITS), len(row_groups)), dtype=np.int64)
         steps, widths = dict.fromkeys(MODALITIES, 0), dict.fromkeys(MODALITIES, 0)
         bad: dict[str, _Bad] = {}
+        ids_of: dict[str, list[str]] = {}
         memory = 0
         for number, row_group in enumerate(row_groups):
             _check_partition(row_group)
@@ -173,6 +178,9 @@ class _SurveyFile:
                 to_id(value, f"{table.files[file]}: row {first + row}", needed=table.need_ids)
                 for row, value in enumerate(_optional(rows, "id"))
             ]
+            if not table.labels.names:
+                for name, split in zip(ids, splits.tolist(), strict=True):
+                    ids_of.setdefault(split, []).append(name)
             for modality, column in table.columns.items():
                 nested = Nested(rows.column(column), column, table.files[file])
                 steps[modality] = max(steps[modality], nested.width if column == "text_bert" else nested.longest)
@@ -187,6 +195,7 @@ class _SurveyFile:
             widths=widths,
             bad=bad,
             unused=_unused(row_groups, table),
+            ids=ids_of,
             memory=memory,
         )
 
@@ -222,6 +231,7 @@ class TableSource:
         class_labels: bool = False,
         labels: Labels | None = None,
         need_ids: bool = True,
+        labelled: bool = True,
         executor: Executor | None = None,
     ) -> None:
         """Open a table and read it once; without `need_ids` a table without a column `id` gives empty ones.
@@ -230,20 +240,29 @@ class TableSource:
             path: a file, a directory of them, or several of both.
             class_labels: read the column `class` beside the sentiments.
             labels: what is read as labels; None: sentiments.
+            labelled: whether labels are read; else they are NaN, for `labelled.LabelledSource`, which needs ids, and
+                the table may lack the column `split`.
             executor: where its files are read that once; None: in this process.
         """
         paths = to_paths(path)
         self.name = name or default_name(paths)
         self._zero = nonfinite == "zero"
         self._table, other_files = _open(
-            paths, text, need_ids=need_ids, labels=labels or Labels(), class_labels=class_labels
+            paths,
+            text,
+            need_ids=need_ids or not labelled,
+            labels=(labels or Labels()) if labelled else None,
+            class_labels=class_labels,
         )
+        self.has_splits = "split" in self._table.schema.names
+        """Whether the table says which split its samples are of."""
         self.num_files = len(self._table.files)
         self._steps = dict.fromkeys(MODALITIES, 0)
         self.ignored = other_files
         """Columns and files that no sample comes from -> how many entries they have."""
         bad: dict[str, tuple[int, str]] = {}
         counts, places = [], []
+        self._ids: dict[str, list[str]] = {split: [] for split in SPLITS}
         self._memory = rows = 0
         widths: dict[str, int] = {}
         with (executor or InThisProcess()).map_in_order(
@@ -261,6 +280,8 @@ class TableSource:
                 counts.append(facts.counts)
                 places += [(file, number) for number in range(facts.counts.shape[1])]
                 rows += int(facts.counts.sum())
+                for split, ids in facts.ids.items():
+                    self._ids[split] += ids
                 self._memory = max(self._memory, facts.memory)
         self._counts = np.concatenate(counts, axis=1)
         self._places = np.array(places, dtype=np.int64).reshape(-1, 2)
@@ -279,6 +300,10 @@ class TableSource:
         """Samples per split, for the splits that occur."""
         totals = dict(zip(SPLITS, self._counts.sum(axis=1).tolist(), strict=True))
         return {split: count for split, count in totals.items() if count}
+
+    def ids(self, split: str) -> list[str]:
+        """The id of each sample of a split, of a table that is read without labels."""
+        return self._ids[split]
 
     def memory(self) -> int:
         """Bytes that reading takes at most: a row group as it is unpacked, filtered and laid out."""
@@ -361,9 +386,9 @@ class TableSource:
 
 
 def _open(
-    paths: Sequence[Path], text: TextChoice, *, need_ids: bool, labels: Labels, class_labels: bool
+    paths: Sequence[Path], text: TextChoice, *, need_ids: bool, labels: Labels | None, class_labels: bool
 ) -> tuple[_Table, dict[str, int]]:
-    """The table, and the files of a directory that do not belong to it -> 1."""
+    """The table, and the files of a directory that do not belong to it -> 1; without `labels` one of features alone."""
     where = where_of(paths)
     for path in paths:
         if (path / INDEX_NAME).is_file():
@@ -387,9 +412,12 @@ def _open(
             "the file format, which `pyarrow.ipc.new_file` writes)"
         ) from error
     columns = _columns(schema, text)
-    label_columns = LabelColumns.find(schema.names, labels, class_labels=class_labels)
-    ids = ("id",) if need_ids else ()
-    _check_columns(schema, where, ("split", *ids, *label_columns.names, *columns.values()))
+    if labels is None:
+        label_columns = LabelColumns(label="", class_label="", declared=Labels())
+    else:
+        label_columns = LabelColumns.find(schema.names, labels, class_labels=class_labels)
+    needed = (*(() if labels is None else ("split",)), *(("id",) if need_ids else ()))
+    _check_columns(schema, where, (*needed, *label_columns.names, *columns.values()))
     table = _Table(
         where=where,
         files=files,

@@ -22,17 +22,21 @@ class LabelColumns:
     declared: Labels
 
     @classmethod
-    def find(cls, columns: Collection[str], declared: Labels, *, class_labels: bool) -> "LabelColumns":
+    def find(
+        cls, columns: Collection[str], declared: Labels, *, class_labels: bool, label: str | None = None
+    ) -> "LabelColumns":
         """Those that a table has or ought to have.
 
         Args:
             columns: of the table.
             declared: what the user says of the labels.
             class_labels: whether classes are read beside sentiments.
+            label: the column of the sentiment or the class, where the user names it.
         """
-        label = _CLASS if declared.kind != "sentiments" and _CLASS in columns else _LABEL
-        if declared.emotions and label not in columns:
-            label = ""
+        if label is None:
+            label = _CLASS if declared.kind != "sentiments" and _CLASS in columns else _LABEL
+            if declared.emotions and label not in columns:
+                label = ""
         return cls(label=label, class_label=_CLASS if class_labels else "", declared=declared)
 
     @property

@@ -1,7 +1,7 @@
 """The interface of a source: what a build of shards calls."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from data_shards.format.schema import Sample
 
@@ -21,3 +21,21 @@ class Source(Protocol):
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Samples `start` to `stop` of a split, one at a time; the source holds none of them."""
+
+
+@runtime_checkable
+class IdentifiedSource(Source, Protocol):
+    """A source of features whose ids are known before any is read, so that labels can be joined with them."""
+
+    nonfinite: dict[str, int]
+    """Non-finite values per split and modality."""
+    ignored: dict[str, int]
+    """What is in its files and in no sample -> how many entries it has."""
+    has_splits: bool
+    """Whether it says which split its samples are of; else all are read as one."""
+
+    def ids(self, split: str) -> Sequence[str]:
+        """The id of each sample of a split."""
+
+    def memory(self) -> int:
+        """Bytes that reading takes at most."""

@@ -26,6 +26,7 @@ from dmd.cli import main
 from dmd.exit_codes import STOPPED, USER_ERROR
 from launch.network.ports import free_port
 from tests.support.clusters import WATCHFUL, Node, assert_stopped, dmd, finish, wait_for
+from tests.support.sequences import OPTIONS, data_set
 from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files, mmsa, save
 from tests.support.tokenizers import TEXTS, save_tokenizer
@@ -170,6 +171,18 @@ def test_a_bad_sample_is_the_same_error_and_its_build_withdraws(cluster, tmp_pat
     assert text.endswith(in_one_process)
     assert len([1 for method, path, _ in server.log if method == "PUT" and "/train-" in path]) >= 10
     assert not cluster.s3().exists(url)
+
+
+def test_computational_sequences_are_read_by_the_nodes(cluster, tmp_path):
+    """Their splits are named by a path of the driver's directory."""
+    (tmp_path / "in").mkdir()
+    data_set(tmp_path / "in", [f"v{i:02d}" for i in range(20)])
+    splits, log = os.path.relpath(tmp_path / "in" / "splits.json"), tmp_path / "log"
+    options = [str(tmp_path / "in"), *OPTIONS, "--splits", splits, "--samples-per-shard", "7"]
+    text = finish(cluster.shard(*options, tmp_path / "out", log=log), log)
+    assert shard([*options, str(tmp_path / "one"), "--processes", "1"]) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+    assert "train 54, valid 3, test 3; 10 shards" in text
 
 
 def test_a_server_that_denies_is_named_and_not_asked_again(cluster, tables, tmp_path):

@@ -37,7 +37,16 @@ def test_verify_names_broken_samples(tmp_path, capsys):
     assert "1 broken" in printed
 
 
-@pytest.mark.parametrize("argv", [["only-shards"], ["--synthetic", "a", "b"], ["a", "b", "--text", "words"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["only-shards"],
+        ["--synthetic", "a", "b"],
+        ["a", "b", "--text", "words"],
+        ["--synthetic", "a", "--labels", "label.csv"],
+        ["--synthetic", "a", "--csd", "text=T"],
+    ],
+)
 def test_wrong_arguments_exit_2(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         shard(argv)

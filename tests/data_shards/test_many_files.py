@@ -14,6 +14,7 @@ from data_shards.reading.index import ShardIndex
 from data_shards.sources.detect import SourceOptions, open_source
 from data_shards.sources.pickle_files import PickleFilesSource
 from data_shards.sources.synthetic import SyntheticSource
+from tests.support.sequences import frames, write_csd
 from tests.support.small_data import COUNTS, files, mmsa, read_all, save
 
 PARTS = ((0, 9), (9, 10), (10, 23))
@@ -236,6 +237,7 @@ MEASURED = """
 import pickle, sys
 from pathlib import Path
 from data_shards.format.tar import write_shard
+import h5py
 from data_shards.sources import detect, misa, mmsa, pickle_files, table
 raw = Path(sys.argv[1]).read_bytes()
 def peak():
@@ -250,7 +252,18 @@ print(peak() - before, source.memory())
 """
 
 
-@pytest.mark.parametrize("kind", ["mmsa", "mmsa of protocol 2", "misa", "table"])
+def large_sequences(folder):
+    """Three videos of 20 MB each; returns how they are read."""
+    folder.mkdir()
+    audio = np.ones((50_000, 100), np.float32)
+    for name, rows in {"T": np.ones((50, 4)), "A": audio, "V": np.ones((50, 2)), "L": np.ones((50, 1))}.items():
+        write_csd(folder / f"{name}.csd", {f"v{i}": (frames(len(rows), 500 / len(rows)), rows) for i in range(3)})
+    (folder / "splits.json").write_text('{"train": ["v0", "v1", "v2"]}')
+    named = {"text": "T", "audio": "A", "vision": "V", "labels": "L"}
+    return SourceOptions(csd=named, splits=str(folder / "splits.json"))
+
+
+@pytest.mark.parametrize("kind", ["mmsa", "mmsa of protocol 2", "misa", "table", "csd"])
 def test_the_bound_on_memory_holds(kind, tmp_path):
     """Of data of 60 MB: reading all of it takes no more than the source says, in a process of its own."""
     count = 300
@@ -267,7 +280,10 @@ def test_the_bound_on_memory_holds(kind, tmp_path):
         data = mmsa({"train": count})
         data["train"]["text"] = np.ones((count, 50, 1000), np.float32)
         save(data, path, protocol=2 if kind.endswith("2") else 4)
-    source = open_source(path, SourceOptions())
+    options = SourceOptions()
+    if kind == "csd":
+        path, options = tmp_path / "csd", large_sequences(tmp_path / "csd")
+    source = open_source(path, options)
     (tmp_path / "source").write_bytes(pickle.dumps(source))
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "source")]
     took, bound = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
