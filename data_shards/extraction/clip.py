@@ -18,12 +18,12 @@ WarningKind = Literal[
     "frames-without-face",
     "damaged-frames",
     "ends-early",
+    "no-face",
     "no-transcript",
     "other-script",
     "words-without-times",
     "words-overlap",
     "words-outside",
-    "unknown-tokens",
     "nonfinite",
 ]
 

@@ -1,7 +1,7 @@
 """What makes arrays of a transcript: a tokenizer, or an encoder that is handed in."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,11 @@ class Tokens(Protocol):
     def digest(self) -> str:
         """Equal for tokenizers that make the same ids."""
 
-    def encode(self, text: str, length: int) -> Any:
-        """Token ids, attention mask and token types [3, length] int32, and how many tokens were cut off."""
+    def count(self, text: str) -> int:
+        """How many tokens a text has, with special ones."""
+
+    def encode(self, text: str, length: int) -> NDArray[np.int32]:
+        """Token ids, attention mask and token types [3, length]; tokens beyond the length are cut off."""
 
 
 class States(Protocol):

@@ -119,7 +119,7 @@ def write_video(path: Path, video: Video) -> Path:
         voice = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono") if video.sound is not None else None
         packets: list[av.Packet] = []
         ends = [*video.times[1:], video.stop]
-        for number, (start, stop) in enumerate(zip(video.times, ends, strict=True)):
+        for number, start in enumerate(video.times):
             kind = video.kinds[min(number, len(video.kinds) - 1)]
             frame = av.VideoFrame.from_ndarray(picture(start, kind=kind), format="rgb24")
             frame = frame.reformat(width=video.size[0], height=video.size[1], format="yuv420p")
