@@ -92,6 +92,7 @@ def extract_clips(
             progress=progress,
         )
     _print_summary(options.out, summary)
+    print(f"next: {_next_command(options, plan)}", flush=True)
     return SOME_FAILED if options.strict and summary.failed else 0
 
 
@@ -138,4 +139,21 @@ def _print_summary(out: Path, summary: Summary) -> None:
         print(f"failed: {name}: {reason}")
     if len(summary.failed) > _SHOWN_FAILURES:
         print(f"failed: {len(summary.failed) - _SHOWN_FAILURES} more, in {out / FAILURES_FILE}")
-    print(f"{out}: {counts}{before}; {len(summary.failed)} failed", flush=True)
+    print(f"{out}: {counts}{before}; {len(summary.failed)} failed")
+
+
+def _next_command(options: argparse.Namespace, plan: JobPlan) -> str:
+    """What reads the features: shards where there are labels, else a prediction."""
+    labels = plan.jobs[0].labels
+    if not labels:
+        return f"dmd predict RUN {options.out}"
+    words = ["dmd shard", str(options.out), "SHARDS"]
+    if options.text == "raw":
+        words.append("--tokenizer NAME")
+    if options.emotions:
+        words.append(f"--emotions {options.emotions}")
+    elif "label" not in labels:
+        words.append("--classes" if isinstance(labels["class"], int) else "--classes --class-names NAME,...")
+    elif "class" in labels:
+        words.append("--class-labels")
+    return " ".join(words)

@@ -31,7 +31,7 @@ class ClipJob:
     """Of a table or the label file."""
     transcript_file: Path | None = None
     """Of the media file; of a segment only a file with times of words says what is said in it, else `transcript`."""
-    transcript_origin: str = "nowhere"
+    transcript_origin: str = "no transcript"
     """For people."""
 
 
@@ -75,8 +75,7 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
     jobs.sort(key=lambda job: (SPLITS.index(job.split), job.id))
     notes.update(clips.unknown)
     for job in jobs:
-        origin = f"transcripts from {job.transcript_origin}"
-        notes[origin] = notes.get(origin, 0) + 1
+        notes[job.transcript_origin] = notes.get(job.transcript_origin, 0) + 1
     known = {name for job in jobs for name in (job.id, _media_id(job, clips))}
     if unused := transcripts.table.keys() - known:
         notes["transcripts of no clip"] = len(unused)
@@ -109,9 +108,7 @@ def _clips_of_rows(
         if len(media) > 1:
             faults.append((row.id, _several(media)))
         elif before is not row and not (_is_segment(row) and _is_segment(before)):
-            faults.append(
-                (row.id, f"line {before.line} ({before.id}) has the same clip; leave one, or give start, stop")
-            )
+            faults.append((row.id, f"line {before.line} ({before.id}) has the same clip; leave one, or give times"))
         else:
             jobs.append(_job(row, key, media[0], clips, transcripts))
     faults += [(name, f"no row of {labels.path.name}") for name in clips.media if name not in used]
@@ -138,13 +135,17 @@ def _spoken(row: LabelRow | None, key: str, media: Path, clips: ClipFiles, trans
         whole = transcripts.table[key]
         given = whole if whole.words or not _is_segment(row) else None
     if given is not None:
-        return {"transcript": given, "transcript_origin": "a table"}
+        return {"transcript": given, "transcript_origin": "transcripts from a table"}
     of_row = None if row is None or row.text is None else Transcript(text=row.text)
     file = transcript_file(media, clips.folder, transcripts.folder)
     if file is None:
-        return {} if of_row is None else {"transcript": of_row, "transcript_origin": "the label file"}
+        return {} if of_row is None else {"transcript": of_row, "transcript_origin": "transcripts from the label file"}
     is_part = row is not None and _is_segment(row)
-    return {"transcript_file": file, "transcript_origin": "files", "transcript": of_row if is_part else None}
+    return {
+        "transcript_file": file,
+        "transcript_origin": "transcripts from files",
+        "transcript": of_row if is_part else None,
+    }
 
 
 def _clip_of_row(row: LabelRow, clips: ClipFiles) -> str | None:
