@@ -27,6 +27,7 @@ from data_shards.sources.splits import find_splits, split_of
 from dmd.config import Config
 from dmd.config.loading import config_from_dict
 from dmd.data.targets import check_classes, targets
+from dmd.encoder_tokenizer import check_same_text
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import Arrays, ModelCard, check_arrays
 
@@ -151,6 +152,7 @@ def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Sampl
 def check_shards(card: ModelCard, reader: ShardReader) -> None:
     """Raise ValueError unless the model reads what the shards hold."""
     info = reader.index.info
+    check_same_text(card.data, info)
     check_classes(config_from_dict(card.config), info)
     for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
         if card.data[what] != here:
