@@ -18,11 +18,10 @@ from dmd.exit_codes import STOPPED
 from tests.support.clips import Sound, tones, write_clip, write_wav
 from tests.support.clusters import dmd, finish
 from tests.support.commands import command, rejected
+from tests.support.tokenizers import save_tokenizer, save_vocabulary
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
-
-SOUND_ONLY = ["--vision", "none"]
 
 
 def extract(*arguments: object, processes: int = 1) -> int:
@@ -80,10 +79,17 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sound_only(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options for recordings, with tokens of their transcripts."""
+    vocabulary = save_vocabulary(save_tokenizer("bert", tmp_path_factory.mktemp("tokenizer")))
+    return ["--vision", "none", "--text", "tokens", "--text-encoder", str(vocabulary), "--lengths", "text=8"]
+
+
+@pytest.fixture(scope="module")
+def whole(recordings: Path, sound_only: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recordings, extracted by two processes without any trouble."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert extract(recordings, out, "--labels", recordings.parent / "labels.csv", *SOUND_ONLY, processes=2) == 0
+    assert extract(recordings, out, "--labels", recordings.parent / "labels.csv", *sound_only, processes=2) == 0
     return out
 
 
@@ -122,21 +128,18 @@ def test_from_clips_to_shards(videos, tmp_path, capsys):
 
 
 def test_shards_know_how_their_features_were_made(whole, tmp_path, capsys):
-    table = features(whole)
-    assert table.column("vision").to_pylist() == [[[0.0]]] * 70
-    words = [[[float(row), 1.0]] for row in range(70)]
-    two = tmp_path / "two"
-    shutil.copytree(whole, two)
-    for path in two.glob("part-*"):
-        part = pq.read_table(path)
-        part = part.append_column("text", [words[: len(part)]])
-        pq.write_table(part, path)
-    assert command("shard", two, tmp_path / "shards") == 0
+    assert features(whole).column("vision").to_pylist() == [[[0.0]]] * 70
+    assert command("shard", whole, tmp_path / "shards") == 0
     assert "ignored" not in capsys.readouterr().out
     info = ShardIndex.load(tmp_path / "shards").info
     assert info.counts == {"train": 24, "valid": 23, "test": 23}
     assert info.extraction == json.loads((whole / "extraction.json").read_text())["settings"]
 
+    assert info.tokenizer == {"name": info.extraction["text_encoder"], "digest": info.extraction["text_digest"]}
+    assert (info.text_kind, info.lengths["text"]) == ("tokens", 8)
+
+    two = tmp_path / "two"
+    shutil.copytree(whole, two)
     other = pq.read_table(two / "part-00001.parquet")
     metadata = {b"dmd.extraction": json.dumps({**info.extraction, "audio_rate": 10.0}).encode()}
     pq.write_table(other.replace_schema_metadata(metadata), two / "part-00001.parquet")
@@ -147,7 +150,7 @@ def test_shards_know_how_their_features_were_made(whole, tmp_path, capsys):
     assert "`dmd extract` works on it, or was interrupted" in rejected(capsys, "shard", two, tmp_path / "mixed")
 
 
-def test_other_labels_and_other_clips_cost_what_is_new(recordings, whole, tmp_path, capsys):
+def test_other_labels_and_other_clips_cost_what_is_new(recordings, whole, sound_only, tmp_path, capsys):
     folder, out = tmp_path / "clips", tmp_path / "out"
     shutil.copytree(recordings, folder, copy_function=shutil.copy)  # other times, same content
     shutil.copytree(whole, out)
@@ -159,7 +162,7 @@ def test_other_labels_and_other_clips_cost_what_is_new(recordings, whole, tmp_pa
     )
     changed = labels.read_text().replace("what is said in 002", "other words")
     labels.write_text(changed)
-    assert extract(folder, out, "--labels", labels, *SOUND_ONLY) == 0
+    assert extract(folder, out, "--labels", labels, *sound_only) == 0
     assert f"{out}: train 2, valid 1, test 1, 1 of them before; 67 failed" in capsys.readouterr().out
     assert len(parts(out)) == 1
     found, before = features(out).to_pylist(), features(whole).to_pylist()
@@ -175,27 +178,27 @@ def test_other_labels_and_other_clips_cost_what_is_new(recordings, whole, tmp_pa
     assert found[0]["audio"] != audio["001"]
 
 
-def test_other_settings_and_strangers_are_rejected(recordings, whole, tmp_path, capsys):
+def test_other_settings_and_strangers_are_rejected(recordings, whole, sound_only, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    message = rejected(capsys, "extract", recordings, out, *SOUND_ONLY, "--audio-rate", "10")
+    message = rejected(capsys, "extract", recordings, out, *sound_only, "--audio-rate", "10")
     assert f"{out} holds features of other settings (audio_rate 20.0 and 10.0; first there, then here); give" in message
     with sole_writer(out):
-        assert "is being written by process" in rejected(capsys, "extract", recordings, out, *SOUND_ONLY)
+        assert "is being written by process" in rejected(capsys, "extract", recordings, out, *sound_only)
     assert parts(out) == parts(whole)
     labels = write_labels(tmp_path / "labels.csv", {"000": ("test", 3.0)})
-    options = ["--labels", labels, *SOUND_ONLY, "--audio-rate", "10", "--restart"]
+    options = ["--labels", labels, *sound_only, "--audio-rate", "10", "--restart"]
     assert extract(recordings, out, *options) == 0
     assert features(out).column("id").to_pylist() == ["000"]
     (out / "thesis.docx").touch()
     assert "holds thesis.docx, which `dmd extract` does not write" in rejected(
-        capsys, "extract", recordings, out, *SOUND_ONLY
+        capsys, "extract", recordings, out, *sound_only
     )
 
 
-def test_a_kill_and_a_stop_cost_what_was_not_written(recordings, whole, tmp_path):
+def test_a_kill_and_a_stop_cost_what_was_not_written(recordings, whole, sound_only, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    line = ["extract", recordings, out, "--labels", recordings.parent / "labels.csv", *SOUND_ONLY, "--processes", "1"]
+    line = ["extract", recordings, out, "--labels", recordings.parent / "labels.csv", *sound_only, "--processes", "1"]
 
     def written() -> int:
         return len(list((out / WORK_DIRECTORY).glob("clips-*.parquet")))
@@ -216,17 +219,17 @@ def test_a_kill_and_a_stop_cost_what_was_not_written(recordings, whole, tmp_path
     assert not (out / WORK_DIRECTORY).exists()
 
 
-def test_without_labels_all_clips_are_there_to_predict(recordings, tmp_path, capsys):
+def test_without_labels_all_clips_are_there_to_predict(recordings, sound_only, tmp_path, capsys):
     folder = tmp_path / "clips"
     folder.mkdir()
     shutil.copy(recordings / "000.wav", folder / "000.wav")
     (folder / "000.txt").write_text("a word")
-    assert extract(folder, tmp_path / "out", *SOUND_ONLY) == 0
+    assert extract(folder, tmp_path / "out", *sound_only) == 0
     (row,) = features(tmp_path / "out").to_pylist()
     assert (row["id"], row["split"], row["raw_text"]) == ("000", "test", "a word")
     assert "label" not in row
     (folder / "000.txt").unlink()
-    message = rejected(capsys, "extract", folder, tmp_path / "none", *SOUND_ONLY)
+    message = rejected(capsys, "extract", folder, tmp_path / "none", *sound_only)
     assert "no clip has features; " in message
     assert [name for name, _ in rows(tmp_path / "none" / "failed.csv")] == ["000"]
 
@@ -244,5 +247,5 @@ def test_without_labels_all_clips_are_there_to_predict(recordings, tmp_path, cap
     ],
 )
 def test_mistakes_in_the_command(recordings, tmp_path, capsys, options, message):
-    assert message in rejected(capsys, "extract", recordings, tmp_path / "out", *SOUND_ONLY, *options)
+    assert message in rejected(capsys, "extract", recordings, tmp_path / "out", "--vision", "none", *options)
     assert not (tmp_path / "out").exists()
