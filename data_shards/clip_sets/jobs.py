@@ -9,9 +9,6 @@ from data_shards.extraction.transcript import Transcript
 from data_shards.format.schema import SPLITS
 from data_shards.sources.label_table import ID_SEPARATOR, LabelRow, LabelTable
 
-UNLABELLED_SPLIT = "test"
-"""Of clips without a label file, or with one that has no splits and no labels: they are to be predicted."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClipJob:
@@ -19,6 +16,7 @@ class ClipJob:
 
     id: str
     split: str
+    """Empty for clips that are to be predicted: there is no label file, or it has neither splits nor labels."""
     labels: dict[str, float | int | str]
     """Column -> label; empty for a clip without."""
     media: Path
@@ -72,7 +70,7 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
         jobs, faults = _clips_of_rows(clips, labels, transcripts)
         notes = dict(labels.notes)
     _check_jobs(clips, labels, jobs, faults)
-    jobs.sort(key=lambda job: (SPLITS.index(job.split), job.id))
+    jobs.sort(key=lambda job: ((*SPLITS, "").index(job.split), job.id))
     notes.update(clips.unknown)
     for job in jobs:
         notes[job.transcript_origin] = notes.get(job.transcript_origin, 0) + 1
@@ -89,7 +87,7 @@ def _all_clips(clips: ClipFiles, transcripts: Transcripts) -> tuple[list[ClipJob
             faults.append((name, _several(media)))
             continue
         spoken = _spoken(None, name, media[0], clips, transcripts)
-        jobs.append(ClipJob(id=name, split=UNLABELLED_SPLIT, labels={}, media=media[0], **spoken))
+        jobs.append(ClipJob(id=name, split="", labels={}, media=media[0], **spoken))
     return jobs, faults
 
 
@@ -118,7 +116,7 @@ def _clips_of_rows(
 def _job(row: LabelRow, key: str, media: Path, clips: ClipFiles, transcripts: Transcripts) -> ClipJob:
     return ClipJob(
         id=row.id,
-        split=row.split or UNLABELLED_SPLIT,
+        split=row.split,
         labels=row.labels,
         media=media,
         start=row.start or 0.0,

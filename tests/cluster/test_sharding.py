@@ -217,7 +217,7 @@ def test_a_lost_process_costs_its_clips_only(cluster, tmp_path):
     for process in cluster.worker.named(TASK):
         process.kill()
     text = finish(driver, log)
-    assert f"{out}: test 59; 1 failed" in text
+    assert f"{out}: clips 59; 1 failed" in text
     assert "failed: broken: " in text
     one = tmp_path / "one"
     assert main([*map(str, ["extract", clips, one]), *line[3:], "--processes", "1"]) == 0

@@ -85,7 +85,7 @@ def test_transcripts_beside_clips_come_before_the_label_file(tmp_path):
     elsewhere.mkdir()
     (elsewhere / "b.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nof elsewhere\n")
     apart = plan(root, transcripts=Transcripts(folder=elsewhere))
-    assert [(job.split, job.labels) for job in apart.jobs] == [("test", {})] * 3
+    assert [(job.split, job.labels) for job in apart.jobs] == [("", {})] * 3
     assert [job.transcript_origin for job in apart.jobs] == ["no transcript", "transcripts from files", "no transcript"]
 
 
