@@ -86,7 +86,7 @@ class _Tasks:
     def stop(self) -> None:
         """End all processes."""
         for worker in self.workers:
-            worker.process.terminate()
+            worker.process.kill()
         for worker in self.workers:
             worker.process.join()
             worker.connection.close()
@@ -133,9 +133,25 @@ class _Tasks:
 def _start(run: Callable[[int], Any]) -> _Worker:
     ours, theirs = _CONTEXT.Pipe()
     process = _CONTEXT.Process(target=_work, args=(run, theirs), daemon=True)
-    process.start()
+    with _inherited():
+        process.start()
     theirs.close()
     return _Worker(process, ours)
+
+
+@contextmanager
+def _inherited() -> Iterator[None]:
+    """What processes that start within the block inherit: no Ctrl-C of the terminal, after which this process ends
+    them, and one thread for numerical libraries, as Ray gives its tasks, unless the user says how many."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    is_said = "OMP_NUM_THREADS" in os.environ
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        yield
+    finally:
+        if not is_said:
+            del os.environ["OMP_NUM_THREADS"]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _reason(code: int) -> str:
@@ -149,8 +165,6 @@ def _reason(code: int) -> str:
 
 
 def _work(run: Callable[[int], Any], connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the signal, and ends its processes
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         connection.send(_READY)
         while True:

@@ -9,6 +9,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class ClipRecord:
         status = job.media.stat()
         if self.size != status.st_size:
             return False
-        return self.modified == status.st_mtime_ns or self.sha256 == read_entry(job.media).sha256
+        return self.modified == status.st_mtime_ns or self.sha256 == _digest(job.media, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +69,12 @@ class KnownClip:
 
 def record_of(job: ClipJob, clip: ExtractedClip) -> ClipRecord:
     """The record of a clip that has just been extracted. Raises OSError."""
-    modified = job.media.stat().st_mtime_ns
-    entry = read_entry(job.media)
+    status = job.media.stat()
     return ClipRecord(
         id=job.id,
-        size=entry.size,
-        modified=modified,
-        sha256=entry.sha256,
+        size=status.st_size,
+        modified=status.st_mtime_ns,
+        sha256=_digest(job.media, status.st_mtime_ns),
         transcript=transcript_digest(job),
         start=job.start,
         stop=job.stop,
@@ -168,6 +168,12 @@ class RowReader:
             self._tables[file] = table.select([name for name in table.column_names if name in _FEATURES])
         self._tables.move_to_end(file)
         return self._tables[file]
+
+
+@lru_cache(maxsize=1)
+def _digest(path: Path, modified: int) -> str:
+    """sha256 of a media file; many clips in a row may be parts of it. Raises OSError."""
+    return read_entry(path).sha256
 
 
 def _nested(arrays: Sequence[NDArray[Any]], kind: str) -> pa.ListArray:
