@@ -90,6 +90,7 @@ def _synthetic_source(options: argparse.Namespace) -> "tuple[Source, dict[str, A
 
 def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
     """The source of the user's files, and what `build` is to know about it; prints what is zeroed or ignored."""
+    from data_shards.format.extraction_files import made_tokens_with
     from data_shards.sources.detect import SourceOptions, open_source
     from data_shards.sources.labelled import LabelledSource
     from data_shards.sources.paths import to_paths, where_of
@@ -129,11 +130,14 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         for note in source.notes:
             print(note)
     many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
+    extraction = source.extraction if isinstance(source, TableSource) else {}
     about: dict[str, Any] = {
         "where": where_of(to_paths(options.features)),
         "labels": labels,
         "zeroed": source.nonfinite,
         "ignored": source.ignored,
+        "extraction": extraction,
+        "tokenizer": made_tokens_with(extraction) if text_choice(options) != "features" else {},
         "memory": source.memory(),
         "file_of": many.file_of if many else None,
     }

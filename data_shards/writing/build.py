@@ -48,6 +48,7 @@ def build(
     zeroed: dict[str, int] | None = None,
     ignored: dict[str, int] | None = None,
     tokenizer: dict[str, str] | None = None,
+    extraction: dict[str, Any] | None = None,
     copy_of: DatasetInfo | None = None,
     progress: Progress | None = None,
     remote: RemoteOptions | None = None,
@@ -66,7 +67,8 @@ def build(
         zeroed: non-finite values that the source replaced by 0, for the index.
         ignored: fields left out, for the index.
         tokenizer: `name` and `digest` of what made the text of transcripts, for the index.
-        copy_of: the set to copy provenance from; overrides `zeroed`, `ignored` and `tokenizer`.
+        extraction: how the features were made of clips, for the index.
+        copy_of: the set to copy provenance from; overrides `zeroed`, `ignored`, `tokenizer` and `extraction`.
         progress: called with (samples, bytes) after each shard.
 
     Raises:
@@ -82,7 +84,12 @@ def build(
     if labels is not None or ids == "number":
         source = DeclaredSource(source, labels or Labels(), ids, where=where)
     plan = _BuildPlan(source, samples_per_shard=samples_per_shard, storage=storage, where=where)
-    origin: dict[str, Any] = {"zeroed": zeroed or {}, "ignored": ignored or {}, "tokenizer": tokenizer or {}}
+    origin: dict[str, Any] = {
+        "zeroed": zeroed or {},
+        "ignored": ignored or {},
+        "tokenizer": tokenizer or {},
+        "extraction": extraction or {},
+    }
     if copy_of is not None:
         origin = _origin(copy_of, splits=plan.counts)
     with open_destination(out, remote=remote) as destination:
