@@ -117,17 +117,19 @@ def predict_parser() -> argparse.ArgumentParser:
     """Arguments of `dmd predict` in this process."""
     parser = argparse.ArgumentParser(
         prog="dmd predict",
-        description="Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file, or "
-        "samples of shards into a directory of Parquet files.",
+        description="Predict samples of shards, a feature pickle or a table, labelled or not: on the terminal, into a "
+        "Parquet or CSV file, or (samples of shards) into a directory of Parquet files.",
     )
     parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
-    parser.add_argument("inputs", type=place_option, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
+    parser.add_argument(
+        "inputs", type=place_option, metavar="FEATURES|SHARDS", help="a feature pickle, a table, or shards"
+    )
     parser.add_argument(
         "--out",
         type=place_option,
-        required=True,
         metavar="FILE|DIR/",
-        help="a .parquet or .csv file; or a directory or bucket for parts, which the same command continues",
+        help="a .parquet or .csv file; or a directory or bucket for parts, which the same command continues (default: "
+        "a table on the terminal)",
     )
     parser.add_argument(
         "--split",
@@ -136,6 +138,12 @@ def predict_parser() -> argparse.ArgumentParser:
         help=f"{SPLIT_HELP}; may be repeated; a file without splits is taken whole, and with --id all splits are",
     )
     parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
+    parser.add_argument(
+        "--nonfinite",
+        choices=("refuse", "zero"),
+        default="refuse",
+        help="NaN and infinite values of features: stop, or read them as 0 (default: %(default)s)",
+    )
     parser.add_argument(
         "--samples-per-part",
         type=int,
@@ -151,7 +159,7 @@ def predict_here(options: argparse.Namespace) -> int:
     """Predict in this process."""
     from dmd.inference.outputs import is_directory
 
-    if is_directory(options.out):
+    if options.out is not None and is_directory(options.out):
         from dmd.inference.predict_parts import compute_here, predict_parts
 
         print(f"{options.out}: {predict_parts(parts_order(options), compute_here)}")
@@ -169,10 +177,9 @@ def parts_order(options: argparse.Namespace) -> "Order":
     from dmd.inference.predict_parts import Order
     from dmd.model.text_base import base_name
 
-    if not is_directory(options.out):
-        raise ValueError(
-            f"--out {options.out} is a file, which one process writes; leave --address out, or give a directory"
-        )
+    if options.out is None or not is_directory(options.out):
+        given = "is not given" if options.out is None else f"{options.out} is a file, which one process writes"
+        raise ValueError(f"--out {given}; leave --address out, or give a directory")
     if options.id:
         raise ValueError(
             f"--out {options.out} is a directory, which takes whole splits; name a .parquet file with --id"
@@ -194,15 +201,25 @@ def _asked_splits(options: argparse.Namespace) -> list[str] | None:
 def _predict_file(options: argparse.Namespace) -> int:
     from dmd.inference.export import load
     from dmd.inference.inputs import read_samples
-    from dmd.inference.outputs import check_suffix, predictions, schema, to_table, write_predictions
+    from dmd.inference.outputs import check_suffix, predictions, printed, schema, to_table, write_predictions
 
-    out = options.out.path
-    check_suffix(out)
+    out = None if options.out is None else options.out.path
+    if out is not None:
+        check_suffix(out)
     model = load(options.model, text_encoder=options.text_encoder)
-    default = None if options.id else DEFAULT_SPLIT
-    samples = read_samples(options.inputs, model.card, splits=_asked_splits(options), default=default, ids=options.id)
+    samples = read_samples(
+        options.inputs,
+        model.card,
+        splits=_asked_splits(options),
+        default=None if options.id else DEFAULT_SPLIT,
+        ids=options.id,
+        nonfinite=options.nonfinite,
+    )
     counts: Counter[str] = Counter()
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
+    if out is None:
+        print(printed(tables))
+        return 0
     rows = write_predictions(out, tables, schema(model.config.model.task))
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     print(f"{out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")

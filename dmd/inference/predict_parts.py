@@ -94,9 +94,9 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
     folder = open_folder(order.out)
     card, weights = read_model(order.model)
     with ShardReader(order.data) as reader:
-        check_shards(card, reader)
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
+        check_shards(card, reader, splits)
         request = make_request(card, weights, info, splits, order.samples_per_part)
         columns = schema(config_from_dict(card.config).model.task)
         files = PartFiles(folder, request, reader.index, columns)
@@ -131,7 +131,7 @@ def compute_here(work: Work) -> None:
 
 def predict_part(model: TrainedModel, reader: ShardReader, part: Part) -> pa.Table:
     """The rows of a part."""
-    batches = shard_batches(reader, model.config, part.split, range(part.begin, part.stop))
+    batches = shard_batches(reader, model.card, part.split, range(part.begin, part.stop))
     return pa.concat_tables(to_table(samples, prediction) for samples, prediction in predictions(model, batches))
 
 
