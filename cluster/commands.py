@@ -1,5 +1,5 @@
-"""Subcommands of `dmd` that work on a Ray cluster: tune, experiment, submit; with --address also shard, train, predict
-and evaluate.
+"""Subcommands of `dmd` that work on a Ray cluster: tune, experiment, submit; with --address also extract, shard, train,
+predict and evaluate.
 
 Ray is imported when a request stands, so that `--help` and mistakes come fast, and never without a cluster.
 """
@@ -20,6 +20,23 @@ def shard(argv: list[str]) -> int:
     from cluster.sharding.command import shard_on_cluster
 
     return shard_on_cluster(options)
+
+
+def extract(argv: list[str]) -> int:
+    """Make features of a folder of videos or sound files, for `dmd shard`."""
+    from cluster.extraction.parser import CLUSTER_OPTIONS, parse_extract
+
+    options = parse_extract(argv)
+    if options.address is None:
+        from cluster.cluster_options import require_address
+
+        require_address(options, CLUSTER_OPTIONS, what="tasks")
+        from cluster.extraction.command import extract_here
+
+        return extract_here(options)
+    from cluster.extraction.on_cluster import extract_on_cluster
+
+    return extract_on_cluster(options)
 
 
 def train(argv: list[str]) -> int:

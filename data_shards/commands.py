@@ -109,6 +109,7 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         "labels": labels,
         "zeroed": source.nonfinite,
         "ignored": source.ignored,
+        "extraction": source.extraction if isinstance(source, TableSource) else {},
         "memory": source.memory(),
         "file_of": many.file_of if many else None,
     }

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.extraction.parser import parse_extract
 from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, train_parser, tune_parser
 from cluster.prediction.request import evaluation_request, pool_request
 from cluster.request import check_train_options, train_request
@@ -75,6 +76,13 @@ def _shard_files(options: argparse.Namespace) -> list[Path]:
         check_places({"FEATURES": to_place(path)})
     check_places({name: to_place(path) for name, path in others.items() if path})
     check_places({"SHARDS": options.shards})
+    return []
+
+
+def _extract_files(options: argparse.Namespace) -> list[Path]:
+    optional = {"--labels": options.labels, "--transcripts": options.transcripts, "--face-model": options.face_model}
+    check_places({"CLIPS": to_place(options.clips), "OUT": to_place(options.out)})
+    check_places({name: to_place(path) for name, path in optional.items() if path is not None})
     return []
 
 
@@ -148,6 +156,7 @@ JOB_COMMANDS = {
     "experiment": JobCommand(
         parse=lambda argv: experiment_parser().parse_intermixed_args(argv), named_files=_experiment_files
     ),
+    "extract": JobCommand(parse=parse_extract, named_files=_extract_files, added=_ADDRESS),
     "shard": JobCommand(parse=parse_shard, named_files=_shard_files, added=_ADDRESS),
     "predict": JobCommand(
         parse=lambda argv: predict_parser().parse_args(argv),

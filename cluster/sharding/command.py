@@ -4,11 +4,13 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.cluster_options import TASK_PATIENCE
 from cluster.ray_runtime.session import cluster
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
-from cluster.sharding.parser import MAX_FAILURES, PATIENCE
-from cluster.sharding.tasks import RayTasks, TasksLost
+from cluster.ray_runtime.tasks import RayTasks
+from cluster.sharding.parser import MAX_FAILURES
 from data_shards.commands import make_shards
+from data_shards.executor import TasksLost
 from data_shards.format.schema import MODALITIES
 from data_shards.storage.cache import parse_bytes
 from dmd.exit_codes import LOST, STOPPED
@@ -33,10 +35,12 @@ def shard_on_cluster(options: argparse.Namespace) -> int:
         memory = parse_bytes(options.memory_per_task, "--memory-per-task")
     tasks = RayTasks(
         paths=tuple(_paths(options)),
+        places="FEATURES and SHARDS",
+        to_need_less="write the features in smaller files or row groups",
         memory=memory,
         in_flight=options.tasks,
         max_retries=MAX_FAILURES if options.max_failures is None else options.max_failures,
-        patience=PATIENCE if options.patience is None else options.patience,
+        patience=TASK_PATIENCE if options.patience is None else options.patience,
     )
     outlook = f"shards that it uploaded may be left in {options.shards}; the same command begins again"
     with stop_requests(longest_end=_LONGEST_END_SECONDS, outlook=outlook) as stop:

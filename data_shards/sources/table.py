@@ -20,6 +20,14 @@ from numpy.typing import NDArray
 from data_shards.durable import unreadable
 from data_shards.executor import Executor, InThisProcess
 from data_shards.file_kinds import check_file_kind, kind_of
+from data_shards.format.extraction_files import (
+    OWN_FILES,
+    SETTINGS_FILE,
+    check_finished,
+    differences,
+    extraction_of,
+    read_extraction,
+)
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.schema import MODALITIES, SPLITS, Sample
 from data_shards.sources.conversions import (
@@ -137,6 +145,8 @@ class _FileFacts:
     """Columns that are not read -> their rows."""
     memory: int
     """Bytes of the largest row group, unpacked."""
+    extraction: str
+    """How its features were made of clips, as JSON; empty where the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +192,7 @@ class _SurveyFile:
             bad=bad,
             unused=_unused(row_groups, table),
             memory=memory,
+            extraction=extraction_of(row_groups[0].physical_schema) if row_groups else "",
         )
 
 
@@ -234,11 +245,14 @@ class TableSource:
         counts, places = [], []
         self._memory = rows = 0
         widths: dict[str, int] = {}
+        self.extraction: dict[str, Any] = {}
+        """How the features of all files were made of clips (`dmd extract`); empty where the files do not say."""
         with (executor or InThisProcess()).map_in_order(
             _SurveyFile(self._table), len(self._table.files), memory=SURVEY_MEMORY
         ) as surveys:
             for file, facts in enumerate(surveys):
                 self._check_widths(widths, facts, file)
+                self._check_extraction(facts, file)
                 for modality in MODALITIES:
                     self._steps[modality] = max(self._steps[modality], facts.steps[modality])
                 for column, number in facts.unused.items():
@@ -301,6 +315,18 @@ class TableSource:
                     "before it; give all files the same features"
                 )
 
+    def _check_extraction(self, facts: _FileFacts, file: int) -> None:
+        """Raise ValueError where a file's features were made otherwise than those of the files before it."""
+        path, first = self._table.files[file], self._table.files[0]
+        settings = read_extraction(facts.extraction, path)
+        if file == 0:
+            self.extraction = settings
+        elif changes := differences(self.extraction, settings):
+            raise ValueError(
+                f"{path}: its features were made otherwise than those of {first} ({'; '.join(changes)}); extract all "
+                "clips with the same settings"
+            )
+
     def _samples(self, table: pa.Table, split: str) -> Iterator[Sample]:
         where, chosen = self._table.where, self._table.columns
         nested = {m: Nested(table.column(column), column, where) for m, column in chosen.items()}
@@ -353,6 +379,7 @@ def _open(paths: Sequence[Path], text: TextChoice, *, need_ids: bool) -> tuple[_
             raise ValueError(
                 f"{path} holds shards already; give the features that they were made from, or train with it"
             )
+        check_finished(path)
     names = dict(named_files(paths))
     tables = {file: found for file in names if (found := table_format(file)) is not None}
     if len(set(tables.values())) != 1:
@@ -377,7 +404,9 @@ def _open(paths: Sequence[Path], text: TextChoice, *, need_ids: bool) -> tuple[_
         columns=_columns(schema, where, text, need_ids=need_ids),
         need_ids=need_ids,
     )
-    return table, {f"file {name}": 1 for file, name in names.items() if file not in tables}
+    extracted = {file.parent / name for file in tables if (file.parent / SETTINGS_FILE).is_file() for name in OWN_FILES}
+    others = {file: name for file, name in names.items() if file not in tables and file not in extracted}
+    return table, {f"file {name}": 1 for name in others.values()}
 
 
 def _check_partition(fragment: Any) -> None:

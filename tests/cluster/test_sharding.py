@@ -32,7 +32,7 @@ from tests.support.small_data import files, mmsa, save
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
 TASK = "ray::_run"
-"""What Ray calls a worker process that runs a task of `cluster.sharding.tasks`."""
+"""What Ray calls a worker process that runs a task of `cluster.ray_runtime.tasks`."""
 BIG = ["--synthetic", "--samples", "3000", "--samples-per-shard", "10"]
 """300 shards: enough to be interrupted."""
 

@@ -1,0 +1,84 @@
+"""The clips of a folder, and the transcripts that lie beside them or in a folder of their own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_shards.extraction.transcript_files import TRANSCRIPT_SUFFIXES
+from data_shards.sources.label_table import ID_SEPARATOR
+from data_shards.sources.paths import named_files
+
+MEDIA_SUFFIXES = frozenset(
+    {
+        *(".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp"),
+        *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac"),
+    }
+)
+"""What a clip's file may be called, in lower case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFiles:
+    """The media files of a folder, by clip id: the path in the folder without its suffix, such as `video/0001`."""
+
+    folder: Path
+    media: dict[str, tuple[Path, ...]]
+    """More than one where only suffixes differ."""
+    unknown: dict[str, int]
+    """Suffixes of files that are neither media nor transcripts -> how many there are."""
+
+    def find(self, name: str) -> str | None:
+        """The id of the clip that a label file means by `video/0001`, `video/0001.mp4` or `video$_$0001`."""
+        plain = name.replace(ID_SEPARATOR, "/").replace("\\", "/")
+        without = plain.rpartition(".")[0] if f".{plain.rpartition('.')[2]}".lower() in MEDIA_SUFFIXES else plain
+        return next((key for key in (name, plain, without) if key in self.media), None)
+
+    def similar(self, name: str) -> str | None:
+        """The one id that differs from a name in case or leading zeros alone, as a spreadsheet leaves them."""
+        wanted = _simplified(name)
+        found = [key for key in self.media if _simplified(key) == wanted]
+        return found[0] if len(found) == 1 else None
+
+
+def find_clips(folder: Path) -> ClipFiles:
+    """Look for clips in a folder and all below it.
+
+    Raises:
+        ValueError: no folder, or none with a media file.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the one that holds the clips")
+    media: dict[str, list[Path]] = {}
+    unknown: dict[str, int] = {}
+    for path, name in named_files([folder]):
+        suffix = path.suffix.lower()
+        if suffix in MEDIA_SUFFIXES:
+            media.setdefault(name.removesuffix(path.suffix), []).append(path)
+        elif suffix not in TRANSCRIPT_SUFFIXES:
+            kind = f"files {path.suffix or 'without a suffix'}"
+            unknown[kind] = unknown.get(kind, 0) + 1
+    if not media:
+        others = f"; it holds {', '.join(f'{name} ({count})' for name, count in sorted(unknown.items()))}"
+        raise ValueError(
+            f"{folder} holds no video and no sound file ({', '.join(sorted(MEDIA_SUFFIXES))})"
+            f"{others if unknown else ''}; give the folder of the clips"
+        )
+    return ClipFiles(
+        folder=folder, media={name: tuple(paths) for name, paths in sorted(media.items())}, unknown=unknown
+    )
+
+
+def transcript_file(media: Path, folder: Path, transcripts: Path | None) -> Path | None:
+    """The transcript of a media file in `folder`: of the same stem, beside it or at the same place of `transcripts`."""
+    stem = str(media.relative_to(folder).with_suffix(""))
+    return next((path for path in _candidates(media, stem, transcripts) if path.is_file()), None)
+
+
+def _candidates(media: Path, stem: str, transcripts: Path | None) -> Iterator[Path]:
+    for suffix in TRANSCRIPT_SUFFIXES:
+        yield media.with_suffix(suffix) if transcripts is None else transcripts / f"{stem}{suffix}"
+
+
+def _simplified(name: str) -> str:
+    parts = name.replace(ID_SEPARATOR, "/").lower().split("/")
+    return "/".join(part.lstrip("0") or "0" for part in parts)

@@ -1,0 +1,141 @@
+"""What `dmd extract` does with its options, wherever the clips are extracted."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from data_shards.clip_sets.clip_files import find_clips
+from data_shards.clip_sets.extract import Summary, extract_set
+from data_shards.clip_sets.jobs import JobPlan, Transcripts, plan_jobs
+from data_shards.clip_sets.one_clip import LoadStates, Makers
+from data_shards.clip_sets.parser import settings_of
+from data_shards.executor import IndependentExecutor
+from data_shards.extraction.preparation import prepare
+from data_shards.extraction.settings import ExtractionSettings
+from data_shards.extraction.transcript_files import read_transcript_table
+from data_shards.format.extraction_files import FAILURES_FILE, WARNINGS_FILE
+from data_shards.label_options import format_counts
+from data_shards.sources.label_table import read_label_table
+
+SOME_FAILED = 1
+"""Exit code with --strict, where a clip or a row failed."""
+_LINE_SECONDS = 30.0
+"""Between two lines of progress, where no terminal shows a bar."""
+_SHOWN_FAILURES = 5
+
+
+class Progress:
+    """How many clips have ended: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, clips: int) -> None:
+        self._clips = clips
+        self.done = 0
+        """Clips that have features."""
+        self._printed = time.monotonic()
+        self._bar = tqdm(total=clips, unit=" clips", disable=None, smoothing=0.1)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def __call__(self, done: int, failed: int) -> None:
+        """So many clips have features, so many have failed."""
+        self.done = done
+        self._bar.n = done + failed
+        self._bar.set_postfix_str(f"{failed} failed" if failed else "")
+        now = time.monotonic()
+        if self._bar.disable and now - self._printed > _LINE_SECONDS:
+            self._printed = now
+            print(f"{done + failed} of {self._clips} clips, {failed} failed", flush=True)
+
+
+def extract_clips(
+    options: argparse.Namespace,
+    executor: IndependentExecutor,
+    *,
+    load_states: Callable[[], LoadStates],
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> int:
+    """Extract the clips and print what became of them; returns the exit code.
+
+    Args:
+        options: as `parser.extract_parser` gives them.
+        load_states: gives what loads a text encoder; called where the settings ask for hidden states.
+        watch: is handed the progress before the first clip.
+
+    Raises:
+        ValueError: the user's mistakes.
+    """
+    settings, makers = _prepared(options, load_states)
+    plan = _plan(options)
+    print(f"{options.clips}: {len(plan.jobs)} clips to extract", flush=True)
+    if plan.notes:
+        print(f"read: {format_counts(plan.notes)}")
+    with Progress(len(plan.jobs)) as progress:
+        watch(progress)
+        summary = extract_set(
+            plan,
+            options.out,
+            settings,
+            makers,
+            executor,
+            seconds=options.clip_seconds,
+            restart=options.restart,
+            progress=progress,
+        )
+    _print_summary(options.out, summary)
+    return SOME_FAILED if options.strict and summary.failed else 0
+
+
+def _prepared(options: argparse.Namespace, load_states: Callable[[], LoadStates]) -> tuple[ExtractionSettings, Makers]:
+    """The settings with the facts of this machine, and what makes features."""
+    settings = settings_of(options)
+    tokenizer = None
+    if settings.text == "tokens":
+        from data_shards.text.tokenizer import load_tokenizer  # with tokenizers, which other texts need not
+
+        tokenizer = load_tokenizer(settings.text_encoder)
+    makers = Makers(
+        face_model=options.face_model,
+        tokenizer=tokenizer,
+        load_states=load_states() if settings.text == "states" else None,
+    )
+    prepared = prepare(settings, face_model=makers.face_model, tokenizer=tokenizer, states=makers.states(settings))
+    return prepared, makers
+
+
+def _plan(options: argparse.Namespace) -> JobPlan:
+    emotions = [name.strip() for name in (options.emotions or "").split(",") if name.strip()]
+    if emotions and options.labels is None:
+        raise ValueError("--emotions names columns of --labels; give both")
+    labels = None if options.labels is None else read_label_table(options.labels, emotions=emotions)
+    return plan_jobs(find_clips(options.clips), labels, _transcripts(options.transcripts))
+
+
+def _transcripts(place: Path | None) -> Transcripts:
+    if place is None or place.is_dir():
+        return Transcripts(folder=place)
+    if not place.is_file():
+        raise ValueError(f"--transcripts {place} is not there; give a folder of transcripts, or a csv file of all")
+    return Transcripts(table=read_transcript_table(place))
+
+
+def _print_summary(out: Path, summary: Summary) -> None:
+    counts = ", ".join(f"{split} {count}" for split, count in summary.counts.items())
+    there = sum(summary.counts.values()) - summary.extracted
+    before = f", {there} of them before" if there else ""
+    if summary.warnings:
+        print(f"warnings: {format_counts(summary.warnings)}; {out / WARNINGS_FILE} says which clips")
+    for name, reason in summary.failed[:_SHOWN_FAILURES]:
+        print(f"failed: {name}: {reason}")
+    if len(summary.failed) > _SHOWN_FAILURES:
+        print(f"failed: {len(summary.failed) - _SHOWN_FAILURES} more, in {out / FAILURES_FILE}")
+    print(f"{out}: {counts}{before}; {len(summary.failed)} failed", flush=True)

@@ -1,0 +1,116 @@
+"""What an executor runs for each clip: its features, or why there are none."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from data_shards.clip_sets.clip_rows import ClipRecord, record_of
+from data_shards.clip_sets.jobs import ClipJob
+from data_shards.extraction.clip import Clip, ClipError, ExtractedClip
+from data_shards.extraction.extract import extract_clip
+from data_shards.extraction.settings import ExtractionSettings
+from data_shards.extraction.text import States, Tokens
+from data_shards.extraction.transcript import Transcript
+from data_shards.extraction.transcript_files import read_transcript
+
+LoadStates = Callable[[str], States]
+"""Loads the encoder of that name; a function of a module, since it is pickled."""
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""What another attempt would meet again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Makers:
+    """What makes features beside the settings. Picklable."""
+
+    face_model: Path | None = None
+    tokenizer: Tokens | None = None
+    """Where the settings ask for tokens."""
+    load_states: LoadStates | None = None
+    """Where they ask for hidden states; each process loads the encoder once."""
+
+    def states(self, settings: ExtractionSettings) -> States | None:
+        """The encoder, in this process. Raises ValueError: there is none of that name."""
+        return None if self.load_states is None else _load_states(self.load_states, settings.text_encoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a clip."""
+
+    number: int
+    clip: ExtractedClip | None = None
+    record: ClipRecord | None = None
+    reason: str = ""
+    """Why there are no features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOne:
+    """Extracts one of many clips. Picklable."""
+
+    jobs: tuple[ClipJob, ...]
+    settings: ExtractionSettings
+    makers: Makers
+    seconds: int
+    """A clip that takes longer ends its process: a decoder that hangs cannot be asked to stop."""
+
+    def __call__(self, number: int) -> Outcome:
+        """Extract clip `number`.
+
+        Raises:
+            ValueError: no clip can be extracted here. OSError: of a storage that may work at another attempt.
+        """
+        job = self.jobs[number]
+        makers, states = self.makers, self.makers.states(self.settings)
+        with _time_limit(self.seconds):
+            try:
+                clip = Clip(id=job.id, media=job.media, transcript=spoken_in(job), start=job.start, stop=job.stop)
+                found = extract_clip(
+                    clip, self.settings, face_model=makers.face_model, tokenizer=makers.tokenizer, states=states
+                )
+                return Outcome(number=number, clip=found, record=record_of(job, found))
+            except (ClipError, *_LASTING) as error:
+                return Outcome(number=number, reason=str(error))
+
+
+def spoken_in(job: ClipJob) -> Transcript | None:
+    """What is said in a clip.
+
+    Raises:
+        ClipError: the transcript cannot be read, or says nothing of this segment. OSError.
+    """
+    if job.transcript_file is None:
+        whole = job.transcript
+    else:
+        try:
+            whole = read_transcript(job.transcript_file)
+        except ValueError as error:
+            raise ClipError(str(error)) from error
+        if job.is_segment and not whole.words:
+            whole = job.transcript
+            if whole is None:
+                raise ClipError(f"{job.transcript_file} has no times, so what is said in a part of it is not known")
+    if whole is None or not job.is_segment or not whole.words:
+        return whole
+    return whole.between(job.start, math.inf if job.stop is None else job.stop)
+
+
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """End this process where the block takes longer."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+@lru_cache(maxsize=1)
+def _load_states(load: LoadStates, name: str) -> States:
+    return load(name)

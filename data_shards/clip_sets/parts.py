@@ -1,0 +1,165 @@
+"""The finished directory of a set of clips: Parquet parts with labels, what failed, and how it was made.
+
+Parts are put together in a hidden directory and moved to their places when all are written. Until that directory is
+removed at the end, `dmd shard` does not take the set.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_shards.clip_sets.clip_rows import KnownClip, RowReader, read_records, write_rows
+from data_shards.clip_sets.jobs import ClipJob
+from data_shards.durable import replace_file, sync_directory
+from data_shards.format.extraction_files import (
+    FAILURES_FILE,
+    OWN_FILES,
+    SETTINGS_FILE,
+    WARNINGS_FILE,
+    WORK_DIRECTORY,
+    differences,
+    extraction_of,
+    read_extraction,
+)
+from data_shards.sole_writer import LEASE_FILE
+
+PART_CLIPS = 64
+"""Clips of a part: a row group, which `dmd shard` reads at once."""
+_PARTS = "part-*.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedClip:
+    """A clip that belongs to the set."""
+
+    job: ClipJob
+    known: KnownClip
+
+
+def find_known(out: Path, settings: dict[str, Any]) -> dict[str, KnownClip]:
+    """The clips of a directory that have features, by id.
+
+    Raises:
+        ValueError: the directory holds something else, features of other settings, or a damaged file.
+    """
+    strangers = sorted(path.name for path in out.iterdir() if not _is_ours(path))
+    if strangers:
+        raise ValueError(
+            f"{out} holds {strangers[0]}, which `dmd extract` does not write; give features a directory of their own"
+        )
+    known: dict[str, KnownClip] = {}
+    for path in (*sorted(out.glob(_PARTS)), *sorted((out / WORK_DIRECTORY).rglob("*.parquet"))):
+        for clip in read_records(path):
+            known[clip.record.id] = clip
+        before = read_extraction(extraction_of(pq.read_schema(path)), path)
+        if changes := differences(before, settings):
+            raise ValueError(
+                f"{out} holds features of other settings ({'; '.join(changes)}; first there, then here); give the "
+                "same, another OUT, or --restart to extract all clips again"
+            )
+    return known
+
+
+def discard(out: Path) -> None:
+    """Remove all that an extraction has written. Raises OSError."""
+    for path in out.iterdir():
+        if path.name == WORK_DIRECTORY:
+            shutil.rmtree(path)
+        elif _is_ours(path) and path.name != LEASE_FILE:
+            path.unlink()
+
+
+def publish(
+    out: Path,
+    clips: Sequence[FinishedClip],
+    failed: Sequence[tuple[str, str]],
+    settings: dict[str, Any],
+) -> None:
+    """Make the directory that of these clips, and remove what belongs to no set. Raises OSError.
+
+    Args:
+        clips: in their order.
+        failed: (clip, reason).
+    """
+    content = _content(clips, settings)
+    if content != _published_content(out):
+        staging = out / WORK_DIRECTORY / f"parts-{uuid.uuid4().hex}"
+        staging.mkdir()
+        names = list(_write_parts(staging, clips, settings))
+        (out / SETTINGS_FILE).unlink(missing_ok=True)
+        for name in names:
+            os.replace(staging / name, out / name)
+        for path in out.glob(_PARTS):
+            if path.name not in names:
+                path.unlink()
+        sync_directory(out)
+    warnings = [(clip.job.id, *warning) for clip in clips for warning in clip.known.record.warnings]
+    _write_csv(out / FAILURES_FILE, ("clip", "reason"), failed)
+    _write_csv(out / WARNINGS_FILE, ("clip", "kind", "warning"), warnings)
+    facts = {
+        "settings": settings,
+        "clips": Counter(clip.job.split for clip in clips),
+        "failed": len(failed),
+        "warnings": Counter(kind for _, kind, _ in warnings),
+        "content": content,
+    }
+    replace_file(out / SETTINGS_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    shutil.rmtree(out / WORK_DIRECTORY)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name in {*OWN_FILES, WORK_DIRECTORY, LEASE_FILE} or path.match(_PARTS)
+
+
+def _content(clips: Sequence[FinishedClip], settings: dict[str, Any]) -> str:
+    """Digest of all that the parts of a set depend on."""
+    facts = [(clip.job.id, clip.job.split, clip.job.labels, asdict(clip.known.record)) for clip in clips]
+    return hashlib.sha256(json.dumps([settings, facts], sort_keys=True).encode()).hexdigest()
+
+
+def _published_content(out: Path) -> str | None:
+    """What `_content` was of the set that is there; None where there is none, or it is not whole."""
+    try:
+        return str(json.loads((out / SETTINGS_FILE).read_bytes())["content"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_parts(staging: Path, clips: Sequence[FinishedClip], settings: dict[str, Any]) -> Iterator[str]:
+    """Write all parts; their names."""
+    reader = RowReader()
+    for number, start in enumerate(range(0, len(clips), PART_CLIPS)):
+        part = clips[start : start + PART_CLIPS]
+        features = reader.read([clip.known for clip in part])
+        columns = {"split": pa.array([clip.job.split for clip in part], pa.string()), **_labels(part)}
+        for name, values in columns.items():
+            features = features.append_column(name, values)
+        name = f"part-{number:05d}.parquet"
+        write_rows(staging / name, features, [clip.known.record for clip in part], settings)
+        yield name
+
+
+def _labels(part: Sequence[FinishedClip]) -> dict[str, pa.Array]:
+    """Column -> the labels of a part: classes as text or numbers, as all of the set are written."""
+    names = part[0].job.labels
+    return {name: pa.array([clip.job.labels[name] for clip in part]) for name in names}
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())

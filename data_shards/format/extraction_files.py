@@ -1,0 +1,50 @@
+"""What a directory of `dmd extract` consists of; `dmd shard` knows it by these names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+SETTINGS_KEY = b"dmd.extraction"
+"""Key of a Parquet schema's metadata: how the features were made, as JSON."""
+SETTINGS_FILE = "extraction.json"
+FAILURES_FILE = "failed.csv"
+WARNINGS_FILE = "warnings.csv"
+WORK_DIRECTORY = ".extracting"
+"""Features of single clips, until all are there."""
+OWN_FILES = frozenset({SETTINGS_FILE, FAILURES_FILE, WARNINGS_FILE})
+"""Files beside the features, which hold no samples."""
+
+
+def check_finished(directory: Path) -> None:
+    """Raise ValueError for a directory that an extraction has not finished."""
+    if (directory / WORK_DIRECTORY).exists():
+        raise ValueError(
+            f"{directory} lacks clips: `dmd extract` works on it, or was interrupted; the same command continues"
+        )
+
+
+def extraction_of(schema: pa.Schema) -> str:
+    """How the features of a Parquet file were made, as JSON; empty where the file does not say."""
+    return (schema.metadata or {}).get(SETTINGS_KEY, b"").decode(errors="replace")
+
+
+def read_extraction(written: str, path: object) -> dict[str, Any]:
+    """The settings that `extraction_of` gave for the files of `path`. Raises ValueError for what is no JSON object."""
+    try:
+        settings = json.loads(written) if written else {}
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: {SETTINGS_KEY.decode()} in its metadata is no JSON object; extract the clips again")
+    return settings
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The settings that differ, such as "vision mediapipe-blendshapes and none"."""
+    return [
+        f"{name} {before.get(name)} and {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
