@@ -1,14 +1,15 @@
-"""What `dmd predict` reads: shards, a feature pickle or a table, as batches of samples.
+"""What `dmd predict` reads: shards, a feature pickle, a table or clips, as batches of samples.
 
 A pickle holds `{split: fields}` or the fields themselves: `text` (or `text_bert` for a model with a text encoder),
 `audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels` (`classification_labels` for a model of
 stored classes); `[N, T, D]` each, N arrays of different T, or one sample without the first axis. A split may be called
-by any of its names. A table (`dmd.inference.tables`) has the same as columns. `dmd.system.input_arrays` makes of these
-what the model reads.
+by any of its names. A table (`dmd.inference.tables`) has the same as columns, and of clips `dmd.inference.clips` makes
+the same. `dmd.system.input_arrays` makes of these what the model reads. Where tokens are missing and `raw_text` is
+there, they are made with the tokenizer of the training.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.clip_sets.jobs import ClipJob
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.schema import MODALITIES
 from data_shards.label_options import format_counts
@@ -24,14 +26,16 @@ from data_shards.places import Place, PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
-from data_shards.sources.conversions import to_id, to_raw_text
+from data_shards.sources.conversions import is_missing, to_id, to_raw_text
 from data_shards.sources.mmsa import Nonfinite
 from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
 from data_shards.sources.splits import find_splits, split_of
 from dmd.config import Config
 from dmd.config.loading import config_from_dict
 from dmd.data.targets import check_classes, targets
+from dmd.inference.clips import FeatureMaker, check_made_alike, clip_fields
 from dmd.inference.tables import Table, is_table
+from dmd.inference.text_tokens import TextTokens
 from dmd.system.input_arrays import InputFitter, Inputs
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard
@@ -67,6 +71,15 @@ class Samples:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """For which model something is read, and what that takes."""
+
+    card: ModelCard
+    fitter: InputFitter
+    tokens: TextTokens
+
+
 def read_samples(
     given: PlaceLike,
     card: ModelCard,
@@ -75,6 +88,7 @@ def read_samples(
     default: str | None = None,
     ids: list[str] | None = None,
     nonfinite: Nonfinite = "refuse",
+    tokenizer: str | None = None,
 ) -> Iterator[Samples]:
     """Samples of a place in batches, ready for the model. What was cut, missing or zeroed is a warning at the end.
 
@@ -85,6 +99,7 @@ def read_samples(
         default: the split that is read of what has splits, where none is named; None: all.
         ids: which samples; None: all.
         nonfinite: whether NaN and infinities are an error, or become 0.
+        tokenizer: see `TextTokens`.
 
     Raises:
         ValueError: what is not there, is there twice, or does not fit the model.
@@ -94,8 +109,38 @@ def read_samples(
     def choose(there: Iterable[str]) -> list[str]:
         return chosen_splits(path, there, splits, default)
 
-    fitter = card.fitter(nonfinite)
-    batches = _batches(path, card, choose, fitter)
+    reading = _Reading(card=card, fitter=card.fitter(nonfinite), tokens=TextTokens(card, tokenizer))
+    return _checked(_batches(path, reading, choose), reading.fitter, path, wanted)
+
+
+def read_clips(
+    jobs: Sequence[ClipJob], card: ModelCard, maker: FeatureMaker, tokens: TextTokens, *, ids: list[str] | None = None
+) -> Iterator[Samples]:
+    """Clips as `read_samples` gives the samples of a place, in their order.
+
+    Args:
+        jobs: at least one.
+        ids: which clips; None: all.
+
+    Raises:
+        ValueError: an id of no clip, or no clip of which features can be made.
+    """
+    wanted = _unique(ids)
+    chosen = [job for job in jobs if wanted is None or job.id in wanted] or jobs
+    where = str(jobs[0].media) if len(jobs) == 1 else f"{jobs[0].media.parent}"
+    reading = _Reading(card=card, fitter=card.fitter(), tokens=tokens)
+    batches = (
+        samples
+        for fields in clip_fields(chosen, maker, BATCH_SIZE)
+        for samples in _from_fields(Fields(fields), "", reading, where)
+    )
+    return _checked(batches, reading.fitter, where, wanted)
+
+
+def _checked(
+    batches: Iterator[Samples], fitter: InputFitter, path: Place | str, wanted: set[str] | None
+) -> Iterator[Samples]:
+    """The wanted samples, each once; what was changed is said at the end."""
     seen: dict[str, set[str]] = {}
     for samples in batches:
         there = seen.setdefault(samples.split, set())
@@ -121,13 +166,13 @@ def read_samples(
         raise ValueError(f"{path} has no sample {unknown[0]!r} among its {count}; ids look like {min(there)!r}")
 
 
-def _batches(path: Place, card: ModelCard, choose: Choose, fitter: InputFitter) -> Iterator[Samples]:
+def _batches(path: Place, reading: _Reading, choose: Choose) -> Iterator[Samples]:
     """The samples of what a place is."""
     if path.is_url or (path.path / INDEX_NAME).exists():
-        return _from_shards(path, card, choose)
+        return _from_shards(path, reading.card, choose)
     if is_table(path.path):
-        return _from_table(path.path, card, choose, fitter)
-    return _from_shards(path, card, choose) if path.is_dir() else _from_pickle(path.path, card, choose, fitter)
+        return _from_table(path.path, reading, choose)
+    return _from_shards(path, reading.card, choose) if path.is_dir() else _from_pickle(path.path, reading, choose)
 
 
 def _unique(ids: list[str] | None) -> set[str] | None:
@@ -178,6 +223,7 @@ def check_shards(card: ModelCard, reader: ShardReader, splits: list[str]) -> Non
                 f"the model was trained on data with {what} {card.data[what]}, {root} has {here}; give shards that "
                 "were made from the same features"
             )
+    check_made_alike(card, info.extraction, str(root))
     if card.data["lengths"] != info.lengths:
         _log.warning(
             "warning: the model was trained on data with lengths %s, %s has %s: shorter samples are padded%s",
@@ -219,7 +265,7 @@ def shard_batches(reader: ShardReader, card: ModelCard, split: str, rows: range)
         )
 
 
-def _from_pickle(path: Path, card: ModelCard, choose: Choose, fitter: InputFitter) -> Iterator[Samples]:
+def _from_pickle(path: Path, reading: _Reading, choose: Choose) -> Iterator[Samples]:
     if not path.exists():
         raise ValueError(
             f"{path} is empty or no file: there is nothing at this path; give a feature pickle or a directory of "
@@ -234,18 +280,19 @@ def _from_pickle(path: Path, card: ModelCard, choose: Choose, fitter: InputFitte
         _warn_of(unread, str(path))
     for split in choose(there or [""]):
         fields = Fields(text_keys(content[there[split]] if split else content))
-        yield from _from_fields(fields, split, card, path, fitter)
+        yield from _from_fields(fields, split, reading, path)
         _warn_of(fields.unused(), f"{path} {split}".rstrip())
 
 
-def _from_table(path: Path, card: ModelCard, choose: Choose, fitter: InputFitter) -> Iterator[Samples]:
+def _from_table(path: Path, reading: _Reading, choose: Choose) -> Iterator[Samples]:
     table = Table(path)
+    check_made_alike(reading.card, table.extraction(), str(path))
     _warn_of(table.other_files, str(path))
     unused: dict[str, int] = {}
     for split in choose(table.splits()):
         for rows in table.read(split, BATCH_SIZE):
             fields = Fields(rows)
-            yield from _from_fields(fields, split, card, path, fitter)
+            yield from _from_fields(fields, split, reading, path)
             for name, count in fields.unused().items():
                 unused[name] = unused.get(name, 0) + count
     _warn_of(unused, str(path))
@@ -256,9 +303,9 @@ def _warn_of(ignored: dict[str, int], where: str) -> None:
         _log.warning("warning: %s: ignored: %s", where, format_counts(ignored))
 
 
-def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path, fitter: InputFitter) -> Iterator[Samples]:
+def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str) -> Iterator[Samples]:
     names = {m: m for m in MODALITIES}
-    if card.data["text_kind"] == "tokens":
+    if reading.card.data["text_kind"] == "tokens":
         names["text"] = "text_bert"
     where = f"{path} {split}: " if split else f"{path}: "
     if not any(name in fields for name in names.values()):
@@ -268,12 +315,15 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path, fitter
         raise ValueError(f"{where}no sample; give a file with at least one")
     for modality in MODALITIES:
         fields.get(f"{modality}_lengths"), fields.get(f"{modality}_length")  # arrays say it themselves
-    inputs = fitter.fit({m: fields.get(name) for m, name in names.items()}, where)
+    arrays = {m: fields.get(name) for m, name in names.items()}
+    if arrays["text"] is None and reading.tokens.is_known and fields.get("raw_text") is not None:
+        arrays["text"] = reading.tokens.make(_texts(fields), reading.fitter, where)
+    inputs = reading.fitter.fit(arrays, where)
     count = len(inputs)
     given = _listed(fields.get("id"), count, where, "id")
     ids = [to_id(name, f"{where}sample {row}") for row, name in enumerate(given)] or [str(row) for row in range(count)]
     texts = list(map(to_raw_text, _listed(fields.get("raw_text"), count, where, "raw_text"))) or [""] * count
-    labels = _labels(fields, count, card, where)
+    labels = _labels(fields, count, reading.card, where)
     for begin in range(0, count, BATCH_SIZE):
         part = slice(begin, begin + BATCH_SIZE)
         yield Samples(
@@ -283,6 +333,13 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path, fitter
             labels=labels[part],
             inputs=inputs.pick(part),
         )
+
+
+def _texts(fields: Fields) -> list[str | None]:
+    """The sentences of a split, None where there is none; one sample alone may have a plain one."""
+    given = fields["raw_text"]
+    listed = given if isinstance(given, list | tuple) or np.ndim(given) else [given]
+    return [None if is_missing(text) else to_raw_text(text) for text in listed]
 
 
 def _labels(fields: Fields, count: int, card: ModelCard, where: str) -> NDArray[np.float64]:

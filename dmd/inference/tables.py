@@ -12,6 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from data_shards.format.extraction_files import (
+    OWN_FILES,
+    SETTINGS_FILE,
+    check_finished,
+    extraction_of,
+    read_extraction,
+)
 from data_shards.sources.nested import Nested
 from data_shards.sources.paths import named_files
 from data_shards.sources.splits import named_split
@@ -37,15 +44,34 @@ class Table:
             ValueError: files of different formats, or no table.
         """
         self._path = path
+        if path.is_dir():
+            check_finished(path)
         files = dict(named_files([path]))
         formats = {file: found for file in files if (found := table_format(file)) is not None}
         if len(set(formats.values())) != 1:
             raise ValueError(f"{path} holds Parquet and Arrow files; give a directory of one of them")
-        self.other_files = {f"file {name}": 1 for file, name in files.items() if file not in formats}
+        extracted = [file for file, name in files.items() if name in OWN_FILES and SETTINGS_FILE in files.values()]
+        others = files.keys() - formats.keys() - set(extracted)
+        self.other_files = {f"file {files[file]}": 1 for file in others}
         """What the directory holds beside the table -> 1."""
         self._format = next(iter(formats.values()))
         with self._readable():
             self._data = ds.dataset(sorted(map(str, formats)), format=self._format, partitioning="hive")
+
+    def extraction(self) -> dict[str, Any]:
+        """How its features were made of clips; empty where it does not say.
+
+        Raises:
+            ValueError: its files were made otherwise, or their metadata is damaged.
+        """
+        with self._readable():
+            written = {
+                extraction_of(fragment.physical_schema): fragment.path for fragment in self._data.get_fragments()
+            }
+        if len(written) > 1:
+            one, other = list(written.values())[:2]
+            raise ValueError(f"{self._path}: the features of {one} and {other} were made otherwise; predict each alone")
+        return read_extraction(next(iter(written)), self._path)
 
     def splits(self) -> list[str]:
         """The splits that occur; "" alone where the table has none."""

@@ -104,6 +104,11 @@ class InputFitter:
             text_mask=there.float()[:, None, None] if masked else None,
         )
 
+    def count_cut(self, place: tuple[str, str], steps: int) -> None:
+        """Count steps that a sample loses; `place` is what warnings begin with, and the modality."""
+        self._cut[place] += 1
+        self._cut_steps[place] += steps
+
     def warnings(self) -> list[str]:
         """What was changed, one line for each place, modality and kind of change."""
         lines = []
@@ -174,7 +179,7 @@ class InputFitter:
         steps = self._lengths[place[1]]
         cut = np.flatnonzero((array[steps:] != 0).any(1))
         if len(cut):  # frames of zeros are padding
-            self._count_cut(place, int(cut[-1]) + 1)
+            self.count_cut(place, int(cut[-1]) + 1)
         with np.errstate(over="ignore"):
             kept = array[:steps].astype(np.float32)
         return np.nan_to_num(kept, nan=0.0, posinf=0.0, neginf=0.0) if self._zero else kept
@@ -192,12 +197,8 @@ class InputFitter:
         length = int(np.flatnonzero(tokens[1]).max(initial=-1)) + 1
         if length <= steps:
             return tokens[:, :steps]
-        self._count_cut(place, length - steps)
+        self.count_cut(place, length - steps)
         return np.concatenate([tokens[:, : steps - 1], tokens[:, length - 1 : length]], axis=1)
-
-    def _count_cut(self, place: tuple[str, str], steps: int) -> None:
-        self._cut[place] += 1
-        self._cut_steps[place] += steps
 
 
 def _samples(values: Any, what: str) -> list[_Array | None]:
