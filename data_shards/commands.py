@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_shards.cores import usable_cores
 from data_shards.label_options import add_label_options, labels_from_options, print_ignored, print_labels
 from data_shards.places import place_option
+from data_shards.text.options import add_text_options, makes_text, plan_text, text_choice
 
 if TYPE_CHECKING:
     from data_shards.executor import Executor
@@ -90,9 +91,8 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         SourceOptions(
             name=options.name,
             format=options.format,
-            text=options.text,
+            text=text_choice(options),
             nonfinite=options.nonfinite,
-            vocab=options.vocab,
             others={modality: path for modality, path in others.items() if path},
             class_labels=options.class_labels,
             classes=options.classes or options.binary,
@@ -104,7 +104,7 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         print(f"{field}: {count} non-finite values stored as 0")
     print_ignored(source.ignored)
     many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
-    return source, {
+    about: dict[str, Any] = {
         "where": where_of(to_paths(options.features)),
         "labels": labels,
         "zeroed": source.nonfinite,
@@ -113,6 +113,17 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         "memory": source.memory(),
         "file_of": many.file_of if many else None,
     }
+    if not makes_text(options):
+        return source, about
+    text = plan_text(options, source, executor, memory=source.memory())
+    for note in text.notes:
+        print(note)
+    about |= {
+        "tokenizer": text.made_with,
+        "ignored": {**source.ignored, **text.unused},
+        "memory": source.memory() + text.memory,
+    }
+    return text.source, about
 
 
 def shard_parser() -> argparse.ArgumentParser:
@@ -158,8 +169,8 @@ def shard_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep `classification_labels` of an MMSA pickle too, for model.task with data.classes=stored",
     )
+    add_text_options(parser)
     add_label_options(parser)
-    given.add_argument("--vocab", metavar="vocab.txt", help="BERT vocabulary that splits MISA's and MAG-BERT's words")
     for modality in ("text", "audio", "vision"):
         given.add_argument(
             f"--feature-{modality}", metavar="FILE.pkl", help=f"take {modality} from another MMSA pickle, joined by id"
@@ -179,6 +190,8 @@ def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Na
         parser.error("give either FEATURES or --synthetic")
     if options.synthetic and (options.classes or options.binary or options.label_scale or options.ids != "keep"):
         parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")
+    if options.synthetic and makes_text(options):
+        parser.error("synthetic samples have text already; give --text-kind")
     return options
 
 

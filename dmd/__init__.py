@@ -31,6 +31,7 @@ def predict_clip(
     face_model: "str | Path | None" = None,
     tokenizer: str | None = None,
     text_encoder: str | None = None,
+    word_vectors: str | None = None,
 ) -> "Prediction":
     """What a model says about a video or a sound file; see `dmd.inference.predict_clip.predict_clip`."""
     from dmd.inference.predict_clip import predict_clip as predict_one
@@ -42,4 +43,5 @@ def predict_clip(
         face_model=face_model,
         tokenizer=tokenizer,
         text_encoder=text_encoder,
+        word_vectors=word_vectors,
     )

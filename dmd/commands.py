@@ -157,7 +157,7 @@ def predict_parser() -> argparse.ArgumentParser:
         help="of a directory (default: %(default)s)",
     )
     _add_text_encoder(parser)
-    _add_clip_options(parser.add_argument_group("clips", "Features are made as those of the training were."))
+    _add_clip_options(parser.add_argument_group("clips", "Features and text are made as those of the training were."))
     return parser
 
 
@@ -172,6 +172,7 @@ def _add_clip_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tokenizer", metavar="PATH", help="the tokenizer of the training (default: where it was; nothing is fetched)"
     )
+    group.add_argument("--word-vectors", metavar="FILE", help="those of the training (default: where they were)")
 
 
 def predict_here(options: argparse.Namespace) -> int:
@@ -253,13 +254,13 @@ def _samples(options: argparse.Namespace, card: "ModelCard") -> "Iterator[Sample
     """What is to be predicted."""
     from dmd.inference.clips import FeatureMaker, clip_jobs
     from dmd.inference.inputs import read_clips, read_samples
-    from dmd.inference.text_tokens import TextTokens
+    from dmd.inference.transcript_text import TranscriptText
 
     if _are_clips(options):
         jobs = clip_jobs([place.path for place in options.inputs], options.transcript)
-        tokens = TextTokens(card, options.tokenizer)
-        maker = FeatureMaker(card, tokens, face_model=options.face_model, text_encoder=options.text_encoder)
-        return read_clips(jobs, card, maker, tokens, ids=options.id)
+        text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
+        maker = FeatureMaker(card, text, face_model=options.face_model, text_encoder=options.text_encoder)
+        return read_clips(jobs, card, maker, text, ids=options.id)
     place = _one_place(options.inputs)
     if options.transcript is not None:
         raise ValueError(f"--transcript is of clips, and {place} is no video and no sound file; leave it out")
@@ -271,6 +272,7 @@ def _samples(options: argparse.Namespace, card: "ModelCard") -> "Iterator[Sample
         ids=options.id,
         nonfinite=options.nonfinite,
         tokenizer=options.tokenizer,
+        word_vectors=options.word_vectors,
     )
 
 

@@ -15,6 +15,7 @@ from cluster.request import check_train_options, train_request
 from cluster.sharding.parser import parse_shard
 from data_shards.format.schema import MODALITIES
 from data_shards.places import Place, to_place
+from data_shards.text.options import makes_text
 from dmd.commands import parts_order
 from dmd.config.loading import load_config, preset_names
 from dmd.report.commands import report_parser
@@ -71,7 +72,11 @@ def _train_files(options: argparse.Namespace) -> list[Path]:
 
 
 def _shard_files(options: argparse.Namespace) -> list[Path]:
-    others = {"--vocab": options.vocab, **{f"--feature-{m}": getattr(options, f"feature_{m}") for m in MODALITIES}}
+    makes_text(options)
+    others = {f"--feature-{m}": getattr(options, f"feature_{m}") for m in MODALITIES}
+    others["--word-vectors"] = options.word_vectors
+    if options.tokenizer is not None and Path(options.tokenizer).exists():  # any other is a name on the hub
+        others["--tokenizer"] = options.tokenizer
     for path in options.features:
         check_places({"FEATURES": to_place(path)})
     check_places({name: to_place(path) for name, path in others.items() if path})

@@ -65,13 +65,14 @@ def _absolute(options: argparse.Namespace) -> argparse.Namespace:
     changed = argparse.Namespace(**vars(options))
     changed.features = [str(Path(path).absolute()) for path in options.features]
     changed.shards = options.shards.absolute()
-    for name in ("vocab", *(f"feature_{modality}" for modality in MODALITIES)):
+    for name in (f"feature_{modality}" for modality in MODALITIES):
         path = getattr(options, name)
         setattr(changed, name, path and str(Path(path).absolute()))
     return changed
 
 
 def _paths(options: argparse.Namespace) -> Iterator[Path]:
-    """What every node must see. The directory of the shards is there when the build has taken it."""
+    """What every node must see. The directory of the shards is there when the build has taken it. A tokenizer and word
+    vectors are read here and travel with the tasks."""
     others = (getattr(options, f"feature_{modality}") for modality in MODALITIES)
-    yield from map(Path, filter(None, (*options.features, options.vocab, *others)))
+    yield from map(Path, filter(None, (*options.features, *others)))

@@ -109,13 +109,15 @@ class DatasetInfo:
     protocol: Protocol | Literal[""] = ""
     """Which metrics the field reports on this set; "": those of its task."""
     tokenizer: dict[str, str] = field(default_factory=dict)
-    """`name` and `digest` of the tokenizer that made the token ids; empty: unknown, or text features."""
+    """`name` and `digest` (sha256) of the tokenizer that made the token ids, or of the file of word vectors that text
+    features were taken from; empty: unknown, or other text features."""
     extraction: dict[str, Any] = field(default_factory=dict)
     """How the features were made of clips, as `dmd extract` was told; empty: unknown."""
     ids_numbered: bool = False
     """Whether ids were given a number (`--ids number`)."""
     ignored: dict[str, int] = field(default_factory=dict)
-    """Fields, columns, members and files of the source that were not used -> how many entries each has."""
+    """Fields, columns, members and files of the source that were not used, and what of its transcripts is not in the
+    text -> how many entries each has."""
     members: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_MEMBERS))
     """Which member of a sample holds what, such as `audio.npy`, `feats.npz:audio` or `json:raw_text`; "" for none."""
     rounding: dict[str, float] = field(default_factory=dict)
@@ -223,7 +225,7 @@ def content_digest(*, facts: dict[str, Any], shards: list[tuple[str, int, str]])
 def check_sample(sample: Sample) -> None:
     """Reject a sample that no shard may hold; the `ValueError` names the sample and what is wrong with it."""
     where = f"{sample.split} sample {sample.id!r}"
-    if not sample.id or not _is_utf8(sample.id) or not _is_utf8(sample.raw_text):
+    if not sample.id or not is_utf8(sample.id) or not is_utf8(sample.raw_text):
         raise ValueError(f"{where}: its id is empty or its text cannot be written as UTF-8; use --ids number")
     _check_label(sample, where)
     for modality, length in zip(MODALITIES, sample.lengths, strict=True):
@@ -290,7 +292,8 @@ def _are_statistics(values: Any, dim: int | None) -> bool:
     return all(value >= 0 for value in values["std"])
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8; one with half a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

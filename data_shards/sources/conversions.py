@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from data_shards.format.padding import pad_steps
 
+NO_TEXT = np.zeros((3, 0), dtype=np.int32)
+"""Of a sample whose text is made of `raw_text` later."""
+
 
 def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
     """Which values of an array are finite as float32: what is beyond its range becomes infinite when it is stored."""

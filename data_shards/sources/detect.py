@@ -28,8 +28,6 @@ class SourceOptions:
     format: Format = "auto"
     text: TextChoice = "auto"
     nonfinite: Nonfinite = "refuse"
-    vocab: str | None = None
-    """A BERT vocabulary for pickles that hold words."""
     others: dict[str, str] = field(default_factory=dict)
     """Modality -> the MMSA pickle that it comes from instead."""
     class_labels: bool = False
@@ -106,7 +104,7 @@ def _open_pickle(
     _check_options(options, kind)
     common: dict[str, Any] = {"name": options.name, "nonfinite": options.nonfinite, "need_ids": options.need_ids}
     if kind == "misa":
-        return MisaSource(path, vocab=options.vocab, opened=opened, split=split, **common)
+        return MisaSource(path, text=options.text, opened=opened, split=split, **common)
     return MmsaSource(
         path,
         text=options.text,
@@ -177,8 +175,6 @@ def _check_options(options: SourceOptions, kind: Format) -> None:
         raise ValueError("--class-labels takes classification_labels from MMSA pickles only; leave it out")
     if options.class_labels and options.classes:
         raise ValueError("--class-labels keeps class numbers beside sentiments, --classes takes them alone; give one")
-    if options.vocab and kind != "misa":
-        raise ValueError("--vocab is for MISA and MAG-BERT pickles, whose text is words; leave it out")
 
 
 def _check_place(given: str | Path) -> None:

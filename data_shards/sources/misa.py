@@ -1,8 +1,8 @@
 """MISA and MAG-BERT pickles: lists of `((words, visual, acoustic[, actual words]), label, segment)`.
 
 MAG-BERT has one file `{train, dev, test}`, MISA a directory with train.pkl, dev.pkl and test.pkl. Their text becomes
-tokens: with a BERT vocabulary the words (MISA's actual words) are split into WordPieces; without one, words must
-already be numbers, which are the tokens. Sequences keep their own lengths and are padded at the end.
+tokens: words that are numbers are the tokens; of spelled words (MISA's actual words) text is made later, as of any
+transcript (`data_shards.text`). Sequences keep their own lengths and are padded at the end.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import Sample
 from data_shards.safe_pickle.load import Pickle
-from data_shards.sources.conversions import check_nonfinite, to_features, to_id, to_text
-from data_shards.sources.mmsa import Nonfinite
+from data_shards.sources.conversions import NO_TEXT, check_nonfinite, to_features, to_id, to_text
+from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.sources.pickled import as_text, size_of
 from data_shards.sources.splits import find_splits
-from data_shards.sources.wordpiece import Vocabulary
 
 _OBJECTS = 4096
 """Bytes that an entry takes beside its arrays."""
@@ -32,6 +31,7 @@ class _Entry:
     """One sample as it is in the pickle, checked."""
 
     tokens: list[int]
+    """Empty where text is made of the words later."""
     raw_text: str
     vision: NDArray[np.float32]
     audio: NDArray[np.float32]
@@ -47,7 +47,7 @@ class MisaSource:
         path: str | Path,
         *,
         name: str | None = None,
-        vocab: str | Path | None = None,
+        text: TextChoice = "auto",
         nonfinite: Nonfinite = "refuse",
         need_ids: bool = True,
         opened: Pickle | None = None,
@@ -60,11 +60,11 @@ class MisaSource:
         """
         self.name = name or Path(path).stem
         self._reopen = partial(
-            MisaSource, path, name=name, vocab=vocab, nonfinite=nonfinite, need_ids=need_ids, split=split
+            MisaSource, path, name=name, text=text, nonfinite=nonfinite, need_ids=need_ids, split=split
         )
         found, self.ignored, self._memory = _splits(path, opened, split)
         """What is in the file or the directory and not in the samples -> how many entries it has."""
-        self._vocabulary = Vocabulary(vocab) if vocab else None
+        self._reads_tokens = text != "transcripts"
         self._zero = nonfinite == "zero"
         self._need_ids = need_ids
         self._entries = {split: self._parse(entries, where) for split, (entries, where) in found.items()}
@@ -100,19 +100,25 @@ class MisaSource:
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Samples `start` to `stop` of a split."""
         for entry in self._entries[split][start:stop]:
-            text = np.zeros((3, self._steps["text"]), dtype=np.int32)
-            text[0, : len(entry.tokens)] = entry.tokens
-            text[1, : len(entry.tokens)] = 1
             yield Sample(
                 id=entry.segment,
                 split=split,
                 label=entry.label,
                 raw_text=entry.raw_text,
-                text=text,
+                text=self._tokens(entry),
                 audio=to_features(entry.audio, zero=self._zero, steps=self._steps["audio"]),
                 vision=to_features(entry.vision, zero=self._zero, steps=self._steps["vision"]),
                 lengths=(len(entry.tokens), len(entry.audio), len(entry.vision)),
             )
+
+    def _tokens(self, entry: _Entry) -> NDArray[np.int32]:
+        """Ids, mask and token types of a sample [3, T]."""
+        if not self._reads_tokens:
+            return NO_TEXT
+        tokens = np.zeros((3, self._steps["text"]), dtype=np.int32)
+        tokens[0, : len(entry.tokens)] = entry.tokens
+        tokens[1, : len(entry.tokens)] = 1
+        return tokens
 
     def _parse(self, entries: object, where: str) -> list[_Entry]:
         if isinstance(entries, dict):
@@ -139,10 +145,10 @@ class MisaSource:
                 raise ValueError(f"its label has {len(numbers)} values; give one, such as the sentiment")
             number = float(numbers[0])
             vision, audio = to_features(vision), to_features(audio)
-            tokens = self._vocabulary.encode(texts) if self._vocabulary else _to_token_ids(words)
+            tokens = _to_token_ids(words) if self._reads_tokens else []
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{where}: {error}") from error
-        if not tokens or not len(vision) or not len(audio):
+        if not (tokens if self._reads_tokens else texts) or not len(vision) or not len(audio):
             raise ValueError(f"{where} ({name}) has no words, no frames or no sound; leave it out")
         return _Entry(tokens, " ".join(texts), vision, audio, number, name)
 
@@ -150,8 +156,9 @@ class MisaSource:
 def _to_token_ids(words: Any) -> list[int]:
     array = np.asarray(words)
     if array.dtype.kind not in "iu":
-        kind = f"are {array.dtype}" if array.dtype.kind == "f" else "are text"
-        raise ValueError(f"its words {kind}, not token ids; give the text encoder's vocabulary with --vocab vocab.txt")
+        if array.dtype.kind == "f":
+            raise ValueError(f"its words are {array.dtype}, not token ids; give whole numbers")
+        raise ValueError("its words are text, not token ids; make tokens of them with --tokenizer NAME_OR_PATH")
     numbers = [int(word) for word in array.reshape(-1)]
     if wrong := [number for number in numbers if not 0 <= number < 1 << 31]:
         raise ValueError(f"its word {wrong[0]} is no token id; give numbers from 0 to {(1 << 31) - 1}")

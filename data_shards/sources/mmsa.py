@@ -2,7 +2,8 @@
 
 Aligned and unaligned files look the same: only their sequence lengths differ. MulT's pickles are the same with
 `labels` [N, 1, 1] and ids [video, start, stop]. `text` chooses what the shards hold: `features` the float array
-`text`, `tokens` the WordPiece array `text_bert`, and `auto` features where the file has them and tokens otherwise.
+`text`, `tokens` the WordPiece array `text_bert`, and `auto` features where the file has them and tokens otherwise;
+`transcripts` neither, where text is made of `raw_text` later (`data_shards.text`).
 Where `text_lengths` is absent the attention mask of `text_bert` gives the text's unpadded length; a modality without
 any length counts as unpadded. A modality may come from another pickle of this layout (MMSA's feature_T, feature_A,
 feature_V): its samples are joined by id, which must be unique on both sides.
@@ -21,10 +22,10 @@ from numpy.typing import NDArray
 from data_shards.format.schema import MODALITIES, Sample, TextKind
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
-from data_shards.sources.conversions import check_nonfinite, to_features, to_raw_text, to_tokens
+from data_shards.sources.conversions import NO_TEXT, check_nonfinite, to_features, to_raw_text, to_tokens
 from data_shards.sources.pickled import Splits
 
-TextChoice = Literal["auto", "features", "tokens"]
+TextChoice = Literal["auto", "features", "tokens", "transcripts"]
 Nonfinite = Literal["refuse", "zero"]
 AT_ONCE = 64
 """Samples whose arrays are read before their memory is released."""
@@ -88,7 +89,7 @@ class MmsaSource:
         bad_values = {
             f"{name}/{m}": fields.nonfinite(m, self._release)
             for name, fields in ({} if checked else self._splits).items()
-            for m in MODALITIES
+            for m in fields.arrays
         }
         self.nonfinite = {name: count for name, (count, _) in bad_values.items() if count}
         """Non-finite values per split and modality, as found (with `zero` they are stored as 0)."""
@@ -157,15 +158,18 @@ class _Split:
         places = dict.fromkeys(MODALITIES, main)
         places |= {m: _Place(other.fields(split), f"{other.path}: {split}") for m, other in others.items()}
         self.text_kind = _text_kind(places["text"], choice.text)
-        names = {**{m: m for m in MODALITIES}, "text": "text_bert" if self.text_kind == "tokens" else "text"}
-        self.arrays = {m: fields_of.rows(places[m].fields, names[m], places[m].where) for m in MODALITIES}
+        names = {m: m for m in MODALITIES if m != "text" or self.text_kind is not None}
+        if self.text_kind == "tokens":
+            names["text"] = "text_bert"
+        self.arrays = {m: fields_of.rows(places[m].fields, name, places[m].where) for m, name in names.items()}
+        """Of the modalities that are read."""
         self.count = self._count_samples()
         self._order = {m: self._join(m, places[m]) for m in others}
         """Modality of another file -> for each sample its row there [N]."""
-        shape = self.arrays["text"].shape
-        if self.text_kind == "tokens" and shape[1] != 3:
+        if self.text_kind == "tokens" and self.arrays["text"].shape[1] != 3:
+            shape = self.arrays["text"].shape
             raise ValueError(f"{self._where}: text_bert has shape {shape}; it must be [N, 3, T]")
-        self._lengths = {m: self._modality_lengths(m, places[m]) for m in MODALITIES}
+        self._lengths = {m: self._modality_lengths(m, places[m]) for m in self.arrays}
         self.unjoined = {places[m].where: len(self.arrays[m]) - self.count for m in others}
         """By file and split, the samples of other files that no sample here is joined with."""
 
@@ -206,23 +210,23 @@ class _Split:
 
     def sample(self, i: int, *, zero: bool) -> Sample:
         """Sample `i`; with `zero` its non-finite features become 0."""
-        rows = {m: int(self._order[m][i]) if m in self._order else i for m in MODALITIES}
-        arrays: dict[str, Any] = {}
-        for m in MODALITIES:
+        rows = {m: int(self._order[m][i]) if m in self._order else i for m in self.arrays}
+        arrays: dict[str, Any] = {"text": NO_TEXT}
+        for m in self.arrays:
             array = self.arrays[m][rows[m]]
             try:
                 tokens = m == "text" and self.text_kind == "tokens"
                 arrays[m] = to_tokens(array) if tokens else to_features(array, zero=zero)
             except ValueError as error:
                 raise ValueError(f"{self._where} sample {self._ids[i]!r}: {m}: {error}") from error
-        text_length, audio_length, vision_length = (int(self._lengths[m][rows[m]]) for m in MODALITIES)
+        lengths = {"text": 0} | {m: int(self._lengths[m][row]) for m, row in rows.items()}
         return Sample(
             id=self._ids[i],
             split=self._split,
             label=float(self._labels[i]),
             raw_text="" if self._raw is None else to_raw_text(self._raw[i]),
             **arrays,
-            lengths=(text_length, audio_length, vision_length),
+            lengths=(lengths["text"], lengths["audio"], lengths["vision"]),
             class_label=None if self._classes is None else int(self._classes[i]),
         )
 
@@ -278,10 +282,14 @@ def _row_by_id(ids: list[str], where: str) -> dict[str, int]:
     return found
 
 
-def _text_kind(place: _Place, text: TextChoice) -> TextKind:
+def _text_kind(place: _Place, text: TextChoice) -> TextKind | None:
+    """What the text of a file is, by the user's choice; None: none is read."""
+    if text == "transcripts":
+        return None
     if text == "auto":
         text = "features" if "text" in place.fields else "tokens"
     member = "text" if text == "features" else "text_bert"
     if member not in place.fields:
-        raise ValueError(f"{place.where} lacks {member}; it has {', '.join(map(str, place.fields))}")
+        hint = "; make tokens of raw_text with --tokenizer NAME" if "raw_text" in place.fields else ""
+        raise ValueError(f"{place.where} lacks {member}; it has {', '.join(map(str, place.fields))}{hint}")
     return text

@@ -2,6 +2,7 @@
 
 Columns: `split` (or directories `split=train`), `id`, `label`, `audio` and `vision` (list<list<float>>, steps by
 features), `text` (the same) or `text_bert` (3 lists of token ids), and optionally `raw_text` and `audio_length` etc.
+Where text is made of `raw_text` later, neither text column is read.
 Samples may have different numbers of steps; they are padded at the end. Row groups are read one at a time, and twice:
 for counts and lengths, file by file, and to write.
 """
@@ -31,6 +32,7 @@ from data_shards.format.extraction_files import (
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.schema import MODALITIES, SPLITS, Sample
 from data_shards.sources.conversions import (
+    NO_TEXT,
     check_nonfinite,
     to_count,
     to_features,
@@ -56,6 +58,7 @@ _HINTS = {
     "id": "; without ids, number the samples with --ids number",
     "split": "; write it, or put the files in directories called split=train, split=valid and split=test",
     "label": "; sentiments, or class numbers with --classes, are read from there",
+    "text_bert": "; make tokens of a column raw_text with --tokenizer NAME_OR_PATH",
 }
 _COPIES = 8
 """Of a row group while it is read: in Arrow's buffers, as unpacked, the rows of a split; measured up to 7.4."""
@@ -334,26 +337,28 @@ class TableSource:
         columns = {name: _optional(table, name) for name in ("id", "label", "raw_text")}
         for i in range(len(table)):
             name = to_id(columns["id"][i], f"{where}: {split}", needed=self._table.need_ids) if columns["id"] else ""
-            arrays: dict[str, Any] = {}
+            arrays: dict[str, Any] = {"text": NO_TEXT}
             try:
-                for m in MODALITIES:
+                for m in chosen:
                     array = nested[m][i]
                     if chosen[m] == "text_bert":
                         arrays[m] = to_tokens(_pad_tokens(array, self._steps[m]))
                     else:
                         arrays[m] = to_features(array, zero=self._zero, steps=self._steps[m])
                 label = to_number(columns["label"][i], "label")
-                own = [to_count(lengths[m][i], f"{m}_length") if lengths[m] else nested[m].steps(i) for m in MODALITIES]
+                own = {"text": 0} | {
+                    m: to_count(lengths[m][i], f"{m}_length") if lengths[m] else nested[m].steps(i) for m in chosen
+                }
             except ValueError as error:
                 raise ValueError(f"{where}: {split} sample {name or i!r}: {error}") from error
-            if not lengths["text"] and chosen["text"] == "text_bert":
-                own[0] = int(arrays["text"][1].sum())
+            if not lengths["text"] and chosen.get("text") == "text_bert":
+                own["text"] = int(arrays["text"][1].sum())
             yield Sample(
                 id=name,
                 split=split,
                 label=label,
                 raw_text=to_raw_text(columns["raw_text"][i]) if columns["raw_text"] else "",
-                lengths=(own[0], own[1], own[2]),
+                lengths=(own["text"], own["audio"], own["vision"]),
                 **arrays,
             )
 
@@ -419,7 +424,7 @@ def _check_partition(fragment: Any) -> None:
 
 def _unused(row_groups: list[Any], table: _Table) -> dict[str, int]:
     """The columns of a file that are not read, and those that the first file lacks -> its rows."""
-    used = {"split", "id", "label", "raw_text", *table.columns.values(), *(f"{m}_length" for m in MODALITIES)}
+    used = {"split", "id", "label", "raw_text", *table.columns.values(), *(f"{m}_length" for m in table.columns)}
     used &= set(table.schema.names)
     found: dict[str, int] = {}
     for row_group in row_groups:
@@ -437,10 +442,12 @@ def table_format(file: Path) -> Literal["parquet", "ipc"] | None:
 
 
 def _columns(schema: pa.Schema, path: str, text: TextChoice, *, need_ids: bool) -> dict[str, str]:
-    """Which column holds a modality."""
+    """Which column holds a modality; no text where it is made of `raw_text`."""
     if text == "auto":
         text = "features" if "text" in schema.names else "tokens"
     columns = {"text": "text" if text == "features" else "text_bert", "audio": "audio", "vision": "vision"}
+    if text == "transcripts":
+        del columns["text"]
     wanted = ("split", *(("id",) if need_ids else ()), "label", *columns.values())
     missing = [name for name in wanted if name not in schema.names]
     if missing:

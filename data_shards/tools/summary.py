@@ -45,6 +45,7 @@ def summarize(path: PlaceLike) -> dict[str, Any]:
         "rounding": info.rounding,
         "task": info.task,
         "label_scale": info.label_scale,
+        "tokenizer": info.tokenizer,
         "ignored": info.ignored,
         "splits": {split: _split(index, split) for split in info.counts},
     }
@@ -116,6 +117,9 @@ def to_text(facts: dict[str, Any]) -> str:
     ]
     if facts["label_scale"] != 1:
         lines.append(f"  labels are those of the source multiplied by {facts['label_scale']:g}")
+    if facts["tokenizer"]:
+        made_with = facts["tokenizer"]
+        lines.append(f"  text made of transcripts with {made_with['name']} (sha256 {made_with['digest'][:16]})")
     if facts["ignored"]:
         lines.append(f"  not taken from the source: {format_counts(facts['ignored'])}")
     if facts["rounding"]:

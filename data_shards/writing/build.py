@@ -47,6 +47,7 @@ def build(
     ids: Ids = "keep",
     zeroed: dict[str, int] | None = None,
     ignored: dict[str, int] | None = None,
+    tokenizer: dict[str, str] | None = None,
     extraction: dict[str, Any] | None = None,
     copy_of: DatasetInfo | None = None,
     progress: Progress | None = None,
@@ -65,8 +66,9 @@ def build(
         ids: `number` appends split and number of its sample to each id, so that all differ.
         zeroed: non-finite values that the source replaced by 0, for the index.
         ignored: fields left out, for the index.
+        tokenizer: `name` and `digest` of what made the text of transcripts, for the index.
         extraction: how the features were made of clips, for the index.
-        copy_of: the set to copy provenance from; overrides `zeroed`, `ignored` and `extraction`.
+        copy_of: the set to copy provenance from; overrides `zeroed`, `ignored`, `tokenizer` and `extraction`.
         progress: called with (samples, bytes) after each shard.
 
     Raises:
@@ -82,7 +84,12 @@ def build(
     if labels is not None or ids == "number":
         source = DeclaredSource(source, labels or Labels(), ids, where=where)
     plan = _BuildPlan(source, samples_per_shard=samples_per_shard, storage=storage, where=where)
-    origin: dict[str, Any] = {"zeroed": zeroed or {}, "ignored": ignored or {}, "extraction": extraction or {}}
+    origin: dict[str, Any] = {
+        "zeroed": zeroed or {},
+        "ignored": ignored or {},
+        "tokenizer": tokenizer or {},
+        "extraction": extraction or {},
+    }
     if copy_of is not None:
         origin = _origin(copy_of, splits=plan.counts)
     with open_destination(out, remote=remote) as destination:

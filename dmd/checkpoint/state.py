@@ -10,6 +10,7 @@ from data_shards.format.schema import DatasetInfo
 from dmd.config import Config
 from dmd.config.loading import config_from_dict, config_to_dict
 from dmd.documents import check_course
+from dmd.encoder_tokenizer import check_same_text
 from dmd.model.text_base import TextBase, check_base
 from dmd.system.system import TrainingSystem
 
@@ -138,6 +139,7 @@ def check_same_base(state: dict[str, Any], base: TextBase | None, run: Path) -> 
 
 def check_fits(data: dict[str, Any], info: DatasetInfo) -> None:
     """Raise ValueError unless a model that was trained on `data` can read these shards."""
+    check_same_text(data, info)
     for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
         if data[what] != here:
             raise ValueError(

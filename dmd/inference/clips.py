@@ -32,7 +32,7 @@ from data_shards.format.extraction_files import differences
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.label_options import format_counts
 from data_shards.sources.paths import named_files
-from dmd.inference.text_tokens import TextTokens
+from dmd.inference.transcript_text import TranscriptText
 from dmd.system.trained_model import ModelCard
 
 _log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class FeatureMaker:
     def __init__(
         self,
         card: ModelCard,
-        tokens: TextTokens,
+        text: TranscriptText,
         *,
         face_model: Path | None = None,
         text_encoder: str | None = None,
@@ -174,7 +174,7 @@ class FeatureMaker:
         """Load what that takes. Other versions of libraries than the training's are a warning.
 
         Args:
-            tokens: the model's tokenizer.
+            text: what makes the model's text of transcripts.
             face_model: MediaPipe's face_landmarker.task; None: that of an installed package.
             text_encoder: path or hub name of the encoder whose hidden states are the text; None: as it was named.
 
@@ -183,9 +183,9 @@ class FeatureMaker:
                 tokenizer or encoder than that of the training.
         """
         settings = extraction_settings(card)
-        _check_text(card, settings, tokens)
+        _check_text(card, settings, text)
         self._face_model = face_model
-        self._tokenizer: Tokens | None = tokens.tokenizer if settings.text == "tokens" else None
+        self._tokenizer: Tokens | None = text.tokenizer if settings.text == "tokens" else None
         self._states: States | None = None
         if settings.text == "states":
             from dmd.extraction.text_states import load_text_states  # with transformers, which other texts need not
@@ -219,9 +219,9 @@ class FeatureMaker:
         return fields
 
 
-def _check_text(card: ModelCard, settings: ExtractionSettings, tokens: TextTokens) -> None:
+def _check_text(card: ModelCard, settings: ExtractionSettings, text: TranscriptText) -> None:
     """Raise ValueError where nothing says how a transcript becomes the text that the model reads."""
-    if settings.text != "raw" or tokens.is_known:
+    if settings.text != "raw" or text.is_known:
         return
     if card.data["text_kind"] == "tokens":
         raise ValueError("nothing says which tokenizer made the tokens of the training; name it: --tokenizer PATH")

@@ -4,8 +4,8 @@ A pickle holds `{split: fields}` or the fields themselves: `text` (or `text_bert
 `audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels` (`classification_labels` for a model of
 stored classes); `[N, T, D]` each, N arrays of different T, or one sample without the first axis. A split may be called
 by any of its names. A table (`dmd.inference.tables`) has the same as columns, and of clips `dmd.inference.clips` makes
-the same. `dmd.system.input_arrays` makes of these what the model reads. Where tokens are missing and `raw_text` is
-there, they are made with the tokenizer of the training.
+the same. `dmd.system.input_arrays` makes of these what the model reads. Where the text is missing and `raw_text`
+is there, it is made as that of the training was, by a tokenizer or of word vectors.
 """
 
 import logging
@@ -33,9 +33,10 @@ from data_shards.sources.splits import find_splits, split_of
 from dmd.config import Config
 from dmd.config.loading import config_from_dict
 from dmd.data.targets import check_classes, targets
+from dmd.encoder_tokenizer import check_same_text
 from dmd.inference.clips import FeatureMaker, check_made_alike, clip_fields
 from dmd.inference.tables import Table, is_table
-from dmd.inference.text_tokens import TextTokens
+from dmd.inference.transcript_text import TranscriptText
 from dmd.system.input_arrays import InputFitter, Inputs
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard
@@ -77,7 +78,7 @@ class _Reading:
 
     card: ModelCard
     fitter: InputFitter
-    tokens: TextTokens
+    text: TranscriptText
 
 
 def read_samples(
@@ -89,6 +90,7 @@ def read_samples(
     ids: list[str] | None = None,
     nonfinite: Nonfinite = "refuse",
     tokenizer: str | None = None,
+    word_vectors: str | None = None,
 ) -> Iterator[Samples]:
     """Samples of a place in batches, ready for the model. What was cut, missing or zeroed is a warning at the end.
 
@@ -99,7 +101,8 @@ def read_samples(
         default: the split that is read of what has splits, where none is named; None: all.
         ids: which samples; None: all.
         nonfinite: whether NaN and infinities are an error, or become 0.
-        tokenizer: see `TextTokens`.
+        tokenizer: see `TranscriptText`.
+        word_vectors: the same.
 
     Raises:
         ValueError: what is not there, is there twice, or does not fit the model.
@@ -109,12 +112,16 @@ def read_samples(
     def choose(there: Iterable[str]) -> list[str]:
         return chosen_splits(path, there, splits, default)
 
-    reading = _Reading(card=card, fitter=card.fitter(nonfinite), tokens=TextTokens(card, tokenizer))
+    reading = _Reading(
+        card=card,
+        fitter=card.fitter(nonfinite),
+        text=TranscriptText(card, tokenizer=tokenizer, word_vectors=word_vectors),
+    )
     return _checked(_batches(path, reading, choose), reading.fitter, path, wanted)
 
 
 def read_clips(
-    jobs: Sequence[ClipJob], card: ModelCard, maker: FeatureMaker, tokens: TextTokens, *, ids: list[str] | None = None
+    jobs: Sequence[ClipJob], card: ModelCard, maker: FeatureMaker, text: TranscriptText, *, ids: list[str] | None = None
 ) -> Iterator[Samples]:
     """Clips as `read_samples` gives the samples of a place, in their order.
 
@@ -128,7 +135,7 @@ def read_clips(
     wanted = _unique(ids)
     chosen = [job for job in jobs if wanted is None or job.id in wanted] or jobs
     where = str(jobs[0].media) if len(jobs) == 1 else f"{jobs[0].media.parent}"
-    reading = _Reading(card=card, fitter=card.fitter(), tokens=tokens)
+    reading = _Reading(card=card, fitter=card.fitter(), text=text)
     batches = (
         samples
         for fields in clip_fields(chosen, maker, BATCH_SIZE)
@@ -216,6 +223,7 @@ def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Sampl
 def check_shards(card: ModelCard, reader: ShardReader, splits: list[str]) -> None:
     """Raise ValueError unless the model reads what the shards hold; other lengths are a warning."""
     info, root = reader.index.info, reader.index.root
+    check_same_text(card.data, info)
     check_classes(config_from_dict(card.config), info)
     for what, here in (("text_kind", info.text_kind), ("dims", info.dims)):
         if card.data[what] != here:
@@ -316,8 +324,8 @@ def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str
     for modality in MODALITIES:
         fields.get(f"{modality}_lengths"), fields.get(f"{modality}_length")  # arrays say it themselves
     arrays = {m: fields.get(name) for m, name in names.items()}
-    if arrays["text"] is None and reading.tokens.is_known and fields.get("raw_text") is not None:
-        arrays["text"] = reading.tokens.make(_texts(fields), reading.fitter, where)
+    if arrays["text"] is None and reading.text.is_known and fields.get("raw_text") is not None:
+        arrays["text"] = reading.text.make(_texts(fields), reading.fitter, where)
     inputs = reading.fitter.fit(arrays, where)
     count = len(inputs)
     given = _listed(fields.get("id"), count, where, "id")

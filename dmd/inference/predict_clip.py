@@ -5,7 +5,7 @@ from pathlib import Path
 from dmd.inference.clips import FeatureMaker, clip_jobs
 from dmd.inference.inputs import read_clips
 from dmd.inference.outputs import predictions
-from dmd.inference.text_tokens import TextTokens
+from dmd.inference.transcript_text import TranscriptText
 from dmd.system.trained_model import Prediction, TrainedModel
 
 
@@ -17,6 +17,7 @@ def predict_clip(
     face_model: str | Path | None = None,
     tokenizer: str | None = None,
     text_encoder: str | None = None,
+    word_vectors: str | None = None,
 ) -> Prediction:
     """Predict a video or a sound file, by features that are made as those of the model's training were.
 
@@ -26,14 +27,15 @@ def predict_clip(
         face_model: MediaPipe's face_landmarker.task; None: that of an installed package.
         tokenizer: path or hub name of the model's tokenizer; None: as the training named it, of this machine.
         text_encoder: the same of the encoder whose hidden states are the text.
+        word_vectors: the file that the text features were taken from; None: as the training named it.
 
     Raises:
         ValueError: the training's features were not made of clips, no features can be made of this one, or what makes
             them is missing or another.
     """
-    tokens = TextTokens(model.card, tokenizer)
+    text = TranscriptText(model.card, tokenizer=tokenizer, word_vectors=word_vectors)
     face = None if face_model is None else Path(face_model)
-    maker = FeatureMaker(model.card, tokens, face_model=face, text_encoder=text_encoder)
+    maker = FeatureMaker(model.card, text, face_model=face, text_encoder=text_encoder)
     jobs = clip_jobs([Path(clip)], transcript)
-    (found,) = predictions(model, read_clips(jobs, model.card, maker, tokens))  # to its end: warnings come last
+    (found,) = predictions(model, read_clips(jobs, model.card, maker, text))  # to its end: warnings come last
     return found[1]

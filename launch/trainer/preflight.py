@@ -20,6 +20,7 @@ from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.data.targets import check_classes, check_targets
 from dmd.encoder_files import check_encoder_files
+from dmd.encoder_tokenizer import check_encoder_tokenizer
 from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config
 from dmd.model.text_depth import depths
@@ -82,8 +83,8 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
 
     Raises:
         ValueError: as `plan_training`, sequences shorter than their convolution, statistics that the index lacks, an
-            encoder directory without whole weights, adapters that do not fit it, an optimizer that the device lacks, or
-            a stream that the memory cannot hold.
+            encoder directory without whole weights, an encoder with another tokenizer than that of the token ids,
+            adapters that do not fit it, an optimizer that the device lacks, or a stream that the memory cannot hold.
     """
     plan = plan_training(config, reader, run, num_ranks)
     if here:
@@ -94,6 +95,7 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
     info = reader.index.info
     if info.text_kind == "tokens":
         check_encoder_files(config.text.encoder)
+        check_encoder_tokenizer(config.text.encoder, info)
     encoder = None if info.text_kind == "features" else _meta_encoder(config)
     TrainingSystem(config, info, encoder, default_device()).take_statistics(info)
     return plan

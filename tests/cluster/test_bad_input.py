@@ -200,7 +200,12 @@ def test_a_rank_of_a_training_takes_a_cpu():
         (["--working-dir", "/tmp", "experiment", *JOB], "/tmp is not the project's directory"),
         (["shard", "x.pkl", "/nfs/x"], "FEATURES is x.pkl; a job runs elsewhere, give the absolute"),
         (["shard", "/nfs/x.pkl", "/nfs/y.pkl", "x"], "SHARDS is x; a job runs elsewhere, give the absolute"),
-        (["shard", "/nfs/x.pkl", "/nfs/x", "--vocab", "v.txt"], "--vocab is v.txt; a job runs elsewhere"),
+        (["shard", "/nfs/x.pkl", "/nfs/x", "--word-vectors", "v.txt"], "--word-vectors is v.txt; a job runs elsewhere"),
+        (["shard", "/nfs/x.pkl", "/nfs/x", "--tokenizer", "docs"], "--tokenizer is docs; a job runs elsewhere"),
+        (
+            ["shard", "/nfs/x.pkl", "/nfs/x", "--vocab", "v.txt"],
+            "--vocab is --tokenizer, which gives the same",
+        ),
         (["shard", "/nfs/x.pkl", "s3://k:s@bucket/x"], "SHARDS s3://bucket/x was given with a user or a query, which"),
         (["shard", "/nfs/x.pkl", "/nfs/x", "--tasks", "0"], "--tasks is 0; it must be at least 1"),
         (["shard", "/nfs/x.pkl", "/nfs/x", "--tasks", "9"], "no Ray dashboard for jobs at http://127.0.0.1:"),

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from transformers import BertTokenizer
 
+from data_shards.commands import shard
+from data_shards.reading.index import ShardIndex
 from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource
-from data_shards.sources.wordpiece import Vocabulary
 from data_shards.writing.build import build
 from data_shards.writing.process_pool import ForkedProcesses
 from tests.support.small_data import COUNTS, files, mmsa, read_all, save
@@ -79,7 +79,8 @@ def _sentences(count, *, numbered):
 
 def test_mag_bert_pickles(tmp_path, vocab):
     lists = {"train": _sentences(12, numbered=False), "dev": _sentences(3, numbered=False)}
-    info = build(MisaSource(save(lists, tmp_path / "mosi.pkl"), vocab=vocab), tmp_path / "shards")
+    shard([str(save(lists, tmp_path / "mosi.pkl")), str(tmp_path / "shards"), "--tokenizer", str(vocab)])
+    info = ShardIndex.load(tmp_path / "shards").info
     assert info.counts == {"train": 12, "valid": 3}
     assert info.dims == {"text": 0, "audio": 3, "vision": 4}
     assert info.lengths == {"text": 11, "audio": 8, "vision": 6}
@@ -104,7 +105,7 @@ def test_misa_directories(tmp_path, vocab):
     info = build(MisaSource(tmp_path / "MOSI"), tmp_path / "numbers")
     assert info.counts == {"train": 9, "valid": 2, "test": 4}
     assert read_all(tmp_path / "numbers")["text"][3].tolist() == [[4, 5, 6, 7, 0, 0], [1, 1, 1, 1, 0, 0], [0] * 6]
-    build(MisaSource(tmp_path / "MOSI", vocab=vocab), tmp_path / "pieces")
+    shard([str(tmp_path / "MOSI"), str(tmp_path / "pieces"), "--tokenizer", str(vocab)])
     assert read_all(tmp_path / "pieces")["text"][0, 0].tolist()[:3] == [2, 5, 3]
 
 
@@ -125,28 +126,14 @@ def test_bad_lists_are_rejected(tmp_path, vocab, change, message):
     lists = {"train": _sentences(12, numbered=False), "dev": _sentences(3, numbered=False)}
     change(lists)
     with pytest.raises(ValueError, match=message):
-        build(MisaSource(save(lists, tmp_path / "mosi.pkl"), vocab=vocab), tmp_path / "shards")
+        shard([str(save(lists, tmp_path / "mosi.pkl")), str(tmp_path / "shards"), "--tokenizer", str(vocab)])
     assert not (tmp_path / "shards").exists()
 
 
-def test_words_need_a_vocabulary(tmp_path):
+def test_words_need_a_tokenizer(tmp_path):
     path = save({"train": _sentences(3, numbered=False)}, tmp_path / "mosi.pkl")
-    with pytest.raises(ValueError, match=r"words are text.*--vocab vocab\.txt"):
+    with pytest.raises(ValueError, match=r"words are text.*--tokenizer NAME_OR_PATH"):
         MisaSource(path)
-
-
-def test_word_pieces_are_berts(vocab):
-    texts = [
-        "This movie was unbelievable!",
-        "it's CAFÉS",
-        "badly, un  xyzzy",
-        "電 believ",
-        "unbelievably bad!!",
-        "a" * 200,
-    ]
-    tokenizer = BertTokenizer(str(vocab))
-    for text in texts:
-        assert Vocabulary(vocab).encode(text.split()) == tokenizer(text)["input_ids"]
 
 
 def test_shards_are_bitwise_identical_for_any_number_of_processes(tmp_path):

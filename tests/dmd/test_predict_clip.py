@@ -159,10 +159,10 @@ def test_a_transcript_is_tokenised_as_that_of_the_training(folder, model, want, 
     assert torch.equal(dmd.predict_clip(model, clip, transcript=SAID[4]).sentiment, want)
     assert "text of 1 of 1 samples is longer than the 8 steps of the training" in caplog.text
     other = save_tokenizer("bert", tmp_path / "other", size=200)
-    with pytest.raises(ValueError, match=r"gives other token ids .* than that of the training"):
+    with pytest.raises(ValueError, match=r"makes another text of a transcript than what made that of the training"):
         dmd.predict_clip(model, clip, transcript=SAID[4], tokenizer=str(other))
     model.card = replace(model.card, data=data | {"tokenizer": {**tokenizer, "name": str(tmp_path / "gone")}})
-    with pytest.raises(ValueError, match=r"which is not here: .*; name it: --tokenizer PATH"):
+    with pytest.raises(ValueError, match=r"which cannot be used: .*; name it: --tokenizer PATH"):
         dmd.predict_clip(model, clip, transcript=SAID[4])
     got = dmd.predict_clip(model, clip, transcript=SAID[4], tokenizer=str(folder / "encoder")).sentiment
     assert torch.equal(got, want)
