@@ -76,7 +76,7 @@ def extract_clips(
     """
     settings, makers = _prepared(options, load_states)
     plan = _plan(options)
-    print(f"{options.clips}: {len(plan.jobs)} clips to extract", flush=True)
+    print(f"{options.clips}: {len(plan.jobs)} clips", flush=True)
     if plan.notes:
         print(f"read: {format_counts(plan.notes)}")
     with Progress(len(plan.jobs)) as progress:

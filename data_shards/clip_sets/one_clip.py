@@ -1,7 +1,9 @@
 """What an executor runs for each clip: its features, or why there are none."""
 
 import math
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +69,7 @@ class ExtractOne:
         """
         job = self.jobs[number]
         makers, states = self.makers, self.makers.states(self.settings)
-        with _time_limit(self.seconds):
+        with _time_limit(self.seconds), quiet_libraries():
             try:
                 clip = Clip(id=job.id, media=job.media, transcript=spoken_in(job), start=job.start, stop=job.stop)
                 found = extract_clip(
@@ -98,6 +100,21 @@ def spoken_in(job: ClipJob) -> Transcript | None:
     if whole is None or not job.is_segment or not whole.words:
         return whole
     return whole.between(job.start, math.inf if job.stop is None else job.stop)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Discard what native code prints within the block: MediaPipe logs for every clip, whatever it is told."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

@@ -99,9 +99,6 @@ def _add_features(group: argparse._ArgumentGroup) -> None:
 
 def settings_of(options: argparse.Namespace) -> ExtractionSettings:
     """The settings that the options say. Raises ValueError for impossible ones."""
-    if (options.text == "raw") != (not options.text_encoder):
-        need = f"--text {options.text} needs" if options.text != "raw" else "--text raw needs no"
-        raise ValueError(f"{need} --text-encoder; {'name one' if options.text != 'raw' else 'choose tokens or states'}")
     return ExtractionSettings(
         audio=options.audio,
         sample_rate=options.sample_rate,

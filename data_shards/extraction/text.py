@@ -1,24 +1,10 @@
-"""What makes arrays of a transcript: a tokenizer, or an encoder that is handed in."""
+"""What makes hidden states of a transcript: an encoder that is handed in, since this floor has no torch."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-class Tokens(Protocol):
-    """Makes token ids: `data_shards.text.tokenizer.Tokenizer`."""
-
-    @property
-    def digest(self) -> str:
-        """Equal for tokenizers that make the same ids."""
-
-    def count(self, text: str) -> int:
-        """How many tokens a text has, with special ones."""
-
-    def encode(self, text: str, length: int) -> NDArray[np.int32]:
-        """Token ids, attention mask and token types [3, length]; tokens beyond the length are cut off."""
 
 
 class States(Protocol):
@@ -33,4 +19,4 @@ class States(Protocol):
         """Features of a hidden state."""
 
     def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
-        """One hidden state per word [words, D]."""
+        """One hidden state per word [words, D]; `ClipError` for words of which none can be made."""

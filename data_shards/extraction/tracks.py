@@ -29,7 +29,7 @@ def sound_of(
         return None
     samples = read_sound(media, rate, span) if facts.has_sound else np.zeros(0, dtype=np.float32)
     if not len(samples):
-        findings.lacks("no-sound", "it has no sound")
+        findings.lacks("no-sound", f"it has no sound{span}")
         return _without_frames(AUDIO_DIMS[kind])
     track = audio_track(samples, rate, kind)
     _zero_nonfinite(track, "audio", findings)
@@ -56,7 +56,7 @@ def face_of(
         frames = read_frames(media, rate, settings.frame_size, span, count)
         track = vision_track(frames, count, rate=rate, kind=kind, model=find_face_model(face_model))
     if not len(track.features):
-        findings.lacks("no-video", "it has no video")
+        findings.lacks("no-video", f"it has no video{span}")
         return track
     if count.damaged:
         findings.warn("damaged-frames", f"{count.damaged} of its {count.read} frames are damaged")

@@ -69,8 +69,10 @@ class Transcript:
 
 def split_words(text: str) -> list[str]:
     """The words of a text: at spaces, and single characters of scripts that have none; marks stay with the word
-    before them."""
+    before them, and marks alone are no word."""
     words: list[str] = []
+    if not any(char.isalnum() for char in text):
+        return words
     for part in _WORD.findall(text):
         if words and not any(char.isalnum() for char in part):
             words[-1] += part

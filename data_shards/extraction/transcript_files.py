@@ -135,9 +135,7 @@ def _from_rows(rows: Sequence[dict[str, str]]) -> Transcript:
         ]
         return _from_words(timed)
     if len(rows) > 1:
-        raise ValueError(
-            f"it has {len(rows)} rows of text, and one clip has one; give a row per word, or name the clips"
-        )
+        raise ValueError(f"it has {len(rows)} rows of text, and a clip has one; give a row per word, or a column clip")
     return _plain(rows[0]["text"] if rows else "")
 
 
@@ -230,9 +228,7 @@ def _from_tiers(tiers: dict[str, Any]) -> Transcript:
     """The Montreal Forced Aligner's tier of words: entries [start, end, label]; empty labels are pauses."""
     names = [name for name in tiers if name == "words" or name.endswith("- words")]
     if len(names) != 1:
-        raise ValueError(
-            f"it has {len(names)} tiers of words, and one speaker has one; its tiers are {', '.join(tiers)}"
-        )
+        raise ValueError(f"it has {len(names)} tiers of words, and it takes one; its tiers are {', '.join(tiers)}")
     entries = tiers[names[0]].get("entries", []) if isinstance(tiers[names[0]], dict) else []
     timed = []
     for entry in entries:

@@ -15,6 +15,8 @@ WORK_DIRECTORY = ".extracting"
 """Features of single clips, until all are there."""
 OWN_FILES = frozenset({SETTINGS_FILE, FAILURES_FILE, WARNINGS_FILE})
 """Files beside the features, which hold no samples."""
+_FACTS = frozenset({"dims", "face_model", "text_digest", "versions"})
+"""Settings that are no choices."""
 
 
 def check_finished(directory: Path) -> None:
@@ -42,9 +44,8 @@ def read_extraction(written: str, path: object) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings that differ, such as "vision mediapipe-blendshapes and none"."""
-    return [
-        f"{name} {before.get(name)} and {now.get(name)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
+    """The settings that differ, such as "vision mediapipe-blendshapes and none"; what follows from choices (digests,
+    versions) where no choice differs."""
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    named = [name for name in changed if name not in _FACTS] or changed
+    return [f"{name} {before.get(name)} and {now.get(name)}" for name in named]

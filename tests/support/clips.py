@@ -1,5 +1,6 @@
 """Clips that tests make themselves: scikit-image's astronaut, who moves, with words that espeak-ng says, or tones."""
 
+import functools
 import shutil
 import subprocess
 import wave
@@ -77,12 +78,18 @@ def picture(moment: float, *, kind: Picture = "face") -> NDArray[np.uint8]:
     """A square picture [256, 256, 3] at a moment in seconds: the face moves sideways and comes nearer and goes."""
     if kind == "grey":
         return np.full((256, 256, 3), 128, dtype=np.uint8)
-    from skimage.data import astronaut
-
     side = 256
     left = 100 + int(20 * np.sin(2 * moment))
     top = 10 - int(10 * np.cos(3 * moment))
-    return np.ascontiguousarray(astronaut()[top : top + side, left : left + side])
+    return np.ascontiguousarray(_astronaut()[top : top + side, left : left + side])
+
+
+@functools.cache
+def _astronaut() -> NDArray[np.uint8]:
+    """[512, 512, 3]; a square of it has a face in its middle."""
+    from skimage.data import astronaut
+
+    return astronaut()
 
 
 def frame_times(seconds: float, *, rate: float = 15.0) -> list[float]:
