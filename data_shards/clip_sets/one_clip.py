@@ -15,9 +15,10 @@ from data_shards.clip_sets.jobs import ClipJob
 from data_shards.extraction.clip import Clip, ClipError, ExtractedClip
 from data_shards.extraction.extract import extract_clip
 from data_shards.extraction.settings import ExtractionSettings
-from data_shards.extraction.text import States, Tokens
+from data_shards.extraction.text import States
 from data_shards.extraction.transcript import Transcript
 from data_shards.extraction.transcript_files import read_transcript
+from data_shards.text.tokenizer import Tokenizer
 
 LoadStates = Callable[[str], States]
 """Loads the encoder of that name; a function of a module, since it is pickled."""
@@ -30,7 +31,7 @@ class Makers:
     """What makes features beside the settings. Picklable."""
 
     face_model: Path | None = None
-    tokenizer: Tokens | None = None
+    tokenizer: Tokenizer | None = None
     """Where the settings ask for tokens."""
     load_states: LoadStates | None = None
     """Where they ask for hidden states; each process loads the encoder once."""

@@ -25,13 +25,14 @@ from data_shards.extraction.clip import Clip, ClipError, ClipWarning, ExtractedC
 from data_shards.extraction.extract import extract_clip
 from data_shards.extraction.preparation import other_versions, prepare
 from data_shards.extraction.settings import ExtractionSettings
-from data_shards.extraction.text import States, Tokens
+from data_shards.extraction.text import States
 from data_shards.extraction.transcript import Transcript
 from data_shards.extraction.transcript_files import TRANSCRIPT_SUFFIXES, read_transcript, read_transcript_table
 from data_shards.format.extraction_files import differences
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.label_options import format_counts
 from data_shards.sources.paths import named_files
+from data_shards.text.tokenizer import Tokenizer
 from dmd.inference.transcript_text import TranscriptText
 from dmd.system.trained_model import ModelCard
 
@@ -185,12 +186,8 @@ class FeatureMaker:
         settings = extraction_settings(card)
         _check_text(card, settings, text)
         self._face_model = face_model
-        self._tokenizer: Tokens | None = text.tokenizer if settings.text == "tokens" else None
-        self._states: States | None = None
-        if settings.text == "states":
-            from dmd.extraction.text_states import load_text_states  # with transformers, which other texts need not
-
-            self._states = load_text_states(text_encoder or settings.text_encoder)
+        self._tokenizer: Tokenizer | None = text.tokenizer if settings.text == "tokens" else None
+        self._states = _states(settings.text_encoder, text_encoder) if settings.text == "states" else None
         prepared = prepare(settings, face_model=face_model, tokenizer=self._tokenizer, states=self._states)
         for line in other_versions(settings):
             _log.warning("warning: %s", line)
@@ -229,6 +226,19 @@ def _check_text(card: ModelCard, settings: ExtractionSettings, text: TranscriptT
         "the text features of the training were not made by `dmd extract`, so none can be made of a transcript in the "
         "same way; make them as those of the training were made and give their file: dmd predict RUN features.pkl"
     )
+
+
+def _states(trained: str, given: str | None) -> States:
+    """The encoder of hidden states. Of a name that only the card says nothing is fetched: it may come from anybody."""
+    from dmd.extraction.text_states import load_text_states  # with transformers, which other texts need not
+
+    try:
+        return load_text_states(given or trained, local=given is None)
+    except ValueError as error:
+        raise ValueError(
+            f"the model was trained on hidden states of the text encoder {given or trained}, which cannot be used: "
+            f"{error}; name it: --text-encoder PATH"
+        ) from error
 
 
 def extraction_settings(card: ModelCard) -> ExtractionSettings:

@@ -133,15 +133,19 @@ def read_clips(
         ValueError: an id of no clip, or no clip of which features can be made.
     """
     wanted = _unique(ids)
-    chosen = [job for job in jobs if wanted is None or job.id in wanted] or jobs
-    where = str(jobs[0].media) if len(jobs) == 1 else f"{jobs[0].media.parent}"
+    unknown = sorted(wanted - {job.id for job in jobs}) if wanted else []
+    if unknown:
+        known = min(job.id for job in jobs)
+        raise ValueError(f"there is no clip {unknown[0]!r} among {len(jobs)}; ids look like {known!r}")
+    chosen = [job for job in jobs if wanted is None or job.id in wanted]
+    where = str(chosen[0].media if len(chosen) == 1 else chosen[0].media.parent)
     reading = _Reading(card=card, fitter=card.fitter(), text=text)
     batches = (
         samples
         for fields in clip_fields(chosen, maker, BATCH_SIZE)
         for samples in _from_fields(Fields(fields), "", reading, where)
     )
-    return _checked(batches, reading.fitter, where, wanted)
+    return _checked(batches, reading.fitter, where, None)
 
 
 def _checked(

@@ -6,16 +6,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 import dmd
+from data_shards.extraction.settings import ExtractionSettings
 from data_shards.reading.reader import ShardReader
-from dmd.inference.clips import extraction_settings
+from dmd.extraction.text_states import load_text_states
+from dmd.inference.clips import FeatureMaker, clip_jobs, extraction_settings
 from dmd.inference.export import CARD
 from dmd.inference.inputs import read_samples
 from dmd.inference.outputs import predictions
+from dmd.inference.transcript_text import TranscriptText
 from tests.support.clips import tones, write_clip, write_wav
 from tests.support.commands import command, rejected
 from tests.support.encoders import save_encoder
@@ -127,6 +131,7 @@ def test_several_clips_and_a_folder_with_transcripts(folder, tmp_path, capsys, c
     assert f"not predicted: {mine / 'broken.mp4'}: " in caplog.text
     assert command("predict", folder / "run", mine, "--id", "c3") == 0
     assert "c4" not in capsys.readouterr().out
+    assert "there is no clip 'c9' among 3" in rejected(capsys, "predict", folder / "run", mine, "--id", "c9")
     run = ("predict", folder / "run")
     assert "there are 2 clips; give a folder" in rejected(capsys, *run, *clips, "--transcript", "all of them say this")
     assert "has no transcript of 1 of 1 clips, the first is c0" in rejected(
@@ -169,6 +174,28 @@ def test_a_transcript_is_tokenised_as_that_of_the_training(folder, model, want, 
     model.card = replace(model.card, data=data | {"tokenizer": {}})
     with pytest.raises(ValueError, match="nothing says which tokenizer made the tokens of the training"):
         dmd.predict_clip(model, clip, transcript=SAID[4])
+
+
+def test_hidden_states_are_those_of_the_encoder_of_the_training(folder, model, tmp_path):
+    name = str(folder / "encoder")
+    states = load_text_states(name)
+    settings = ExtractionSettings(
+        audio="none", vision="none", text="states", text_encoder=name, text_digest=states.digest
+    )
+    data = {**model.card.data, "text_kind": "features", "extraction": settings.to_dict()}
+    data["dims"] = {"text": states.dim, "audio": 1, "vision": 1}
+    card = replace(model.card, data=data, text_encoder=None)
+    (job,) = clip_jobs([write_wav(tmp_path / "clip.wav", tones(0.5))], "the best movie")
+    fields, _ = FeatureMaker(card, TranscriptText(card)).make(job)
+    np.testing.assert_array_equal(fields["text"], states(["the", "best", "movie"]))
+    assert fields["audio"].tolist() == fields["vision"].tolist() == [[0.0]], "as `dmd extract` writes what is left out"
+    gone = replace(card, data=data | {"extraction": settings.to_dict() | {"text_encoder": str(tmp_path / "gone")}})
+    with pytest.raises(ValueError, match=r"which cannot be used: .*; name it: --text-encoder PATH"):
+        FeatureMaker(gone, TranscriptText(gone))
+    assert FeatureMaker(gone, TranscriptText(gone), text_encoder=name).make(job)[0]["raw_text"] == "the best movie"
+    none = replace(card, data=data | {"extraction": replace(settings, text="raw", text_encoder="").to_dict()})
+    with pytest.raises(ValueError, match=r"the text features of the training were not made by `dmd extract`"):
+        FeatureMaker(none, TranscriptText(none))
 
 
 def test_other_libraries_are_a_warning_and_another_face_model_is_rejected(folder, tmp_path, caplog):

@@ -1,7 +1,9 @@
 """Features of any length, missing modalities, values that are not finite, tables: what `dmd predict` makes of them."""
 
 import csv
+import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 
 import dmd
 from dmd.inference.export import example
+from dmd.inference.inputs import read_samples
 from dmd.model.config import MODALITIES
 from dmd.report.missing import _masks, _predict
 from dmd.system.input_arrays import Inputs
@@ -217,3 +220,29 @@ def test_without_out_the_predictions_are_printed(run, model, shards, tmp_path, c
     assert lines[0].split() == ["split", "id", "label", "prediction"]
     assert lines[-1] == "and 20 more, which --out FILE writes"
     assert len(lines) == 52
+
+
+def test_text_is_made_of_transcripts_with_the_word_vectors_of_the_training(model, tmp_path, caplog):
+    draw = np.random.default_rng(0)
+    known = {word: draw.normal(size=model.card.shape("text")[1]).astype(np.float32) for word in ("good", "bad")}
+    vectors = tmp_path / "vectors.txt"
+    lines = [f"{word} {' '.join(map(repr, vector.tolist()))}" for word, vector in known.items()]
+    vectors.write_text("\n".join(lines) + "\n")
+    made_with = {"name": str(vectors), "digest": hashlib.sha256(vectors.read_bytes()).hexdigest()}
+    arrays = {m: ragged(model, m) for m in ("audio", "vision")}
+    path = save(tmp_path / "in.pkl", arrays | {"raw_text": ["Good, not bad", None, "bad " * 52]})
+    (samples,) = read_samples(path, replace(model.card, data={**model.card.data, "tokenizer": made_with}))
+    zero = np.zeros_like(known["bad"])
+    text = [np.stack([known["good"], zero, known["bad"]]), None, np.tile(known["bad"], (52, 1))]
+    want = model.card.fitter().fit(arrays | {"text": text})
+    assert torch.equal(samples.inputs.arrays["text"], want.arrays["text"])
+    assert "text is missing in 1 of 3 samples" in caplog.text
+    assert "text of 1 of 3 samples is longer than the 50 steps of the training; 2 steps were cut" in caplog.text
+    other = replace(model.card, data={**model.card.data, "tokenizer": made_with | {"digest": "0" * 64}})
+    with pytest.raises(ValueError, match=r"give that one: --word-vectors FILE"):
+        list(read_samples(path, other))
+    moved = replace(model.card, data={**model.card.data, "tokenizer": made_with | {"name": "/gone.txt"}})
+    with pytest.raises(ValueError, match=r"word vectors of /gone.txt, which cannot be used: .*; name it: --word-vect"):
+        list(read_samples(path, moved))
+    (again,) = read_samples(path, moved, word_vectors=str(vectors))
+    assert torch.equal(again.inputs.arrays["text"], want.arrays["text"])
