@@ -34,9 +34,9 @@ def interval_means(
 ) -> NDArray[np.float32]:
     """The mean of the usable frames whose centres are in [start, stop), per interval.
 
-    As in the CMU multimodal SDK's alignment by words, whose default collapse function is the mean. An interval in which
-    no frame has its centre has that of the frame nearest to its middle; one in which no frame is usable has zeros, as
-    has one outside the track.
+    The mean is what the CMU multimodal SDK's example of word alignment takes (`word_level_align.py`); the SDK also
+    counts frames of which only a part is in the interval. An interval in which no frame has its centre has the frame
+    nearest to its middle. One in which no frame is usable has zeros, as has one outside the track.
 
     Args:
         starts: seconds [intervals], in any order.

@@ -18,7 +18,7 @@ class Findings:
     def lacks(self, kind: WarningKind, text: str) -> None:
         """Something is not there that the settings ask for: `ClipError`, unless they take zeros for it."""
         if self._missing == "refuse":
-            raise ClipError(f"{text}; missing=zeros takes such clips")
+            raise ClipError(f"{text}; `--missing zeros` takes such clips")
         self.warn(kind, text)
 
     def warnings(self) -> tuple[ClipWarning, ...]:

@@ -88,7 +88,7 @@ def find_face_model(face_model: Path | None) -> Path:
             return model
     raise ValueError(
         f"no face model is here: fetch {FACE_MODEL} from MediaPipe's page `Face landmark detection guide`, section "
-        "Models (ai.google.dev), and give it with --face-model FILE; or without a face, use vision=none"
+        "Models (ai.google.dev), and give it with --face-model FILE; `--vision none` needs none"
     )
 
 

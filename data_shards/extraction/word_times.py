@@ -37,10 +37,11 @@ def word_intervals(
         return intervals
     words = split_words(transcript.text)
     if not words:
-        raise ClipError("it has no word to which its features can be aligned; alignment=none needs none")
+        raise ClipError("it has no word to which its features can be aligned; `--alignment none` needs none")
     if times == "given":
         raise ClipError(
-            "its transcript has no word times; give a csv or json with times, word_times=spread or alignment=none"
+            "its transcript has no word times; give a csv or json with times, or take `--word-times spread` or "
+            "`--alignment none`"
         )
     return np.array([(word.start, word.stop) for word in spread_words(words, 0.0, seconds)])
 

@@ -25,6 +25,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/data.md",
+    "docs/extraction.md",
     "docs/gpu.md",
     "docs/kernels.md",
     "docs/lab-notes.md",

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from data_shards.extraction.audio import AUDIO_DIMS
-from data_shards.extraction.clip import Clip, ClipError, ExtractedClip
+from data_shards.extraction.clip import Clip, ClipError, ExtractedClip, WarningKind
 from data_shards.extraction.extract import extract_clip
 from data_shards.extraction.preparation import find_face_model, other_versions, prepare
 from data_shards.extraction.settings import ExtractionSettings
@@ -148,7 +148,7 @@ def test_a_part_of_a_longer_file(media):
     whole = extract(media, SAID, alignment="words", audio_rate=100)
     assert made.duration == pytest.approx(0.8)
     np.testing.assert_allclose(made.audio[:, 0], whole.audio[1:, 0], rtol=0.1)
-    with pytest.raises(ClipError, match=r"^it has no sound from 9 to 10 s; missing"):
+    with pytest.raises(ClipError, match=r"^it has no sound from 9 to 10 s; `--missing zeros`"):
         extract(media, span=(9.0, 10.0))
     with pytest.raises(ClipError, match=r"^its media file has nothing from 9 s on$"):
         extract(media, span=(9.0, None), missing="zeros")
@@ -177,7 +177,7 @@ def test_sequences_are_padded_and_cut(wav):
 
 def test_a_video_without_sound(tmp_path):
     path = write_video(tmp_path / "silent.mp4", Video(times=frame_times(0.4), stop=0.4))
-    with pytest.raises(ClipError, match=r"^it has no sound; missing=zeros takes such clips$"):
+    with pytest.raises(ClipError, match=r"^it has no sound; `--missing zeros` takes such clips$"):
         extract(path, PLAIN)
     made = extract(path, PLAIN, missing="zeros")
     assert warnings(made) == {"no-sound": "it has no sound"}
@@ -189,7 +189,7 @@ def test_a_video_without_sound(tmp_path):
 
 
 def test_a_recording_without_video(wav):
-    with pytest.raises(ClipError, match=r"^it has no video; missing=zeros takes such clips$"):
+    with pytest.raises(ClipError, match=r"^it has no video; `--missing zeros` takes such clips$"):
         extract(wav)
     made = extract(wav, missing="zeros")
     assert warnings(made) == {"no-video": "it has no video"}
@@ -199,7 +199,7 @@ def test_a_recording_without_video(wav):
 def test_a_video_without_a_face(tmp_path):
     video = Video(times=frame_times(0.6), stop=0.6, kinds=("grey",))
     path = write_video(tmp_path / "grey.mp4", video)
-    with pytest.raises(ClipError, match=r"^no face is found in any of its 9 frames; missing=zeros takes such clips$"):
+    with pytest.raises(ClipError, match=r"^no face is found in any of its 9 frames; `--missing zeros` takes"):
         extract(path, PLAIN, **NO_SOUND)
     made = extract(path, PLAIN, missing="zeros", **NO_SOUND)
     assert warnings(made) == {"no-face": "no face is found in any of its 9 frames"}
@@ -259,7 +259,7 @@ def test_a_file_that_ends_early_is_named(tmp_path):
     ],
 )
 def test_an_empty_transcript(wav, transcript, message):
-    with pytest.raises(ClipError, match=f"^{message}; missing=zeros takes such clips$"):
+    with pytest.raises(ClipError, match=f"^{message}; `--missing zeros` takes such clips$"):
         extract(wav, transcript, **NO_FACE)
     assert warnings(extract(wav, transcript, missing="zeros", **NO_FACE)) == {"no-transcript": message}
     with pytest.raises(ClipError, match=r"it has no word to which its features can be aligned"):
@@ -344,6 +344,13 @@ def test_the_face_model_is_found_or_named(tmp_path, media):
         ValueError, match=r"the features were made with another face_landmarker.task \(.*\); give that one"
     ):
         prepare(settings, face_model=model)
+
+
+def test_every_warning_is_documented():
+    page = (ROOT / "docs" / "extraction.md").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("| `")]
+    kinds = [kind for row in rows for kind in get_args(WarningKind) if f"`{kind}`" in row]
+    assert sorted(kinds) == sorted(get_args(WarningKind))
 
 
 def test_settings_travel_as_json():
