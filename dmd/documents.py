@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.durable import Unreadable
+from data_shards.format.schema import names_tokenizer
 
 DOCUMENT = "run.json"
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
@@ -123,6 +124,8 @@ def check_data(data: dict[str, Any], where: str) -> None:
     _check_parts(data, DATA_PARTS, where)
     if data["text_kind"] not in ("features", "tokens"):
         raise ValueError(f"{where}: text_kind is {data['text_kind']!r:.40}; it must be features or tokens")
+    if data.get("tokenizer") and not names_tokenizer(data["tokenizer"]):
+        raise ValueError(f"{where}: tokenizer is {data['tokenizer']!r:.80}; it must have name and digest")
     for name in ("dims", "lengths"):
         for modality in ("text", "audio", "vision"):
             least = 0 if name == "dims" and modality == "text" and data["text_kind"] == "tokens" else 1

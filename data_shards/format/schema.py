@@ -145,6 +145,8 @@ class DatasetInfo:
             check_choice(self.protocol, Protocol, "protocol")
         self._check_shapes_and_counts()
         self._check_label_facts()
+        if self.tokenizer and not names_tokenizer(self.tokenizer):
+            raise ValueError("the index's name and digest of the tokenizer are damaged; rebuild with `dmd shard`")
         for modality, values in self.statistics.items():
             if not _are_statistics(values, self.dims.get(modality)):
                 raise ValueError(f"the index's statistics of {modality!r:.20} are damaged; rebuild with `dmd shard`")
@@ -263,6 +265,12 @@ def _check_array(array: NDArray[Any], length: int, *, is_tokens: bool, where: st
             f"{where} {array.shape} has {bad} non-finite values, as float32; repair them, or store 0 "
             "with `dmd shard --nonfinite zero`"
         )
+
+
+def names_tokenizer(value: object) -> bool:
+    """Whether a value is `DatasetInfo.tokenizer` of a set whose text was made of transcripts."""
+    texts = value.values() if isinstance(value, dict) and set(value) == {"name", "digest"} else [None]
+    return all(isinstance(text, str) for text in texts)
 
 
 def member_suffix(member: str) -> str:

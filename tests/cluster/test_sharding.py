@@ -28,6 +28,7 @@ from launch.network.ports import free_port
 from tests.support.clusters import WATCHFUL, Node, assert_stopped, dmd, finish, wait_for
 from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files, mmsa, save
+from tests.support.tokenizers import TEXTS, save_tokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
@@ -107,6 +108,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "split": "train" if number < 5 else "valid",
                 "id": f"clip{number}.{i}",
                 "label": i % 7 - 3.0,
+                "raw_text": TEXTS[i % len(TEXTS)],
                 "text": [[1.0 + i] * 4] * (1 + i % 3),
                 "audio": [[0.5, number]] * 2,
                 "vision": [[float(i)]],
@@ -131,6 +133,16 @@ def test_the_bytes_are_those_of_one_process(cluster, tables, here, tmp_path):
     assert files(tmp_path / "out") == files(here)
     info = ShardIndex.load(here).info
     assert f"mosi, train 100, valid 20; {len(info.shards)} shards, generation {info.generation}" in text
+
+
+def test_tokens_are_those_of_one_process(cluster, tables, tmp_path):
+    log, bert = tmp_path / "log", save_tokenizer("bert", tmp_path / "bert")
+    options = ["--samples-per-shard", "7", "--tokenizer", str(bert), "--text-length", "9"]
+    assert shard([str(tables), str(tmp_path / "here"), *options, "--processes", "1"]) == 0
+    text = finish(cluster.shard(tables, tmp_path / "out", *options, log=log), log)
+    assert files(tmp_path / "out") == files(tmp_path / "here")
+    assert f"text: 9 tokens a sample by the tokenizer {bert}; the longest transcript has " in text
+    assert "transcripts are cut after 9 tokens" in text
 
 
 def test_s3_stalls_and_fails_and_has_the_same_bytes(cluster, tables, here, tmp_path):

@@ -305,6 +305,8 @@ def test_declared_sizes_are_bounded(shards, tmp_path, monkeypatch, capsys):
         {"lengths": dict.fromkeys(("text", "audio", "vision"), 1 << 40)},
         {"vocab_size": "x"},
         {"vocab_size": -1},
+        {"tokenizer": {"name": "x"}},
+        {"tokenizer": {"name": "x", "digest": 1}},
         {"dims": dict.fromkeys(("text", "audio", "vision"), 1 << 30)},
     ):
         with pytest.raises(ValueError, match="the index"):
