@@ -124,6 +124,25 @@ def test_a_recording_without_video(tmp_path):
     assert np.abs(sound).max() == pytest.approx(8000 / 32768, rel=0.01)
 
 
+def test_the_cover_of_a_recording_is_no_video(tmp_path):
+    import av.stream
+
+    path = tmp_path / "cover.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        voice = container.add_stream("aac", rate=RATE, layout="mono")
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(cover.encode())
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.pts = RATE, 0
+        container.mux(voice.encode(sound))
+        container.mux(voice.encode())
+    facts = media_facts(path)
+    assert (facts.has_sound, facts.has_video) == (True, False)
+
+
 def test_sound_that_begins_late_and_pauses_is_where_it_belongs(tmp_path):
     import av
 
