@@ -79,6 +79,7 @@ def _synthetic_source(options: argparse.Namespace) -> "Source":
 
 def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
     """The source of the user's files, and what `build` is to know about it; prints what is zeroed or ignored."""
+    from data_shards.format.extraction_files import made_tokens_with
     from data_shards.sources.detect import SourceOptions, open_source
     from data_shards.sources.paths import to_paths, where_of
     from data_shards.sources.pickle_files import PickleFilesSource
@@ -104,12 +105,14 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         print(f"{field}: {count} non-finite values stored as 0")
     print_ignored(source.ignored)
     many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
+    extraction = source.extraction if isinstance(source, TableSource) else {}
     about: dict[str, Any] = {
         "where": where_of(to_paths(options.features)),
         "labels": labels,
         "zeroed": source.nonfinite,
         "ignored": source.ignored,
-        "extraction": source.extraction if isinstance(source, TableSource) else {},
+        "extraction": extraction,
+        "tokenizer": made_tokens_with(extraction) if text_choice(options) != "features" else {},
         "memory": source.memory(),
         "file_of": many.file_of if many else None,
     }

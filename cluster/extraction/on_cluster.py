@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cluster.cluster_options import TASK_PATIENCE
 from cluster.extraction.command import run_extraction
@@ -34,10 +35,11 @@ def _tasks(options: argparse.Namespace, stop: StopRequests) -> Iterator[RayTasks
     memory = None
     if options.memory_per_task is not None:
         memory = parse_bytes(options.memory_per_task, "--memory-per-task")
-    needed = (options.clips, options.transcripts, options.face_model)
+    encoder = Path(options.text_encoder) if options.text == "states" and Path(options.text_encoder).is_dir() else None
+    needed = (options.clips, options.transcripts, options.face_model, encoder and encoder.absolute())
     tasks = RayTasks(
         paths=tuple(path for path in needed if path is not None),
-        places="CLIPS (and --transcripts, --face-model)",
+        places="CLIPS (and --transcripts, --face-model, --text-encoder)",
         to_need_less="give the nodes more memory",
         memory=memory,
         in_flight=options.tasks,

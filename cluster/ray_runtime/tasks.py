@@ -32,6 +32,9 @@ _LOOK_SECONDS = 1.0
 """Between two looks at tasks that run."""
 _SETTLE_SECONDS = 20.0
 """How long a failed build waits for tasks whose uploads it must know, before it kills them."""
+_MOMENT_SECONDS = 1.0
+"""How long it waits for other tasks: Ray aborts the driver where a task that it kills ends at that moment ("Tried to
+complete task that was not pending", seen with Ray 2.60 where all tasks ended with an error at once)."""
 _KILL_SECONDS = 10.0
 """How long it waits for killed tasks; a node that is cut off never answers."""
 _LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -257,8 +260,9 @@ def _end(waiting: "Iterable[ray.ObjectRef[Any]]", settle: Callable[[Any], None] 
     tasks = list(waiting)
     if not tasks:
         return
+    seconds = _MOMENT_SECONDS if settle is None else _SETTLE_SECONDS
+    done, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=seconds, fetch_local=False)
     if settle is not None:
-        done, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=_SETTLE_SECONDS, fetch_local=False)
         for task in done:
             try:
                 result = _outcome(task)

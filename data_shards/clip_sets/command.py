@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +21,7 @@ from data_shards.extraction.transcript_files import read_transcript_table
 from data_shards.format.extraction_files import FAILURES_FILE, WARNINGS_FILE
 from data_shards.label_options import format_counts
 from data_shards.sources.label_table import read_label_table
+from data_shards.text.tokenizer import load_tokenizer
 
 SOME_FAILED = 1
 """Exit code with --strict, where a clip or a row failed."""
@@ -92,24 +94,28 @@ def extract_clips(
             progress=progress,
         )
     _print_summary(options.out, summary)
+    print(f"next: {_next_command(options, plan)}", flush=True)
     return SOME_FAILED if options.strict and summary.failed else 0
 
 
 def _prepared(options: argparse.Namespace, load_states: Callable[[], LoadStates]) -> tuple[ExtractionSettings, Makers]:
     """The settings with the facts of this machine, and what makes features."""
     settings = settings_of(options)
-    tokenizer = None
-    if settings.text == "tokens":
-        from data_shards.text.tokenizer import load_tokenizer  # with tokenizers, which other texts need not
-
-        tokenizer = load_tokenizer(settings.text_encoder)
+    tokenizer = load_tokenizer(settings.text_encoder) if settings.text == "tokens" else None
+    if settings.text != "raw":
+        settings = replace(settings, text_encoder=_named_everywhere(settings.text_encoder))
     makers = Makers(
         face_model=options.face_model,
         tokenizer=tokenizer,
         load_states=load_states() if settings.text == "states" else None,
     )
-    prepared = prepare(settings, face_model=makers.face_model, tokenizer=tokenizer, states=makers.states(settings))
-    return prepared, makers
+    states = makers.states(settings)
+    return prepare(settings, face_model=makers.face_model, tokenizer=tokenizer, states=states), makers
+
+
+def _named_everywhere(encoder: str) -> str:
+    """A name on the hub, or the path of a directory or a file from any working directory."""
+    return str(Path(encoder).absolute()) if Path(encoder).exists() else encoder
 
 
 def _plan(options: argparse.Namespace) -> JobPlan:
@@ -138,4 +144,21 @@ def _print_summary(out: Path, summary: Summary) -> None:
         print(f"failed: {name}: {reason}")
     if len(summary.failed) > _SHOWN_FAILURES:
         print(f"failed: {len(summary.failed) - _SHOWN_FAILURES} more, in {out / FAILURES_FILE}")
-    print(f"{out}: {counts}{before}; {len(summary.failed)} failed", flush=True)
+    print(f"{out}: {counts}{before}; {len(summary.failed)} failed")
+
+
+def _next_command(options: argparse.Namespace, plan: JobPlan) -> str:
+    """What reads the features: shards where there are labels, else a prediction."""
+    labels = plan.jobs[0].labels
+    if not labels:
+        return f"dmd predict RUN {options.out}"
+    words = ["dmd shard", str(options.out), "SHARDS"]
+    if options.text == "raw":
+        words.append("--tokenizer NAME")
+    if options.emotions:
+        words.append(f"--emotions {options.emotions}")
+    elif "label" not in labels:
+        words.append("--classes" if isinstance(labels["class"], int) else "--classes --class-names NAME,...")
+    elif "class" in labels:
+        words.append("--class-labels")
+    return " ".join(words)

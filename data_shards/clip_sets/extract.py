@@ -10,7 +10,7 @@ from pathlib import Path
 from data_shards.clip_sets.clip_rows import ClipRecord, KnownClip, to_table, write_rows
 from data_shards.clip_sets.jobs import ClipJob, JobPlan
 from data_shards.clip_sets.one_clip import ExtractOne, Makers, Outcome
-from data_shards.clip_sets.parts import FinishedClip, discard, find_known, publish
+from data_shards.clip_sets.parts import NO_SPLIT, FinishedClip, discard, find_known, publish
 from data_shards.executor import Ending, IndependentExecutor
 from data_shards.extraction.clip import ExtractedClip
 from data_shards.extraction.settings import ExtractionSettings
@@ -118,7 +118,7 @@ def extract_set(
         name, reason = failed[0]
         raise ValueError(f"no clip has features; {out / FAILURES_FILE} says why of each; {name}: {reason}")
     return Summary(
-        counts=dict(Counter(clip.job.split for clip in clips)),
+        counts=dict(Counter(clip.job.split or NO_SPLIT for clip in clips)),
         extracted=len(extracted),
         failed=failed,
         warnings=dict(Counter(kind for clip in clips for kind, _ in clip.known.record.warnings)),

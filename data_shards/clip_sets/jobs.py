@@ -9,9 +9,6 @@ from data_shards.extraction.transcript import Transcript
 from data_shards.format.schema import SPLITS
 from data_shards.sources.label_table import ID_SEPARATOR, LabelRow, LabelTable
 
-UNLABELLED_SPLIT = "test"
-"""Of clips without a label file, or with one that has no splits and no labels: they are to be predicted."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClipJob:
@@ -19,6 +16,7 @@ class ClipJob:
 
     id: str
     split: str
+    """Empty for clips that are to be predicted: there is no label file, or it has neither splits nor labels."""
     labels: dict[str, float | int | str]
     """Column -> label; empty for a clip without."""
     media: Path
@@ -31,7 +29,7 @@ class ClipJob:
     """Of a table or the label file."""
     transcript_file: Path | None = None
     """Of the media file; of a segment only a file with times of words says what is said in it, else `transcript`."""
-    transcript_origin: str = "nowhere"
+    transcript_origin: str = "no transcript"
     """For people."""
 
 
@@ -72,11 +70,10 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
         jobs, faults = _clips_of_rows(clips, labels, transcripts)
         notes = dict(labels.notes)
     _check_jobs(clips, labels, jobs, faults)
-    jobs.sort(key=lambda job: (SPLITS.index(job.split), job.id))
+    jobs.sort(key=lambda job: ((*SPLITS, "").index(job.split), job.id))
     notes.update(clips.unknown)
     for job in jobs:
-        origin = f"transcripts from {job.transcript_origin}"
-        notes[origin] = notes.get(origin, 0) + 1
+        notes[job.transcript_origin] = notes.get(job.transcript_origin, 0) + 1
     known = {name for job in jobs for name in (job.id, _media_id(job, clips))}
     if unused := transcripts.table.keys() - known:
         notes["transcripts of no clip"] = len(unused)
@@ -90,7 +87,7 @@ def _all_clips(clips: ClipFiles, transcripts: Transcripts) -> tuple[list[ClipJob
             faults.append((name, _several(media)))
             continue
         spoken = _spoken(None, name, media[0], clips, transcripts)
-        jobs.append(ClipJob(id=name, split=UNLABELLED_SPLIT, labels={}, media=media[0], **spoken))
+        jobs.append(ClipJob(id=name, split="", labels={}, media=media[0], **spoken))
     return jobs, faults
 
 
@@ -109,9 +106,7 @@ def _clips_of_rows(
         if len(media) > 1:
             faults.append((row.id, _several(media)))
         elif before is not row and not (_is_segment(row) and _is_segment(before)):
-            faults.append(
-                (row.id, f"line {before.line} ({before.id}) has the same clip; leave one, or give start, stop")
-            )
+            faults.append((row.id, f"line {before.line} ({before.id}) has the same clip; leave one, or give times"))
         else:
             jobs.append(_job(row, key, media[0], clips, transcripts))
     faults += [(name, f"no row of {labels.path.name}") for name in clips.media if name not in used]
@@ -121,7 +116,7 @@ def _clips_of_rows(
 def _job(row: LabelRow, key: str, media: Path, clips: ClipFiles, transcripts: Transcripts) -> ClipJob:
     return ClipJob(
         id=row.id,
-        split=row.split or UNLABELLED_SPLIT,
+        split=row.split,
         labels=row.labels,
         media=media,
         start=row.start or 0.0,
@@ -138,13 +133,17 @@ def _spoken(row: LabelRow | None, key: str, media: Path, clips: ClipFiles, trans
         whole = transcripts.table[key]
         given = whole if whole.words or not _is_segment(row) else None
     if given is not None:
-        return {"transcript": given, "transcript_origin": "a table"}
+        return {"transcript": given, "transcript_origin": "transcripts from a table"}
     of_row = None if row is None or row.text is None else Transcript(text=row.text)
     file = transcript_file(media, clips.folder, transcripts.folder)
     if file is None:
-        return {} if of_row is None else {"transcript": of_row, "transcript_origin": "the label file"}
+        return {} if of_row is None else {"transcript": of_row, "transcript_origin": "transcripts from the label file"}
     is_part = row is not None and _is_segment(row)
-    return {"transcript_file": file, "transcript_origin": "files", "transcript": of_row if is_part else None}
+    return {
+        "transcript_file": file,
+        "transcript_origin": "transcripts from files",
+        "transcript": of_row if is_part else None,
+    }
 
 
 def _clip_of_row(row: LabelRow, clips: ClipFiles) -> str | None:

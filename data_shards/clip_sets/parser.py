@@ -36,7 +36,7 @@ def extract_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE.csv",
         help="a row per clip: id (or video_id, clip_id), split, label or class, text, and optionally file, start, stop "
-        "(default: all clips, without labels, as split test)",
+        "(default: all clips, without splits and labels, to predict)",
     )
     parser.add_argument(
         "--emotions", metavar="NAME,...", help="columns of FILE.csv that hold 0 or 1 for an emotion each"

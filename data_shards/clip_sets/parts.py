@@ -37,6 +37,8 @@ from data_shards.sole_writer import LEASE_FILE
 
 PART_CLIPS = 64
 """Clips of a part: a row group, which `dmd shard` reads at once."""
+NO_SPLIT = "clips"
+"""What counts call clips without a split."""
 _PARTS = "part-*.parquet"
 
 
@@ -110,7 +112,7 @@ def publish(
     _write_csv(out / WARNINGS_FILE, ("clip", "kind", "warning"), warnings)
     facts = {
         "settings": settings,
-        "clips": Counter(clip.job.split for clip in clips),
+        "clips": Counter(clip.job.split or NO_SPLIT for clip in clips),
         "failed": len(failed),
         "warnings": Counter(kind for _, kind, _ in warnings),
         "content": content,
@@ -143,8 +145,7 @@ def _write_parts(staging: Path, clips: Sequence[FinishedClip], settings: dict[st
     for number, start in enumerate(range(0, len(clips), PART_CLIPS)):
         part = clips[start : start + PART_CLIPS]
         features = reader.read([clip.known for clip in part])
-        columns = {"split": pa.array([clip.job.split for clip in part], pa.string()), **_labels(part)}
-        for name, values in columns.items():
+        for name, values in _labels(part).items():
             features = features.append_column(name, values)
         name = f"part-{number:05d}.parquet"
         write_rows(staging / name, features, [clip.known.record for clip in part], settings)
@@ -152,9 +153,9 @@ def _write_parts(staging: Path, clips: Sequence[FinishedClip], settings: dict[st
 
 
 def _labels(part: Sequence[FinishedClip]) -> dict[str, pa.Array]:
-    """Column -> the labels of a part: classes as text or numbers, as all of the set are written."""
-    names = part[0].job.labels
-    return {name: pa.array([clip.job.labels[name] for clip in part]) for name in names}
+    """Column -> splits and labels of a part, where the set has them: classes as text or as numbers."""
+    splits = {"split": pa.array([clip.job.split for clip in part])} if part[0].job.split else {}
+    return splits | {name: pa.array([clip.job.labels[name] for clip in part]) for name in part[0].job.labels}
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

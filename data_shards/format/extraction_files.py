@@ -43,6 +43,13 @@ def read_extraction(written: str, path: object) -> dict[str, Any]:
     return settings
 
 
+def made_tokens_with(settings: dict[str, Any]) -> dict[str, str]:
+    """`name` and `digest` of the tokenizer that made token ids of clips; empty where none did."""
+    if settings.get("text") != "tokens":
+        return {}
+    return {"name": str(settings.get("text_encoder")), "digest": str(settings.get("text_digest"))}
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The settings that differ, such as "vision mediapipe-blendshapes and none"; what follows from choices (digests,
     versions) where no choice differs."""

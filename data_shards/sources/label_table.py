@@ -4,7 +4,8 @@ Columns, in any order and case; others are ignored and counted:
 
 - `id`, or `video_id` and `clip_id` (the id then is `video_id$_$clip_id`, as in MMSA's pickles);
 - `split` or `mode`: train, valid or test, by any of their names;
-- `label` (a sentiment), or `class` (a number or a name), or one column per emotion (0 or 1), which the caller names;
+- `label` (a sentiment), or `class` (a number or a name), or one column per emotion, which the caller names (above 0: it
+  is there);
 - `text`: what is said;
 - `file`, `start` and `stop`: the recording, and the seconds of it that the utterance takes.
 
@@ -229,9 +230,9 @@ def _labels(
         number = _number(written, notes)
         if number is None:
             raise _RowError(f"line {line}: {name} {written!r} is not a number")
-        if columns.kind == "emotions" and number not in (0, 1):
-            raise _RowError(f"line {line}: {name} is {written}; an emotion is there (1) or not (0)")
-        yield name, int(number) if columns.kind == "emotions" else number
+        if columns.kind == "emotions" and number < 0:
+            raise _RowError(f"line {line}: {name} is {written}; an emotion is there (above 0) or not (0)")
+        yield name, number
 
 
 def _seconds(written: str, name: str, line: int, notes: dict[str, int]) -> float | None:

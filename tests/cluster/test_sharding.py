@@ -1,4 +1,4 @@
-"""`dmd shard --address` on a cluster of two nodes of one CPU, to a directory and to S3, with losses and mistakes.
+"""`dmd shard` and `dmd extract` with --address on a cluster of two nodes of one CPU, with losses and mistakes.
 
 Both nodes and another cluster are on this host; two hosts are in `test_hosts`. The S3 server is behind a proxy that
 fails on command.
@@ -21,10 +21,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from data_shards.commands import shard
+from data_shards.format.extraction_files import WORK_DIRECTORY
 from data_shards.reading.index import ShardIndex
 from dmd.cli import main
 from dmd.exit_codes import STOPPED, USER_ERROR
 from launch.network.ports import free_port
+from tests.support.clips import Sound, tones, write_wav
 from tests.support.clusters import WATCHFUL, Node, assert_stopped, dmd, finish, wait_for
 from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files, mmsa, save
@@ -207,6 +209,36 @@ def test_ctrl_c_leaves_what_is_there_and_no_task(cluster, here, tmp_path):
     assert_stopped(finish(driver, log, code=STOPPED), f"{out} is as it was; the same command begins again")
     assert files(out) == files(here)
     wait_for(lambda: not cluster.worker.named(TASK), "the end of the tasks", 30)
+
+
+def test_a_lost_process_costs_its_clips_only(cluster, tmp_path):
+    """Features of clips are those of one machine; a file that is none, and a lost worker process, stop nothing."""
+    clips, out, log = tmp_path / "clips", tmp_path / "out", tmp_path / "log"
+    clips.mkdir()
+    for number in range(59):
+        write_wav(clips / f"{number:03d}.wav", Sound(tones(0.4).samples[: -1 - number]))
+    (clips / "broken.wav").write_bytes(b"RIFF")
+    line = ["extract", clips, out, "--vision", "none", "--missing", "zeros"]
+    driver = dmd(*line, "--address", cluster.address, log=log)
+
+    def written() -> list[Path]:
+        return list((out / WORK_DIRECTORY).glob("clips-*"))
+
+    wait_for(lambda: driver.poll() is not None or (written() and cluster.worker.named(TASK)), "work on the worker")
+    assert driver.poll() is None, log.read_text()
+    for process in cluster.worker.named(TASK):
+        process.kill()
+    text = finish(driver, log)
+    assert f"{out}: clips 59; 1 failed" in text
+    assert "failed: broken: " in text
+    one = tmp_path / "one"
+    assert main([*map(str, ["extract", clips, one]), *line[3:], "--processes", "1"]) == 0
+    assert {path.name: path.read_bytes() for path in out.glob("part-*")} == {
+        path.name: path.read_bytes() for path in one.glob("part-*")
+    }
+    options = ["--face-model", tmp_path / "face.task", "--address", cluster.address]
+    text = finish(dmd(*line, "--restart", *options, log=log), log, code=USER_ERROR)
+    assert f"does not see {tmp_path / 'face.task'}; put CLIPS (and --transcripts, --face-model, --text-enc" in text
 
 
 def test_a_lost_node_costs_its_shards_only(cluster, tmp_path):
