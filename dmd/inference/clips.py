@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_shards.clip_sets.clip_files import MEDIA_SUFFIXES, find_clips, transcript_file
-from data_shards.clip_sets.jobs import UNLABELLED_SPLIT, ClipJob
+from data_shards.clip_sets.jobs import ClipJob
 from data_shards.clip_sets.one_clip import spoken_in
 from data_shards.extraction.clip import Clip, ClipError, ClipWarning, ExtractedClip
 from data_shards.extraction.extract import extract_clip
@@ -32,7 +32,6 @@ from data_shards.format.extraction_files import differences
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.label_options import format_counts
 from data_shards.sources.paths import named_files
-from data_shards.text.tokenizer import Tokenizer
 from dmd.inference.transcript_text import TranscriptText
 from dmd.system.trained_model import ModelCard
 
@@ -68,7 +67,7 @@ def clip_jobs(places: Sequence[Path], transcript: str | None) -> list[ClipJob]:
     return [
         ClipJob(
             id=name,
-            split=UNLABELLED_SPLIT,
+            split="",
             labels={},
             media=media,
             transcript=table.get(name),
@@ -184,11 +183,13 @@ class FeatureMaker:
                 tokenizer or encoder than that of the training.
         """
         settings = extraction_settings(card)
-        _check_text(card, settings, text)
+        if text.is_known:  # then text is made of the transcript, whether that of the training was made by `dmd extract`
+            settings = replace(settings, text="raw", text_encoder="", text_digest="")
+        elif settings.text != "states":
+            raise _unknown_text(text)
         self._face_model = face_model
-        self._tokenizer: Tokenizer | None = text.tokenizer if settings.text == "tokens" else None
         self._states = _states(settings.text_encoder, text_encoder) if settings.text == "states" else None
-        prepared = prepare(settings, face_model=face_model, tokenizer=self._tokenizer, states=self._states)
+        prepared = prepare(settings, face_model=face_model, states=self._states)
         for line in other_versions(settings):
             _log.warning("warning: %s", line)
         self._settings = replace(prepared, missing="zeros")  # what a clip lacks is missing, as of features
@@ -199,30 +200,25 @@ class FeatureMaker:
     def make(self, job: ClipJob) -> tuple[dict[str, Any], tuple[ClipWarning, ...]]:
         """Fields of a clip, as of a feature pickle, and what is doubtful about them. Raises ClipError."""
         clip = Clip(id=job.id, media=job.media, transcript=spoken_in(job), start=job.start, stop=job.stop)
-        made = extract_clip(
-            clip, self._settings, face_model=self._face_model, tokenizer=self._tokenizer, states=self._states
-        )
+        made = extract_clip(clip, self._settings, face_model=self._face_model, states=self._states)
         return self._fields(made), made.warnings
 
     def _fields(self, clip: ExtractedClip) -> dict[str, Any]:
         says_nothing = not clip.raw_text.strip() and not self._has_untold
         fields: dict[str, Any] = {"id": clip.id, "raw_text": None if says_nothing else clip.raw_text}
         if clip.text is not None:
-            name = "text_bert" if clip.text.dtype == np.int32 else "text"
-            fields[name] = None if says_nothing else clip.text
+            fields["text"] = None if says_nothing else clip.text
         for modality, array in (("audio", clip.audio), ("vision", clip.vision)):
             # what `dmd extract` leaves out on demand is a step of zeros
             fields[modality] = np.zeros((1, self._dims[modality]), np.float32) if array is None else array
         return fields
 
 
-def _check_text(card: ModelCard, settings: ExtractionSettings, text: TranscriptText) -> None:
-    """Raise ValueError where nothing says how a transcript becomes the text that the model reads."""
-    if settings.text != "raw" or text.is_known:
-        return
-    if card.data["text_kind"] == "tokens":
-        raise ValueError("nothing says which tokenizer made the tokens of the training; name it: --tokenizer PATH")
-    raise ValueError(
+def _unknown_text(text: TranscriptText) -> ValueError:
+    """The error where nothing says how a transcript becomes the text that the model reads."""
+    if text.is_tokens:
+        return ValueError("nothing says which tokenizer made the tokens of the training; name it: --tokenizer PATH")
+    return ValueError(
         "the text features of the training were not made by `dmd extract`, so none can be made of a transcript in the "
         "same way; make them as those of the training were made and give their file: dmd predict RUN features.pkl"
     )

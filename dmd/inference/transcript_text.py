@@ -31,7 +31,8 @@ class TranscriptText:
         """Whether the text is token ids."""
         self._option = "--tokenizer PATH" if self.is_tokens else "--word-vectors FILE"
         self._given = tokenizer if self.is_tokens else word_vectors
-        self._trained = _made_with(card)
+        self._trained: dict[str, str] = card.data.get("tokenizer") or {}
+        """`name` and `digest` of what made the text of the training."""
         self._length = int(card.data["lengths"]["text"])
         self.is_known = bool(self._given or self._trained)
         """Whether something says what makes the text."""
@@ -99,11 +100,3 @@ class TranscriptText:
                 f"{self._name} (sha256 {here[:_SHOWN]}) makes another text of a transcript than what made that of the "
                 f"training, {self._trained['name']} (sha256 {there[:_SHOWN]}); give that one: {self._option}"
             )
-
-
-def _made_with(card: ModelCard) -> dict[str, str]:
-    """`name` and `digest` of what made the text of a model's training, of shards or of clips; else empty."""
-    extraction = card.data.get("extraction") or {}
-    if extraction.get("text") == "tokens":
-        return {"name": extraction["text_encoder"], "digest": extraction["text_digest"]}
-    return card.data.get("tokenizer") or {}

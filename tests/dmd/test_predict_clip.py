@@ -102,6 +102,13 @@ def test_a_clip_is_predicted_as_its_features_are(folder, model, want, tmp_path, 
     )
     assert command(*shards) == 0
     assert pq.read_table(tmp_path / "of_shards.parquet")["prediction"].to_pylist() == want.tolist()
+    (part,) = (folder / "features").glob("*.parquet")
+    table = pq.read_table(part).drop_columns(["split", "label"])
+    pq.write_table(table, tmp_path / "unlabelled.parquet")  # as `dmd extract` writes clips without labels
+    assert command("predict", folder / "run", tmp_path / "unlabelled.parquet", "--out", tmp_path / "out.parquet") == 0
+    rows = {row["id"]: row["prediction"] for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    assert sorted(rows) == ["c0", "c1", "c2", "c3", "c4"]
+    assert rows["c4"] == pytest.approx(float(want), abs=1e-5)
     capsys.readouterr()
     assert command("predict", folder / "export", clip, "--transcript", said) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
@@ -182,7 +189,7 @@ def test_hidden_states_are_those_of_the_encoder_of_the_training(folder, model, t
     settings = ExtractionSettings(
         audio="none", vision="none", text="states", text_encoder=name, text_digest=states.digest
     )
-    data = {**model.card.data, "text_kind": "features", "extraction": settings.to_dict()}
+    data = {**model.card.data, "text_kind": "features", "extraction": settings.to_dict(), "tokenizer": {}}
     data["dims"] = {"text": states.dim, "audio": 1, "vision": 1}
     card = replace(model.card, data=data, text_encoder=None)
     (job,) = clip_jobs([write_wav(tmp_path / "clip.wav", tones(0.5))], "the best movie")
