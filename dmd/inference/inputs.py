@@ -303,7 +303,7 @@ def _from_table(path: Path, reading: _Reading, choose: Choose) -> Iterator[Sampl
     unused: dict[str, int] = {}
     for split in choose(table.splits()):
         for rows in table.read(split, BATCH_SIZE):
-            fields = Fields(rows)
+            fields = Fields(_label_fields(rows, reading.card))
             yield from _from_fields(fields, split, reading, path)
             for name, count in fields.unused().items():
                 unused[name] = unused.get(name, 0) + count
@@ -313,6 +313,16 @@ def _from_table(path: Path, reading: _Reading, choose: Choose) -> Iterator[Sampl
 def _warn_of(ignored: dict[str, int], where: str) -> None:
     if ignored:
         _log.warning("warning: %s: ignored: %s", where, format_counts(ignored))
+
+
+def _label_fields(rows: dict[str, Any], card: ModelCard) -> dict[str, Any]:
+    """The columns of a table with the labels that the model predicts under their names in a pickle."""
+    if card.config["data"]["classes"] == "stored" and "class" in rows:
+        rows["classification_labels"] = rows.pop("class")
+    emotions = card.data.get("emotions") or ()
+    if emotions and set(emotions) <= rows.keys():
+        rows["emotions"] = list(map(list, zip(*(rows.pop(name) for name in emotions), strict=True)))
+    return rows
 
 
 def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str) -> Iterator[Samples]:

@@ -21,6 +21,8 @@ from dmd.system.trained_model import Prediction, TrainedModel
 _SUFFIXES = (".parquet", ".csv")
 PRINTED_ROWS = 50
 """Of a table on the terminal."""
+_PRINTED = ("split", "id", "label", "prediction", "probability")
+"""How the columns begin that are printed."""
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
@@ -101,10 +103,9 @@ def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema
 
 
 def printed(tables: Iterable[pa.Table]) -> str:
-    """What is predicted of the first samples, as text: sentiment, or class with the probabilities; no single heads."""
+    """What the fused head predicts of the first samples, as text; columns without any value are left out."""
     whole = pa.concat_tables(tables)
-    hidden = {*_other_heads(), *EDGE_COLUMNS, "text"}
-    columns = {name: whole[name] for name in whole.column_names if name not in hidden}
+    columns = {name: whole[name] for name in whole.column_names if name.startswith(_PRINTED)}
     cells = {
         name: [name, *map(_cell, column.slice(0, PRINTED_ROWS).to_pylist())]
         for name, column in columns.items()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import dmd
+from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
 from dmd.inference.inputs import read_samples
 from dmd.model.config import MODALITIES
@@ -21,6 +22,7 @@ from dmd.report.missing import _masks, _predict
 from dmd.system.input_arrays import Inputs
 from tests.support.commands import command, rejected
 from tests.support.token_model import token_model
+from tests.support.trained import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +187,15 @@ def test_tables_are_read_as_pickles_are(run, model, tmp_path, caplog, capsys):
     assert "has no split 'test'; it has: valid" in rejected(capsys, "predict", run, folder, "--split", "test")
     (folder / "1.arrow").write_bytes(b"ARROW1")
     assert f"{folder} is no whole Arrow table" in rejected(capsys, "predict", run, folder)
+
+
+def test_labels_of_tables_are_those_that_the_model_predicts(model, tmp_path):
+    columns = {m: [array.tolist() for array in ragged(model, m)] for m in MODALITIES}
+    pq.write_table(pa.table(columns | {"label": [2.0, -1.0, 0.0], "class": [2, 0, 1]}), tmp_path / "in.parquet")
+    config = config_to_dict(load_config(None, [*SMALL, "model.task=3", "data.classes=stored"]))
+    for card, want in ((model.card, [2.0, -1.0, 0.0]), (replace(model.card, config=config), [2, 0, 1])):
+        (samples,) = read_samples(tmp_path / "in.parquet", card)
+        assert samples.labels.tolist() == want
 
 
 def test_shards_of_other_lengths_are_padded_or_cut_and_said(run, model, tmp_path, caplog):
