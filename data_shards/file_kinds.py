@@ -34,7 +34,7 @@ _HDF5 = Kind(
     "other with h5py and save its arrays as an MMSA pickle or a Parquet table",
 )
 _MATLAB = Kind("a MATLAB file", "read it with scipy.io.loadmat and save its arrays as an MMSA pickle")
-_MEDIA = "features are needed: make them of a folder of clips with `dmd extract`, and give its output"
+_MEDIA = "features are needed: `dmd extract` makes them of a folder of clips, and `dmd predict RUN CLIP` predicts one"
 _LFS = Kind("a Git-LFS pointer", "the file itself is not here: run `git lfs pull` in its repository, or download it")
 _WEB = Kind(
     "a web page (HTML)",

@@ -1,6 +1,7 @@
 """DMD, Decoupled Multimodal Distilling for Emotion Recognition: model, losses, kernels, training, metrics.
 
 model = dmd.load("exported")        # what `dmd export` wrote, or the directory of a run
+dmd.predict_clip(model, "clip.mp4", transcript="I liked it")    # of a model whose features `dmd extract` made
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dmd.system.trained_model import TrainedModel
+    from dmd.system.trained_model import Prediction, TrainedModel
 
 
 def load(
@@ -20,6 +21,30 @@ def load(
     from dmd.inference.export import load as load_export
 
     return load_export(path, device, text_encoder=text_encoder)
+
+
+def predict_clip(
+    model: "TrainedModel",
+    clip: "str | Path",
+    *,
+    transcript: str | None = None,
+    face_model: "str | Path | None" = None,
+    tokenizer: str | None = None,
+    text_encoder: str | None = None,
+    word_vectors: str | None = None,
+) -> "Prediction":
+    """What a model says about a video or a sound file; see `dmd.inference.predict_clip.predict_clip`."""
+    from dmd.inference.predict_clip import predict_clip as predict_one
+
+    return predict_one(
+        model,
+        clip,
+        transcript=transcript,
+        face_model=face_model,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        word_vectors=word_vectors,
+    )
 
 
 def __getattr__(name: str) -> Any:

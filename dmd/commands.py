@@ -16,6 +16,7 @@ from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 if TYPE_CHECKING:
     from dmd.inference.inputs import Samples
     from dmd.inference.predict_parts import Order
+    from dmd.system.trained_model import ModelCard
 
 
 SAMPLES_PER_PART = 1024
@@ -117,17 +118,23 @@ def predict_parser() -> argparse.ArgumentParser:
     """Arguments of `dmd predict` in this process."""
     parser = argparse.ArgumentParser(
         prog="dmd predict",
-        description="Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file, or "
-        "samples of shards into a directory of Parquet files.",
+        description="Predict clips, or samples of shards, a feature pickle or a table, labelled or not: on the "
+        "terminal, into a Parquet or CSV file, or (samples of shards) into a directory of Parquet files.",
     )
     parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
-    parser.add_argument("inputs", type=place_option, metavar="FEATURES|SHARDS", help="a feature pickle, or shards")
+    parser.add_argument(
+        "inputs",
+        type=place_option,
+        nargs="+",
+        metavar="CLIP|FEATURES|SHARDS",
+        help="video or sound files, a folder of them, a feature pickle, a table, or shards",
+    )
     parser.add_argument(
         "--out",
         type=place_option,
-        required=True,
         metavar="FILE|DIR/",
-        help="a .parquet or .csv file; or a directory or bucket for parts, which the same command continues",
+        help="a .parquet or .csv file; or a directory or bucket for parts, which the same command continues (default: "
+        "a table on the terminal)",
     )
     parser.add_argument(
         "--split",
@@ -137,6 +144,12 @@ def predict_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--id", action="append", metavar="ID", help="only this sample; may be repeated")
     parser.add_argument(
+        "--nonfinite",
+        choices=("refuse", "zero"),
+        default="refuse",
+        help="NaN and infinite values of features: stop, or read them as 0 (default: %(default)s)",
+    )
+    parser.add_argument(
         "--samples-per-part",
         type=int,
         default=SAMPLES_PER_PART,
@@ -144,14 +157,29 @@ def predict_parser() -> argparse.ArgumentParser:
         help="of a directory (default: %(default)s)",
     )
     _add_text_encoder(parser)
+    _add_clip_options(parser.add_argument_group("clips", "Features and text are made as those of the training were."))
     return parser
+
+
+def _add_clip_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--transcript",
+        metavar="TEXT|FILE",
+        help="what is said, or a .json, .csv, .srt or .txt of it; of several clips a folder of such files, or a .csv "
+        "of all (default: beside the clips)",
+    )
+    group.add_argument("--face-model", type=Path, metavar="FILE.task", help="MediaPipe's face_landmarker.task")
+    group.add_argument(
+        "--tokenizer", metavar="PATH", help="the tokenizer of the training (default: where it was; nothing is fetched)"
+    )
+    group.add_argument("--word-vectors", metavar="FILE", help="those of the training (default: where they were)")
 
 
 def predict_here(options: argparse.Namespace) -> int:
     """Predict in this process."""
     from dmd.inference.outputs import is_directory
 
-    if is_directory(options.out):
+    if options.out is not None and is_directory(options.out):
         from dmd.inference.predict_parts import compute_here, predict_parts
 
         print(f"{options.out}: {predict_parts(parts_order(options), compute_here)}")
@@ -169,22 +197,28 @@ def parts_order(options: argparse.Namespace) -> "Order":
     from dmd.inference.predict_parts import Order
     from dmd.model.text_base import base_name
 
-    if not is_directory(options.out):
-        raise ValueError(
-            f"--out {options.out} is a file, which one process writes; leave --address out, or give a directory"
-        )
+    if options.out is None or not is_directory(options.out):
+        given = "is not given" if options.out is None else f"{options.out} is a file, which one process writes"
+        raise ValueError(f"--out {given}; leave --address out, or give a directory")
     if options.id:
         raise ValueError(
             f"--out {options.out} is a directory, which takes whole splits; name a .parquet file with --id"
         )
     return Order(
         model=options.model,
-        data=options.inputs.absolute(),
+        data=_one_place(options.inputs).absolute(),
         out=options.out.absolute(),
         splits=_asked_splits(options),
         samples_per_part=options.samples_per_part,
         text_encoder=None if options.text_encoder is None else base_name(options.text_encoder),
     )
+
+
+def _one_place(inputs: list[Place]) -> Place:
+    """The one input of what is no clip."""
+    if len(inputs) > 1:
+        raise ValueError(f"{len(inputs)} inputs were given, which only clips may be; predict {inputs[1]} by itself")
+    return inputs[0]
 
 
 def _asked_splits(options: argparse.Namespace) -> list[str] | None:
@@ -193,20 +227,53 @@ def _asked_splits(options: argparse.Namespace) -> list[str] | None:
 
 def _predict_file(options: argparse.Namespace) -> int:
     from dmd.inference.export import load
-    from dmd.inference.inputs import read_samples
-    from dmd.inference.outputs import check_suffix, predictions, schema, to_table, write_predictions
+    from dmd.inference.outputs import check_suffix, predictions, printed, schema, to_table, write_predictions
 
-    out = options.out.path
-    check_suffix(out)
-    model = load(options.model, text_encoder=options.text_encoder)
-    default = None if options.id else DEFAULT_SPLIT
-    samples = read_samples(options.inputs, model.card, splits=_asked_splits(options), default=default, ids=options.id)
+    out = None if options.out is None else options.out.path
+    if out is not None:
+        check_suffix(out)
+    model = load(options.model, text_encoder=None if _are_clips(options) else options.text_encoder)
     counts: Counter[str] = Counter()
-    tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
+    tables = (to_table(*pair) for pair in predictions(model, _counted(_samples(options, model.card), counts)))
+    if out is None:
+        print(printed(tables))
+        return 0
     rows = write_predictions(out, tables, schema(model.modules.scoring))
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     print(f"{out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")
     return 0
+
+
+def _are_clips(options: argparse.Namespace) -> bool:
+    from dmd.inference.clips import are_clips
+
+    return not options.inputs[0].is_url and are_clips(options.inputs[0].path)
+
+
+def _samples(options: argparse.Namespace, card: "ModelCard") -> "Iterator[Samples]":
+    """What is to be predicted."""
+    from dmd.inference.clips import FeatureMaker, clip_jobs
+    from dmd.inference.inputs import read_clips, read_samples
+    from dmd.inference.transcript_text import TranscriptText
+
+    if _are_clips(options):
+        jobs = clip_jobs([place.path for place in options.inputs], options.transcript)
+        text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
+        maker = FeatureMaker(card, text, face_model=options.face_model, text_encoder=options.text_encoder)
+        return read_clips(jobs, card, maker, text, ids=options.id)
+    place = _one_place(options.inputs)
+    if options.transcript is not None:
+        raise ValueError(f"--transcript is of clips, and {place} is no video and no sound file; leave it out")
+    return read_samples(
+        place,
+        card,
+        splits=_asked_splits(options),
+        default=None if options.id else DEFAULT_SPLIT,
+        ids=options.id,
+        nonfinite=options.nonfinite,
+        tokenizer=options.tokenizer,
+        word_vectors=options.word_vectors,
+    )
 
 
 def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[Samples]":

@@ -92,10 +92,10 @@ def _extract_files(options: argparse.Namespace) -> list[Path]:
 
 
 def _predict_files(options: argparse.Namespace) -> list[Path]:
-    check_places({"RUN": to_place(options.model), "SHARDS": to_place(options.inputs), "--out": to_place(options.out)})
     _check_encoder(options)
     pool_request(options)
-    parts_order(options)
+    parts_order(options)  # so there is one input, and an output
+    check_places({"RUN": to_place(options.model), "SHARDS": options.inputs[0], "--out": options.out})
     return []
 
 

@@ -1,8 +1,8 @@
 """Predictions for data of the user's, and trained models as files.
 
-`inputs` reads shards or a feature pickle as batches, `outputs` writes a row per sample as Parquet or CSV, and `export`
-writes and reads a directory with weights, config and a `torch.export` program. The model between them is
-`dmd.system.trained_model.TrainedModel`.
+`inputs` reads shards, a feature pickle, a table (`tables`) or clips (`clips`, `transcript_text`) as batches, `outputs`
+writes a row per sample as Parquet or CSV, and `export` writes and reads a directory with weights, config and a
+`torch.export` program. The model between them is `dmd.system.trained_model.TrainedModel`. `predict_clip` is for Python.
 
-    shards or pickle -> inputs -> TrainedModel -> outputs -> table
+    shards, features or clips -> inputs -> TrainedModel -> outputs -> table
 """

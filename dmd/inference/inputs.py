@@ -1,13 +1,15 @@
-"""What `dmd predict` reads: shards, or a feature pickle with or without splits and labels, as batches of samples.
+"""What `dmd predict` reads: shards, a feature pickle, a table or clips, as batches of samples.
 
 A pickle holds `{split: fields}` or the fields themselves: `text` (or `text_bert` for a model with a text encoder),
 `audio`, `vision`, and where there are `id`, `raw_text` and `regression_labels` (`classification_labels` for a model of
-stored classes, `emotions` for one of emotions); `[N, T, D]` each, or one sample without the first axis. A split may be
-called by any of its names.
+stored classes, `emotions` for one of emotions); `[N, T, D]` each, N arrays of different T, or one sample without the
+first axis. A split may be called by any of its names. A table (`dmd.inference.tables`) has the same as columns, and of
+clips `dmd.inference.clips` makes the same. `dmd.system.input_arrays` makes of these what the model reads. Where the
+text is missing and `raw_text` is there, it is made as that of the training was, by a tokenizer or of word vectors.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.clip_sets.jobs import ClipJob
+from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.schema import MODALITIES
 from data_shards.label_options import format_counts
 from data_shards.places import Place, PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import Pickle
-from data_shards.sources.conversions import to_id, to_raw_text
+from data_shards.sources.conversions import is_missing, to_id, to_raw_text
+from data_shards.sources.mmsa import Nonfinite
 from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
 from data_shards.sources.splits import find_splits, split_of
 from dmd.data.targets import check_same_labels, scoring_of
 from dmd.encoder_tokenizer import check_same_text
+from dmd.inference.clips import FeatureMaker, check_made_alike, clip_fields
 from dmd.inference.labels import pickle_labels, shard_labels
+from dmd.inference.tables import Table, is_table
+from dmd.inference.transcript_text import TranscriptText
+from dmd.system.input_arrays import InputFitter, Inputs
 from dmd.system.modules import BATCH_SIZE
-from dmd.system.trained_model import Arrays, ModelCard, check_arrays, config_of
+from dmd.system.trained_model import ModelCard, config_of
 
 _log = logging.getLogger(__name__)
 Choose = Callable[[Iterable[str]], list[str]]
@@ -40,14 +49,13 @@ class Samples:
     """B samples of one split."""
 
     split: str
-    """"" for a pickle without splits."""
+    """"" for what has no splits."""
     ids: list[str]
     texts: list[str]
     labels: NDArray[np.float64]
     """[B], what the model is to predict: sentiments in the units of its data, or class numbers; [B, L], emotions. NaN
     where there is none."""
-    arrays: Arrays
-    """{modality: [B, ...]}"""
+    inputs: Inputs
 
     def pick(self, wanted: set[str]) -> "Samples":
         """Those whose id is wanted."""
@@ -57,8 +65,17 @@ class Samples:
             ids=[self.ids[row] for row in rows],
             texts=[self.texts[row] for row in rows],
             labels=self.labels[rows],
-            arrays={m: array[rows] for m, array in self.arrays.items()},
+            inputs=self.inputs.pick(rows),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """For which model something is read, and what that takes."""
+
+    card: ModelCard
+    fitter: InputFitter
+    text: TranscriptText
 
 
 def read_samples(
@@ -68,15 +85,21 @@ def read_samples(
     splits: list[str] | None = None,
     default: str | None = None,
     ids: list[str] | None = None,
+    nonfinite: Nonfinite = "refuse",
+    tokenizer: str | None = None,
+    word_vectors: str | None = None,
 ) -> Iterator[Samples]:
-    """Samples of a place in batches, ready for the model.
+    """Samples of a place in batches, ready for the model. What was cut, missing or zeroed is a warning at the end.
 
     Args:
-        given: directory or URL of shards, or a feature pickle.
+        given: directory or URL of shards, a feature pickle, a table, or a directory of its files.
         card: the model that will read them.
         splits: which; None: `default`.
         default: the split that is read of what has splits, where none is named; None: all.
         ids: which samples; None: all.
+        nonfinite: whether NaN and infinities are an error, or become 0.
+        tokenizer: see `TranscriptText`.
+        word_vectors: the same.
 
     Raises:
         ValueError: what is not there, is there twice, or does not fit the model.
@@ -86,7 +109,46 @@ def read_samples(
     def choose(there: Iterable[str]) -> list[str]:
         return chosen_splits(path, there, splits, default)
 
-    batches = _from_shards(path, card, choose) if path.is_dir() else _from_pickle(path.path, card, choose)
+    reading = _Reading(
+        card=card,
+        fitter=card.fitter(nonfinite),
+        text=TranscriptText(card, tokenizer=tokenizer, word_vectors=word_vectors),
+    )
+    return _checked(_batches(path, reading, choose), reading.fitter, path, wanted)
+
+
+def read_clips(
+    jobs: Sequence[ClipJob], card: ModelCard, maker: FeatureMaker, text: TranscriptText, *, ids: list[str] | None = None
+) -> Iterator[Samples]:
+    """Clips as `read_samples` gives the samples of a place, in their order.
+
+    Args:
+        jobs: at least one.
+        ids: which clips; None: all.
+
+    Raises:
+        ValueError: an id of no clip, or no clip of which features can be made.
+    """
+    wanted = _unique(ids)
+    unknown = sorted(wanted - {job.id for job in jobs}) if wanted else []
+    if unknown:
+        known = min(job.id for job in jobs)
+        raise ValueError(f"there is no clip {unknown[0]!r} among {len(jobs)}; ids look like {known!r}")
+    chosen = [job for job in jobs if wanted is None or job.id in wanted]
+    where = str(chosen[0].media if len(chosen) == 1 else chosen[0].media.parent)
+    reading = _Reading(card=card, fitter=card.fitter(), text=text)
+    batches = (
+        samples
+        for fields in clip_fields(chosen, maker, BATCH_SIZE)
+        for samples in _from_fields(Fields(fields), "", reading, where)
+    )
+    return _checked(batches, reading.fitter, where, None)
+
+
+def _checked(
+    batches: Iterator[Samples], fitter: InputFitter, path: Place | str, wanted: set[str] | None
+) -> Iterator[Samples]:
+    """The wanted samples, each once; what was changed is said at the end."""
     seen: dict[str, set[str]] = {}
     for samples in batches:
         there = seen.setdefault(samples.split, set())
@@ -102,12 +164,23 @@ def read_samples(
             yield samples
         elif wanted.intersection(samples.ids):
             yield samples.pick(wanted)
+    for line in fitter.warnings():
+        _log.warning("warning: %s", line)
     if not seen:
         raise ValueError(f"{path} holds no sample; give a file with at least one")
     unknown = sorted(wanted - set().union(*seen.values())) if wanted else []
     if unknown:
         count = sum(map(len, seen.values()))
         raise ValueError(f"{path} has no sample {unknown[0]!r} among its {count}; ids look like {min(there)!r}")
+
+
+def _batches(path: Place, reading: _Reading, choose: Choose) -> Iterator[Samples]:
+    """The samples of what a place is."""
+    if path.is_url or (path.path / INDEX_NAME).exists():
+        return _from_shards(path, reading.card, choose)
+    if is_table(path.path):
+        return _from_table(path.path, reading, choose)
+    return _from_shards(path, reading.card, choose) if path.is_dir() else _from_pickle(path.path, reading, choose)
 
 
 def _unique(ids: list[str] | None) -> set[str] | None:
@@ -141,23 +214,44 @@ def chosen_splits(path: Place, there: Iterable[str], splits: list[str] | None, d
 
 def _from_shards(path: Place, card: ModelCard, choose: Choose) -> Iterator[Samples]:
     with ShardReader(path) as reader:
-        check_shards(card, reader)
         counts = reader.index.info.counts
-        for split in choose(counts):
+        splits = choose(counts)
+        check_shards(card, reader, splits)
+        for split in splits:
             yield from shard_batches(reader, card, split, range(counts[split]))
 
 
-def check_shards(card: ModelCard, reader: ShardReader) -> None:
-    """Raise ValueError unless the model reads what the shards hold."""
-    info = reader.index.info
+def check_shards(card: ModelCard, reader: ShardReader, splits: list[str]) -> None:
+    """Raise ValueError unless the model reads what the shards hold; other lengths are a warning."""
+    info, root = reader.index.info, reader.index.root
     check_same_text(card.data, info)
     check_same_labels(config_of(card), card.data, info)
-    for what, here in (("text_kind", info.text_kind), ("dims", info.dims), ("lengths", info.lengths)):
+    for what, here in (("text_kind", info.text_kind), ("dims", info.dims)):
         if card.data[what] != here:
             raise ValueError(
-                f"the model was trained on data with {what} {card.data[what]}, {reader.index.root} has {here}; give "
-                "shards that were made from the same features"
+                f"the model was trained on data with {what} {card.data[what]}, {root} has {here}; give shards that "
+                "were made from the same features"
             )
+    check_made_alike(card, info.extraction, str(root))
+    if card.data["lengths"] != info.lengths:
+        _log.warning(
+            "warning: the model was trained on data with lengths %s, %s has %s: shorter samples are padded%s",
+            card.data["lengths"],
+            root,
+            info.lengths,
+            "".join(_longer(card.data["lengths"], reader, splits)),
+        )
+
+
+def _longer(lengths: dict[str, int], reader: ShardReader, splits: list[str]) -> Iterator[str]:
+    """What is cut of shards whose samples may be longer than the model's."""
+    info = reader.index.info
+    records = [reader.index.records(split, range(info.counts[split]))["length"] for split in splits]
+    steps = np.concatenate(records).astype(np.int64)  # [samples, modalities]
+    for number, modality in enumerate(MODALITIES):
+        over = np.maximum(steps[:, number] - lengths[modality], 0)
+        if over.any():
+            yield f"; {modality} of {np.count_nonzero(over)} of {len(steps)} samples is cut, by {over.sum()} steps"
 
 
 def shard_batches(reader: ShardReader, card: ModelCard, split: str, rows: range) -> Iterator[Samples]:
@@ -165,6 +259,7 @@ def shard_batches(reader: ShardReader, card: ModelCard, split: str, rows: range)
     assert rows.start % BATCH_SIZE == 0, "a batch has the same samples in every command"
     config = config_of(card)
     scoring = scoring_of(config, card.data)
+    fitter = card.fitter() if card.data["lengths"] != reader.index.info.lengths else None
     for begin in range(rows.start, rows.stop, BATCH_SIZE):
         batch_rows = range(begin, min(begin + BATCH_SIZE, rows.stop))
         batch = reader.read(split, batch_rows)
@@ -173,11 +268,13 @@ def shard_batches(reader: ShardReader, card: ModelCard, split: str, rows: range)
             ids=reader.index.ids(split, batch_rows),
             texts=reader.raw_texts(split, batch_rows),
             labels=shard_labels(batch, config, scoring),
-            arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES},
+            inputs=Inputs(arrays={m: torch.from_numpy(batch[m]) for m in MODALITIES})
+            if fitter is None
+            else fitter.fit({m: batch[m] for m in MODALITIES}),
         )
 
 
-def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Samples]:
+def _from_pickle(path: Path, reading: _Reading, choose: Choose) -> Iterator[Samples]:
     if not path.exists():
         raise ValueError(
             f"{path} is empty or no file: there is nothing at this path; give a feature pickle or a directory of "
@@ -192,8 +289,22 @@ def _from_pickle(path: Path, card: ModelCard, choose: Choose) -> Iterator[Sample
         _warn_of(unread, str(path))
     for split in choose(there or [""]):
         fields = Fields(text_keys(content[there[split]] if split else content))
-        yield from _from_fields(fields, split, card, path)
+        yield from _from_fields(fields, split, reading, path)
         _warn_of(fields.unused(), f"{path} {split}".rstrip())
+
+
+def _from_table(path: Path, reading: _Reading, choose: Choose) -> Iterator[Samples]:
+    table = Table(path)
+    check_made_alike(reading.card, table.extraction(), str(path))
+    _warn_of(table.other_files, str(path))
+    unused: dict[str, int] = {}
+    for split in choose(table.splits()):
+        for rows in table.read(split, BATCH_SIZE):
+            fields = Fields(_label_fields(rows, reading.card))
+            yield from _from_fields(fields, split, reading, path)
+            for name, count in fields.unused().items():
+                unused[name] = unused.get(name, 0) + count
+    _warn_of(unused, str(path))
 
 
 def _warn_of(ignored: dict[str, int], where: str) -> None:
@@ -201,23 +312,37 @@ def _warn_of(ignored: dict[str, int], where: str) -> None:
         _log.warning("warning: %s: ignored: %s", where, format_counts(ignored))
 
 
-def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Iterator[Samples]:
+def _label_fields(rows: dict[str, Any], card: ModelCard) -> dict[str, Any]:
+    """The columns of a table with the labels that the model predicts under their names in a pickle."""
+    if card.config["data"]["classes"] == "stored" and "class" in rows:
+        rows["classification_labels"] = rows.pop("class")
+    emotions = card.data.get("emotions") or ()
+    if emotions and set(emotions) <= rows.keys():
+        rows["emotions"] = list(map(list, zip(*(rows.pop(name) for name in emotions), strict=True)))
+    return rows
+
+
+def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str) -> Iterator[Samples]:
     names = {m: m for m in MODALITIES}
-    if card.data["text_kind"] == "tokens":
+    if reading.card.data["text_kind"] == "tokens":
         names["text"] = "text_bert"
-    lacking = [name for name in names.values() if name not in fields]
     where = f"{path} {split}: " if split else f"{path}: "
-    if lacking:
+    if not any(name in fields for name in names.values()):
         there = ", ".join(map(str, fields)) or "nothing"
-        raise ValueError(f"{where}{lacking[0]!r} is missing, which the model reads; it has: {there}")
-    if hasattr(fields["audio"], "__len__") and not len(fields["audio"]):
+        raise ValueError(f"{where}it has none of {', '.join(names.values())}, which the model reads; it has: {there}")
+    if any(hasattr(fields.get(name), "__len__") and not len(fields[name]) for name in names.values()):
         raise ValueError(f"{where}no sample; give a file with at least one")
-    arrays = check_arrays(card, {m: fields[name] for m, name in names.items()}, where)
-    count = len(arrays["audio"])
+    for modality in MODALITIES:
+        fields.get(f"{modality}_lengths"), fields.get(f"{modality}_length")  # arrays say it themselves
+    arrays = {m: fields.get(name) for m, name in names.items()}
+    if arrays["text"] is None and reading.text.is_known and fields.get("raw_text") is not None:
+        arrays["text"] = reading.text.make(_texts(fields), reading.fitter, where)
+    inputs = reading.fitter.fit(arrays, where)
+    count = len(inputs)
     given = _listed(fields.get("id"), count, where, "id")
     ids = [to_id(name, f"{where}sample {row}") for row, name in enumerate(given)] or [str(row) for row in range(count)]
     texts = list(map(to_raw_text, _listed(fields.get("raw_text"), count, where, "raw_text"))) or [""] * count
-    labels = pickle_labels(fields, count, card, where)
+    labels = pickle_labels(fields, count, reading.card, where)
     for begin in range(0, count, BATCH_SIZE):
         part = slice(begin, begin + BATCH_SIZE)
         yield Samples(
@@ -225,8 +350,15 @@ def _from_fields(fields: Fields, split: str, card: ModelCard, path: Path) -> Ite
             ids=ids[part],
             texts=texts[part],
             labels=labels[part],
-            arrays={m: array[part] for m, array in arrays.items()},
+            inputs=inputs.pick(part),
         )
+
+
+def _texts(fields: Fields) -> list[str | None]:
+    """The sentences of a split, None where there is none; one sample alone may have a plain one."""
+    given = fields["raw_text"]
+    listed = given if isinstance(given, list | tuple) or np.ndim(given) else [given]
+    return [None if is_missing(text) else to_raw_text(text) for text in listed]
 
 
 def _listed(values: Any, count: int, where: str, name: str) -> list[Any]:

@@ -1,5 +1,5 @@
-"""What `dmd predict` writes: one row per sample, as Parquet or CSV, batch after batch; a directory of parts has
-`dmd.inference.part_files`."""
+"""What `dmd predict` writes: one row per sample, as Parquet or CSV, batch after batch, or as text; a directory of parts
+has `dmd.inference.part_files`."""
 
 import os
 import uuid
@@ -21,6 +21,10 @@ from dmd.system.modules import SPACES
 from dmd.system.trained_model import Prediction, TrainedModel
 
 _SUFFIXES = (".parquet", ".csv")
+PRINTED_ROWS = 50
+"""Of a table on the terminal."""
+_PRINTED = ("split", "id", "label", "prediction", "probability")
+"""How the columns begin that are printed."""
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
@@ -63,7 +67,7 @@ def _other_heads() -> list[str]:
 def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
     """Predict batch after batch."""
     for samples in batches:
-        yield samples, model.read(model.output(samples.arrays))
+        yield samples, model.read(model.output(samples.inputs))
 
 
 def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
@@ -112,6 +116,28 @@ def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema
     finally:
         staged.unlink(missing_ok=True)
     return rows
+
+
+def printed(tables: Iterable[pa.Table]) -> str:
+    """What the fused head predicts of the first samples, as text; columns without any value are left out."""
+    whole = pa.concat_tables(tables)
+    columns = {name: whole[name] for name in whole.column_names if name.startswith(_PRINTED)}
+    cells = {
+        name: [name, *map(_cell, column.slice(0, PRINTED_ROWS).to_pylist())]
+        for name, column in columns.items()
+        if any(value not in (None, "") for value in column.to_pylist())
+    }
+    widths = {name: max(map(len, texts)) for name, texts in cells.items()}
+    lines = [
+        "  ".join(f"{text:<{widths[name]}}" for name, text in zip(cells, row, strict=True)).rstrip()
+        for row in zip(*cells.values(), strict=True)
+    ]
+    more = whole.num_rows - PRINTED_ROWS
+    return "\n".join([*lines, *([f"and {more} more, which --out FILE writes"] if more > 0 else [])])
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def check_suffix(path: Path) -> None:

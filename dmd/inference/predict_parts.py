@@ -94,9 +94,9 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
     folder = open_folder(order.out)
     card, weights = read_model(order.model)
     with ShardReader(order.data) as reader:
-        check_shards(card, reader)
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
+        check_shards(card, reader, splits)
         request = make_request(card, weights, info, splits, order.samples_per_part)
         columns = schema(scoring_of(config_of(card), card.data))
         files = PartFiles(folder, request, reader.index, columns)

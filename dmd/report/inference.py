@@ -57,7 +57,7 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
     ids: list[str] = []
     labels: list[NDArray[np.float64]] = []
     for samples in read_samples(data, model.card, splits=[split]):
-        output = model.output(samples.arrays)
+        output = model.output(samples.inputs)
         parts.append(model.read(output))
         for space, of in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
             reprs[space].append(torch.stack([of[m].float().cpu() for m in MODALITIES]))

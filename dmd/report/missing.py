@@ -6,8 +6,7 @@ every modality loses the same thing: its features.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_shards.places import Place, PlaceLike
 from data_shards.sole_writer import sole_writer
@@ -30,7 +29,8 @@ from dmd.report.groups import compared_values
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.style import COLOURS, DASHES, INK, RC, new_figure
 from dmd.report.tables import Table
-from dmd.system.trained_model import Arrays, ModelCard, TrainedModel, join
+from dmd.system.input_arrays import Arrays, Inputs
+from dmd.system.trained_model import ModelCard, TrainedModel, join
 
 Unit = Literal["sample", "frame"]
 UNITS: tuple[Unit, ...] = ("sample", "frame")
@@ -87,8 +87,8 @@ def evaluate_grid(
         for target in TARGETS:
             lost = MODALITIES if target == "all" else (target,)
             for rate in rates:
-                arrays = [samples.arrays for samples in batches]
-                predicted = _predict(model, arrays, _masks(model, len(labels), lost, unit, rate, seed))
+                inputs = [samples.inputs for samples in batches]
+                predicted = _predict(model, inputs, _masks(model, len(labels), lost, unit, rate, seed))
                 metrics = head_metrics(predicted, labels, scoring)
                 cells.append(Cell(unit=unit, target=target, rate=rate, metrics=metrics))
     return cells
@@ -101,36 +101,20 @@ def _masks(model: TrainedModel, count: int, lost: Sequence[str], unit: Unit, rat
     return {m: torch.from_numpy(mask.astype(np.float32))[..., None] for m, mask in kept.items()}
 
 
-def _predict(model: TrainedModel, batches: list[Arrays], masks: Arrays) -> Tensor:
+def _predict(model: TrainedModel, batches: list[Inputs], masks: Arrays) -> Tensor:
     """Fused predictions [N] (logits [N, classes]) with the masks applied to the features."""
     parts, begin = [], 0
-    encoder = model.modules.dmd.text_encoder
-    for arrays in batches:
-        end = begin + len(arrays["audio"])
+    for inputs in batches:
+        end = begin + len(inputs)
         part = {m: mask[begin:end] for m, mask in masks.items()}
-        behind = part.pop("text") if encoder is not None and "text" in part else None
-        masked = {m: array * part[m] if m in part else array for m, array in arrays.items()}
-        with _masked_output(encoder, behind):
-            parts.append(model.read(model.output(masked)))
+        behind = inputs.text_mask
+        if model.modules.dmd.text_encoder is not None and "text" in part:
+            mask = part.pop("text")
+            behind = mask if behind is None else mask * behind
+        masked = {m: array * part[m] if m in part else array for m, array in inputs.arrays.items()}
+        parts.append(model.read(model.output(replace(inputs, arrays=masked, text_mask=behind))))
         begin = end
     return join(parts).heads["fused"]
-
-
-@contextmanager
-def _masked_output(module: nn.Module | None, mask: Tensor | None) -> Iterator[None]:
-    """Multiply what a module gives by a mask, inside the block; nothing without a mask."""
-    if module is None or mask is None:
-        yield
-        return
-
-    def multiply(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        return output * mask.to(output.device, output.dtype)
-
-    handle = module.register_forward_hook(multiply)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def missing_table(cells: Sequence[Cell], split: str) -> Table:

@@ -4,23 +4,22 @@
 
 import dmd
 model = dmd.load("exported")                       # or the directory of a run
-result = model.predict(text=text, audio=audio, vision=vision)
+result = model.predict(text=text, audio=audio, vision=None)    # of any length; None: missing
 result.sentiment                                   # [N]; of a classifier: classes, probabilities, names
 result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
 """
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from data_shards.sources.conversions import finite
+from data_shards.sources.mmsa import Nonfinite
 from dmd.config import Config
 from dmd.config.loading import written_config
 from dmd.documents import check_data, check_text_base
@@ -34,9 +33,10 @@ from dmd.model.quantize import check_quantized
 from dmd.model.text import TextEncoder, build_text_encoder, load_text_encoder, stands_on_base
 from dmd.model.text_base import TextBase, check_base
 from dmd.system.declared import check_declared
+from dmd.system.input_arrays import InputFitter, Inputs
 from dmd.system.modules import BATCH_SIZE, SPACES, Modules
 
-Arrays = dict[str, Tensor]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,10 @@ class ModelCard:
         if modality == "text" and self.data["text_kind"] == "tokens":
             return 3, steps
         return steps, int(self.data["dims"][modality])
+
+    def fitter(self, nonfinite: Nonfinite = "refuse") -> InputFitter:
+        """What makes inputs for this model of a user's arrays."""
+        return InputFitter(self.data, text_encoder=self.text_encoder, nonfinite=nonfinite)
 
 
 def config_of(card: ModelCard) -> Config:
@@ -236,13 +240,14 @@ class TrainedModel:
             yield
 
     @torch.inference_mode()
-    def output(self, batch: Arrays) -> DMDOutput:
-        """The network's full output (features, representations) for a batch {modality: [B, ...]}."""
-        text, audio, vision = (batch[m].to(self.device) for m in MODALITIES)
+    def output(self, inputs: Inputs) -> DMDOutput:
+        """The network's full output (features, representations) for a batch."""
+        text, audio, vision = (inputs.arrays[m].to(self.device) for m in MODALITIES)
+        encoder = self.modules.dmd.text_encoder
         found: list[DMDOutput] = []
 
         def run() -> None:
-            with self.running():
+            with self.running(), _masked_output(encoder, inputs.text_mask):
                 found.append(self.modules.output(text, audio, vision))
 
         reason = self.modules.try_kernels(run, asked_for=False)
@@ -251,23 +256,27 @@ class TrainedModel:
             run()
         return found[0]
 
-    def predict(self, *, text: Any, audio: Any, vision: Any) -> Prediction:
-        """Predict N samples, or one without its first axis.
+    def predict(
+        self, *, text: Any = None, audio: Any = None, vision: Any = None, nonfinite: Nonfinite = "refuse"
+    ) -> Prediction:
+        """Predict N samples, or one without its first axis. What is cut, missing or zeroed is a warning in the log.
 
         Args:
-            text: [N, T, D] features, or [N, 3, T] token ids where the model has a text encoder.
-            audio: [N, T, D].
-            vision: [N, T, D]; all three are tensors or arrays.
+            text: features [N, T, D], or token ids [N, 3, T] where the model has a text encoder; any T, or a list of
+                arrays of different T; None, or None in a list, where it is missing.
+            audio: [N, T, D], the same.
+            vision: [N, T, D], the same.
+            nonfinite: "zero" makes 0 of NaN and infinities.
 
         Raises:
-            ValueError: other shapes than those of the training, or values that are not finite.
+            ValueError: other features than those of the training, or values that are not finite.
         """
-        arrays = check_arrays(self.card, {"text": text, "audio": audio, "vision": vision})
-        parts = []
-        for begin in range(0, len(arrays["audio"]), BATCH_SIZE):
-            batch = {m: array[begin : begin + BATCH_SIZE] for m, array in arrays.items()}
-            parts.append(self.read(self.output(batch)))
-        return join(parts)
+        fitter = self.card.fitter(nonfinite)
+        inputs = fitter.fit({"text": text, "audio": audio, "vision": vision})
+        for line in fitter.warnings():
+            _log.warning("warning: %s", line)
+        batches = range(0, len(inputs), BATCH_SIZE)
+        return join([self.read(self.output(inputs.pick(slice(begin, begin + BATCH_SIZE)))) for begin in batches])
 
     @torch.inference_mode()
     def read(self, output: DMDOutput) -> Prediction:
@@ -290,33 +299,18 @@ def join(parts: list[Prediction]) -> Prediction:
     )
 
 
-def check_arrays(card: ModelCard, arrays: dict[str, Any], where: str = "") -> Arrays:
-    """Tensors [N, ...] of the shapes and types that the model reads; a single sample gets its first axis.
+@contextmanager
+def _masked_output(encoder: nn.Module | None, mask: Tensor | None) -> Iterator[None]:
+    """Multiply what a text encoder gives by a mask, inside the block; nothing without a mask."""
+    if encoder is None or mask is None:
+        yield
+        return
 
-    Raises:
-        ValueError: another shape, no sample, different numbers of samples, or values that are not finite.
-    """
-    checked: Arrays = {}
-    for modality in MODALITIES:
-        try:
-            array: NDArray[Any] = np.asarray(arrays[modality])
-        except ValueError as error:
-            raise ValueError(f"{where}{modality} is ragged; give all samples one shape, padded with zeros") from error
-        wanted = card.shape(modality)
-        if array.ndim == 2:
-            array = array[None]
-        if array.ndim != 3 or array.shape[1:] != wanted or array.dtype.kind not in "iuf":
-            raise ValueError(
-                f"{where}{modality} has shape {list(array.shape[1:])} per sample, the model was trained on "
-                f"{list(wanted)}; give the features that it was trained on"
-            )
-        tokens = modality == "text" and card.data["text_kind"] == "tokens"
-        good = finite(array)
-        if not good.all():
-            count = int(array.size - good.sum())
-            raise ValueError(f"{where}{modality} holds {count} values that are not finite; repair or zero them")
-        checked[modality] = torch.from_numpy(np.array(array, dtype=np.int64 if tokens else np.float32))
-    counts = {m: len(tensor) for m, tensor in checked.items()}
-    if len(set(counts.values())) > 1 or not counts["text"]:
-        raise ValueError(f"{where}the modalities hold {counts} samples; give equally many, at least one")
-    return checked
+    def multiply(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        return output * mask.to(output.device, output.dtype)
+
+    handle = encoder.register_forward_hook(multiply)
+    try:
+        yield
+    finally:
+        handle.remove()

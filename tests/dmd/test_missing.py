@@ -6,18 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig
 
 import dmd
-from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
 from dmd.model.config import MODALITIES
-from dmd.model.text import build_text_encoder
 from dmd.report.missing import TARGETS, _masks, _predict, dropped, evaluate_grid
-from dmd.system.modules import Modules
-from dmd.system.trained_model import ModelCard, TrainedModel
+from dmd.system.input_arrays import Inputs
 from tests.support.commands import command
-from tests.support.trained import SMALL
+from tests.support.token_model import token_model
 
 
 def test_higher_rates_drop_what_lower_ones_do_and_more():
@@ -58,37 +54,23 @@ def test_the_grid_starts_at_evaluate_and_all_missing_is_one_prediction(run, shar
 def test_a_dropped_modality_is_as_good_as_zero_and_the_others_stay(run, modality):
     model = dmd.load(run)
     arrays = example(model.card, 6)
-    got = _predict(model, [arrays], _masks(model, 6, [modality], "sample", 1.0, 0))
+    got = _predict(model, [Inputs(arrays=arrays)], _masks(model, 6, [modality], "sample", 1.0, 0))
     zeroed = arrays | {modality: torch.zeros_like(arrays[modality])}
     assert torch.equal(got, model.predict(**zeroed).sentiment)
     assert not torch.equal(got, model.predict(**arrays).sentiment)
 
 
 def test_text_tokens_are_dropped_behind_the_encoder():
-    settings = BertConfig(
-        vocab_size=30, hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-    ).to_dict()
-    config = load_config(None, ["model.task=regression", *SMALL])
-    lengths = dict.fromkeys(MODALITIES, 9)
-    data = {
-        "name": "x",
-        "generation": "x",
-        "text_kind": "tokens",
-        "dims": {"text": 0, "audio": 3, "vision": 4},
-        "lengths": lengths,
-    }
-    card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
-    encoder, cpu = build_text_encoder(settings, frozen=False), torch.device("cpu")
-    modules = Modules(config, data=data, text_encoder=encoder, device=cpu, binding=False)
-    model = TrainedModel(card, modules.state_dict(), cpu)
+    model = token_model()
+    card = model.card
     arrays, other = example(card, 4), example(card, 4)
     other["text"] = arrays["text"].clone()
     other["text"][:, 0] = torch.arange(9)
     masks = _masks(model, 4, ["text"], "sample", 1.0, 0)
     other |= {"audio": arrays["audio"], "vision": arrays["vision"]}
     assert not torch.equal(model.predict(**arrays).sentiment, model.predict(**other).sentiment)
-    assert torch.equal(_predict(model, [arrays], masks), _predict(model, [other], masks))
-    assert not torch.equal(_predict(model, [arrays], masks), model.predict(**arrays).sentiment)
+    assert torch.equal(_predict(model, [Inputs(arrays=arrays)], masks), _predict(model, [Inputs(arrays=other)], masks))
+    assert not torch.equal(_predict(model, [Inputs(arrays=arrays)], masks), model.predict(**arrays).sentiment)
 
 
 def test_the_command_writes_table_and_plot(runs, tmp_path, capsys):

@@ -131,9 +131,9 @@ def test_predict_rejects(run, shards, tmp_path, capsys):
     assert "'a' is there twice" in rejected(capsys, "predict", run, twice, *out)
     assert "asked for twice" in rejected(capsys, "predict", run, shards, "--id", "x", "--id", "x", *out)
     assert "no sample 'x'" in rejected(capsys, "predict", run, shards, "--id", "x", *out)
-    no_audio = tmp_path / "no_audio.pkl"
-    no_audio.write_bytes(pickle.dumps({"text": sample["text"].numpy(), "vision": sample["vision"].numpy()}))
-    assert "'audio' is missing" in rejected(capsys, "predict", run, no_audio, *out)
+    (tmp_path / "nothing.pkl").write_bytes(pickle.dumps({"faces": sample["vision"].numpy()}))
+    nothing = rejected(capsys, "predict", run, tmp_path / "nothing.pkl", *out)
+    assert "it has none of text, audio, vision, which the model reads; it has: faces" in nothing
     infinite = features(tmp_path / "inf.pkl", model, 2, audio=np.full((2, *model.card.shape("audio")), np.inf))
     assert "not finite" in rejected(capsys, "predict", run, infinite, *out)
     assert "'.txt'" in rejected(capsys, "predict", run, shards, "--out", tmp_path / "out.txt")
@@ -169,7 +169,7 @@ def test_files_of_the_wrong_kind_are_named(run, tmp_path, capsys):
         (b"<html>Sign in</html>", "is a web page"),
         (b"id,label\n1,2\n", "it is a text table"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
-        (b"PAR1....PAR1", "is a Parquet table"),
+        (b"PAR1....PAR1", "Parquet table"),
         (pickle.dumps(sample)[:99], "is cut short"),
     ):
         path.write_bytes(raw)
@@ -361,7 +361,8 @@ def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsy
         ({"label": ["good", "bad"]}, "label are not numbers: that of sample 0 'good' is not a number"),
         ({"label": {"a": 1}}, "label of sample 0 {'a': 1} is not a number"),
         ({"label": np.array([1j, 1])}, "label are complex128"),
-        ({"audio": [[[1.0]], [[1.0], [2.0]]]}, "is ragged; give"),
+        ({"audio": [[[1.0]], [[1.0], [2.0]]]}, "audio has 1 features per step, the model was trained on 5"),
+        ({"audio": [[[1.0]], [[1.0], [2.0, 3.0]]]}, "audio is ragged in its features; give"),
     ):
         path = features(tmp_path / "x.pkl", model, 2, **more)
         error = rejected(capsys, "predict", run, path, "--out", tmp_path / "no.parquet")

@@ -26,6 +26,7 @@ from dmd.data.loader import Batch
 from dmd.data.synthetic import random_batch
 from dmd.evaluation import evaluate as evaluation
 from dmd.model.text import build_text_encoder
+from dmd.system.input_arrays import Inputs
 from dmd.system.system import TrainingSystem
 from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
 from dmd.training.step import make_plan, train_step
@@ -182,7 +183,7 @@ def predict(preset: str, variant: str, kernels: str) -> None:
     model = TrainedModel(card, weights, META)
     assert model.modules.execution.fused == (kernels == "fused")
     batch = random_batch(info, 1, 3)
-    samples = {"text": batch.text, "audio": batch.audio, "vision": batch.vision}
+    samples = Inputs(arrays={"text": batch.text, "audio": batch.audio, "vision": batch.vision})
     with torch.inference_mode():
         model.output(samples)  # small tables are copied once
         with Places() as places:
