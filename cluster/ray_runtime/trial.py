@@ -25,6 +25,10 @@ _START_SECONDS = 600
 """How long ranks may take to start before Ray Train throws them away and begins anew. Its own limit of 60 is less than
 what imports take on a busy machine or a slow shared disk: the trial then starts for ever."""
 
+_POLL_SECONDS = 0.2
+"""How often Ray Train asks the ranks for news. It takes one report of each rank at a time, so no epoch can be shorter;
+its own 2 s are more than an epoch of MOSI takes on a GPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
@@ -110,6 +114,7 @@ def run_training(
     size, timeout = options.size, config["train"]["collective_timeout"]
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(timeout))
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(timeout))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which shows what ranks print twice
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
     ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)

@@ -86,7 +86,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "127.0.0.1",
         "--metrics-export-port",
         str(metrics),
-        RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",  # one process less per training, as on a cluster of one's own
     )
     try:
         log = temp.parent / "r.log"

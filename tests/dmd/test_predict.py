@@ -188,7 +188,8 @@ def test_labels_of_a_pickle_are_brought_to_the_scale_of_the_training(run, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_export_predicts_as_its_run_without_deepspeed_and_ray(run, exported):
+def test_an_export_predicts_as_its_run_without_deepspeed_ray_and_the_compiler(run, exported):
+    """PyTorch imports its compiler for a second, for instance where a module on `meta` computes a buffer."""
     model, again = dmd.load(run), dmd.load(exported)
     samples = example(model.card, 70)
     want, got = model.predict(**samples), again.predict(**samples)
@@ -205,6 +206,7 @@ import dmd, torch
 from dmd.inference.export import example
 model = dmd.load({str(exported)!r}, device='cpu')
 print(float(model.predict(**example(model.card, 70)).sentiment.sum()))
+assert 'torch._dynamo' not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

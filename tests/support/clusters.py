@@ -35,6 +35,13 @@ WATCHFUL = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 """Ray notices a lost node within seconds instead of half a minute, and a lost node its loss instead of minutes."""
+SPARING = {
+    "RAY_worker_maximum_startup_concurrency": "8",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""What every node of the tests spares, as a cluster of a command's own does (`cluster.ray_runtime.session`): processes
+that start one after the other, workers that get no work, and those that look out for lost spot nodes."""
 PATIENCE = 300
 
 
@@ -79,7 +86,7 @@ class Node:
         ]
         with open(temp.parent / f"{temp.name}.log", "ab") as log:
             self.process = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command, env={**os.environ, **SPARING, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def processes(self) -> list[psutil.Process]:
