@@ -170,7 +170,12 @@ class DatasetInfo:
             raise ValueError(f"the index tells of {self.classes!r:.20} classes; rebuild with `dmd shard`")
         is_factor = type(self.label_scale) is float and 0 < self.label_scale < math.inf
         is_offset = type(self.label_offset) is float and math.isfinite(self.label_offset)
-        if not is_factor or not is_offset or not set(self.labels) <= set(SPLITS) or (self.task == "classes" and not self.classes):
+        if (
+            not is_factor
+            or not is_offset
+            or not set(self.labels) <= set(SPLITS)
+            or (self.task == "classes" and not self.classes)
+        ):
             raise ValueError("the index's facts of labels do not go together; rebuild with `dmd shard`")
 
     def shape(self, modality: str) -> tuple[int, int]:

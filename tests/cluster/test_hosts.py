@@ -6,7 +6,6 @@ between them.
 
 import json
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pytest
 
 from data_shards.commands import shard
 from tests.support import ranks
-from tests.support.clusters import TINY, WATCHFUL, Node, dmd, finish, lines, make_shards, records, wait_for
+from tests.support.clusters import TINY, WATCHFUL, Command, Node, dmd, finish, lines, make_shards, records, wait_for
 from tests.support.hosts import Host, can_make_hosts, hosts
 from tests.support.small_data import files
 
@@ -66,7 +65,7 @@ class Two:
             **WATCHFUL,
         )
 
-    def dmd(self, *arguments: object, log: Path) -> subprocess.Popen[bytes]:
+    def dmd(self, *arguments: object, log: Path) -> Command:
         """A `dmd` command on the head, on this cluster."""
         name, *rest = arguments
         return dmd(
@@ -74,9 +73,9 @@ class Two:
             "--address",
             f"{self.head.address}:{PORT}",
             *rest,
-            inside=self.head.inside,
+            host=self.head,
             log=log,
-            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
+            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="8",
         )
 
     def trains_on_worker(self) -> bool:
@@ -220,7 +219,7 @@ def test_a_submitted_training_goes_on_after_a_killed_node(two, shards, reference
     submit = ["submit", "--address", "http://127.0.0.1:8265"]
     train = ["train", "--data", shards, "--run", run, "--ranks", "2", "--restarts", "1", *settings]
     options = ["--working-dir", ROOT, "--environment", "node", "--id", "training"]
-    job = dmd(*submit, *options, *train, inside=two.head.inside, log=log)
+    job = dmd(*submit, *options, *train, host=two.head, log=log)
     try:
         wait_for(lambda: job.poll() is not None or len(lines(run, "valid")) >= 4, "two more epochs")
         two.worker_node.kill()
@@ -239,7 +238,7 @@ def test_a_submitted_training_goes_on_after_a_killed_node(two, shards, reference
     assert not (run / ".ray").exists()
     ranks.assert_bitwise(run, reference)
     log = tmp_path / "rank-1"
-    of_rank_1 = finish(dmd(*submit, "logs", "training", "--rank", "1", inside=two.head.inside, log=log), log)
+    of_rank_1 = finish(dmd(*submit, "logs", "training", "--rank", "1", host=two.head, log=log), log)
     printed = [line for line in of_rank_1.splitlines() if "INFO sdk.py" not in line]
     assert len(printed) >= 2
     assert all(line.startswith("(rank 1 on ") for line in printed)

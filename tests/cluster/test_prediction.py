@@ -184,6 +184,9 @@ def test_two_clusters_on_one_host(address, told, tmp_path_factory, tmp_path, cap
         assert "--address auto finds several Ray clusters here (" in error
         assert all(named.partition(":")[2] in error for named in (address, where))
         assert not (tmp_path / "out").exists()
+        train = ("train", "--data", here.shards, "--run", tmp_path / "run", "train.epochs=1", "--address", "auto")
+        assert "--address auto finds several Ray clusters here (" in rejected(capsys, *train)
+        assert not (tmp_path / "run").exists()
         monkeypatch.setenv("RAY_ADDRESS", where)
         evaluate(here, address, tmp_path / "train.json")
     finally:

@@ -46,7 +46,7 @@ def test_a_host_that_is_lost_in_a_prediction(tmp_path_factory: pytest.TempPathFa
             fault = {"RAY_AUTH_MODE": "token", "DMD_FAULT": "hang:part@2"}
             nodes.append(Node(temp, *joins, inside=worker.inside, **fault, **WATCHFUL))
             wait_for(lambda: started() == 2, "the worker node", 120)
-            driver = dmd(*order, "--out", out, "--address", where, "--patience", 120, inside=head.inside, log=log)
+            driver = dmd(*order, "--out", out, "--address", where, "--patience", 120, host=head, log=log)
             try:
                 wait_for(lambda: driver.poll() is not None or works_on(nodes[1], out), "parts on both hosts")
                 assert driver.poll() is None, log.read_text()
