@@ -16,7 +16,6 @@ import fsspec
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import torch
 from moto.server import ThreadedMotoServer
 from ray._private.services import find_gcs_addresses
 
@@ -30,20 +29,11 @@ from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files
 from tests.support.trained import make_shards, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SPLITS = ("--split", "train", "--split", "valid")
 """700 and 100 samples: 11 and 2 parts of 64."""
 SIZE = ("--samples-per-part", 64)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As actors of one CPU have: sums over several threads are other sums in the last digit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start_head(temp: Path, **environment: str) -> tuple[Node, str]:
@@ -101,7 +91,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+def told(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
     """A regression and a classifier."""
     folder = tmp_path_factory.mktemp("told")
     shards = make_shards(folder / "shards", 1000)

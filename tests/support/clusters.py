@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 from fsspec.config import conf, set_conf_env
+from ray._raylet import Config
 
 from data_shards.format.schema import Sample
 from data_shards.sources.synthetic import SyntheticSource
@@ -177,7 +178,8 @@ def _run_command(argv: list[str], host: Host | None, log: str, environment: dict
         os.dup2(output, stream)
     os.environ.clear()
     os.environ.update(environment)
-    set_conf_env(conf)  # fsspec read the variables when it was imported
+    set_conf_env(conf)  # fsspec read the variables when it was imported, and so did Ray
+    Config.initialize("")
     if host is not None:
         host.enter()
     sys.exit(main(argv))
