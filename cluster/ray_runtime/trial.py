@@ -11,7 +11,7 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.ray_runtime.orphans import EndWithJob
+from cluster.ray_runtime.orphans import EndWithOwner
 from cluster.ray_runtime.process_group import RankEnvironment
 from cluster.ray_runtime.rank_endings import RestartPolicy
 from cluster.ray_runtime.resources import TrialSize
@@ -137,7 +137,7 @@ def run_training(
         run_config=RunConfig(  # type: ignore[arg-type]  # annotated for Tune's own
             name=name,
             storage_path=options.ray_storage,
-            callbacks=[EndWithJob(), *(callbacks or [])],  # type: ignore[list-item]  # annotated for Tune's own
+            callbacks=[EndWithOwner(), *(callbacks or [])],  # type: ignore[list-item]  # annotated for Tune's own
             failure_config=FailureConfig(max_failures=options.max_failures),
             logging_config=logging_config,
         ),

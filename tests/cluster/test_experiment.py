@@ -26,6 +26,7 @@ from ray.train import RunConfig, ScalingConfig
 
 from cluster.jobs.submit import UPLOADED
 from cluster.ray_runtime.access import agree_on_token, send_token
+from cluster.ray_runtime.orphans import has_ended
 from cluster.ray_runtime.process_group import RankEnvironment
 from cluster.ray_runtime.trial import Trainer
 from dmd.checkpoint.standing import standing
@@ -412,13 +413,13 @@ import sys
 import ray
 
 from cluster.ray_runtime.access import send_token
-from cluster.ray_runtime.orphans import EndWithJob
+from cluster.ray_runtime.orphans import EndWithOwner
 
 
 @ray.remote(num_cpus=0)
 class Orphan:
     def start_ranks(self):
-        EndWithJob().before_worker_group_start(None)
+        EndWithOwner().before_worker_group_start(None)
         return "started"
 
 
@@ -436,8 +437,13 @@ def test_a_controller_starts_no_ranks_for_a_job_that_has_ended(cluster):
     )
     assert driver.stdout == "started\n", driver.stderr
     orphan = ray.get_actor("orphan", namespace="orphans")
+    job, actor = orphan._actor_id.job_id().hex(), orphan._actor_id.hex()
+    own = ray.get_runtime_context().get_job_id()
+    assert has_ended(job, None)
+    assert not has_ended(own, actor), "it lives"
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(orphan.start_ranks.remote(), timeout=60)
+    wait_for(lambda: has_ended(own, actor), "the end of the orphan", 60)
 
 
 def test_requests_that_can_never_be_placed(cluster, tmp_path):
