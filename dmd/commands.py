@@ -35,7 +35,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
-    _add_text_encoder(parser)
+    add_text_encoder(parser)
     return parser
 
 
@@ -57,7 +57,8 @@ def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
     )
 
 
-def _add_text_encoder(parser: argparse.ArgumentParser) -> None:
+def add_text_encoder(parser: argparse.ArgumentParser) -> None:
+    """The option that says where a text encoder's own weights are."""
     parser.add_argument(
         "--text-encoder",
         metavar="PATH",
@@ -156,7 +157,7 @@ def predict_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a directory (default: %(default)s)",
     )
-    _add_text_encoder(parser)
+    add_text_encoder(parser)
     _add_clip_options(parser.add_argument_group("clips", "Features and text are made as those of the training were."))
     return parser
 
@@ -289,7 +290,7 @@ def export(argv: list[str]) -> int:
     parser.add_argument("out", type=Path, metavar="DIR")
     parser.add_argument("--no-program", action="store_true", help="no torch.export program")
     parser.add_argument("--merge", action="store_true", help="add LoRA's adapters to the text encoder's weights")
-    _add_text_encoder(parser)
+    add_text_encoder(parser)
     options = parser.parse_args(argv)
 
     from dmd.inference.export import export as export_run

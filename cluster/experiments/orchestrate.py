@@ -10,8 +10,8 @@ from cluster.experiments.connection import Connection, connected
 from cluster.experiments.results import markdown, note_of, seed_rows, write_best, write_table, write_trials
 from cluster.experiments.seed_runs import RESULT, make_cells, run_cells
 from cluster.experiments.tune import search
-from cluster.ray_runtime.patience import Unavailable
-from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from cluster.ray_runtime.stopping import StopRequests
+from cluster.ray_runtime.unfinished import run_to_end
 from cluster.request import ExperimentRequest, Request, TuneRequest
 from cluster.search.space import apply
 from cluster.search.tensorboard_hparams import describe_cells, describe_search
@@ -19,7 +19,7 @@ from cluster.search.trial_records import TrialRecords
 from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.data.targets import resolve_task, scoring_of
-from dmd.exit_codes import FAILED, LOST, STOPPED
+from dmd.exit_codes import FAILED, STOPPED
 from dmd.metrics import Scoring, loss_title
 from launch.trainer.preflight import check_training, open_shards
 
@@ -34,14 +34,13 @@ def run_tune(request: TuneRequest) -> int:
     Raises:
         ValueError: the user's mistakes, all before the first trial starts.
     """
-    with stop_requests() as stop:
-        try:
-            request = _resolved(request)
-            return _tune(request, stop)
-        except KeyboardInterrupt:
-            return _report_unfinished(request, "stopped on request", STOPPED)
-        except Unavailable as error:
-            return _report_unfinished(request, str(error), LOST)
+
+    def work(stop: StopRequests) -> int:
+        nonlocal request
+        request = _resolved(request)
+        return _tune(request, stop)
+
+    return run_to_end(work, lambda: _what_is_there(request))
 
 
 def _tune(request: TuneRequest, stop: StopRequests) -> int:
@@ -56,7 +55,8 @@ def _tune(request: TuneRequest, stop: StopRequests) -> int:
                 describe_search(space.parameters, request.config, _scoring(request.config, reader), folder)
             search(request.config, request.out, trials, request.search, connection)
             if trials.num_ended() < max(request.search.num_trials, len(trials.records)):
-                return _report_unfinished(request, "the search has returned before its end", STOPPED)
+                print(f"the search has returned before its end; {_what_is_there(request)}")
+                return STOPPED
             code, best = _report_search(request, trials), trials.best()
             if seeds and best is not None:
                 # By number: with more trials another one may become the best, whose seeds are to be trained then.
@@ -72,17 +72,12 @@ def run_experiment(request: ExperimentRequest) -> int:
     Raises:
         ValueError: the user's mistakes, all before the first training starts.
     """
-    with stop_requests() as stop:
-        try:
-            request = _resolved(request)
-            return _experiment(request, stop)
-        except KeyboardInterrupt:
-            why, code = "stopped on request", STOPPED
-        except Unavailable as error:
-            why, code = str(error), LOST
-    ended = len(list(request.out.glob(f"*/*/{RESULT}")))
-    print(f"{why}; trainings ended: {ended}; the same command continues")
-    return code
+
+    def what_is_there() -> str:
+        ended = len(list(request.out.glob(f"*/*/{RESULT}")))
+        return f"trainings ended: {ended}; the same command continues"
+
+    return run_to_end(lambda stop: _experiment(_resolved(request), stop), what_is_there)
 
 
 def _experiment(request: ExperimentRequest, stop: StopRequests) -> int:
@@ -141,16 +136,13 @@ def _report_search(request: TuneRequest, trials: TrialRecords) -> int:
     return FAILED if failed else 0
 
 
-def _report_unfinished(request: TuneRequest, why: str, code: int) -> int:
-    """What there is of a search that has not ended; nothing is called the best."""
+def _what_is_there(request: TuneRequest) -> str:
+    """Write the table of a search that has not ended, and say how far it is; nothing is called the best."""
     trials = TrialRecords(request.out)
     write_trials(trials, request.out, request.config)
     ended = trials.num_ended()
-    print(
-        f"{why}; trials ended: {ended}, begun: {len(trials.records) - ended} ({request.out}/trials.md); "
-        "the same command continues"
-    )
-    return code
+    begun = len(trials.records) - ended
+    return f"trials ended: {ended}, begun: {begun} ({request.out}/trials.md); the same command continues"
 
 
 def _train_seeds(

@@ -121,6 +121,7 @@ def _report_files(options: argparse.Namespace) -> list[Path]:
     for path in (*options.runs, *([] if options.out is None else [options.out])):
         check_places({"RUN" if path in options.runs else "--out": to_place(path)})
     check_places({} if options.data is None else {"--data": options.data})
+    _check_encoder(options)
     return []
 
 

@@ -11,9 +11,9 @@ from cluster.prediction.model import SentModel, send_model
 from cluster.prediction.pool import Actor, Task, answers, make_pool
 from cluster.prediction.predict import open_generation
 from cluster.prediction.request import PoolRequest
-from cluster.ray_runtime.patience import Unavailable
 from cluster.ray_runtime.session import check_storage, cluster
-from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from cluster.ray_runtime.stopping import StopRequests
+from cluster.ray_runtime.unfinished import run_to_end
 from data_shards.places import Place, to_place
 from data_shards.reading.reader import ShardReader
 from dmd.commands import print_evaluation
@@ -21,7 +21,6 @@ from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import scoring_of
 from dmd.evaluation.evaluate import Share, check_split, merge_shares, predict_share
 from dmd.evaluation.trained_run import describe, read_run_for, ready_model, shards_of
-from dmd.exit_codes import LOST, STOPPED
 from dmd.kernels.backend import default_device
 from dmd.model.dmd import HEADS
 from dmd.system.modules import BATCH_SIZE
@@ -99,16 +98,12 @@ def run_evaluate(question: Question, *, write_to: Path | None, request: PoolRequ
     Raises:
         ValueError: the user's mistakes. OSError: storage that fails; `Unreadable` where the same command works later.
     """
-    with stop_requests() as stop:
-        try:
-            print_evaluation(question.run, _evaluate(question, request, stop), write_to=write_to)
-            return 0
-        except KeyboardInterrupt:
-            why, code = "stopped on request", STOPPED
-        except Unavailable as error:
-            why, code = str(error), LOST
-    print(f"{why}; nothing is kept of an evaluation")
-    return code
+
+    def work(stop: StopRequests) -> int:
+        print_evaluation(question.run, _evaluate(question, request, stop), write_to=write_to)
+        return 0
+
+    return run_to_end(work, lambda: "nothing is kept of an evaluation")
 
 
 def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from tqdm import tqdm
 from cluster.prediction.model import SentModel, send_model
 from cluster.prediction.pool import Actor, Task, answers, make_pool
 from cluster.prediction.request import PoolRequest
-from cluster.ray_runtime.patience import Unavailable
 from cluster.ray_runtime.session import check_storage, cluster
-from cluster.ray_runtime.stopping import StopRequests, stop_requests
+from cluster.ray_runtime.stopping import StopRequests
+from cluster.ray_runtime.unfinished import run_to_end
 from data_shards.places import Place
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.folder import Folder, open_folder
-from dmd.exit_codes import LOST, STOPPED
 from dmd.inference.part_files import Part, write_part
 from dmd.inference.predict_parts import Order, Work, predict_part, predict_parts
 from dmd.kernels.backend import default_device
@@ -65,16 +64,14 @@ def run_predict(order: Order, request: PoolRequest) -> int:
         ValueError: the user's mistakes. OSError: storage that fails; `Unreadable` where the same command works later.
     """
     done: list[str] = []
-    with stop_requests() as stop:
-        try:
-            print(f"{order.out}: {predict_parts(order, lambda work: _compute(work, request, stop, done))}")
-            return 0
-        except KeyboardInterrupt:
-            why, code = "stopped on request", STOPPED
-        except Unavailable as error:
-            why, code = str(error), LOST
-    print(f"{why}; parts written by this command: {len(done)} ({order.out}); the same command continues")
-    return code
+
+    def work(stop: StopRequests) -> int:
+        print(f"{order.out}: {predict_parts(order, lambda missing: _compute(missing, request, stop, done))}")
+        return 0
+
+    return run_to_end(
+        work, lambda: f"parts written by this command: {len(done)} ({order.out}); the same command continues"
+    )
 
 
 def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[str]) -> None:

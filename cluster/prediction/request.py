@@ -42,7 +42,7 @@ def pool_request(options: argparse.Namespace) -> PoolRequest | None:
         ValueError: a value out of range, or one for a cluster without a cluster.
     """
     if options.address is None:
-        require_address(options, _OPTIONS, what="actors")
+        require_address(options, (*_OPTIONS, "verbose"), what="actors")
         return None
     for name in _OPTIONS:
         value, least = getattr(options, name), 1 if name in ("actors", "patience") else 0

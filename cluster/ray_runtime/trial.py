@@ -11,7 +11,7 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.ray_runtime.orphans import EndWithJob
+from cluster.ray_runtime.orphans import EndWithOwner
 from cluster.ray_runtime.process_group import RankEnvironment
 from cluster.ray_runtime.rank_endings import RestartPolicy
 from cluster.ray_runtime.resources import TrialSize
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _START_SECONDS = 600
 """How long ranks may take to start before Ray Train throws them away and begins anew. Its own limit of 60 is less than
 what imports take on a busy machine or a slow shared disk: the trial then starts for ever."""
+
+_POLL_SECONDS = 0.2
+"""How often Ray Train asks the ranks for news. It takes one report of each rank at a time, so no epoch can be shorter;
+its own 2 s are more than an epoch of MOSI takes on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,7 @@ def run_training(
     size, timeout = options.size, config["train"]["collective_timeout"]
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(timeout))
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(timeout))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which shows what ranks print twice
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
     ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
@@ -132,7 +137,7 @@ def run_training(
         run_config=RunConfig(  # type: ignore[arg-type]  # annotated for Tune's own
             name=name,
             storage_path=options.ray_storage,
-            callbacks=[EndWithJob(), *(callbacks or [])],  # type: ignore[list-item]  # annotated for Tune's own
+            callbacks=[EndWithOwner(), *(callbacks or [])],  # type: ignore[list-item]  # annotated for Tune's own
             failure_config=FailureConfig(max_failures=options.max_failures),
             logging_config=logging_config,
         ),

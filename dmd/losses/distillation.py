@@ -21,7 +21,8 @@ TRUSTED = {"homo": (0, 0, 1, 0, 1, 0), "hetero": (0, 0, 1, 0, 1, 1)}
 def make_prior(kind: str, space: str) -> Tensor:
     """The prior [6] of a space ("homo" or "hetero"): "published", "uniform" (1/6 each) or "none" (zero)."""
     if kind == "published":
-        return torch.softmax(torch.tensor(TRUSTED[space], dtype=torch.float32) / PRIOR_TEMPERATURE, dim=0)
+        trusted = torch.tensor(TRUSTED[space], dtype=torch.float32, device="cpu")  # see TransformerStack.use
+        return torch.softmax(trusted / PRIOR_TEMPERATURE, dim=0)
     if kind == "uniform":
         return torch.full((len(PAIRS),), 1 / len(PAIRS))
     assert kind == "none", kind

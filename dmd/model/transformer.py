@@ -38,7 +38,8 @@ class TransformerStack(nn.Module):
         self.backend = backend
         for name in self._tables:
             delattr(self, name)
-        tables = backend.tables(self.plan)
+        with torch.device("cpu"):  # for their sums on `meta` PyTorch would import its compiler, a second
+            tables = backend.tables(self.plan)
         for name, table in tables.items():
             dtype = self.norm_weight.dtype if table.is_floating_point() else table.dtype
             self.register_buffer(name, table.to(self.norm_weight.device, dtype), persistent=False)

@@ -52,6 +52,7 @@ def build_report(
     split: str = "valid",
     method: Method = "tsne",
     unfinished: bool = False,
+    text_encoder: str | None = None,
 ) -> Path:
     """Write the report of one or more runs; returns the page.
 
@@ -62,6 +63,7 @@ def build_report(
         split: evaluated once per run.
         method: how features are projected into the plane.
         unfinished: take runs whose training has not ended too.
+        text_encoder: see `dmd.system.trained_model.TrainedModel`; of all runs.
 
     Raises:
         ValueError: a run that is named twice, is none, or whose shards are not there; another writer.
@@ -76,9 +78,10 @@ def build_report(
             "the runs have different tasks (model.task) or protocols, which no table compares; report them apart"
         )
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
-        measured = [
-            Measured(run=run, result=load_and_run(run.path, data or training_data(run.path), split)) for run in records
+        results = [
+            load_and_run(run.path, data or training_data(run.path), split, text_encoder=text_encoder) for run in records
         ]
+        measured = [Measured(run=run, result=result) for run, result in zip(records, results, strict=True)]
         groups = make_groups(measured)
         sections = [_overview(groups, split)]
         anchors = _anchors(records)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_shards.places import place_option
+from dmd.commands import add_text_encoder
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 
 
@@ -20,6 +21,7 @@ def report_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--projection", default="tsne", choices=["tsne", "pca"], help="default: tsne")
+    add_text_encoder(parser)
     parser.add_argument("--unfinished", action="store_true", help="take runs whose training has not ended too")
     return parser
 
@@ -38,6 +40,7 @@ def report(argv: list[str]) -> int:
         split=options.split,
         method=options.projection,
         unfinished=options.unfinished,
+        text_encoder=options.text_encoder,
     )
     print(f"{page}: open it in a browser; figures and tables are beside it")
     return 0
@@ -53,6 +56,7 @@ def missing(argv: list[str]) -> int:
     parser.add_argument("--rates", type=float, nargs="+", metavar="R", help="default: 0 0.1 0.3 0.5 0.7 0.9 1")
     parser.add_argument("--unit", choices=["sample", "frame"], help="drop by this alone (default: both)")
     parser.add_argument("--seed", type=int, default=0, help="of what is dropped (default: 0)")
+    add_text_encoder(parser)
     options = parser.parse_args(argv)
 
     from dmd.report.missing import RATES, UNITS, missing_page
@@ -66,6 +70,7 @@ def missing(argv: list[str]) -> int:
         rates=options.rates or RATES,
         units=(options.unit,) if options.unit else UNITS,
         seed=options.seed,
+        text_encoder=options.text_encoder,
     )
     print(f"{page}: open it in a browser; figures and tables are beside it")
     return 0

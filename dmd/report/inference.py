@@ -80,6 +80,6 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
     )
 
 
-def load_and_run(run: Path, data: PlaceLike, split: str) -> SplitResult:
-    """`run_split` with the best checkpoint of a run."""
-    return run_split(load(run), data, split)
+def load_and_run(run: Path, data: PlaceLike, split: str, *, text_encoder: str | None = None) -> SplitResult:
+    """`run_split` with the best checkpoint of a run, and its text encoder's own weights at `text_encoder`."""
+    return run_split(load(run, text_encoder=text_encoder), data, split)

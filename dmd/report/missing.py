@@ -191,8 +191,12 @@ def missing_page(
     rates: Sequence[float],
     units: Sequence[Unit],
     seed: int,
+    text_encoder: str | None = None,
 ) -> Path:
     """Write the grid of one or more runs (seeds of one config) as a page with its figure and tables.
+
+    Args:
+        text_encoder: see `TrainedModel`; of all runs.
 
     Raises:
         ValueError: as `evaluate_grid`, a run that is not there, runs of different configs, or another process that
@@ -202,7 +206,7 @@ def missing_page(
     for number, run in enumerate(runs):
         if run.resolve() in [other.resolve() for other in runs[:number]]:
             raise ValueError(f"{run} is named twice; name each run once")
-    models = [load(run) for run in runs]
+    models = [load(run, text_encoder=text_encoder) for run in runs]
     for run, model in zip(runs[1:], models[1:], strict=True):
         check_one_config(run, model.card, runs[0], models[0].card)
     with sole_writer(out):

@@ -3,14 +3,31 @@
 import errno
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from launch.network.interfaces import LOOPBACK
 
 
 def free_port() -> int:
-    """A free TCP port of this machine."""
+    """A free TCP port of this machine, which any process may take from now on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A free TCP port of this machine's loopback, which within the block rank 0 alone can take.
+
+    Linux gives the port of a bound socket neither to those who ask for any nor to those who ask for this one, except
+    where both have set SO_REUSEADDR and none listens yet. Rank 0 does so (`launch.network.rendezvous`).
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOOPBACK, 0))
+        yield holder.getsockname()[1]
 
 
 def check_port(port: int, *, here: bool) -> None:

@@ -72,7 +72,7 @@ def _rendezvous(
 @functools.cache
 def _host_store(address: str, port: int) -> TCPStore:
     """The store itself, in this process; port 0 is a free one."""
-    listener = _listen(address, port)
+    listener = listen(address, port)
     port = listener.getsockname()[1]
     descriptor = listener.detach()  # the store closes it
     return TCPStore(
@@ -86,7 +86,8 @@ def _host_store(address: str, port: int) -> TCPStore:
     )
 
 
-def _listen(address: str, port: int) -> socket.socket:
+def listen(address: str, port: int) -> socket.socket:
+    """A socket that listens there, for rank 0's store. Raises ValueError where it cannot."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

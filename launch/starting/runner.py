@@ -11,14 +11,16 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_shards.places import Place
 from dmd.kernels.backend import default_device
 from launch.devices import num_gpus, save_visible_devices
-from launch.network.ports import free_port
+from launch.network.interfaces import LOOPBACK
+from launch.network.ports import reserved_port
 from launch.starting.ending_collectors import MemoryCollector, StderrCollector
 from launch.starting.environment import REJECTION, forwarded
 from launch.starting.launcher import Launcher
@@ -50,7 +52,7 @@ def default_ranks() -> int:
 
 
 def launcher_command(layout: RankLayout, arguments: list[str]) -> list[str]:
-    """The command that starts the ranks of a layout with these arguments.
+    """The command that starts the ranks of a layout, which names a port on this host, with these arguments.
 
     DeepSpeed's launcher has two parts: `runner` reads the hostfile and starts `launch` on each host, which starts the
     ranks there. Where ranks are on this host alone, `launch` is called as the runner does: the runner would take two
@@ -62,7 +64,8 @@ def launcher_command(layout: RankLayout, arguments: list[str]) -> list[str]:
     if layout.by_ssh:
         return _command_by_ssh(layout, arguments)
     if layout.hosts is None:
-        slots, address, port = {"localhost": layout.ranks}, "127.0.0.1", layout.port or free_port()
+        assert layout.port is not None, "chosen where the ranks are started"
+        slots, address, port = {"localhost": layout.ranks}, LOOPBACK, layout.port
     else:
         slots, address, port = layout.hosts.slots, layout.hosts.first, layout.port or DEFAULT_PORT
     devices = {host: list(range(ranks)) for host, ranks in slots.items()}
@@ -123,8 +126,19 @@ def run_launcher(
     if rejection:
         environment[REJECTION] = rejection
     launcher = Launcher(LocalRanks(), collector, layout.rank_numbers, patience=patience)
-    ending = launcher.run(launcher_command(layout, arguments), environment)
+    with _with_port(layout) as layout:
+        ending = launcher.run(launcher_command(layout, arguments), environment)
     return LauncherEnd(ending=ending, stop_requested=launcher.stop_requested)
+
+
+@contextmanager
+def _with_port(layout: RankLayout) -> Iterator[RankLayout]:
+    """A layout that names a port: on one host one of ours, kept for rank 0, unless the user names one."""
+    if layout.hosts is not None or layout.port is not None:
+        yield layout
+    else:
+        with reserved_port() as port:
+            yield replace(layout, port=port)
 
 
 def ssh_arguments(layout: RankLayout) -> str:

@@ -16,13 +16,19 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.train import RunConfig, ScalingConfig
 
 from cluster.jobs.submit import UPLOADED
 from cluster.ray_runtime.access import agree_on_token, send_token
+from cluster.ray_runtime.orphans import has_ended
+from cluster.ray_runtime.process_group import RankEnvironment
+from cluster.ray_runtime.trial import Trainer
 from dmd.checkpoint.standing import standing
 from dmd.config.loading import load_config
 from dmd.evaluation.trained_run import evaluate_run
@@ -39,6 +45,7 @@ from tests.support.clusters import (
     records,
     wait_for,
 )
+from tests.support.commands import command
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
@@ -86,13 +93,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "127.0.0.1",
         "--metrics-export-port",
         str(metrics),
-        RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",  # one process less per training, as on a cluster of one's own
+        RAY_metrics_report_interval_ms="2000",
     )
     try:
         log = temp.parent / "r.log"
         wait_for(lambda: "Ray runtime started" in log.read_text(), "the head node", 120)
         send_token()
-        ray.init(f"127.0.0.1:{port}", log_to_driver=False)
+        environment = {"CUDA_VISIBLE_DEVICES": "0,1", "DS_ACCELERATOR": "cuda"}
+        ray.init(f"127.0.0.1:{port}", log_to_driver=False, runtime_env={"env_vars": environment})
         del os.environ["RAY_AUTH_MODE"]  # of this process alone, not of the commands that it starts
         yield Cluster(
             node, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", temp
@@ -251,12 +259,51 @@ def test_submitted_job(cluster, story, tmp_path):
     assert "tiny SUCCEEDED" in finish(dmd("submit", "--address", cluster.dashboard, "status", "tiny", log=log), log)
 
 
-def test_shards_by_a_job(cluster, tmp_path):
-    log = tmp_path / "log"
+def test_shards_predictions_evaluation_and_report_by_jobs(cluster, story, one_thread, tmp_path):
+    """All at once; predictions and metrics are those of one process."""
+    run, shards = story.out / "trials" / "0000", story.shards
+    wanted = {
+        "shard": ("--synthetic", tmp_path / "made", "--samples", "20"),
+        "predict": (run, shards, "--split", "train", "--out", f"{tmp_path}/predicted/", "--actors", "1"),
+        "evaluate": (run, "--split", "valid", "--json", tmp_path / "valid.json", "--actors", "1"),
+        "report": (run, "--out", tmp_path / "report"),
+    }
     options = ["submit", "--address", cluster.dashboard, "--working-dir", ROOT, "--environment", "node"]
-    text = finish(dmd(*options, "shard", "--synthetic", tmp_path / "made", "--samples", "20", log=log), log)
-    assert f"{tmp_path / 'made'}: synthetic, train 14, valid 2, test 4; 3 shards, generation" in text
+    jobs = {name: dmd(*options, name, *rest, log=tmp_path / f"{name}.log") for name, rest in wanted.items()}
+    said = {name: finish(job, tmp_path / f"{name}.log") for name, job in jobs.items()}
+    assert f"{tmp_path / 'made'}: synthetic, train 14, valid 2, test 4; 3 shards, generation" in said["shard"]
     assert (tmp_path / "made" / "index.parquet").exists()
+    assert f"{tmp_path}/predicted: 70 predictions (train 70) in 1 parts" in said["predict"]
+    assert command("predict", run, shards, "--split", "train", "--out", tmp_path / "here.parquet") == 0
+    there, here = (pq.read_table(tmp_path / name) for name in ("predicted", "here.parquet"))
+    assert there.replace_schema_metadata().equals(here.replace_schema_metadata())
+    result = evaluate_run(run, data=None, split="valid")
+    assert f"valid split, 10 samples, checkpoint of step {result['step']}\n" in said["evaluate"]
+    assert json.loads((tmp_path / "valid.json").read_text()) == result
+    assert str(tmp_path / "report") in said["report"]
+    assert list((tmp_path / "report").glob("*.html"))
+    wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the actors of the jobs")
+
+
+def test_a_rank_without_a_claim_sees_no_gpu(cluster, tmp_path):
+    """Whatever its node has; Ray itself leaves CUDA_VISIBLE_DEVICES to a process without a claim."""
+
+    def look(settings: dict[str, Any]) -> dict[str, str | None]:
+        import torch.distributed as dist
+
+        from launch.trainer.engine import join_process_group
+
+        join_process_group()
+        return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "backend": dist.get_backend()}
+
+    trainer = Trainer(
+        look,
+        train_loop_config={},
+        backend_config=RankEnvironment(run=tmp_path),
+        scaling_config=ScalingConfig(num_workers=1, use_gpu=False),
+        run_config=RunConfig(name="look", storage_path=str(tmp_path)),
+    )
+    assert trainer.fit().return_value == {"visible": "", "backend": "gloo"}
 
 
 def exported(cluster: Cluster) -> list[str]:
@@ -320,22 +367,11 @@ def test_a_terminated_experiment(cluster, tmp_path):
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped experiment's resources")
 
 
-def test_one_training_that_is_stopped_beside_a_second_cluster(cluster, tmp_path, tmp_path_factory):
-    """`auto` cannot know which of two clusters is meant; SIGTERM ends with a checkpoint, and nothing is held."""
+def test_one_training_that_is_stopped(cluster, tmp_path):
+    """SIGTERM ends with a checkpoint, and nothing is held."""
     log, run, shards = tmp_path / "log", tmp_path / "run", make_shards(tmp_path / "shards")
-    ports = ["--port", str(free_port()), "--dashboard-port", str(free_port())]
-    temp = tmp_path_factory.mktemp("o") / "o"
-    other = Node(temp, "--head", *ports, "--num-cpus", "1", "--temp-dir", str(temp))
-    try:
-        wait_for(lambda: "Ray runtime started" in (temp.parent / "o.log").read_text(), "the second cluster", 120)
-        train = ["train", "--data", shards, "--run", run, "--ranks", "2", *TINY, "train.epochs=5000", "--address"]
-        text = finish(dmd(*train, "auto", log=log), log, code=2)
-        assert "--address auto finds several Ray clusters here (" in text
-        assert not run.exists()
-    finally:
-        other.kill()
-    log = tmp_path / "training"
-    training = dmd(*train, cluster.address, log=log)
+    train = ["train", "--data", shards, "--run", run, "--ranks", "2", *TINY, "train.epochs=5000"]
+    training = dmd(*train, "--address", cluster.address, log=log)
     wait_for(lambda: training.poll() is not None or lines(run, "valid"), "an epoch")
     training.terminate()
     text = finish(training, log, code=STOPPED)
@@ -354,10 +390,11 @@ def test_a_cluster_that_others_hold(cluster, tmp_path):
     ray.get(others.ready())
     try:
         common = ["--address", cluster.address, "--data", shards, "--patience", "5", *TINY]
+        common += ["--concurrent", "1"]
         search = ["tune", "--out", tmp_path / "out", "--space", tmp_path / "space.yaml", *common]
         text = finish(dmd(*search, log=log), log, code=LOST)
         assert re.search(r"no training has had room for \d+ s \(free: 0 of 2 CPU, 0 of 0 GPU\)", text)
-        assert "; trials ended: 0, begun: 2 (" in text
+        assert "; trials ended: 0, begun: 1 (" in text
         assert "Traceback" not in text
         text = finish(dmd("experiment", "--out", tmp_path / "x", *common, log=log), log, code=LOST)
         assert re.search(r"no training has had room for .* trainings ended: 0; the same command continues\n$", text)
@@ -376,13 +413,13 @@ import sys
 import ray
 
 from cluster.ray_runtime.access import send_token
-from cluster.ray_runtime.orphans import EndWithJob
+from cluster.ray_runtime.orphans import EndWithOwner
 
 
 @ray.remote(num_cpus=0)
 class Orphan:
     def start_ranks(self):
-        EndWithJob().before_worker_group_start(None)
+        EndWithOwner().before_worker_group_start(None)
         return "started"
 
 
@@ -400,8 +437,13 @@ def test_a_controller_starts_no_ranks_for_a_job_that_has_ended(cluster):
     )
     assert driver.stdout == "started\n", driver.stderr
     orphan = ray.get_actor("orphan", namespace="orphans")
+    job, actor = orphan._actor_id.job_id().hex(), orphan._actor_id.hex()
+    own = ray.get_runtime_context().get_job_id()
+    assert has_ended(job, None)
+    assert not has_ended(own, actor), "it lives"
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(orphan.start_ranks.remote(), timeout=60)
+    wait_for(lambda: has_ended(own, actor), "the end of the orphan", 60)
 
 
 def test_requests_that_can_never_be_placed(cluster, tmp_path):

@@ -1,4 +1,5 @@
-"""A trial over two hosts: the worker is killed, then the link goes down; what it ends with is what it would have.
+"""Trials, trainings, shards and predictions over two hosts: the worker is killed, or the link goes down; what they end
+with is what it would be.
 
 Head and worker are Ray nodes of one CPU in network namespaces of their own, one rank on each, DeepSpeed over gloo
 between them.
@@ -6,7 +7,6 @@ between them.
 
 import json
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from data_shards.commands import shard
-from tests.support import ranks
-from tests.support.clusters import TINY, WATCHFUL, Node, dmd, finish, lines, make_shards, records, wait_for
+from dmd.inference.part_files import MANIFEST
+from tests.support import ranks, trained
+from tests.support.clusters import TINY, WATCHFUL, Command, Node, dmd, finish, lines, make_shards, records, wait_for
+from tests.support.commands import command
 from tests.support.hosts import Host, can_make_hosts, hosts
 from tests.support.small_data import files
 
@@ -49,8 +51,12 @@ class Two:
         """A directory of which the worker has another one under the same path."""
         return self.temp.parent / "private"
 
+    def started(self) -> int:
+        """How many nodes have started so far."""
+        return self.temp.with_suffix(".log").read_text().count("Ray runtime started")
+
     def join(self) -> None:
-        """Start Ray on the worker."""
+        """Start Ray on the worker, whose actors hang in the second part of a prediction."""
         mount = ["sh", "-c", f'mount -t tmpfs none {self.private} && exec "$@"', "sh"]
         self.worker_node = Node(
             self.temp,
@@ -63,10 +69,11 @@ class Two:
             inside=[*self.worker.inside, *mount],
             DMD_AUDIT=str(self.audit),
             RAY_AUTH_MODE="token",
+            DMD_FAULT="hang:part@2",
             **WATCHFUL,
         )
 
-    def dmd(self, *arguments: object, log: Path) -> subprocess.Popen[bytes]:
+    def dmd(self, *arguments: object, log: Path) -> Command:
         """A `dmd` command on the head, on this cluster."""
         name, *rest = arguments
         return dmd(
@@ -74,9 +81,9 @@ class Two:
             "--address",
             f"{self.head.address}:{PORT}",
             *rest,
-            inside=self.head.inside,
+            host=self.head,
             log=log,
-            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
+            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="8",
         )
 
     def trains_on_worker(self) -> bool:
@@ -109,10 +116,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
         cluster = Two(head, worker, folder / "r", audit)
         cluster.private.mkdir()
         try:
-            started = lambda: (folder / "r.log").read_text().count("Ray runtime started")  # noqa: E731
-            wait_for(lambda: started() == 1, "the head node", 120)
+            wait_for(lambda: cluster.started() == 1, "the head node", 120)
             cluster.join()
-            wait_for(lambda: started() == 2, "the worker node", 120)
+            wait_for(lambda: cluster.started() == 2, "the worker node", 120)
             yield cluster
         finally:
             if cluster.worker_node is not None:
@@ -220,7 +226,7 @@ def test_a_submitted_training_goes_on_after_a_killed_node(two, shards, reference
     submit = ["submit", "--address", "http://127.0.0.1:8265"]
     train = ["train", "--data", shards, "--run", run, "--ranks", "2", "--restarts", "1", *settings]
     options = ["--working-dir", ROOT, "--environment", "node", "--id", "training"]
-    job = dmd(*submit, *options, *train, inside=two.head.inside, log=log)
+    job = dmd(*submit, *options, *train, host=two.head, log=log)
     try:
         wait_for(lambda: job.poll() is not None or len(lines(run, "valid")) >= 4, "two more epochs")
         two.worker_node.kill()
@@ -239,7 +245,7 @@ def test_a_submitted_training_goes_on_after_a_killed_node(two, shards, reference
     assert not (run / ".ray").exists()
     ranks.assert_bitwise(run, reference)
     log = tmp_path / "rank-1"
-    of_rank_1 = finish(dmd(*submit, "logs", "training", "--rank", "1", inside=two.head.inside, log=log), log)
+    of_rank_1 = finish(dmd(*submit, "logs", "training", "--rank", "1", host=two.head, log=log), log)
     printed = [line for line in of_rank_1.splitlines() if "INFO sdk.py" not in line]
     assert len(printed) >= 2
     assert all(line.startswith("(rank 1 on ") for line in printed)
@@ -288,3 +294,33 @@ def test_an_elastic_trial_goes_on_with_the_rank_that_is_left(trial, two, shards,
     assert (about["info"]["ranks"], len(about["sessions"])) == (1, 2)
     steps = [line["step"] for line in lines(run, "train")]
     assert steps == list(range(1, 3 * EPOCHS + 1))
+
+
+def test_a_host_that_is_lost_in_a_prediction(two, one_thread, tmp_path):
+    """Nothing is lost, nothing is there twice. The worker's host goes while its actor holds two parts; there is no room
+    for another actor until that of the head has no more to do."""
+    shards, log, out = trained.make_shards(tmp_path / "shards", 500), tmp_path / "log", tmp_path / "out"
+    (run,) = trained.train(shards, {tmp_path / "run": ["train.epochs=1"]})
+    order = (run, shards, "--split", "train", "--samples-per-part", 64)
+    assert command("predict", *order, "--out", tmp_path / "here") == 0
+    if not two.worker_node.processes():
+        before = two.started()
+        two.join()
+        wait_for(lambda: two.started() > before, "the worker node", 120)
+
+    def works_there() -> bool:
+        """Whether the worker has an actor, and all parts are there but those two that it holds."""
+        return bool(two.worker_node.named("MapWorker")) and len(list(out.glob("part-*"))) == 4
+
+    driver = two.dmd("predict", *order, "--out", out, "--patience", 120, log=log)
+    try:
+        wait_for(lambda: driver.poll() is not None or works_there(), "parts on both hosts")
+        assert driver.poll() is None, log.read_text()
+        two.worker.link("down")
+        said = finish(driver, log)
+    finally:
+        driver.kill()
+        two.worker.link("up")
+    assert f"{out}: 350 predictions (train 350) in 6 parts\n" in said
+    assert json.loads((out / MANIFEST).read_text())["rows"] == 350
+    assert files(out) == files(tmp_path / "here")

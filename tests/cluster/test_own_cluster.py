@@ -14,7 +14,7 @@ import pytest
 from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.exit_codes import STOPPED
 from tests.support import ranks
-from tests.support.clusters import TINY, assert_stopped, dmd, finish, lines, make_shards, records, wait_for
+from tests.support.clusters import TINY, assert_stopped, dmd_anew, finish, lines, make_shards, records, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
 
@@ -65,8 +65,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     common += ["--cpus", "1", "train.early_stop=2000"]
     ranks.finish(shards, folder / "run", *TINY, "train.epochs=2", "train.learning_rate=1e-3")
     end_first_trial(folder / "run", one, other)
-    first = dmd(*common, "--out", one, "train.epochs=2", log=folder / "first")
-    second = dmd(*common, "--out", other, "--final-seeds", "1", "train.epochs=2000", log=folder / "second")
+    first = dmd_anew(*common, "--out", one, "train.epochs=2", log=folder / "first")
+    second = dmd_anew(*common, "--out", other, "--final-seeds", "1", "train.epochs=2000", log=folder / "second")
     try:
         wait_for(lambda: second.poll() is not None or lines(other / "trials" / "0002", "valid"), "the third trial")
         heard = listening(second.pid)

@@ -16,7 +16,6 @@ import fsspec
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import torch
 from moto.server import ThreadedMotoServer
 from ray._private.services import find_gcs_addresses
 
@@ -30,20 +29,11 @@ from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files
 from tests.support.trained import make_shards, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.multiproc, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SPLITS = ("--split", "train", "--split", "valid")
 """700 and 100 samples: 11 and 2 parts of 64."""
 SIZE = ("--samples-per-part", 64)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As actors of one CPU have: sums over several threads are other sums in the last digit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start_head(temp: Path, **environment: str) -> tuple[Node, str]:
@@ -101,7 +91,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+def told(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
     """A regression and a classifier."""
     folder = tmp_path_factory.mktemp("told")
     shards = make_shards(folder / "shards", 1000)
@@ -184,6 +174,9 @@ def test_two_clusters_on_one_host(address, told, tmp_path_factory, tmp_path, cap
         assert "--address auto finds several Ray clusters here (" in error
         assert all(named.partition(":")[2] in error for named in (address, where))
         assert not (tmp_path / "out").exists()
+        train = ("train", "--data", here.shards, "--run", tmp_path / "run", "train.epochs=1", "--address", "auto")
+        assert "--address auto finds several Ray clusters here (" in rejected(capsys, *train)
+        assert not (tmp_path / "run").exists()
         monkeypatch.setenv("RAY_ADDRESS", where)
         evaluate(here, address, tmp_path / "train.json")
     finally:

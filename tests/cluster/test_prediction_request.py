@@ -38,6 +38,12 @@ def test_without_an_address_there_is_no_cluster(monkeypatch):
         request("--address", "local", "--gpus-per-actor", "1")
 
 
+@pytest.mark.parametrize("option", [["--actors", "2"], ["--patience", "9"], ["--verbose"]])
+def test_an_option_of_a_cluster_without_one(option):
+    with pytest.raises(ValueError, match=f"{option[0]} is for actors on a Ray cluster; name one with --address"):
+        request(*option)
+
+
 def test_actors_that_fit():
     nodes = [{"CPU": 4, "GPU": 2}, {"CPU": 1, "GPU": 2}, {"CPU": 8}]
     assert slots({"CPU": 1.0}, nodes) == 13

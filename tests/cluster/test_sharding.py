@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from dmd.cli import main
 from dmd.exit_codes import STOPPED, USER_ERROR
 from launch.network.ports import free_port
 from tests.support.clips import Sound, tones, write_wav
-from tests.support.clusters import WATCHFUL, Node, assert_stopped, dmd, finish, wait_for
+from tests.support.clusters import WATCHFUL, Command, Node, assert_stopped, dmd, finish, wait_for
 from tests.support.sequences import OPTIONS, data_set
 from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files, mmsa, save
@@ -52,7 +51,7 @@ class Cluster:
     server: FaultyServer
     environment: dict[str, str]
 
-    def shard(self, *arguments: object, log: Path) -> "subprocess.Popen[bytes]":
+    def shard(self, *arguments: object, log: Path) -> Command:
         """A `dmd shard` of this cluster under way."""
         return dmd("shard", "--address", self.address, *arguments, log=log, **self.environment)
 

@@ -120,6 +120,8 @@ def test_another_base_is_rejected_with_both_names(runs, bases, shards, tmp_path,
         ("evaluate", runs["bert"], "--text-encoder", other),
         ("predict", runs["bert"], shards, "--out", tmp_path / "out.csv", "--text-encoder", other),
         ("export", runs["bert"], tmp_path / "export", "--text-encoder", other),
+        ("report", runs["bert"], "--out", tmp_path / "report", "--text-encoder", other),
+        ("missing", runs["bert"], "--out", tmp_path / "missing", "--text-encoder", other),
     ):
         ended = command_apart(*arguments)
         assert ended.returncode == 2
@@ -127,6 +129,10 @@ def test_another_base_is_rejected_with_both_names(runs, bases, shards, tmp_path,
     moved = shutil.copytree(bases["bert"], tmp_path / "moved")
     assert command("evaluate", runs["bert"], "--text-encoder", moved) == 0
     assert "valid split" in capsys.readouterr().out
+    rates = ("--rates", 0, "--unit", "sample")
+    assert command("missing", runs["bert"], "--out", tmp_path / "grid", *rates, "--text-encoder", moved) == 0
+    page = ("--out", tmp_path / "page", "--projection", "pca")
+    assert command("report", runs["bert"], *page, "--text-encoder", moved) == 0
 
 
 def test_adapters_without_a_base_or_a_base_without_adapters_are_rejected(runs, tmp_path):

@@ -197,7 +197,8 @@ def test_labels_of_a_pickle_have_the_units_in_which_predictions_are(run, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_export_predicts_as_its_run_without_deepspeed_and_ray(run, exported):
+def test_an_export_predicts_as_its_run_without_deepspeed_ray_and_the_compiler(run, exported):
+    """PyTorch imports its compiler for a second, for instance where a module on `meta` computes a buffer."""
     model, again = dmd.load(run), dmd.load(exported)
     samples = example(model.card, 70)
     want, got = model.predict(**samples), again.predict(**samples)
@@ -214,6 +215,7 @@ import dmd, torch
 from dmd.inference.export import example
 model = dmd.load({str(exported)!r}, device='cpu')
 print(float(model.predict(**example(model.card, 70)).sentiment.sum()))
+assert 'torch._dynamo' not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

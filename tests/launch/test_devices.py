@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from launch.devices import check_ranks, restore_visible_devices, save_visible_devices
+from launch.network.ports import reserved_port
 from launch.starting.rank_layout import RankLayout
 from launch.starting.rank_processes import SCRIPT
 from launch.starting.runner import launcher_command
@@ -66,8 +67,10 @@ def test_the_launcher_itself_replaces_the_users_choice_of_gpus(tmp_path):
     script.write_text(PRINT_DEVICES)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,6", "DS_ACCELERATOR": "cpu"}
     save_visible_devices(environment)
-    command = [str(script) if word == str(SCRIPT) else word for word in launcher_command(RankLayout(ranks=2), [])]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    with reserved_port() as port:
+        layout = RankLayout(ranks=2, port=port)
+        command = [str(script) if word == str(SCRIPT) else word for word in launcher_command(layout, [])]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     lines = [line.removeprefix("seen ") for line in ended.stdout.splitlines() if line.startswith("seen ")]
     assert json.loads(lines[0]) == ["0,1", "5,6", ""]

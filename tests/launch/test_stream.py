@@ -3,7 +3,9 @@
 import json
 from collections import Counter
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from data_shards.reading.reader import ShardReader
 from data_shards.reading.stream import stream_bytes
@@ -11,7 +13,7 @@ from dmd.config.loading import load_config
 from dmd.evaluation.trained_run import evaluate_run
 from launch.trainer import preflight
 from tests.support.ranks import TINY, assert_bitwise, committed_samples, errors, finish, train
-from tests.support.servers import serve_files
+from tests.support.servers import proxy, serve_files
 from tests.support.small_data import files
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
@@ -48,6 +50,32 @@ def test_from_a_server_that_fails(shards, reference, tmp_path):
     assert_bitwise(run, reference(*SAVES, ranks=2))
     results = [evaluate_run(of, data=shards, split="valid") for of in (run, reference(*SAVES, ranks=2))]
     assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_from_a_bucket_that_fails_through_a_kill(shards, reference, tmp_path, monkeypatch):
+    run, moto = tmp_path / "run", ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    moto.start()
+    try:
+        with proxy(*moto.get_host_and_port()) as server:
+            settings = {"endpoint_url": server.url, "key": "user", "secret": "secret"}
+            there = fsspec.filesystem("s3", **settings, skip_instance_cache=True)
+            url, bucket = "s3://launch/set", "launch"
+            there.mkdir(bucket)
+            for name, content in files(shards).items():
+                there.pipe(f"{url}/{name}", content)
+            server.log.clear()
+            environment = {"FSSPEC_S3": json.dumps(settings), "DMD_CACHE_DIR": str(tmp_path / "cache")}
+            killed = train(url, run, *SAVES, STREAM, ranks=2, DMD_FAULT="step@3@1", **environment)
+            assert killed.codes == [69, 137], killed.output
+            server.faults = ["500", "flip", "503", "truncate"]
+            finish(url, run, *SAVES, STREAM, ranks=2, **environment)
+            assert not server.faults
+            assert server.served(".tar") > 0
+            assert not (tmp_path / "cache" / "shards").exists()
+    finally:
+        moto.stop()
+    assert_bitwise(run, reference(*SAVES, ranks=2))
 
 
 def test_a_damaged_shard_ends_the_training_and_the_next_start_goes_on(shards, reference, tmp_path):

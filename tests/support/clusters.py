@@ -11,11 +11,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
+from fsspec.config import conf, set_conf_env
+from ray._raylet import Config
 
 from data_shards.format.schema import Sample
 from data_shards.sources.synthetic import SyntheticSource
 from data_shards.writing.build import build
+from dmd.cli import main
+from tests.support.hosts import Host
+from tests.support.ranks import PRELOADED, forks
 
+forks.set_forkserver_preload(
+    [
+        *PRELOADED,
+        "tests.support.clusters",
+        "cluster.experiments.orchestrate",
+        "cluster.experiments.training",
+        "cluster.jobs.submit",
+        "cluster.prediction.evaluate",
+        "cluster.prediction.predict",
+        "cluster.sharding.command",
+    ]
+)
 TINY = [
     "model.dim=8",
     "model.heads=2",
@@ -32,9 +49,16 @@ WATCHFUL = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     "RAY_grpc_client_keepalive_time_ms": "3000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8",
 }
 """Ray notices a lost node within seconds instead of half a minute, and a lost node its loss instead of minutes."""
+SPARING = {
+    "RAY_worker_maximum_startup_concurrency": "8",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""What every node of the tests spares, as a cluster of a command's own does (`cluster.ray_runtime.session`): processes
+that start one after the other, workers that get no work, and those that look out for lost spot nodes."""
 PATIENCE = 300
 
 
@@ -79,7 +103,7 @@ class Node:
         ]
         with open(temp.parent / f"{temp.name}.log", "ab") as log:
             self.process = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command, env={**os.environ, **SPARING, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def processes(self) -> list[psutil.Process]:
@@ -111,16 +135,69 @@ class Node:
         self.process.wait()
 
 
-def dmd(*arguments: object, inside: list[str] | None = None, log: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """A `dmd` command under way in a process group of its own, its output in a file."""
-    command = [*(inside or []), sys.executable, "-m", "dmd.cli", *map(str, arguments)]
+class Command:
+    """A `dmd` command under way in a process group of its own, its output in a file; to use as `subprocess.Popen`.
+
+    It is forked from a process that has imported all, which takes a command of a cluster three seconds.
+    """
+
+    def __init__(self, argv: list[str], host: Host | None, log: Path, environment: dict[str, str]) -> None:
+        self._process = forks.Process(target=_run_command, args=(argv, host, str(log), environment))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+        """Of the process and of its group."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative of a signal; None: it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """As `returncode`."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float = PATIENCE) -> None:
+        """Wait for its end."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, "the command does not end"
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+
+def _run_command(argv: list[str], host: Host | None, log: str, environment: dict[str, str]) -> None:
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    set_conf_env(conf)  # fsspec read the variables when it was imported, and so did Ray
+    Config.initialize("")
+    if host is not None:
+        host.enter()
+    sys.exit(main(argv))
+
+
+def dmd(*arguments: object, host: Host | None = None, log: Path, **environment: str) -> Command:
+    """A `dmd` command under way, on a host of the test's."""
+    return Command([str(argument) for argument in arguments], host, log, {**os.environ, **environment})
+
+
+def dmd_anew(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
+    """The same in a process that starts from nothing."""
+    command = [sys.executable, "-m", "dmd.cli", *map(str, arguments)]
     with open(log, "ab") as output:
-        return subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=output, stderr=output, start_new_session=True
-        )
+        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
 
-def finish(process: subprocess.Popen[bytes], log: Path, code: int = 0) -> str:
+def finish(process: Command | subprocess.Popen[bytes], log: Path, code: int = 0) -> str:
     """Wait for a command; its output."""
     try:
         process.wait(PATIENCE)

@@ -7,6 +7,7 @@
 Files and processes are shared, the network is not. Needs root and iproute2.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+_NETWORK = 0x40000000
+"""CLONE_NEWNET of setns(2)."""
 can_make_hosts = os.geteuid() == 0 and shutil.which("ip") is not None
 
 
@@ -31,6 +34,12 @@ class Host:
     def inside(self) -> list[str]:
         """What to put before a command, so that it runs on this host."""
         return ["ip", "netns", "exec", self.name]
+
+    def enter(self) -> None:
+        """Put this thread, and those that it starts, on this host."""
+        with open(f"/run/netns/{self.name}") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _NETWORK):
+                raise OSError(ctypes.get_errno(), f"no way into {self.name}")
 
     def link(self, state: str) -> None:
         """Bring this host's network `up` or `down`; its loopback stays."""

@@ -7,12 +7,12 @@ which takes ten seconds to start; `test_launcher.py` and `test_hosts.py` go thro
 import json
 import multiprocessing
 import os
-import socket
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import wait
@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fsspec.config import conf, set_conf_env
 
 from dmd.checkpoint.format import Snapshot, newest_whole, read_checkpoint
+from launch.network.ports import reserved_port
 from launch.network.rank_environment import rank_environment
 from launch.supervision.supervise import supervise
 from launch.trainer.engine import join_process_group
@@ -43,22 +45,21 @@ ENDLESS = ("train.epochs=500", "train.early_stop=500", "train.keep_checkpoints=9
 PATIENCE = 240
 """Seconds that a test waits for anything."""
 
-forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(
-    [
-        "launch.trainer.main",
-        "launch.trainer.build",
-        "dmd.training.logging.logbook",
-        "tests.support.ranks",
-        # What a rank imports on its way:
-        "torch._dynamo",
-        "setuptools",
-        "deepspeed.module_inject.auto_ep_layer",
-        "deepspeed.runtime.zero.muon.muon_optimizer",
-        "tensorboard.plugins.hparams.metadata",
-        "matplotlib.pyplot",
-    ]
+PRELOADED = (
+    "launch.trainer.main",
+    "launch.trainer.build",
+    "dmd.training.logging.logbook",
+    "tests.support.ranks",
+    # What a rank imports on its way:
+    "torch._dynamo",
+    "setuptools",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "tensorboard.plugins.hparams.metadata",
+    "matplotlib.pyplot",
 )
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(list(PRELOADED))
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Ended:
 
 def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
     os.environ.update(environment)
+    set_conf_env(conf)  # fsspec read the variables when it was imported
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -80,20 +82,12 @@ def _rank(argv: list[str], environment: dict[str, str], log: str) -> None:
     sys.exit(supervise(lambda stop, channels: main(argv, stop, channels)))
 
 
-def reserve_port() -> socket.socket:
-    """A socket that keeps a free port of this machine from everybody but rank 0, which also sets SO_REUSEADDR."""
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
-
-
 class Session:
     """A training under way on `ranks` processes of this machine; `own` are further arguments of each rank alone."""
 
     def __init__(
         self,
-        shards: Path,
+        shards: Path | str,
         run: Path,
         *overrides: str,
         ranks: int = 1,
@@ -104,8 +98,8 @@ class Session:
         folder = run.parent.parent if run.parent.is_mount() else run.parent  # not on a disk that a test fills
         self.log = tempfile.mkstemp(prefix="dmd-test-", suffix=".log", dir=folder)[1]
         argv = ["--data", str(shards), "--run", str(run), "--resume", resume, *TINY, *overrides]
-        self._reserved = reserve_port()
-        port = self._reserved.getsockname()[1]
+        self._reserved = ExitStack()
+        port = self._reserved.enter_context(reserved_port())
         self.processes = []
         for rank in range(ranks):
             environment = {
@@ -164,8 +158,7 @@ def _job(job: Job, environment: dict[str, str], folder: Path) -> None:
 def on_ranks(job: Job, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
     """What `job(rank, folder)` gives on each of so many ranks, which train nothing of themselves."""
     processes = []
-    with reserve_port() as reserved:
-        port = reserved.getsockname()[1]
+    with reserved_port() as port:
         for rank in range(ranks):
             environment = rank_environment(rank=rank, ranks=ranks, port=port)
             processes.append(forks.Process(target=_job, args=(job, environment, folder)))
@@ -179,7 +172,7 @@ def on_ranks(job: Job, folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
 
 
 def train(
-    shards: Path,
+    shards: Path | str,
     run: Path,
     *overrides: str,
     ranks: int = 1,
@@ -191,7 +184,7 @@ def train(
     return Session(shards, run, *overrides, ranks=ranks, resume=resume, own=own, **env).wait()
 
 
-def finish(shards: Path, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str) -> Ended:
+def finish(shards: Path | str, run: Path, *overrides: str, ranks: int = 1, resume: str = "auto", **env: str) -> Ended:
     """Train, and require that all ranks ended with 0."""
     ended = train(shards, run, *overrides, ranks=ranks, resume=resume, **env)
     assert ended.codes == [0] * ranks, ended.output
