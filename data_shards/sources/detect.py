@@ -121,7 +121,7 @@ def _open_features(paths: Sequence[Path], options: SourceOptions, executor: Exec
 def _open_csd(paths: Sequence[Path], options: SourceOptions, executor: Executor | None) -> CsdSource:
     """The source of computational sequences."""
     _check_options(options, "csd")
-    roles, rest = find_roles(paths, options.csd)
+    roles, rest = find_roles(paths, options.csd, from_transcripts=options.text == "transcripts")
     if options.splits is None:
         raise ValueError(
             f"{where_of(paths)}: computational sequences do not say which video is in which split; give --splits FILE, "

@@ -10,10 +10,13 @@ import pytest
 
 from data_shards.commands import inspect, shard, verify
 from data_shards.reading.index import ShardIndex
+from data_shards.reading.reader import ShardReader
 from data_shards.sources.csd.source import CsdSource
 from data_shards.sources.split_file import read_split_file
+from data_shards.text.tokenizer import load_tokenizer
 from tests.support.sequences import OPTIONS, data_set, frames, write_csd
 from tests.support.small_data import files, read_all
+from tests.support.tokenizers import save_tokenizer
 
 ROLES = {"text": "T", "audio": "A", "vision": "V", "labels": "L", "words": "W"}
 
@@ -387,3 +390,18 @@ def test_without_text_samples_are_aligned_to_the_words_themselves(by_hand):
     assert (second.raw_text, second.lengths) == ("x", (0, 1, 1))
     np.testing.assert_array_equal(first.audio, [[3, -3], [8, 0], [0, 0]])
     np.testing.assert_array_equal(first.vision, [[7], [7], [8]])
+
+
+@pytest.mark.parametrize("roles", ["audio=A,vision=V,labels=L,words=W", "text=T,audio=A,vision=V,labels=L,words=W"])
+def test_text_is_made_of_the_words(tmp_path, roles):
+    data_set(tmp_path)
+    tokenizer = save_tokenizer("bert", tmp_path / "encoder")
+    options = ["--csd", roles, "--splits", str(tmp_path / "splits.json"), "--tokenizer", str(tokenizer)]
+    sequences = [str(tmp_path / f"{name}.csd") for name in "TWAVL"]
+    assert shard([*sequences, str(tmp_path / "shards"), *options]) == 0
+    with ShardReader(tmp_path / "shards") as reader:
+        assert reader.index.info.text_kind == "tokens"
+        text = reader.raw_texts("train", [0])[0]
+        assert "word" in text
+        length = reader.index.info.lengths["text"]
+        assert np.array_equal(reader.read("train", [0])["text"][0], load_tokenizer(tokenizer).encode(text, length))

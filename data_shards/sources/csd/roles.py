@@ -9,7 +9,7 @@ from data_shards.sources.csd.files import CsdFile
 from data_shards.sources.paths import named_files, where_of
 
 ROLES = (*MODALITIES, "labels", "words")
-"""`words` are the words themselves, for the sentences; all others are needed."""
+"""`words` are the words themselves, for the sentences; all others are needed, or `words` in the place of `text`."""
 _SUFFIX = ".csd"
 _MAX_NAMED = 12
 """Files that a message names."""
@@ -20,12 +20,15 @@ def sequence_files(paths: Sequence[Path]) -> list[Path]:
     return [file for file, _ in named_files(paths) if file.suffix.lower() == _SUFFIX or _is_named_hdf5(file, paths)]
 
 
-def find_roles(paths: Sequence[Path], named: dict[str, str]) -> tuple[dict[str, Path], dict[Path, str]]:
+def find_roles(
+    paths: Sequence[Path], named: dict[str, str], *, from_transcripts: bool = False
+) -> tuple[dict[str, Path], dict[Path, str]]:
     """The file of each role; and the files that have none, each with its name inside the place that was given.
 
     Args:
         paths: the user's files and directories.
         named: role -> a file's name (with or without .csd), its path, or the sequence's own name.
+        from_transcripts: whether text is to be made of the words, so that those are needed and not text.
 
     Raises:
         ValueError: a role without a name; a name that fits no file, or several.
@@ -34,11 +37,13 @@ def find_roles(paths: Sequence[Path], named: dict[str, str]) -> tuple[dict[str, 
     where = where_of(paths)
     if unknown := set(named) - set(ROLES):
         raise ValueError(f"--csd names {unknown.pop()!r}; it may name {', '.join(ROLES)}")
-    if missing := [role for role in ROLES if role not in named and role != "words"]:
+    spare = "text" if from_transcripts else "words"
+    if missing := [role for role in ROLES if role not in named and role != spare]:
         there = _describe(files) or "none"
         raise ValueError(
             f"{where}: --csd does not say which computational sequence is {', '.join(missing)}; give "
-            f"--csd text=FILE,audio=FILE,vision=FILE,labels=FILE (and words=FILE, for the sentences); there are {there}"
+            "--csd text=FILE,audio=FILE,vision=FILE,labels=FILE (and words=FILE for sentences; with --tokenizer or "
+            f"--word-vectors in the place of text); there are {there}"
         )
     found = {role: _find(name, role, files, where) for role, name in named.items()}
     for role, file in found.items():
