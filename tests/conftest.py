@@ -8,6 +8,7 @@ LONGEST = (
     "tests/launch/test_stop.py",
     "tests/launch/test_resume.py",
     "tests/launch/test_text_encoders.py",
+    "tests/launch/test_every_task.py",
     "tests/launch/test_adam.py",
     "tests/test_readme.py",
     "tests/test_main_job.py",
