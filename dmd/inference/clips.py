@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data_shards.clip_sets.clip_files import MEDIA_SUFFIXES, find_clips, transcript_file
 from data_shards.clip_sets.jobs import ClipJob
-from data_shards.clip_sets.one_clip import spoken_in
+from data_shards.clip_sets.one_clip import quiet_libraries, spoken_in
 from data_shards.extraction.clip import Clip, ClipError, ClipWarning, ExtractedClip
 from data_shards.extraction.extract import extract_clip
 from data_shards.extraction.preparation import other_versions, prepare
@@ -200,7 +200,8 @@ class FeatureMaker:
     def make(self, job: ClipJob) -> tuple[dict[str, Any], tuple[ClipWarning, ...]]:
         """Fields of a clip, as of a feature pickle, and what is doubtful about them. Raises ClipError."""
         clip = Clip(id=job.id, media=job.media, transcript=spoken_in(job), start=job.start, stop=job.stop)
-        made = extract_clip(clip, self._settings, face_model=self._face_model, states=self._states)
+        with quiet_libraries():
+            made = extract_clip(clip, self._settings, face_model=self._face_model, states=self._states)
         return self._fields(made), made.warnings
 
     def _fields(self, clip: ExtractedClip) -> dict[str, Any]:
