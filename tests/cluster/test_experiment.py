@@ -266,14 +266,14 @@ def test_shards_predictions_evaluation_and_report_by_jobs(cluster, story, one_th
         "shard": ("--synthetic", tmp_path / "made", "--samples", "20"),
         "predict": (run, shards, "--split", "train", "--out", f"{tmp_path}/predicted/", "--actors", "1"),
         "evaluate": (run, "--split", "valid", "--json", tmp_path / "valid.json", "--actors", "1"),
-        "report": (run, "--out", tmp_path / "report"),
+        "report": (run, "--out", tmp_path / "report", "--projection", "pca"),
     }
     options = ["submit", "--address", cluster.dashboard, "--working-dir", ROOT, "--environment", "node"]
     jobs = {name: dmd(*options, name, *rest, log=tmp_path / f"{name}.log") for name, rest in wanted.items()}
     said = {name: finish(job, tmp_path / f"{name}.log") for name, job in jobs.items()}
     assert f"{tmp_path / 'made'}: synthetic, train 14, valid 2, test 4; 3 shards, generation" in said["shard"]
     assert (tmp_path / "made" / "index.parquet").exists()
-    assert f"{tmp_path}/predicted: 70 predictions (train 70) in 1 parts" in said["predict"]
+    assert f"{tmp_path}/predicted: 70 predictions (train 70) in 1 part\n" in said["predict"]
     assert command("predict", run, shards, "--split", "train", "--out", tmp_path / "here.parquet") == 0
     there, here = (pq.read_table(tmp_path / name) for name in ("predicted", "here.parquet"))
     assert there.replace_schema_metadata().equals(here.replace_schema_metadata())
@@ -296,6 +296,8 @@ def test_a_rank_without_a_claim_sees_no_gpu(cluster, tmp_path):
         join_process_group()
         return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "backend": dist.get_backend()}
 
+    left_by_ray = ray.remote(num_cpus=0)(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert ray.get(left_by_ray.remote()) == "0,1"
     trainer = Trainer(
         look,
         train_loop_config={},
@@ -437,7 +439,7 @@ def test_a_controller_starts_no_ranks_for_a_job_that_has_ended(cluster):
     )
     assert driver.stdout == "started\n", driver.stderr
     orphan = ray.get_actor("orphan", namespace="orphans")
-    job, actor = orphan._actor_id.job_id().hex(), orphan._actor_id.hex()
+    job, actor = orphan._actor_id.job_id.hex(), orphan._actor_id.hex()
     own = ray.get_runtime_context().get_job_id()
     assert has_ended(job, None)
     assert not has_ended(own, actor), "it lives"
