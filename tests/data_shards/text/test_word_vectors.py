@@ -50,7 +50,7 @@ def test_case_of_the_file_counts(tmp_path):
     [
         (b"", "is empty or no file"),
         (
-            gzip.compress(GLOVE.encode()),
+            gzip.compress(GLOVE.encode(), mtime=0),
             "is gzip compressed, not a text file of word vectors .*: unpack it with gunzip",
         ),
         (
