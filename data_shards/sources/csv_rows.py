@@ -1,12 +1,25 @@
-"""Text tables (csv) that people write: with or without a byte order mark, separated by commas, semicolons or tabs."""
+"""Text tables (csv) that people write: with or without a byte order mark, separated by commas, semicolons or tabs.
+
+Two read label files with it, by the same spellings: `label_file` for `dmd shard --labels`, where a wrong row is an
+error, and `label_table` for `dmd extract --labels`, where it costs its clip.
+"""
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_shards.file_kinds import UTF16_NAME, check_file_kind
 
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*")
+"""A number such as 0,5."""
+SPLIT_COLUMNS = ("split", "mode")
+"""What a label file may call the column of splits; the first that is there counts."""
+NO_NUMBER = frozenset({"", "nan", "na", "n/a", "none", "null"})
+"""What stands for no number, in lower case."""
+NO_NAME = frozenset({"", "nan"})
+"""What stands for no class, in lower case: a class may be called `none`."""
 _SEPARATORS = ",;\t"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -23,15 +36,14 @@ def read_csv(path: str | Path, what: str, needed: Sequence[str]) -> tuple[list[s
         ValueError: no such table; while rows are taken, one with another number of fields than the header.
     """
     check_file_kind(path, what, allowed=(UTF16_NAME,))
-    text = _decode(path)
-    header = text[: text.find("\n")] if "\n" in text else text
-    separator = max(_SEPARATORS, key=header.count)
+    text = decode(path)
+    separator = separator_of(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise ValueError(f"{path}: line 1 is no row of a csv file: {error}") from error
-    if not set(needed) & set(columns):
+    if not set(needed) & {name.lower() for name in columns}:
         raise ValueError(
             f"{path} is not {what}: it lacks the column {' or '.join(needed)}; it has {', '.join(columns)}"
         )
@@ -41,7 +53,13 @@ def read_csv(path: str | Path, what: str, needed: Sequence[str]) -> tuple[list[s
     return columns, _rows(reader, columns, path)
 
 
-def _decode(path: str | Path) -> str:
+def separator_of(text: str) -> str:
+    """What separates the values of a table, by its first line."""
+    return max(_SEPARATORS, key=text.partition("\n")[0].count)
+
+
+def decode(path: str | Path) -> str:
+    """The text of a file, in UTF-8 or UTF-16. Raises ValueError for any other."""
     raw = Path(path).read_bytes()
     encoding = "utf-16" if raw.startswith(_UTF16_MARKS) else "utf-8-sig"
     try:

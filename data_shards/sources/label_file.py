@@ -1,28 +1,26 @@
 """Label files as MMSA has them: csv with one row per clip.
 
 Columns are video_id, clip_id, text, label, label_T, label_A, label_V, annotation and mode, of which only `video_id` and
-`clip_id` (or `id` alone) and that of the labels must be there. `mode` (or `split`) names the split, under any of its
-names. MMSA joins features and labels by `VIDEO$_$CLIP` (https://github.com/thuiar/MMSA-FET, src/MSA_FET/dataset.py).
+`clip_id` (or `id` alone) and that of the labels must be there, in any case. `mode` (or `split`) names the split, under
+any of its names. MMSA joins features and labels by `VIDEO$_$CLIP` (https://github.com/thuiar/MMSA-FET,
+src/MSA_FET/dataset.py).
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_shards.labels import Labels
-from data_shards.sources.csv_rows import read_csv
+from data_shards.sources.csv_rows import DECIMAL_COMMA, NO_NAME, NO_NUMBER, SPLIT_COLUMNS, read_csv
 from data_shards.sources.left_out import named, some
 from data_shards.sources.splits import KNOWN, split_of
 from data_shards.sources.table_labels import LabelColumns
 
 _WHAT = "a label file (csv with video_id and clip_id, or id)"
 _ID, _VIDEO, _CLIP, _TEXT = "id", "video_id", "clip_id", "text"
-_SPLITS = ("mode", "split")
-_MISSING = ("", "nan")
-"""What stands for no label, in lower case."""
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*")
+_CLASS = "class"
+_OWN = frozenset({_ID, _VIDEO, _CLIP, _TEXT, _CLASS, "label", *SPLIT_COLUMNS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +63,12 @@ def read_label_file(
         ValueError: no such file or column; a row that says nothing of its clip; an unknown split; a label that is no
             number; a clip with two rows.
     """
-    columns, rows = read_csv(path, _WHAT, (_VIDEO, _ID))
+    header, rows = read_csv(path, _WHAT, (_VIDEO, _ID))
+    columns = [name.lower() if name.lower() in _OWN else name for name in header]
     if _ID not in columns and _CLIP not in columns:
         raise ValueError(f"{path} has the column {_VIDEO} and lacks {_CLIP}; it has {', '.join(columns)}")
     labels = _label_columns(columns, declared, column, path, class_labels=class_labels)
-    split_column = next((name for name in _SPLITS if name in columns), None)
+    split_column = next((name for name in SPLIT_COLUMNS if name in columns), None)
     clips: list[ClipLabels] = []
     unlabelled: list[str] = []
     commas = 0
@@ -82,11 +81,11 @@ def read_label_file(
         twice += [f"{name!r} in lines {lines[name]} and {line}" for name in names if name in lines][:1]
         lines |= {name: lines.get(name, line) for name in names}
         split = _split(row, split_column, where)
-        values = {name: None if _is_missing(row[name]) else row[name] for name in labels.names}
+        values = {name: None if _is_missing(row[name], name) else row[name] for name in labels.names}
         if None in values.values():
             unlabelled.append(names[0])
             continue
-        commas += sum(bool(_DECIMAL_COMMA.fullmatch(row[name])) for name in labels.names)
+        commas += sum(bool(DECIMAL_COMMA.fullmatch(row[name])) for name in labels.names)
         try:
             found = labels.read(values)
         except ValueError as error:
@@ -123,14 +122,14 @@ def _label_columns(
 
 def _names(row: Mapping[str, str], where: str) -> tuple[str, ...]:
     """The ids that features of a row's clip may have."""
-    if _CLIP in row and _VIDEO in row:
-        video, clip = row[_VIDEO].strip(), row[_CLIP].strip()
-        if not video or not clip:
-            raise ValueError(f"{where} has no {_CLIP if video else _VIDEO}; fill it, or leave the row out")
-        return f"{video}$_${clip}", f"{video}/{clip}"
-    if not row[_ID].strip():
-        raise ValueError(f"{where} has no {_ID}; fill it, or leave the row out")
-    return (row[_ID].strip(),)
+    if _ID in row:
+        if not row[_ID].strip():
+            raise ValueError(f"{where} has no {_ID}; fill it, or leave the row out")
+        return (row[_ID].strip(),)
+    video, clip = row[_VIDEO].strip(), row[_CLIP].strip()
+    if not video or not clip:
+        raise ValueError(f"{where} has no {_CLIP if video else _VIDEO}; fill it, or leave the row out")
+    return f"{video}$_${clip}", f"{video}/{clip}"
 
 
 def _split(row: Mapping[str, str], column: str | None, where: str) -> str:
@@ -142,5 +141,5 @@ def _split(row: Mapping[str, str], column: str | None, where: str) -> str:
     return split
 
 
-def _is_missing(value: str) -> bool:
-    return value.strip().lower() in _MISSING
+def _is_missing(value: str, column: str) -> bool:
+    return value.strip().lower() in (NO_NAME if column == _CLASS else NO_NUMBER)

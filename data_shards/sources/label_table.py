@@ -21,22 +21,17 @@ from pathlib import Path
 from typing import Literal
 
 from data_shards.durable import as_unreadable
-from data_shards.file_kinds import check_file_kind
+from data_shards.file_kinds import UTF16_NAME, check_file_kind
+from data_shards.sources.csv_rows import DECIMAL_COMMA, NO_NAME, NO_NUMBER, SPLIT_COLUMNS, decode, separator_of
 from data_shards.sources.splits import KNOWN, split_of
 
 Label = float | int | str
 LabelColumns = Literal["label", "class", "emotions", "none"]
 ID_SEPARATOR = "$_$"
 """Between video and clip in the ids of MMSA."""
-_SPLIT_NAMES = ("split", "mode")
 _OTHER_NAMES = ("id", "video_id", "clip_id", "label", "class", "text", "file", "start", "stop")
 _OF_FEATURES = ("raw_text", "text_bert", "audio", "vision")
-_SEPARATORS = ",;\t"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _WHOLE = re.compile(r"\d+(\.0*)?")
-_MISSING = {"", "nan", "na", "n/a", "none", "null"}
-"""What stands for no value, in lower case."""
 
 
 class _RowError(ValueError):
@@ -139,19 +134,10 @@ def read_label_table(path: Path, *, emotions: Sequence[str] = ()) -> LabelTable:
 
 def _read(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
     """The lines that are not empty, each with its number, and what separates their values."""
-    check_file_kind(path, "a csv file of labels", allowed=("a text in UTF-16",))
+    check_file_kind(path, "a csv file of labels", allowed=(UTF16_NAME,))
     with as_unreadable(path):
-        content = path.read_bytes()
-    encoding = "utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no {encoding.removesuffix('-sig').upper()} at byte {error.start}; save it as UTF-8 (csv UTF-8 "
-            "in a spreadsheet)"
-        ) from error
-    first = text.partition("\n")[0]
-    separator = max(_SEPARATORS, key=first.count)
+        text = decode(path)
+    separator = separator_of(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         return [(reader.line_num, values) for values in reader if any(map(str.strip, values))], separator
@@ -168,7 +154,7 @@ def _find_columns(path: Path, header: Sequence[str], emotions: Sequence[str]) ->
     there = f"it has {', '.join(name or '(without a name)' for name in header)}"
     if "id" not in places and not {"video_id", "clip_id"} <= places.keys():
         raise ValueError(f"{path} has neither a column id nor video_id and clip_id; {there}")
-    reserved = [name for name in emotions if name in (*_SPLIT_NAMES, *_OTHER_NAMES, *_OF_FEATURES)]
+    reserved = [name for name in emotions if name in (*SPLIT_COLUMNS, *_OTHER_NAMES, *_OF_FEATURES)]
     if reserved:
         raise ValueError(f"an emotion is called {reserved[0]}, as a column of another meaning is; rename its column")
     lacking = [name for name in emotions if name not in places]
@@ -180,7 +166,7 @@ def _find_columns(path: Path, header: Sequence[str], emotions: Sequence[str]) ->
     labels = tuple(emotions) if emotions else (kind,) if kind != "none" else ()
     if not emotions and {"label", "class"} <= places.keys():
         labels = ("label", "class")
-    return _Columns(places, next((name for name in _SPLIT_NAMES if name in places), ""), kind, labels)
+    return _Columns(places, next((name for name in SPLIT_COLUMNS if name in places), ""), kind, labels)
 
 
 def _to_row(line: int, values: Sequence[str], columns: _Columns, width: int, notes: dict[str, int]) -> LabelRow:
@@ -222,7 +208,7 @@ def _labels(
 ) -> Iterator[tuple[str, Label]]:
     for name in columns.labels:
         written = value(name)
-        if written.lower() in _MISSING:
+        if written.lower() in (NO_NAME if name == "class" else NO_NUMBER):
             raise _RowError(f"line {line}: {name} is empty")
         if name == "class":
             yield name, written
@@ -236,7 +222,7 @@ def _labels(
 
 
 def _seconds(written: str, name: str, line: int, notes: dict[str, int]) -> float | None:
-    if written.lower() in _MISSING:
+    if written.lower() in NO_NUMBER:
         return None
     number = _number(written, notes)
     if number is None or number < 0:
@@ -246,7 +232,7 @@ def _seconds(written: str, name: str, line: int, notes: dict[str, int]) -> float
 
 def _number(written: str, notes: dict[str, int]) -> float | None:
     """A finite number; None for anything else."""
-    if _DECIMAL_COMMA.fullmatch(written):
+    if DECIMAL_COMMA.fullmatch(written):
         written = written.replace(",", ".")
         notes["numbers with a decimal comma"] = notes.get("numbers with a decimal comma", 0) + 1
     try:

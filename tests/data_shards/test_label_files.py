@@ -13,6 +13,7 @@ from data_shards.labels import Labels
 from data_shards.reading.index import ShardIndex
 from data_shards.sources.detect import SourceOptions, open_source
 from data_shards.sources.label_file import read_label_file
+from data_shards.sources.label_table import read_label_table
 from tests.support.small_data import files, mmsa, read_all, save
 
 HEADER = "video_id,clip_id,text,label,label_T,label_A,label_V,annotation,mode"
@@ -311,3 +312,26 @@ def test_a_joined_source_is_pickled_with_its_labels(tmp_path):
     for mine, theirs in zip(source.read("train", 0, 3), copy.read("train", 0, 3), strict=True):
         assert (mine.id, mine.label, mine.raw_text) == (theirs.id, theirs.label, theirs.raw_text)
         np.testing.assert_array_equal(mine.vision, theirs.vision)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        (
+            "id,split,class\na,train,none\nb,dev,glad\n",
+            {"class_names": ("none", "glad")},
+            [("a", "train"), ("b", "valid")],
+        ),
+        ("ID;Split;Label\na;train;0,5\n", {}, [("a", "train")]),
+        ("id,video_id,clip_id,split,label\na,v,1,train,1\n", {}, [("a", "train")]),
+        ("video_id,clip_id,mode,split,label\nv,1,test,train,1\n", {}, [("v$_$1", "train")]),
+        ("id,split,label\na,train,1\nb,train,NA\n", {}, [("a", "train")]),
+    ],
+)
+def test_both_commands_read_a_label_file_alike(tmp_path, content, options, expected):
+    path = tmp_path / "label.csv"
+    path.write_text(content)
+    declared = Labels(kind="classes", **options) if options else Labels()
+    shard_rows = [(clip.names[0], clip.split) for clip in read_label_file(path, declared).clips]
+    extract_rows = [(row.id, row.split) for row in read_label_table(path).rows]
+    assert shard_rows == extract_rows == expected
