@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_shards.places import Place, place_option
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
+from dmd.evaluation.text_encoder_option import add_text_encoder
 
 if TYPE_CHECKING:
     from dmd.inference.inputs import Samples
@@ -54,15 +55,6 @@ def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
         text_encoder=options.text_encoder,
         write_to=options.json,
         ranks=options.ranks,
-    )
-
-
-def add_text_encoder(parser: argparse.ArgumentParser) -> None:
-    """The option that says where a text encoder's own weights are."""
-    parser.add_argument(
-        "--text-encoder",
-        metavar="PATH",
-        help="where the text encoder's own weights are, of a model that holds adapters (default: where they were)",
     )
 
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from data_shards.places import place_option
-from dmd.commands import add_text_encoder
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
+from dmd.evaluation.text_encoder_option import add_text_encoder
 
 
 def report_parser() -> argparse.ArgumentParser:
