@@ -87,6 +87,9 @@ def experiment(argv: list[str]) -> int:
 
 def submit(argv: list[str]) -> int:
     """Run a command as a job on a remote cluster, follow its log, look at it or stop it."""
+    from dmd.extras import require
+
+    require("ray")
     from cluster.jobs.submit import submit as submit_job
 
     return submit_job(argv)

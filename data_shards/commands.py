@@ -130,7 +130,7 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         for note in source.notes:
             print(note)
     many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
-    extraction = source.extraction if isinstance(source, TableSource) else {}
+    extraction = source.extraction if isinstance(source, TableSource | LabelledSource) else {}
     about: dict[str, Any] = {
         "where": where_of(to_paths(options.features)),
         "labels": labels,

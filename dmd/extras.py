@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-_EXTRA_OF = {
+EXTRA_OF = {
     "av": "extract",
     "bitsandbytes": "quantize",
     "deepspeed": "train",
@@ -22,7 +22,7 @@ _EXTRA_OF = {
 def missing_library(error: ModuleNotFoundError) -> str:
     """What a user is told about a library that is not installed; "" where it is none of an extra."""
     library = (error.name or "").partition(".")[0]
-    return _advice(library) if library in _EXTRA_OF and find_spec(library) is None else ""
+    return _advice(library) if library in EXTRA_OF and find_spec(library) is None else ""
 
 
 def require(library: str) -> None:
@@ -32,4 +32,4 @@ def require(library: str) -> None:
 
 
 def _advice(library: str) -> str:
-    return f"this needs {library}, which is not installed: pip install 'dmd-cluster[{_EXTRA_OF[library]}]'"
+    return f"this needs {library}, which is not installed: pip install 'dmd-cluster[{EXTRA_OF[library]}]'"

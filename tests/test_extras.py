@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.jobs.submit import requirements
+from dmd.extras import EXTRA_OF
 from tests.support.imports import ROOT
 from tests.support.trained import make_shards, train
 
-ABSENT = ("av", "deepspeed", "h5py", "mediapipe", "opensmile", "peft", "ray", "tensorboard", "webdataset")
+ABSENT = ("aiohttp", "av", "deepspeed", "h5py", "mediapipe", "opensmile", "peft", "ray", "tensorboard", "webdataset")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,7 @@ def test_what_the_base_installation_does(base, tmp_path):
     [
         (("shard", "SHARDS", "--synthetic", "--samples", "10"), "webdataset", "train"),
         (("train", "--preset", "demo", "--data", "x", "--run", "y"), "deepspeed", "train"),
+        (("submit", "status", "x"), "ray", "ray"),
         (("experiment", "--preset", "demo", "--data", "x", "--out", "y"), "ray", "ray"),
     ],
 )
@@ -59,3 +62,11 @@ def test_what_needs_an_extra_says_so(base, arguments, library, extra):
     ended = dmd(base, *arguments)
     message = f"this needs {library}, which is not installed: pip install 'dmd-cluster[{extra}]'"
     assert (ended.returncode, ended.stderr) == (2, f"dmd {arguments[0]}: error: {message}\n")
+
+
+def test_jobs_have_what_commands_need():
+    """All but Ray, which is the cluster's."""
+    lines = requirements(ROOT / "setup.cfg")
+    for library in EXTRA_OF.keys() - {"ray"}:
+        assert any(line.startswith(library) for line in lines), library
+    assert not any(line.startswith(("ray", "dmd-cluster")) for line in lines)

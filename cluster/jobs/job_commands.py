@@ -88,6 +88,7 @@ def _extract_files(options: argparse.Namespace) -> list[Path]:
     optional = {"--labels": options.labels, "--transcripts": options.transcripts, "--face-model": options.face_model}
     check_places({"CLIPS": to_place(options.clips), "OUT": to_place(options.out)})
     check_places({name: to_place(path) for name, path in optional.items() if path is not None})
+    _check_encoder(options)
     return []
 
 
@@ -109,9 +110,9 @@ def _evaluate_files(options: argparse.Namespace) -> list[Path]:
 
 
 def _check_encoder(options: argparse.Namespace) -> None:
-    """Raise ValueError for a directory that means nothing elsewhere; the name of a model on the hub does."""
+    """Raise ValueError for a path that means nothing elsewhere; the name of a model on the hub does."""
     encoder = options.text_encoder
-    if encoder is not None and Path(encoder).is_dir():
+    if encoder and Path(encoder).exists():
         check_places({"--text-encoder": to_place(encoder)})
 
 

@@ -119,7 +119,7 @@ def pinned_environment(root: Path) -> dict[str, Any]:
     return {"pip": requirements(root / "setup.cfg"), "config": {"setup_timeout_seconds": _SETUP_SECONDS}}
 
 
-_EXTRAS = ("train", "csd", "optuna", "quantize", "remote")
+_EXTRAS = ("train", "csd", "extract", "optuna", "quantize", "remote")
 """What a job may need beside Ray."""
 
 

@@ -1,6 +1,7 @@
 """Features without labels, joined with a label file by the clip's id."""
 
 from collections.abc import Iterator
+from typing import Any
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +27,8 @@ class LabelledSource:
         """
         self._source = source
         self.name = source.name
+        self.extraction: dict[str, Any] = getattr(source, "extraction", {})
+        """How the features were made of clips; empty: unknown."""
         by_name = {name: clip for clip in labels.clips for name in clip.names}
         found = [(split, number, name) for split in source.counts() for number, name in enumerate(source.ids(split))]
         self._clips: dict[str, list[tuple[str, int, ClipLabels]]] = {split: [] for split in SPLITS}

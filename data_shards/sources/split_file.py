@@ -88,10 +88,16 @@ def _from_csv(path: Path) -> Iterator[tuple[str, str]]:
     split_column = next((name for name in _SPLITS if name in columns), None)
     if split_column is None:
         raise ValueError(f"{path} lacks the column split (or mode); it has {', '.join(columns)}")
+    found: list[tuple[str, str, str]] = []
     for line, row in rows:
         values = dict(zip(columns, row, strict=True))
         if split_of(values[split_column]) is None:
             raise ValueError(f"{path}: line {line}: split {values[split_column]!r} is unknown; use {KNOWN}")
-        name = values[name_column].strip()
         clip = values["clip_id"].strip() if "clip_id" in columns else ""
-        yield f"{name}[{clip}]" if clip else name, named_split(values[split_column], f"{path}: line {line}: split")
+        split = named_split(values[split_column], f"{path}: line {line}: split")
+        found.append((values[name_column].strip(), clip, split))
+    of_video: dict[str, set[str]] = {}
+    for video, _, split in found:
+        of_video.setdefault(video, set()).add(split)
+    for video, clip, split in found:
+        yield f"{video}[{clip}]" if clip and len(of_video[video]) > 1 else video, split

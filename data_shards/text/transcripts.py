@@ -126,7 +126,8 @@ def look_at(
     if facts.empty == facts.count:
         raise ValueError(
             f"{source.name}: none of its {facts.count} samples has a transcript, of which text could be made; give "
-            "them a field or column raw_text, or leave --tokenizer and --word-vectors out"
+            "them a field or column raw_text (computational sequences: --csd words=FILE of the same videos), or leave "
+            "--tokenizer and --word-vectors out"
         )
     return facts
 

@@ -211,6 +211,10 @@ def test_a_rank_of_a_training_takes_a_cpu():
         (["shard", "/nfs/x.pkl", "/nfs/x", "--tasks", "9"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["extract", "clips", "/nfs/x"], "CLIPS is clips; a job runs elsewhere, give the absolute"),
         (["extract", "/nfs/clips", "/nfs/x", "--labels", "l.csv"], "--labels is l.csv; a job runs elsewhere, give the"),
+        (
+            ["extract", "/nfs/clips", "/nfs/x", "--text", "states", "--text-encoder", "docs"],
+            "--text-encoder is docs; a job runs elsewhere, give the absolute",
+        ),
         (["extract", "/nfs/clips", "/nfs/x", "--patience", "0"], "--patience is 0; it must be at least 1"),
         (["extract", "/nfs/clips", "/nfs/x", "--tasks", "9"], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["shard", "/nfs/x.pkl", "/nfs/x"], "no Ray dashboard for jobs at http://127.0.0.1:"),

@@ -319,6 +319,10 @@ def test_without_h5py_the_package_is_named(by_hand, monkeypatch):
         ("b.json", '{"a": "train", "b": "train", "c": "val", "d": "test"}'),
         ("c.csv", "\ufeffvideo_id;mode\na;train\nb;train\n\nc;valid\nd;test\n"),
         ("d.csv", "split,video,note\ntrain,a,\ntrain,b,x\nvalidation,c,\ntest,d,\n"),
+        (
+            "label.csv",
+            "video_id,clip_id,mode\na,1,train\na,7,train\nb,1,train\nc,1,valid\nd,2,test\n",
+        ),
         ("e.py", "standard_train_fold=['a', 'b']\n\nstandard_valid_fold=['c']\nstandard_test_fold=['d']\nx=f()\n"),
     ],
 )
@@ -405,3 +409,13 @@ def test_text_is_made_of_the_words(tmp_path, roles):
         assert "word" in text
         length = reader.index.info.lengths["text"]
         assert np.array_equal(reader.read("train", [0])["text"][0], load_tokenizer(tokenizer).encode(text, length))
+
+
+@pytest.mark.parametrize("by_segment", [False, True])
+def test_rows_without_a_length_are_counted_once(tmp_path, by_segment):
+    data_set(tmp_path, ["v", "w", "x"])
+    write_csd(tmp_path / "A.csd", {"v": (np.concatenate([frames(400, 0.05), [[3.0, 3.0]]]), np.ones((401, 3)))})
+    segments = [[0.9, 4.1], [5.0, 9.0], [11.0, 19.5]]
+    labels = {f"v[{i}]": ([segment], [[i]]) for i, segment in enumerate(segments)}
+    write_csd(tmp_path / "L.csd", labels if by_segment else {"v": (segments, [[0.0], [1.0], [2.0]])})
+    assert source_of(tmp_path).ignored["audio rows without a length"] == 1

@@ -1,6 +1,7 @@
 """Labels from a csv file, joined with features by the clip's id; and what MMSA-FET writes."""
 
 import csv
+import json
 import pickle
 
 import numpy as np
@@ -335,3 +336,13 @@ def test_both_commands_read_a_label_file_alike(tmp_path, content, options, expec
     shard_rows = [(clip.names[0], clip.split) for clip in read_label_file(path, declared).clips]
     extract_rows = [(row.id, row.split) for row in read_label_table(path).rows]
     assert shard_rows == extract_rows == expected
+
+
+def test_how_features_were_made_is_kept_with_labels_of_a_file(tmp_path):
+    made = {"audio": "librosa", "text": "raw"}
+    table = pa.table({"id": ["a", "b"], "audio": [[[1.0]]] * 2, "vision": [[[1.0]]] * 2, "text": [[[1.0]]] * 2})
+    pq.write_table(table.replace_schema_metadata({"dmd.extraction": json.dumps(made)}), tmp_path / "x.parquet")
+    (tmp_path / "label.csv").write_text("id,split,label\na,train,1\nb,train,-2\n")
+    options = ["--labels", str(tmp_path / "label.csv")]
+    assert shard([str(tmp_path / "x.parquet"), str(tmp_path / "shards"), *options]) == 0
+    assert ShardIndex.load(tmp_path / "shards").info.extraction == made

@@ -65,6 +65,8 @@ class ContentReader:
         self._timelines: dict[str, Timeline] = {}
         self.rows: dict[str, Rows] = {}
         """Role -> the rows of the segment's video, where it has any entry; words without pauses."""
+        self.fresh: list[str] = []
+        """Roles whose rows are other than those of the segment before."""
 
     def read(self, segment: Segment) -> Content:
         """What there is of a segment.
@@ -72,8 +74,7 @@ class ContentReader:
         Raises:
             ValueError: a file that cannot be read, or rows that are not what their role needs.
         """
-        for role in self._files:
-            self._load(role, segment)
+        self.fresh = [role for role in self._files if self._load(role, segment)]
         raw_text = " ".join(to_text(word) for word in self._inside("words", segment).features[:, 0].tolist())
         words = self._inside(self._sequences.roles["text"], segment)
         arrays = {"text": words.features} if len(words) else {}
@@ -93,11 +94,11 @@ class ContentReader:
             return np.zeros((0, 1)), 0
         return means(self._timelines[m], self.rows[m].features, words)
 
-    def _load(self, role: str, segment: Segment) -> None:
-        """Read the rows of a role, unless they are those of the segment before."""
+    def _load(self, role: str, segment: Segment) -> bool:
+        """Read the rows of a role, unless they are those of the segment before; whether it has."""
         entries = self._entries_of(role, segment)
         if self._entries.get(role) == entries:
-            return
+            return False
         self.rows.pop(role, None)  # before those of another video take their memory
         self._timelines.pop(role, None)
         self._entries[role] = entries
@@ -106,6 +107,7 @@ class ContentReader:
             _check_kind(rows, role, f"{self._files[role].path}: {entries[0]}")
             self.rows[role] = rows = _without_pauses(rows) if role == "words" else rows
             self._timelines[role] = Timeline(rows.intervals)
+        return True
 
     def _entries_of(self, role: str, segment: Segment) -> Sequence[str]:
         """The entries of a file that a segment's rows come from: its own where there are such, else its video's."""

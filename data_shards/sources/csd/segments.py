@@ -70,6 +70,11 @@ def read_segments(path: Path, splits: Mapping[str, str], declared: Labels) -> tu
                 else:
                     fields = _fields(labels[row], declared, f"{path}: {name}")
                     found.append(Segment(id=name, entry=entry, start=start, stop=stop, split=split, **fields))
+    if not found and not unsplit:
+        raise ValueError(
+            f"{path}: none of its {len(empty)} segments has a length: {some(empty)}; give labels whose intervals are "
+            "seconds, each from a start to a later end"
+        )
     if not found:
         raise ValueError(
             f"{path}: none of its {len(unsplit)} segments is in a split: --splits names {some(list(splits))}, the "

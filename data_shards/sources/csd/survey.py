@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from data_shards.executor import Executor
 from data_shards.format.schema import MODALITIES
 from data_shards.sources.conversions import finite
-from data_shards.sources.csd.content import Sequences
-from data_shards.sources.csd.files import Rows
+from data_shards.sources.csd.content import ContentReader, Sequences
 from data_shards.sources.csd.segments import Segment
 from data_shards.sources.left_out import add_counts
 from data_shards.sources.memory import SURVEY_MEMORY
@@ -67,12 +66,9 @@ class _SurveyVideos:
         )
         with ExitStack() as stack:
             reader = self.sequences.open(stack)
-            entry = None
             for row, segment in enumerate(segments):
                 content = reader.read(segment)
-                if segment.entry != entry:
-                    entry = segment.entry
-                    _add_video(facts, reader.rows, segment.video, self.sequences.paths)
+                _add_rows(facts, reader, segment.video, self.sequences.paths)
                 for column, (m, role) in enumerate(self.sequences.roles.items()):
                     facts.lacks_video[row, column] = role not in reader.rows
                     facts.steps[row, column] = len(content.arrays.get(m, ()))
@@ -117,12 +113,16 @@ def survey(sequences: Sequences, segments: Sequence[Segment], limits: dict[str, 
     return whole
 
 
-def _add_video(facts: Facts, rows: dict[str, Rows], video: str, paths: dict[str, Path]) -> None:
-    for role, found in rows.items():
+def _add_rows(facts: Facts, reader: ContentReader, video: str, paths: dict[str, Path]) -> None:
+    """The facts of rows that the reader has just read."""
+    for role in reader.fresh:
+        found = reader.rows.get(role)
+        if found is None:
+            continue
         add_counts(facts.without_length, {role: found.without_length})
         if role in MODALITIES:
             _check_width(facts.widths, role, _Width(found.features.shape[1], video), paths[role])
-    facts.memory = max(facts.memory, sum(found.nbytes for found in rows.values()))
+    facts.memory = max(facts.memory, sum(rows.nbytes for rows in reader.rows.values()))
 
 
 def _check_width(widths: dict[str, _Width], m: str, found: _Width, path: Path) -> None:
