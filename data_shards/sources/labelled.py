@@ -1,10 +1,10 @@
 """Features without labels, joined with a label file by the clip's id."""
 
 from collections.abc import Iterator
-from typing import Any
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from data_shards.format.schema import SPLITS, Sample
 from data_shards.sources.label_file import ClipLabels, LabelFile
