@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -88,6 +89,13 @@ def test_the_site_has_every_page():
     assert sorted(re.findall(r": (\S+\.md)$", nav, re.MULTILINE)) == sorted(
         p.name for p in (ROOT / "docs").glob("*.md")
     )
+
+
+def test_what_the_page_about_python_shows_exists():
+    names = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert names
+    for name in names:
+        assert pkgutil.resolve_name(name) is not None
 
 
 def test_links_between_documents_lead_somewhere():
