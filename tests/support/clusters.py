@@ -24,7 +24,6 @@ from tests.support.ranks import PRELOADED, forks
 forks.set_forkserver_preload(
     [
         *PRELOADED,
-        "tests.support.clusters",
         "cluster.experiments.orchestrate",
         "cluster.experiments.training",
         "cluster.jobs.submit",

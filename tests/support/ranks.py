@@ -49,7 +49,7 @@ PRELOADED = (
     "launch.trainer.main",
     "launch.trainer.build",
     "dmd.training.logging.logbook",
-    "tests.support.ranks",
+    "fsspec.config",
     # What a rank imports on its way:
     "torch._dynamo",
     "setuptools",
@@ -58,6 +58,8 @@ PRELOADED = (
     "tensorboard.plugins.hparams.metadata",
     "matplotlib.pyplot",
 )
+"""Modules that a forked process finds imported. None of tests: the server looks for modules in the working directory
+and then among the installed packages, where opensmile puts a package `tests` of its own."""
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(list(PRELOADED))
 
