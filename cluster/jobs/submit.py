@@ -14,6 +14,7 @@ import configparser
 import hashlib
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup
 MANAGED = ("status", "logs", "stop")
 ANSWER_SECONDS = 60
 _LOOK_SECONDS = 30
+_AGENT_SECONDS = 60
+_NO_AGENT = "No available agent to submit job"
+"""What Ray's dashboard answers then (ray/dashboard/modules/job/job_head.py)."""
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 _STOP_SECONDS = 120
 """Time for a job that is asked to stop: its ranks write a checkpoint. Ray's own limit is 3."""
@@ -71,7 +75,8 @@ def submit(argv: list[str]) -> int:
     entrypoint = shlex.join(["python", "-m", "cluster.jobs.entrypoint", options.command, *arguments])
     client = connect(options.address)
     try:
-        job = client.submit_job(
+        job = _submit(
+            client,
             entrypoint=entrypoint,
             submission_id=options.id,
             runtime_env=environment,
@@ -82,6 +87,18 @@ def submit(argv: list[str]) -> int:
         raise ValueError(f"{options.address} refuses the job: {reason}") from error
     print(f"job {job} on {options.address}: dmd submit --address {options.address} status|logs|stop {job}", flush=True)
     return 0 if options.no_wait else follow(client, job)
+
+
+def _submit(client: "Client", **job: Any) -> str:
+    """Submit a job. The head of a cluster that has just started has no agent yet that would take it; each request waits
+    ten seconds for one, and is repeated."""
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise
 
 
 def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
