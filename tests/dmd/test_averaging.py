@@ -65,7 +65,7 @@ def test_an_impossible_decay_is_rejected():
 
 def test_checkpoints_of_older_programs_continue(tmp_path):
     """They know none of the options that came later, which are off by default."""
-    info, config = build_from(mmsa(), tmp_path), load_config(None)
+    info, config = build_from(mmsa(), tmp_path), load_config(None, ["model.task=regression"])
     state = make_state(
         config=config,
         info=info,
@@ -79,7 +79,7 @@ def test_checkpoints_of_older_programs_continue(tmp_path):
     del state["averaged_steps"]
     later = {
         "train": ["ema_decay"],
-        "model": ["normalise", "task", "masked_padding"],
+        "model": ["normalise", "task", "emotions", "masked_padding"],
         "data": ["classes"],
         "objective": ["margin_smoothing"],
     }

@@ -132,10 +132,10 @@ def test_ranks_of_one_host_listen_on_its_loopback_alone(shards, tmp_path):
 def test_a_store_that_cannot_listen_says_which_port():
     import socket
 
-    from launch.network.rendezvous import _listen
+    from launch.network.rendezvous import listen
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ValueError, match=r"port \d+ is taken at 127\.0\.0\.1, .* give another --port"):
-            _listen("127.0.0.1", taken.getsockname()[1])
+            listen("127.0.0.1", taken.getsockname()[1])
