@@ -96,7 +96,7 @@ def publish(
         failed: (clip, reason).
     """
     content = _content(clips, settings)
-    if content != _published_content(out):
+    if not _is_published(out, clips, content):
         staging = out / WORK_DIRECTORY / f"parts-{uuid.uuid4().hex}"
         staging.mkdir()
         names = list(_write_parts(staging, clips, settings))
@@ -139,15 +139,30 @@ def _published_content(out: Path) -> str | None:
         return None
 
 
+def _is_published(out: Path, clips: Sequence[FinishedClip], content: str) -> bool:
+    """Whether the parts that are there are those of these clips."""
+    if content != _published_content(out) or any(clip.known.file.parent != out for clip in clips):
+        return False
+    return {path.name for path in out.glob(_PARTS)} == {_part_name(number) for number, _ in _split_up(clips)}
+
+
+def _split_up(clips: Sequence[FinishedClip]) -> Iterator[tuple[int, Sequence[FinishedClip]]]:
+    """The clips of each part, with its number."""
+    return enumerate(clips[start : start + PART_CLIPS] for start in range(0, len(clips), PART_CLIPS))
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
 def _write_parts(staging: Path, clips: Sequence[FinishedClip], settings: dict[str, Any]) -> Iterator[str]:
     """Write all parts; their names."""
     reader = RowReader()
-    for number, start in enumerate(range(0, len(clips), PART_CLIPS)):
-        part = clips[start : start + PART_CLIPS]
+    for number, part in _split_up(clips):
         features = reader.read([clip.known for clip in part])
         for name, values in _labels(part).items():
             features = features.append_column(name, values)
-        name = f"part-{number:05d}.parquet"
+        name = _part_name(number)
         write_rows(staging / name, features, [clip.known.record for clip in part], settings)
         yield name
 

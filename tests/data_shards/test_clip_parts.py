@@ -1,0 +1,96 @@
+"""A directory of features of clips, with features that are made up: what stays, what is removed, and what is refused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_shards.clip_sets.clip_files import find_clips
+from data_shards.clip_sets.clip_rows import record_of
+from data_shards.clip_sets.extract import Summary, extract_set
+from data_shards.clip_sets.jobs import Transcripts, plan_jobs
+from data_shards.clip_sets.one_clip import ExtractOne, Makers, Outcome
+from data_shards.executor import Ending
+from data_shards.extraction.clip import ExtractedClip
+from data_shards.extraction.settings import ExtractionSettings
+
+SETTINGS = ExtractionSettings(vision="none")
+
+
+def made_up(run: ExtractOne, number: int) -> Outcome:
+    """Features of a clip: the first byte of its file. An empty file fails."""
+    job = run.jobs[number]
+    content = job.media.read_bytes()
+    if not content:
+        return Outcome(number=number, reason="it is empty")
+    clip = ExtractedClip(
+        id=job.id,
+        raw_text="",
+        text=None,
+        audio=np.full((1, 1), content[0], dtype=np.float32),
+        vision=None,
+        lengths={"audio": 1},
+        duration=1.0,
+    )
+    return Outcome(number=number, clip=clip, record=record_of(job, clip))
+
+
+@dataclass
+class MadeUp:
+    """Makes features up in this process."""
+
+    extracted: list[str] = field(default_factory=list)
+    """Ids of the clips that it was given."""
+
+    @contextmanager
+    def map_independent(self, run: Any, count: int, *, memory: int) -> Iterator[Iterator[Ending[Any]]]:
+        """As `IndependentExecutor`."""
+        self.extracted += [job.id for job in run.jobs]
+        yield (Ending(number=number, result=made_up(run, number)) for number in range(count))
+
+
+def write(folder: Path, **contents: str) -> Path:
+    """A folder of files that are called .wav."""
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / f"{name}.wav").write_text(content)
+    return folder
+
+
+def extract(folder: Path, out: Path, *, restart: bool = False) -> tuple[Summary, list[str]]:
+    """Extract a folder; what came of it, and which clips were extracted."""
+    executor = MadeUp()
+    plan = plan_jobs(find_clips(folder), None, Transcripts())
+    return extract_set(plan, out, SETTINGS, Makers(), executor, restart=restart), executor.extracted
+
+
+def ids(out: Path) -> list[str]:
+    """The clips of a set."""
+    return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*"))]).column("id").to_pylist()
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Two clips."""
+    return write(tmp_path / "clips", a="1", b="2")
+
+
+@pytest.fixture
+def out(clips: Path, tmp_path: Path) -> Path:
+    """Their features."""
+    extract(clips, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_part_that_was_removed_is_written_again(clips, out):
+    before = (out / "part-00000.parquet").read_bytes()
+    assert extract(clips, out)[1] == []
+    (out / "part-00000.parquet").unlink()
+    assert extract(clips, out)[1] == ["a", "b"]
+    assert (out / "part-00000.parquet").read_bytes() == before
