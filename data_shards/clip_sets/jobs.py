@@ -70,6 +70,7 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
         jobs, faults = _clips_of_rows(clips, labels, transcripts)
         notes = dict(labels.notes)
     _check_jobs(clips, labels, jobs, faults)
+    faults += clips.faults
     jobs.sort(key=lambda job: ((*SPLITS, "").index(job.split), job.id))
     notes.update(clips.unknown)
     for job in jobs:

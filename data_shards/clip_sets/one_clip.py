@@ -18,6 +18,7 @@ from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.text import States
 from data_shards.extraction.transcript import Transcript
 from data_shards.extraction.transcript_files import read_transcript
+from data_shards.format.schema import is_utf8
 from data_shards.text.tokenizer import Tokenizer
 
 LoadStates = Callable[[str], States]
@@ -85,8 +86,18 @@ def spoken_in(job: ClipJob) -> Transcript | None:
     """What is said in a clip.
 
     Raises:
-        ClipError: the transcript cannot be read, or says nothing of this segment. OSError.
+        ClipError: the transcript cannot be read, is no Unicode text, or says nothing of this segment. OSError.
     """
+    said = _said_in(job)
+    if said is not None and not is_utf8(said.text):
+        raise ClipError(
+            f"its transcript {said.text!a:.60} holds half of a surrogate pair, which is no character; write the text "
+            "as UTF-8 again"
+        )
+    return said
+
+
+def _said_in(job: ClipJob) -> Transcript | None:
     if job.transcript_file is None:
         whole = job.transcript
     else:

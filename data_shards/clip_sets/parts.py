@@ -178,4 +178,4 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
+    replace_file(path, text.getvalue().encode(errors="backslashreplace"))  # a reason may name any path

@@ -99,6 +99,16 @@ def test_what_is_said_in_a_segment_must_be_known(tmp_path):
     assert spoken_in(with_row.jobs[0]) == Transcript(text="a part")
 
 
+def test_what_is_no_unicode_text_costs_its_clip(tmp_path):
+    root = folder(tmp_path / "clips", "a.mp4", "caf\udce9.mp4", "x.\udce9")
+    (root / "a.json").write_text('{"text": "so \\ud83d"}')
+    found = plan(root)
+    assert found.faults == (("caf\\udce9.mp4", "its name is not UTF-8, so it cannot be an id; rename the file"),)
+    assert found.notes == {"files whose names are not UTF-8": 2, "transcripts from files": 1}
+    with pytest.raises(ClipError, match=r"its transcript 'so \\ud83d' holds half of a surrogate pair"):
+        spoken_in(found.jobs[0])
+
+
 @pytest.mark.parametrize(
     ("files", "labels", "message"),
     [

@@ -1,4 +1,4 @@
-"""A directory of features of clips, with features that are made up: what stays, what is removed, and what is refused."""
+"""A directory of features that are made up: what stays, what is removed, and what is refused."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
