@@ -122,6 +122,11 @@ def write_rows(path: Path, table: pa.Table, records: Sequence[ClipRecord], setti
     replace_file(path, content.getvalue().to_pybytes())
 
 
+def has_records(path: Path) -> bool:
+    """Whether a Parquet file holds clips and their records. Raises ValueError or OSError for one that is damaged."""
+    return RECORDS_KEY in (pq.read_schema(path).metadata or {})
+
+
 def read_records(path: Path) -> Iterator[KnownClip]:
     """The clips of a file, in the order of its rows.
 

@@ -9,10 +9,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_shards.clip_sets.clip_rows import KnownClip, RowReader, read_records, write_rows
+from data_shards.clip_sets.clip_rows import KnownClip, RowReader, has_records, read_records, write_rows
 from data_shards.clip_sets.jobs import ClipJob
 from data_shards.durable import replace_file, sync_directory
 from data_shards.format.extraction_files import (
@@ -39,7 +40,8 @@ PART_CLIPS = 64
 """Clips of a part: a row group, which `dmd shard` reads at once."""
 NO_SPLIT = "clips"
 """What counts call clips without a split."""
-_PARTS = "part-*.parquet"
+_PART = re.compile(r"part-(\d{5}|[1-9]\d{5,})\.parquet")
+"""Name of a part; `dmd predict` and Spark write others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,9 @@ def find_known(out: Path, settings: dict[str, Any]) -> dict[str, KnownClip]:
     Raises:
         ValueError: the directory holds something else, features of other settings, or a damaged file.
     """
-    strangers = sorted(path.name for path in out.iterdir() if not _is_ours(path))
-    if strangers:
-        raise ValueError(
-            f"{out} holds {strangers[0]}, which `dmd extract` does not write; give features a directory of their own"
-        )
+    _check_strangers(path for path in out.iterdir() if not _is_named_by_us(path))
     known: dict[str, KnownClip] = {}
-    for path in (*sorted(out.glob(_PARTS)), *sorted((out / WORK_DIRECTORY).rglob("*.parquet"))):
+    for path in (*_parts_of(out), *sorted((out / WORK_DIRECTORY).rglob("*.parquet"))):
         for clip in read_records(path):
             known[clip.record.id] = clip
         before = read_extraction(extraction_of(pq.read_schema(path)), path)
@@ -75,11 +73,18 @@ def find_known(out: Path, settings: dict[str, Any]) -> dict[str, KnownClip]:
 
 
 def discard(out: Path) -> None:
-    """Remove all that an extraction has written. Raises OSError."""
-    for path in out.iterdir():
+    """Remove all that an extraction has written.
+
+    Raises:
+        ValueError: the directory holds something else; nothing was removed. OSError.
+    """
+    is_set = (out / SETTINGS_FILE).is_file() or (out / WORK_DIRECTORY).is_dir()
+    paths = list(out.iterdir())
+    _check_strangers(path for path in paths if not _is_named_by_us(path) or not _may_hold_clips(path, is_set=is_set))
+    for path in paths:
         if path.name == WORK_DIRECTORY:
             shutil.rmtree(path)
-        elif _is_ours(path) and path.name != LEASE_FILE:
+        elif path.name != LEASE_FILE:
             path.unlink()
 
 
@@ -103,7 +108,7 @@ def publish(
         (out / SETTINGS_FILE).unlink(missing_ok=True)
         for name in names:
             os.replace(staging / name, out / name)
-        for path in out.glob(_PARTS):
+        for path in _parts_of(out):
             if path.name not in names:
                 path.unlink()
         sync_directory(out)
@@ -121,8 +126,30 @@ def publish(
     shutil.rmtree(out / WORK_DIRECTORY)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.name in {*OWN_FILES, WORK_DIRECTORY, LEASE_FILE} or path.match(_PARTS)
+def _is_named_by_us(path: Path) -> bool:
+    return path.name in {*OWN_FILES, WORK_DIRECTORY, LEASE_FILE} or _PART.fullmatch(path.name) is not None
+
+
+def _may_hold_clips(path: Path, *, is_set: bool) -> bool:
+    """False for a part that somebody else wrote; a damaged one is ours where the directory `is_set` of clips."""
+    if _PART.fullmatch(path.name) is None:
+        return True
+    try:
+        return has_records(path)
+    except (pa.ArrowException, ValueError, OSError):
+        return is_set
+
+
+def _check_strangers(paths: Iterable[Path]) -> None:
+    if strangers := sorted(paths):
+        raise ValueError(
+            f"{strangers[0].parent} holds {strangers[0].name}, which `dmd extract` does not write; give features a "
+            "directory of their own"
+        )
+
+
+def _parts_of(out: Path) -> list[Path]:
+    return sorted(path for path in out.iterdir() if _PART.fullmatch(path.name))
 
 
 def _content(clips: Sequence[FinishedClip], settings: dict[str, Any]) -> str:
@@ -143,7 +170,7 @@ def _is_published(out: Path, clips: Sequence[FinishedClip], content: str) -> boo
     """Whether the parts that are there are those of these clips."""
     if content != _published_content(out) or any(clip.known.file.parent != out for clip in clips):
         return False
-    return {path.name for path in out.glob(_PARTS)} == {_part_name(number) for number, _ in _split_up(clips)}
+    return {path.name for path in _parts_of(out)} == {_part_name(number) for number, _ in _split_up(clips)}
 
 
 def _split_up(clips: Sequence[FinishedClip]) -> Iterator[tuple[int, Sequence[FinishedClip]]]:

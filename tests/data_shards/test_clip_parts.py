@@ -94,3 +94,20 @@ def test_a_part_that_was_removed_is_written_again(clips, out):
     (out / "part-00000.parquet").unlink()
     assert extract(clips, out)[1] == ["a", "b"]
     assert (out / "part-00000.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["part-000000.parquet", "part-00000-c0ffee.snappy.parquet", "part-00007.parquet"])
+def test_a_restart_removes_nothing_of_others(clips, out, name):
+    pq.write_table(pa.table({"sentiment": [1.0]}), out / name)
+    before = sorted(out.iterdir())
+    with pytest.raises(ValueError, match=f"holds {name}, which `dmd extract` does not write"):
+        extract(clips, out, restart=True)
+    assert sorted(out.iterdir()) == before
+
+
+def test_a_restart_removes_a_damaged_part_of_a_set(clips, out):
+    (out / "part-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"part-00000.parquet was not written by `dmd extract`, or is damaged"):
+        extract(clips, out)
+    assert extract(clips, out, restart=True)[1] == ["a", "b"]
+    assert ids(out) == ["a", "b"]
