@@ -140,6 +140,11 @@ def _print_summary(out: Path, summary: Summary) -> None:
     before = f", {there} of them before" if there else ""
     if summary.warnings:
         print(f"warnings: {format_counts(summary.warnings)}; {out / WARNINGS_FILE} says which clips")
+    if summary.left_out:
+        print(
+            f"removed: features of {len(summary.left_out)} clips that {out} held and this command does not name, the "
+            f"first is {summary.left_out[0]}"
+        )
     for name, reason in summary.failed[:_SHOWN_FAILURES]:
         print(f"failed: {name}: {reason}")
     if len(summary.failed) > _SHOWN_FAILURES:

@@ -97,9 +97,10 @@ def publish(
     """Make the directory that of these clips, and remove what belongs to no set. Raises OSError.
 
     Args:
-        clips: in their order.
+        clips: in their order; at least one.
         failed: (clip, reason).
     """
+    assert clips
     content = _content(clips, settings)
     if not _is_published(out, clips, content):
         staging = out / WORK_DIRECTORY / f"parts-{uuid.uuid4().hex}"
@@ -113,8 +114,8 @@ def publish(
                 path.unlink()
         sync_directory(out)
     warnings = [(clip.job.id, *warning) for clip in clips for warning in clip.known.record.warnings]
-    _write_csv(out / FAILURES_FILE, ("clip", "reason"), failed)
-    _write_csv(out / WARNINGS_FILE, ("clip", "kind", "warning"), warnings)
+    _replace(out / FAILURES_FILE, _failures(failed))
+    _replace(out / WARNINGS_FILE, _csv(("clip", "kind", "warning"), warnings))
     facts = {
         "settings": settings,
         "clips": Counter(clip.job.split or NO_SPLIT for clip in clips),
@@ -122,8 +123,23 @@ def publish(
         "warnings": Counter(kind for _, kind, _ in warnings),
         "content": content,
     }
-    replace_file(out / SETTINGS_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    _replace(out / SETTINGS_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
     shutil.rmtree(out / WORK_DIRECTORY)
+
+
+def list_failures(out: Path, failed: Sequence[tuple[str, str]]) -> None:
+    """Say why no clip of a command has features. The set that was there before stays. Raises OSError.
+
+    Args:
+        failed: (clip, reason).
+    """
+    _replace(out / FAILURES_FILE, _failures(failed))
+    if not any((out / WORK_DIRECTORY).rglob("*.parquet")):  # features of an earlier command that was interrupted
+        shutil.rmtree(out / WORK_DIRECTORY)
+
+
+def _failures(failed: Sequence[tuple[str, str]]) -> bytes:
+    return _csv(("clip", "reason"), failed)
 
 
 def _is_named_by_us(path: Path) -> bool:
@@ -200,9 +216,17 @@ def _labels(part: Sequence[FinishedClip]) -> dict[str, pa.Array]:
     return splits | {name: pa.array([clip.job.labels[name] for clip in part]) for name in part[0].job.labels}
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    replace_file(path, text.getvalue().encode(errors="backslashreplace"))  # a reason may name any path
+    return text.getvalue().encode(errors="backslashreplace")  # a reason may name any path
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace a file of a set atomically; what a kill leaves of it is in the hidden directory."""
+    staged = path.parent / WORK_DIRECTORY / path.name
+    replace_file(staged, content)
+    os.replace(staged, path)
+    sync_directory(path.parent)

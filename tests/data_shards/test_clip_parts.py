@@ -1,5 +1,6 @@
 """A directory of features that are made up: what stays, what is removed, and what is refused."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,3 +112,54 @@ def test_a_restart_removes_a_damaged_part_of_a_set(clips, out):
         extract(clips, out)
     assert extract(clips, out, restart=True)[1] == ["a", "b"]
     assert ids(out) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["failed.csv", "warnings.csv", "extraction.json"])
+def test_a_kill_while_a_file_is_written_leaves_nothing_strange(clips, tmp_path, name):
+    """The process is killed while it flushes the file to the disk."""
+    out = tmp_path / "out"
+    child = os.fork()
+    if child == 0:
+        flush = os.fsync
+
+        def die(handle: int) -> None:
+            if name in os.readlink(f"/proc/self/fd/{handle}"):
+                os._exit(1)
+            flush(handle)
+
+        os.fsync = die
+        try:
+            extract(clips, out)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert extract(clips, out)[1] == []
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("extraction.json", "failed.csv", "part-00000.parquet", "warnings.csv"),
+    ]
+
+
+def test_features_of_clips_that_are_not_named_are_removed_with_a_word(clips, out):
+    (clips / "a.wav").unlink()
+    summary, extracted = extract(write(clips, c="3"), out)
+    assert (extracted, summary.left_out) == (["c"], ("a",))
+    assert ids(out) == ["b", "c"]
+
+
+def test_features_of_other_clips_alone_are_not_removed(out, tmp_path):
+    others = write(tmp_path / "others", c="3", d="4")
+    with pytest.raises(ValueError, match="holds features of 2 clips, the first is a, and none of them is among these"):
+        extract(others, out)
+    assert ids(out) == ["a", "b"]
+    extract(others, out, restart=True)
+    assert ids(out) == ["c", "d"]
+
+
+def test_a_set_stays_where_no_clip_has_features(clips, out):
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match="no clip has features"):
+        extract(write(clips, a="", b=""), out)
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert after.pop("failed.csv") == b"clip,reason\na,it is empty\nb,it is empty\n"
+    before.pop("failed.csv")
+    assert after == before
