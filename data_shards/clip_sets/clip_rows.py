@@ -67,8 +67,9 @@ class KnownClip:
     record: ClipRecord
 
 
-def record_of(job: ClipJob, clip: ExtractedClip) -> ClipRecord:
-    """The record of a clip that has just been extracted. Raises OSError."""
+def record_of(job: ClipJob) -> ClipRecord:
+    """The record of a clip whose features are made next, still without warnings; of a file that changes meanwhile it
+    does not say what it became. Raises OSError."""
     status = job.media.stat()
     return ClipRecord(
         id=job.id,
@@ -78,7 +79,6 @@ def record_of(job: ClipJob, clip: ExtractedClip) -> ClipRecord:
         transcript=transcript_digest(job),
         start=job.start,
         stop=job.stop,
-        warnings=tuple((warning.kind, warning.text) for warning in clip.warnings),
     )
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -73,11 +73,13 @@ class ExtractOne:
         makers, states = self.makers, self.makers.states(self.settings)
         with _time_limit(self.seconds), quiet_libraries():
             try:
+                record = record_of(job)
                 clip = Clip(id=job.id, media=job.media, transcript=spoken_in(job), start=job.start, stop=job.stop)
                 found = extract_clip(
                     clip, self.settings, face_model=makers.face_model, tokenizer=makers.tokenizer, states=states
                 )
-                return Outcome(number=number, clip=found, record=record_of(job, found))
+                warnings = tuple((warning.kind, warning.text) for warning in found.warnings)
+                return Outcome(number=number, clip=found, record=replace(record, warnings=warnings))
             except (ClipError, *_LASTING) as error:
                 return Outcome(number=number, reason=str(error))
 

@@ -39,7 +39,7 @@ def made_up(run: ExtractOne, number: int) -> Outcome:
         lengths={"audio": 1},
         duration=1.0,
     )
-    return Outcome(number=number, clip=clip, record=record_of(job, clip))
+    return Outcome(number=number, clip=clip, record=record_of(job))
 
 
 @dataclass
