@@ -36,6 +36,8 @@ class ClipRecord:
     """Of what a clip's features were made."""
 
     id: str
+    media: str = ""
+    """Path of the media file in the folder of the clips."""
     size: int
     """Bytes of the media file."""
     modified: int
@@ -55,7 +57,8 @@ class ClipRecord:
         status = job.media.stat()
         if self.size != status.st_size:
             return False
-        return self.modified == status.st_mtime_ns or self.sha256 == _digest(job.media, status.st_mtime_ns)
+        is_same_file = self.media == job.place and self.modified == status.st_mtime_ns
+        return is_same_file or self.sha256 == _digest(job.media, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,7 @@ def record_of(job: ClipJob) -> ClipRecord:
     status = job.media.stat()
     return ClipRecord(
         id=job.id,
+        media=job.place,
         size=status.st_size,
         modified=status.st_mtime_ns,
         sha256=_digest(job.media, status.st_mtime_ns),

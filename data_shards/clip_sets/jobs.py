@@ -20,6 +20,8 @@ class ClipJob:
     labels: dict[str, float | int | str]
     """Column -> label; empty for a clip without."""
     media: Path
+    place: str = ""
+    """Path of `media` in the folder of the clips, where there is one."""
     start: float = 0.0
     """Seconds."""
     stop: float | None = None
@@ -75,7 +77,7 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
     notes.update(clips.unknown)
     for job in jobs:
         notes[job.transcript_origin] = notes.get(job.transcript_origin, 0) + 1
-    known = {name for job in jobs for name in (job.id, _media_id(job, clips))}
+    known = {name for job in jobs for name in (job.id, _media_id(job))}
     if unused := transcripts.table.keys() - known:
         notes["transcripts of no clip"] = len(unused)
     return JobPlan(jobs=tuple(jobs), faults=tuple(faults), notes=notes)
@@ -88,7 +90,7 @@ def _all_clips(clips: ClipFiles, transcripts: Transcripts) -> tuple[list[ClipJob
             faults.append((name, _several(media)))
             continue
         spoken = _spoken(None, name, media[0], clips, transcripts)
-        jobs.append(ClipJob(id=name, split="", labels={}, media=media[0], **spoken))
+        jobs.append(ClipJob(id=name, split="", labels={}, media=media[0], place=_place(media[0], clips), **spoken))
     return jobs, faults
 
 
@@ -120,6 +122,7 @@ def _job(row: LabelRow, key: str, media: Path, clips: ClipFiles, transcripts: Tr
         split=row.split,
         labels=row.labels,
         media=media,
+        place=_place(media, clips),
         start=row.start or 0.0,
         stop=row.stop,
         is_segment=_is_segment(row),
@@ -170,8 +173,12 @@ def _is_segment(row: LabelRow) -> bool:
     return row.start is not None or row.stop is not None
 
 
-def _media_id(job: ClipJob, clips: ClipFiles) -> str:
-    return str(job.media.relative_to(clips.folder).with_suffix(""))
+def _place(media: Path, clips: ClipFiles) -> str:
+    return str(media.relative_to(clips.folder))
+
+
+def _media_id(job: ClipJob) -> str:
+    return str(Path(job.place).with_suffix(""))
 
 
 def _check_jobs(

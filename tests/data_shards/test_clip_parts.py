@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +163,14 @@ def test_a_set_stays_where_no_clip_has_features(clips, out):
     assert after.pop("failed.csv") == b"clip,reason\na,it is empty\nb,it is empty\n"
     before.pop("failed.csv")
     assert after == before
+
+
+def test_another_file_of_the_same_size_and_time_is_another_clip(clips, out):
+    """A label file may name the media file of an id, and later another one."""
+    os.utime(clips / "a.wav", ns=(1, 1))
+    os.utime(clips / "b.wav", ns=(1, 1))
+    first, second = plan_jobs(find_clips(clips), None, Transcripts()).jobs
+    assert record_of(first).fits(first)
+    assert not record_of(first).fits(replace(second, id=first.id))
+    moved = (clips / "a.wav").rename(clips / "c.wav")
+    assert record_of(replace(first, media=moved)).fits(replace(first, media=moved, place="c.wav"))
