@@ -14,6 +14,7 @@ from data_shards.clip_sets.clip_rows import ClipRecord, record_of
 from data_shards.clip_sets.jobs import ClipJob
 from data_shards.extraction.clip import Clip, ClipError, ExtractedClip
 from data_shards.extraction.extract import extract_clip
+from data_shards.extraction.preparation import find_face_model, other_versions
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.text import States
 from data_shards.extraction.transcript import Transcript
@@ -67,10 +68,12 @@ class ExtractOne:
         """Extract clip `number`.
 
         Raises:
-            ValueError: no clip can be extracted here. OSError: of a storage that may work at another attempt.
+            ValueError: no clip can be extracted here: a library or the face model is missing.
+            OSError: of a storage that may work at another attempt.
         """
         job = self.jobs[number]
         makers, states = self.makers, self.makers.states(self.settings)
+        _check_libraries(self.settings, makers)
         with _time_limit(self.seconds), quiet_libraries():
             try:
                 record = record_of(job)
@@ -82,6 +85,17 @@ class ExtractOne:
                 return Outcome(number=number, clip=found, record=replace(record, warnings=warnings))
             except (ClipError, *_LASTING) as error:
                 return Outcome(number=number, reason=str(error))
+            except OSError:
+                raise
+            except Exception as error:  # of a library, which the others need not meet
+                return Outcome(number=number, reason=f"{type(error).__name__}: {error}")
+
+
+def _check_libraries(settings: ExtractionSettings, makers: Makers) -> None:
+    """Raise ValueError where a library or the face model is missing here: then no clip can be extracted."""
+    other_versions(settings)
+    if settings.vision != "none":
+        find_face_model(makers.face_model)
 
 
 def spoken_in(job: ClipJob) -> Transcript | None:
