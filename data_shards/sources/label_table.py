@@ -138,7 +138,7 @@ def _read(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
     with as_unreadable(path):
         text = decode(path)
     separator = separator_of(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         return [(reader.line_num, values) for values in reader if any(map(str.strip, values))], separator
     except csv.Error as error:
