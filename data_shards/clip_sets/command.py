@@ -1,6 +1,7 @@
 """What `dmd extract` does with its options, wherever the clips are extracted."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -161,7 +162,7 @@ def _next_command(options: argparse.Namespace, plan: JobPlan) -> str:
     if options.text == "raw":
         words.append("--tokenizer NAME")
     if options.emotions:
-        words.append(f"--emotions {options.emotions}")
+        words.append(f"--emotions {shlex.quote(','.join(labels))}")
     elif "label" not in labels:
         words.append("--classes" if isinstance(labels["class"], int) else "--classes --class-names NAME,...")
     elif "class" in labels:

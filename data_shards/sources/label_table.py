@@ -84,18 +84,19 @@ class _Columns:
     """Where the values of a row are."""
 
     places: dict[str, int]
+    """By name in lower case."""
     split: str
     """`split` or `mode`; empty: neither is there."""
     kind: LabelColumns
     labels: tuple[str, ...]
-    """The columns of labels."""
+    """The columns of labels, emotions as the caller spells them."""
 
 
 def read_label_table(path: Path, *, emotions: Sequence[str] = ()) -> LabelTable:
     """Read a label file. A row that cannot be used is a fault, and does not stop the others.
 
     Args:
-        emotions: the columns of a multi-label file.
+        emotions: the columns of a multi-label file, in any case; the labels are called as they are here.
 
     Raises:
         ValueError: no csv, or columns are missing.
@@ -104,12 +105,12 @@ def read_label_table(path: Path, *, emotions: Sequence[str] = ()) -> LabelTable:
     if not lines:
         raise ValueError(f"{path} is empty; write a header such as id,split,label,text and a row per clip")
     header = [name.strip() for name in lines[0][1]]
-    columns = _find_columns(path, header, [name.strip().lower() for name in emotions])
+    columns = _find_columns(path, header, [name.strip() for name in emotions])
     notes: dict[str, int] = {}
     if separator != ",":
         notes[f"separated by {'semicolons' if separator == ';' else 'tabs'}"] = len(lines) - 1
     for name in header:
-        if name.lower() not in {*columns.labels, *_OTHER_NAMES, columns.split}:
+        if name.lower() not in {*map(str.lower, columns.labels), *_OTHER_NAMES, columns.split}:
             notes[f"column {name or '(without a name)'} not used"] = len(lines) - 1
     rows: dict[str, LabelRow] = {}
     faults: list[tuple[str, str]] = []
@@ -154,10 +155,12 @@ def _find_columns(path: Path, header: Sequence[str], emotions: Sequence[str]) ->
     there = f"it has {', '.join(name or '(without a name)' for name in header)}"
     if "id" not in places and not {"video_id", "clip_id"} <= places.keys():
         raise ValueError(f"{path} has neither a column id nor video_id and clip_id; {there}")
-    reserved = [name for name in emotions if name in (*SPLIT_COLUMNS, *_OTHER_NAMES, *_OF_FEATURES)]
+    if twice := [name for name in emotions if [*map(str.lower, emotions)].count(name.lower()) > 1]:
+        raise ValueError(f"the emotion {twice[0]} is named twice; leave one")
+    reserved = [name for name in emotions if name.lower() in (*SPLIT_COLUMNS, *_OTHER_NAMES, *_OF_FEATURES)]
     if reserved:
         raise ValueError(f"an emotion is called {reserved[0]}, as a column of another meaning is; rename its column")
-    lacking = [name for name in emotions if name not in places]
+    lacking = [name for name in emotions if name.lower() not in places]
     if lacking:
         raise ValueError(f"{path} lacks the column {lacking[0]} that is named as an emotion; {there}")
     kind: LabelColumns = "emotions" if emotions else "label" if "label" in places else "class"
@@ -177,7 +180,8 @@ def _to_row(line: int, values: Sequence[str], columns: _Columns, width: int, not
         )
 
     def value(name: str) -> str:
-        return values[columns.places[name]].strip() if name in columns.places else ""
+        place = columns.places.get(name.lower())
+        return "" if place is None else values[place].strip()
 
     split = ""
     if columns.split:

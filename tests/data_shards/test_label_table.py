@@ -77,6 +77,11 @@ def test_emotions_are_columns_that_are_named(tmp_path):
     assert [row.labels for row in found.rows] == [{"happy": 1, "sad": 0}, {"happy": 0.5, "sad": 1}]
     assert found.faults == (("c", "line 4: happy is -1; an emotion is there (above 0) or not (0)"),)
     assert found.notes == {"column other not used": 3}
+    as_given = table(tmp_path, text, emotions=("HAPPY", "Sad"))
+    assert as_given.rows[0].labels == {"HAPPY": 1, "Sad": 0}
+    assert as_given.notes == {"column other not used": 3}
+    with pytest.raises(ValueError, match="the emotion sad is named twice; leave one"):
+        table(tmp_path, text, emotions=("sad", "Sad"))
     with pytest.raises(ValueError, match="lacks the column angry that is named as an emotion; it has id, spl"):
         table(tmp_path, text, emotions=("angry",))
 
