@@ -112,7 +112,8 @@ def _clips_of_rows(
             faults.append((row.id, f"line {before.line} ({before.id}) has the same clip; leave one, or give times"))
         else:
             jobs.append(_job(row, key, media[0], clips, transcripts))
-    faults += [(name, f"no row of {labels.path.name}") for name in clips.media if name not in used]
+    named = used.keys() | {clips.find(name) for name in labels.faulty}
+    faults += [(name, f"no row of {labels.path.name}") for name in clips.media if name not in named]
     return jobs, faults
 
 

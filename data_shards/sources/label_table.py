@@ -75,6 +75,8 @@ class LabelTable:
     """Rows that can be used, in their order; each id once."""
     faults: tuple[tuple[str, str], ...]
     """(id or line, reason) of the rows that cannot be used."""
+    faulty: frozenset[str]
+    """What those rows call their clips: ids, files and videos."""
     notes: dict[str, int] = field(default_factory=dict)
     """What was read otherwise than written, or not read -> how often."""
 
@@ -114,23 +116,33 @@ def read_label_table(path: Path, *, emotions: Sequence[str] = ()) -> LabelTable:
             notes[f"column {name or '(without a name)'} not used"] = len(lines) - 1
     rows: dict[str, LabelRow] = {}
     faults: list[tuple[str, str]] = []
+    faulty: set[str] = set()
     conflicting: set[str] = set()
     for line, values in lines[1:]:
         try:
             row = _to_row(line, values, columns, len(header), notes)
         except _RowError as error:
             faults.append((_name_of(values, columns, line), str(error)))
+            faulty.update(_clip_names(values, columns, line))
             continue
         before = rows.setdefault(row.id, row)
         if before is not row and before.says_the_same(row):
             notes["rows that repeat another"] = notes.get("rows that repeat another", 0) + 1
         elif before is not row:
             conflicting.add(row.id)
+            faulty.update({row.id, before.file, row.file, row.video})
             faults.append((row.id, f"lines {before.line} and {line} say different things of it; leave one"))
     kept = [row for row in rows.values() if row.id not in conflicting]
     if all(_WHOLE.fullmatch(str(row.labels.get("class", ""))) for row in kept):
         kept = [replace(row, labels={**row.labels, "class": int(float(row.labels["class"]))}) for row in kept]
-    return LabelTable(path=path, kind=columns.kind, rows=tuple(kept), faults=tuple(faults), notes=notes)
+    return LabelTable(
+        path=path,
+        kind=columns.kind,
+        rows=tuple(kept),
+        faults=tuple(faults),
+        faulty=frozenset(faulty - {""}),
+        notes=notes,
+    )
 
 
 def _read(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
@@ -259,3 +271,9 @@ def _name_of(values: Sequence[str], columns: _Columns, line: int) -> str:
         return _id_of(values, columns) or f"line {line}"
     except IndexError:
         return f"line {line}"
+
+
+def _clip_names(values: Sequence[str], columns: _Columns, line: int) -> set[str]:
+    """What a row that cannot be used calls its clip, as far as it has values."""
+    places = (columns.places.get(name, len(values)) for name in ("file", "video_id"))
+    return {_name_of(values, columns, line), *(values[place].strip() for place in places if place < len(values))}

@@ -58,6 +58,18 @@ def test_two_files_or_two_rows_of_one_clip(tmp_path):
     )
 
 
+def test_the_clip_of_a_bad_row_is_listed_once(tmp_path):
+    root = folder(tmp_path / "clips", "good.mp4", "v/bad.mp4", "twice.mp4", "talk.mp4", "other.mp4", "unnamed.mp4")
+    text = (
+        "id,split,label,file,start\ngood,test,1,,\nv$_$bad,test,much,,\ntwice,test,1,,\ntwice,test,2,,\n"
+        "x,test,1,other.mp4,soon\ntalk,test,1\n"
+    )
+    found = plan(root, text)
+    assert [(name, reason.partition(" ")[0]) for name, reason in found.faults] == [
+        *(("v$_$bad", "line"), ("twice", "lines"), ("x", "line"), ("talk", "line"), ("unnamed", "no")),
+    ]
+
+
 def test_segments_of_longer_files(tmp_path):
     root = folder(tmp_path / "clips", "talk.mp4", "other.mp4")
     text = (
