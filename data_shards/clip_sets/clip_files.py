@@ -1,6 +1,6 @@
 """The clips of a folder, and the transcripts that lie beside them or in a folder of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ MEDIA_SUFFIXES = frozenset(
     }
 )
 """What a clip's file may be called, in lower case."""
+_SPELLINGS = tuple(spelling for suffix in TRANSCRIPT_SUFFIXES for spelling in (suffix, suffix.upper()))
 _NOT_UTF8 = "files whose names are not UTF-8"
 
 
@@ -87,8 +88,16 @@ def transcript_file(media: Path, folder: Path, transcripts: Path | None) -> Path
     return next((path for path in _candidates(media, stem, transcripts) if path.is_file()), None)
 
 
+def unused_transcripts(folders: Collection[Path], used: Collection[Path]) -> list[Path]:
+    """The files in folders and below that are called as transcripts are, and are none of those that are used."""
+    found = {path for folder in folders for path, _ in named_files([folder])} - set(used)
+    same = {path.resolve() for path in used}
+    named = (path for path in sorted(found) if path.suffix.lower() in TRANSCRIPT_SUFFIXES)
+    return [path for path in named if path.resolve() not in same]
+
+
 def _candidates(media: Path, stem: str, transcripts: Path | None) -> Iterator[Path]:
-    for suffix in TRANSCRIPT_SUFFIXES:
+    for suffix in _SPELLINGS:
         yield media.with_suffix(suffix) if transcripts is None else transcripts / f"{stem}{suffix}"
 
 

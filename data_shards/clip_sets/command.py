@@ -132,7 +132,7 @@ def _transcripts(place: Path | None) -> Transcripts:
         return Transcripts(folder=place)
     if not place.is_file():
         raise ValueError(f"--transcripts {place} is not there; give a folder of transcripts, or a csv file of all")
-    return Transcripts(table=read_transcript_table(place))
+    return Transcripts(file=place, table=read_transcript_table(place))
 
 
 def _print_summary(out: Path, summary: Summary) -> None:

@@ -1,10 +1,11 @@
 """Which clips are to be extracted: the clips of a folder, joined with the rows of a label file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_shards.clip_sets.clip_files import ClipFiles, transcript_file
+from data_shards.clip_sets.clip_files import ClipFiles, transcript_file, unused_transcripts
 from data_shards.extraction.transcript import Transcript
 from data_shards.format.schema import SPLITS
 from data_shards.sources.label_table import ID_SEPARATOR, LabelRow, LabelTable
@@ -52,6 +53,8 @@ class Transcripts:
     """Where transcripts come from, beside the label file; by default from files beside the clips."""
 
     folder: Path | None = None
+    file: Path | None = None
+    """Of the table."""
     table: dict[str, Transcript] = field(default_factory=dict)
     """By clip id."""
 
@@ -80,7 +83,17 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
     known = {name for job in jobs for name in (job.id, _media_id(job))}
     if unused := transcripts.table.keys() - known:
         notes["transcripts of no clip"] = len(unused)
+    if files := _unused_files(clips, labels, transcripts, jobs):
+        notes["transcript files that no clip uses"] = len(files)
     return JobPlan(jobs=tuple(jobs), faults=tuple(faults), notes=notes)
+
+
+def _unused_files(
+    clips: ClipFiles, labels: LabelTable | None, transcripts: Transcripts, jobs: Sequence[ClipJob]
+) -> list[Path]:
+    folders = {clips.folder, transcripts.folder or clips.folder}
+    read = (transcripts.file, None if labels is None else labels.path, *(job.transcript_file for job in jobs))
+    return unused_transcripts(folders, [path for path in read if path is not None])
 
 
 def _all_clips(clips: ClipFiles, transcripts: Transcripts) -> tuple[list[ClipJob], list[tuple[str, str]]]:

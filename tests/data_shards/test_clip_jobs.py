@@ -101,6 +101,19 @@ def test_transcripts_beside_clips_come_before_the_label_file(tmp_path):
     assert [job.transcript_origin for job in apart.jobs] == ["no transcript", "transcripts from files", "no transcript"]
 
 
+def test_transcripts_in_capitals_are_read_and_files_of_no_clip_are_counted(tmp_path):
+    root = folder(tmp_path / "clips", "a.mp4", "b.mp4", "b.json", "b.TXT", "c.srt", "labels.csv")
+    (root / "a.SRT").write_text("1\n00:00:00,000 --> 00:00:01,000\nso\n")
+    (root / "labels.csv").write_text("id,split,label\na,test,1\nb,test,1\n")
+    found = plan_jobs(find_clips(root), read_label_table(root / "labels.csv"), BESIDE)
+    assert [job.transcript_file for job in found.jobs] == [root / "a.SRT", root / "b.json"]
+    assert found.notes == {"transcripts from files": 2, "transcript files that no clip uses": 2}  # b.TXT and c.srt
+    elsewhere = folder(tmp_path / "texts", "a.TXT", "d.txt")
+    found = plan(root, "id,split,label\na,test,1\n", Transcripts(folder=elsewhere))
+    assert found.jobs[0].transcript_file == elsewhere / "a.TXT"
+    assert found.notes["transcript files that no clip uses"] == 6
+
+
 def test_what_is_said_in_a_segment_must_be_known(tmp_path):
     root = folder(tmp_path / "clips", "talk.mp4")
     (root / "talk.txt").write_text("all of it")
