@@ -10,12 +10,12 @@ from pathlib import Path
 from data_shards.clip_sets.clip_rows import ClipRecord, KnownClip, to_table, write_rows
 from data_shards.clip_sets.jobs import ClipJob, JobPlan
 from data_shards.clip_sets.one_clip import ExtractOne, Makers, Outcome
-from data_shards.clip_sets.parts import NO_SPLIT, FinishedClip, discard, find_known, list_failures, publish
+from data_shards.clip_sets.parts import NO_SPLIT, FinishedClip, check_lease, discard, find_known, list_failures, publish
 from data_shards.executor import Ending, IndependentExecutor
 from data_shards.extraction.clip import ExtractedClip
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.format.extraction_files import FAILURES_FILE, WORK_DIRECTORY
-from data_shards.sole_writer import DirectoryInUse, Lease, sole_writer
+from data_shards.sole_writer import Lease, sole_writer
 
 SECONDS = 600
 """For one clip."""
@@ -64,8 +64,7 @@ class _Pending:
 
     def write(self) -> dict[str, KnownClip]:
         """Write all; the clips that were written, by id. Raises DirectoryInUse: another command took over."""
-        if (taken := self.lease.check()) is not None:
-            raise DirectoryInUse(taken)
+        check_lease(self.lease)
         clips, self.clips, self.since = self.clips, [], time.monotonic()
         if not clips:
             return {}
@@ -117,9 +116,9 @@ def extract_set(
         failed = (*plan.faults, *failures)
         clips = [FinishedClip(job=job, known=known[job.id]) for job in plan.jobs if job.id in known]
         if clips:
-            publish(out, clips, failed, settings.to_dict())
+            publish(out, clips, failed, settings.to_dict(), lease)
         else:
-            list_failures(out, failed)
+            list_failures(out, failed, lease)
     if not clips:
         name, reason = failed[0]
         raise ValueError(f"no clip has features; {out / FAILURES_FILE} says why of each; {name}: {reason}")

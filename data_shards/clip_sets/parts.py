@@ -34,7 +34,7 @@ from data_shards.format.extraction_files import (
     extraction_of,
     read_extraction,
 )
-from data_shards.sole_writer import LEASE_FILE
+from data_shards.sole_writer import LEASE_FILE, DirectoryInUse, Lease
 
 PART_CLIPS = 64
 """Clips of a part: a row group, which `dmd shard` reads at once."""
@@ -93,12 +93,16 @@ def publish(
     clips: Sequence[FinishedClip],
     failed: Sequence[tuple[str, str]],
     settings: dict[str, Any],
+    lease: Lease,
 ) -> None:
-    """Make the directory that of these clips, and remove what belongs to no set. Raises OSError.
+    """Make the directory that of these clips, and remove what belongs to no set.
 
     Args:
         clips: in their order; at least one.
         failed: (clip, reason).
+
+    Raises:
+        DirectoryInUse: another command has taken over; nothing was replaced. OSError.
     """
     assert clips
     content = _content(clips, settings)
@@ -106,6 +110,7 @@ def publish(
         staging = out / WORK_DIRECTORY / f"parts-{uuid.uuid4().hex}"
         staging.mkdir()
         names = list(_write_parts(staging, clips, settings))
+        check_lease(lease)
         (out / SETTINGS_FILE).unlink(missing_ok=True)
         for name in names:
             os.replace(staging / name, out / name)
@@ -113,6 +118,7 @@ def publish(
             if path.name not in names:
                 path.unlink()
         sync_directory(out)
+    check_lease(lease)
     warnings = [(clip.job.id, *warning) for clip in clips for warning in clip.known.record.warnings]
     _replace(out / FAILURES_FILE, _failures(failed))
     _replace(out / WARNINGS_FILE, _csv(("clip", "kind", "warning"), warnings))
@@ -127,12 +133,22 @@ def publish(
     shutil.rmtree(out / WORK_DIRECTORY)
 
 
-def list_failures(out: Path, failed: Sequence[tuple[str, str]]) -> None:
-    """Say why no clip of a command has features. The set that was there before stays. Raises OSError.
+def check_lease(lease: Lease) -> None:
+    """Raise DirectoryInUse where another command has taken the directory over."""
+    if (taken := lease.check()) is not None:
+        raise DirectoryInUse(taken)
+
+
+def list_failures(out: Path, failed: Sequence[tuple[str, str]], lease: Lease) -> None:
+    """Say why no clip of a command has features. The set that was there before stays.
 
     Args:
         failed: (clip, reason).
+
+    Raises:
+        DirectoryInUse: another command has taken over. OSError.
     """
+    check_lease(lease)
     _replace(out / FAILURES_FILE, _failures(failed))
     if not any((out / WORK_DIRECTORY).rglob("*.parquet")):  # features of an earlier command that was interrupted
         shutil.rmtree(out / WORK_DIRECTORY)

@@ -17,9 +17,12 @@ from data_shards.clip_sets.clip_rows import record_of
 from data_shards.clip_sets.extract import Summary, extract_set
 from data_shards.clip_sets.jobs import Transcripts, plan_jobs
 from data_shards.clip_sets.one_clip import ExtractOne, Makers, Outcome
+from data_shards.clip_sets.parts import FinishedClip, find_known, list_failures, publish
 from data_shards.executor import Ending
 from data_shards.extraction.clip import ExtractedClip
 from data_shards.extraction.settings import ExtractionSettings
+from data_shards.format.extraction_files import WORK_DIRECTORY, check_finished
+from data_shards.sole_writer import DirectoryInUse, acquire, sole_writer
 
 SETTINGS = ExtractionSettings(vision="none")
 
@@ -174,3 +177,32 @@ def test_another_file_of_the_same_size_and_time_is_another_clip(clips, out):
     assert not record_of(first).fits(replace(second, id=first.id))
     moved = (clips / "a.wav").rename(clips / "c.wav")
     assert record_of(replace(first, media=moved)).fits(replace(first, media=moved, place="c.wav"))
+
+
+def test_a_command_that_was_taken_over_replaces_nothing(clips, out):
+    """Another command takes the directory over after the last clip was written."""
+    before = (out / "part-00000.parquet").read_bytes()
+    plan = plan_jobs(find_clips(clips), None, Transcripts())
+    known = find_known(out, SETTINGS.to_dict())
+    finished = [FinishedClip(job=replace(job, split="train"), known=known[job.id]) for job in plan.jobs]
+    (out / WORK_DIRECTORY).mkdir()
+    lease = acquire(out, group="set")
+    with sole_writer(out, group="set"):
+        with pytest.raises(DirectoryInUse, match="was taken over by process"):
+            publish(out, finished, [], SETTINGS.to_dict(), lease)
+        with pytest.raises(DirectoryInUse):
+            list_failures(out, [("a", "it is empty")], lease)
+    lease.release()
+    assert (out / "part-00000.parquet").read_bytes() == before
+    assert "empty" not in (out / "failed.csv").read_text()
+
+
+def test_features_that_lack_clips_are_known_wherever_they_are_named(out, tmp_path):
+    check_finished(tmp_path)
+    (out / WORK_DIRECTORY).mkdir()
+    clips = out / WORK_DIRECTORY / "clips-1.parquet"
+    clips.touch()
+    for place in (tmp_path, out, out / "part-00000.parquet", out / WORK_DIRECTORY, clips):
+        with pytest.raises(ValueError, match=f"{out} lacks clips: `dmd extract` works on it, or was interrupted"):
+            check_finished(place)
+    check_finished(tmp_path / "clips")
