@@ -58,7 +58,8 @@ class Ending(Generic[Result]):
     number: int
     result: Result | None = None
     lost: str = ""
-    """Why there is no result: its process or node was lost, or its storage failed, at every attempt."""
+    """Why there is no result: its process or node was lost, or its storage failed, at every attempt; or an error that
+    is neither `ValueError` nor `OSError`, such as a library's, by its type and text."""
 
 
 class IndependentExecutor(Protocol):

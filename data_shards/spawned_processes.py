@@ -45,6 +45,13 @@ class SpawnedProcesses:
             tasks.stop()
 
 
+@dataclass(frozen=True)
+class _Bug:
+    """An error that one task meets, of a library or ours."""
+
+    text: str
+
+
 @dataclass(eq=False)
 class _Worker:
     """A process, and the task that it has."""
@@ -119,6 +126,8 @@ class _Tasks:
             raise outcome
         if isinstance(outcome, OSError):
             return self._failed(task, str(outcome))
+        if isinstance(outcome, _Bug):
+            return Ending(number=task, lost=outcome.text)
         return Ending(number=task, result=outcome)
 
     def _failed(self, task: int, reason: str) -> Ending[Any] | None:
@@ -173,6 +182,8 @@ def _work(run: Callable[[int], Any], connection: Connection) -> None:
                 outcome: Any = run(task)
             except (ValueError, OSError) as error:
                 outcome = error
+            except Exception as error:
+                outcome = _Bug(f"{type(error).__name__}: {error}")
             connection.send(outcome)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(1)

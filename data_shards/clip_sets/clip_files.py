@@ -1,10 +1,11 @@
 """The clips of a folder, and the transcripts that lie beside them or in a folder of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_shards.extraction.transcript_files import TRANSCRIPT_SUFFIXES
+from data_shards.format.schema import is_utf8
 from data_shards.sources.label_table import ID_SEPARATOR
 from data_shards.sources.paths import named_files
 
@@ -15,6 +16,8 @@ MEDIA_SUFFIXES = frozenset(
     }
 )
 """What a clip's file may be called, in lower case."""
+_SPELLINGS = tuple(spelling for suffix in TRANSCRIPT_SUFFIXES for spelling in (suffix, suffix.upper()))
+_NOT_UTF8 = "files whose names are not UTF-8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,9 @@ class ClipFiles:
     media: dict[str, tuple[Path, ...]]
     """More than one where only suffixes differ."""
     unknown: dict[str, int]
-    """Suffixes of files that are neither media nor transcripts -> how many there are."""
+    """Suffixes of files that are neither media nor transcripts, and what else is left out -> how many there are."""
+    faults: tuple[tuple[str, str], ...] = ()
+    """(clip, reason) of media files that cannot be clips."""
 
     def find(self, name: str) -> str | None:
         """The id of the clip that a label file means by `video/0001`, `video/0001.mp4` or `video$_$0001`."""
@@ -50,9 +55,15 @@ def find_clips(folder: Path) -> ClipFiles:
         raise ValueError(f"{folder} is no folder; give the one that holds the clips")
     media: dict[str, list[Path]] = {}
     unknown: dict[str, int] = {}
+    faults: list[tuple[str, str]] = []
     for path, name in named_files([folder]):
         suffix = path.suffix.lower()
-        if suffix in MEDIA_SUFFIXES:
+        if not is_utf8(name):
+            unknown[_NOT_UTF8] = unknown.get(_NOT_UTF8, 0) + 1
+            if suffix in MEDIA_SUFFIXES:
+                escaped = name.encode(errors="backslashreplace").decode()
+                faults.append((escaped, "its name is not UTF-8, so it cannot be an id; rename the file"))
+        elif suffix in MEDIA_SUFFIXES:
             media.setdefault(name.removesuffix(path.suffix), []).append(path)
         elif suffix not in TRANSCRIPT_SUFFIXES:
             kind = f"files {path.suffix or 'without a suffix'}"
@@ -64,7 +75,10 @@ def find_clips(folder: Path) -> ClipFiles:
             f"{others if unknown else ''}; give the folder of the clips"
         )
     return ClipFiles(
-        folder=folder, media={name: tuple(paths) for name, paths in sorted(media.items())}, unknown=unknown
+        folder=folder,
+        media={name: tuple(paths) for name, paths in sorted(media.items())},
+        unknown=unknown,
+        faults=tuple(faults),
     )
 
 
@@ -74,8 +88,16 @@ def transcript_file(media: Path, folder: Path, transcripts: Path | None) -> Path
     return next((path for path in _candidates(media, stem, transcripts) if path.is_file()), None)
 
 
+def unused_transcripts(folders: Collection[Path], used: Collection[Path]) -> list[Path]:
+    """The files in folders and below that are called as transcripts are, and are none of those that are used."""
+    found = {path for folder in folders for path, _ in named_files([folder])} - set(used)
+    same = {path.resolve() for path in used}
+    named = (path for path in sorted(found) if path.suffix.lower() in TRANSCRIPT_SUFFIXES)
+    return [path for path in named if path.resolve() not in same]
+
+
 def _candidates(media: Path, stem: str, transcripts: Path | None) -> Iterator[Path]:
-    for suffix in TRANSCRIPT_SUFFIXES:
+    for suffix in _SPELLINGS:
         yield media.with_suffix(suffix) if transcripts is None else transcripts / f"{stem}{suffix}"
 
 

@@ -36,6 +36,8 @@ class ClipRecord:
     """Of what a clip's features were made."""
 
     id: str
+    media: str = ""
+    """Path of the media file in the folder of the clips."""
     size: int
     """Bytes of the media file."""
     modified: int
@@ -55,7 +57,8 @@ class ClipRecord:
         status = job.media.stat()
         if self.size != status.st_size:
             return False
-        return self.modified == status.st_mtime_ns or self.sha256 == _digest(job.media, status.st_mtime_ns)
+        is_same_file = self.media == job.place and self.modified == status.st_mtime_ns
+        return is_same_file or self.sha256 == _digest(job.media, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +70,19 @@ class KnownClip:
     record: ClipRecord
 
 
-def record_of(job: ClipJob, clip: ExtractedClip) -> ClipRecord:
-    """The record of a clip that has just been extracted. Raises OSError."""
+def record_of(job: ClipJob) -> ClipRecord:
+    """The record of a clip whose features are made next, still without warnings; of a file that changes meanwhile it
+    does not say what it became. Raises OSError."""
     status = job.media.stat()
     return ClipRecord(
         id=job.id,
+        media=job.place,
         size=status.st_size,
         modified=status.st_mtime_ns,
         sha256=_digest(job.media, status.st_mtime_ns),
         transcript=transcript_digest(job),
         start=job.start,
         stop=job.stop,
-        warnings=tuple((warning.kind, warning.text) for warning in clip.warnings),
     )
 
 
@@ -120,6 +124,11 @@ def write_rows(path: Path, table: pa.Table, records: Sequence[ClipRecord], setti
     content = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd")
     replace_file(path, content.getvalue().to_pybytes())
+
+
+def has_records(path: Path) -> bool:
+    """Whether a Parquet file holds clips and their records. Raises ValueError or OSError for one that is damaged."""
+    return RECORDS_KEY in (pq.read_schema(path).metadata or {})
 
 
 def read_records(path: Path) -> Iterator[KnownClip]:

@@ -1,6 +1,7 @@
 """What `dmd extract` does with its options, wherever the clips are extracted."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -131,7 +132,7 @@ def _transcripts(place: Path | None) -> Transcripts:
         return Transcripts(folder=place)
     if not place.is_file():
         raise ValueError(f"--transcripts {place} is not there; give a folder of transcripts, or a csv file of all")
-    return Transcripts(table=read_transcript_table(place))
+    return Transcripts(file=place, table=read_transcript_table(place))
 
 
 def _print_summary(out: Path, summary: Summary) -> None:
@@ -140,6 +141,11 @@ def _print_summary(out: Path, summary: Summary) -> None:
     before = f", {there} of them before" if there else ""
     if summary.warnings:
         print(f"warnings: {format_counts(summary.warnings)}; {out / WARNINGS_FILE} says which clips")
+    if summary.left_out:
+        print(
+            f"removed: features of {len(summary.left_out)} clips that {out} held and this command does not name, the "
+            f"first is {summary.left_out[0]}"
+        )
     for name, reason in summary.failed[:_SHOWN_FAILURES]:
         print(f"failed: {name}: {reason}")
     if len(summary.failed) > _SHOWN_FAILURES:
@@ -156,7 +162,7 @@ def _next_command(options: argparse.Namespace, plan: JobPlan) -> str:
     if options.text == "raw":
         words.append("--tokenizer NAME")
     if options.emotions:
-        words.append(f"--emotions {options.emotions}")
+        words.append(f"--emotions {shlex.quote(','.join(labels))}")
     elif "label" not in labels:
         words.append("--classes" if isinstance(labels["class"], int) else "--classes --class-names NAME,...")
     elif "class" in labels:

@@ -3,19 +3,19 @@
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_shards.clip_sets.clip_rows import ClipRecord, KnownClip, to_table, write_rows
 from data_shards.clip_sets.jobs import ClipJob, JobPlan
 from data_shards.clip_sets.one_clip import ExtractOne, Makers, Outcome
-from data_shards.clip_sets.parts import NO_SPLIT, FinishedClip, discard, find_known, publish
+from data_shards.clip_sets.parts import NO_SPLIT, FinishedClip, check_lease, discard, find_known, list_failures, publish
 from data_shards.executor import Ending, IndependentExecutor
 from data_shards.extraction.clip import ExtractedClip
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.format.extraction_files import FAILURES_FILE, WORK_DIRECTORY
-from data_shards.sole_writer import DirectoryInUse, Lease, sole_writer
+from data_shards.sole_writer import Lease, sole_writer
 
 SECONDS = 600
 """For one clip."""
@@ -41,6 +41,8 @@ class Summary:
     """(clip, reason)"""
     warnings: dict[str, int]
     """Kind -> clips."""
+    left_out: tuple[str, ...]
+    """Clips that had features in the directory and are not among those of this command: they are no longer there."""
 
 
 @dataclass
@@ -62,8 +64,7 @@ class _Pending:
 
     def write(self) -> dict[str, KnownClip]:
         """Write all; the clips that were written, by id. Raises DirectoryInUse: another command took over."""
-        if (taken := self.lease.check()) is not None:
-            raise DirectoryInUse(taken)
+        check_lease(self.lease)
         clips, self.clips, self.since = self.clips, [], time.monotonic()
         if not clips:
             return {}
@@ -94,12 +95,13 @@ def extract_set(
 
     Raises:
         ValueError: other settings than those of the features that are there; another command writes there; no clip has
-            features. What was extracted is kept.
+            features, or none of the clips that have some is among these. What was extracted is kept.
     """
     with sole_writer(out) as lease:
         if restart:
             discard(out)
         there = find_known(out, settings.to_dict())
+        left_out = _left_out(out, plan, there)
         known = {job.id: there[job.id] for job in plan.jobs if job.id in there and _fits(there[job.id], job)}
         todo = tuple(job for job in plan.jobs if job.id not in known)
         work = out / WORK_DIRECTORY
@@ -113,7 +115,10 @@ def extract_set(
         known.update(extracted)
         failed = (*plan.faults, *failures)
         clips = [FinishedClip(job=job, known=known[job.id]) for job in plan.jobs if job.id in known]
-        publish(out, clips, failed, settings.to_dict())
+        if clips:
+            publish(out, clips, failed, settings.to_dict(), lease)
+        else:
+            list_failures(out, failed, lease)
     if not clips:
         name, reason = failed[0]
         raise ValueError(f"no clip has features; {out / FAILURES_FILE} says why of each; {name}: {reason}")
@@ -122,7 +127,19 @@ def extract_set(
         extracted=len(extracted),
         failed=failed,
         warnings=dict(Counter(kind for clip in clips for kind, _ in clip.known.record.warnings)),
+        left_out=left_out,
     )
+
+
+def _left_out(out: Path, plan: JobPlan, there: Mapping[str, KnownClip]) -> tuple[str, ...]:
+    """The clips of a directory that are not among those of the plan. Raises ValueError where none is."""
+    others = there.keys() - {job.id for job in plan.jobs}
+    if others and len(others) == len(there):
+        raise ValueError(
+            f"{out} holds features of {len(others)} clips, the first is {min(others)}, and none of them is among these "
+            f"{len(plan.jobs)}; give another OUT, or --restart to remove them"
+        )
+    return tuple(sorted(others))
 
 
 def _fits(found: KnownClip, job: ClipJob) -> bool:

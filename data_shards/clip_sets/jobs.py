@@ -1,10 +1,11 @@
 """Which clips are to be extracted: the clips of a folder, joined with the rows of a label file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_shards.clip_sets.clip_files import ClipFiles, transcript_file
+from data_shards.clip_sets.clip_files import ClipFiles, transcript_file, unused_transcripts
 from data_shards.extraction.transcript import Transcript
 from data_shards.format.schema import SPLITS
 from data_shards.sources.label_table import ID_SEPARATOR, LabelRow, LabelTable
@@ -20,6 +21,8 @@ class ClipJob:
     labels: dict[str, float | int | str]
     """Column -> label; empty for a clip without."""
     media: Path
+    place: str = ""
+    """Path of `media` in the folder of the clips, where there is one."""
     start: float = 0.0
     """Seconds."""
     stop: float | None = None
@@ -50,6 +53,8 @@ class Transcripts:
     """Where transcripts come from, beside the label file; by default from files beside the clips."""
 
     folder: Path | None = None
+    file: Path | None = None
+    """Of the table."""
     table: dict[str, Transcript] = field(default_factory=dict)
     """By clip id."""
 
@@ -70,14 +75,25 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
         jobs, faults = _clips_of_rows(clips, labels, transcripts)
         notes = dict(labels.notes)
     _check_jobs(clips, labels, jobs, faults)
+    faults += clips.faults
     jobs.sort(key=lambda job: ((*SPLITS, "").index(job.split), job.id))
     notes.update(clips.unknown)
     for job in jobs:
         notes[job.transcript_origin] = notes.get(job.transcript_origin, 0) + 1
-    known = {name for job in jobs for name in (job.id, _media_id(job, clips))}
+    known = {name for job in jobs for name in (job.id, _media_id(job))}
     if unused := transcripts.table.keys() - known:
         notes["transcripts of no clip"] = len(unused)
+    if files := _unused_files(clips, labels, transcripts, jobs):
+        notes["transcript files that no clip uses"] = len(files)
     return JobPlan(jobs=tuple(jobs), faults=tuple(faults), notes=notes)
+
+
+def _unused_files(
+    clips: ClipFiles, labels: LabelTable | None, transcripts: Transcripts, jobs: Sequence[ClipJob]
+) -> list[Path]:
+    folders = {clips.folder, transcripts.folder or clips.folder}
+    read = (transcripts.file, None if labels is None else labels.path, *(job.transcript_file for job in jobs))
+    return unused_transcripts(folders, [path for path in read if path is not None])
 
 
 def _all_clips(clips: ClipFiles, transcripts: Transcripts) -> tuple[list[ClipJob], list[tuple[str, str]]]:
@@ -87,7 +103,7 @@ def _all_clips(clips: ClipFiles, transcripts: Transcripts) -> tuple[list[ClipJob
             faults.append((name, _several(media)))
             continue
         spoken = _spoken(None, name, media[0], clips, transcripts)
-        jobs.append(ClipJob(id=name, split="", labels={}, media=media[0], **spoken))
+        jobs.append(ClipJob(id=name, split="", labels={}, media=media[0], place=_place(media[0], clips), **spoken))
     return jobs, faults
 
 
@@ -109,7 +125,8 @@ def _clips_of_rows(
             faults.append((row.id, f"line {before.line} ({before.id}) has the same clip; leave one, or give times"))
         else:
             jobs.append(_job(row, key, media[0], clips, transcripts))
-    faults += [(name, f"no row of {labels.path.name}") for name in clips.media if name not in used]
+    named = used.keys() | {clips.find(name) for name in labels.faulty}
+    faults += [(name, f"no row of {labels.path.name}") for name in clips.media if name not in named]
     return jobs, faults
 
 
@@ -119,6 +136,7 @@ def _job(row: LabelRow, key: str, media: Path, clips: ClipFiles, transcripts: Tr
         split=row.split,
         labels=row.labels,
         media=media,
+        place=_place(media, clips),
         start=row.start or 0.0,
         stop=row.stop,
         is_segment=_is_segment(row),
@@ -169,8 +187,12 @@ def _is_segment(row: LabelRow) -> bool:
     return row.start is not None or row.stop is not None
 
 
-def _media_id(job: ClipJob, clips: ClipFiles) -> str:
-    return str(job.media.relative_to(clips.folder).with_suffix(""))
+def _place(media: Path, clips: ClipFiles) -> str:
+    return str(media.relative_to(clips.folder))
+
+
+def _media_id(job: ClipJob) -> str:
+    return str(Path(job.place).with_suffix(""))
 
 
 def _check_jobs(

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from data_shards.clip_sets.clip_rows import ClipRecord, record_of
 from data_shards.clip_sets.jobs import ClipJob
 from data_shards.extraction.clip import Clip, ClipError, ExtractedClip
 from data_shards.extraction.extract import extract_clip
+from data_shards.extraction.preparation import find_face_model, other_versions
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.text import States
 from data_shards.extraction.transcript import Transcript
 from data_shards.extraction.transcript_files import read_transcript
+from data_shards.format.schema import is_utf8
 from data_shards.text.tokenizer import Tokenizer
 
 LoadStates = Callable[[str], States]
@@ -66,27 +68,52 @@ class ExtractOne:
         """Extract clip `number`.
 
         Raises:
-            ValueError: no clip can be extracted here. OSError: of a storage that may work at another attempt.
+            ValueError: no clip can be extracted here: a library or the face model is missing.
+            OSError: of a storage that may work at another attempt.
         """
         job = self.jobs[number]
         makers, states = self.makers, self.makers.states(self.settings)
+        _check_libraries(self.settings, makers)
         with _time_limit(self.seconds), quiet_libraries():
             try:
+                record = record_of(job)
                 clip = Clip(id=job.id, media=job.media, transcript=spoken_in(job), start=job.start, stop=job.stop)
                 found = extract_clip(
                     clip, self.settings, face_model=makers.face_model, tokenizer=makers.tokenizer, states=states
                 )
-                return Outcome(number=number, clip=found, record=record_of(job, found))
+                warnings = tuple((warning.kind, warning.text) for warning in found.warnings)
+                return Outcome(number=number, clip=found, record=replace(record, warnings=warnings))
             except (ClipError, *_LASTING) as error:
                 return Outcome(number=number, reason=str(error))
+            except OSError:
+                raise
+            except Exception as error:  # of a library, which the others need not meet
+                return Outcome(number=number, reason=f"{type(error).__name__}: {error}")
+
+
+def _check_libraries(settings: ExtractionSettings, makers: Makers) -> None:
+    """Raise ValueError where a library or the face model is missing here: then no clip can be extracted."""
+    other_versions(settings)
+    if settings.vision != "none":
+        find_face_model(makers.face_model)
 
 
 def spoken_in(job: ClipJob) -> Transcript | None:
     """What is said in a clip.
 
     Raises:
-        ClipError: the transcript cannot be read, or says nothing of this segment. OSError.
+        ClipError: the transcript cannot be read, is no Unicode text, or says nothing of this segment. OSError.
     """
+    said = _said_in(job)
+    if said is not None and not is_utf8(said.text):
+        raise ClipError(
+            f"its transcript {said.text!a:.60} holds half of a surrogate pair, which is no character; write the text "
+            "as UTF-8 again"
+        )
+    return said
+
+
+def _said_in(job: ClipJob) -> Transcript | None:
     if job.transcript_file is None:
         whole = job.transcript
     else:

@@ -9,10 +9,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_shards.clip_sets.clip_rows import KnownClip, RowReader, read_records, write_rows
+from data_shards.clip_sets.clip_rows import KnownClip, RowReader, has_records, read_records, write_rows
 from data_shards.clip_sets.jobs import ClipJob
 from data_shards.durable import replace_file, sync_directory
 from data_shards.format.extraction_files import (
@@ -33,13 +34,14 @@ from data_shards.format.extraction_files import (
     extraction_of,
     read_extraction,
 )
-from data_shards.sole_writer import LEASE_FILE
+from data_shards.sole_writer import LEASE_FILE, DirectoryInUse, Lease
 
 PART_CLIPS = 64
 """Clips of a part: a row group, which `dmd shard` reads at once."""
 NO_SPLIT = "clips"
 """What counts call clips without a split."""
-_PARTS = "part-*.parquet"
+_PART = re.compile(r"part-(\d{5}|[1-9]\d{5,})\.parquet")
+"""Name of a part; `dmd predict` and Spark write others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,9 @@ def find_known(out: Path, settings: dict[str, Any]) -> dict[str, KnownClip]:
     Raises:
         ValueError: the directory holds something else, features of other settings, or a damaged file.
     """
-    strangers = sorted(path.name for path in out.iterdir() if not _is_ours(path))
-    if strangers:
-        raise ValueError(
-            f"{out} holds {strangers[0]}, which `dmd extract` does not write; give features a directory of their own"
-        )
+    _check_strangers(path for path in out.iterdir() if not _is_named_by_us(path))
     known: dict[str, KnownClip] = {}
-    for path in (*sorted(out.glob(_PARTS)), *sorted((out / WORK_DIRECTORY).rglob("*.parquet"))):
+    for path in (*_parts_of(out), *sorted((out / WORK_DIRECTORY).rglob("*.parquet"))):
         for clip in read_records(path):
             known[clip.record.id] = clip
         before = read_extraction(extraction_of(pq.read_schema(path)), path)
@@ -75,11 +73,18 @@ def find_known(out: Path, settings: dict[str, Any]) -> dict[str, KnownClip]:
 
 
 def discard(out: Path) -> None:
-    """Remove all that an extraction has written. Raises OSError."""
-    for path in out.iterdir():
+    """Remove all that an extraction has written.
+
+    Raises:
+        ValueError: the directory holds something else; nothing was removed. OSError.
+    """
+    is_set = (out / SETTINGS_FILE).is_file() or (out / WORK_DIRECTORY).is_dir()
+    paths = list(out.iterdir())
+    _check_strangers(path for path in paths if not _is_named_by_us(path) or not _may_hold_clips(path, is_set=is_set))
+    for path in paths:
         if path.name == WORK_DIRECTORY:
             shutil.rmtree(path)
-        elif _is_ours(path) and path.name != LEASE_FILE:
+        elif path.name != LEASE_FILE:
             path.unlink()
 
 
@@ -88,28 +93,35 @@ def publish(
     clips: Sequence[FinishedClip],
     failed: Sequence[tuple[str, str]],
     settings: dict[str, Any],
+    lease: Lease,
 ) -> None:
-    """Make the directory that of these clips, and remove what belongs to no set. Raises OSError.
+    """Make the directory that of these clips, and remove what belongs to no set.
 
     Args:
-        clips: in their order.
+        clips: in their order; at least one.
         failed: (clip, reason).
+
+    Raises:
+        DirectoryInUse: another command has taken over; nothing was replaced. OSError.
     """
+    assert clips
     content = _content(clips, settings)
-    if content != _published_content(out):
+    if not _is_published(out, clips, content):
         staging = out / WORK_DIRECTORY / f"parts-{uuid.uuid4().hex}"
         staging.mkdir()
         names = list(_write_parts(staging, clips, settings))
+        check_lease(lease)
         (out / SETTINGS_FILE).unlink(missing_ok=True)
         for name in names:
             os.replace(staging / name, out / name)
-        for path in out.glob(_PARTS):
+        for path in _parts_of(out):
             if path.name not in names:
                 path.unlink()
         sync_directory(out)
+    check_lease(lease)
     warnings = [(clip.job.id, *warning) for clip in clips for warning in clip.known.record.warnings]
-    _write_csv(out / FAILURES_FILE, ("clip", "reason"), failed)
-    _write_csv(out / WARNINGS_FILE, ("clip", "kind", "warning"), warnings)
+    _replace(out / FAILURES_FILE, _failures(failed))
+    _replace(out / WARNINGS_FILE, _csv(("clip", "kind", "warning"), warnings))
     facts = {
         "settings": settings,
         "clips": Counter(clip.job.split or NO_SPLIT for clip in clips),
@@ -117,12 +129,59 @@ def publish(
         "warnings": Counter(kind for _, kind, _ in warnings),
         "content": content,
     }
-    replace_file(out / SETTINGS_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    _replace(out / SETTINGS_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
     shutil.rmtree(out / WORK_DIRECTORY)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.name in {*OWN_FILES, WORK_DIRECTORY, LEASE_FILE} or path.match(_PARTS)
+def check_lease(lease: Lease) -> None:
+    """Raise DirectoryInUse where another command has taken the directory over."""
+    if (taken := lease.check()) is not None:
+        raise DirectoryInUse(taken)
+
+
+def list_failures(out: Path, failed: Sequence[tuple[str, str]], lease: Lease) -> None:
+    """Say why no clip of a command has features. The set that was there before stays.
+
+    Args:
+        failed: (clip, reason).
+
+    Raises:
+        DirectoryInUse: another command has taken over. OSError.
+    """
+    check_lease(lease)
+    _replace(out / FAILURES_FILE, _failures(failed))
+    if not any((out / WORK_DIRECTORY).rglob("*.parquet")):  # features of an earlier command that was interrupted
+        shutil.rmtree(out / WORK_DIRECTORY)
+
+
+def _failures(failed: Sequence[tuple[str, str]]) -> bytes:
+    return _csv(("clip", "reason"), failed)
+
+
+def _is_named_by_us(path: Path) -> bool:
+    return path.name in {*OWN_FILES, WORK_DIRECTORY, LEASE_FILE} or _PART.fullmatch(path.name) is not None
+
+
+def _may_hold_clips(path: Path, *, is_set: bool) -> bool:
+    """False for a part that somebody else wrote; a damaged one is ours where the directory `is_set` of clips."""
+    if _PART.fullmatch(path.name) is None:
+        return True
+    try:
+        return has_records(path)
+    except (pa.ArrowException, ValueError, OSError):
+        return is_set
+
+
+def _check_strangers(paths: Iterable[Path]) -> None:
+    if strangers := sorted(paths):
+        raise ValueError(
+            f"{strangers[0].parent} holds {strangers[0].name}, which `dmd extract` does not write; give features a "
+            "directory of their own"
+        )
+
+
+def _parts_of(out: Path) -> list[Path]:
+    return sorted(path for path in out.iterdir() if _PART.fullmatch(path.name))
 
 
 def _content(clips: Sequence[FinishedClip], settings: dict[str, Any]) -> str:
@@ -139,15 +198,30 @@ def _published_content(out: Path) -> str | None:
         return None
 
 
+def _is_published(out: Path, clips: Sequence[FinishedClip], content: str) -> bool:
+    """Whether the parts that are there are those of these clips."""
+    if content != _published_content(out) or any(clip.known.file.parent != out for clip in clips):
+        return False
+    return {path.name for path in _parts_of(out)} == {_part_name(number) for number, _ in _split_up(clips)}
+
+
+def _split_up(clips: Sequence[FinishedClip]) -> Iterator[tuple[int, Sequence[FinishedClip]]]:
+    """The clips of each part, with its number."""
+    return enumerate(clips[start : start + PART_CLIPS] for start in range(0, len(clips), PART_CLIPS))
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
 def _write_parts(staging: Path, clips: Sequence[FinishedClip], settings: dict[str, Any]) -> Iterator[str]:
     """Write all parts; their names."""
     reader = RowReader()
-    for number, start in enumerate(range(0, len(clips), PART_CLIPS)):
-        part = clips[start : start + PART_CLIPS]
+    for number, part in _split_up(clips):
         features = reader.read([clip.known for clip in part])
         for name, values in _labels(part).items():
             features = features.append_column(name, values)
-        name = f"part-{number:05d}.parquet"
+        name = _part_name(number)
         write_rows(staging / name, features, [clip.known.record for clip in part], settings)
         yield name
 
@@ -158,9 +232,17 @@ def _labels(part: Sequence[FinishedClip]) -> dict[str, pa.Array]:
     return splits | {name: pa.array([clip.job.labels[name] for clip in part]) for name in part[0].job.labels}
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
+    return text.getvalue().encode(errors="backslashreplace")  # a reason may name any path
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace a file of a set atomically; what a kill leaves of it is in the hidden directory."""
+    staged = path.parent / WORK_DIRECTORY / path.name
+    replace_file(staged, content)
+    os.replace(staged, path)
+    sync_directory(path.parent)

@@ -19,11 +19,17 @@ _FACTS = frozenset({"dims", "face_model", "text_digest", "versions"})
 """Settings that are no choices."""
 
 
-def check_finished(directory: Path) -> None:
-    """Raise ValueError for a directory that an extraction has not finished."""
-    if (directory / WORK_DIRECTORY).exists():
+def check_finished(place: Path) -> None:
+    """Raise ValueError for features that an extraction has not finished: a file, or a directory or one below it."""
+    whole = place.absolute()
+    found = [path for path in (whole, *whole.parents) if path.name == WORK_DIRECTORY]
+    if place.is_dir():
+        found += place.rglob(WORK_DIRECTORY)
+    elif (place.parent / WORK_DIRECTORY).exists():
+        found.append(place.parent / WORK_DIRECTORY)
+    if found:
         raise ValueError(
-            f"{directory} lacks clips: `dmd extract` works on it, or was interrupted; the same command continues"
+            f"{found[0].parent} lacks clips: `dmd extract` works on it, or was interrupted; the same command continues"
         )
 
 

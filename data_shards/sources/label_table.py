@@ -75,6 +75,8 @@ class LabelTable:
     """Rows that can be used, in their order; each id once."""
     faults: tuple[tuple[str, str], ...]
     """(id or line, reason) of the rows that cannot be used."""
+    faulty: frozenset[str]
+    """What those rows call their clips: ids, files and videos."""
     notes: dict[str, int] = field(default_factory=dict)
     """What was read otherwise than written, or not read -> how often."""
 
@@ -84,18 +86,19 @@ class _Columns:
     """Where the values of a row are."""
 
     places: dict[str, int]
+    """By name in lower case."""
     split: str
     """`split` or `mode`; empty: neither is there."""
     kind: LabelColumns
     labels: tuple[str, ...]
-    """The columns of labels."""
+    """The columns of labels, emotions as the caller spells them."""
 
 
 def read_label_table(path: Path, *, emotions: Sequence[str] = ()) -> LabelTable:
     """Read a label file. A row that cannot be used is a fault, and does not stop the others.
 
     Args:
-        emotions: the columns of a multi-label file.
+        emotions: the columns of a multi-label file, in any case; the labels are called as they are here.
 
     Raises:
         ValueError: no csv, or columns are missing.
@@ -104,32 +107,42 @@ def read_label_table(path: Path, *, emotions: Sequence[str] = ()) -> LabelTable:
     if not lines:
         raise ValueError(f"{path} is empty; write a header such as id,split,label,text and a row per clip")
     header = [name.strip() for name in lines[0][1]]
-    columns = _find_columns(path, header, [name.strip().lower() for name in emotions])
+    columns = _find_columns(path, header, [name.strip() for name in emotions])
     notes: dict[str, int] = {}
     if separator != ",":
         notes[f"separated by {'semicolons' if separator == ';' else 'tabs'}"] = len(lines) - 1
     for name in header:
-        if name.lower() not in {*columns.labels, *_OTHER_NAMES, columns.split}:
+        if name.lower() not in {*map(str.lower, columns.labels), *_OTHER_NAMES, columns.split}:
             notes[f"column {name or '(without a name)'} not used"] = len(lines) - 1
     rows: dict[str, LabelRow] = {}
     faults: list[tuple[str, str]] = []
+    faulty: set[str] = set()
     conflicting: set[str] = set()
     for line, values in lines[1:]:
         try:
             row = _to_row(line, values, columns, len(header), notes)
         except _RowError as error:
             faults.append((_name_of(values, columns, line), str(error)))
+            faulty.update(_clip_names(values, columns, line))
             continue
         before = rows.setdefault(row.id, row)
         if before is not row and before.says_the_same(row):
             notes["rows that repeat another"] = notes.get("rows that repeat another", 0) + 1
         elif before is not row:
             conflicting.add(row.id)
+            faulty.update({row.id, before.file, row.file, row.video})
             faults.append((row.id, f"lines {before.line} and {line} say different things of it; leave one"))
     kept = [row for row in rows.values() if row.id not in conflicting]
     if all(_WHOLE.fullmatch(str(row.labels.get("class", ""))) for row in kept):
         kept = [replace(row, labels={**row.labels, "class": int(float(row.labels["class"]))}) for row in kept]
-    return LabelTable(path=path, kind=columns.kind, rows=tuple(kept), faults=tuple(faults), notes=notes)
+    return LabelTable(
+        path=path,
+        kind=columns.kind,
+        rows=tuple(kept),
+        faults=tuple(faults),
+        faulty=frozenset(faulty - {""}),
+        notes=notes,
+    )
 
 
 def _read(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
@@ -138,7 +151,7 @@ def _read(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
     with as_unreadable(path):
         text = decode(path)
     separator = separator_of(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         return [(reader.line_num, values) for values in reader if any(map(str.strip, values))], separator
     except csv.Error as error:
@@ -154,10 +167,12 @@ def _find_columns(path: Path, header: Sequence[str], emotions: Sequence[str]) ->
     there = f"it has {', '.join(name or '(without a name)' for name in header)}"
     if "id" not in places and not {"video_id", "clip_id"} <= places.keys():
         raise ValueError(f"{path} has neither a column id nor video_id and clip_id; {there}")
-    reserved = [name for name in emotions if name in (*SPLIT_COLUMNS, *_OTHER_NAMES, *_OF_FEATURES)]
+    if twice := [name for name in emotions if [*map(str.lower, emotions)].count(name.lower()) > 1]:
+        raise ValueError(f"the emotion {twice[0]} is named twice; leave one")
+    reserved = [name for name in emotions if name.lower() in (*SPLIT_COLUMNS, *_OTHER_NAMES, *_OF_FEATURES)]
     if reserved:
         raise ValueError(f"an emotion is called {reserved[0]}, as a column of another meaning is; rename its column")
-    lacking = [name for name in emotions if name not in places]
+    lacking = [name for name in emotions if name.lower() not in places]
     if lacking:
         raise ValueError(f"{path} lacks the column {lacking[0]} that is named as an emotion; {there}")
     kind: LabelColumns = "emotions" if emotions else "label" if "label" in places else "class"
@@ -177,7 +192,8 @@ def _to_row(line: int, values: Sequence[str], columns: _Columns, width: int, not
         )
 
     def value(name: str) -> str:
-        return values[columns.places[name]].strip() if name in columns.places else ""
+        place = columns.places.get(name.lower())
+        return "" if place is None else values[place].strip()
 
     split = ""
     if columns.split:
@@ -255,3 +271,9 @@ def _name_of(values: Sequence[str], columns: _Columns, line: int) -> str:
         return _id_of(values, columns) or f"line {line}"
     except IndexError:
         return f"line {line}"
+
+
+def _clip_names(values: Sequence[str], columns: _Columns, line: int) -> set[str]:
+    """What a row that cannot be used calls its clip, as far as it has values."""
+    places = (columns.places.get(name, len(values)) for name in ("file", "video_id"))
+    return {_name_of(values, columns, line), *(values[place].strip() for place in places if place < len(values))}

@@ -58,6 +58,18 @@ def test_two_files_or_two_rows_of_one_clip(tmp_path):
     )
 
 
+def test_the_clip_of_a_bad_row_is_listed_once(tmp_path):
+    root = folder(tmp_path / "clips", "good.mp4", "v/bad.mp4", "twice.mp4", "talk.mp4", "other.mp4", "unnamed.mp4")
+    text = (
+        "id,split,label,file,start\ngood,test,1,,\nv$_$bad,test,much,,\ntwice,test,1,,\ntwice,test,2,,\n"
+        "x,test,1,other.mp4,soon\ntalk,test,1\n"
+    )
+    found = plan(root, text)
+    assert [(name, reason.partition(" ")[0]) for name, reason in found.faults] == [
+        *(("v$_$bad", "line"), ("twice", "lines"), ("x", "line"), ("talk", "line"), ("unnamed", "no")),
+    ]
+
+
 def test_segments_of_longer_files(tmp_path):
     root = folder(tmp_path / "clips", "talk.mp4", "other.mp4")
     text = (
@@ -89,6 +101,19 @@ def test_transcripts_beside_clips_come_before_the_label_file(tmp_path):
     assert [job.transcript_origin for job in apart.jobs] == ["no transcript", "transcripts from files", "no transcript"]
 
 
+def test_transcripts_in_capitals_are_read_and_files_of_no_clip_are_counted(tmp_path):
+    root = folder(tmp_path / "clips", "a.mp4", "b.mp4", "b.json", "b.TXT", "c.srt", "labels.csv")
+    (root / "a.SRT").write_text("1\n00:00:00,000 --> 00:00:01,000\nso\n")
+    (root / "labels.csv").write_text("id,split,label\na,test,1\nb,test,1\n")
+    found = plan_jobs(find_clips(root), read_label_table(root / "labels.csv"), BESIDE)
+    assert [job.transcript_file for job in found.jobs] == [root / "a.SRT", root / "b.json"]
+    assert found.notes == {"transcripts from files": 2, "transcript files that no clip uses": 2}  # b.TXT and c.srt
+    elsewhere = folder(tmp_path / "texts", "a.TXT", "d.txt")
+    found = plan(root, "id,split,label\na,test,1\n", Transcripts(folder=elsewhere))
+    assert found.jobs[0].transcript_file == elsewhere / "a.TXT"
+    assert found.notes["transcript files that no clip uses"] == 6
+
+
 def test_what_is_said_in_a_segment_must_be_known(tmp_path):
     root = folder(tmp_path / "clips", "talk.mp4")
     (root / "talk.txt").write_text("all of it")
@@ -97,6 +122,16 @@ def test_what_is_said_in_a_segment_must_be_known(tmp_path):
         spoken_in(without.jobs[0])
     with_row = plan(root, "id,split,label,start,stop,text\ntalk,test,1,1,2,a part\n")
     assert spoken_in(with_row.jobs[0]) == Transcript(text="a part")
+
+
+def test_what_is_no_unicode_text_costs_its_clip(tmp_path):
+    root = folder(tmp_path / "clips", "a.mp4", "caf\udce9.mp4", "x.\udce9")
+    (root / "a.json").write_text('{"text": "so \\ud83d"}')
+    found = plan(root)
+    assert found.faults == (("caf\\udce9.mp4", "its name is not UTF-8, so it cannot be an id; rename the file"),)
+    assert found.notes == {"files whose names are not UTF-8": 2, "transcripts from files": 1}
+    with pytest.raises(ClipError, match=r"its transcript 'so \\ud83d' holds half of a surrogate pair"):
+        spoken_in(found.jobs[0])
 
 
 @pytest.mark.parametrize(

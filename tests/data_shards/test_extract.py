@@ -186,9 +186,9 @@ def test_other_labels_and_other_clips_cost_what_is_new(recordings, whole, sound_
         (
             "happy,sad",
             "1,0;0,2.5",
-            ["--emotions", "happy,sad"],
-            {"happy": [1, 0], "sad": [0, 2.5]},
-            "--emotions happy,sad",
+            ["--emotions", "Happy, Sad"],
+            {"Happy": [1, 0], "Sad": [0, 2.5]},
+            "--emotions Happy,Sad",
         ),
     ],
 )

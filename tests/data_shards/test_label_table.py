@@ -77,6 +77,11 @@ def test_emotions_are_columns_that_are_named(tmp_path):
     assert [row.labels for row in found.rows] == [{"happy": 1, "sad": 0}, {"happy": 0.5, "sad": 1}]
     assert found.faults == (("c", "line 4: happy is -1; an emotion is there (above 0) or not (0)"),)
     assert found.notes == {"column other not used": 3}
+    as_given = table(tmp_path, text, emotions=("HAPPY", "Sad"))
+    assert as_given.rows[0].labels == {"HAPPY": 1, "Sad": 0}
+    assert as_given.notes == {"column other not used": 3}
+    with pytest.raises(ValueError, match="the emotion sad is named twice; leave one"):
+        table(tmp_path, text, emotions=("sad", "Sad"))
     with pytest.raises(ValueError, match="lacks the column angry that is named as an emotion; it has id, spl"):
         table(tmp_path, text, emotions=("angry",))
 
@@ -87,6 +92,10 @@ def test_emotions_are_columns_that_are_named(tmp_path):
         (b"split,label\ntrain,1\n", "has neither a column id nor video_id and clip_id; it has split, label"),
         (b"id,label,Label\na,1,2\n", "has two columns Label; leave one"),
         (b"id,label\n\xb5,1\n", r"is not UTF-8: line 2 has the byte 0xb5; save it as UTF-8"),
+        (
+            b'id,split,text,label\na,train,so,1\nb,train,"so,1\nc,test,so,1\n',
+            r"labels.csv line 4: unexpected end of data",
+        ),
         (b"", "is empty or no file"),
         (b"\n\n", "is empty; write a header such as id,split,label,text"),
         (b"PK\x03\x04abc", "is a zip archive that is not whole, not a csv file of labels"),

@@ -61,7 +61,7 @@ def test_a_lost_process_costs_its_task_an_attempt(tmp_path):
         Ending(number=1, result=1),
         Ending(number=2, lost="its process was killed, as the kernel does where memory is short (attempts: 2)"),
         Ending(number=3, lost="the disk is gone (attempts: 2)"),
-        Ending(number=4, lost="its process ended with exit code 1 (attempts: 2)"),
+        Ending(number=4, lost="RuntimeError: a bug"),
         Ending(number=5, lost="it took longer than a task may (attempts: 2)"),
         Ending(number=6, result=36),
         Ending(number=7, result=49),
