@@ -108,7 +108,8 @@ def media_facts(path: Path) -> MediaFacts:
 
 
 def read_sound(path: Path, rate: int, span: Span) -> NDArray[np.float32]:
-    """The first sound track, mono [samples] at `rate` samples per second; where it pauses or begins late, zeros.
+    """The first sound track [samples] at `rate` samples per second, the mean of its channels; where it pauses or begins
+    late, zeros.
 
     Raises:
         ClipError: it cannot be decoded, or is too long.
@@ -222,7 +223,7 @@ def _pieces(
         if resampler is None or abs(start - expected) > _GAP_SECONDS:
             if resampler is not None:
                 yield from _resampled(resampler, None, position)
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+            resampler = av.AudioResampler(format="fltp", rate=rate)  # in its own layout: FFmpeg would sum channels
             position = round(start * rate)
             expected = start
         expected += frame.samples / frame.sample_rate
@@ -241,7 +242,7 @@ def _resampled(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """What the resampler gives for a frame, or at the end; each part with its place."""
     for part in resampler.resample(frame):
-        samples = part.to_ndarray()[0]
+        samples = part.to_ndarray().mean(axis=0)  # [channels, samples]
         yield position, samples
         position += len(samples)
 

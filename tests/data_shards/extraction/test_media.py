@@ -124,6 +124,24 @@ def test_a_recording_without_video(tmp_path):
     assert np.abs(sound).max() == pytest.approx(8000 / 32768, rel=0.01)
 
 
+@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1"])
+def test_equal_channels_are_as_loud_as_one(tmp_path, layout):
+    import av
+
+    path = tmp_path / "channels.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.full((1, RATE * stream.channels), 8000, dtype=np.int16), format="s16", layout=layout
+        )
+        frame.sample_rate, frame.pts = RATE, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    sound = read_sound(path, RATE, Span())
+    assert (sound.dtype, len(sound)) == (np.float32, RATE)
+    assert np.abs(sound - 8000 / 32768).max() < 1e-6
+
+
 def test_the_cover_of_a_recording_is_no_video(tmp_path):
     import av.stream
 
