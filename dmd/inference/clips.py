@@ -106,7 +106,7 @@ def _transcripts(given: str | None, clips: Mapping[str, Path]) -> tuple[Path | N
     clips."""
     if given is None:
         return None, {}
-    path = _as_path(given)
+    path = _as_path(given) if given.strip() else None  # nothing is said: no path, though `Path("")` is a directory
     if path is not None and path.is_dir():
         return path, {}
     if path is None:
@@ -160,6 +160,15 @@ def _names_clips(path: Path) -> bool:
         return False
 
 
+def reads_states(card: ModelCard, text: TranscriptText) -> bool:
+    """Whether the text that a model reads of clips are hidden states of an encoder that is no part of the model.
+
+    Raises:
+        ValueError: the training's features were not made of clips.
+    """
+    return not text.is_known and extraction_settings(card).text == "states"
+
+
 class FeatureMaker:
     """Makes features of clips as those of a model's training were made."""
 
@@ -180,15 +189,21 @@ class FeatureMaker:
 
         Raises:
             ValueError: the training's features were not made of clips; a library is missing; another face model,
-                tokenizer or encoder than that of the training.
+                tokenizer or encoder than that of the training; an encoder, and the text is none of its states.
         """
         settings = extraction_settings(card)
+        has_states = reads_states(card, text)
+        if text_encoder is not None and not has_states:
+            raise ValueError(
+                f"the text encoder {text_encoder!r} was named, but the text of clips is no encoder's hidden states; "
+                "leave it out, or give it where the model is loaded"
+            )
         if text.is_known:  # then text is made of the transcript, whether that of the training was made by `dmd extract`
             settings = replace(settings, text="raw", text_encoder="", text_digest="")
-        elif settings.text != "states":
+        elif not has_states:
             raise _unknown_text(text)
         self._face_model = face_model
-        self._states = _states(settings.text_encoder, text_encoder) if settings.text == "states" else None
+        self._states = _states(settings.text_encoder, text_encoder) if has_states else None
         prepared = prepare(settings, face_model=face_model, states=self._states)
         for line in other_versions(settings):
             _log.warning("warning: %s", line)

@@ -13,6 +13,7 @@ import torch
 
 import dmd
 from data_shards.extraction.settings import ExtractionSettings
+from data_shards.extraction.transcript import Transcript
 from data_shards.reading.reader import ShardReader
 from dmd.extraction.text_states import load_text_states
 from dmd.inference.clips import FeatureMaker, clip_jobs, extraction_settings
@@ -238,7 +239,37 @@ def test_clips_are_rejected_by_name(folder, tmp_path, capsys):
     assert f"no features can be made of {tmp_path / 'broken.mp4'}: " in error
     error = rejected(capsys, "predict", run, clip, "--transcript", "gone.srt")
     assert "--transcript gone.srt is not there" in error
-    assert "--transcript is of clips" in rejected(capsys, "predict", run, shards, "--transcript", "good")
     assert "2 inputs were given, which only clips may be" in rejected(capsys, "predict", run, shards, shards)
     error = rejected(capsys, "predict", run, clip, shards)
     assert f"{shards} is no video and no sound file; give several clips" in error
+
+
+def test_an_option_that_means_nothing_for_an_input_is_rejected(folder, tmp_path, capsys):
+    clip, features, shards = folder / "clips" / "c4.mp4", folder / "features", folder / "shards"
+    out = ("--out", f"{tmp_path}/parts/")
+    for wrong in (
+        (clip, "--split", "test"),
+        (clip, "--nonfinite", "zero"),
+        (clip, "--samples-per-part", 5),
+        (features, "--face-model", clip),
+        (features, "--transcript", "good"),
+        (shards, "--transcript", "good"),
+        (shards, "--tokenizer", folder / "encoder"),
+        (shards, "--word-vectors", clip),
+        (shards, "--nonfinite", "zero"),
+        (shards, "--transcript", "good", *out),
+        (shards, "--tokenizer", folder / "encoder", *out),
+        (shards, "--nonfinite", "zero", *out),
+    ):
+        error = rejected(capsys, "predict", folder / "run", *wrong)
+        assert f"{wrong[1]} is of " in error
+        assert f"and {wrong[0]} is read as " in error
+    assert not (tmp_path / "parts").exists()
+
+
+def test_an_empty_transcript_says_nothing_and_is_no_directory(folder, model, monkeypatch):
+    clip = folder / "clips" / "c4.mp4"
+    monkeypatch.chdir(folder / "clips")
+    for nothing in ("", " "):
+        (job,) = clip_jobs([clip], nothing)
+        assert (job.transcript, job.transcript_file) == (Transcript(text=nothing), None)
