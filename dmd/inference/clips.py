@@ -208,8 +208,7 @@ class FeatureMaker:
         for line in other_versions(settings):
             _log.warning("warning: %s", line)
         self._settings = replace(prepared, missing="zeros")  # what a clip lacks is missing, as of features
-        self._has_untold = settings.missing == "zeros"
-        """Whether clips without a transcript were among those of the training, with an empty text."""
+        self._has_untold = text.has_untold
         self._dims = card.data["dims"]
 
     def make(self, job: ClipJob) -> tuple[dict[str, Any], tuple[ClipWarning, ...]]:
@@ -220,10 +219,9 @@ class FeatureMaker:
         return self._fields(made), made.warnings
 
     def _fields(self, clip: ExtractedClip) -> dict[str, Any]:
-        says_nothing = not clip.raw_text.strip() and not self._has_untold
-        fields: dict[str, Any] = {"id": clip.id, "raw_text": None if says_nothing else clip.raw_text}
+        fields: dict[str, Any] = {"id": clip.id, "raw_text": clip.said}
         if clip.text is not None:
-            fields["text"] = None if says_nothing else clip.text
+            fields["text"] = None if clip.said is None and not self._has_untold else clip.text
         for modality, array in (("audio", clip.audio), ("vision", clip.vision)):
             # what `dmd extract` leaves out on demand is a step of zeros
             fields[modality] = np.zeros((1, self._dims[modality]), np.float32) if array is None else array

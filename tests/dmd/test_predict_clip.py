@@ -12,6 +12,9 @@ import pytest
 import torch
 
 import dmd
+from data_shards.clip_sets.clip_rows import to_table
+from data_shards.extraction.clip import Clip
+from data_shards.extraction.extract import extract_clip
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript import Transcript
 from data_shards.reading.reader import ShardReader
@@ -242,6 +245,26 @@ def test_clips_are_rejected_by_name(folder, tmp_path, capsys):
     assert "2 inputs were given, which only clips may be" in rejected(capsys, "predict", run, shards, shards)
     error = rejected(capsys, "predict", run, clip, shards)
     assert f"{shards} is no video and no sound file; give several clips" in error
+
+
+@pytest.mark.parametrize("missing", ["refuse", "zeros"])
+def test_a_clip_without_a_transcript_is_predicted_as_its_features_are(folder, tmp_path, caplog, missing):
+    """Where the training had none such its text is missing, else it is an empty one."""
+    model, media = dmd.load(folder / "export"), folder / "clips" / "c4.mp4"
+    tokenizer = {"name": str(folder / "encoder"), "digest": extraction_settings(model.card).text_digest}
+    trained = replace(
+        extraction_settings(model.card), text="raw", text_encoder="", text_digest="", lengths={}, missing=missing
+    )
+    model.card = replace(model.card, data={**model.card.data, "extraction": trained.to_dict(), "tokenizer": tokenizer})
+    made = extract_clip(Clip(id="c4", media=media), replace(trained, missing="zeros"))
+    table = to_table([made])
+    assert table["raw_text"].to_pylist() == [None]
+    pq.write_table(table, tmp_path / "untold.parquet")
+    (found,) = predictions(model, read_samples(tmp_path / "untold.parquet", model.card))
+    of_features = "text is missing in 1 of 1 samples" in caplog.text
+    caplog.clear()
+    assert torch.equal(dmd.predict_clip(model, media).sentiment, found[1].sentiment)
+    assert ("text is missing in 1 of 1 samples" in caplog.text) == of_features == (missing == "refuse")
 
 
 def test_an_option_that_means_nothing_for_an_input_is_rejected(folder, tmp_path, capsys):
