@@ -268,16 +268,18 @@ def extraction_settings(card: ModelCard) -> ExtractionSettings:
 
 
 def check_made_alike(card: ModelCard, extraction: Mapping[str, Any], where: str) -> None:
-    """Compare how features were made with how those of the training were, where both are known.
+    """Compare how features were made with how those of the training were, where both are known, by what matters.
 
     Raises:
         ValueError: the settings differ. Other versions of libraries are a warning.
     """
     if not extraction or not card.data.get("extraction"):
         return
-    trained, here = extraction_settings(card).to_dict(), ExtractionSettings.from_dict(dict(extraction)).to_dict()
+    of_training, of_these = extraction_settings(card), ExtractionSettings.from_dict(dict(extraction))
+    trained, here = of_training.to_dict(), of_these.to_dict()
     both_made_text = trained["text_digest"] and here["text_digest"]
     compared = set(trained) - set(_FREE) | ({"text_digest"} if both_made_text else set())
+    compared -= of_training.unused() & of_these.unused()
     unlike = differences({name: trained[name] for name in compared}, {name: here[name] for name in compared})
     if unlike:
         raise ValueError(

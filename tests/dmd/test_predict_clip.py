@@ -19,7 +19,7 @@ from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript import Transcript
 from data_shards.reading.reader import ShardReader
 from dmd.extraction.text_states import load_text_states
-from dmd.inference.clips import FeatureMaker, clip_jobs, extraction_settings
+from dmd.inference.clips import FeatureMaker, check_made_alike, clip_jobs, extraction_settings
 from dmd.inference.export import CARD
 from dmd.inference.inputs import read_samples
 from dmd.inference.outputs import predictions
@@ -227,6 +227,32 @@ def test_other_libraries_are_a_warning_and_another_face_model_is_rejected(folder
     caplog.clear()
     list(read_samples(folder / "shards", model.card, splits=["test"]))
     assert "features of other versions than those of the training: av 1 and " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("choices", "name", "value", "is_used"),
+    [
+        ({"vision": "none"}, "frame_size", 320, False),
+        ({"vision": "none"}, "frames_per_second", 5.0, False),
+        ({"audio": "none"}, "audio_rate", 5.0, False),
+        ({"audio": "none"}, "sample_rate", 48000, False),
+        ({"alignment": "words"}, "audio_rate", 5.0, False),
+        ({"audio": "none", "vision": "none"}, "alignment", "words", False),
+        ({"vision": "none"}, "audio_rate", 5.0, True),
+        ({"audio": "none"}, "frame_size", 320, True),
+        ({"alignment": "words"}, "frames_per_second", 5.0, True),
+        ({"alignment": "words"}, "sample_rate", 48000, True),
+        ({"vision": "none"}, "audio", "librosa", True),
+    ],
+)
+def test_settings_are_compared_where_they_matter(model, choices, name, value, is_used):
+    card = replace(model.card, data={**model.card.data, "extraction": ExtractionSettings(**choices).to_dict()})
+    other = ExtractionSettings(**{**choices, name: value}).to_dict()
+    if is_used:
+        with pytest.raises(ValueError, match=rf"made otherwise .*\({name} "):
+            check_made_alike(card, other, "there")
+    else:
+        check_made_alike(card, other, "there")
 
 
 def test_clips_are_rejected_by_name(folder, tmp_path, capsys):
