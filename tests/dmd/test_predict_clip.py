@@ -121,6 +121,12 @@ def test_a_clip_is_predicted_as_its_features_are(folder, model, want, tmp_path, 
     ]
 
 
+def test_the_libraries_that_read_a_clip_print_nothing(folder, capfd):
+    capfd.readouterr()
+    assert command("predict", folder / "export", folder / "clips" / "c4.mp4", "--transcript", SAID[4]) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_several_clips_and_a_folder_with_transcripts(folder, tmp_path, capsys, caplog):
     names = ("c3", "c4")
     table = tmp_path / "said.csv"
