@@ -17,6 +17,7 @@ from dmd.evaluation.text_encoder_option import add_text_encoder
 if TYPE_CHECKING:
     from dmd.inference.inputs import Samples
     from dmd.inference.predict_parts import Order
+    from dmd.inference.transcript_text import TranscriptText
     from dmd.system.trained_model import ModelCard
 
 
@@ -186,6 +187,7 @@ def parts_order(options: argparse.Namespace) -> "Order":
     Raises:
         ValueError: a file, or single samples.
     """
+    from dmd.inference.input_options import check_options
     from dmd.inference.outputs import is_directory
     from dmd.inference.predict_parts import Order
     from dmd.model.text_base import base_name
@@ -197,9 +199,11 @@ def parts_order(options: argparse.Namespace) -> "Order":
         raise ValueError(
             f"--out {options.out} is a directory, which takes whole splits; name a .parquet file with --id"
         )
+    place = _one_place(options.inputs)
+    check_options(_given(options), "parts", place)
     return Order(
         model=options.model,
-        data=_one_place(options.inputs).absolute(),
+        data=place.absolute(),
         out=options.out.absolute(),
         splits=_asked_splits(options),
         samples_per_part=options.samples_per_part,
@@ -218,16 +222,39 @@ def _asked_splits(options: argparse.Namespace) -> list[str] | None:
     return list(dict.fromkeys(options.split)) if options.split else None
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of options that differ from their defaults, None for the others."""
+    default = predict_parser().get_default
+    return {name: None if value == default(name) else value for name, value in vars(options).items()}
+
+
 def _predict_file(options: argparse.Namespace) -> int:
-    from dmd.inference.export import load
+    from dmd.inference.clips import reads_states
+    from dmd.inference.export import read_model
+    from dmd.inference.input_options import check_options, kind_of
     from dmd.inference.outputs import check_suffix, predictions, printed, schema, to_table, write_predictions
+    from dmd.inference.transcript_text import TranscriptText
+    from dmd.kernels.backend import default_device
+    from dmd.system.trained_model import TrainedModel
 
     out = None if options.out is None else options.out.path
     if out is not None:
         check_suffix(out)
-    model = load(options.model, text_encoder=None if _are_clips(options) else options.text_encoder)
+    kind = kind_of(options.inputs[0])
+    check_options(_given(options), kind, options.inputs[0])
+    card, weights = read_model(options.model)
+    text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
+    # the encoder whose states clips get, or else the one that the model stands on
+    of_clips, of_model = options.text_encoder, None
+    if kind != "clips" or not reads_states(card, text):
+        of_clips, of_model = None, options.text_encoder
+    model = TrainedModel(card, weights, default_device(), text_encoder=of_model)
     counts: Counter[str] = Counter()
-    tables = (to_table(*pair) for pair in predictions(model, _counted(_samples(options, model.card), counts)))
+    if kind == "clips":
+        samples = _clips(options, model.card, text, text_encoder=of_clips)
+    else:
+        samples = _samples(options, model.card)
+    tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     if out is None:
         print(printed(tables))
         return 0
@@ -237,28 +264,24 @@ def _predict_file(options: argparse.Namespace) -> int:
     return 0
 
 
-def _are_clips(options: argparse.Namespace) -> bool:
-    from dmd.inference.clips import are_clips
+def _clips(
+    options: argparse.Namespace, card: "ModelCard", text: "TranscriptText", *, text_encoder: str | None
+) -> "Iterator[Samples]":
+    """The clips that are to be predicted."""
+    from dmd.inference.clips import FeatureMaker, clip_jobs
+    from dmd.inference.inputs import read_clips
 
-    return not options.inputs[0].is_url and are_clips(options.inputs[0].path)
+    jobs = clip_jobs([place.path for place in options.inputs], options.transcript)
+    maker = FeatureMaker(card, text, face_model=options.face_model, text_encoder=text_encoder)
+    return read_clips(jobs, card, maker, text, ids=options.id)
 
 
 def _samples(options: argparse.Namespace, card: "ModelCard") -> "Iterator[Samples]":
-    """What is to be predicted."""
-    from dmd.inference.clips import FeatureMaker, clip_jobs
-    from dmd.inference.inputs import read_clips, read_samples
-    from dmd.inference.transcript_text import TranscriptText
+    """The samples of shards or features that are to be predicted."""
+    from dmd.inference.inputs import read_samples
 
-    if _are_clips(options):
-        jobs = clip_jobs([place.path for place in options.inputs], options.transcript)
-        text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
-        maker = FeatureMaker(card, text, face_model=options.face_model, text_encoder=options.text_encoder)
-        return read_clips(jobs, card, maker, text, ids=options.id)
-    place = _one_place(options.inputs)
-    if options.transcript is not None:
-        raise ValueError(f"--transcript is of clips, and {place} is no video and no sound file; leave it out")
     return read_samples(
-        place,
+        _one_place(options.inputs),
         card,
         splits=_asked_splits(options),
         default=None if options.id else DEFAULT_SPLIT,

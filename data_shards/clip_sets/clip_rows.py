@@ -98,9 +98,9 @@ def transcript_digest(job: ClipJob) -> str:
 
 def to_table(clips: Sequence[ExtractedClip]) -> pa.Table:
     """Rows of clips that were extracted with the same settings, at least one. A modality that the settings leave out is
-    one step of a zero, since DMD has three."""
+    one step of a zero, since DMD has three; of a clip without a transcript `raw_text` is null."""
     columns: dict[str, Any] = {"id": pa.array([clip.id for clip in clips], pa.string())}
-    columns["raw_text"] = pa.array([clip.raw_text for clip in clips], pa.string())
+    columns["raw_text"] = pa.array([clip.said for clip in clips], pa.string())
     for modality in MODALITIES:
         arrays = [getattr(clip, modality) for clip in clips]
         if arrays[0] is None and modality == "text":

@@ -76,3 +76,8 @@ class ExtractedClip:
     """Seconds."""
     warnings: tuple[ClipWarning, ...] = ()
     """At most one of a kind."""
+
+    @property
+    def said(self) -> str | None:
+        """What is said; None where there is no transcript, or one of white space alone."""
+        return self.raw_text if self.raw_text.strip() else None

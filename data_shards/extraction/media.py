@@ -37,6 +37,28 @@ _EARLY_SECONDS = 0.002
 """A frame counts as shown so much earlier: containers round its time, to a millisecond at worst."""
 _DEFAULT_FRAME_SECONDS = Fraction(1, 25)
 """How long a frame lasts where the file says nothing."""
+_FORMATS = (
+    *("mov", "matroska", "webm", "avi", "flv", "live_flv", "asf", "mpeg", "mpegts", "mpegvideo", "dv"),
+    *(
+        "m4v",
+        "h264",
+        "hevc",
+        "wav",
+        "w64",
+        "aiff",
+        "caf",
+        "au",
+        "flac",
+        "mp3",
+        "ogg",
+        "aac",
+        "loas",
+        "amr",
+        "ac3",
+        "eac3",
+    ),
+)
+"""FFmpeg's names of what a file may be, whatever it is called. Lists of other files (concat, hls, dash) are none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,8 @@ def media_facts(path: Path) -> MediaFacts:
 
 
 def read_sound(path: Path, rate: int, span: Span) -> NDArray[np.float32]:
-    """The first sound track, mono [samples] at `rate` samples per second; where it pauses or begins late, zeros.
+    """The first sound track [samples] at `rate` samples per second, the mean of its channels; where it pauses or begins
+    late, zeros.
 
     Raises:
         ClipError: it cannot be decoded, or is too long.
@@ -132,7 +155,8 @@ def read_sound(path: Path, rate: int, span: Span) -> NDArray[np.float32]:
 
 
 def read_frames(path: Path, rate: float, size: int, span: Span, count: FrameCount) -> Iterator[Frame]:
-    """The frames that are shown at the middles of steps of 1/`rate` seconds, each once, in order.
+    """The frames that are shown at the middles of steps of 1/`rate` seconds, each once, in order. Steps before the
+    first frame of a video that begins late have none.
 
     Args:
         rate: steps per second.
@@ -149,12 +173,14 @@ def read_frames(path: Path, rate: float, size: int, span: Span, count: FrameCoun
         aspect = float(stream.sample_aspect_ratio or 1)
         shown: _Shown | None = None
         turn = 0
-        step = 0
+        first = step = 0
         for frame in _decoded(container, stream, span):
             start = _time(frame, _origin(container), count.stop + span.start) - span.start
             span.check_length(start)
             own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
             _count(count, frame, start, stop=start + max(own, interval))
+            if shown is None:
+                first = step = _step_at(start, rate)
             steps = range(step, max(step, _step_at(start, rate)))
             if shown is not None and steps:
                 yield Frame(steps, _pixels(shown, size, aspect))
@@ -166,6 +192,8 @@ def read_frames(path: Path, rate: float, size: int, span: Span, count: FrameCoun
             count.stop = min(count.stop, span.stop - span.start)
         if shown is not None and count.stop > 0:
             last = max(_step_at(count.stop, rate), 1)
+            if step == first:
+                step = min(step, last - 1)  # a video that is shown at no middle has its last step
             if last > step:
                 yield Frame(range(step, last), _pixels(shown, size, aspect))
 
@@ -222,7 +250,7 @@ def _pieces(
         if resampler is None or abs(start - expected) > _GAP_SECONDS:
             if resampler is not None:
                 yield from _resampled(resampler, None, position)
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+            resampler = av.AudioResampler(format="fltp", rate=rate)  # in its own layout: FFmpeg would sum channels
             position = round(start * rate)
             expected = start
         expected += frame.samples / frame.sample_rate
@@ -241,7 +269,7 @@ def _resampled(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """What the resampler gives for a frame, or at the end; each part with its place."""
     for part in resampler.resample(frame):
-        samples = part.to_ndarray()[0]
+        samples = part.to_ndarray().mean(axis=0)  # [channels, samples]
         yield position, samples
         position += len(samples)
 
@@ -291,7 +319,8 @@ def _opened(path: Path) -> Iterator["InputContainer"]:
     try:
         if path.is_file() and not path.stat().st_size:
             raise ClipError("its media file is empty (0 bytes); copy it again")
-        container = av.open(str(path.resolve()), "r", options={"protocol_whitelist": "file"})
+        allowed = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
+        container = av.open(str(path.resolve()), "r", options=allowed)
     except av.error.FFmpegError as error:
         raise ClipError(
             f"its media file cannot be opened ({_reason(error)}); it is missing, cut off or no media file"

@@ -83,6 +83,19 @@ class ExtractionSettings:
         """Plain JSON values, for `from_dict`."""
         return asdict(self)
 
+    def unused(self) -> set[str]:
+        """Names of settings that make no difference to the features, since others turn off what they are about."""
+        names: set[str] = set()
+        if self.audio == "none":
+            names |= {"sample_rate", "audio_rate"}
+        if self.vision == "none":
+            names |= {"frames_per_second", "frame_size", "face_model"}
+        if self.alignment == "words":
+            names.add("audio_rate")
+        if self.audio == self.vision == "none":
+            names.add("alignment")
+        return names
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ExtractionSettings":
         """Settings from what `to_dict` gave; fields that are absent have their defaults.

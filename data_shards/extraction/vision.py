@@ -39,7 +39,7 @@ def vision_track(
     model: Path,
 ) -> Track:
     """Features of the face in frames that `media.read_frames` gives at `rate` steps per second; of several faces, of
-    the one that is found first.
+    the one that is found first. Steps before the first frame have no face.
 
     Args:
         count: what `read_frames` counts.
@@ -50,12 +50,13 @@ def vision_track(
         ValueError: MediaPipe is not installed, or does not take the model.
     """
     rows = [row for frame in _with_faces(frames, rate, kind, model) for row in frame]
-    features = np.zeros((len(rows), VISION_DIMS[kind]), dtype=np.float32)
-    usable = np.zeros(len(rows), dtype=np.bool_)
+    steps = rows[-1].step + 1 if rows else 0
+    features = np.zeros((steps, VISION_DIMS[kind]), dtype=np.float32)
+    usable = np.zeros(steps, dtype=np.bool_)
     for step, found in rows:
         if found is not None:
             features[step], usable[step] = found, True
-    centres = (np.arange(len(rows), dtype=np.float64) + 0.5) / rate
+    centres = (np.arange(steps, dtype=np.float64) + 0.5) / rate
     return Track(features, centres, count.stop, usable)
 
 

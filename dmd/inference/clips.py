@@ -106,7 +106,7 @@ def _transcripts(given: str | None, clips: Mapping[str, Path]) -> tuple[Path | N
     clips."""
     if given is None:
         return None, {}
-    path = _as_path(given)
+    path = _as_path(given) if given.strip() else None  # nothing is said: no path, though `Path("")` is a directory
     if path is not None and path.is_dir():
         return path, {}
     if path is None:
@@ -160,6 +160,15 @@ def _names_clips(path: Path) -> bool:
         return False
 
 
+def reads_states(card: ModelCard, text: TranscriptText) -> bool:
+    """Whether the text that a model reads of clips are hidden states of an encoder that is no part of the model.
+
+    Raises:
+        ValueError: the training's features were not made of clips.
+    """
+    return not text.is_known and extraction_settings(card).text == "states"
+
+
 class FeatureMaker:
     """Makes features of clips as those of a model's training were made."""
 
@@ -180,21 +189,26 @@ class FeatureMaker:
 
         Raises:
             ValueError: the training's features were not made of clips; a library is missing; another face model,
-                tokenizer or encoder than that of the training.
+                tokenizer or encoder than that of the training; an encoder, and the text is none of its states.
         """
         settings = extraction_settings(card)
+        has_states = reads_states(card, text)
+        if text_encoder is not None and not has_states:
+            raise ValueError(
+                f"the text encoder {text_encoder!r} was named, but the text of clips is no encoder's hidden states; "
+                "leave it out, or give it where the model is loaded"
+            )
         if text.is_known:  # then text is made of the transcript, whether that of the training was made by `dmd extract`
             settings = replace(settings, text="raw", text_encoder="", text_digest="")
-        elif settings.text != "states":
+        elif not has_states:
             raise _unknown_text(text)
         self._face_model = face_model
-        self._states = _states(settings.text_encoder, text_encoder) if settings.text == "states" else None
+        self._states = _states(settings.text_encoder, text_encoder) if has_states else None
         prepared = prepare(settings, face_model=face_model, states=self._states)
         for line in other_versions(settings):
             _log.warning("warning: %s", line)
         self._settings = replace(prepared, missing="zeros")  # what a clip lacks is missing, as of features
-        self._has_untold = settings.missing == "zeros"
-        """Whether clips without a transcript were among those of the training, with an empty text."""
+        self._has_untold = text.has_untold
         self._dims = card.data["dims"]
 
     def make(self, job: ClipJob) -> tuple[dict[str, Any], tuple[ClipWarning, ...]]:
@@ -205,10 +219,9 @@ class FeatureMaker:
         return self._fields(made), made.warnings
 
     def _fields(self, clip: ExtractedClip) -> dict[str, Any]:
-        says_nothing = not clip.raw_text.strip() and not self._has_untold
-        fields: dict[str, Any] = {"id": clip.id, "raw_text": None if says_nothing else clip.raw_text}
+        fields: dict[str, Any] = {"id": clip.id, "raw_text": clip.said}
         if clip.text is not None:
-            fields["text"] = None if says_nothing else clip.text
+            fields["text"] = None if clip.said is None and not self._has_untold else clip.text
         for modality, array in (("audio", clip.audio), ("vision", clip.vision)):
             # what `dmd extract` leaves out on demand is a step of zeros
             fields[modality] = np.zeros((1, self._dims[modality]), np.float32) if array is None else array
@@ -255,16 +268,18 @@ def extraction_settings(card: ModelCard) -> ExtractionSettings:
 
 
 def check_made_alike(card: ModelCard, extraction: Mapping[str, Any], where: str) -> None:
-    """Compare how features were made with how those of the training were, where both are known.
+    """Compare how features were made with how those of the training were, where both are known, by what matters.
 
     Raises:
         ValueError: the settings differ. Other versions of libraries are a warning.
     """
     if not extraction or not card.data.get("extraction"):
         return
-    trained, here = extraction_settings(card).to_dict(), ExtractionSettings.from_dict(dict(extraction)).to_dict()
+    of_training, of_these = extraction_settings(card), ExtractionSettings.from_dict(dict(extraction))
+    trained, here = of_training.to_dict(), of_these.to_dict()
     both_made_text = trained["text_digest"] and here["text_digest"]
     compared = set(trained) - set(_FREE) | ({"text_digest"} if both_made_text else set())
+    compared -= of_training.unused() & of_these.unused()
     unlike = differences({name: trained[name] for name in compared}, {name: here[name] for name in compared})
     if unlike:
         raise ValueError(

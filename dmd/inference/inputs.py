@@ -145,6 +145,13 @@ def read_clips(
     return _checked(batches, reading.fitter, where, None)
 
 
+def are_shards(path: Place) -> bool:
+    """Whether a place is read as shards: it has an index, or is a directory of nothing else."""
+    if path.is_url or (path.path / INDEX_NAME).exists():
+        return True
+    return path.is_dir() and not is_table(path.path)
+
+
 def _checked(
     batches: Iterator[Samples], fitter: InputFitter, path: Place | str, wanted: set[str] | None
 ) -> Iterator[Samples]:
@@ -176,11 +183,10 @@ def _checked(
 
 def _batches(path: Place, reading: _Reading, choose: Choose) -> Iterator[Samples]:
     """The samples of what a place is."""
-    if path.is_url or (path.path / INDEX_NAME).exists():
+    if are_shards(path):
         return _from_shards(path, reading.card, choose)
-    if is_table(path.path):
-        return _from_table(path.path, reading, choose)
-    return _from_shards(path, reading.card, choose) if path.is_dir() else _from_pickle(path.path, reading, choose)
+    read = _from_table if is_table(path.path) else _from_pickle
+    return read(path.path, reading, choose)
 
 
 def _unique(ids: list[str] | None) -> set[str] | None:

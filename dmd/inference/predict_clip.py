@@ -23,10 +23,11 @@ def predict_clip(
 
     Args:
         clip: the file.
-        transcript: what is said, or the file of a transcript; None: a file beside the clip.
+        transcript: what is said ("": nothing), or the file of a transcript; None: a file beside the clip.
         face_model: MediaPipe's face_landmarker.task; None: that of an installed package.
         tokenizer: path or hub name of the model's tokenizer; None: as the training named it, of this machine.
-        text_encoder: the same of the encoder whose hidden states are the text.
+        text_encoder: the same of the encoder whose hidden states are the text; one that is a part of the model is given
+            to `dmd.load`.
         word_vectors: the file that the text features were taken from; None: as the training named it.
 
     Raises:

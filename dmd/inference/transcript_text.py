@@ -36,6 +36,8 @@ class TranscriptText:
         self._length = int(card.data["lengths"]["text"])
         self.is_known = bool(self._given or self._trained)
         """Whether something says what makes the text."""
+        self.has_untold = (card.data.get("extraction") or {}).get("missing") == "zeros"
+        """Whether clips without a transcript may have been among those of the training; their text was empty."""
 
     @property
     def _name(self) -> str:
@@ -58,12 +60,14 @@ class TranscriptText:
         return found
 
     def make(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
-        """Tokens [3, T] or features [T, D] of each transcript, None where there is none; the fitter counts what is cut.
+        """Tokens [3, T] or features [T, D] of each transcript; the fitter counts what is cut. Where there is none it is
+        None, or that of an empty one where the training had such.
 
         Raises:
             ValueError: what makes them is not here, or is another than that of the training.
         """
-        return self._tokens(texts, fitter, where) if self.is_tokens else self._vectors(texts)
+        known = ["" if text is None and self.has_untold else text for text in texts]
+        return self._tokens(known, fitter, where) if self.is_tokens else self._vectors(known)
 
     def _tokens(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
         for text in texts:

@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 import dmd
+from data_shards.extraction.settings import ExtractionSettings
+from data_shards.text.tokenizer import load_tokenizer
 from dmd.checkpoint.select import best_checkpoint
 from dmd.config.loading import load_config
 from dmd.inference.export import CARD, WEIGHTS, example, export
 from dmd.model.lora import LoraSettings
 from dmd.model.text import build_text_encoder, load_text_encoder
-from tests.support.commands import command, command_apart
+from tests.support.clips import tones, write_wav
+from tests.support.commands import command, command_apart, rejected
 from tests.support.encoders import KINDS, save_encoder
+from tests.support.tokenizers import save_tokenizer
 from tests.support.trained import SMALL, make_shards, train
 
 LORA = ("text.lora_rank=2", "text.lora_alpha=4", "text.lora_dropout=0.1")
@@ -107,6 +111,27 @@ def test_an_export_needs_its_base_unless_it_was_merged(kind, runs, bases, tmp_pa
         dmd.load(tmp_path / "merged", "cpu", text_encoder=str(moved))
     sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("adapters", "merged")]
     assert sizes[0] < sizes[1]
+
+
+@pytest.mark.slow
+def test_a_clip_is_predicted_by_adapters_whose_base_has_moved(runs, bases, tmp_path, capsys):
+    export(runs["bert"], tmp_path / "adapters", program=False)
+    card = json.loads((tmp_path / "adapters" / CARD).read_text())
+    card["text_base"]["name"] = str(tmp_path / "gone")
+    tokenizer = save_tokenizer("bert", tmp_path / "tokenizer", size=100)
+    card["data"] |= {
+        "tokenizer": {"name": str(tokenizer), "digest": load_tokenizer(str(tokenizer)).digest},
+        "extraction": ExtractionSettings(audio="none", vision="none").to_dict(),
+    }
+    (tmp_path / "adapters" / CARD).write_text(json.dumps(card))
+    clip = write_wav(tmp_path / "clip.wav", tones(0.2))
+    predict = ("predict", tmp_path / "adapters", clip, "--transcript", "good")
+    assert "which are not here" in rejected(capsys, *predict)
+    moved = shutil.copytree(bases["bert"], tmp_path / "moved")
+    assert command(*predict, "--text-encoder", moved) == 0
+    model = dmd.load(tmp_path / "adapters", "cpu", text_encoder=str(moved))
+    with pytest.raises(ValueError, match="the text of clips is no encoder's hidden states"):
+        dmd.predict_clip(model, clip, transcript="good", text_encoder=str(moved))
 
 
 @pytest.mark.slow

@@ -12,10 +12,14 @@ import pytest
 import torch
 
 import dmd
+from data_shards.clip_sets.clip_rows import to_table
+from data_shards.extraction.clip import Clip
+from data_shards.extraction.extract import extract_clip
 from data_shards.extraction.settings import ExtractionSettings
+from data_shards.extraction.transcript import Transcript
 from data_shards.reading.reader import ShardReader
 from dmd.extraction.text_states import load_text_states
-from dmd.inference.clips import FeatureMaker, clip_jobs, extraction_settings
+from dmd.inference.clips import FeatureMaker, check_made_alike, clip_jobs, extraction_settings
 from dmd.inference.export import CARD
 from dmd.inference.inputs import read_samples
 from dmd.inference.outputs import predictions
@@ -115,6 +119,12 @@ def test_a_clip_is_predicted_as_its_features_are(folder, model, want, tmp_path, 
         ["id", "prediction"],
         ["c4", f"{float(want):.3f}"],
     ]
+
+
+def test_the_libraries_that_read_a_clip_print_nothing(folder, capfd):
+    capfd.readouterr()
+    assert command("predict", folder / "export", folder / "clips" / "c4.mp4", "--transcript", SAID[4]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_several_clips_and_a_folder_with_transcripts(folder, tmp_path, capsys, caplog):
@@ -225,6 +235,32 @@ def test_other_libraries_are_a_warning_and_another_face_model_is_rejected(folder
     assert "features of other versions than those of the training: av 1 and " in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("choices", "name", "value", "is_used"),
+    [
+        ({"vision": "none"}, "frame_size", 320, False),
+        ({"vision": "none"}, "frames_per_second", 5.0, False),
+        ({"audio": "none"}, "audio_rate", 5.0, False),
+        ({"audio": "none"}, "sample_rate", 48000, False),
+        ({"alignment": "words"}, "audio_rate", 5.0, False),
+        ({"audio": "none", "vision": "none"}, "alignment", "words", False),
+        ({"vision": "none"}, "audio_rate", 5.0, True),
+        ({"audio": "none"}, "frame_size", 320, True),
+        ({"alignment": "words"}, "frames_per_second", 5.0, True),
+        ({"alignment": "words"}, "sample_rate", 48000, True),
+        ({"vision": "none"}, "audio", "librosa", True),
+    ],
+)
+def test_settings_are_compared_where_they_matter(model, choices, name, value, is_used):
+    card = replace(model.card, data={**model.card.data, "extraction": ExtractionSettings(**choices).to_dict()})
+    other = ExtractionSettings(**{**choices, name: value}).to_dict()
+    if is_used:
+        with pytest.raises(ValueError, match=rf"made otherwise .*\({name} "):
+            check_made_alike(card, other, "there")
+    else:
+        check_made_alike(card, other, "there")
+
+
 def test_clips_are_rejected_by_name(folder, tmp_path, capsys):
     clip, run, shards = folder / "clips" / "c4.mp4", folder / "run", folder / "shards"
     shutil.copytree(folder / "export", tmp_path / "other")
@@ -238,7 +274,57 @@ def test_clips_are_rejected_by_name(folder, tmp_path, capsys):
     assert f"no features can be made of {tmp_path / 'broken.mp4'}: " in error
     error = rejected(capsys, "predict", run, clip, "--transcript", "gone.srt")
     assert "--transcript gone.srt is not there" in error
-    assert "--transcript is of clips" in rejected(capsys, "predict", run, shards, "--transcript", "good")
     assert "2 inputs were given, which only clips may be" in rejected(capsys, "predict", run, shards, shards)
     error = rejected(capsys, "predict", run, clip, shards)
     assert f"{shards} is no video and no sound file; give several clips" in error
+
+
+@pytest.mark.parametrize("missing", ["refuse", "zeros"])
+def test_a_clip_without_a_transcript_is_predicted_as_its_features_are(folder, tmp_path, caplog, missing):
+    """Where the training had none such its text is missing, else it is an empty one."""
+    model, media = dmd.load(folder / "export"), folder / "clips" / "c4.mp4"
+    tokenizer = {"name": str(folder / "encoder"), "digest": extraction_settings(model.card).text_digest}
+    trained = replace(
+        extraction_settings(model.card), text="raw", text_encoder="", text_digest="", lengths={}, missing=missing
+    )
+    model.card = replace(model.card, data={**model.card.data, "extraction": trained.to_dict(), "tokenizer": tokenizer})
+    made = extract_clip(Clip(id="c4", media=media), replace(trained, missing="zeros"))
+    table = to_table([made])
+    assert table["raw_text"].to_pylist() == [None]
+    pq.write_table(table, tmp_path / "untold.parquet")
+    (found,) = predictions(model, read_samples(tmp_path / "untold.parquet", model.card))
+    of_features = "text is missing in 1 of 1 samples" in caplog.text
+    caplog.clear()
+    assert torch.equal(dmd.predict_clip(model, media).sentiment, found[1].sentiment)
+    assert ("text is missing in 1 of 1 samples" in caplog.text) == of_features == (missing == "refuse")
+
+
+def test_an_option_that_means_nothing_for_an_input_is_rejected(folder, tmp_path, capsys):
+    clip, features, shards = folder / "clips" / "c4.mp4", folder / "features", folder / "shards"
+    out = ("--out", f"{tmp_path}/parts/")
+    for wrong in (
+        (clip, "--split", "test"),
+        (clip, "--nonfinite", "zero"),
+        (clip, "--samples-per-part", 5),
+        (features, "--face-model", clip),
+        (features, "--transcript", "good"),
+        (shards, "--transcript", "good"),
+        (shards, "--tokenizer", folder / "encoder"),
+        (shards, "--word-vectors", clip),
+        (shards, "--nonfinite", "zero"),
+        (shards, "--transcript", "good", *out),
+        (shards, "--tokenizer", folder / "encoder", *out),
+        (shards, "--nonfinite", "zero", *out),
+    ):
+        error = rejected(capsys, "predict", folder / "run", *wrong)
+        assert f"{wrong[1]} is of " in error
+        assert f"and {wrong[0]} is read as " in error
+    assert not (tmp_path / "parts").exists()
+
+
+def test_an_empty_transcript_says_nothing_and_is_no_directory(folder, model, monkeypatch):
+    clip = folder / "clips" / "c4.mp4"
+    monkeypatch.chdir(folder / "clips")
+    for nothing in ("", " "):
+        (job,) = clip_jobs([clip], nothing)
+        assert (job.transcript, job.transcript_file) == (Transcript(text=nothing), None)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_shards.clip_sets.clip_files import MEDIA_SUFFIXES
 from data_shards.extraction.clip import ClipError
 from data_shards.extraction.media import Frame, FrameCount, Span, media_facts, read_frames, read_sound
 from tests.support.clips import (
@@ -21,6 +22,11 @@ from tests.support.clips import (
 )
 
 RATE = 16000
+CODECS = {
+    **{".avi": "mp3", ".webm": "libopus", ".flv": "mp3", ".wmv": "mp3", ".mpg": "mp2", ".mpeg": "mp2"},
+    **{".wav": "pcm_s16le", ".flac": "flac", ".mp3": "mp3", ".ogg": "libopus", ".opus": "libopus"},
+}
+"""Of sound, by the suffix of the file; AAC in others."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,16 @@ def test_a_variable_frame_rate_is_sampled_by_time(tmp_path):
 def test_a_video_shorter_than_a_step_has_one(tmp_path):
     path = write_video(tmp_path / "short.mkv", Video(times=[0.0], stop=0.04))
     assert steps(frames(path, 5)) == [(0, 1)]
+
+
+def test_a_video_that_begins_late_has_no_frame_before(tmp_path):
+    times = [1.0, 1.2, 1.4]
+    path = write_video(tmp_path / "late.mp4", Video(times=times, stop=1.6, sound=tones(1.6)))
+    found = frames(path, 5)
+    assert steps(found) == [(5, 6), (6, 7), (7, 8)]
+    assert [shown_at(frame, times) for frame in found] == [0, 1, 2]
+    assert steps(frames(path, 5, Span(0.8, 1.4))) == [(1, 2), (2, 3)]
+    assert steps(frames(path, 0.2)) == [(0, 1)], "one is all it has, though it is not shown at 2.5 s"
 
 
 def test_large_frames_are_scaled_down(tmp_path):
@@ -124,6 +140,24 @@ def test_a_recording_without_video(tmp_path):
     assert np.abs(sound).max() == pytest.approx(8000 / 32768, rel=0.01)
 
 
+@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1"])
+def test_equal_channels_are_as_loud_as_one(tmp_path, layout):
+    import av
+
+    path = tmp_path / "channels.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.full((1, RATE * stream.channels), 8000, dtype=np.int16), format="s16", layout=layout
+        )
+        frame.sample_rate, frame.pts = RATE, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    sound = read_sound(path, RATE, Span())
+    assert (sound.dtype, len(sound)) == (np.float32, RATE)
+    assert np.abs(sound - 8000 / 32768).max() < 1e-6
+
+
 def test_the_cover_of_a_recording_is_no_video(tmp_path):
     import av.stream
 
@@ -173,6 +207,27 @@ def test_files_that_are_no_media(tmp_path, clip):
         media_facts(tmp_path / "empty.mp4")
     with pytest.raises(ClipError, match="No such file or directory"):
         media_facts(tmp_path / "none.mp4")
+
+
+def test_a_list_of_other_files_is_no_media(tmp_path):
+    write_wav(tmp_path / "other.wav", tones(0.1))
+    (tmp_path / "clip.mp4").write_text("ffconcat version 1.0\nfile other.wav\n")
+    with pytest.raises(ClipError, match="its media file cannot be opened"):
+        media_facts(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize("suffix", sorted(MEDIA_SUFFIXES))
+def test_a_file_of_every_suffix_is_media(tmp_path, suffix):
+    import av
+
+    path, rate = tmp_path / f"clip{suffix}", 8000 if suffix == ".3gp" else 48000
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS.get(suffix, "aac"), rate=rate, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, rate), np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.pts = rate, 0
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    assert media_facts(path).has_sound
 
 
 def test_a_damaged_file_is_named(tmp_path, clip):

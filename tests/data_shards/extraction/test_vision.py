@@ -52,3 +52,11 @@ def test_a_face_half_as_large_is_twice_as_far(upright):
 def test_x_is_to_the_right_and_y_upwards(upright):
     assert pose(padded(100, 0, 0, 0))[X] > upright[X] + 0.03
     assert pose(padded(0, 0, 0, 100))[Y] > upright[Y] + 0.03
+
+
+def test_steps_before_the_first_frame_have_no_face():
+    frame = Frame(range(2, 4), picture(0.3))
+    track = vision_track([frame], FrameCount(), rate=5, kind="mediapipe-blendshapes", model=find_face_model(None))
+    assert track.usable.tolist() == [False, False, True, True]
+    assert not track.features[:2].any()
+    assert track.centres.tolist() == pytest.approx([0.1, 0.3, 0.5, 0.7])
