@@ -97,4 +97,4 @@ def test_checkpoints_of_older_programs_continue(tmp_path):
         "data.classes=stored",
     ):
         with pytest.raises(ValueError, match=rf"was trained with {override.partition('=')[0]}=.*; give that value"):
-            check_continues(state, load_config(None, [override]), info, tmp_path)
+            check_continues(state, load_config(None, ["model.task=regression", override]), info, tmp_path)
