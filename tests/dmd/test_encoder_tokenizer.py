@@ -76,7 +76,7 @@ def test_what_can_be_compared_is(place, tmp_path):
 def test_a_model_wants_its_own_tokenizer(place, tmp_path):
     made_with = ShardIndex.load(place / "shards").info
     state = make_state(
-        config=load_config(None, [f"text.encoder={place / 'copy'}"]),
+        config=load_config(None, ["model.task=regression", f"text.encoder={place / 'copy'}"]),
         info=made_with,
         cursor=Cursor(),
         schedule={"best_step": -1},
@@ -90,11 +90,11 @@ def test_a_model_wants_its_own_tokenizer(place, tmp_path):
     other = tokens_of(place / "roberta", tmp_path / "other")
     message = rf"was trained on text made by {place / 'bert'} \(sha256 .* made by {place / 'roberta'} \(sha256 "
     with ShardReader(place / "shards") as reader:
-        check_shards(card, reader)
+        check_shards(card, reader, ["valid"])
         check_fits(card.data, made_with)
     with ShardReader(other) as reader:
         with pytest.raises(ValueError, match=message):
-            check_shards(card, reader)
+            check_shards(card, reader, ["valid"])
         with pytest.raises(ValueError, match=message):
             check_fits(card.data, reader.index.info)
         check_same_text({}, reader.index.info)
