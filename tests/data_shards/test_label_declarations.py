@@ -277,6 +277,15 @@ def test_emotions_of_a_pickle(tmp_path, capsys, field, shape):
     assert "train labels: emotions happy (17), sad (8), angry (1)" in capsys.readouterr().out
 
 
+def test_the_emotions_of_iemocap_have_their_protocol(tmp_path):
+    path = pickled(tmp_path, emotions=flags)
+    info = shards_of(path, tmp_path, "--emotions", EMOTIONS, "--protocol", "iemocap")
+    assert (info.task, info.protocol) == ("multilabel", "iemocap")
+    sentiments = pickled(tmp_path, regression_labels=cycle(-1, 2.5))
+    with pytest.raises(ValueError, match="--protocol iemocap is about classes or emotions, but samples have sentiments"):
+        shards_of(sentiments, tmp_path, "--protocol", "iemocap")
+
+
 def test_a_sentiment_beside_emotions_stays(tmp_path, capsys):
     path = pickled(tmp_path, regression_labels=cycle(-2, 0, 2.5), emotions=flags)
     info = shards_of(path, tmp_path, "--emotions", EMOTIONS)
