@@ -105,7 +105,9 @@ def emotion_figure(labels: NDArray[np.floating], probabilities: NDArray[np.float
 def draw_boxes(
     axes: Axes, values: Sequence[NDArray[np.floating]], places: Sequence[float], *, width: float = 0.6
 ) -> None:
-    """A box per class."""
+    """A box per class; none where there are no classes."""
+    if not places:
+        return
     boxes = axes.boxplot(
         values,
         positions=places,

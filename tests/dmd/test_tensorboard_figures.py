@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
 from dmd.model.config import MODALITIES
+from dmd.report.predictions import emotion_figure
 from dmd.training.logging.tensorboard_figures import figures, wants_figures
 
 
@@ -65,3 +66,10 @@ def test_edges_stand_beside_their_prior():
 
 def test_figures_become_rarer():
     assert [epoch for epoch in range(20) if wants_figures(epoch)] == [0, 1, 3, 7, 15]
+
+
+@pytest.mark.parametrize("everywhere", [0.0, 1.0])
+def test_emotions_that_no_sample_or_every_sample_has_are_drawn(everywhere):
+    labels, probabilities = np.full((3, 2), everywhere), np.array([[0.2, 0.9], [0.4, 0.6], [0.7, 0.1]])
+    axes = emotion_figure(labels, probabilities, ["happy", "sad"]).get_axes()
+    assert [len(panel.patches) for panel in axes] == [4, 2]
