@@ -282,7 +282,9 @@ def test_the_emotions_of_iemocap_have_their_protocol(tmp_path):
     info = shards_of(path, tmp_path, "--emotions", EMOTIONS, "--protocol", "iemocap")
     assert (info.task, info.protocol) == ("multilabel", "iemocap")
     sentiments = pickled(tmp_path, regression_labels=cycle(-1, 2.5))
-    with pytest.raises(ValueError, match="--protocol iemocap is about classes or emotions, but samples have sentiments"):
+    with pytest.raises(
+        ValueError, match="--protocol iemocap is about classes or emotions, but samples have sentiments"
+    ):
         shards_of(sentiments, tmp_path, "--protocol", "iemocap")
 
 
