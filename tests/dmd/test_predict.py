@@ -326,6 +326,8 @@ def test_import_rejects(tmp_path, capsys):
     assert "choose the preset" in attempt(state | {"weight_c.bias": torch.zeros(3)})
     assert "lacks 1 weights" in attempt({name: t for name, t in state.items() if name != "weight_c.bias"})
     assert "no state dict" in attempt([1, 2])
+    assert "'multilabel' and data.classes is 'sentiment', but published" in attempt(state, "model.task=multilabel")
+    assert "published files predict a sentiment" in attempt(state, "data.classes=stored")
     (tmp_path / "code.pth").write_bytes(pickle.dumps(Path("/tmp/made")))
     error = rejected(capsys, "import", tmp_path / "code.pth", tmp_path / "run", "--preset", "mosi-aligned")
     assert "nothing in it was run" in error
