@@ -164,7 +164,9 @@ def test_the_benchmarks_baseline_is_the_same_model():
 
 @pytest.mark.parametrize("emotions", [0, 1])
 def test_emotions_that_nothing_has_counted_are_rejected(emotions):
-    with pytest.raises(ValueError, match=f"model.task is 'multilabel' and model.emotions is {emotions}; the shards say"):
+    with pytest.raises(
+        ValueError, match=f"model.task is 'multilabel' and model.emotions is {emotions}; the shards say"
+    ):
         DMD(dataclasses.replace(SMALL, task="multilabel", emotions=emotions), DIMS, dict.fromkeys(DIMS, 9))
 
 
