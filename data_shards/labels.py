@@ -30,6 +30,8 @@ LabelKind = Literal["sentiments", "classes", "binary"]
 CLASS_LIMIT = 1000
 EMOTION_LIMIT = 100
 LABEL_LIMIT = 3.0
+_MEAN = "mean"
+"""What tables call a metric's mean over all classes or emotions, in the place of a name."""
 _Numbers = TypeVar("_Numbers", float, NDArray[np.float64])
 _RELATIVE_ROUNDING = 1e-6
 """How far a scaled label may exceed the limit, relative to it: float32 labels such as 0.6 are not exact."""
@@ -201,9 +203,15 @@ class Labels:
                 raise ValueError(
                     f"{option} {','.join(names)}: give different names, at most {limit}, with commas between them"
                 )
+            if _MEAN in names:
+                raise ValueError(
+                    f"{option} {','.join(names)}: tables have means over all as {_MEAN}; name it otherwise"
+                )
         if len(self.class_names) == 1 or (self.kind == "binary" and len(self.class_names) not in (0, 2)):
             needed = "2 names, of 0 and of 1" if self.kind == "binary" else "a name for each class"
             raise ValueError(f"--class-names {','.join(self.class_names)}: give {needed}")
+        if len(self.emotions) == 1:
+            raise ValueError(f"--emotions {self.emotions[0]}: give at least two; one alone is --binary")
         if self.emotions and self.kind != "sentiments":
             raise ValueError(f"--emotions are any number per sample, --{self.kind} one class; give one of them")
 
