@@ -106,7 +106,8 @@ def _warn_of_sentiments(train: LabelFacts, labels: Labels) -> list[str]:
     if train.min is None or train.max is None:
         return []
     if train.min == train.max:
-        return [f"every training sample has the sentiment {train.min:g}, from which only classes can be learned"]
+        sentiment = to_source_units(train.min, labels.factor, labels.offset)
+        return [f"every training sample has the sentiment {sentiment:g}, from which only classes can be learned"]
     warnings = []
     if not labels.is_scale_declared and (problem := _ambiguity(train)):
         warnings.append(f"of train alone, other than of the other splits, {problem}")

@@ -288,6 +288,12 @@ def test_the_emotions_of_iemocap_have_their_protocol(tmp_path):
         shards_of(sentiments, tmp_path, "--protocol", "iemocap")
 
 
+def test_equal_sentiments_are_told_in_the_units_of_the_source():
+    train = LabelFacts(min=1.5, max=1.5, classes=(1, 2))
+    warnings = check_labels({"train": train}, Labels(range=(1, 5)), "x", training_samples=3)
+    assert "every training sample has the sentiment 4, from which only classes can be learned" in warnings
+
+
 def test_a_sentiment_beside_emotions_stays(tmp_path, capsys):
     path = pickled(tmp_path, regression_labels=cycle(-2, 0, 2.5), emotions=flags)
     info = shards_of(path, tmp_path, "--emotions", EMOTIONS)
@@ -317,6 +323,8 @@ def test_a_sentiment_beside_emotions_stays(tmp_path, capsys):
             "every sample of train has the same emotions, from which nothing",
         ),
         (lambda count: flags(count - 1), EMOTIONS, "fields disagree on the number of samples"),
+        (flags, "happy", "--emotions happy: give at least two; one alone is --binary"),
+        (flags, "happy,mean,sad", "--emotions happy,mean,sad: tables have means over all as mean; name it otherwise"),
         (flags, "happy,happy,sad", "--emotions happy,happy,sad: give different names, at most 100"),
     ],
 )
