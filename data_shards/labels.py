@@ -141,6 +141,8 @@ class Labels:
     """Factor that brings sentiments to [-3, 3]; None: not declared."""
     range: tuple[float, float] | None = None
     """The ends of the sentiments' own scale, which are stored as -3 and 3; None: not declared."""
+    are_stored: bool = False
+    """Whether sentiments are on the scale [-3, 3] already, and the declared one is that which they came from."""
     class_names: tuple[str, ...] = ()
     """Names of the classes from 0 on; empty: they have none."""
     emotions: tuple[str, ...] = ()
@@ -193,6 +195,8 @@ class Labels:
             raise ValueError(f"{self.scale_option} is for sentiments, not with --{self.kind}; give one of them")
         if self.scale is not None and self.range is not None:
             raise ValueError("--label-range says what --label-scale does; give one of them")
+        if self.are_stored and not self.is_scale_declared:
+            raise ValueError("--stored-labels needs the scale that they came from; say it with --label-range LOW HIGH")
 
     def _check_names(self) -> None:
         for option, names, limit in (
@@ -235,6 +239,8 @@ class Labels:
     def _scaled(self, label: float) -> float:
         """A sentiment on the scale [-3, 3]; `ValueError` where what is declared brings it beyond."""
         value = (label - self.offset) * self.factor
+        if self.are_stored:
+            return label
         if self.range is None and self.factor == 1:
             return value
         if not abs(value) <= LABEL_LIMIT * (1 + _RELATIVE_ROUNDING):

@@ -83,6 +83,20 @@ def test_a_range_is_stored_from_minus_three_to_three(tmp_path, capsys, ends, lab
     assert (told in capsys.readouterr().out) == (ends != (-3, 3))
 
 
+def test_a_lost_index_of_scaled_labels_comes_back(tmp_path):
+    declared = ("--label-range", "-1", "1", "--protocol", "sims")
+    before = shards_of(pickled(tmp_path, regression_labels=cycle(-1, 0.2, 1)), tmp_path, *declared)
+    root = tmp_path / "shards"
+    (root / "index.parquet").unlink()
+    with pytest.raises(ValueError, match="--stored-labels needs the scale that they came from; say it with"):
+        index([str(root), "--stored-labels"])
+    assert index([str(root), "--stored-labels", *declared]) == 0
+    after = ShardIndex.load(root).info
+    assert (after.label_scale, after.label_offset, after.protocol) == (3.0, 0.0, "sims")
+    assert (after.labels, after.counts) == (before.labels, before.counts)
+    assert read_all(root)["label"][:3] == pytest.approx((-3, 0.6, 3), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
