@@ -20,9 +20,8 @@ from dmd.data.targets import scoring_of, targets
 from dmd.metrics import Scoring
 from dmd.system.trained_model import ModelCard, config_of
 
-_SENTIMENTS = ("regression_labels", "labels", "label")
-_CLASSES = ("classification_labels", "labels", "label")
-_EMOTIONS = ("emotions", "labels", "classification_labels")
+_SENTIMENTS = (*fields_of.SENTIMENT_FIELDS, "label")
+_CLASSES = (fields_of.CLASS_FIELD, "labels", "label")
 
 
 def shard_labels(batch: Mapping[str, NDArray[Any]], config: Config, scoring: Scoring) -> NDArray[np.float64]:
@@ -72,7 +71,9 @@ def _emotions(fields: Fields, count: int, scoring: Scoring, where: str) -> NDArr
     pickles have class numbers or sentiments there, one a sample.
     """
     none = np.full((count, scoring.outputs), np.nan)
-    name = next((name for name in _EMOTIONS if _holds_emotions(fields, name, count * scoring.outputs)), None)
+    name = next(
+        (name for name in fields_of.EMOTION_FIELDS if _holds_emotions(fields, name, count * scoring.outputs)), None
+    )
     if name is None:
         return none
     values = fields[name]
@@ -88,7 +89,7 @@ def _emotions(fields: Fields, count: int, scoring: Scoring, where: str) -> NDArr
 def _holds_emotions(fields: Fields, name: str, size: int) -> bool:
     """Whether a field is one of emotions: by its name, or by its entries, a number or a pair for each emotion."""
     values = dict(fields.items()).get(name)  # a field that is looked at alone is not one that is read
-    if values is None or name == _EMOTIONS[0]:
+    if values is None or name == fields_of.EMOTION_FIELDS[0]:
         return values is not None
     try:
         return np.size(values) in (size, 2 * size)

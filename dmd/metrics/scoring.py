@@ -68,6 +68,9 @@ class Scoring:
         where answers are no sentiments."""
         if self.kind != "regression" or self.has_units_of_shards:
             return stored
+        return self._in_source_units(stored)
+
+    def _in_source_units(self, stored: Tensor) -> Tensor:
         return stored.double() / self.scale + self.offset
 
     def stored(self, values: Tensor) -> Tensor:
@@ -100,7 +103,7 @@ class Scoring:
         """The class of each sentiment of the shards, of a classifier of sentiments."""
         assert self.classes_by, "the classes are stored"
         if self.classes_by == "sims":
-            return to_bins(stored.double() / self.scale + self.offset, self.outputs)
+            return to_bins(self._in_source_units(stored), self.outputs)
         return to_classes(stored, self.outputs)
 
     def describe(self, label: Tensor) -> str:
