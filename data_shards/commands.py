@@ -7,6 +7,7 @@ node's copies of remote shards.
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from data_shards.cores import usable_cores
@@ -332,6 +333,12 @@ def index(argv: list[str]) -> int:
         help="files of a split; repeatable (default: by the word train, valid, val, dev or test in the path)",
     )
     add_label_options(parser)
+    parser.add_argument(
+        "--stored-labels",
+        action="store_true",
+        help="sentiments in the tars are in [-3, 3] already, as `dmd shard` writes them; --label-range or "
+        "--label-scale says which scale they came from",
+    )
     parser.add_argument("--name", help="the data set's name (default: the directory's)")
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
     options = parser.parse_args(argv)
@@ -344,7 +351,7 @@ def index(argv: list[str]) -> int:
             mapping=_pairs(options.map.split(","), "--map"),
             splits=_pairs(options.split, "--split"),
             name=options.name,
-            labels=labels_from_options(options),
+            labels=replace(labels_from_options(options), are_stored=options.stored_labels),
             ids=options.ids,
             processes=options.processes or usable_cores(),
             progress=progress,

@@ -10,15 +10,15 @@ _DECLARE = (
     "--classes (class numbers), --binary (0 and 1), --label-range LOW HIGH (sentiments on another scale, such as 1 5), "
     "or --label-scale 1 (sentiments in [-3, 3] as they are)"
 )
-_HOLDS: dict[Protocol, str] = {
-    "mosi": "sentiments",
-    "sims": "sentiments",
-    "classes": "classes",
-    "iemocap": "classes",
-    "meld": "classes",
-    "emotions": "emotions",
+_HOLDS: dict[Protocol, tuple[str, ...]] = {
+    "mosi": ("sentiments",),
+    "sims": ("sentiments",),
+    "classes": ("classes",),
+    "iemocap": ("classes", "emotions"),
+    "meld": ("classes",),
+    "emotions": ("emotions",),
 }
-"""What a protocol is about."""
+"""What a protocol is about: any of these."""
 _SIMS_SCALE = LABEL_LIMIT
 """Factor that brings the labels of CH-SIMS, in [-1, 1], to ours."""
 
@@ -71,10 +71,11 @@ def _check_protocol(everything: LabelFacts, labels: Labels, name: str) -> None:
         return
     held = {"sentiments": everything.min is not None, "classes": everything.classes, "emotions": everything.emotions}
     needed = _HOLDS[labels.protocol]
-    if not held[needed]:
+    if not any(held[kind] for kind in needed):
         there = " and ".join(kind for kind, is_held in held.items() if is_held)
+        about = " or ".join(needed)
         raise ValueError(
-            f"{name}: --protocol {labels.protocol} is about {needed}, but samples have {there}; leave it out"
+            f"{name}: --protocol {labels.protocol} is about {about}, but samples have {there}; leave it out"
         )
     if labels.protocol == "sims" and (labels.factor, labels.offset) != (_SIMS_SCALE, 0.0):
         raise ValueError(
@@ -105,7 +106,8 @@ def _warn_of_sentiments(train: LabelFacts, labels: Labels) -> list[str]:
     if train.min is None or train.max is None:
         return []
     if train.min == train.max:
-        return [f"every training sample has the sentiment {train.min:g}, from which only classes can be learned"]
+        sentiment = to_source_units(train.min, labels.factor, labels.offset)
+        return [f"every training sample has the sentiment {sentiment:g}, from which only classes can be learned"]
     warnings = []
     if not labels.is_scale_declared and (problem := _ambiguity(train)):
         warnings.append(f"of train alone, other than of the other splits, {problem}")

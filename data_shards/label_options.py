@@ -35,7 +35,7 @@ def add_label_options(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument(
         "--classes",
         action="store_true",
-        help="labels are class numbers from 0, without a sentiment; train with model.task=N data.classes=stored",
+        help="labels are class numbers from 0, without a sentiment, which the training learns",
     )
     kinds.add_argument("--binary", action="store_true", help="the same for labels that are 0 and 1 only")
     group.add_argument(

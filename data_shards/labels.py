@@ -30,6 +30,8 @@ LabelKind = Literal["sentiments", "classes", "binary"]
 CLASS_LIMIT = 1000
 EMOTION_LIMIT = 100
 LABEL_LIMIT = 3.0
+_MEAN = "mean"
+"""What tables call a metric's mean over all classes or emotions, in the place of a name."""
 _Numbers = TypeVar("_Numbers", float, NDArray[np.float64])
 _RELATIVE_ROUNDING = 1e-6
 """How far a scaled label may exceed the limit, relative to it: float32 labels such as 0.6 are not exact."""
@@ -139,6 +141,8 @@ class Labels:
     """Factor that brings sentiments to [-3, 3]; None: not declared."""
     range: tuple[float, float] | None = None
     """The ends of the sentiments' own scale, which are stored as -3 and 3; None: not declared."""
+    are_stored: bool = False
+    """Whether sentiments are on the scale [-3, 3] already, and the declared one is that which they came from."""
     class_names: tuple[str, ...] = ()
     """Names of the classes from 0 on; empty: they have none."""
     emotions: tuple[str, ...] = ()
@@ -191,6 +195,8 @@ class Labels:
             raise ValueError(f"{self.scale_option} is for sentiments, not with --{self.kind}; give one of them")
         if self.scale is not None and self.range is not None:
             raise ValueError("--label-range says what --label-scale does; give one of them")
+        if self.are_stored and not self.is_scale_declared:
+            raise ValueError("--stored-labels needs the scale that they came from; say it with --label-range LOW HIGH")
 
     def _check_names(self) -> None:
         for option, names, limit in (
@@ -201,9 +207,15 @@ class Labels:
                 raise ValueError(
                     f"{option} {','.join(names)}: give different names, at most {limit}, with commas between them"
                 )
+            if _MEAN in names:
+                raise ValueError(
+                    f"{option} {','.join(names)}: tables have means over all as {_MEAN}; name it otherwise"
+                )
         if len(self.class_names) == 1 or (self.kind == "binary" and len(self.class_names) not in (0, 2)):
             needed = "2 names, of 0 and of 1" if self.kind == "binary" else "a name for each class"
             raise ValueError(f"--class-names {','.join(self.class_names)}: give {needed}")
+        if len(self.emotions) == 1:
+            raise ValueError(f"--emotions {self.emotions[0]}: give at least two; one alone is --binary")
         if self.emotions and self.kind != "sentiments":
             raise ValueError(f"--emotions are any number per sample, --{self.kind} one class; give one of them")
 
@@ -227,6 +239,8 @@ class Labels:
     def _scaled(self, label: float) -> float:
         """A sentiment on the scale [-3, 3]; `ValueError` where what is declared brings it beyond."""
         value = (label - self.offset) * self.factor
+        if self.are_stored:
+            return label
         if self.range is None and self.factor == 1:
             return value
         if not abs(value) <= LABEL_LIMIT * (1 + _RELATIVE_ROUNDING):

@@ -18,6 +18,7 @@ from cluster.search.values import Values
 from data_shards.durable import replace_file
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.standing import LINES, standing
+from dmd.config.loading import config_to_dict, written_config
 from dmd.documents import encode
 from dmd.training.logging.record_files import end_logs_at
 
@@ -162,12 +163,26 @@ def keep_request(path: Path, request: dict[str, Any]) -> None:
     began = read_json(path)
     if not isinstance(began, dict) or not began or not began.keys() <= request.keys():
         raise ValueError(f"{path} is not what this command asks for; give the one that began it, or another --out")
-    for key, before in began.items():
-        if before != request[key]:
+    before, now = _by_key(began, path), _by_key(request, path)
+    for key, value in before.items():
+        if value != now.get(key):
             raise ValueError(
-                f"{path.parent} was started with {key} {json.dumps(before)}, not {json.dumps(request[key])}; give "
+                f"{path.parent} was started with {key} {json.dumps(value)}, not {json.dumps(now.get(key))}; give "
                 "that again to continue it, or another --out"
             )
+
+
+def _by_key(request: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A request with every value of its config under a dotted key; those that an older program did not know have what
+    they stand for."""
+    values = dict(request)
+    if "config" not in values:
+        return values
+    try:
+        config = json.loads(encode(config_to_dict(written_config(values.pop("config")))))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its config cannot be read: {error}; give another --out") from error
+    return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()} | values
 
 
 def read_json(path: Path) -> Any:

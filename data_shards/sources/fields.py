@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from data_shards.sources.conversions import finite, to_emotions, to_id, to_label
 
-_LABELS = ("regression_labels", "labels")
-_CLASSES = "classification_labels"
-_EMOTIONS = ("emotions", "labels", _CLASSES)
+SENTIMENT_FIELDS = ("regression_labels", "labels")
+CLASS_FIELD = "classification_labels"
+EMOTION_FIELDS = ("emotions", "labels", CLASS_FIELD)
 _BLOCK = 256
 
 
@@ -90,25 +90,25 @@ def rows(fields: dict[str, Any], name: str, where: str) -> Rows:
 
 def label_field(fields: dict[str, Any], where: str, *, classes: bool) -> str:
     """The field that holds the labels: sentiments, or with `classes` class numbers."""
-    tried = (_CLASSES, *_LABELS) if classes else _LABELS
+    tried = (CLASS_FIELD, *SENTIMENT_FIELDS) if classes else SENTIMENT_FIELDS
     name = _first_there(fields, tried)
     if name is None:
-        hint = "; class numbers alone are taken with --classes" if _CLASSES in fields else ""
+        hint = "; class numbers alone are taken with --classes" if CLASS_FIELD in fields else ""
         raise ValueError(f"{where} lacks {tried[0]} (or labels); it has {', '.join(map(str, fields))}{hint}")
     return name
 
 
 def emotion_field(fields: dict[str, Any], where: str) -> str:
     """The field that holds the emotions."""
-    name = _first_there(fields, _EMOTIONS)
+    name = _first_there(fields, EMOTION_FIELDS)
     if name is None:
-        raise ValueError(f"{where} lacks {' or '.join(_EMOTIONS)}; it has {', '.join(map(str, fields))}")
+        raise ValueError(f"{where} lacks {' or '.join(EMOTION_FIELDS)}; it has {', '.join(map(str, fields))}")
     return name
 
 
 def sentiment_field(fields: dict[str, Any], *, beside: str) -> str | None:
     """The field that holds sentiments beside the emotions in field `beside`; None where there is none."""
-    return _first_there(fields, [name for name in _LABELS if name != beside])
+    return _first_there(fields, [name for name in SENTIMENT_FIELDS if name != beside])
 
 
 def labels(
@@ -146,7 +146,7 @@ def emotions(fields: dict[str, Any], name: str, where: str, names: Sequence[str]
 
 def classes(fields: dict[str, Any], where: str, class_names: Sequence[str] = ()) -> NDArray[np.int64]:
     """The class number of each sample, as `classification_labels` [N], [N, 1] or one-hot [N, C]."""
-    numbers = labels(fields, _CLASSES, where, classes=True, class_names=class_names)
+    numbers = labels(fields, CLASS_FIELD, where, classes=True, class_names=class_names)
     if not np.array_equal(numbers, np.floor(numbers)):
         raise ValueError(
             f"{where}: classification_labels are not whole numbers; number the classes, or leave out --class-labels"

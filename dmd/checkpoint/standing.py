@@ -15,6 +15,10 @@ from dmd.documents import DOCUMENT, check_course, parse_line, read_document
 
 LINES = "metrics.jsonl"
 """The log of a run as JSON lines."""
+STORED_UNTIL = "stored_losses_until"
+"""Of a session in run.json: the step up to which the log of an older program has losses on the scale of the shards."""
+_VALIDATED = ("valid", "best_valid", "valid_heads", "final")
+"""Kinds of lines with the numbers of a validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,8 @@ class Standing:
     """That of the checkpoint that `dmd evaluate` takes; None where it was saved before the first validation."""
     validations: tuple[Validation, ...]
     """All up to `step`, in their order."""
+    lines: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
+    """The whole log, with losses in the units of the labels."""
 
 
 def standing(run: Path) -> Standing | None:
@@ -69,13 +75,14 @@ def standing(run: Path) -> Standing | None:
     state = read_state(newest)
     check_course(state, str(newest))
     step = next(number for number, path in checkpoint_paths(root).items() if path == newest)
-    validations = _validations(read_lines(run), step)
+    lines = _in_units(read_lines(run), _sessions(run), state)
+    validations = _validations(lines, step)
     schedule, best_step = schedule_of(state), state["best_step"]
     best = next((v for v in reversed(validations) if v.step == (step if best_step is None else best_step)), None)
     if best is None and best_step is not None:
         loss = schedule["best_loss"]
         best = Validation(epoch=schedule["best_epoch"] + 1, step=best_step, loss=loss, best_loss=loss)
-    return Standing(step=step, epoch=state["cursor"]["epoch"], best=best, validations=tuple(validations))
+    return Standing(step=step, epoch=state["cursor"]["epoch"], best=best, validations=tuple(validations), lines=lines)
 
 
 def schedule_of(state: dict[str, Any]) -> dict[str, Any]:
@@ -83,12 +90,51 @@ def schedule_of(state: dict[str, Any]) -> dict[str, Any]:
 
     Older programs, which have no `label_offset`, kept those of labels that `dmd shard` had scaled on the shards' scale.
     """
-    schedule, data = state["schedule"], state["data"]
-    task, scale = state["config"].get("model", {}).get("task", "regression"), data.get("label_scale", 1.0)
-    if "label_offset" in data or scale == 1 or task != "regression":
+    schedule = state["schedule"]
+    if not has_stored_losses(state):
         return dict(schedule)
+    scale = state["data"]["label_scale"]
     plateau = {**schedule["plateau"], "best": schedule["plateau"]["best"] / scale}
     return {**schedule, "best_loss": schedule["best_loss"] / scale, "plateau": plateau}
+
+
+def has_stored_losses(state: dict[str, Any]) -> bool:
+    """Whether an older program wrote this state, whose losses are on the scale of the shards and not of the labels."""
+    return "label_offset" not in state["data"] and _scale(state) != 1
+
+
+def _scale(state: dict[str, Any]) -> float:
+    """What sentiments that a model learns were multiplied with; 1 where it learns something else."""
+    task = state["config"].get("model", {}).get("task", "regression")
+    return float(state["data"].get("label_scale", 1.0)) if task == "regression" else 1.0
+
+
+def _in_units(
+    lines: list[dict[str, Any]], sessions: list[dict[str, Any]], state: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The log with losses and errors in the units of the labels: older programs logged them on the scale of the shards,
+    up to the step at which a session of this one goes on."""
+    last = math.inf if has_stored_losses(state) else -1.0
+    for session in sessions:
+        until = session.get(STORED_UNTIL)
+        if type(until) is int:
+            last = until
+        elif session.get("resume_step", 0) is None:  # began anew, with an empty log
+            last = math.inf if has_stored_losses(state) else -1.0
+    scale = _scale(state)
+    return [
+        {
+            tag: value / scale if line["step"] <= last and _is_error(tag) and value is not None else value
+            for tag, value in line.items()
+        }
+        for line in lines
+    ]
+
+
+def _is_error(tag: str) -> bool:
+    """Whether a tag of a log is a validation's number in the units of the labels."""
+    kind, _, name = tag.partition("/")
+    return kind in _VALIDATED and name.rpartition("/")[2] in ("loss", "mae")
 
 
 def newest_validation(run: Path, validated: ValidatedStep) -> ValidatedStep:
@@ -134,8 +180,12 @@ def is_unfinished(run: Path) -> bool:
 
 
 def _last_session(run: Path) -> dict[str, Any] | None:
-    sessions = read_document(run)["sessions"] if (run / DOCUMENT).exists() else []
+    sessions = _sessions(run)
     return dict(sessions[-1]) if sessions else None
+
+
+def _sessions(run: Path) -> list[dict[str, Any]]:
+    return list(read_document(run)["sessions"]) if (run / DOCUMENT).exists() else []
 
 
 def _validations(lines: list[dict[str, Any]], last: int) -> list[Validation]:

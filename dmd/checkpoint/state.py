@@ -11,6 +11,7 @@ from dmd.config import Config
 from dmd.config.loading import config_to_dict, written_config
 from dmd.documents import check_course
 from dmd.encoder_tokenizer import check_same_text
+from dmd.metrics.table import DEFAULTS
 from dmd.model.text_base import TextBase, check_base
 from dmd.system.system import TrainingSystem
 
@@ -128,6 +129,27 @@ def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, ru
                 raise ValueError(
                     f"{run} was trained with {section}.{name}={before}, not {value}; give that value, or another --run"
                 )
+    _check_same_sentiments(state["data"], config, info, run)
+
+
+def _check_same_sentiments(data: dict[str, Any], config: Config, info: DatasetInfo, run: Path) -> None:
+    """Raise ValueError where sentiments have other units, or are divided into other classes, than those in a state."""
+    task = config.model.task
+    if config.data.classes != "sentiment" or task == "multilabel":
+        return
+    facts: list[tuple[str, object, object]] = [
+        ("label_scale", data.get("label_scale", 1.0), info.label_scale),
+        ("label_offset", data.get("label_offset", 0.0), info.label_offset),
+    ]
+    if isinstance(task, int):
+        default = DEFAULTS["regression"]
+        facts.append(("protocol", data.get("protocol") or default, info.protocol or default))
+    for name, there, here in facts:
+        if there != here:
+            raise ValueError(
+                f"{run} was trained on labels with {name} {there}, these shards ({info.name}) have {here}; write them "
+                "with the options of before (--label-range, --label-scale, --protocol), or give another --run"
+            )
 
 
 def check_same_base(state: dict[str, Any], base: TextBase | None, run: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Literal
 from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
-from dmd.metrics import SENTIMENT_CLASSES
 from dmd.model import ModelConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
@@ -262,12 +261,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        train, task = self.train, self.model.task
-        if isinstance(task, int) and self.data.classes == "sentiment" and task not in SENTIMENT_CLASSES:
-            raise ValueError(
-                f"model.task is {task}, but a sentiment has {', '.join(map(str, SENTIMENT_CLASSES))} classes; set one "
-                "of them, or data.classes=stored for the class numbers of the shards"
-            )
+        train = self.train
         if train.offload != "none" and train.zero_stage == 0:
             raise ValueError(
                 f"train.offload is {train.offload!r}, which ZeRO does from stage 1 on; set train.zero_stage=1, 2 or 3"

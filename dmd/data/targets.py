@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from data_shards.format.schema import DatasetInfo
+from data_shards.labels import to_source_units
 from data_shards.reading.index import ShardIndex
 from dmd.config import Config
-from dmd.metrics import Scoring
+from dmd.metrics import SENTIMENT_CLASSES, Scoring
 from dmd.metrics.bins import EDGES
 from dmd.metrics.table import DEFAULTS, PROTOCOLS
 from dmd.model.config import Task
@@ -22,6 +23,8 @@ from dmd.model.config import Task
 _FEWEST_CLASSES = 2
 Classes = Literal["sentiment", "stored", "emotions"]
 """Of `data.classes`."""
+_NAMES: dict[str, str] = {"stored": "class_names", "emotions": "emotions"}
+"""What an index and a model's data call the names of what a model predicts, by `data.classes`."""
 
 
 def resolve_task(config: Config, info: DatasetInfo) -> Config:
@@ -36,6 +39,8 @@ def resolve_task(config: Config, info: DatasetInfo) -> Config:
         task, classes = _held(classes, info)
     if task == "multilabel" and classes == "sentiment":
         classes = "emotions"
+    if isinstance(task, int) and info.task == "classes" and classes == "sentiment":
+        classes = "stored"
     emotions = len(info.emotions) if task == "multilabel" else 0
     if model.emotions and model.emotions != emotions:
         raise ValueError(
@@ -75,27 +80,36 @@ def _check_asked(task: Task, classes: Classes, info: DatasetInfo) -> None:
     if not fitting[classes]:
         raise ValueError(f"data.classes is {classes!r}, but model.task is {task!r}; set model.task=auto")
     if classes == "stored" and isinstance(task, int) and info.classes > task:
+        other = "" if info.task == "classes" else ", or data.classes=sentiment"
         raise ValueError(
             f"model.task is {task}, but {shards} hold the class number {info.classes - 1}; set "
-            f"model.task to at least {info.classes}, or data.classes=sentiment"
+            f"model.task to at least {info.classes}{other}"
         )
-    if classes == "sentiment" and isinstance(task, int) and info.protocol == "sims" and task not in EDGES:
+    if classes == "sentiment" and isinstance(task, int):
+        _check_divides(task, info.protocol)
+
+
+def _check_divides(task: int, protocol: str) -> None:
+    """Raise ValueError unless a protocol divides sentiments into so many classes."""
+    counts = tuple(EDGES) if protocol == "sims" else SENTIMENT_CLASSES
+    if task not in counts:
+        of_sims = " by the protocol sims" if protocol == "sims" else ""
         raise ValueError(
-            f"model.task is {task}, but {shards} have the protocol sims, which has {', '.join(map(str, EDGES))} "
-            "classes of a sentiment; set one of them"
+            f"model.task is {task}, but a sentiment has {', '.join(map(str, counts))} classes{of_sims}; set one of "
+            "them, or data.classes=stored for the class numbers of the shards"
         )
 
 
 def check_same_labels(config: Config, data: Mapping[str, Any], info: DatasetInfo) -> None:
     """Raise ValueError where shards do not hold what a model of this config, trained on `data`, predicts."""
-    resolve_task(config, info)
-    for what in ("class_names", "emotions"):
-        there, here = tuple(data.get(what, ())), tuple(getattr(info, what))
-        if there and here and there != here:
-            raise ValueError(
-                f"the model was trained on {what} {', '.join(there)}, these shards have {', '.join(here)}; give shards "
-                "with the same in the same order"
-            )
+    resolve_task(config, replace(info, protocol=""))  # that of its data divides the sentiments of a model
+    what = _NAMES.get(config.data.classes, "")
+    there, here = (tuple(facts.get(what, ())) for facts in (data, vars(info)))
+    if there and here and there != here:
+        raise ValueError(
+            f"the model was trained on {what} {', '.join(there)}, these shards have {', '.join(here)}; give shards "
+            "with the same in the same order"
+        )
 
 
 def scoring_of(config: Config, facts: Mapping[str, Any]) -> Scoring:
@@ -104,12 +118,17 @@ def scoring_of(config: Config, facts: Mapping[str, Any]) -> Scoring:
     Args:
         facts: about the labels of its data, under the names of `DatasetInfo`: `vars(info)`, or `ModelCard.data`. Models
             of older programs lack some.
+
+    Raises:
+        ValueError: another number of classes of a sentiment than its protocol has.
     """
     model, kind = config.model, config.model.kind
     declared = str(facts.get("protocol") or DEFAULTS[kind])
     protocol = declared if kind in PROTOCOLS[declared].kinds else DEFAULTS[kind]
     classes = config.data.classes
-    names: Sequence[str] = facts.get({"stored": "class_names", "emotions": "emotions"}.get(classes, ""), ())
+    if classes == "sentiment" and isinstance(model.task, int):
+        _check_divides(model.task, declared)
+    names: Sequence[str] = facts.get(_NAMES.get(classes, ""), ())
     return Scoring(
         kind=kind,
         protocol=protocol,
@@ -122,8 +141,15 @@ def scoring_of(config: Config, facts: Mapping[str, Any]) -> Scoring:
 
 
 def _as_many(names: Sequence[str], count: int) -> tuple[str, ...]:
-    """Names of all outputs, of which a model may have more than its data has classes; none where there are none."""
-    return (*names, *map(str, range(len(names), count))) if names else ()
+    """Names of all outputs, of which a model may have more than its data has classes; none where there are none. What
+    has none is called by its number, as a class where another one has that name."""
+    found = list(names)
+    for number in range(len(names), count if names else 0):
+        name = str(number)
+        while name in found:
+            name = f"class {name}"
+        found.append(name)
+    return tuple(found)
 
 
 def targets(labels: Tensor, scoring: Scoring) -> Tensor:
@@ -147,9 +173,14 @@ def check_targets(config: Config, index: ShardIndex) -> None:
         ends = torch.tensor([facts.min, facts.max])
         found = sorted(set(scoring_of(config, vars(index.info)).classes_of(ends).tolist()))
     if len(found) == 1 and index.num_samples("train") > 1:
-        what = f"sentiment {found[0]:g}" if task == "regression" else f"class {found[0]} of model.task={task}"
+        info = index.info
+        value = to_source_units(found[0], info.label_scale, info.label_offset) if task == "regression" else found[0]
+        what = f"sentiment {value:g}" if task == "regression" else f"class {value} of model.task={task}"
+        labels = facts.describe(
+            class_names=info.class_names, emotions=info.emotions, scale=info.label_scale, offset=info.label_offset
+        )
         raise ValueError(
-            f"every training sample of {index.info.name} is {what} (labels: {facts.describe()}), from which nothing "
+            f"every training sample of {info.name} is {what} (labels: {labels}), from which nothing "
             "can be learned; choose another model.task, or say in `dmd shard` what the labels are (--classes, "
             "--binary, --label-scale)"
         )

@@ -320,7 +320,7 @@ def _warn_of(ignored: dict[str, int], where: str) -> None:
 
 def _label_fields(rows: dict[str, Any], card: ModelCard) -> dict[str, Any]:
     """The columns of a table with the labels that the model predicts under their names in a pickle."""
-    if card.config["data"]["classes"] == "stored" and "class" in rows:
+    if config_of(card).data.classes == "stored" and "class" in rows:
         rows["classification_labels"] = rows.pop("class")
     emotions = card.data.get("emotions") or ()
     if emotions and set(emotions) <= rows.keys():

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_shards.sources import fields as fields_of
+from data_shards.sources.conversions import is_missing
 from data_shards.sources.pickled import Fields
 from dmd.config import Config
 from dmd.data.loader import LABELS
@@ -19,9 +20,8 @@ from dmd.data.targets import scoring_of, targets
 from dmd.metrics import Scoring
 from dmd.system.trained_model import ModelCard, config_of
 
-_SENTIMENTS = ("regression_labels", "labels", "label")
-_CLASSES = ("classification_labels", "labels", "label")
-_EMOTIONS = ("emotions", "labels", "classification_labels")
+_SENTIMENTS = (*fields_of.SENTIMENT_FIELDS, "label")
+_CLASSES = (fields_of.CLASS_FIELD, "labels", "label")
 
 
 def shard_labels(batch: Mapping[str, NDArray[Any]], config: Config, scoring: Scoring) -> NDArray[np.float64]:
@@ -65,14 +65,44 @@ def pickle_labels(fields: Fields, count: int, card: ModelCard, where: str) -> ND
 
 
 def _emotions(fields: Fields, count: int, scoring: Scoring, where: str) -> NDArray[np.float64]:
-    """Emotions [N, L] of a field with a number for each, of all samples or of none."""
-    name = next((name for name in _EMOTIONS if fields.get(name) is not None), None)
+    """Emotions [N, L] of a field with a number for each, of all samples or of none.
+
+    Of the other names that `dmd shard` knows, a field counts where it has as many entries as there are emotions: MMSA's
+    pickles have class numbers or sentiments there, one a sample.
+    """
+    none = np.full((count, scoring.outputs), np.nan)
+    name = next(
+        (name for name in fields_of.EMOTION_FIELDS if _holds_emotions(fields, name, count * scoring.outputs)), None
+    )
     if name is None:
-        return np.full((count, scoring.outputs), np.nan)
-    given = {name: np.atleast_2d(fields[name])}
-    flags = fields_of.emotions(given, name, where.removesuffix(": "), scoring.names)
+        return none
+    values = fields[name]
+    if _has_no_values(values):
+        return none
+    if count == 1 and np.shape(values)[:1] != (1,):
+        values = [values]  # one sample without the axis of samples
+    flags = fields_of.emotions({name: values}, name, where.removesuffix(": "), scoring.names)
     _check_count(flags, count, where)
     return flags.astype(np.float64)
+
+
+def _holds_emotions(fields: Fields, name: str, size: int) -> bool:
+    """Whether a field is one of emotions: by its name, or by its entries, a number or a pair for each emotion."""
+    values = dict(fields.items()).get(name)  # a field that is looked at alone is not one that is read
+    if values is None or name == fields_of.EMOTION_FIELDS[0]:
+        return values is not None
+    try:
+        return np.size(values) in (size, 2 * size)
+    except ValueError:  # ragged
+        return False
+
+
+def _has_no_values(values: Any) -> bool:
+    """Whether all entries are missing."""
+    try:
+        return all(map(is_missing, np.asarray(values, dtype=object).reshape(-1).tolist()))
+    except ValueError:  # ragged
+        return False
 
 
 def _check_count(given: NDArray[Any], count: int, where: str) -> None:

@@ -66,17 +66,21 @@ class Scoring:
     def in_units(self, stored: Tensor) -> Tensor:
         """Sentiments of the shards' scale in the units of the source, float64; as they are where both are the same, and
         where answers are no sentiments."""
-        if self.kind != "regression" or self._has_units_of_shards:
+        if self.kind != "regression" or self.has_units_of_shards:
             return stored
+        return self._in_source_units(stored)
+
+    def _in_source_units(self, stored: Tensor) -> Tensor:
         return stored.double() / self.scale + self.offset
 
     def stored(self, values: Tensor) -> Tensor:
         """Sentiments in the units of the source on the scale [-3, 3], as exact as the shards' float32; as they are
         where both are the same."""
-        return values if self._has_units_of_shards else ((values.double() - self.offset) * self.scale).float()
+        return values if self.has_units_of_shards else ((values.double() - self.offset) * self.scale).float()
 
     @property
-    def _has_units_of_shards(self) -> bool:
+    def has_units_of_shards(self) -> bool:
+        """Whether the source has its sentiments in [-3, 3]."""
         return self.scale == 1 and self.offset == 0
 
     @property
@@ -99,7 +103,7 @@ class Scoring:
         """The class of each sentiment of the shards, of a classifier of sentiments."""
         assert self.classes_by, "the classes are stored"
         if self.classes_by == "sims":
-            return to_bins(stored.double() / self.scale + self.offset, self.outputs)
+            return to_bins(self._in_source_units(stored), self.outputs)
         return to_classes(stored, self.outputs)
 
     def describe(self, label: Tensor) -> str:

@@ -7,6 +7,8 @@ MODALITIES = ("text", "audio", "vision")
 Task = Literal["auto", "regression", "multilabel"] | int
 Kind = Literal["regression", "classes", "multilabel"]
 """What the heads predict: a sentiment, one of several classes, or any number of emotions."""
+_FEWEST = 2
+"""Classes or emotions that there are at least."""
 
 
 def kind_of(task: Task) -> Kind:
@@ -99,8 +101,10 @@ class ModelConfig:
                     raise ValueError(f"model.{name} is {rate}; a dropout rate lies in [0, 1)")
 
     def _check_task(self) -> None:
-        if not isinstance(self.task, str) and self.task < 2:
-            raise ValueError(f"model.task is {self.task}; give auto, regression, multilabel, or at least 2 classes")
+        if not isinstance(self.task, str) and self.task < _FEWEST:
+            raise ValueError(
+                f"model.task is {self.task}; give auto, regression, multilabel, or at least {_FEWEST} classes"
+            )
         if self.emotions < 0 or (self.emotions and self.task != "multilabel"):
             raise ValueError(
                 f"model.emotions is {self.emotions} and model.task is {self.task!r}; the shards say how many there "
@@ -116,7 +120,11 @@ class ModelConfig:
     def outputs(self) -> int:
         """Numbers that a head gives: one, or a logit per class or emotion. Raises ValueError as `kind`."""
         if self.kind == "multilabel":
-            assert self.emotions > 1, "resolved with the task"
+            if self.emotions < _FEWEST:
+                raise ValueError(
+                    f"model.task is 'multilabel' and model.emotions is {self.emotions}; the shards say how many there "
+                    f"are: give shards with at least {_FEWEST}"
+                )
             return self.emotions
         return self.task if isinstance(self.task, int) else 1
 

@@ -91,13 +91,18 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
         data: shards that `dmd evaluate RUN` reads by default.
 
     Raises:
-        ValueError: what `read_published` and `shapes` reject, another shape than the config's, a weight of the
+        ValueError: what `read_published` and `shapes` reject, another task or shape than the config's, a weight of the
             network that is missing, or a directory that is taken.
     """
     if run.exists():
         raise ValueError(f"{run} is there already; give a new directory")
     if stands_on_base(config.text.lora, config.text.quantize):
         raise ValueError("text.lora_rank or text.quantize is set, but published files hold all weights; leave them out")
+    if config.model.task == "multilabel" or config.data.classes != "sentiment":
+        raise ValueError(
+            f"model.task is {config.model.task!r} and data.classes is {config.data.classes!r}, but published files "
+            "predict a sentiment; give the preset of CMU-MOSI or CMU-MOSEI that the file was trained with"
+        )
     if config.model.task == "auto":
         config = replace(config, model=replace(config.model, task="regression"))  # all that was published
     published = read_published(path)

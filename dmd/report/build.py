@@ -3,6 +3,7 @@
 build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from data_shards.places import Place, redact
 from data_shards.sole_writer import sole_writer
 from dmd.evaluation.trained_run import training_data
+from dmd.metrics import Scoring
 from dmd.model.config import Kind
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
@@ -41,6 +43,10 @@ _FIGURES: dict[Kind, str] = {
     "classes": "confusion, shares, probabilities",
     "multilabel": "shares, probabilities",
 }
+_APART = (
+    "the runs have different tasks (model.task), protocols, names of classes or emotions, or units of sentiments, "
+    "which no table compares; report them apart"
+)
 _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
@@ -66,7 +72,8 @@ def build_report(
         text_encoder: see `dmd.system.trained_model.TrainedModel`; of all runs.
 
     Raises:
-        ValueError: a run that is named twice, is none, or whose shards are not there; another writer.
+        ValueError: a run that is named twice, is none, or whose shards are not there; runs that no table compares;
+            another writer.
     """
     resolved = [path.resolve() for path in paths]
     for number, path in enumerate(resolved):
@@ -74,13 +81,12 @@ def build_report(
             raise ValueError(f"{paths[number]} is named twice; name each run once")
     records = [read_run(path, unfinished=unfinished) for path in paths]
     if len({(str(record.task), record.protocol) for record in records}) > 1:
-        raise ValueError(
-            "the runs have different tasks (model.task) or protocols, which no table compares; report them apart"
-        )
+        raise ValueError(_APART)
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
         results = [
             load_and_run(run.path, data or training_data(run.path), split, text_encoder=text_encoder) for run in records
         ]
+        check_comparable([result.scoring for result in results])
         measured = [Measured(run=run, result=result) for run, result in zip(records, results, strict=True)]
         groups = make_groups(measured)
         sections = [_overview(groups, split)]
@@ -94,6 +100,28 @@ def build_report(
         return write_page(out, f"DMD on {names}", f"{count}; {split} split, {samples} samples", sections)
 
 
+def check_comparable(scorings: Iterable[Scoring]) -> None:
+    """Raise ValueError unless answers of models are measured by the same metrics, of sentiments in the same units."""
+    measures = {
+        (
+            scoring.kind,
+            scoring.outputs,
+            scoring.protocol,
+            scoring.classes_by,
+            tuple(row.name for row in scoring.rows()),
+            scoring.limits if scoring.kind == "regression" else (),
+        )
+        for scoring in scorings
+    }
+    if len(measures) > 1:
+        raise ValueError(_APART)
+
+
+def is_measured_as_published(scoring: Scoring) -> bool:
+    """Whether metrics are those of the published figures, of CMU-MOSI and CMU-MOSEI: of sentiments in [-3, 3]."""
+    return scoring.protocol == "mosi" and scoring.has_units_of_shards
+
+
 def _anchors(records: list[RunRecord]) -> list[str]:
     names = [record.name for record in records]
     return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
@@ -103,7 +131,7 @@ def _overview(groups: list[Group], split: str) -> Section:
     """What the runs reach, what differs, and the published figures."""
     runs = {group.name: [member.run for member in group.members] for group in groups}
     tables: list[Table | None] = [summary_table(groups, split), run_table(groups, split), comparison_table(groups)]
-    is_published = groups[0].members[0].result.scoring.protocol == "mosi"
+    is_published = is_measured_as_published(groups[0].members[0].result.scoring)
     if is_published:
         tables += [published_table(groups, split), ablation_table(groups), unimodal_table(groups)]
     pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation loss of every run by step.")]

@@ -20,6 +20,7 @@ from torch import Tensor
 from data_shards.places import Place, PlaceLike
 from data_shards.sole_writer import sole_writer
 from dmd.checkpoint.standing import is_unfinished
+from dmd.config.loading import config_to_dict
 from dmd.evaluation.trained_run import training_data
 from dmd.inference.export import load
 from dmd.inference.inputs import read_samples
@@ -30,7 +31,7 @@ from dmd.report.page import Picture, Section, write_page
 from dmd.report.style import COLOURS, DASHES, INK, RC, new_figure
 from dmd.report.tables import Table
 from dmd.system.input_arrays import Arrays, Inputs
-from dmd.system.trained_model import ModelCard, TrainedModel, join
+from dmd.system.trained_model import ModelCard, TrainedModel, config_of, join
 
 Unit = Literal["sample", "frame"]
 UNITS: tuple[Unit, ...] = ("sample", "frame")
@@ -171,7 +172,11 @@ def missing_figure(grids: Sequence[Sequence[Cell]]) -> Figure:
 def check_one_config(run: Path, card: ModelCard, first: Path, of_first: ModelCard) -> None:
     """Raise ValueError unless two models are seeds of one config, whose mean says something."""
     values, reference = (
-        {**compared_values(c.config, c.data["dims"]), "data": c.data["name"], "generation": c.data["generation"]}
+        {
+            **compared_values(config_to_dict(config_of(c)), c.data["dims"]),
+            "data": c.data["name"],
+            "generation": c.data["generation"],
+        }
         for c in (card, of_first)
     )
     for key in reference | values:

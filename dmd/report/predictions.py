@@ -16,6 +16,8 @@ from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
 
 LONG_NAME = 8
 """Characters from which names below an axis are turned."""
+LONG_AXIS = 30
+"""Characters of all names, each as long as the longest, from which they are turned."""
 EVEN = 0.5
 """Probability above which an emotion is said."""
 
@@ -45,7 +47,7 @@ def draw_confusion(axes: Axes, counts: NDArray[np.int64], names: Sequence[str]) 
         if count:
             colour = "white" if share[row, column] > 0.55 * share.max() else INK
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(names)), names)
+    name_ticks(axes, range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set(title="samples by class; shade: share of row", xlabel="predicted class", ylabel="true class")
     axes.grid(visible=False)
@@ -71,9 +73,16 @@ def class_figure(result: SplitResult) -> Figure:
     there = [number for number in range(count) if (labels == number).any()]
     right.axhline(1 / count, color=SOFT, linewidth=1, linestyle="--")
     draw_boxes(right, [of_true[labels == number] for number in there], there)
-    right.set_xticks(places, names)
+    name_ticks(right, places.tolist(), names)
     right.set(title="probability of the true class", xlabel="true class", ylim=(-0.02, 1.02))
     return figure
+
+
+def name_ticks(axes: Axes, places: Sequence[int], names: Sequence[str]) -> None:
+    """Names below an axis, turned where they would run into each other."""
+    longest = max(map(len, names), default=0)
+    turned = longest > LONG_NAME or longest * len(names) > LONG_AXIS
+    axes.set_xticks(places, names, rotation=45 if turned else 0)
 
 
 def draw_shares(axes: Axes, shares: Sequence[NDArray[np.floating]], names: Sequence[str], what: str) -> None:
@@ -81,7 +90,7 @@ def draw_shares(axes: Axes, shares: Sequence[NDArray[np.floating]], names: Seque
     places = np.arange(len(names))
     for shift, share, colour, label in zip((-0.2, 0.2), shares, (INK, COLOURS[2]), ("true", "predicted"), strict=True):
         axes.bar(places + shift, share, 0.4, color=colour, label=label)
-    axes.set_xticks(places, names, rotation=45 if max(map(len, names)) > LONG_NAME else 0)
+    name_ticks(axes, places.tolist(), names)
     axes.set(title=f"share of samples by {what}", xlabel=what)
     axes.legend()
 
@@ -97,7 +106,7 @@ def emotion_figure(labels: NDArray[np.floating], probabilities: NDArray[np.float
         there = [number for number in range(len(names)) if chosen[:, number].any()]
         values = [probabilities[chosen[:, number], number] for number in there]
         draw_boxes(right, values, [number + shift for number in there], width=0.3)
-    right.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > LONG_NAME else 0)
+    name_ticks(right, range(len(names)), names)
     right.set(title="probability where it is there (left) and where not", xlabel="emotion", ylim=(-0.02, 1.02))
     return figure
 
@@ -105,7 +114,9 @@ def emotion_figure(labels: NDArray[np.floating], probabilities: NDArray[np.float
 def draw_boxes(
     axes: Axes, values: Sequence[NDArray[np.floating]], places: Sequence[float], *, width: float = 0.6
 ) -> None:
-    """A box per class."""
+    """A box per class; none where there are no classes."""
+    if not places:
+        return
     boxes = axes.boxplot(
         values,
         positions=places,
@@ -136,7 +147,7 @@ def prediction_figure(result: SplitResult) -> Figure:
     there = [number for number in range(len(scoring.fine_classes)) if (classes == number).any()]
     right.axhline(0, color=SOFT, linewidth=1, linestyle="--")
     draw_boxes(right, [residual[classes == number] for number in there], there)
-    right.set_xticks(there, [scoring.fine_classes[number] for number in there])
+    name_ticks(right, there, [scoring.fine_classes[number] for number in there])
     right.set(title="residuals by true class", xlabel="true class", ylabel="predicted - true")
     return figure
 

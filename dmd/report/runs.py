@@ -98,7 +98,8 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
         document = read_document(path)
         config = config_to_dict(written_config(document["config"]))
         info, sessions = document["info"], document["sessions"]
-        curves = _curves(read_lines(path))
+        stands = standing(path)
+        curves = _curves(read_lines(path) if stands is None else stands.lines)
         record = RunRecord(
             path=path,
             name=path.resolve().name,
@@ -106,7 +107,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> RunRecord:
             info=info,
             sessions=sessions,
             curves=curves,
-            stands=standing(path),
+            stands=stands,
         )
         done = record.finished
     except Unreadable:

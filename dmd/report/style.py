@@ -12,6 +12,7 @@ SEQUENTIAL = "cividis"
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.parse_math": False,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
     "axes.edgecolor": SOFT,

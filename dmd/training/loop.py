@@ -16,7 +16,14 @@ from data_shards.sole_writer import Lease
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.resume import Resume, load_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.standing import NEVER_VALIDATED, ValidatedStep, finished_at, newest_validation, schedule_of
+from dmd.checkpoint.standing import (
+    NEVER_VALIDATED,
+    ValidatedStep,
+    finished_at,
+    has_stored_losses,
+    newest_validation,
+    schedule_of,
+)
 from dmd.checkpoint.state import Cursor, check_continues, check_same_base, make_state
 from dmd.config import Config
 from dmd.data.loader import training_steps
@@ -86,6 +93,7 @@ class Training:
         self.is_main_rank = engine.rank == 0
         self.guard = NonfiniteGuard(config.train, reader, run, is_main_rank=self.is_main_rank)
         self.versions = versions()
+        self.stored_losses_until: int | None = None
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
         self.first_step = self.step
@@ -98,7 +106,16 @@ class Training:
         self.output: RunOutput | None = None
         with all_or_none(engine.device):
             if self.is_main_rank and not self.finished_before:
-                self.output = RunOutput(run, config, reader.index, self.plan, engine, resumed=resumed, lease=lease)
+                self.output = RunOutput(
+                    run,
+                    config,
+                    reader.index,
+                    self.plan,
+                    engine,
+                    resumed=resumed,
+                    stored_losses_until=self.stored_losses_until,
+                    lease=lease,
+                )
 
     def run(self) -> Outcome:
         """Train until the config or a stop request ends it, and close the log; a run that is finished stays as is.
@@ -297,6 +314,7 @@ class Training:
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]
         self.cursor = Cursor(**snapshot.state["cursor"])
         self.step = snapshot.step
+        self.stored_losses_until = self.step if has_stored_losses(snapshot.state) else None
         if self.is_main_rank and not self.finished:
             print(f"resumed {self.run_path} at step {self.step} (epoch {self.cursor.epoch})", flush=True)
         return self.step

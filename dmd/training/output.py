@@ -20,6 +20,7 @@ class RunOutput:
     Args:
         run: the run directory; whether it can hold checkpoints of the engine's system is tried here.
         resumed: step that the training continues from.
+        stored_losses_until: see `dmd.training.logging.recorder.Recorder`.
         lease: the right to write there; None where the caller sees to it that nobody else does.
 
     Raises:
@@ -36,6 +37,7 @@ class RunOutput:
         engine: Engine,
         *,
         resumed: int | None,
+        stored_losses_until: int | None,
         lease: Lease | None,
     ) -> None:
         from dmd.training.logging.logbook import Logbook, open_record  # TensorBoard, which other ranks do without
@@ -44,7 +46,11 @@ class RunOutput:
         sizes = checkpoint_sizes(engine.sizes, averages=config.train.ema_decay > 0)
         try_storage(run / CHECKPOINTS, sizes)
         self.saver = Saver(run, config.train)
-        self.log = Logbook(run, partial(open_record, run, config, index, plan, engine), resumed)
+        self.log = Logbook(
+            run,
+            partial(open_record, run, config, index, plan, engine, stored_losses_until=stored_losses_until),
+            resumed,
+        )
         self._lease = lease
 
     def taken(self) -> str | None:

@@ -1,6 +1,7 @@
 """Statistics, tables, trial sizes, the request: what needs no Ray."""
 
 import csv
+import json
 import math
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
@@ -27,7 +28,7 @@ from cluster.search.tensorboard_hparams import describe_search
 from cluster.search.trial_records import TrialRecord, TrialRecords, keep_request
 from data_shards.places import to_place
 from dmd.config import Config
-from dmd.config.loading import load_config
+from dmd.config.loading import config_to_dict, load_config
 from dmd.metrics import METRICS, Scoring
 from dmd.training.logging.hyperparameters import BEST
 from dmd.training.logging.recorder import Recorder
@@ -124,6 +125,24 @@ def test_request(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         keep_request(path, {"a": 1})
+
+
+def test_the_request_of_an_older_program_continues(tmp_path):
+    path, config = tmp_path / "experiment.json", load_config("demo", ["model.task=regression"])
+    older = config_to_dict(config)
+    for name in ("task", "emotions", "masked_padding"):
+        del older["model"][name]
+    path.write_text(json.dumps({"config": older, "generation": "x"}))
+    keep_request(path, {"config": config_to_dict(config), "generation": "x"})
+    other = load_config("demo", ["model.task=regression", "model.levels=3"])
+    before = f"was started with model.levels {config.model.levels}, not 3; give that again"
+    with pytest.raises(ValueError, match=before):
+        keep_request(path, {"config": config_to_dict(other), "generation": "x"})
+    with pytest.raises(ValueError, match='was started with generation "x", not "y"'):
+        keep_request(path, {"config": config_to_dict(config), "generation": "y"})
+    path.write_text(json.dumps({"config": {**older, "nets": {}}, "generation": "x"}))
+    with pytest.raises(ValueError, match="its config cannot be read: unknown config key 'nets'"):
+        keep_request(path, {"config": config_to_dict(config), "generation": "x"})
 
 
 def test_seeds_and_ablations(tmp_path):

@@ -377,9 +377,9 @@ def test_emotions_follow_the_sentiment_or_are_alone(tmp_path):
         np.testing.assert_array_equal(stored["label"], np.float32(labels))
         assert stored["emotions"].tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 1]]
     with pytest.raises(
-        ValueError, match=r"v0\[0\] has 3 columns of labels, and --emotions 1 names; they are the columns"
+        ValueError, match=r"v0\[0\] has 3 columns of labels, and --emotions 4 names; they are the columns"
     ):
-        shards(given, tmp_path / "out", "--emotions", "happy")
+        shards(given, tmp_path / "out", "--emotions", "a,b,c,d")
     change(given, L={"v0": ([[0.0, 1.0]], [[1.0, 2.0, -1.0]])})
     with pytest.raises(ValueError, match=r"L\.csd: v0\[0\]: emotions: c is -1; give 0 where an emotion is absent"):
         shards(given, tmp_path / "out", "--emotions", "a,b,c")

@@ -269,7 +269,7 @@ def test_without_labels_all_clips_are_there_to_predict(recordings, sound_only, t
     [
         (["--lengths", "audio=0"], "--lengths 'audio=0' is not MODALITY=STEPS, such as audio=400"),
         (["--lengths", "audio=3,audio=4"], "--lengths names audio twice"),
-        (["--emotions", "happy"], "--emotions names columns of --labels; give both"),
+        (["--emotions", "happy,sad"], "--emotions names columns of --labels; give both"),
         (["--text", "tokens"], "text_encoder"),
         (["--processes", "0"], "--processes is 0; it must be at least 1"),
         (["--tasks", "3"], "--tasks is for tasks on a Ray cluster; name one with --address"),

@@ -83,6 +83,20 @@ def test_a_range_is_stored_from_minus_three_to_three(tmp_path, capsys, ends, lab
     assert (told in capsys.readouterr().out) == (ends != (-3, 3))
 
 
+def test_a_lost_index_of_scaled_labels_comes_back(tmp_path):
+    declared = ("--label-range", "-1", "1", "--protocol", "sims")
+    before = shards_of(pickled(tmp_path, regression_labels=cycle(-1, 0.2, 1)), tmp_path, *declared)
+    root = tmp_path / "shards"
+    (root / "index.parquet").unlink()
+    with pytest.raises(ValueError, match="--stored-labels needs the scale that they came from; say it with"):
+        index([str(root), "--stored-labels"])
+    assert index([str(root), "--stored-labels", *declared]) == 0
+    after = ShardIndex.load(root).info
+    assert (after.label_scale, after.label_offset, after.protocol) == (3.0, 0.0, "sims")
+    assert (after.labels, after.counts) == (before.labels, before.counts)
+    assert read_all(root)["label"][:3] == pytest.approx((-3, 0.6, 3), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -277,6 +291,23 @@ def test_emotions_of_a_pickle(tmp_path, capsys, field, shape):
     assert "train labels: emotions happy (17), sad (8), angry (1)" in capsys.readouterr().out
 
 
+def test_the_emotions_of_iemocap_have_their_protocol(tmp_path):
+    path = pickled(tmp_path, emotions=flags)
+    info = shards_of(path, tmp_path, "--emotions", EMOTIONS, "--protocol", "iemocap")
+    assert (info.task, info.protocol) == ("multilabel", "iemocap")
+    sentiments = pickled(tmp_path, regression_labels=cycle(-1, 2.5))
+    with pytest.raises(
+        ValueError, match="--protocol iemocap is about classes or emotions, but samples have sentiments"
+    ):
+        shards_of(sentiments, tmp_path, "--protocol", "iemocap")
+
+
+def test_equal_sentiments_are_told_in_the_units_of_the_source():
+    train = LabelFacts(min=1.5, max=1.5, classes=(1, 2))
+    warnings = check_labels({"train": train}, Labels(range=(1, 5)), "x", training_samples=3)
+    assert "every training sample has the sentiment 4, from which only classes can be learned" in warnings
+
+
 def test_a_sentiment_beside_emotions_stays(tmp_path, capsys):
     path = pickled(tmp_path, regression_labels=cycle(-2, 0, 2.5), emotions=flags)
     info = shards_of(path, tmp_path, "--emotions", EMOTIONS)
@@ -306,6 +337,8 @@ def test_a_sentiment_beside_emotions_stays(tmp_path, capsys):
             "every sample of train has the same emotions, from which nothing",
         ),
         (lambda count: flags(count - 1), EMOTIONS, "fields disagree on the number of samples"),
+        (flags, "happy", "--emotions happy: give at least two; one alone is --binary"),
+        (flags, "happy,mean,sad", "--emotions happy,mean,sad: tables have means over all as mean; name it otherwise"),
         (flags, "happy,happy,sad", "--emotions happy,happy,sad: give different names, at most 100"),
     ],
 )

@@ -1,14 +1,32 @@
 """Averaged weights: what an update does, and that the training's own weights come back bitwise identical."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
+from data_shards.format.schema import DatasetInfo
 from dmd.checkpoint.state import Cursor, check_continues, make_state, saved_config
+from dmd.config import Config
 from dmd.config.loading import load_config
 from dmd.training.ema import DELAY, START, WeightAverage
 from tests.support.small_data import build_from, mmsa
 
 SCHEDULE = {"plateau": {}, "learning_rates": [], "best_loss": 1.0, "best_epoch": 0, "best_step": -1}
+
+
+def state_of(config: Config, info: DatasetInfo) -> dict[str, Any]:
+    return make_state(
+        config=config,
+        info=info,
+        cursor=Cursor(),
+        schedule=SCHEDULE,
+        nonfinite_in_a_row=0,
+        text_encoder=None,
+        library_versions={},
+        averaged_steps=None,
+    )
 
 
 def network() -> torch.nn.Linear:
@@ -65,17 +83,9 @@ def test_an_impossible_decay_is_rejected():
 
 def test_checkpoints_of_older_programs_continue(tmp_path):
     """They know none of the options that came later, which are off by default."""
-    info, config = build_from(mmsa(), tmp_path), load_config(None, ["model.task=regression"])
-    state = make_state(
-        config=config,
-        info=info,
-        cursor=Cursor(),
-        schedule=SCHEDULE,
-        nonfinite_in_a_row=0,
-        text_encoder=None,
-        library_versions={},
-        averaged_steps=None,
-    )
+    task = "model.task=regression"
+    info, config = build_from(mmsa(), tmp_path), load_config(None, [task])
+    state = state_of(config, info)
     del state["averaged_steps"]
     later = {
         "train": ["ema_decay"],
@@ -97,4 +107,29 @@ def test_checkpoints_of_older_programs_continue(tmp_path):
         "data.classes=stored",
     ):
         with pytest.raises(ValueError, match=rf"was trained with {override.partition('=')[0]}=.*; give that value"):
-            check_continues(state, load_config(None, ["model.task=regression", override]), info, tmp_path)
+            check_continues(state, load_config(None, [task, override]), info, tmp_path)
+
+
+def test_sentiments_in_other_units_do_not_continue(tmp_path):
+    info = build_from(mmsa(), tmp_path)
+    scaled, sims = replace(info, label_scale=1.5, label_offset=3.0), replace(info, protocol="sims")
+    other = {"label_scale": 1.0, "label_offset": 0.5}
+
+    def check(before: dict[str, object], now: DatasetInfo, *overrides: str) -> None:
+        config = load_config(None, overrides)
+        state = state_of(config, info)
+        for name in ("label_scale", "label_offset", "protocol"):
+            del state["data"][name]
+        state["data"].update(before)
+        check_continues(state, config, now, tmp_path)
+
+    with pytest.raises(ValueError, match=r"with label_scale 1\.0, these shards \(tiny\) have 1\.5; write them with"):
+        check({}, scaled)
+    with pytest.raises(ValueError, match=r"with label_offset 0\.5, these shards \(tiny\) have 0\.0"):
+        check(other, info)
+    with pytest.raises(ValueError, match=r"with protocol mosi, these shards \(tiny\) have sims"):
+        check({"protocol": ""}, sims, "model.task=3")
+    check({}, sims, "model.task=regression")
+    check({"protocol": "mosi"}, info, "model.task=3")
+    check({}, replace(scaled, protocol="sims"), "model.task=3", "data.classes=stored")
+    check({}, scaled, "model.task=multilabel")

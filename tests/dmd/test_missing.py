@@ -2,16 +2,21 @@
 
 import csv
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import dmd
+from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
+from dmd.inference.inputs import _label_fields
 from dmd.model.config import MODALITIES
-from dmd.report.missing import TARGETS, _masks, _predict, dropped, evaluate_grid
+from dmd.report.missing import TARGETS, _masks, _predict, check_one_config, dropped, evaluate_grid
 from dmd.system.input_arrays import Inputs
+from dmd.system.trained_model import ModelCard
 from tests.support.commands import command
 from tests.support.token_model import token_model
 
@@ -36,6 +41,21 @@ def test_the_draw_depends_on_seed_modality_and_unit():
         dropped("audio", 50, 8, unit="frame", rate=0.5, seed=0),
     ):
         assert (base != other).any()
+
+
+def test_seeds_of_older_and_newer_programs_are_of_one_config():
+    config = config_to_dict(load_config(None, ["model.task=regression"]))
+    older = {section: dict(values) for section, values in config.items()}
+    for section, name in (("model", "task"), ("model", "emotions"), ("data", "classes")):
+        del older[section][name]
+    sizes = dict.fromkeys(MODALITIES, 4)
+    data = {"name": "x", "generation": "x", "text_kind": "features", "dims": sizes, "lengths": sizes}
+    first, second = (ModelCard(config=one, data=data, text_encoder=None, source={}) for one in (config, older))
+    check_one_config(Path("a"), first, Path("b"), second)
+    assert _label_fields({"class": [1], "label": [0.5]}, second) == {"class": [1], "label": [0.5]}
+    changed = replace(second, config={**older, "model": {**older["model"], "dim": 20}})
+    with pytest.raises(ValueError, match=r"a has model\.dim=50, b has 20: a mean over both says nothing"):
+        check_one_config(Path("a"), first, Path("b"), changed)
 
 
 def test_the_grid_starts_at_evaluate_and_all_missing_is_one_prediction(run, shards, tmp_path):

@@ -162,6 +162,14 @@ def test_the_benchmarks_baseline_is_the_same_model():
         torch.testing.assert_close(its[head], prediction, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("emotions", [0, 1])
+def test_emotions_that_nothing_has_counted_are_rejected(emotions):
+    with pytest.raises(
+        ValueError, match=f"model.task is 'multilabel' and model.emotions is {emotions}; the shards say"
+    ):
+        DMD(dataclasses.replace(SMALL, task="multilabel", emotions=emotions), DIMS, dict.fromkeys(DIMS, 9))
+
+
 def test_a_sequence_shorter_than_its_kernel_is_rejected():
     with pytest.raises(ValueError, match=r"text sequences have 2 steps.*model\.kernel_text"):
         DMD(SMALL, DIMS, {"text": 2, "audio": 6, "vision": 6})

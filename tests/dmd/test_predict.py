@@ -326,6 +326,8 @@ def test_import_rejects(tmp_path, capsys):
     assert "choose the preset" in attempt(state | {"weight_c.bias": torch.zeros(3)})
     assert "lacks 1 weights" in attempt({name: t for name, t in state.items() if name != "weight_c.bias"})
     assert "no state dict" in attempt([1, 2])
+    assert "'multilabel' and data.classes is 'sentiment', but published" in attempt(state, "model.task=multilabel")
+    assert "published files predict a sentiment" in attempt(state, "data.classes=stored")
     (tmp_path / "code.pth").write_bytes(pickle.dumps(Path("/tmp/made")))
     error = rejected(capsys, "import", tmp_path / "code.pth", tmp_path / "run", "--preset", "mosi-aligned")
     assert "nothing in it was run" in error
@@ -386,6 +388,53 @@ def test_class_numbers_are_found_where_dmd_shard_finds_them(name):
     for wrong in (3, 0.5, -1):
         with pytest.raises(ValueError, match=rf"x: {name} holds {wrong}, which is not a class of the model.* 0 to 2"):
             pickle_labels(Fields({name: [0, wrong]}), 2, card, "x: ")
+
+
+EMOTIONS = ("happy", "sad", "angry")
+
+
+def emotion_card() -> ModelCard:
+    config = load_config("mosi-aligned", ["model.task=multilabel", "model.emotions=3", "data.classes=emotions"])
+    sizes = dict.fromkeys(MODALITIES, 4)
+    data = {"name": "x", "generation": "x", "text_kind": "features", "dims": sizes, "lengths": sizes}
+    data |= {"emotions": list(EMOTIONS), "protocol": "emotions"}
+    return ModelCard(config=config_to_dict(config), data=data, text_encoder=None, source={})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"classification_labels": np.array([0, 2]), "regression_labels": np.array([0.5, -1.0])},
+        {"labels": np.zeros((2, 1, 1))},
+        {"labels": ["happy", "sad"]},
+        {"emotions": [[None, None, None], [None, None, None]]},
+        {"emotions": np.full((2, 3), np.nan)},
+    ],
+)
+def test_labels_that_are_no_emotions_are_none_of_a_model_of_emotions(fields):
+    read = Fields(fields)
+    assert np.isnan(pickle_labels(read, 2, emotion_card(), "x: ")).all()
+    assert set(read.unused()) == set(fields) - {"emotions"}
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 1), (1, 3, 1)])
+@pytest.mark.parametrize("name", ["emotions", "labels", "classification_labels"])
+def test_emotions_of_one_sample(name, shape):
+    given = np.array([0, 2.0, 1]).reshape(shape)
+    fields = Fields({"classification_labels": np.array([4]), name: given})
+    assert pickle_labels(fields, 1, emotion_card(), "x: ").tolist() == [[0, 1, 1]]
+
+
+def test_emotions_of_samples():
+    present = np.array([[0, 1, 1], [1, 0, 0]])
+    for given in (present, present.tolist(), np.stack([1 - present, present], axis=2), present[..., None]):
+        fields = Fields({"labels": given, "classification_labels": np.array([1, 2])})
+        assert pickle_labels(fields, 2, emotion_card(), "x: ").tolist() == present.tolist()
+        assert set(fields.unused()) == {"classification_labels"}
+    with pytest.raises(ValueError, match=r"x: emotions has shape \(2, 2\), but --emotions has 3 names"):
+        pickle_labels(Fields({"emotions": present[:, :2]}), 2, emotion_card(), "x: ")
+    with pytest.raises(ValueError, match="x: 2 labels for 3 samples"):
+        pickle_labels(Fields({"emotions": present}), 3, emotion_card(), "x: ")
 
 
 def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from dmd.checkpoint.select import best_checkpoint
-from dmd.checkpoint.standing import finished_at, is_unfinished, schedule_of, standing
+from dmd.checkpoint.standing import (
+    STORED_UNTIL,
+    _in_units,
+    finished_at,
+    is_unfinished,
+    read_lines,
+    schedule_of,
+    standing,
+)
 from dmd.evaluation.trained_run import evaluate_run
 from dmd.metrics import METRICS
+from dmd.training.logging.recorder import Recorder
 from dmd.training.outcome import Outcome
 from tests.support.trained import train, train_and_capture
 
@@ -112,6 +121,41 @@ def test_the_best_numbers_of_the_log_are_those_of_the_checkpoint(runs):
         assert last["best_valid/loss"] == min(line["valid/loss"] for line in lines if line["kind"] == "valid")
         evaluated = evaluate_run(run, data=None, split="valid")["metrics"]["fused"]
         assert last["best_valid/acc7"] == pytest.approx(evaluated["acc7"])
+
+
+def test_the_log_of_an_older_program_comes_into_the_units_of_the_labels(cut):
+    """Its checkpoints name no offset, and its losses are on the scale of the shards."""
+    old = {"data": {"label_scale": 3.0}, "config": {"model": {}}}
+    newer = {**old, "data": {"label_scale": 3.0, "label_offset": 0.0}}
+    lines = [
+        {"step": 2, "valid/loss": 1.2, "valid/mae": 1.2, "valid/corr": 0.6, "valid/epoch": 0, "train/total": 6.0},
+        {"step": 4, "valid_heads/fused/mae": 1.5, "best_valid/loss": None, "kind": "valid"},
+    ]
+    first = {"resume_step": None}
+    resumed = {"resume_step": 2, STORED_UNTIL: 2}
+    converted = _in_units(lines, [first], old)
+    assert converted[0] == {
+        **lines[0],
+        "valid/loss": pytest.approx(0.4),
+        "valid/mae": pytest.approx(0.4),
+    }
+    assert converted[1] == {**lines[1], "valid_heads/fused/mae": 0.5}
+    for state in (newer, old):
+        assert _in_units(lines, [first, resumed, {"resume_step": 3}], state) == [converted[0], lines[1]]
+    assert _in_units(lines, [first, resumed, first], newer) == lines
+    assert _in_units(lines, [first], newer) == lines
+    assert _in_units(lines, [first], {**old, "config": {"model": {"task": 3}}}) == lines
+    stands = standing(cut[0])
+    assert stands is not None
+    assert stands.lines == read_lines(cut[0])
+
+
+def test_a_session_keeps_where_the_units_of_its_log_change(tmp_path):
+    about = {"config": {"objective": {"prior": "published"}}, "info": {}}
+    Recorder(tmp_path, **about, resume_step=None).close(None)
+    Recorder(tmp_path, **about, resume_step=0, stored_losses_until=0).close(None)
+    sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert [session.get(STORED_UNTIL) for session in sessions] == [None, 0]
 
 
 def test_losses_of_older_programs_come_into_the_units_of_the_labels():

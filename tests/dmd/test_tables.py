@@ -15,12 +15,13 @@ from dmd.evaluation.evaluate import Evaluation
 from dmd.losses import Objective, ObjectiveConfig
 from dmd.losses.ghost import sample_mean
 from dmd.losses.terms import TERMS, Term, all_terms, triton_order
-from dmd.metrics import METRICS, Metric, heading, headings_of, in_view, loss_title, show, unit_note
+from dmd.metrics import METRICS, Metric, Scoring, heading, headings_of, in_view, loss_title, show, unit_note
 from dmd.metrics.table import DEFAULTS, NAME, PROTOCOLS, metrics_of, protocol_of
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput, Head
 from dmd.report import names
+from dmd.report.build import check_comparable, is_measured_as_published
 from dmd.report.curves import loss_terms
 from dmd.report.groups import Measured, make_groups
 from dmd.report.inference import load_and_run
@@ -278,3 +279,28 @@ def test_a_new_head_is_what_the_network_predicts_and_a_row(run, monkeypatch, tmp
     data = read_run(run).info["data"]
     assert command("predict", run, data, "--out", tmp_path / "valid.csv") == 0
     assert ',"vision_hetero","mean","edge_' in (tmp_path / "valid.csv").read_text().splitlines()[0]
+
+
+def emotions_of(*emotions: str) -> Scoring:
+    return Scoring(kind="multilabel", protocol="emotions", outputs=len(emotions), names=emotions)
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (emotions_of("happy", "sad"), emotions_of("happy", "angry")),
+        (emotions_of("happy", "sad"), emotions_of("happy", "sad", "angry")),
+        (Scoring(), Scoring(scale=1.5, offset=3.0)),
+        (Scoring(), Scoring(protocol="sims")),
+    ],
+)
+def test_runs_that_no_table_compares(first, second):
+    check_comparable([first, replace(first)])
+    with pytest.raises(ValueError, match=r"different tasks .*, names of classes or emotions, or units of sentiments"):
+        check_comparable([first, second])
+
+
+def test_published_figures_stand_beside_sentiments_in_their_units_alone():
+    assert is_measured_as_published(Scoring())
+    for other in (Scoring(scale=3.0), Scoring(scale=1.5, offset=3.0), Scoring(protocol="sims"), emotions_of("a", "b")):
+        assert not is_measured_as_published(other)

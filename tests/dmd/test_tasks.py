@@ -168,7 +168,7 @@ def test_classes_that_are_not_there_are_rejected(tmp_path):
     ):
         resolve_task(load_config(None, ["model.task=regression", "data.classes=stored"]), replace(info, classes=3))
     with pytest.raises(ValueError, match=r"model\.task is 4, but a sentiment has 2, 3, 5, 7 classes; .*=stored"):
-        load_config(None, ["model.task=4"])
+        resolve_task(load_config(None, ["model.task=4"]), info)
     for task in (1, 0, True):
         with pytest.raises(ValueError, match=r"model\.task is 1|model\.task is 0"):
             load_config(None, [f"model.task={task}"])

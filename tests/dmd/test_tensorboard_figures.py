@@ -1,16 +1,22 @@
 """TensorBoard beside its curves: figures, the config as text, features in the projector, all in the run's one log."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import rc_context
 from PIL import Image
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
+from dmd.metrics import Scoring
 from dmd.model.config import MODALITIES
+from dmd.report.inference import SplitResult
+from dmd.report.predictions import class_figure, confusion_figure, emotion_figure
+from dmd.report.style import RC
 from dmd.training.logging.tensorboard_figures import figures, wants_figures
 
 
@@ -65,3 +71,60 @@ def test_edges_stand_beside_their_prior():
 
 def test_figures_become_rarer():
     assert [epoch for epoch in range(20) if wants_figures(epoch)] == [0, 1, 3, 7, 15]
+
+
+@pytest.mark.parametrize("everywhere", [0.0, 1.0])
+def test_emotions_that_no_sample_or_every_sample_has_are_drawn(everywhere):
+    labels, probabilities = np.full((3, 2), everywhere), np.array([[0.2, 0.9], [0.4, 0.6], [0.7, 0.1]])
+    axes = emotion_figure(labels, probabilities, ["happy", "sad"]).get_axes()
+    assert [len(panel.patches) for panel in axes] == [4, 2]
+
+
+def classified(*names: str) -> SplitResult:
+    """Two samples of each class, one of them taken for the next class."""
+    count = len(names)
+    labels = np.arange(2 * count, dtype=np.float64) % count
+    chosen = (labels.astype(int) + (np.arange(2 * count) < count)) % count
+    logits = np.eye(count)[chosen]
+    return SplitResult(
+        split="valid",
+        ids=[str(number) for number in range(2 * count)],
+        labels=labels,
+        predictions={"fused": logits},
+        edges={},
+        features={},
+        feature_labels=labels,
+        metrics={},
+        answers=chosen,
+        probabilities=logits,
+        scoring=Scoring(kind="classes", protocol="classes", outputs=count, names=names),
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("no", "yes"),
+        ("negative", "neutral", "positive"),
+        ("anger", "happy", "sad", "calm", "fear"),
+        ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"),
+        tuple(f"class{number}" for number in range(12)),
+    ],
+)
+def test_names_below_an_axis_do_not_run_into_each_other(names):
+    with rc_context(RC):
+        figure = class_figure(classified(*names))
+        figure.draw_without_rendering()
+        for axes in figure.get_axes():
+            labels = axes.get_xticklabels()
+            assert [label.get_text() for label in labels] == list(names)
+            boxes = [label.get_window_extent() for label in labels]
+            apart = all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+            assert apart or {label.get_rotation() for label in labels} == {45}
+
+
+def test_a_dollar_in_a_name_is_no_mathematics():
+    with rc_context(RC):
+        figure = confusion_figure(np.eye(2, dtype=np.int64), ["$x^", "a$b$"])
+        figure.draw_without_rendering()
+        assert not any(label.get_parse_math() for label in figure.get_axes()[0].get_xticklabels())

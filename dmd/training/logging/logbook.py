@@ -36,9 +36,20 @@ RETRY_SECONDS = 30
 
 
 def open_record(
-    run: Path, config: Config, index: ShardIndex, plan: EpochPlan, engine: Engine, resumed: int | None
+    run: Path,
+    config: Config,
+    index: ShardIndex,
+    plan: EpochPlan,
+    engine: Engine,
+    resumed: int | None,
+    *,
+    stored_losses_until: int | None,
 ) -> Recorder:
-    """The record of a training in its run directory, to continue after step `resumed` (None: from the start)."""
+    """The record of a training in its run directory, to continue after step `resumed` (None: from the start).
+
+    Args:
+        stored_losses_until: see `Recorder`.
+    """
     info = index.info
     about = {
         "data": str(index.root),
@@ -61,7 +72,14 @@ def open_record(
     }
     shown = in_view("hparams", [row.name for row in engine.system.scoring.rows()])
     compare = tuple(f"{BEST}/{name}" for name in ("loss", *shown))
-    return Recorder(run, config=config_to_dict(config), info=about, resume_step=resumed, compare=compare)
+    return Recorder(
+        run,
+        config=config_to_dict(config),
+        info=about,
+        resume_step=resumed,
+        compare=compare,
+        stored_losses_until=stored_losses_until,
+    )
 
 
 class Logbook:

@@ -26,7 +26,7 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
 from data_shards.durable import is_same_file, replace_file
-from dmd.checkpoint.standing import LINES
+from dmd.checkpoint.standing import LINES, STORED_UNTIL
 from dmd.documents import DOCUMENT, encode, finite, read_document
 from dmd.evaluation.evaluate import Evaluation
 from dmd.training.logging.hyperparameters import BEST, DESCRIPTION_SUFFIX, hyperparameters
@@ -49,6 +49,7 @@ class Recorder:
         info: dict[str, Any],
         resume_step: int | None,
         compare: Sequence[str] = (f"{BEST}/loss",),
+        stored_losses_until: int | None = None,
     ) -> None:
         """Open the record of the run directory `run`, which is made if it is missing.
 
@@ -56,7 +57,8 @@ class Recorder:
         beside it; `compare` names the tags that TensorBoard's hyperparameter page shows as metrics. With
         `resume_step` None the record starts empty, whatever an earlier start left in `run`. A run below the directory
         of a search adds its values to the search's page and describes none of its own: TensorBoard shows the first
-        description that it meets, in no certain order.
+        description that it meets, in no certain order. `stored_losses_until` is the step up to which an older program
+        logged losses on the scale of the shards (`dmd.checkpoint.standing`); None: it did nowhere.
 
         Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
         """
@@ -68,6 +70,8 @@ class Recorder:
         earlier = _earlier(self._document_path)
         changed = {} if resume_step is None else _changes(earlier.get("config", {}), config)
         session = {"started": _now(), "resume_step": resume_step, "changed": changed, **provenance()}
+        if stored_losses_until is not None:
+            session[STORED_UNTIL] = stored_losses_until
         sessions = [*earlier.get("sessions", []), session]
         self._document: dict[str, Any] = {"config": config, "info": info, "sessions": sessions}
         self._write_document()
