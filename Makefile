@@ -4,11 +4,14 @@ BIN := .venv/bin
 APART := multiproc or ray or hosts
 PARALLEL := $(BIN)/pytest --dist loadfile --no-loadscope-reorder --numprocesses
 PROCESSES := $(PARALLEL) 3 -m "($(APART)) and not ray"
+CLUSTERS := $(BIN)/pytest -m ray tests/cluster
+KERNEL_TESTS := tests/dmd/kernels
+KERNELS := OMP_NUM_THREADS=1 $(BIN)/pytest $(KERNEL_TESTS)
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 # Where the environment forbids it, every process would compile the project and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint types unit clusters others processes packages docs clean
+.PHONY: demo test quick lint types unit clusters-kernels clusters kernels others processes packages docs clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
@@ -34,17 +37,25 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# Tests of Ray run one after the other, since a test may look at all of Ray's processes of the machine; beside them all
-# others, those that start processes or hosts last. Each of the two rows waits for its processes some of the time.
+# Two rows, which take equally long. Tests of Ray run one after the other, since a test may look at all of Ray's processes
+# of the machine, and those of kernels after them; beside them all others, those that start processes or hosts last. Each
+# row waits for its processes some of the time.
 unit: .venv/installed packages
 	@echo "the tests now, some seventeen minutes; each kind is shown when it has ended"
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=line clusters others
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=line clusters-kernels others
+
+clusters-kernels: .venv/installed packages
+	$(CLUSTERS)
+	$(KERNELS)
 
 clusters: .venv/installed packages
-	$(BIN)/pytest -m ray tests/cluster
+	$(CLUSTERS)
+
+kernels: .venv/installed
+	$(KERNELS)
 
 others: .venv/installed packages
-	OMP_NUM_THREADS=1 $(PARALLEL) auto -m "not ($(APART))"
+	OMP_NUM_THREADS=1 $(PARALLEL) auto -m "not ($(APART))" --ignore $(KERNEL_TESTS)
 	$(PROCESSES)
 
 processes: .venv/installed packages
