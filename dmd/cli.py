@@ -4,6 +4,8 @@ Each floor declares its subcommands in setup.cfg (entry-point group `dmd.command
 `name(argv: list[str]) -> int` whose docstring's first line is its help. Run `dmd --help`, `dmd NAME --help`.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -11,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 
 from data_shards.durable import Unreadable
 from data_shards.places import redact
-from dmd.exit_codes import STORAGE, USER_ERROR
+from dmd.exit_codes import SIGNALLED, STORAGE, USER_ERROR
 from dmd.extras import missing_library
 
 
@@ -51,13 +53,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def call(name: str, command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Call a subcommand; a `ValueError`, an `OSError` or a library that is not installed becomes one line on stderr and
-    exit code 2, `Unreadable` 74."""
+    exit code 2, `Unreadable` 74. A reader of stdout that has gone ends it in silence, as SIGPIPE would."""
     try:
         return int(command(argv) or 0)
     except Unreadable as error:
         why = redact(str(error))
         print(f"dmd {name}: error: {why}; the same command works when the storage works again", file=sys.stderr)
         return STORAGE
+    except BrokenPipeError:  # as of `dmd inspect SHARDS | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGNALLED + signal.SIGPIPE
     except ModuleNotFoundError as error:
         why = missing_library(error)
         if not why:

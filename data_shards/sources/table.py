@@ -23,6 +23,7 @@ from data_shards.durable import unreadable
 from data_shards.executor import Executor, InThisProcess
 from data_shards.file_kinds import check_file_kind, kind_of
 from data_shards.format.extraction_files import (
+    FAILURES_FILE,
     OWN_FILES,
     SETTINGS_FILE,
     check_finished,
@@ -427,6 +428,8 @@ def _open(
     if len(set(tables.values())) != 1:
         known = ((file, kind_of(file)) for file in names)
         held = next((f"; {file} is {kind.name}: {kind.advice}" for file, kind in known if kind is not None), "")
+        if any((path / FAILURES_FILE).is_file() for path in paths):
+            held = f"; {FAILURES_FILE} there says why `dmd extract` has no features"
         raise ValueError(f"{where} is no table: give a .parquet or .arrow file, or a directory of one of them{held}")
     files = tuple(sorted(map(str, tables)))
     check_file_kind(files[0], "a table", allowed=tuple(TABLE_KINDS))

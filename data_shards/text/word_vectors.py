@@ -94,8 +94,11 @@ def name_words(words: Counter[str]) -> str:
     return named + (", ..." if len(words) > _NAMED else "")
 
 
-def read_word_vectors(path: str | Path, words: Counter[str]) -> WordVectors:
+def read_word_vectors(path: str | Path, words: Counter[str], *, may_lack_all: bool = False) -> WordVectors:
     """The vectors of words that occur.
+
+    Args:
+        may_lack_all: whether a file with none of the words will do.
 
     Raises:
         ValueError: no such file, a file of another kind or that is not whole, or none of the words is in it.
@@ -108,7 +111,7 @@ def read_word_vectors(path: str | Path, words: Counter[str]) -> WordVectors:
             found = dict(reading.vectors_of(wanted.keys()))
     except OSError as error:
         raise ValueError(f"cannot read the word vectors {path}: {error}") from error
-    if not found:
+    if not found and not may_lack_all:
         raise ValueError(
             f"{path} has a vector for none of the {len(words)} words of the transcripts, such as {name_words(words)}; "
             "give vectors of their language and script (words are what stands between spaces), or --tokenizer"
@@ -117,7 +120,7 @@ def read_word_vectors(path: str | Path, words: Counter[str]) -> WordVectors:
         name=str(Path(path).absolute()),
         digest=reading.digest,
         rows={wanted[word]: row for row, word in enumerate(found)},
-        vectors=np.stack(list(found.values())),
+        vectors=np.stack(list(found.values())) if found else np.zeros((0, reading.dim), dtype=np.float32),
     )
 
 
@@ -129,6 +132,8 @@ class _Reading:
         self._path = path
         self._hash = hashlib.sha256()
         self._line = 0
+        self.dim = 0
+        """Values of a vector, once the first was read."""
 
     @property
     def digest(self) -> str:
@@ -142,7 +147,7 @@ class _Reading:
         announced = _header(line)
         if announced is not None:
             line = next(lines, b"")
-        dim = _trailing_numbers(line) if announced is None else announced[1]
+        self.dim = dim = _trailing_numbers(line) if announced is None else announced[1]
         self._check_numbers(line, dim)
         missing, count = set(wanted), 0
         for last in chain([line], lines):

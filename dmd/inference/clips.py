@@ -145,7 +145,7 @@ def _of_file(path: Path, clips: Mapping[str, Path]) -> dict[str, Transcript]:
     if lacking:
         raise ValueError(
             f"{path} has no transcript of {len(lacking)} of {len(clips)} clips, the first is {lacking[0]}; its column "
-            f"clip holds names such as {min(table)}"
+            f"clip holds names such as {min(table)}: give each clip a row, with an empty text where nothing is said"
         )
     return {name: table[name] for name in clips}
 

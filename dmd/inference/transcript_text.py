@@ -67,7 +67,7 @@ class TranscriptText:
             ValueError: what makes them is not here, or is another than that of the training.
         """
         known = ["" if text is None and self.has_untold else text for text in texts]
-        return self._tokens(known, fitter, where) if self.is_tokens else self._vectors(known)
+        return self._tokens(known, fitter, where) if self.is_tokens else self._vectors(known, fitter, where)
 
     def _tokens(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
         for text in texts:
@@ -76,7 +76,7 @@ class TranscriptText:
                 fitter.count_cut((where, "text"), over)
         return [None if text is None else self.tokenizer.encode(text, self._length) for text in texts]
 
-    def _vectors(self, texts: Sequence[str | None]) -> list[NDArray[Any] | None]:
+    def _vectors(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
         """All words of each text; the fitter cuts them."""
         from data_shards.text.word_vectors import read_word_vectors, split_words
 
@@ -84,16 +84,18 @@ class TranscriptText:
         if not words:
             return [None] * len(texts)
         try:
-            vectors = read_word_vectors(self._name, words)
+            vectors = read_word_vectors(self._name, words, may_lack_all=True)
         except ValueError as error:
             raise self._not_here(error) from error
         self._check_digest(vectors.digest)
+        fitter.count_unknown(where, vectors.unknown(words).total(), words.total())
         return [None if not text else vectors.features(text, len(split_words(text))) for text in texts]
 
     def _not_here(self, error: ValueError) -> ValueError:
         what = "token ids of the tokenizer" if self.is_tokens else "word vectors of"
+        trained = self._trained.get("name", "a name that is not known")
         return ValueError(
-            f"the model was trained on {what} {self._name}, which cannot be used: {error}; name it: {self._option}"
+            f"the model was trained on {what} {trained}, and {self._name} cannot be used: {error}; give {self._option}"
         )
 
     def _check_digest(self, here: str) -> None:

@@ -75,6 +75,9 @@ class InputFitter:
         self._cut: Counter[tuple[str, str]] = Counter()
         self._cut_steps: Counter[tuple[str, str]] = Counter()
         self._zeroed: Counter[tuple[str, str]] = Counter()
+        self._words: Counter[str] = Counter()
+        """By place, words in all, where text is made of word vectors."""
+        self._unknown_words: Counter[str] = Counter()
 
     def fit(self, given: Mapping[str, Any], where: str = "") -> Inputs:
         """Samples of any length; one alone needs no first axis.
@@ -109,6 +112,11 @@ class InputFitter:
         self._cut[place] += 1
         self._cut_steps[place] += steps
 
+    def count_unknown(self, where: str, unknown: int, words: int) -> None:
+        """Count words that have no vector, of all words; `where` is what warnings begin with."""
+        self._unknown_words[where] += unknown
+        self._words[where] += words
+
     def warnings(self) -> list[str]:
         """What was changed, one line for each place, modality and kind of change."""
         lines = []
@@ -122,6 +130,11 @@ class InputFitter:
                 f"{where}{modality} of {count} of {self._samples[where]} samples is longer than the "
                 f"{self._lengths[modality]} steps of the training; {self._cut_steps[where, modality]} steps were cut"
             )
+        for where, count in self._unknown_words.items():
+            if count:
+                lines.append(
+                    f"{where}{count} of {self._words[where]} words have no vector and are zeros, as in `dmd shard`"
+                )
         for (where, modality), count in self._zeroed.items():
             lines.append(f"{where}{count} values of {modality} that are not finite became 0")
         return lines

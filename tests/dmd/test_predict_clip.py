@@ -184,7 +184,7 @@ def test_a_transcript_is_tokenised_as_that_of_the_training(folder, model, want, 
     with pytest.raises(ValueError, match=r"makes another text of a transcript than what made that of the training"):
         dmd.predict_clip(model, clip, transcript=SAID[4], tokenizer=str(other))
     model.card = replace(model.card, data=data | {"tokenizer": {**tokenizer, "name": str(tmp_path / "gone")}})
-    with pytest.raises(ValueError, match=r"which cannot be used: .*; name it: --tokenizer PATH"):
+    with pytest.raises(ValueError, match=r"cannot be used: .*; give --tokenizer PATH"):
         dmd.predict_clip(model, clip, transcript=SAID[4])
     got = dmd.predict_clip(model, clip, transcript=SAID[4], tokenizer=str(folder / "encoder")).sentiment
     assert torch.equal(got, want)

@@ -249,11 +249,17 @@ def test_text_is_made_of_transcripts_with_the_word_vectors_of_the_training(model
     assert torch.equal(samples.inputs.arrays["text"], want.arrays["text"])
     assert "text is missing in 1 of 3 samples" in caplog.text
     assert "text of 1 of 3 samples is longer than the 50 steps of the training; 2 steps were cut" in caplog.text
+    assert "1 of 55 words have no vector and are zeros, as in `dmd shard`" in caplog.text
+    unknown = save(tmp_path / "unknown.pkl", {m: array[:1] for m, array in arrays.items()} | {"raw_text": ["zzz qqq"]})
+    card = replace(model.card, data={**model.card.data, "tokenizer": made_with})
+    (none_known,) = read_samples(unknown, card)
+    assert not none_known.inputs.arrays["text"].any()
+    assert "2 of 2 words have no vector" in caplog.text
     other = replace(model.card, data={**model.card.data, "tokenizer": made_with | {"digest": "0" * 64}})
     with pytest.raises(ValueError, match=r"give that one: --word-vectors FILE"):
         list(read_samples(path, other))
     moved = replace(model.card, data={**model.card.data, "tokenizer": made_with | {"name": "/gone.txt"}})
-    with pytest.raises(ValueError, match=r"word vectors of /gone.txt, which cannot be used: .*; name it: --word-vect"):
+    with pytest.raises(ValueError, match=r"word vectors of /gone.txt, and .* cannot be used: .*; give --word-vectors"):
         list(read_samples(path, moved))
     (again,) = read_samples(path, moved, word_vectors=str(vectors))
     assert torch.equal(again.inputs.arrays["text"], want.arrays["text"])
