@@ -199,7 +199,9 @@ def _check_jobs(
     clips: ClipFiles, labels: LabelTable | None, jobs: list[ClipJob], faults: list[tuple[str, str]]
 ) -> None:
     if labels is not None and not jobs:
-        first = "; ".join(f"{name}: {reason}" for name, reason in faults[:1])
+        first = "; ".join(f"{name}: {reason}" for name, reason in faults[:3])
+        if not labels.rows:
+            raise ValueError(f"no row of {labels.path} can be used: {len(faults)} are wrong ({first}); correct them")
         raise ValueError(f"no row of {labels.path} has a clip in {clips.folder} ({first}); ids are paths in the folder")
     without = [row for row in labels.rows if not row.split and row.labels] if labels is not None else []
     if without and labels is not None:

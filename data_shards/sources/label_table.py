@@ -29,7 +29,8 @@ Label = float | int | str
 LabelColumns = Literal["label", "class", "emotions", "none"]
 ID_SEPARATOR = "$_$"
 """Between video and clip in the ids of MMSA."""
-_OTHER_NAMES = ("id", "video_id", "clip_id", "label", "class", "text", "file", "start", "stop")
+_NO_LABELS = ("id", "video_id", "clip_id", "text", "file", "start", "stop")
+_OTHER_NAMES = (*_NO_LABELS, "label", "class")
 _OF_FEATURES = ("raw_text", "text_bert", "audio", "vision")
 _WHOLE = re.compile(r"\d+(\.0*)?")
 
@@ -112,7 +113,7 @@ def read_label_table(path: Path, *, emotions: Sequence[str] = ()) -> LabelTable:
     if separator != ",":
         notes[f"separated by {'semicolons' if separator == ';' else 'tabs'}"] = len(lines) - 1
     for name in header:
-        if name.lower() not in {*map(str.lower, columns.labels), *_OTHER_NAMES, columns.split}:
+        if name.lower() not in {*map(str.lower, columns.labels), *_NO_LABELS, columns.split}:
             notes[f"column {name or '(without a name)'} not used"] = len(lines) - 1
     rows: dict[str, LabelRow] = {}
     faults: list[tuple[str, str]] = []

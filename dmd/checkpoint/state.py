@@ -129,26 +129,34 @@ def check_continues(state: dict[str, Any], config: Config, info: DatasetInfo, ru
                 raise ValueError(
                     f"{run} was trained with {section}.{name}={before}, not {value}; give that value, or another --run"
                 )
-    _check_same_sentiments(state["data"], config, info, run)
+    _check_same_labels(state["data"], config, info, run)
 
 
-def _check_same_sentiments(data: dict[str, Any], config: Config, info: DatasetInfo, run: Path) -> None:
-    """Raise ValueError where sentiments have other units, or are divided into other classes, than those in a state."""
+def _check_same_labels(data: dict[str, Any], config: Config, info: DatasetInfo, run: Path) -> None:
+    """Raise ValueError where labels have other units, classes or names than those in a state."""
     task = config.model.task
-    if config.data.classes != "sentiment" or task == "multilabel":
-        return
-    facts: list[tuple[str, object, object]] = [
-        ("label_scale", data.get("label_scale", 1.0), info.label_scale),
-        ("label_offset", data.get("label_offset", 0.0), info.label_offset),
-    ]
-    if isinstance(task, int):
-        default = DEFAULTS["regression"]
-        facts.append(("protocol", data.get("protocol") or default, info.protocol or default))
+    facts: list[tuple[str, object, object]]
+    if task == "multilabel" or config.data.classes == "stored":
+        names, default = (
+            ("emotions", DEFAULTS["multilabel"]) if task == "multilabel" else ("class_names", DEFAULTS["classes"])
+        )
+        facts = [(names, list(data.get(names, getattr(info, names))), list(getattr(info, names)))]
+        if "protocol" in data:
+            facts.append(("protocol", data["protocol"] or default, info.protocol or default))
+    else:
+        facts = [
+            ("label_scale", data.get("label_scale", 1.0), info.label_scale),
+            ("label_offset", data.get("label_offset", 0.0), info.label_offset),
+        ]
+        if isinstance(task, int):
+            default = DEFAULTS["regression"]
+            facts.append(("protocol", data.get("protocol") or default, info.protocol or default))
     for name, there, here in facts:
         if there != here:
             raise ValueError(
                 f"{run} was trained on labels with {name} {there}, these shards ({info.name}) have {here}; write them "
-                "with the options of before (--label-range, --label-scale, --protocol), or give another --run"
+                "with the options of before (--label-range, --label-scale, --class-names, --emotions, --protocol), or "
+                "give another --run"
             )
 
 

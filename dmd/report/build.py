@@ -108,6 +108,7 @@ def check_comparable(scorings: Iterable[Scoring]) -> None:
             scoring.outputs,
             scoring.protocol,
             scoring.classes_by,
+            scoring.names,
             tuple(row.name for row in scoring.rows()),
             scoring.limits if scoring.kind == "regression" else (),
         )

@@ -1,6 +1,7 @@
 """Averaged weights: what an update does, and that the training's own weights come back bitwise identical."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,3 +134,23 @@ def test_sentiments_in_other_units_do_not_continue(tmp_path):
     check({"protocol": "mosi"}, info, "model.task=3")
     check({}, replace(scaled, protocol="sims"), "model.task=3", "data.classes=stored")
     check({}, scaled, "model.task=multilabel")
+
+
+@pytest.mark.parametrize(
+    ("task", "changed", "message"),
+    [
+        ("model.task=3 data.classes=stored", {"class_names": ("b", "a")}, r"with class_names \['a', 'b'\]"),
+        ("model.task=3 data.classes=stored", {"protocol": "meld"}, "with protocol classes, these shards"),
+        ("model.task=multilabel data.classes=emotions", {"emotions": ("b", "a")}, r"with emotions \['a', 'b'\]"),
+        ("model.task=multilabel data.classes=emotions", {"protocol": "iemocap"}, "with protocol emotions, these"),
+    ],
+)
+def test_classes_and_emotions_of_other_names_do_not_continue(tmp_path, task, changed, message):
+    info = build_from(mmsa(), tmp_path)
+    config = load_config(None, [*task.split(), *(["model.emotions=2"] if "multilabel" in task else [])])
+    state = state_of(config, info)
+    state["data"].update({"class_names": ["a", "b"], "emotions": ["a", "b"], "protocol": ""})
+    same = SimpleNamespace(**{**vars(info), "class_names": ("a", "b"), "emotions": ("a", "b")})
+    check_continues(state, config, same, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        check_continues(state, config, SimpleNamespace(**{**vars(same), **changed}), tmp_path)
