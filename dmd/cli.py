@@ -5,6 +5,7 @@ Each floor declares its subcommands in setup.cfg (entry-point group `dmd.command
 """
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -60,9 +61,6 @@ def call(name: str, command: Callable[[list[str]], int | None], argv: list[str])
         why = redact(str(error))
         print(f"dmd {name}: error: {why}; the same command works when the storage works again", file=sys.stderr)
         return STORAGE
-    except BrokenPipeError:  # as of `dmd inspect SHARDS | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SIGNALLED + signal.SIGPIPE
     except ModuleNotFoundError as error:
         why = missing_library(error)
         if not why:
@@ -70,8 +68,20 @@ def call(name: str, command: Callable[[list[str]], int | None], argv: list[str])
         print(f"dmd {name}: error: {why}", file=sys.stderr)
         return USER_ERROR
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _stdout_has_no_reader():  # as of `dmd inspect SHARDS | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return SIGNALLED + signal.SIGPIPE
         print(f"dmd {name}: error: {redact(str(error))}", file=sys.stderr)
         return USER_ERROR
+
+
+def _stdout_has_no_reader() -> bool:
+    """Whether stdout is a pipe whose reader has gone; a command has other pipes, whose loss it must tell."""
+    if sys.__stdout__ is None:
+        return False
+    poll = select.poll()
+    poll.register(sys.__stdout__, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Commands whose reader goes away, as `head` does."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from dmd.cli import call
 from tests.support.trained import make_shards
 
 
@@ -16,3 +18,16 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
         process.stdout.close()
         assert process.wait() == 141
         assert process.stderr.read() == b""
+
+
+def test_the_loss_of_another_pipe_is_told(capsys):
+    def command(argv: list[str]) -> int:
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            return os.write(writing, b"x")
+        finally:
+            os.close(writing)
+
+    assert call("shard", command, []) == 2
+    assert "dmd shard: error: [Errno 32] Broken pipe" in capsys.readouterr().err
