@@ -12,7 +12,8 @@ from data_shards.format.padding import pad_steps
 
 NO_TEXT = np.zeros((3, 0), dtype=np.int32)
 """Of a sample whose text is made of `raw_text` later."""
-_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*")
+"""A number such as 0,5."""
 
 
 def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
@@ -65,7 +66,7 @@ def to_number(value: object, what: str) -> float:
     Raises:
         ValueError: no number.
     """
-    if isinstance(value, str | bytes) and (spelled := _DECIMAL_COMMA.fullmatch(to_text(value).strip())):
+    if isinstance(value, str | bytes) and (spelled := DECIMAL_COMMA.fullmatch(to_text(value).strip())):
         value = spelled[0].replace(",", ".")
     try:
         return math.nan if value is None else float(value)  # type: ignore[arg-type]

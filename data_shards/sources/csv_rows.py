@@ -6,14 +6,11 @@ error, and `label_table` for `dmd extract --labels`, where it costs its clip.
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_shards.file_kinds import UTF16_NAME, check_file_kind
 
-DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*")
-"""A number such as 0,5."""
 SPLIT_COLUMNS = ("split", "mode")
 """What a label file may call the column of splits; the first that is there counts."""
 NO_NUMBER = frozenset({"", "nan", "na", "n/a", "none", "null"})

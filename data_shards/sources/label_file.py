@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.labels import Labels
-from data_shards.sources.csv_rows import DECIMAL_COMMA, NO_NAME, NO_NUMBER, SPLIT_COLUMNS, read_csv
+from data_shards.sources.conversions import DECIMAL_COMMA
+from data_shards.sources.csv_rows import NO_NAME, NO_NUMBER, SPLIT_COLUMNS, read_csv
 from data_shards.sources.left_out import named, some
 from data_shards.sources.splits import KNOWN, split_of
 from data_shards.sources.table_labels import LabelColumns

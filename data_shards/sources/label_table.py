@@ -22,7 +22,8 @@ from typing import Literal
 
 from data_shards.durable import as_unreadable
 from data_shards.file_kinds import UTF16_NAME, check_file_kind
-from data_shards.sources.csv_rows import DECIMAL_COMMA, NO_NAME, NO_NUMBER, SPLIT_COLUMNS, decode, separator_of
+from data_shards.sources.conversions import DECIMAL_COMMA
+from data_shards.sources.csv_rows import NO_NAME, NO_NUMBER, SPLIT_COLUMNS, decode, separator_of
 from data_shards.sources.splits import KNOWN, split_of
 
 Label = float | int | str

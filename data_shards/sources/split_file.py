@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.file_kinds import check_file_kind, kind_of
-from data_shards.sources.csv_rows import read_csv
+from data_shards.sources.csv_rows import SPLIT_COLUMNS, read_csv
 from data_shards.sources.splits import KNOWN, named_split, split_of, splits_in_path
 
 _WHAT = "a file of splits (JSON, csv or the SDK's folds)"
 _NAMES = ("video_id", "video", "id")
-_SPLITS = ("split", "mode")
 
 
 def read_split_file(path: str | Path) -> dict[str, str]:
@@ -85,7 +84,7 @@ def _names(content: list[Any], split: str, path: Path) -> Iterator[tuple[str, st
 def _from_csv(path: Path) -> Iterator[tuple[str, str]]:
     columns, rows = read_csv(path, _WHAT, _NAMES)
     name_column = next(name for name in _NAMES if name in columns)
-    split_column = next((name for name in _SPLITS if name in columns), None)
+    split_column = next((name for name in SPLIT_COLUMNS if name in columns), None)
     if split_column is None:
         raise ValueError(f"{path} lacks the column split (or mode); it has {', '.join(columns)}")
     found: list[tuple[str, str, str]] = []
