@@ -32,6 +32,8 @@ from launch.supervision.supervise import WRAPPER_PID
 
 _QUIET = ("--log_level=critical",)
 """Else the launcher's last line calls a rank that was stopped an error."""
+_LAUNCH = "import sys; sys.modules['mlflow'] = None; from deepspeed.launcher.launch import main; main()"
+"""DeepSpeed's launcher without MLflow, as ranks import DeepSpeed (`launch.trainer.deepspeed_library`)."""
 _KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 """A host that does not answer ssh for 15 seconds counts as gone; by default ssh waits for hours."""
 
@@ -76,7 +78,7 @@ def launcher_command(layout: RankLayout, arguments: list[str]) -> list[str]:
         f"--node_rank={layout.host_rank or 0}",
         *_QUIET,
     ]
-    return [sys.executable, "-u", "-m", "deepspeed.launcher.launch", *options, str(SCRIPT), *arguments]
+    return [sys.executable, "-u", "-c", _LAUNCH, *options, str(SCRIPT), *arguments]
 
 
 def _command_by_ssh(layout: RankLayout, arguments: list[str]) -> list[str]:

@@ -6,11 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
-from deepspeed.utils import safe_set_full_optimizer_state
 from torch import Tensor, nn
 
 from dmd.checkpoint.state import model_state
@@ -23,6 +20,7 @@ from launch.devices import check_ranks
 from launch.network.rendezvous import init_method
 from launch.trainer.adam import make_adam
 from launch.trainer.deepspeed_config import PRECISIONS, bucket_bytes, deepspeed_config
+from launch.trainer.deepspeed_library import deepspeed, get_accelerator, safe_set_full_optimizer_state
 from launch.trainer.joined_system import JoinedSystem, join_groups
 from launch.trainer.reduction import GradientReduction
 from launch.trainer.zero3 import DividedWeights, kept_elements

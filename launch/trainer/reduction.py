@@ -18,11 +18,11 @@ from types import TracebackType
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.utils import count_used_parameters_in_backward
 from torch import Tensor, nn
 
 from dmd.system.joined_weights import JoinedWeights
 from dmd.testing.fault_points import fault_point
+from launch.trainer.deepspeed_library import count_used_parameters_in_backward
 
 
 @dataclass

@@ -16,11 +16,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.zero.partition_parameters import GatheredParameters, ZeroParamStatus
-from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
 from torch import Tensor, nn
 
 from dmd.system.system import TrainingSystem
+from launch.trainer.deepspeed_library import (
+    GatheredParameters,
+    ZeroParamStatus,
+    safe_get_local_optimizer_state,
+    safe_set_local_optimizer_state,
+)
 
 HELD = "held"
 """Stands for a user of a weight, beside the modules that DeepSpeed counts."""
