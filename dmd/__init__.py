@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     from dmd.evaluation.any_model import evaluate as evaluate
     from dmd.system.trained_model import Prediction, TrainedModel
     from dmd.training.callbacks import Callback as Callback
+    from dmd.training.callbacks import StopTraining as StopTraining
     from dmd.training.in_process import train as train
+    from dmd.training.outcome import EpochReport as EpochReport
+    from dmd.training.outcome import Outcome as Outcome
+    from dmd.training.outcome import StepReport as StepReport
 
 _PLACES = {
     "Callback": "dmd.training.callbacks",
     "Dataset": "dmd.dataset",
+    "EpochReport": "dmd.training.outcome",
+    "Outcome": "dmd.training.outcome",
+    "StepReport": "dmd.training.outcome",
+    "StopTraining": "dmd.training.callbacks",
     "evaluate": "dmd.evaluation.any_model",
     "train": "dmd.training.in_process",
 }

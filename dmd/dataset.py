@@ -31,6 +31,7 @@ from data_shards.sources.mmsa import Nonfinite, TextChoice
 from data_shards.writing.build import SAMPLES_PER_SHARD
 from data_shards.writing.declared_source import Ids
 from data_shards.writing.process_pool import ForkedProcesses
+from dmd.extras import require
 
 _log = logging.getLogger(__name__)
 Split = Mapping[str, Any]
@@ -211,6 +212,7 @@ class Dataset:
         processes: int = 1,
     ) -> "Dataset":
         """Write shards; what is left out or changed is a warning in the log."""
+        require("webdataset")
         place = tempfile.mkdtemp(prefix="dmd-shards-") if directory is None else str(directory)
         options.shards = to_place(place)
         try:

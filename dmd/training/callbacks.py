@@ -22,7 +22,7 @@ class Callback:
     """Base of callbacks, each method of which does nothing. An object that has one of them alone serves as well.
 
     A training calls them on the first rank, one after the other, and waits for them. An exception ends the training:
-    it writes a checkpoint, closes its log and raises the exception. KeyboardInterrupt stops it, as Ctrl-C does.
+    it writes a checkpoint, closes its log and raises the exception; `StopTraining` stops it, as Ctrl-C does.
     """
 
     def on_step(self, report: StepReport) -> None:
@@ -30,6 +30,10 @@ class Callback:
 
     def on_epoch(self, report: EpochReport) -> None:
         """After each validation, whose checkpoint is on its way to the storage."""
+
+
+class StopTraining(Exception):
+    """Raised by a callback: the training stops after a checkpoint, and its caller gets an outcome."""
 
 
 class Callbacks:
@@ -77,11 +81,11 @@ class Callbacks:
         try:
             for method in methods:
                 method(report)
-        except (Exception, KeyboardInterrupt) as error:
+        except Exception as error:
             if not self._may_save:
                 raise
             self.ended = True
-            self._failure = error if isinstance(error, Exception) else None
+            self._failure = None if isinstance(error, StopTraining) else error
 
 
 def _methods(callbacks: Sequence[Callback], name: str) -> list[Callable[[Any], object]]:

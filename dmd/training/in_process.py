@@ -101,6 +101,10 @@ def _dotted(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _found(name: str) -> Callable[..., Any]:
     """What a higher floor offers under a name."""
-    (point,) = entry_points(group="dmd.api", name=name)
-    function: Callable[..., Any] = point.load()
+    points = tuple(entry_points(group="dmd.api", name=name))
+    if not points:
+        raise ValueError(
+            f"this installation of dmd-cluster does not say who does dmd.{name}; install it again with pip"
+        )
+    function: Callable[..., Any] = points[0].load()
     return function

@@ -32,6 +32,7 @@ from launch.trainer.determinism import make_deterministic, restored_determinism
 from launch.trainer.preflight import check_command
 from launch.trainer.threads import set_threads
 
+_STDERR = 2
 _NO_PORT = 0
 """A rank that is alone meets nobody."""
 
@@ -57,6 +58,7 @@ def train_in_process(
         )
     begin = time.perf_counter()
     with _as_before(default_device()):
+        _import_engine()
         check_command(config, data, run, resume=resume, overrides=overrides, num_ranks=1, here=True)
         if config.train.deterministic:
             make_deterministic(os.environ)
@@ -103,7 +105,6 @@ def _as_before(device: torch.device) -> Iterator[None]:
             float32_products(tf32=False),
             torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
         ):
-            deepspeed_log.setLevel(logging.WARNING)
             yield
     finally:
         deepspeed_log.setLevel(level)
@@ -111,6 +112,21 @@ def _as_before(device: torch.device) -> Iterator[None]:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ |= environment
+
+
+def _import_engine() -> None:
+    """Import DeepSpeed without what a linker prints: it tries which libraries are there, and in a notebook it silences
+    another descriptor than the linker's."""
+    sys.stderr.flush()
+    own, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, _STDERR)
+        import launch.trainer.build  # noqa: F401
+    finally:
+        os.dup2(own, _STDERR)
+        os.close(own)
+        os.close(nowhere)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # the import has set another
 
 
 @contextmanager
@@ -121,7 +137,6 @@ def _alone(timeout: timedelta) -> Iterator[torch.device]:
 
     from launch.trainer.engine import join_process_group
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its import has set another
     backend = get_accelerator().communication_backend_name()
     dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     try:
