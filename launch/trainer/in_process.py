@@ -58,7 +58,6 @@ def train_in_process(
         )
     begin = time.perf_counter()
     with _as_before(default_device()):
-        _import_engine()
         check_command(config, data, run, resume=resume, overrides=overrides, num_ranks=1, here=True)
         if config.train.deterministic:
             make_deterministic(os.environ)
@@ -81,7 +80,7 @@ def _train(
     from launch.trainer.build import make_training
 
     set_threads(run, device)
-    with interrupts() as stop_requested:
+    with _interrupts() as stop_requested:
         training = make_training(
             config, data, run, device=device, resume=resume, stop_requested=stop_requested, callbacks=callbacks
         )
@@ -96,10 +95,10 @@ def _as_before(device: torch.device) -> Iterator[None]:
     threads = torch.get_num_threads()
     deepspeed_log = logging.getLogger("DeepSpeed")
     level = deepspeed_log.level
-    os.environ |= rank_environment(rank=0, ranks=1, port=_NO_PORT, local_rank=device.index or 0)
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
-    choose_interfaces(os.environ)
     try:
+        os.environ |= rank_environment(rank=0, ranks=1, port=_NO_PORT, local_rank=device.index or 0)
+        os.environ.setdefault("DS_ACCELERATOR", device.type)
+        choose_interfaces(os.environ)
         with (
             restored_determinism(),
             float32_products(tf32=False),
@@ -114,19 +113,18 @@ def _as_before(device: torch.device) -> Iterator[None]:
         os.environ |= environment
 
 
-def _import_engine() -> None:
-    """Import DeepSpeed without what a linker prints: it tries which libraries are there, and in a notebook it silences
-    another descriptor than the linker's."""
-    sys.stderr.flush()
+@contextmanager
+def _quiet_linker() -> Iterator[None]:
+    """Nothing is printed by processes that are started in the block. DeepSpeed asks a linker which libraries are there,
+    and in a notebook silences another descriptor than the linker's."""
     own, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, _STDERR)
-        import launch.trainer.build  # noqa: F401
+        yield
     finally:
         os.dup2(own, _STDERR)
         os.close(own)
         os.close(nowhere)
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # the import has set another
 
 
 @contextmanager
@@ -137,16 +135,22 @@ def _alone(timeout: timedelta) -> Iterator[torch.device]:
 
     from launch.trainer.engine import join_process_group
 
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its import has set another
     backend = get_accelerator().communication_backend_name()
     dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     try:
-        yield join_process_group(timeout)
+        with _quiet_linker():
+            device = join_process_group(timeout)
+        yield device
     finally:
-        deepspeed.comm.destroy_process_group()
+        if deepspeed.comm.is_initialized():  # lets go of its own groups, too
+            deepspeed.comm.destroy_process_group()
+        else:
+            dist.destroy_process_group()
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
+def _interrupts() -> Iterator[Callable[[], bool]]:
     """Inside the block Ctrl-C asks for a stop, and a second one is KeyboardInterrupt; gives what says whether it did.
 
     Signals reach the main thread alone; in another one, and where the program ignores SIGINT, nothing changes.
