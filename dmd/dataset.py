@@ -28,7 +28,6 @@ from data_shards.places import Place, PlaceLike, to_place
 from data_shards.reading.index import ShardIndex
 from data_shards.sources.arrays import HeldArrays
 from data_shards.sources.mmsa import Nonfinite, TextChoice
-from data_shards.writing.build import SAMPLES_PER_SHARD
 from data_shards.writing.declared_source import Ids
 from data_shards.writing.process_pool import ForkedProcesses
 from dmd.extras import require
@@ -91,7 +90,7 @@ class Dataset:
         text: TextChoice = "auto",
         nonfinite: Nonfinite = "refuse",
         dtype: Storage = "float32",
-        samples_per_shard: int = SAMPLES_PER_SHARD,
+        samples_per_shard: int | None = None,
         processes: int = 1,
     ) -> "Dataset":
         """Shards of feature files, as `dmd shard` writes them: an MMSA, MulT, MISA or MAG-BERT pickle, a table, or
@@ -155,7 +154,7 @@ class Dataset:
         protocol: Protocol | None = None,
         nonfinite: Nonfinite = "refuse",
         dtype: Storage = "float32",
-        samples_per_shard: int = SAMPLES_PER_SHARD,
+        samples_per_shard: int | None = None,
     ) -> "Dataset":
         """Shards of arrays in memory: numpy, torch on any device, or lists.
 
@@ -252,11 +251,12 @@ class Dataset:
 
 
 def _shard_options(**given: Any) -> argparse.Namespace:
-    """The options of `dmd shard`, some of which are given."""
+    """The options of `dmd shard`, some of which are given; None: as the command has it."""
     options = parse_shard(shard_parser(), ["features", "shards"])
     assert vars(options).keys() >= given.keys(), "an option of that name"
     for option, value in given.items():
-        setattr(options, option, value)
+        if value is not None:
+            setattr(options, option, value)
     return options
 
 

@@ -68,7 +68,7 @@ def test_what_needs_an_extra_says_so(base, arguments, library, extra):
 def test_training_from_python_says_what_it_needs(base):
     code = """
 import dmd
-for call in (lambda: dmd.train("demo", "x", "y"), lambda: dmd.Dataset.from_arrays(train={"text": []})):
+for call in (lambda: dmd.train("demo", "x", "y"), lambda: dmd.Dataset.from_pickle("x.pkl")):
     try: call()
     except ValueError as error: print(error)
 """

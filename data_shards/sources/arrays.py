@@ -96,6 +96,8 @@ def _equal_steps(splits: Mapping[str, dict[str, Any]], modality: str, where: str
     longest = max((array.shape[axis] for arrays in parts.values() for array in arrays), default=0)
     for name, arrays in parts.items():
         fields = splits[name]
+        if not arrays:
+            continue  # which the source rejects
         if modality == TOKENS:  # their mask says how many they are
             fields[modality] = np.array([np.pad(array, ((0, 0), (0, longest - array.shape[1]))) for array in arrays])
         elif len({array.shape[1] for array in arrays}) == 1:

@@ -98,6 +98,7 @@ def test_labels_of_every_kind():
         ({"audio": [np.ones((2, 3)), "no"] * 3}, {}, "arrays: train: audio of sample 1 is <U2 of shape"),
         ({"audio": [np.ones((2, 3)), np.ones((2, 4))] * 3}, {}, r"audio has samples of \[3, 4\] features"),
         ({"audio": None, "vision": 3, "text": 4}, {}, "arrays: train: text is a int; give an array"),
+        ({"audio": []}, {}, "arrays: train: audio is empty; leave the split out or fill it"),
         ({"ids": ["a"] * 6}, {}, "arrays: the id 'a' is there twice: train sample 0 and train sample 1"),
         ({"ids": ["a"] * 6, "id": ["a"] * 6}, {}, "arrays: train has id twice"),
         ({}, {"label_range": (1, 2, 3)}, r"label_range is \(1, 2, 3\); give the lowest and the highest"),
