@@ -14,6 +14,7 @@ from data_shards.cores import usable_cores
 from data_shards.label_options import (
     add_label_options,
     are_label_options_given,
+    format_counts,
     labels_from_options,
     print_ignored,
     print_labels,
@@ -23,6 +24,9 @@ from data_shards.text.options import add_text_options, makes_text, plan_text, te
 
 if TYPE_CHECKING:
     from data_shards.executor import Executor
+    from data_shards.format.schema import DatasetInfo
+    from data_shards.sources.arrays import HeldArrays
+    from data_shards.sources.detect import SourceOptions
     from data_shards.writing.source import Source
 
 FILE_OPTIONS = ("labels", "splits", "feature_text", "feature_audio", "feature_vision")
@@ -53,12 +57,40 @@ def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
     Raises:
         ValueError: the user's mistakes.
     """
-    source, about_source = _synthetic_source(options) if options.synthetic else _file_source(options, executor)
+    info = write_shards(options, executor, say=print)
+    counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
+    for modality, error in info.rounding.items():
+        print(f"{modality}: float16 storage changed no value by more than {error:.3g}")
+    print_labels(info)
+    print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
+
+
+def write_shards(
+    options: argparse.Namespace,
+    executor: "Executor",
+    *,
+    arrays: "HeldArrays | None" = None,
+    say: Callable[[str], None],
+) -> "DatasetInfo":
+    """Write the shards that options of `dmd shard` ask for.
+
+    Args:
+        executor: where files are looked at and shards are written.
+        arrays: take these instead of files.
+        say: takes a line for each kind of change and for all that is left out.
+
+    Raises:
+        ValueError: the user's mistakes.
+    """
+    if options.synthetic:
+        source, about_source = _synthetic_source(options)
+    else:
+        source, about_source = _given_source(options, executor, arrays, say)
 
     from data_shards.writing.build import build  # with webdataset and torch: seconds that an error need not wait for
 
     with _bar(sum(source.counts().values())) as progress:
-        info = build(
+        return build(
             source,
             options.shards,
             samples_per_shard=options.samples_per_shard,
@@ -68,11 +100,6 @@ def make_shards(options: argparse.Namespace, executor: "Executor") -> None:
             progress=progress,
             **about_source,
         )
-    counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
-    for modality, error in info.rounding.items():
-        print(f"{modality}: float16 storage changed no value by more than {error:.3g}")
-    print_labels(info)
-    print(f"{options.shards}: {info.name}, {counts}; {len(info.shards)} shards, generation {info.generation}")
 
 
 def _synthetic_source(options: argparse.Namespace) -> "tuple[Source, dict[str, Any]]":
@@ -89,52 +116,32 @@ def _synthetic_source(options: argparse.Namespace) -> "tuple[Source, dict[str, A
     return source, {"labels": source.declared}
 
 
-def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[Source, dict[str, Any]]":
-    """The source of the user's files, and what `build` is to know about it; prints what is zeroed or ignored."""
+def _given_source(
+    options: argparse.Namespace, executor: "Executor", arrays: "HeldArrays | None", say: Callable[[str], None]
+) -> "tuple[Source, dict[str, Any]]":
+    """The source of the user's files or arrays, and what `build` is to know about it; says what is zeroed or
+    ignored."""
     from data_shards.format.extraction_files import made_tokens_with
-    from data_shards.sources.detect import SourceOptions, open_source
+    from data_shards.sources.detect import open_arrays, open_source
     from data_shards.sources.labelled import LabelledSource
     from data_shards.sources.paths import to_paths, where_of
     from data_shards.sources.pickle_files import PickleFilesSource
     from data_shards.sources.table import TableSource
 
-    labels = labels_from_options(options)
-    if labels.class_names and labels.kind == "sentiments" and not options.class_labels:
-        raise ValueError("--class-names names classes; say with --classes, --binary or --class-labels where they are")
-    if labels.emotions and options.class_labels:
-        raise ValueError("--class-labels keeps one class per sample, --emotions any number of emotions; give one")
-    others = {modality: getattr(options, f"feature_{modality}") for modality in ("text", "audio", "vision")}
-    source = open_source(
-        options.features,
-        SourceOptions(
-            name=options.name,
-            format=options.format,
-            text=text_choice(options),
-            nonfinite=options.nonfinite,
-            others={modality: path for modality, path in others.items() if path},
-            class_labels=options.class_labels,
-            labels=labels,
-            need_ids=options.ids == "keep",
-            label_file=options.labels,
-            label_column=options.label_column,
-            csd=_pairs(options.csd.split(","), "--csd"),
-            splits=options.splits,
-            align=options.align,
-            lengths=_lengths(options.lengths),
-        ),
-        executor,
-    )
+    reading = _reading(options)
+    source = open_source(options.features, reading, executor) if arrays is None else open_arrays(arrays, reading)
     for field, count in source.nonfinite.items():
-        print(f"{field}: {count} non-finite values stored as 0")
-    print_ignored(source.ignored)
+        say(f"{field}: {count} non-finite values stored as 0")
+    if source.ignored:
+        say(f"ignored: {format_counts(source.ignored)}")
     if isinstance(source, LabelledSource):
         for note in source.notes:
-            print(note)
+            say(note)
     many = source if isinstance(source, PickleFilesSource | TableSource) and source.num_files > 1 else None
     extraction = source.extraction if isinstance(source, TableSource | LabelledSource) else {}
     about: dict[str, Any] = {
-        "where": where_of(to_paths(options.features)),
-        "labels": labels,
+        "where": where_of(to_paths(options.features)) if arrays is None else arrays.where,
+        "labels": reading.labels,
         "zeroed": source.nonfinite,
         "ignored": source.ignored,
         "extraction": extraction,
@@ -146,13 +153,45 @@ def _file_source(options: argparse.Namespace, executor: "Executor") -> "tuple[So
         return source, about
     text = plan_text(options, source, executor, memory=source.memory())
     for note in text.notes:
-        print(note)
+        say(note)
     about |= {
         "tokenizer": text.made_with,
         "ignored": {**source.ignored, **text.unused},
         "memory": source.memory() + text.memory,
     }
     return text.source, about
+
+
+def _reading(options: argparse.Namespace) -> "SourceOptions":
+    """How a source is to be read.
+
+    Raises:
+        ValueError: options that exclude each other.
+    """
+    from data_shards.sources.detect import SourceOptions
+
+    labels = labels_from_options(options)
+    if labels.class_names and labels.kind == "sentiments" and not options.class_labels:
+        raise ValueError("--class-names names classes; say with --classes, --binary or --class-labels where they are")
+    if labels.emotions and options.class_labels:
+        raise ValueError("--class-labels keeps one class per sample, --emotions any number of emotions; give one")
+    others = {modality: getattr(options, f"feature_{modality}") for modality in ("text", "audio", "vision")}
+    return SourceOptions(
+        name=options.name,
+        format=options.format,
+        text=text_choice(options),
+        nonfinite=options.nonfinite,
+        others={modality: path for modality, path in others.items() if path},
+        class_labels=options.class_labels,
+        labels=labels,
+        need_ids=options.ids == "keep",
+        label_file=options.labels,
+        label_column=options.label_column,
+        csd=_pairs(options.csd.split(","), "--csd"),
+        splits=options.splits,
+        align=options.align,
+        lengths=_lengths(options.lengths),
+    )
 
 
 def shard_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,14 @@
 """DMD, Decoupled Multimodal Distilling for Emotion Recognition: model, losses, kernels, training, metrics.
 
-model = dmd.load("exported")        # what `dmd export` wrote, or the directory of a run
+data = dmd.Dataset.from_pickle("unaligned_50.pkl")
+dmd.train("mosi-unaligned", data, "runs/first")             # needs the extra [train]
+dmd.evaluate("runs/first", data)["fused"]["mae"]
+model = dmd.load("runs/first")      # or what `dmd export` wrote
+model.predict(text=text, audio=audio, vision=None)
 dmd.predict_clip(model, "clip.mp4", transcript="I liked it")    # of a model whose features `dmd extract` made
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +16,27 @@ if TYPE_CHECKING:
 
     import torch
 
+    from dmd.dataset import Dataset as Dataset
+    from dmd.evaluation.any_model import evaluate as evaluate
     from dmd.system.trained_model import Prediction, TrainedModel
+    from dmd.training.callbacks import Callback as Callback
+    from dmd.training.callbacks import StopTraining as StopTraining
+    from dmd.training.in_process import train as train
+    from dmd.training.outcome import EpochReport as EpochReport
+    from dmd.training.outcome import Outcome as Outcome
+    from dmd.training.outcome import StepReport as StepReport
+
+_PLACES = {
+    "Callback": "dmd.training.callbacks",
+    "Dataset": "dmd.dataset",
+    "EpochReport": "dmd.training.outcome",
+    "Outcome": "dmd.training.outcome",
+    "StepReport": "dmd.training.outcome",
+    "StopTraining": "dmd.training.callbacks",
+    "evaluate": "dmd.evaluation.any_model",
+    "train": "dmd.training.in_process",
+}
+"""Where the rest of this package's API is; a module is imported when one of its names is asked for."""
 
 
 def load(
@@ -48,9 +73,15 @@ def predict_clip(
 
 
 def __getattr__(name: str) -> Any:
-    """`dmd.__version__`, the installed version; read from the installation when it is asked for."""
+    """A name of the API; `dmd.__version__`, the installed version, is read from the installation."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("dmd-cluster")
-    raise AttributeError(f"module 'dmd' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'dmd' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES, "__version__"})

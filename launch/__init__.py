@@ -6,6 +6,7 @@ processes: its supervisor (`supervision`), and the one that trains (`trainer`), 
 `network`. A supervisor reports the end of its rank to the command, whose exit code (`dmd.exit_codes`) says the cause.
 `doctor` checks a host before a long run.
 
-API: `deepspeed launch/train.py`, and `trainer.build.make_training` for callers with a process group of their own, such
-as `cluster`. Modules are imported by their own names: a supervisor and `dmd --help` load no torch.
+API: `deepspeed launch/train.py`, `trainer.in_process.train_in_process`, which `dmd.train` calls, and
+`trainer.build.make_training` for callers with a process group of their own, such as `cluster`. Modules are imported by
+their own names: a supervisor and `dmd --help` load no torch.
 """

@@ -64,6 +64,21 @@ def test_what_needs_an_extra_says_so(base, arguments, library, extra):
     assert (ended.returncode, ended.stderr) == (2, f"dmd {arguments[0]}: error: {message}\n")
 
 
+@pytest.mark.slow
+def test_training_from_python_says_what_it_needs(base):
+    code = """
+import dmd
+for call in (lambda: dmd.train("demo", "x", "y"), lambda: dmd.Dataset.from_pickle("x.pkl")):
+    try: call()
+    except ValueError as error: print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{base}"}
+    command = [sys.executable, "-S", "-c", code]
+    ended = subprocess.run(command, env=environment, cwd=base, capture_output=True, text=True, check=True)
+    message = "this needs {}, which is not installed: pip install 'dmd-cluster[train]'"
+    assert ended.stdout.splitlines() == [message.format("deepspeed"), message.format("webdataset")]
+
+
 def test_jobs_have_what_commands_need():
     """All but Ray, which is the cluster's."""
     lines = requirements(ROOT / "setup.cfg")

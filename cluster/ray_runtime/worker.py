@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +27,7 @@ from cluster.ray_runtime.rank_endings import RankEnded
 from cluster.ray_runtime.stop_flag import watching
 from data_shards.places import Place
 from dmd.distributed.errors import Diverged
+from dmd.training.callbacks import Callback
 from dmd.training.outcome import EpochReport
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _train(config: "Config", task: RankTask, device: "torch.device", *, is_main_
             device=device,
             resume=parse_resume(os.environ[RESUME]),
             stop_requested=watching(task.stop_flag) if watched else lambda: False,
-            on_epoch=exporting(task.run) if is_main_rank else report,
+            callbacks=[ExportingReporter(task.run) if is_main_rank else Reporter()],
             group=task.writers,
         )
     except ValueError as error:
@@ -129,30 +129,34 @@ def _train(config: "Config", task: RankTask, device: "torch.device", *, is_main_
     return {"failure": None, "stopped": outcome.stopped, "text": text}
 
 
-def exporting(run: Path) -> Callable[[EpochReport], None]:
-    """`report` that also sets `ray_dmd_epoch` and `ray_dmd_valid_loss` of Ray's own Prometheus exporter, by run."""
-    gauges = {
-        name: Gauge(f"dmd_{name}", description=text, tag_keys=("run",)).set_default_tags({"run": str(run)})
-        for name, text in (("epoch", "Epochs done"), ("valid_loss", "Validation loss of the last epoch"))
-    }
+class Reporter(Callback):
+    """Reports each epoch to Ray: a barrier, so every rank has one; numbers only, rank 0's are kept."""
 
-    def on_epoch(epoch: EpochReport) -> None:
-        gauges["epoch"].set(epoch.epoch)
-        gauges["valid_loss"].set(epoch.loss)
-        report(epoch)
+    def on_epoch(self, report: EpochReport) -> None:
+        """Report the validation of an epoch."""
+        numbers = {f"valid/{name}": value for name, value in report.metrics.items()}
+        ray.train.report(
+            {
+                "epoch": report.epoch,
+                "step": report.step,
+                "loss": report.loss,
+                "best_loss": report.best_loss,
+                **numbers,
+            }
+        )
 
-    return on_epoch
 
+class ExportingReporter(Reporter):
+    """A `Reporter` that also sets `ray_dmd_epoch` and `ray_dmd_valid_loss` of Ray's own Prometheus exporter, by run."""
 
-def report(epoch: EpochReport) -> None:
-    """Report an epoch to Ray: a barrier, so every rank calls it; numbers only, rank 0's are kept."""
-    numbers = {f"valid/{name}": value for name, value in epoch.metrics.items()}
-    ray.train.report(
-        {
-            "epoch": epoch.epoch,
-            "step": epoch.step,
-            "loss": epoch.loss,
-            "best_loss": epoch.best_loss,
-            **numbers,
+    def __init__(self, run: Path) -> None:
+        self._gauges = {
+            name: Gauge(f"dmd_{name}", description=text, tag_keys=("run",)).set_default_tags({"run": str(run)})
+            for name, text in (("epoch", "Epochs done"), ("valid_loss", "Validation loss of the last epoch"))
         }
-    )
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Export and report the validation of an epoch."""
+        self._gauges["epoch"].set(report.epoch)
+        self._gauges["valid_loss"].set(report.loss)
+        super().on_epoch(report)

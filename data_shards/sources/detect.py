@@ -10,6 +10,7 @@ from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import MODALITIES, check_choice
 from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
+from data_shards.sources.arrays import HeldArrays
 from data_shards.sources.csd.content import Align
 from data_shards.sources.csd.roles import find_roles, sequence_files
 from data_shards.sources.csd.source import CsdSource
@@ -93,6 +94,26 @@ def open_source(path: Paths, options: SourceOptions, executor: Executor | None =
     assert isinstance(source, IdentifiedSource)
     _forget(source, paths, options.label_file)
     return LabelledSource(source, labels, where=where_of(paths))
+
+
+def open_arrays(held: HeldArrays, options: SourceOptions) -> MmsaSource:
+    """The source of arrays in memory, read and checked as an MMSA pickle is.
+
+    Raises:
+        ValueError: arrays that do not fit together, or what is no data of a sample.
+    """
+    check_choice(options.nonfinite, Nonfinite, "--nonfinite")
+    _check_options(options, "mmsa")
+    return MmsaSource(
+        held.where,
+        name=options.name,
+        text=options.text,
+        nonfinite=options.nonfinite,
+        class_labels=options.class_labels,
+        labels=options.labels,
+        need_ids=options.need_ids,
+        opened=held,
+    )
 
 
 def _forget(source: FeatureSource, paths: Sequence[Path], used: str | None) -> None:

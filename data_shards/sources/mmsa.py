@@ -24,6 +24,7 @@ from data_shards.format.schema import MODALITIES, Sample, TextKind
 from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources import fields as fields_of
+from data_shards.sources.arrays import HeldArrays
 from data_shards.sources.conversions import NO_TEXT, check_nonfinite, to_features, to_raw_text, to_tokens
 from data_shards.sources.mmsa_fet import clip_fields, drop_empty_splits, is_aligned_by_fet
 from data_shards.sources.pickled import Splits
@@ -50,7 +51,7 @@ class MmsaSource:
         labels: Labels | None = None,
         need_ids: bool = True,
         labelled: bool = True,
-        opened: Pickle | None = None,
+        opened: Pickle | HeldArrays | None = None,
         split: str | None = None,
         clip: str | None = None,
         checked: bool = False,
@@ -58,6 +59,7 @@ class MmsaSource:
         """Open a pickle.
 
         Args:
+            opened: the pickle, where it is open, or arrays in memory.
             labelled: whether labels are read; else they are NaN, for `labelled.LabelledSource`, which needs ids.
             split: the split of a pickle that holds the fields of one.
             clip: the id of the clip whose arrays a pickle holds, as MMSA-FET's `run_single` writes them.
@@ -87,7 +89,7 @@ class MmsaSource:
         self._zero = nonfinite == "zero"
         main = opened or Pickle(path)
         other_pickles = {modality: Pickle(other) for modality, other in (others or {}).items()}
-        self._pickles = [main, *other_pickles.values()]
+        self._pickles: list[Pickle | HeldArrays] = [main, *other_pickles.values()]
         value = main.value if clip is None else clip_fields(main.value, clip)
         splits = Splits(value, str(path), split=split)
         empty = drop_empty_splits(splits, value)

@@ -80,6 +80,8 @@ class DMDOutput(SampleOutput):
 
     decoupled: Decoupled
     """Features [B, T_m, d] of every modality."""
+    fused_repr: Tensor
+    """[B, 9d], what the fused prediction is a linear function of."""
 
 
 class DMD(nn.Module):
@@ -203,7 +205,8 @@ class DMD(nn.Module):
 
         gated = [torch.sigmoid(self.gates[m](memory[m])) for m in PUBLISHED_ORDER]
         fused = torch.cat([*gated, torch.sigmoid(self.shared_gate(shared))], dim=-1)  # [B, 9d]
-        predictions["fused"] = self.fused_head(fused, rng, backend).logit
+        fused_output = self.fused_head(fused, rng, backend)
+        predictions["fused"] = fused_output.logit
         predictions["shared"] = self.shared_head(shared, rng, backend).logit
         predictions.update({f"{m}_homo": homo[m].logit for m in MODALITIES})
         predictions.update({f"{m}_hetero": hetero[m].logit for m in MODALITIES})
@@ -213,6 +216,7 @@ class DMD(nn.Module):
             margin_features=margin,
             homo_repr={m: homo[m].hidden for m in MODALITIES},
             hetero_repr={m: hetero[m].residual for m in MODALITIES},
+            fused_repr=fused_output.residual,
         )
 
     def _key_ranges(self, tokens: Tensor, text: Tensor, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -217,7 +217,7 @@ class InputFitter:
 def _samples(values: Any, what: str) -> list[_Array | None]:
     """The array of each sample, [T, D] or [3, T]; None for one without any step."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+        values = _numbers(values, what)
     if isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind != "O":
         values = [values]
     if not isinstance(values, list | tuple | np.ndarray) or getattr(values, "shape", None) == ():
@@ -236,6 +236,9 @@ def _samples(values: Any, what: str) -> list[_Array | None]:
 
 
 def _numbers(value: Any, what: str) -> _Array:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # numpy has no bfloat16
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:

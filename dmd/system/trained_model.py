@@ -7,6 +7,7 @@ model = dmd.load("exported")                       # or the directory of a run
 result = model.predict(text=text, audio=audio, vision=None)    # of any length; None: missing
 result.sentiment                                   # [N]; of a classifier: classes, probabilities, names
 result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
+model.features(text=text, audio=audio, vision=vision).fused    # [N, 9d]
 """
 
 import logging
@@ -140,6 +141,19 @@ class Prediction:
         return says_emotions(self.heads["fused"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Representations:
+    """What the network makes of N samples before it predicts; tensors on the CPU, float32. d is `model.dim`."""
+
+    common: dict[str, Tensor]
+    """{modality: [N, d]}, of the homogeneous (modality-irrelevant) space, which the GD-Unit `homo` compares."""
+    private: dict[str, Tensor]
+    """{modality: [N, 2d]}, of the heterogeneous (modality-exclusive) space after the crossmodal encoders, which the
+    GD-Unit `hetero` compares."""
+    fused: Tensor
+    """[N, 9d], of all modalities and both spaces: the fused prediction is a linear function of it."""
+
+
 class InferenceModules(Modules):
     """The modules with the forward pass of an exported program."""
 
@@ -262,21 +276,52 @@ class TrainedModel:
         """Predict N samples, or one without its first axis. What is cut, missing or zeroed is a warning in the log.
 
         Args:
-            text: features [N, T, D], or token ids [N, 3, T] where the model has a text encoder; any T, or a list of
-                arrays of different T; None, or None in a list, where it is missing.
+            text: features [N, T, D], or token ids [N, 3, T] where the model has a text encoder: numpy, torch on any
+                device, or lists; any T, or a list of arrays of different T; left out, or None in a list, where it is
+                missing.
             audio: [N, T, D], the same.
             vision: [N, T, D], the same.
             nonfinite: "zero" makes 0 of NaN and infinities.
 
         Raises:
-            ValueError: other features than those of the training, or values that are not finite.
+            ValueError: other features than those of the training, values that are not finite, or nothing at all.
         """
+        outputs = self._outputs({"text": text, "audio": audio, "vision": vision}, nonfinite)
+        return join([self.read(output) for output in outputs])
+
+    def features(
+        self, *, text: Any = None, audio: Any = None, vision: Any = None, nonfinite: Nonfinite = "refuse"
+    ) -> Representations:
+        """The representations of N samples, those of which TensorBoard's projector shows the validation split.
+
+        Args and errors are those of `predict`.
+        """
+        outputs = list(self._outputs({"text": text, "audio": audio, "vision": vision}, nonfinite))
+        return Representations(
+            common=_rows([output.homo_repr for output in outputs]),
+            private=_rows([output.hetero_repr for output in outputs]),
+            fused=torch.cat([output.fused_repr.float().cpu() for output in outputs]),
+        )
+
+    def _outputs(self, given: Mapping[str, Any], nonfinite: Nonfinite) -> Iterator[DMDOutput]:
+        """The network's output for a user's arrays, batch by batch."""
         fitter = self.card.fitter(nonfinite)
-        inputs = fitter.fit({"text": text, "audio": audio, "vision": vision})
+        inputs = fitter.fit(given)
         for line in fitter.warnings():
             _log.warning("warning: %s", line)
-        batches = range(0, len(inputs), BATCH_SIZE)
-        return join([self.read(self.output(inputs.pick(slice(begin, begin + BATCH_SIZE)))) for begin in batches])
+        for begin in range(0, len(inputs), BATCH_SIZE):
+            yield self.output(inputs.pick(slice(begin, begin + BATCH_SIZE)))
+
+    def __repr__(self) -> str:
+        card, scoring = self.card, self.modules.scoring
+        shapes = ", ".join(f"{modality} {list(card.shape(modality))}" for modality in MODALITIES)
+        answers = f": {', '.join(scoring.titles)}" if scoring.kind != "regression" else ""
+        parameters = sum(parameter.numel() for parameter in self.modules.parameters())
+        encoder = "" if card.text_encoder is None else f", text encoder {self.config.text.encoder}"
+        return (
+            f"TrainedModel({scoring.kind}{answers}; {shapes}{encoder}; {parameters:,} parameters on {self.device}; "
+            f"data {card.data['name']!r}, run {card.source.get('run')!r}, step {card.source.get('step')})"
+        )
 
     @torch.inference_mode()
     def read(self, output: DMDOutput) -> Prediction:
@@ -288,6 +333,11 @@ class TrainedModel:
             edges=dict(zip(SPACES, edges, strict=True)),
             scoring=scoring,
         )
+
+
+def _rows(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of consecutive batches as one of each modality, on the CPU."""
+    return {m: torch.cat([part[m].float().cpu() for part in parts]) for m in MODALITIES}
 
 
 def join(parts: list[Prediction]) -> Prediction:

@@ -3,11 +3,11 @@
     training = Training(engine, config, reader, run)
     outcome = training.run()
 
-`launch.trainer.build` makes the engine with DeepSpeed and constructs `Training`; `launch.trainer.main`, and for trials
-`cluster.ray_runtime.worker`, call `run()`.
+`launch.trainer.build` makes the engine with DeepSpeed and constructs `Training`; `launch.trainer.main`, for `dmd.train`
+`launch.trainer.in_process`, and for trials `cluster.ray_runtime.worker`, call `run()`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from dmd.distributed.engine import Engine
 from dmd.evaluation.evaluate import evaluate
 from dmd.testing.fault_points import fault_point
 from dmd.training.audit import Audit
+from dmd.training.callbacks import Callback, Callbacks
 from dmd.training.ema import WeightAverage
 from dmd.training.logging.progress import Progress
 from dmd.training.logging.provenance import versions
 from dmd.training.nonfinite import NonfiniteGuard
-from dmd.training.outcome import EpochReport, Outcome
+from dmd.training.outcome import EpochReport, Outcome, StepReport
 from dmd.training.output import RunOutput, storage_error
 from dmd.training.schedule import Schedule
 from dmd.training.step import StepResult, make_plan, train_step
@@ -53,7 +54,7 @@ class Training:
         text_encoder: the encoder's configuration, for checkpoints; None where the shards hold features.
         resume: which checkpoint to continue from.
         stop_requested: asked in each step, before its update; one rank that says so stops all of them after it.
-        on_epoch: called on every rank after each validation.
+        callbacks: called on this rank after each step and each validation (`dmd.training.callbacks`).
         heartbeat: called on every rank at each sign of progress.
         lease: rank 0's right to write to the run directory.
 
@@ -72,7 +73,7 @@ class Training:
         text_encoder: dict[str, Any] | None = None,
         resume: Resume = "auto",
         stop_requested: Callable[[], bool] = lambda: False,
-        on_epoch: Callable[[EpochReport], None] = lambda report: None,
+        callbacks: Sequence[Callback] = (),
         heartbeat: Callable[[], None] = lambda: None,
         lease: Lease | None = None,
     ) -> None:
@@ -82,7 +83,7 @@ class Training:
         self.run_path = run
         self.text_encoder = text_encoder
         self.stop_requested = stop_requested
-        self.on_epoch = on_epoch
+        self.callbacks = Callbacks(callbacks, may_save=engine.num_ranks == 1)
         self.heartbeat = heartbeat
         self.lease = lease
         self.plan = make_plan(config, reader.index.num_samples("train"), engine.num_ranks)
@@ -125,9 +126,14 @@ class Training:
             StorageFailed: the storage failed where the config says stop, or at the end.
             TakenOver: another process has taken the run directory over.
             ValueError: a damaged shard; on the rank that reads it.
+            Exception: what a callback raised, after a checkpoint.
         """
         try:
             return self._outcome(stopped=False) if self.finished_before else self._run()
+        except BaseException:
+            if self.output is not None:
+                self.output.abandon()
+            raise
         finally:
             if self.lease is not None:
                 self.lease.release()
@@ -139,7 +145,7 @@ class Training:
                 stopped = self._epoch()
                 if not stopped:
                     self._end_epoch()
-                    stopped = not self.finished and any_rank(self.engine, self.stop_requested())[0]
+                    stopped = not self.finished and any_rank(self.engine, self._stop_requested())[0]
         finally:
             if self.output is not None:
                 self.output.saver.wait()
@@ -149,7 +155,12 @@ class Training:
                     self.output.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         outcome = self._outcome(stopped=stopped)
         self._close(None if stopped else {"valid/loss": outcome.best_loss})
+        self.callbacks.raise_failure()
         return outcome
+
+    def _stop_requested(self) -> bool:
+        """Whether this rank asks for a stop, or a callback of its has failed."""
+        return self.stop_requested() or self.callbacks.ended
 
     def _outcome(self, *, stopped: bool) -> Outcome:
         best_step, best_loss = self.schedule.best_step, self.schedule.best_loss
@@ -205,11 +216,26 @@ class Training:
                 )
                 self._advance(result)
                 progress.step(self.step, result, self.engine.optimizer, plan.step_samples(place), self.schedule)
+                self.callbacks.step(self._report(result))
                 if self.finished or self.cursor.step == plan.num_steps:
                     return False
-                if self._between_steps(*result.raised):
+                stop, *others = result.raised
+                if self._between_steps(stop or self.callbacks.ended, *others):
                     return True
         return False
+
+    def _report(self, result: StepResult) -> StepReport:
+        """What callbacks get of a step that was counted."""
+        return StepReport(
+            step=self.step,
+            epoch=self.cursor.epoch,
+            step_in_epoch=self.cursor.step,
+            steps_per_epoch=self.plan.num_steps,
+            loss=result.values["total"],
+            values=result.values,
+            learning_rate=float(self.engine.optimizer.param_groups[0]["lr"]),
+            applied=result.applied,
+        )
 
     def _advance(self, result: StepResult) -> None:
         """Count a step that was made, and look at what it gave."""
@@ -265,7 +291,7 @@ class Training:
         if self.output is not None:
             self.output.log.epoch(self.step, epoch, evaluation, best=best, kept=kept)
         self._save()
-        self.on_epoch(
+        self.callbacks.epoch(
             EpochReport(
                 epoch=epoch + 1,
                 step=self.step,

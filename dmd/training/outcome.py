@@ -1,7 +1,28 @@
-"""What a training reports to its caller: after each validation (`Training(on_epoch=...)`), and at its end."""
+"""What a training reports: to callbacks after each step and each validation, to its caller at its end."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """An optimizer step that was made, the same on every rank."""
+
+    step: int
+    """Steps of the run that are done."""
+    epoch: int
+    """Whole epochs before this step."""
+    step_in_epoch: int
+    """Steps of this epoch that are done, of `steps_per_epoch`."""
+    steps_per_epoch: int
+    loss: float
+    """The objective on the step's samples."""
+    values: dict[str, float]
+    """Every loss term, mean edges of the GD-Units and `gradient_norm`, by the names of docs/names.md."""
+    learning_rate: float
+    """Of all but a text encoder."""
+    applied: bool
+    """Whether the weights were updated: loss and gradient were finite."""
 
 
 @dataclass(frozen=True, kw_only=True)

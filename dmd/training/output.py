@@ -1,6 +1,7 @@
 """What the writing rank of a training holds: its checkpoints, its log, and the right to write to the run directory."""
 
 import socket
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +71,12 @@ class RunOutput:
             except OSError as error:
                 failures.append(error)
         return failures
+
+    def abandon(self) -> None:
+        """After an error: end threads and close files, where that is not done yet. The record gets no end."""
+        for close in (self.saver.close, self.log.abandon):
+            with suppress(OSError):
+                close()
 
 
 def storage_error(run: Path, failures: list[OSError]) -> StorageFailed:

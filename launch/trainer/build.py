@@ -1,7 +1,7 @@
-"""One rank's training on a DeepSpeed engine: what `launch.train` runs, and what a trial on a Ray cluster runs."""
+"""One rank's training on a DeepSpeed engine: what `launch.train`, `dmd.train` and a trial on a Ray cluster run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from dmd.kernels.backend import set_float32_products
 from dmd.model.quantize import check_quantized
 from dmd.model.text import encoder_config, load_text_encoder
 from dmd.system.system import TrainingSystem
+from dmd.training.callbacks import Callback
 from dmd.training.loop import Training
-from dmd.training.outcome import EpochReport
 from dmd.training.passes import settle_passes, settled
 from dmd.training.step import make_plan
 from launch.trainer.agree import acquire_run_directory, agree, facts_of
@@ -39,7 +39,7 @@ def make_training(
     device: torch.device,
     resume: Resume = "auto",
     stop_requested: Callable[[], bool] = lambda: False,
-    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    callbacks: Sequence[Callback] = (),
     heartbeat: Callable[[], None] = lambda: None,
     group: str = "",
 ) -> Training:
@@ -74,7 +74,7 @@ def make_training(
             text_encoder=text_encoder,
             resume=resume,
             stop_requested=stop_requested,
-            on_epoch=on_epoch,
+            callbacks=callbacks,
             heartbeat=heartbeat,
             lease=directory.lease,
         )

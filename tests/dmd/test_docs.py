@@ -24,6 +24,7 @@ RUN_PAGES = ("docs/results.md",)
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/api.md",
     "docs/architecture.md",
     "docs/data.md",
     "docs/extraction.md",

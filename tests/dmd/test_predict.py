@@ -61,6 +61,53 @@ def test_predict_and_evaluate_agree(run, shards, tmp_path):
     assert edges.sum(0) == pytest.approx(np.ones(table.num_rows), rel=1e-5)
 
 
+def test_a_run_and_its_model_evaluate_as_the_command(run, shards, tmp_path, capsys):
+    assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
+    wanted = json.loads((tmp_path / "test.json").read_text())["metrics"]
+    assert dmd.evaluate(run, split="test") == dmd.evaluate(str(run), shards, "testing") == wanted
+    model = dmd.load(run)
+    got = dmd.evaluate(model, dmd.Dataset.from_shards(shards), "test")
+    assert list(got) == list(HEADS)
+    for head, values in got.items():
+        assert values == pytest.approx(wanted[head], rel=1e-4, abs=1e-6)
+    with pytest.raises(ValueError, match=r"give it: dmd\.evaluate\(model, data\)"):
+        dmd.evaluate(model)
+    with pytest.raises(ValueError, match="split 'tset' is unknown"):
+        dmd.evaluate(run, split="tset")
+    other = dmd.Dataset.from_arrays(
+        train={m: np.ones((2, 9, 3)) for m in MODALITIES} | {"labels": [0.5, 1.5], "ids": ["a", "b"]}
+    )
+    with pytest.raises(ValueError, match="the model was trained on data with dims"):
+        dmd.evaluate(model, other, "train")
+
+
+def test_features_are_what_the_heads_predict_from(run):
+    model = dmd.load(run)
+    config, given = model.config.model, example(model.card, 70)  # two batches
+    features = model.features(**given)
+    for m in MODALITIES:
+        assert features.common[m].shape == (70, config.dim)
+        assert features.private[m].shape == (70, 2 * config.dim)
+    assert features.fused.shape == (70, 9 * config.dim)
+    dmd_network, prediction = model.modules.dmd, model.predict(**given)
+    assert torch.allclose(dmd_network.fused_head.out(features.fused).squeeze(1), prediction.sentiment, atol=1e-5)
+    for m in MODALITIES:
+        logits = dmd_network.hetero_heads[m].out(features.private[m]).squeeze(1)
+        assert torch.allclose(logits, prediction.heads[f"{m}_hetero"], atol=1e-5)
+    without = model.features(text=given["text"][:1], audio=None)
+    assert torch.equal(without.fused, model.features(text=list(given["text"][:1])).fused)
+    assert not torch.allclose(without.fused, features.fused[:1])
+
+
+def test_a_model_says_what_it_is(run):
+    said = repr(dmd.load(run))
+    shapes = "text [50, 768], audio [50, 5], vision [50, 20]"
+    assert said.startswith(f"TrainedModel(regression; {shapes}; ")
+    assert said.endswith(
+        f" parameters on cpu; data 'synthetic', run {str(run)!r}, step {dmd.load(run).card.source['step']})"
+    )
+
+
 def test_commands_take_a_split_by_any_of_its_names(run, tmp_path, capsys):
     assert command("evaluate", run, "--split", "dev", "--json", tmp_path / "dev.json") == 0
     assert json.loads((tmp_path / "dev.json").read_text())["split"] == "valid"

@@ -84,6 +84,17 @@ def test_sequences_of_any_length_are_padded_or_cut_at_their_end(run, model, tmp_
     assert not caplog.records, "frames of zeros that are cut are no loss"
 
 
+def test_tensors_alone_in_lists_with_gradients_and_in_bfloat16(model):
+    arrays = {m: ragged(model, m) for m in MODALITIES}
+    want = model.predict(**arrays).sentiment
+    tensors = {m: [torch.tensor(array, requires_grad=True) for array in arrays[m]] for m in MODALITIES}
+    assert torch.equal(model.predict(**tensors).sentiment, want)
+    short = {m: padded(model, m, arrays[m]).bfloat16() for m in MODALITIES}
+    want = model.predict(**{m: array.float() for m, array in short.items()}).sentiment
+    assert torch.equal(model.predict(**short).sentiment, want)
+    assert torch.equal(model.predict(**{m: list(array) for m, array in short.items()}).sentiment, want)
+
+
 def test_a_missing_modality_is_zeros_and_said(run, model, tmp_path, caplog):
     arrays = {m: padded(model, m, ragged(model, m)) for m in MODALITIES}
     for lost in MODALITIES:

@@ -136,6 +136,12 @@ class Logbook:
             assert self.failure is not None
             raise self.failure
         self._record.close(metrics)
+        self._record = None
+
+    def abandon(self) -> None:
+        """Let go of the record, as it is, for good."""
+        self._drop()
+        self._waiting.clear()
 
     def end(self, step: int, system: TrainingSystem, reader: ShardReader, config: Config, device: device) -> None:
         """What is drawn at the end of a training: the last validation, and features for the projector."""

@@ -17,6 +17,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -100,9 +101,11 @@ class Recorder:
                 raise OSError(errno.ESTALE, f"{path} was {what} while this training writes to it")
 
     def abandon(self) -> None:
-        """Let go of the files as they are."""
+        """Let go of the files as they are, and of TensorBoard's thread."""
         for handle in self._open.values():
             os.close(handle)
+        with suppress(OSError):
+            self._event_file.close()
 
     def scalars(self, step: int, values: dict[str, float], *, kind: str) -> None:
         """Record numbers of one step, durable against the death of this process when the call returns.
@@ -143,7 +146,8 @@ class Recorder:
         ended = {"ended": _now(), "last_step": self._last_step, "finished": metrics is not None}
         self._document["sessions"][-1] |= ended
         os.fsync(self._lines)
-        self.abandon()
+        for handle in self._open.values():
+            os.close(handle)
         self._event_file.close()
         self._write_document()
 

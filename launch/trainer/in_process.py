@@ -1,0 +1,181 @@
+"""A training on one device in the caller's own process, which is left as it was: what `dmd.train` does.
+
+The loop, the engine and the checkpoints are those of a rank that the launcher starts; there is no supervisor, so an
+error is raised, and Ctrl-C asks for a stop.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from data_shards.places import Place
+from dmd.checkpoint.resume import Resume
+from dmd.config import Config
+from dmd.kernels.backend import default_device, float32_products
+from dmd.training.callbacks import Callback
+from dmd.training.outcome import Outcome
+from launch.network.interfaces import choose_interfaces
+from launch.network.rank_environment import rank_environment
+from launch.trainer.determinism import make_deterministic, restored_determinism
+from launch.trainer.preflight import check_command
+from launch.trainer.threads import set_threads
+
+_STDERR = 2
+_NO_PORT = 0
+"""A rank that is alone meets nobody."""
+
+
+def train_in_process(
+    config: Config,
+    data: Place,
+    run: Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: Resume = "auto",
+    overrides: Sequence[str] = (),
+) -> Outcome:
+    """Train; see `dmd.train`.
+
+    Args:
+        overrides: what the caller set of the config, as `section.key=value`, for a warning where nothing reads it.
+    """
+    if dist.is_available() and dist.is_initialized():
+        raise ValueError(
+            "this process is in a process group already, and dmd.train makes one of its own: leave it with "
+            "torch.distributed.destroy_process_group(), or train on several ranks with `dmd train --ranks N`"
+        )
+    begin = time.perf_counter()
+    with _as_before(default_device()):
+        check_command(config, data, run, resume=resume, overrides=overrides, num_ranks=1, here=True)
+        if config.train.deterministic:
+            make_deterministic(os.environ)
+        with _alone(timedelta(seconds=config.train.collective_timeout)) as device:
+            outcome = _train(config, data, run, device, callbacks=callbacks, resume=resume)
+    print(outcome.text(run, time.perf_counter() - begin), flush=True)
+    return outcome
+
+
+def _train(
+    config: Config,
+    data: Place,
+    run: Path,
+    device: torch.device,
+    *,
+    callbacks: Sequence[Callback],
+    resume: Resume,
+) -> Outcome:
+    """Train as the only rank of the process group."""
+    from launch.trainer.build import make_training
+
+    set_threads(run, device)
+    with _interrupts() as stop_requested:
+        training = make_training(
+            config, data, run, device=device, resume=resume, stop_requested=stop_requested, callbacks=callbacks
+        )
+        return training.run()
+
+
+@contextmanager
+def _as_before(device: torch.device) -> Iterator[None]:
+    """Restore after the block what a rank changes of its process: environment, threads and switches of torch, its
+    random numbers, the level of DeepSpeed's log."""
+    environment = dict(os.environ)
+    threads = torch.get_num_threads()
+    deepspeed_log = logging.getLogger("DeepSpeed")
+    level = deepspeed_log.level
+    try:
+        os.environ |= rank_environment(rank=0, ranks=1, port=_NO_PORT, local_rank=device.index or 0)
+        os.environ.setdefault("DS_ACCELERATOR", device.type)
+        choose_interfaces(os.environ)
+        with (
+            restored_determinism(),
+            float32_products(tf32=False),
+            torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
+        ):
+            yield
+    finally:
+        deepspeed_log.setLevel(level)
+        torch.set_num_threads(threads)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ |= environment
+
+
+@contextmanager
+def _quiet_linker() -> Iterator[None]:
+    """Nothing is printed by processes that are started in the block. DeepSpeed asks a linker which libraries are there,
+    and in a notebook silences another descriptor than the linker's."""
+    own, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, _STDERR)
+        yield
+    finally:
+        os.dup2(own, _STDERR)
+        os.close(own)
+        os.close(nowhere)
+
+
+@contextmanager
+def _alone(timeout: timedelta) -> Iterator[torch.device]:
+    """A process group of this process alone, which is left after the block; it listens to nobody."""
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    from launch.trainer.engine import join_process_group
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its import has set another
+    backend = get_accelerator().communication_backend_name()
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
+    try:
+        with _quiet_linker():
+            device = join_process_group(timeout)
+        yield device
+    finally:
+        if deepspeed.comm.is_initialized():  # lets go of its own groups, too
+            deepspeed.comm.destroy_process_group()
+        else:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Inside the block Ctrl-C asks for a stop, and a second one is KeyboardInterrupt; gives what says whether it did.
+
+    Signals reach the main thread alone; in another one, and where the program ignores SIGINT, nothing changes.
+    """
+    asked = told = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            signal.default_int_handler(number, frame)
+        asked = True
+
+    def stop_requested() -> bool:
+        nonlocal told
+        if asked and not told:
+            told = True
+            print("Ctrl-C: stopping after a checkpoint; a second one ends at once", file=sys.stderr, flush=True)
+        return asked
+
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield stop_requested
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop_requested
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,204 @@
+"""`dmd.train`: the run of the launcher's rank, in the caller's process, which is as it was afterwards."""
+
+import os
+import re
+import signal
+import threading
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+import dmd
+from data_shards.sole_writer import DirectoryInUse, sole_writer
+from dmd.config import load_config
+from dmd.training.in_process import to_config
+from tests.support.ranks import TINY, assert_bitwise, finish
+
+CONFIG = load_config(None, TINY)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """As the launcher's ranks of these tests, and nothing that a user would have to set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def unchanged():
+    """The process afterwards is as it was before."""
+    state = process_state()
+    yield
+    for before, after in zip(state, process_state(), strict=True):
+        assert after == before
+
+
+def process_state():
+    return (
+        {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        torch.get_num_threads(),
+        torch.random.get_rng_state().tolist(),
+        torch.backends.cudnn.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+        signal.getsignal(signal.SIGINT),
+        dist.is_initialized(),
+    )
+
+
+class Watcher(dmd.Callback):
+    """Notes what it is told, and does something at a step or an epoch."""
+
+    def __init__(self, at: int = -1, act=lambda: None, *, epoch: int = -1):
+        self.steps, self.epochs = [], []
+        self.at, self.epoch, self.act = at, epoch, act
+
+    def on_step(self, report):
+        self.steps.append(report)
+        if report.step == self.at:
+            self.act()
+
+    def on_epoch(self, report):
+        self.epochs.append(report)
+        if report.epoch == self.epoch:
+            self.act()
+
+
+def with_steps(steps: int) -> object:
+    return load_config(None, [*TINY, f"train.max_steps={steps}"])
+
+
+def stop() -> None:
+    raise dmd.StopTraining
+
+
+def raise_mistake() -> None:
+    raise KeyError("a mistake in a callback")
+
+
+@pytest.mark.multiproc
+def test_a_run_goes_on_from_call_to_command_and_back_bitwise(shards, reference, tmp_path, unchanged):
+    run = tmp_path / "run"
+    assert dmd.train(with_steps(3), shards, run).step == 3
+    finish(shards, run, "train.max_steps=7")
+    outcome = dmd.train(CONFIG, dmd.Dataset.from_shards(shards), str(run))
+    assert (outcome.first_step, outcome.step, outcome.epoch) == (7, 10, 2)
+    assert_bitwise(run, reference())
+    with torch.random.fork_rng():  # a model that is built draws numbers
+        assert dmd.evaluate(run)["fused"]["mae"] == pytest.approx(outcome.best_loss, rel=1e-6)
+
+
+@pytest.mark.multiproc
+def test_errors_and_interrupts_leave_a_checkpoint_and_the_process_as_it_was(
+    shards, reference, tmp_path, unchanged, capsys
+):
+    """Of one run: a callback that fails inside an epoch, one at its end, Ctrl-C, a stop by a callback, the end."""
+    run, threads = tmp_path / "run", set(threading.enumerate())
+    failing = Watcher(2, raise_mistake)
+    later = Watcher()
+    with pytest.raises(KeyError) as raised:
+        dmd.train(CONFIG, shards, run, callbacks=[failing, later])
+    assert "raise_mistake" in "".join(traceback.format_tb(raised.tb))
+    assert [report.step for report in failing.steps] == [1, 2]
+    assert [report.step for report in later.steps] == [1]  # those behind a failing one are not called
+    with pytest.raises(KeyError):
+        dmd.train(CONFIG, shards, run, callbacks=[Watcher(epoch=1, act=raise_mistake)])
+    interrupted = Watcher(7, lambda: signal.raise_signal(signal.SIGINT))
+    outcome = dmd.train(CONFIG, shards, run, callbacks=[interrupted])
+    assert (outcome.first_step, outcome.stopped) == (5, True)
+    assert "Ctrl-C: stopping after a checkpoint; a second one ends at once" in capsys.readouterr().err
+    outcome = dmd.train(CONFIG, shards, run, callbacks=[Watcher(9, stop)])
+    assert (outcome.first_step, outcome.step, outcome.stopped) == (interrupted.steps[-1].step, 9, True)
+    watcher = Watcher()
+    assert not dmd.train(CONFIG, shards, run, callbacks=[watcher]).stopped
+    assert_bitwise(run, reference())
+    (step,), (epoch,) = watcher.steps, watcher.epochs
+    assert (step.epoch, step.step_in_epoch, step.steps_per_epoch, step.applied) == (1, 5, 5, True)
+    assert step.loss == step.values["total"]
+    assert (epoch.epoch, epoch.step) == (2, 10)
+    assert set(threading.enumerate()) - threads <= {tqdm.monitor}
+
+
+def test_a_second_interrupt_ends_at_once(shards, tmp_path, unchanged):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        dmd.train(CONFIG, shards, tmp_path / "run", callbacks=[_Method(twice)])
+
+
+class _Method:
+    """An object that is no `Callback` and has one of its methods."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def on_step(self, report):
+        self.act()
+
+
+def test_mistakes_are_those_of_the_command(shards, tmp_path, unchanged):
+    run = tmp_path / "run"
+    for arguments, message in (
+        (("mosi-aligne", shards, run), "unknown preset 'mosi-aligne', did you mean 'mosi-aligned'"),
+        ((CONFIG, tmp_path, run), "index"),
+        ((CONFIG, shards, shards / "index.parquet"), "is a file; give another --run"),
+        (({"train.epoch": 1}, shards, run), "unknown config key 'train.epoch', did you mean 'train.epochs'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dmd.train(*arguments)
+    with pytest.raises(ValueError, match="--resume is 'always'; it must be auto, never, or the step"):
+        dmd.train(CONFIG, shards, run, resume="always")
+    with pytest.raises(ValueError, match=r"has neither on_step\(report\) nor on_epoch\(report\)"):
+        dmd.train(CONFIG, shards, run, callbacks=[print])
+    assert not run.exists()
+    with sole_writer(run), pytest.raises(DirectoryInUse):
+        dmd.train(CONFIG, shards, run)
+
+
+@pytest.mark.slow
+def test_the_page_about_python_runs_as_it_stands(tmp_path, monkeypatch, unchanged):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    names: dict[str, object] = {}
+    with torch.random.fork_rng():
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(compile(block, "docs/api.md", "exec"), names)
+    assert min(names["curve"].losses) == names["outcome"].best_loss
+    assert names["features"].fused.shape == (32, 180)
+
+
+def test_a_process_group_of_the_caller_stays(shards, tmp_path):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="this process is in a process group already"):
+            dmd.train(CONFIG, shards, tmp_path / "run")
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_configs_of_every_form(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("train: {epochs: 3}\nmodel: {dim: 20}\n")
+    wanted = load_config(None, ["train.epochs=3", "model.dim=20"])
+    assert to_config(wanted) is wanted
+    assert to_config(file) == to_config(str(file)) == wanted
+    assert to_config({"train.epochs": 3, "model": {"dim": 20}}) == wanted
+    assert to_config("mosi-aligned") == load_config("mosi-aligned")
+    for values, message in (
+        ({"train.epochs": 3, "train": {"epochs": 3}}, "config key 'train.epochs' is given twice"),
+        ({"epochs": 3}, "unknown config key 'epochs', did you mean 'train.epochs'"),
+        ({"train": 3, "train.epochs": 3}, "config section 'train' is 3, not a mapping"),
+        ({"train.epochs": "many"}, "train.epochs is 'many'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_config(values)
