@@ -3,13 +3,14 @@
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from data_shards.terminal import REFRESH_SECONDS, DrawnLines, drawing_stream
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+Entered = TypeVar("Entered", bound="Progress")
 LINE_SECONDS = 30.0
 """Between two lines, where no terminal shows a bar."""
 
@@ -40,7 +41,7 @@ class Progress:
         self.note = ""
         """What else is to be said."""
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self: Entered) -> Entered:
         if self._lines is not None:
             self._lines.__enter__()
         return self

@@ -7,16 +7,18 @@ the beginning of the drawn lines. What any process prints takes their place, and
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.text import Text
 
 CLEAR = "\r\x1b[J"
 """Takes away what is drawn from the cursor's line on."""
 REFRESH_SECONDS = 0.5
+_GAP = "  "
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -85,13 +87,16 @@ class DrawnLines:
             setattr(sys, name, stream)
         self._write(CLEAR)
 
+    @property
+    def columns(self) -> int:
+        """Characters that a line may have; one that is full would move the cursor."""
+        return max(os.get_terminal_size(self._stream.fileno()).columns - 1, 1)
+
     def draw(self) -> None:
         """Draw the lines as they are now."""
-        size = os.get_terminal_size(self._stream.fileno())
-        width = max(size.columns - 1, 1)  # a full line would move the cursor
         with self._console.capture() as drawn:
-            self._console.print(self._render(), width=width)
-        lines = drawn.get().rstrip("\n").split("\n")[: max(size.lines - 1, 1)]
+            self._console.print(self._render(), width=self.columns)
+        lines = drawn.get().rstrip("\n").split("\n")[: max(os.get_terminal_size(self._stream.fileno()).lines - 1, 1)]
         up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
         self._write(CLEAR + "\n".join(lines) + up + "\r")
 
@@ -103,6 +108,24 @@ class DrawnLines:
     def _tick(self) -> None:
         while not self._done.wait(REFRESH_SECONDS):
             self.draw()
+
+
+class Items:
+    """Short texts side by side, on as many lines as they need, none of them broken."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = list(texts)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
+        from rich.text import Text
+
+        lines: list[str] = []
+        for text in self._texts:
+            if lines and len(lines[-1]) + len(_GAP) + len(text) <= options.max_width:
+                lines[-1] += _GAP + text
+            else:
+                lines.append(text)
+        yield from map(Text, lines)
 
 
 class _Above:

@@ -17,7 +17,7 @@ from launch.supervision.supervise import StopRequest, supervise
 def _train(stop: StopRequest, channels: Channels) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # about a store that is gone: supervisors report the cause
     divert_libraries(os.environ)
-    with waiting("PyTorch and DeepSpeed to load", shown=os.environ.get("RANK", "0") == "0"), library_output():
+    with waiting("PyTorch to load on the ranks", shown=os.environ.get("RANK", "0") == "0"), library_output():
         from launch.devices import restore_visible_devices  # imports torch, which the supervisor does without
 
         restore_visible_devices(os.environ)

@@ -356,5 +356,6 @@ class Training:
         self.step = snapshot.step
         self.stored_losses_until = self.step if has_stored_losses(snapshot.state) else None
         if self.is_main_rank and not self.finished:
-            print(f"resumed {self.run_path} at step {self.step} (epoch {self.cursor.epoch})", flush=True)
+            where = f"step {self.step}, in epoch {self.cursor.epoch + 1} of {self.config.train.epochs}"
+            print(f"resumed {self.run_path} at {where}", flush=True)
         return self.step

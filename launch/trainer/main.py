@@ -52,7 +52,7 @@ def train(
         RuntimeError: other ranks are gone or cannot be reached (`lost_peers`), the device failed, or a bug.
     """
     shown = os.environ.get("RANK", "0") == "0"
-    with waiting("DeepSpeed to load", shown=shown), library_output():
+    with waiting("DeepSpeed to load on the ranks", shown=shown), library_output():
         from launch.trainer.build import make_training
         from launch.trainer.engine import join_process_group, leave_process_group
 

@@ -5,14 +5,14 @@ the losses of the last step, and what the validations gave. Where the output is 
 long prints a line every `LINE_SECONDS`. Each epoch ends with a line of its numbers in both.
 """
 
+import math
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from data_shards.progress import LINE_SECONDS, duration
-from data_shards.terminal import DrawnLines, drawing_stream
+from data_shards.terminal import DrawnLines, Items, drawing_stream
 from dmd.checkpoint.state import Cursor
 from dmd.config import TrainConfig
 from dmd.data.plan import EpochPlan
@@ -79,8 +79,7 @@ class Progress:
         self._pace = Pace(steps_per_epoch=plan.num_steps, epochs=config.epochs, max_steps=config.max_steps)
         self._epoch_began = time.monotonic()
         self._told = self._epoch_began
-        self._drawn = ExitStack()
-        self._is_drawn = False
+        self._drawn: DrawnLines | None = None
         self._titles = {term.name: term.title for term in all_terms()}
         self._loss_title = next(row.title for row in scoring.rows() if row.is_loss)
 
@@ -90,15 +89,16 @@ class Progress:
             steps = f"{plan.num_samples} samples in {plan.num_steps} step{'s' * (plan.num_steps > 1)} an epoch"
             self._print(f"training on {self._ranks}: {steps}, {epochs} epochs at most")
         stream = drawing_stream() if self._shown else None
-        self._is_drawn = stream is not None
         if stream is not None:
-            self._drawn.enter_context(DrawnLines(stream, self.lines, ticks=True))
+            self._drawn = DrawnLines(stream, self.lines, ticks=True)
+            self._drawn.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._drawn.close()
+        if self._drawn is not None:
+            self._drawn.__exit__(kind, error, trace)
 
     def begin_epoch(self) -> None:
         """The steps of an epoch, or of the rest of one, begin."""
@@ -148,30 +148,28 @@ class Progress:
         standing.cursor = cursor
 
     def epoch_line(self, report: EpochReport, *, best: bool) -> str:
-        """The line of an epoch, with the protocol of its numbers."""
+        """The line of an epoch; on a terminal without what it has no room for, and is drawn below."""
         standing = self._standing
         rows = [metric(name) for name in in_view("headline", report.metrics)]
         metrics = "  ".join(
             f"{row.title} {show(row.name, report.metrics[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows
         )
-        return "  ".join(
-            [
-                f"epoch {report.epoch:3d}/{self._config.epochs}",
-                f"step {report.step:5d}",
-                *([f"loss {standing.values['total']:.3f}"] if standing.values else []),
-                f"valid ({self._scoring.protocol}) {metrics}",
-                f"lr {self._learning_rate:.1e}",
-                duration(time.monotonic() - self._epoch_began),
-                *(["best"] if best else []),
-            ]
-        )
+        epoch = f"epoch {report.epoch:3d}/{self._config.epochs}"
+        loss = f"loss {standing.values.get('total', math.nan):.3f}"
+        took = duration(time.monotonic() - self._epoch_began)
+        marked = ["best"] if best else []
+        short = "  ".join([epoch, loss, f"valid {metrics}", *marked])
+        protocol = f"valid ({self._scoring.protocol})"
+        rate = f"lr {self._learning_rate:.1e}"
+        whole = "  ".join([epoch, f"step {report.step:5d}", loss, f"{protocol} {metrics}", rate, took, *marked])
+        return short if self._drawn is not None and len(whole) > self._drawn.columns else whole
 
     @property
     def _learning_rate(self) -> float:
         return float(self._schedule.plateau.optimizer.param_groups[0]["lr"])
 
     def _tell_now_and_then(self) -> None:
-        if not self._is_drawn and time.monotonic() - self._told > LINE_SECONDS:
+        if self._drawn is None and time.monotonic() - self._told > LINE_SECONDS:
             where, losses, _ = self.facts()
             self._print("  " + ", ".join([*where, *losses[:2], *self._rates()]))
 
@@ -193,10 +191,12 @@ class Progress:
 
     def _validations(self) -> list[str]:
         schedule, report = self._schedule, self._standing.report
-        found = [] if report is None else [f"{report.loss:.4f} in the last epoch"]
+        what = f"{self._loss_title} ({self._scoring.protocol})"
+        found = [] if report is None else [f"valid {what} {report.loss:.4f}"]
         if schedule.best_epoch >= 0:
-            found.append(f"best {schedule.best_loss:.4f} in epoch {schedule.best_epoch + 1}")
-        return [f"valid {self._loss_title} ({self._scoring.protocol}) {', '.join(found)}"] if found else []
+            name = "best" if found else f"best valid {what}"
+            found.append(f"{name} {schedule.best_loss:.4f} in epoch {schedule.best_epoch + 1}")
+        return found
 
     def _rates(self) -> list[str]:
         """Learning rate, speed, and how long it will take."""
@@ -227,5 +227,4 @@ class Progress:
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True)
         bar.add_row(Text(where[0], style="bold"), ProgressBar(total=total, completed=done), where[1])
-        rows = [losses, [*validations, *self._rates()]]
-        return Group(bar, *(Text("  ".join(row)) for row in rows if row))
+        return Group(bar, *(Items(row) for row in (losses, [*validations, *self._rates()]) if row))
