@@ -13,7 +13,7 @@ import sys
 from launch.supervision.launcher_log import open_log
 
 
-class _Log(io.TextIOBase):
+class LazyLog(io.TextIOBase):
     """Opens the log when something is to be written: a launcher that is stopped before a rank runs leaves nothing."""
 
     def __init__(self, host: int) -> None:
@@ -33,7 +33,7 @@ class _Log(io.TextIOBase):
 def main() -> None:
     """Run the launcher with the arguments of this process."""
     host = next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("--node_rank=")), 0)
-    sys.stdout = sys.stderr = _Log(host)
+    sys.stdout = sys.stderr = LazyLog(host)
     from deepspeed.launcher.launch import main as launch
 
     launch()

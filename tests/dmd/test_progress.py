@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import sys
 import termios
@@ -34,7 +35,10 @@ class Terminal:
     def shown(self) -> str:
         """What has been written to it."""
         self.stream.flush()
-        return os.read(self.reader, 1 << 16).decode()
+        text = b""
+        while select.select([self.reader], [], [], 0.05)[0]:
+            text += os.read(self.reader, 1 << 16)
+        return text.decode()
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_what_is_printed_stays_above_the_drawn_lines_whoever_prints_it(terminal,
         print("a", "line", end="")
         assert sys.stdout.isatty()
         print(" and its end\nanother")
-        assert terminal.shown().replace("\r\n", "\n") == f"{CLEAR}a line and its end\nanother\n"
+        assert terminal.shown().replace("\r\n", "\n") == f"{CLEAR}a line and its end\n{CLEAR}another\n"
         print("unfinished", end="")
     assert sys.stdout is terminal.stream
     assert terminal.shown().replace("\r\n", "\n") == f"{CLEAR}unfinished\n{CLEAR}"
