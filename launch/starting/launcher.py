@@ -54,7 +54,13 @@ class Launcher:
         previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=self._collector.stderr)
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                stdout=self._collector.pipe,
+                stderr=self._collector.pipe,
+            )
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._collector.watch(process)
             while not _ends_within(process, POLL_SECONDS):

@@ -30,7 +30,7 @@ from launch.starting.private_variables import DATA, is_private, private_files, s
 from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
 from launch.starting.rank_processes import SCRIPT, LocalRanks, RemoteRanks, check_ssh
 from launch.supervision.ending import REPORTS, Ending
-from launch.supervision.launcher_log import LOG, LogTail
+from launch.supervision.launcher_log import LOG, SSH_LOG, LogTail
 from launch.supervision.supervise import WRAPPER_PID
 
 _QUIET = ("--log_level=critical",)
@@ -182,13 +182,13 @@ def _run_by_ssh(
     """Run the ranks of all hosts. Each host chooses its devices: it may have GPUs where this one has none."""
     assert layout.hosts is not None
     environment["PYTHONPATH"] = _python_path(environment)
-    collector = StderrCollector()
+    run = _run_directory(arguments)
+    collector = StderrCollector(Path(run) / SSH_LOG)
     command = launcher_command(layout, arguments)
     check_ssh(list(layout.hosts.slots), ssh_arguments(layout))
     chosen = forwarded(environment) | {name: environment[name] for name in (DATA,) if name in environment}
     private = {name: value for name, value in chosen.items() if is_private(name, value)}
     environment = {name: value for name, value in environment.items() if name not in private}
-    run = _run_directory(arguments)
     tail = LogTail(Path(run), range(len(layout.hosts.slots)))
     with (
         private_files(Path(run), private, layout.hosts.num_ranks) as token,

@@ -2,6 +2,7 @@
 
     RUN/launcher.log    of the first host of a hostfile, or of the only one
     RUN/launcher-1.log  of the second host, ...
+    RUN/launcher-ssh.log  of pdsh and the launchers that it starts, without their ranks
 
 In a rank the descriptors 1 and 2 are that log, to which NCCL, C++ and subprocesses write; Python's `sys.stdout` and
 `sys.stderr` stay what they were, except in a block of `library_output`. Python's warnings and what libraries log go to
@@ -21,6 +22,7 @@ from typing import TextIO
 
 LOG = "DMD_LAUNCHER_LOG"
 """Environment variable: the run directory, where ranks keep such a log."""
+SSH_LOG = "launcher-ssh.log"
 _HOST = "CROSS_RANK"
 """Environment variable of DeepSpeed's launcher: number of this host in the hostfile."""
 _FLOORS = ("data_shards", "dmd", "launch", "cluster")
@@ -66,6 +68,7 @@ def divert_libraries(environment: Mapping[str, str]) -> None:
         os.write(1, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} start of {ranks} ranks on this host\n".encode())
     logging.basicConfig(stream=sys.__stderr__, format="%(asctime)s %(name)s: %(message)s")
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a disk that is full is told by what needs it
     for floor in _FLOORS:
         logger = logging.getLogger(floor)
         logger.propagate = False
@@ -96,7 +99,8 @@ class LogTail:
     """What a start adds to the logs of a run, as `dmd train` shows it."""
 
     def __init__(self, run: Path, hosts: range) -> None:
-        self._sizes = {path: _size(path) for path in (log_path(run, host) for host in hosts)}
+        paths = [*(log_path(run, host) for host in hosts), run / SSH_LOG]
+        self._sizes = {path: _size(path) for path in paths}
 
     def text(self) -> str:
         """The last lines of each log that has more than its header."""

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launch.starting.ending_collectors import StderrCollector
 from launch.starting.quiet_launch import LazyLog
-from launch.supervision.launcher_log import LOG, LogTail, log_path
+from launch.supervision.ending import Ending, report_line
+from launch.supervision.launcher_log import LOG, SSH_LOG, LogTail, log_path
 
 RANK = """
 import logging, os, sys, warnings
@@ -87,3 +89,33 @@ def test_what_the_launcher_itself_says_goes_to_the_log(tmp_path, monkeypatch, ca
     monkeypatch.delenv(LOG)
     print("Traceback", file=LazyLog(0))
     assert capfd.readouterr().err == "Traceback\n"
+
+
+def test_launchers_behind_ssh_have_a_log_and_ranks_the_screen(tmp_path, capfdbinary):
+    run = tmp_path / "run"
+    lines = {
+        1: ["node2: [2026-11-27 19:13:40,906] [INFO] [launch.py:152:main] WORLD INFO DICT", "node1: threads: 2"],
+        2: [
+            f"node2: {report_line(1, Ending(code=75))}",
+            "pdsh@node0: node2: ssh exited with exit code 75",
+            "node1: oh",
+        ],
+    }
+    said = "; ".join(f"echo '{line}' >&{stream}" for stream, texts in lines.items() for line in texts)
+
+    def ends() -> dict[int, Ending]:
+        collector = StderrCollector(run / SSH_LOG)
+        launcher = subprocess.Popen(["sh", "-c", said], stdout=collector.pipe, stderr=collector.pipe)
+        collector.watch(launcher)
+        launcher.wait()
+        return collector.endings()
+
+    assert ends() == {1: Ending(code=75)}
+    shown = capfdbinary.readouterr()
+    assert shown.out == b"node1: threads: 2\n"
+    assert sorted(shown.err.decode().splitlines()) == sorted([lines[1][0], *lines[2][1:]]), "there is no run directory"
+    run.mkdir()
+    ends()
+    shown = capfdbinary.readouterr()
+    assert (shown.out, shown.err) == (b"node1: threads: 2\n", b"node1: oh\n")
+    assert sorted((run / SSH_LOG).read_text().splitlines()) == sorted([lines[1][0], lines[2][1]])
