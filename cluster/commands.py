@@ -4,6 +4,9 @@ predict and evaluate.
 Ray is imported when a request stands, so that `--help` and mistakes come fast, and never without a cluster.
 """
 
+_FIRST_SIGN_SECONDS = 1.5
+"""Until a command that is about to train says something, at the latest."""
+
 
 def shard(argv: list[str]) -> int:
     """Turn feature files, or synthetic data, into shards with an index."""
@@ -41,11 +44,13 @@ def extract(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     """Train DMD on shards with DeepSpeed; the same command again continues the run."""
+    from data_shards.waiting import waiting
     from launch.commands import stop_ends_process, train_by_launcher
 
     with stop_ends_process():
-        from cluster.cluster_options import require_address
-        from cluster.parsers import TRAIN_OPTIONS, train_parser
+        with waiting("PyTorch to load", after=_FIRST_SIGN_SECONDS):
+            from cluster.cluster_options import require_address
+            from cluster.parsers import TRAIN_OPTIONS, train_parser
 
         options = train_parser().parse_intermixed_args(argv)
         if options.address is None:

@@ -4,7 +4,7 @@ A sample's way: `sources` reads it from a pickle or a table (`safe_pickle` runs 
 and a row of `index.parquet` (`format` defines their bytes), `storage` opens both in a directory or behind a URL, and
 `reading` returns batches of samples in the order of an epoch. `external` writes an index for externally created tars in
 place, `tools` checks and describes a set. Needs numpy, pyarrow, fsspec (for URLs), matplotlib (for the picture of `dmd
-inspect`) and tqdm (for progress bars); no torch.
+inspect`) and rich (for progress bars); no torch.
 
 API: `pipeline`, `writing.build.build`, `external.index_tars.index_tars`, `reading.reader.ShardReader`,
 `reading.stream.SampleStream`, `reading.index.ShardIndex`, `reading.shuffle.epoch_order`, `tools.verify.verify`,

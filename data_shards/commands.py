@@ -431,17 +431,15 @@ def _pairs(items: list[str], option: str) -> dict[str, str]:
 
 @contextmanager
 def _bar(samples: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, with samples and bytes per second."""
-    from tqdm import tqdm
+    """The progress of samples, with bytes per second."""
+    from data_shards.progress import Progress
 
-    with tqdm(total=samples, unit=" samples", disable=None, smoothing=0.1) as bar:
+    with Progress(samples, "samples") as progress:
         total = 0
 
         def advance(count: int, size: int) -> None:
             nonlocal total
             total += size
-            bar.update(count)
-            elapsed = bar.format_dict["elapsed"] or 1e-9
-            bar.set_postfix_str(f"{total / elapsed / 2**20:.0f} MiB/s")
+            progress.advance(count, f"{total / progress.seconds / 2**20:.0f} MiB/s")
 
         yield advance

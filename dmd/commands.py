@@ -293,9 +293,13 @@ def _samples(options: argparse.Namespace, card: "ModelCard") -> "Iterator[Sample
 
 
 def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[Samples]":
-    for samples in batches:
-        counts[samples.split] += len(samples.ids)
-        yield samples
+    from data_shards.progress import Progress
+
+    with Progress(None, "samples") as progress:
+        for samples in batches:
+            counts[samples.split] += len(samples.ids)
+            progress.advance(len(samples.ids))
+            yield samples
 
 
 def export(argv: list[str]) -> int:

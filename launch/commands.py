@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from data_shards.places import redact
+from data_shards.waiting import waiting
 from dmd.exit_codes import STOPPED
 from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
 from launch.supervision.supervise import STOP_SIGNALS
@@ -57,7 +58,8 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     patience = TrainConfig.collective_timeout
     rejection = ""
     try:
-        config = _check(options, layout)
+        with waiting("the config and the shards to be checked"):
+            config = _check(options, layout)
         patience = config.train.collective_timeout
         encoder = Path(config.text.encoder)
         if layout.by_ssh and encoder.is_dir() and not encoder.is_absolute():
@@ -71,9 +73,18 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     def attempt(layout: RankLayout, arguments: list[str], about: Mapping[str, str]) -> LauncherEnd:
         return run_launcher(layout, arguments, options.data, patience=patience, rejection=rejection, about=about)
 
+    where = f"{layout.num_ranks} rank{'s' * (layout.num_ranks > 1)}"
+    print(f"starting {where}{_on_hosts(layout)}; run: {options.run}", flush=True)
     ending = run_with_restarts(layout, arguments, rule, attempt)
     print_ending(ending)
     return ending.code
+
+
+def _on_hosts(layout: RankLayout) -> str:
+    """Where the ranks of a layout are."""
+    if layout.hosts is None:
+        return " on this host"
+    return f" on {', '.join(layout.hosts.slots)}"
 
 
 def _check(options: argparse.Namespace, layout: RankLayout) -> "Config":

@@ -8,16 +8,20 @@
 import os
 import sys
 
+from data_shards.waiting import waiting
 from launch.supervision.channels import Channels
+from launch.supervision.launcher_log import divert_libraries, library_output
 from launch.supervision.supervise import StopRequest, supervise
 
 
 def _train(stop: StopRequest, channels: Channels) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # about a store that is gone: supervisors report the cause
-    from launch.devices import restore_visible_devices  # imports torch, which the supervisor does without
+    divert_libraries(os.environ)
+    with waiting("PyTorch to load on the ranks", shown=os.environ.get("RANK", "0") == "0"), library_output():
+        from launch.devices import restore_visible_devices  # imports torch, which the supervisor does without
 
-    restore_visible_devices(os.environ)
-    from launch.trainer.main import main
+        restore_visible_devices(os.environ)
+        from launch.trainer.main import main
 
     return main(sys.argv[1:], stop, channels)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
-from data_shards.clip_sets.command import Progress, extract_clips
+from data_shards.clip_sets.command import ClipProgress, extract_clips
 from data_shards.clip_sets.one_clip import LoadStates
 from data_shards.cores import usable_cores
 from data_shards.executor import IndependentExecutor, TasksLost
@@ -28,7 +28,7 @@ def run_extraction(options: argparse.Namespace, open_executor: OpenExecutor) -> 
     Raises:
         ValueError: the user's mistakes.
     """
-    running: list[Progress] = []
+    running: list[ClipProgress] = []
     with stop_requests() as stop:
         try:
             with open_executor(stop) as executor:
@@ -37,7 +37,7 @@ def run_extraction(options: argparse.Namespace, open_executor: OpenExecutor) -> 
             why, code = "stopped on request", STOPPED
         except TasksLost as error:
             why, code = str(error), LOST
-    done = running[0].done if running else 0
+    done = running[0].with_features if running else 0
     print(f"{why}; clips with features: {done} ({options.out}); the same command continues")
     return code
 

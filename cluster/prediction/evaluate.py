@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from cluster.prediction.model import SentModel, send_model
 from cluster.prediction.pool import Actor, Task, answers, make_pool
@@ -15,6 +14,7 @@ from cluster.ray_runtime.session import check_storage, cluster
 from cluster.ray_runtime.stopping import StopRequests
 from cluster.ray_runtime.unfinished import run_to_end
 from data_shards.places import Place, to_place
+from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from dmd.commands import print_evaluation
 from dmd.data.loader import num_evaluation_batches
@@ -120,7 +120,7 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         {"first": first, "stop": min(first + _BATCHES_PER_TASK, batches)}
         for first in range(0, batches, _BATCHES_PER_TASK)
     ]
-    with cluster(request.address, stop, verbose=request.verbose), tqdm(total=len(tasks), disable=None) as bar:
+    with cluster(request.address, stop, verbose=request.verbose), Progress(len(tasks), "tasks") as progress:
         pool = make_pool(request)
         check_storage(None, place, options="the shards")
         model = send_model(card, weights, text_encoder=question.text_encoder)
@@ -128,5 +128,5 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         shares = []
         for content in answers(Evaluator, arguments, tasks, pool):
             shares.append(decode_share(content, columns))
-            bar.update()
+            progress.advance()
     return describe(run, card, info, split, merge_shares(shares, total, scoring))

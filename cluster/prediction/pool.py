@@ -8,6 +8,7 @@ try again: the actor answers with the fault, and the driver raises it.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from cluster.ray_runtime.process_group import hide_gpus, require_gpu
 from cluster.ray_runtime.resources import slots
 from cluster.ray_runtime.session import has_gpus, live_nodes
 from data_shards.durable import Unreadable
+from data_shards.waiting import waiting
 from dmd.errors import first_line
 
 Task = dict[str, Any]
@@ -112,7 +114,10 @@ def answers(actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task]
         num_gpus=gpus,
     )
     try:
-        for block in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
+        blocks = iter(mapped.iter_batches(batch_size=None, batch_format="pyarrow"))
+        with waiting("actors to start and to end a first task"):
+            first = list(islice(blocks, 1))
+        for block in chain(first, blocks):
             assert isinstance(block, pa.Table), "as the format says"
             for answer in block.to_pylist():
                 if answer["kind"]:

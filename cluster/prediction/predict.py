@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-from tqdm import tqdm
-
 from cluster.prediction.model import SentModel, send_model
 from cluster.prediction.pool import Actor, Task, answers, make_pool
 from cluster.prediction.request import PoolRequest
@@ -12,6 +10,7 @@ from cluster.ray_runtime.session import check_storage, cluster
 from cluster.ray_runtime.stopping import StopRequests
 from cluster.ray_runtime.unfinished import run_to_end
 from data_shards.places import Place
+from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.folder import Folder, open_folder
 from dmd.inference.part_files import Part, write_part
@@ -93,8 +92,8 @@ def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[st
             "stamp": work.stamp,
         }
         tasks = [asdict(part) for part in work.parts]
-        with tqdm(total=len(tasks), unit="part", disable=None) as bar:
+        with Progress(len(tasks), "parts") as progress:
             for name in answers(PartWriter, arguments, tasks, pool):
                 done.append(name.decode())
-                bar.update()
+                progress.advance()
                 fault_point("answer")

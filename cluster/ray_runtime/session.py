@@ -17,6 +17,7 @@ from cluster.ray_runtime.access import agree_on_token, make_token
 from cluster.ray_runtime.stopping import StopRequests
 from data_shards.places import Place
 from data_shards.reading.index import ShardIndex
+from data_shards.waiting import waiting
 
 _CHECK_SECONDS = 120
 EVALUATOR = "Evaluator"
@@ -55,7 +56,8 @@ def cluster(
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray.tune").setLevel(level)
     try:
-        _connect(address, cpus, verbose or show_ranks, level)
+        with waiting(f"the Ray cluster at {address}" if address else "a Ray cluster on this machine to start"):
+            _connect(address, cpus, verbose or show_ranks, level)
         stop.listen()  # again: while it starts Ray sets a handler of its own for SIGTERM
         yield
     except SystemExit as error:

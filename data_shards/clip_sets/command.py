@@ -2,13 +2,9 @@
 
 import argparse
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-
-from tqdm import tqdm
 
 from data_shards.clip_sets.clip_files import find_clips
 from data_shards.clip_sets.extract import Summary, extract_set
@@ -21,43 +17,26 @@ from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript_files import read_transcript_table
 from data_shards.format.extraction_files import FAILURES_FILE, WARNINGS_FILE
 from data_shards.label_options import format_counts
+from data_shards.progress import Progress
 from data_shards.sources.label_table import read_label_table
 from data_shards.text.tokenizer import load_tokenizer
 
 SOME_FAILED = 1
 """Exit code with --strict, where a clip or a row failed."""
-_LINE_SECONDS = 30.0
-"""Between two lines of progress, where no terminal shows a bar."""
 _SHOWN_FAILURES = 5
 
 
-class Progress:
-    """How many clips have ended: a bar on a terminal, elsewhere a line now and then."""
+class ClipProgress(Progress):
+    """How many clips have ended."""
 
     def __init__(self, clips: int) -> None:
-        self._clips = clips
-        self.done = 0
-        """Clips that have features."""
-        self._printed = time.monotonic()
-        self._bar = tqdm(total=clips, unit=" clips", disable=None, smoothing=0.1)
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.close()
+        super().__init__(clips, "clips")
+        self.with_features = 0
 
     def __call__(self, done: int, failed: int) -> None:
         """So many clips have features, so many have failed."""
-        self.done = done
-        self._bar.n = done + failed
-        self._bar.set_postfix_str(f"{failed} failed" if failed else "")
-        now = time.monotonic()
-        if self._bar.disable and now - self._printed > _LINE_SECONDS:
-            self._printed = now
-            print(f"{done + failed} of {self._clips} clips, {failed} failed", flush=True)
+        self.with_features = done
+        self.set(done + failed, f"{failed} failed" if failed else "")
 
 
 def extract_clips(
@@ -65,7 +44,7 @@ def extract_clips(
     executor: IndependentExecutor,
     *,
     load_states: Callable[[], LoadStates],
-    watch: Callable[[Progress], None] = lambda progress: None,
+    watch: Callable[[ClipProgress], None] = lambda progress: None,
 ) -> int:
     """Extract the clips and print what became of them; returns the exit code.
 
@@ -82,7 +61,7 @@ def extract_clips(
     print(f"{options.clips}: {len(plan.jobs)} clips", flush=True)
     if plan.notes:
         print(f"read: {format_counts(plan.notes)}")
-    with Progress(len(plan.jobs)) as progress:
+    with ClipProgress(len(plan.jobs)) as progress:
         watch(progress)
         summary = extract_set(
             plan,

@@ -9,15 +9,18 @@ from torch import Tensor
 
 from data_shards.format.schema import DatasetInfo
 from data_shards.places import Place, PlaceLike, to_place
+from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
 from dmd.checkpoint.select import best_checkpoint
 from dmd.checkpoint.state import check_fits
+from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import check_same_labels
 from dmd.documents import read_document
-from dmd.evaluation.evaluate import Evaluation, evaluate
+from dmd.evaluation.evaluate import Evaluation, check_split, evaluate
 from dmd.kernels.backend import default_device
 from dmd.system.fallback import settle_prediction
+from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 
@@ -74,8 +77,12 @@ def evaluate_run(run: Path, *, data: PlaceLike | None, split: str, text_encoder:
     with ShardReader(shards_of(run, data)) as reader:
         card, weights = read_run_for(run, reader.index.info)
         model = ready_model(card, weights, default_device(), reader.index.info, text_encoder=text_encoder)
-        with model.running():
-            result = evaluate(model.modules, reader, split, model.config, device=model.device)
+        check_split(reader, split)
+        batches = num_evaluation_batches(reader, split, BATCH_SIZE)
+        with model.running(), Progress(batches, "batches") as progress:
+            result = evaluate(
+                model.modules, reader, split, model.config, device=model.device, heartbeat=progress.advance
+            )
     return describe(run, card, reader.index.info, split, result)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_shards.clip_sets.clip_files import MEDIA_SUFFIXES, find_clips, transcript_file
 from data_shards.clip_sets.jobs import ClipJob
@@ -31,6 +30,7 @@ from data_shards.extraction.transcript_files import TRANSCRIPT_SUFFIXES, read_tr
 from data_shards.format.extraction_files import differences
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.label_options import format_counts
+from data_shards.progress import Progress
 from data_shards.sources.paths import named_files
 from dmd.inference.transcript_text import TranscriptText
 from dmd.system.trained_model import ModelCard
@@ -301,18 +301,20 @@ def clip_fields(jobs: Sequence[ClipJob], maker: FeatureMaker, size: int) -> Iter
     doubts: dict[str, list[str]] = {}
     waiting: list[dict[str, Any]] = []
     given = 0
-    for job in tqdm(jobs, unit="clip", disable=None if len(jobs) > 1 else True):
-        try:
-            fields, warnings = maker.make(job)
-        except ClipError as error:
-            failed.append(f"{job.media}: {error}")
-            continue
-        for warning in warnings:
-            doubts.setdefault(warning.kind, []).append(f"{job.media}: {warning.text}")
-        waiting.append(fields)
-        if len(waiting) == size:
-            yield _columns(waiting)
-            given, waiting = given + size, []
+    with Progress(len(jobs), "clips") as progress:
+        for job in jobs:
+            progress.advance()
+            try:
+                fields, warnings = maker.make(job)
+            except ClipError as error:
+                failed.append(f"{job.media}: {error}")
+                continue
+            for warning in warnings:
+                doubts.setdefault(warning.kind, []).append(f"{job.media}: {warning.text}")
+            waiting.append(fields)
+            if len(waiting) == size:
+                yield _columns(waiting)
+                given, waiting = given + size, []
     if not given and not waiting:
         more = f" (and of {len(failed) - 1} more clips)" if len(failed) > 1 else ""
         raise ValueError(f"no features can be made of {failed[0]}{more}")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 from torch import Tensor
-from tqdm import tqdm
 
 from data_shards.places import Place
+from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from data_shards.storage.folder import open_folder
@@ -124,17 +124,13 @@ def compute_here(work: Work) -> None:
     model = TrainedModel(work.card, work.weights, default_device(), text_encoder=work.order.text_encoder)
     folder = open_folder(work.order.out)
     work.begin()
-    with ShardReader(work.order.data) as reader:
-        for part in progress(work):
+    with ShardReader(work.order.data) as reader, Progress(len(work.parts), "parts") as progress:
+        for part in work.parts:
             write_part(folder, part, predict_part(model, reader, part), work.stamp)
+            progress.advance()
 
 
 def predict_part(model: TrainedModel, reader: ShardReader, part: Part) -> pa.Table:
     """The rows of a part."""
     batches = shard_batches(reader, model.card, part.split, range(part.begin, part.stop))
     return pa.concat_tables(to_table(samples, prediction) for samples, prediction in predictions(model, batches))
-
-
-def progress(work: Work) -> "tqdm[Part]":
-    """The parts of a work behind a bar, where somebody watches."""
-    return tqdm(work.parts, unit="part", disable=None)

@@ -7,12 +7,14 @@
 `launch.trainer.in_process`, and for trials `cluster.ray_runtime.worker`, call `run()`.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import Lease
+from data_shards.waiting import waiting
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.resume import Resume, load_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
@@ -26,10 +28,11 @@ from dmd.checkpoint.standing import (
 )
 from dmd.checkpoint.state import Cursor, check_continues, check_same_base, make_state
 from dmd.config import Config
-from dmd.data.loader import training_steps
+from dmd.data.loader import num_evaluation_batches, training_steps
 from dmd.distributed.collectives import all_or_none, any_rank, from_first_rank, stay_sole_writer
 from dmd.distributed.engine import Engine
 from dmd.evaluation.evaluate import evaluate
+from dmd.system.modules import BATCH_SIZE
 from dmd.testing.fault_points import fault_point
 from dmd.training.audit import Audit
 from dmd.training.callbacks import Callback, Callbacks
@@ -104,6 +107,19 @@ class Training:
         with all_or_none(engine.device):
             closed = self.is_main_rank and resumed is not None and finished_at(run) == resumed
         self.finished_before = from_first_rank(engine, closed) and self.finished
+        batches = num_evaluation_batches(reader, "valid", BATCH_SIZE)
+        self.progress = Progress(
+            config.train,
+            self.plan,
+            self.schedule,
+            engine.system.scoring,
+            step=self.step,
+            cursor=self.cursor,
+            to_validate=len(range(engine.rank, batches, engine.num_ranks)),
+            ranks=f"{engine.num_ranks} rank{'s' * (engine.num_ranks > 1)} ({engine.device})",
+            shown=self.is_main_rank,
+        )
+        self._logged_at = 0.0
         self.output: RunOutput | None = None
         with all_or_none(engine.device):
             if self.is_main_rank and not self.finished_before:
@@ -129,7 +145,10 @@ class Training:
             Exception: what a callback raised, after a checkpoint.
         """
         try:
-            return self._outcome(stopped=False) if self.finished_before else self._run()
+            if self.finished_before:
+                return self._outcome(stopped=False)
+            with self.progress:
+                return self._run()
         except BaseException:
             if self.output is not None:
                 self.output.abandon()
@@ -148,11 +167,13 @@ class Training:
                     stopped = not self.finished and any_rank(self.engine, self._stop_requested())[0]
         finally:
             if self.output is not None:
-                self.output.saver.wait()
+                with waiting("the last checkpoint to be written"):
+                    self.output.saver.wait()
         if not stopped:
             with self.engine.whole_weights(), self.average.in_place():
                 if self.output is not None:
-                    self.output.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
+                    with waiting("the last pictures of the log"):
+                        self.output.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         outcome = self._outcome(stopped=stopped)
         self._close(None if stopped else {"valid/loss": outcome.best_loss})
         self.callbacks.raise_failure()
@@ -201,10 +222,11 @@ class Training:
             epoch=self.cursor.epoch,
             first_step=self.cursor.step,
         )
-        log = None if self.output is None else self.output.log
-        with Progress(plan, self.cursor, log, train.log_every) as progress:
-            for batches in steps:
-                place = self.cursor.step
+        self.progress.begin_epoch()
+        self._logged_at = time.perf_counter()
+        for batches in steps:
+            place = self.cursor.step
+            with waiting("the first step", shown=self.is_main_rank and self.step == self.first_step):
                 result = train_step(
                     self.engine,
                     batches,
@@ -214,14 +236,14 @@ class Training:
                     step_in_epoch=place,
                     flags=self._flags,
                 )
-                self._advance(result)
-                progress.step(self.step, result, self.engine.optimizer, plan.step_samples(place), self.schedule)
-                self.callbacks.step(self._report(result))
-                if self.finished or self.cursor.step == plan.num_steps:
-                    return False
-                stop, *others = result.raised
-                if self._between_steps(stop or self.callbacks.ended, *others):
-                    return True
+            self._advance(result)
+            self.progress.step(self.step, self.cursor, result.values, self._log_step(result, place))
+            self.callbacks.step(self._report(result))
+            if self.finished or self.cursor.step == plan.num_steps:
+                return False
+            stop, *others = result.raised
+            if self._between_steps(stop or self.callbacks.ended, *others):
+                return True
         return False
 
     def _report(self, result: StepResult) -> StepReport:
@@ -236,6 +258,17 @@ class Training:
             learning_rate=float(self.engine.optimizer.param_groups[0]["lr"]),
             applied=result.applied,
         )
+
+    def _log_step(self, result: StepResult, place: int) -> float | None:
+        """Log a step where it is due; returns samples per second since the last one that was logged."""
+        if self.output is None or self.step % self.config.train.log_every:
+            return None
+        now = time.perf_counter()
+        samples = self.plan.step_samples(place) * self.config.train.log_every / (now - self._logged_at)
+        self._logged_at = now
+        rates = [group["lr"] for group in self.engine.optimizer.param_groups]
+        self.output.log.step(self.step, result.values, rates, samples)
+        return samples
 
     def _advance(self, result: StepResult) -> None:
         """Count a step that was made, and look at what it gave."""
@@ -274,9 +307,16 @@ class Training:
     def _end_epoch(self) -> None:
         """Validate, log and save; the schedule looks at whole epochs only, `max_steps` may end inside one."""
         engine = self.engine
-        with engine.whole_weights(), self.average.in_place():
+        self.progress.begin_validation()
+
+        def heartbeat() -> None:
+            self.heartbeat()
+            self.progress.validated()
+
+        first = self.is_main_rank and self.validated is NEVER_VALIDATED
+        with engine.whole_weights(), self.average.in_place(), waiting("the first validation", shown=first):
             evaluation = evaluate(
-                engine.system, self.reader, "valid", self.config, device=engine.device, heartbeat=self.heartbeat
+                engine.system, self.reader, "valid", self.config, device=engine.device, heartbeat=heartbeat
             )
         fault_point("evaluate")
         stay_sole_writer(engine, None if self.output is None else self.output.taken())
@@ -289,17 +329,17 @@ class Training:
         kept = best or self.schedule.best_step < 0
         self.validated = ValidatedStep(step=self.step, loss=evaluation.loss)
         if self.output is not None:
-            self.output.log.epoch(self.step, epoch, evaluation, best=best, kept=kept)
+            self.output.log.epoch(self.step, epoch, evaluation, kept=kept)
         self._save()
-        self.callbacks.epoch(
-            EpochReport(
-                epoch=epoch + 1,
-                step=self.step,
-                loss=evaluation.loss,
-                best_loss=evaluation.loss if kept else self.schedule.best_loss,
-                metrics=evaluation.metrics()["fused"],
-            )
+        report = EpochReport(
+            epoch=epoch + 1,
+            step=self.step,
+            loss=evaluation.loss,
+            best_loss=evaluation.loss if kept else self.schedule.best_loss,
+            metrics=evaluation.metrics()["fused"],
         )
+        self.progress.end_epoch(report, self.cursor, best=best)
+        self.callbacks.epoch(report)
 
     def _close(self, metrics: dict[str, float] | None) -> None:
         """Wait for what is being written; the ranks leave together, and all of them know if it failed."""
@@ -342,5 +382,6 @@ class Training:
         self.step = snapshot.step
         self.stored_losses_until = self.step if has_stored_losses(snapshot.state) else None
         if self.is_main_rank and not self.finished:
-            print(f"resumed {self.run_path} at step {self.step} (epoch {self.cursor.epoch})", flush=True)
+            where = f"step {self.step}, in epoch {self.cursor.epoch + 1} of {self.config.train.epochs}"
+            print(f"resumed {self.run_path} at {where}", flush=True)
         return self.step

@@ -6,8 +6,6 @@ RUN/nonfinite/step_00000042.json    {"step", "epoch", "ghost_batches": [[id, ...
 import json
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_shards.durable import Unreadable, replace_file
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.format import checkpoint_name, checkpoint_paths
@@ -52,9 +50,9 @@ class NonfiniteGuard:
             try:
                 log.parent.mkdir(exist_ok=True)
                 replace_file(log, text.encode())
-                tqdm.write(f"{what}; {len(ghosts)} ghost batches to look at in {log}")
+                print(f"{what}; {len(ghosts)} ghost batches to look at in {log}", flush=True)
             except OSError as error:
-                tqdm.write(f"{what}; {log} cannot be written ({error.strerror}), so here: {text}")
+                print(f"{what}; {log} cannot be written ({error.strerror}), so here: {text}", flush=True)
         limit = self._config.nonfinite_limit if self._config.on_nonfinite == "skip" else 0
         if self.in_a_row > limit:
             suggested_fix = (

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmd.checkpoint.format import checkpoint_name
+from dmd.checkpoint.saver import CHECKPOINTS
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
@@ -60,7 +63,8 @@ class Outcome:
     def text(self, run: Path, seconds: float) -> str:
         """The line that ends a training's output."""
         if self.stopped:
-            return f"stopped at step {self.step}; the same command continues"
+            saved = run / CHECKPOINTS / checkpoint_name(self.step)
+            return f"stopped at step {self.step}; the same command continues from the checkpoint {saved}"
         reached = f"{self.step} steps ({self.epoch} epochs)"
         best = "" if self.best_step < 0 else f"; best validation loss {self.best_loss:.4f} at step {self.best_step}"
         if self.finished_before:

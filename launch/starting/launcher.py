@@ -47,13 +47,20 @@ class Launcher:
         """Stop signals that the ranks have not got yet."""
         self._retry_at = 0.0
         self._kill_requested = False
+        self._ranks_reported = False
 
     def run(self, command: list[str], environment: Mapping[str, str]) -> Ending:
         """Run the command to its end; returns what the ending of all ranks was."""
         previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=self._collector.stderr)
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                stdout=self._collector.pipe,
+                stderr=self._collector.pipe,
+            )
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._collector.watch(process)
             while not _ends_within(process, POLL_SECONDS):
@@ -69,6 +76,11 @@ class Launcher:
     def stop_requested(self) -> bool:
         """Whether a request to stop has come."""
         return bool(self._requested_at)
+
+    @property
+    def ranks_reported(self) -> bool:
+        """Whether a rank has reported how it ended."""
+        return self._ranks_reported
 
     def _on_signal(self, number: int, frame: object) -> None:
         """Count requests, not signals: one request may reach this process twice."""
@@ -116,6 +128,7 @@ class Launcher:
             abandoned: whether ranks outlived it.
         """
         endings = self._collector.endings()
+        self._ranks_reported = bool(endings)
         requested_once = bool(self._requested_at) and not self._kill_requested
         if not endings and requested_once:
             return Ending(code=STOPPED, message="asked to stop before a rank ran; the same command continues")

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_shards.places import Place
+from data_shards.terminal import clear
+from dmd.exit_codes import STOPPED, STORAGE, USER_ERROR
 from dmd.kernels.backend import default_device
 from launch.devices import num_gpus, save_visible_devices
 from launch.network.interfaces import LOOPBACK
@@ -28,12 +30,13 @@ from launch.starting.private_variables import DATA, is_private, private_files, s
 from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
 from launch.starting.rank_processes import SCRIPT, LocalRanks, RemoteRanks, check_ssh
 from launch.supervision.ending import REPORTS, Ending
+from launch.supervision.launcher_log import LOG, SSH_LOG, LogTail
 from launch.supervision.supervise import WRAPPER_PID
 
 _QUIET = ("--log_level=critical",)
 """Else the launcher's last line calls a rank that was stopped an error."""
-_LAUNCH = "import sys; sys.modules['mlflow'] = None; from deepspeed.launcher.launch import main; main()"
-"""DeepSpeed's launcher without MLflow, as ranks import DeepSpeed (`launch.trainer.deepspeed_library`)."""
+_EXPLAINED = (0, STOPPED, USER_ERROR, STORAGE)
+"""Exit codes whose messages say everything."""
 _KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 """A host that does not answer ssh for 15 seconds counts as gone; by default ssh waits for hours."""
 
@@ -57,8 +60,8 @@ def launcher_command(layout: RankLayout, arguments: list[str]) -> list[str]:
     """The command that starts the ranks of a layout, which names a port on this host, with these arguments.
 
     DeepSpeed's launcher has two parts: `runner` reads the hostfile and starts `launch` on each host, which starts the
-    ranks there. Where ranks are on this host alone, `launch` is called as the runner does: the runner would take two
-    seconds to import torch.
+    ranks there. Where ranks are on this host alone, `launch` is called as the runner does (by `quiet_launch`): the
+    runner would take two seconds to import torch.
 
     Raises:
         ValueError: ssh is asked for and pdsh is not installed.
@@ -78,7 +81,7 @@ def launcher_command(layout: RankLayout, arguments: list[str]) -> list[str]:
         f"--node_rank={layout.host_rank or 0}",
         *_QUIET,
     ]
-    return [sys.executable, "-u", "-c", _LAUNCH, *options, str(SCRIPT), *arguments]
+    return [sys.executable, "-u", "-m", "launch.starting.quiet_launch", *options, str(SCRIPT), *arguments]
 
 
 def _command_by_ssh(layout: RankLayout, arguments: list[str]) -> list[str]:
@@ -124,13 +127,27 @@ def run_launcher(
     if default_device().type == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
     collector = MemoryCollector()
-    environment |= {WRAPPER_PID: str(os.getpid()), REPORTS: collector.address}
+    run = _run_directory(arguments)
+    environment |= {WRAPPER_PID: str(os.getpid()), REPORTS: collector.address, LOG: run}
     if rejection:
         environment[REJECTION] = rejection
     launcher = Launcher(LocalRanks(), collector, layout.rank_numbers, patience=patience)
+    host = layout.host_rank or 0
+    tail = LogTail(Path(run), range(host, host + 1))
     with _with_port(layout) as layout:
         ending = launcher.run(launcher_command(layout, arguments), environment)
+    return _end_of(launcher, ending, tail)
+
+
+def _end_of(launcher: Launcher, ending: Ending, tail: LogTail) -> LauncherEnd:
+    """The end of a run of the launcher; shows what libraries said where that may be the reason."""
+    if ending.code not in _EXPLAINED or not launcher.ranks_reported:
+        print(f"{clear(sys.stderr)}{tail.text()}", end="", file=sys.stderr, flush=True)
     return LauncherEnd(ending=ending, stop_requested=launcher.stop_requested)
+
+
+def _run_directory(arguments: list[str]) -> str:
+    return arguments[arguments.index("--run") + 1]
 
 
 @contextmanager
@@ -155,7 +172,7 @@ def ssh_arguments(layout: RankLayout) -> str:
 def remote_ranks(layout: RankLayout, arguments: list[str], environment: Mapping[str, str]) -> RemoteRanks:
     """The ranks of a layout that ssh starts, or has started, with these arguments."""
     assert layout.hosts is not None
-    run = arguments[arguments.index("--run") + 1]
+    run = _run_directory(arguments)
     return RemoteRanks(list(layout.hosts.slots), run, {**environment, "PDSH_SSH_ARGS_APPEND": ssh_arguments(layout)})
 
 
@@ -165,18 +182,19 @@ def _run_by_ssh(
     """Run the ranks of all hosts. Each host chooses its devices: it may have GPUs where this one has none."""
     assert layout.hosts is not None
     environment["PYTHONPATH"] = _python_path(environment)
-    collector = StderrCollector()
+    run = _run_directory(arguments)
+    collector = StderrCollector(Path(run) / SSH_LOG)
     command = launcher_command(layout, arguments)
     check_ssh(list(layout.hosts.slots), ssh_arguments(layout))
     chosen = forwarded(environment) | {name: environment[name] for name in (DATA,) if name in environment}
     private = {name: value for name, value in chosen.items() if is_private(name, value)}
     environment = {name: value for name, value in environment.items() if name not in private}
-    run = arguments[arguments.index("--run") + 1]
+    tail = LogTail(Path(run), range(len(layout.hosts.slots)))
     with (
         private_files(Path(run), private, layout.hosts.num_ranks) as token,
         tempfile.NamedTemporaryFile("w", prefix="dmd-environment-") as file,
     ):
-        for_ranks = {**forwarded(environment), **token, REPORTS: collector.address}
+        for_ranks = {**forwarded(environment), **token, REPORTS: collector.address, LOG: run}
         file.writelines(f"{name}={value}\n" for name, value in for_ranks.items())
         file.flush()
         ranks = remote_ranks(layout, arguments, environment)
@@ -185,7 +203,7 @@ def _run_by_ssh(
         start = os.getcwd() if shlex.quote(os.getcwd()) == os.getcwd() else "/"
         variables = {"DS_ENV_FILE": file.name, "PDSH_SSH_ARGS_APPEND": ssh_arguments(layout)}
         ending = launcher.run(["env", "-C", start, *command], {**environment, **variables})
-    return LauncherEnd(ending=ending, stop_requested=launcher.stop_requested)
+    return _end_of(launcher, ending, tail)
 
 
 def _python_path(environment: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
+from data_shards.terminal import clear
 from dmd.exit_codes import STOPPED, severity
 
 REPORTS = "DMD_REPORTS"
@@ -74,7 +75,7 @@ def print_ending(ending: Ending) -> None:
 
 def _print_line(line: str) -> None:
     """Write a line with its newline in one write: the ranks of a host share one stderr."""
-    print(f"{line}\n", end="", file=sys.stderr, flush=True)
+    print(f"{clear(sys.stderr)}{line}\n", end="", file=sys.stderr, flush=True)
 
 
 class Reporter:

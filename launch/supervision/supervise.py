@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from data_shards.terminal import clear
 from dmd.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.supervision.channels import Channels, Phase
 from launch.supervision.ending import Ending, Reporter
@@ -147,7 +148,7 @@ class _Supervisor:
             self._channels.ask_to_stop()
             if not quiet and self._channels.phase == Phase.TRAINING and self._reporter.rank == 0:
                 name, second = signal.Signals(number).name, f"a second one after {REPEAT_SECONDS:.0f} s ends at once"
-                print(f"{name}: stopping after a checkpoint; {second}", file=sys.stderr, flush=True)
+                self._print(f"{name}: stopping after a checkpoint; {second}")
 
     def _kill_if_overdue(self) -> None:
         """Kill a rank that hangs, or that has been asked to stop before it had anything to save."""
@@ -172,9 +173,12 @@ class _Supervisor:
         if "Timeout (" in text and self._hangs_since is None:
             self._hangs_since = time.monotonic()
             self._heartbeats_at_hang = self._channels.heartbeats
-            print(f"{rank_name()} gave no heartbeat in time (train.collective_timeout)", file=sys.stderr)
-        lines = "".join(f"  {line}\n" for line in text.splitlines())
-        print(f"stack of {rank_name()}:\n{lines}", end="", file=sys.stderr, flush=True)
+            self._print(f"{rank_name()} gave no heartbeat in time (train.collective_timeout)")
+        lines = "".join(f"\n  {line}" for line in text.splitlines())
+        self._print(f"stack of {rank_name()}:{lines}")
+
+    def _print(self, text: str) -> None:
+        print(f"{clear(sys.stderr)}{text}\n", end="", file=sys.stderr, flush=True)
 
     def _report(self, code: int) -> int:
         self._stderr.finish()

@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 
 from data_shards.format.schema import DatasetInfo
-from data_shards.places import PlaceLike
+from data_shards.places import PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
+from data_shards.waiting import waiting
 from dmd.checkpoint.resume import Resume
 from dmd.config import Config
 from dmd.data.targets import resolve_task
@@ -24,6 +25,7 @@ from dmd.training.callbacks import Callback
 from dmd.training.loop import Training
 from dmd.training.passes import settle_passes, settled
 from dmd.training.step import make_plan
+from launch.supervision.launcher_log import library_output
 from launch.trainer.agree import acquire_run_directory, agree, facts_of
 from launch.trainer.engine import DeepSpeedEngine
 from launch.trainer.host_tuning import keep_freed_memory
@@ -57,15 +59,19 @@ def make_training(
         keep_freed_memory()
     directory = acquire_run_directory(device, run, group=group)
     try:
+        shown = dist.get_rank() == 0
         prepared = agree(device, directory, lambda: _prepare(config, data, run, device, resume))
         config, reader, system, text_encoder = prepared
         set_float32_products(tf32=system.execution.tf32)
         rank, num_ranks, samples = dist.get_rank(), dist.get_world_size(), reader.index.num_samples("train")
         part = make_plan(config, samples, num_ranks).part(rank)
-        config = settled(config, settle_passes(system, config, reader.index.info, num_ranks, part=part))
+        with waiting("the kernels to be compiled and tried", shown=shown):
+            at_once = settle_passes(system, config, reader.index.info, num_ranks, part=part)
+        config = settled(config, at_once)
         plan = make_plan(config, samples, num_ranks)
         system.objective.sharing = join_sharing(plan, rank, timedelta(seconds=config.train.collective_timeout))
-        engine = DeepSpeedEngine(system, config, plan, device)
+        with waiting("DeepSpeed to build its engine", shown=shown):
+            engine = DeepSpeedEngine(system, config, plan, device)
         return Training(
             engine,
             config,
@@ -87,10 +93,13 @@ def _prepare(
     config: Config, data: PlaceLike, run: Path, device: torch.device, resume: Resume
 ) -> tuple[tuple[Config, ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
     """The config with its task, shards, network and encoder of this rank, and what must be the same everywhere."""
-    reader = open_shards(data, config)
+    shown = dist.get_rank() == 0
+    with waiting(f"the shards at {to_place(data)}", shown=shown):
+        reader = open_shards(data, config)
     config = resolve_task(config, reader.index.info)
     plan = plan_training(config, reader, run, dist.get_world_size())
-    system, encoder = build_system(config, reader.index.info, device)
+    with waiting("the network, and its text encoder, to be built", shown=shown), library_output():
+        system, encoder = build_system(config, reader.index.info, device)
     check_offload(config, system, device, num_ranks=dist.get_world_size(), environment=os.environ)
     facts = facts_of(
         config=config,

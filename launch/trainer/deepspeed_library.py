@@ -1,28 +1,8 @@
-"""What the trainer uses of DeepSpeed, imported without MLflow.
+"""What the trainer uses of DeepSpeed, imported without MLflow (`launch.hidden_library`)."""
 
-DeepSpeed's autotuner, which nothing here uses, imports MLflow with DeepSpeed itself wherever it is installed. That
-would double the time that a rank takes to import both DeepSpeed and torch.
-"""
+from launch.hidden_library import hidden
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-
-@contextmanager
-def _hidden(library: str) -> Iterator[None]:
-    """Make a library unavailable to imports; one that is loaded stays as it is."""
-    if library in sys.modules:
-        yield
-        return
-    sys.modules[library] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[library]
-
-
-with _hidden("mlflow"):
+with hidden("mlflow"):
     import deepspeed
     from deepspeed.accelerator import get_accelerator
     from deepspeed.runtime.utils import count_used_parameters_in_backward

@@ -18,6 +18,7 @@ from dmd.system.pass_terms import PassTerms
 from dmd.system.system import TrainingSystem, parameter_groups
 from launch.devices import check_ranks
 from launch.network.rendezvous import init_method
+from launch.supervision.launcher_log import library_output
 from launch.trainer.adam import make_adam
 from launch.trainer.deepspeed_config import PRECISIONS, bucket_bytes, deepspeed_config
 from launch.trainer.deepspeed_library import deepspeed, get_accelerator, safe_set_full_optimizer_state
@@ -41,7 +42,8 @@ def join_process_group(timeout: timedelta = timedelta(minutes=30)) -> torch.devi
     Raises:
         ValueError: more ranks on this host than it has GPUs, or rank 0 cannot listen where it should.
     """
-    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    with library_output():  # it tries its compilers, and keeps them silent by the descriptor of `sys.stderr`
+        deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     accelerator = get_accelerator()
     on_cpu = accelerator.device_name() == "cpu"
     if not on_cpu:
@@ -106,9 +108,10 @@ class DeepSpeedEngine:
             self.reduction = GradientReduction(system.weights, precision=precision)
         self.optimizer: torch.optim.Optimizer = make_adam(groups, config, device, fused=fused_adam)
         settings = deepspeed_config(config, plan, kept_elements=kept_elements(system))
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=self.optimizer, config=settings, dist_init_required=False
-        )
+        with library_output():  # it builds operations, which print
+            self._engine, *_ = deepspeed.initialize(
+                model=model, optimizer=self.optimizer, config=settings, dist_init_required=False
+            )
         limit_waiting(timedelta(seconds=config.train.collective_timeout))
         self.optimizer.register_step_pre_hook(self._before_update)
         self._divided = DividedWeights(self._engine.optimizer, system) if self._zero_stage == 3 else None

@@ -130,9 +130,7 @@ def _quiet_linker() -> Iterator[None]:
 @contextmanager
 def _alone(timeout: timedelta) -> Iterator[torch.device]:
     """A process group of this process alone, which is left after the block; it listens to nobody."""
-    import deepspeed
-    from deepspeed.accelerator import get_accelerator
-
+    from launch.trainer.deepspeed_library import deepspeed, get_accelerator
     from launch.trainer.engine import join_process_group
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its import has set another

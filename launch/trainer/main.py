@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from data_shards.places import to_place
+from data_shards.waiting import waiting
 from dmd.checkpoint.resume import Resume, parse_resume
 from dmd.config import Config, TrainConfig
 from dmd.config.loading import load_config
@@ -24,6 +25,7 @@ from launch.starting.private_variables import DATA, read_private_file
 from launch.supervision.channels import Channels
 from launch.supervision.ending import Ending
 from launch.supervision.failures import ending_of
+from launch.supervision.launcher_log import library_output
 from launch.supervision.peers import Peers, leave
 from launch.supervision.supervise import StopRequest
 from launch.supervision.watchdog import JOIN_MARGIN, Watchdog
@@ -49,8 +51,10 @@ def train(
         OSError: the storage failed.
         RuntimeError: other ranks are gone or cannot be reached (`lost_peers`), the device failed, or a bug.
     """
-    from launch.trainer.build import make_training
-    from launch.trainer.engine import join_process_group, leave_process_group
+    shown = os.environ.get("RANK", "0") == "0"
+    with waiting("DeepSpeed to load on the ranks", shown=shown), library_output():
+        from launch.trainer.build import make_training
+        from launch.trainer.engine import join_process_group, leave_process_group
 
     choose_interfaces(os.environ)
     config, resume = read_options(options, channels, peers)
@@ -66,7 +70,8 @@ def train(
         options.run, os.environ
     )  # after `connect`, so that the others learn if this host lacks the run directory
     data = to_place(os.environ.pop(DATA, options.data))
-    device = join_process_group(timeout)
+    with waiting("the other ranks to join", shown=shown):
+        device = join_process_group(timeout)
     if dist.get_backend() == dist.Backend.NCCL and dist.get_world_size() > 1:
         channels.stderr.redirect_stderr()
     watchdog()

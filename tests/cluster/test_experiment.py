@@ -378,7 +378,9 @@ def test_one_training_that_is_stopped(cluster, tmp_path):
     training.terminate()
     text = finish(training, log, code=STOPPED)
     assert "dmd train: stopping after a checkpoint; a second request ends at once" in text
-    (step,) = re.findall(r"^stopped at step (\d+); the same command continues$", text, re.MULTILINE)
+    (step,) = re.findall(
+        r"^stopped at step (\d+); the same command continues from the checkpoint /", text, re.MULTILINE
+    )
     assert (run / "checkpoints" / f"step_{int(step):08d}").is_dir()
     assert "Traceback" not in text
     wait_for(lambda: cluster.free() == {"CPU": 2, "groups": 0}, "the stopped training's resources")

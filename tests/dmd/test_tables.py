@@ -30,6 +30,7 @@ from dmd.report.runs import Curve, read_run
 from dmd.report.tables import heads_table, summary_table
 from dmd.training.logging.logbook import Logbook
 from tests.support.commands import command
+from tests.support.progress import made_progress, report_of
 
 ROOT = Path(__file__).parents[2]
 REGRESSION = {
@@ -202,8 +203,10 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
         predictions={head: torch.from_numpy(values) for head, values in one.result.predictions.items()},
         labels=torch.from_numpy(one.result.labels),
     )
-    Logbook(tmp_path, lambda _: log, None).epoch(1, 2, evaluation, best=True, kept=True)  # type: ignore[arg-type,return-value]
-    assert f"Bias {expected:.4f}  best\n" in capsys.readouterr().out
+    Logbook(tmp_path, lambda _: log, None).epoch(1, 2, evaluation, kept=True)  # type: ignore[arg-type,return-value]
+    assert f"  Bias {expected:.4f}  " in made_progress().epoch_line(
+        report_of(1, evaluation.metrics()["fused"]), best=True
+    )
     assert {"valid/bias", "best_valid/bias", "valid_heads/text_homo/bias"} <= log.numbers.keys()
 
 

@@ -1,4 +1,4 @@
-"""The log of a training as its loop sees it: numbers of a step, of a validation, and a line on the terminal.
+"""The log of a training as its loop sees it: numbers of a step and of a validation.
 
 Where the storage fails the numbers wait in memory, and the record is opened again as a resume would, so that neither
 log gets a hole or a double.
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import device
-from tqdm import tqdm
 
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
@@ -24,7 +23,7 @@ from dmd.data.loader import reader_threads
 from dmd.data.plan import EpochPlan
 from dmd.distributed.engine import Engine
 from dmd.evaluation.evaluate import Evaluation
-from dmd.metrics import in_view, metric, show
+from dmd.metrics import in_view
 from dmd.system.pass_terms import mean_edges
 from dmd.system.system import TrainingSystem
 from dmd.training.logging.hyperparameters import BEST
@@ -110,7 +109,7 @@ class Logbook:
         numbers |= dict(zip(("learning_rate", "learning_rate_text"), rates, strict=False))
         self._write(step, numbers, "train")
 
-    def epoch(self, step: int, epoch: int, evaluation: Evaluation, *, best: bool, kept: bool) -> None:
+    def epoch(self, step: int, epoch: int, evaluation: Evaluation, *, kept: bool) -> None:
         """The numbers of a validation; `kept` if `dmd evaluate` takes the checkpoint of this step from now on."""
         self._look()
         metrics = evaluation.metrics()
@@ -124,9 +123,6 @@ class Logbook:
         self._undrawn = step, evaluation
         if wants_figures(epoch):
             self._draw()
-        rows = [metric(name) for name in in_view("headline", fused)]
-        shown = "  ".join(f"{row.title} {show(row.name, fused[row.name], 2)}{' %' * (row.unit == '%')}" for row in rows)
-        tqdm.write(f"epoch {epoch:3d}  step {step:5d}  valid {shown}{'  best' if best else ''}")
 
     def close(self, metrics: dict[str, float] | None) -> None:
         """End the session (see `Recorder.close`). Raises OSError if the record cannot be brought up to date."""

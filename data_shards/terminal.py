@@ -1,0 +1,152 @@
+"""Lines at the bottom of a terminal that are drawn again and again, below what is printed meanwhile.
+
+Several processes print to the terminal of a training: its ranks, their supervisors, `dmd train`. So the cursor stays at
+the beginning of the drawn lines. What any process prints takes their place, and they are drawn again below it.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.text import Text
+
+CLEAR = "\r\x1b[J"
+"""Takes away what is drawn from the cursor's line on."""
+REFRESH_SECONDS = 0.5
+_GAP = "  "
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which lines can be drawn again."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+def clear(stream: TextIO) -> str:
+    """What to write before a line, so that it is not printed over lines that another process draws."""
+    return CLEAR if is_terminal(stream) else ""
+
+
+def drawing_stream() -> TextIO | None:
+    """Where lines may be drawn: stdout, or stderr; None where neither is a terminal, or stdout is a pipe, whose reader
+    may print to the same terminal."""
+    if is_terminal(sys.stdout):
+        return sys.stdout
+    return sys.stderr if is_terminal(sys.stderr) and not _is_pipe(sys.stdout) else None
+
+
+def _is_pipe(stream: TextIO) -> bool:
+    try:
+        return not (os.path.isfile(path := f"/dev/fd/{stream.fileno()}") or os.path.samefile(path, os.devnull))
+    except OSError:  # also a stream without a descriptor
+        return True
+
+
+class DrawnLines:
+    """Lines at the bottom of a terminal, for the length of a block.
+
+    Args:
+        stream: the terminal.
+        render: gives what is to be drawn, at any time and from another thread.
+        ticks: draw every REFRESH_SECONDS, in a thread; else only where `draw` is called.
+    """
+
+    def __init__(self, stream: TextIO, render: "Callable[[], RenderableType]", *, ticks: bool) -> None:
+        from rich.console import Console
+
+        self._stream = stream
+        self._render = render
+        self._lock = threading.RLock()
+        self._console = Console(file=stream, force_terminal=True, highlight=False)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="drawn lines", daemon=True) if ticks else None
+        self._replaced: dict[str, TextIO] = {}
+
+    def __enter__(self) -> "DrawnLines":
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if is_terminal(stream):
+                self._replaced[name] = stream
+                setattr(sys, name, _Above(stream, self._lock))
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+        for name, stream in self._replaced.items():
+            getattr(sys, name).end_line()
+            setattr(sys, name, stream)
+        self._write(CLEAR)
+
+    @property
+    def columns(self) -> int:
+        """Characters that a line may have; one that is full would move the cursor."""
+        return max(os.get_terminal_size(self._stream.fileno()).columns - 1, 1)
+
+    def draw(self) -> None:
+        """Draw the lines as they are now."""
+        with self._console.capture() as drawn:
+            self._console.print(self._render(), width=self.columns)
+        lines = drawn.get().rstrip("\n").split("\n")[: max(os.get_terminal_size(self._stream.fileno()).lines - 1, 1)]
+        up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
+        self._write(CLEAR + "\n".join(lines) + up + "\r")
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(text)
+            self._stream.flush()
+
+    def _tick(self) -> None:
+        while not self._done.wait(REFRESH_SECONDS):
+            self.draw()
+
+
+class Items:
+    """Short texts side by side, on as many lines as they need, none of them broken."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = list(texts)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
+        from rich.text import Text
+
+        lines: list[str] = []
+        for text in self._texts:
+            if lines and len(lines[-1]) + len(_GAP) + len(text) <= options.max_width:
+                lines[-1] += _GAP + text
+            else:
+                lines.append(text)
+        yield from map(Text, lines)
+
+
+class _Above:
+    """A terminal whose lines are printed in the place of drawn ones, whole lines at a time."""
+
+    def __init__(self, stream: TextIO, lock: threading.RLock) -> None:
+        self._stream = stream
+        self._lock = lock
+        self._line = ""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            whole, newline, self._line = (self._line + text).rpartition("\n")
+            if newline:
+                self._stream.write(f"{CLEAR}{whole}\n")
+        return len(text)
+
+    def end_line(self) -> None:
+        """Write what has no newline yet."""
+        if self._line:
+            self.write("\n")

@@ -1,0 +1,45 @@
+"""DeepSpeed's launcher of one host; what it prints itself goes to the log of the run.
+
+    python -m launch.starting.quiet_launch ARGUMENTS of deepspeed.launcher.launch
+
+The ranks that it starts inherit the descriptors 1 and 2, so only Python's streams change here
+(`launch.supervision.launcher_log`).
+"""
+
+import io
+import os
+import sys
+
+from launch.hidden_library import hidden
+from launch.supervision.launcher_log import open_log
+
+
+class LazyLog(io.TextIOBase):
+    """Opens the log when something is to be written: a launcher that is stopped before a rank runs leaves nothing."""
+
+    def __init__(self, host: int) -> None:
+        super().__init__()
+        self._host = host
+        self._log: int | None = None
+
+    def write(self, text: str) -> int:
+        """Append a text, or write it to stderr where the log cannot be written."""
+        if self._log is None:
+            log = open_log(os.environ, host=self._host)
+            self._log = 2 if log is None else log
+        os.write(self._log, text.encode(errors="replace"))
+        return len(text)
+
+
+def main() -> None:
+    """Run the launcher with the arguments of this process."""
+    host = next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("--node_rank=")), 0)
+    sys.stdout = sys.stderr = LazyLog(host)
+    with hidden("mlflow"):
+        from deepspeed.launcher.launch import main as launch
+
+    launch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What is said of work that is counted, and of waits."""
+
+import re
+import time
+
+from data_shards import progress as module
+from data_shards.progress import Progress, duration
+from data_shards.waiting import waiting
+
+
+def test_work_that_takes_long_says_a_line_now_and_then(capsys, monkeypatch):
+    with Progress(640, "samples") as progress:
+        progress.advance(64)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(module, "LINE_SECONDS", -1.0)
+        progress.advance(64, "9 MiB/s")
+        line = capsys.readouterr().err
+        assert re.fullmatch(r"128 of 640 samples, \S+ a second, 9 MiB/s, \d:\d\d left\n", line), line
+    with Progress(None, "samples") as progress:
+        progress.set(7)
+    assert re.fullmatch(r"7 samples, \S+ a second\n", capsys.readouterr().err)
+
+
+def test_a_time_is_hours_minutes_and_seconds():
+    assert [duration(seconds) for seconds in (0.4, 59.6, 61, 3725)] == ["0:00", "1:00", "1:01", "1:02:05"]
+
+
+def test_a_wait_is_told_at_intervals_that_double_and_a_short_one_is_not(capsys):
+    with waiting("a friend", after=0.1):
+        time.sleep(0.5)
+    assert capsys.readouterr().err == "".join("waiting for a friend (0 s)\n" for _ in range(3))
+    with waiting("a friend"):
+        pass
+    with waiting("a friend", shown=False, after=0.0):
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""
