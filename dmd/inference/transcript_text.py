@@ -71,9 +71,12 @@ class TranscriptText:
 
     def _tokens(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
         for text in texts:
-            over = 0 if text is None else self.tokenizer.count(text) - self._length
-            if over > 0:
+            if text is None:
+                continue
+            counts = self.tokenizer.look(text)
+            if (over := counts.tokens - self._length) > 0:
                 fitter.count_cut((where, "text"), over)
+            fitter.count_unknown(where, Counter(counts.unknown), counts.known + len(counts.unknown))
         return [None if text is None else self.tokenizer.encode(text, self._length) for text in texts]
 
     def _vectors(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
@@ -88,7 +91,7 @@ class TranscriptText:
         except ValueError as error:
             raise self._not_here(error) from error
         self._check_digest(vectors.digest)
-        fitter.count_unknown(where, vectors.unknown(words).total(), words.total())
+        fitter.count_unknown(where, vectors.unknown(words), words.total())
         return [None if not text else vectors.features(text, len(split_words(text))) for text in texts]
 
     def _not_here(self, error: ValueError) -> ValueError:

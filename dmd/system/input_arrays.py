@@ -20,6 +20,7 @@ from torch import Tensor
 
 from data_shards.sources.conversions import finite, to_tokens
 from data_shards.sources.mmsa import Nonfinite
+from data_shards.text.word_vectors import name_words
 from dmd.model.config import MODALITIES
 
 Arrays = dict[str, Tensor]
@@ -76,8 +77,8 @@ class InputFitter:
         self._cut_steps: Counter[tuple[str, str]] = Counter()
         self._zeroed: Counter[tuple[str, str]] = Counter()
         self._words: Counter[str] = Counter()
-        """By place, words in all, where text is made of word vectors."""
-        self._unknown_words: Counter[str] = Counter()
+        """By place, words in all, where text is made of transcripts."""
+        self._unknown_words: dict[str, Counter[str]] = {}
 
     def fit(self, given: Mapping[str, Any], where: str = "") -> Inputs:
         """Samples of any length; one alone needs no first axis.
@@ -112,9 +113,9 @@ class InputFitter:
         self._cut[place] += 1
         self._cut_steps[place] += steps
 
-    def count_unknown(self, where: str, unknown: int, words: int) -> None:
-        """Count words that have no vector, of all words; `where` is what warnings begin with."""
-        self._unknown_words[where] += unknown
+    def count_unknown(self, where: str, unknown: Counter[str], words: int) -> None:
+        """Count words of which no vector or token is known, of all words; `where` is what warnings begin with."""
+        self._unknown_words.setdefault(where, Counter()).update(unknown)
         self._words[where] += words
 
     def warnings(self) -> list[str]:
@@ -130,11 +131,11 @@ class InputFitter:
                 f"{where}{modality} of {count} of {self._samples[where]} samples is longer than the "
                 f"{self._lengths[modality]} steps of the training; {self._cut_steps[where, modality]} steps were cut"
             )
-        for where, count in self._unknown_words.items():
-            if count:
-                lines.append(
-                    f"{where}{count} of {self._words[where]} words have no vector and are zeros, as in `dmd shard`"
-                )
+        of_unknown = "are unknown tokens" if self._has_tokens else "have no vector and are zeros"
+        for where, unknown in self._unknown_words.items():
+            if unknown:
+                count, total = unknown.total(), self._words[where]
+                lines.append(f"{where}{count} of {total} words {of_unknown}, as in `dmd shard`: {name_words(unknown)}")
         for (where, modality), count in self._zeroed.items():
             lines.append(f"{where}{count} values of {modality} that are not finite became 0")
         return lines

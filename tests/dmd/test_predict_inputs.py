@@ -249,7 +249,7 @@ def test_text_is_made_of_transcripts_with_the_word_vectors_of_the_training(model
     assert torch.equal(samples.inputs.arrays["text"], want.arrays["text"])
     assert "text is missing in 1 of 3 samples" in caplog.text
     assert "text of 1 of 3 samples is longer than the 50 steps of the training; 2 steps were cut" in caplog.text
-    assert "1 of 55 words have no vector and are zeros, as in `dmd shard`" in caplog.text
+    assert "1 of 55 words have no vector and are zeros, as in `dmd shard`: 'not' (1)" in caplog.text
     unknown = save(tmp_path / "unknown.pkl", {m: array[:1] for m, array in arrays.items()} | {"raw_text": ["zzz qqq"]})
     card = replace(model.card, data={**model.card.data, "tokenizer": made_with})
     (none_known,) = read_samples(unknown, card)
