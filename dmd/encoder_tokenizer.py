@@ -3,6 +3,7 @@
 Token ids mean nothing without their vocabulary. With another one of the same size a training runs, and learns noise.
 """
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def check_encoder_tokenizer(encoder: str, info: DatasetInfo) -> None:
         raise ValueError(
             f"the token ids of the shards were made by {_describe(info.tokenizer)}, but text encoder {encoder!r} has "
             f"another tokenizer (sha256 {own.digest[:_SHOWN]}); give the encoder of the former (text.encoder=PATH), or "
-            f"shard again with --tokenizer {encoder}"
+            f"shard again with --tokenizer {shlex.quote(encoder)}"
         )
 
 

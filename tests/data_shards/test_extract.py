@@ -181,7 +181,14 @@ def test_other_labels_and_other_clips_cost_what_is_new(recordings, whole, sound_
 @pytest.mark.parametrize(
     ("header", "values", "options", "columns", "hint"),
     [
-        ("class", "joy;2", [], {"class": ["joy", "2"]}, "--classes --class-names NAME,..."),
+        ("class", "joy;2", [], {"class": ["joy", "2"]}, "--classes --class-names 2,joy"),
+        (
+            "class,label",
+            "so so,1;joy's,5",
+            [],
+            {"class": ["so so", "joy's"], "label": [1, 5]},
+            """--label-range LOW HIGH --class-labels --class-names 'joy'"'"'s,so so'""",
+        ),
         ("class,label", "0,1.5;1,-2", [], {"class": [0, 1], "label": [1.5, -2.0]}, "--class-labels"),
         (
             "happy,sad",
@@ -196,14 +203,14 @@ def test_labels_of_each_kind_are_columns(
     recordings, whole, sound_only, tmp_path, capsys, header, values, options, columns, hint
 ):
     """And the command says what `dmd shard` is to be told."""
-    out, labels = tmp_path / "out", tmp_path / "labels.csv"
+    out, labels = tmp_path / "its out", tmp_path / "labels.csv"
     shutil.copytree(whole, out)
     rows = [f"{i:03d},train,what is said in {i:03d},{value}" for i, value in enumerate(values.split(";"))]
     labels.write_text(f"id,split,text,{header}\n" + "\n".join(rows))
     assert extract(recordings, out, "--labels", labels, *sound_only, *options) == 0
     printed = capsys.readouterr().out
     assert f"{out}: train 2, 2 of them before; 68 failed" in printed
-    assert f"next: dmd shard {out} SHARDS {hint}\n" in printed
+    assert f"next: dmd shard '{out}' SHARDS {hint}\n" in printed
     found = features(out)
     assert {name: found.column(name).to_pylist() for name in columns} == columns
 
