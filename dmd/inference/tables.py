@@ -20,7 +20,7 @@ from data_shards.format.extraction_files import (
     read_extraction,
 )
 from data_shards.sources.nested import Nested
-from data_shards.sources.paths import named_files
+from data_shards.sources.paths import count_no_files, named_files
 from data_shards.sources.splits import named_split
 from data_shards.sources.table import table_format
 
@@ -52,7 +52,7 @@ class Table:
             raise ValueError(f"{path} holds Parquet and Arrow files; give a directory of one of them")
         extracted = [file for file, name in files.items() if name in OWN_FILES and SETTINGS_FILE in files.values()]
         others = files.keys() - formats.keys() - set(extracted)
-        self.other_files = {f"file {files[file]}": 1 for file in others}
+        self.other_files = {f"file {files[file]}": 1 for file in others} | count_no_files([path])
         """What the directory holds beside the table -> 1."""
         self._format = next(iter(formats.values()))
         with self._readable():
