@@ -98,8 +98,8 @@ def _add_features(group: argparse._ArgumentGroup) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> ExtractionSettings:
-    """The settings that the options say. Raises ValueError for impossible ones."""
-    return ExtractionSettings(
+    """The settings that the options say. Raises ValueError for impossible ones, and for one that changes no feature."""
+    settings = ExtractionSettings(
         audio=options.audio,
         sample_rate=options.sample_rate,
         audio_rate=options.audio_rate,
@@ -114,6 +114,20 @@ def settings_of(options: argparse.Namespace) -> ExtractionSettings:
         missing=options.missing,
         language=options.language,
     )
+    for name in sorted(settings.unused()):
+        if getattr(options, name) not in (getattr(_DEFAULT, name), None):
+            raise ValueError(
+                f"--{name.replace('_', '-')} makes no difference with --audio {settings.audio} --vision "
+                f"{settings.vision} --alignment {settings.alignment}; leave it out"
+            )
+    made = {"text": settings.text, "audio": settings.audio, "vision": settings.vision}
+    for modality in settings.lengths:
+        if made[modality] in ("none", "raw"):
+            raise ValueError(
+                f"--lengths {modality}={settings.lengths[modality]} makes no difference with --{modality} "
+                f"{made[modality]}; leave it out"
+            )
+    return settings
 
 
 def _lengths(given: str) -> dict[str, int]:

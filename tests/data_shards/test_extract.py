@@ -274,6 +274,10 @@ def test_without_labels_all_clips_are_there_to_predict(recordings, sound_only, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--frame-size", "100"], "--frame-size makes no difference with --audio "),
+        (["--alignment", "words", "--audio-rate", "9"], "--audio-rate makes no difference with --audio "),
+        (["--face-model", "x.task"], "--face-model makes no difference with --audio "),
+        (["--lengths", "vision=5"], "--lengths vision=5 makes no difference with --vision none; leave it out"),
         (["--lengths", "audio=0"], "--lengths 'audio=0' is not MODALITY=STEPS, such as audio=400"),
         (["--lengths", "audio=3,audio=4"], "--lengths names audio twice"),
         (["--emotions", "happy,sad"], "--emotions names columns of --labels; give both"),
