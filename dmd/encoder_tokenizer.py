@@ -5,13 +5,36 @@ Token ids mean nothing without their vocabulary. With another one of the same si
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from data_shards.format.schema import DatasetInfo
 from data_shards.text.tokenizer import NoTokenizer, load_tokenizer
+from dmd.model.text import encoder_config
 
 _SHOWN = 12
 """Digits of a digest that a message shows."""
+
+
+def config_for_shards(encoder: str, info: DatasetInfo) -> dict[str, Any]:
+    """The configuration of the encoder that reads shards of token ids.
+
+    Args:
+        encoder: a model directory or a name on the hub.
+
+    Raises:
+        ValueError: it cannot be loaded; says what made the token ids, and so which encoder they need.
+    """
+    try:
+        return encoder_config(encoder)
+    except ValueError as error:
+        name = (info.tokenizer or {}).get("name", encoder)
+        if name == encoder:
+            raise
+        fix = "of that vocabulary: text.encoder=PATH" if Path(name).is_file() else f"text.encoder={shlex.quote(name)}"
+        raise ValueError(
+            f"the token ids of the shards were made by {_describe(info.tokenizer)}, and {error}; give the encoder {fix}"
+        ) from error
 
 
 def check_encoder_tokenizer(encoder: str, info: DatasetInfo) -> None:

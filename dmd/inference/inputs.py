@@ -345,6 +345,7 @@ def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str
         for name in (f"{m}_lengths", f"{m}_length")  # as a pickle and a table call them
         if fields.get(name) is not None
     }
+    _check_text_option(reading.text, arrays["text"], fields, names["text"], where)
     if arrays["text"] is None and reading.text.is_known and fields.get("raw_text") is not None:
         arrays["text"] = reading.text.make(_texts(fields), reading.fitter, where)
         lengths = {name: of for name, of in lengths.items() if of[0] != "text"}
@@ -364,6 +365,16 @@ def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str
             labels=labels[part],
             inputs=inputs.pick(part),
         )
+
+
+def _check_text_option(text: TranscriptText, array: Any, fields: Fields, name: str, where: str) -> None:
+    """Raise ValueError where the user says what makes the text, and none is to be made."""
+    if not text.is_given:
+        return
+    if array is not None:
+        raise ValueError(f"{where}it has {name}, so that no text is made of raw_text: leave {text.option} out")
+    if fields.get("raw_text") is None:
+        raise ValueError(f"{where}it has no raw_text, of which text could be made: leave {text.option} out")
 
 
 def _texts(fields: Fields) -> list[str | None]:

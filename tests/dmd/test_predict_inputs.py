@@ -16,7 +16,9 @@ import torch
 import dmd
 from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
+from dmd.inference.transcript_text import TranscriptText
 from dmd.inference.inputs import read_samples
+from dmd.inference.transcript_text import TranscriptText
 from dmd.model.config import MODALITIES
 from dmd.report.missing import _masks, _predict
 from dmd.system.input_arrays import Inputs
@@ -263,3 +265,19 @@ def test_text_is_made_of_transcripts_with_the_word_vectors_of_the_training(model
         list(read_samples(path, moved))
     (again,) = read_samples(path, moved, word_vectors=str(vectors))
     assert torch.equal(again.inputs.arrays["text"], want.arrays["text"])
+    with_text = save(tmp_path / "text.pkl", arrays | {"text": ragged(model, "text")})
+    without = save(tmp_path / "none.pkl", arrays)
+    for file, options, words in (
+        (
+            with_text,
+            {"word_vectors": str(vectors)},
+            "it has text, so that no text is made .*: leave --word-vectors",
+        ),
+        (without, {"word_vectors": str(vectors)}, "it has no raw_text, of which text could be made: leave --word-vect"),
+        (path, {"tokenizer": "bert"}, "--tokenizer bert makes token ids, and the model was trained on features"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            list(read_samples(file, moved, **options))
+    of_tokens = replace(moved, data={**moved.data, "text_kind": "tokens"}, text_encoder={"model_type": "bert"})
+    with pytest.raises(ValueError, match=r"--word-vectors .* trained on token ids; leave it out, or give --tokenizer"):
+        TranscriptText(of_tokens, word_vectors=str(vectors))
