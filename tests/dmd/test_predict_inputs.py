@@ -16,7 +16,6 @@ import torch
 import dmd
 from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
-from dmd.inference.transcript_text import TranscriptText
 from dmd.inference.inputs import read_samples
 from dmd.inference.transcript_text import TranscriptText
 from dmd.model.config import MODALITIES
