@@ -110,7 +110,7 @@ def test_from_clips_to_shards(videos, tmp_path, capsys):
     assert "5 clips\n" in printed
     assert "read: files .md (1), transcripts from the label file (5)" in printed
     assert f"{out}: train 1, valid 1; 4 failed" in printed
-    reasons = dict(rows(out / "failed.csv"))
+    reasons = dict(rows(out / "_failed.csv"))
     assert reasons.pop("v/missing").startswith("line 7: there is no clip v/missing in ")
     assert reasons.keys() == {"v/faceless", "v/broken", "v/sound"}
     assert "face" in reasons["v/faceless"]
@@ -122,7 +122,7 @@ def test_from_clips_to_shards(videos, tmp_path, capsys):
     assert table.column("id").to_pylist() == ["v/1.mp4", "v$_$2"]
     assert table.column("label").to_pylist() == [1.5, -1.0]
     assert table.column("raw_text").to_pylist() == ["what is said in v/1.mp4", "what is said in v$_$2"]
-    settings = json.loads((out / "extraction.json").read_text())["settings"]
+    settings = json.loads((out / "_extraction.json").read_text())["settings"]
     assert settings["lengths"] == {"audio": 60, "vision": 40}
     assert len(settings["face_model"]) == 64
 
@@ -133,7 +133,7 @@ def test_shards_know_how_their_features_were_made(whole, tmp_path, capsys):
     assert "ignored" not in capsys.readouterr().out
     info = ShardIndex.load(tmp_path / "shards").info
     assert info.counts == {"train": 24, "valid": 23, "test": 23}
-    assert info.extraction == json.loads((whole / "extraction.json").read_text())["settings"]
+    assert info.extraction == json.loads((whole / "_extraction.json").read_text())["settings"]
 
     assert info.tokenizer == {"name": info.extraction["text_encoder"], "digest": info.extraction["text_digest"]}
     assert (info.text_kind, info.lengths["text"]) == ("tokens", 8)
@@ -268,7 +268,13 @@ def test_without_labels_all_clips_are_there_to_predict(recordings, sound_only, t
     (folder / "000.txt").unlink()
     message = rejected(capsys, "extract", folder, tmp_path / "none", *sound_only)
     assert "no clip has features; " in message
-    assert [name for name, _ in rows(tmp_path / "none" / "failed.csv")] == ["000"]
+    assert [name for name, _ in rows(tmp_path / "none" / "_failed.csv")] == ["000"]
+
+
+def test_a_url_is_no_directory_of_features(recordings, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command("extract", recordings, "s3://user:secret@bucket/features")
+    assert "argument OUT: s3://bucket/features is a URL; give a directory, and `dmd shard`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
