@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from data_shards.cores import usable_cores
 from data_shards.label_options import (
     add_label_options,
-    are_label_options_given,
     format_counts,
     labels_from_options,
     print_ignored,
     print_labels,
 )
 from data_shards.places import place_option
+from data_shards.shard_options import option_without_effect
 from data_shards.text.options import add_text_options, makes_text, plan_text, text_choice
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from data_shards.sources.detect import SourceOptions
     from data_shards.writing.source import Source
 
-FILE_OPTIONS = ("labels", "splits", "feature_text", "feature_audio", "feature_vision")
-"""Options of `dmd shard` that name a file beside FEATURES, as `argparse` stores them."""
 _PLACE = "a directory, or a URL such as s3://bucket/mosi"
 
 
@@ -295,13 +293,8 @@ def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Na
     options = parser.parse_intermixed_args(argv)
     if options.synthetic == bool(options.features):
         parser.error("give either FEATURES or --synthetic")
-    if options.synthetic and are_label_options_given(options):
-        parser.error("synthetic samples have sentiments and ids already; leave out --ids and what labels mean")
-    if options.synthetic and makes_text(options):
-        parser.error("synthetic samples have text already; give --text-kind")
-    of_files = [name for name in (*FILE_OPTIONS, "label_column", "csd", "align", "lengths") if getattr(options, name)]
-    if options.synthetic and of_files:
-        parser.error(f"--synthetic reads no files; leave out --{of_files[0].replace('_', '-')}")
+    if problem := option_without_effect(parser, options):
+        parser.error(problem)
     return options
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_shards.labels import LABEL_LIMIT, LabelFacts, Labels, Protocol, to_source_units
+from data_shards.labels import LABEL_LIMIT, LabelFacts, Labels, Protocol, are_sentiments, to_source_units
 
 _MAX_NAMED = 8
 """Class numbers that a message names."""
@@ -51,6 +51,11 @@ def check_labels(splits: dict[str, LabelFacts], labels: Labels, name: str, *, tr
         *_warn_of_classes(everything, train, labels.class_names),
         *_warn_of_emotions(train or LabelFacts(), labels.emotions, samples=training_samples),
     ]
+
+
+def needs_declaration(labels: Sequence[float]) -> bool:
+    """Whether `dmd shard` rejects sentiments until the user says what they are."""
+    return not are_sentiments(labels).all() or bool(_ambiguity(LabelFacts.of(labels, ())))
 
 
 def _check_varies(train: LabelFacts, labels: Labels, name: str, *, samples: int) -> None:

@@ -77,13 +77,6 @@ def labels_from_options(options: argparse.Namespace) -> "Labels":
     )
 
 
-def are_label_options_given(options: argparse.Namespace) -> bool:
-    """Whether the options say anything about labels or ids."""
-    from data_shards.labels import Labels
-
-    return options.ids != "keep" or labels_from_options(options) != Labels()
-
-
 def _names(given: str | None) -> tuple[str, ...]:
     """Names with commas between them."""
     return () if given is None else tuple(name.strip() for name in given.split(","))

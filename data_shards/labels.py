@@ -33,7 +33,7 @@ LABEL_LIMIT = 3.0
 _MEAN = "mean"
 """What tables call a metric's mean over all classes or emotions, in the place of a name."""
 _Numbers = TypeVar("_Numbers", float, NDArray[np.float64])
-_RELATIVE_ROUNDING = 1e-6
+RELATIVE_ROUNDING = 1e-6
 """How far a scaled label may exceed the limit, relative to it: float32 labels such as 0.6 are not exact."""
 
 
@@ -230,7 +230,7 @@ class Labels:
                 f"label {label:g} is neither 0 nor 1, which --binary means; for -1 and +1 use --label-scale 1 and "
                 "model.task=2, for other numbers --classes"
             )
-        if not (label >= 0 and float(label).is_integer() and label < CLASS_LIMIT):
+        if not are_class_numbers(label):
             raise ValueError(
                 f"label {label:g} is no class number from 0 to {CLASS_LIMIT - 1}; number them, or leave out --classes"
             )
@@ -243,7 +243,7 @@ class Labels:
             return label
         if self.range is None and self.factor == 1:
             return value
-        if not abs(value) <= LABEL_LIMIT * (1 + _RELATIVE_ROUNDING):
+        if not are_sentiments(value, rounding=RELATIVE_ROUNDING):
             if self.range is not None:
                 raise ValueError(
                     f"label {label:g} is outside of {self.scale_option}; give the ends of the labels' scale, or mend "
@@ -253,6 +253,17 @@ class Labels:
                 f"label {label:g} times {self.scale_option} is {value:g}, beyond [-3, 3]; give a smaller one"
             )
         return max(-LABEL_LIMIT, min(LABEL_LIMIT, value))
+
+
+def are_sentiments(stored: ArrayLike, *, rounding: float = 0.0) -> NDArray[np.bool_]:
+    """Which numbers lie in [-3, 3], or beyond it by no more than a relative rounding; NaN does not."""
+    return np.abs(np.asarray(stored, dtype=np.float64)) <= LABEL_LIMIT * (1 + rounding)
+
+
+def are_class_numbers(labels: ArrayLike, count: int = CLASS_LIMIT) -> NDArray[np.bool_]:
+    """Which numbers are those of `count` classes, from 0; NaN is none."""
+    numbers = np.asarray(labels, dtype=np.float64)
+    return (numbers >= 0) & (numbers < count) & (numbers == np.floor(numbers))
 
 
 def to_source_units(stored: _Numbers, scale: float, offset: float) -> _Numbers:

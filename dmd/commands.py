@@ -322,7 +322,7 @@ def export(argv: list[str]) -> int:
         merge=options.merge,
     )
     program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
-    print(f'{options.out}: {program}; in Python: model = dmd.load("{options.out}")')
+    print(f"{options.out}: {program}; in Python: model = dmd.load({str(options.out)!r})")
     return 0
 
 

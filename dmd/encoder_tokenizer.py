@@ -3,14 +3,38 @@
 Token ids mean nothing without their vocabulary. With another one of the same size a training runs, and learns noise.
 """
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from data_shards.format.schema import DatasetInfo
 from data_shards.text.tokenizer import NoTokenizer, load_tokenizer
+from dmd.model.text import encoder_config
 
 _SHOWN = 12
 """Digits of a digest that a message shows."""
+
+
+def config_for_shards(encoder: str, info: DatasetInfo) -> dict[str, Any]:
+    """The configuration of the encoder that reads shards of token ids.
+
+    Args:
+        encoder: a model directory or a name on the hub.
+
+    Raises:
+        ValueError: it cannot be loaded; says what made the token ids, and so which encoder they need.
+    """
+    try:
+        return encoder_config(encoder)
+    except ValueError as error:
+        name = (info.tokenizer or {}).get("name", encoder)
+        if name == encoder:
+            raise
+        fix = "of that vocabulary: text.encoder=PATH" if Path(name).is_file() else f"text.encoder={shlex.quote(name)}"
+        raise ValueError(
+            f"the token ids of the shards were made by {_describe(info.tokenizer)}, and {error}; give the encoder {fix}"
+        ) from error
 
 
 def check_encoder_tokenizer(encoder: str, info: DatasetInfo) -> None:
@@ -36,7 +60,7 @@ def check_encoder_tokenizer(encoder: str, info: DatasetInfo) -> None:
         raise ValueError(
             f"the token ids of the shards were made by {_describe(info.tokenizer)}, but text encoder {encoder!r} has "
             f"another tokenizer (sha256 {own.digest[:_SHOWN]}); give the encoder of the former (text.encoder=PATH), or "
-            f"shard again with --tokenizer {encoder}"
+            f"shard again with --tokenizer {shlex.quote(encoder)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -171,9 +172,9 @@ def demo(argv: list[str]) -> int:
         ["evaluate", str(run), "--split", "test"],
     )
     for step in steps:
-        print(f"\n$ dmd {' '.join(step)}", flush=True)
+        print(f"\n$ dmd {shlex.join(step)}", flush=True)
         code = subprocess.run([sys.executable, "-m", "dmd.cli", *step]).returncode
         if code:
             return code
-    print(f"\nLogs: {sys.executable} -m tensorboard.main --logdir {run}")
+    print(f"\nLogs: {sys.executable} -m tensorboard.main --logdir {shlex.quote(str(run))}")
     return 0

@@ -1,5 +1,6 @@
 """What `dmd tune` and `dmd experiment` do, in order: check the shards, search or train, write the tables."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -131,7 +132,7 @@ def _report_search(request: TuneRequest, trials: TrialRecords) -> int:
     print(
         f"best: trial {best.number}, validation {loss_title(request.config.model.task)} {best.best_loss:.4f}; "
         f"{request.out}/best.yaml, trials.md\n"
-        f"TensorBoard: tensorboard --logdir {trials.root}"
+        f"TensorBoard: tensorboard --logdir {shlex.quote(str(trials.root))}"
     )
     return FAILED if failed else 0
 

@@ -13,8 +13,8 @@ from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, 
 from cluster.prediction.request import evaluation_request, pool_request
 from cluster.request import check_train_options, train_request
 from cluster.sharding.parser import parse_shard
-from data_shards.commands import FILE_OPTIONS
 from data_shards.places import Place, to_place
+from data_shards.shard_options import FILE_OPTIONS
 from data_shards.text.options import makes_text
 from dmd.commands import parts_order
 from dmd.config.loading import load_config, preset_names

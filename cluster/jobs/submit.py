@@ -85,7 +85,10 @@ def submit(argv: list[str]) -> int:
     except RuntimeError as error:
         reason = next(line for line in reversed(str(error).splitlines()) if line.strip(" ."))
         raise ValueError(f"{options.address} refuses the job: {reason}") from error
-    print(f"job {job} on {options.address}: dmd submit --address {options.address} status|logs|stop {job}", flush=True)
+    print(
+        f"job {job} on {options.address}: dmd submit --address {shlex.quote(options.address)} status|logs|stop {job}",
+        flush=True,
+    )
     return 0 if options.no_wait else follow(client, job)
 
 

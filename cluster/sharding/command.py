@@ -9,8 +9,9 @@ from cluster.ray_runtime.session import cluster
 from cluster.ray_runtime.stopping import StopRequests, stop_requests
 from cluster.ray_runtime.tasks import RayTasks
 from cluster.sharding.parser import MAX_FAILURES
-from data_shards.commands import FILE_OPTIONS, make_shards
+from data_shards.commands import make_shards
 from data_shards.executor import TasksLost
+from data_shards.shard_options import FILE_OPTIONS
 from data_shards.storage.cache import parse_bytes
 from dmd.exit_codes import LOST, STOPPED
 

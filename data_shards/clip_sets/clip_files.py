@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from data_shards.extraction.transcript_files import TRANSCRIPT_SUFFIXES
 from data_shards.format.schema import is_utf8
 from data_shards.sources.label_table import ID_SEPARATOR
-from data_shards.sources.paths import named_files
+from data_shards.sources.paths import named_files, no_files
 
 MEDIA_SUFFIXES = frozenset(
     {
@@ -30,7 +30,7 @@ class ClipFiles:
     unknown: dict[str, int]
     """Suffixes of files that are neither media nor transcripts, and what else is left out -> how many there are."""
     faults: tuple[tuple[str, str], ...] = ()
-    """(clip, reason) of media files that cannot be clips."""
+    """(clip or file, reason) of media files that cannot be clips, and of what is no file and may stand for one."""
 
     def find(self, name: str) -> str | None:
         """The id of the clip that a label file means by `video/0001`, `video/0001.mp4` or `video$_$0001`."""
@@ -61,14 +61,17 @@ def find_clips(folder: Path) -> ClipFiles:
         if not is_utf8(name):
             unknown[_NOT_UTF8] = unknown.get(_NOT_UTF8, 0) + 1
             if suffix in MEDIA_SUFFIXES:
-                escaped = name.encode(errors="backslashreplace").decode()
-                faults.append((escaped, "its name is not UTF-8, so it cannot be an id; rename the file"))
+                faults.append((_written(name), "its name is not UTF-8, so it cannot be an id; rename the file"))
         elif suffix in MEDIA_SUFFIXES:
             media.setdefault(name.removesuffix(path.suffix), []).append(path)
         elif suffix not in TRANSCRIPT_SUFFIXES:
             kind = f"files {path.suffix or 'without a suffix'}"
             unknown[kind] = unknown.get(kind, 0) + 1
+    for name, kind in no_files([folder]):
+        plain = name.removesuffix(PurePath(name).suffix) if PurePath(name).suffix.lower() in MEDIA_SUFFIXES else name
+        faults.append((_written(plain), f"{_written(name)} is {kind}; give the file itself"))
     if not media:
+        unknown |= {reason: 1 for _, reason in faults}
         others = f"; it holds {', '.join(f'{name} ({count})' for name, count in sorted(unknown.items()))}"
         raise ValueError(
             f"{folder} holds no video and no sound file ({', '.join(sorted(MEDIA_SUFFIXES))})"
@@ -99,6 +102,11 @@ def unused_transcripts(folders: Collection[Path], used: Collection[Path]) -> lis
 def _candidates(media: Path, stem: str, transcripts: Path | None) -> Iterator[Path]:
     for suffix in _SPELLINGS:
         yield media.with_suffix(suffix) if transcripts is None else transcripts / f"{stem}{suffix}"
+
+
+def _written(name: str) -> str:
+    """A name as text, whatever bytes it is made of."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _simplified(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from data_shards.extraction.preparation import prepare
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript_files import read_transcript_table
 from data_shards.format.extraction_files import FAILURES_FILE, WARNINGS_FILE
+from data_shards.label_checks import needs_declaration
 from data_shards.label_options import format_counts
 from data_shards.progress import Progress
 from data_shards.sources.label_table import read_label_table
@@ -134,16 +135,25 @@ def _print_summary(out: Path, summary: Summary) -> None:
 
 def _next_command(options: argparse.Namespace, plan: JobPlan) -> str:
     """What reads the features: shards where there are labels, else a prediction."""
-    labels = plan.jobs[0].labels
+    out, labels = shlex.quote(str(options.out)), plan.jobs[0].labels
     if not labels:
-        return f"dmd predict RUN {options.out}"
-    words = ["dmd shard", str(options.out), "SHARDS"]
+        return f"dmd predict RUN {out}"
+    words = ["dmd shard", out, "SHARDS"]
     if options.text == "raw":
         words.append("--tokenizer NAME")
     if options.emotions:
-        words.append(f"--emotions {shlex.quote(','.join(labels))}")
-    elif "label" not in labels:
-        words.append("--classes" if isinstance(labels["class"], int) else "--classes --class-names NAME,...")
-    elif "class" in labels:
-        words.append("--class-labels")
+        return " ".join([*words, f"--emotions {shlex.quote(','.join(labels))}"])
+    if "label" in labels and needs_declaration([float(job.labels["label"]) for job in plan.jobs]):
+        words.append("--label-range LOW HIGH")
+    if "class" in labels:
+        words.append("--class-labels" if "label" in labels else "--classes")
+        words += _class_names([job.labels["class"] for job in plan.jobs])
     return " ".join(words)
+
+
+def _class_names(classes: Sequence[float | int | str]) -> list[str]:
+    """The option that names classes, which the user may put in another order; none of class numbers."""
+    names = sorted({name for name in classes if isinstance(name, str)})
+    if not names:
+        return []
+    return ["--class-names", "NAME,..." if any("," in name for name in names) else shlex.quote(",".join(names))]

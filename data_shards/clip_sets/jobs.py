@@ -75,7 +75,8 @@ def plan_jobs(clips: ClipFiles, labels: LabelTable | None, transcripts: Transcri
         jobs, faults = _clips_of_rows(clips, labels, transcripts)
         notes = dict(labels.notes)
     _check_jobs(clips, labels, jobs, faults)
-    faults += clips.faults
+    listed = {name for name, _ in faults}
+    faults += [(name, reason) for name, reason in clips.faults if name not in listed]
     jobs.sort(key=lambda job: ((*SPLITS, "").index(job.split), job.id))
     notes.update(clips.unknown)
     for job in jobs:
@@ -174,6 +175,8 @@ def _clip_of_row(row: LabelRow, clips: ClipFiles) -> str | None:
 
 def _no_clip(row: LabelRow, clips: ClipFiles) -> str:
     name = (row.file or row.id).replace(ID_SEPARATOR, "/")
+    if (reason := dict(clips.faults).get(name)) is not None:
+        return f"line {row.line}: {reason}"
     similar = clips.similar(name)
     hint = f"; {similar} is there, so write it like that" if similar else ""
     return f"line {row.line}: there is no clip {name} in {clips.folder}{hint}"

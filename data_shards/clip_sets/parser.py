@@ -15,6 +15,7 @@ from data_shards.extraction.settings import (
     WordTimes,
 )
 from data_shards.format.schema import MODALITIES
+from data_shards.places import place_option
 
 MAX_FAILURES = 2
 _DEFAULT = ExtractionSettings()
@@ -27,10 +28,12 @@ def extract_parser() -> argparse.ArgumentParser:
         description="Make features of a folder of videos or sound files, for `dmd shard`. One bad clip does not stop "
         "the others.",
         epilog="The same command continues: clips that have features are not extracted again, those that failed are "
-        "tried again. Exit code 0: at least one clip has features; OUT/failed.csv lists the others.",
+        "tried again. Exit code 0: at least one clip has features; OUT/_failed.csv lists the others.",
     )
-    parser.add_argument("clips", type=Path, metavar="CLIPS", help="a folder; a clip's id is its path in it: video/0001")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a directory of its own for the features")
+    parser.add_argument(
+        "clips", type=_directory, metavar="CLIPS", help="a folder; a clip's id is its path in it: video/0001"
+    )
+    parser.add_argument("out", type=_directory, metavar="OUT", help="a directory of its own for the features")
     parser.add_argument(
         "--labels",
         type=Path,
@@ -63,6 +66,16 @@ def extract_parser() -> argparse.ArgumentParser:
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a clip or a row failed")
     _add_features(parser.add_argument_group("features"))
     return parser
+
+
+def _directory(text: str) -> Path:
+    """A directory of this machine, or one that it shares."""
+    place = place_option(text)
+    if place.is_url:
+        raise argparse.ArgumentTypeError(
+            f"{place} is a URL; give a directory, and `dmd shard` writes its shards to a URL"
+        )
+    return place.path
 
 
 def _add_features(group: argparse._ArgumentGroup) -> None:
@@ -98,8 +111,8 @@ def _add_features(group: argparse._ArgumentGroup) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> ExtractionSettings:
-    """The settings that the options say. Raises ValueError for impossible ones."""
-    return ExtractionSettings(
+    """The settings that the options say. Raises ValueError for impossible ones, and for one that changes no feature."""
+    settings = ExtractionSettings(
         audio=options.audio,
         sample_rate=options.sample_rate,
         audio_rate=options.audio_rate,
@@ -114,6 +127,20 @@ def settings_of(options: argparse.Namespace) -> ExtractionSettings:
         missing=options.missing,
         language=options.language,
     )
+    for name in sorted(settings.unused()):
+        if getattr(options, name) not in (getattr(_DEFAULT, name), None):
+            raise ValueError(
+                f"--{name.replace('_', '-')} makes no difference with --audio {settings.audio} --vision "
+                f"{settings.vision} --alignment {settings.alignment}; leave it out"
+            )
+    made = {"text": settings.text, "audio": settings.audio, "vision": settings.vision}
+    for modality in settings.lengths:
+        if made[modality] in ("none", "raw"):
+            raise ValueError(
+                f"--lengths {modality}={settings.lengths[modality]} makes no difference with --{modality} "
+                f"{made[modality]}; leave it out"
+            )
+    return settings
 
 
 def _lengths(given: str) -> dict[str, int]:

@@ -26,12 +26,14 @@ from data_shards.clip_sets.jobs import ClipJob
 from data_shards.durable import replace_file, sync_directory
 from data_shards.format.extraction_files import (
     FAILURES_FILE,
+    FORMER_NAMES,
     OWN_FILES,
     SETTINGS_FILE,
     WARNINGS_FILE,
     WORK_DIRECTORY,
     differences,
     extraction_of,
+    own_file,
     read_extraction,
 )
 from data_shards.sole_writer import LEASE_FILE, DirectoryInUse, Lease
@@ -78,7 +80,7 @@ def discard(out: Path) -> None:
     Raises:
         ValueError: the directory holds something else; nothing was removed. OSError.
     """
-    is_set = (out / SETTINGS_FILE).is_file() or (out / WORK_DIRECTORY).is_dir()
+    is_set = own_file(out, SETTINGS_FILE).is_file() or (out / WORK_DIRECTORY).is_dir()
     paths = list(out.iterdir())
     _check_strangers(path for path in paths if not _is_named_by_us(path) or not _may_hold_clips(path, is_set=is_set))
     for path in paths:
@@ -111,7 +113,7 @@ def publish(
         staging.mkdir()
         names = list(_write_parts(staging, clips, settings))
         check_lease(lease)
-        (out / SETTINGS_FILE).unlink(missing_ok=True)
+        own_file(out, SETTINGS_FILE).unlink(missing_ok=True)
         for name in names:
             os.replace(staging / name, out / name)
         for path in _parts_of(out):
@@ -130,6 +132,8 @@ def publish(
         "content": content,
     }
     _replace(out / SETTINGS_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    for former in FORMER_NAMES.values():
+        (out / former).unlink(missing_ok=True)
     shutil.rmtree(out / WORK_DIRECTORY)
 
 
@@ -150,6 +154,7 @@ def list_failures(out: Path, failed: Sequence[tuple[str, str]], lease: Lease) ->
     """
     check_lease(lease)
     _replace(out / FAILURES_FILE, _failures(failed))
+    (out / FORMER_NAMES[FAILURES_FILE]).unlink(missing_ok=True)
     if not any((out / WORK_DIRECTORY).rglob("*.parquet")):  # features of an earlier command that was interrupted
         shutil.rmtree(out / WORK_DIRECTORY)
 
@@ -193,7 +198,7 @@ def _content(clips: Sequence[FinishedClip], settings: dict[str, Any]) -> str:
 def _published_content(out: Path) -> str | None:
     """What `_content` was of the set that is there; None where there is none, or it is not whole."""
     try:
-        return str(json.loads((out / SETTINGS_FILE).read_bytes())["content"])
+        return str(json.loads(own_file(out, SETTINGS_FILE).read_bytes())["content"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -19,6 +19,7 @@ from data_shards.format.schema import MODALITIES, SPLITS, DatasetInfo, ShardInfo
 from data_shards.format.shard_rows import ShardRows
 from data_shards.labels import Labels
 from data_shards.places import to_place
+from data_shards.sources.paths import count_no_files
 from data_shards.sources.splits import find_splits, named_split, splits_in_path
 from data_shards.writing.build import Progress, WrittenShards, describe_set
 from data_shards.writing.declared_source import Ids
@@ -189,7 +190,7 @@ def _other_files(folder: Path) -> dict[str, int]:
         if path.is_file() and path.suffix != ".tar" and not hidden and str(inside) != INDEX_NAME:
             ending = f"file *{''.join(path.suffixes[-2:])}" if path.suffixes else f"file {path.name}"
             found[ending] = found.get(ending, 0) + 1
-    return found
+    return found | count_no_files([folder])
 
 
 def _split_of(name: str, splits: dict[str, str]) -> str:

@@ -21,6 +21,7 @@ WarningKind = Literal[
     "no-face",
     "no-transcript",
     "other-script",
+    "unknown-words",
     "words-without-times",
     "words-overlap",
     "words-outside",

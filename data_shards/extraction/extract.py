@@ -1,5 +1,6 @@
 """The features of one clip."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from data_shards.extraction.text import States
 from data_shards.extraction.tracks import face_of, sound_of
 from data_shards.extraction.transcript import Transcript
 from data_shards.extraction.word_times import word_intervals, words_of
-from data_shards.text.tokenizer import Tokenizer
+from data_shards.text.tokenizer import TokenCounts, Tokenizer
+from data_shards.text.word_vectors import name_words
 
 
 def extract_clip(
@@ -64,7 +66,7 @@ def extract_clip(
         sequences = {name: even_steps(track, rates[name]) for name, track in tracks.items()}
     if settings.text == "states":
         assert states is not None
-        sequences["text"] = _states(states, words_of(transcript))
+        sequences["text"] = _states(states, words_of(transcript), findings)
     arrays, lengths = _fitted(sequences, settings.lengths, findings)
     if settings.text == "tokens":
         assert tokenizer is not None
@@ -102,9 +104,12 @@ def _seconds(tracks: dict[str, Track], facts: MediaFacts, span: Span) -> float:
     return longest or (0.0 if stop is None else stop - span.start)
 
 
-def _states(states: States, words: list[str]) -> NDArray[np.float32]:
+def _states(states: States, words: list[str], findings: Findings) -> NDArray[np.float32]:
     """Hidden states [words, D]; one of zeros where there is no word."""
-    return states(words) if words else np.zeros((1, states.dim), dtype=np.float32)
+    if not words:
+        return np.zeros((1, states.dim), dtype=np.float32)
+    _check_known(states.look(words), findings)
+    return states(words)
 
 
 def _tokens(
@@ -114,11 +119,24 @@ def _tokens(
     findings: Findings,
 ) -> tuple[NDArray[np.int32], int]:
     """Token ids, mask and types [3, length] and how many are unpadded."""
-    count = tokenizer.count(text)
-    if count > length:
+    counts = tokenizer.look(text)
+    if (count := counts.tokens) > length:
         findings.warn("text-cut", f"{count - length} of its {count} tokens are cut off")
+    _check_known(counts, findings)
     tokens = tokenizer.encode(text, length)
     return tokens, int(tokens[1].sum())
+
+
+def _check_known(counts: TokenCounts, findings: Findings) -> None:
+    """Say which words a tokenizer does not know. Raises ClipError where it knows none of them."""
+    if not counts.unknown:
+        return
+    names = name_words(Counter(counts.unknown))
+    if counts.known:
+        words = counts.known + len(counts.unknown)
+        findings.warn("unknown-words", f"{len(counts.unknown)} of its {words} words are unknown tokens: {names}")
+    else:
+        findings.lacks("unknown-words", f"the tokenizer knows no word of its transcript: {names}")
 
 
 def _fitted(

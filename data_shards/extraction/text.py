@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.text.tokenizer import TokenCounts
+
 
 class States(Protocol):
     """Makes hidden states: `dmd.extraction.text_states.TextStates`."""
@@ -17,6 +19,9 @@ class States(Protocol):
     @property
     def dim(self) -> int:
         """Features of a hidden state."""
+
+    def look(self, words: Sequence[str]) -> TokenCounts:
+        """What the encoder's tokenizer makes of the words."""
 
     def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
         """One hidden state per word [words, D]; `ClipError` for words of which none can be made."""

@@ -8,15 +8,24 @@ import pyarrow as pa
 
 SETTINGS_KEY = b"dmd.extraction"
 """Key of a Parquet schema's metadata: how the features were made, as JSON."""
-SETTINGS_FILE = "extraction.json"
-FAILURES_FILE = "failed.csv"
-WARNINGS_FILE = "warnings.csv"
+SETTINGS_FILE = "_extraction.json"
+FAILURES_FILE = "_failed.csv"
+WARNINGS_FILE = "_warnings.csv"
+"""Files beside the features, which hold no samples: pyarrow reads past what begins with `_`."""
+FORMER_NAMES = {name: name.removeprefix("_") for name in (SETTINGS_FILE, FAILURES_FILE, WARNINGS_FILE)}
+"""What earlier versions called these files."""
 WORK_DIRECTORY = ".extracting"
 """Features of single clips, until all are there."""
-OWN_FILES = frozenset({SETTINGS_FILE, FAILURES_FILE, WARNINGS_FILE})
-"""Files beside the features, which hold no samples."""
+OWN_FILES = frozenset({*FORMER_NAMES, *FORMER_NAMES.values()})
+"""All of these names."""
 _FACTS = frozenset({"dims", "face_model", "text_digest", "versions"})
 """Settings that are no choices."""
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """A file of a set, under its former name where only that is there."""
+    former = folder / FORMER_NAMES[name]
+    return former if former.is_file() and not (folder / name).is_file() else folder / name
 
 
 def check_finished(place: Path) -> None:

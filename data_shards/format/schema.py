@@ -13,7 +13,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.labels import CLASS_LIMIT, EMOTION_LIMIT, LABEL_LIMIT, LabelFacts, Protocol, Task, are_names
+from data_shards.labels import (
+    CLASS_LIMIT,
+    EMOTION_LIMIT,
+    LabelFacts,
+    Protocol,
+    Task,
+    are_class_numbers,
+    are_names,
+    are_sentiments,
+)
 
 TextKind = Literal["features", "tokens"]
 Storage = Literal["float32", "float16"]
@@ -246,12 +255,12 @@ def check_sample(sample: Sample) -> None:
 
 def _check_label(sample: Sample, where: str) -> None:
     has_other = sample.class_label is not None or sample.emotions is not None
-    if not (has_other and math.isnan(sample.label)) and not -LABEL_LIMIT <= sample.label <= LABEL_LIMIT:
+    if not (has_other and math.isnan(sample.label)) and not are_sentiments(sample.label):
         raise ValueError(
             f"{where}: label {sample.label} is outside [-3, 3]; bring the labels there with --label-range LOW HIGH "
             "(the ends of their own scale) or --label-scale FACTOR, or say with --classes that they are class numbers"
         )
-    if sample.class_label is not None and not 0 <= sample.class_label < CLASS_LIMIT:
+    if sample.class_label is not None and not are_class_numbers(sample.class_label):
         raise ValueError(f"{where}: class label {sample.class_label} is not from 0 to {CLASS_LIMIT - 1}; number from 0")
     if sample.emotions is not None:
         _check_emotions(sample.emotions, where)

@@ -19,7 +19,7 @@ from data_shards.sources.labelled import LabelledSource
 from data_shards.sources.misa import MisaSource
 from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
 from data_shards.sources.mmsa_fet import is_clip
-from data_shards.sources.paths import Paths, default_name, named_files, to_paths, where_of
+from data_shards.sources.paths import Paths, count_no_files, default_name, named_files, to_paths, where_of
 from data_shards.sources.pickle_files import PickleFilesSource
 from data_shards.sources.split_file import read_split_file
 from data_shards.sources.splits import UNSPLIT, find_splits, splits_in_path
@@ -85,12 +85,14 @@ def open_source(path: Paths, options: SourceOptions, executor: Executor | None =
         if options.label_column is not None:
             raise ValueError("--label-column names a column of a label file; give the file with --labels")
         source = _open_features(paths, options, executor)
+        source.ignored.update(count_no_files(paths))
         _forget(source, paths, options.splits)
         return source
     labels = read_label_file(
         options.label_file, options.labels, column=options.label_column, class_labels=options.class_labels
     )
     source = _open_features(paths, options, executor)
+    source.ignored.update(count_no_files(paths))
     assert isinstance(source, IdentifiedSource)
     _forget(source, paths, options.label_file)
     return LabelledSource(source, labels, where=where_of(paths))
@@ -284,6 +286,11 @@ def _check_options(options: SourceOptions, kind: Format) -> None:
     for option in ("csd", "splits", "align", "lengths"):
         if kind != "csd" and getattr(options, option):
             raise ValueError(f"--{option} is for computational sequences (.csd) of the CMU SDK only; leave it out")
+    if options.text in ("features", "tokens") and kind == "csd":
+        raise ValueError(
+            f"--text {options.text} is for pickles and tables; of computational sequences --csd says what the text is: "
+            "leave it out"
+        )
     if options.label_file and kind in ("misa", "csd"):
         raise ValueError(
             "--labels is joined with MMSA pickles, MMSA-FET's outputs and tables; lists of samples and computational "

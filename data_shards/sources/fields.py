@@ -154,18 +154,19 @@ def classes(fields: dict[str, Any], where: str, class_names: Sequence[str] = ())
     return numbers.astype(np.int64)
 
 
-def lengths(given: Any, *, count: int, steps: int, where: str) -> NDArray[np.int64]:
-    """Unpadded steps of each sample, at most `steps`; all of them where none are given."""
+def lengths(given: Any, *, steps: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+    """Unpadded steps of each sample, at most the `steps` [N] of its array; all of them where none are given."""
     if given is None:
-        return np.full(count, steps, dtype=np.int64)
+        return steps
+    count = len(steps)
     numbers = np.asarray(given).reshape(-1)
     if numbers.shape != (count,) or numbers.dtype.kind not in "iuf":
         raise ValueError(f"{where} needs one number per sample, {count} in all")
     wrong = np.flatnonzero(~((numbers >= 0) & (numbers <= steps) & (numbers == np.floor(numbers))))
     if len(wrong):
         raise ValueError(
-            f"{where} of sample {wrong[0]} is {numbers[wrong[0]]}, but the array has {steps} steps; give a whole "
-            f"number from 0 to {steps}"
+            f"{where} of sample {wrong[0]} is {numbers[wrong[0]]}, but the array has {steps[wrong[0]]} steps; give a "
+            f"whole number from 0 to {steps[wrong[0]]}"
         )
     return numbers.astype(np.int64)
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.file_kinds import is_macos_metadata
 from data_shards.format.schema import Sample
 from data_shards.labels import Labels
 from data_shards.safe_pickle.load import Pickle
@@ -29,6 +28,7 @@ from data_shards.sources.conversions import (
     to_text,
 )
 from data_shards.sources.mmsa import Nonfinite, TextChoice
+from data_shards.sources.paths import named_files
 from data_shards.sources.pickled import as_text, size_of
 from data_shards.sources.splits import find_splits
 
@@ -209,14 +209,14 @@ def _splits(
     """Per split the list of samples and what errors call it; how much there is besides, by name; bytes of it all."""
     root = Path(path)
     if root.is_dir():
-        files = [file for file in sorted(root.iterdir()) if not is_macos_metadata(file.name)]
-        pickles = {file.stem: file for file in files if file.suffix.lower() == ".pkl" and file.is_file()}
+        files = dict(named_files([root]))
+        pickles = {file.stem: file for file in files if file.suffix.lower() == ".pkl" and file.parent == root}
         names = find_splits(pickles, str(path))
         if not names:
             single = f"; it holds {next(iter(pickles.values()))}: give that file" if pickles else ""
             raise ValueError(f"{path} has no split: a directory holds train.pkl, dev.pkl and test.pkl{single}")
         chosen = {split: pickles[name] for split, name in names.items()}
-        ignored = {f"file {file.name}": 1 for file in files if file not in chosen.values()}
+        ignored = {f"file {name}": 1 for file, name in files.items() if file not in chosen.values()}
         read = {name: Pickle(file) for name, file in chosen.items()}
         memory = sum(map(_memory, read.values()))
         return {name: (pickle.value, str(chosen[name])) for name, pickle in read.items()}, ignored, memory

@@ -304,7 +304,7 @@ class _Split:
         if given is None and (modality == "text" or is_aligned_by_fet(place.fields)):
             mask = np.asarray(place.fields.get("text_bert"))
             given = np.minimum(mask[:, 1].sum(axis=1), steps) if mask.shape[:2] == (count, 3) else None
-        return fields_of.lengths(given, count=count, steps=steps, where=f"{place.where}: {modality}_lengths")
+        return fields_of.lengths(given, steps=np.full(count, steps), where=f"{place.where}: {modality}_lengths")
 
 
 def _ignored(files: list[Splits], splits: dict[str, _Split]) -> dict[str, int]:

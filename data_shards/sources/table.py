@@ -29,6 +29,7 @@ from data_shards.format.extraction_files import (
     check_finished,
     differences,
     extraction_of,
+    own_file,
     read_extraction,
 )
 from data_shards.format.index_file import INDEX_NAME
@@ -428,8 +429,9 @@ def _open(
     if len(set(tables.values())) != 1:
         known = ((file, kind_of(file)) for file in names)
         held = next((f"; {file} is {kind.name}: {kind.advice}" for file, kind in known if kind is not None), "")
-        if any((path / FAILURES_FILE).is_file() for path in paths):
-            held = f"; {FAILURES_FILE} there says why `dmd extract` has no features"
+        failures = [own_file(path, FAILURES_FILE) for path in paths]
+        if found := next((file for file in failures if file.is_file()), None):
+            held = f"; {found.name} there says why `dmd extract` has no features"
         raise ValueError(f"{where} is no table: give a .parquet or .arrow file, or a directory of one of them{held}")
     files = tuple(sorted(map(str, tables)))
     check_file_kind(files[0], "a table", allowed=tuple(TABLE_KINDS))
@@ -457,7 +459,8 @@ def _open(
         labels=label_columns,
         need_ids=need_ids,
     )
-    extracted = {file.parent / name for file in tables if (file.parent / SETTINGS_FILE).is_file() for name in OWN_FILES}
+    folders = {file.parent for file in tables if own_file(file.parent, SETTINGS_FILE).is_file()}
+    extracted = {folder / name for folder in folders for name in OWN_FILES}
     others = {file: name for file, name in names.items() if file not in tables and file not in extracted}
     return table, {f"file {name}": 1 for name in others.values()}
 

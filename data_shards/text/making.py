@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from data_shards.executor import Executor
 from data_shards.text.tokenizer import Tokenizer
-from data_shards.text.transcripts import MadeText, TranscriptFacts, TranscriptSource, look_at
+from data_shards.text.transcripts import MadeText, Measured, TranscriptFacts, TranscriptSource, look_at
 from data_shards.text.word_vectors import WordVectors, count_words, name_words, read_word_vectors, split_words
 from data_shards.writing.source import Source
 
@@ -75,17 +75,27 @@ def plan_tokens(
         memory: bytes that reading the source takes at most.
 
     Raises:
-        ValueError: no transcripts, or a length without room for a token.
+        ValueError: no transcripts, a length without room for a token, or a tokenizer that knows no word of them.
     """
     if length is not None:
         tokenizer.check_length(length)
-    facts = look_at(source, executor, tokenizer.count, memory=memory + tokenizer.memory())
+    facts = look_at(source, executor, _MeasureTokens(tokenizer), memory=memory + tokenizer.memory())
+    unknown = facts.words
+    if not facts.known:
+        examples = f", such as {name_words(unknown)}" if unknown else ""
+        raise ValueError(
+            f"the tokenizer {tokenizer.name} knows no word of the {facts.count} transcripts{examples}; give one of "
+            "their language and script: --tokenizer NAME_OR_PATH"
+        )
     if length is None:
         length = max(min(facts.longest, tokenizer.max_length or facts.longest), tokenizer.shortest)
     notes = [
         f"text: {length} tokens a sample by the tokenizer {tokenizer.name}; the longest transcript has {facts.longest}"
     ]
-    return _plan(source, MadeTokens(tokenizer, length), facts, tokenizer, notes=notes, unit="tokens", unused={})
+    become = f"are unknown to the tokenizer and become token {tokenizer.unknown_id}"
+    notes += _unknown_words(unknown, facts.known, become)
+    unused = {"words that the tokenizer does not know": unknown.total()} if unknown else {}
+    return _plan(source, MadeTokens(tokenizer, length), facts, tokenizer, notes=notes, unit="tokens", unused=unused)
 
 
 def plan_word_features(
@@ -102,7 +112,7 @@ def plan_word_features(
     Raises:
         ValueError: no transcripts, or as `read_word_vectors`.
     """
-    facts = look_at(source, executor, count_words, split_words=split_words, memory=memory)
+    facts = look_at(source, executor, _measure_words, memory=memory)
     vectors = read_word_vectors(path, facts.words)
     length = facts.longest if length is None else length
     unknown = vectors.unknown(facts.words)
@@ -110,7 +120,8 @@ def plan_word_features(
         f"text: {length} words a sample, {vectors.dim} values each from {vectors.name}; the longest transcript has "
         f"{facts.longest}"
     ]
-    notes += _unknown_words(unknown, facts.words)
+    known = facts.words.total() - unknown.total()
+    notes += _unknown_words(unknown, known, "are not among the vectors and become zeros")
     unused = {"words without a vector": unknown.total()} if unknown else {}
     return _plan(source, MadeWordFeatures(vectors, length), facts, vectors, notes=notes, unit="words", unused=unused)
 
@@ -143,11 +154,27 @@ def _plan(
     )
 
 
-def _unknown_words(unknown: Counter[str], words: Counter[str]) -> list[str]:
+@dataclass(frozen=True)
+class _MeasureTokens:
+    """Looks at a transcript."""
+
+    tokenizer: Tokenizer
+
+    def __call__(self, raw_text: str) -> Measured:
+        counts = self.tokenizer.look(raw_text)
+        return Measured(steps=counts.tokens, known=counts.known, words=counts.unknown)
+
+
+def _measure_words(raw_text: str) -> Measured:
+    """A transcript whose words are looked up later."""
+    words = split_words(raw_text)
+    return Measured(steps=len(words), known=0, words=words)
+
+
+def _unknown_words(unknown: Counter[str], known: int, what: str) -> list[str]:
+    """The line about words that are unknown, beside some that are known."""
     if not unknown:
         return []
-    count, total = unknown.total(), words.total()
-    return [
-        f"text: {count} of {total} words ({count / total:.1%}) are not among the vectors and become zeros: "
-        f"{name_words(unknown)}"
-    ]
+    count = unknown.total()
+    total = known + count
+    return [f"text: {count} of {total} words ({count / total:.1%}) {what}: {name_words(unknown)}"]

@@ -1,6 +1,7 @@
 """Options of `dmd shard` about text that is made of transcripts."""
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def makes_text(options: argparse.Namespace) -> bool:
         ValueError: options that exclude each other.
     """
     if options.vocab is not None:
-        raise ValueError(f"--vocab is --tokenizer, which gives the same token ids; give --tokenizer {options.vocab}")
+        raise ValueError(
+            f"--vocab is --tokenizer, which gives the same token ids; give --tokenizer {shlex.quote(options.vocab)}"
+        )
     made = options.tokenizer is not None or options.word_vectors is not None
     if options.text_length is not None and not made:
         raise ValueError("--text-length is of text that is made of transcripts; give --tokenizer or --word-vectors too")

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,17 @@ class NoTokenizer(ValueError):
     """There is a model, but no tokenizer with it."""
 
 
+class TokenCounts(NamedTuple):
+    """What a tokenizer makes of a text."""
+
+    tokens: int
+    """With special ones; at least 1."""
+    known: int
+    """Tokens that are words or parts of words."""
+    unknown: list[str]
+    """The words, or the parts of words, that become the token for unknown ones."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
     """Makes token ids of texts. Picklable."""
@@ -53,6 +64,8 @@ class Tokenizer:
     backend: "Backend"
     pad_id: int
     """What padded steps hold: the pad token, or else the end of a text, or 0."""
+    unknown_id: int | None
+    """What unknown words become; None: it spells all of them, by bytes."""
     has_types: bool
     """Whether its models know token types; they are 0 otherwise."""
     cut_side: Literal["left", "right"]
@@ -67,7 +80,20 @@ class Tokenizer:
 
     def count(self, text: str) -> int:
         """How many tokens a text has, with special ones: `encode` cuts off what this exceeds `length` by."""
-        return len(self._encode(text)) or 1
+        return self.look(text).tokens
+
+    def look(self, text: str) -> TokenCounts:
+        """How many tokens a text has, and what of it is unknown. Punctuation and spaces alone are no words."""
+        encoding = self._encode(text)
+        known, unknown = 0, []
+        for number, is_special in enumerate(encoding.special_tokens_mask):
+            if is_special:
+                continue
+            if encoding.ids[number] == self.unknown_id:
+                unknown.append(text[slice(*encoding.offsets[number])])
+            else:
+                known += any(char.isalnum() for char in encoding.tokens[number])
+        return TokenCounts(tokens=len(encoding) or 1, known=known, unknown=unknown)
 
     def encode(self, text: str, length: int) -> NDArray[np.int32]:
         """Ids, attention mask and token types [3, length] of a text, padded at the end, also where the tokenizer's own
@@ -197,25 +223,35 @@ def _wrap(found: Any, *, name: str) -> Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     endless = found.model_max_length is None or found.model_max_length >= _ENDLESS
+    content = json.loads(backend.to_str())
     pad = next((token for token in (found.pad_token_id, found.eos_token_id) if token is not None), 0)
     return Tokenizer(
         name=name,
-        digest=_digest(backend),
+        digest=_digest(content, backend),
         backend=backend,
         pad_id=int(pad),
+        unknown_id=_unknown_id(content["model"], backend),
         has_types="token_type_ids" in found.model_input_names,
         cut_side=found.truncation_side,
         max_length=None if endless else int(found.model_max_length),
     )
 
 
-def _digest(backend: "Backend") -> str:
+def _unknown_id(model: dict[str, Any], backend: "Backend") -> int | None:
+    """The token for unknown words: a number of Unigram, a name of others."""
+    number: int | None = model.get("unk_id")
+    return backend.token_to_id(model["unk_token"]) if model.get("unk_token") is not None else number
+
+
+def _digest(content: dict[str, Any], backend: "Backend") -> str:
     """sha256 of what determines ids.
 
     Left out is what does not: decoding, offsets, and settings that are off, which versions of the library add. Special
     tokens are taken from what a text gets, since several processors spell the same.
+
+    Args:
+        content: the JSON of the tokenizer, which is changed.
     """
-    content = json.loads(backend.to_str())
     model = content["model"]
     if "merges" in model:
         model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]

@@ -7,7 +7,7 @@ and when shards are written. Both are tasks of an executor, so the bytes are the
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -33,14 +33,26 @@ class MadeText(Protocol):
         """Bytes that it takes in a process, at most."""
 
 
+class Measured(NamedTuple):
+    """What is to be known of one transcript."""
+
+    steps: int
+    known: int
+    """Words, or parts of words, that are not among `words`."""
+    words: list[str]
+    """What is counted by name: all words, or those that are unknown already."""
+
+
 @dataclass
 class TranscriptFacts:
     """What is known of many transcripts."""
 
     lengths: Counter[int] = field(default_factory=Counter)
     """How many transcripts have how many steps."""
+    known: int = 0
+    """Words that are known while transcripts are looked at."""
     words: Counter[str] = field(default_factory=Counter)
-    """How often each word occurs, where that was asked for."""
+    """How often each of the other words occurs."""
     empty: int = 0
     """Transcripts without any character but white space."""
     first_empty: str = ""
@@ -59,6 +71,7 @@ class TranscriptFacts:
     def add(self, others: "TranscriptFacts") -> None:
         """Count others, which come later, too."""
         self.lengths.update(others.lengths)
+        self.known += others.known
         self.words.update(others.words)
         self.first_empty = self.first_empty or others.first_empty
         self.empty += others.empty
@@ -76,8 +89,7 @@ class _LookAt:
     source: Source
     tasks: tuple[tuple[str, int, int], ...]
     """Split, first sample, last sample + 1."""
-    measure: Callable[[str], int]
-    split_words: Callable[[str], list[str]] | None
+    measure: Callable[[str], Measured]
 
     def __call__(self, number: int) -> TranscriptFacts:
         """The facts of a task's transcripts."""
@@ -87,9 +99,10 @@ class _LookAt:
             where = f"{split} sample {repr(sample.id) if sample.id else place}"
             if not is_utf8(sample.raw_text):
                 raise ValueError(f"{self.source.name}: {where}: its text cannot be written as UTF-8; mend it")
-            facts.lengths[self.measure(sample.raw_text)] += 1
-            if self.split_words is not None:
-                facts.words.update(self.split_words(sample.raw_text))
+            measured = self.measure(sample.raw_text)
+            facts.lengths[measured.steps] += 1
+            facts.known += measured.known
+            facts.words.update(measured.words)
             if not sample.raw_text.strip():
                 facts.empty += 1
                 facts.first_empty = facts.first_empty or where
@@ -99,16 +112,14 @@ class _LookAt:
 def look_at(
     source: Source,
     executor: Executor,
-    measure: Callable[[str], int],
+    measure: Callable[[str], Measured],
     *,
-    split_words: Callable[[str], list[str]] | None = None,
     memory: int = 0,
 ) -> TranscriptFacts:
     """Look at all transcripts of a source.
 
     Args:
-        measure: steps of a transcript; picklable, as is `split_words`.
-        split_words: its words, where they are to be counted.
+        measure: looks at one; picklable.
         memory: bytes that reading the source and measuring take at most.
 
     Raises:
@@ -120,7 +131,7 @@ def look_at(
         for start in range(0, count, _AT_ONCE)
     )
     facts = TranscriptFacts()
-    with executor.map_in_order(_LookAt(source, tasks, measure, split_words), len(tasks), memory=memory) as results:
+    with executor.map_in_order(_LookAt(source, tasks, measure), len(tasks), memory=memory) as results:
         for result in results:
             facts.add(result)
     if facts.empty == facts.count:

@@ -173,9 +173,10 @@ def _split_text(split: str, part: dict[str, Any], facts: dict[str, Any]) -> list
 def plot(facts: dict[str, Any], target: str | Path) -> None:
     """Write a picture: label histograms by split, and how many samples reach each step, by modality."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    from data_shards.figures import AnyScriptFigure
+
+    figure = AnyScriptFigure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{facts['name']}: {facts['samples']} samples, generation {facts['generation']}")
     axes = figure.subplots(2, 2).ravel()

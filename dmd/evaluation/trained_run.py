@@ -1,5 +1,6 @@
 """What a run directory holds of a trained model: its best checkpoint and where its data is; and its evaluation."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,10 @@ def training_data(run: Path) -> Place:
         raise ValueError(f"{run} does not say where its shards are; name them with --data")
     place = to_place(data)
     if place.is_url and not was_opened(place):
-        raise ValueError(f"{run} names shards at {place}, which were never read here; to fetch them: --data {place}")
+        raise ValueError(
+            f"{run} names shards at {place}, which were never read here; to fetch them: --data "
+            f"{shlex.quote(str(place))}"
+        )
     return place
 
 

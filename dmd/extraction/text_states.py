@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_shards.extraction.clip import ClipError
-from data_shards.text.tokenizer import Tokenizer, load_tokenizer
+from data_shards.text.tokenizer import TokenCounts, Tokenizer, load_tokenizer
 from dmd.model.text import TextEncoder, first_position, load_text_encoder
 from dmd.model.text_base import weights_digest
 
@@ -53,6 +53,10 @@ class TextStates:
         """sha256 of the encoder's weights and of the tokenizer."""
         parts = weights_digest(self._encoder.network) + self._tokenizer.digest
         return hashlib.sha256(parts.encode()).hexdigest()
+
+    def look(self, words: Sequence[str]) -> TokenCounts:
+        """What the tokenizer makes of the text that words make with spaces between them."""
+        return self._tokenizer.look(" ".join(words))
 
     def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
         """One hidden state per word [words, dim], of the text that they make with spaces between them.

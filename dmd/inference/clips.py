@@ -91,6 +91,8 @@ def _clips(places: Sequence[Path]) -> dict[str, Path]:
             raise ValueError(f"{places[0]}: the clip {several} has several files: {names}; leave one")
         if found.unknown:
             _log.warning("warning: %s: ignored: %s", places[0], format_counts(found.unknown))
+        for name, reason in found.faults:
+            _log.warning("warning: not predicted: %s: %s", name, reason)
         return {name: media[0] for name, media in found.media.items()}
     for place in places:
         if place.is_dir() or not _is_media(place):

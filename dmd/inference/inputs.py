@@ -338,17 +338,24 @@ def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str
         raise ValueError(f"{where}it has none of {', '.join(names.values())}, which the model reads; it has: {there}")
     if any(hasattr(fields.get(name), "__len__") and not len(fields[name]) for name in names.values()):
         raise ValueError(f"{where}no sample; give a file with at least one")
-    for modality in MODALITIES:
-        fields.get(f"{modality}_lengths"), fields.get(f"{modality}_length")  # arrays say it themselves
     arrays = {m: fields.get(name) for m, name in names.items()}
+    lengths = {
+        name: (m, fields[name])
+        for m in MODALITIES
+        for name in (f"{m}_lengths", f"{m}_length")  # as a pickle and a table call them
+        if fields.get(name) is not None
+    }
+    _check_text_option(reading.text, arrays["text"], fields, names["text"], where)
     if arrays["text"] is None and reading.text.is_known and fields.get("raw_text") is not None:
         arrays["text"] = reading.text.make(_texts(fields), reading.fitter, where)
-    inputs = reading.fitter.fit(arrays, where)
+        lengths = {name: of for name, of in lengths.items() if of[0] != "text"}
+    inputs = reading.fitter.fit(arrays, where, lengths=lengths)
     count = len(inputs)
     given = _listed(fields.get("id"), count, where, "id")
     ids = [to_id(name, f"{where}sample {row}") for row, name in enumerate(given)] or [str(row) for row in range(count)]
     texts = list(map(to_raw_text, _listed(fields.get("raw_text"), count, where, "raw_text"))) or [""] * count
     labels = pickle_labels(fields, count, reading.card, where)
+    reading.fitter.count_unlabelled(where, int(np.isnan(labels.reshape(count, -1)).any(1).sum()))
     for begin in range(0, count, BATCH_SIZE):
         part = slice(begin, begin + BATCH_SIZE)
         yield Samples(
@@ -358,6 +365,16 @@ def _from_fields(fields: Fields, split: str, reading: _Reading, path: Path | str
             labels=labels[part],
             inputs=inputs.pick(part),
         )
+
+
+def _check_text_option(text: TranscriptText, array: Any, fields: Fields, name: str, where: str) -> None:
+    """Raise ValueError where the user says what makes the text, and none is to be made."""
+    if not text.is_given:
+        return
+    if array is not None:
+        raise ValueError(f"{where}it has {name}, so that no text is made of raw_text: leave {text.option} out")
+    if fields.get("raw_text") is None:
+        raise ValueError(f"{where}it has no raw_text, of which text could be made: leave {text.option} out")
 
 
 def _texts(fields: Fields) -> list[str | None]:

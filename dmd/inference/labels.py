@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.labels import RELATIVE_ROUNDING, are_class_numbers, are_sentiments
 from data_shards.sources import fields as fields_of
 from data_shards.sources.conversions import is_missing
 from data_shards.sources.pickled import Fields
@@ -37,7 +38,8 @@ def pickle_labels(fields: Fields, count: int, card: ModelCard, where: str) -> ND
         where: what errors call the split, with a colon behind it.
 
     Raises:
-        ValueError: labels that are none of the model's, or are not as many as there are samples.
+        ValueError: labels that are none of the model's and that `dmd shard` would reject, or are not as many as there
+            are samples.
     """
     config = config_of(card)
     scoring = scoring_of(config, card.data)
@@ -55,13 +57,20 @@ def pickle_labels(fields: Fields, count: int, card: ModelCard, where: str) -> ND
         class_names=scoring.names,
     )
     _check_count(given, count, where)
-    known = given[~np.isnan(given)]
-    wrong = known[~(np.isin(known, np.arange(scoring.outputs)) if stored else np.isfinite(known))]
-    if len(wrong):
-        kind = f"a class of the model, which are 0 to {scoring.outputs - 1}" if stored else "a finite number"
-        raise ValueError(f"{where}{name} holds {wrong[0]:g}, which is not {kind}; mend it, or leave the labels out")
     values = torch.from_numpy(given)
-    return (_targets(scoring.stored(values).double(), scoring) if scoring.classes_by else values).numpy()
+    in_shards = scoring.stored(values).double()
+    rounding = 0.0 if scoring.has_units_of_shards else RELATIVE_ROUNDING
+    is_right = are_class_numbers(given, scoring.outputs) if stored else are_sentiments(in_shards, rounding=rounding)
+    wrong = np.flatnonzero(~np.isnan(given) & ~is_right)
+    if len(wrong):
+        low, high = scoring.limits
+        scale = f"a sentiment of the model's data, which are {low:g} to {high:g}"
+        kind = f"a class of the model, which are 0 to {scoring.outputs - 1}" if stored else scale
+        raise ValueError(
+            f"{where}{name} of sample {wrong[0]} is {given[wrong[0]]:g}, which is not {kind}; mend it, or leave the "
+            "labels out"
+        )
+    return (_targets(in_shards, scoring) if scoring.classes_by else values).numpy()
 
 
 def _emotions(fields: Fields, count: int, scoring: Scoring, where: str) -> NDArray[np.float64]:

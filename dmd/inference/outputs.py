@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow.csv import CSVWriter
@@ -25,24 +26,28 @@ PRINTED_ROWS = 50
 """Of a table on the terminal."""
 _PRINTED = ("split", "id", "label", "prediction", "probability")
 """How the columns begin that are printed."""
+_NUMBER = "_number"
+"""How columns of class numbers end."""
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
 def schema(scoring: Scoring) -> pa.Schema:
     """Columns of the predictions of a model.
 
-    `label` and `prediction`, of the fused head, are sentiments in the units of the model's data, or class numbers; the
-    other heads follow under their names. Of emotions there are `label_NAME`, `prediction_NAME` and `HEAD_NAME`, 0 or 1,
+    `label` and `prediction`, of the fused head, are sentiments in the units of the model's data, or names of classes
+    (`Scoring.titles`), whose numbers are in `label_number` and `prediction_number`; the other heads follow under their
+    names. Of emotions there are `label_NAME`, `prediction_NAME` and `HEAD_NAME`, 0 or 1,
     for each. `probability_NAME`, or `probability_0`, ... of classes without names, are those of the fused head; the
     twelve edges are last.
     """
-    answer = {"regression": pa.float32(), "classes": pa.int64(), "multilabel": pa.uint8()}[scoring.kind]
-    label = pa.uint8() if scoring.kind == "multilabel" else pa.float64()
+    answer = {"regression": pa.float32(), "classes": pa.string(), "multilabel": pa.uint8()}[scoring.kind]
+    label = pa.float64() if scoring.kind == "regression" else answer
     return pa.schema(
         [
             *((name, pa.string()) for name in ("split", "id", "text")),
             *((name, label) for name in _answer_columns("label", scoring)),
             *((name, answer) for name in _answer_columns("prediction", scoring)),
+            *((name, pa.int64()) for name in _number_columns(scoring)),
             *((name, pa.float32()) for name in _probability_columns(scoring)),
             *((name, answer) for head in _other_heads() for name in _answer_columns(head, scoring)),
             *((name, pa.float32()) for name in EDGE_COLUMNS),
@@ -53,6 +58,11 @@ def schema(scoring: Scoring) -> pa.Schema:
 def _answer_columns(what: str, scoring: Scoring) -> list[str]:
     """The column of a label or an answer; of emotions one for each."""
     return [f"{what}_{name}" for name in scoring.titles] if scoring.kind == "multilabel" else [what]
+
+
+def _number_columns(scoring: Scoring) -> list[str]:
+    """The columns of class numbers."""
+    return [f"label{_NUMBER}", f"prediction{_NUMBER}"] if scoring.kind == "classes" else []
 
 
 def _probability_columns(scoring: Scoring) -> list[str]:
@@ -85,15 +95,23 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
         for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
             columns[name] = pa.array(column, from_pandas=may_lack).cast(wanted.field(name).type)
 
-    add(_answer_columns("label", scoring), samples.labels, may_lack=True)
-    for head in HEADS:
-        what = "prediction" if head == "fused" else head
-        add(_answer_columns(what, scoring), prediction.answers(head).numpy())
+    answers = {"label": samples.labels}
+    answers |= {"prediction" if head == "fused" else head: prediction.answers(head).numpy() for head in HEADS}
+    for what, values in answers.items():
+        shown = _named(values, scoring.titles) if scoring.kind == "classes" else values
+        add(_answer_columns(what, scoring), shown, may_lack=True)
+    for name in _number_columns(scoring):
+        add([name], answers[name.removesuffix(_NUMBER)], may_lack=True)
     if scoring.kind != "regression":
         add(_probability_columns(scoring), prediction.probabilities.numpy())
     for space in SPACES:
         add([name for name in EDGE_COLUMNS if name.startswith(f"edge_{space}_")], prediction.edges[space].numpy())
     return pa.table(columns, schema=wanted)
+
+
+def _named(numbers: NDArray[Any], titles: Sequence[str]) -> NDArray[Any]:
+    """The names of class numbers [N]; None where there is none (NaN)."""
+    return np.array([None if np.isnan(number) else titles[int(number)] for number in numbers], dtype=object)
 
 
 def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema) -> int:
@@ -121,7 +139,8 @@ def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema
 def printed(tables: Iterable[pa.Table]) -> str:
     """What the fused head predicts of the first samples, as text; columns without any value are left out."""
     whole = pa.concat_tables(tables)
-    columns = {name: whole[name] for name in whole.column_names if name.startswith(_PRINTED)}
+    chosen = [name for name in whole.column_names if name.startswith(_PRINTED) and not name.endswith(_NUMBER)]
+    columns = {name: whole[name] for name in chosen}
     cells = {
         name: [name, *map(_cell, column.slice(0, PRINTED_ROWS).to_pylist())]
         for name, column in columns.items()

@@ -30,7 +30,7 @@ from dmd.system.trained_model import ModelCard
 from dmd.testing.fault_points import fault_point
 
 REQUEST, MANIFEST = "_request.json", "_manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Version of this layout, part of the request."""
 _MOST_PARTS = 10**6
 """As many as have names of one length, so that sorted names are in the order of the parts."""

@@ -17,10 +17,11 @@ from data_shards.format.extraction_files import (
     SETTINGS_FILE,
     check_finished,
     extraction_of,
+    own_file,
     read_extraction,
 )
 from data_shards.sources.nested import Nested
-from data_shards.sources.paths import named_files
+from data_shards.sources.paths import count_no_files, named_files
 from data_shards.sources.splits import named_split
 from data_shards.sources.table import table_format
 
@@ -50,9 +51,10 @@ class Table:
         formats = {file: found for file in files if (found := table_format(file)) is not None}
         if len(set(formats.values())) != 1:
             raise ValueError(f"{path} holds Parquet and Arrow files; give a directory of one of them")
-        extracted = [file for file, name in files.items() if name in OWN_FILES and SETTINGS_FILE in files.values()]
+        is_set = own_file(path, SETTINGS_FILE).is_file()
+        extracted = [file for file, name in files.items() if name in OWN_FILES and is_set]
         others = files.keys() - formats.keys() - set(extracted)
-        self.other_files = {f"file {files[file]}": 1 for file in others}
+        self.other_files = {f"file {files[file]}": 1 for file in others} | count_no_files([path])
         """What the directory holds beside the table -> 1."""
         self._format = next(iter(formats.values()))
         with self._readable():

@@ -26,10 +26,17 @@ class TranscriptText:
         Args:
             tokenizer: path or hub name of the tokenizer; None: as the training named it.
             word_vectors: their file; None: as the training named it.
+
+        Raises:
+            ValueError: one of them is given that makes no text of this model.
         """
         self.is_tokens = card.data["text_kind"] == "tokens"
         """Whether the text is token ids."""
-        self._option = "--tokenizer PATH" if self.is_tokens else "--word-vectors FILE"
+        self.option = "--tokenizer PATH" if self.is_tokens else "--word-vectors FILE"
+        """What names it."""
+        self.is_given = (tokenizer or word_vectors) is not None
+        """Whether the user says what makes the text."""
+        self._check_given(card, tokenizer=tokenizer, word_vectors=word_vectors)
         self._given = tokenizer if self.is_tokens else word_vectors
         self._trained: dict[str, str] = card.data.get("tokenizer") or {}
         """`name` and `digest` of what made the text of the training."""
@@ -38,6 +45,20 @@ class TranscriptText:
         """Whether something says what makes the text."""
         self.has_untold = (card.data.get("extraction") or {}).get("missing") == "zeros"
         """Whether clips without a transcript may have been among those of the training; their text was empty."""
+
+    def _check_given(self, card: ModelCard, *, tokenizer: str | None, word_vectors: str | None) -> None:
+        made_states = (card.data.get("extraction") or {}).get("text") == "states"
+        trained = "token ids" if self.is_tokens else "hidden states of a text encoder" if made_states else "features"
+        if word_vectors is not None and trained != "features":
+            advice = f"give {self.option}" if self.is_tokens else "name the encoder with --text-encoder PATH"
+            raise ValueError(
+                f"--word-vectors {word_vectors} makes features of words, and the model was trained on {trained}; leave "
+                f"it out, or {advice}"
+            )
+        if tokenizer is not None and not self.is_tokens:
+            raise ValueError(
+                f"--tokenizer {tokenizer} makes token ids, and the model was trained on {trained}; leave it out"
+            )
 
     @property
     def _name(self) -> str:
@@ -71,9 +92,12 @@ class TranscriptText:
 
     def _tokens(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
         for text in texts:
-            over = 0 if text is None else self.tokenizer.count(text) - self._length
-            if over > 0:
+            if text is None:
+                continue
+            counts = self.tokenizer.look(text)
+            if (over := counts.tokens - self._length) > 0:
                 fitter.count_cut((where, "text"), over)
+            fitter.count_unknown(where, Counter(counts.unknown), counts.known + len(counts.unknown))
         return [None if text is None else self.tokenizer.encode(text, self._length) for text in texts]
 
     def _vectors(self, texts: Sequence[str | None], fitter: InputFitter, where: str) -> list[NDArray[Any] | None]:
@@ -88,14 +112,14 @@ class TranscriptText:
         except ValueError as error:
             raise self._not_here(error) from error
         self._check_digest(vectors.digest)
-        fitter.count_unknown(where, vectors.unknown(words).total(), words.total())
+        fitter.count_unknown(where, vectors.unknown(words), words.total())
         return [None if not text else vectors.features(text, len(split_words(text))) for text in texts]
 
     def _not_here(self, error: ValueError) -> ValueError:
         what = "token ids of the tokenizer" if self.is_tokens else "word vectors of"
         trained = self._trained.get("name", "a name that is not known")
         return ValueError(
-            f"the model was trained on {what} {trained}, and {self._name} cannot be used: {error}; give {self._option}"
+            f"the model was trained on {what} {trained}, and {self._name} cannot be used: {error}; give {self.option}"
         )
 
     def _check_digest(self, here: str) -> None:
@@ -104,5 +128,5 @@ class TranscriptText:
         if here != there:
             raise ValueError(
                 f"{self._name} (sha256 {here[:_SHOWN]}) makes another text of a transcript than what made that of the "
-                f"training, {self._trained['name']} (sha256 {there[:_SHOWN]}); give that one: {self._option}"
+                f"training, {self._trained['name']} (sha256 {there[:_SHOWN]}); give that one: {self.option}"
             )

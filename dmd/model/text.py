@@ -7,6 +7,7 @@ loaded, whether it comes from a model directory, an export or a checkpoint: see 
 import inspect
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from dmd.model.lora import LoraSettings, add_lora
 from dmd.model.quantize import Quantize, quantize_linear
 from dmd.model.text_base import TextBase, base_name, leave_out_base, weights_digest
 
+_HUB_SECONDS = 3.0
+"""For the hub to answer."""
 NAMING = frozenset(
     {
         "auto_map",
@@ -188,8 +191,11 @@ def positions(mask: Tensor, first: int) -> Tensor:
     return (mask.cumsum(1) * mask + first - 1).clamp(min=0)
 
 
-def encoder_config(name: str) -> dict[str, Any]:
+def encoder_config(name: str, *, local: bool = False) -> dict[str, Any]:
     """The configuration of an encoder as a dict that `build_text_encoder` takes.
+
+    Args:
+        local: fetch nothing.
 
     Raises:
         ValueError: `name` is neither a local model directory nor reachable on a model hub, or needs code of its own.
@@ -197,9 +203,10 @@ def encoder_config(name: str) -> dict[str, Any]:
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     try:
-        found, _ = PreTrainedConfig.get_config_dict(name)
+        folder = _config_directory(name, local=local)
+        found, _ = PreTrainedConfig.get_config_dict(folder)
         custom_code = "auto_map" in found and found.get("model_type") not in CONFIG_MAPPING
-        content = {} if custom_code else AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
+        content = {} if custom_code else AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     except _faults() as error:
         raise _not_loadable(name, error) from error
     if custom_code:
@@ -208,6 +215,16 @@ def encoder_config(name: str) -> dict[str, Any]:
             "choose one that transformers knows: text.encoder=PATH"
         )
     return plain_config(content)
+
+
+def _config_directory(name: str, *, local: bool) -> str:
+    """The directory with an encoder's configuration, fetched where a hub's name is none. A machine without a network
+    hears so at once: transformers would ask six times, for half a minute."""
+    if Path(name).exists():
+        return name
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, allow_patterns=["config.json"], local_files_only=local, etag_timeout=_HUB_SECONDS)
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -263,7 +280,7 @@ def load_text_encoder(
     from transformers import AutoModel
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    content = encoder_config(name) if config is None else config
+    content = encoder_config(name, local=local) if config is None else config
     try:
         if find_adapter_config_file(name, local_files_only=local) is not None:
             raise ValueError("it is a PEFT adapter, which names another model; merge the two")
@@ -339,7 +356,7 @@ def _not_loadable(name: str, error: Exception) -> ValueError:
 
 def _faults() -> tuple[type[Exception], ...]:
     """What transformers raises over files and configurations that are not what they should be."""
-    from huggingface_hub.errors import StrictDataclassError
+    from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 
     kinds = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError)
-    return (*kinds, pickle.UnpicklingError, SafetensorError, StrictDataclassError)
+    return (*kinds, pickle.UnpicklingError, SafetensorError, StrictDataclassError, HfHubHTTPError)

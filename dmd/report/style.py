@@ -3,6 +3,8 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from data_shards.figures import AnyScriptFigure
+
 INK, SOFT, GRID = "#1a1a1a", "#6b7280", "#e5e7eb"
 COLOURS = ("#0b3c5d", "#d1495b", "#edae49")
 """Dark blue, red, light yellow-orange: three distinct greys when printed."""
@@ -10,7 +12,6 @@ MARKERS = ("o", "^", "s")
 DASHES: tuple[str, ...] = ("-", "--", ":", "-.")
 SEQUENTIAL = "cividis"
 RC = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,
     "axes.titlesize": 9.5,
@@ -39,7 +40,7 @@ SPACE_TITLE = {"homo": "homogeneous (HomoGD)", "hetero": "heterogeneous (HeteroG
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure in inches that lays itself out; it belongs to no window and no global state."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return AnyScriptFigure(figsize=(width, height), layout="constrained")
 
 
 def grid_of(figure: Figure, count: int, columns: int, **options: bool) -> list[Axes]:

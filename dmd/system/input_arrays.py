@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_shards.sources.conversions import finite, to_tokens
+from data_shards.sources.conversions import finite, is_missing, to_tokens
+from data_shards.sources.fields import lengths as lengths_of
 from data_shards.sources.mmsa import Nonfinite
+from data_shards.text.word_vectors import name_words
 from dmd.model.config import MODALITIES
 
 Arrays = dict[str, Tensor]
@@ -76,20 +78,22 @@ class InputFitter:
         self._cut_steps: Counter[tuple[str, str]] = Counter()
         self._zeroed: Counter[tuple[str, str]] = Counter()
         self._words: Counter[str] = Counter()
-        """By place, words in all, where text is made of word vectors."""
-        self._unknown_words: Counter[str] = Counter()
+        """By place, words in all, where text is made of transcripts."""
+        self._unlabelled: Counter[str] = Counter()
+        self._unknown_words: dict[str, Counter[str]] = {}
 
-    def fit(self, given: Mapping[str, Any], where: str = "") -> Inputs:
+    def fit(self, given: Mapping[str, Any], where: str = "", *, lengths: Mapping[str, Any] | None = None) -> Inputs:
         """Samples of any length; one alone needs no first axis.
 
         Args:
             given: {modality: [N, T, D], or N arrays [T, D] of any T}, token ids [N, 3, T], or N arrays [3, T]. A
                 modality is missing that is not there or None; of a sample, one that is None or has no step.
             where: what errors and warnings begin with.
+            lengths: {field: (modality, unpadded steps [N])}, which are looked at; a model sees padding itself.
 
         Raises:
-            ValueError: other features than those of the training, no sample, different numbers of samples, or values
-                that are not finite.
+            ValueError: other features than those of the training, no sample, different numbers of samples, values that
+                are not finite, or lengths that no array has.
         """
         samples = {m: _samples(given[m], f"{where}{m}") for m in MODALITIES if given.get(m) is not None}
         counts = {m: len(values) for m, values in samples.items()}
@@ -97,6 +101,9 @@ class InputFitter:
             raise ValueError(f"{where}text, audio and vision are all missing; give one of them at least")
         if len(set(counts.values())) > 1 or not max(counts.values()):
             raise ValueError(f"{where}the modalities hold {counts} samples; give equally many, at least one")
+        for name, (modality, steps) in (lengths or {}).items():
+            is_tokens = modality == "text" and self._has_tokens
+            _check_lengths(steps, samples.get(modality), f"{where}{name}", is_tokens=is_tokens)
         count = max(counts.values())
         self._samples[where] += count
         arrays = {m: self._fit_modality(m, samples.get(m, [None] * count), where) for m in MODALITIES}
@@ -107,14 +114,18 @@ class InputFitter:
             text_mask=there.float()[:, None, None] if masked else None,
         )
 
+    def count_unlabelled(self, where: str, count: int) -> None:
+        """Count samples that have no label; `where` is what warnings begin with."""
+        self._unlabelled[where] += count
+
     def count_cut(self, place: tuple[str, str], steps: int) -> None:
         """Count steps that a sample loses; `place` is what warnings begin with, and the modality."""
         self._cut[place] += 1
         self._cut_steps[place] += steps
 
-    def count_unknown(self, where: str, unknown: int, words: int) -> None:
-        """Count words that have no vector, of all words; `where` is what warnings begin with."""
-        self._unknown_words[where] += unknown
+    def count_unknown(self, where: str, unknown: Counter[str], words: int) -> None:
+        """Count words of which no vector or token is known, of all words; `where` is what warnings begin with."""
+        self._unknown_words.setdefault(where, Counter()).update(unknown)
         self._words[where] += words
 
     def warnings(self) -> list[str]:
@@ -130,11 +141,14 @@ class InputFitter:
                 f"{where}{modality} of {count} of {self._samples[where]} samples is longer than the "
                 f"{self._lengths[modality]} steps of the training; {self._cut_steps[where, modality]} steps were cut"
             )
-        for where, count in self._unknown_words.items():
-            if count:
-                lines.append(
-                    f"{where}{count} of {self._words[where]} words have no vector and are zeros, as in `dmd shard`"
-                )
+        of_unknown = "are unknown tokens" if self._has_tokens else "have no vector and are zeros"
+        for where, unknown in self._unknown_words.items():
+            if unknown:
+                count, total = unknown.total(), self._words[where]
+                lines.append(f"{where}{count} of {total} words {of_unknown}, as in `dmd shard`: {name_words(unknown)}")
+        for where, count in self._unlabelled.items():
+            if 0 < count < self._samples[where]:
+                lines.append(f"{where}{count} of {self._samples[where]} samples have no label")
         for (where, modality), count in self._zeroed.items():
             lines.append(f"{where}{count} values of {modality} that are not finite became 0")
         return lines
@@ -233,6 +247,20 @@ def _samples(values: Any, what: str) -> list[_Array | None]:
             f"{what} has {wrong.dtype} of shape {list(wrong.shape)} per sample; give numbers [steps, features]"
         )
     return [entry if entry is not None and entry.size else None for entry in entries]
+
+
+def _check_lengths(lengths: Any, samples: "list[_Array | None] | None", where: str, *, is_tokens: bool) -> None:
+    """Raise ValueError for lengths that `dmd shard` rejects; what has no array may have none."""
+    if samples is None:
+        return
+    steps = np.array([0 if array is None else array.shape[1 if is_tokens else 0] for array in samples])
+    listed = lengths.tolist() if isinstance(lengths, np.ndarray) else lengths
+    given = listed if isinstance(listed, list | tuple) and len(listed) == len(steps) else [listed]
+    lengths_of(
+        [0 if is_missing(length) and not most else length for length, most in zip(given, steps, strict=False)],
+        steps=steps,
+        where=where,
+    )
 
 
 def _numbers(value: Any, what: str) -> _Array:

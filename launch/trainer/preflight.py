@@ -20,7 +20,7 @@ from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.data.targets import check_targets, resolve_task
 from dmd.encoder_files import check_encoder_files
-from dmd.encoder_tokenizer import check_encoder_tokenizer
+from dmd.encoder_tokenizer import check_encoder_tokenizer, config_for_shards
 from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config
 from dmd.model.text_depth import depths
@@ -122,7 +122,9 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
     if run.exists() and not run.is_dir():
         raise ValueError(f"the run directory {run} is a file; give another --run")
     if info.text_kind == "tokens" and not checkpoint_paths(run / CHECKPOINTS):
-        check_tokens(encoder_config(config.text.encoder), vocab_size=info.vocab_size, length=info.lengths["text"])
+        check_tokens(
+            config_for_shards(config.text.encoder, info), vocab_size=info.vocab_size, length=info.lengths["text"]
+        )
     return plan
 
 

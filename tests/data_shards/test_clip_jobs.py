@@ -124,6 +124,24 @@ def test_what_is_said_in_a_segment_must_be_known(tmp_path):
     assert spoken_in(with_row.jobs[0]) == Transcript(text="a part")
 
 
+def test_what_is_no_file_is_named(tmp_path, caplog):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.wav").touch()
+    (tmp_path / "clips" / "b.MP4").symlink_to("gone.mp4")
+    (tmp_path / "clips" / "said.txt").symlink_to("gone.txt")
+    (tmp_path / "clips" / "more").symlink_to(tmp_path)
+    wanted = [
+        ("b", "b.MP4 is a link to nothing; give the file itself"),
+        ("more", "more is a link to a directory, which is not followed; give the file itself"),
+        ("said.txt", "said.txt is a link to nothing; give the file itself"),
+    ]
+    assert sorted(plan_jobs(find_clips(tmp_path / "clips"), None, BESIDE).faults) == wanted
+    (tmp_path / "labels.csv").write_text("id,label,split\na,1,train\nb,2,train\n")
+    table = read_label_table(tmp_path / "labels.csv")
+    wanted[0] = ("b", f"line 3: {wanted[0][1]}")
+    assert sorted(plan_jobs(find_clips(tmp_path / "clips"), table, BESIDE).faults) == wanted
+
+
 def test_what_is_no_unicode_text_costs_its_clip(tmp_path):
     root = folder(tmp_path / "clips", "a.mp4", "caf\udce9.mp4", "x.\udce9")
     (root / "a.json").write_text('{"text": "so \\ud83d"}')

@@ -21,8 +21,9 @@ from data_shards.clip_sets.parts import FinishedClip, find_known, list_failures,
 from data_shards.executor import Ending
 from data_shards.extraction.clip import ExtractedClip
 from data_shards.extraction.settings import ExtractionSettings
-from data_shards.format.extraction_files import WORK_DIRECTORY, check_finished
+from data_shards.format.extraction_files import FORMER_NAMES, WORK_DIRECTORY, check_finished
 from data_shards.sole_writer import DirectoryInUse, acquire, sole_writer
+from data_shards.sources.table import TableSource
 
 SETTINGS = ExtractionSettings(vision="none")
 
@@ -117,7 +118,7 @@ def test_a_restart_removes_a_damaged_part_of_a_set(clips, out):
     assert ids(out) == ["a", "b"]
 
 
-@pytest.mark.parametrize("name", ["failed.csv", "warnings.csv", "extraction.json"])
+@pytest.mark.parametrize("name", ["_failed.csv", "_warnings.csv", "_extraction.json"])
 def test_a_kill_while_a_file_is_written_leaves_nothing_strange(clips, tmp_path, name):
     """The process is killed while it flushes the file to the disk."""
     out = tmp_path / "out"
@@ -138,8 +139,21 @@ def test_a_kill_while_a_file_is_written_leaves_nothing_strange(clips, tmp_path, 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert extract(clips, out)[1] == []
     assert sorted(path.name for path in out.iterdir()) == [
-        *("extraction.json", "failed.csv", "part-00000.parquet", "warnings.csv"),
+        *("_extraction.json", "_failed.csv", "_warnings.csv", "part-00000.parquet"),
     ]
+
+
+def test_a_set_with_the_names_of_earlier_versions_is_read_and_continued(clips, out, tmp_path):
+    for name, former in FORMER_NAMES.items():
+        (out / name).rename(out / former)
+    assert not TableSource(out, text="transcripts", labelled=False).ignored
+    assert extract(clips, out)[1] == []
+    write(clips, c="3")
+    assert extract(clips, out)[1] == ["c"]
+    names = {path.name for path in out.iterdir()}
+    assert names >= set(FORMER_NAMES)
+    assert not names & set(FORMER_NAMES.values())
+    assert pq.read_table(out)["id"].to_pylist() == ["a", "b", "c"], "pyarrow reads the parts alone"
 
 
 def test_features_of_clips_that_are_not_named_are_removed_with_a_word(clips, out):
@@ -163,8 +177,8 @@ def test_a_set_stays_where_no_clip_has_features(clips, out):
     with pytest.raises(ValueError, match="no clip has features"):
         extract(write(clips, a="", b=""), out)
     after = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert after.pop("failed.csv") == b"clip,reason\na,it is empty\nb,it is empty\n"
-    before.pop("failed.csv")
+    assert after.pop("_failed.csv") == b"clip,reason\na,it is empty\nb,it is empty\n"
+    before.pop("_failed.csv")
     assert after == before
 
 
@@ -194,7 +208,7 @@ def test_a_command_that_was_taken_over_replaces_nothing(clips, out):
             list_failures(out, [("a", "it is empty")], lease)
     lease.release()
     assert (out / "part-00000.parquet").read_bytes() == before
-    assert "empty" not in (out / "failed.csv").read_text()
+    assert "empty" not in (out / "_failed.csv").read_text()
 
 
 def test_features_that_lack_clips_are_known_wherever_they_are_named(out, tmp_path):

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from data_shards.commands import shard, verify
+from data_shards.commands import parse_shard, shard, shard_parser, verify
 from data_shards.reading.index import ShardIndex
+from data_shards.shard_options import OF_BOTH, OF_FILES, OF_SYNTHETIC
 from tests.support.small_data import mmsa, save
 
 
@@ -43,14 +44,28 @@ def test_verify_names_broken_samples(tmp_path, capsys):
         ["only-shards"],
         ["--synthetic", "a", "b"],
         ["a", "b", "--text", "words"],
-        ["--synthetic", "a", "--labels", "label.csv"],
-        ["--synthetic", "a", "--csd", "text=T"],
     ],
 )
 def test_wrong_arguments_exit_2(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         shard(argv)
     assert "usage: dmd shard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["FEATURES", "--synthetic"])
+def test_options_that_mean_nothing_for_the_source_are_rejected(source, capsys):
+    """Each option of the other source, by its name."""
+    parser, others = shard_parser(), OF_FILES if source == "--synthetic" else OF_SYNTHETIC
+    known = [action.dest for action in parser._actions if action.dest != "help"]
+    assert sorted(known) == sorted((*OF_BOTH, *OF_FILES, *OF_SYNTHETIC)), "each option is of one of the three"
+    for action in parser._actions:
+        if action.dest not in others:
+            continue
+        count = 1 if action.nargs is None else action.nargs
+        values = [value for value in action.choices or ("7", "8") if value != action.default][:count]
+        with pytest.raises(SystemExit, match="2"):
+            parse_shard(parser, ["SHARDS", source, action.option_strings[0], *values])
+        assert f"error: {action.option_strings[0]} is of " in capsys.readouterr().err
 
 
 def test_bad_options_are_value_errors(tmp_path):

@@ -132,7 +132,9 @@ def test_what_lists_and_tables_have_besides_is_named(tmp_path):
     (tmp_path / "d" / "readme.txt").write_text("x")
     for metadata in (".DS_Store", "._train.pkl"):
         (tmp_path / "d" / metadata).write_bytes(b"\0\1")
-    assert shards(tmp_path / "d", tmp_path / "one").ignored == {"file old_train.pkl": 1, "file readme.txt": 1}
+    (tmp_path / "d" / "test.pkl").symlink_to(tmp_path / "gone.pkl")
+    files = {"file old_train.pkl": 1, "file readme.txt": 1, "a link to nothing: test.pkl": 1}
+    assert shards(tmp_path / "d", tmp_path / "one").ignored == files
     lists = save({"train": misa(3), "words": ["a", "b"]}, tmp_path / "x.pkl")
     assert shards(lists, tmp_path / "two").ignored == {"words": 2}
     row = {"id": "c", "label": 0.5, "text": [[1.0]], "audio": [[1.0]], "vision": [[1.0]], "emotion": "sad"}
@@ -140,8 +142,13 @@ def test_what_lists_and_tables_have_besides_is_named(tmp_path):
     (tmp_path / "tables").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "tables" / "a.parquet")
     (tmp_path / "tables" / "b.csv").write_text("x")
+    (tmp_path / "tables" / "more").symlink_to(tmp_path / "d")
     (tmp_path / "tables" / "._a.parquet").write_bytes(b"\0\5\x16\7")
-    assert shards(tmp_path / "tables", tmp_path / "three").ignored == {"column emotion": 4, "file b.csv": 1}
+    assert shards(tmp_path / "tables", tmp_path / "three").ignored == {
+        "column emotion": 4,
+        "file b.csv": 1,
+        "a link to a directory, which is not followed: more": 1,
+    }
 
 
 def test_members_that_are_ignored_are_named_and_macos_metadata_is_skipped(tmp_path, capsys):
@@ -253,8 +260,12 @@ def test_files_beside_the_tars_are_named(tmp_path, capsys):
     (tmp_path / "__MACOSX").mkdir()
     for name in ("train-1.tar.gz", "train-2.TAR", "notes", "a.wav", "b.wav", ".hidden", "__MACOSX/train-3.tar"):
         (tmp_path / name).write_bytes(b"x" * 600)
+    (tmp_path / "c.wav").symlink_to("gone.wav")
     assert index([str(tmp_path)]) == 0
-    assert "ignored: file *.TAR (1), file *.tar.gz (1), file *.wav (2), file notes (1)" in capsys.readouterr().out
+    assert (
+        "ignored: a link to nothing: c.wav (1), file *.TAR (1), file *.tar.gz (1), file *.wav (2), file notes (1)"
+        in capsys.readouterr().out
+    )
     assert ShardIndex.load(tmp_path).info.counts == {"train": 2}
 
 

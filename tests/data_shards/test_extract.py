@@ -110,7 +110,7 @@ def test_from_clips_to_shards(videos, tmp_path, capsys):
     assert "5 clips\n" in printed
     assert "read: files .md (1), transcripts from the label file (5)" in printed
     assert f"{out}: train 1, valid 1; 4 failed" in printed
-    reasons = dict(rows(out / "failed.csv"))
+    reasons = dict(rows(out / "_failed.csv"))
     assert reasons.pop("v/missing").startswith("line 7: there is no clip v/missing in ")
     assert reasons.keys() == {"v/faceless", "v/broken", "v/sound"}
     assert "face" in reasons["v/faceless"]
@@ -122,7 +122,7 @@ def test_from_clips_to_shards(videos, tmp_path, capsys):
     assert table.column("id").to_pylist() == ["v/1.mp4", "v$_$2"]
     assert table.column("label").to_pylist() == [1.5, -1.0]
     assert table.column("raw_text").to_pylist() == ["what is said in v/1.mp4", "what is said in v$_$2"]
-    settings = json.loads((out / "extraction.json").read_text())["settings"]
+    settings = json.loads((out / "_extraction.json").read_text())["settings"]
     assert settings["lengths"] == {"audio": 60, "vision": 40}
     assert len(settings["face_model"]) == 64
 
@@ -133,7 +133,7 @@ def test_shards_know_how_their_features_were_made(whole, tmp_path, capsys):
     assert "ignored" not in capsys.readouterr().out
     info = ShardIndex.load(tmp_path / "shards").info
     assert info.counts == {"train": 24, "valid": 23, "test": 23}
-    assert info.extraction == json.loads((whole / "extraction.json").read_text())["settings"]
+    assert info.extraction == json.loads((whole / "_extraction.json").read_text())["settings"]
 
     assert info.tokenizer == {"name": info.extraction["text_encoder"], "digest": info.extraction["text_digest"]}
     assert (info.text_kind, info.lengths["text"]) == ("tokens", 8)
@@ -181,7 +181,14 @@ def test_other_labels_and_other_clips_cost_what_is_new(recordings, whole, sound_
 @pytest.mark.parametrize(
     ("header", "values", "options", "columns", "hint"),
     [
-        ("class", "joy;2", [], {"class": ["joy", "2"]}, "--classes --class-names NAME,..."),
+        ("class", "joy;2", [], {"class": ["joy", "2"]}, "--classes --class-names 2,joy"),
+        (
+            "class,label",
+            "so so,1;joy's,5",
+            [],
+            {"class": ["so so", "joy's"], "label": [1, 5]},
+            """--label-range LOW HIGH --class-labels --class-names 'joy'"'"'s,so so'""",
+        ),
         ("class,label", "0,1.5;1,-2", [], {"class": [0, 1], "label": [1.5, -2.0]}, "--class-labels"),
         (
             "happy,sad",
@@ -196,14 +203,14 @@ def test_labels_of_each_kind_are_columns(
     recordings, whole, sound_only, tmp_path, capsys, header, values, options, columns, hint
 ):
     """And the command says what `dmd shard` is to be told."""
-    out, labels = tmp_path / "out", tmp_path / "labels.csv"
+    out, labels = tmp_path / "its out", tmp_path / "labels.csv"
     shutil.copytree(whole, out)
     rows = [f"{i:03d},train,what is said in {i:03d},{value}" for i, value in enumerate(values.split(";"))]
     labels.write_text(f"id,split,text,{header}\n" + "\n".join(rows))
     assert extract(recordings, out, "--labels", labels, *sound_only, *options) == 0
     printed = capsys.readouterr().out
     assert f"{out}: train 2, 2 of them before; 68 failed" in printed
-    assert f"next: dmd shard {out} SHARDS {hint}\n" in printed
+    assert f"next: dmd shard '{out}' SHARDS {hint}\n" in printed
     found = features(out)
     assert {name: found.column(name).to_pylist() for name in columns} == columns
 
@@ -261,12 +268,22 @@ def test_without_labels_all_clips_are_there_to_predict(recordings, sound_only, t
     (folder / "000.txt").unlink()
     message = rejected(capsys, "extract", folder, tmp_path / "none", *sound_only)
     assert "no clip has features; " in message
-    assert [name for name, _ in rows(tmp_path / "none" / "failed.csv")] == ["000"]
+    assert [name for name, _ in rows(tmp_path / "none" / "_failed.csv")] == ["000"]
+
+
+def test_a_url_is_no_directory_of_features(recordings, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command("extract", recordings, "s3://user:secret@bucket/features")
+    assert "argument OUT: s3://bucket/features is a URL; give a directory, and `dmd shard`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--frame-size", "100"], "--frame-size makes no difference with --audio "),
+        (["--alignment", "words", "--audio-rate", "9"], "--audio-rate makes no difference with --audio "),
+        (["--face-model", "x.task"], "--face-model makes no difference with --audio "),
+        (["--lengths", "vision=5"], "--lengths vision=5 makes no difference with --vision none; leave it out"),
         (["--lengths", "audio=0"], "--lengths 'audio=0' is not MODALITY=STEPS, such as audio=400"),
         (["--lengths", "audio=3,audio=4"], "--lengths names audio twice"),
         (["--emotions", "happy,sad"], "--emotions names columns of --labels; give both"),

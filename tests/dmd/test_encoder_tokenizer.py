@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.state import Cursor, check_fits, make_state
 from dmd.config.loading import load_config
-from dmd.encoder_tokenizer import check_encoder_tokenizer, check_same_text
+from dmd.encoder_tokenizer import check_encoder_tokenizer, check_same_text, config_for_shards
 from dmd.inference.inputs import check_shards
 from dmd.system.trained_model import ModelCard
 from tests.support.commands import command, rejected
@@ -46,6 +47,20 @@ def place(tmp_path_factory):
     other = save_encoder("roberta", root / "roberta", vocab_size=ENOUGH)
     save_tokenizer("roberta", other)
     return root
+
+
+def test_an_encoder_that_is_not_here_is_named_beside_what_made_the_shards(place, tmp_path, capsys, monkeypatch):
+    """As is the default encoder on a machine without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    error = rejected(capsys, "train", "--data", place / "shards", "--run", tmp_path / "run", *SMALL)
+    assert f"the token ids of the shards were made by {place / 'bert'} (sha256 " in error
+    assert "and text encoder 'bert-base-uncased' cannot be loaded (" in error
+    assert error.endswith(f"give the encoder text.encoder={place / 'bert'}")
+    info = ShardIndex.load(place / "shards").info
+    of_vocabulary = replace(info, tokenizer={**info.tokenizer, "name": __file__})
+    with pytest.raises(ValueError, match=r"give the encoder of that vocabulary: text\.encoder=PATH"):
+        config_for_shards("no/such-encoder", of_vocabulary)
 
 
 def test_a_training_wants_the_tokenizers_own_encoder(place, tmp_path, capsys):

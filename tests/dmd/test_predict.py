@@ -232,9 +232,9 @@ def test_labels_of_a_pickle_have_the_units_in_which_predictions_are(run, tmp_pat
     model = dmd.load(run)
     card = replace(model.card, data={**model.card.data, "label_scale": 0.75, "label_offset": 5.0})
     scaled = TrainedModel(card, model.modules.state_dict(), model.device)
-    path = features(tmp_path / "in.pkl", model, 2, labels=[0.5, 9.0])
+    path = features(tmp_path / "in.pkl", model, 2, labels=[1.5, 3.0])
     ((samples, of_scaled),) = predictions(scaled, read_samples(path, card))
-    assert list(samples.labels) == [0.5, 9.0]
+    assert list(samples.labels) == [1.5, 3.0]
     ((_, of_model),) = predictions(model, read_samples(path, model.card))
     for head in HEADS:
         torch.testing.assert_close(of_scaled.heads[head], of_model.heads[head].double() / 0.75 + 5, rtol=1e-12, atol=0)
@@ -408,7 +408,15 @@ def test_ids_and_labels_of_a_pickle_are_what_they_should_be(run, tmp_path, capsy
     for more, words in (
         ({"id": ["a", None]}, "sample 1 has no id (None)"),
         ({"id": ["a", float("nan")]}, "sample 1 has no id (nan)"),
-        ({"label": [1.0, np.inf]}, "label holds inf, which is not a finite number"),
+        (
+            {"label": [1.0, np.inf]},
+            "label of sample 1 is inf, which is not a sentiment of the model's data, which are",
+        ),
+        ({"label": [1.0, -3.01]}, "label of sample 1 is -3.01, which is not a sentiment"),
+        ({"label": [1.0, 0.0], "audio_lengths": [3, -1]}, "audio_lengths of sample 1 is -1, but the array has "),
+        ({"vision_lengths": [999, 1]}, "vision_lengths of sample 0 is 999, but the array has "),
+        ({"text_lengths": [1]}, "text_lengths needs one number per sample, 2 in all"),
+        ({"text_lengths": [1.5, np.nan]}, "text_lengths of sample 0 is 1.5"),
         ({"label": ["good", "bad"]}, "label are not numbers: that of sample 0 'good' is not a number"),
         ({"label": {"a": 1}}, "label are not numbers"),
         ({"label": np.array([1j, 1])}, "label are complex128"),
@@ -433,7 +441,7 @@ def test_class_numbers_are_found_where_dmd_shard_finds_them(name):
     assert pickle_labels(Fields({name: [0, 2]}), 2, card, "x: ").tolist() == [0, 2]
     assert pickle_labels(Fields({name: np.eye(3)[[1, 2]]}), 2, card, "x: ").tolist() == [1, 2]
     for wrong in (3, 0.5, -1):
-        with pytest.raises(ValueError, match=rf"x: {name} holds {wrong}, which is not a class of the model.* 0 to 2"):
+        with pytest.raises(ValueError, match=rf"x: {name} of sample 1 is {wrong}, which is not a class of .* 0 to 2"):
             pickle_labels(Fields({name: [0, wrong]}), 2, card, "x: ")
 
 

@@ -180,6 +180,8 @@ def test_a_transcript_is_tokenised_as_that_of_the_training(folder, model, want, 
     clip = folder / "clips" / "c4.mp4"
     assert torch.equal(dmd.predict_clip(model, clip, transcript=SAID[4]).sentiment, want)
     assert "text of 1 of 1 samples is longer than the 8 steps of the training" in caplog.text
+    dmd.predict_clip(model, clip, transcript="good Привет")
+    assert "1 of 2 words are unknown tokens, as in `dmd shard`: 'Привет' (1)" in caplog.text
     other = save_tokenizer("bert", tmp_path / "other", size=200)
     with pytest.raises(ValueError, match=r"makes another text of a transcript than what made that of the training"):
         dmd.predict_clip(model, clip, transcript=SAID[4], tokenizer=str(other))

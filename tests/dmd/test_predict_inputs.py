@@ -17,6 +17,7 @@ import dmd
 from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
 from dmd.inference.inputs import read_samples
+from dmd.inference.transcript_text import TranscriptText
 from dmd.model.config import MODALITIES
 from dmd.report.missing import _masks, _predict
 from dmd.system.input_arrays import Inputs
@@ -260,7 +261,7 @@ def test_text_is_made_of_transcripts_with_the_word_vectors_of_the_training(model
     assert torch.equal(samples.inputs.arrays["text"], want.arrays["text"])
     assert "text is missing in 1 of 3 samples" in caplog.text
     assert "text of 1 of 3 samples is longer than the 50 steps of the training; 2 steps were cut" in caplog.text
-    assert "1 of 55 words have no vector and are zeros, as in `dmd shard`" in caplog.text
+    assert "1 of 55 words have no vector and are zeros, as in `dmd shard`: 'not' (1)" in caplog.text
     unknown = save(tmp_path / "unknown.pkl", {m: array[:1] for m, array in arrays.items()} | {"raw_text": ["zzz qqq"]})
     card = replace(model.card, data={**model.card.data, "tokenizer": made_with})
     (none_known,) = read_samples(unknown, card)
@@ -274,3 +275,19 @@ def test_text_is_made_of_transcripts_with_the_word_vectors_of_the_training(model
         list(read_samples(path, moved))
     (again,) = read_samples(path, moved, word_vectors=str(vectors))
     assert torch.equal(again.inputs.arrays["text"], want.arrays["text"])
+    with_text = save(tmp_path / "text.pkl", arrays | {"text": ragged(model, "text")})
+    without = save(tmp_path / "none.pkl", arrays)
+    for file, options, words in (
+        (
+            with_text,
+            {"word_vectors": str(vectors)},
+            "it has text, so that no text is made .*: leave --word-vectors",
+        ),
+        (without, {"word_vectors": str(vectors)}, "it has no raw_text, of which text could be made: leave --word-vect"),
+        (path, {"tokenizer": "bert"}, "--tokenizer bert makes token ids, and the model was trained on features"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            list(read_samples(file, moved, **options))
+    of_tokens = replace(moved, data={**moved.data, "text_kind": "tokens"}, text_encoder={"model_type": "bert"})
+    with pytest.raises(ValueError, match=r"--word-vectors .* trained on token ids; leave it out, or give --tokenizer"):
+        TranscriptText(of_tokens, word_vectors=str(vectors))

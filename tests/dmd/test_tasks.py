@@ -191,10 +191,19 @@ def test_every_command_reads_a_classifier(classifier, run, shards, tmp_path, cap
         rows = list(csv.DictReader(file))
     odds = np.array([[float(row[f"probability_{number}"]) for number in range(3)] for row in rows])
     assert odds.sum(1) == pytest.approx(np.ones(len(rows)), abs=1e-5)
-    guess, label = (np.array([float(row[name]) for row in rows]) for name in ("prediction", "label"))
+    guess, label = (np.array([float(row[name]) for row in rows]) for name in ("prediction_number", "label_number"))
     assert np.array_equal(odds.argmax(1), guess)
     assert (guess == label).mean() == pytest.approx(metrics["acc"])
-    assert {row["text_homo"] for row in rows} <= {"0", "1", "2"}
+    titles = ["negative", "neutral", "positive"]
+    assert [row["prediction"] for row in rows] == [titles[int(number)] for number in guess]
+    assert [row["label"] for row in rows] == [titles[int(number)] for number in label]
+    assert {row["text_homo"] for row in rows} <= set(titles)
+    capsys.readouterr()
+    assert command("predict", classifier, shards, "--split", "test") == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[0][:4] == ["split", "id", "label", "prediction"]
+    assert printed[1][2:4] == [rows[0]["label"], rows[0]["prediction"]]
+    assert not any("_number" in name for name in printed[0])
     assert command("export", classifier, tmp_path / "exported") == 0
     model = dmd.load(tmp_path / "exported")
     samples = example(model.card, 5)

@@ -2,21 +2,26 @@
 
 import io
 import itertools
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import rc_context
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager, rc_context
 from PIL import Image
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
+from data_shards.figures import _say_what_to_install
 from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
 from dmd.metrics import Scoring
 from dmd.model.config import MODALITIES
 from dmd.report.inference import SplitResult
 from dmd.report.predictions import class_figure, confusion_figure, emotion_figure
-from dmd.report.style import RC
+from dmd.report.style import RC, new_figure
 from dmd.training.logging.tensorboard_figures import figures, wants_figures
 
 
@@ -128,3 +133,48 @@ def test_a_dollar_in_a_name_is_no_mathematics():
         figure = confusion_figure(np.eye(2, dtype=np.int64), ["$x^", "a$b$"])
         figure.draw_without_rendering()
         assert not any(label.get_parse_math() for label in figure.get_axes()[0].get_xticklabels())
+
+
+def install_font(folder: Path, characters: str) -> None:
+    """The font Squares, which has one for each of these characters."""
+    builder = FontBuilder(1000)
+    pen = TTGlyphPen(None)
+    for place, corner in enumerate(((0, 0), (0, 800), (800, 800), (800, 0))):
+        (pen.lineTo if place else pen.moveTo)(corner)
+    pen.closePath()
+    glyphs = {".notdef": pen.glyph(), **{f"g{ord(character)}": pen.glyph() for character in characters}}
+    builder.setupGlyphOrder(list(glyphs))
+    builder.setupCharacterMap({ord(character): f"g{ord(character)}" for character in characters})
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=0)
+    builder.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(folder / "font.ttf")
+    font_manager.fontManager.addfont(folder / "font.ttf")
+
+
+def test_names_in_chinese_are_drawn_by_a_font_that_has_them(tmp_path, caplog, monkeypatch):
+    """Elsewhere one line says what to install, and matplotlib warns of no character."""
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+    monkeypatch.setattr("data_shards.figures._BEHIND", ("Squares",))
+    _say_what_to_install.cache_clear()
+
+    def draw() -> bytes:
+        figure, content = new_figure(2, 2), io.BytesIO()
+        axes = figure.subplots()
+        axes.set_title("悲伤")
+        axes.set_xticks([0, 1], ["开心", "悲伤"])
+        figure.savefig(content, format="png", metadata={"Software": None})
+        return content.getvalue()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        boxes = draw()
+        assert draw() == boxes
+        assert caplog.text.count("install one of their language, such as fonts-noto-cjk") == 1
+        caplog.clear()
+        install_font(tmp_path, "开心悲伤")
+        assert draw() != boxes
+    assert not caplog.records

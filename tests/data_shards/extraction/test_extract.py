@@ -19,7 +19,7 @@ from data_shards.extraction.preparation import find_face_model, other_versions, 
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript import Transcript, Word
 from data_shards.extraction.vision import BLENDSHAPES, LANDMARKS, POSE
-from data_shards.text.tokenizer import load_tokenizer
+from data_shards.text.tokenizer import TokenCounts, load_tokenizer
 from tests.support.clips import (
     Video,
     frame_times,
@@ -301,6 +301,10 @@ class WordLengths:
     digest = "lengths"
     dim = 2
 
+    def look(self, words: Sequence[str]) -> TokenCounts:
+        unknown = [word for word in words if word.startswith("?")]
+        return TokenCounts(tokens=len(words), known=len(words) - len(unknown), unknown=unknown)
+
     def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
         return np.array([[len(word), 1] for word in words], dtype=np.float32)
 
@@ -318,6 +322,11 @@ def test_text_as_tokens(wav, tmp_path):
     np.testing.assert_array_equal(made.text, tokenizer.encode(said.text, count - 2))
     assert made.lengths == {"text": count - 2}
     assert warnings(made) == {"text-cut": f"2 of its {count} tokens are cut off"}
+    foreign = Clip(id="a", media=wav, transcript=Transcript(text="Привет мир"))
+    with pytest.raises(ClipError, match=r"the tokenizer knows no word of its transcript: 'Привет' \(1\), 'мир' \(1\);"):
+        extract_clip(foreign, settings, tokenizer=tokenizer)
+    made = extract_clip(foreign, dataclasses.replace(settings, missing="zeros"), tokenizer=tokenizer)
+    assert list(warnings(made)) == ["unknown-words"]
 
 
 def test_text_as_states(wav):
@@ -326,6 +335,8 @@ def test_text_as_states(wav):
     assert (settings.dims, settings.text_digest) == ({"text": 2}, "lengths")
     made = extract_clip(Clip(id="a", media=wav, transcript=SAID), settings, states=states)
     assert (made.text.tolist(), made.lengths) == ([[2, 1], [2, 1], [2, 1], [0, 0]], {"text": 3})
+    partly = extract_clip(Clip(id="a", media=wav, transcript=Transcript(text="good ?x")), settings, states=states)
+    assert warnings(partly) == {"unknown-words": "1 of its 2 words are unknown tokens: '?x' (1)"}
     empty = dataclasses.replace(settings, missing="zeros", lengths={})
     made = extract_clip(Clip(id="a", media=wav), empty, states=states)
     assert (made.text.tolist(), made.lengths) == ([[0, 0]], {"text": 1})

@@ -138,6 +138,16 @@ def test_a_chinese_set(bert, tmp_path, capsys):
     known = AutoTokenizer.from_pretrained(bert)
     check_tokens(tmp_path / "s", known, len(known(sentences[0])["input_ids"]))
     assert read_all(tmp_path / "s")["lengths"][2, 0] == 4, "a token for each character"
+    other = save(spoken(["Привет, мир!", "да"]), tmp_path / "russian")
+    with pytest.raises(ValueError, match=r"knows no word of the 35 transcripts, such as 'Привет' .*: --tokenizer "):
+        shard([str(other), str(tmp_path / "r"), "--tokenizer", str(bert)])
+    capsys.readouterr()
+    assert shard([str(save(spoken(["good", "мир"]), other)), str(tmp_path / "r"), "--tokenizer", str(bert)]) == 0
+    unknown = sum(count // 2 for count in COUNTS.values())
+    printed = capsys.readouterr().out
+    assert f"text: {unknown} of 35 words ({unknown / 35:.1%}) are unknown to the tokenizer" in printed
+    assert f"and become token {known.unk_token_id}: 'мир' ({unknown})" in printed
+    assert ShardIndex.load(tmp_path / "r").info.ignored["words that the tokenizer does not know"] == unknown
     vectors = tmp_path / "v.txt"
     vectors.write_text("good 1 2\nmovie 3 4\n")
     with pytest.raises(ValueError, match=r"a vector for none of the 3 words .* '好看' .*language and script"):

@@ -37,6 +37,17 @@ def test_ids_are_those_of_transformers(folders, kind):
         assert tokenizer.count(text) == max(1, len(known(text)["input_ids"]))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_words(folders, kind):
+    unknown = {"bert": ["Привет"], "xlnet": ["Привет"]}.get(kind, [])
+    tokenizer = load_tokenizer(folders[kind])
+    counts = tokenizer.look("Привет！")
+    assert counts.unknown == unknown
+    assert counts.tokens == tokenizer.count("Привет！")
+    assert (counts.known > 0) == (not unknown)
+    assert tokenizer.look("").unknown == []
+
+
 def test_padding_tokens(folders):
     pads = {kind: load_tokenizer(folder).pad_id for kind, folder in folders.items()}
     known = {kind: AutoTokenizer.from_pretrained(folder) for kind, folder in folders.items()}
