@@ -19,7 +19,8 @@ from dmd.model.config import Kind
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
 from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import BOOKKEEPING, Group, Measured, flatten, make_groups
+from dmd.report.groups import Group, Measured, identity, make_groups
+from dmd.report.identity import BOOKKEEPING, check_seeds, flatten
 from dmd.report.inference import load_and_run
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
@@ -72,8 +73,8 @@ def build_report(
         text_encoder: see `dmd.system.trained_model.TrainedModel`; of all runs.
 
     Raises:
-        ValueError: a run that is named twice, is none, or whose shards are not there; runs that no table compares;
-            another writer.
+        ValueError: a run that is named twice, is none, or whose shards are not there; two runs of one seed; runs that
+            no table compares; another writer.
     """
     resolved = [path.resolve() for path in paths]
     for number, path in enumerate(resolved):
@@ -82,6 +83,7 @@ def build_report(
     records = [read_run(path, unfinished=unfinished) for path in paths]
     if len({(str(record.task), record.protocol) for record in records}) > 1:
         raise ValueError(_APART)
+    check_seeds((record.path, identity(record), record.seed) for record in records)
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
         results = [
             load_and_run(run.path, data or training_data(run.path), split, text_encoder=text_encoder) for run in records

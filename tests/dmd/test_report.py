@@ -22,7 +22,8 @@ from dmd.metrics import Scoring, head_metrics, in_view
 from dmd.model.graph import PAIRS
 from dmd.report.curves import smooth
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import BOOKKEEPING, BUDGET, Measured, flatten, identity, make_groups
+from dmd.report.groups import Measured, identity, make_groups
+from dmd.report.identity import BOOKKEEPING, BUDGET, flatten
 from dmd.report.inference import load_and_run
 from dmd.report.page import render
 from dmd.report.predictions import confusion
