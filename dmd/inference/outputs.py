@@ -19,6 +19,7 @@ from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
 from dmd.system.modules import SPACES
 from dmd.system.trained_model import Prediction, TrainedModel
+from dmd.terminal import table_text
 
 _SUFFIXES = (".parquet", ".csv")
 PRINTED_ROWS = 50
@@ -118,26 +119,36 @@ def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema
     return rows
 
 
-def printed(tables: Iterable[pa.Table]) -> str:
-    """What the fused head predicts of the first samples, as text; columns without any value are left out."""
+def printed(tables: Iterable[pa.Table], scoring: Scoring) -> str:
+    """What the fused head predicts of the first samples, as text: classes by their names. Columns without any value are
+    left out."""
     whole = pa.concat_tables(tables)
-    columns = {name: whole[name] for name in whole.column_names if name.startswith(_PRINTED)}
-    cells = {
-        name: [name, *map(_cell, column.slice(0, PRINTED_ROWS).to_pylist())]
-        for name, column in columns.items()
-        if any(value not in (None, "") for value in column.to_pylist())
-    }
-    widths = {name: max(map(len, texts)) for name, texts in cells.items()}
-    lines = [
-        "  ".join(f"{text:<{widths[name]}}" for name, text in zip(cells, row, strict=True)).rstrip()
-        for row in zip(*cells.values(), strict=True)
-    ]
+    there = [name for name in whole.column_names if name.startswith(_PRINTED) and _has_value(whole[name])]
+    first = whole.select(there).slice(0, PRINTED_ROWS)
     more = whole.num_rows - PRINTED_ROWS
-    return "\n".join([*lines, *([f"and {more} more, which --out FILE writes"] if more > 0 else [])])
+    return table_text(
+        there,
+        [[_cell(name, value, scoring) for name, value in row.items()] for row in first.to_pylist()],
+        numbers=[number for number, name in enumerate(there) if not _is_word(name, scoring)],
+        notes=[f"and {more} more, which --out FILE writes"] if more > 0 else [],
+    )
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+def _has_value(column: pa.ChunkedArray) -> bool:
+    return any(value not in (None, "") for value in column.to_pylist())
+
+
+def _is_word(name: str, scoring: Scoring) -> bool:
+    """Whether a printed column holds words: of a classifier the names of classes."""
+    return name in ("split", "id") or (scoring.kind == "classes" and name in ("label", "prediction"))
+
+
+def _cell(name: str, value: Any, scoring: Scoring) -> str:
+    if value is None:
+        return ""
+    if scoring.kind == "classes" and name in ("label", "prediction"):
+        return scoring.titles[int(value)]
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def check_suffix(path: Path) -> None:

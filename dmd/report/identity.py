@@ -64,9 +64,14 @@ def compared_values(config: Config, dims: Mapping[str, int]) -> dict[str, Any]:
     return {**values, "text.encoder": os.path.normpath(str(values["text.encoder"]))}
 
 
+def canonical(value: Any) -> str:
+    """Equal for config values that are one: JSON has no tuples, and 25 is 25.0."""
+    return json.dumps(float(value) if type(value) is int else value)
+
+
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two config values are one; JSON has no tuples."""
-    return json.dumps(one) == json.dumps(other)
+    """Whether two config values are one."""
+    return canonical(one) == canonical(other)
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -86,7 +91,8 @@ def check_distinct(configs: Mapping[str, Config], dims: Mapping[str, int]) -> No
     would take their runs for seeds of one config."""
     seen: dict[str, str] = {}
     for name, config in configs.items():
-        first = seen.setdefault(json.dumps(compared_values(config, dims), sort_keys=True), name)
+        values = compared_values(config, dims)
+        first = seen.setdefault(json.dumps({key: canonical(value) for key, value in values.items()}), name)
         if first != name:
             other = differing_keys([flatten(configs[first]), flatten(config)])
             how = f"differ in {', '.join(other)} alone, which changes no result" if other else "have the same values"

@@ -9,7 +9,7 @@ from dmd.documents import encode
 from dmd.metrics import headings_of, shown, unit_note
 from dmd.runs.columns import Column, metric_column, table_columns
 from dmd.runs.summary import RunSummary
-from dmd.terminal import GAP, least_width, table_text, terminal_width
+from dmd.terminal import GAP, table_text, terminal_width, width_of
 
 _FEWEST_COLUMNS = 3
 """Columns that a table keeps however narrow the terminal is."""
@@ -38,7 +38,7 @@ def _fitting(columns: list[Column], runs: Sequence[RunSummary], *, first: str | 
     by_worth = sorted(columns, key=lambda column: (column.key not in ("run", "state", first), column.worth))
     room, kept = terminal_width() + GAP, list[str]()
     for column in by_worth:
-        room -= least_width(column.heading, [column.cell(run) for run in runs], is_number=column.is_number) + GAP
+        room -= width_of(column.heading, [column.cell(run) for run in runs], is_number=column.is_number).least + GAP
         if room >= 0 or len(kept) < _FEWEST_COLUMNS:
             kept.append(column.key)
     return [column for column in columns if column.key in kept]
