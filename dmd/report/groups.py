@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from dmd.report.identity import BUDGET, compared_values, differing_keys, short_names
+from dmd.report.identity import BUDGET, compared_values, differing_keys, short_names, value_text
 from dmd.report.inference import SplitResult
 from dmd.report.runs import RunRecord
 
@@ -92,7 +92,7 @@ def _names(runs: list[RunRecord]) -> list[str]:
     names = []
     for config, source in zip(configs, data, strict=True):
         shown = [key for key in differing if len(differing) <= 2 or config.get(key) != configs[0].get(key)]
-        parts = [f"{titles[key]}={config[key]}" for key in shown if key in config]
+        parts = [f"{titles[key]}={value_text(config[key])}" for key in shown if key in config]
         if differing and not parts:
             parts = ["reference"]
         names.append(", ".join([source, *parts] if len(set(data)) > 1 or not parts else parts))

@@ -64,6 +64,11 @@ def compared_values(config: Config, dims: Mapping[str, int]) -> dict[str, Any]:
     return {**values, "text.encoder": os.path.normpath(str(values["text.encoder"]))}
 
 
+def value_text(value: Any) -> str:
+    """A config value as it is given on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def canonical(value: Any) -> str:
     """Equal for config values that are one: JSON has no tuples, and 25 is 25.0."""
     return json.dumps(float(value) if type(value) is int else value)

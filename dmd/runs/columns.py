@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from dmd.metrics import heading, in_view, known_metrics, metric, show
-from dmd.report.identity import BOOKKEEPING, differing_keys, short_names
+from dmd.report.identity import BOOKKEEPING, differing_keys, short_names, value_text
 from dmd.runs.summary import RunSummary
 
 ABSENT = "–"
@@ -216,14 +216,12 @@ def _loss_column(runs: Sequence[RunSummary]) -> Column:
 
 
 def _config_column(key: str, title: str) -> Column:
-    return Column(key=key, heading=title, value=lambda run: run.config.get(key), text=config_text, worth=1)
+    return Column(key=key, heading=title, value=lambda run: run.config.get(key), text=_short_text, worth=1)
 
 
-def config_text(value: Any) -> str:
-    """A config value as it is given on the command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _short_text(value: Any) -> str:
+    """A config value as it fits a column."""
+    return f"{value:g}" if isinstance(value, float) else value_text(value)
 
 
 def duration(seconds: float) -> str:

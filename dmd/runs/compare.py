@@ -6,8 +6,8 @@ from typing import Any
 
 from dmd.documents import encode
 from dmd.metrics import headings_of, show, unit_note
-from dmd.report.identity import differing_keys, is_same
-from dmd.runs.columns import ABSENT, config_text, duration
+from dmd.report.identity import differing_keys, is_same, value_text
+from dmd.runs.columns import ABSENT, duration
 from dmd.runs.listing import as_object, run_metrics, to_csv
 from dmd.runs.summary import RunSummary
 from dmd.terminal import table_text
@@ -77,4 +77,4 @@ def _row(what: str, values: Sequence[Any]) -> Row:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else config_text(value)
+    return json.dumps(value) if isinstance(value, dict | list) else value_text(value)
