@@ -39,6 +39,8 @@ LEASE_FILE = ".writer"
 RENEW_SECONDS = 5.0
 LEASE_SECONDS = 20.0
 """How long the lease of another host must be unchanged until its holder counts as dead."""
+_SEEN_SECONDS = 60.0
+"""How old the last sign of life of a holder on another host may be, by the clocks of both, for whoever only looks."""
 _DYING_SECONDS = 5.0
 """How long to wait for a lock whose holder is ending, or has not yet written its lease."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -186,15 +188,39 @@ def _try_to_claim(path: Path, handle: int, group: str, *, deadline: float) -> _C
     return claim if lock is _Lock.OURS or _survives(path, claim) else None
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a living process holds the right to write to a directory; neither takes it nor waits.
+
+    Of a holder on this machine the kernel's lock says it. Of one on another host the age of its last renewal does, so
+    that it counts as alive for a minute after its death.
+
+    Raises:
+        OSError: the lease cannot be read.
+    """
+    try:
+        handle = os.open(directory / LEASE_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        holder = _parse(os.pread(handle, 1 << 14, 0))
+        if holder is not None and holder.boot == _boot():
+            lock = _try_to_lock(handle, shared=True)
+            if lock is not _Lock.UNSUPPORTED:
+                return lock is _Lock.TAKEN
+        return time.time() - os.fstat(handle).st_mtime < _SEEN_SECONDS
+    finally:
+        os.close(handle)
+
+
 def read_token(directory: Path) -> str | None:
     """The token of the lease on a directory; None where none can be read."""
     claim = _read(directory / LEASE_FILE)
     return None if claim is None else claim.token
 
 
-def _try_to_lock(handle: int) -> _Lock:
+def _try_to_lock(handle: int, *, shared: bool = False) -> _Lock:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return _Lock.TAKEN
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from data_shards.places import Place, place_option
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 from dmd.evaluation.text_encoder_option import add_text_encoder
+from dmd.terminal import table_text
 
 if TYPE_CHECKING:
     from dmd.inference.inputs import Samples
@@ -100,12 +101,12 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     from dmd.metrics import headings_of, show, unit_note
 
     headings = headings_of(metrics["fused"])
-    widths = [max(9, len(heading)) for heading in headings.values()]
-    lines = ["head           " + " ".join(f"{text:>{w}}" for text, w in zip(headings.values(), widths, strict=True))]
-    for head, values in metrics.items():
-        cells = [f"{show(name, values[name], 2):>{width}}" for name, width in zip(headings, widths, strict=True)]
-        lines.append(f"{head:<14} {' '.join(cells)}")
-    return "\n".join([*lines, unit_note(metrics["fused"])])
+    return table_text(
+        ["head", *headings.values()],
+        [[head, *(show(name, values[name], 2) for name in headings)] for head, values in metrics.items()],
+        numbers=range(1, len(headings) + 1),
+        notes=[unit_note(metrics["fused"])],
+    )
 
 
 def predict_parser() -> argparse.ArgumentParser:

@@ -15,6 +15,10 @@ from data_shards.format.schema import names_tokenizer
 from data_shards.labels import Protocol
 
 DOCUMENT = "run.json"
+NONFINITE = "nonfinite"
+"""Folder of a run: which samples the steps had that could not be applied."""
+TRIAL = "trial.json"
+"""In the run of a trial: what its search knows of it."""
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
     "version": int,
     "cursor": dict,

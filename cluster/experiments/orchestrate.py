@@ -19,9 +19,11 @@ from cluster.search.tensorboard_hparams import describe_cells, describe_search
 from cluster.search.trial_records import TrialRecords
 from data_shards.reading.reader import ShardReader
 from dmd.config import Config
+from dmd.config.loading import config_to_dict
 from dmd.data.targets import resolve_task, scoring_of
 from dmd.exit_codes import FAILED, STOPPED
 from dmd.metrics import Scoring, loss_title
+from dmd.report.identity import check_distinct
 from launch.trainer.preflight import check_training, open_shards
 
 _PROBES = 16
@@ -84,6 +86,7 @@ def run_experiment(request: ExperimentRequest) -> int:
 def _experiment(request: ExperimentRequest, stop: StopRequests) -> int:
     with open_shards(request.data, request.config) as reader:
         _check_test_split(reader)
+        check_distinct({name: config_to_dict(c) for name, c in request.configs.items()}, reader.index.info.dims)
         _check_configs(request, reader, request.configs.values())
         identity = {"ablations": list(request.ablations)}
         with connected(request, reader, identity=identity, stop=stop) as connection:

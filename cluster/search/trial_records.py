@@ -19,7 +19,7 @@ from data_shards.durable import replace_file
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.standing import LINES, standing
 from dmd.config.loading import config_to_dict, written_config
-from dmd.documents import encode
+from dmd.documents import TRIAL, encode
 from dmd.training.logging.record_files import end_logs_at
 
 State = Literal["running", "finished", "stopped", "diverged", "failed"]
@@ -89,7 +89,7 @@ class TrialRecords:
     def __init__(self, experiment: Path) -> None:
         self.root = experiment / "trials"
         self.records: dict[int, TrialRecord] = {}
-        for path in sorted(self.root.glob("*/trial.json")):
+        for path in sorted(self.root.glob(f"*/{TRIAL}")):
             record = _record(path)
             self.records[record.number] = record
 
@@ -101,7 +101,7 @@ class TrialRecords:
         """Keep a record, durably."""
         self.records[record.number] = record
         self.run(record.number).mkdir(parents=True, exist_ok=True)
-        replace_file(self.run(record.number) / "trial.json", encode(asdict(record), indent=1))
+        replace_file(self.run(record.number) / TRIAL, encode(asdict(record), indent=1))
 
     def reconcile(self) -> None:
         """Bring every record to where its trial's run ends (`TrialRecord.reconcile`)."""

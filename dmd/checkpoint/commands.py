@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.documents import check_course
+from dmd.terminal import table_text
 
 
 def checkpoints(argv: list[str]) -> int:
@@ -21,16 +22,18 @@ def checkpoints(argv: list[str]) -> int:
         raise ValueError(f"{options.run} holds no checkpoint; name the directory of a run that has saved one")
     newest = max((info.step for info in found if info.reason is None), default=None)
     best = next((read_state(info.path).get("best_step") for info in found if info.step == newest), None)
+    rows = []
     for info in found:
         size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20 if info.readable else math.nan
         roles = [name for name, has in (("next start", info.step == newest), ("best", info.step == best)) if has]
-        where = ""
+        where = ["", ""]
         if info.reason is None:
             state = read_state(info.path)
             check_course(state, str(info.path))
-            cursor = state["cursor"]
-            where = f"epoch {cursor['epoch']:4d}  step in epoch {cursor['step']:6d}  "
+            where = [str(state["cursor"][name]) for name in ("epoch", "step")]
         kind = "DAMAGED" if info.readable else "UNREADABLE"
         status = f"{kind}: {info.reason}" if info.reason else "whole"
-        print(f"step {info.step:8d}  {where}{size:9.1f} MiB  {status}{'  <- ' + ', '.join(roles) if roles else ''}")
+        rows.append([str(info.step), *where, f"{size:.1f}", status, ", ".join(roles)])
+    header = ["step", "epoch", "step in epoch", "MiB", "state", "role"]
+    print(table_text(header, rows, numbers=range(4)))
     return 0 if newest is not None else 1

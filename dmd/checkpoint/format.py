@@ -14,6 +14,8 @@ files or directories without any of the four files, is not seen. Names that star
 being put in its place; until that stands, it counts.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -21,13 +23,13 @@ import re
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from data_shards.durable import FileEntry, Unreadable, as_unreadable, read_entry
 from dmd.documents import parse_object
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 FILES = (MODEL, OPTIMIZER, STATE)
@@ -238,6 +240,8 @@ def read_checkpoint(path: Path) -> Snapshot:
         ValueError: it is damaged.
         Unreadable: it cannot be read.
     """
+    import safetensors.torch
+
     reason = verify_checkpoint(path)
     if reason is not None:
         raise ValueError(f"the checkpoint {path} is damaged: {reason}; resume from another step")

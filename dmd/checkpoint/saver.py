@@ -1,12 +1,15 @@
 """When a training saves, and what it does where the storage fails; `writer` does the writing."""
 
+from __future__ import annotations
+
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dmd.checkpoint.format import Snapshot
-from dmd.checkpoint.writer import AsyncWriter
-from dmd.config import TrainConfig
+if TYPE_CHECKING:
+    from dmd.checkpoint.format import Snapshot
+    from dmd.config import TrainConfig
 
 CHECKPOINTS = "checkpoints"
 
@@ -18,6 +21,8 @@ class Saver:
     """
 
     def __init__(self, run: Path, config: TrainConfig) -> None:
+        from dmd.checkpoint.writer import AsyncWriter  # torch, which those who look for checkpoints do without
+
         self._config = config
         self._writer = AsyncWriter(run / CHECKPOINTS, config.keep_checkpoints)
         self._last = time.monotonic()

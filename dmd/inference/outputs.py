@@ -20,6 +20,7 @@ from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
 from dmd.system.modules import SPACES
 from dmd.system.trained_model import Prediction, TrainedModel
+from dmd.terminal import table_text
 
 _SUFFIXES = (".parquet", ".csv")
 PRINTED_ROWS = 50
@@ -139,20 +140,23 @@ def write_predictions(path: Path, tables: Iterable[pa.Table], columns: pa.Schema
 def printed(tables: Iterable[pa.Table]) -> str:
     """What the fused head predicts of the first samples, as text; columns without any value are left out."""
     whole = pa.concat_tables(tables)
-    chosen = [name for name in whole.column_names if name.startswith(_PRINTED) and not name.endswith(_NUMBER)]
-    columns = {name: whole[name] for name in chosen}
-    cells = {
-        name: [name, *map(_cell, column.slice(0, PRINTED_ROWS).to_pylist())]
-        for name, column in columns.items()
-        if any(value not in (None, "") for value in column.to_pylist())
-    }
-    widths = {name: max(map(len, texts)) for name, texts in cells.items()}
-    lines = [
-        "  ".join(f"{text:<{widths[name]}}" for name, text in zip(cells, row, strict=True)).rstrip()
-        for row in zip(*cells.values(), strict=True)
+    there = [
+        name
+        for name in whole.column_names
+        if name.startswith(_PRINTED) and not name.endswith(_NUMBER) and _has_value(whole[name])
     ]
+    first = whole.select(there).slice(0, PRINTED_ROWS)
     more = whole.num_rows - PRINTED_ROWS
-    return "\n".join([*lines, *([f"and {more} more, which --out FILE writes"] if more > 0 else [])])
+    return table_text(
+        there,
+        [[_cell(value) for value in row.values()] for row in first.to_pylist()],
+        numbers=[place for place, name in enumerate(there) if not pa.types.is_string(whole.schema.field(name).type)],
+        notes=[f"and {more} more, which --out FILE writes"] if more > 0 else [],
+    )
+
+
+def _has_value(column: pa.ChunkedArray) -> bool:
+    return any(value not in (None, "") for value in column.to_pylist())
 
 
 def _cell(value: object) -> str:

@@ -4,10 +4,14 @@ Predictions and labels [..., N] are clipped to [-1, 1] first. Bins are open belo
 an edge as a float32 is to a decimal number lies on it.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from dmd.metrics.sentiment import ROUNDING, correlation, weighted_f1
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EDGES: dict[int, tuple[float, ...]] = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}
 """By the number of bins, the edges between them."""
@@ -15,8 +19,8 @@ EDGES: dict[int, tuple[float, ...]] = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1
 
 def to_bins(values: Tensor, bins: int) -> Tensor:
     """The bin of each value, int64 in [0, bins), of 2, 3 or 5 bins."""
-    above = [(values > edge + ROUNDING).long() for edge in EDGES[bins]]
-    return torch.stack(above).sum(0)
+    first, *rest = [(values > edge + ROUNDING).long() for edge in EDGES[bins]]
+    return sum(rest, first)
 
 
 def clipped_error(prediction: Tensor, label: Tensor) -> Tensor:

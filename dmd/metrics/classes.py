@@ -4,11 +4,17 @@ The classes are those of Acc7 and Acc5, and of Has0 for two; three are the sign 
 `classification_labels`, where Acc3 rounds.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SENTIMENT_CLASSES = (2, 3, 5, 7)
 """Into how many classes a sentiment can be divided."""
+WORDED_CLASSES = (2, 3)
+"""Those divisions whose classes are called by words; the others' are called by their numbers."""
 
 
 def to_classes(label: Tensor, classes: int) -> Tensor:
@@ -44,7 +50,7 @@ def confusion(logits: Tensor, label: Tensor) -> Tensor:
     if not (numbers == label.cpu()).all() or numbers.min() < 0 or numbers.max() >= classes:
         raise ValueError(f"labels are no class numbers from 0 to {classes - 1}; give those of the task")
     flat = numbers * classes + logits.detach().cpu().argmax(1)
-    return torch.bincount(flat, minlength=classes**2).view(classes, classes).double()
+    return flat.bincount(minlength=classes**2).view(classes, classes).double()
 
 
 def accuracy(logits: Tensor, label: Tensor) -> float:
@@ -71,6 +77,8 @@ def f1_macro(logits: Tensor, label: Tensor) -> float:
 
 def cross_entropy(logits: Tensor, label: Tensor) -> float:
     """Mean over samples of the negative logarithm of the true class's probability."""
+    import torch
+
     return float(torch.nn.functional.cross_entropy(logits, label))
 
 

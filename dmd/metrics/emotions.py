@@ -4,11 +4,14 @@
 Of a classifier every class is taken against all others.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def says_emotions(logits: Tensor) -> Tensor:
@@ -18,6 +21,8 @@ def says_emotions(logits: Tensor) -> Tensor:
 
 def one_of(classes: Tensor, count: int) -> Tensor:
     """Class numbers [...] as booleans [..., count], of which one is true."""
+    import torch.nn.functional as F
+
     return F.one_hot(classes.long(), count).bool()
 
 
@@ -54,4 +59,6 @@ def share_right(said: Tensor, has: Tensor) -> Tensor:
 
 def binary_cross_entropy(logits: Tensor, has: Tensor) -> float:
     """Mean over samples and emotions of the negative logarithm of the probability of what is so; of [N, L]."""
+    import torch.nn.functional as F
+
     return float(F.binary_cross_entropy_with_logits(logits, has))

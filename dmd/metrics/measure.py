@@ -1,14 +1,17 @@
 """All metrics of a head's predictions, by the rows of `dmd.metrics.table`."""
 
-import math
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING
 
 from dmd.metrics.classes import confusion
 from dmd.metrics.emotions import one_of, says_emotions
 from dmd.metrics.scoring import Scoring
 from dmd.metrics.table import Reads
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SENTIMENTS = Scoring()
 """Of sentiments in [-3, 3], by the protocol of CMU-MOSI."""
@@ -34,7 +37,7 @@ def head_metrics(prediction: Tensor, label: Tensor, scoring: Scoring = SENTIMENT
     rows = scoring.rows()
     if not prediction.isfinite().all():
         return {row.name: math.nan for row in rows}
-    prediction, label = (values.detach().to("cpu", torch.float64) for values in (prediction, label))
+    prediction, label = (values.detach().cpu().double() for values in (prediction, label))
     read = {reads: _as_read(reads, prediction, label, scoring) for reads in {row.reads for row in rows}}
     metrics: dict[str, float] = {}
     for row in rows:

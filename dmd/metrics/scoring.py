@@ -4,14 +4,18 @@ Modules and shards have sentiments on the scale [-3, 3]. What people read, and w
 the source of the labels: `Scoring.in_units` converts, here alone.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dmd.metrics.bins import EDGES, to_bins
-from dmd.metrics.classes import SENTIMENT_CLASSES, class_names, to_classes
+from dmd.metrics.classes import SENTIMENT_CLASSES, WORDED_CLASSES, class_names, to_classes
 from dmd.metrics.table import Metric, metrics_of
 from dmd.model.config import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SENTIMENT_LIMIT = 3.0
 """The largest sentiment on the scale of the shards."""
@@ -46,7 +50,7 @@ class Scoring:
         if self.names or self.kind == "regression":
             return list(self.names)
         if self.classes_by:
-            return BIN_NAMES[self.outputs] if self.classes_by == "sims" else class_names(self.outputs)
+            return BIN_NAMES[self.outputs] if self.classes_by == "sims" else self._class_titles(self.outputs)
         return [str(number) for number in range(self.outputs)]
 
     @property
@@ -91,7 +95,15 @@ class Scoring:
     @property
     def fine_classes(self) -> list[str]:
         """Names of the most classes into which the protocol of a regression divides sentiments."""
-        return BIN_NAMES[max(EDGES)] if self.protocol == "sims" else class_names(max(SENTIMENT_CLASSES))
+        return BIN_NAMES[max(EDGES)] if self.protocol == "sims" else self._class_titles(max(SENTIMENT_CLASSES))
+
+    def _class_titles(self, count: int) -> list[str]:
+        """What classes of sentiments on the scale of the shards are called: those that are numbers, in the units of the
+        source."""
+        names = class_names(count)
+        if self.has_units_of_shards or count in WORDED_CLASSES:
+            return names
+        return [f"{int(name) / self.scale + self.offset:.3g}" for name in names]
 
     def to_fine_classes(self, values: Tensor) -> Tensor:
         """The number of the class, of `fine_classes`, of each sentiment in the units of the source."""

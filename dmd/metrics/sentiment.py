@@ -4,11 +4,14 @@ What a sample adds to a metric that is a mean over samples takes predictions [..
 protocol leaves the sample out.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUNDING = 2e-6
 """Values whose range is at most this part of the largest are constant, but for the rounding of a float32 network."""
@@ -41,11 +44,13 @@ def right_sign_has0(prediction: Tensor, label: Tensor) -> Tensor:
 
 def right_sign_non0(prediction: Tensor, label: Tensor) -> Tensor:
     """1 for each sample whose label is not 0 on the right side, zeros with the negative ones, [..., N]."""
-    return torch.where(label != 0, ((prediction > 0) == (label > 0)).double(), math.nan)
+    return ((prediction > 0) == (label > 0)).double().masked_fill(label == 0, math.nan)
 
 
 def correlation(prediction: Tensor, label: Tensor) -> float:
     """Pearson's r; constancy is asked of the values, since a variance of equal values need not round to 0."""
+    import torch
+
     if any(values.max() - values.min() <= ROUNDING * values.abs().max() for values in (prediction, label)):
         return math.nan
     return float(torch.corrcoef(torch.stack([prediction, label]))[0, 1])

@@ -1,13 +1,13 @@
 """The metrics, one row each, the protocols that report them, and how they are shown. Whatever lists metrics reads this
 table."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from dmd.metrics.bins import clipped_correlation, clipped_error, f1_of_two_bins, right_bin
 from dmd.metrics.classes import accuracy, cross_entropy, f1_macro, f1_weighted, right_answer
@@ -30,6 +30,9 @@ from dmd.metrics.sentiment import (
     weighted_f1,
 )
 from dmd.model.config import Kind, Task, kind_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 View = Literal["headline", "hparams", "configs", "missing", "bootstrap"]
 """Where some of the metrics are shown, beside the tables, which show all:
@@ -135,7 +138,7 @@ class Metric:
         """Whether there is one for each emotion."""
         return self.name.endswith(f".{NAME}")
 
-    def of_emotion(self, emotion: str) -> "Metric":
+    def of_emotion(self, emotion: str) -> Metric:
         """The row of one emotion."""
         assert self.of_each
         name, title = (text.removesuffix(NAME) + emotion for text in (self.name, self.title))

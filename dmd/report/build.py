@@ -19,7 +19,8 @@ from dmd.model.config import Kind
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
 from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import BOOKKEEPING, Group, Measured, flatten, make_groups
+from dmd.report.groups import Group, Measured, identity, make_groups
+from dmd.report.identity import BOOKKEEPING, check_seeds, flatten, value_text
 from dmd.report.inference import load_and_run
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
@@ -59,6 +60,7 @@ def build_report(
     method: Method = "tsne",
     unfinished: bool = False,
     text_encoder: str | None = None,
+    small: bool = False,
 ) -> Path:
     """Write the report of one or more runs; returns the page.
 
@@ -70,10 +72,12 @@ def build_report(
         method: how features are projected into the plane.
         unfinished: take runs whose training has not ended too.
         text_encoder: see `dmd.system.trained_model.TrainedModel`; of all runs.
+        small: a page of fewer bytes: a section of its own for the first run of each config alone, and pictures of a few
+            shades in the page; the files beside it are as ever.
 
     Raises:
-        ValueError: a run that is named twice, is none, or whose shards are not there; runs that no table compares;
-            another writer.
+        ValueError: a run that is named twice, is none, or whose shards are not there; two runs of one seed; runs that
+            no table compares; another writer.
     """
     resolved = [path.resolve() for path in paths]
     for number, path in enumerate(resolved):
@@ -82,6 +86,7 @@ def build_report(
     records = [read_run(path, unfinished=unfinished) for path in paths]
     if len({(str(record.task), record.protocol) for record in records}) > 1:
         raise ValueError(_APART)
+    check_seeds((record.path, identity(record), record.seed) for record in records)
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
         results = [
             load_and_run(run.path, data or training_data(run.path), split, text_encoder=text_encoder) for run in records
@@ -90,14 +95,15 @@ def build_report(
         measured = [Measured(run=run, result=result) for run, result in zip(records, results, strict=True)]
         groups = make_groups(measured)
         sections = [_overview(groups, split)]
-        anchors = _anchors(records)
-        for one, anchor in zip(measured, anchors, strict=True):
-            sections.append(_run_section(one, anchor, method))
+        first = {group.members[0].run.path for group in groups}
+        for one, anchor in zip(measured, _anchors(records), strict=True):
+            if not small or one.run.path in first:
+                sections.append(_run_section(one, anchor, method))
         sections.append(_config_section(groups))
         names = ", ".join(sorted({str(run.info.get("data_name")) for run in records}))
         count = f"{len(records)} run{'s' if len(records) > 1 else ''}, {len(groups)} config{'s' * (len(groups) > 1)}"
         samples = " / ".join(dict.fromkeys(str(len(one.result.ids)) for one in measured))
-        return write_page(out, f"DMD on {names}", f"{count}; {split} split, {samples} samples", sections)
+        return write_page(out, f"DMD on {names}", f"{count}; {split} split, {samples} samples", sections, small=small)
 
 
 def check_comparable(scorings: Iterable[Scoring]) -> None:
@@ -243,7 +249,7 @@ def _config_section(groups: list[Group]) -> Section:
     """Every config value, a column per config."""
     flat = [flatten(group.config) for group in groups]
     keys = list(dict.fromkeys(key for config in flat for key in config))
-    rows = [[key, *(str(config.get(key, "–")) for config in flat)] for key in keys if key != "train.seed"]
+    rows = [[key, *(value_text(config.get(key, "–")) for config in flat)] for key in keys if key != "train.seed"]
     note = f"Of the first run of each config. Its seeds may differ in {', '.join(sorted(BOOKKEEPING))}."
     header = ["key", *(group.name for group in groups)]
     table = Table(name="config", title="Every value", note=note, header=header, rows=rows)

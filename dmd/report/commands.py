@@ -23,6 +23,12 @@ def report_parser() -> argparse.ArgumentParser:
     parser.add_argument("--projection", default="tsne", choices=["tsne", "pca"], help="default: tsne")
     add_text_encoder(parser)
     parser.add_argument("--unfinished", action="store_true", help="take runs whose training has not ended too")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a page of fewer bytes, to publish: only the first run of each config has a section of its own, and "
+        "pictures have few shades",
+    )
     return parser
 
 
@@ -41,6 +47,7 @@ def report(argv: list[str]) -> int:
         method=options.projection,
         unfinished=options.unfinished,
         text_encoder=options.text_encoder,
+        small=options.small,
     )
     print(f"{page}: open it in a browser; figures and tables are beside it")
     return 0

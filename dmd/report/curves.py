@@ -2,12 +2,16 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from dmd.losses.terms import all_terms
 from dmd.metrics import heading, known_metrics, shown
 from dmd.report.runs import Curve, RunRecord
-from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, new_figure
+from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, in_lines, new_figure
+
+_NAME = 42
+"""Characters of a line of a config's name above a panel."""
 
 
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
@@ -52,6 +56,8 @@ def loss_terms(run: RunRecord) -> Figure:
         axes.set_title(titles.get(tag) or tag.removeprefix("train/").replace("_", " "))
         if tag == "train/gradient_norm":
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # the default one spells powers as mathematics
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
         else:
             _headroom(axes, curve.values)
     return figure
@@ -74,8 +80,12 @@ def validation_metrics(run: RunRecord) -> Figure:
 def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
     """Validation loss of every run, a panel per config, on one scale."""
     columns = min(3, len(groups))
-    figure = new_figure(3.6 * max(columns, 2), 2.6 * -(-len(groups) // columns))
-    for axes, (name, runs) in zip(grid_of(figure, len(groups), columns, sharey=True), groups.items(), strict=True):
+    titles = [in_lines(name, _NAME) for name in groups]
+    height = 2.5 + 0.15 * max(title.count("\n") for title in titles)
+    figure = new_figure(3.6 * max(columns, 2), height * -(-len(groups) // columns))
+    loss = next(iter(groups.values()))[0].loss_title
+    panels = grid_of(figure, len(groups), columns, sharey=True)
+    for axes, title, runs in zip(panels, titles, groups.values(), strict=True):
         for number, run in enumerate(runs):
             curve = run.curves["valid/loss"]
             axes.plot(
@@ -86,8 +96,10 @@ def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
                 color=(INK, *COLOURS[1:])[number % 3],
                 label=f"seed {run.seed}",
             )
-        axes.set(title=f"validation {runs[0].loss_title}: {name}", xlabel="step")
+        axes.set(title=title, xlabel="step")
         axes.legend(ncols=2)
+    for axes in panels[::columns]:
+        axes.set_ylabel(f"validation {loss}")
     return figure
 
 

@@ -26,7 +26,7 @@ from dmd.inference.export import load
 from dmd.inference.inputs import read_samples
 from dmd.metrics import head_metrics, heading, headings_of, in_view, show, shown, unit_note
 from dmd.model.config import MODALITIES
-from dmd.report.groups import compared_values
+from dmd.report.identity import check_seeds, compared_values
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.style import COLOURS, DASHES, INK, RC, new_figure
 from dmd.report.tables import Table
@@ -214,6 +214,7 @@ def missing_page(
     models = [load(run, text_encoder=text_encoder) for run in runs]
     for run, model in zip(runs[1:], models[1:], strict=True):
         check_one_config(run, model.card, runs[0], models[0].card)
+    check_seeds((run, "", config_of(model.card).train.seed) for run, model in zip(runs, models, strict=True))
     with sole_writer(out):
         grids = [
             evaluate_grid(model, data or training_data(run), split, rates=rates, units=units, seed=seed)

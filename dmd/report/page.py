@@ -9,9 +9,13 @@ from pathlib import Path
 from jinja2 import Environment
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from markupsafe import Markup, escape
+from PIL import Image
 
 from dmd.report.style import RC
 from dmd.report.tables import Table
+
+_SHADES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,11 @@ class Picture:
     name: str
     figure: Figure
     caption: str
+
+    @property
+    def width(self) -> int:
+        """In pixels of CSS, of which an inch has 96."""
+        return round(96 * self.figure.get_figwidth())
 
 
 @dataclass(kw_only=True)
@@ -35,8 +44,12 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
 
 
-def write_page(out: Path, title: str, summary: str, sections: list[Section]) -> Path:
-    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG and every table as CSV."""
+def write_page(out: Path, title: str, summary: str, sections: list[Section], *, small: bool = False) -> Path:
+    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG and every table as CSV.
+
+    Args:
+        small: the page holds pictures of a few shades in the place of vector graphics, a fifth of their bytes.
+    """
     embedded: dict[int, str] = {}
     for section in sections:
         folder = out / section.anchor
@@ -47,16 +60,35 @@ def write_page(out: Path, title: str, summary: str, sections: list[Section]) -> 
             svg = render(picture.figure, "svg")
             (folder / f"{picture.name}.svg").write_bytes(svg)
             picture.figure.set_layout_engine("none")  # its parts have their places now
-            (folder / f"{picture.name}.png").write_bytes(render(picture.figure, "png"))
-            embedded[id(picture)] = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+            png = render(picture.figure, "png")
+            (folder / f"{picture.name}.png").write_bytes(png)
+            embedded[id(picture)] = _data_url("png", few_shades(png)) if small else _data_url("svg+xml", svg)
     template = files("dmd.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
     html = environment.from_string(template).render(
         title=title, summary=summary, sections=sections, source=lambda picture: embedded[id(picture)]
     )
     path = out / "index.html"
     path.write_text(html, encoding="utf-8")
     return path
+
+
+def few_shades(png: bytes) -> bytes:
+    """A PNG with the shades that it has most of."""
+    with Image.open(io.BytesIO(png)) as image:
+        target = io.BytesIO()
+        image.convert("RGB").quantize(_SHADES).save(target, "png", optimize=True)
+    return target.getvalue()
+
+
+def _breakable(text: str) -> Markup:
+    """Text for HTML in which a line may also end inside the name of a config key and before its value."""
+    return Markup(escape(text).replace("_", Markup("_<wbr>")).replace("=", Markup("=<wbr>")))
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def render(figure: Figure, kind: str) -> bytes:

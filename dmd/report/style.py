@@ -1,5 +1,7 @@
 """How figures look: fonts, sizes, and colours that stay apart in grey and for colour-blind readers."""
 
+from textwrap import wrap
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -36,6 +38,11 @@ RC = {
 }
 """Settings for `matplotlib.rc_context`."""
 SPACE_TITLE = {"homo": "homogeneous (HomoGD)", "hetero": "heterogeneous (HeteroGD)"}
+
+
+def in_lines(name: str, width: int) -> str:
+    """A name in lines of at most so many characters, broken between its words alone."""
+    return "\n".join(wrap(name, width, break_long_words=False, break_on_hyphens=False))
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -12,9 +12,8 @@ from dmd.checkpoint.format import checkpoint_name, checkpoint_paths
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.config import TrainConfig
 from dmd.distributed.errors import Diverged
+from dmd.documents import NONFINITE
 from dmd.training.step import StepResult
-
-FOLDER = "nonfinite"
 
 
 class NonfiniteGuard:
@@ -44,7 +43,7 @@ class NonfiniteGuard:
         ghosts = [self._reader.index.ids("train", rows) for rows in result.suspects]
         loss, norm = (result.values[name] for name in ("total", "gradient_norm"))
         what = f"step {step}: loss {loss:g}, gradient norm {norm:g}: not applied"
-        log = self._run / FOLDER / f"{checkpoint_name(step)}.json"
+        log = self._run / NONFINITE / f"{checkpoint_name(step)}.json"
         if self._is_main_rank:
             text = json.dumps({"step": step, "epoch": epoch, "ghost_batches": ghosts})
             try:

@@ -116,6 +116,10 @@ def test_processes_are_not_those_of_a_cluster(tmp_path, capsys):
         (["--seeds", ""], "give whole numbers"),
         (["--ablation", "x"], "--ablation is 'x'; give NAME:section.key=value"),
         (["--ablation", "a:model.levels=2", "--ablation", "a:model.levels=3"], "two configs are called 'a'"),
+        (
+            ["--ablation", "often:train.log_every=5"],
+            "preset and often are one config: they differ in train.log_every alone, which changes no result; leave one",
+        ),
         (["--ablation", "a:model.heads=3"], "model.heads is 3; it must divide"),
     ],
 )

@@ -14,6 +14,7 @@ from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
 from dmd.inference.inputs import _label_fields
 from dmd.model.config import MODALITIES
+from dmd.report.identity import check_seeds
 from dmd.report.missing import TARGETS, _masks, _predict, check_one_config, dropped, evaluate_grid
 from dmd.system.input_arrays import Inputs
 from dmd.system.trained_model import ModelCard
@@ -53,6 +54,9 @@ def test_seeds_of_older_and_newer_programs_are_of_one_config():
     first, second = (ModelCard(config=one, data=data, text_encoder=None, source={}) for one in (config, older))
     check_one_config(Path("a"), first, Path("b"), second)
     assert _label_fields({"class": [1], "label": [0.5]}, second) == {"class": [1], "label": [0.5]}
+    check_seeds([(Path("a"), "", 1), (Path("b"), "", 2), (Path("c"), "another", 1)])
+    with pytest.raises(ValueError, match="a and b are both seed 1 of one config, which counts once"):
+        check_seeds([(Path("a"), "", 1), (Path("b"), "", 1)])
     changed = replace(second, config={**older, "model": {**older["model"], "dim": 20}})
     with pytest.raises(ValueError, match=r"a has model\.dim=50, b has 20: a mean over both says nothing"):
         check_one_config(Path("a"), first, Path("b"), changed)

@@ -22,10 +22,11 @@ from dmd.metrics import Scoring, head_metrics, in_view
 from dmd.model.graph import PAIRS
 from dmd.report.curves import smooth
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import BOOKKEEPING, BUDGET, Measured, flatten, identity, make_groups
+from dmd.report.groups import Measured, identity, make_groups
+from dmd.report.identity import BOOKKEEPING, BUDGET, flatten
 from dmd.report.inference import load_and_run
 from dmd.report.page import render
-from dmd.report.predictions import confusion
+from dmd.report.predictions import confusion, prediction_figure
 from dmd.report.projection import project
 from dmd.report.runs import read_run
 from dmd.report.statistics import paired_bootstrap, sample_scores, summarise
@@ -290,6 +291,28 @@ def test_confusion_counts_every_sample(runs, shards):
     assert np.trace(counts) / counts.sum() == pytest.approx(result.metrics["fused"]["acc7"])
 
 
+def test_classes_of_sentiments_are_called_in_the_units_of_the_labels(runs, shards):
+    """Labels from 1 to 5: the stored -3 is 1, 0 is 3 and 3 is 5."""
+    result = load_and_run(runs[0], shards, "valid")
+    scale, offset = 1.5, 3.0
+    in_units = replace(
+        result,
+        scoring=Scoring(scale=scale, offset=offset),
+        labels=result.labels / scale + offset,
+        answers=result.answers / scale + offset,
+        predictions={head: values / scale + offset for head, values in result.predictions.items()},
+    )
+    assert (confusion(in_units) == confusion(result)).all()
+    table, cloud, residuals = prediction_figure(in_units).get_axes()
+    titles = ["1", "1.67", "2.33", "3", "3.67", "4.33", "5"]
+    assert [tick.get_text() for tick in table.get_xticklabels()] == titles
+    assert [tick.get_text() for tick in table.get_yticklabels()] == titles
+    assert cloud.get_xlim() == pytest.approx((0.8, 5.2))
+    assert {tick.get_text() for tick in residuals.get_xticklabels()} <= set(titles)
+    assert Scoring(kind="classes", outputs=5, classes_by="mosi", scale=1.5, offset=3).titles[0] == "1.67"
+    assert Scoring(kind="classes", outputs=3, classes_by="mosi", scale=1.5, offset=3).titles[0] == "negative"
+
+
 def test_projection_and_smoothing():
     generator = np.random.default_rng(0)
     points = np.concatenate([generator.normal(size=(40, 5)), generator.normal(size=(40, 5)) + 20])
@@ -312,6 +335,10 @@ def test_report_rejects(runs, tmp_path, capsys):
     assert "there is no run directory" in rejected(tmp_path / "gone")
     assert "is not the directory of a training" in rejected(tmp_path)
     assert "named twice" in rejected(runs[0], runs[0])
+    again = tmp_path / "again"
+    shutil.copytree(runs[0], again)
+    both = rejected(runs[0], runs[1], again)
+    assert f"{runs[0]} and {again} are both seed 1 of one config" in both
     assert "holds no index" in rejected(runs[0], "--data", tmp_path)
     killed = tmp_path / "killed"
     shutil.copytree(runs[0], killed)
