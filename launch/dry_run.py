@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -18,13 +19,15 @@ from dmd.config import Config
 from dmd.config.loading import all_keys, config_to_dict
 from dmd.data.plan import EpochPlan
 from dmd.data.targets import resolve_task
-from dmd.exit_codes import FAILED
+from dmd.exit_codes import FAILED, MEMORY
 from dmd.training.step import make_plan
 from launch.starting.rank_layout import RankLayout
 from launch.trainer.timed_steps import StepFacts, TimingRequest, time_steps
 
 _WIDTH = 12
 _MIB, _GIB = 2**20, 2**30
+_NO_MEMORY = re.compile(r"was killed|OutOfMemoryError|MemoryError|can't allocate memory")
+"""In what is said of a lost process, where it stands for a lack of memory."""
 _IN_THE_MAKING = 1
 """Checkpoints that are there beside those that are kept, while the next one is written."""
 
@@ -59,8 +62,10 @@ def dry_run(config: Config, options: argparse.Namespace, layout: RankLayout) -> 
     )
     facts = time_steps(request)
     if isinstance(facts, str):
-        print(f"dmd train: error: steps could not be timed: {facts}", file=sys.stderr)
-        return FAILED
+        short = _NO_MEMORY.search(facts) is not None
+        fix = "; train.ghost_batches_per_forward=1 takes the least" if short else ""
+        print(f"dmd train: error: steps could not be timed: {facts}{fix}", file=sys.stderr)
+        return MEMORY if short else FAILED
     for what, text in _measured(config, plan, facts, left=left):
         _print(what, text)
     _print("writes", _writes(config, options.run, facts))

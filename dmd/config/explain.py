@@ -84,15 +84,15 @@ def as_yaml(value: Any) -> str:
 
 def annotated(config: Config) -> str:
     """A config as YAML: each value below what it means; those that are not the default say what that is."""
-    values = config_to_dict(config)
+    values, defaults = config_to_dict(config), config_to_dict(Config())
     lines: list[str] = []
     for section, about in sections().items():
         lines += [*([""] if lines else []), *_comment(about, ""), f"{section}:"]
         for found in keys(section):
             name = found.name.partition(".")[2]
-            value = as_yaml(values[section][name])
-            changed = "" if value == found.default else f"  # default: {found.default}"
-            lines += [*_comment(found.document, _INDENT), f"{_INDENT}{name}: {value}{changed}"]
+            value = values[section][name]
+            changed = "" if value == defaults[section][name] else f"  # default: {found.default}"
+            lines += [*_comment(found.document, _INDENT), f"{_INDENT}{name}: {as_yaml(value)}{changed}"]
     return "\n".join(lines) + "\n"
 
 
