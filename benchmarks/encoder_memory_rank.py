@@ -1,11 +1,8 @@
 """One rank of `benchmarks.encoder_memory`: builds a training, makes steps, and prints what memory it took at most."""
 
 import argparse
-import ctypes
 import json
-import re
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -17,6 +14,7 @@ from dmd.model.text import build_text_encoder
 from dmd.system.system import TrainingSystem
 from dmd.training.step import make_plan, train_step
 from launch.trainer.engine import DeepSpeedEngine, join_process_group
+from launch.trainer.peak_memory import peak_bytes, reset_peak
 
 SIZES = {
     "110 M": {"model_type": "bert"},
@@ -31,21 +29,6 @@ SIZES = {
 """BERT-base and BERT-large, with random weights."""
 STEPS = 2
 """The first makes Adam's moments."""
-_RESET_PEAK = "5"
-"""What /proc/self/clear_refs takes for it."""
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held since the last reset."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
-def reset_peak() -> None:
-    """Give free memory back and count anew."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
 
 
 def main() -> None:

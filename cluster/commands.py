@@ -4,8 +4,7 @@ predict and evaluate.
 Ray is imported when a request stands, so that `--help` and mistakes come fast, and never without a cluster.
 """
 
-_FIRST_SIGN_SECONDS = 1.5
-"""Until a command that is about to train says something, at the latest."""
+from dataclasses import replace
 
 
 def shard(argv: list[str]) -> int:
@@ -44,34 +43,46 @@ def extract(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     """Train DMD on shards with DeepSpeed; the same command again continues the run."""
-    from data_shards.waiting import waiting
     from launch.commands import stop_ends_process, train_by_launcher
 
     with stop_ends_process():
-        with waiting("PyTorch to load", after=_FIRST_SIGN_SECONDS):
-            from cluster.cluster_options import require_address
-            from cluster.parsers import TRAIN_OPTIONS, train_parser
+        from cluster.cluster_options import require_address
+        from cluster.parsers import TRAIN_OPTIONS, train_parser
+        from dmd.config.options import print_config
+        from launch.arguments import parse_train
+        from launch.made_runs import made_run, tell_how_to_continue
 
-        options = train_parser().parse_intermixed_args(argv)
+        options = parse_train(train_parser(), argv)
+        if options.print_config:
+            return print_config(options)
         if options.address is None:
             require_address(options, TRAIN_OPTIONS, what="ranks")
             return train_by_launcher(options)
-        from cluster.request import train_request
-
+        with loading_torch():
+            from cluster.request import train_request
         request = train_request(options)
         from cluster.experiments.training import run_train
 
-        return run_train(request)
+        with made_run(options) as run:
+            code = run_train(replace(request, run=run.absolute()))
+            if code:
+                tell_how_to_continue(options)
+            return code
 
 
 def tune(argv: list[str]) -> int:
     """Search hyperparameters by validation loss on a Ray cluster; the same command again continues."""
+    from cluster.parsers import parse_tune
+    from dmd.config.options import print_config
     from dmd.extras import require
 
+    options = parse_tune(argv)
+    if options.print_config:
+        return print_config(options)
     require("ray")
-    from cluster.request import parse_tune
+    from cluster.request import tune_request
 
-    request = parse_tune(argv)
+    request = tune_request(options)
     from cluster.experiments.orchestrate import run_tune
 
     return run_tune(request)
@@ -79,12 +90,17 @@ def tune(argv: list[str]) -> int:
 
 def experiment(argv: list[str]) -> int:
     """Train a preset, and ablations of it, with several seeds on a Ray cluster; one table of test results."""
+    from cluster.parsers import parse_experiment
+    from dmd.config.options import print_config
     from dmd.extras import require
 
+    options = parse_experiment(argv)
+    if options.print_config:
+        return print_config(options)
     require("ray")
-    from cluster.request import parse_experiment
+    from cluster.request import experiment_request
 
-    request = parse_experiment(argv)
+    request = experiment_request(options)
     from cluster.experiments.orchestrate import run_experiment
 
     return run_experiment(request)
@@ -92,12 +108,14 @@ def experiment(argv: list[str]) -> int:
 
 def submit(argv: list[str]) -> int:
     """Run a command as a job on a remote cluster, follow its log, look at it or stop it."""
+    from cluster.jobs.parser import make_parser
     from dmd.extras import require
 
+    options = make_parser().parse_args(argv)
     require("ray")
     from cluster.jobs.submit import submit as submit_job
 
-    return submit_job(argv)
+    return submit_job(options)
 
 
 def predict(argv: list[str]) -> int:

@@ -1,11 +1,13 @@
 """The command lines of what runs on a cluster: its own commands parse them, and `dmd submit` checks them."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import dmd.commands
+from data_shards.command_line import Parser
 from data_shards.places import place_option
-from dmd.config.loading import preset_names
+from dmd.config.options import add_config_options, add_print_config, key_hint, require
 from launch.arguments import train_parser as launcher_parser
 
 TUNE = "Search hyperparameters by validation loss on a Ray cluster; the same command again continues."
@@ -17,10 +19,18 @@ TRAIN_OPTIONS = ("cpus_per_rank", "gpus_per_rank")
 CPUS_PER_RANK = 1.0
 
 
-def tune_parser() -> argparse.ArgumentParser:
+def tune_parser() -> Parser:
     """Arguments of `dmd tune`."""
-    parser = argparse.ArgumentParser(prog="dmd tune", description=TUNE)
-    parser.add_argument("--space", required=True, type=Path, metavar="FILE", help="YAML; see cluster/spaces")
+    parser = Parser(
+        prog="dmd tune",
+        description=TUNE,
+        examples=[
+            "dmd tune --preset mosi-aligned --data shards/mosi --out experiments/lr --space cluster/spaces/mosi.yaml",
+            "dmd train --config experiments/lr/best.yaml --data shards/mosi --run runs/best",
+        ],
+        hint=key_hint,
+    )
+    parser.add_argument("--space", type=Path, metavar="FILE", help="YAML; see cluster/spaces")
     parser.add_argument("--trials", type=int, metavar="N", help=f"default: {DEFAULT_TRIALS}, or all points of a grid")
     parser.add_argument("--search", choices=("random", "grid", "tpe"), default="random", help="default: random")
     parser.add_argument("--search-seed", type=int, default=0, metavar="N", help="seed of random and tpe (default: 0)")
@@ -32,9 +42,17 @@ def tune_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def experiment_parser() -> argparse.ArgumentParser:
+def experiment_parser() -> Parser:
     """Arguments of `dmd experiment`."""
-    parser = argparse.ArgumentParser(prog="dmd experiment", description=EXPERIMENT)
+    parser = Parser(
+        prog="dmd experiment",
+        description=EXPERIMENT,
+        examples=[
+            "dmd experiment --preset mosi-aligned --data shards/mosi --out experiments/seeds "
+            "--ablation no-graph:objective.distillation_weight=0"
+        ],
+        hint=key_hint,
+    )
     parser.add_argument("--seeds", default="1111,1112,1113,1114,1115", help="default: 1111,...,1115")
     parser.add_argument(
         "--ablation",
@@ -47,7 +65,23 @@ def experiment_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train_parser() -> argparse.ArgumentParser:
+def parse_tune(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of `dmd tune`."""
+    parser = tune_parser()
+    options = parser.parse_intermixed_args(argv)
+    require(parser, options, ["space", "data", "out"])
+    return options
+
+
+def parse_experiment(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of `dmd experiment`."""
+    parser = experiment_parser()
+    options = parser.parse_intermixed_args(argv)
+    require(parser, options, ["data", "out"])
+    return options
+
+
+def train_parser() -> Parser:
     """Arguments of `dmd train`: those of the launcher, and those of a Ray cluster."""
     parser = launcher_parser()
     group = parser.add_argument_group(
@@ -64,14 +98,14 @@ def _add_rank_size(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpus-per-rank", type=float, metavar="N", help="default: 1 where the cluster has GPUs, else 0")
 
 
-def predict_parser() -> argparse.ArgumentParser:
+def predict_parser() -> Parser:
     """Arguments of `dmd predict`, here or on a cluster."""
     parser = dmd.commands.predict_parser()
     _add_pool_options(parser)
     return parser
 
 
-def evaluate_parser() -> argparse.ArgumentParser:
+def evaluate_parser() -> Parser:
     """Arguments of `dmd evaluate`, here or on a cluster."""
     parser = dmd.commands.evaluate_parser()
     _add_pool_options(parser)
@@ -90,11 +124,11 @@ def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--verbose", action="store_true", help="show what Ray and the actors print")
 
 
-def _add_shared_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", help=f"one of {', '.join(preset_names())}, or a YAML file; none: the defaults")
-    parser.add_argument("--data", required=True, type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
-    parser.add_argument("--out", required=True, type=Path, metavar="EXPERIMENT", help="directory of the experiment")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values of every trial")
+def _add_shared_options(parser: Parser) -> None:
+    add_config_options(parser, words="config values of every trial")
+    add_print_config(parser)
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
+    parser.add_argument("--out", type=Path, metavar="EXPERIMENT", help="directory of the experiment")
     group = parser.add_argument_group("cluster")
     group.add_argument("--address", help="a Ray cluster, host:port or auto (default: RAY_ADDRESS, else a local one)")
     group.add_argument("--cpus", type=int, metavar="N", help="CPUs of the local cluster (default: all)")

@@ -1,6 +1,7 @@
 """What `dmd tune`, `dmd experiment` and `dmd train --address` are asked for: parsed once, checked without a cluster.
 
-    request = parse_tune(["--preset", "mosi-aligned", "--data", "SHARDS", "--out", "EXPERIMENT", "--space", "FILE"])
+    options = parse_tune(["--preset", "mosi-aligned", "--data", "SHARDS", "--out", "EXPERIMENT", "--space", "FILE"])
+    request = tune_request(options)
 
 What is checked later needs more than the command line: the shards (`cluster.experiments.orchestrate`), or the cluster
 (`cluster.experiments.connection`).
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.parsers import CPUS_PER_RANK, DEFAULT_TRIALS, experiment_parser, tune_parser
+from cluster.parsers import CPUS_PER_RANK, DEFAULT_TRIALS
 from cluster.ray_runtime.resources import TrialSize, parse_ranks, rank_slots
 from cluster.search.space import Space, apply, load_space
 from cluster.search.strategies import GridStrategy, Method, Strategy, make_strategy
@@ -21,6 +22,7 @@ from data_shards.places import Place
 from dmd.checkpoint.resume import Resume, parse_resume
 from dmd.config import Config
 from dmd.config.loading import config_to_dict, load_config
+from dmd.config.options import config_of
 from launch.arguments import check_restarts
 
 
@@ -158,7 +160,7 @@ def train_request(options: argparse.Namespace) -> TrainRequest:
         ValueError: a value out of range, an option of the launcher's, a config that is impossible.
     """
     check_train_options(options)
-    config = load_config(options.preset, options.overrides)
+    config = config_of(options)
     check_encoder(config.text.encoder)
     return TrainRequest(
         config=config,
@@ -178,6 +180,8 @@ def train_request(options: argparse.Namespace) -> TrainRequest:
 
 def check_train_options(options: argparse.Namespace) -> None:
     """Raise ValueError for options of a `dmd train` with `--address` that are out of range, or the launcher's."""
+    if options.dry_run:
+        raise ValueError("--dry-run and --address; steps are timed on this machine, leave --address out")
     for name in ("hosts", "host_rank", "port", "ssh_port"):
         if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"
@@ -191,13 +195,12 @@ def check_train_options(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def parse_tune(argv: Sequence[str]) -> TuneRequest:
-    """The request of `dmd tune`.
+def tune_request(options: argparse.Namespace) -> TuneRequest:
+    """The request of `dmd tune`, from what `cluster.parsers.parse_tune` has parsed.
 
     Raises:
-        ValueError: a value out of range, a space or a config that is impossible. SystemExit: as argparse.
+        ValueError: a value out of range, a space or a config that is impossible.
     """
-    options = tune_parser().parse_intermixed_args(argv)
     shared = _shared(options)
     space = load_space(options.space, shared.config)
     num_trials = _num_trials(options.trials, make_strategy(options.search, space, options.search_seed))
@@ -222,13 +225,12 @@ def parse_tune(argv: Sequence[str]) -> TuneRequest:
     )
 
 
-def parse_experiment(argv: Sequence[str]) -> ExperimentRequest:
-    """The request of `dmd experiment`.
+def experiment_request(options: argparse.Namespace) -> ExperimentRequest:
+    """The request of `dmd experiment`, from what `cluster.parsers.parse_experiment` has parsed.
 
     Raises:
-        ValueError: a value out of range, a config that is impossible. SystemExit: as argparse.
+        ValueError: a value out of range, a config that is impossible.
     """
-    options = experiment_parser().parse_intermixed_args(argv)
     shared = _shared(options)
     seeds = parse_seeds(options.seeds)
     configs = {"preset": shared.config}
@@ -286,7 +288,7 @@ def _shared(options: argparse.Namespace) -> Request:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a directory for the experiment")
-    config = load_config(options.preset, options.overrides)
+    config = config_of(options)
     check_encoder(config.text.encoder)
     return Request(
         config=config, data=options.data.absolute(), out=options.out.absolute(), cluster=_cluster_request(options)

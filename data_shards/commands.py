@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from data_shards.command_line import Parser
 from data_shards.cores import usable_cores
 from data_shards.label_options import (
     add_label_options,
@@ -192,9 +193,9 @@ def _reading(options: argparse.Namespace) -> "SourceOptions":
     )
 
 
-def shard_parser() -> argparse.ArgumentParser:
+def shard_parser() -> Parser:
     """Arguments of `dmd shard`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd shard",
         description="Turn feature files, or synthetic data (--synthetic), into WebDataset shards with an index.",
         epilog="Nothing changes in SHARDS until all shards are written; those that are there stay readable until then.",
@@ -300,7 +301,7 @@ def parse_shard(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Na
 
 def verify(argv: list[str]) -> int:
     """Check every byte of a set of shards, and name each broken sample."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd verify",
         description="Compare every byte of a set of shards with its index. Exit code 1: something is broken.",
     )
@@ -323,7 +324,7 @@ def verify(argv: list[str]) -> int:
 
 def inspect(argv: list[str]) -> int:
     """Say what is in a set of shards: splits, shapes, labels, lengths, sizes."""
-    parser = argparse.ArgumentParser(prog="dmd inspect", description="Say what is in a set of shards, from its index.")
+    parser = Parser(prog="dmd inspect", description="Say what is in a set of shards, from its index.")
     parser.add_argument("shards", type=place_option, metavar="SHARDS", help=_PLACE)
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--plot", metavar="FILE.png", help="draw label and length distributions")
@@ -342,7 +343,7 @@ def inspect(argv: list[str]) -> int:
 
 def index(argv: list[str]) -> int:
     """Index externally created WebDataset tars, in place."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd index",
         description="Write an index for the tars in a directory, which then is a set of shards. The tars stay as they "
         "are. Members that can hold code (.pth, .pkl, ...) are rejected.",

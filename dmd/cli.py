@@ -8,48 +8,79 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points, version
 
+from data_shards.command_line import did_you_mean
 from data_shards.durable import Unreadable
 from data_shards.places import redact
 from dmd.exit_codes import SIGNALLED, STORAGE, USER_ERROR
 from dmd.extras import missing_library
 
+GROUPS = {
+    "data": ("extract", "shard", "verify", "inspect", "index"),
+    "train": ("demo", "train", "presets", "config", "checkpoints", "doctor"),
+    "look": ("runs", "evaluate", "predict", "report", "missing"),
+    "share": ("export", "import"),
+    "cluster": ("tune", "experiment", "submit"),
+}
+"""Commands by what one does with them, in the order of `dmd --help`; one that is nowhere here comes last."""
+_OTHERS = "more"
 
-def _commands() -> dict[str, EntryPoint]:
-    return {point.name: point for point in sorted(entry_points(group="dmd.commands"), key=lambda point: point.name)}
+
+def commands() -> dict[str, EntryPoint]:
+    """The subcommands that are installed, in the order of `GROUPS`."""
+    there = {point.name: point for point in sorted(entry_points(group="dmd.commands"), key=lambda point: point.name)}
+    order = [name for names in GROUPS.values() for name in names if name in there]
+    return {name: there[name] for name in dict.fromkeys([*order, *there])}
+
+
+def summary(point: EntryPoint) -> str:
+    """What a subcommand does, in a line."""
+    return (point.load().__doc__ or "").strip().splitlines()[0]
 
 
 def _help(commands: dict[str, EntryPoint]) -> str:
-    lines = ["usage: dmd COMMAND [ARGUMENTS] | dmd --version", "", "commands (dmd COMMAND --help tells more):"]
+    lines = ["usage: dmd COMMAND [ARGUMENTS] | dmd --version", "", "dmd COMMAND --help tells more."]
+    group_of = {name: group for group, names in GROUPS.items() for name in names}
+    width = max(map(len, commands))
+    last = ""
     for name, point in commands.items():
-        summary = (point.load().__doc__ or "").strip().splitlines()[0]
-        lines.append(f"  {name:<12} {summary}")
+        group = group_of.get(name, _OTHERS)
+        lines += ["", f"{group}:"] if group != last else []
+        lines.append(f"  {name:<{width}}  {summary(point)}")
+        last = group
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    commands = _commands()
+    known = commands()
     if not argv or argv[0] in ("-h", "--help"):
-        print(_help(commands))
+        print(_help(known))
         return 0 if argv else USER_ERROR
     if argv[0] == "--version":
         print(f"dmd-cluster {version('dmd-cluster')}")
         return 0
     name, *rest = argv
-    if name not in commands:
-        nearest = "".join(f" (did you mean {near}?)" for near in get_close_matches(name, commands, n=1))
-        known = ", ".join(commands)
-        print(f"dmd: error: unknown command {name!r}{nearest}; known: {known}", file=sys.stderr)
+    if name not in known:
+        print(f"dmd: error: {_unknown(name, rest, known)}", file=sys.stderr)
         return USER_ERROR
     try:
-        return call(name, commands[name].load(), rest)
+        return call(name, known[name].load(), rest)
     except KeyboardInterrupt:
         return 130
+
+
+def _unknown(name: str, rest: list[str], known: Iterable[str]) -> str:
+    """What is wrong with a command line whose first word is no command."""
+    later = next((word for word in rest if word in known), None)
+    if later is not None and not get_close_matches(name, known, n=1):
+        words = [later, name, *(word for word in rest if word != later)]
+        return f"the command comes first: dmd {' '.join(words)}"
+    return f"unknown command {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
 
 
 def call(name: str, command: Callable[[list[str]], int | None], argv: list[str]) -> int:

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_shards.command_line import Parser
 from data_shards.places import Place, place_option
+from dmd.config.options import add_config_options, config_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 from dmd.evaluation.text_encoder_option import add_text_encoder
 from dmd.terminal import table_text
@@ -26,9 +28,9 @@ SAMPLES_PER_PART = 1024
 """Of a directory of predictions: some 150 KB, and a minute or two of a slow CPU."""
 
 
-def evaluate_parser() -> argparse.ArgumentParser:
+def evaluate_parser() -> Parser:
     """Arguments of `dmd evaluate` in processes of this machine."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd evaluate",
         description="Evaluate the best checkpoint of a run. Acc and F1 are printed in per cent; "
         "--json writes them as shares in [0, 1].",
@@ -109,9 +111,9 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     )
 
 
-def predict_parser() -> argparse.ArgumentParser:
+def predict_parser() -> Parser:
     """Arguments of `dmd predict` in this process."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd predict",
         description="Predict clips, or samples of shards, a feature pickle or a table, labelled or not: on the "
         "terminal, into a Parquet or CSV file, or (samples of shards) into a directory of Parquet files.",
@@ -305,7 +307,7 @@ def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[
 
 def export(argv: list[str]) -> int:
     """Write a trained model as one directory that `dmd.load` reads without DeepSpeed and Ray."""
-    parser = argparse.ArgumentParser(prog="dmd export", description=export.__doc__)
+    parser = Parser(prog="dmd export", description=export.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("out", type=Path, metavar="DIR")
     parser.add_argument("--no-program", action="store_true", help="no torch.export program")
@@ -329,18 +331,18 @@ def export(argv: list[str]) -> int:
 
 def import_(argv: list[str]) -> int:
     """Make a run directory from a published checkpoint (.pth of mdswyz/DMD)."""
-    parser = argparse.ArgumentParser(prog="dmd import", description=import_.__doc__)
+    parser = Parser(prog="dmd import", description=import_.__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.pth")
     parser.add_argument("run", type=Path, metavar="RUN", help="directory to make")
-    parser.add_argument("--preset", required=True, metavar="P", help="what it was trained with (`dmd presets`)")
     parser.add_argument("--data", type=place_option, metavar="SHARDS", help="shards to evaluate on by default")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values, such as text.encoder=PATH")
+    add_config_options(parser, words="what it was trained with, such as text.encoder=PATH")
     options = parser.parse_intermixed_args(argv)
+    if options.preset is None and options.config is None:
+        parser.error("say what it was trained with: --preset NAME, or --config FILE")
 
-    from dmd.config.loading import load_config
     from dmd.published.import_checkpoint import import_run
 
-    report = import_run(options.file, options.run, load_config(options.preset, options.overrides), data=options.data)
+    report = import_run(options.file, options.run, config_of(options), data=options.data)
     print(f"{options.run}: mapped {len(report.mapped)} tensors")
     missing = "missing (published files hold no GD-Units; these stay as drawn)"
     listed = (("skipped (unused or buffers)", report.skipped), ("unknown", report.unknown), (missing, report.missing))
@@ -351,18 +353,18 @@ def import_(argv: list[str]) -> int:
 
 def presets(argv: list[str]) -> int:
     """List the presets, or print one with every value that it does not set."""
-    parser = argparse.ArgumentParser(prog="dmd presets", description=presets.__doc__)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print this one (or a .yaml file) in full")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values on top of it")
-    options = parser.parse_intermixed_args(argv)
+    parser = Parser(prog="dmd presets", description=presets.__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this one in full")
+    options = parser.parse_args(argv)
 
-    import yaml
-
-    from dmd.config.loading import config_to_dict, load_config, preset_comment, preset_names
+    from dmd.config.preset_files import preset_comment, preset_names
 
     if options.name is None:
         for name in preset_names():
             print(f"{name:<16} {preset_comment(name)}")
         return 0
-    print(yaml.safe_dump(config_to_dict(load_config(options.name, options.overrides)), sort_keys=False), end="")
+    from dmd.config.explain import annotated
+    from dmd.config.loading import load_config
+
+    print(annotated(load_config(options.name)), end="")
     return 0

@@ -1,20 +1,28 @@
 """Arguments of a training, the same for `dmd train` and for the script that the launcher runs."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from data_shards.command_line import Parser
 from data_shards.places import place_option
-from dmd.config.loading import preset_names
+from dmd.config.options import add_config_options, add_print_config, key_hint, require
+from launch.made_runs import choose_run
+
+_RUN = "directory of the run: all it writes (default: runs/PRESET-001, or the next number that is free)"
 
 
-def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None, *, examples: Sequence[str] = ()) -> Parser:
     """The parser of both commands."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Train DMD on shards with DeepSpeed. The same command again continues the run."
+    parser = Parser(
+        prog=prog,
+        description="Train DMD on shards with DeepSpeed. The same command again continues the run.",
+        examples=examples,
+        hint=key_hint,
     )
-    parser.add_argument("--preset", help=f"one of {', '.join(preset_names())}, or a YAML file; none: the defaults")
-    parser.add_argument("--data", required=True, type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
-    parser.add_argument("--run", required=True, type=Path, metavar="RUN", help="directory of the run: all it writes")
+    add_config_options(parser)
+    parser.add_argument("--data", type=place_option, metavar="SHARDS", help="what `dmd shard` wrote")
+    parser.add_argument("--run", type=Path, metavar="RUN", help=_RUN)
     parser.add_argument(
         "--resume",
         default="auto",
@@ -22,13 +30,45 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="auto (default): from the newest whole checkpoint, if there is one; never: reject a run directory with "
         "checkpoints; STEP: from that one, discarding later ones",
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config values, such as train.seed=7")
     return parser
 
 
-def train_parser() -> argparse.ArgumentParser:
+def parse_rank(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of `launch/train.py`, the script that the launcher runs on every rank."""
+    parser = make_parser()
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it
+    options = parser.parse_intermixed_args(argv)
+    require(parser, options, ["data"])
+    if options.run is None:
+        parser.error("every rank needs the same directory, and none can make up its name: give --run RUN")
+    return options
+
+
+def parse_train(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """The options of `dmd train`, by its parser or one with more options."""
+    options = parser.parse_intermixed_args(argv)
+    require(parser, options, ["data"])
+    if options.run is None and options.host_rank is not None:
+        parser.error("the commands of all hosts need the same directory, and none can make up its name: give --run RUN")
+    choose_run(options)
+    return options
+
+
+def train_parser() -> Parser:
     """The parser of `dmd train`, where ranks are started from here; a Ray cluster has more (`cluster.parsers`)."""
-    parser = make_parser("dmd train")
+    parser = make_parser(
+        "dmd train",
+        examples=[
+            "dmd train --preset mosi-aligned --data shards/mosi --ranks 2 train.seed=1112",
+            "dmd train --config runs/first/run.json --data shards/mosi --run runs/again --dry-run",
+        ],
+    )
+    add_print_config(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check all, time a few steps on this machine, say what a training takes and writes; start none",
+    )
     parser.add_argument("--ranks", type=int, help="processes on this machine (default: one per GPU, on a CPU one)")
     parser.add_argument(
         "--restarts",
@@ -82,6 +122,7 @@ def rank_arguments(options: argparse.Namespace) -> list[str]:
     arguments = ["--data", str(options.data.absolute()), "--run", str(options.run.absolute())]
     arguments += ["--resume", options.resume]
     if options.preset is not None:
-        is_file = options.preset.endswith((".yaml", ".yml"))
-        arguments += ["--preset", str(Path(options.preset).absolute()) if is_file else options.preset]
+        arguments += ["--preset", options.preset]
+    if options.config is not None:
+        arguments += ["--config", str(Path(options.config).absolute())]
     return [*arguments, *options.overrides]

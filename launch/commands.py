@@ -1,4 +1,4 @@
-"""What `dmd train` does where it starts the ranks itself, and `dmd demo`."""
+"""What `dmd train` does where it starts the ranks itself; `dmd doctor` and `dmd demo`."""
 
 import argparse
 import json
@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from data_shards.command_line import Parser
 from data_shards.places import redact
 from data_shards.waiting import waiting
 from dmd.exit_codes import STOPPED
@@ -21,6 +22,14 @@ from launch.supervision.supervise import STOP_SIGNALS
 if TYPE_CHECKING:
     from dmd.config import Config
     from launch.starting.restarts import RestartRule
+
+_FIRST_SIGN_SECONDS = 1.5
+"""Until a command that is about to train says something, at the latest."""
+
+
+def loading_torch() -> AbstractContextManager[None]:
+    """Around imports that load PyTorch: says so where they take long."""
+    return waiting("PyTorch to load", after=_FIRST_SIGN_SECONDS)
 
 
 @contextmanager
@@ -48,14 +57,21 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     from dmd.config import TrainConfig
     from dmd.extras import require
     from launch.arguments import rank_arguments
-    from launch.starting.restarts import run_with_restarts
-    from launch.starting.runner import LauncherEnd, run_launcher
-    from launch.supervision.ending import print_ending
+    from launch.made_runs import made_run, tell_how_to_continue
 
     require("deepspeed")
+    with loading_torch():
+        from launch.starting.restarts import run_with_restarts
+        from launch.starting.runner import LauncherEnd, run_launcher
+    from launch.supervision.ending import print_ending
+
     layout = _layout(options)
     rule = _restart_rule(options, layout)
-    arguments = rank_arguments(options)
+    if options.dry_run:
+        from launch.dry_run import dry_run
+
+        return dry_run(_check(options, layout), options, layout)
+    further: list[str] = []
     patience = TrainConfig.collective_timeout
     rejection = ""
     try:
@@ -64,7 +80,7 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         patience = config.train.collective_timeout
         encoder = Path(config.text.encoder)
         if layout.by_ssh and encoder.is_dir() and not encoder.is_absolute():
-            arguments.append(f"text.encoder={json.dumps(str(encoder.absolute()))}")
+            further = [f"text.encoder={json.dumps(str(encoder.absolute()))}"]
     except ValueError as error:
         if layout.host_rank is None:
             raise
@@ -74,10 +90,13 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     def attempt(layout: RankLayout, arguments: list[str], about: Mapping[str, str]) -> LauncherEnd:
         return run_launcher(layout, arguments, options.data, patience=patience, rejection=rejection, about=about)
 
-    where = f"{layout.num_ranks} rank{'s' * (layout.num_ranks > 1)}"
-    print(f"starting {where}{_on_hosts(layout)}; run: {options.run}", flush=True)
-    ending = run_with_restarts(layout, arguments, rule, attempt)
-    print_ending(ending)
+    with made_run(options) as run:
+        ranks = f"{layout.num_ranks} rank{'s' * (layout.num_ranks > 1)}"
+        print(f"starting {ranks}{_on_hosts(layout)}; run: {run}", flush=True)
+        ending = run_with_restarts(layout, [*rank_arguments(options), *further], rule, attempt)
+        print_ending(ending)
+        if ending.code:
+            tell_how_to_continue(options)
     return ending.code
 
 
@@ -91,13 +110,13 @@ def _on_hosts(layout: RankLayout) -> str:
 def _check(options: argparse.Namespace, layout: RankLayout) -> "Config":
     """The config of a training, which this host can run. Raises ValueError where it cannot."""
     from dmd.checkpoint.resume import parse_resume
-    from dmd.config.loading import load_config
+    from dmd.config.options import config_of
     from launch.devices import check_ranks, num_gpus
     from launch.trainer.preflight import check_command
 
     if layout.hosts is None:
         check_ranks(layout.ranks, num_gpus())
-    config = load_config(options.preset, options.overrides)
+    config = config_of(options)
     check_command(
         config,
         options.data,
@@ -154,9 +173,24 @@ def _layout(options: argparse.Namespace) -> RankLayout:
     return RankLayout(ranks=0, hosts=hosts, host_rank=options.host_rank, port=options.port, ssh_port=options.ssh_port)
 
 
+def doctor(argv: list[str]) -> int:
+    """Print what to know before a long run: devices, network, compiler, versions, storage; 1 if a check fails."""
+    parser = Parser(prog="dmd doctor", description=doctor.__doc__)
+    parser.add_argument("--run", type=Path, default=Path(), help="where runs are to be written (default: here)")
+    parser.add_argument("--hosts", type=Path, metavar="HOSTFILE", help="the hosts of a training, rank 0 first")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="TCP port on rank 0's host (default: %(default)s)"
+    )
+    options = parser.parse_args(argv)
+
+    from launch.doctor import diagnose
+
+    return diagnose(options.run, options.hosts, options.port)
+
+
 def demo(argv: list[str]) -> int:
     """Synthetic data, shards, a training on two ranks, a test result: the whole way in minutes."""
-    parser = argparse.ArgumentParser(prog="dmd demo", description=demo.__doc__)
+    parser = Parser(prog="dmd demo", description=demo.__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="where to write (default: a new temporary directory)")
     parser.add_argument("--ranks", type=int, help="default: 2, or 1 where there is one GPU")
     options = parser.parse_args(argv)

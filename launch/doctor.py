@@ -1,6 +1,5 @@
 """`dmd doctor`: what to know before a long run. Each line is a fact, or a check that says ok or BAD."""
 
-import argparse
 import os
 import platform
 import re
@@ -26,7 +25,6 @@ from dmd.training.logging.provenance import versions
 from launch.devices import num_gpus
 from launch.network.interfaces import GLOO_INTERFACE, NCCL_INTERFACE, interface_to
 from launch.starting.hosts import read_hosts
-from launch.starting.rank_layout import DEFAULT_PORT
 
 ALL_REDUCE = """
 import os, sys, datetime, torch, torch.distributed as dist
@@ -53,18 +51,17 @@ class Finding:
     ok: bool | None = None
 
 
-def doctor(argv: list[str]) -> int:
-    """Print what to know before a long run: devices, network, compiler, versions, storage; 1 if a check fails."""
-    parser = argparse.ArgumentParser(prog="dmd doctor", description=doctor.__doc__)
-    parser.add_argument("--run", type=Path, default=Path(), help="where runs are to be written (default: here)")
-    parser.add_argument("--hosts", type=Path, metavar="HOSTFILE", help="the hosts of a training, rank 0 first")
-    parser.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help="TCP port on rank 0's host (default: %(default)s)"
-    )
-    options = parser.parse_args(argv)
-    address = read_hosts(options.hosts).first if options.hosts is not None else socket.gethostname()
+def diagnose(run: Path, hosts: Path | None, port: int) -> int:
+    """Print what is found; 1 if a check fails.
+
+    Args:
+        run: where runs are to be written.
+        hosts: a hostfile; None: this host alone.
+        port: on the first host.
+    """
+    address = socket.gethostname() if hosts is None else read_hosts(hosts).first
     failed = 0
-    for checks in (devices(), network(address, options.port), tools(), collectives(), storage(options.run)):
+    for checks in (devices(), network(address, port), tools(), collectives(), storage(run)):
         for finding in checks:
             mark = {None: "    ", True: "ok  ", False: "BAD "}[finding.ok]
             print(f"{mark}{finding.what:<12} {finding.text}", flush=True)

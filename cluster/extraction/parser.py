@@ -5,12 +5,13 @@ import argparse
 from cluster.cluster_options import add_task_options, check_least
 from data_shards.clip_sets.parser import extract_parser as parser_of_this_machine
 from data_shards.clip_sets.parser import settings_of
+from data_shards.command_line import Parser
 
 CLUSTER_OPTIONS = ("tasks", "memory_per_task", "patience", "verbose")
 """Options that need an address, here or of the job that runs the command."""
 
 
-def extract_parser() -> argparse.ArgumentParser:
+def extract_parser() -> Parser:
     """Arguments of `dmd extract`."""
     parser = parser_of_this_machine()
     group = parser.add_argument_group(

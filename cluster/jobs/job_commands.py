@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.extraction.parser import parse_extract
-from cluster.parsers import evaluate_parser, experiment_parser, predict_parser, train_parser, tune_parser
-from cluster.prediction.request import evaluation_request, pool_request
-from cluster.request import check_train_options, train_request
+from cluster.parsers import evaluate_parser, parse_experiment, parse_tune, predict_parser, train_parser
 from cluster.sharding.parser import parse_shard
 from data_shards.places import Place, to_place
 from data_shards.shard_options import FILE_OPTIONS
 from data_shards.text.options import makes_text
 from dmd.commands import parts_order
-from dmd.config.loading import load_config, preset_names
+from dmd.config.options import config_of
 from dmd.report.commands import report_parser
+from launch.arguments import parse_train
 
 _LARGEST_FILE = 2**20
 
@@ -42,6 +41,8 @@ class JobCommand:
             ValueError: the command's mistakes; a file that is not there or large. SystemExit: as argparse.
         """
         options = self.parse([*self.added, *arguments])
+        if getattr(options, "print_config", False):
+            raise ValueError("--print-config needs no cluster; leave `submit` out")
         if self.added and options.address != IN_JOB:
             raise ValueError(f"--address {options.address} in a job, which works on its own cluster; leave it out")
         relative = [path for path in self.named_files(options) if not path.is_absolute()]
@@ -59,13 +60,17 @@ def _tune_files(options: argparse.Namespace) -> list[Path]:
 
 def _experiment_files(options: argparse.Namespace) -> list[Path]:
     check_places({"--data": options.data, "--out": to_place(options.out)})
-    return _preset_files(options)
+    return _config_files(options)
 
 
 def _train_files(options: argparse.Namespace) -> list[Path]:
+    from cluster.request import check_train_options, train_request
+
+    if options.run_is_made:
+        raise ValueError("a job's own directory goes with it; give --run, an absolute path on the shared storage")
     check_places({"--data": options.data, "--run": to_place(options.run)})
     check_train_options(options)
-    files = _preset_files(options)
+    files = _config_files(options)
     if not files:
         train_request(options)
     return files
@@ -93,6 +98,8 @@ def _extract_files(options: argparse.Namespace) -> list[Path]:
 
 
 def _predict_files(options: argparse.Namespace) -> list[Path]:
+    from cluster.prediction.request import pool_request
+
     _check_encoder(options)
     pool_request(options)
     parts_order(options)  # so there is one input, and an output
@@ -101,6 +108,8 @@ def _predict_files(options: argparse.Namespace) -> list[Path]:
 
 
 def _evaluate_files(options: argparse.Namespace) -> list[Path]:
+    from cluster.prediction.request import evaluation_request
+
     optional = {"--data": options.data, "--json": options.json}
     check_places({"RUN": to_place(options.run)})
     check_places({name: to_place(value) for name, value in optional.items() if value is not None})
@@ -126,10 +135,10 @@ def _report_files(options: argparse.Namespace) -> list[Path]:
     return []
 
 
-def _preset_files(options: argparse.Namespace) -> list[Path]:
-    if options.preset is not None and options.preset not in preset_names():
-        return [Path(options.preset)]
-    load_config(options.preset, options.overrides)
+def _config_files(options: argparse.Namespace) -> list[Path]:
+    if options.config is not None:
+        return [Path(options.config)]
+    config_of(options)
     return []
 
 
@@ -155,14 +164,12 @@ _ADDRESS = ("--address", IN_JOB)
 
 JOB_COMMANDS = {
     "train": JobCommand(
-        parse=lambda argv: train_parser().parse_intermixed_args(argv),
+        parse=lambda argv: parse_train(train_parser(), argv),
         named_files=_train_files,
         added=_ADDRESS,
     ),
-    "tune": JobCommand(parse=lambda argv: tune_parser().parse_intermixed_args(argv), named_files=_tune_files),
-    "experiment": JobCommand(
-        parse=lambda argv: experiment_parser().parse_intermixed_args(argv), named_files=_experiment_files
-    ),
+    "tune": JobCommand(parse=parse_tune, named_files=_tune_files),
+    "experiment": JobCommand(parse=parse_experiment, named_files=_experiment_files),
     "extract": JobCommand(parse=parse_extract, named_files=_extract_files, added=_ADDRESS),
     "shard": JobCommand(parse=parse_shard, named_files=_shard_files, added=_ADDRESS),
     "predict": JobCommand(

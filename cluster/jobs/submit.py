@@ -23,11 +23,12 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.jobs.job_commands import JOB_COMMANDS
+from cluster.jobs.parser import MANAGED
 from cluster.ray_runtime.access import PLACES, find_token, send_token
+from data_shards.command_line import Parser
 from dmd.exit_codes import LOST, STOPPED
 
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
-MANAGED = ("status", "logs", "stop")
 ANSWER_SECONDS = 60
 _LOOK_SECONDS = 30
 _AGENT_SECONDS = 60
@@ -40,32 +41,15 @@ _SETUP_SECONDS = 3600
 """How long pip may take for the pinned environment; with CUDA libraries it is gigabytes. Ray's own limit is 600."""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Arguments of `dmd submit`; what follows the command is the command's."""
-    parser = argparse.ArgumentParser(prog="dmd submit", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--address", default="http://127.0.0.1:8265", help="the dashboard (default: %(default)s)")
-    parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
-    parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIR", help="the checkout (default: here)")
-    parser.add_argument(
-        "--environment",
-        choices=("pinned", "node"),
-        default="pinned",
-        help="pinned: the job runs with the versions of constraints.txt; node: with what the nodes have",
-    )
-    parser.add_argument("--entrypoint-cpus", type=float, default=0, metavar="N", help="0: the driver runs on the head")
-    parser.add_argument("--id", help="a name for the job (default: Ray makes one)")
-    parser.add_argument("command", choices=(*JOB_COMMANDS, *MANAGED))
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own, or a job's id")
-    return parser
-
-
-def submit(argv: list[str]) -> int:
+def submit(options: argparse.Namespace) -> int:
     """Submit, look at or stop a job; returns its exit code where it waits for it.
+
+    Args:
+        options: of `cluster.jobs.parser.make_parser`.
 
     Raises:
         ValueError: the user's mistakes. OSError: no dashboard at the address.
     """
-    options = make_parser().parse_args(argv)
     if options.command in MANAGED:
         return manage(options.command, options.arguments, options.address)
     root = options.working_dir.absolute()
@@ -105,7 +89,7 @@ def _submit(client: "Client", **job: Any) -> str:
 
 
 def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
-    """Files in the directory that a command names: its space, its preset. The command's line is checked on the way.
+    """Files in the directory that a command names: its space, its config. The command's line is checked on the way.
 
     Raises:
         ValueError: not a checkout; what `JobCommand.uploads` finds. SystemExit: as argparse.
@@ -256,7 +240,7 @@ def manage(command: str, arguments: list[str], address: str) -> int:
     Raises:
         ValueError: not one job id, or none that the cluster knows. OSError: no dashboard at the address.
     """
-    parser = argparse.ArgumentParser(prog=f"dmd submit {command}")
+    parser = Parser(prog=f"dmd submit {command}")
     parser.add_argument("jobs", nargs="*", metavar="ID", help="what `dmd submit` printed")
     if command == "logs":
         parser.add_argument("--rank", type=int, metavar="R", help="what this rank of a training has printed, alone")

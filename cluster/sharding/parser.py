@@ -4,13 +4,14 @@ import argparse
 
 from cluster.cluster_options import add_task_options, check_least
 from data_shards import commands
+from data_shards.command_line import Parser
 
 CLUSTER_OPTIONS = ("tasks", "memory_per_task", "max_failures", "patience", "verbose")
 """Options that need an address, here or of the job that runs the command."""
 MAX_FAILURES = 3
 
 
-def shard_parser() -> argparse.ArgumentParser:
+def shard_parser() -> Parser:
     """Arguments of `dmd shard`."""
     parser = commands.shard_parser()
     group = parser.add_argument_group(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from data_shards.clip_sets.extract import SECONDS
+from data_shards.command_line import Parser
 from data_shards.extraction.settings import (
     Alignment,
     AudioFeatures,
@@ -21,9 +22,9 @@ MAX_FAILURES = 2
 _DEFAULT = ExtractionSettings()
 
 
-def extract_parser() -> argparse.ArgumentParser:
+def extract_parser() -> Parser:
     """Arguments of `dmd extract`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd extract",
         description="Make features of a folder of videos or sound files, for `dmd shard`. One bad clip does not stop "
         "the others.",

@@ -1,9 +1,9 @@
 """The subcommand `dmd checkpoints`."""
 
-import argparse
 import math
 from pathlib import Path
 
+from data_shards.command_line import Parser
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.documents import check_course
 from dmd.terminal import table_text
@@ -11,11 +11,12 @@ from dmd.terminal import table_text
 
 def checkpoints(argv: list[str]) -> int:
     """List the checkpoints of a run, with what is wrong with those that are not whole; 1 if none is."""
-    from dmd.checkpoint.format import list_checkpoints, read_state
-
-    parser = argparse.ArgumentParser(prog="dmd checkpoints", description=checkpoints.__doc__)
+    parser = Parser(prog="dmd checkpoints", description=checkpoints.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN")
     options = parser.parse_args(argv)
+
+    from dmd.checkpoint.format import list_checkpoints, read_state
+
     root = options.run / CHECKPOINTS
     found = list_checkpoints(root)
     if not found:

@@ -1,6 +1,6 @@
-"""Configs from YAML presets and dotted overrides.
+"""Configs from presets, files and dotted overrides.
 
-    load_config("mosi-aligned", ["train.learning_rate=5e-5", "model.levels=2"])
+    load_config("mosi-aligned", ["train.learning_rate=5e-5", "model.levels=2"], file="mine.yaml")
 
 An unknown key or an impossible value is a ValueError that names the key, the value and the nearest valid one.
 """
@@ -10,15 +10,19 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from dmd.config.preset_files import preset_names, preset_text
 from dmd.config.schema import Config
+from dmd.documents import DOCUMENT, parse_object
 
-_PRESETS = files("dmd.config").joinpath("presets")
+_YAML, _JSON = (".yaml", ".yml"), ".json"
+_RUN_CONFIG = "config"
+"""Key of a run's document that holds its config."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,7 +60,7 @@ _Loader.add_implicit_resolver(
 
 
 _LARGEST_FILE = 1 << 20
-"""Characters of a preset that are read."""
+"""Characters of a YAML file, at most; it is read by Python."""
 
 
 def parse_yaml(text: str) -> Any:
@@ -75,53 +79,72 @@ def parse_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def preset_names() -> list[str]:
-    """Names that `load_config` knows."""
-    return sorted(p.name.removesuffix(".yaml") for p in _PRESETS.iterdir() if p.name.endswith(".yaml"))
-
-
-def preset_comment(name: str) -> str:
-    """The first line of a shipped preset: what it is for and where its values come from."""
-    with _PRESETS.joinpath(f"{name}.yaml").open(encoding="utf-8") as stream:
-        return stream.readline().removeprefix("#").strip()
-
-
 def read_preset(name: str) -> dict[str, Any]:
-    """The values that a preset sets: a shipped one by name, or a YAML file by path.
+    """The values that a shipped preset sets.
 
     Raises:
-        ValueError: unknown name, or a file that is not a YAML mapping.
+        ValueError: unknown name.
     """
-    if name.endswith((".yaml", ".yml")):
-        try:
-            with open(name, encoding="utf-8-sig") as stream:
-                text = stream.read(_LARGEST_FILE)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"preset file {name!r} is no text in UTF-8: {error}") from error
-        except OSError as error:
-            raise ValueError(f"preset file {name!r} cannot be read: {error.strerror}") from error
-    elif name in preset_names():
-        text = _PRESETS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}; a path must end in .yaml")
-    try:
-        values = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"preset {name!r} is no valid YAML: {' '.join(str(error).split())}") from error
-    if values is None:  # an empty file
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(f"preset {name!r} holds a {type(values).__name__}, not a mapping of sections")
+    if name not in preset_names():
+        if Path(name).suffix in (*_YAML, _JSON):
+            raise ValueError(f"--preset {name!r} is a file; give it as --config {name}, over a preset or without one")
+        raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}; a file of yours is --config FILE")
+    values = parse_yaml(preset_text(name))
+    assert isinstance(values, dict)
     return values
 
 
-def load_config(preset: str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """A config from a preset (or the defaults) and `section.key=value` overrides; later ones win.
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """The values that a file sets: YAML, or JSON such as the run.json of a run, whose config it then is.
 
     Raises:
-        ValueError: unknown preset or key, or an impossible value.
+        ValueError: a file that cannot be read, or no mapping of sections.
+    """
+    path = Path(path)
+    if path.suffix not in (*_YAML, _JSON):
+        run = f"; the config of a run is {path}/{DOCUMENT}" if path.is_dir() else ""
+        raise ValueError(f"config file {str(path)!r} must end in .yaml, .yml or .json{run}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config file {str(path)!r} is no text in UTF-8: {error}") from error
+    except OSError as error:
+        raise ValueError(f"config file {str(path)!r} cannot be read: {error.strerror}") from error
+    values = _parse_json(path, text) if path.suffix == _JSON else _parse_file(path, text)
+    if values is None:  # an empty file
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"config file {str(path)!r} holds a {type(values).__name__}, not a mapping of sections")
+    return values
+
+
+def _parse_file(path: Path, text: str) -> Any:
+    if len(text) > _LARGEST_FILE:
+        raise ValueError(f"config file {str(path)!r} has {len(text)} characters; a config has some thousand")
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config file {str(path)!r} is no valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _parse_json(path: Path, text: str) -> Any:
+    """The value of a JSON file; of the document of a run, its config."""
+    values = parse_object(text.encode())
+    if values is None:
+        raise ValueError(f"config file {str(path)!r} is no JSON object; a whole run.json has one")
+    return with_task(values[_RUN_CONFIG]) if isinstance(values.get(_RUN_CONFIG), Mapping) else values
+
+
+def load_config(preset: str | None = None, overrides: Sequence[str] = (), *, file: str | Path | None = None) -> Config:
+    """A config from a preset (or the defaults), a file over it, and `section.key=value` overrides over both.
+
+    Raises:
+        ValueError: unknown preset or key, a file that cannot be read, or an impossible value.
     """
     values = {} if preset is None else read_preset(preset)
+    for section, inner in ({} if file is None else read_config_file(file)).items():
+        _check_section(section, inner)
+        values[section] = {**values.get(section, {}), **inner}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -136,7 +159,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: unknown key or impossible value.
     """
-    _check_keys(values, Config, "")
+    _check_keys(values)
     try:
         config: Config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
@@ -153,15 +176,19 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def written_config(values: Mapping[str, Any]) -> Config:
-    """The config that a run, a checkpoint or an export holds. Where it names no task, it is older than other tasks than
-    sentiments.
+    """The config that a run, a checkpoint or an export holds.
 
     Raises:
         ValueError: as `config_from_dict`.
     """
+    return config_from_dict(with_task(values))
+
+
+def with_task(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config that was written. Where it names no task, it is older than other tasks than sentiments."""
     model = values.get("model", {})
     has_task = not isinstance(model, Mapping) or "task" in model
-    return config_from_dict(values if has_task else {**values, "model": {**model, "task": "regression"}})
+    return {**values} if has_task else {**values, "model": {**model, "task": "regression"}}
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -174,16 +201,21 @@ def all_keys() -> list[str]:
     return [f"{s.name}.{key}" for s in fields(Config) for key in _names(_section(s.name))]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: those that it abbreviates or ends, one that it begins, the nearest, else all."""
-    known = list(known)
+def abbreviated(name: str, known: Iterable[str]) -> list[str]:
+    """Those of the known names that a name ends or abbreviates: `learning_rate` and `lr` are train.learning_rate."""
     section, _, key = name.rpartition(".")
-    meant = [
+    return [
         candidate
         for candidate in known
         if candidate.rpartition(".")[0] == section or (not section and "." in candidate)
         if key in (candidate.rpartition(".")[2], "".join(word[0] for word in _words(candidate)))
     ]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: those that it abbreviates or ends, one that it begins, the nearest, else all."""
+    known = list(known)
+    meant = abbreviated(name, known)
     if meant:
         return f", did you mean {' or '.join(map(repr, meant))}?"
     begun = [candidate for candidate in known if candidate.startswith(name)]
@@ -226,20 +258,29 @@ def _all_names() -> set[str]:
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     section, dot, name = key.partition(".")
+    check_key(key)
+    assert dot
+    values.setdefault(section, {})[name] = value
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError, which names the nearest, for a dotted key that is not there."""
     if key not in all_keys():
         raise ValueError(f"unknown config key {key!r}{nearest(key, all_keys())}")
-    assert dot
-    inner = values.setdefault(section, {})
-    if not isinstance(inner, dict):
-        raise ValueError(f"config section {section!r} is {inner!r}, not a mapping")
-    inner[name] = value
 
 
-def _check_keys(values: Mapping[str, Any], kind: type, prefix: str) -> None:
+def _check_section(name: str, values: Any) -> None:
+    """Raise ValueError unless a top-level key of a file is a section that holds a mapping."""
+    if name not in _names(Config):
+        raise ValueError(f"unknown config key {str(name)!r}{nearest(str(name), all_keys())}")
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config section {name!r} is {values!r}, not a mapping")
+
+
+def _check_keys(values: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in values.items():
-        if key not in _names(kind):
-            raise ValueError(f"unknown config key {prefix + str(key)!r}{nearest(prefix + str(key), all_keys())}")
-        if not prefix:
-            if not isinstance(value, Mapping):
-                raise ValueError(f"config section {key!r} is {value!r}, not a mapping")
-            _check_keys(value, _section(key), f"{key}.")
+        if prefix:
+            check_key(prefix + str(key))
+        else:
+            _check_section(key, value)
+            _check_keys(value, f"{key}.")

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from dmd.config.loading import preset_comment, preset_names
+from dmd.config.preset_files import preset_comment, preset_names
 from dmd.config.schema import Config
 
 INTRODUCTION = """\
@@ -18,9 +18,25 @@ INTRODUCTION = """\
 
 Written by `python -m dmd.config.reference > docs/configuration.md`; edit the dataclasses, not this page.
 
-A value is set by a preset (`--preset NAME`, or a .yaml file of yours) and overridden on the command line:
-`dmd train --preset mosi-aligned ... train.seed=1112 train.learning_rate=5e-5`. A data set of your own needs no preset:
-feature dims and lengths come from the shards. `dmd presets` lists the presets, `dmd presets NAME` prints one in full.
+A value is set in three ways. The later one wins:
+
+1. `--preset NAME`: one of the presets below (`dmd presets NAME` prints it in full). Without one, the defaults.
+2. `--config FILE`: a YAML file of yours with sections and keys as below, as few as you like.
+3. `section.key=value` behind the command, also written `section.key = value`.
+
+```sh
+dmd train --preset mosi-aligned --data shards/mosi --run runs/first train.seed=1112 train.learning_rate=5e-5
+dmd train --preset mosi-aligned --config mine.yaml --data shards/mosi --run runs/mine
+```
+
+`--print-config` prints the whole config that a command would use as YAML, with what each value means, and marks what is
+not the default. `--config` reads that back, and the config of a run too: `--config runs/first/run.json`.
+
+`dmd config` lists all keys, `dmd config train.learning_rate` explains one. An unknown key is an error that names the
+nearest one. A data set of your own needs no preset: feature dims and lengths come from the shards.
+
+`dmd completion bash` (or zsh, fish) prints a script by which the shell completes commands, options, presets and keys:
+`eval "$(dmd completion bash)"` in ~/.bashrc.
 """
 
 

@@ -1,16 +1,16 @@
 """Subcommands of `dmd` that draw: report, missing."""
 
-import argparse
 from pathlib import Path
 
+from data_shards.command_line import Parser
 from data_shards.places import place_option
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 from dmd.evaluation.text_encoder_option import add_text_encoder
 
 
-def report_parser() -> argparse.ArgumentParser:
+def report_parser() -> Parser:
     """Arguments of `dmd report`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd report",
         description="Write a self-contained page with the figures and tables behind it (PNG, SVG, CSV). Runs that "
         "differ in their seed alone are taken together; other configs are compared with the first. Acc and F1 are in "
@@ -55,7 +55,7 @@ def report(argv: list[str]) -> int:
 
 def missing(argv: list[str]) -> int:
     """Evaluate runs with parts of their input missing: drop rate x modality, by sample and by frame."""
-    parser = argparse.ArgumentParser(prog="dmd missing", description=missing.__doc__)
+    parser = Parser(prog="dmd missing", description=missing.__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several: seeds of one config, as a mean")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/missing, with several runs ./missing")
     parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")

@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment
+from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from markupsafe import Markup, escape
 from PIL import Image
 
 from dmd.report.style import RC

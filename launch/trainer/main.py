@@ -15,10 +15,10 @@ from data_shards.places import to_place
 from data_shards.waiting import waiting
 from dmd.checkpoint.resume import Resume, parse_resume
 from dmd.config import Config, TrainConfig
-from dmd.config.loading import load_config
+from dmd.config.options import config_of
 from dmd.exit_codes import STOPPED
 from dmd.training.outcome import Outcome
-from launch.arguments import make_parser
+from launch.arguments import parse_rank
 from launch.network.interfaces import choose_interfaces
 from launch.starting.environment import REJECTION, WRITERS
 from launch.starting.private_variables import DATA, read_private_file
@@ -103,7 +103,7 @@ def read_options(options: argparse.Namespace, channels: Channels, peers: Peers) 
     try:
         if REJECTION in os.environ:
             raise ValueError(os.environ[REJECTION])
-        return load_config(options.preset, options.overrides), parse_resume(options.resume)
+        return config_of(options), parse_resume(options.resume)
     except ValueError:
         patience = TrainConfig.collective_timeout
         Watchdog(patience, channels).allow(2 * patience + JOIN_MARGIN)
@@ -115,9 +115,7 @@ def read_options(options: argparse.Namespace, channels: Channels, peers: Peers) 
 def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
     """Parse, train, report; returns the exit code (`dmd.exit_codes`)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    parser = make_parser()
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it
-    options = parser.parse_args(argv)
+    options = parse_rank(argv)
     begin = time.perf_counter()
     outcome = run_rank(lambda peers, progress: train(options, stop, channels, peers, progress), channels)
     if os.environ.get("RANK", "0") == "0":

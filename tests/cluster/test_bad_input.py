@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.parsers import train_parser
-from cluster.request import parse_experiment, parse_tune, train_request
+from cluster.parsers import parse_experiment, parse_tune, train_parser
+from cluster.request import experiment_request, train_request, tune_request
 from data_shards.places import to_place
 from data_shards.sole_writer import sole_writer
 from dmd.cli import main
+from launch.arguments import parse_train
 from launch.network.ports import free_port
 from tests.support.clusters import TINY, make_shards
 
@@ -64,7 +65,7 @@ def test_options_of_asha_are_not_checked_without_it(tmp_path):
     (tmp_path / "space.yaml").write_text("train.learning_rate: {uniform: [0.001, 0.002]}\n")
     unused = ["--scheduler", "none", "--grace", "9", "--reduction", "1"]
     command = ["--space", str(tmp_path / "space.yaml"), "--data", "shards", "--out", str(tmp_path / "out")]
-    search = parse_tune([*command, *TINY, "train.epochs=2", *unused]).search
+    search = tune_request(parse_tune([*command, *TINY, "train.epochs=2", *unused])).search
     assert (search.scheduler, search.grace, search.reduction) == ("none", 9, 1)
 
 
@@ -166,7 +167,7 @@ def test_train_without_a_cluster(option, shards, tmp_path, capsys):
 def test_a_rank_of_a_training_takes_a_cpu():
     command = ["--address", "x:1", "--data", "/s", "--run", "/r"]
     lines = ([], ["--cpus-per-rank", "2"])
-    requests = [train_request(train_parser().parse_intermixed_args([*command, *more])) for more in lines]
+    requests = [train_request(parse_train(train_parser(), [*command, *more])) for more in lines]
     assert [request.cpus_per_rank for request in requests] == [1, 2]
 
 
@@ -175,6 +176,12 @@ def test_a_rank_of_a_training_takes_a_cpu():
     [
         (["train", "--data", "/nfs/s", "--run", "r"], "--run is r; a job runs elsewhere, give the absolute path"),
         (["train", "--data", "s", "--run", "/nfs/r"], "--data is s; a job runs elsewhere, give the absolute path"),
+        (
+            ["train", "--data", "/nfs/s"],
+            "a job's own directory goes with it; give --run, an absolute path on the shared",
+        ),
+        (["train", *TRAINING, "--dry-run"], "--dry-run and --address; steps are timed on this machine"),
+        (["tune", "--print-config"], "--print-config needs no cluster; leave `submit` out"),
         (["train", *TRAINING, "--hosts", "x"], "--hosts x and --address; Ray places the ranks"),
         (["train", *TRAINING, "--address", "x"], "--address x in a job, which works on its own cluster; leave it out"),
         (["predict", "/nfs/r", "/nfs/s", "--out", "/nfs/x/", "--address", "local"], "--address local in a job, which"),
@@ -188,9 +195,9 @@ def test_a_rank_of_a_training_takes_a_cpu():
             "--text-encoder is tests; a job",
         ),
         (["evaluate", "/nfs/r", "--ranks", "2"], "--ranks is 2 beside --address; the cluster has actors"),
-        (["train", *TRAINING, "--preset", "my.yaml", "--ranks", "0"], "--ranks is 0; it must be at least 1"),
+        (["train", *TRAINING, "--config", "my.yaml", "--ranks", "0"], "--ranks is 0; it must be at least 1"),
         (["train", *TRAINING, "--ranks", "0"], "--ranks is 0; it must be at least 1"),
-        (["train", *TRAINING, "--preset", "none.yaml"], "there is no none.yaml in "),
+        (["train", *TRAINING, "--config", "none.yaml"], "there is no none.yaml in "),
         (["train", *TRAINING, "train.epoch=3"], "unknown config key 'train.epoch'"),
         (["train", *TRAINING], "no Ray dashboard for jobs at http://127.0.0.1:"),
         (["report", "/nfs/a", "/nfs/b"], "a report of several runs needs --out"),
@@ -199,7 +206,7 @@ def test_a_rank_of_a_training_takes_a_cpu():
         (["tune", *SEARCH, "--data", "shards", "--out", "/nfs/x"], "--data is shards; a job runs elsewhere, give the"),
         (["tune", *SEARCH, "--data=/nfs/s", "--out=x"], "--out is x; a job runs elsewhere, give the absolute"),
         (["tune", *JOB, "--space", "none.yaml"], "there is no none.yaml in "),
-        (["experiment", *JOB, "--preset", "none.yaml"], "there is no none.yaml in "),
+        (["experiment", *JOB, "--config", "none.yaml"], "there is no none.yaml in "),
         (["experiment", *JOB, "--preset", "demo", "train.epoch=3"], "unknown config key 'train.epoch'"),
         (["--working-dir", "/tmp", "experiment", *JOB], "/tmp is not the project's directory"),
         (["shard", "x.pkl", "/nfs/x"], "FEATURES is x.pkl; a job runs elsewhere, give the absolute"),
@@ -253,6 +260,6 @@ def test_a_mistyped_option_of_a_job_is_found_before_it_is_submitted(capsys, monk
 @pytest.mark.parametrize("data, absolute", [("s3://b/x", "s3://b/x"), ("file:///d/x", "/d/x"), ("/d/x/", "/d/x")])
 def test_data_may_be_a_url(data, absolute):
     line = ["train.epochs=1", "--data", data, "--out", "o", "train.seed=2"]
-    request = parse_experiment(line)
+    request = experiment_request(parse_experiment(line))
     assert request.data == to_place(absolute)
     assert (request.config.train.epochs, request.config.train.seed) == (1, 2)

@@ -10,6 +10,7 @@ from cluster.experiments.training import Drive
 from cluster.parsers import train_parser
 from cluster.ray_runtime.trial import Failure, TrainingEnd
 from cluster.request import train_request
+from launch.arguments import parse_train
 from launch.supervision.ending import Ending
 
 
@@ -18,7 +19,7 @@ class Ended(Drive):
 
     def __init__(self, run: Path, end: TrainingEnd | Failure | Exception) -> None:
         line = ["--address", "auto", "--data", "s", "--run", str(run)]
-        request = train_request(train_parser().parse_intermixed_args(line))
+        request = train_request(parse_train(train_parser(), line))
         super().__init__(request, request.size([{"CPU": 1.0}]), "train-1", None)
         self.end = end
 

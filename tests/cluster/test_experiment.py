@@ -207,7 +207,7 @@ def test_every_record_ends_where_its_run_ends(story):
 def test_the_best_trial_is_chosen_by_validation(story):
     """Even though the test split would choose another."""
     ordered = sorted(records(story.out), key=lambda record: record["losses"][-1][1])
-    best = load_config(str(story.out / "best.yaml"))
+    best = load_config(file=story.out / "best.yaml")
     assert best.train.learning_rate == ordered[0]["values"]["train.learning_rate"] == 1e-2
     maes = {}
     for record in (ordered[0], ordered[-1]):

@@ -20,6 +20,7 @@ from cluster.ray_runtime.rank_endings import RankEnded, RestartPolicy, ending_of
 from cluster.request import train_request
 from data_shards.durable import Unreadable
 from dmd.training.logging.provenance import RESTART
+from launch.arguments import parse_train
 from launch.supervision.ending import Ending
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
@@ -140,14 +141,14 @@ CPUS, GPUS = [{"CPU": 4.0}, {"CPU": 2.0}], [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.
 )
 def test_the_size_of_a_training(options, nodes, expected):
     line = ["--address", "auto", "--data", "s", "--run", "r", *options]
-    size = train_request(train_parser().parse_intermixed_args(line)).size(nodes)
+    size = train_request(parse_train(train_parser(), line)).size(nodes)
     assert (size.min_ranks, size.max_ranks, size.gpus_per_rank) == expected
 
 
 def test_a_rank_without_a_cpu():
     line = ["--address", "auto", "--data", "s", "--run", "r", "--cpus-per-rank", "0"]
     with pytest.raises(ValueError, match=r"CPUs per rank: 0\.0; more than 0"):
-        train_request(train_parser().parse_intermixed_args(line)).size(GPUS)
+        train_request(parse_train(train_parser(), line)).size(GPUS)
 
 
 def test_a_command_removes_no_notes_of_another(tmp_path):

@@ -20,8 +20,9 @@ from tensorboard.plugins.hparams.metadata import (
 from cluster.experiments.results import markdown, seed_rows, write_best, write_table, write_trials
 from cluster.experiments.seed_runs import make_cells
 from cluster.jobs.submit import excludes
+from cluster.parsers import parse_experiment, parse_tune
 from cluster.ray_runtime.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
-from cluster.request import parse_ablation, parse_experiment, parse_seeds, parse_tune
+from cluster.request import experiment_request, parse_ablation, parse_seeds, tune_request
 from cluster.search.live_table import LiveTable
 from cluster.search.space import load_space
 from cluster.search.tensorboard_hparams import describe_search
@@ -76,7 +77,7 @@ def test_tables(tmp_path):
     assert page.splitlines()[4].startswith("| 2 | diverged | 0 | – | – | – |")
     assert "on the valid split. Acc in per cent. Protocol mosi: " in page
     assert not {"inf", "nan"} & set(page.split())
-    assert load_config(str(tmp_path / "best.yaml")).train.learning_rate == 0.1
+    assert load_config(file=tmp_path / "best.yaml").train.learning_rate == 0.1
     assert yaml.safe_load((tmp_path / "best.yaml").read_text())["train"]["seed"] == 1111
     write_table(tmp_path / "x.csv", [{"a": 1, "b": 0.12345}])
     assert (tmp_path / "x.md").read_text().splitlines()[2] == "| 1 | 0.1235 |"
@@ -274,10 +275,10 @@ def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(ValueError, match=r"--gpus-per-rank is 1, but DS_ACCELERATOR=cpu keeps ranks on the CPU"):
-        parse_experiment([*line, *one_gpu])
+        experiment_request(parse_experiment([*line, *one_gpu]))
 
     def gpus(*options: str) -> float:
-        return parse_experiment([*line, *options]).cluster.trial_size(has_gpus=True).gpus_per_rank
+        return experiment_request(parse_experiment([*line, *options])).cluster.trial_size(has_gpus=True).gpus_per_rank
 
     assert gpus() == 0
     assert gpus(*there) == gpus(*there, *one_gpu) == 1
@@ -285,12 +286,17 @@ def test_a_cpu_that_was_asked_for_holds_on_this_machines_own_cluster(monkeypatch
     assert gpus() == 1
     monkeypatch.delenv("DS_ACCELERATOR")
     assert gpus("--address", "local") == 1
-    assert parse_experiment([*line, "--address", "local"]).cluster.trial_size(has_gpus=False).gpus_per_rank == 0
+    assert (
+        experiment_request(parse_experiment([*line, "--address", "local"]))
+        .cluster.trial_size(has_gpus=False)
+        .gpus_per_rank
+        == 0
+    )
 
 
 def test_a_trial_of_an_impossible_size_is_rejected_before_any_cluster_starts():
     with pytest.raises(ValueError, match=r"^ranks per trial: 0; at least 1$"):
-        parse_experiment(["--data", "shards", "--out", "out", "--ranks-per-trial", "0"])
+        experiment_request(parse_experiment(["--data", "shards", "--out", "out", "--ranks-per-trial", "0"]))
 
 
 def test_a_search_request_is_whole_and_cannot_change(tmp_path, monkeypatch):
@@ -298,14 +304,14 @@ def test_a_search_request_is_whole_and_cannot_change(tmp_path, monkeypatch):
     space = tmp_path / "space.yaml"
     space.write_text("train.learning_rate: {choice: [0.001, 0.002, 0.003]}\n")
     line = ["--data", "shards", "--out", "out", "--space", str(space), "train.epochs=4", "--grace", "2"]
-    request = parse_tune([*line, "--search", "grid", "--final-seeds", "1,2"])
+    request = tune_request(parse_tune([*line, "--search", "grid", "--final-seeds", "1,2"]))
     assert request.data == to_place(str(Path("shards").absolute()))
     assert request.out == Path("out").absolute()
     assert request.config.train.epochs == 4
     assert (request.search.num_trials, request.search.grace, request.final_seeds) == (3, 2, (1, 2))
     assert (request.cluster.address, request.cluster.size.max_ranks) == (None, 1)
-    assert parse_tune(line).search.num_trials == 20
-    assert parse_tune([*line, "--trials", "7"]).search.num_trials == 7
+    assert tune_request(parse_tune(line)).search.num_trials == 20
+    assert tune_request(parse_tune([*line, "--trials", "7"])).search.num_trials == 7
     for part in (request, request.search, request.cluster, request.cluster.size):
         with pytest.raises(FrozenInstanceError):
             setattr(part, fields(part)[0].name, None)

@@ -49,7 +49,9 @@ def test_verify_names_broken_samples(tmp_path, capsys):
 def test_wrong_arguments_exit_2(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         shard(argv)
-    assert "usage: dmd shard" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("dmd shard: error: ")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("source", ["FEATURES", "--synthetic"])

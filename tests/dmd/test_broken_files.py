@@ -268,7 +268,7 @@ def test_a_model_that_declares_what_it_is_not_is_rejected(made, tmp_path, capsys
 def test_a_preset_says_each_thing_once_and_finite(tmp_path, text, words):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=words):
-        load_config(str(tmp_path / "x.yaml"))
+        load_config(file=tmp_path / "x.yaml")
 
 
 @pytest.mark.parametrize("key", ["train.learning_rate", "train.clip_at", "train.save_minutes", "text.learning_rate"])

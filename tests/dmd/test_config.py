@@ -1,11 +1,17 @@
-"""Presets, overrides and their mistakes."""
+"""Presets, files, overrides and their mistakes; what the command line says about keys."""
 
+import json
 import re
 
 import pytest
 import yaml
 
-from dmd.config.loading import all_keys, config_from_dict, config_to_dict, load_config, parse_yaml, preset_names
+from dmd.config import Config
+from dmd.config.explain import annotated
+from dmd.config.loading import all_keys, config_from_dict, config_to_dict, load_config, parse_yaml
+from dmd.config.options import joined
+from dmd.config.preset_files import preset_names
+from tests.support.commands import command, rejected
 
 
 def test_every_preset_loads_and_survives_a_round_trip():
@@ -26,7 +32,7 @@ def test_published_hyperparameters():
 def test_overrides_win_over_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("model: {dim: 12, heads: 3}\ntrain: {seed: 5}\n")
-    config = load_config(str(path), ["model.dim=15", "train.learning_rate=5e-5", "train.max_steps=null"])
+    config = load_config(None, ["model.dim=15", "train.learning_rate=5e-5", "train.max_steps=null"], file=path)
     assert (config.model.dim, config.model.heads, config.train.seed) == (15, 3, 5)
     assert config.train.learning_rate == 5e-5
     assert config.train.max_steps is None
@@ -78,18 +84,20 @@ def test_a_mistake_names_key_value_and_suggested_fix(override, message):
         ("train: 3", "config section 'train' is 3"),
     ],
 )
-def test_a_bad_preset_file(content, message, tmp_path):
+def test_a_bad_config_file(content, message, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(content)
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_config(str(path))
+        load_config(file=path)
 
 
 def test_unknown_presets():
     with pytest.raises(ValueError, match="unknown preset 'mosi', did you mean 'mosi-aligned'"):
         load_config("mosi")
     with pytest.raises(ValueError, match=r"'gone.yaml' cannot be read"):
-        load_config("gone.yaml")
+        load_config(file="gone.yaml")
+    with pytest.raises(ValueError, match=r"'mine.yaml' is a file; give it as --config mine.yaml"):
+        load_config("mine.yaml")
 
 
 def test_the_keys_are_those_of_a_written_config():
@@ -102,10 +110,120 @@ def test_off_is_a_word_and_a_switch(tmp_path):
     assert (config.train.cuda_graph, config.text.frozen, config.data.check) == ("off", True, False)
     preset = tmp_path / "own.yaml"
     preset.write_text("train: {cuda_graph: off}\ntext: {frozen: yes}\ndata: {check: false}\n")
-    config = load_config(str(preset))
+    config = load_config(file=preset)
     assert (config.train.cuda_graph, config.text.frozen, config.data.check) == ("off", True, False)
 
 
 def test_yaml_makes_plain_values_only():
     with pytest.raises(yaml.YAMLError):
         parse_yaml("!!python/object/apply:os.getcwd []")
+
+
+def test_a_file_stands_between_preset_and_words(tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: {dim: 12, heads: 3}\ntrain: {learning_rate: 0.5}\n")
+    config = load_config("mosei-aligned", ["model.dim=15"], file=tmp_path / "mine.yaml")
+    assert (config.model.dim, config.model.heads, config.train.learning_rate) == (15, 3, 0.5)
+    assert config.model.kernels == load_config("mosei-aligned").model.kernels
+
+
+def test_what_a_command_prints_it_reads_back(tmp_path, capsys):
+    """The whole config with odd values, over another preset."""
+    odd = ["train.learning_rate=1e-05", "train.max_steps=7", "text.lora_rank=2", "text.lora_targets=[query, value]"]
+    line = ["--preset", "mosei-aligned", *odd, "train.cuda_graph=off"]
+    for name in ("train", "tune", "experiment"):
+        assert command(name, *line, "--print-config") == 0
+        printed = capsys.readouterr().out
+        assert printed == annotated(load_config("mosei-aligned", line[2:]))
+    (tmp_path / "all.yaml").write_text(printed)
+    assert load_config("demo", file=tmp_path / "all.yaml") == load_config("mosei-aligned", line[2:])
+    lines = printed.splitlines()
+    assert "  learning_rate: 1.0e-05  # default: 0.0001" in lines
+    assert "  seed: 1111" in lines
+    assert lines[lines.index("  seed: 1111") - 1] == "  # Seed of weights, sample order and dropout."
+    assert sum("# default: " in line for line in lines) == len(odd) - 1 + len(changed(load_config("mosei-aligned"))) + 1
+
+
+def changed(config: Config) -> list[str]:
+    """The keys that a config sets to another value than the default."""
+    values, defaults = config_to_dict(config), config_to_dict(Config())
+    return [key for section in values for key in values[section] if values[section][key] != defaults[section][key]]
+
+
+def test_a_run_gives_its_config(tmp_path):
+    written = load_config("demo", ["model.task=3", "train.seed=4"])
+    (tmp_path / "run.json").write_text(json.dumps({"config": config_to_dict(written), "sessions": []}))
+    assert load_config(file=tmp_path / "run.json") == written
+    assert load_config(None, ["train.seed=5"], file=tmp_path / "run.json").train.seed == 5
+    old = config_to_dict(written)
+    del old["model"]["task"]
+    (tmp_path / "run.json").write_text(json.dumps({"config": old}))
+    assert load_config(file=tmp_path / "run.json").model.task == "regression"
+    (tmp_path / "run.json").write_text('{"config": ')
+    with pytest.raises(ValueError, match="is no JSON object"):
+        load_config(file=tmp_path / "run.json")
+    with pytest.raises(
+        ValueError, match=f"must end in .yaml, .yml or .json; the config of a run is {tmp_path}/run.json"
+    ):
+        load_config(file=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("train.seed=3", ["train.seed=3"]),
+        ("train.seed = 3 model.dim=8", ["train.seed=3", "model.dim=8"]),
+        ("train.seed= 3 model.dim =8", ["train.seed=3", "model.dim=8"]),
+        ("train.clip = norm train.seed = 3", ["train.clip=norm", "train.seed=3"]),
+        ("text.encoder = a=b", ["text.encoder=a=b"]),
+        ("seed", ["seed"]),
+        ("", []),
+    ],
+)
+def test_spaces_around_the_equals_sign(words, meant):
+    assert joined(words.split()) == meant
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train.seed =", "train.seed= has no value; write train.seed=VALUE, or train.seed=null for none"),
+        ("train.seed= model.dim=8", "train.seed= has no value"),
+        ("train.seed = model.dim = 8", "'=' has no key before it"),
+        ("= 3", "'=' has no key before it; write section.key=value"),
+        ("train.seed=3 = 4", "'=' has no key before it"),
+    ],
+)
+def test_an_equals_sign_that_lacks_something(words, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        joined(words.split())
+
+
+def test_every_command_with_overrides_takes_spaces(capsys):
+    for line in (["train"], ["tune"], ["experiment"]):
+        assert command(*line, "--print-config", "train.seed", "=", "3") == 0
+        assert "\n  seed: 3  # default: 1111\n" in capsys.readouterr().out
+
+
+def test_keys_are_listed_and_explained(capsys):
+    assert command("config") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed if line.startswith("  ")] == all_keys()
+    assert command("config", "objective") == 0
+    assert "  objective.gamma  " in capsys.readouterr().out
+    assert command("config", "model.dim", "train.clip") == 0
+    explained = capsys.readouterr().out
+    assert "model.dim\n  type: int\n  default: 50\n" in explained
+    assert "\n  preset mosei-aligned: 30\n" in explained
+    assert "train.clip\n  type: none or value or norm\n" in explained
+    assert "did you mean 'text.learning_rate' or 'text.lora_rank' or 'train.learning_rate'?" in rejected(
+        capsys, "config", "lr"
+    )
+
+
+def test_a_config_that_a_command_line_cannot_mean(capsys, tmp_path):
+    assert "give it as --config x.yaml" in rejected(capsys, "train", "--preset", "x.yaml", "--print-config")
+    assert "unknown config key 'train.sed'" in rejected(capsys, "tune", "--print-config", "train.sed", "=", "1")
+    (tmp_path / "x.yaml").write_text("train: {sed: 1}")
+    assert "unknown config key 'train.sed', did you mean 'train.seed'" in rejected(
+        capsys, "experiment", "--config", tmp_path / "x.yaml", "--print-config"
+    )

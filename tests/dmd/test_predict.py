@@ -390,9 +390,9 @@ def test_presets_are_listed_and_printed(capsys, tmp_path):
     listed = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in listed} == set(preset_names())
     assert all(len(line.split()) > 4 for line in listed), "each says where its values come from"
-    assert command("presets", "mosei-aligned", "train.seed=5") == 0
+    assert command("presets", "mosei-aligned") == 0
     (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
-    assert load_config(str(tmp_path / "again.yaml")) == load_config("mosei-aligned", ["train.seed=5"])
+    assert load_config(file=tmp_path / "again.yaml") == load_config("mosei-aligned")
     assert "unknown preset 'mosy'" in rejected(capsys, "presets", "mosy")
 
 

@@ -1,0 +1,71 @@
+"""The subcommand `dmd config`."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from data_shards.command_line import Parser
+
+if TYPE_CHECKING:
+    from dmd.config.explain import Key
+
+
+def config(argv: list[str]) -> int:
+    """List every config key with its default, or explain some in full."""
+    parser = Parser(
+        prog="dmd config", description=config.__doc__, examples=["dmd config train", "dmd config train.learning_rate"]
+    )
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="section.key, or a section; none: all keys")
+    options = parser.parse_args(argv)
+
+    from dmd.config.explain import key, keys, sections
+
+    asked = options.keys or list(sections())
+    found = [keys(name) if name in sections() else key(name) for name in asked]
+    for number, (name, there) in enumerate(zip(asked, found, strict=True)):
+        if number:
+            print()
+        if isinstance(there, list):
+            _print_section(name, sections()[name], there)
+        else:
+            _print_key(there)
+    return 0
+
+
+def _print_section(name: str, about: str, keys: "list[Key]") -> None:
+    """Key, default and first sentence, a line each; on a terminal a table of its width."""
+    if not sys.stdout.isatty():
+        width, wide = (max(len(getattr(key, part)) for key in keys) for part in ("name", "default"))
+        print(f"{name}: {about}")
+        for key in keys:
+            print(f"  {key.name:<{width}}  {key.default:<{wide}}  {key.summary}")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"[bold]{name}[/bold]: {escape(about)}", title_justify="left", title_style="", box=None)
+    table.add_column("key", style="cyan", no_wrap=True)
+    table.add_column("default", style="green")
+    table.add_column("")
+    for key in keys:
+        table.add_row(key.name, escape(key.default), escape(key.summary))
+    Console().print(table)
+
+
+def _print_key(key: "Key") -> None:
+    """All that is known of a key."""
+    from dmd.config.explain import set_by_presets
+
+    lines = [f"type: {key.type}", f"default: {key.default}"]
+    lines += [f"preset {preset}: {value}" for preset, value in set_by_presets(key).items()]
+    if not sys.stdout.isatty():
+        print("\n  ".join([key.name, *lines, *key.wrapped()]))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(key.name, style="bold cyan")
+    for line in lines:
+        console.print(f"  {line}", style="green", markup=False)
+    for line in key.wrapped():
+        console.print(f"  {line}", markup=False)

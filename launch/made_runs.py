@@ -1,0 +1,64 @@
+"""Run directories that `dmd train` names itself where `--run` is left out: `runs/PRESET-001`, then `-002`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+RUNS = Path("runs")
+"""Where they are made, in the working directory."""
+_DIGITS = 3
+
+
+def choose_run(options: argparse.Namespace) -> None:
+    """Give options without `--run` the first name that is free; nothing is made yet."""
+    options.run_is_made = options.run is None
+    if options.run_is_made:
+        options.run = next(path for path in _names(options) if not os.path.lexists(path))
+
+
+@contextmanager
+def made_run(options: argparse.Namespace) -> Iterator[Path]:
+    """The run directory of a training that begins: a name that was made is taken, and printed.
+
+    Another command may have taken it meanwhile: then it is the next one. A directory that the training leaves empty is
+    removed again, and otherwise a training that fails is told how it goes on.
+
+    Raises:
+        OSError: the directory cannot be made.
+    """
+    if not options.run_is_made:
+        yield options.run
+        return
+    run = options.run = _take(options)
+    print(f"run: {run} (--run {run} continues it)", flush=True)
+    try:
+        yield run
+    finally:
+        with suppress(OSError):
+            run.rmdir()
+
+
+def tell_how_to_continue(options: argparse.Namespace) -> None:
+    """After a training that has not finished: the same command would begin another, where its run was made."""
+    if options.run_is_made and options.run.is_dir() and any(options.run.iterdir()):
+        print(f"dmd train: the command with --run {options.run} continues", file=sys.stderr, flush=True)
+
+
+def _take(options: argparse.Namespace) -> Path:
+    RUNS.mkdir(exist_ok=True)
+    for path in _names(options):
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("there is a next number")
+
+
+def _names(options: argparse.Namespace) -> Iterator[Path]:
+    stem = options.preset or ("run" if options.config is None else Path(options.config).stem)
+    number = 0
+    while True:
+        number += 1
+        yield RUNS / f"{stem}-{number:0{_DIGITS}d}"
