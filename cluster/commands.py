@@ -43,7 +43,7 @@ def extract(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     """Train DMD on shards with DeepSpeed; the same command again continues the run."""
-    from launch.commands import stop_ends_process, train_by_launcher
+    from launch.commands import loading_torch, stop_ends_process, train_by_launcher
 
     with stop_ends_process():
         from cluster.cluster_options import require_address
