@@ -73,13 +73,6 @@ def test_the_first_ten_minutes_are_what_make_says():
     assert "dmd demo" in makefile
 
 
-def test_the_demo_runs_from_made_up_data_to_a_test_result(tmp_path):
-    output = run([sys.executable, "-m", "dmd.cli", "demo", str(tmp_path / "demo")], tmp_path)
-    assert "vision_hetero" in output
-    assert f"tensorboard.main --logdir {tmp_path / 'demo' / 'run'}" in output
-    assert list((tmp_path / "demo" / "run").glob("events.out.tfevents.*"))
-
-
 def test_the_commands_for_your_own_data_run(tmp_path):
     save(mmsa({"train": 60, "valid": 20, "test": 20}), tmp_path / "unaligned_50.pkl")
     (tmp_path / "launch").symlink_to(ROOT / "launch")
