@@ -25,17 +25,8 @@ from benchmarks.tables import Table, commit, processor
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
 EXTRAS = ("", "train", "train,ray", "extract", "track")
-BUILT_OF = (
-    "setup.cfg",
-    "pyproject.toml",
-    "MANIFEST.in",
-    "README.md",
-    "LICENSE",
-    "cluster",
-    "data_shards",
-    "dmd",
-    "launch",
-)
+BUILT_OF = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+PACKAGES = ("cluster", "data_shards", "dmd", "launch")
 
 
 def size(folder: Path) -> int:
@@ -48,10 +39,9 @@ def build_package(folder: Path) -> tuple[Path, Path]:
     sources = folder / "sources"
     sources.mkdir()
     for name in BUILT_OF:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, sources)
+        shutil.copy(ROOT / name, sources)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(sources)]
     subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
     (wheel,) = (folder / "dist").glob("*.whl")

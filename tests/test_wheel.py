@@ -64,7 +64,7 @@ def built(tmp_path_factory) -> Built:
 
 @pytest.fixture(scope="module")
 def fresh(built, tmp_path_factory) -> Path:
-    """A new virtual environment with the wheel; the libraries of this one are behind it, its editable install is not."""
+    """A new virtual environment with the wheel, and the libraries of this one without its editable install."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     done(sys.executable, "-m", "venv", "--without-pip", folder, folder=folder.parent)
     install = ("install", "--no-deps", "--no-index", "--no-compile", "--quiet", built.wheel)
