@@ -1,6 +1,7 @@
 """What an installation costs, by extra: packages, bytes to fetch, bytes on disk, and seconds from files to a Python.
 
     python -m benchmarks.install_times benchmarks/results/install.csv
+    python -m benchmarks.install_times --table        # what docs/install.md shows of that file
 
 Builds the wheel, collects the wheels of everything that it needs at the versions of constraints.txt, and installs them
 from those files alone into a fresh virtual environment. So the seconds are those of the disk and of compiling `.pyc`
@@ -9,6 +10,7 @@ load average at the start of an installation.
 """
 
 import argparse
+import csv
 import os
 import platform
 import shutil
@@ -23,6 +25,7 @@ from pathlib import Path
 from benchmarks.tables import Table, commit, processor
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / "benchmarks" / "results" / "install.csv"
 MIB = 2**20
 EXTRAS = ("", "train", "train,ray", "extract", "track")
 BUILT_OF = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
@@ -75,12 +78,30 @@ def install(wheel: Path, extras: str, folder: Path) -> dict[str, str | int | flo
     return row
 
 
+def table() -> str:
+    """The rows of the results, as docs/install.md has them."""
+    titles = ("extras", "packages", "to fetch", "of it torch", "on disk", "seconds (load)")
+    lines = [titles, ("---",) * len(titles)]
+    with MEASURED.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            extras = row["extras"] if row["extras"] == "base" else f"`[{row['extras']}]`"
+            sizes = [f"{float(row[name]):,.0f} MiB" for name in ("fetched_mib", "torch_mib", "on_disk_mib")]
+            lines.append((extras, row["packages"], *sizes, f"{float(row['install_s']):.0f} ({row['load']})"))
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def main() -> None:
     """Measure each set of extras; a row is in the file as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="CSV")
+    parser.add_argument("out", type=Path, nargs="?", help="CSV")
+    parser.add_argument("--table", action="store_true", help="print the table of docs/install.md instead")
     parser.add_argument("--extras", nargs="+", default=list(EXTRAS), help="'' is the base; joined by commas")
     options = parser.parse_args()
+    if options.table:
+        print(table(), end="")
+        return
+    if options.out is None:
+        parser.error("name the CSV file, or give --table")
     about = {
         "torch": version("torch"),
         "python": platform.python_version(),
@@ -89,7 +110,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "commit": commit(),
     }
-    table = Table(options.out)
+    rows = Table(options.out)
     with tempfile.TemporaryDirectory(prefix="dmd-install-") as temporary:
         wheel, sdist = build_package(Path(temporary))
         print(f"{wheel.name}: {wheel.stat().st_size} bytes; {sdist.name}: {sdist.stat().st_size} bytes", flush=True)
@@ -97,7 +118,7 @@ def main() -> None:
             folder = Path(temporary) / "installation"
             folder.mkdir()
             row = {**install(wheel, extras, folder), **about}
-            table.add(row)
+            rows.add(row)
             print(row, flush=True)
 
 

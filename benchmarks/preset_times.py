@@ -1,35 +1,35 @@
 """How long a training step, an epoch and its validation take, for each preset, on a CPU.
 
-    python -m benchmarks.preset_times measure benchmarks/results/preset_times.csv   # ten minutes and more, idle machine
-    python -m benchmarks.preset_times tables      # what docs/expected-times.md shows of it and of the H100's rows
+    python -m benchmarks.preset_times benchmarks/results/preset_times.csv   # ten minutes and more of an idle machine
+    python -m benchmarks.preset_tables                                      # what docs/expected-times.md shows of it
 
 A step is a whole one on the DeepSpeed engine in one process: read, forward, objective, backward, clip, update. The
-data are random numbers of the shapes below; their split sizes make steps of an epoch and the samples of a validation.
-Wall time is that of the machine as it is. CPU time is what the process computed, which other programs disturb less: on
-one thread of an idle machine both are the same. `load` is the load average when a preset's measurement began.
+data are random numbers of the shapes in `benchmarks.preset_tables`; its split sizes give the steps of an epoch and the
+samples of a validation. Wall time is that of the machine as it is. CPU time is what the process computed, which other
+programs disturb less: on one thread of an idle machine both are the same. `load` is the load average when a preset's
+measurement began.
 """
 
 import argparse
-import csv
 import itertools
 import math
 import os
 import statistics
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.one_rank import join_alone
 from benchmarks.paired_timing import seconds
+from benchmarks.preset_tables import SHAPES, DataShape
 from benchmarks.tables import Table, commit, processor
 from data_shards.format.schema import SPLITS, Sample
-from data_shards.labels import Labels
 from data_shards.reading.reader import ShardReader
 from data_shards.writing.build import build
 from dmd.config import Config
@@ -43,63 +43,8 @@ from launch.trainer.build import build_system
 from launch.trainer.engine import DeepSpeedEngine
 from launch.trainer.host_tuning import keep_freed_memory
 
-RESULTS = Path(__file__).resolve().parent / "results"
-MEASURED = RESULTS / "preset_times.csv"
-H100 = RESULTS / "h100" / "step.csv"
 VALIDATED = 64
 """Samples whose validation is timed."""
-SIDES = {"fused": "Triton", "graph": "Triton as a CUDA graph", "plain": "PyTorch"}
-SEVEN = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
-SIX = ("happy", "sad", "anger", "surprise", "disgust", "fear")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataShape:
-    """What a preset is used on."""
-
-    steps: tuple[int, int, int]
-    """Time steps of text, audio and vision."""
-    features: tuple[int, int, int]
-    """Features per time step."""
-    train: int
-    """Samples of the split."""
-    valid: int
-    labels: Labels | None = None
-    """None: sentiments in [-3, 3]."""
-
-
-_MOSI, _MOSEI = (768, 5, 20), (768, 74, 35)
-_ALIGNED = (50, 50, 50)
-SHAPES = {
-    "demo": DataShape(steps=_ALIGNED, features=_MOSI, train=448, valid=64),
-    "mosi-aligned": DataShape(steps=_ALIGNED, features=_MOSI, train=1284, valid=229),
-    "recommended": DataShape(steps=_ALIGNED, features=_MOSI, train=1284, valid=229),
-    "mosi-unaligned": DataShape(steps=(50, 375, 500), features=_MOSI, train=1284, valid=229),
-    "mosei-aligned": DataShape(steps=_ALIGNED, features=_MOSEI, train=16326, valid=1871),
-    "mosei-unaligned": DataShape(steps=(50, 500, 500), features=_MOSEI, train=16326, valid=1871),
-    "mosei-emotions": DataShape(steps=_ALIGNED, features=_MOSEI, train=16326, valid=1871, labels=Labels(emotions=SIX)),
-    "sims": DataShape(steps=(39, 400, 55), features=(768, 33, 709), train=1368, valid=456),
-    "simsv2": DataShape(steps=(50, 925, 232), features=(768, 25, 177), train=2722, valid=647),
-    "iemocap": DataShape(
-        steps=(20, 20, 20),
-        features=(300, 74, 35),
-        train=2717,
-        valid=798,
-        labels=Labels(emotions=("neutral", "happy", "sad", "angry"), protocol="iemocap"),
-    ),
-    "meld": DataShape(
-        steps=_ALIGNED, features=_MOSEI, train=9989, valid=1109, labels=Labels(kind="classes", class_names=SEVEN)
-    ),
-    "urfunny": DataShape(
-        steps=_ALIGNED,
-        features=_MOSEI,
-        train=7614,
-        valid=980,
-        labels=Labels(kind="binary", class_names=("serious", "humorous")),
-    ),
-}
-"""Shapes and sizes as of the files that MMSA (MOSI, MOSEI, CH-SIMS) and MulT (IEMOCAP) read. MELD and UR-FUNNY have no
-customary features: their splits, with the shapes of MOSEI."""
 
 
 class RandomSource:
@@ -122,25 +67,29 @@ class RandomSource:
             text, audio, vision = (
                 draw.standard_normal(size, dtype=np.float32) for size in zip(shape.steps, shape.features, strict=True)
             )
+            label, class_label, emotions = self._labels(i)
             yield Sample(
                 id=f"{split}{i}",
                 split=split,
+                label=label,
+                class_label=class_label,
+                emotions=emotions,
                 raw_text="",
                 text=text,
                 audio=audio,
                 vision=vision,
                 lengths=shape.steps,
-                **self._label(i),
             )
 
-    def _label(self, i: int) -> dict[str, object]:
+    def _labels(self, i: int) -> tuple[float, int | None, NDArray[np.uint8] | None]:
+        """Sentiment, class and emotions of sample `i`."""
         labels = self._shape.labels
         if labels is None:
-            return {"label": i % 31 / 5 - 3}
+            return i % 31 / 5 - 3, None, None
         if labels.emotions:
             present = [(i >> number) % 2 for number in range(len(labels.emotions))]
-            return {"label": math.nan, "emotions": np.array(present, dtype=np.uint8)}
-        return {"label": math.nan, "class_label": i % len(labels.class_names)}
+            return math.nan, None, np.array(present, dtype=np.uint8)
+        return math.nan, i % len(labels.class_names), None
 
 
 @dataclass(frozen=True)
@@ -217,77 +166,14 @@ def measure(options: argparse.Namespace) -> None:
             print(row, flush=True)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _duration(value: float) -> str:
-    """Seconds for people: two digits below a minute."""
-    if value < 60:
-        return f"{value:.2g} s" if value < 9.95 else f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"
-
-
-def _row(cells: Iterable[object]) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-def cpu_table(rows: list[dict[str, str]]) -> list[str]:
-    """A line for each preset: step and epoch for each number of threads; of one thread by its CPU time."""
-    threads = sorted({row["threads"] for row in rows}, key=int)
-    titles = [f"{what}, {count} thread{'s' * (count != '1')}" for count in threads for what in ("step", "epoch")]
-    lines = [_row(("preset", "time steps", "samples of an epoch", "steps", *titles)), _row(["---"] * (4 + len(titles)))]
-    for preset, shape in SHAPES.items():
-        found = {row["threads"]: row for row in rows if row["preset"] == preset}
-        cells: list[object] = [f"`{preset}`", " / ".join(map(str, shape.steps)), shape.train]
-        cells.append(next(iter(found.values()))["steps"])
-        for count in threads:
-            row, clock = found[count], "cpu_s" if count == "1" else "s"
-            step, steps = float(row[f"step_{clock}"]), int(row["steps"])
-            epoch = steps * step + int(row["valid"]) * float(row[f"valid_sample_{clock}"])
-            cells += [_duration(step), _duration(epoch)]
-        lines.append(_row(cells))
-    return lines
-
-
-def h100_table(rows: list[dict[str, str]]) -> list[str]:
-    """A line for each measured preset and backend, the last measurement of each."""
-    last = {
-        (row["preset"], row["text"], row["side"]): row
-        for row in rows
-        if row["side"] in SIDES and row["samples"] == "160" and row["precision"] == "bf16"
-    }
-    titles = ("preset", "text", "backend", "forward, objective, backward", "times the steps of an epoch", "commit")
-    lines = [_row(titles), _row(["---"] * len(titles))]
-    for (preset, text, side), row in last.items():
-        steps = math.ceil(SHAPES[preset].train / 160)
-        what = "features" if text == "features" else "BERT-base"
-        epoch = f"{steps} x {float(row['ms']):.3g} ms = {_duration(steps * float(row['ms']) / 1000)}"
-        lines.append(_row((f"`{preset}`", what, SIDES[side], f"{float(row['ms']):.3g} ms", epoch, row["commit"][:7])))
-    return lines
-
-
-def tables() -> str:
-    """Both tables, as docs/expected-times.md has them."""
-    return "\n".join([*cpu_table(_read(MEASURED)), "", *h100_table(_read(H100)), ""])
-
-
 def main() -> None:
-    """Measure, or print the tables."""
+    """Measure presets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    measuring = commands.add_parser("measure", help="measure and write a CSV")
-    measuring.add_argument("out", type=Path)
-    measuring.add_argument("--presets", nargs="+", choices=SHAPES, default=list(SHAPES))
-    measuring.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    measuring.add_argument("--rounds", type=int, default=3, help="steps that are counted (default: 3)")
-    commands.add_parser("tables", help="print the tables of docs/expected-times.md")
-    options = parser.parse_args()
-    if options.command == "tables":
-        sys.stdout.write(tables())
-    else:
-        measure(options)
+    parser.add_argument("out", type=Path, help="CSV")
+    parser.add_argument("--presets", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3, help="steps that are counted (default: 3)")
+    measure(parser.parse_args())
 
 
 if __name__ == "__main__":
