@@ -19,7 +19,7 @@ COPY cluster cluster
 COPY data_shards data_shards
 COPY dmd dmd
 COPY launch launch
-RUN pip install --no-cache-dir --constraint constraints.txt '.[ray,remote,optuna,csd,extract]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[ray,remote,optuna,csd,extract,track]'
 
 WORKDIR /work
 ENTRYPOINT ["dmd"]

@@ -1,4 +1,7 @@
-"""The README's commands, as they stand there, in an empty directory; only the model of the trainings is smaller."""
+"""The README's commands, as they stand there, in an empty directory; only the model of the trainings is smaller.
+
+Beside them DeepSpeed's own launcher and TensorBoard, as other pages say them.
+"""
 
 import json
 import os
@@ -21,12 +24,10 @@ SHORT = ["model.kernel_text=3", "model.kernel_audio=3", "model.kernel_vision=3"]
 PATIENCE = 300
 
 
-def blocks() -> list[list[list[str]]]:
-    """The commands of each block of the README."""
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    lines = [[line for line in block.splitlines() if line] for block in found]
-    return [[shlex.split(line, comments=True) for line in block] for block in lines]
+def commands(page: str) -> list[list[str]]:
+    """The commands in the blocks of a page."""
+    found = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return [shlex.split(line, comments=True) for block in found for line in block.splitlines() if line]
 
 
 def environment() -> dict[str, str]:
@@ -65,7 +66,7 @@ def assert_tensorboard_shows(command: list[str], folder: Path, runs: set[str]) -
 
 
 def test_the_first_ten_minutes_are_what_make_says():
-    made = {target for block in blocks() for command in block if command[0] == "make" for target in command[1:]}
+    made = {target for command in commands("README.md") if command[0] == "make" for target in command[1:]}
     assert made == {"demo", "test"}
     makefile = (ROOT / "Makefile").read_text()
     for target in made:
@@ -73,23 +74,15 @@ def test_the_first_ten_minutes_are_what_make_says():
     assert "dmd demo" in makefile
 
 
-def test_the_demo_runs_from_made_up_data_to_a_test_result(tmp_path):
-    output = run([sys.executable, "-m", "dmd.cli", "demo", str(tmp_path / "demo")], tmp_path)
-    assert "vision_hetero" in output
-    assert f"tensorboard.main --logdir {tmp_path / 'demo' / 'run'}" in output
-    assert list((tmp_path / "demo" / "run").glob("events.out.tfevents.*"))
-
-
 def test_the_commands_for_your_own_data_run(tmp_path):
     save(mmsa({"train": 60, "valid": 20, "test": 20}), tmp_path / "unaligned_50.pkl")
     (tmp_path / "launch").symlink_to(ROOT / "launch")
-    commands = [command for block in blocks() for command in block if command[0] in ("dmd", "deepspeed", "tensorboard")]
-    names = [command[1] if command[0] == "dmd" else command[0] for command in commands]
-    assert names[:4] == ["shard", "verify", "train", "evaluate"]
-    assert {"deepspeed", "tensorboard"} <= set(names)
-    for command in commands:
-        if command[0] == "tensorboard":
-            assert_tensorboard_shows(command, tmp_path, {"first"})
-        else:
-            run(command + (SMALLER + SHORT) * ("--preset" in command), tmp_path)
+    own = [command for command in commands("README.md") if command[0] == "dmd"]
+    assert [command[1] for command in own] == ["shard", "train", "evaluate", "report"]
+    (launcher,) = (command for command in commands("docs/multi-node.md") if command[0] == "deepspeed")
+    (tensorboard,) = (command for command in commands("docs/tutorial.md") if command[0] == "tensorboard")
+    for command in (*own, launcher):
+        run(command + (SMALLER + SHORT) * ("--preset" in command), tmp_path)
+    assert_tensorboard_shows(tensorboard, tmp_path, {"first", "second"})
+    assert (tmp_path / "runs" / "first" / "report" / "index.html").exists()
     assert (tmp_path / "runs" / "second" / "run.json").exists()

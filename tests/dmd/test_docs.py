@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import dmd
+from benchmarks.install_times import table as install_table
+from benchmarks.preset_tables import tables as preset_tables
 from cluster.jobs.job_commands import JOB_COMMANDS
 from dmd.cli import main
 from dmd.config.loading import all_keys, config_to_dict, load_config, preset_names
@@ -19,6 +21,7 @@ from tests.support.trained import SMALL, train
 
 ROOT = Path(__file__).parents[2]
 CODE = ("data_shards", "dmd", "launch", "cluster", "benchmarks", "tests")
+TUTORIAL = "docs/tutorial.md"
 RUN_PAGES = ("docs/results.md",)
 """Pages whose every command is run as it stands; the others' are parsed."""
 PAGES = (
@@ -26,14 +29,19 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/api.md",
     "docs/architecture.md",
+    "docs/commands.md",
     "docs/data.md",
+    "docs/expected-times.md",
     "docs/extraction.md",
     "docs/gpu.md",
+    "docs/index.md",
+    "docs/install.md",
     "docs/kernels.md",
     "docs/lab-notes.md",
     "docs/multi-node.md",
     "docs/names.md",
     "docs/performance.md",
+    "docs/promises.md",
     "docs/published-code.md",
     "docs/ray.md",
     "docs/reproducing.md",
@@ -41,6 +49,7 @@ PAGES = (
     "docs/scaling.md",
     "docs/text-encoders.md",
     "docs/troubleshooting.md",
+    "docs/tutorial.md",
 )
 
 
@@ -189,6 +198,50 @@ def test_every_command_of_a_page_runs(page, shards, tmp_path, monkeypatch):
             assert main(command) == 0, command
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), dict(samples))
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    """In order, in an empty directory, with fewer samples and a smaller network; all trainings in one other process."""
+    monkeypatch.chdir(tmp_path)
+    trainings = {
+        Path(command[command.index("--run") + 1]): [part for part in command if "=" in part]
+        for command in commands(TUTORIAL)
+        if command[0] == "train"
+    }
+    assert len(trainings) == 6
+    for language, block in re.findall(r"```(sh|python)\n(.*?)```", (ROOT / TUTORIAL).read_text(), re.DOTALL):
+        if language == "python":
+            exec(compile(block.replace("samples=1500", "samples=100"), TUTORIAL, "exec"), {})
+            continue
+        for line in block.splitlines():
+            name, *arguments = shlex.split(line, comments=True)
+            if arguments[:1] == ["train"]:
+                data = arguments[arguments.index("--data") + 1]
+                if not Path("runs").exists():
+                    train(data, trainings)
+                assert Path(arguments[arguments.index("--run") + 1]).is_dir()
+            elif name == "dmd":
+                assert main(arguments) == 0, line
+            else:
+                assert name in ("python3", "source", "pip", "python", "tensorboard")
+    assert Path("report/index.html").exists()
+    assert Path("final/index.html").exists()
+
+
+def test_tests_that_are_named_exist():
+    """Those that docs/promises.md counts on."""
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / "promises.md").read_text())
+    assert len(named) > 40
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
+
+
+@pytest.mark.parametrize(("page", "table"), [("expected-times", preset_tables), ("install", install_table)])
+def test_pages_have_the_figures_that_were_measured(page, table):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    for part in table().split("\n\n"):
+        assert part.strip() in text
 
 
 def test_the_trainings_of_the_documents_have_valid_configs():
