@@ -1,4 +1,4 @@
-"""The libraries of the extra `extract`, loaded where they are used."""
+"""The libraries of the extras `extract` and `librosa`, loaded where they are used."""
 
 import importlib
 import importlib.metadata
@@ -8,7 +8,7 @@ LIBRARIES = {
     "av": ("av", "dmd-cluster[extract]"),
     "opensmile": ("opensmile", "dmd-cluster[extract]"),
     "mediapipe": ("mediapipe", "dmd-cluster[extract]"),
-    "librosa": ("librosa", "librosa"),
+    "librosa": ("librosa", "dmd-cluster[librosa]"),
 }
 """A module -> the package that holds it, and what pip is told to install."""
 

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+EVEN = 0.5
+"""Probability above which an emotion is said; its logit is 0."""
+
+
 def says_emotions(logits: Tensor) -> Tensor:
-    """Whether each emotion is more likely than not, like the logits."""
+    """Whether each emotion is more likely than `EVEN`, like the logits."""
     return logits > 0
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dmd.metrics import Scoring, heading, in_view, show, shown
 from dmd.metrics import confusion as class_confusion
+from dmd.metrics.emotions import EVEN
 from dmd.model.dmd import HEADS
 from dmd.report.inference import SplitResult
 from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
@@ -18,8 +19,6 @@ LONG_NAME = 8
 """Characters from which names below an axis are turned."""
 LONG_AXIS = 30
 """Characters of all names, each as long as the longest, from which they are turned."""
-EVEN = 0.5
-"""Probability above which an emotion is said."""
 
 
 def fine_classes(values: NDArray[np.floating], scoring: Scoring) -> NDArray[np.int64]:

@@ -1,14 +1,21 @@
 """Hidden states of words: each is the mean of its tokens' states, whatever tokenizer cuts it."""
 
+import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from data_shards.clip_sets.command import extract_clips
+from data_shards.clip_sets.parser import extract_parser
+from data_shards.executor import Ending
 from data_shards.extraction.clip import ClipError
 from dmd.extraction.text_states import TextStates, load_text_states
+from tests.support.clips import tones, write_wav
 from tests.support.encoders import save_encoder
 from tests.support.tokenizers import save_tokenizer
 
@@ -88,3 +95,33 @@ def test_a_tokenizer_of_another_encoder_is_named(folders, tmp_path):
     save_encoder("bert", tmp_path, vocab_size=10)
     with pytest.raises(ValueError, match="and its encoder knows 10; give a directory whose tokenizer and weights"):
         load_text_states(str(tmp_path))(WORDS)
+
+
+class InThisProcess:
+    """Clips one after the other, without the processes of the command."""
+
+    @contextmanager
+    def map_independent(self, run, count, *, memory):
+        yield (Ending(number=number, result=run(number)) for number in range(count))
+
+
+def test_dmd_extract_keeps_the_states_of_each_clip(folders, tmp_path, capsys):
+    name, (clips, out) = str(folders["bert"]), (tmp_path / "clips", tmp_path / "out")
+    clips.mkdir()
+    for clip, said in (("a", "the best movie"), ("b", "the plot Привет")):
+        write_wav(clips / f"{clip}.wav", tones(0.2))
+        (clips / f"{clip}.txt").write_text(said, encoding="utf-8")
+    made = ["--audio", "none", "--vision", "none", "--text", "states", "--text-encoder", name]
+    options = extract_parser().parse_args([str(clips), str(out), *made])
+    assert extract_clips(options, InThisProcess(), load_states=lambda: load_text_states) == 0
+    rows, states = pq.read_table(out).to_pylist(), load_text_states(name)
+    for row, said in zip(rows, ("the best movie", "the plot Привет"), strict=True):
+        np.testing.assert_array_equal(np.float32(row["text"]), states(said.split()))
+        assert row["text_length"] == 3
+    assert (out / "_warnings.csv").read_text().splitlines()[1:] == [
+        "b,unknown-words,1 of its 3 words are unknown tokens: 'Привет' (1)"
+    ]
+    settings = json.loads((out / "_extraction.json").read_text())["settings"]
+    assert (settings["text_encoder"], settings["text_digest"]) == (name, states.digest)
+    assert settings["dims"] == {"text": states.dim}
+    assert f"next: dmd predict RUN {out}\n" in capsys.readouterr().out
