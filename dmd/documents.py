@@ -15,6 +15,8 @@ from data_shards.format.schema import names_tokenizer
 from data_shards.labels import Protocol
 
 DOCUMENT = "run.json"
+TEST_RESULT = "test.json"
+"""What `dmd evaluate RUN --split test --json RUN/test.json`, and an experiment, writes beside it."""
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
     "version": int,
     "cursor": dict,

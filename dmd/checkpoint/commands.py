@@ -9,7 +9,7 @@ from dmd.documents import check_course
 
 
 def checkpoints(argv: list[str]) -> int:
-    """List the checkpoints of a run, with what is wrong with those that are not whole; 1 if none is."""
+    """List the checkpoints of a run, the best and the last, and what is wrong with damaged ones; 1 if none is whole."""
     from dmd.checkpoint.format import list_checkpoints, read_state
 
     parser = argparse.ArgumentParser(prog="dmd checkpoints", description=checkpoints.__doc__)
@@ -23,7 +23,7 @@ def checkpoints(argv: list[str]) -> int:
     best = next((read_state(info.path).get("best_step") for info in found if info.step == newest), None)
     for info in found:
         size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20 if info.readable else math.nan
-        roles = [name for name, has in (("next start", info.step == newest), ("best", info.step == best)) if has]
+        roles = [name for name, has in (("best", info.step == best), ("last", info.step == newest)) if has]
         where = ""
         if info.reason is None:
             state = read_state(info.path)
