@@ -13,7 +13,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub import ModelCard as HubCard
+from jinja2 import Environment
 
+from dmd.checkpoint.state import FREE_KEYS
 from dmd.config.loading import config_to_dict, load_config, preset_names
 from dmd.data.targets import scoring_of
 from dmd.inference.training_facts import Measured, TrainingFacts
@@ -34,8 +36,12 @@ _HUB_METRICS = {"MAE": "mae", "Corr": "pearsonr", "Acc": "accuracy", "F1": "f1"}
 """Family of a metric -> its name at https://hf.co/metrics; others have our names."""
 _DATASET = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 """What may be the name of a data set on the hub."""
-_RESOLVED = ("model.task", "model.emotions", "data.classes")
-"""Config keys that the data decides and another section says."""
+_UNTOLD = FREE_KEYS - {"text.encoder", "train.epochs", "train.max_steps", "train.early_stop", "train.precision"} | {
+    "model.task",
+    "model.emotions",
+    "data.classes",
+}
+"""Config keys of devices, throughput and files, and those that the data decides and another section says."""
 _ANSWERS = {"regression": "sentiment", "classes": "classes", "multilabel": "emotions"}
 
 
@@ -60,9 +66,10 @@ def readme(card: ModelCard, facts: TrainingFacts | None, *, name: str, license: 
         model_name=name,
         eval_results=[result for part in facts.measured for result in _results(part, scoring)] or None,
     )
-    written = HubCard.from_template(
-        front,
-        template_str=files("dmd.inference").joinpath("model_card.md.j2").read_text(encoding="utf-8"),
+    template = files("dmd.inference").joinpath("model_card.md.j2").read_text(encoding="utf-8")
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    text = environment.from_string(template).render(
+        card_data=front.to_yaml(),
         name=name,
         place=place,
         what=_what(scoring),
@@ -76,7 +83,7 @@ def readme(card: ModelCard, facts: TrainingFacts | None, *, name: str, license: 
         limits=list(_limits(card, facts, license)),
         versions=_listed(card.source.get("versions")),
     )
-    return re.sub("\n{3,}", "\n\n", str(written))
+    return str(HubCard(text))  # which reads the front matter again, and so checks it
 
 
 def _hub_metric(name: str) -> str:
@@ -162,13 +169,11 @@ def _training(card: ModelCard, facts: TrainingFacts) -> Iterable[tuple[str, str]
     data, source = card.data, card.source
     yield "data", f"{_cell(data['name'])}, generation `{_cell(data['generation'])}`"
     yield "samples", _listed(facts.counts) if facts.counts else "unknown"
-    epochs = "" if facts.epochs is None else f" ({facts.epochs} epochs)"
+    epochs = "" if facts.epochs is None else f" ({facts.epochs} epoch{'s' * (facts.epochs != 1)})"
     yield "checkpoint", f"step {source.get('step', 'unknown')}{epochs}"
     preset, changed = nearest_preset(card)
-    yield (
-        "config",
-        f"the preset `{preset}`" + (f" with {', '.join(f'`{line}`' for line in changed)}" if changed else ""),
-    )
+    differs = f", from which differ {', '.join(f'`{line}`' for line in changed)}" if changed else ""
+    yield "config", f"nearest to the preset `{preset}`{differs}"
     yield "commit of dmd-cluster", f"`{facts.commit}`" if facts.commit else "unknown"
 
 
@@ -186,7 +191,7 @@ def _changes(card: ModelCard, preset: str) -> list[str]:
     for section, values in config_to_dict(config_of(card)).items():
         for name, value in values.items():
             key = f"{section}.{name}"
-            if key not in _RESOLVED and value != base[section][name]:
+            if key not in _UNTOLD and value != base[section][name]:
                 changed.append(f"{key}={shown_name(value) if key == 'text.encoder' else _cell(value)}")
     return changed
 
@@ -213,7 +218,7 @@ def _limits(card: ModelCard, facts: TrainingFacts, license: str | None) -> Itera
     yield "It has seen one data set. Other speakers, languages and recordings were not measured."
     yield "Features of the same size that were made otherwise give numbers that mean nothing, without an error."
     if "valid" in splits:
-        yield "The checkpoint was chosen by the validation split, so its numbers there are too good."
+        yield "The validation split chooses checkpoints, so its numbers are better than those of new data."
     else:
         yield "No validation of these weights is known."
     if "test" not in splits:
