@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from dmd.checkpoint.format import Snapshot, find_step, newest_whole, read_checkpoint
+from dmd.checkpoint.format import Snapshot, checkpoint_paths, find_step, newest_whole, read_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.documents import check_state
 
@@ -22,11 +22,16 @@ def chosen_checkpoint(run: Path, step: Step = "best") -> Snapshot:
     if step not in ("best", "last") and (isinstance(step, bool) or not isinstance(step, int)):
         raise ValueError(f"step is {step!r}; it must be the step of a checkpoint, 'best' or 'last'")
     root = run / CHECKPOINTS
+    if not checkpoint_paths(root):
+        is_export = (run / "model.json").exists()
+        what = "not the directory of a run, or one that has saved nothing yet"
+        raise ValueError(
+            f"{run} holds no checkpoint: {'an export, which `dmd predict` reads; name the run' if is_export else what}"
+        )
     if isinstance(step, int):
         return _read(root, step)
     newest, _ = newest_whole(root)
-    if newest is None:
-        raise ValueError(f"{run} holds no checkpoint: not the directory of a run, or one that has saved nothing yet")
+    assert newest is not None, "it raises where none of them is whole"
     snapshot = read_checkpoint(newest)
     check_state(snapshot.state, str(newest))
     best = snapshot.state["best_step"]

@@ -50,6 +50,10 @@ OF_ENCODER = "dmd.text_encoder.network."
 CPU = torch.device("cpu")
 
 
+class DamagedExport(ValueError):
+    """A file of an export is missing, or not what was written."""
+
+
 def load(
     path: str | Path,
     device: str | torch.device | None = None,
@@ -262,7 +266,7 @@ def _read_export(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     with _named(path):
         expected = card.source.get(SHA256)
         if expected is not None and read_entry(path / WEIGHTS).sha256 != expected:
-            raise ValueError(
+            raise DamagedExport(
                 f"{path} is no whole export ({WEIGHTS} is not what was written: its sha256 differs from that in "
                 f"{CARD}); copy or download it again, or export the run again"
             )
@@ -285,4 +289,4 @@ def _named(path: Path) -> Iterator[None]:
         SafetensorError,
     ) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no whole export ({reason}); export the run again") from error
+        raise DamagedExport(f"{path} is no whole export ({reason}); export the run again") from error

@@ -33,7 +33,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from data_shards.places import redact
 from dmd.checkpoint.select import Step
 from dmd.errors import first_line
-from dmd.inference.export import CARD, FILES, PROGRAM, WEIGHTS, export, is_export, load, read_model
+from dmd.inference.export import CARD, FILES, PROGRAM, WEIGHTS, DamagedExport, export, is_export, load, read_model
 from dmd.inference.readme import PLACE, README, readme
 from dmd.inference.training_facts import TRAINING, facts_from
 from dmd.system.trained_model import ModelCard, TrainedModel
@@ -92,8 +92,8 @@ def from_pretrained(
             )
     try:
         return load(folder, device, text_encoder=text_encoder)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}; where the download is damaged: remove {folder.parent.parent}") from error
+    except DamagedExport as error:
+        raise DamagedExport(f"{name}: {error}; to download it again, remove {folder.parent.parent}") from error
 
 
 def push_to_hub(

@@ -134,18 +134,18 @@ def _text(card: ModelCard) -> str:
     """Where words come from: features, or a tokenizer and an encoder."""
     config, settings = config_of(card).text, card.text_encoder
     tokenizer = card.data.get("tokenizer") or {}
-    made = f"`{shown_name(tokenizer['name'])}` (sha256 {tokenizer['digest']})" if tokenizer else ""
+    made = f"`{shown_name(tokenizer['name'])}` (sha256 {_cell(tokenizer['digest'])})" if tokenizer else ""
     if settings is None:
         return f"Words are features, taken from {made}." if made else "Words are features."
     lines = [f"Tokens are made by the tokenizer {made}." if made else "The tokenizer is not recorded."]
-    kind = settings.get("model_type", "unknown")
+    kind = _cell(settings.get("model_type", "unknown"))
     state = "frozen" if config.frozen else f"trained by LoRA of rank {config.lora_rank}" if config.lora else "trained"
     lines.append(f"The text encoder began as `{shown_name(config.encoder)}` (type {kind}, {state}).")
     base = card.text_base
     if base is not None:
         lines.append(
             f"Its own weights are not in here: `dmd.from_pretrained(..., text_encoder=PATH)` takes "
-            f"`{shown_name(base['name'])}` (sha256 of the weights {base['sha256']})."
+            f"`{shown_name(base['name'])}` (sha256 of the weights {_cell(base['sha256'])})."
         )
     return " ".join(lines)
 

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard as HubCard
+from huggingface_hub import constants
 
 import dmd
 from dmd.checkpoint.format import list_checkpoints
+from dmd.config.loading import config_to_dict, load_config
+from dmd.data.targets import scoring_of
 from dmd.inference.export import CARD, PROGRAM, WEIGHTS, example
-from dmd.inference.readme import README
-from dmd.system.trained_model import TrainedModel
+from dmd.inference.readme import README, readme
+from dmd.inference.training_facts import Measured, TrainingFacts
+from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 from tests.support.commands import command, rejected
 from tests.support.hub import WRITER, Hub, serve_hub
 
@@ -92,7 +96,7 @@ def test_an_export_is_pushed_as_it_is_by_the_command(hub, run, exported, tmp_pat
     (copy / README).unlink()  # as an older program wrote it
     dmd.load(copy)
     dmd.push_to_hub(copy, NAME)
-    assert ModelCard(files(hub)[README].decode()).data.model_name == "dmd-tiny"
+    assert HubCard(files(hub)[README].decode()).data.model_name == "dmd-tiny"
 
 
 def test_what_goes_wrong_with_a_hub_is_said(hub, exported, monkeypatch):
@@ -116,7 +120,9 @@ def test_what_goes_wrong_with_a_hub_is_said(hub, exported, monkeypatch):
     assert "the token does not see it" in message()
     assert "has no revision 'v9'" in message(revision="v9", token=WRITER)
     hub.server.faults, hub.server.part = ["flip"], WEIGHTS
-    assert "its sha256 differs" in message(token=WRITER)
+    damaged = message(token=WRITER)
+    assert "its sha256 differs" in damaged
+    assert "to download it again, remove" in damaged
     monkeypatch.setattr(constants, "HF_HUB_CACHE", f"{constants.HF_HUB_CACHE}-new")
     assert sentiments(dmd.from_pretrained(NAME, token=WRITER)).equal(sentiments(dmd.load(exported)))
 
@@ -135,7 +141,7 @@ def test_what_goes_wrong_with_a_hub_is_said(hub, exported, monkeypatch):
 
 def test_the_readme_says_what_the_run_says(run, exported, tmp_path, caplog):
     text = (exported / README).read_text()
-    front = ModelCard(text).data
+    front = HubCard(text).data
     step = dmd.load(exported).card.source["step"]
     assert command("evaluate", run, "--json", tmp_path / "valid.json") == 0
     valid = json.loads((tmp_path / "valid.json").read_text())
@@ -161,7 +167,7 @@ def test_the_readme_says_what_the_run_says(run, exported, tmp_path, caplog):
     shutil.copytree(run, copy)
     assert command("evaluate", copy, "--split", "test", "--json", copy / "test.json") == 0
     dmd.save(copy, tmp_path / "tested", program=False)
-    splits = {result.dataset_split for result in ModelCard.load(tmp_path / "tested" / README).data.eval_results}
+    splits = {result.dataset_split for result in HubCard.load(tmp_path / "tested" / README).data.eval_results}
     assert splits == {"valid", "test"}
     result = json.loads((copy / "test.json").read_text())
     with caplog.at_level(logging.WARNING):
@@ -176,6 +182,8 @@ def test_a_readme_claims_nothing_of_other_weights(run, exported, tmp_path):
     kept, changed = dmd.load(run, "cpu"), dmd.load(exported, "cpu")
     dmd.save(dmd.load(exported), tmp_path / "again", program=False)
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (exported / WEIGHTS).read_bytes()
+    dmd.save(tmp_path / "again", tmp_path / "again", program=False)
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (exported / WEIGHTS).read_bytes()
     dmd.save(kept, tmp_path / "memory", program=False)
     for name in ("again", "memory"):
         assert "Result on the validation split" in (tmp_path / name / README).read_text()
@@ -185,6 +193,57 @@ def test_a_readme_claims_nothing_of_other_weights(run, exported, tmp_path):
         dmd.save(model, tmp_path / "changed", program=False)
         assert "No validation of these weights is known" in (tmp_path / "changed" / README).read_text()
         assert sentiments(dmd.load(tmp_path / "changed")).equal(sentiments(model))
+
+
+def card(*overrides: str, **data: object) -> ModelCard:
+    config = load_config("recommended", overrides)
+    sizes = {"text": 6, "audio": 7, "vision": 8}
+    about = {"name": "set|1", "generation": "g", "text_kind": "features", "dims": sizes, "lengths": sizes, **data}
+    encoder = {"model_type": "bert"} if about["text_kind"] == "tokens" else None
+    return ModelCard(config=config_to_dict(config), data=about, text_encoder=encoder, source={"step": 3})
+
+
+@pytest.mark.parametrize(
+    "described, said",
+    [
+        (card("model.task=regression", label_scale=1.5, label_offset=3.0), "sentiment from 1 to 5"),
+        (card("model.task=3"), "one of 3 classes: negative, neutral, positive"),
+        (
+            card("model.task=2", "data.classes=stored", class_names=["calm", "angry"], protocol="meld"),
+            "one of 2 classes: calm, angry",
+        ),
+        (
+            card("model.task=multilabel", "model.emotions=2", "data.classes=emotions", emotions=["joy", "fear"]),
+            "which of 2 emotions are there: joy, fear",
+        ),
+        (
+            card(
+                "model.task=regression",
+                "text.encoder=/home/someone/bert",
+                text_kind="tokens",
+                tokenizer={"name": "/home/someone/bert", "digest": "d1"},
+                extraction={"audio": "librosa", "text_encoder": "/home/someone/bert"},
+            ),
+            "began as `bert` (type bert, trained)",
+        ),
+    ],
+)
+def test_a_readme_of_every_kind_of_model(described, said):
+    scoring = scoring_of(config_of(described), described.data)
+    about = {"data": "set|1", "generation": "g", "protocol": scoring.protocol, "samples": None}
+    metrics = {row.name: 0.5 for row in scoring.rows()}
+    facts = TrainingFacts(
+        measured=(Measured(**about, split="valid", metrics=metrics | {scoring.rows()[0].name: None}),)
+    )
+    text = readme(described, facts, name="any", license=None)
+    assert said in text
+    assert "someone" not in text
+    assert len(HubCard(text).data.eval_results) == len(metrics) - 1
+    assert all(f"| {row.title}" in text for row in scoring.rows())
+    without = readme(described, None, name="any", license="mit")
+    assert "No validation of these weights is known" in without
+    assert HubCard(without).data.license == "mit"
+    assert HubCard(without).data.get("eval_results") is None
 
 
 def test_an_export_that_is_not_what_was_written_is_noticed(exported, tmp_path):
@@ -239,6 +298,8 @@ def test_a_checkpoint_that_is_not_there_is_named(run, exported, shards, capsys):
         assert f"there is no checkpoint of step 999 in {run}/checkpoints; steps that are there: {there}" in error
     for option in (("--step", 1), ("--best",), ("--last",)):
         assert "is an export, which holds one checkpoint" in rejected(capsys, "predict", exported, shards, *option)
+        error = rejected(capsys, "evaluate", exported, "--data", shards, *option)
+        assert "holds no checkpoint: an export, which `dmd predict` reads; name the run" in error
     for step in ("newest", True, 1.5):
         with pytest.raises(ValueError, match="it must be the step of a checkpoint, 'best' or 'last'"):
             dmd.load(run, step=step)
