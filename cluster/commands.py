@@ -148,5 +148,7 @@ def evaluate(argv: list[str]) -> int:
     from dmd.model.text_base import base_name
 
     encoder = None if options.text_encoder is None else base_name(options.text_encoder)
-    question = Question(run=options.run, data=options.data, split=options.split, text_encoder=encoder)
+    question = Question(
+        run=options.run, data=options.data, split=options.split, step=options.step, text_encoder=encoder
+    )
     return run_evaluate(question, write_to=options.json, request=request)

@@ -5,6 +5,7 @@ dmd.train("mosi-unaligned", data, "runs/first")             # needs the extra [t
 dmd.evaluate("runs/first", data)["fused"]["mae"]
 model = dmd.load("runs/first")      # or what `dmd export` wrote
 model.predict(text=text, audio=audio, vision=None)
+model = dmd.from_pretrained("OWNER/NAME")    # what `dmd.push_to_hub` uploaded
 dmd.predict_clip(model, "clip.mp4", transcript="I liked it")    # of a model whose features `dmd extract` made
 """
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from dmd.checkpoint.select import Step
     from dmd.dataset import Dataset as Dataset
     from dmd.evaluation.any_model import evaluate as evaluate
     from dmd.system.trained_model import Prediction, TrainedModel
@@ -40,12 +42,110 @@ _PLACES = {
 
 
 def load(
-    path: "str | Path", device: "str | torch.device | None" = None, *, text_encoder: str | None = None
+    path: "str | Path",
+    device: "str | torch.device | None" = None,
+    *,
+    step: "Step | None" = None,
+    text_encoder: str | None = None,
 ) -> "TrainedModel":
-    """A trained model that predicts, without DeepSpeed and Ray; see `dmd.inference.export.load`."""
+    """A trained model that predicts, without DeepSpeed and Ray: of an export, or of a checkpoint of a run.
+
+    Args:
+        path: directory that `dmd export` or a training wrote.
+        device: where it runs; None: the GPU where there is one.
+        step: which checkpoint of a run: its step, "best" or "last"; None: the best, or what an export holds.
+        text_encoder: where the text encoder's own weights are, of a model that names them; None: where it says.
+
+    Raises:
+        ValueError: neither of the two, damaged, a step that is not there (the message has those that are), or a text
+            encoder that is not here or has other weights.
+    """
     from dmd.inference.export import load as load_export
 
-    return load_export(path, device, text_encoder=text_encoder)
+    return load_export(path, device, step=step, text_encoder=text_encoder)
+
+
+def save(
+    model: "TrainedModel | str | Path",
+    directory: "str | Path",
+    *,
+    step: "Step | None" = None,
+    program: bool = True,
+    text_encoder: str | None = None,
+    merge: bool = False,
+    license: str | None = None,
+) -> str | None:
+    """Write a model as one directory that `dmd.load` reads, as `dmd export` does: weights, config, README.md, program.
+
+    Args:
+        model: one in memory, which stays as it is; a run; or another export.
+        directory: a new one, or that of an export, which is replaced.
+        step: which checkpoint of a run: its step, "best" or "last"; None: the best.
+        program: whether to make a `torch.export` program.
+        text_encoder: where the text encoder's own weights are, of a model that names them; None: where it says.
+        merge: add LoRA's adapters to the weights of the text encoder, so that the export needs no base.
+        license: what the README says, such as `mit`; None: nothing.
+
+    Returns:
+        Why there is no program; None if there is one.
+
+    Raises:
+        ValueError: no such checkpoint, nothing to merge, a directory that holds other files, or into which another
+            process writes.
+    """
+    from pathlib import Path
+
+    from dmd.inference.export import export
+
+    return export(
+        model, Path(directory), step=step, program=program, text_encoder=text_encoder, merge=merge, license=license
+    )
+
+
+def from_pretrained(
+    repo_id: "str | Path",
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    device: "str | torch.device | None" = None,
+    text_encoder: str | None = None,
+) -> "TrainedModel":
+    """A trained model from a repository of the Hugging Face hub, or from a directory; see
+    `dmd.inference.hub.from_pretrained`."""
+    from dmd.inference.hub import from_pretrained as fetch
+
+    return fetch(repo_id, revision=revision, token=token, device=device, text_encoder=text_encoder)
+
+
+def push_to_hub(
+    model: "TrainedModel | str | Path",
+    repo_id: str,
+    *,
+    step: "Step | None" = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    program: bool = True,
+    text_encoder: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Upload a model to the Hugging Face hub, in one commit; returns the commit's address. See
+    `dmd.inference.hub.push_to_hub`."""
+    from dmd.inference.hub import push_to_hub as push
+
+    return push(
+        model,
+        repo_id,
+        step=step,
+        private=private,
+        token=token,
+        revision=revision,
+        commit_message=commit_message,
+        program=program,
+        text_encoder=text_encoder,
+        license=license,
+    )
 
 
 def predict_clip(

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from data_shards.command_line import Parser
 from data_shards.places import Place, place_option
+from dmd.checkpoint.step_option import add_step
 from dmd.config.options import add_config_options, config_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 from dmd.evaluation.text_encoder_option import add_text_encoder
 from dmd.terminal import table_text
 
 if TYPE_CHECKING:
+    from dmd.checkpoint.select import Step
     from dmd.inference.inputs import Samples
     from dmd.inference.predict_parts import Order
     from dmd.inference.transcript_text import TranscriptText
@@ -32,7 +34,7 @@ def evaluate_parser() -> Parser:
     """Arguments of `dmd evaluate` in processes of this machine."""
     parser = Parser(
         prog="dmd evaluate",
-        description="Evaluate the best checkpoint of a run. Acc and F1 are printed in per cent; "
+        description="Evaluate a checkpoint of a run, the best by default. Acc and F1 are printed in per cent; "
         "--json writes them as shares in [0, 1].",
     )
     parser.add_argument("run", type=Path, metavar="RUN")
@@ -40,6 +42,7 @@ def evaluate_parser() -> Parser:
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the work (default: 1)")
+    add_step(parser)
     add_text_encoder(parser)
     return parser
 
@@ -56,6 +59,7 @@ def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
         options.run,
         options.data,
         options.split,
+        step=options.step,
         text_encoder=options.text_encoder,
         write_to=options.json,
         ranks=options.ranks,
@@ -63,7 +67,14 @@ def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    run: Path, data: Place | None, split: str, *, text_encoder: str | None, write_to: Path | None, ranks: int
+    run: Path,
+    data: Place | None,
+    split: str,
+    *,
+    step: "Step | None",
+    text_encoder: str | None,
+    write_to: Path | None,
+    ranks: int,
 ) -> int:
     """Evaluate on this rank; the first one prints, and writes the metrics as JSON where that is wanted."""
     import torch
@@ -78,7 +89,7 @@ def _evaluate(
     device = default_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    result = evaluate_run(run, data=data, split=split, text_encoder=text_encoder)
+    result = evaluate_run(run, data=data, split=split, step=step, text_encoder=text_encoder)
     is_main_rank = ranks == 1 or dist.get_rank() == 0
     if is_main_rank:
         print_evaluation(run, result, write_to=write_to)
@@ -153,6 +164,7 @@ def predict_parser() -> Parser:
         metavar="N",
         help="of a directory (default: %(default)s)",
     )
+    add_step(parser)
     add_text_encoder(parser)
     _add_clip_options(parser.add_argument_group("clips", "Features and text are made as those of the training were."))
     return parser
@@ -210,6 +222,7 @@ def parts_order(options: argparse.Namespace) -> "Order":
         out=options.out.absolute(),
         splits=_asked_splits(options),
         samples_per_part=options.samples_per_part,
+        step=options.step,
         text_encoder=None if options.text_encoder is None else base_name(options.text_encoder),
     )
 
@@ -235,7 +248,15 @@ def _predict_file(options: argparse.Namespace) -> int:
     from dmd.inference.clips import reads_states
     from dmd.inference.export import read_model
     from dmd.inference.input_options import check_options, kind_of
-    from dmd.inference.outputs import check_suffix, predictions, printed, schema, to_table, write_predictions
+    from dmd.inference.outputs import (
+        check_suffix,
+        checkpoint_text,
+        predictions,
+        printed,
+        schema,
+        to_table,
+        write_predictions,
+    )
     from dmd.inference.transcript_text import TranscriptText
     from dmd.kernels.backend import default_device
     from dmd.system.trained_model import TrainedModel
@@ -245,7 +266,7 @@ def _predict_file(options: argparse.Namespace) -> int:
         check_suffix(out)
     kind = kind_of(options.inputs[0])
     check_options(_given(options), kind, options.inputs[0])
-    card, weights = read_model(options.model)
+    card, weights = read_model(options.model, options.step)
     text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
     # the encoder whose states clips get, or else the one that the model stands on
     of_clips, of_model = options.text_encoder, None
@@ -259,11 +280,12 @@ def _predict_file(options: argparse.Namespace) -> int:
         samples = _samples(options, model.card)
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     if out is None:
-        print(printed(tables))
+        print(printed(tables), checkpoint_text(card.source.get("step")), sep="\n")
         return 0
     rows = write_predictions(out, tables, schema(model.modules.scoring))
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
-    print(f"{out}: {rows} predictions{f' ({of_splits})' if of_splits else ''}")
+    counted = f" ({of_splits})" if of_splits else ""
+    print(f"{out}: {rows} predictions{counted}; {checkpoint_text(card.source.get('step'))}")
     return 0
 
 
@@ -306,26 +328,49 @@ def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[
 
 
 def export(argv: list[str]) -> int:
-    """Write a trained model as one directory that `dmd.load` reads without DeepSpeed and Ray."""
+    """Write a trained model as one directory that `dmd.load` reads without DeepSpeed and Ray, or push it to the hub."""
     parser = Parser(prog="dmd export", description=export.__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run, or another export")
     parser.add_argument("out", type=Path, metavar="DIR")
     parser.add_argument("--no-program", action="store_true", help="no torch.export program")
     parser.add_argument("--merge", action="store_true", help="add LoRA's adapters to the text encoder's weights")
+    add_step(parser)
     add_text_encoder(parser)
+    group = parser.add_argument_group("the Hugging Face hub", "DIR has a README.md that the hub reads as a model card.")
+    group.add_argument("--license", metavar="ID", help="of the model, as the hub names it, such as mit (default: none)")
+    group.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload DIR there; the token is that of `hf auth login`, or HF_TOKEN"
+    )
+    group.add_argument(
+        "--private", action="store_true", help="make the repository of --push a private one, if it is new"
+    )
     options = parser.parse_args(argv)
+    if options.private and options.push is None:
+        raise ValueError("--private is of the repository that --push makes; leave it out, or give --push OWNER/NAME")
 
     from dmd.inference.export import export as export_run
+    from dmd.inference.export import read_card
+    from dmd.inference.hub import check_push, push_to_hub
+    from dmd.inference.outputs import checkpoint_text
 
+    if options.push is not None:
+        check_push(options.push)
     reason = export_run(
         options.run,
         options.out,
+        step=options.step,
         program=not options.no_program,
         text_encoder=options.text_encoder,
         merge=options.merge,
+        license=options.license,
+        name=None if options.push is None else options.push.rpartition("/")[2],
     )
     program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
-    print(f"{options.out}: {program}; in Python: model = dmd.load({str(options.out)!r})")
+    chosen = checkpoint_text(read_card(options.out).source.get("step"))
+    print(f"{options.out}: {chosen}, {program}; in Python: model = dmd.load({str(options.out)!r})")
+    if options.push is not None:
+        url = push_to_hub(options.out, options.push, private=options.private or None)
+        print(f'{url}; in Python: dmd.from_pretrained("{options.push}")')
     return 0
 
 

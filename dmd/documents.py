@@ -19,6 +19,8 @@ NONFINITE = "nonfinite"
 """Folder of a run: which samples the steps had that could not be applied."""
 TRIAL = "trial.json"
 """In the run of a trial: what its search knows of it."""
+TEST_RESULT = "test.json"
+"""What `dmd evaluate RUN --split test --json RUN/test.json`, and an experiment, writes beside it."""
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
     "version": int,
     "cursor": dict,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from cluster.experiments.connection import Connection, connected
 from cluster.experiments.results import markdown, note_of, seed_rows, write_best, write_table, write_trials
-from cluster.experiments.seed_runs import RESULT, make_cells, run_cells
+from cluster.experiments.seed_runs import make_cells, run_cells
 from cluster.experiments.tune import search
 from cluster.ray_runtime.stopping import StopRequests
 from cluster.ray_runtime.unfinished import run_to_end
@@ -21,6 +21,7 @@ from data_shards.reading.reader import ShardReader
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
 from dmd.data.targets import resolve_task, scoring_of
+from dmd.documents import TEST_RESULT
 from dmd.exit_codes import FAILED, STOPPED
 from dmd.metrics import Scoring, loss_title
 from dmd.report.identity import check_distinct
@@ -77,7 +78,7 @@ def run_experiment(request: ExperimentRequest) -> int:
     """
 
     def what_is_there() -> str:
-        ended = len(list(request.out.glob(f"*/*/{RESULT}")))
+        ended = len(list(request.out.glob(f"*/*/{TEST_RESULT}")))
         return f"trainings ended: {ended}; the same command continues"
 
     return run_to_end(lambda stop: _experiment(_resolved(request), stop), what_is_there)

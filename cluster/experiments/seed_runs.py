@@ -18,8 +18,7 @@ from cluster.search.trial_records import or_nan, read_json
 from data_shards.places import Place
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
-
-RESULT = "test.json"
+from dmd.documents import TEST_RESULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Cell:
             title=f"{self.name}-{self.seed}",
             config=config_to_dict(self.config),
             run=self.run,
-            result=self.run / RESULT,
+            result=self.run / TEST_RESULT,
         )
 
 
@@ -69,7 +68,7 @@ def run_cells(cells: Sequence[Cell], connection: Connection, data: Place) -> lis
     Raises:
         Unavailable: the cluster has had no room for any of them for too long.
     """
-    waiting = [cell for cell in cells if not (cell.run / RESULT).exists()]
+    waiting = [cell for cell in cells if not (cell.run / TEST_RESULT).exists()]
     if not waiting:
         print(f"all {len(cells)} trainings have ended before; none is run again", flush=True)
     patience = Patience(connection.patience)
@@ -98,5 +97,5 @@ def _result(cell: Cell, error: str | None) -> dict[str, Any]:
     about = {"name": cell.name, "seed": cell.seed}
     if error is not None:
         return {**about, "error": error}
-    fused = read_json(cell.run / RESULT)["metrics"]["fused"]
+    fused = read_json(cell.run / TEST_RESULT)["metrics"]["fused"]
     return {**about, "metrics": {name: or_nan(value) for name, value in fused.items()}}

@@ -16,6 +16,7 @@ from cluster.ray_runtime.unfinished import run_to_end
 from data_shards.places import Place, to_place
 from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
+from dmd.checkpoint.select import Step
 from dmd.commands import print_evaluation
 from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import scoring_of
@@ -37,6 +38,8 @@ class Question:
     data: Place | None
     """None: the shards of its training."""
     split: str
+    step: Step | None
+    """Which checkpoint; None: the best."""
     text_encoder: str | None
     """See `dmd.system.trained_model.TrainedModel`."""
 
@@ -93,7 +96,7 @@ def decode_share(content: bytes, columns: int) -> Share:
 
 
 def run_evaluate(question: Question, *, write_to: Path | None, request: PoolRequest) -> int:
-    """Evaluate a run's best checkpoint; returns the exit code.
+    """Evaluate a run's checkpoint; returns the exit code.
 
     Raises:
         ValueError: the user's mistakes. OSError: storage that fails; `Unreadable` where the same command works later.
@@ -111,7 +114,7 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
     place = to_place(shards_of(run, question.data)).absolute()
     with ShardReader(place) as reader:
         info = reader.index.info
-        card, weights = read_run_for(run, info)
+        card, weights = read_run_for(run, info, question.step)
         check_split(reader, split)
         total, batches = reader.index.num_samples(split), num_evaluation_batches(reader, split, BATCH_SIZE)
     scoring = scoring_of(config_of(card), card.data)

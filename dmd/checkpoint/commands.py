@@ -10,7 +10,7 @@ from dmd.terminal import table_text
 
 
 def checkpoints(argv: list[str]) -> int:
-    """List the checkpoints of a run, with what is wrong with those that are not whole; 1 if none is."""
+    """List the checkpoints of a run, the best and the last, and what is wrong with damaged ones; 1 if none is whole."""
     parser = Parser(prog="dmd checkpoints", description=checkpoints.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN")
     options = parser.parse_args(argv)
@@ -26,7 +26,7 @@ def checkpoints(argv: list[str]) -> int:
     rows = []
     for info in found:
         size = sum(file.stat().st_size for file in info.path.iterdir()) / 2**20 if info.readable else math.nan
-        roles = [name for name, has in (("next start", info.step == newest), ("best", info.step == best)) if has]
+        roles = [name for name, has in (("best", info.step == best), ("last", info.step == newest)) if has]
         where = ["", ""]
         if info.reason is None:
             state = read_state(info.path)

@@ -215,7 +215,7 @@ def find_step(root: Path, step: int) -> Path:
         raise ValueError(f"there is no checkpoint of step {step} in {root}; steps that are there: {known}")
     reason = verify_checkpoint(paths[step])
     if reason is not None:
-        raise ValueError(f"the checkpoint {paths[step]} is damaged: {reason}; resume from another step")
+        raise ValueError(f"the checkpoint {paths[step]} is damaged: {reason}; take another step")
     return paths[step]
 
 
@@ -229,7 +229,7 @@ def read_state(path: Path) -> dict[str, Any]:
     with as_unreadable(path):
         state = parse_object((path / STATE).read_bytes())
     if state is None:
-        raise ValueError(f"{path / STATE} is not a JSON object; resume from another step")
+        raise ValueError(f"{path / STATE} is not a JSON object; take another step")
     return state
 
 
@@ -244,7 +244,7 @@ def read_checkpoint(path: Path) -> Snapshot:
 
     reason = verify_checkpoint(path)
     if reason is not None:
-        raise ValueError(f"the checkpoint {path} is damaged: {reason}; resume from another step")
+        raise ValueError(f"the checkpoint {path} is damaged: {reason}; take another step")
     with as_unreadable(path):
         return Snapshot(
             step=_step_of(path),

@@ -1,27 +1,44 @@
-"""Which checkpoint of a run stands for it: the one with the best validation loss."""
+"""Which checkpoint of a run is taken: by default the one with the best validation loss."""
 
 from pathlib import Path
+from typing import Literal
 
-from dmd.checkpoint.format import Snapshot, find_step, newest_whole, read_checkpoint
+from dmd.checkpoint.format import Snapshot, checkpoint_paths, find_step, newest_whole, read_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.documents import check_state
 
+Step = Literal["best", "last"] | int
+"""best: the checkpoint with the best validation loss, the last one where no epoch was finished yet; last: the newest
+whole one, from which a training goes on; a number: the checkpoint of that step."""
 
-def best_checkpoint(run: Path) -> Snapshot:
-    """The checkpoint with the best validation loss; the newest where no epoch was finished yet.
+
+def chosen_checkpoint(run: Path, step: Step = "best") -> Snapshot:
+    """The checkpoint of a run that is asked for.
 
     Raises:
-        ValueError: no checkpoint, or the one that is wanted is damaged.
+        ValueError: no checkpoint; a step that is not there, with those that are; or the one that is wanted is damaged.
         Unreadable: one that may be it cannot be read.
     """
+    if step not in ("best", "last") and (isinstance(step, bool) or not isinstance(step, int)):
+        raise ValueError(f"step is {step!r}; it must be the step of a checkpoint, 'best' or 'last'")
     root = run / CHECKPOINTS
+    if not checkpoint_paths(root):
+        is_export = (run / "model.json").exists()
+        what = "not the directory of a run, or one that has saved nothing yet"
+        raise ValueError(
+            f"{run} holds no checkpoint: {'an export, which `dmd predict` reads; name the run' if is_export else what}"
+        )
+    if isinstance(step, int):
+        return _read(root, step)
     newest, _ = newest_whole(root)
-    if newest is None:
-        raise ValueError(f"{run} holds no checkpoint: not the directory of a run, or one that has saved nothing yet")
+    assert newest is not None, "it raises where none of them is whole"
     snapshot = read_checkpoint(newest)
     check_state(snapshot.state, str(newest))
     best = snapshot.state["best_step"]
-    if best not in (None, snapshot.step):
-        snapshot = read_checkpoint(find_step(root, best))
-        check_state(snapshot.state, f"{root}, step {best}")
+    return snapshot if step == "last" or best in (None, snapshot.step) else _read(root, best)
+
+
+def _read(root: Path, step: int) -> Snapshot:
+    snapshot = read_checkpoint(find_step(root, step))
+    check_state(snapshot.state, f"{root}, step {step}")
     return snapshot

@@ -1,4 +1,4 @@
-"""What a run directory holds of a trained model: its best checkpoint and where its data is; and its evaluation."""
+"""What a run directory holds of a trained model: its checkpoints and where its data is; and its evaluation."""
 
 import shlex
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from data_shards.places import Place, PlaceLike, to_place
 from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import Step, chosen_checkpoint
 from dmd.checkpoint.state import check_fits
 from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import check_same_labels
@@ -25,13 +25,13 @@ from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 
-def read_run(run: Path) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of a run's best checkpoint.
+def read_run(run: Path, step: Step | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a run's checkpoint; None: of the best.
 
     Raises:
-        ValueError: no checkpoint, or a damaged one.
+        ValueError: no such checkpoint, or a damaged one.
     """
-    snapshot = best_checkpoint(run)
+    snapshot = chosen_checkpoint(run, "best" if step is None else step)
     state = snapshot.state
     source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
     card = ModelCard(
@@ -68,18 +68,21 @@ def training_data(run: Path) -> Place:
     return place
 
 
-def evaluate_run(run: Path, *, data: PlaceLike | None, split: str, text_encoder: str | None = None) -> dict[str, Any]:
-    """Metrics of a run's best checkpoint on a split, for all heads; every rank gets them.
+def evaluate_run(
+    run: Path, *, data: PlaceLike | None, split: str, step: Step | None = None, text_encoder: str | None = None
+) -> dict[str, Any]:
+    """Metrics of a run's checkpoint on a split, for all heads; every rank gets them.
 
     Args:
+        step: which checkpoint; None: the best.
         text_encoder: see `TrainedModel`.
 
     Raises:
-        ValueError: no checkpoint, one whose weights are not of the model that it declares, data that the model cannot
-            read, or shards without that split.
+        ValueError: no such checkpoint, one whose weights are not of the model that it declares, data that the model
+            cannot read, or shards without that split.
     """
     with ShardReader(shards_of(run, data)) as reader:
-        card, weights = read_run_for(run, reader.index.info)
+        card, weights = read_run_for(run, reader.index.info, step)
         model = ready_model(card, weights, default_device(), reader.index.info, text_encoder=text_encoder)
         check_split(reader, split)
         batches = num_evaluation_batches(reader, split, BATCH_SIZE)
@@ -101,13 +104,13 @@ def shards_of(run: Path, data: PlaceLike | None) -> PlaceLike:
     return data or training_data(run)
 
 
-def read_run_for(run: Path, info: DatasetInfo) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of a run that can read these shards.
+def read_run_for(run: Path, info: DatasetInfo, step: Step | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a run's checkpoint (None: the best) that can read these shards.
 
     Raises:
         ValueError: as `read_run`, or data that the model cannot read.
     """
-    card, weights = read_run(run)
+    card, weights = read_run(run, step)
     check_fits(card.data, info)
     check_same_labels(config_of(card), card.data, info)
     return card, weights

@@ -1,7 +1,8 @@
-"""A trained model as one directory that anyone can load: `dmd export RUN DIR`, `dmd.load(DIR)`.
+"""A trained model as one directory that anyone can load: `dmd export RUN DIR`, `dmd.save(run, DIR)`, `dmd.load(DIR)`.
 
     DIR/model.safetensors   weights of DMD, its text encoder (of LoRA: the adapters) and both GD-Units
     DIR/model.json          config, data shapes, text encoder, origin (`ModelCard`)
+    DIR/README.md           the same for people and for the Hugging Face hub; nothing reads it back
     DIR/program.pt2         the same as a `torch.export` program, where PyTorch can make one
 
 The program takes (text, audio, vision) with any number of samples and gives predictions [B, 8], on the scale [-3, 3] of
@@ -9,7 +10,10 @@ the shards (`label_scale` and `label_offset` of model.json lead back), or logits
 GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without this package.
 """
 
+import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +23,24 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data_shards.durable import write_file
+from data_shards.durable import read_entry, write_file
 from data_shards.sole_writer import LEASE_FILE, sole_writer
+from dmd.checkpoint.select import Step
 from dmd.checkpoint.writer import tensor_bytes
 from dmd.config.schema import TextConfig
 from dmd.errors import first_line
 from dmd.evaluation.trained_run import read_run
+from dmd.inference.readme import README, readme
+from dmd.inference.training_facts import TRAINING, TrainingFacts, facts_from, facts_to_dict, read_facts
 from dmd.kernels.backend import default_device
 from dmd.model.lora import merge_lora
 from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
 
 WEIGHTS, CARD, PROGRAM = "model.safetensors", "model.json", "program.pt2"
+FILES = (WEIGHTS, CARD, README, PROGRAM)
+"""Of an export; an older one has no README."""
+SHA256 = "sha256"
+"""Key of `ModelCard.source`: digest of the file of weights that the card belongs to; an older export has none."""
 FORMAT = 1
 """Version of this layout, part of model.json."""
 PROGRAM_TOLERANCE = 1e-4
@@ -39,64 +50,148 @@ OF_ENCODER = "dmd.text_encoder.network."
 CPU = torch.device("cpu")
 
 
+class DamagedExport(ValueError):
+    """A file of an export is missing, or not what was written."""
+
+
 def load(
-    path: str | Path, device: str | torch.device | None = None, *, text_encoder: str | None = None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    step: Step | None = None,
+    text_encoder: str | None = None,
 ) -> TrainedModel:
-    """A trained model from an export, or from the best checkpoint of a run directory.
+    """A trained model from an export, or from a checkpoint of a run directory.
 
     Args:
         path: directory that `dmd export` or a training wrote.
         device: where it runs; None: the GPU where there is one.
+        step: which checkpoint of a run: its step, "best" or "last"; None: the best, or what an export holds.
         text_encoder: see `TrainedModel`.
 
     Raises:
-        ValueError: neither of the two, damaged, or a base that is not here or has other weights.
+        ValueError: neither of the two, damaged, a step that is not there, or a base that is not here or has other
+            weights.
     """
-    card, weights = read_model(path)
+    card, weights = read_model(path, step)
     place = default_device() if device is None else torch.device(device)
     return TrainedModel(card, weights, place, text_encoder=text_encoder)
 
 
-def read_model(path: str | Path) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of an export, or of the best checkpoint of a run directory.
+def read_model(path: str | Path, step: Step | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of an export, or of a checkpoint of a run directory.
 
     Raises:
-        ValueError: neither of the two, or damaged.
+        ValueError: neither of the two, damaged, a step that is not there, or a step of an export.
     """
     path = Path(path)
-    if (path / CARD).is_file():
-        return _read_export(path)
+    if is_export(path):
+        card, weights = _read_export(path)
+        if step is not None:
+            raise ValueError(
+                f"{path} is an export, which holds one checkpoint (step {card.source.get('step', 'unknown')}), but "
+                f"{step!r} was asked for; leave it out (--step, --best, --last), or name the run"
+            )
+        return card, weights
     if path.is_dir():
-        return read_run(path)
+        return read_run(path, step)
     raise ValueError(f"there is no directory {path}; give a run, or what `dmd export` wrote")
 
 
-def export(run: Path, out: Path, *, program: bool, text_encoder: str | None = None, merge: bool = False) -> str | None:
-    """Write a run's best checkpoint as an export; returns why there is no program, None if there is one.
+def is_export(path: Path) -> bool:
+    """Whether a directory is one that `dmd export` wrote."""
+    return (path / CARD).is_file()
+
+
+def export(
+    model: TrainedModel | str | Path,
+    out: Path,
+    *,
+    step: Step | None = None,
+    program: bool = True,
+    text_encoder: str | None = None,
+    merge: bool = False,
+    license: str | None = None,
+    name: str | None = None,
+) -> str | None:
+    """Write a model as an export; returns why there is no program, None if there is one.
 
     Args:
+        model: one in memory, which stays as it is; a run; or another export.
+        step: which checkpoint of a run; None: the best.
+        program: whether to make a `torch.export` program.
         text_encoder: see `TrainedModel`; what is found there is named in the export.
         merge: add LoRA's adapters to the weights of the text encoder, so that the export needs no base.
+        license: what the README says, such as `mit`; None: nothing.
+        name: what the README calls the model; None: as `out`.
 
     Raises:
-        ValueError: no checkpoint, nothing to merge, `out` holds files that are no export, or another process writes
-            there.
+        ValueError: no such checkpoint, nothing to merge, `out` holds files that are no export, or another process
+            writes there.
     """
-    ours = (WEIGHTS, CARD, PROGRAM, LEASE_FILE)
-    if out.exists() and (not out.is_dir() or any(p.name not in ours for p in out.iterdir())):
-        raise ValueError(f"{out} holds other files than an export; give a new directory")
-    card, weights = read_run(run)
-    model = TrainedModel(card, weights, CPU, text_encoder=text_encoder)
-    card = model.card
+    check_out(out)
+    card, weights = _to_write(model, step)
+    facts = _facts(model, card, weights)
+    copy = TrainedModel(card, weights, CPU, text_encoder=text_encoder)
+    card = copy.card
     if merge:
-        card, weights = merged(model)
+        card, weights = merged(copy)
     with sole_writer(out):
-        for name in (CARD, PROGRAM, WEIGHTS):  # the card first: without it this is no export, should a kill come here
-            (out / name).unlink(missing_ok=True)
-        write_file(out / WEIGHTS, tensor_bytes(weights))  # the library's own `save_file` lets nobody else read it
-        content = {"format": FORMAT, **asdict(card)}
+        for file in (CARD, PROGRAM, WEIGHTS, README):  # the card first: without it this is no export, after a kill
+            (out / file).unlink(missing_ok=True)
+        written = write_file(out / WEIGHTS, tensor_bytes(weights))  # the library's own lets nobody else read it
+        text = readme(card, facts, name=name or out.absolute().name, license=license)
+        (out / README).write_text(text, encoding="utf-8")
+        source = {key: value for key, value in card.source.items() if key not in (SHA256, TRAINING)}
+        source |= {SHA256: written.sha256} | ({} if facts is None else {TRAINING: facts_to_dict(facts)})
+        content = {"format": FORMAT, **asdict(replace(card, source=source))}
         (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return save_program(model, out / PROGRAM) if program else "not asked for"
+        return save_program(copy, out / PROGRAM) if program else "not asked for"
+
+
+def check_out(out: Path) -> None:
+    """Raise ValueError where a directory to export to holds other things than an export."""
+    if not out.exists():
+        return
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    is_lone_text = README in names and not names & {WEIGHTS, CARD}
+    if is_lone_text or not names <= {*FILES, LEASE_FILE}:
+        raise ValueError(f"{out} holds other files than an export; give a new directory")
+
+
+def _to_write(model: TrainedModel | str | Path, step: Step | None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of what is to be exported."""
+    if not isinstance(model, TrainedModel):
+        return read_model(model, step)
+    if step is not None:
+        raise ValueError(f"a model in memory has one set of weights, but step {step!r} was asked for; give the run")
+    return model.card, {name: tensor.detach() for name, tensor in model.modules.state_dict().items()}
+
+
+def _facts(model: TrainedModel | str | Path, card: ModelCard, weights: Mapping[str, Tensor]) -> TrainingFacts | None:
+    """What is known of the training of these very weights; None: nothing."""
+    if TRAINING in card.source:
+        is_same = card.source.get(SHA256) == _digest(weights)
+        return facts_from(card.source[TRAINING], "the model") if is_same else None
+    is_run = not isinstance(model, TrainedModel) and not is_export(Path(model))
+    return read_facts(card) if is_run or _is_of_run(card, weights) else None
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of the file that holds these weights."""
+    digest = hashlib.sha256()
+    for piece in tensor_bytes(dict(weights)):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _is_of_run(card: ModelCard, weights: Mapping[str, Tensor]) -> bool:
+    """Whether the run that a model in memory names is here and holds these weights."""
+    try:
+        _, saved = read_run(Path(card.source["run"]), card.source["step"])
+    except (KeyError, TypeError, ValueError, OSError):
+        return False
+    return saved.keys() == weights.keys() and all(saved[name].equal(weights[name].cpu()) for name in saved)
 
 
 def merged(model: TrainedModel) -> tuple[ModelCard, dict[str, Tensor]]:
@@ -152,13 +247,37 @@ def _difference(program: torch.nn.Module, modules: InferenceModules, samples: di
     return max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True))
 
 
-def _read_export(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
-    try:
+def read_card(path: Path) -> ModelCard:
+    """The card of an export, without its weights.
+
+    Raises:
+        ValueError: none, a damaged one, or one of another format.
+    """
+    with _named(path):
         content: dict[str, Any] = json.loads((path / CARD).read_bytes())
         version = content.pop("format")
         if version != FORMAT:
             raise ValueError(f"{path} has export format {version}, this program reads {FORMAT}; export the run again")
-        card, weights = ModelCard(**content), safetensors.torch.load_file(path / WEIGHTS)
+        return ModelCard(**content)
+
+
+def _read_export(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    card = read_card(path)
+    with _named(path):
+        expected = card.source.get(SHA256)
+        if expected is not None and read_entry(path / WEIGHTS).sha256 != expected:
+            raise DamagedExport(
+                f"{path} is no whole export ({WEIGHTS} is not what was written: its sha256 differs from that in "
+                f"{CARD}); copy or download it again, or export the run again"
+            )
+        return card, safetensors.torch.load_file(path / WEIGHTS)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what a damaged file of an export raises in the block into a ValueError that names the export."""
+    try:
+        yield
     except (
         json.JSONDecodeError,
         UnicodeDecodeError,
@@ -170,5 +289,4 @@ def _read_export(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
         SafetensorError,
     ) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no whole export ({reason}); export the run again") from error
-    return card, weights
+        raise DamagedExport(f"{path} is no whole export ({reason}); export the run again") from error

@@ -56,6 +56,11 @@ def schema(scoring: Scoring) -> pa.Schema:
     )
 
 
+def checkpoint_text(step: int | None) -> str:
+    """What a line about predictions ends with: whose they are; None: an export that does not say."""
+    return "a checkpoint of unknown step" if step is None else f"checkpoint of step {step}"
+
+
 def _answer_columns(what: str, scoring: Scoring) -> list[str]:
     """The column of a label or an answer; of emotions one for each."""
     return [f"{what}_{name}" for name in scoring.titles] if scoring.kind == "multilabel" else [what]

@@ -37,7 +37,7 @@ _MOST_PARTS = 10**6
 _DIGEST_DIGITS = 16
 """Hexadecimal, of the digest of a model: against mistakes."""
 _TITLES = {
-    "step": "run",
+    "step": "--step",
     "model": "run",
     "data": "shards",
     "generation": "shards",

@@ -16,11 +16,12 @@ from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from data_shards.storage.folder import open_folder
+from dmd.checkpoint.select import Step
 from dmd.data.targets import scoring_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT
 from dmd.inference.export import read_model
 from dmd.inference.inputs import check_shards, chosen_splits, shard_batches
-from dmd.inference.outputs import predictions, schema, to_table
+from dmd.inference.outputs import checkpoint_text, predictions, schema, to_table
 from dmd.inference.part_files import Part, PartFiles, make_request, write_part
 from dmd.kernels.backend import default_device
 from dmd.system.trained_model import ModelCard, TrainedModel, config_of
@@ -38,6 +39,8 @@ class Order:
     splits: list[str] | None
     """None: the split that is read by default."""
     samples_per_part: int
+    step: Step | None = None
+    """Which checkpoint of a run; None: the best, or what an export holds."""
     text_encoder: str | None = None
     """See `TrainedModel`."""
 
@@ -72,11 +75,15 @@ class Outcome:
     parts: int
     found: int
     """Parts that an earlier command had written."""
+    step: int | None
+    """Of the checkpoint; None for an export that does not say."""
 
     def __str__(self) -> str:
         of_splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         earlier = f", {self.found} of them written before" if self.found else ""
-        return f"{self.rows} predictions ({of_splits}) in {self.parts} part{'s' * (self.parts != 1)}{earlier}"
+        parts = f"{self.parts} part{'s' * (self.parts != 1)}"
+        chosen = checkpoint_text(self.step)
+        return f"{self.rows} predictions ({of_splits}) in {parts}{earlier}; {chosen}"
 
 
 def predict_parts(order: Order, compute: Compute) -> Outcome:
@@ -92,7 +99,7 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
             "name a .parquet file with --out"
         )
     folder = open_folder(order.out)
-    card, weights = read_model(order.model)
+    card, weights = read_model(order.model, order.step)
     with ShardReader(order.data) as reader:
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
@@ -116,7 +123,7 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
                 )
             rows = files.finish({"run": card.source.get("run")})
     total = len(request.parts())
-    return Outcome(rows=rows, splits=request.splits, parts=total, found=total - len(missing))
+    return Outcome(rows=rows, splits=request.splits, parts=total, found=total - len(missing), step=request.step)
 
 
 def compute_here(work: Work) -> None:

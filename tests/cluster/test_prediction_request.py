@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from cluster.jobs.job_commands import JOB_COMMANDS
 from cluster.parsers import predict_parser
 from cluster.prediction.evaluate import decode_share, encode_share
 from cluster.prediction.request import pool_request
 from cluster.ray_runtime.resources import slots
+from dmd.commands import parts_order
 from dmd.evaluation.evaluate import Share
+from tests.support.imports import ROOT
 
 
 def request(*options: str):
@@ -42,6 +45,16 @@ def test_without_an_address_there_is_no_cluster(monkeypatch):
 def test_an_option_of_a_cluster_without_one(option):
     with pytest.raises(ValueError, match=f"{option[0]} is for actors on a Ray cluster; name one with --address"):
         request(*option)
+
+
+@pytest.mark.parametrize("option, step", [(["--step", "7"], 7), (["--best"], "best"), (["--last"], "last"), ([], None)])
+def test_a_job_predicts_and_evaluates_with_the_checkpoint_that_is_asked_for(option, step):
+    lines = {"predict": ["/nfs/r", "/nfs/s", "--out", "/nfs/o/", *option], "evaluate": ["/nfs/r", *option]}
+    for name, line in lines.items():
+        command = JOB_COMMANDS[name]
+        assert command.uploads(ROOT, line) == []
+        assert command.parse([*command.added, *line]).step == step
+    assert parts_order(JOB_COMMANDS["predict"].parse(lines["predict"])).step == step
 
 
 def test_actors_that_fit():

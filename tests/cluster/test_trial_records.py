@@ -11,7 +11,7 @@ from cluster.search.asha import Asha
 from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.checkpoint.format import checkpoint_paths
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import chosen_checkpoint
 from dmd.checkpoint.standing import read_lines, standing
 from tests.support.trained import make_shards, train
 
@@ -40,7 +40,7 @@ def test_a_trial_that_was_stopped_late_is_brought_up_to_date(run, tmp_path):
     for found in (trials.records[3], TrialRecords(tmp_path).records[3]):
         assert (found.epoch, found.best_loss, found.state) == (4, stands.best.loss, "stopped")
         assert found.metrics == pytest.approx(stands.best.metrics, nan_ok=True)
-        assert stands.best.step == best_checkpoint(run).step
+        assert stands.best.step == chosen_checkpoint(run).step
         assert [epoch for epoch, _ in found.seen_by_asha()] == [1]
 
 

@@ -17,7 +17,7 @@ from cluster.search.space import load_space
 from cluster.search.trial_records import TrialRecords, keep_request
 from data_shards.format.schema import DatasetInfo
 from dmd.checkpoint.format import Snapshot
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import chosen_checkpoint
 from dmd.checkpoint.writer import write_checkpoint
 from dmd.config import Config
 from dmd.config.loading import load_config, parse_yaml
@@ -229,7 +229,7 @@ CHANGES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("where", "value"), CHANGES)
 def test_a_model_that_declares_what_it_is_not_is_rejected(made, tmp_path, capsys, where, value):
     card = json.loads((made["export"] / "model.json").read_text())
-    snapshot = best_checkpoint(made["run"])
+    snapshot = chosen_checkpoint(made["run"])
     state = json.loads(json.dumps(snapshot.state)) | {"best_step": None}
     for content in (card, state):
         *above, last = where.split("/")

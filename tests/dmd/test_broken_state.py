@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dmd.checkpoint.format import Snapshot
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import chosen_checkpoint
 from dmd.checkpoint.standing import finished_at
 from dmd.checkpoint.writer import write_checkpoint
 from dmd.documents import parse_line
@@ -68,7 +68,7 @@ def copy(run, tmp_path) -> Path:
 
 @pytest.mark.parametrize(("where", "value"), CHANGES)
 def test_a_state_that_does_not_say_how_far_a_training_is(copy, shards, capsys, where, value):
-    snapshot = best_checkpoint(copy)
+    snapshot = chosen_checkpoint(copy)
     state = changed(snapshot.state | {"best_step": None}, where, value)
     shutil.rmtree(copy / "checkpoints")
     write_checkpoint(

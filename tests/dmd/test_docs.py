@@ -47,6 +47,7 @@ PAGES = (
     "docs/reproducing.md",
     "docs/results.md",
     "docs/scaling.md",
+    "docs/sharing.md",
     "docs/text-encoders.md",
     "docs/troubleshooting.md",
     "docs/tutorial.md",

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import dmd
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.text.tokenizer import load_tokenizer
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import chosen_checkpoint
 from dmd.config.loading import load_config
 from dmd.inference.export import CARD, WEIGHTS, example, export
 from dmd.model.lora import LoraSettings
@@ -69,7 +69,7 @@ def test_adapters_of_every_kind_leave_the_states_at_first_and_are_all_that_is_tr
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ADAPTED)
 def test_a_checkpoint_holds_adapters_and_names_the_base(kind, runs, bases):
-    snapshot = best_checkpoint(runs[kind])
+    snapshot = chosen_checkpoint(runs[kind])
     of_encoder = [name for name in snapshot.model if name.startswith("dmd.text_encoder.")]
     assert of_encoder
     assert all("lora_" in name for name in of_encoder)

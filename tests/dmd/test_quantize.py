@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dmd
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import chosen_checkpoint
 from dmd.config.loading import load_config
 from dmd.distributed.engine import sizes_of
 from dmd.inference.export import example, export
@@ -57,12 +57,12 @@ def test_a_quantised_training_is_resumed_evaluated_and_exported(tmp_path):
     whole, cut, still = (tmp_path / name for name in ("whole", "cut", "still"))
     train(shards, {whole: lora, cut: [*lora, "train.max_steps=1"], still: frozen})
     train(shards, {cut: lora})
-    ours, its = best_checkpoint(cut), best_checkpoint(whole)
+    ours, its = chosen_checkpoint(cut), chosen_checkpoint(whole)
     assert [name for name in its.model if not torch.equal(ours.model[name], its.model[name])] == []
     for run, adapters in ((whole, 8), (still, 0)):
-        held = [name for name in best_checkpoint(run).model if "text_encoder" in name]
+        held = [name for name in chosen_checkpoint(run).model if "text_encoder" in name]
         assert len(held) == adapters
-        assert best_checkpoint(run).state["text_base"]["name"] == str(base)
+        assert chosen_checkpoint(run).state["text_base"]["name"] == str(base)
         model = dmd.load(run, "cpu")
         samples = example(model.card, 3)
         export(run, tmp_path / f"{run.name}-export", program=False)

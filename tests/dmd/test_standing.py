@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import chosen_checkpoint
 from dmd.checkpoint.standing import (
     STORED_UNTIL,
     _in_units,
@@ -107,7 +107,7 @@ def test_the_log_beyond_the_checkpoints_does_not_count(shards, tmp_path):
     assert [validation.epoch for validation in stands.validations] == [1, 2]
     assert [validation.best_loss for validation in stands.validations] == [losses[0], min(losses)]
     assert stands.best.loss == min(losses)
-    assert stands.best.step == best_checkpoint(run).step
+    assert stands.best.step == chosen_checkpoint(run).step
     assert set(stands.best.metrics) <= set(METRICS)
     with open(run / "metrics.jsonl", "a") as log:
         log.write('{"step": 9, "time": 0, "kind": "valid", "valid/loss": 0.001, "valid/epoch": 2}\n{"step": 10, "ti')
@@ -119,7 +119,7 @@ def test_the_best_numbers_of_the_log_are_those_of_the_checkpoint(runs):
     for run in runs:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         last = [line for line in lines if line["kind"] == "best_valid"][-1]
-        assert last["step"] == best_checkpoint(run).step
+        assert last["step"] == chosen_checkpoint(run).step
         assert last["best_valid/loss"] == min(line["valid/loss"] for line in lines if line["kind"] == "valid")
         evaluated = evaluate_run(run, data=None, split="valid")["metrics"]["fused"]
         assert last["best_valid/acc7"] == pytest.approx(evaluated["acc7"])

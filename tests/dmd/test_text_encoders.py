@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dmd
-from dmd.checkpoint.select import best_checkpoint
+from dmd.checkpoint.select import chosen_checkpoint
 from dmd.inference.export import export
 from dmd.model.text import build_text_encoder, check_tokens, positions
 from tests.support.commands import command
@@ -156,7 +156,7 @@ def test_a_training_of_every_kind_is_evaluated_exported_and_loaded(kind, trained
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DIVIDED)
 def test_zero_3_trains_as_stage_0_does(kind, trained):
-    ours, plain = best_checkpoint(trained[f"{kind}-divided"]), best_checkpoint(trained[kind])
+    ours, plain = chosen_checkpoint(trained[f"{kind}-divided"]), chosen_checkpoint(trained[kind])
     assert ours.model.keys() == plain.model.keys()
     assert ours.optimizer.keys() == plain.optimizer.keys()
     for name, tensor in plain.optimizer.items():

@@ -62,7 +62,7 @@ def serve_files(root: Path) -> Iterator[FaultyServer]:
         common.append(("Content-Range", f"bytes {start}-{stop - 1}/{len(raw)}"))
         return 206, [*common, ("Content-Length", str(stop - start))], raw[start:stop]
 
-    with _serve(answer) as state:
+    with serve(answer) as state:
         yield state
 
 
@@ -79,12 +79,12 @@ def proxy(host: str, port: int) -> Iterator[FaultyServer]:
         connection.close()
         return response.status, headers_sent, raw
 
-    with _serve(answer) as state:
+    with serve(answer) as state:
         yield state
 
 
 @contextmanager
-def _serve(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Iterator[FaultyServer]:
+def serve(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Iterator[FaultyServer]:
     state = FaultyServer()
 
     class Handler(BaseHTTPRequestHandler):

@@ -59,9 +59,9 @@ def train(shards: Path | str, runs: dict[Path, list[str]]) -> list[Path]:
 
 def damage_state(run: Path, to: Path) -> None:
     """A run whose only checkpoint claims another width than its weights have."""
-    from dmd.checkpoint.select import best_checkpoint
+    from dmd.checkpoint.select import chosen_checkpoint
 
-    snapshot = best_checkpoint(run)
+    snapshot = chosen_checkpoint(run)
     state = json.loads(json.dumps(snapshot.state))
     state["config"]["model"]["dim"] = 16
     to.mkdir(parents=True)

@@ -1,0 +1,18 @@
+"""The options of the commands that take a checkpoint of a run: `--step N`, `--best`, `--last`."""
+
+import argparse
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a parser; `options.step` is a `dmd.checkpoint.select.Step`, or None where none is given."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--step", type=_step, metavar="N", help="the checkpoint of this step (`dmd checkpoints RUN`)")
+    best = "that of the best validation loss (the default; the last one before the first validation)"
+    group.add_argument("--best", dest="step", action="store_const", const="best", help=best)
+    group.add_argument("--last", dest="step", action="store_const", const="last", help="the newest whole one")
+
+
+def _step(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no step; give a number, such as --step 120, or --best or --last")
+    return int(text)

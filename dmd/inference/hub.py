@@ -1,0 +1,243 @@
+"""Models on the Hugging Face hub: what `dmd export` writes, in a repository.
+
+    push_to_hub("runs/first", "me/dmd-mosi")    # one commit: model.safetensors, model.json, README.md, program.pt2
+    from_pretrained("me/dmd-mosi")              # fetches the first two; nothing of a repository is executed
+
+`huggingface_hub.ModelHubMixin` would not serve: it is for a torch module whose arguments are its config, which it
+writes as config.json beside a README of its own, and it pushes a folder in any number of commits. Here the files are
+those of an export, the README is made from the run, and a repository never holds the weights of one model beside the
+config of another. So this goes to what the mixin stands on, `HfApi` and `snapshot_download`.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from data_shards.places import redact
+from dmd.checkpoint.select import Step
+from dmd.errors import first_line
+from dmd.inference.export import CARD, FILES, PROGRAM, WEIGHTS, DamagedExport, export, is_export, load, read_model
+from dmd.inference.readme import PLACE, README, readme
+from dmd.inference.training_facts import TRAINING, facts_from
+from dmd.system.trained_model import ModelCard, TrainedModel
+
+LIBRARY = "dmd-cluster"
+_TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
+"""What the HTTP client of huggingface_hub raises, such as where nobody answers; the client depends on the version."""
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give token="
+
+
+def from_pretrained(
+    repo_id: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    device: str | torch.device | None = None,
+    text_encoder: str | None = None,
+) -> TrainedModel:
+    """A trained model from a repository of the Hugging Face hub, or from a directory.
+
+    Fetched are model.safetensors and model.json, into the hub's cache (HF_HOME); nothing of the repository is executed.
+    Without a network what is in the cache is taken. HF_ENDPOINT names another hub.
+
+    Args:
+        repo_id: OWNER/NAME; or what `dmd.load` reads, an export or a run.
+        revision: branch, tag or commit; None: main.
+        token: of a private repository; None: that of `hf auth login`, or HF_TOKEN.
+        device: where it runs; None: the GPU where there is one.
+        text_encoder: see `dmd.system.trained_model.TrainedModel`.
+
+    Raises:
+        ValueError: no such repository or revision, no token for it, a hub that cannot be reached, a repository without
+            a model, or a damaged download.
+    """
+    if Path(repo_id).is_dir():
+        if revision is not None:
+            raise ValueError(f"revision is {revision!r}, but {repo_id} is a directory; leave it out")
+        return load(repo_id, device, text_encoder=text_encoder)
+    name = _checked_repo(repo_id)
+    with _hub_errors(name, revision):
+        folder = Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=_checked_token(token),
+                allow_patterns=[WEIGHTS, CARD],
+                library_name=LIBRARY,
+                library_version=version(LIBRARY),
+            )
+        )
+    for file in (CARD, WEIGHTS):
+        if not (folder / file).is_file():
+            raise ValueError(
+                f"{name} has no {file}, so it is no model that `dmd export` wrote; give another repository"
+            )
+    try:
+        return load(folder, device, text_encoder=text_encoder)
+    except DamagedExport as error:
+        raise DamagedExport(f"{name}: {error}; to download it again, remove {folder.parent.parent}") from error
+
+
+def push_to_hub(
+    model: TrainedModel | str | Path,
+    repo_id: str,
+    *,
+    step: Step | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    program: bool = True,
+    text_encoder: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Upload a model to the Hugging Face hub, in one commit; returns the commit's address.
+
+    Args:
+        model: a run, a model in memory, or an export. The files of an export are uploaded as they are, with its README
+            as you have edited it; only the name that it loads becomes `repo_id`.
+        repo_id: OWNER/NAME; made where it is not there.
+        step: which checkpoint of a run; None: the best.
+        private: whether a new repository is private; None: as the owner's account has it.
+        token: one that may write; None: that of `hf auth login`, or HF_TOKEN.
+        revision: a branch, made where it is not there; None: main.
+        commit_message: None: one that names the step.
+        program: whether a run or a model gets a `torch.export` program.
+        text_encoder: see `dmd.system.trained_model.TrainedModel`.
+        license: as the hub names it, such as `mit`; None: none. Not of an export, whose README says it.
+
+    Raises:
+        ValueError: what `dmd.save` rejects; no token, one that may not write there, or a hub that cannot be reached.
+    """
+    check_push(repo_id, token)
+    if not isinstance(model, TrainedModel) and is_export(Path(model)):
+        if step is not None or license is not None:
+            raise ValueError(
+                f"{model} is an export, which has its checkpoint and its README; leave step and license out"
+            )
+        return _upload(Path(model), repo_id, private, token, revision, commit_message)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "export"
+        name = repo_id.rpartition("/")[2]
+        export(model, out, step=step, program=program, text_encoder=text_encoder, license=license, name=name)
+        return _upload(out, repo_id, private, token, revision, commit_message)
+
+
+def check_push(repo_id: str, token: str | None = None) -> None:
+    """Raise ValueError for a name that no repository can have, or where there is no token to write with."""
+    _checked_repo(repo_id)
+    if _checked_token(token) is None and get_token() is None:
+        raise ValueError(f"there is no token to push to {repo_id} with; {_LOG_IN}")
+
+
+def _upload(
+    folder: Path, repo_id: str, private: bool | None, token: str | None, revision: str | None, message: str | None
+) -> str:
+    card, _ = read_model(folder)  # whole, or nothing is uploaded
+    text = _readme_of(folder, card, repo_id)
+    names = [name for name in FILES if (folder / name).is_file() and name != README]
+    files: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, str(folder / name)) for name in names
+    ]
+    files.append(CommitOperationAdd(README, text.encode()))
+    api = HfApi(token=token, library_name=LIBRARY, library_version=version(LIBRARY))
+    with _hub_errors(repo_id, revision, writes=True):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if PROGRAM not in names and api.file_exists(repo_id, PROGRAM, revision=revision):
+            files.append(CommitOperationDelete(PROGRAM))  # of other weights
+        message = message or f"Checkpoint of step {card.source.get('step', 'unknown')}"
+        return str(api.create_commit(repo_id, files, commit_message=message, revision=revision).commit_url)
+
+
+def _readme_of(folder: Path, card: ModelCard, repo_id: str) -> str:
+    """The README of an export as it is to be read on the hub; an older export has none and gets one."""
+    path = folder / README
+    if path.is_file():
+        return path.read_text(encoding="utf-8").replace(f'from_pretrained("{PLACE}")', f'from_pretrained("{repo_id}")')
+    facts = facts_from(card.source[TRAINING], str(folder)) if TRAINING in card.source else None
+    return readme(card, facts, name=repo_id.rpartition("/")[2], license=None, place=repo_id)
+
+
+def _checked_repo(repo_id: str | Path) -> str:
+    name = str(repo_id)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"there is no directory {name}, and it is no name on the hub; give OWNER/NAME") from error
+    return name
+
+
+def _checked_token(token: str | None) -> str | None:
+    """A token that fits into a header of HTTP; the error of the library about another one shows it."""
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("the token is empty, or has a blank, a line break or other characters that no token has")
+    return token
+
+
+@contextmanager
+def _hub_errors(repo_id: str, revision: str | None, *, writes: bool = False) -> Iterator[None]:
+    """Turn what the hub's library raises in the block into a ValueError of one line; no message has the token."""
+    try:
+        yield
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        _TRANSPORT_ERROR,
+        OSError,
+        RuntimeError,
+    ) as error:
+        raise ValueError(redact(_told(error, repo_id, revision, writes=writes))) from error
+    except ValueError as error:  # such as front matter that the hub does not take
+        raise ValueError(" ".join(f"{repo_id}: {error}".split())) from error
+
+
+def _told(error: Exception, repo_id: str, revision: str | None, *, writes: bool) -> str:
+    hub, do = constants.ENDPOINT, "pushed to" if writes else "fetched"
+    if isinstance(error, GatedRepoError):
+        return f"{repo_id} on {hub} is gated: ask for access on its page, and {_LOG_IN}"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"there is no model {repo_id} on {hub}, or the token does not see it; mend the name, or {_LOG_IN}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} on {hub} has no revision {revision!r}; give a branch, a tag or a commit that is there"
+    if isinstance(error, IncompleteSnapshotError | LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return _unreached(error, f"{repo_id} cannot be {do}: {hub} cannot be reached")
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in (_UNAUTHORIZED, _FORBIDDEN):
+            return f"{hub} does not let this token {'write to' if writes else 'read'} {repo_id}; {_LOG_IN}"
+        return f"{repo_id} cannot be {do}: {hub} answers {status} ({_reason(error)}); repeat it later"
+    if isinstance(error, _TRANSPORT_ERROR):
+        return _unreached(error, f"{repo_id} cannot be {do}: {hub} cannot be reached")
+    return f"{repo_id} cannot be {do} ({_reason(error.__cause__ or error)}); the same call tries it again"
+
+
+def _unreached(error: Exception, what: str) -> str:
+    if constants.is_offline_mode():
+        return f"{what} while HF_HUB_OFFLINE is set; unset it, or give the directory of an export"
+    return f"{what} ({_reason(error.__cause__ or error)}); go online, or give the directory of an export"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error says, without the address of a request that follows it."""
+    return first_line(error, 200)
