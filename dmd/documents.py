@@ -15,6 +15,10 @@ from data_shards.format.schema import names_tokenizer
 from data_shards.labels import Protocol
 
 DOCUMENT = "run.json"
+LINES = "metrics.jsonl"
+"""The log of a run as JSON lines."""
+EXPERIMENT = "experiment.json"
+"""What a search or an experiment was asked for, in the directory above its runs."""
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
     "version": int,
     "cursor": dict,

@@ -129,6 +129,8 @@ class Training:
         try:
             return self._outcome(stopped=False) if self.finished_before else self._run()
         finally:
+            if self.output is not None:
+                self.output.trackers.close()
             if self.lease is not None:
                 self.lease.release()
 

@@ -20,6 +20,7 @@ from dmd.kernels.backend import set_float32_products
 from dmd.model.quantize import check_quantized
 from dmd.model.text import encoder_config, load_text_encoder
 from dmd.system.system import TrainingSystem
+from dmd.training.logging.trackers.table import check_trackers
 from dmd.training.loop import Training
 from dmd.training.outcome import EpochReport
 from dmd.training.passes import settle_passes, settled
@@ -87,6 +88,8 @@ def _prepare(
     config: Config, data: PlaceLike, run: Path, device: torch.device, resume: Resume
 ) -> tuple[tuple[Config, ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
     """The config with its task, shards, network and encoder of this rank, and what must be the same everywhere."""
+    if dist.get_rank() == 0:  # which writes
+        check_trackers(config)
     reader = open_shards(data, config)
     config = resolve_task(config, reader.index.info)
     plan = plan_training(config, reader, run, dist.get_world_size())

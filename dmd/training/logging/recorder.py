@@ -26,8 +26,8 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
 from data_shards.durable import is_same_file, replace_file
-from dmd.checkpoint.standing import LINES, STORED_UNTIL
-from dmd.documents import DOCUMENT, encode, finite, read_document
+from dmd.checkpoint.standing import STORED_UNTIL
+from dmd.documents import DOCUMENT, LINES, encode, finite, read_document
 from dmd.evaluation.evaluate import Evaluation
 from dmd.training.logging.hyperparameters import BEST, DESCRIPTION_SUFFIX, hyperparameters
 from dmd.training.logging.provenance import provenance
