@@ -21,6 +21,10 @@ TRIAL = "trial.json"
 """In the run of a trial: what its search knows of it."""
 TEST_RESULT = "test.json"
 """What `dmd evaluate RUN --split test --json RUN/test.json`, and an experiment, writes beside it."""
+LINES = "metrics.jsonl"
+"""The log of a run as JSON lines."""
+EXPERIMENT = "experiment.json"
+"""What a search or an experiment was asked for, in the directory above its runs."""
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
     "version": int,
     "cursor": dict,

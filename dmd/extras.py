@@ -8,12 +8,14 @@ EXTRA_OF = {
     "deepspeed": "train",
     "h5py": "csd",
     "mediapipe": "extract",
+    "mlflow": "track",
     "opensmile": "extract",
     "optuna": "optuna",
     "peft": "train",
     "ray": "ray",
     "s3fs": "remote",
     "tensorboard": "train",
+    "wandb": "track",
     "webdataset": "train",
 }
 """Library -> the extra of setup.cfg that installs it."""

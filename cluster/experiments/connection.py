@@ -1,5 +1,6 @@
 """A cluster that is ready for the trainings of an experiment: connected, its nodes and storage checked, shards made."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from data_shards.places import to_place
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from dmd.config.loading import config_to_dict
+from dmd.documents import EXPERIMENT
+from dmd.training.logging.trackers.variables import tracker_variables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def connected(
         check_storage(request.out, request.data)
         generation = reader.index.info.generation
         keep_request(
-            request.out / "experiment.json",
+            request.out / EXPERIMENT,
             {"config": config_to_dict(request.config), "generation": generation, **identity},
         )
         trial = TrialOptions(
@@ -59,5 +62,6 @@ def connected(
             ray_storage=str(request.out / "ray"),
             size=size,
             max_failures=wanted.max_failures,
+            environment=tracker_variables(request.config.train.trackers, os.environ),
         )
         yield Connection(trial=trial, concurrent=concurrent, patience=wanted.patience)

@@ -29,6 +29,7 @@ from dmd.checkpoint.resume import checkpoint_marks
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.config.loading import config_to_dict
 from dmd.exit_codes import LOST, SIGNALLED, STOPPED, USER_ERROR, restart_mends
+from dmd.training.logging.trackers.variables import tracker_variables
 from launch.supervision.ending import CONTINUES, Ending, given_up, print_ending
 from launch.trainer.preflight import check_command
 
@@ -107,6 +108,7 @@ class Drive:
             ray_storage=str(request.run / RAY_NOTES),
             size=size,
             max_failures=request.restarts,
+            environment=tracker_variables(request.config.train.trackers, os.environ),
         )
         self._before = checkpoint_marks(request.run / CHECKPOINTS)
         self._flag = stop_flag

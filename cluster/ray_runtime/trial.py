@@ -1,7 +1,8 @@
 """One training on a Ray cluster: ranks placed and watched by Ray Train, restarted together when one is lost."""
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,8 @@ class TrialOptions:
     size: TrialSize
     max_failures: int = 3
     """Restarts from the last checkpoint after a lost rank or node."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables of trackers for the ranks, keys among them."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,10 @@ def run_training(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # which shows what ranks print twice
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
     ranks = size.max_ranks if size.min_ranks == size.max_ranks else (size.min_ranks, size.max_ranks)
-    task, environment = RankTask(config=config, data=options.data, run=run), RankEnvironment(run=run)
+    task, environment = (
+        RankTask(config=config, data=options.data, run=run, environment=options.environment),
+        RankEnvironment(run=run),
+    )
     logging_config = None
     if command is not None:
         task = replace(task, writers=command.writers, stop_flag=command.stop_flag)

@@ -12,7 +12,8 @@ import os
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,8 @@ class RankTask:
     """Absolute path."""
     writers: str = ATTEMPTS
     """Group of the writers to the run directory."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables of trackers, keys among them."""
     stop_flag: Any = None
     """Where rank 0 looks for requests to stop (`cluster.ray_runtime.stop_flag`); None: there are none."""
 
@@ -76,6 +79,7 @@ def train_rank(settings: dict[str, Any]) -> dict[str, Any]:
 
     task: RankTask = settings["task"]
     rank = ray.train.get_context().get_world_rank()
+    os.environ.update(task.environment)
     name_in_logs(f"rank {rank} on {socket.gethostname()}")
     train_context.logger.setLevel(logging.WARNING)  # every report of every rank, at a level that `LoggingConfig` misses
     try:

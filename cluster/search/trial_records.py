@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 from cluster.search.values import Values
 from data_shards.durable import replace_file
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.standing import LINES, standing
+from dmd.checkpoint.standing import standing
 from dmd.config.loading import config_to_dict, written_config
-from dmd.documents import TRIAL, encode
+from dmd.documents import LINES, TRIAL, encode
 from dmd.training.logging.record_files import end_logs_at
 
 State = Literal["running", "finished", "stopped", "diverged", "failed"]

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 
 from dmd.checkpoint.format import checkpoint_paths, newest_whole, read_state
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.documents import DOCUMENT, check_course, parse_line, read_document
+from dmd.documents import DOCUMENT, LINES, check_course, parse_line, read_document
 
-LINES = "metrics.jsonl"
-"""The log of a run as JSON lines."""
 STORED_UNTIL = "stored_losses_until"
 """Of a session in run.json: the step up to which the log of an older program has losses on the scale of the shards."""
 _VALIDATED = ("valid", "best_valid", "valid_heads", "final")

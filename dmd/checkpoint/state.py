@@ -40,6 +40,7 @@ FREE_KEYS = frozenset(
         "train.nonfinite_limit",
         "train.on_storage_error",
         "train.collective_timeout",
+        "train.trackers",
         "train.cuda_graph",
         "text.compile",
         "text.gradient_checkpointing",

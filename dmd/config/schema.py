@@ -10,6 +10,9 @@ from dmd.model import ModelConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
 
+TrackerName = Literal["wandb", "mlflow"]
+"""The rows of `dmd.training.logging.trackers.table`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
@@ -216,6 +219,8 @@ class TrainConfig:
     collective_timeout: float = 600
     """Seconds that a rank waits for the others before the training ends. One that gives no heartbeat for so long prints
     its stacks, and is killed if it gives none for as long again."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Trackers that get the numbers of TensorBoard too, of [wandb, mlflow] (docs/tracking.md)."""
 
     def __post_init__(self) -> None:
         at_least = {

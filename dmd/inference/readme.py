@@ -16,7 +16,8 @@ from huggingface_hub import ModelCard as HubCard
 from jinja2 import Environment
 
 from dmd.checkpoint.state import FREE_KEYS
-from dmd.config.loading import config_to_dict, load_config, preset_names
+from dmd.config.loading import config_to_dict, load_config
+from dmd.config.preset_files import preset_names
 from dmd.data.targets import scoring_of
 from dmd.inference.training_facts import Measured, TrainingFacts
 from dmd.metrics import Scoring, heading, known_metrics, metric, show, unit_note

@@ -13,7 +13,7 @@ from dmd.losses.distillation import make_prior
 from dmd.model.config import MODALITIES
 from dmd.model.graph import PAIRS
 from dmd.report.runs import RunRecord
-from dmd.report.style import COLOURS, INK, SOFT, SPACE_TITLE, new_figure
+from dmd.report.style import COLOURS, INK, LOG_WIDTH, SOFT, SPACE_TITLE, new_figure
 
 SPACES = ("homo", "hetero")
 
@@ -54,16 +54,26 @@ def edge_curves(run: RunRecord) -> Figure | None:
     return figure
 
 
-def edge_heatmaps(edges: dict[str, NDArray[np.floating]], priors: dict[str, NDArray[np.floating]]) -> Figure:
-    """Matrices teacher (down) to student (across): the edges [6] of each space and, on its right, their prior."""
-    figure = new_figure(9.6, 2.7)
-    panels = figure.subplots(1, 2 * len(edges), squeeze=False)[0]
+def edge_heatmaps(
+    edges: dict[str, NDArray[np.floating]], priors: dict[str, NDArray[np.floating]], *, narrow: bool = False
+) -> Figure:
+    """Matrices teacher (down) to student (across): the edges [6] of each space and, on its right, their prior.
+
+    Args:
+        narrow: one space below the other, for a log.
+    """
+    rows = len(edges) if narrow else 1
+    figure = new_figure(LOG_WIDTH, 1.9 * rows) if narrow else new_figure(9.6, 2.7)
+    panels = figure.subplots(rows, 2 * len(edges) // rows, squeeze=False).ravel()
     top = max(float(np.max(values)) for values in (*edges.values(), *priors.values()))
     for number, space in enumerate(edges):
         short = {"homo": "HomoGD", "hetero": "HeteroGD"}[space]
         draw_matrix(panels[2 * number], edges[space], f"{short}: edges", top)
         title = f"{short}: prior" if np.any(priors[space]) else f"{short}: no prior"
         draw_matrix(panels[2 * number + 1], priors[space], title, top)
+    if narrow:
+        for axes in panels:
+            axes.label_outer()
     return figure
 
 
@@ -76,7 +86,7 @@ def draw_matrix(axes: Axes, values: NDArray[np.floating], title: str, top: float
     for (row, column), value in np.ndenumerate(matrix):
         if np.isfinite(value):
             colour = "white" if value > 0.55 * top else INK
-            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=9)
+            axes.text(column, row, f"{value:.3f}".lstrip("0"), ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(3), [f"{m}" for m in MODALITIES])
     axes.set_yticks(range(3), [f"{m}" for m in MODALITIES])
     axes.set(title=title, xlabel="student", ylabel="teacher")

@@ -33,6 +33,7 @@ BOOKKEEPING = frozenset(
         "train.keep_checkpoints",
         "train.log_every",
         "train.on_storage_error",
+        "train.trackers",
     }
 )
 """The seed, and the keys of device, throughput, checkpoints and log: the only ones in which seeds of one config may

@@ -13,7 +13,7 @@ from dmd.metrics import confusion as class_confusion
 from dmd.metrics.emotions import EVEN
 from dmd.model.dmd import HEADS
 from dmd.report.inference import SplitResult
-from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
+from dmd.report.style import COLOURS, INK, LOG_WIDTH, SOFT, grid_of, new_figure
 
 LONG_NAME = 8
 """Characters from which names below an axis are turned."""
@@ -54,7 +54,7 @@ def draw_confusion(axes: Axes, counts: NDArray[np.int64], names: Sequence[str]) 
 
 def confusion_figure(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     """The confusion of a classifier, alone: for a log."""
-    figure = new_figure(4.2, 3.8)
+    figure = new_figure(LOG_WIDTH, 3.3)
     draw_confusion(figure.subplots(), counts, names)
     return figure
 
@@ -94,10 +94,16 @@ def draw_shares(axes: Axes, shares: Sequence[NDArray[np.floating]], names: Seque
     axes.legend()
 
 
-def emotion_figure(labels: NDArray[np.floating], probabilities: NDArray[np.floating], names: Sequence[str]) -> Figure:
-    """Of emotions [N, L]: how often each is there and said, and its probability where it is there and where not."""
-    figure = new_figure(9.8, 3.3)
-    left, right = figure.subplots(1, 2)
+def emotion_figure(
+    labels: NDArray[np.floating], probabilities: NDArray[np.floating], names: Sequence[str], *, narrow: bool = False
+) -> Figure:
+    """Of emotions [N, L]: how often each is there and said, and its probability where it is there and where not.
+
+    Args:
+        narrow: one below the other, for a log.
+    """
+    figure = new_figure(LOG_WIDTH, 5.6) if narrow else new_figure(9.8, 3.3)
+    left, right = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
     has = labels > 0
     draw_shares(left, [has.mean(0), (probabilities > EVEN).mean(0)], names, "emotion")
     right.axhline(EVEN, color=SOFT, linewidth=1, linestyle="--")
@@ -153,7 +159,7 @@ def prediction_figure(result: SplitResult) -> Figure:
 
 def scatter(labels: NDArray[np.floating], predictions: NDArray[np.floating], title: str, scoring: Scoring) -> Figure:
     """Predicted against true, alone: for a log."""
-    figure = new_figure(3.6, 3.4)
+    figure = new_figure(LOG_WIDTH, 3.3)
     axes = figure.subplots()
     _draw_scatter(axes, labels, predictions, scoring)
     axes.set(title=title)

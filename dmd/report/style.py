@@ -10,6 +10,8 @@ from data_shards.figures import AnyScriptFigure
 INK, SOFT, GRID = "#1a1a1a", "#6b7280", "#e5e7eb"
 COLOURS = ("#0b3c5d", "#d1495b", "#edae49")
 """Dark blue, red, light yellow-orange: three distinct greys when printed."""
+LOG_WIDTH = 3.5
+"""Inches of a figure for a log, at 100 dots: TensorBoard's cards are 350 dots wide and make wider pictures smaller."""
 MARKERS = ("o", "^", "s")
 DASHES: tuple[str, ...] = ("-", "--", ":", "-.")
 SEQUENTIAL = "cividis"

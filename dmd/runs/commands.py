@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data_shards.command_line import Parser
 from dmd.runs.columns import Column, find_column, matches, sort_runs
 from dmd.runs.compare import comparison, comparison_csv, comparison_json
 from dmd.runs.find import find_runs
@@ -17,9 +18,9 @@ from dmd.runs.tags import change_tags, check_tag
 DEFAULT_FOLDER = Path("runs")
 
 
-def runs_parser() -> argparse.ArgumentParser:
+def runs_parser() -> Parser:
     """Arguments of `dmd runs`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dmd runs",
         description="List the runs below folders with what tells them apart and their best validation; the test split "
         "is never read. KEY is a column (state, tags, data, preset, seed, best_step, epochs, steps, time, started), "

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.standing import LINES
-from dmd.documents import DOCUMENT
+from dmd.documents import DOCUMENT, LINES
 
 _BEGUN = (LINES, CHECKPOINTS)
 """What a directory without run.json has where one was lost."""

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dmd.checkpoint.standing import LINES
-from dmd.documents import parse_line
+from dmd.documents import LINES, parse_line
 
 _BLOCK = 1 << 16
 _VALIDATION = b'"kind": "valid",'

@@ -154,6 +154,8 @@ class Training:
                 self.output.abandon()
             raise
         finally:
+            if self.output is not None:
+                self.output.trackers.close()
             if self.lease is not None:
                 self.lease.release()
 

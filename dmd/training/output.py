@@ -42,6 +42,7 @@ class RunOutput:
         lease: Lease | None,
     ) -> None:
         from dmd.training.logging.logbook import Logbook, open_record  # TensorBoard, which other ranks do without
+        from dmd.training.logging.trackers.processes import Senders
 
         run.mkdir(parents=True, exist_ok=True)
         sizes = checkpoint_sizes(engine.sizes, averages=config.train.ema_decay > 0)
@@ -52,6 +53,7 @@ class RunOutput:
             partial(open_record, run, config, index, plan, engine, stored_losses_until=stored_losses_until),
             resumed,
         )
+        self.trackers = Senders(run, config.train.trackers, anew=resumed is None)
         self._lease = lease
 
     def taken(self) -> str | None:

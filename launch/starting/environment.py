@@ -21,6 +21,7 @@ FORWARDED = (
     "TOKENIZERS_PARALLELISM",
     "TORCH_",
     "TRITON_",
+    "WANDB_",
     "MLFLOW",
     "MV2",
     "UCX",

@@ -22,6 +22,7 @@ from dmd.model.quantize import check_quantized
 from dmd.model.text import encoder_config, load_text_encoder
 from dmd.system.system import TrainingSystem
 from dmd.training.callbacks import Callback
+from dmd.training.logging.trackers.table import check_trackers
 from dmd.training.loop import Training
 from dmd.training.passes import settle_passes, settled
 from dmd.training.step import make_plan
@@ -94,6 +95,8 @@ def _prepare(
 ) -> tuple[tuple[Config, ShardReader, TrainingSystem, dict[str, Any] | None], dict[str, str]]:
     """The config with its task, shards, network and encoder of this rank, and what must be the same everywhere."""
     shown = dist.get_rank() == 0
+    if shown:  # which writes
+        check_trackers(config)
     with waiting(f"the shards at {to_place(data)}", shown=shown):
         reader = open_shards(data, config)
     config = resolve_task(config, reader.index.info)

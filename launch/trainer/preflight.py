@@ -25,6 +25,7 @@ from dmd.kernels.backend import default_device
 from dmd.model.text import TextEncoder, build_text_encoder, check_tokens, encoder_config
 from dmd.model.text_depth import depths
 from dmd.system.system import TrainingSystem
+from dmd.training.logging.trackers.table import check_trackers
 from dmd.training.step import make_plan
 from launch.trainer.adam import check_adam
 
@@ -85,12 +86,13 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
     Raises:
         ValueError: as `resolve_task` and `plan_training`, sequences shorter than their convolution, statistics that the
             index lacks, an encoder directory without whole weights, an encoder with another tokenizer than that of the
-            token ids, adapters that do not fit it, an optimizer that the device lacks, or a stream that the memory
-            cannot hold.
+            token ids, adapters that do not fit it, an optimizer that the device lacks, a tracker whose library is
+            missing, or a stream that the memory cannot hold.
     """
     config = resolve_task(config, reader.index.info)
     plan = plan_training(config, reader, run, num_ranks)
     if here:
+        check_trackers(config)
         check_adam(config, default_device())
         _check_stream_memory(config, reader.index.info, num_ranks)
     else:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from data_shards.sole_writer import LEASE_FILE, is_held, sole_writer
-from dmd.checkpoint.standing import LINES, standing
-from dmd.documents import DOCUMENT, NONFINITE, TRIAL
+from dmd.checkpoint.standing import standing
+from dmd.documents import DOCUMENT, LINES, NONFINITE, TRIAL
 from dmd.runs import log_end
 from dmd.runs.log_end import read_end
 from dmd.runs.summary import read_summary

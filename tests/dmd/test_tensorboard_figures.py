@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import json
+import re
 import warnings
 from pathlib import Path
 
@@ -12,9 +14,15 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager, rc_context
 from PIL import Image
+from tensorboard.backend.event_processing import plugin_event_multiplexer
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
 
 from data_shards.figures import _say_what_to_install
+from dmd.checkpoint.standing import read_lines
 from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
 from dmd.metrics import Scoring
@@ -22,7 +30,9 @@ from dmd.model.config import MODALITIES
 from dmd.report.inference import SplitResult
 from dmd.report.predictions import class_figure, confusion_figure, emotion_figure
 from dmd.report.style import RC, new_figure
-from dmd.training.logging.tensorboard_figures import figures, wants_figures
+from dmd.training.logging.recorder import Recorder
+from dmd.training.logging.tensorboard_figures import figures, projector_columns, wants_figures
+from dmd.training.logging.tensorboard_layout import layout
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,10 @@ def test_features_are_in_the_projector(run):
         assert str(folder.relative_to(run)) in listing
         points = np.loadtxt(folder / "tensors.tsv", delimiter="\t")
         about = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
-        assert about[0] == ["modality", "label", "sample"]
+        assert about[0] == ["modality", "label", "prediction", "class", "split", "id", "video"]
+        labels = [float(row[1]) for row in about[1 : 1 + len(points) // 3]]
+        assert labels == sorted(labels), "the projector gives colours in the order of the rows"
+        assert all(row[column] == f"{float(row[column]):g}" for row in about[1:] for column in (1, 2))
         assert points.shape == (len(about) - 1, width)
         assert [row[0] for row in about[1:]] == [m for m in MODALITIES for _ in range(len(points) // 3)]
         assert np.isfinite(points).all()
@@ -72,6 +85,60 @@ def test_edges_stand_beside_their_prior():
     assert titles == ["HomoGD: edges", "HomoGD: prior", "HeteroGD: edges", "HeteroGD: prior"]
     shown = sorted(float(text.get_text()) for text in drawn.get_axes()[3].texts)
     assert shown == pytest.approx(sorted(make_prior("published", "hetero").tolist()), abs=1e-3)
+
+
+def test_what_the_projector_is_told_of_classes_and_emotions():
+    names = ("happy", "sad")
+    classes = Scoring(kind="classes", protocol="classes", outputs=2, names=names)
+    told = projector_columns(torch.tensor([0, 1]), torch.tensor([[2.0, 1.0], [3.0, 0.0]]), ["a", "b"], classes)
+    assert told == {
+        "label": ["happy", "sad"],
+        "prediction": ["happy", "happy"],
+        "split": ["valid"] * 2,
+        "id": ["a", "b"],
+    }
+    emotions = Scoring(kind="multilabel", protocol="emotions", outputs=2, names=names)
+    told = projector_columns(torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, -2.0]]), ["v$_$1"], emotions)
+    assert (told["label"], told["prediction"], told["video"]) == (["happy, sad"], ["none"], ["v"])
+
+
+@pytest.mark.parametrize("kind", ["regression", "classes", "multilabel"])
+def test_figures_of_a_log_fit_into_a_card(kind):
+    """TensorBoard's cards are 350 dots wide."""
+    scoring = {
+        "regression": Scoring(),
+        "classes": Scoring(kind="classes", protocol="classes", outputs=3),
+        "multilabel": Scoring(kind="multilabel", protocol="emotions", outputs=3, names=("a", "b", "c")),
+    }[kind]
+    shape = (9,) if kind == "regression" else (9, 3)
+    labels = torch.arange(9) % 3 if kind == "classes" else torch.ones(shape)
+    evaluation = Evaluation(predictions={"fused": torch.zeros(shape)}, labels=labels, scoring=scoring)
+    for figure in figures({"homo": torch.full((6,), 1 / 6)}, "published", evaluation).values():
+        assert figure.get_size_inches()[0] * RC["figure.dpi"] == 350
+
+
+def test_custom_scalars_are_on_one_page_also_after_a_resume(run, tmp_path):
+    """Every chart of the page shows a tag that the log has."""
+    page = layout(Scoring())
+    tags = {tag for line in read_lines(run) for tag in line if "/" in tag}
+    patterns = [pattern for charts in page.values() for chart in charts.values() for pattern in chart[1]]
+    unmet = [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in tags)]
+    assert unmet == ["train/learning_rate_text$"]
+    for resume in (None, 1):
+        record = Recorder(tmp_path, config={}, info={}, resume_step=resume, layout=page)
+        record.scalars(1, {"total": 1.0}, kind="train")
+        record.close(None)
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    multiplexer.Reload()
+    context = TBContext(
+        data_provider=MultiplexerDataProvider(multiplexer, str(tmp_path)),
+        plugin_name_to_instance={},
+        logdir=str(tmp_path),
+    )
+    plugin = CustomScalarsPlugin(context)
+    shown = json.loads(plugin.layout_impl(RequestContext(), ""))["category"]
+    assert [category["title"] for category in shown] == list(page)
+    assert [len(category["chart"]) for category in shown] == [len(charts) for charts in page.values()]
 
 
 def test_figures_become_rarer():

@@ -6,6 +6,7 @@ A fault is put into `FaultyServer.faults` and used up by the next answer that it
 """
 
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,3 +135,10 @@ def serve(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Iterat
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and never answers; yields its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -29,6 +29,7 @@ from dmd.system.system import TrainingSystem
 from dmd.training.logging.hyperparameters import BEST
 from dmd.training.logging.recorder import Recorder
 from dmd.training.logging.tensorboard_figures import sample_features, wants_figures
+from dmd.training.logging.tensorboard_layout import layout
 
 RETRY_SECONDS = 30
 """Time between two attempts to reopen a record that could not be written."""
@@ -78,6 +79,7 @@ def open_record(
         resume_step=resumed,
         compare=compare,
         stored_losses_until=stored_losses_until,
+        layout=layout(engine.system.scoring),
     )
 
 

@@ -14,8 +14,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from data_shards.durable import replace_file
-from dmd.checkpoint.standing import LINES, read_lines
-from dmd.documents import parse_line
+from dmd.checkpoint.standing import read_lines
+from dmd.documents import LINES, parse_line
 
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,18})\..+")
 """A name that TensorBoard's writer gives, with the second of its creation; other files are not ours."""

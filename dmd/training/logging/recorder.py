@@ -27,13 +27,14 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
 from data_shards.durable import is_same_file, replace_file
-from dmd.checkpoint.standing import LINES, STORED_UNTIL
-from dmd.documents import DOCUMENT, encode, finite, read_document
+from dmd.checkpoint.standing import STORED_UNTIL
+from dmd.documents import DOCUMENT, LINES, encode, finite, read_document
 from dmd.evaluation.evaluate import Evaluation
 from dmd.training.logging.hyperparameters import BEST, DESCRIPTION_SUFFIX, hyperparameters
 from dmd.training.logging.provenance import provenance
 from dmd.training.logging.record_files import cut_lines, draw, open_event_file
 from dmd.training.logging.tensorboard_figures import Features, config_text, figures
+from dmd.training.logging.tensorboard_layout import Layout
 
 _DESCRIPTION_LEVELS = 2
 """How many directories above a run such a file may lie."""
@@ -51,15 +52,17 @@ class Recorder:
         resume_step: int | None,
         compare: Sequence[str] = (f"{BEST}/loss",),
         stored_losses_until: int | None = None,
+        layout: Layout | None = None,
     ) -> None:
         """Open the record of the run directory `run`, which is made if it is missing.
 
         `config` (nested, JSON-able) becomes the hyperparameters; `info` (data generation, ranks, ...) goes to run.json
-        beside it; `compare` names the tags that TensorBoard's hyperparameter page shows as metrics. With
-        `resume_step` None the record starts empty, whatever an earlier start left in `run`. A run below the directory
-        of a search adds its values to the search's page and describes none of its own: TensorBoard shows the first
-        description that it meets, in no certain order. `stored_losses_until` is the step up to which an older program
-        logged losses on the scale of the shards (`dmd.checkpoint.standing`); None: it did nowhere.
+        beside it; `compare` names the tags that TensorBoard's hyperparameter page shows as metrics, `layout` is that of
+        its page of custom scalars. With `resume_step` None the record starts empty, whatever an earlier start left in
+        `run`. A run below the directory of a search adds its values to the search's page and describes none of its own:
+        TensorBoard shows the first description that it meets, in no certain order. `stored_losses_until` is the step up
+        to which an older program logged losses on the scale of the shards (`dmd.checkpoint.standing`); None: it did
+        nowhere.
 
         Raises ValueError for a damaged metrics.jsonl or run.json, OSError if the storage fails.
         """
@@ -85,6 +88,8 @@ class Recorder:
         experiment, session_start, self._session_end = hparams(hyperparameters(config), dict.fromkeys(compare, 0.0))
         for summary in (session_start,) if _described(run) else (experiment, session_start):
             self._events.add_summary(summary)
+        if layout is not None:
+            self._event_file.add_custom_scalars(layout)
         if resume_step is None:
             self._event_file.add_text("config", config_text(config, info))
         for line in at_resume:
@@ -134,8 +139,8 @@ class Recorder:
     def features(self, step: int, features: Sequence[Features]) -> None:
         """Give points to the projector. Raises OSError if the storage fails."""
         for space, points, about in features:
-            header = ["modality", "label", "sample"]
-            self._event_file.add_embedding(points, metadata=about, metadata_header=header, global_step=step, tag=space)
+            header, rows = list(about), list(zip(*about.values(), strict=True))
+            self._event_file.add_embedding(points, metadata=rows, metadata_header=header, global_step=step, tag=space)
 
     def close(self, metrics: dict[str, float] | None) -> None:
         """End the session: finished, with these final metrics (kind "final"), or with None to be resumed later."""

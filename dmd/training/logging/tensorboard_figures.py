@@ -8,17 +8,19 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from data_shards.reading.reader import ShardReader
+from data_shards.sources.label_table import ID_SEPARATOR
 from dmd.config import Config
 from dmd.data.loader import evaluation_batches
 from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
-from dmd.metrics import confusion
+from dmd.metrics import Scoring, confusion
 from dmd.model.config import MODALITIES
 from dmd.report.edges import edge_heatmaps
 from dmd.report.predictions import confusion_figure, emotion_figure, scatter
@@ -29,6 +31,9 @@ from dmd.system.system import TrainingSystem
 FEATURE_SAMPLES = 256
 """Samples of the validation split whose features the projector gets, three modalities each."""
 
+DIGITS = 3
+"""Behind the point, of the projector's sentiments."""
+
 
 class Features(NamedTuple):
     """Points of the projector for one space."""
@@ -36,8 +41,8 @@ class Features(NamedTuple):
     space: str
     points: Tensor
     """[3 * samples, n]"""
-    about: list[list[str]]
-    """Modality, label and sample of each."""
+    about: dict[str, list[str]]
+    """Columns by name; TensorBoard colours points by any of them."""
 
 
 def wants_figures(epoch: int) -> bool:
@@ -54,7 +59,7 @@ def figures(edges: Mapping[str, Tensor], prior: str, evaluation: Evaluation) -> 
         if edges:
             priors = {space: make_prior(prior, space).numpy() for space in edges}
             means = {space: values.float().cpu().numpy() for space, values in edges.items()}
-            drawn["edges_beside_prior"] = edge_heatmaps(means, priors)
+            drawn["edges_beside_prior"] = edge_heatmaps(means, priors, narrow=True)
     return drawn
 
 
@@ -64,7 +69,7 @@ def _predictions(evaluation: Evaluation) -> Figure:
         return scatter(labels.numpy(), fused.numpy(), "validation: predicted against true", scoring)
     if scoring.kind == "classes":
         return confusion_figure(confusion(fused, labels).long().numpy(), scoring.titles)
-    return emotion_figure(labels.numpy(), fused.sigmoid().numpy(), scoring.titles)
+    return emotion_figure(labels.numpy(), fused.sigmoid().numpy(), scoring.titles, narrow=True)
 
 
 def config_text(config: Mapping[str, Any], info: Mapping[str, Any]) -> str:
@@ -88,6 +93,7 @@ def sample_features(
     system.eval()
     parts: dict[str, list[Tensor]] = {"homo": [], "hetero": []}
     labels: list[Tensor] = []
+    answers: list[Tensor] = []
     batches = evaluation_batches(reader, "valid", config.data, batch_size=BATCH_SIZE)
     with torch.inference_mode():
         for batch in batches:
@@ -96,14 +102,48 @@ def sample_features(
             for space, reprs in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
                 parts[space].append(torch.stack([reprs[m].float().cpu()[kept] for m in MODALITIES]))
             labels.append(system.scoring.in_units(system.targets(batch).flatten(0, 1)[kept]))
+            answers.append(system.scoring.in_units(output.predictions["fused"].float().cpu()[kept]))
             if sum(map(len, labels)) >= FEATURE_SAMPLES:
                 break
     system.train(was_training)
-    label = torch.cat(labels)[:FEATURE_SAMPLES]
+    label, answer = torch.cat(labels)[:FEATURE_SAMPLES], torch.cat(answers)[:FEATURE_SAMPLES]
+    order = _by_label(label)
     names = reader.index.ids("valid", range(len(label)))
-    words = [system.scoring.describe(y) for y in label]
-    about = [[m, word, name] for m in MODALITIES for word, name in zip(words, names, strict=True)]
-    return [
-        Features(space, torch.cat(values, dim=1)[:, :FEATURE_SAMPLES].flatten(0, 1), about)
-        for space, values in parts.items()
-    ]
+    of_samples = projector_columns(
+        label[order], answer[order], [names[number] for number in order.tolist()], system.scoring
+    )
+    about = {"modality": [m for m in MODALITIES for _ in order]}
+    about |= {name: column * len(MODALITIES) for name, column in of_samples.items()}
+    return [Features(space, torch.cat(values, dim=1)[:, order].flatten(0, 1), about) for space, values in parts.items()]
+
+
+def _by_label(label: Tensor) -> Tensor:
+    """The order of labels [N] or [N, L]: TensorBoard gives colours to values in the order in which it meets them."""
+    columns = label.reshape(len(label), -1).double().flip(1).T.numpy()
+    return torch.from_numpy(np.lexsort(columns))
+
+
+def _number(value: float) -> str:
+    """A number as JavaScript writes it: the projector gives no colour of its own to one that it writes otherwise."""
+    return f"{round(value, DIGITS) + 0.0:g}"
+
+
+def projector_columns(label: Tensor, answer: Tensor, names: list[str], scoring: Scoring) -> dict[str, list[str]]:
+    """What the projector is told of samples: numbers as numbers, classes and emotions by their names."""
+    if scoring.kind == "regression":
+        fine = [scoring.fine_classes[number] for number in scoring.to_fine_classes(label).tolist()]
+        columns = {
+            "label": [_number(value) for value in label.tolist()],
+            "prediction": [_number(value) for value in answer.tolist()],
+            "class": [name if name[-1].isalpha() else f"class {name}" for name in fine],
+        }
+    else:
+        said = answer.argmax(1) if scoring.kind == "classes" else answer > 0
+        columns = {
+            "label": [scoring.describe(y) for y in label],
+            "prediction": [scoring.describe(y) for y in said],
+        }
+    columns |= {"split": ["valid"] * len(names), "id": names}
+    if all(ID_SEPARATOR in name for name in names):
+        columns["video"] = [name.rpartition(ID_SEPARATOR)[0] for name in names]
+    return columns

@@ -1,0 +1,30 @@
+"""The subcommand `dmd track`."""
+
+import argparse
+from pathlib import Path
+
+from data_shards.sole_writer import sole_writer
+from dmd.documents import read_document
+from dmd.exit_codes import LOST
+from dmd.extras import require
+
+
+def track(argv: list[str]) -> int:
+    """Send to trackers what they lack of a run: one that was trained without them, or while a server was away."""
+    from dmd.training.logging.trackers.processes import Senders
+    from dmd.training.logging.trackers.table import TRACKERS
+
+    parser = argparse.ArgumentParser(prog="dmd track", description=track.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--to", nargs="+", choices=list(TRACKERS), help="trackers (default: those of the run's config)")
+    parser.add_argument("--patience", type=float, default=300.0, metavar="S", help="seconds to wait (default: 300)")
+    options = parser.parse_args(argv)
+    if options.patience <= 0:
+        raise ValueError(f"--patience is {options.patience}; it must be above 0")
+    names = options.to or read_document(options.run)["config"].get("train", {}).get("trackers")
+    if not names:
+        raise ValueError(f"{options.run} was trained without trackers; name them, such as --to {' '.join(TRACKERS)}")
+    for name in names:
+        require(name)
+    with sole_writer(options.run):
+        return 0 if Senders(options.run, names, patience=options.patience).close() else LOST
