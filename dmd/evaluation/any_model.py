@@ -6,6 +6,7 @@ from typing import Any
 from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
 from data_shards.sources.splits import named_split
+from dmd.checkpoint.select import Step
 from dmd.checkpoint.state import check_fits
 from dmd.data.targets import check_same_labels
 from dmd.dataset import Dataset
@@ -23,14 +24,16 @@ def evaluate(
     data: Dataset | PlaceLike | None = None,
     split: str = DEFAULT_SPLIT,
     *,
+    step: Step | None = None,
     text_encoder: str | None = None,
 ) -> Metrics:
     """Metrics of all eight heads on a split, as `dmd evaluate` computes them.
 
     Args:
-        run_or_model: directory of a run, whose best checkpoint is taken; or what `dmd.load` gives.
+        run_or_model: directory of a run, or what `dmd.load` gives.
         data: what to evaluate on; None: the shards of the run's training. A model needs it.
         split: train, valid (val, dev) or test. Choose by valid; look at test once, when everything is chosen.
+        step: which checkpoint of a run: its step, "best" or "last"; None: the best.
         text_encoder: where the text encoder's own weights are, of a run that names them.
 
     Returns:
@@ -38,15 +41,19 @@ def evaluate(
         docs/names.md; Acc and F1 are shares in [0, 1], MAE is in the units of the labels.
 
     Raises:
-        ValueError: no run or no whole checkpoint there, data that the model cannot read, or no such split.
+        ValueError: no run or no such checkpoint there, data that the model cannot read, no such split, or a step of a
+            model, which is one already.
     """
     split = named_split(split, "split")
     place = data.place if isinstance(data, Dataset) else data
     if not isinstance(run_or_model, TrainedModel):
-        metrics: Metrics = evaluate_run(Path(run_or_model), data=place, split=split, text_encoder=text_encoder)[
-            "metrics"
-        ]
+        result = evaluate_run(Path(run_or_model), data=place, split=split, step=step, text_encoder=text_encoder)
+        metrics: Metrics = result["metrics"]
         return metrics
+    if step is not None:
+        raise ValueError(
+            f"step is {step!r}, but a model in memory is of one step; choose it in dmd.load, or name the run"
+        )
     return _evaluate_model(run_or_model, place, split)
 
 
