@@ -22,7 +22,6 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    IncompleteSnapshotError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -213,31 +212,28 @@ def _hub_errors(repo_id: str, revision: str | None, *, writes: bool = False) -> 
 
 
 def _told(error: Exception, repo_id: str, revision: str | None, *, writes: bool) -> str:
-    hub, do = constants.ENDPOINT, "pushed to" if writes else "fetched"
+    hub, failed = constants.ENDPOINT, f"{repo_id} cannot be {'pushed to' if writes else 'fetched'}"
     if isinstance(error, GatedRepoError):
         return f"{repo_id} on {hub} is gated: ask for access on its page, and {_LOG_IN}"
     if isinstance(error, RepositoryNotFoundError):
         return f"there is no model {repo_id} on {hub}, or the token does not see it; mend the name, or {_LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id} on {hub} has no revision {revision!r}; give a branch, a tag or a commit that is there"
-    if isinstance(error, IncompleteSnapshotError | LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return _unreached(error, f"{repo_id} cannot be {do}: {hub} cannot be reached")
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             return f"{hub} does not let this token {'write to' if writes else 'read'} {repo_id}; {_LOG_IN}"
-        return f"{repo_id} cannot be {do}: {hub} answers {status} ({_reason(error)}); repeat it later"
-    if isinstance(error, _TRANSPORT_ERROR):
-        return _unreached(error, f"{repo_id} cannot be {do}: {hub} cannot be reached")
-    return f"{repo_id} cannot be {do} ({_reason(error.__cause__ or error)}); the same call tries it again"
-
-
-def _unreached(error: Exception, what: str) -> str:
-    if constants.is_offline_mode():
-        return f"{what} while HF_HUB_OFFLINE is set; unset it, or give the directory of an export"
-    return f"{what} ({_reason(error.__cause__ or error)}); go online, or give the directory of an export"
+        return f"{failed}: {hub} answers {status} ({_reason(error)}); repeat it later"
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | _TRANSPORT_ERROR):
+        offline = constants.is_offline_mode()
+        why = (
+            "while HF_HUB_OFFLINE is set; unset it" if offline else f"({_reason(error.__cause__ or error)}); go online"
+        )
+        other = "" if writes else ", or give the directory of an export"
+        return f"{failed}: {hub} cannot be reached {why}{other}"
+    return f"{failed} ({_reason(error.__cause__ or error)}); the same call tries it again"
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what an error says, without the address of a request that follows it."""
+    """The first line of what an error says; others have the addresses of requests."""
     return first_line(error, 200)

@@ -9,11 +9,7 @@ import re
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import PurePath
-from typing import Any
-
-from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub import ModelCard as HubCard
-from jinja2 import Environment
+from typing import TYPE_CHECKING, Any
 
 from dmd.checkpoint.state import FREE_KEYS
 from dmd.config.loading import config_to_dict, load_config
@@ -23,6 +19,9 @@ from dmd.inference.training_facts import Measured, TrainingFacts
 from dmd.metrics import Scoring, heading, known_metrics, metric, show, unit_note
 from dmd.model.config import MODALITIES
 from dmd.system.trained_model import ModelCard, config_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 README = "README.md"
 PLACE = "OWNER/NAME"
@@ -56,6 +55,10 @@ def readme(card: ModelCard, facts: TrainingFacts | None, *, name: str, license: 
         license: as the hub names it, such as `mit`.
         place: what `dmd.from_pretrained` is given.
     """
+    from huggingface_hub import ModelCard as HubCard  # half a second, which loading a model does not need
+    from huggingface_hub import ModelCardData
+    from jinja2 import Environment
+
     scoring = scoring_of(config_of(card), card.data)
     facts = TrainingFacts() if facts is None else facts
     front = ModelCardData(
@@ -92,8 +95,10 @@ def _hub_metric(name: str) -> str:
     return _HUB_METRICS.get(row.family or row.title.partition(" ")[0], row.name)
 
 
-def _results(part: Measured, scoring: Scoring) -> Iterable[EvalResult]:
+def _results(part: Measured, scoring: Scoring) -> "Iterable[EvalResult]":
     """A result per metric that is defined; shares in [0, 1], as `dmd evaluate --json` writes them."""
+    from huggingface_hub import EvalResult
+
     task, title = _TASKS[scoring.kind]
     for name in known_metrics(part.metrics):
         value = part.metrics[name]
