@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_the_version_is_one(capsys):
     assert dmd.__version__ == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_type_checkers_see_the_names_of_the_package():
+    """What `dmd` imports when it is asked for, by `dmd.__getattr__` and under TYPE_CHECKING."""
+    seen = {
+        alias.asname: node.module
+        for node in ast.walk(ast.parse((ROOT / "dmd" / "__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+    assert seen == dmd._PLACES
+    assert {*seen, "__version__", "load"} <= set(dir(dmd))
+    for name, module in seen.items():
+        assert getattr(dmd, name) is getattr(importlib.import_module(module), name)
 
 
 def test_the_image_has_every_package():

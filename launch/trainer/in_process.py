@@ -84,7 +84,10 @@ def _train(
         training = make_training(
             config, data, run, device=device, resume=resume, stop_requested=stop_requested, callbacks=callbacks
         )
-        return training.run()
+        try:
+            return training.run()
+        finally:
+            training.reader.close()
 
 
 @contextmanager
