@@ -51,7 +51,7 @@ def dry_run(config: Config, options: argparse.Namespace, layout: RankLayout) -> 
     left = _all_steps(config, plan) - done
     if left <= 0 or finished_at(options.run) == done > 0:
         return 0
-    print("Timing steps of one rank here:", flush=True)
+    print("Timing steps of one rank here; the first line comes when the first step has ended:", flush=True)
     ranks_here = layout.ranks if layout.hosts is None else max(layout.hosts.slots.values())
     request = TimingRequest(
         config=config,

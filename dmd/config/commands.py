@@ -62,10 +62,10 @@ def _print_key(key: "Key") -> None:
         print("\n  ".join([key.name, *lines, *key.wrapped()]))
         return
     from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(key.name, style="bold cyan")
-    for line in lines:
-        console.print(f"  {line}", style="green", markup=False)
-    for line in key.wrapped():
-        console.print(f"  {line}", markup=False)
+    console = Console()
+    console.print(Text(key.name, style="bold cyan"))
+    for text in (*(Text(line, style="green") for line in lines), Text(key.document)):
+        console.print(Padding(text, (0, 0, 0, 2)))

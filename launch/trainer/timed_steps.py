@@ -182,6 +182,7 @@ def _time(engine: DeepSpeedEngine, config: Config, reader: ShardReader, plan: Ep
         train_step(engine, batches, config, plan, step=number, step_in_epoch=place)
         end = time.perf_counter()
         seconds.append(end - begin)
+        print(f"  step {len(seconds)}: {seconds[-1]:.2f} s", flush=True)
         begin = end
         timed = seconds[1:]
         if len(timed) == FEWEST or sum(timed) > ENOUGH_SECONDS or seconds[0] > ENOUGH_SECONDS:
