@@ -68,25 +68,34 @@ def edge_heatmaps(
     top = max(float(np.max(values)) for values in (*edges.values(), *priors.values()))
     for number, space in enumerate(edges):
         short = {"homo": "HomoGD", "hetero": "HeteroGD"}[space]
-        draw_matrix(panels[2 * number], edges[space], f"{short}: edges", top)
+        draw_matrix(panels[2 * number], edges[space], f"{short}: edges", top, narrow=narrow)
         title = f"{short}: prior" if np.any(priors[space]) else f"{short}: no prior"
-        draw_matrix(panels[2 * number + 1], priors[space], title, top)
+        draw_matrix(panels[2 * number + 1], priors[space], title, top, narrow=narrow)
     if narrow:
         for axes in panels:
             axes.label_outer()
     return figure
 
 
-def draw_matrix(axes: Axes, values: NDArray[np.floating], title: str, top: float) -> None:
-    """Six edges as a 3x3 matrix with its numbers; the diagonal, which has no edge, stays empty."""
+def draw_matrix(axes: Axes, values: NDArray[np.floating], title: str, top: float, *, narrow: bool) -> None:
+    """Six edges as a 3x3 matrix with its numbers, where it is `narrow` without their zero before the point; the
+    diagonal, which has no edge, stays empty."""
     matrix = np.full((len(MODALITIES),) * 2, np.nan)
     for (to, source), value in zip(PAIRS, values, strict=True):
         matrix[MODALITIES.index(source), MODALITIES.index(to)] = value
     axes.imshow(matrix, cmap="Greys", vmin=0, vmax=max(top, 1e-9) * 1.15)
     for (row, column), value in np.ndenumerate(matrix):
         if np.isfinite(value):
-            colour = "white" if value > 0.55 * top else INK
-            axes.text(column, row, f"{value:.3f}".lstrip("0"), ha="center", va="center", color=colour, fontsize=9)
+            colour, number = "white" if value > 0.55 * top else INK, f"{value:.3f}"
+            axes.text(
+                column,
+                row,
+                number.lstrip("0") if narrow else number,
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=9,
+            )
     axes.set_xticks(range(3), [f"{m}" for m in MODALITIES])
     axes.set_yticks(range(3), [f"{m}" for m in MODALITIES])
     axes.set(title=title, xlabel="student", ylabel="teacher")

@@ -26,7 +26,7 @@ from dmd.training.logging.trackers.tracker import Picture, Tracker
 
 POLL_SECONDS = 1.0
 """How often it looks for new numbers."""
-RETRY_SECONDS = (5.0, 120.0)
+RETRY_SECONDS = (5.0, 600.0)
 """Pause after a failure: the first one, and the longest; each is twice the one before."""
 _LONGEST_REASON = 300
 

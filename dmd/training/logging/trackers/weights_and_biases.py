@@ -26,6 +26,7 @@ class WeightsAndBiasesRun:
     def __init__(self) -> None:
         self._run: wandb.Run | None = None
         self._last = 0
+        self._new = uuid.uuid4().hex[:12]  # the same for every attempt to begin
 
     def failures(self) -> tuple[type[Exception], ...]:
         """Its own errors, and what its client lets through."""
@@ -44,7 +45,7 @@ class WeightsAndBiasesRun:
         """See `Tracker`."""
         import wandb
 
-        identity = identity or uuid.uuid4().hex[:12]
+        identity = identity or self._new
         self._run = wandb.init(
             project=_project(),
             id=identity,
