@@ -10,6 +10,7 @@ import io
 import os
 import sys
 
+from data_shards.waiting import waiting
 from launch.supervision.launcher_log import open_log
 
 
@@ -33,8 +34,9 @@ class LazyLog(io.TextIOBase):
 def main() -> None:
     """Run the launcher with the arguments of this process."""
     host = next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("--node_rank=")), 0)
-    sys.stdout = sys.stderr = LazyLog(host)
-    from deepspeed.launcher.launch import main as launch
+    with waiting("DeepSpeed's launcher to load", shown=host == 0):
+        sys.stdout = sys.stderr = LazyLog(host)
+        from deepspeed.launcher.launch import main as launch
 
     launch()
 
