@@ -199,16 +199,17 @@ def demo(argv: list[str]) -> int:
     ranks = min(2, num_gpus() or 2) if options.ranks is None else options.ranks
     folder = options.folder or Path(tempfile.mkdtemp(prefix="dmd-demo-"))
     shards, run = folder / "shards", folder / "run"
-    steps = (
-        ["shard", "--synthetic", str(shards)],
-        ["verify", str(shards)],
-        ["train", "--preset", "demo", "--data", str(shards), "--run", str(run), "--ranks", str(ranks)],
-        ["evaluate", str(run), "--split", "test"],
-    )
-    for step in steps:
-        print(f"\n$ dmd {shlex.join(step)}", flush=True)
+    train = ["train", "--preset", "demo", "--data", str(shards), "--run", str(run), "--ranks", str(ranks)]
+    steps = {
+        "Synthetic features become shards": ["shard", "--synthetic", str(shards)],
+        "Every byte of them is compared with its checksum": ["verify", str(shards)],
+        "A small network is trained on them": train,
+        "Its best checkpoint predicts samples that it has not seen": ["evaluate", str(run), "--split", "test"],
+    }
+    for number, (title, step) in enumerate(steps.items(), 1):
+        print(f"\n{number} of {len(steps)}: {title}.\n$ dmd {shlex.join(step)}", flush=True)
         code = subprocess.run([sys.executable, "-m", "dmd.cli", *step]).returncode
         if code:
             return code
-    print(f"\nLogs: {sys.executable} -m tensorboard.main --logdir {shlex.quote(str(run))}")
+    print(f"\nCurves: {sys.executable} -m tensorboard.main --logdir {shlex.quote(str(run))}")
     return 0

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 
+from data_shards.waiting import waiting
 from launch.hidden_library import hidden
 from launch.supervision.launcher_log import open_log
 
@@ -34,8 +35,8 @@ class LazyLog(io.TextIOBase):
 def main() -> None:
     """Run the launcher with the arguments of this process."""
     host = next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("--node_rank=")), 0)
-    sys.stdout = sys.stderr = LazyLog(host)
-    with hidden("mlflow"):
+    with waiting("DeepSpeed's launcher to load", shown=host == 0), hidden("mlflow"):
+        sys.stdout = sys.stderr = LazyLog(host)
         from deepspeed.launcher.launch import main as launch
 
     launch()

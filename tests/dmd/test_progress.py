@@ -132,7 +132,7 @@ def test_a_file_gets_a_line_per_epoch_and_in_a_long_epoch_one_now_and_then(capsy
         progress.end_epoch(report_of(1, METRICS), Cursor(epoch=1), best=True)
         assert re.fullmatch(
             r"epoch   1/40  step     8  loss 7\.961  valid \(mosi\) MAE 0\.9000  Corr 0\.6100  Acc2 Non0 81\.23 %  "
-            r"Acc7 34\.10 %  lr 1\.0e-03  0:00  best\n",
+            r"Acc7 34\.10 %  lr 1\.0e-03  812 samples/s  0:00  best\n",
             capsys.readouterr().out,
         )
 

@@ -59,9 +59,8 @@ def test_a_run_without_a_whole_epoch_tells_the_loss_of_its_checkpoint(cut):
 
 def test_a_validation_names_protocol_and_unit(cut):
     line = next(line for line in cut[1].splitlines() if line.startswith("epoch "))
-    assert re.search(
-        r"valid \(mosi\) MAE \d\.\d{4}  Corr \S+  Acc2 Non0 \d+\.\d\d %  Acc7 \d+\.\d\d %  lr \S+  0:\d\d$", line
-    ), line
+    metrics = r"valid \(mosi\) MAE \d\.\d{4}  Corr \S+  Acc2 Non0 \d+\.\d\d %  Acc7 \d+\.\d\d %"
+    assert re.search(rf"{metrics}  lr \S+  \S+ samples/s  0:\d\d$", line), line
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(cut, shards):

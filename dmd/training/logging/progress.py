@@ -160,8 +160,8 @@ class Progress:
         marked = ["best"] if best else []
         short = "  ".join([epoch, loss, f"valid {metrics}", *marked])
         protocol = f"valid ({self._scoring.protocol})"
-        rate = f"lr {self._learning_rate:.1e}"
-        whole = "  ".join([epoch, f"step {report.step:5d}", loss, f"{protocol} {metrics}", rate, took, *marked])
+        rates = [f"lr {self._learning_rate:.1e}", f"{standing.samples_per_second:.3g} samples/s", took]
+        whole = "  ".join([epoch, f"step {report.step:5d}", loss, f"{protocol} {metrics}", *rates, *marked])
         return short if self._drawn is not None and len(whole) > self._drawn.columns else whole
 
     @property
