@@ -27,6 +27,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/data.md",
     "docs/extraction.md",
+    "docs/gallery.md",
     "docs/gpu.md",
     "docs/kernels.md",
     "docs/lab-notes.md",
