@@ -15,7 +15,9 @@ from PIL import Image
 from dmd.report.style import RC
 from dmd.report.tables import Table
 
-_SHADES = 32
+_DOTS, _FEW_DOTS = 150, 110
+"""Per inch, of a picture and of one in a small page."""
+_SHADES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +62,9 @@ def write_page(out: Path, title: str, summary: str, sections: list[Section], *, 
             svg = render(picture.figure, "svg")
             (folder / f"{picture.name}.svg").write_bytes(svg)
             picture.figure.set_layout_engine("none")  # its parts have their places now
-            png = render(picture.figure, "png")
-            (folder / f"{picture.name}.png").write_bytes(png)
-            embedded[id(picture)] = _data_url("png", few_shades(png)) if small else _data_url("svg+xml", svg)
+            (folder / f"{picture.name}.png").write_bytes(render(picture.figure, "png"))
+            few = few_shades(render(picture.figure, "png", dots=_FEW_DOTS)) if small else b""
+            embedded[id(picture)] = _data_url("png", few) if small else _data_url("svg+xml", svg)
     template = files("dmd.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = _breakable
@@ -91,9 +93,9 @@ def _data_url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def render(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a file, the same for the same figure."""
+def render(figure: Figure, kind: str, *, dots: int = _DOTS) -> bytes:
+    """A figure as the bytes of a file, the same for the same figure; `dots` per inch."""
     target = io.BytesIO()
     with rc_context(RC):  # type: ignore[arg-type]
-        figure.savefig(target, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.savefig(target, format=kind, dpi=dots, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return target.getvalue()

@@ -33,6 +33,7 @@ PAGES = (
     "docs/data.md",
     "docs/expected-times.md",
     "docs/extraction.md",
+    "docs/gallery.md",
     "docs/gpu.md",
     "docs/index.md",
     "docs/install.md",

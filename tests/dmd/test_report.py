@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import io
 import json
 import math
 import re
@@ -20,17 +21,17 @@ from dmd.config.loading import all_keys
 from dmd.losses.distillation import make_prior
 from dmd.metrics import Scoring, head_metrics, in_view
 from dmd.model.graph import PAIRS
-from dmd.report.curves import smooth
+from dmd.report.curves import learning, loss_terms, seeds_together, smooth
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
 from dmd.report.groups import Measured, identity, make_groups
 from dmd.report.identity import BOOKKEEPING, BUDGET, flatten
 from dmd.report.inference import load_and_run
-from dmd.report.page import render
+from dmd.report.page import Picture, Section, render, write_page
 from dmd.report.predictions import confusion, prediction_figure
 from dmd.report.projection import project
 from dmd.report.runs import read_run
 from dmd.report.statistics import paired_bootstrap, sample_scores, summarise
-from dmd.report.tables import comparison_table
+from dmd.report.tables import Table, comparison_table
 from tests.support.commands import command
 
 pytestmark = pytest.mark.slow
@@ -132,6 +133,47 @@ def test_edge_matrices_put_teacher_and_student_in_their_place(runs):
     last = last_edges(read_run(runs[0]), "homo")
     assert last is not None
     assert last.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_axes_have_no_markup_and_names_of_configs_are_whole(runs):
+    run = read_run(runs[0])
+    figure = loss_terms(run)
+    figure.draw_without_rendering()
+    norm = next(axes for axes in figure.get_axes() if axes.get_title() == "gradient norm")
+    labels = [tick.get_text() for tick in (*norm.get_yticklabels(), *norm.get_yticklabels(minor=True))]
+    assert any(labels)
+    assert all(not label or label.replace(".", "").isdecimal() for label in labels), "no spelling of powers"
+    name = "hetero_distillation=false, homo_distillation=false, learning_rate=0.001"
+    panel = seeds_together({name: [run], "reference": [run]}).get_axes()[0]
+    assert panel.get_title().replace("\n", " ") == name
+    assert max(map(len, panel.get_title().splitlines())) <= 42
+
+
+def test_a_small_page_has_the_same_pictures_of_fewer_bytes(runs, tmp_path):
+    run = read_run(runs[0])
+    pages = {}
+    for small in (False, True):
+        picture = Picture(name="learning", figure=learning(run), caption="learning")
+        table = Table(name="t", title="t", header=["name"], rows=[["homo_distillation=<b>"]])
+        section = Section(anchor="one", title="one", tables=[table], pictures=[picture])
+        pages[small] = write_page(tmp_path / str(small), "title", "summary", [section], small=small)
+    for name in ("one/learning.png", "one/learning.svg"):
+        assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes()
+    html = pages[True].read_text()
+    assert "homo_<wbr>distillation=<wbr>&lt;b&gt;" in html
+    embedded = re.search(r'data:image/png;base64,([^"]+)" width="(\d+)"', html)
+    assert embedded is not None
+    with Image.open(io.BytesIO(base64.b64decode(embedded[1]))) as image:
+        assert image.width >= int(embedded[2]), "no dot is drawn larger than it is"
+    assert pages[True].stat().st_size < pages[False].stat().st_size / 2
+
+
+def test_the_gallery_is_one_small_page():
+    page = Path(__file__).parents[2] / "docs" / "gallery" / "report.html"
+    assert page.stat().st_size < 1_000_000
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page.read_text())
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
 
 
 def test_figures_are_reproducible(runs):
