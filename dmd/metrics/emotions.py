@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-
 EVEN = 0.5
 """Probability above which an emotion is said; its logit is 0."""
 
