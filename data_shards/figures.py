@@ -32,7 +32,7 @@ class AnyScriptFigure(Figure):
         with warnings.catch_warnings(record=True) as caught, rc_context({"font.family": fonts}):
             warnings.simplefilter("always")
             for text in self.findobj(Text):
-                text.set_fontfamily(fonts)  # type: ignore[attr-defined]
+                text.set_fontfamily(fonts)
             super().draw(renderer)
         for warning in caught:
             if _MISSING not in str(warning.message):
