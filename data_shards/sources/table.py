@@ -429,9 +429,9 @@ def _open(
     if len(set(tables.values())) != 1:
         known = ((file, kind_of(file)) for file in names)
         held = next((f"; {file} is {kind.name}: {kind.advice}" for file, kind in known if kind is not None), "")
-        failures = [own_file(path, FAILURES_FILE) for path in paths]
-        if told := next((file for file in failures if file.is_file()), None):
-            held = f"; {told.name} there says why `dmd extract` has no features"
+        failures = (own_file(path, FAILURES_FILE) for path in paths)
+        if listed := next((file for file in failures if file.is_file()), None):
+            held = f"; {listed.name} there says why `dmd extract` has no features"
         raise ValueError(f"{where} is no table: give a .parquet or .arrow file, or a directory of one of them{held}")
     files = tuple(sorted(map(str, tables)))
     check_file_kind(files[0], "a table", allowed=tuple(TABLE_KINDS))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 EVEN = 0.5
 """Probability above which an emotion is said; its logit is 0."""
 

@@ -399,7 +399,7 @@ def test_without_text_samples_are_aligned_to_the_words_themselves(by_hand):
 @pytest.mark.parametrize("roles", ["audio=A,vision=V,labels=L,words=W", "text=T,audio=A,vision=V,labels=L,words=W"])
 def test_text_is_made_of_the_words(tmp_path, roles):
     data_set(tmp_path)
-    tokenizer = save_tokenizer("bert", tmp_path / "encoder")
+    tokenizer = save_tokenizer("gpt2", tmp_path / "encoder")
     options = ["--csd", roles, "--splits", str(tmp_path / "splits.json"), "--tokenizer", str(tokenizer)]
     sequences = [str(tmp_path / f"{name}.csd") for name in "TWAVL"]
     assert shard([*sequences, str(tmp_path / "shards"), *options]) == 0
