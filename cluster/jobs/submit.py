@@ -123,7 +123,7 @@ def pinned_environment(root: Path) -> dict[str, Any]:
     return {"pip": requirements(root / "setup.cfg"), "config": {"setup_timeout_seconds": _SETUP_SECONDS}}
 
 
-_EXTRAS = ("train", "csd", "extract", "optuna", "quantize", "remote", "track")
+_EXTRAS = ("train", "csd", "extract", "librosa", "optuna", "quantize", "remote", "track")
 """What a job may need beside Ray."""
 
 
