@@ -58,7 +58,9 @@ def projection_figure(result: SplitResult, method: Method) -> Figure:
         for axes in (upper, lower):
             axes.set(xticks=[], yticks=[])
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=1.4)
-    figure.colorbar(shades, ax=list(grid[1]), label=title, shrink=0.8, aspect=25)
+    bar = figure.colorbar(shades, ax=list(grid[1]), label=title, shrink=0.8, aspect=25)
+    if result.scoring.kind == "classes":
+        bar.set_ticks(list(range(result.scoring.outputs)), labels=result.scoring.titles)
     return figure
 
 

@@ -137,8 +137,7 @@ def comparison_table(groups: list[Group]) -> Table | None:
             )
     if len(groups) == 1:
         return None
-    rows_below = [METRICS[name] for name in in_view("bootstrap", METRICS) if not METRICS[name].higher_is_better]
-    lower = ", ".join(row.title for row in rows_below)
+    lower = ", ".join(METRICS[name].title for name in compared if not METRICS[name].higher_is_better)
     left_out = f" Not compared, since their samples or labels are others: {', '.join(others)}." if others else ""
     return Table(
         name="bootstrap",
@@ -146,7 +145,7 @@ def comparison_table(groups: list[Group]) -> Table | None:
         split=own.split,
         note="Config minus reference, Acc in points of per cent. Samples and seeds are drawn with replacement, the "
         "same samples for both; percentile interval of 10,000 resamples. One seed per config says nothing of "
-        f"the spread between seeds. {lower}: lower is better.{left_out}",
+        f"the spread between seeds.{f' {lower}: lower is better.' if lower else ''}{left_out}",
         header=["config", "metric", "difference", "95 % interval", "p", "at 5 %"],
         rows=rows,
     )

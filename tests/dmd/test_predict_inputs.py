@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import dmd
 from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.export import example
 from dmd.inference.inputs import read_samples
+from dmd.inference.outputs import printed, schema
 from dmd.inference.transcript_text import TranscriptText
+from dmd.metrics import Scoring
 from dmd.model.config import MODALITIES
 from dmd.report.missing import _masks, _predict
 from dmd.system.input_arrays import Inputs
@@ -243,6 +246,24 @@ def test_without_out_the_predictions_are_printed(run, model, shards, tmp_path, c
     assert lines[0].split() == ["split", "id", "label", "prediction"]
     assert lines[-1] == "and 20 more, which --out FILE writes"
     assert len(lines) == 52
+
+
+def test_printed_classes_have_their_names():
+    scoring = Scoring(kind="classes", protocol="classes", outputs=2, names=("glad", "not glad"))
+    columns = {name: [None] * 2 for name in schema(scoring).names}
+    given = {
+        "id": ["a", "b"],
+        "label": ["not glad", None],
+        "prediction": ["glad", "not glad"],
+        "probability_glad": [0.75, 0.25],
+    }
+    lines = printed([pa.table(columns | given, schema=schema(scoring))]).splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["id", "a", "b"]
+    assert [re.split("  +", line) for line in lines] == [
+        ["id", "label", "prediction", "probability_glad"],
+        ["a", "not glad", "glad", "0.750"],
+        ["b", "not glad", "0.250"],
+    ]
 
 
 def test_text_is_made_of_transcripts_with_the_word_vectors_of_the_training(model, tmp_path, caplog):
