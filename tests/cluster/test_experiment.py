@@ -273,7 +273,7 @@ def test_shards_predictions_evaluation_and_report_by_jobs(cluster, story, one_th
     said = {name: finish(job, tmp_path / f"{name}.log") for name, job in jobs.items()}
     assert f"{tmp_path / 'made'}: synthetic, train 14, valid 2, test 4; 3 shards, generation" in said["shard"]
     assert (tmp_path / "made" / "index.parquet").exists()
-    assert f"{tmp_path}/predicted: 70 predictions (train 70) in 1 part\n" in said["predict"]
+    assert f"{tmp_path}/predicted: 70 predictions (train 70) in 1 part; checkpoint of step " in said["predict"]
     assert command("predict", run, shards, "--split", "train", "--out", tmp_path / "here.parquet") == 0
     there, here = (pq.read_table(tmp_path / name) for name in ("predicted", "here.parquet"))
     assert there.replace_schema_metadata().equals(here.replace_schema_metadata())

@@ -17,6 +17,7 @@ import pytest
 from data_shards.commands import shard
 from dmd.inference.part_files import MANIFEST
 from tests.support import ranks, trained
+from tests.support.clips import tones, write_wav
 from tests.support.clusters import TINY, WATCHFUL, Command, Node, dmd, finish, lines, make_shards, records, wait_for
 from tests.support.commands import command
 from tests.support.hosts import Host, can_make_hosts, hosts
@@ -275,6 +276,16 @@ def test_shards_are_written_by_both_hosts(two, tmp_path):
     text = finish(two.dmd("shard", *data, two.private / "out", log=log), log, code=2)
     assert f"node {two.worker.address} does not see {two.private}/out/.staging-" in text
     assert not (two.private / "out").exists()
+    clips = two.private / "clips"
+    clips.mkdir()
+    for number in range(8):
+        write_wav(clips / f"{number}.wav", tones(0.4))
+    settings = ["--vision", "none", "--missing", "zeros"]
+    text = finish(two.dmd("extract", clips, tmp_path / "features", *settings, log=log), log, code=2)
+    assert (
+        f"node {two.worker.address} does not see {clips}; put CLIPS (and --transcripts, --face-model, --text-enc"
+        in text
+    )
 
 
 def test_an_elastic_trial_goes_on_with_the_rank_that_is_left(trial, two, shards, tmp_path):
@@ -321,6 +332,6 @@ def test_a_host_that_is_lost_in_a_prediction(two, one_thread, tmp_path):
     finally:
         driver.kill()
         two.worker.link("up")
-    assert f"{out}: 350 predictions (train 350) in 6 parts\n" in said
+    assert f"{out}: 350 predictions (train 350) in 6 parts; checkpoint of step " in said
     assert json.loads((out / MANIFEST).read_text())["rows"] == 350
     assert files(out) == files(tmp_path / "here")
