@@ -270,9 +270,10 @@ def test_any_checkpoint_of_a_run_is_taken_and_said(run, shards, tmp_path, capsys
     steps = [info.step for info in list_checkpoints(run / "checkpoints")]
     best = dmd.load(run).card.source["step"]
     assert command("checkpoints", run) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.endswith("last") for line in lines] == [step == max(steps) for step in steps]
-    assert [("<- best" in line) for line in lines] == [step == best for step in steps]
+    header, *lines = capsys.readouterr().out.splitlines()
+    roles = {step: line[header.index("role") :].strip() for step, line in zip(steps, lines, strict=True)}
+    assert [step for step in steps if "best" in roles[step]] == [best]
+    assert [step for step in steps if "last" in roles[step]] == [max(steps)]
     for option, step in (("--best", best), ("--last", max(steps)), (f"--step={min(steps)}", min(steps))):
         assert command("evaluate", run, option) == 0
         assert f"checkpoint of step {step}\n" in capsys.readouterr().out
