@@ -10,6 +10,7 @@ import pytest
 
 from launch.network.rank_environment import rank_environment
 from launch.starting.environment import forwarded
+from launch.trainer.determinism import WORKSPACE, make_deterministic, restored_determinism
 from tests.support.ranks import TINY, assert_bitwise, finish
 
 SWITCHES = """
@@ -67,11 +68,18 @@ def rank(shards: Path, run: Path, *overrides: str, **env: str) -> dict[str, dict
     return seen
 
 
-@pytest.mark.parametrize(("own", "workspace"), [({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, ":16:8")])
-def test_a_rank_is_deterministic_before_it_joins_the_others(shards, tmp_path, own, workspace):
-    seen = rank(shards, tmp_path / "run", "train.deterministic=true", **own)
-    assert seen["joining"] == {**ON, "workspace": workspace, "cuda runs": False}
-    assert seen["after"] == {**ON, "workspace": workspace}
+def test_a_rank_is_deterministic_before_it_joins_the_others(shards, tmp_path):
+    seen = rank(shards, tmp_path / "run", "train.deterministic=true")
+    assert seen["joining"] == {**ON, "workspace": ":4096:8", "cuda runs": False}
+    assert seen["after"] == {**ON, "workspace": ":4096:8"}
+
+
+@pytest.mark.parametrize(("own", "workspace"), [(":16:8", ":16:8"), (":4096:8", ":4096:8"), (":0:0", ":4096:8")])
+def test_a_deterministic_workspace_of_the_user_stays(own, workspace):
+    environment = {WORKSPACE: own}
+    with restored_determinism():
+        make_deterministic(environment)
+    assert environment == {WORKSPACE: workspace}
 
 
 def test_no_switch_is_touched_without_it(shards, tmp_path):
