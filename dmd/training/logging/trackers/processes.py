@@ -100,8 +100,9 @@ class Senders:
         except (OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             return False
-        if unsent or code:
-            left = f"the numbers of {len(unsent)} steps" if unsent else "its pictures or how it ended"
-            line = f"{name}: {left} are not sent; `dmd track {self._run}` sends them"
-            print(line, file=sys.stderr, flush=True)
+        sends = f"`dmd track {self._run}` sends them"
+        if unsent:
+            print(f"{name}: the numbers of {len(unsent)} steps are not sent; {sends}", file=sys.stderr, flush=True)
+        elif code:
+            print(f"{name}: its pictures or how it ended are not sent; {sends}", file=sys.stderr, flush=True)
         return not unsent and code == 0
