@@ -7,7 +7,7 @@ from pathlib import Path
 import dmd.commands
 from data_shards.command_line import Parser
 from data_shards.places import place_option
-from dmd.config.options import add_config_options, add_print_config, key_hint, require
+from dmd.config.options import add_config_options, add_print_config, key_hint, require_options
 from launch.arguments import train_parser as launcher_parser
 
 TUNE = "Search hyperparameters by validation loss on a Ray cluster; the same command again continues."
@@ -69,7 +69,7 @@ def parse_tune(argv: Sequence[str]) -> argparse.Namespace:
     """The options of `dmd tune`."""
     parser = tune_parser()
     options = parser.parse_intermixed_args(argv)
-    require(parser, options, ["space", "data", "out"])
+    require_options(parser, options, ["space", "data", "out"])
     return options
 
 
@@ -77,7 +77,7 @@ def parse_experiment(argv: Sequence[str]) -> argparse.Namespace:
     """The options of `dmd experiment`."""
     parser = experiment_parser()
     options = parser.parse_intermixed_args(argv)
-    require(parser, options, ["data", "out"])
+    require_options(parser, options, ["data", "out"])
     return options
 
 

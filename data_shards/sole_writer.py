@@ -51,8 +51,8 @@ class DirectoryInUse(ValueError):
     """Another process writes to the directory."""
 
 
-class _Lock(Enum):
-    """What an attempt to lock a lease found."""
+class Lock(Enum):
+    """What an attempt to lock a file found."""
 
     OURS = "ours"
     TAKEN = "taken"
@@ -168,10 +168,10 @@ def _try_to_claim(path: Path, handle: int, group: str, *, deadline: float) -> _C
     Raises:
         DirectoryInUse: it is not free, and will not be before the deadline.
     """
-    lock = _try_to_lock(handle)
+    lock = try_to_lock(handle)
     holder = _parse(os.pread(handle, 1 << 14, 0))
     is_replaced = bool(group) and holder is not None and holder.group == group
-    if lock is _Lock.TAKEN and not is_replaced:
+    if lock is Lock.TAKEN and not is_replaced:
         may_end = holder is None or _is_dying(holder)
         if not may_end or time.monotonic() > deadline:
             raise DirectoryInUse(_in_use(path.parent, holder))
@@ -181,11 +181,11 @@ def _try_to_claim(path: Path, handle: int, group: str, *, deadline: float) -> _C
     if is_replaced:
         path.unlink(missing_ok=True)  # the next attempt makes a new file, in which the holder finds another token
         return None
-    ended_here = holder is not None and lock is _Lock.OURS and holder.boot == _boot()
+    ended_here = holder is not None and lock is Lock.OURS and holder.boot == _boot()
     if holder is not None and not ended_here and not _is_dead(path, holder):
         raise DirectoryInUse(_in_use(path.parent, holder))
     claim = _write_claim(handle, group)
-    return claim if lock is _Lock.OURS or _survives(path, claim) else None
+    return claim if lock is Lock.OURS or _survives(path, claim) else None
 
 
 def is_held(directory: Path) -> bool:
@@ -204,9 +204,9 @@ def is_held(directory: Path) -> bool:
     try:
         holder = _parse(os.pread(handle, 1 << 14, 0))
         if holder is not None and holder.boot == _boot():
-            lock = _try_to_lock(handle, shared=True)
-            if lock is not _Lock.UNSUPPORTED:
-                return lock is _Lock.TAKEN
+            lock = try_to_lock(handle, shared=True)
+            if lock is not Lock.UNSUPPORTED:
+                return lock is Lock.TAKEN
         return time.time() - os.fstat(handle).st_mtime < _SEEN_SECONDS
     finally:
         os.close(handle)
@@ -218,16 +218,17 @@ def read_token(directory: Path) -> str | None:
     return None if claim is None else claim.token
 
 
-def _try_to_lock(handle: int, *, shared: bool = False) -> _Lock:
+def try_to_lock(handle: int, *, shared: bool = False) -> Lock:
+    """Lock an open file until it is closed, without waiting. Raises OSError where the storage fails."""
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _Lock.TAKEN
+        return Lock.TAKEN
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return _Lock.UNSUPPORTED
-    return _Lock.OURS
+        return Lock.UNSUPPORTED
+    return Lock.OURS
 
 
 def _is_dying(holder: _Claim) -> bool:

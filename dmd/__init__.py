@@ -129,6 +129,7 @@ def push_to_hub(
     program: bool = True,
     text_encoder: str | None = None,
     license: str | None = None,
+    replace_readme: bool = False,
 ) -> str:
     """Upload a model to the Hugging Face hub, in one commit; returns the commit's address. See
     `dmd.inference.hub.push_to_hub`."""
@@ -145,6 +146,7 @@ def push_to_hub(
         program=program,
         text_encoder=text_encoder,
         license=license,
+        replace_readme=replace_readme,
     )
 
 

@@ -342,11 +342,16 @@ def export(argv: list[str]) -> int:
         "--push", metavar="OWNER/NAME", help="upload DIR there; the token is that of `hf auth login`, or HF_TOKEN"
     )
     group.add_argument(
-        "--private", action="store_true", help="make the repository of --push a private one, if it is new"
+        "--private", action="store_true", help="make the repository of --push a private one; a public one is an error"
+    )
+    group.add_argument(
+        "--replace-readme", action="store_true", help="with --push: also a README.md that was changed on the hub"
     )
     options = parser.parse_args(argv)
     if options.private and options.push is None:
         raise ValueError("--private is of the repository that --push makes; leave it out, or give --push OWNER/NAME")
+    if options.replace_readme and options.push is None:
+        raise ValueError("--replace-readme is of the repository of --push; leave it out, or give --push OWNER/NAME")
 
     from dmd.inference.export import export as export_run
     from dmd.inference.export import read_card
@@ -369,7 +374,9 @@ def export(argv: list[str]) -> int:
     chosen = checkpoint_text(read_card(options.out).source.get("step"))
     print(f"{options.out}: {chosen}, {program}; in Python: model = dmd.load({str(options.out)!r})")
     if options.push is not None:
-        url = push_to_hub(options.out, options.push, private=options.private or None)
+        url = push_to_hub(
+            options.out, options.push, private=options.private or None, replace_readme=options.replace_readme
+        )
         print(f'{url}; in Python: dmd.from_pretrained("{options.push}")')
     return 0
 

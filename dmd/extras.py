@@ -27,11 +27,15 @@ def missing_library(error: ModuleNotFoundError) -> str:
     return _advice(library) if library in EXTRA_OF and find_spec(library) is None else ""
 
 
-def require(library: str) -> None:
-    """Raise ValueError unless a library of an extra is installed; it is not imported."""
+def require(library: str, *, extra: str | None = None) -> None:
+    """Raise ValueError unless a library of an extra is installed; it is not imported.
+
+    Args:
+        extra: which one to install, of several that have it; None: that of `EXTRA_OF`.
+    """
     if find_spec(library) is None:
-        raise ValueError(_advice(library))
+        raise ValueError(_advice(library, extra))
 
 
-def _advice(library: str) -> str:
-    return f"this needs {library}, which is not installed: pip install 'dmd-cluster[{EXTRA_OF[library]}]'"
+def _advice(library: str, extra: str | None = None) -> str:
+    return f"this needs {library}, which is not installed: pip install 'dmd-cluster[{extra or EXTRA_OF[library]}]'"

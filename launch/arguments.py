@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_shards.command_line import Parser
 from data_shards.places import place_option
-from dmd.config.options import add_config_options, add_print_config, key_hint, require
+from dmd.config.options import add_config_options, add_print_config, key_hint, require_options
 from launch.made_runs import choose_run
 
 _RUN = "directory of the run: all it writes (default: runs/PRESET-001, or the next number that is free)"
@@ -38,7 +38,7 @@ def parse_rank(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher appends it
     options = parser.parse_intermixed_args(argv)
-    require(parser, options, ["data"])
+    require_options(parser, options, ["data"])
     if options.run is None:
         parser.error("every rank needs the same directory, and none can make up its name: give --run RUN")
     return options
@@ -47,7 +47,7 @@ def parse_rank(argv: Sequence[str]) -> argparse.Namespace:
 def parse_train(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """The options of `dmd train`, by its parser or one with more options."""
     options = parser.parse_intermixed_args(argv)
-    require(parser, options, ["data"])
+    require_options(parser, options, ["data"])
     if options.run is None and options.host_rank is not None:
         parser.error("the commands of all hosts need the same directory, and none can make up its name: give --run RUN")
     choose_run(options)

@@ -1,6 +1,8 @@
 """The base installation, without the libraries of extras: loading, predicting, reporting; what the rest says."""
 
+import configparser
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +33,14 @@ def dmd(base: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{base}", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-S", "-m", "dmd.cli", *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd=base, capture_output=True, text=True)
+
+
+def test_the_page_lists_every_extra():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = set(setup["options.extras_require"])
+    assert set(re.findall(r"^\| `\[(\w+)\]` \| .* \| .* \|$", (ROOT / "docs/install.md").read_text(), re.M)) == extras
+    assert set(EXTRA_OF.values()) <= extras
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def print_config(options: argparse.Namespace) -> int:
     return 0
 
 
-def require(parser: Parser, options: argparse.Namespace, names: Iterable[str]) -> None:
+def require_options(parser: Parser, options: argparse.Namespace, names: Iterable[str]) -> None:
     """End as argparse does where an option is missing that everything but `--print-config` needs.
 
     Args:

@@ -12,6 +12,8 @@ GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -23,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data_shards.durable import read_entry, write_file
+from data_shards.durable import read_entry, sync_directory, write_file
 from data_shards.sole_writer import LEASE_FILE, sole_writer
 from dmd.checkpoint.select import Step
 from dmd.checkpoint.writer import tensor_bytes
@@ -41,12 +43,16 @@ FILES = (WEIGHTS, CARD, README, PROGRAM)
 """Of an export; an older one has no README."""
 SHA256 = "sha256"
 """Key of `ModelCard.source`: digest of the file of weights that the card belongs to; an older export has none."""
+PUSHED_README = "pushed_readme"
+"""Key of `ModelCard.source` on the hub: sha256 of the README that was pushed."""
 FORMAT = 1
 """Version of this layout, part of model.json."""
 PROGRAM_TOLERANCE = 1e-4
 """Largest difference of a prediction between the program and the model that is accepted."""
 OF_ENCODER = "dmd.text_encoder.network."
 """How the names of a text encoder's weights begin."""
+STAGED = ".new"
+"""Directory in an export that holds what is being written."""
 CPU = torch.device("cpu")
 
 
@@ -116,6 +122,8 @@ def export(
 ) -> str | None:
     """Write a model as an export; returns why there is no program, None if there is one.
 
+    An export that is there is replaced when the new one is whole, so that the storage needs room for both.
+
     Args:
         model: one in memory, which stays as it is; a run; or another export.
         step: which checkpoint of a run; None: the best.
@@ -136,17 +144,39 @@ def export(
     card = copy.card
     if merge:
         card, weights = merged(copy)
-    with sole_writer(out):
-        for file in (CARD, PROGRAM, WEIGHTS, README):  # the card first: without it this is no export, after a kill
-            (out / file).unlink(missing_ok=True)
-        written = write_file(out / WEIGHTS, tensor_bytes(weights))  # the library's own lets nobody else read it
+    with sole_writer(out), _staged(out) as folder:
+        written = write_file(folder / WEIGHTS, tensor_bytes(weights))  # the library's own lets nobody else read it
         text = readme(card, facts, name=name or out.absolute().name, license=license)
-        (out / README).write_text(text, encoding="utf-8")
-        source = {key: value for key, value in card.source.items() if key not in (SHA256, TRAINING)}
+        write_file(folder / README, [text.encode()])
+        source = {key: value for key, value in card.source.items() if key not in (SHA256, TRAINING, PUSHED_README)}
         source |= {SHA256: written.sha256} | ({} if facts is None else {TRAINING: facts_to_dict(facts)})
         content = {"format": FORMAT, **asdict(replace(card, source=source))}
-        (out / CARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return save_program(copy, out / PROGRAM) if program else "not asked for"
+        write_file(folder / CARD, [card_text(content).encode()])
+        return save_program(copy, folder / PROGRAM) if program else "not asked for"
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A directory whose files replace those of an export when the block has ended; where it raises, none does."""
+    folder = out / STAGED
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir()
+    try:
+        yield folder
+        (out / CARD).unlink(missing_ok=True)  # without it this is no export, after a kill
+        for file in (PROGRAM, WEIGHTS, README, CARD):
+            if (folder / file).exists():
+                os.replace(folder / file, out / file)
+            else:
+                (out / file).unlink(missing_ok=True)
+        sync_directory(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def card_text(content: dict[str, Any]) -> str:
+    """The text of model.json."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 def check_out(out: Path) -> None:
@@ -155,7 +185,7 @@ def check_out(out: Path) -> None:
         return
     names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
     is_lone_text = README in names and not names & {WEIGHTS, CARD}
-    if is_lone_text or not names <= {*FILES, LEASE_FILE}:
+    if is_lone_text or not names <= {*FILES, LEASE_FILE, STAGED}:
         raise ValueError(f"{out} holds other files than an export; give a new directory")
 
 

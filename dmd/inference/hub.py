@@ -9,6 +9,9 @@ those of an export, the README is made from the run, and a repository never hold
 config of another. So this goes to what the mixin stands on, `HfApi` and `snapshot_download`.
 """
 
+import hashlib
+import json
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
@@ -32,12 +35,26 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from data_shards.places import redact
 from dmd.checkpoint.select import Step
 from dmd.errors import first_line
-from dmd.inference.export import CARD, FILES, PROGRAM, WEIGHTS, DamagedExport, export, is_export, load, read_model
+from dmd.inference.export import (
+    CARD,
+    FILES,
+    PROGRAM,
+    PUSHED_README,
+    WEIGHTS,
+    DamagedExport,
+    card_text,
+    export,
+    is_export,
+    load,
+    read_model,
+)
 from dmd.inference.readme import PLACE, README, readme
 from dmd.inference.training_facts import TRAINING, facts_from
 from dmd.system.trained_model import ModelCard, TrainedModel
 
+_log = logging.getLogger(__name__)
 LIBRARY = "dmd-cluster"
+_MAIN = "main"
 _TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 """What the HTTP client of huggingface_hub raises, such as where nobody answers; the client depends on the version."""
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
@@ -107,24 +124,30 @@ def push_to_hub(
     program: bool = True,
     text_encoder: str | None = None,
     license: str | None = None,
+    replace_readme: bool = False,
 ) -> str:
     """Upload a model to the Hugging Face hub, in one commit; returns the commit's address.
+
+    A README that somebody has changed on the hub since the last push stays as it is there, and a warning says so.
 
     Args:
         model: a run, a model in memory, or an export. The files of an export are uploaded as they are, with its README
             as you have edited it; only the name that it loads becomes `repo_id`.
         repo_id: OWNER/NAME; made where it is not there.
         step: which checkpoint of a run; None: the best.
-        private: whether a new repository is private; None: as the owner's account has it.
+        private: whether the repository is private, also one that is there; None: a new one as the owner's account has
+            it.
         token: one that may write; None: that of `hf auth login`, or HF_TOKEN.
         revision: a branch, made where it is not there; None: main.
         commit_message: None: one that names the step.
         program: whether a run or a model gets a `torch.export` program.
         text_encoder: see `dmd.system.trained_model.TrainedModel`.
         license: as the hub names it, such as `mit`; None: none. Not of an export, whose README says it.
+        replace_readme: whether a README that was changed on the hub is replaced, too.
 
     Raises:
-        ValueError: what `dmd.save` rejects; no token, one that may not write there, or a hub that cannot be reached.
+        ValueError: what `dmd.save` rejects; no token, one that may not write there, a repository that is public where
+            `private` is asked for, or the other way round, another commit meanwhile, or a hub that cannot be reached.
     """
     check_push(repo_id, token)
     if not isinstance(model, TrainedModel) and is_export(Path(model)):
@@ -132,12 +155,12 @@ def push_to_hub(
             raise ValueError(
                 f"{model} is an export, which has its checkpoint and its README; leave step and license out"
             )
-        return _upload(Path(model), repo_id, private, token, revision, commit_message)
+        return _upload(Path(model), repo_id, private, token, revision, commit_message, replace_readme=replace_readme)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "export"
         name = repo_id.rpartition("/")[2]
         export(model, out, step=step, program=program, text_encoder=text_encoder, license=license, name=name)
-        return _upload(out, repo_id, private, token, revision, commit_message)
+        return _upload(out, repo_id, private, token, revision, commit_message, replace_readme=replace_readme)
 
 
 def check_push(repo_id: str, token: str | None = None) -> None:
@@ -148,24 +171,78 @@ def check_push(repo_id: str, token: str | None = None) -> None:
 
 
 def _upload(
-    folder: Path, repo_id: str, private: bool | None, token: str | None, revision: str | None, message: str | None
+    folder: Path,
+    repo_id: str,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    message: str | None,
+    *,
+    replace_readme: bool,
 ) -> str:
     card, _ = read_model(folder)  # whole, or nothing is uploaded
     text = _readme_of(folder, card, repo_id)
-    names = [name for name in FILES if (folder / name).is_file() and name != README]
-    files: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(name, str(folder / name)) for name in names
-    ]
-    files.append(CommitOperationAdd(README, text.encode()))
     api = HfApi(token=token, library_name=LIBRARY, library_version=version(LIBRARY))
     with _hub_errors(repo_id, revision, writes=True):
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if private is not None:
+            _check_visibility(api, repo_id, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        if PROGRAM not in names and api.file_exists(repo_id, PROGRAM, revision=revision):
-            files.append(CommitOperationDelete(PROGRAM))  # of other weights
+        head = api.repo_info(repo_id, revision=revision or _MAIN).sha
+        there = set(api.list_repo_files(repo_id, revision=head))
+        pushed = _pushed_readme(api, repo_id, head) if CARD in there else None
+        keeps = README in there and not replace_readme and pushed != _readme_digest(api, repo_id, head)
+        content = json.loads((folder / CARD).read_bytes())
+        content["source"].pop(PUSHED_README, None)
+        digest = pushed if keeps else hashlib.sha256(text.encode()).hexdigest()
+        content["source"] |= {} if digest is None else {PUSHED_README: digest}
+        files: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(CARD, card_text(content).encode()),
+            *([] if keeps else [CommitOperationAdd(README, text.encode())]),
+        ]
+        for name in FILES:
+            if name not in (CARD, README) and (folder / name).is_file():
+                files.append(CommitOperationAdd(name, str(folder / name)))
+            elif name == PROGRAM and name in there:
+                files.append(CommitOperationDelete(name))  # of other weights
         message = message or f"Checkpoint of step {card.source.get('step', 'unknown')}"
-        return str(api.create_commit(repo_id, files, commit_message=message, revision=revision).commit_url)
+        done = api.create_commit(repo_id, files, commit_message=message, revision=revision, parent_commit=head)
+    if keeps:
+        _log.warning(
+            "warning: %s of %s was changed on the hub since the last push, so it stays; --replace-readme, or "
+            "replace_readme=True, replaces it",
+            README,
+            repo_id,
+        )
+    return str(done.commit_url)
+
+
+def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
+    """Raise ValueError where a repository that was there before is not as private as it is asked to be."""
+    if bool(api.repo_info(repo_id, revision=_MAIN).private) != private:
+        there, asked = ("public", "private") if private else ("private", "public")
+        raise ValueError(
+            f"it is there and {there}, but a {asked} repository was asked for, so no model was uploaded; change it in "
+            f"its settings on {constants.ENDPOINT}, or leave out {'--private (private=)' if private else 'private='}"
+        )
+
+
+def _pushed_readme(api: HfApi, repo_id: str, commit: str | None) -> str | None:
+    """sha256 of the README that the last push wrote; None where the model.json there does not say it."""
+    try:
+        content = json.loads(_fetched(api, repo_id, CARD, commit))
+        return str(content["source"][PUSHED_README])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _readme_digest(api: HfApi, repo_id: str, commit: str | None) -> str:
+    return hashlib.sha256(_fetched(api, repo_id, README, commit)).hexdigest()
+
+
+def _fetched(api: HfApi, repo_id: str, name: str, commit: str | None) -> bytes:
+    return Path(api.hf_hub_download(repo_id, name, revision=commit)).read_bytes()
 
 
 def _readme_of(folder: Path, card: ModelCard, repo_id: str) -> str:

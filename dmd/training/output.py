@@ -53,7 +53,7 @@ class RunOutput:
             partial(open_record, run, config, index, plan, engine, stored_losses_until=stored_losses_until),
             resumed,
         )
-        self.trackers = Senders(run, config.train.trackers, anew=resumed is None)
+        self.trackers = Senders(run, config.train.trackers)
         self._lease = lease
 
     def taken(self) -> str | None:

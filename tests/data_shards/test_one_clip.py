@@ -12,6 +12,7 @@ from data_shards.clip_sets.one_clip import ExtractOne, Makers, Outcome
 from data_shards.extraction.clip import ClipError
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript import Transcript
+from data_shards.text.tokenizer import TokenCounts
 from tests.support.clips import tones, write_wav
 
 
@@ -23,6 +24,9 @@ class StatesThat:
 
     def __init__(self, act: Callable[[], object]) -> None:
         self._act = act
+
+    def look(self, words: Sequence[str]) -> TokenCounts:
+        return TokenCounts(tokens=len(words), known=len(words), unknown=[])
 
     def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
         self._act()

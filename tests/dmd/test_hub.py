@@ -139,6 +139,72 @@ def test_what_goes_wrong_with_a_hub_is_said(hub, exported, monkeypatch):
         dmd.push_to_hub(exported, NAME, token=WRITER)
 
 
+def edit_on_hub(hub: Hub, text: bytes, commit: str) -> None:
+    repository = hub.repositories[NAME]
+    repository.commits[commit] = files(hub) | {README: text}
+    repository.branches["main"] = commit
+
+
+def test_a_push_never_makes_public_what_is_private(hub, exported, capsys, monkeypatch, tmp_path):
+    dmd.push_to_hub(exported, NAME, token=WRITER)
+    before = hub.repositories[NAME].branches["main"]
+    with pytest.raises(ValueError, match="me/dmd-tiny: it is there and public, but a private repository was asked for"):
+        dmd.push_to_hub(exported, NAME, token=WRITER, private=True, revision="other")
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    options = ("--no-program", "--push", NAME, "--private")
+    assert "no model was uploaded" in rejected(capsys, "export", exported, tmp_path / "out", *options)
+    assert hub.repositories[NAME].branches == {"main": before}
+    hub.repositories[NAME].private = True
+    dmd.push_to_hub(exported, NAME, private=True)
+    with pytest.raises(ValueError, match="it is there and private, but a public repository was asked for"):
+        dmd.push_to_hub(exported, NAME, private=False)
+
+
+def test_a_readme_that_was_changed_on_the_hub_stays(hub, run, exported, tmp_path, caplog):
+    shutil.copytree(exported, tmp_path / "mine")
+    (tmp_path / "mine" / README).write_text("---\nlicense: mit\n---\nmine\n")
+    for export in (exported, tmp_path / "mine", exported):  # what was changed before a push is replaced by the next
+        dmd.push_to_hub(export, NAME, token=WRITER)
+        assert (b"mine" in files(hub)[README]) == (export != exported)
+    assert not caplog.records
+    edit_on_hub(hub, b"changed on its page\n", "1" * 40)
+    for _ in range(2):
+        dmd.push_to_hub(dmd.load(run, "cpu", step="last"), NAME, token=WRITER, program=False)
+        assert files(hub)[README] == b"changed on its page\n"
+        assert files(hub)[WEIGHTS] != (exported / WEIGHTS).read_bytes()
+    assert [record.message for record in caplog.records] == 2 * [
+        "warning: README.md of me/dmd-tiny was changed on the hub since the last push, so it stays; --replace-readme, "
+        "or replace_readme=True, replaces it"
+    ]
+    fetched = dmd.from_pretrained(NAME, device="cpu")
+    dmd.save(fetched, tmp_path / "again", program=False)
+    assert "pushed_readme" not in (tmp_path / "again" / CARD).read_text()
+    dmd.push_to_hub(exported, NAME, token=WRITER, replace_readme=True)
+    dmd.push_to_hub(exported, NAME, token=WRITER)
+    assert b"changed on its page" not in files(hub)[README]
+    assert len(caplog.records) == 2
+    hub.before_commit = lambda: edit_on_hub(hub, b"meanwhile\n", "2" * 40)
+    with pytest.raises(ValueError, match=r"me/dmd-tiny cannot be pushed to: .* answers 412"):
+        dmd.push_to_hub(exported, NAME, token=WRITER)
+    assert files(hub)[README] == b"meanwhile\n"
+
+
+def test_an_export_that_fails_leaves_the_one_before(run, exported, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    (out / PROGRAM).write_bytes(b"of these weights")
+    (out / ".new").mkdir()  # of a process that was killed
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    model = dmd.load(run, "cpu", step="last")
+    model.card.source["step"] = {1, 2}  # which no JSON can say
+    with pytest.raises(TypeError, match="set is not JSON serializable"):
+        dmd.save(model, out, program=False)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    dmd.save(run, out, step="last", program=False)
+    assert {path.name for path in out.iterdir()} == {WEIGHTS, CARD, README}
+    assert sentiments(dmd.load(out)).equal(sentiments(dmd.load(run, "cpu", step="last")))
+
+
 def test_the_readme_says_what_the_run_says(run, exported, tmp_path, caplog):
     text = (exported / README).read_text()
     front = HubCard(text).data
@@ -270,9 +336,10 @@ def test_any_checkpoint_of_a_run_is_taken_and_said(run, shards, tmp_path, capsys
     steps = [info.step for info in list_checkpoints(run / "checkpoints")]
     best = dmd.load(run).card.source["step"]
     assert command("checkpoints", run) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.endswith("last") for line in lines] == [step == max(steps) for step in steps]
-    assert [("<- best" in line) for line in lines] == [step == best for step in steps]
+    header, *lines = capsys.readouterr().out.splitlines()
+    roles = {step: line[header.index("role") :].strip() for step, line in zip(steps, lines, strict=True)}
+    assert [step for step in steps if "best" in roles[step]] == [best]
+    assert [step for step in steps if "last" in roles[step]] == [max(steps)]
     for option, step in (("--best", best), ("--last", max(steps)), (f"--step={min(steps)}", min(steps))):
         assert command("evaluate", run, option) == 0
         assert f"checkpoint of step {step}\n" in capsys.readouterr().out

@@ -118,6 +118,7 @@ def test_a_clip_is_predicted_as_its_features_are(folder, model, want, tmp_path, 
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["id", "prediction"],
         ["c4", f"{float(want):.3f}"],
+        ["checkpoint", "of", "step", str(model.card.source["step"])],
     ]
 
 

@@ -240,12 +240,14 @@ def test_without_out_the_predictions_are_printed(run, model, shards, tmp_path, c
     assert [line.split() for line in lines] == [
         ["id", "prediction"],
         *([str(n), f"{v:.3f}"] for n, v in enumerate(want)),
+        ["checkpoint", "of", "step", str(model.card.source["step"])],
     ]
     assert command("predict", run, shards, "--split", "train") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["split", "id", "label", "prediction"]
-    assert lines[-1] == "and 20 more, which --out FILE writes"
-    assert len(lines) == 52
+    assert lines[-2] == "and 20 more, which --out FILE writes"
+    assert lines[-1] == f"checkpoint of step {model.card.source['step']}"
+    assert len(lines) == 53
 
 
 def test_printed_classes_have_their_names():

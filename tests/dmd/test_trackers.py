@@ -1,8 +1,11 @@
 """Trackers get the numbers of the log, each step once, across resumes and failures that no training notices."""
 
+import _thread
 import json
 import math
+import os
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import get_args
@@ -15,11 +18,13 @@ from dmd.config.schema import TrackerName
 from dmd.documents import EXPERIMENT
 from dmd.training.logging.trackers.about import about
 from dmd.training.logging.trackers.command import track
-from dmd.training.logging.trackers.log import read_sent
+from dmd.training.logging.trackers.log import Sent, read_sent, write_sent
+from dmd.training.logging.trackers.origin import origin
 from dmd.training.logging.trackers.processes import Senders
 from dmd.training.logging.trackers.sender import Sender
 from dmd.training.logging.trackers.table import TRACKERS, check_trackers
-from dmd.training.logging.trackers.tracker import About, Ending, Picture, Step
+from dmd.training.logging.trackers.tracker import About, Picture, SessionEnding, Step
+from dmd.training.logging.trackers.turn import wait_for_turn
 from dmd.training.logging.trackers.variables import tracker_variables, without_ties
 from launch.starting.environment import forwarded
 from launch.starting.private_variables import is_private
@@ -53,7 +58,7 @@ class Kept:
         self.server.answer()
         self.server.pictures.append(picture)
 
-    def close(self, ending: Ending) -> None:
+    def close(self, ending: SessionEnding) -> None:
         self.server.answer()
         self.server.endings.append(ending)
 
@@ -66,7 +71,7 @@ class Server:
         self.steps: list[Step] = []
         self.sessions: list[str | None] = []
         self.pictures: list[Picture] = []
-        self.endings: list[Ending] = []
+        self.endings: list[SessionEnding] = []
         self.said: list[str] = []
 
     def answer(self) -> None:
@@ -166,6 +171,33 @@ def test_another_place_gets_the_whole_log_as_a_run_of_its_own(tmp_path, server):
     assert other.sessions == [None]
 
 
+def test_a_training_that_begins_anew_is_a_run_of_its_own(tmp_path, server):
+    for last in (9, 3):  # the second one is behind what the tracker has of the first
+        record = recorder(tmp_path)
+        train(record, 1, last)
+        record.close(None)
+        server.steps.clear()
+        server.sender(tmp_path).send(ended=True)
+        assert server.numbers() == logged(tmp_path)
+    assert server.sessions == [None, None]
+    assert server.said == []
+
+
+def test_a_copy_is_a_run_of_its_own_and_a_moved_run_goes_on(tmp_path, server):
+    run, moved, copy = (tmp_path / name for name in ("run", "moved", "copy"))
+    (run / "trackers").mkdir(parents=True)
+    train(recorder(run), 1, 3)
+    server.sender(run).send(ended=True)
+    run.rename(moved)
+    server.sender(moved).send(ended=True)
+    shutil.copytree(moved, copy)
+    server.sender(copy).send(ended=True)
+    (tmp_path / "link").symlink_to(copy)
+    server.sender(tmp_path / "link").send(ended=True)
+    assert server.sessions == [None, "run1", None, "run3"]
+    assert server.said == [f"kept: {copy} is a copy of {moved} and becomes a run of its own"]
+
+
 def test_a_number_that_is_not_finite_is_nan(tmp_path, server):
     record = recorder(tmp_path)
     record.scalars(1, {"loss": math.inf}, kind="train")
@@ -222,6 +254,53 @@ def short_run(path: Path, last: int = 4) -> Path:
     return path
 
 
+def test_the_next_sender_waits_for_the_one_before(tmp_path, server):
+    said: list[str] = []
+    handles = [wait_for_turn(tmp_path, "kept", say=said.append)]
+    other = threading.Thread(target=lambda: handles.append(wait_for_turn(tmp_path, "kept", say=said.append)))
+    other.start()
+    other.join(0.3)
+    assert other.is_alive()
+    os.close(wait_for_turn(tmp_path, "another", say=said.append))
+    os.close(handles[0])
+    other.join(5)
+    assert not other.is_alive()
+    os.close(handles[1])
+    assert said == [f"kept: waits for another process that still sends the numbers of {tmp_path}"]
+
+
+@pytest.mark.slow
+def test_a_sender_that_fails_or_is_interrupted(tmp_path, capfd):
+    """With a tracker that is not there, so that its process ends when its turn comes, and with an error."""
+    run = short_run(tmp_path / "run")
+    (run / "trackers").mkdir()
+    turn = wait_for_turn(run, "none", say=print)
+    senders = Senders(run, ["none"], patience=60)
+    (process,) = senders._processes.values()
+    threading.Timer(1, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        senders.close()
+    assert process.wait(5) < 0, "Ctrl-C ends it at once"
+    os.close(turn)
+    write_sent(run, "none", Sent(place="here", identity="run1", step=4, origin=origin(run)))
+    capfd.readouterr()
+    assert not Senders(run, ["none"], patience=60).close()
+    assert f"none: its pictures or how it ended are not sent; `dmd track {run}` sends them\n" in capfd.readouterr().err
+
+
+def test_what_is_no_run_is_said_and_left_alone(tmp_path):
+    with pytest.raises(ValueError, match=r"typo has no readable run.json: not the directory of a run"):
+        track([str(tmp_path / "typo"), "--to", "mlflow"])
+    assert not (tmp_path / "typo").exists()
+
+
+def test_the_library_that_reads_pictures_is_in_the_extra(tmp_path, monkeypatch):
+    run = short_run(tmp_path / "run")
+    monkeypatch.setattr("dmd.extras.find_spec", lambda name: None if name == "tensorboard" else name)
+    with pytest.raises(ValueError, match=r"needs tensorboard, which is not installed: .*\[track\]"):
+        track([str(run), "--to", "mlflow"])
+
+
 @pytest.mark.slow
 def test_both_libraries_without_a_server(run, tmp_path, monkeypatch, capfd):
     """A run that was trained without them, then two more steps of it: one run, all numbers, in local stores."""
@@ -254,12 +333,12 @@ def test_a_resume_may_add_a_tracker_which_gets_all_numbers(run, shards, tmp_path
     monkeypatch.setenv("WANDB_MODE", "offline")
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    said = train_and_capture(shards, {copy: ["train.seed=1", "train.epochs=3", "train.trackers=[wandb]"]})
-    assert "wandb" not in said
+    train_and_capture(shards, {copy: ["train.seed=1", "train.epochs=3", "train.trackers=[wandb]"]})
+    assert track([str(copy)]) == 0, "what the end of the training did not wait for"
     sent = read_sent(copy, "wandb")
     assert sent.step == read_lines(copy)[-1]["step"] > read_lines(run)[-1]["step"]
-    log = next(copy.glob("wandb/offline-run-*/*.wandb")).read_bytes()
-    assert log.count(b"valid_heads/fused/mae") >= 3, "of all epochs, also those before"
+    logs = [path.read_bytes() for path in copy.glob("wandb/offline-run-*/*.wandb")]
+    assert sum(log.count(b"valid_heads/fused/mae") for log in logs) >= 3, "of all epochs, also those before"
 
 
 @pytest.mark.slow

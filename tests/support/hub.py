@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -38,6 +38,8 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         """What was uploaded by LFS, by sha256."""
         self.server = FaultyServer()
+        self.before_commit: Callable[[], object] = lambda: None
+        """What else happens before the next commits."""
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         """What the hub answers to a request."""
@@ -94,9 +96,12 @@ class Hub:
 
     def _commit(self, repository: Repository, branch: str, body: bytes) -> Answer:
         """Lines of JSON: a header, then what becomes of each file."""
+        self.before_commit()
         files = dict(repository.commits[repository.branches[branch]])
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit") != repository.branches[branch]:
+                return _failed(412, "")
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
@@ -112,7 +117,7 @@ class Hub:
         name = repository.branches.get(revision, revision)
         if name not in repository.commits:
             return _failed(404, "RevisionNotFound")
-        return _json({"id": "any/model", "sha": name})
+        return _json({"id": "any/model", "sha": name, "private": repository.private})
 
     def _tree(self, repository: Repository, commit: str, body: bytes) -> Answer:
         return _json(

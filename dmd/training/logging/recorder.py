@@ -5,7 +5,7 @@
     RUN/metrics.jsonl           {"step": 42, "time": 1760000000.0, "kind": "train", "train/loss": 1.25, ...}
     RUN/run.json                config, data, versions, and one entry per session (start or resume)
 
-Kinds are `train` (a step), `key_ranges` and `valid_heads` (a validation on the valid split: fused head, all heads),
+Kinds are `train` (a step), `valid` and `valid_heads` (a validation on the valid split: fused head, all heads),
 `best_valid` (the same numbers again where `dmd evaluate` takes that step's checkpoint: its last value is the best, and
 what the hyperparameter page shows) and `final`. Acc and F1 are shares in [0, 1] in both logs.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dmd.documents import EXPERIMENT, read_document
 from dmd.training.logging.hyperparameters import hyperparameters
-from dmd.training.logging.trackers.tracker import About, Ending
+from dmd.training.logging.trackers.tracker import About, SessionEnding
 
 _LEVELS = 3
 """How many directories above a run that of its search may lie."""
@@ -34,7 +34,7 @@ def about(run: Path) -> About:
     )
 
 
-def ending(run: Path) -> Ending:
+def ending(run: Path) -> SessionEnding:
     """How the last session of a run ended; "lost" while it goes on, too. Raises as `about`."""
     session: dict[str, Any] = read_document(run)["sessions"][-1]
     if "ended" not in session:

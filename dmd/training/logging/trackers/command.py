@@ -21,10 +21,11 @@ def track(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.patience <= 0:
         raise ValueError(f"--patience is {options.patience}; it must be above 0")
-    names = options.to or read_document(options.run)["config"].get("train", {}).get("trackers")
+    document = read_document(options.run)
+    names = options.to or document["config"].get("train", {}).get("trackers")
     if not names:
         raise ValueError(f"{options.run} was trained without trackers; name them, such as --to {' '.join(TRACKERS)}")
-    for name in names:
-        require(name)
+    for name in (*names, "tensorboard"):  # which reads the pictures
+        require(name, extra="track")
     with sole_writer(options.run):
         return 0 if Senders(options.run, names, patience=options.patience).close() else LOST

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from data_shards.durable import is_same_file, replace_file
 from dmd.documents import LINES, encode, parse_line, parse_object
+from dmd.training.logging.trackers.origin import Origin
 from dmd.training.logging.trackers.tracker import Picture, Step
 
 FOLDER = "trackers"
@@ -20,6 +21,8 @@ class Sent:
 
     place: str
     identity: str
+    origin: Origin
+    """Of which training."""
     step: int = -1
     """The last one."""
     pictures: dict[str, int] = field(default_factory=dict)
@@ -38,20 +41,14 @@ def read_sent(run: Path, name: str) -> Sent | None:
     except FileNotFoundError:
         return None
     try:
-        return None if values is None else Sent(**values)
-    except TypeError:
+        return None if values is None else Sent(**{**values, "origin": Origin(**values["origin"])})
+    except (TypeError, KeyError):
         return None
 
 
 def write_sent(run: Path, name: str, sent: Sent) -> None:
     """Note what a tracker has."""
     replace_file(sent_path(run, name), encode(asdict(sent)))
-
-
-def forget_sent(run: Path) -> None:
-    """Let the next session begin new runs of all trackers."""
-    for path in (run / FOLDER).glob("*.json"):
-        path.unlink()
 
 
 class LogReader:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from data_shards.places import redact
-from dmd.training.logging.trackers.tracker import DEFAULT_PROJECT, About, Ending, Picture, Step
+from dmd.training.logging.trackers.tracker import DEFAULT_PROJECT, About, Picture, SessionEnding, Step
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,7 +19,7 @@ _NO_NAME = re.compile(r"[^/\w.\- :]")
 """Characters that MLflow takes in no name."""
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 """For one request, unless the user has set it: the sender tries again by itself."""
-_STATUS: dict[Ending, str] = {"finished": "FINISHED", "stopped": "KILLED", "lost": "FAILED"}
+_STATUS: dict[SessionEnding, str] = {"finished": "FINISHED", "stopped": "KILLED", "lost": "FAILED"}
 
 
 class MLflowRun:
@@ -106,7 +106,7 @@ class MLflowRun:
         image = Image.open(io.BytesIO(picture.png))
         self._client.log_image(self._identity, image, key=picture.tag, step=picture.step)
 
-    def close(self, ending: Ending) -> None:
+    def close(self, ending: SessionEnding) -> None:
         """See `Tracker`."""
         assert self._client is not None
         self._client.set_terminated(self._identity, status=_STATUS[ending])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dmd.exit_codes import FAILED
 from dmd.training.logging.trackers.about import ending
-from dmd.training.logging.trackers.log import FOLDER, LogReader, forget_sent, read_sent
+from dmd.training.logging.trackers.log import FOLDER, LogReader, read_sent
+from dmd.training.logging.trackers.origin import origin
 from dmd.training.logging.trackers.variables import without_ties
 
 END_SECONDS = 10.0
@@ -21,16 +22,13 @@ _SENDER = "dmd.training.logging.trackers.sender"
 class Senders:
     """The processes that send the numbers of a run to trackers."""
 
-    def __init__(self, run: Path, names: Sequence[str], *, anew: bool = False, patience: float = END_SECONDS) -> None:
+    def __init__(self, run: Path, names: Sequence[str], *, patience: float = END_SECONDS) -> None:
         """Start a process for each tracker. Raises OSError where the run directory cannot be written.
 
         Args:
-            anew: whether each begins a new run of its tracker.
             patience: seconds that `close` waits at most.
         """
         self._run = run
-        if anew:
-            forget_sent(run)
         self._patience = patience
         self._processes = {name: self._start(name) for name in names}
         self._listeners = [
@@ -72,6 +70,19 @@ class Senders:
         for process in self._processes.values():
             assert process.stdin is not None
             process.stdin.close()
+        try:
+            self._wait()
+        except BaseException:  # such as Ctrl-C
+            for process in self._processes.values():
+                process.kill()
+            raise
+        for listener in self._listeners:
+            listener.join()
+        sent = [self._is_sent(name, process.returncode) for name, process in self._processes.items()]
+        self._processes, self._listeners = {}, []
+        return all(sent)
+
+    def _wait(self) -> None:
         deadline = time.monotonic() + self._patience
         for name, process in self._processes.items():
             try:
@@ -79,23 +90,19 @@ class Senders:
             except subprocess.TimeoutExpired:
                 process.kill()
                 print(f"{name}: not done {self._patience:g} s after the end", file=sys.stderr, flush=True)
-        for listener in self._listeners:
-            listener.join()
-        sent = [self._is_sent(name) for name in self._processes]
-        self._processes, self._listeners = {}, []
-        return all(sent)
 
-    def _is_sent(self, name: str) -> bool:
+    def _is_sent(self, name: str, code: int) -> bool:
+        """Whether a tracker has all, which its process also says by its exit code."""
         try:
             sent = read_sent(self._run, name)
-            unsent = LogReader(self._run).steps(-1 if sent is None else sent.step, ended=ending(self._run) != "lost")
+            known = sent.step if sent is not None and sent.origin.same_run(origin(self._run)) else -1
+            unsent = LogReader(self._run).steps(known, ended=ending(self._run) != "lost")
         except (OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             return False
+        sends = f"`dmd track {self._run}` sends them"
         if unsent:
-            print(
-                f"{name}: the numbers of {len(unsent)} steps are not sent; `dmd track {self._run}` sends them",
-                file=sys.stderr,
-                flush=True,
-            )
-        return not unsent
+            print(f"{name}: the numbers of {len(unsent)} steps are not sent; {sends}", file=sys.stderr, flush=True)
+        elif code:
+            print(f"{name}: its pictures or how it ended are not sent; {sends}", file=sys.stderr, flush=True)
+        return not unsent and code == 0

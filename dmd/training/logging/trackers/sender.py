@@ -2,9 +2,9 @@
 
     python -m dmd.training.logging.trackers.sender NAME RUN SECONDS
 
-It ends when its standard input does, that is with the training, however that ended: after one last attempt, in at most
-SECONDS. What it prints is one line per outage, on standard output; what libraries print goes to its standard error,
-which is a file.
+It begins when no other one sends the same to its tracker (`turn`). It ends when its standard input does, that is with
+the training, however that ended: after one last attempt, in at most SECONDS. What it prints is one line per outage, on
+standard output; what libraries print goes to its standard error, which is a file.
 """
 
 import os
@@ -21,8 +21,10 @@ from dmd.documents import LINES
 from dmd.exit_codes import LOST
 from dmd.training.logging.trackers.about import about, ending
 from dmd.training.logging.trackers.log import LogReader, PictureReader, Sent, read_sent, write_sent
+from dmd.training.logging.trackers.origin import origin
 from dmd.training.logging.trackers.table import TRACKERS
 from dmd.training.logging.trackers.tracker import Picture, Tracker
+from dmd.training.logging.trackers.turn import wait_for_turn
 
 POLL_SECONDS = 1.0
 """How often it looks for new numbers."""
@@ -87,13 +89,16 @@ class Sender:
             self._tracker.close(how)
 
     def _open(self) -> Sent:
-        """Continue the tracker's run, unless that is elsewhere."""
-        sent, place = read_sent(self._run, self._name), self._tracker.place()
-        if sent is not None and sent.place != place:
+        """Continue the tracker's run, unless that is elsewhere or of another training."""
+        sent, place, here = read_sent(self._run, self._name), self._tracker.place(), origin(self._run)
+        if sent is not None and (sent.place != place or not sent.origin.same_run(here)):
+            if sent.origin.same_training(here) and sent.origin.path != here.path:
+                self._say(f"{self._name}: {self._run} is a copy of {sent.origin.path} and becomes a run of its own")
             sent = None
         known = None if sent is None else sent.identity
         identity = self._tracker.open(about(self._run), known, patience=self._patience)
-        sent = sent or Sent(place=place, identity=identity)
+        sent = sent or Sent(place=place, identity=identity, origin=here)
+        sent.origin = here
         write_sent(self._run, self._name, sent)
         return sent
 
@@ -136,10 +141,13 @@ def main(name: str, run: Path, patience: float) -> int:
         os._exit(LOST)  # a library waits for a server
 
     threading.Thread(target=watch, daemon=True).start()
+    turn = wait_for_turn(run, name, say=say)
     sender = Sender(run, name, TRACKERS[name](), patience=patience, say=say)  # type: ignore[index]
     while not ended.wait(POLL_SECONDS):
         sender.send()
-    return 0 if sender.send(ended=True) else LOST
+    code = 0 if sender.send(ended=True) else LOST
+    os.close(turn)
+    return code
 
 
 if __name__ == "__main__":

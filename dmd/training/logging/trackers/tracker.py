@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from dmd.training.logging.hyperparameters import Hyperparameter
 
-Ending = Literal["finished", "stopped", "lost"]
+SessionEnding = Literal["finished", "stopped", "lost"]
 """How a session of a training ended: by itself, on request, or without a word."""
 DEFAULT_PROJECT = "dmd"
 """Project or experiment of a tracker where its environment variables name none."""
@@ -71,5 +71,5 @@ class Tracker(Protocol):
     def show(self, picture: Picture) -> None:
         """Add a picture, whose step may be earlier than that of the last numbers."""
 
-    def close(self, ending: Ending) -> None:
+    def close(self, ending: SessionEnding) -> None:
         """End the session."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from data_shards.places import redact
-from dmd.training.logging.trackers.tracker import DEFAULT_PROJECT, About, Ending, Picture, Step
+from dmd.training.logging.trackers.tracker import DEFAULT_PROJECT, About, Picture, SessionEnding, Step
 
 if TYPE_CHECKING:
     import wandb
@@ -85,7 +85,7 @@ class WeightsAndBiasesRun:
         image = wandb.Image(Image.open(io.BytesIO(picture.png)), caption=f"step {picture.step}")
         self._run.log({picture.tag: image}, step=max(self._last, picture.step))
 
-    def close(self, ending: Ending) -> None:
+    def close(self, ending: SessionEnding) -> None:
         """See `Tracker`. Raises TimeoutError where the server does not take the rest in time: it is in RUN/wandb."""
         assert self._run is not None
         if ending == "stopped":
