@@ -112,6 +112,8 @@ def parser_of(command: Callable[[list[str]], object]) -> Parser:
         command([])
     except _Found as found:
         return found.parser
+    except SystemExit as error:
+        raise AssertionError(f"{command} parses with another parser than Parser") from error
     finally:
         _only_parsers.reset(token)
     raise AssertionError(f"{command} parses nothing with a Parser")
@@ -124,7 +126,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _long_options(args: Sequence[str]) -> list[str]:
-    """The words of a command line that begin with two dashes, up to a bare `--`."""
+    """The words of a command line that begin with two dashes, up to a bare `--`; one with a space is a value."""
     words = list(args)
     end = words.index("--") if "--" in words else len(words)
-    return [word for word in words[:end] if word.startswith("--")]
+    return [word for word in words[:end] if word.startswith("--") and " " not in word]

@@ -74,12 +74,22 @@ def runs(argv: list[str]) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Raise ValueError for options that do not go together."""
     changes = bool(options.tag or options.untag)
-    if changes and (options.compare or options.best or options.sort or options.where):
+    if changes and (
+        options.compare
+        or options.best
+        or options.sort
+        or options.where
+        or options.reverse
+        or options.json
+        or options.csv
+    ):
         raise ValueError("--tag and --untag change the runs that are named; list, sort and compare by another command")
     if changes and not options.folders:
         raise ValueError("--tag and --untag need the runs; name their directories, such as runs/first")
-    if options.compare and (options.folders or options.best or options.sort or options.where):
-        raise ValueError("--compare takes two runs and neither DIR, --best, --sort nor --where; leave those out")
+    if options.compare and (options.folders or options.best or options.sort or options.where or options.reverse):
+        raise ValueError(
+            "--compare takes two runs and neither DIR, --best, --sort, --where nor --reverse; leave those out"
+        )
     if options.best and (options.json or options.csv):
         raise ValueError("--best prints a path alone; leave --json and --csv out")
     for condition in options.where:

@@ -2,10 +2,11 @@
 
 import re
 import time
+from itertools import islice
 
 from data_shards import progress as module
 from data_shards.progress import Progress, duration
-from data_shards.waiting import waiting
+from data_shards.waiting import moments, waiting
 
 
 def test_work_that_takes_long_says_a_line_now_and_then(capsys, monkeypatch):
@@ -26,9 +27,13 @@ def test_a_time_is_hours_minutes_and_seconds():
 
 
 def test_a_wait_is_told_at_intervals_that_double_and_a_short_one_is_not(capsys):
-    with waiting("a friend", after=0.1):
-        time.sleep(0.5)
-    assert capsys.readouterr().err == "".join("waiting for a friend (0 s)\n" for _ in range(3))
+    assert list(islice(moments(5.0), 4)) == [5, 10, 20, 40]
+    told = ""
+    with waiting("a friend", after=0.01):
+        while told.count("\n") < 2:
+            time.sleep(0.01)
+            told += capsys.readouterr().err
+    assert set((told + capsys.readouterr().err).splitlines()) == {"waiting for a friend (0 s)"}
     with waiting("a friend"):
         pass
     with waiting("a friend", shown=False, after=0.0):
