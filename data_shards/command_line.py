@@ -119,10 +119,23 @@ def parser_of(command: Callable[[list[str]], object]) -> Parser:
     raise AssertionError(f"{command} parses nothing with a Parser")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of what is known, empty where none is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> list[str]:
+    """The one that is nearest of what is known; empty where none is.
+
+    Args:
+        likeness: from which on a name is near, as `difflib.SequenceMatcher.ratio` measures it in [0, 1].
+    """
+    return get_close_matches(name, list(known), n=1, cutoff=likeness)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, meant: Sequence[str] = ()) -> str:
+    """A hint that names the nearest of what is known, empty where none is near.
+
+    Args:
+        meant: what the name stands for; is named instead.
+    """
+    near = meant or nearest(name, known)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _long_options(args: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points, version
 
 from data_shards.command_line import did_you_mean
@@ -71,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def _unknown(name: str, rest: list[str], known: Iterable[str]) -> str:
     """What is wrong with a command line whose first word is no command."""
     later = next((word for word in rest if word in known), None)
-    if later is not None and not get_close_matches(name, known, n=1):
+    if later is not None and not did_you_mean(name, known):
         words = [later, name, *(word for word in rest if word != later)]
         return f"the command comes first: dmd {' '.join(words)}"
     return f"unknown command {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-RUNS = Path("runs")
-"""Where they are made, in the working directory."""
 _DIGITS = 3
 
 
@@ -46,6 +44,8 @@ def has_begun(options: argparse.Namespace) -> bool:
 
 
 def _take(options: argparse.Namespace) -> Path:
+    from dmd.documents import RUNS
+
     RUNS.mkdir(exist_ok=True)
     for path in _names(options):
         with suppress(FileExistsError):
@@ -55,6 +55,8 @@ def _take(options: argparse.Namespace) -> Path:
 
 
 def _names(options: argparse.Namespace) -> Iterator[Path]:
+    from dmd.documents import RUNS  # with NumPy, which `dmd train --help` need not load
+
     stem = options.preset or ("run" if options.config is None else Path(options.config).stem)
     number = 0
     while True:

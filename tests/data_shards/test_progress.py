@@ -24,6 +24,7 @@ def test_work_that_takes_long_says_a_line_now_and_then(capsys, monkeypatch):
 
 def test_a_time_is_hours_minutes_and_seconds():
     assert [duration(seconds) for seconds in (0.4, 59.6, 61, 3725)] == ["0:00", "1:00", "1:01", "1:02:05"]
+    assert [duration(seconds, fine=True) for seconds in (0.0123, 9.87, 61)] == ["12 ms", "9.9 s", "1:01"]
 
 
 def test_a_wait_is_told_at_intervals_that_double_and_a_short_one_is_not(capsys):

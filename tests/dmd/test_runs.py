@@ -138,7 +138,7 @@ def test_sorting_and_filtering(folder, capsys):
     ]
     assert len(listed(capsys, "--where", "train.learning_rate=1e-3", "--where", "state=finished")) == 3
     assert listed(capsys, "--where", "seed=7") == []
-    assert "did you mean 'corr'?" in rejected(capsys, "runs", "--sort", "core")
+    assert "did you mean corr?" in rejected(capsys, "runs", "--sort", "core")
     assert "may be text.learning_rate or train.learning_rate" not in printed(capsys, "--sort", "learning_rate")
     assert "give KEY=VALUE" in rejected(capsys, "runs", "--where", "seed")
 
