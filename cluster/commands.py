@@ -42,7 +42,7 @@ def extract(argv: list[str]) -> int:
 
 
 def train(argv: list[str]) -> int:
-    """Train DMD on shards with DeepSpeed; the same command again continues the run."""
+    """Train DMD on shards with DeepSpeed; with --run the same command again continues."""
     from launch.commands import loading_torch, stop_ends_process, train_by_launcher
 
     with stop_ends_process():
@@ -50,7 +50,8 @@ def train(argv: list[str]) -> int:
         from cluster.parsers import TRAIN_OPTIONS, train_parser
         from dmd.config.options import print_config
         from launch.arguments import parse_train
-        from launch.made_runs import made_run, tell_how_to_continue
+        from launch.made_runs import has_begun, made_run
+        from launch.supervision.ending import continued, print_ending
 
         options = parse_train(train_parser(), argv)
         if options.print_config:
@@ -64,10 +65,9 @@ def train(argv: list[str]) -> int:
         from cluster.experiments.training import run_train
 
         with made_run(options) as run:
-            code = run_train(replace(request, run=run.absolute()))
-            if code:
-                tell_how_to_continue(options)
-            return code
+            ending = run_train(replace(request, run=run.absolute()))
+            print_ending(continued(ending, run) if has_begun(options) else ending)
+        return ending.code
 
 
 def tune(argv: list[str]) -> int:
@@ -119,7 +119,7 @@ def submit(argv: list[str]) -> int:
 
 
 def predict(argv: list[str]) -> int:
-    """Predict samples of shards or of a feature pickle, labelled or not, into a Parquet or CSV file."""
+    """Predict clips, shards, features or a table: on the terminal, into a file or a directory of parts."""
     from cluster.parsers import predict_parser
     from cluster.prediction.request import pool_request
     from dmd.commands import parts_order, predict_here

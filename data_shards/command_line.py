@@ -112,19 +112,34 @@ def parser_of(command: Callable[[list[str]], object]) -> Parser:
         command([])
     except _Found as found:
         return found.parser
+    except SystemExit as error:
+        raise AssertionError(f"{command} parses with another parser than Parser") from error
     finally:
         _only_parsers.reset(token)
     raise AssertionError(f"{command} parses nothing with a Parser")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of what is known, empty where none is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> list[str]:
+    """The one that is nearest of what is known; empty where none is.
+
+    Args:
+        likeness: from which on a name is near, as `difflib.SequenceMatcher.ratio` measures it in [0, 1].
+    """
+    return get_close_matches(name, list(known), n=1, cutoff=likeness)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, meant: Sequence[str] = ()) -> str:
+    """A hint that names the nearest of what is known, empty where none is near.
+
+    Args:
+        meant: what the name stands for; is named instead.
+    """
+    near = meant or nearest(name, known)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _long_options(args: Sequence[str]) -> list[str]:
-    """The words of a command line that begin with two dashes, up to a bare `--`."""
+    """The words of a command line that begin with two dashes, up to a bare `--`; one with a space is a value."""
     words = list(args)
     end = words.index("--") if "--" in words else len(words)
-    return [word for word in words[:end] if word.startswith("--")]
+    return [word for word in words[:end] if word.startswith("--") and " " not in word]

@@ -15,8 +15,14 @@ LINE_SECONDS = 30.0
 """Between two lines, where no terminal shows a bar."""
 
 
-def duration(seconds: float) -> str:
-    """A time as hours, minutes and seconds."""
+def duration(seconds: float, *, fine: bool = False) -> str:
+    """A time as hours, minutes and seconds.
+
+    Args:
+        fine: tenths of a second or milliseconds of what is shorter than a minute.
+    """
+    if fine and seconds < 60:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

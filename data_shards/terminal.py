@@ -33,7 +33,9 @@ def clear(stream: TextIO) -> str:
 
 def drawing_stream() -> TextIO | None:
     """Where lines may be drawn: stdout, or stderr; None where neither is a terminal, or stdout is a pipe, whose reader
-    may print to the same terminal."""
+    may print to the same terminal, or lines are drawn already."""
+    if isinstance(sys.stdout, _Above) or isinstance(sys.stderr, _Above):
+        return None
     if is_terminal(sys.stdout):
         return sys.stdout
     return sys.stderr if is_terminal(sys.stderr) and not _is_pipe(sys.stdout) else None
@@ -47,10 +49,10 @@ def _is_pipe(stream: TextIO) -> bool:
 
 
 class DrawnLines:
-    """Lines at the bottom of a terminal, for the length of a block.
+    """Lines at the bottom of a terminal, for the length of a block. One at a time has a terminal.
 
     Args:
-        stream: the terminal.
+        stream: the terminal, as `drawing_stream` gives it.
         render: gives what is to be drawn, at any time and from another thread.
         ticks: draw every REFRESH_SECONDS, in a thread; else only where `draw` is called.
     """
@@ -58,6 +60,7 @@ class DrawnLines:
     def __init__(self, stream: TextIO, render: "Callable[[], RenderableType]", *, ticks: bool) -> None:
         from rich.console import Console
 
+        assert not isinstance(stream, _Above)
         self._stream = stream
         self._render = render
         self._lock = threading.RLock()

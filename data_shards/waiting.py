@@ -1,5 +1,6 @@
 """Says what a command waits for, where that takes longer than some seconds."""
 
+import itertools
 import sys
 import threading
 import time
@@ -10,6 +11,11 @@ from data_shards.terminal import clear
 
 FIRST_SECONDS = 5.0
 """A wait that is shorter is not told."""
+
+
+def moments(first: float) -> Iterator[float]:
+    """Seconds after which a wait is told, without end."""
+    return (first * 2**number for number in itertools.count())
 
 
 @contextmanager
@@ -28,10 +34,11 @@ def waiting(what: str, *, shown: bool = True, after: float = FIRST_SECONDS) -> I
     stream = sys.stderr
 
     def tell() -> None:
-        begin, passed = time.monotonic(), after
-        while not done.wait(begin + passed - time.monotonic()):
+        begin = time.monotonic()
+        for passed in moments(after):
+            if done.wait(begin + passed - time.monotonic()):
+                return
             print(f"{clear(stream)}waiting for {what} ({passed:.0f} s)\n", end="", file=stream, flush=True)
-            passed *= 2
 
     thread = threading.Thread(target=tell, name="waiting", daemon=True)
     thread.start()

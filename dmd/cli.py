@@ -9,7 +9,6 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points, version
 
 from data_shards.command_line import did_you_mean
@@ -20,20 +19,18 @@ from dmd.extras import missing_library
 
 GROUPS = {
     "data": ("extract", "shard", "verify", "inspect", "index"),
-    "train": ("demo", "train", "presets", "config", "checkpoints", "doctor"),
-    "look": ("runs", "evaluate", "predict", "report", "missing"),
+    "train": ("demo", "train", "presets", "config", "checkpoints", "doctor", "completion"),
+    "look": ("runs", "evaluate", "predict", "report", "missing", "track"),
     "share": ("export", "import"),
     "cluster": ("tune", "experiment", "submit"),
 }
-"""Commands by what one does with them, in the order of `dmd --help`; one that is nowhere here comes last."""
-_OTHERS = "more"
+"""Commands by what one does with them, in the order of `dmd --help`."""
 
 
 def commands() -> dict[str, EntryPoint]:
     """The subcommands that are installed, in the order of `GROUPS`."""
-    there = {point.name: point for point in sorted(entry_points(group="dmd.commands"), key=lambda point: point.name)}
-    order = [name for names in GROUPS.values() for name in names if name in there]
-    return {name: there[name] for name in dict.fromkeys([*order, *there])}
+    there = {point.name: point for point in entry_points(group="dmd.commands")}
+    return {name: there[name] for names in GROUPS.values() for name in names if name in there}
 
 
 def summary(point: EntryPoint) -> str:
@@ -43,14 +40,10 @@ def summary(point: EntryPoint) -> str:
 
 def _help(commands: dict[str, EntryPoint]) -> str:
     lines = ["usage: dmd COMMAND [ARGUMENTS] | dmd --version", "", "dmd COMMAND --help tells more."]
-    group_of = {name: group for group, names in GROUPS.items() for name in names}
     width = max(map(len, commands))
-    last = ""
-    for name, point in commands.items():
-        group = group_of.get(name, _OTHERS)
-        lines += ["", f"{group}:"] if group != last else []
-        lines.append(f"  {name:<{width}}  {summary(point)}")
-        last = group
+    for group, names in GROUPS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {name:<{width}}  {summary(commands[name])}" for name in names if name in commands]
     return "\n".join(lines)
 
 
@@ -77,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def _unknown(name: str, rest: list[str], known: Iterable[str]) -> str:
     """What is wrong with a command line whose first word is no command."""
     later = next((word for word in rest if word in known), None)
-    if later is not None and not get_close_matches(name, known, n=1):
+    if later is not None and not did_you_mean(name, known):
         words = [later, name, *(word for word in rest if word != later)]
         return f"the command comes first: dmd {' '.join(words)}"
     return f"unknown command {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"

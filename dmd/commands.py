@@ -16,7 +16,7 @@ from dmd.checkpoint.step_option import add_step
 from dmd.config.options import add_config_options, config_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 from dmd.evaluation.text_encoder_option import add_text_encoder
-from dmd.terminal import table_text
+from dmd.text_tables import table_text
 
 if TYPE_CHECKING:
     from dmd.checkpoint.select import Step
@@ -275,9 +275,9 @@ def _predict_file(options: argparse.Namespace) -> int:
     model = TrainedModel(card, weights, default_device(), text_encoder=of_model)
     counts: Counter[str] = Counter()
     if kind == "clips":
-        samples = _clips(options, model.card, text, text_encoder=of_clips)
+        samples = _clips(options, model.card, text, text_encoder=of_clips)  # tells how far it is
     else:
-        samples = _samples(options, model.card)
+        samples = _shown(_samples(options, model.card))
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     if out is None:
         print(printed(tables), checkpoint_text(card.source.get("step")), sep="\n")
@@ -317,14 +317,20 @@ def _samples(options: argparse.Namespace, card: "ModelCard") -> "Iterator[Sample
     )
 
 
-def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[Samples]":
+def _shown(batches: "Iterable[Samples]") -> "Iterator[Samples]":
+    """The same samples; how many are done is told meanwhile."""
     from data_shards.progress import Progress
 
     with Progress(None, "samples") as progress:
         for samples in batches:
-            counts[samples.split] += len(samples.ids)
-            progress.advance(len(samples.ids))
             yield samples
+            progress.advance(len(samples.ids))
+
+
+def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[Samples]":
+    for samples in batches:
+        counts[samples.split] += len(samples.ids)
+        yield samples
 
 
 def export(argv: list[str]) -> int:
@@ -404,7 +410,7 @@ def import_(argv: list[str]) -> int:
 
 
 def presets(argv: list[str]) -> int:
-    """List the presets, or print one with every value that it does not set."""
+    """List the presets, or print one in full."""
     parser = Parser(prog="dmd presets", description=presets.__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="print this one in full")
     options = parser.parse_args(argv)

@@ -12,10 +12,12 @@ SHELLS = ("bash", "zsh", "fish")
 _PATHS = re.compile(r"FILE|DIR|PATH|PLACE|RUN|SHARDS|CLIP|FEATURES|OUT|EXPERIMENT|\.csv")
 """Names of arguments that stand for a file or a directory."""
 _HOW = {
-    "bash": 'source <(dmd completion bash)    # in ~/.bashrc: eval "$(dmd completion bash)"',
-    "zsh": 'eval "$(dmd completion zsh)"      # in ~/.zshrc, after compinit',
+    "bash": "mkdir -p ~/.local/share/bash-completion/completions && "
+    "dmd completion bash > ~/.local/share/bash-completion/completions/dmd",
+    "zsh": "mkdir -p ~/.zfunc && dmd completion zsh > ~/.zfunc/_dmd  # in ~/.zshrc, before compinit: fpath+=~/.zfunc",
     "fish": "dmd completion fish > ~/.config/fish/completions/dmd.fish",
 }
+"""How a shell finds the script, which takes seconds to make: it is written once, and again after an upgrade."""
 _BASH_KEYS = """
 # A key ends with "=", behind which its value is to be typed: no space. Where "=" divides words, as by default, bash has
 # the key and the "=" as words of their own, and nothing is completed behind them.

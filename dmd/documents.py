@@ -14,6 +14,8 @@ from data_shards.durable import Unreadable
 from data_shards.format.schema import names_tokenizer
 from data_shards.labels import Protocol
 
+RUNS = Path("runs")
+"""Folder of runs whose names nobody has given, in the working directory."""
 DOCUMENT = "run.json"
 NONFINITE = "nonfinite"
 """Folder of a run: which samples the steps had that could not be applied."""

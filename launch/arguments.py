@@ -16,7 +16,7 @@ def make_parser(prog: str | None = None, *, examples: Sequence[str] = ()) -> Par
     """The parser of both commands."""
     parser = Parser(
         prog=prog,
-        description="Train DMD on shards with DeepSpeed. The same command again continues the run.",
+        description="Train DMD on shards with DeepSpeed. With --run the same command again continues the run.",
         examples=examples,
         hint=key_hint,
     )

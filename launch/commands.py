@@ -57,13 +57,13 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     from dmd.config import TrainConfig
     from dmd.extras import require
     from launch.arguments import rank_arguments
-    from launch.made_runs import made_run, tell_how_to_continue
+    from launch.made_runs import has_begun, made_run
 
     require("deepspeed")
     with loading_torch():
         from launch.starting.restarts import run_with_restarts
         from launch.starting.runner import LauncherEnd, run_launcher
-    from launch.supervision.ending import print_ending
+    from launch.supervision.ending import continued, print_ending
 
     layout = _layout(options)
     rule = _restart_rule(options, layout)
@@ -94,9 +94,7 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         ranks = f"{layout.num_ranks} rank{'s' * (layout.num_ranks > 1)}"
         print(f"starting {ranks}{_on_hosts(layout)}; run: {run}", flush=True)
         ending = run_with_restarts(layout, [*rank_arguments(options), *further], rule, attempt)
-        print_ending(ending)
-        if ending.code:
-            tell_how_to_continue(options)
+        print_ending(continued(ending, run) if has_begun(options) else ending)
     return ending.code
 
 

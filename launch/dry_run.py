@@ -7,9 +7,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from data_shards.format.schema import DatasetInfo
+from data_shards.progress import duration
 from data_shards.reading.index import ShardIndex
 from dmd.checkpoint.format import checkpoint_paths, read_state
 from dmd.checkpoint.resume import choose_checkpoint, parse_resume
@@ -24,6 +26,7 @@ from dmd.training.step import make_plan
 from launch.starting.rank_layout import RankLayout
 from launch.trainer.timed_steps import StepFacts, TimingRequest, time_steps
 
+_time = partial(duration, fine=True)
 _WIDTH = 12
 _MIB, _GIB = 2**20, 2**30
 _NO_MEMORY = re.compile(r"was killed|OutOfMemoryError|MemoryError|can't allocate memory")
@@ -204,13 +207,3 @@ def _what_was_measured(plan: EpochPlan, layout: RankLayout, config: Config) -> s
 def _size(count: int) -> str:
     """Bytes for people."""
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
-
-
-def _time(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -2,13 +2,10 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-RUNS = Path("runs")
-"""Where they are made, in the working directory."""
 _DIGITS = 3
 
 
@@ -24,7 +21,7 @@ def made_run(options: argparse.Namespace) -> Iterator[Path]:
     """The run directory of a training that begins: a name that was made is taken, and printed.
 
     Another command may have taken it meanwhile: then it is the next one. A directory that the training leaves empty is
-    removed again, and otherwise a training that fails is told how it goes on.
+    removed again.
 
     Raises:
         OSError: the directory cannot be made.
@@ -41,13 +38,14 @@ def made_run(options: argparse.Namespace) -> Iterator[Path]:
             run.rmdir()
 
 
-def tell_how_to_continue(options: argparse.Namespace) -> None:
-    """After a training that has not finished: the same command would begin another, where its run was made."""
-    if options.run_is_made and options.run.is_dir() and any(options.run.iterdir()):
-        print(f"dmd train: the command with --run {options.run} continues", file=sys.stderr, flush=True)
+def has_begun(options: argparse.Namespace) -> bool:
+    """Whether a run whose name was made holds something: then the same command would begin another."""
+    return options.run_is_made and options.run.is_dir() and any(options.run.iterdir())
 
 
 def _take(options: argparse.Namespace) -> Path:
+    from dmd.documents import RUNS
+
     RUNS.mkdir(exist_ok=True)
     for path in _names(options):
         with suppress(FileExistsError):
@@ -57,6 +55,8 @@ def _take(options: argparse.Namespace) -> Path:
 
 
 def _names(options: argparse.Namespace) -> Iterator[Path]:
+    from dmd.documents import RUNS  # with NumPy, which `dmd train --help` need not load
+
     stem = options.preset or ("run" if options.config is None else Path(options.config).stem)
     number = 0
     while True:

@@ -12,7 +12,7 @@ import pytest
 import dmd
 from cluster.commands import experiment, tune
 from cluster.parsers import experiment_parser, tune_parser
-from dmd.cli import main
+from dmd.cli import GROUPS, main
 from tests.support.imports import FLOORS, MODULES, ROOT, dotted, import_graph, reachable
 
 
@@ -176,6 +176,15 @@ def test_the_image_has_every_package():
     assert [line for line in lines if line.startswith("COPY ") and len(line.split()) == 3] == [
         f"COPY {package} {package}" for package in packages
     ]
+
+
+def test_every_command_has_its_place_in_the_help():
+    given = configparser.ConfigParser()
+    given.read(ROOT / "setup.cfg")
+    lines = given["options.entry_points"]["dmd.commands"].split("\n")
+    declared = [line.partition("=")[0].strip() for line in lines if line]
+    placed = [name for names in GROUPS.values() for name in names]
+    assert sorted(placed) == sorted(declared)
 
 
 def test_unknown_commands():

@@ -30,7 +30,7 @@ from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.config.loading import config_to_dict
 from dmd.exit_codes import LOST, SIGNALLED, STOPPED, USER_ERROR, restart_mends
 from dmd.training.logging.trackers.variables import tracker_variables
-from launch.supervision.ending import CONTINUES, Ending, given_up, print_ending
+from launch.supervision.ending import CONTINUES, Ending, given_up
 from launch.trainer.preflight import check_command
 
 RAY_NOTES = ".ray"
@@ -41,21 +41,19 @@ _END_MARGIN = 60.0
 """How much longer than a collective may take the ranks get to stop."""
 
 
-def run_train(request: TrainRequest) -> int:
-    """Train, show what the ranks print, and say how they ended; returns the exit code (`dmd.exit_codes`).
+def run_train(request: TrainRequest) -> Ending:
+    """Train, and show what the ranks print; returns how they ended.
 
     Raises:
         ValueError: the user's mistakes, all before a rank starts.
     """
     with stop_requests(longest_end=request.config.train.collective_timeout + _END_MARGIN) as stop:
         try:
-            ending = _train(request, stop)
+            return _train(request, stop)
         except KeyboardInterrupt:
-            ending = Ending(code=STOPPED, message=f"asked to stop before a rank ran{CONTINUES}")
+            return Ending(code=STOPPED, message=f"asked to stop before a rank ran{CONTINUES}")
         except Unavailable as error:
-            ending = Ending(code=LOST, message=str(error))
-    print_ending(ending)
-    return ending.code
+            return Ending(code=LOST, message=str(error))
 
 
 def _train(request: TrainRequest, stop: StopRequests) -> Ending:

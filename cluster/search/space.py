@@ -20,7 +20,7 @@ import yaml
 
 from cluster.search.values import Values, with_values
 from dmd.config import Config
-from dmd.config.loading import all_keys, config_from_dict, config_to_dict, nearest, parse_yaml
+from dmd.config.loading import all_keys, config_from_dict, config_to_dict, hint_at, parse_yaml
 
 Draw = Callable[["Parameter"], Any]
 KINDS = ("uniform", "loguniform", "int", "choice")
@@ -174,7 +174,7 @@ def _parameter(key: str, entry: Any, before: Mapping[str, Parameter]) -> Paramet
     if fixed:
         raise ValueError(f"the space varies {key!r}, {fixed}, which is the same for every trial; remove it")
     if key not in all_keys():
-        raise ValueError(f"unknown key {key!r} in the space{nearest(key, all_keys())}")
+        raise ValueError(f"unknown key {key!r} in the space{hint_at(key, all_keys())}")
     kinds = [kind for kind in KINDS if isinstance(entry, dict) and kind in entry]
     if len(kinds) != 1 or set(entry) - {*KINDS, "when"}:
         raise ValueError(f"{key} is {entry!r} in the space; give it one of {', '.join(KINDS)}, and when if it depends")

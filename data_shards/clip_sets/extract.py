@@ -25,7 +25,7 @@ _WRITE_CLIPS = 32
 _WRITE_SECONDS = 30.0
 """Features are written when so many clips have been extracted, or so much time has passed: what a kill costs."""
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with the numbers of clips that have features, and that have none."""
 
 
@@ -83,7 +83,7 @@ def extract_set(
     *,
     seconds: int = SECONDS,
     restart: bool = False,
-    progress: Progress = lambda done, failed: None,
+    progress: OnProgress = lambda done, failed: None,
 ) -> Summary:
     """Extract all clips of a plan that have no features yet, and put the set together.
 
@@ -150,7 +150,7 @@ def _fits(found: KnownClip, job: ClipJob) -> bool:
 
 
 def _extract(
-    run: ExtractOne, pending: _Pending, executor: IndependentExecutor, progress: Progress
+    run: ExtractOne, pending: _Pending, executor: IndependentExecutor, progress: OnProgress
 ) -> tuple[dict[str, KnownClip], list[tuple[str, str]]]:
     """The clips that were extracted, by id, and (clip, reason) of those that failed."""
     known: dict[str, KnownClip] = {}

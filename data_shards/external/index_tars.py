@@ -21,7 +21,7 @@ from data_shards.labels import Labels
 from data_shards.places import to_place
 from data_shards.sources.paths import count_no_files
 from data_shards.sources.splits import find_splits, named_split, splits_in_path
-from data_shards.writing.build import Progress, WrittenShards, describe_set
+from data_shards.writing.build import OnProgress, WrittenShards, describe_set
 from data_shards.writing.declared_source import Ids
 from data_shards.writing.destination import open_destination
 from data_shards.writing.duplicate_ids import numbered_id
@@ -59,7 +59,7 @@ def index_tars(
     labels: Labels | None = None,
     ids: Ids = "keep",
     processes: int = 1,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> DatasetInfo:
     """Write the index of the tars under a directory, beside them.
 
@@ -124,7 +124,7 @@ def _write_rows(
     index: IndexWriter,
     *,
     number_ids: bool,
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> WrittenShards:
     """Write the rows of all tars into the index."""
     written = WrittenShards()

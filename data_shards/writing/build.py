@@ -30,7 +30,7 @@ from data_shards.writing.source import Source
 
 SAMPLES_PER_SHARD = 512
 """Where the caller gives no number."""
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 def build(
@@ -50,7 +50,7 @@ def build(
     tokenizer: dict[str, str] | None = None,
     extraction: dict[str, Any] | None = None,
     copy_of: DatasetInfo | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     remote: RemoteOptions | None = None,
 ) -> DatasetInfo:
     """Write all samples of `source` as shards to a directory or URL and make them its current generation.
@@ -236,7 +236,7 @@ def _write_shards(
     executor: Executor,
     *,
     memory: int,
-    progress: Progress,
+    progress: OnProgress,
 ) -> WrittenShards:
     """Write all shards and index rows."""
     written = WrittenShards()

@@ -6,7 +6,7 @@ from pathlib import Path
 from data_shards.command_line import Parser
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.documents import check_course
-from dmd.terminal import table_text
+from dmd.text_tables import table_text
 
 
 def checkpoints(argv: list[str]) -> int:

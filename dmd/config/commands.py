@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from data_shards.command_line import Parser
+from dmd.text_tables import table_text
 
 if TYPE_CHECKING:
     from dmd.config.explain import Key
@@ -32,24 +33,9 @@ def config(argv: list[str]) -> int:
 
 
 def _print_section(name: str, about: str, keys: "list[Key]") -> None:
-    """Key, default and first sentence, a line each; on a terminal a table of its width."""
-    if not sys.stdout.isatty():
-        width, wide = (max(len(getattr(key, part)) for key in keys) for part in ("name", "default"))
-        print(f"{name}: {about}")
-        for key in keys:
-            print(f"  {key.name:<{width}}  {key.default:<{wide}}  {key.summary}")
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"[bold]{name}[/bold]: {escape(about)}", title_justify="left", title_style="", box=None)
-    table.add_column("key", style="cyan", no_wrap=True)
-    table.add_column("default", style="green")
-    table.add_column("")
-    for key in keys:
-        table.add_row(key.name, escape(key.default), escape(key.summary))
-    Console().print(table)
+    """Key, default and first sentence, a line each."""
+    print(f"{name}: {about}")
+    print(table_text(["key", "default", "meaning"], [[key.name, key.default, key.summary] for key in keys]))
 
 
 def _print_key(key: "Key") -> None:

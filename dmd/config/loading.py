@@ -5,7 +5,6 @@
 An unknown key or an impossible value is a ValueError that names the key, the value and the nearest valid one.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from data_shards.command_line import did_you_mean
 from dmd.config.preset_files import preset_names, preset_text
 from dmd.config.schema import Config
 from dmd.documents import DOCUMENT, parse_object
@@ -88,7 +88,7 @@ def read_preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         if Path(name).suffix in (*_YAML, _JSON):
             raise ValueError(f"--preset {name!r} is a file; give it as --config {name}, over a preset or without one")
-        raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}; a file of yours is --config FILE")
+        raise ValueError(f"unknown preset {name!r}{hint_at(name, preset_names())}; a file of yours is --config FILE")
     values = parse_yaml(preset_text(name))
     assert isinstance(values, dict)
     return values
@@ -212,15 +212,11 @@ def abbreviated(name: str, known: Iterable[str]) -> list[str]:
     ]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def hint_at(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: those that it abbreviates or ends, one that it begins, the nearest, else all."""
     known = list(known)
-    meant = abbreviated(name, known)
-    if meant:
-        return f", did you mean {' or '.join(map(repr, meant))}?"
-    begun = [candidate for candidate in known if candidate.startswith(name)]
-    close = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    meant = abbreviated(name, known) or [candidate for candidate in known if candidate.startswith(name)][:1]
+    return did_you_mean(name, known, meant=meant) or f"; known: {', '.join(known)}"
 
 
 def _words(key: str) -> list[str]:
@@ -266,13 +262,13 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 def check_key(key: str) -> None:
     """Raise ValueError, which names the nearest, for a dotted key that is not there."""
     if key not in all_keys():
-        raise ValueError(f"unknown config key {key!r}{nearest(key, all_keys())}")
+        raise ValueError(f"unknown config key {key!r}{hint_at(key, all_keys())}")
 
 
 def _check_section(name: str, values: Any) -> None:
     """Raise ValueError unless a top-level key of a file is a section that holds a mapping."""
     if name not in _names(Config):
-        raise ValueError(f"unknown config key {str(name)!r}{nearest(str(name), all_keys())}")
+        raise ValueError(f"unknown config key {str(name)!r}{hint_at(str(name), all_keys())}")
     if not isinstance(values, Mapping):
         raise ValueError(f"config section {name!r} is {values!r}, not a mapping")
 

@@ -8,17 +8,16 @@ config = config_of(options)
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from data_shards.command_line import Parser
+from data_shards.command_line import Parser, nearest
 from dmd.config.preset_files import preset_names
 
 if TYPE_CHECKING:
     from dmd.config.schema import Config
 
 _KEY = re.compile(r"[a-z]+\.[a-z0-9_]+")
-_NEAR = 0.7
+_LIKENESS = 0.7
 """Likeness from which on an unknown option is taken for a key."""
 
 
@@ -78,19 +77,19 @@ def require_options(parser: Parser, options: argparse.Namespace, names: Iterable
         parser.error(f"the following arguments are required: {', '.join(missing)}")
 
 
-def key_hint(option: str, nearest: str) -> str:
-    """What to say about an unknown option: the config keys that it abbreviates, else the nearest option, else the key
-    that is nearest."""
+def key_hint(option: str, hint: str) -> str:
+    """What to say about an unknown option: the config keys that it abbreviates, else the hint at the nearest option,
+    else the key that is nearest."""
     from dmd.config.loading import abbreviated, all_keys
 
     asked = option.lstrip("-").replace("-", "_")
     meant = abbreviated(asked, all_keys())
     if not meant and "." in asked:
-        meant = get_close_matches(asked, all_keys(), n=1, cutoff=_NEAR)
-    elif not meant and not nearest:
-        near = get_close_matches(asked, {key.partition(".")[2] for key in all_keys()}, n=1, cutoff=_NEAR)
+        meant = nearest(asked, all_keys(), likeness=_LIKENESS)
+    elif not meant and not hint:
+        near = nearest(asked, {key.partition(".")[2] for key in all_keys()}, likeness=_LIKENESS)
         meant = [key for key in all_keys() if key.partition(".")[2] in near]
-    return f" (config values have no dashes: {' or '.join(f'{key}=VALUE' for key in meant)})" if meant else nearest
+    return f" (config values have no dashes: {' or '.join(f'{key}=VALUE' for key in meant)})" if meant else hint
 
 
 def joined(words: Sequence[str]) -> list[str]:

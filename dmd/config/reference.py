@@ -35,8 +35,14 @@ not the default. `--config` reads that back, and the config of a run too: `--con
 `dmd config` lists all keys, `dmd config train.learning_rate` explains one. An unknown key is an error that names the
 nearest one. A data set of your own needs no preset: feature dims and lengths come from the shards.
 
-`dmd completion bash` (or zsh, fish) prints a script by which the shell completes commands, options, presets and keys:
-`eval "$(dmd completion bash)"` in ~/.bashrc.
+`dmd completion bash` (or zsh, fish) prints a script by which the shell completes commands, options, presets and keys.
+Making it takes seconds, so write it to a file once, and again after an upgrade; `dmd completion --help` says where the
+other shells look:
+
+```sh
+mkdir -p ~/.local/share/bash-completion/completions
+dmd completion bash > ~/.local/share/bash-completion/completions/dmd
+```
 """
 
 

@@ -305,12 +305,13 @@ def clip_fields(jobs: Sequence[ClipJob], maker: FeatureMaker, size: int) -> Iter
     given = 0
     with Progress(len(jobs), "clips") as progress:
         for job in jobs:
-            progress.advance()
             try:
                 fields, warnings = maker.make(job)
             except ClipError as error:
                 failed.append(f"{job.media}: {error}")
+                progress.advance()
                 continue
+            progress.advance()
             for warning in warnings:
                 doubts.setdefault(warning.kind, []).append(f"{job.media}: {warning.text}")
             waiting.append(fields)

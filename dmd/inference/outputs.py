@@ -20,7 +20,7 @@ from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
 from dmd.system.modules import SPACES
 from dmd.system.trained_model import Prediction, TrainedModel
-from dmd.terminal import table_text
+from dmd.text_tables import table_text
 
 _SUFFIXES = (".parquet", ".csv")
 PRINTED_ROWS = 50

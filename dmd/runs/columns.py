@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
+from data_shards.command_line import did_you_mean
+from data_shards.progress import duration
 from dmd.metrics import heading, in_view, known_metrics, metric, show
 from dmd.report.identity import BOOKKEEPING, differing_keys, short_names, value_text
 from dmd.runs.summary import RunSummary
@@ -107,9 +108,8 @@ def find_column(key: str, runs: Sequence[RunSummary]) -> Column:
     if meant:
         raise ValueError(f"{key!r} may be {' or '.join(meant)}; name one with its section")
     known = [*basic, LOSS, *names, *keys, *(one.partition(".")[2] for one in keys)]
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"give {', '.join([*basic, LOSS, *names])}, or a config key"
-    raise ValueError(f"there is no column {key!r}; {hint}")
+    choice_of_all = f"; give {', '.join([*basic, LOSS, *names])}, or a config key"
+    raise ValueError(f"there is no column {key!r}{did_you_mean(key, known) or choice_of_all}")
 
 
 def sort_runs(runs: Sequence[RunSummary], column: Column, *, reverse: bool = False) -> list[RunSummary]:
@@ -222,12 +222,6 @@ def _config_column(key: str, title: str) -> Column:
 def _short_text(value: Any) -> str:
     """A config value as it fits a column."""
     return f"{value:g}" if isinstance(value, float) else value_text(value)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _local(moment: datetime) -> str:

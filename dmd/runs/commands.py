@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_shards.command_line import Parser
+from dmd.documents import RUNS
 from dmd.runs.columns import Column, find_column, matches, sort_runs
 from dmd.runs.compare import comparison, comparison_csv, comparison_json
 from dmd.runs.find import find_runs
 from dmd.runs.listing import listing, listing_csv, listing_json
 from dmd.runs.summary import RunSummary, read_summary
 from dmd.runs.tags import change_tags, check_tag
-
-DEFAULT_FOLDER = Path("runs")
 
 
 def runs_parser() -> Parser:
@@ -26,7 +25,7 @@ def runs_parser() -> Parser:
         "is never read. KEY is a column (state, tags, data, preset, seed, best_step, epochs, steps, time, started), "
         "loss, a metric such as mae, or a config key such as learning_rate.",
     )
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="default: runs")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help=f"default: {RUNS}")
     parser.add_argument("--sort", metavar="KEY", help="the best, or the lowest, first (default: in order of starting)")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument(
@@ -66,7 +65,7 @@ def runs(argv: list[str]) -> int:
     elif found:
         print(listing(found, sorted_by=column))
     else:
-        places = ", ".join(map(str, options.folders or [DEFAULT_FOLDER]))
+        places = ", ".join(map(str, options.folders or [RUNS]))
         _remark(f"no run below {places}{' is such' if options.where else ''}")
     return 0
 
@@ -74,12 +73,22 @@ def runs(argv: list[str]) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Raise ValueError for options that do not go together."""
     changes = bool(options.tag or options.untag)
-    if changes and (options.compare or options.best or options.sort or options.where):
+    if changes and (
+        options.compare
+        or options.best
+        or options.sort
+        or options.where
+        or options.reverse
+        or options.json
+        or options.csv
+    ):
         raise ValueError("--tag and --untag change the runs that are named; list, sort and compare by another command")
     if changes and not options.folders:
         raise ValueError("--tag and --untag need the runs; name their directories, such as runs/first")
-    if options.compare and (options.folders or options.best or options.sort or options.where):
-        raise ValueError("--compare takes two runs and neither DIR, --best, --sort nor --where; leave those out")
+    if options.compare and (options.folders or options.best or options.sort or options.where or options.reverse):
+        raise ValueError(
+            "--compare takes two runs and neither DIR, --best, --sort, --where nor --reverse; leave those out"
+        )
     if options.best and (options.json or options.csv):
         raise ValueError("--best prints a path alone; leave --json and --csv out")
     for condition in options.where:
@@ -108,7 +117,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _paths(folders: Sequence[Path]) -> list[Path]:
-    return find_runs(folders or [DEFAULT_FOLDER], _remark)
+    return find_runs(folders or [RUNS], _remark)
 
 
 def _read(path: Path) -> RunSummary | None:

@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data_shards.progress import duration
 from dmd.documents import encode
 from dmd.metrics import headings_of, show, unit_note
 from dmd.report.identity import differing_keys, is_same, value_text
-from dmd.runs.columns import ABSENT, duration
+from dmd.runs.columns import ABSENT
 from dmd.runs.listing import as_object, run_metrics, to_csv
 from dmd.runs.summary import RunSummary
-from dmd.terminal import table_text
+from dmd.text_tables import table_text
 
 Row = tuple[str, str, str]
 _OF_DATA = ("data_name", "generation", "counts", "dims", "lengths", "protocol")

@@ -9,7 +9,7 @@ from dmd.documents import encode
 from dmd.metrics import headings_of, shown, unit_note
 from dmd.runs.columns import Column, metric_column, table_columns
 from dmd.runs.summary import RunSummary
-from dmd.terminal import GAP, table_text, terminal_width, width_of
+from dmd.text_tables import GAP, table_text, terminal_width, width_of
 
 _FEWEST_COLUMNS = 3
 """Columns that a table keeps however narrow the terminal is."""

@@ -43,10 +43,12 @@ def read_end(run: Path, step: int | None) -> LogEnd:
         return LogEnd()
     last: dict[str, Any] | None = None
     epochs: int | None = None
+    best: dict[str, Any] | None = None
     with path.open("rb") as file:
         for text in _lines_back(file):
             is_validation = _VALIDATION in text
-            if last is not None and not is_validation and (step is not None or _BEST not in text):
+            is_best = _BEST in text if step is None else is_validation
+            if last is not None and not is_validation and not is_best:
                 continue
             line = parse_line(text)
             if line is None:
@@ -54,15 +56,14 @@ def read_end(run: Path, step: int | None) -> LogEnd:
             last = last or line
             if is_validation and epochs is None:
                 epochs = int(line.get("valid/epoch") or 0) + 1
-            wanted = line["step"] == step and is_validation if step is not None else _BEST in text
+            if best is None and is_best and step in (None, line["step"]):
+                best = line
             passed = is_validation and step is not None and line["step"] <= step
-            if wanted or passed:
-                return LogEnd(
-                    step=last["step"], time=last.get("time"), epochs=epochs or 0, best=line if wanted else None
-                )
+            if epochs is not None and (best is not None or passed):  # "best_valid" stands behind its "valid"
+                break
     if last is None:
         return LogEnd()
-    return LogEnd(step=last["step"], time=last.get("time"), epochs=epochs or 0)
+    return LogEnd(step=last["step"], time=last.get("time"), epochs=epochs or 0, best=best)
 
 
 def _lines_back(file: BinaryIO) -> Iterator[bytes]:

@@ -37,7 +37,7 @@ from dmd.testing.fault_points import fault_point
 from dmd.training.audit import Audit
 from dmd.training.callbacks import Callback, Callbacks
 from dmd.training.ema import WeightAverage
-from dmd.training.logging.progress import Progress
+from dmd.training.logging.progress import TrainingProgress
 from dmd.training.logging.provenance import versions
 from dmd.training.nonfinite import NonfiniteGuard
 from dmd.training.outcome import EpochReport, Outcome, StepReport
@@ -108,7 +108,7 @@ class Training:
             closed = self.is_main_rank and resumed is not None and finished_at(run) == resumed
         self.finished_before = from_first_rank(engine, closed) and self.finished
         batches = num_evaluation_batches(reader, "valid", BATCH_SIZE)
-        self.progress = Progress(
+        self.progress = TrainingProgress(
             config.train,
             self.plan,
             self.schedule,

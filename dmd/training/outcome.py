@@ -56,7 +56,7 @@ class Outcome:
     best_loss: float
     """Step and validation loss of the checkpoint that `dmd evaluate` takes; -1 and NaN where nothing was validated."""
     stopped: bool
-    """A stop was asked for: the same command continues."""
+    """A stop was asked for: the same command continues, in this run."""
     finished_before: bool
     """The run was finished when the command was given; nothing was done."""
 
@@ -64,7 +64,7 @@ class Outcome:
         """The line that ends a training's output."""
         if self.stopped:
             saved = run / CHECKPOINTS / checkpoint_name(self.step)
-            return f"stopped at step {self.step}; the same command continues from the checkpoint {saved}"
+            return f"stopped at step {self.step}; the command with --run {run} continues from the checkpoint {saved}"
         reached = f"{self.step} steps ({self.epoch} epochs)"
         best = "" if self.best_step < 0 else f"; best validation loss {self.best_loss:.4f} at step {self.best_step}"
         if self.finished_before:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from data_shards.terminal import clear
 from dmd.exit_codes import STOPPED, severity
@@ -18,7 +19,9 @@ REPORTS = "DMD_REPORTS"
 """Environment variable: where a supervisor reports how its rank ended; a path, or STDERR."""
 STDERR = "stderr"
 _PREFIX = "dmd rank ended: "
-CONTINUES = "; the same command continues"
+SAME_COMMAND = "the same command"
+"""What goes on, in messages; where the name of a run was made, `continued` in its place names the run."""
+CONTINUES = f"; {SAME_COMMAND} continues"
 """How a message ends that is no mistake of the user's."""
 
 
@@ -64,6 +67,14 @@ def given_up(ending: Ending, restarts: int) -> Ending:
     """The ending of a training that had so many restarts and gets no more."""
     message = f"{reason(ending)}; given up after {restarts} restart{'s' * (restarts > 1)}{CONTINUES}"
     return replace(ending, message=message)
+
+
+def continued(ending: Ending, run: Path) -> Ending:
+    """An ending whose message says how the training goes on in a run that the command has not named."""
+    how = f"the command with --run {run}"
+    if SAME_COMMAND in ending.message:
+        return replace(ending, message=ending.message.replace(SAME_COMMAND, how))
+    return replace(ending, message=f"{ending.message}; {how} continues" if ending.message else "")
 
 
 def print_ending(ending: Ending) -> None:

@@ -379,7 +379,9 @@ def test_one_training_that_is_stopped(cluster, tmp_path):
     text = finish(training, log, code=STOPPED)
     assert "dmd train: stopping after a checkpoint; a second request ends at once" in text
     (step,) = re.findall(
-        r"^stopped at step (\d+); the same command continues from the checkpoint /", text, re.MULTILINE
+        rf"^stopped at step (\d+); the command with --run {re.escape(str(run))} continues from the checkpoint /",
+        text,
+        re.MULTILINE,
     )
     assert (run / "checkpoints" / f"step_{int(step):08d}").is_dir()
     assert "Traceback" not in text

@@ -76,7 +76,7 @@ def test_shipped_spaces():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("train.learning_rat: {uniform: [1, 2]}", r"unknown key 'train.learning_rat'.*did you mean 'train.learning_ra"),
+        ("train.learning_rat: {uniform: [1, 2]}", r"unknown key 'train.learning_rat'.*did you mean train.learning_ra"),
         ("train.clip: {choice: []}", r"train.clip has the choice \[\]; list at least one"),
         ("train.learning_rate: {uniform: [2, 1]}", r"min is above max; swap"),
         ("train.learning_rate: {loguniform: [0, 1]}", r"min must be above 0"),

@@ -12,6 +12,7 @@ def example(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("files", nargs="*")
     parser.add_argument("--data", required=True)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--text")
     parser.add_argument("--xyzzy", help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(argv)
 
@@ -40,6 +41,10 @@ def test_what_argparse_takes_is_taken():
     assert (options.files, options.seed, options.data, options.xyzzy) == (["a", "b", "c"], 3, "d", "h")
 
 
+def test_a_value_may_begin_with_dashes_where_it_has_spaces():
+    assert example(["--data", "d", "--text", "--oh no"]).text == "--oh no"
+
+
 def test_examples_follow_the_help(capsys):
     with pytest.raises(SystemExit) as ended:
         example(["--sede", "--help"])
@@ -53,3 +58,13 @@ def test_a_command_gives_its_parser_without_running():
     assert "--seed" in parser.known_options()
     assert "--xyzzy" not in parser.known_options()
     assert example(["--data", "d"]).data == "d", "and runs as before"
+
+
+def test_a_command_with_another_parser_is_found_out(capsys):
+    def other(argv: list[str]) -> None:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("run")
+        parser.parse_args(argv)
+
+    with pytest.raises(AssertionError, match="parses with another parser"):
+        parser_of(other)

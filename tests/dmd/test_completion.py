@@ -42,7 +42,7 @@ def bash(tmp_path_factory):
 def test_bash_completes_commands_options_presets_keys_and_paths(bash):
     (bash_path,) = bash("dmd evaluate dm")
     found = bash(
-        "dmd tra",
+        "dmd trai",
         "dmd train --print",
         "dmd train --preset mosi-un",
         "dmd train --preset mosi-aligned --data x train.lea",

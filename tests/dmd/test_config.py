@@ -41,16 +41,16 @@ def test_overrides_win_over_a_file(tmp_path):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("train.lr=1", "unknown config key 'train.lr', did you mean 'train.learning_rate'"),
+        ("train.lr=1", "unknown config key 'train.lr' (did you mean train.learning_rate"),
         (
             "learning_rate=1",
-            "'learning_rate', did you mean 'text.learning_rate' or 'train.learning_rate'",
+            "'learning_rate' (did you mean text.learning_rate or train.learning_rate",
         ),
         (
             "lr=1",
-            "unknown config key 'lr', did you mean 'text.learning_rate' or 'text.lora_rank' or 'train.learning_rate'",
+            "unknown config key 'lr' (did you mean text.learning_rate or text.lora_rank or train.learning_rate",
         ),
-        ("model.dims=3", "unknown config key 'model.dims', did you mean 'model.dim'"),
+        ("model.dims=3", "unknown config key 'model.dims' (did you mean model.dim"),
         ("dim", "'dim' is not of the form section.key=value"),
         ("model=3", "unknown config key 'model'"),
         ("train.clip=foo", "train.clip is 'foo'; input should be 'none', 'value' or 'norm'"),
@@ -92,7 +92,7 @@ def test_a_bad_config_file(content, message, tmp_path):
 
 
 def test_unknown_presets():
-    with pytest.raises(ValueError, match="unknown preset 'mosi', did you mean 'mosi-aligned'"):
+    with pytest.raises(ValueError, match=r"unknown preset 'mosi' \(did you mean mosi-aligned"):
         load_config("mosi")
     with pytest.raises(ValueError, match=r"'gone.yaml' cannot be read"):
         load_config(file="gone.yaml")
@@ -207,15 +207,15 @@ def test_every_command_with_overrides_takes_spaces(capsys):
 def test_keys_are_listed_and_explained(capsys):
     assert command("config") == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed if line.startswith("  ")] == all_keys()
+    assert [line.split()[0] for line in listed if re.match(r"[a-z]+\.[a-z]", line)] == all_keys()
     assert command("config", "objective") == 0
-    assert "  objective.gamma  " in capsys.readouterr().out
+    assert "\nobjective.gamma  " in capsys.readouterr().out
     assert command("config", "model.dim", "train.clip") == 0
     explained = capsys.readouterr().out
     assert "model.dim\n  type: int\n  default: 50\n" in explained
     assert "\n  preset mosei-aligned: 30\n" in explained
     assert "train.clip\n  type: none or value or norm\n" in explained
-    assert "did you mean 'text.learning_rate' or 'text.lora_rank' or 'train.learning_rate'?" in rejected(
+    assert "did you mean text.learning_rate or text.lora_rank or train.learning_rate?" in rejected(
         capsys, "config", "lr"
     )
 
@@ -224,6 +224,6 @@ def test_a_config_that_a_command_line_cannot_mean(capsys, tmp_path):
     assert "give it as --config x.yaml" in rejected(capsys, "train", "--preset", "x.yaml", "--print-config")
     assert "unknown config key 'train.sed'" in rejected(capsys, "tune", "--print-config", "train.sed", "=", "1")
     (tmp_path / "x.yaml").write_text("train: {sed: 1}")
-    assert "unknown config key 'train.sed', did you mean 'train.seed'" in rejected(
+    assert "unknown config key 'train.sed' (did you mean train.seed" in rejected(
         capsys, "experiment", "--config", tmp_path / "x.yaml", "--print-config"
     )

@@ -14,10 +14,12 @@ from typing import TextIO
 
 import pytest
 
+import data_shards.progress
+from data_shards.progress import Progress
 from data_shards.terminal import CLEAR, DrawnLines, drawing_stream
 from dmd.checkpoint.state import Cursor
 from dmd.training.logging import progress as module
-from dmd.training.logging.progress import Progress
+from dmd.training.logging.progress import TrainingProgress
 from dmd.training.pace import Pace
 from tests.support.progress import made_progress, report_of
 
@@ -56,7 +58,7 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "")
 
 
-def trained(progress: Progress, steps: int) -> None:
+def trained(progress: TrainingProgress, steps: int) -> None:
     """Make so many steps of the first epoch."""
     progress.begin_epoch()
     for step in range(1, steps + 1):
@@ -98,6 +100,23 @@ def test_what_is_printed_stays_above_the_drawn_lines_whoever_prints_it(terminal,
     assert terminal.shown().replace("\r\n", "\n") == f"{CLEAR}unfinished\n{CLEAR}"
 
 
+def test_work_within_work_that_is_drawn_draws_nothing_of_its_own(terminal, monkeypatch):
+    """Its lines are printed above those that are drawn."""
+    monkeypatch.setattr(sys, "stdout", terminal.stream)
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    with Progress(2, "clips") as outer:
+        assert outer._lines is not None
+        with Progress(2, "samples") as inner:
+            assert inner._lines is None
+            monkeypatch.setattr(data_shards.progress, "LINE_SECONDS", -1.0)
+            inner.advance()
+            assert re.fullmatch(r"1 of 2 samples, .* left\r?\n", plain(terminal.shown()))
+        with pytest.raises(AssertionError):
+            DrawnLines(sys.stdout, lambda: "", ticks=False)
+    assert sys.stdout is sys.stderr is terminal.stream
+    assert drawing_stream() is terminal.stream
+
+
 def test_nothing_is_drawn_on_a_dumb_terminal_or_beside_a_pipe(terminal, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdout", terminal.stream)
     assert drawing_stream() is terminal.stream
@@ -132,7 +151,7 @@ def test_a_file_gets_a_line_per_epoch_and_in_a_long_epoch_one_now_and_then(capsy
         progress.end_epoch(report_of(1, METRICS), Cursor(epoch=1), best=True)
         assert re.fullmatch(
             r"epoch   1/40  step     8  loss 7\.961  valid \(mosi\) MAE 0\.9000  Corr 0\.6100  Acc2 Non0 81\.23 %  "
-            r"Acc7 34\.10 %  lr 1\.0e-03  812 samples/s  0:00  best\n",
+            r"Acc7 34\.10 %  lr 1\.0e-03  812 samples/s  \d:\d\d  best\n",
             capsys.readouterr().out,
         )
 

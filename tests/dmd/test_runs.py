@@ -19,7 +19,7 @@ from dmd.runs import log_end
 from dmd.runs.log_end import read_end
 from dmd.runs.summary import read_summary
 from dmd.runs.tags import TAGS
-from dmd.terminal import table_text
+from dmd.text_tables import table_text
 from dmd.training.logging.recorder import Recorder
 from tests.support.commands import command, rejected
 
@@ -138,7 +138,7 @@ def test_sorting_and_filtering(folder, capsys):
     ]
     assert len(listed(capsys, "--where", "train.learning_rate=1e-3", "--where", "state=finished")) == 3
     assert listed(capsys, "--where", "seed=7") == []
-    assert "did you mean 'corr'?" in rejected(capsys, "runs", "--sort", "core")
+    assert "did you mean corr?" in rejected(capsys, "runs", "--sort", "core")
     assert "may be text.learning_rate or train.learning_rate" not in printed(capsys, "--sort", "learning_rate")
     assert "give KEY=VALUE" in rejected(capsys, "runs", "--where", "seed")
 
@@ -195,6 +195,8 @@ def test_tags_stay_with_a_run(folder, capsys):
     for name, message in (("a b", "no spaces"), ("", "no spaces")):
         assert message in rejected(capsys, "runs", "--tag", name, "runs/one")
     assert "need the runs" in rejected(capsys, "runs", "--tag", "all")
+    for option in ("--json", "--csv", "--reverse"):
+        assert "change the runs that are named" in rejected(capsys, "runs", "--tag", "x", "runs/one", option)
     assert "has no tag 'v2'" in rejected(capsys, "runs", "--untag", "v2", "runs/one")
     assert "no readable run.json" in rejected(capsys, "runs", "--tag", "x", "runs")
 
@@ -212,6 +214,7 @@ def test_two_runs_side_by_side(folder, capsys):
     assert command("runs", "--compare", "runs/one", "runs/two", "--json") == 0
     compared = json.loads(capsys.readouterr().out)
     assert compared["differing"] == {"train.seed": [1, 2]}
+    assert "nor --reverse" in rejected(capsys, "runs", "--compare", "runs/one", "runs/two", "--reverse")
 
 
 def test_a_log_is_read_from_its_end(runs, monkeypatch):
@@ -227,6 +230,19 @@ def test_a_log_is_read_from_its_end(runs, monkeypatch):
         assert ends[0].best is not None
         assert ends[0].best["valid/loss"] == next(v.loss for v in stands.validations if v.step == step)
         assert (ends[0].step, ends[0].epochs) == (stands.step, 2)
+
+
+def test_without_a_checkpoint_the_last_validation_that_was_the_best_is_found_and_epochs_are_counted(tmp_path):
+    of_epochs = [[{"step": 5 * number, "kind": "valid", "valid/epoch": number - 1}] for number in (1, 2, 3)]
+    for best in (1, 2):
+        of_epochs[best - 1].append({"step": 5 * best, "kind": "best_valid", "best_valid/loss": 1 / best})
+        for epochs in range(best, 4):
+            lines = [json.dumps(line) + "\n" for epoch in of_epochs[:epochs] for line in epoch]
+            (tmp_path / LINES).write_text("".join(lines))
+            end = read_end(tmp_path, None)
+            assert (end.step, end.epochs) == (5 * epochs, epochs)
+            assert end.best is not None
+            assert end.best["best_valid/loss"] == 1 / best
 
 
 def test_a_terminal_gets_what_fits_and_the_names_of_the_rest(folder, monkeypatch):

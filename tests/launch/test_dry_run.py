@@ -8,7 +8,8 @@ import pytest
 from dmd.checkpoint.format import MODEL, OPTIMIZER
 from dmd.cli import main
 from launch.arguments import parse_rank, parse_train, train_parser
-from launch.made_runs import made_run, tell_how_to_continue
+from launch.made_runs import has_begun, made_run
+from launch.supervision.ending import CONTINUES, Ending, continued
 from tests.support.commands import command
 from tests.support.ranks import TINY
 
@@ -75,9 +76,9 @@ def test_runs_get_the_next_number(tmp_path, monkeypatch, capsys):
             with made_run(other) as second:
                 assert second == Path(f"runs/demo-00{number + 1}"), "another command was quicker"
             assert not second.exists(), "nothing was written there"
+            assert not has_begun(options), "so the same command begins it"
             (run / "run.json").touch()
-            tell_how_to_continue(options)
-            assert f"the command with --run {run} continues" in capsys.readouterr().err
+            assert has_begun(options)
     assert parse_train(train_parser(), ["--data", "x", "--config", "a/mine.yaml"]).run == Path("runs/mine-001")
     assert parse_train(train_parser(), ["--data", "x"]).run == Path("runs/run-001")
 
@@ -87,8 +88,23 @@ def test_a_run_that_was_named_is_left_as_it_is(tmp_path, capsys):
     with made_run(options) as run:
         assert run == tmp_path / "run"
         assert not run.exists()
-    tell_how_to_continue(options)
     assert capsys.readouterr() == ("", "")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
+    assert not has_begun(options), "by the same command it goes on"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (f"lost{CONTINUES}", "lost; the command with --run runs/x-001 continues"),
+        ("a bug", "a bug; the command with --run runs/x-001 continues"),
+        ("", ""),
+    ],
+)
+def test_the_ending_of_a_run_whose_name_was_made_names_it(message, told):
+    """Once, and never that the same command continues, which would begin another run."""
+    assert continued(Ending(code=1, message=message), Path("runs/x-001")).message == told
 
 
 @pytest.mark.parametrize(

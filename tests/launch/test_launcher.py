@@ -65,7 +65,7 @@ def test_a_killed_rank_is_reported_and_nothing_is_left(shards, reference, tmp_pa
     until(lambda: (run / "checkpoints" / "step_00000006").exists(), lambda: held.output)
     held.process.send_signal(signal.SIGTERM)
     assert held.wait() == STOPPED, held.output
-    assert f"stopped at step {last(run).step}; the same command continues" in held.output
+    assert f"stopped at step {last(run).step}; the command with --run {run} continues from" in held.output
     assert held.leftovers() == []
     finish(shards, run, SAVES, ranks=2, resume="4")
     assert_bitwise(run, reference(SAVES, ranks=2))
@@ -117,7 +117,7 @@ def test_a_stop_is_one_request_however_it_is_sent(shards, tmp_path, number, rece
     for process in receivers(command):
         process.send_signal(number)
     assert command.wait() == STOPPED, command.output
-    assert f"stopped at step {last(run).step}; the same command continues" in command.output
+    assert f"stopped at step {last(run).step}; the command with --run {run} continues from" in command.output
     assert "Traceback" not in command.output
     assert command.leftovers() == []
     threads = json.loads((run / "run.json").read_text())["info"]["threads"]

@@ -27,7 +27,7 @@ def test_sigterm_to_one_rank_stops_all_after_a_checkpoint(shards, reference, tmp
         ended = train(shards, run, SAVES, *ENDLESS, ranks=2, DMD_FAULT=fault)
         assert ended.codes == [STOPPED, STOPPED], ended.output
         assert asked <= last(run).step
-        assert f"stopped at step {last(run).step}; the same command continues" in ended.output
+        assert f"stopped at step {last(run).step}; the command with --run {run} continues from" in ended.output
     finish(shards, run, SAVES, ranks=2, resume="4")
     assert_bitwise(run, reference(SAVES, ranks=2))
 

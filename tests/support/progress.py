@@ -6,12 +6,12 @@ from dmd.checkpoint.state import Cursor
 from dmd.config import TrainConfig
 from dmd.data.plan import EpochPlan
 from dmd.metrics import Scoring
-from dmd.training.logging.progress import Progress
+from dmd.training.logging.progress import TrainingProgress
 from dmd.training.outcome import EpochReport
 from dmd.training.schedule import Schedule
 
 
-def made_progress(**settings: object) -> Progress:
+def made_progress(**settings: object) -> TrainingProgress:
     """The progress of a training of 40 epochs with 8 steps each."""
     config = TrainConfig(**{"epochs": 40, "learning_rate": 1e-3, **settings})  # type: ignore[arg-type]
     plan = EpochPlan(
@@ -22,7 +22,7 @@ def made_progress(**settings: object) -> Progress:
         num_ranks=1,
     )
     schedule = Schedule(torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-3), config)
-    return Progress(
+    return TrainingProgress(
         config,
         plan,
         schedule,

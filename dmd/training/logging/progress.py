@@ -43,7 +43,7 @@ class _Standing:
     """Of the last validation."""
 
 
-class Progress:
+class TrainingProgress:
     """What is shown of a training; nothing on a rank that does not write.
 
     Args:
@@ -83,7 +83,7 @@ class Progress:
         self._titles = {term.name: term.title for term in all_terms()}
         self._loss_title = next(row.title for row in scoring.rows() if row.is_loss)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "TrainingProgress":
         if self._shown:
             plan, epochs = self._plan, self._config.epochs
             steps = f"{plan.num_samples} samples in {plan.num_steps} step{'s' * (plan.num_steps > 1)} an epoch"
