@@ -86,12 +86,17 @@ def read_preset(name: str) -> dict[str, Any]:
         ValueError: unknown name.
     """
     if name not in preset_names():
-        if Path(name).suffix in (*_YAML, _JSON):
+        if names_config_file(name):
             raise ValueError(f"--preset {name!r} is a file; give it as --config {name}, over a preset or without one")
         raise ValueError(f"unknown preset {name!r}{hint_at(name, preset_names())}; a file of yours is --config FILE")
     values = parse_yaml(preset_text(name))
     assert isinstance(values, dict)
     return values
+
+
+def names_config_file(name: str | Path) -> bool:
+    """Whether a name is that of a file with a config, and of no preset."""
+    return Path(name).suffix in (*_YAML, _JSON)
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         ValueError: a file that cannot be read, or no mapping of sections.
     """
     path = Path(path)
-    if path.suffix not in (*_YAML, _JSON):
+    if not names_config_file(path):
         run = f"; the config of a run is {path}/{DOCUMENT}" if path.is_dir() else ""
         raise ValueError(f"config file {str(path)!r} must end in .yaml, .yml or .json{run}")
     try:

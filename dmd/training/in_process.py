@@ -11,6 +11,7 @@ from typing import Any
 from data_shards.places import PlaceLike, to_place
 from dmd.checkpoint.resume import Resume, parse_resume
 from dmd.config import Config, config_from_dict, load_config
+from dmd.config.loading import names_config_file
 from dmd.dataset import Dataset
 from dmd.extras import require
 from dmd.training.callbacks import Callback
@@ -74,7 +75,7 @@ def to_config(given: ConfigLike) -> Config:
     if isinstance(given, Config):
         return given
     if not isinstance(given, Mapping):
-        return load_config(str(given))
+        return load_config(file=given) if names_config_file(given) else load_config(str(given))
     nested: dict[str, Any] = {}
     for key, value in _dotted(given):
         section, dot, name = key.partition(".")

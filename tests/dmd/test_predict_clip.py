@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import data_shards.progress
 import dmd
 from data_shards.clip_sets.clip_rows import to_table
-from data_shards.extraction.clip import Clip
+from data_shards.clip_sets.jobs import ClipJob
+from data_shards.extraction.clip import Clip, ClipError, ClipWarning
 from data_shards.extraction.extract import extract_clip
 from data_shards.extraction.settings import ExtractionSettings
 from data_shards.extraction.transcript import Transcript
 from data_shards.reading.reader import ShardReader
 from dmd.extraction.text_states import load_text_states
-from dmd.inference.clips import FeatureMaker, check_made_alike, clip_jobs, extraction_settings
+from dmd.inference.clips import FeatureMaker, check_made_alike, clip_fields, clip_jobs, extraction_settings
 from dmd.inference.export import CARD
 from dmd.inference.inputs import read_samples
 from dmd.inference.outputs import predictions
@@ -331,3 +334,23 @@ def test_an_empty_transcript_says_nothing_and_is_no_directory(folder, model, mon
     for nothing in ("", " "):
         (job,) = clip_jobs([clip], nothing)
         assert (job.transcript, job.transcript_file) == (Transcript(text=nothing), None)
+
+
+def test_a_clip_is_counted_when_it_is_done(monkeypatch, capsys):
+    """Whether features were made of it or not."""
+
+    class Maker(FeatureMaker):
+        def __init__(self) -> None:
+            pass
+
+        def make(self, job: ClipJob) -> tuple[dict[str, object], list[ClipWarning]]:
+            print(f"makes {job.id}", file=sys.stderr)
+            if job.id == "broken":
+                raise ClipError("broken")
+            return {"id": job.id}, []
+
+    jobs = [ClipJob(id=name, split="", labels={}, media=Path(name)) for name in ("whole", "broken")]
+    monkeypatch.setattr(data_shards.progress, "LINE_SECONDS", -1.0)
+    assert list(clip_fields(jobs, Maker(), 8)) == [{"id": ["whole"]}]
+    said = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()[:4]]
+    assert said == ["makes whole", "1 of 2 clips", "makes broken", "2 of 2 clips"]
