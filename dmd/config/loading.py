@@ -86,12 +86,17 @@ def read_preset(name: str) -> dict[str, Any]:
         ValueError: unknown name.
     """
     if name not in preset_names():
-        if Path(name).suffix in (*_YAML, _JSON):
+        if is_config_file(name):
             raise ValueError(f"--preset {name!r} is a file; give it as --config {name}, over a preset or without one")
         raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}; a file of yours is --config FILE")
     values = parse_yaml(preset_text(name))
     assert isinstance(values, dict)
     return values
+
+
+def is_config_file(name: str) -> bool:
+    """Whether a name is that of a file with a config, by its ending, and of no preset."""
+    return Path(name).suffix in (*_YAML, _JSON)
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from typing import Any
 from data_shards.places import PlaceLike, to_place
 from dmd.checkpoint.resume import Resume, parse_resume
 from dmd.config import Config, config_from_dict, load_config
+from dmd.config.loading import is_config_file
 from dmd.dataset import Dataset
 from dmd.extras import require
 from dmd.training.callbacks import Callback
 from dmd.training.outcome import Outcome
 
 ConfigLike = Config | str | Path | Mapping[str, Any]
-"""A config; the name of a preset or the path of a YAML file; or values by dotted or nested keys."""
+"""A config; the name of a preset or the path of a YAML or JSON file; or values by dotted or nested keys."""
 
 
 def train(
@@ -38,7 +39,7 @@ def train(
     same call continues. A second Ctrl-C raises KeyboardInterrupt at once, and the newest checkpoint stands.
 
     Args:
-        config: a `Config`, the name of a preset (`dmd presets`), the path of a YAML file, or values by dotted or nested
+        config: a `Config`, the name of a preset (`dmd presets`), the path of a YAML or JSON file, or values by dotted or nested
             keys such as {"train.epochs": 5, "model": {"dim": 30}}; of a preset with other values
             `dmd.config.load_config("mosi-aligned", ["train.epochs=5"])`.
         data: with a train and a valid split.
@@ -74,7 +75,8 @@ def to_config(given: ConfigLike) -> Config:
     if isinstance(given, Config):
         return given
     if not isinstance(given, Mapping):
-        return load_config(str(given))
+        is_file = isinstance(given, Path) or is_config_file(given)
+        return load_config(file=given) if is_file else load_config(given)
     nested: dict[str, Any] = {}
     for key, value in _dotted(given):
         section, dot, name = key.partition(".")
