@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_shards.durable import open_regular
 from dmd.exit_codes import FAILED
 from dmd.training.logging.trackers.about import ending
 from dmd.training.logging.trackers.log import FOLDER, LogReader, forget_sent, read_sent
@@ -22,7 +23,8 @@ class Senders:
     """The processes that send the numbers of a run to trackers."""
 
     def __init__(self, run: Path, names: Sequence[str], *, anew: bool = False, patience: float = END_SECONDS) -> None:
-        """Start a process for each tracker. Raises OSError where the run directory cannot be written.
+        """Start a process for each tracker. Raises OSError where the run directory cannot be written, ValueError
+        where the log of one would be a link or a pipe.
 
         Args:
             anew: whether each begins a new run of its tracker.
@@ -44,7 +46,7 @@ class Senders:
         folder = self._run / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         packages = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        with (folder / f"{name}.log").open("wb") as log:
+        with open(open_regular(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", _SENDER, name, str(self._run.absolute()), str(self._patience)],
                 stdin=subprocess.PIPE,
@@ -64,21 +66,25 @@ class Senders:
             log = self._run / FOLDER / f"{name}.log"
             print(f"{name}: its process failed; {log} says why", file=sys.stderr, flush=True)
 
-    def close(self) -> bool:
+    def close(self, *, at_once: bool = False) -> bool:
         """Let them send the rest and end, within the patience; returns whether all is sent, and says where it is not.
 
         Nothing is left to do the second time.
+
+        Args:
+            at_once: without patience.
         """
+        patience = 0.0 if at_once else self._patience
         for process in self._processes.values():
             assert process.stdin is not None
             process.stdin.close()
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + patience
         for name, process in self._processes.items():
             try:
                 process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 process.kill()
-                print(f"{name}: not done {self._patience:g} s after the end", file=sys.stderr, flush=True)
+                print(f"{name}: not done {patience:g} s after the end", file=sys.stderr, flush=True)
         for listener in self._listeners:
             listener.join()
         sent = [self._is_sent(name) for name in self._processes]
