@@ -8,7 +8,8 @@ import pytest
 from dmd.checkpoint.format import MODEL, OPTIMIZER
 from dmd.cli import main
 from launch.arguments import parse_rank, parse_train, train_parser
-from launch.made_runs import made_run, tell_how_to_continue
+from launch.made_runs import leave_no_log_alone, made_run, tell_how_to_continue
+from launch.supervision.launcher_log import log_path
 from tests.support.commands import command
 from tests.support.ranks import TINY
 
@@ -89,6 +90,27 @@ def test_a_run_that_was_named_is_left_as_it_is(tmp_path, capsys):
         assert not run.exists()
     tell_how_to_continue(options)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("of_the_user", [None, "run", "run/notes"])
+def test_logs_alone_keep_no_new_directory(tmp_path, of_the_user):
+    run = tmp_path / "run"
+    options = parse_train(train_parser(), ["--data", "x", "--run", str(run)])
+    if of_the_user is not None:
+        (tmp_path / of_the_user).mkdir(parents=True)
+    with made_run(options):
+        run.mkdir(exist_ok=True)
+        log_path(run, 0).write_text("--- start\n")
+        leave_no_log_alone(options)
+    assert log_path(run, 0).exists() == run.exists() == (of_the_user is not None)
+    again = tmp_path / "again"
+    options.run = again
+    with made_run(options):
+        again.mkdir()
+        for name in (log_path(again, 1).name, "run.json"):
+            (again / name).touch()
+        leave_no_log_alone(options)
+    assert len(list(again.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
