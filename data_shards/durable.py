@@ -112,16 +112,24 @@ def _acquire(path: Path) -> int:
         os.close(handle)  # its previous holder removed the file between our open and our lock
 
 
-def open_regular(path: Path) -> int:
-    """A descriptor to read and write a regular file, which is made if it is missing.
+APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+"""Flags to open a log."""
+
+
+def open_regular(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """A descriptor of a regular file; by default to read and write it, and it is made if it is missing.
 
     The directory may come from someone else: no link is followed, and no pipe is waited for.
 
+    Args:
+        flags: of `os.open`.
+
     Raises:
+        OSError: as `os.open`.
         ValueError: a link, a pipe, a directory or the like has that name.
     """
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise

@@ -1,13 +1,15 @@
 """Lines at the bottom of a terminal that are drawn again and again, below what is printed meanwhile.
 
 Several processes print to the terminal of a training: its ranks, their supervisors, `dmd train`. So the cursor stays at
-the beginning of the drawn lines. What any process prints takes their place, and they are drawn again below it.
+the beginning of the drawn lines. What any process prints takes their place, and they are drawn again below it. Nothing
+is drawn while the command is in the background.
 """
 
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.text import Text
 
+WRAPPER_PID = "DMD_WRAPPER_PID"
+"""Environment variable: process id of the command on this host, such as `dmd train`, that this process works for."""
 CLEAR = "\r\x1b[J"
 """Takes away what is drawn from the cursor's line on."""
 REFRESH_SECONDS = 0.5
@@ -26,9 +30,26 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
+def in_foreground(stream: TextIO) -> bool:
+    """Whether a terminal is that of the command this process works for. After `&` or Ctrl-Z it is another's: the
+    shell's prompt is at its bottom.
+
+    The kernel tells of a terminal what its own sessions ask (`tcgetpgrp`), and ranks have another one, so it is read
+    from the command's process (proc_pid_stat(5)). A terminal that does not control that command takes everything.
+    """
+    try:
+        stat = Path(f"/proc/{os.environ.get(WRAPPER_PID, 'self')}/stat").read_text()
+        terminal = os.fstat(stream.fileno()).st_rdev
+    except OSError:
+        return WRAPPER_PID not in os.environ  # else the command has ended
+    group, _, controlling, foreground = map(int, stat.rpartition(")")[2].split()[2:6])
+    major, minor = controlling >> 8 & 0xFFF, controlling & 0xFF | controlling >> 12 & 0xFFF00
+    return (major, minor) != (os.major(terminal), os.minor(terminal)) or group == foreground
+
+
 def clear(stream: TextIO) -> str:
     """What to write before a line, so that it is not printed over lines that another process draws."""
-    return CLEAR if is_terminal(stream) else ""
+    return CLEAR if is_terminal(stream) and in_foreground(stream) else ""
 
 
 def drawing_stream() -> TextIO | None:
@@ -88,7 +109,12 @@ class DrawnLines:
         for name, stream in self._replaced.items():
             getattr(sys, name).end_line()
             setattr(sys, name, stream)
-        self._write(CLEAR)
+        self._write(clear(self._stream))
+
+    @property
+    def shown(self) -> bool:
+        """Whether they are drawn at present."""
+        return in_foreground(self._stream)
 
     @property
     def columns(self) -> int:
@@ -96,7 +122,9 @@ class DrawnLines:
         return max(os.get_terminal_size(self._stream.fileno()).columns - 1, 1)
 
     def draw(self) -> None:
-        """Draw the lines as they are now."""
+        """Draw the lines as they are now, where the terminal is ours."""
+        if not self.shown:
+            return
         with self._console.capture() as drawn:
             self._console.print(self._render(), width=self.columns)
         lines = drawn.get().rstrip("\n").split("\n")[: max(os.get_terminal_size(self._stream.fileno()).lines - 1, 1)]
@@ -146,7 +174,7 @@ class _Above:
         with self._lock:
             whole, newline, self._line = (self._line + text).rpartition("\n")
             if newline:
-                self._stream.write(f"{CLEAR}{whole}\n")
+                self._stream.write(f"{clear(self._stream)}{whole}\n")
         return len(text)
 
     def end_line(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from data_shards.command_line import Parser
 from data_shards.places import redact
 from data_shards.waiting import waiting
-from dmd.exit_codes import STOPPED
+from dmd.exit_codes import SIGNALLED, STOPPED
 from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
 from launch.supervision.supervise import STOP_SIGNALS
 
@@ -57,12 +57,12 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     from dmd.config import TrainConfig
     from dmd.extras import require
     from launch.arguments import rank_arguments
-    from launch.made_runs import has_begun, made_run
+    from launch.made_runs import has_begun, leave_no_log_alone, made_run
 
     require("deepspeed")
     with loading_torch():
         from launch.starting.restarts import run_with_restarts
-        from launch.starting.runner import LauncherEnd, run_launcher
+        from launch.starting.runner import EXPLAINED, LauncherEnd, run_launcher
     from launch.supervision.ending import continued, print_ending
 
     layout = _layout(options)
@@ -92,8 +92,10 @@ def train_by_launcher(options: argparse.Namespace) -> int:
 
     with made_run(options) as run:
         ranks = f"{layout.num_ranks} rank{'s' * (layout.num_ranks > 1)}"
-        print(f"starting {ranks}{_on_hosts(layout)}; run: {run}", flush=True)
+        print(f"starting {ranks}{_on_hosts(layout)}", flush=True)
         ending = run_with_restarts(layout, [*rank_arguments(options), *further], rule, attempt)
+        if ending.code in EXPLAINED:
+            leave_no_log_alone(options)
         print_ending(continued(ending, run) if has_begun(options) else ending)
     return ending.code
 
@@ -206,8 +208,24 @@ def demo(argv: list[str]) -> int:
     }
     for number, (title, step) in enumerate(steps.items(), 1):
         print(f"\n{number} of {len(steps)}: {title}.\n$ dmd {shlex.join(step)}", flush=True)
-        code = subprocess.run([sys.executable, "-m", "dmd.cli", *step]).returncode
+        code = run_step([sys.executable, "-m", "dmd.cli", *step])
         if code:
             return code
     print(f"\nCurves: {sys.executable} -m tensorboard.main --logdir {shlex.quote(str(run))}")
     return 0
+
+
+def run_step(command: list[str]) -> int:
+    """Run a command that handles Ctrl-C, which reaches this process too, by itself; returns its exit code."""
+
+    def leave_it(number: int, frame: object) -> None:
+        """Not SIG_IGN, which the command would inherit."""
+
+    ignored = not callable(signal.getsignal(signal.SIGINT))
+    previous = None if ignored else signal.signal(signal.SIGINT, leave_it)
+    try:
+        code = subprocess.Popen(command).wait()
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
+    return code if code >= 0 else SIGNALLED - code

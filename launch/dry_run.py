@@ -13,6 +13,7 @@ from pathlib import Path
 from data_shards.format.schema import DatasetInfo
 from data_shards.progress import duration
 from data_shards.reading.index import ShardIndex
+from data_shards.units import size_text
 from dmd.checkpoint.format import checkpoint_paths, read_state
 from dmd.checkpoint.resume import choose_checkpoint, parse_resume
 from dmd.checkpoint.saver import CHECKPOINTS
@@ -28,7 +29,6 @@ from launch.trainer.timed_steps import StepFacts, TimingRequest, time_steps
 
 _time = partial(duration, fine=True)
 _WIDTH = 12
-_MIB, _GIB = 2**20, 2**30
 _NO_MEMORY = re.compile(r"was killed|OutOfMemoryError|MemoryError|can't allocate memory")
 """In what is said of a lost process, where it stands for a lack of memory."""
 _IN_THE_MAKING = 1
@@ -162,11 +162,12 @@ def _measured(config: Config, plan: EpochPlan, facts: StepFacts, *, left: int) -
     trained, sizes = facts.sizes.trained_bytes, facts.sizes
     yield "network", f"{sizes.parameters:,} parameters; {trained // 4:,} are trained"
     activations = max(0, facts.peak - sizes.state_bytes - trained - facts.optimizer)
-    libraries = f", beside {_size(facts.libraries)} of libraries" if facts.libraries else ""
+    libraries = f", beside {size_text(facts.libraries)} of libraries" if facts.libraries else ""
     yield (
         "memory",
-        f"{_size(facts.peak)} of a rank at most{libraries}: weights {_size(sizes.state_bytes)}, gradients "
-        f"{_size(trained)}, Adam {_size(facts.optimizer)}; the rest, {_size(activations)}, is activations and data",
+        f"{size_text(facts.peak)} of a rank at most{libraries}: weights {size_text(sizes.state_bytes)}, gradients "
+        f"{size_text(trained)}, Adam {size_text(facts.optimizer)}; the rest, {size_text(activations)}, is activations "
+        "and data",
     )
     passes = f"{facts.passes} pass{'es' * (facts.passes > 1)} of {facts.at_once} ghost batches"
     yield (
@@ -185,10 +186,10 @@ def _writes(config: Config, run: Path, facts: StepFacts) -> str:
     one = sum(facts.checkpoint.values())
     kept = config.train.keep_checkpoints + 1
     there = next(path for path in (run, *run.absolute().parents) if path.exists())
-    most = _size((kept + _IN_THE_MAKING) * one)
+    most = size_text((kept + _IN_THE_MAKING) * one)
     return (
-        f"{run}: checkpoints of {_size(one)}, {kept} of them and one in the making at most, {most}; logs and run.json "
-        f"beside them; {_size(shutil.disk_usage(there).free)} are free"
+        f"{run}: checkpoints of {size_text(one)}, {kept} of them and one in the making at most, {most}; logs and "
+        f"run.json beside them; {size_text(shutil.disk_usage(there).free)} are free"
     )
 
 
@@ -202,8 +203,3 @@ def _what_was_measured(plan: EpochPlan, layout: RankLayout, config: Config) -> s
         f"one of {plan.num_ranks} ranks, alone on this machine ({cores}). Not in it: gradients on their way between "
         f"ranks, ranks that wait for each other or compete for memory{of_zero}.{elsewhere}"
     )
-
-
-def _size(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from launch.supervision.launcher_log import LOGS
+
 _DIGITS = 3
 
 
@@ -20,27 +22,37 @@ def choose_run(options: argparse.Namespace) -> None:
 def made_run(options: argparse.Namespace) -> Iterator[Path]:
     """The run directory of a training that begins: a name that was made is taken, and printed.
 
-    Another command may have taken it meanwhile: then it is the next one. A directory that the training leaves empty is
-    removed again.
+    Another command may have taken it meanwhile: then it is the next one. A directory that was not there before and that
+    the training leaves empty is removed again.
 
     Raises:
         OSError: the directory cannot be made.
     """
-    if not options.run_is_made:
-        yield options.run
-        return
-    run = options.run = _take(options)
-    print(f"run: {run} (--run {run} continues it)", flush=True)
+    options.run_is_new = options.run_is_made or not os.path.lexists(options.run)
+    if options.run_is_made:
+        options.run = _take(options)
+        print(f"run: {options.run} (--run {options.run} continues it)", flush=True)
     try:
-        yield run
+        yield options.run
     finally:
-        with suppress(OSError):
-            run.rmdir()
+        if options.run_is_new:
+            with suppress(OSError):
+                options.run.rmdir()
+
+
+def leave_no_log_alone(options: argparse.Namespace) -> None:
+    """In the block of `made_run`, after a training whose end needs no explanation: logs of libraries are no reason to
+    keep a new directory with nothing else in it."""
+    with suppress(OSError):
+        files = list(options.run.iterdir())
+        if options.run_is_new and all(path.match(LOGS) for path in files):
+            for path in files:
+                path.unlink()
 
 
 def has_begun(options: argparse.Namespace) -> bool:
     """Whether a run whose name was made holds something: then the same command would begin another."""
-    return options.run_is_made and options.run.is_dir() and any(options.run.iterdir())
+    return options.run_is_made and options.run.is_dir() and not all(path.match(LOGS) for path in options.run.iterdir())
 
 
 def _take(options: argparse.Namespace) -> Path:

@@ -191,10 +191,10 @@ def test_the_least_times_of_a_first_visits_stages_fit_its_budget():
 def test_the_site_has_the_entry_points_of_this_checkout(tmp_path):
     number = write_entry_points(ROOT / "setup.cfg", tmp_path)
     (distribution,) = distributions(path=[str(tmp_path)])
-    points = {point.name: point for point in distribution.entry_points}
+    points = {(point.group, point.name): point for point in distribution.entry_points}
     assert len(points) == number
-    assert points["evaluate"].group == "dmd.commands"
-    assert points["evaluate"].load().__name__ == "evaluate"
+    assert points["dmd.commands", "evaluate"].load().__name__ == "evaluate"
+    assert points["dmd.api", "train"].load().__name__ == "train_in_process"
 
 
 def test_a_carried_cache_is_found_where_it_is_unpacked(tmp_path):

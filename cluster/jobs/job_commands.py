@@ -41,8 +41,9 @@ class JobCommand:
             ValueError: the command's mistakes; a file that is not there or large. SystemExit: as argparse.
         """
         options = self.parse([*self.added, *arguments])
-        if getattr(options, "print_config", False):
-            raise ValueError("--print-config needs no cluster; leave `submit` out")
+        for here in ("print_config", "dry_run"):
+            if getattr(options, here, False):
+                raise ValueError(f"--{here.replace('_', '-')} needs no cluster; leave `submit` out")
         if self.added and options.address != IN_JOB:
             raise ValueError(f"--address {options.address} in a job, which works on its own cluster; leave it out")
         relative = [path for path in self.named_files(options) if not path.is_absolute()]

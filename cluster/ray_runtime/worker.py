@@ -109,7 +109,10 @@ def _train(config: "Config", task: RankTask, device: "torch.device", *, is_main_
     """Train in a process group; what `train_rank` returns, on every rank alike."""
     from dmd.checkpoint.resume import parse_resume
     from launch.trainer.build import make_training
+    from launch.trainer.host_tuning import keep_freed_memory
 
+    if device.type == "cpu":
+        keep_freed_memory()
     begin = time.perf_counter()
     watched = is_main_rank and task.stop_flag is not None
     try:

@@ -15,6 +15,7 @@ from data_shards.label_options import format_counts
 from data_shards.labels import DEFAULT_PROTOCOLS, LABEL_LIMIT, LabelFacts, to_source_units
 from data_shards.places import PlaceLike
 from data_shards.reading.index import ShardIndex
+from data_shards.units import size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +126,8 @@ def to_text(facts: dict[str, Any]) -> str:
     lines = [
         f"{facts['path']}: {facts['name']}, generation {facts['generation']}, written by {facts['builder']}",
         f"  {facts['samples']} samples in {shards['count']} shards of up to {facts['samples_per_shard']}, "
-        f"{_size(shards['bytes'])} ({_size(shards['smallest'])} to {_size(shards['largest'])} each), {facts['layout']}",
+        f"{size_text(shards['bytes'])} ({size_text(shards['smallest'])} to {size_text(shards['largest'])} each), "
+        f"{facts['layout']}",
         f"  text as {facts['text']}" + (f", {facts['vocab_size']} token ids" if facts["vocab_size"] else ""),
         f"  {', '.join(shapes)}, stored as {facts['storage']}",
         f"  non-finite values: none stored, zeroed when written: {zeroed}",
@@ -151,7 +153,7 @@ def to_text(facts: dict[str, Any]) -> str:
 
 def _split_text(split: str, part: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     label, steps = part["label"], facts["steps"]
-    headline = f"{split}: {part['samples']} samples, {part['shards']} shards, {_size(part['bytes'])}"
+    headline = f"{split}: {part['samples']} samples, {part['shards']} shards, {size_text(part['bytes'])}"
     if label:
         headline += f"; labels {label['min']:g} to {label['max']:g}, mean {label['mean']:.3f}, std {label['std']:.3f}"
     lines = [headline]
@@ -215,9 +217,3 @@ def _plot_labels(axis: "Axes", facts: dict[str, Any]) -> None:
     axis.set(title="labels", xlabel=kind, ylabel="share of the split")
     axis.set_xticks(bars[::step], names[::step])
     axis.legend()
-
-
-def _size(count: float) -> str:
-    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
-    power = min(len(units) - 1, int(np.log2(max(count, 1)) // 10))
-    return f"{count / 1024**power:.{min(power, 1)}f} {units[power]}"

@@ -18,7 +18,7 @@ from dmd.training.callbacks import Callback
 from dmd.training.outcome import Outcome
 
 ConfigLike = Config | str | Path | Mapping[str, Any]
-"""A config; the name of a preset or the path of a YAML file; or values by dotted or nested keys."""
+"""A config; the name of a preset or the path of a YAML or JSON file; or values by dotted or nested keys."""
 
 
 def train(
@@ -33,14 +33,16 @@ def train(
 
     The loop, the log and the checkpoints are those of `dmd train`: the same call continues a run, and so does the
     command, the other way round too (on a CPU bitwise). `dmd.load(run)` gives the model. Afterwards the process is as
-    it was: no process group, the same environment, threads and random numbers.
+    it was: no process group, the same environment, threads and random numbers. On a CPU glibc's malloc keeps freed
+    memory meanwhile; afterwards it gives it back again, by fixed thresholds where it had adapted them.
 
     Ctrl-C (in a notebook: interrupt) stops after a checkpoint, and the call returns an outcome with `stopped` true; the
-    same call continues. A second Ctrl-C raises KeyboardInterrupt at once, and the newest checkpoint stands.
+    same call continues. A second Ctrl-C, or one before the training begins, raises KeyboardInterrupt at once, and the
+    newest checkpoint stands.
 
     Args:
-        config: a `Config`, the name of a preset (`dmd presets`), the path of a YAML file, or values by dotted or nested
-            keys such as {"train.epochs": 5, "model": {"dim": 30}}; of a preset with other values
+        config: a `Config`, the name of a preset (`dmd presets`), the path of a YAML or JSON file, or values by dotted
+            or nested keys such as {"train.epochs": 5, "model": {"dim": 30}}; of a preset with other values
             `dmd.config.load_config("mosi-aligned", ["train.epochs=5"])`.
         data: with a train and a valid split.
         run: directory of the run: all that it writes.
@@ -75,7 +77,8 @@ def to_config(given: ConfigLike) -> Config:
     if isinstance(given, Config):
         return given
     if not isinstance(given, Mapping):
-        return load_config(file=given) if names_config_file(given) else load_config(str(given))
+        is_file = isinstance(given, Path) or names_config_file(given)
+        return load_config(file=given) if is_file else load_config(str(given))
     nested: dict[str, Any] = {}
     for key, value in _dotted(given):
         section, dot, name = key.partition(".")

@@ -144,18 +144,30 @@ class Training:
             ValueError: a damaged shard; on the rank that reads it.
             Exception: what a callback raised, after a checkpoint.
         """
+        interrupted = False
         try:
             if self.finished_before:
                 return self._outcome(stopped=False)
             with self.progress:
-                return self._run()
-        except BaseException:
+                outcome = self._run()
+            self.callbacks.raise_failure()
+            return outcome
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
             if self.output is not None:
                 self.output.abandon()
+            if isinstance(error, Exception):
+                self.callbacks.raise_failure()  # it came first; this error is its context
             raise
         finally:
+            self._let_go(at_once=interrupted)
+
+    def _let_go(self, *, at_once: bool) -> None:
+        """End the trackers, and with `at_once` without patience; then release the run directory in any case."""
+        try:
             if self.output is not None:
-                self.output.trackers.close()
+                self.output.trackers.close(at_once=at_once)
+        finally:
             if self.lease is not None:
                 self.lease.release()
 
@@ -178,7 +190,6 @@ class Training:
                         self.output.log.end(self.step, self.engine.system, self.reader, self.config, self.engine.device)
         outcome = self._outcome(stopped=stopped)
         self._close(None if stopped else {"valid/loss": outcome.best_loss})
-        self.callbacks.raise_failure()
         return outcome
 
     def _stop_requested(self) -> bool:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol, TextIO
 
+from data_shards.durable import APPENDING, open_regular
 from launch.supervision.ending import STDERR, Ending, read_report, read_reports
 
 _READER_SECONDS = 10.0
@@ -83,8 +84,9 @@ class StderrCollector:
             elif _OF_LAUNCHERS.match(text):
                 self._log.write(text)
             else:
-                screen.buffer.write(line)
-                screen.buffer.flush()
+                with suppress(OSError):  # a screen that is full or gone: unless the pipe is read on, all ranks block
+                    screen.buffer.write(line)
+                    screen.buffer.flush()
 
     def endings(self) -> dict[int, Ending]:
         """As `EndingCollector.endings`."""
@@ -108,13 +110,15 @@ class LateLog:
         """Append a text, at once or later."""
         with self._lock:
             self._waiting.append(text)
-            with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(self._waiting))
+            with suppress(OSError, ValueError):
+                with open(open_regular(self._path, APPENDING), "a", encoding="utf-8") as file:
+                    file.write("".join(self._waiting))
                 self._waiting = []
 
     def close(self) -> None:
         """Leave the rest to stderr."""
         with self._lock:
-            sys.stderr.write("".join(self._waiting))
-            sys.stderr.flush()
+            with suppress(OSError):
+                sys.stderr.write("".join(self._waiting))
+                sys.stderr.flush()
             self._waiting = []

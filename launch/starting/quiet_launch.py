@@ -7,12 +7,11 @@ The ranks that it starts inherit the descriptors 1 and 2, so only Python's strea
 """
 
 import io
-import os
 import sys
 
 from data_shards.waiting import waiting
 from launch.hidden_library import hidden
-from launch.supervision.launcher_log import open_log
+from launch.supervision.launcher_log import LogWriter
 
 
 class LazyLog(io.TextIOBase):
@@ -20,15 +19,11 @@ class LazyLog(io.TextIOBase):
 
     def __init__(self, host: int) -> None:
         super().__init__()
-        self._host = host
-        self._log: int | None = None
+        self._log = LogWriter(host)
 
     def write(self, text: str) -> int:
         """Append a text, or write it to stderr where the log cannot be written."""
-        if self._log is None:
-            log = open_log(os.environ, host=self._host)
-            self._log = 2 if log is None else log
-        os.write(self._log, text.encode(errors="replace"))
+        self._log.write(text.encode(errors="replace"))
         return len(text)
 
 

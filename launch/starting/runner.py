@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_shards.places import Place
-from data_shards.terminal import clear
+from data_shards.terminal import WRAPPER_PID, clear
 from dmd.exit_codes import STOPPED, STORAGE, USER_ERROR
 from dmd.kernels.backend import default_device
 from launch.devices import num_gpus, save_visible_devices
@@ -31,11 +31,10 @@ from launch.starting.rank_layout import DEFAULT_PORT, RankLayout
 from launch.starting.rank_processes import SCRIPT, LocalRanks, RemoteRanks, check_ssh
 from launch.supervision.ending import REPORTS, Ending
 from launch.supervision.launcher_log import LOG, SSH_LOG, LogTail
-from launch.supervision.supervise import WRAPPER_PID
 
 _QUIET = ("--log_level=critical",)
 """Else the launcher's last line calls a rank that was stopped an error."""
-_EXPLAINED = (0, STOPPED, USER_ERROR, STORAGE)
+EXPLAINED = (0, STOPPED, USER_ERROR, STORAGE)
 """Exit codes whose messages say everything."""
 _KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 """A host that does not answer ssh for 15 seconds counts as gone; by default ssh waits for hours."""
@@ -141,7 +140,7 @@ def run_launcher(
 
 def _end_of(launcher: Launcher, ending: Ending, tail: LogTail) -> LauncherEnd:
     """The end of a run of the launcher; shows what libraries said where that may be the reason."""
-    if ending.code not in _EXPLAINED or not launcher.ranks_reported:
+    if ending.code not in EXPLAINED or not launcher.ranks_reported:
         print(f"{clear(sys.stderr)}{tail.text()}", end="", file=sys.stderr, flush=True)
     return LauncherEnd(ending=ending, stop_requested=launcher.stop_requested)
 

@@ -6,8 +6,9 @@
 
 In a rank the descriptors 1 and 2 are that log, to which NCCL, C++ and subprocesses write; Python's `sys.stdout` and
 `sys.stderr` stay what they were, except in a block of `library_output`. Python's warnings and what libraries log go to
-the log, too. Each start appends a header. Where the log cannot be written, everything goes to the screen. `dmd train`
-shows the end of the log where a rank has failed. Without `dmd train` there is no such log.
+the log, too. Each start appends a header. Where the log cannot be opened, or its name is that of a link or a pipe,
+everything goes to the screen. `dmd train` shows the end of the log where a rank has failed. Without `dmd train` there
+is no such log.
 """
 
 import io
@@ -20,14 +21,19 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import TextIO
 
+from data_shards.durable import APPENDING, open_regular
+
 LOG = "DMD_LAUNCHER_LOG"
 """Environment variable: the run directory, where ranks keep such a log."""
 SSH_LOG = "launcher-ssh.log"
+LOGS = "launcher*.log"
+"""Pattern of all of them."""
 _HOST = "CROSS_RANK"
 """Environment variable of DeepSpeed's launcher: number of this host in the hostfile."""
 _FLOORS = ("data_shards", "dmd", "launch", "cluster")
 """Packages of this program, whose warnings are for the screen."""
 _TAIL_LINES, _TAIL_BYTES = 30, 1 << 14
+_STDERR = 2
 
 
 def log_path(run: Path, host: int) -> Path:
@@ -36,7 +42,7 @@ def log_path(run: Path, host: int) -> Path:
 
 
 def open_log(environment: Mapping[str, str], *, host: int | None = None) -> int | None:
-    """A descriptor that appends to this host's log; None: there is none, or it cannot be written.
+    """A descriptor that appends to this host's log; None: there is none, or it cannot be opened.
 
     The first host makes the run directory. Others have it already, or their --run is not the first one's.
 
@@ -47,11 +53,34 @@ def open_log(environment: Mapping[str, str], *, host: int | None = None) -> int 
     if run is None:
         return None
     host = int(environment.get(_HOST, "0")) if host is None else host
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if host == 0:
             Path(run).mkdir(parents=True, exist_ok=True)
-        return os.open(log_path(Path(run), host), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        return open_regular(log_path(Path(run), host), APPENDING)
     return None
+
+
+class LogWriter:
+    """Appends to the log of a host, which is opened for the first text. What it cannot take goes to stderr, and what
+    stderr cannot take is lost: a full disk or a terminal that is gone ends neither a supervisor nor the launcher.
+
+    Args:
+        host: as of `open_log`.
+    """
+
+    def __init__(self, host: int | None = None) -> None:
+        self._host = host
+        self._targets: list[int] = []
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        if not self._targets:
+            log = open_log(os.environ, host=self._host)
+            self._targets = [_STDERR] if log is None else [log, _STDERR]
+        for target in self._targets:
+            with suppress(OSError):
+                while data:
+                    data = data[os.write(target, data) :]
 
 
 def divert_libraries(environment: Mapping[str, str]) -> None:
@@ -65,10 +94,11 @@ def divert_libraries(environment: Mapping[str, str]) -> None:
     os.close(log)
     if environment.get("LOCAL_RANK", "0") == "0":
         ranks = environment.get("LOCAL_SIZE", "1")
-        os.write(1, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} start of {ranks} ranks on this host\n".encode())
+        with suppress(OSError):  # a disk that is full is told by what needs it
+            os.write(1, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} start of {ranks} ranks on this host\n".encode())
     logging.basicConfig(stream=sys.__stderr__, format="%(asctime)s %(name)s: %(message)s")
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a disk that is full is told by what needs it
+    logging.raiseExceptions = False  # as above
     for floor in _FLOORS:
         logger = logging.getLogger(floor)
         logger.propagate = False
@@ -108,10 +138,10 @@ class LogTail:
 
     def _of(self, path: Path, before: int) -> str:
         try:
-            with path.open("rb") as file:
+            with open(open_regular(path, os.O_RDONLY), "rb") as file:
                 file.seek(max(before, _size(path) - _TAIL_BYTES))
                 lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
+        except (OSError, ValueError):
             return ""
         lines = [line for line in lines if line.strip() and not line.startswith("--- ")]
         if not lines:

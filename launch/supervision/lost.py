@@ -9,7 +9,7 @@ import os
 import re
 import sys
 
-from launch.supervision.launcher_log import open_log
+from launch.supervision.launcher_log import LogWriter
 
 _OF_COLLECTIVES = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|broken pipe|socket", re.I)
 _OF_THIS_RANK = re.compile(r"cuda (error|failure)|ncclInvalid(Usage|Argument)|invalid usage|out of memory", re.I)
@@ -74,8 +74,7 @@ class StderrRelay:
         os.set_blocking(self.reader, False)
         self._line = b""
         """The part of a line that has come so far."""
-        self._target: int | None = None
-        """Where lines are forwarded to: the log of libraries, or else stderr."""
+        self._log = LogWriter()
         self.reason: str | None = None
         """Why torch's watchdog aborts; None as long as it has not said so."""
 
@@ -98,11 +97,7 @@ class StderrRelay:
             if not data:
                 return False
             self._scan(data)
-            if self._target is None:
-                log = open_log(os.environ)
-                self._target = 2 if log is None else log
-            while data:
-                data = data[os.write(self._target, data) :]
+            self._log.write(data)
 
     def finish(self) -> None:
         """The same for the last time: the rank has ended."""

@@ -23,15 +23,13 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from data_shards.terminal import clear
+from data_shards.terminal import WRAPPER_PID, clear
 from dmd.exit_codes import FAILED, LOST, SIGNALLED, STOPPED
 from launch.supervision.channels import Channels, Phase
 from launch.supervision.ending import Ending, Reporter
 from launch.supervision.watchdog import START_SECONDS, Watchdog
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-WRAPPER_PID = "DMD_WRAPPER_PID"
-"""Environment variable: process id of the `dmd train` on this host."""
 REPEAT_SECONDS = 5.0
 """A stop signal counts as a second request this long after the first one of its kind."""
 GRACE_SECONDS = 5.0

@@ -29,7 +29,6 @@ from dmd.training.step import make_plan
 from launch.supervision.launcher_log import library_output
 from launch.trainer.agree import acquire_run_directory, agree, facts_of
 from launch.trainer.engine import DeepSpeedEngine
-from launch.trainer.host_tuning import keep_freed_memory
 from launch.trainer.offload import check_offload
 from launch.trainer.preflight import open_shards, plan_training
 
@@ -56,8 +55,6 @@ def make_training(
             or another process that writes to the run directory.
         StorageFailed: the storage failed before the first step.
     """
-    if device.type == "cpu":
-        keep_freed_memory()
     directory = acquire_run_directory(device, run, group=group)
     try:
         shown = dist.get_rank() == 0

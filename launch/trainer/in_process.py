@@ -10,17 +10,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from data_shards.places import Place
+from data_shards.terminal import clear
 from dmd.checkpoint.resume import Resume
 from dmd.config import Config
 from dmd.kernels.backend import default_device, float32_products
@@ -29,6 +31,7 @@ from dmd.training.outcome import Outcome
 from launch.network.interfaces import choose_interfaces
 from launch.network.rank_environment import rank_environment
 from launch.trainer.determinism import make_deterministic, restored_determinism
+from launch.trainer.host_tuning import freed_memory_kept
 from launch.trainer.preflight import check_command
 from launch.trainer.threads import set_threads
 
@@ -61,7 +64,8 @@ def train_in_process(
         check_command(config, data, run, resume=resume, overrides=overrides, num_ranks=1, here=True)
         if config.train.deterministic:
             make_deterministic(os.environ)
-        with _alone(timedelta(seconds=config.train.collective_timeout)) as device:
+        timeout = timedelta(seconds=config.train.collective_timeout)
+        with _alone(timeout) as device, freed_memory_kept() if device.type == "cpu" else nullcontext():
             outcome = _train(config, data, run, device, callbacks=callbacks, resume=resume)
     print(outcome.text(run, time.perf_counter() - begin), flush=True)
     return outcome
@@ -80,14 +84,15 @@ def _train(
     from launch.trainer.build import make_training
 
     set_threads(run, device)
-    with _interrupts() as stop_requested:
-        training = make_training(
-            config, data, run, device=device, resume=resume, stop_requested=stop_requested, callbacks=callbacks
-        )
-        try:
+    interrupts = _Interrupts()
+    training = make_training(
+        config, data, run, device=device, resume=resume, stop_requested=lambda: interrupts.asked, callbacks=callbacks
+    )
+    try:
+        with interrupts:
             return training.run()
-        finally:
-            training.reader.close()
+    finally:
+        training.reader.close()
 
 
 @contextmanager
@@ -150,33 +155,32 @@ def _alone(timeout: timedelta) -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Inside the block Ctrl-C asks for a stop, and a second one is KeyboardInterrupt; gives what says whether it did.
+class _Interrupts:
+    """In its block Ctrl-C asks for a stop, and a second one is KeyboardInterrupt.
 
     Signals reach the main thread alone; in another one, and where the program ignores SIGINT, nothing changes.
     """
-    asked = told = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def __init__(self) -> None:
+        self.asked = False
+        """Whether it has."""
+        self._previous: Any = None
+
+    def __enter__(self) -> None:
+        previous = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(previous):
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
             signal.default_int_handler(number, frame)
-        asked = True
-
-    def stop_requested() -> bool:
-        nonlocal told
-        if asked and not told:
-            told = True
-            print("Ctrl-C: stopping after a checkpoint; a second one ends at once", file=sys.stderr, flush=True)
-        return asked
-
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield stop_requested
-        return
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop_requested
-    finally:
-        signal.signal(signal.SIGINT, previous)
+        self.asked = True
+        said = f"{clear(sys.stderr)}Ctrl-C: stopping after a checkpoint; a second one ends at once\n"
+        with suppress(OSError):  # not by a stream, which this may have interrupted in a write
+            os.write(_STDERR, said.encode())

@@ -30,11 +30,12 @@ from launch.supervision.peers import Peers, leave
 from launch.supervision.supervise import StopRequest
 from launch.supervision.watchdog import JOIN_MARGIN, Watchdog
 from launch.trainer.determinism import make_deterministic
+from launch.trainer.host_tuning import keep_freed_memory
 from launch.trainer.threads import set_threads
 
 
 @dataclass
-class Progress:
+class RankState:
     """How far a rank has come; the message of an error depends on it."""
 
     config: Config | None = None
@@ -42,7 +43,7 @@ class Progress:
 
 
 def train(
-    options: argparse.Namespace, stop: StopRequest, channels: Channels, peers: Peers, progress: Progress
+    options: argparse.Namespace, stop: StopRequest, channels: Channels, peers: Peers, state: RankState
 ) -> Outcome:
     """Train on this rank.
 
@@ -58,7 +59,7 @@ def train(
 
     choose_interfaces(os.environ)
     config, resume = read_options(options, channels, peers)
-    progress.config = config
+    state.config = config
     if config.train.deterministic:
         make_deterministic(os.environ)
     watchdog = Watchdog(config.train.collective_timeout, channels)
@@ -76,6 +77,8 @@ def train(
         channels.stderr.redirect_stderr()
     watchdog()
     set_threads(options.run, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     training = make_training(
         config,
         data,
@@ -86,7 +89,7 @@ def train(
         heartbeat=watchdog,
         group=os.environ.get(WRITERS, ""),
     )
-    progress.training = True
+    state.training = True
     peers.begin()
     outcome = training.run()
     leave_process_group()
@@ -117,21 +120,21 @@ def main(argv: list[str], stop: StopRequest, channels: Channels) -> int:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     options = parse_rank(argv)
     begin = time.perf_counter()
-    outcome = run_rank(lambda peers, progress: train(options, stop, channels, peers, progress), channels)
+    outcome = run_rank(lambda peers, state: train(options, stop, channels, peers, state), channels)
     if os.environ.get("RANK", "0") == "0":
         print(outcome.text(options.run, time.perf_counter() - begin), flush=True)
     return STOPPED if outcome.stopped else 0
 
 
-def run_rank(work: Callable[[Peers, Progress], Outcome], channels: Channels) -> Outcome:
+def run_rank(work: Callable[[Peers, RankState], Outcome], channels: Channels) -> Outcome:
     """Run a rank's part; on an error this process publishes why, and ends here."""
     rank = int(os.environ.get("RANK", "0"))
     peers = Peers(channels)
-    progress = Progress()
+    state = RankState()
     try:
-        outcome = work(peers, progress)
+        outcome = work(peers, state)
     except Exception as error:
-        ending: Ending = ending_of(error, rank, progress.config, alone=progress.training)
+        ending: Ending = ending_of(error, rank, state.config, alone=state.training)
         leave(channels, peers.final_ending(ending))
     peers.close()
     return outcome

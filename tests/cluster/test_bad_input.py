@@ -180,7 +180,7 @@ def test_a_rank_of_a_training_takes_a_cpu():
             ["train", "--data", "/nfs/s"],
             "a job's own directory goes with it; give --run, an absolute path on the shared",
         ),
-        (["train", *TRAINING, "--dry-run"], "--dry-run and --address; steps are timed on this machine"),
+        (["train", *TRAINING, "--dry-run"], "--dry-run needs no cluster; leave `submit` out"),
         (["tune", "--print-config"], "--print-config needs no cluster; leave `submit` out"),
         (["train", *TRAINING, "--hosts", "x"], "--hosts x and --address; Ray places the ranks"),
         (["train", *TRAINING, "--address", "x"], "--address x in a job, which works on its own cluster; leave it out"),

@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import struct
+import subprocess
 import sys
 import termios
 from collections.abc import Iterator
@@ -115,6 +116,39 @@ def test_work_within_work_that_is_drawn_draws_nothing_of_its_own(terminal, monke
             DrawnLines(sys.stdout, lambda: "", ticks=False)
     assert sys.stdout is sys.stderr is terminal.stream
     assert drawing_stream() is terminal.stream
+
+
+RANK = """
+import fcntl, os, signal, subprocess, sys, termios
+from data_shards.terminal import WRAPPER_PID, DrawnLines
+def rank():
+    if not (child := os.fork()):
+        os.setsid()
+        with DrawnLines(sys.stdout, lambda: "drawn", ticks=False) as lines:
+            lines.draw()
+            print("a line")
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+os.environ[WRAPPER_PID] = str(os.getpid())
+rank()
+other = subprocess.Popen(["sleep", "60"], preexec_fn=os.setpgrp)
+os.tcsetpgrp(1, other.pid)
+rank()
+other.kill()
+os.tcsetpgrp(1, os.getpgrp())
+rank()
+"""
+
+
+def test_nothing_is_drawn_while_another_command_has_the_terminal(terminal):
+    """As after `&` and Ctrl-Z; of ranks, which are in a session of their own."""
+    ran = subprocess.run([sys.executable, "-c", RANK], stdout=terminal.stream, start_new_session=True, timeout=60)
+    assert ran.returncode == 0
+    drawn = f"{CLEAR}drawn\r{CLEAR}a line\n{CLEAR}"
+    assert terminal.shown().replace("\r\n", "\n") == f"{drawn}a line\n{drawn}"
 
 
 def test_nothing_is_drawn_on_a_dumb_terminal_or_beside_a_pipe(terminal, monkeypatch, tmp_path):

@@ -223,6 +223,18 @@ def test_a_write_that_does_not_fit_leaves_no_half_line(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 10))
 
 
+def test_an_end_that_fails_halfway_closes_no_file_twice(tmp_path):
+    record = recorder(tmp_path)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        record.close(None)
+    others = [os.open(tmp_path, os.O_RDONLY) for _ in range(4)]  # which take the numbers that are free again
+    record.abandon()
+    for other in others:
+        os.close(other)
+
+
 @pytest.mark.parametrize("resume", [None, 20])
 def test_files_that_are_named_almost_like_events_stay(tmp_path, resume):
     train(recorder(tmp_path), 1, 20)

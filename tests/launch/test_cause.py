@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from data_shards.terminal import WRAPPER_PID
 from dmd.exit_codes import severity
 from dmd.testing.fault_points import fault_point
 from dmd.training.outcome import Outcome
@@ -30,9 +31,9 @@ from launch.starting.rank_processes import LocalRanks
 from launch.supervision.channels import Channels
 from launch.supervision.ending import REPORTS, Ending, cause, read_report, report_line
 from launch.supervision.peers import Peers
-from launch.supervision.supervise import WRAPPER_PID, StopRequest, supervise
+from launch.supervision.supervise import StopRequest, supervise
 from launch.trainer.engine import join_process_group
-from launch.trainer.main import Progress, run_rank
+from launch.trainer.main import RankState, run_rank
 from tests.support.ranks import PATIENCE, forks
 
 ENDS = {"mistake": 2, "storage": 74, "memory": 71, "bug": 1, "kill": 137}
@@ -47,7 +48,7 @@ LOST, STOPPED = 69, 75
 TIMEOUT = timedelta(seconds=60)
 
 
-def _work(met: Barrier, peers: Peers, progress: Progress) -> Outcome:
+def _work(met: Barrier, peers: Peers, state: RankState) -> Outcome:
     torch.set_num_threads(1)
     peers.connect(TIMEOUT)
     met.wait(TIMEOUT.total_seconds())  # a rank that leaves before others have joined publishes nothing to them
@@ -58,7 +59,7 @@ def _work(met: Barrier, peers: Peers, progress: Progress) -> Outcome:
     dist.barrier()
     fault_point("joined")
     dist.barrier()
-    progress.training = True
+    state.training = True
     peers.begin()
     fault_point("trains")
     dist.all_reduce(torch.ones(8))

@@ -8,8 +8,9 @@ import pytest
 from dmd.checkpoint.format import MODEL, OPTIMIZER
 from dmd.cli import main
 from launch.arguments import parse_rank, parse_train, train_parser
-from launch.made_runs import has_begun, made_run
+from launch.made_runs import has_begun, leave_no_log_alone, made_run
 from launch.supervision.ending import CONTINUES, Ending, continued
+from launch.supervision.launcher_log import log_path
 from tests.support.commands import command
 from tests.support.ranks import TINY
 
@@ -105,6 +106,27 @@ def test_a_run_that_was_named_is_left_as_it_is(tmp_path, capsys):
 def test_the_ending_of_a_run_whose_name_was_made_names_it(message, told):
     """Once, and never that the same command continues, which would begin another run."""
     assert continued(Ending(code=1, message=message), Path("runs/x-001")).message == told
+
+
+@pytest.mark.parametrize("of_the_user", [None, "run", "run/notes"])
+def test_logs_alone_keep_no_new_directory(tmp_path, of_the_user):
+    run = tmp_path / "run"
+    options = parse_train(train_parser(), ["--data", "x", "--run", str(run)])
+    if of_the_user is not None:
+        (tmp_path / of_the_user).mkdir(parents=True)
+    with made_run(options):
+        run.mkdir(exist_ok=True)
+        log_path(run, 0).write_text("--- start\n")
+        leave_no_log_alone(options)
+    assert log_path(run, 0).exists() == run.exists() == (of_the_user is not None)
+    again = tmp_path / "again"
+    options.run = again
+    with made_run(options):
+        again.mkdir()
+        for name in (log_path(again, 1).name, "run.json"):
+            (again / name).touch()
+        leave_no_log_alone(options)
+    assert len(list(again.iterdir())) == 2
 
 
 @pytest.mark.parametrize(

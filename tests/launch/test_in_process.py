@@ -15,7 +15,9 @@ from tqdm import tqdm
 import dmd
 from data_shards.sole_writer import DirectoryInUse, sole_writer
 from dmd.config import load_config
+from dmd.distributed.errors import StorageFailed
 from dmd.training.in_process import to_config
+from dmd.training.logging.trackers.processes import Senders
 from tests.support.ranks import TINY, assert_bitwise, finish
 
 CONFIG = load_config(None, TINY)
@@ -32,9 +34,17 @@ def one_thread(monkeypatch):
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C reaches these tests also where they run in the background of a shell, which lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
-def unchanged():
-    """The process afterwards is as it was before."""
+def unchanged(interruptible):
+    """The process afterwards is as it was before, in what can be read of it: not the thresholds of malloc."""
     state = process_state()
     yield
     for before, after in zip(state, process_state(), strict=True):
@@ -97,7 +107,7 @@ def test_a_run_goes_on_from_call_to_command_and_back_bitwise(shards, reference, 
 
 @pytest.mark.multiproc
 def test_errors_and_interrupts_leave_a_checkpoint_and_the_process_as_it_was(
-    shards, reference, tmp_path, unchanged, capsys
+    shards, reference, tmp_path, unchanged, capfd
 ):
     """Of one run: a callback that fails inside an epoch, one at its end, Ctrl-C, a stop by a callback, the end."""
     run, threads = tmp_path / "run", set(threading.enumerate())
@@ -113,7 +123,7 @@ def test_errors_and_interrupts_leave_a_checkpoint_and_the_process_as_it_was(
     interrupted = Watcher(7, lambda: signal.raise_signal(signal.SIGINT))
     outcome = dmd.train(CONFIG, shards, run, callbacks=[interrupted])
     assert (outcome.first_step, outcome.stopped) == (5, True)
-    assert "Ctrl-C: stopping after a checkpoint; a second one ends at once" in capsys.readouterr().err
+    assert "Ctrl-C: stopping after a checkpoint; a second one ends at once" in capfd.readouterr().err
     outcome = dmd.train(CONFIG, shards, run, callbacks=[Watcher(9, stop)])
     assert (outcome.first_step, outcome.step, outcome.stopped) == (interrupted.steps[-1].step, 9, True)
     watcher = Watcher()
@@ -126,13 +136,49 @@ def test_errors_and_interrupts_leave_a_checkpoint_and_the_process_as_it_was(
     assert set(threading.enumerate()) - threads <= {tqdm.monitor}
 
 
-def test_a_second_interrupt_ends_at_once(shards, tmp_path, unchanged):
+def test_a_second_interrupt_ends_at_once_and_lets_go_of_the_run(shards, tmp_path, unchanged, monkeypatch):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
+    run, patient = tmp_path / "run", []
+
+    def interrupted(senders: Senders, *, at_once: bool = False) -> bool:
+        patient.append(not at_once)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Senders, "close", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        dmd.train(CONFIG, shards, tmp_path / "run", callbacks=[_Method(twice)])
+        dmd.train(CONFIG, shards, run, callbacks=[_Method(twice)])
+    assert patient == [False]
+    with sole_writer(run):
+        pass
+
+
+def test_an_interrupt_before_the_training_begins_is_one(shards, tmp_path, unchanged):
+    class AtTheStart:
+        """A callback that is looked at before the first step."""
+
+        @property
+        def on_step(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        dmd.train(CONFIG, shards, tmp_path / "run", callbacks=[AtTheStart()])
+    with sole_writer(tmp_path / "run"):
+        pass
+
+
+def test_what_a_callback_raised_outlives_a_failure_of_the_storage(shards, tmp_path, unchanged):
+    run = tmp_path / "run"
+
+    def fail() -> None:
+        (run / "checkpoints").write_text("a file")
+        raise_mistake()
+
+    with pytest.raises(KeyError) as raised:
+        dmd.train(CONFIG, shards, run, callbacks=[Watcher(2, fail)])
+    assert isinstance(raised.value.__context__, StorageFailed)
 
 
 class _Method:

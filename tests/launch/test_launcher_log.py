@@ -1,14 +1,20 @@
 """What libraries print in a rank goes to a log of the run, what this program prints stays on the screen."""
 
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from launch.starting.ending_collectors import StderrCollector
+import pytest
+
+from launch.starting.ending_collectors import LateLog, StderrCollector
 from launch.starting.quiet_launch import LazyLog
 from launch.supervision.ending import Ending, report_line
 from launch.supervision.launcher_log import LOG, SSH_LOG, LogTail, log_path
+from launch.supervision.lost import StderrRelay
 
 RANK = """
 import logging, os, sys, warnings
@@ -119,3 +125,66 @@ def test_launchers_behind_ssh_have_a_log_and_ranks_the_screen(tmp_path, capfdbin
     shown = capfdbinary.readouterr()
     assert (shown.out, shown.err) == (b"node1: threads: 2\n", b"node1: oh\n")
     assert sorted((run / SSH_LOG).read_text().splitlines()) == sorted([lines[1][0], lines[2][1]])
+
+
+def test_a_screen_that_is_full_lets_the_launcher_write_on(tmp_path, monkeypatch):
+    """A pipe that nobody reads would stop pdsh, and with it all ranks."""
+    said = f"yes a line of a rank | head -n 20000; echo '{report_line(1, Ending(code=75))}' >&2"
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        collector = StderrCollector(tmp_path / SSH_LOG)
+        launcher = subprocess.Popen(["sh", "-c", said], stdout=collector.pipe, stderr=collector.pipe)
+        collector.watch(launcher)
+        assert launcher.wait(timeout=20) == 0
+        assert collector.endings() == {1: Ending(code=75)}
+
+
+@contextmanager
+def full_log(run: Path) -> Iterator[None]:
+    """The log of a run cannot grow in this block."""
+    run.mkdir()
+    log_path(run, 0).touch()
+    os.truncate(log_path(run, 0), 1 << 20)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_log_that_is_full_ends_no_supervisor_and_no_rank(tmp_path, monkeypatch, capfd):
+    run = tmp_path / "run"
+    monkeypatch.setenv(LOG, str(run))
+    relay = StderrRelay()
+    with full_log(run):
+        os.write(relay._writer, b"NCCL INFO\n")
+        relay.close_writer()
+        relay.finish()
+        print("Traceback", file=LazyLog(0))
+        script = "import os; from launch.supervision.launcher_log import divert_libraries as divert; "
+        subprocess.run([sys.executable, "-c", f"{script}divert(os.environ); print('trained')"], check=True)
+    os.close(relay.reader)
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("trained\n", "NCCL INFO\nTraceback\n")
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_log_that_is_no_file_is_neither_followed_nor_waited_for(tmp_path, monkeypatch, capfd, kind):
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.write_text("mine\n")
+    for log in (log_path(run, 0), run / SSH_LOG):
+        if kind == "link":
+            log.symlink_to(other)
+        else:
+            os.mkfifo(log)
+    monkeypatch.setenv(LOG, str(run))
+    tail = LogTail(run, range(1))
+    print("Traceback", file=LazyLog(0))
+    late = LateLog(run / SSH_LOG)
+    late.write("pdsh\n")
+    late.close()
+    assert capfd.readouterr().err == "Traceback\npdsh\n"
+    assert tail.text() == ""
+    assert other.read_text() == "mine\n"

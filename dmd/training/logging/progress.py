@@ -1,8 +1,8 @@
 """What is shown of a training while it runs: lines that are drawn on a terminal, and elsewhere a line now and then.
 
 On a terminal three lines stay below what is printed: where the training stands in its epoch and how long it will take,
-the losses of the last step, and what the validations gave. Where the output is a file or a pipe, an epoch that takes
-long prints a line every `LINE_SECONDS`. Each epoch ends with a line of its numbers in both.
+the losses of the last step, and what the validations gave. In a file or a pipe, and while another command has the
+terminal, an epoch that takes long prints a line every `LINE_SECONDS`. Each epoch ends with a line of its numbers.
 """
 
 import math
@@ -169,7 +169,8 @@ class TrainingProgress:
         return float(self._schedule.plateau.optimizer.param_groups[0]["lr"])
 
     def _tell_now_and_then(self) -> None:
-        if self._drawn is None and time.monotonic() - self._told > LINE_SECONDS:
+        due = time.monotonic() - self._told > LINE_SECONDS
+        if due and (self._drawn is None or not self._drawn.shown):
             where, losses, _ = self.facts()
             self._print("  " + ", ".join([*where, *losses[:2], *self._rates()]))
 

@@ -107,8 +107,7 @@ class Recorder:
 
     def abandon(self) -> None:
         """Let go of the files as they are, and of TensorBoard's thread."""
-        for handle in self._open.values():
-            os.close(handle)
+        self._close_files()
         with suppress(OSError):
             self._event_file.close()
 
@@ -151,10 +150,14 @@ class Recorder:
         ended = {"ended": _now(), "last_step": self._last_step, "finished": metrics is not None}
         self._document["sessions"][-1] |= ended
         os.fsync(self._lines)
-        for handle in self._open.values():
-            os.close(handle)
+        self._close_files()
         self._event_file.close()
         self._write_document()
+
+    def _close_files(self) -> None:
+        """Close what is open, each once: where this or what follows fails, `abandon` is called."""
+        while self._open:
+            os.close(self._open.popitem()[1])
 
     def _write_document(self) -> None:
         replace_file(self._document_path, encode(self._document, indent=1))

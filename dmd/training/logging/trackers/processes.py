@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_shards.durable import open_regular
 from dmd.exit_codes import FAILED
 from dmd.training.logging.trackers.about import ending
 from dmd.training.logging.trackers.log import FOLDER, LogReader, read_sent
@@ -23,7 +24,8 @@ class Senders:
     """The processes that send the numbers of a run to trackers."""
 
     def __init__(self, run: Path, names: Sequence[str], *, patience: float = END_SECONDS) -> None:
-        """Start a process for each tracker. Raises OSError where the run directory cannot be written.
+        """Start a process for each tracker. Raises OSError where the run directory cannot be written, ValueError
+        where the log of one would be a link or a pipe.
 
         Args:
             patience: seconds that `close` waits at most.
@@ -42,7 +44,7 @@ class Senders:
         folder = self._run / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         packages = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        with (folder / f"{name}.log").open("wb") as log:
+        with open(open_regular(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", _SENDER, name, str(self._run.absolute()), str(self._patience)],
                 stdin=subprocess.PIPE,
@@ -62,16 +64,20 @@ class Senders:
             log = self._run / FOLDER / f"{name}.log"
             print(f"{name}: its process failed; {log} says why", file=sys.stderr, flush=True)
 
-    def close(self) -> bool:
+    def close(self, *, at_once: bool = False) -> bool:
         """Let them send the rest and end, within the patience; returns whether all is sent, and says where it is not.
 
         Nothing is left to do the second time.
+
+        Args:
+            at_once: without patience.
         """
+        patience = 0.0 if at_once else self._patience
         for process in self._processes.values():
             assert process.stdin is not None
             process.stdin.close()
         try:
-            self._wait()
+            self._wait(patience)
         except BaseException:  # such as Ctrl-C
             for process in self._processes.values():
                 process.kill()
@@ -82,14 +88,14 @@ class Senders:
         self._processes, self._listeners = {}, []
         return all(sent)
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + self._patience
+    def _wait(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
         for name, process in self._processes.items():
             try:
                 process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 process.kill()
-                print(f"{name}: not done {self._patience:g} s after the end", file=sys.stderr, flush=True)
+                print(f"{name}: not done {patience:g} s after the end", file=sys.stderr, flush=True)
 
     def _is_sent(self, name: str, code: int) -> bool:
         """Whether a tracker has all, which its process also says by its exit code."""
