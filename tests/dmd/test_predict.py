@@ -492,15 +492,18 @@ def test_emotions_of_samples():
         pickle_labels(Fields({"emotions": present}), 3, emotion_card(), "x: ")
 
 
-def test_an_export_that_is_killed_over_another_is_none(run, tmp_path):
+@pytest.mark.parametrize(("ends", "loads"), [("write_file", True), ("os.replace", False)])
+def test_an_export_that_ends_over_another_is_that_one_or_none(run, tmp_path, ends, loads):
+    """While the new one is written the earlier one is whole; while it takes its place, there is none."""
     assert command("export", run, tmp_path / "out", "--no-program") == 0
     with pytest.MonkeyPatch.context() as patch:
-        torn = lambda path, chunks: sys.exit(path.write_bytes(b"".join(chunks)))  # noqa: E731
-        patch.setattr("dmd.inference.export.write_file", torn)
+        patch.setattr(f"dmd.inference.export.{ends}", lambda *arguments: sys.exit(1))
         with pytest.raises(SystemExit):
             command("export", run, tmp_path / "out", "--no-program")
-    assert (tmp_path / "out" / "model.safetensors").exists()
-    with pytest.raises(ValueError, match="no checkpoint"):  # never new weights under the card of others
+    if loads:
         dmd.load(tmp_path / "out")
+    else:
+        with pytest.raises(ValueError, match="no checkpoint"):  # never new weights under the card of others
+            dmd.load(tmp_path / "out")
     assert command("export", run, tmp_path / "out", "--no-program") == 0
     dmd.load(tmp_path / "out")
