@@ -22,6 +22,10 @@ _BASH_KEYS = """
 # A key ends with "=", behind which its value is to be typed: no space. Where "=" divides words, as by default, bash has
 # the key and the "=" as words of their own, and nothing is completed behind them.
 _dmd() {
+  if [[ ${COMP_WORDS[COMP_CWORD]} == = || ${COMP_WORDS[COMP_CWORD-1]} == = ]]; then
+    COMPREPLY=()
+    return
+  fi
   _shtab_dmd "$@"
   if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then
     compopt -o nospace 2>/dev/null || :

@@ -11,6 +11,7 @@ from torch import Tensor
 from data_shards.format.schema import DatasetInfo
 from data_shards.places import Place, PlaceLike, to_place
 from data_shards.progress import Progress
+from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
 from dmd.checkpoint.select import Step, chosen_checkpoint
@@ -51,10 +52,12 @@ def training_data(run: Path) -> Place:
     and it holds no credentials.
 
     Raises:
-        ValueError: no readable run.json, none that names shards, or a URL that nobody here has asked for.
+        ValueError: no readable run.json, none that names shards, a URL that nobody here has asked for, or other shards
+            than those of the training, which have taken their place.
     """
     try:
-        data = read_document(run)["info"].get("data")
+        about = read_document(run)["info"]
+        data = about.get("data")
     except ValueError as error:
         raise ValueError(f"{error}; or name the shards with --data") from error
     if not isinstance(data, str) or not data:
@@ -65,7 +68,18 @@ def training_data(run: Path) -> Place:
             f"{run} names shards at {place}, which were never read here; to fetch them: --data "
             f"{shlex.quote(str(place))}"
         )
+    _check_generation(run, place, about.get("generation"))
     return place
+
+
+def _check_generation(run: Path, place: Place, trained_on: object) -> None:
+    """Raise ValueError where a place holds other shards than a run was trained on."""
+    here = ShardIndex.load(place).info.generation
+    if trained_on not in (None, here):
+        raise ValueError(
+            f"{run} was trained on data generation {trained_on}, and {place} holds {here} by now; to take that all the "
+            f"same: --data {shlex.quote(str(place))}"
+        )
 
 
 def evaluate_run(

@@ -84,6 +84,10 @@ def config_of(card: ModelCard) -> Config:
     return written_config(card.config)
 
 
+class NoSuchAnswer(ValueError, AttributeError):
+    """A model predicts something else; also an AttributeError, so that `hasattr` says what a prediction has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the model says about N samples; tensors on the CPU, float32 (sentiments that are scaled: float64)."""
@@ -97,19 +101,19 @@ class Prediction:
 
     @property
     def sentiment(self) -> Tensor:
-        """The fused prediction in the units of the data's own labels, [N]. Raises ValueError for a model that predicts
-        classes or emotions."""
+        """The fused prediction in the units of the data's own labels, [N]. Raises `NoSuchAnswer` for a model that
+        predicts classes or emotions."""
         if self.scoring.kind != "regression":
             what = "classes" if self.scoring.kind == "classes" else "emotions"
-            raise ValueError(f"this model predicts {what}, no sentiment; read `{what}` or `probabilities`")
+            raise NoSuchAnswer(f"this model predicts {what}, no sentiment; read `{what}` or `probabilities`")
         return self.heads["fused"]
 
     @property
     def probabilities(self) -> Tensor:
         """Probability of each class or emotion by the fused head, [N, outputs]; those of classes add up to one. Raises
-        ValueError for a regression."""
+        `NoSuchAnswer` for a regression."""
         if self.scoring.kind == "regression":
-            raise ValueError("this model predicts the sentiment, no classes; read `sentiment`")
+            raise NoSuchAnswer("this model predicts the sentiment, no classes; read `sentiment`")
         logits = self.heads["fused"]
         return logits.softmax(-1) if self.scoring.kind == "classes" else logits.sigmoid()
 
@@ -127,17 +131,18 @@ class Prediction:
 
     @property
     def classes(self) -> Tensor:
-        """The most probable class of each sample, [N] int64. Raises ValueError for a model that predicts none."""
+        """The most probable class of each sample, [N] int64. Raises `NoSuchAnswer` for a model that predicts
+        none."""
         if self.scoring.kind == "multilabel":
-            raise ValueError("this model predicts emotions, of which a sample has any number; read `emotions`")
+            raise NoSuchAnswer("this model predicts emotions, of which a sample has any number; read `emotions`")
         return self.probabilities.argmax(-1)
 
     @property
     def emotions(self) -> Tensor:
-        """Whether each sample has each emotion by the fused head, [N, L] bool. Raises ValueError for a model that
+        """Whether each sample has each emotion by the fused head, [N, L] bool. Raises `NoSuchAnswer` for a model that
         predicts none."""
         if self.scoring.kind != "multilabel":
-            raise ValueError("this model predicts no emotions; read `sentiment`, or `classes`")
+            raise NoSuchAnswer("this model predicts no emotions; read `sentiment`, or `classes`")
         return says_emotions(self.heads["fused"])
 
 

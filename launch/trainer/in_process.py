@@ -98,11 +98,12 @@ def _train(
 @contextmanager
 def _as_before(device: torch.device) -> Iterator[None]:
     """Restore after the block what a rank changes of its process: environment, threads and switches of torch, its
-    random numbers, the level of DeepSpeed's log."""
+    random numbers, how errors are printed, the level of DeepSpeed's log."""
     environment = dict(os.environ)
     threads = torch.get_num_threads()
     deepspeed_log = logging.getLogger("DeepSpeed")
     level = deepspeed_log.level
+    told_by = sys.excepthook  # torch's says the rank before each line of a traceback
     try:
         os.environ |= rank_environment(rank=0, ranks=1, port=_NO_PORT, local_rank=device.index or 0)
         os.environ.setdefault("DS_ACCELERATOR", device.type)
@@ -115,6 +116,7 @@ def _as_before(device: torch.device) -> Iterator[None]:
             yield
     finally:
         deepspeed_log.setLevel(level)
+        sys.excepthook = told_by
         torch.set_num_threads(threads)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]

@@ -50,6 +50,9 @@ class Kept:
         self.server.sessions.append(identity)
         return identity or f"run{len(self.server.sessions)}"
 
+    def describe(self, about: About) -> None:
+        self.server.answer()
+
     def send(self, steps: list[Step]) -> None:
         self.server.answer()
         self.server.steps += steps

@@ -21,6 +21,7 @@ def track(argv: list[str]) -> int:
     from dmd.documents import read_document
     from dmd.exit_codes import LOST
     from dmd.extras import require
+    from dmd.training.logging.trackers.log import read_sent
     from dmd.training.logging.trackers.processes import Senders
 
     document = read_document(options.run)
@@ -30,4 +31,11 @@ def track(argv: list[str]) -> int:
     for name in (*names, "tensorboard"):  # which reads the pictures
         require(name, extra="track")
     with sole_writer(options.run):
-        return 0 if Senders(options.run, names, patience=options.patience).close() else LOST
+        complete = Senders(options.run, names, patience=options.patience).close()
+        if not complete:
+            return LOST
+        for name in names:
+            sent = read_sent(options.run, name)
+            assert sent is not None, "it has all"
+            print(f"{name}: has every step up to {sent.step}, in run {sent.identity} at {sent.place}")
+        return 0

@@ -46,28 +46,32 @@ class MLflowRun:
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
-        from mlflow.entities import Param, RunTag
 
         self._client = client = MlflowClient()
+        if identity is None:
+            identity = client.create_run(self._experiment(), run_name=about.name).info.run_id
+        else:
+            client.update_run(identity, status="RUNNING")
+        self._identity = identity
+        return identity
+
+    def describe(self, about: About) -> None:
+        """See `Tracker`."""
+        from mlflow.entities import Param, RunTag
+
+        assert self._client is not None
+        client, identity = self._client, self._identity
+        known = client.get_run(identity).data.params
         parameters = {
             _NO_NAME.sub("_", key): str(value)[:_LONGEST_PARAMETER] for key, value in about.parameters.items()
         }
         tags = {**about.tags, **({} if about.group is None else {"group": about.group})}
-        if identity is None:
-            run = client.create_run(self._experiment(), run_name=about.name)
-            identity = run.info.run_id
-            known = {}
-        else:
-            client.update_run(identity, status="RUNNING")
-            known = client.get_run(identity).data.params
-        self._identity = identity
         new = [Param(key, value) for key, value in parameters.items() if key not in known]
         for first in range(0, len(new), _PARAMETERS_AT_ONCE):
             client.log_batch(identity, params=new[first : first + _PARAMETERS_AT_ONCE])
         # A parameter never changes; what a resume has changed is a tag.
         tags |= {key: value for key, value in parameters.items() if known.get(key, value) != value}
         client.log_batch(identity, tags=[RunTag(key, value) for key, value in tags.items()])
-        return identity
 
     def _experiment(self) -> str:
         """The identity of the experiment, which is made where there is none."""

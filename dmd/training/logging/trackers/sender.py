@@ -96,10 +96,14 @@ class Sender:
                 self._say(f"{self._name}: {self._run} is a copy of {sent.origin.path} and becomes a run of its own")
             sent = None
         known = None if sent is None else sent.identity
-        identity = self._tracker.open(about(self._run), known, patience=self._patience)
-        sent = sent or Sent(place=place, identity=identity, origin=here)
+        facts = about(self._run)
+        identity = self._tracker.open(facts, known, patience=self._patience)
+        if sent is None:
+            sent = Sent(place=place, identity=identity, origin=here)
+            self._say(f"{self._name}: run {identity} at {place}")
         sent.origin = here
         write_sent(self._run, self._name, sent)
+        self._tracker.describe(facts)
         return sent
 
     def _show(self, sent: Sent) -> None:

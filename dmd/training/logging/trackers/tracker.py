@@ -65,6 +65,9 @@ class Tracker(Protocol):
             patience: seconds that `close` may take.
         """
 
+    def describe(self, about: About) -> None:
+        """Send the parameters and tags of the open run, as far as `open` has not."""
+
     def send(self, steps: Sequence[Step]) -> None:
         """Add numbers; the steps rise, also from call to call."""
 

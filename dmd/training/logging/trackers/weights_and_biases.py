@@ -66,8 +66,12 @@ class WeightsAndBiasesRun:
                 x_disable_stats=True,
             ),
         )
-        self._run.config.update(dict(about.config), allow_val_change=True)  # type: ignore[no-untyped-call]
         return identity
+
+    def describe(self, about: About) -> None:
+        """See `Tracker`. What a resume has changed replaces what was there."""
+        assert self._run is not None
+        self._run.config.update(dict(about.config), allow_val_change=True)  # type: ignore[no-untyped-call]
 
     def send(self, steps: Sequence[Step]) -> None:
         """See `Tracker`."""
