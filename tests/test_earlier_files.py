@@ -165,7 +165,7 @@ def test_an_exported_model_says_what_it_is(written):
 def test_a_training_goes_on_from_where_it_stood(written, tmp_path):
     shutil.copytree(written / "run", run := tmp_path / "run")
     ended = finish(written / "shards", run, *MODEL, "train.log_every=1", DS_ACCELERATOR="cpu")
-    assert "at step 2 (epoch 1)" in ended.output
+    assert "at step 2, in epoch 2 of " in ended.output
     assert last(run).step == 4
     shutil.copy(written / "recorded" / "continued.jsonl", tmp_path / "metrics.jsonl")
     got, recorded = logged(run), logged(tmp_path)

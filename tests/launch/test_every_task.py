@@ -109,8 +109,11 @@ def test_every_command_reads_a_run_of_every_task(trained, tmp_path, capsys):
     check_predictions(trained, table, evaluated["metrics"]["fused"])
     again = predicted(trained, trained.pickled, tmp_path / "pickle.csv")
     assert list(again[0]) == list(table[0])
-    columns = [column for column in table[0] if column not in ("split", "id", "text")]
+    words = [column for column, value in table[0].items() if value in CLASSES]
+    assert bool(words) == (task == "classes")
+    columns = [column for column in table[0] if column not in ("split", "id", "text", *words)]
     assert numbers(again, *columns) == pytest.approx(numbers(table, *columns), abs=1e-5)
+    assert [[row[column] for column in words] for row in again] == [[row[column] for column in words] for row in table]
 
     check_log(trained)
     if task != "classes":  # of classifiers tests/dmd/test_tasks.py has it
@@ -153,8 +156,10 @@ def check_predictions(trained: Trained, table: list[dict[str, str]], metrics: di
     elif trained.task == "classes":
         odds = numbers(table, *(f"probability_{name}" for name in CLASSES))
         assert odds == pytest.approx(result.probabilities.numpy(), abs=1e-5)
-        assert np.array_equal(numbers(table, "prediction"), odds.argmax(1))
-        assert np.array_equal(numbers(table, "label"), data["labels"])
+        assert np.array_equal(numbers(table, "prediction_number"), odds.argmax(1))
+        assert np.array_equal(numbers(table, "label_number"), data["labels"])
+        assert [row["prediction"] for row in table] == [CLASSES[number] for number in odds.argmax(1)]
+        assert [row["label"] for row in table] == [CLASSES[number] for number in data["labels"]]
         assert metrics["acc"] == pytest.approx((odds.argmax(1) == data["labels"]).mean())
         assert result.names == list(CLASSES)
     else:
