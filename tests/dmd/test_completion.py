@@ -53,6 +53,7 @@ def test_bash_completes_commands_options_presets_keys_and_paths(bash):
         "dmd presets simsv",
         "dmd submit exp",
         "dmd completion f",
+        "dmd train model.normalise = tr",
     )
     assert bash_path == "dmd.bash"
     assert found == [
@@ -67,6 +68,7 @@ def test_bash_completes_commands_options_presets_keys_and_paths(bash):
         "simsv2",
         "experiment",
         "fish",
+        "",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dmd.report.identity import check_seeds
 from dmd.report.missing import TARGETS, _masks, _predict, check_one_config, dropped, evaluate_grid
 from dmd.system.input_arrays import Inputs
 from dmd.system.trained_model import ModelCard
-from tests.support.commands import command
+from tests.support.commands import command, rejected
 from tests.support.token_model import token_model
 
 
@@ -114,3 +115,16 @@ def test_the_command_writes_table_and_plot(runs, tmp_path, capsys):
     assert command("missing", runs[0], "--rates", 1.5, "--out", tmp_path / "no") == 2
     assert "1.5 is outside [0, 1]" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_shards_that_took_the_place_of_a_runs_own_are_not_taken_for_them(run, shards, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    document = json.loads((copy / "run.json").read_text())
+    document["info"]["generation"] = "0" * 16
+    (copy / "run.json").write_text(json.dumps(document))
+    out = ("--out", tmp_path / "out")
+    for name, more in (("evaluate", ()), ("report", out), ("missing", out)):
+        error = rejected(capsys, name, copy, *more)
+        assert f"was trained on data generation {'0' * 16}, and {shards} holds " in error
+        assert f"to take that all the same: --data {shards}" in error
+    assert command("evaluate", copy, "--data", shards) == 0

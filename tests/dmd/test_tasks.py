@@ -212,6 +212,7 @@ def test_every_command_reads_a_classifier(classifier, run, shards, tmp_path, cap
     assert homo.shape == (5, 6)
     with pytest.raises(ValueError, match="predicts classes, no sentiment"):
         model.predict(**samples).sentiment  # noqa: B018
+    assert not hasattr(model.predict(**samples), "sentiment")
     with pytest.raises(ValueError, match="predicts the sentiment, no classes"):
         dmd.load(run).predict(**samples).classes  # noqa: B018
     assert (

@@ -4,6 +4,7 @@ import _thread
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import time
@@ -114,7 +115,7 @@ def test_a_tracker_gets_what_the_log_says_while_it_is_written(tmp_path, server):
     assert server.numbers() == logged(tmp_path)
     assert server.numbers()[12].keys() == {"train/loss", "train/lr", "valid/mae", "final/mae"}
     assert server.endings == ["finished"]
-    assert server.said == []
+    assert server.said == ["kept: run run1 at here"]
 
 
 @pytest.mark.parametrize("resume", [20, 13])
@@ -183,7 +184,7 @@ def test_a_training_that_begins_anew_is_a_run_of_its_own(tmp_path, server):
         server.sender(tmp_path).send(ended=True)
         assert server.numbers() == logged(tmp_path)
     assert server.sessions == [None, None]
-    assert server.said == []
+    assert server.said == ["kept: run run1 at here", "kept: run run2 at here"]
 
 
 def test_a_copy_is_a_run_of_its_own_and_a_moved_run_goes_on(tmp_path, server):
@@ -198,7 +199,11 @@ def test_a_copy_is_a_run_of_its_own_and_a_moved_run_goes_on(tmp_path, server):
     (tmp_path / "link").symlink_to(copy)
     server.sender(tmp_path / "link").send(ended=True)
     assert server.sessions == [None, "run1", None, "run3"]
-    assert server.said == [f"kept: {copy} is a copy of {moved} and becomes a run of its own"]
+    assert server.said == [
+        "kept: run run1 at here",
+        f"kept: {copy} is a copy of {moved} and becomes a run of its own",
+        "kept: run run3 at here",
+    ]
 
 
 def test_a_number_that_is_not_finite_is_nan(tmp_path, server):
@@ -314,7 +319,14 @@ def test_both_libraries_without_a_server(run, tmp_path, monkeypatch, capfd):
     shutil.copytree(run, copy)
     assert track([str(copy), "--to", "mlflow", "wandb"]) == 0
     assert track([str(copy), "--to", "mlflow"]) == 0, "nothing is left to send"
-    assert capfd.readouterr() == ("", "")
+    said = capfd.readouterr()
+    there = re.escape(f"file:{tmp_path / 'mlflow'}")
+    assert re.fullmatch(
+        rf"(mlflow: has every step up to 2, in run (\w+) at {there})\nwandb: has every step up to 2, in run \w+ at \S+ "
+        r"offline\n\1\n",
+        said.out,
+    )
+    assert sorted(line.split(" ")[:2] for line in said.err.splitlines()) == [["mlflow:", "run"], ["wandb:", "run"]]
     (store,) = (tmp_path / "mlflow").glob("*/*/meta.yaml")
     assert "status: 3" in store.read_text(), "finished"
     for tag in ("train/total", "valid/mae", "best_valid/loss", "final/valid/loss"):

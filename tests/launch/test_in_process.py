@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import threading
 import traceback
 from pathlib import Path
@@ -59,6 +60,7 @@ def process_state():
         torch.backends.cudnn.allow_tf32,
         torch.are_deterministic_algorithms_enabled(),
         signal.getsignal(signal.SIGINT),
+        sys.excepthook,
         dist.is_initialized(),
     )
 
