@@ -38,6 +38,8 @@ from launch.trainer.threads import set_threads
 _STDERR = 2
 _NO_PORT = 0
 """A rank that is alone meets nobody."""
+_training = threading.Lock()
+"""Held by the training of this process: process group, environment and random numbers are the process's own."""
 
 
 def train_in_process(
@@ -54,6 +56,27 @@ def train_in_process(
     Args:
         overrides: what the caller set of the config, as `section.key=value`, for a warning where nothing reads it.
     """
+    if not _training.acquire(blocking=False):
+        raise ValueError(
+            "this process trains already, in another thread or around this callback, and dmd.train trains one model at "
+            "a time: call it when the other call has returned, or in another process"
+        )
+    try:
+        return _train_alone(config, data, run, callbacks=callbacks, resume=resume, overrides=overrides)
+    finally:
+        _training.release()
+
+
+def _train_alone(
+    config: Config,
+    data: Place,
+    run: Path,
+    *,
+    callbacks: Sequence[Callback],
+    resume: Resume,
+    overrides: Sequence[str],
+) -> Outcome:
+    """Train while no other thread of this process does."""
     if dist.is_available() and dist.is_initialized():
         raise ValueError(
             "this process is in a process group already, and dmd.train makes one of its own: leave it with "

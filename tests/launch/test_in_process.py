@@ -232,6 +232,26 @@ def test_a_process_group_of_the_caller_stays(shards, tmp_path):
         dist.destroy_process_group()
 
 
+def test_a_process_trains_one_model_at_a_time(shards, tmp_path, unchanged):
+    """A call in a callback and one in another thread meanwhile are refused, and the training goes on."""
+    refused: list[str] = []
+
+    def train_another() -> None:
+        with pytest.raises(ValueError, match="this process trains already") as raised:
+            dmd.train(CONFIG, shards, tmp_path / "other")
+        refused.append(str(raised.value))
+
+    def train_others() -> None:
+        train_another()
+        thread = threading.Thread(target=train_another)
+        thread.start()
+        thread.join()
+
+    assert dmd.train(with_steps(2), shards, tmp_path / "run", callbacks=[Watcher(1, train_others)]).step == 2
+    assert len(refused) == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_configs_of_every_form(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("train: {epochs: 3}\nmodel: {dim: 20}\n")
