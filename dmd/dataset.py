@@ -271,6 +271,9 @@ def _label_options(*, class_names: Sequence[str], emotions: Sequence[str], **giv
     for option, names in (("class_names", class_names), ("emotions", emotions)):
         if isinstance(names, str):
             raise ValueError(f"{option} is the text {names!r}; give a list of names")
+        for name in names:
+            if not isinstance(name, str) or "," in name:
+                raise ValueError(f"{option} has {name!r}; give names that are texts without a comma")
     span = given["label_range"]
     if span is not None and len(span) != 2:
         raise ValueError(f"label_range is {span!r}; give the lowest and the highest label, such as (1, 5)")

@@ -105,6 +105,8 @@ def test_labels_of_every_kind():
         ({}, {"classes": True, "binary": True}, "classes and binary"),
         ({}, {"label_range": (1, 5), "label_scale": 2.0}, "--label-range says what --label-scale does"),
         ({}, {"class_names": "ab"}, "class_names is the text 'ab'; give a list"),
+        ({}, {"class_names": ["sad, a bit", "glad"], "classes": True}, "class_names has 'sad, a bit'; give names that"),
+        ({}, {"emotions": ["joy,fear"]}, "emotions has 'joy,fear'; give names that are texts without a comma"),
         ({}, {"nonfinite": "drop"}, "--nonfinite 'drop' is unknown"),
     ],
 )
