@@ -56,6 +56,8 @@ def train(
         Diverged: loss or gradient were not finite (a ValueError).
         StorageFailed: the run directory cannot be written (an OSError).
     """
+    if not isinstance(run, str | Path) or not str(run).strip():
+        raise ValueError(f"run is {run!r}; give the directory of the run, such as runs/first")
     for library in ("deepspeed", "webdataset", "tensorboard"):
         require(library)
     return _found("train")(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import dmd
 from data_shards.sole_writer import DirectoryInUse, sole_writer
+from dmd.checkpoint.format import checkpoint_name
 from dmd.config import load_config
 from dmd.distributed.errors import StorageFailed
 from dmd.training.in_process import to_config
@@ -197,6 +198,8 @@ def test_mistakes_are_those_of_the_command(shards, tmp_path, unchanged):
         (("mosi-aligne", shards, run), r"unknown preset 'mosi-aligne' \(did you mean mosi-aligned"),
         ((CONFIG, tmp_path, run), "index"),
         ((CONFIG, shards, shards / "index.parquet"), "is a file; give another --run"),
+        ((CONFIG, shards, shards), r"holds shards \(index.parquet\); give another --run"),
+        ((CONFIG, shards, ""), "run is ''; give the directory of the run"),
         (({"train.epoch": 1}, shards, run), r"unknown config key 'train.epoch' \(did you mean train.epochs"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -250,6 +253,15 @@ def test_a_process_trains_one_model_at_a_time(shards, tmp_path, unchanged):
     assert dmd.train(with_steps(2), shards, tmp_path / "run", callbacks=[Watcher(1, train_others)]).step == 2
     assert len(refused) == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_a_callback_may_change_the_working_directory(shards, tmp_path, unchanged, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    outcome = dmd.train(with_steps(2), shards, "run", callbacks=[Watcher(1, lambda: os.chdir(elsewhere))])
+    assert (tmp_path / "run" / "checkpoints" / checkpoint_name(outcome.best_step)).is_dir()
+    assert not list(elsewhere.iterdir())
 
 
 def test_configs_of_every_form(tmp_path):
