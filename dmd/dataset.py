@@ -227,6 +227,21 @@ class Dataset:
                 _remove(place, os.getpid())
             raise
 
+    def checked_place(self) -> Place:
+        """The place, which still holds the shards that this object describes.
+
+        Raises:
+            ValueError: other shards took their place.
+        """
+        here = ShardIndex.load(self.place).info
+        if here.generation != self.info.generation:
+            raise ValueError(
+                f"{self.place} held {self.info.name!r} (generation {self.info.generation}) when this Dataset was made, "
+                f"and holds {here.name!r} (generation {here.generation}); to use that, take "
+                "dmd.Dataset.from_shards of it; otherwise write the first set again, to another directory"
+            )
+        return self.place
+
     @property
     def task(self) -> str:
         """What a model learns of it: regression, classes or multilabel."""

@@ -52,7 +52,7 @@ def train(
 
     Raises:
         ValueError: the user's mistakes, in the words of `dmd train`; the extra [train] is not installed; this process
-            is in a process group already; another process writes to the run (`DirectoryInUse`).
+            is in a process group or trains already; other shards took the place of the data; another process writes to the run (`DirectoryInUse`).
         Diverged: loss or gradient were not finite (a ValueError).
         StorageFailed: the run directory cannot be written (an OSError).
     """
@@ -62,7 +62,7 @@ def train(
         require(library)
     return _found("train")(
         to_config(config),
-        (data.place if isinstance(data, Dataset) else to_place(data)).absolute(),
+        (data.checked_place() if isinstance(data, Dataset) else to_place(data)).absolute(),
         Path(run),
         callbacks=callbacks,
         resume=parse_resume(str(resume)),

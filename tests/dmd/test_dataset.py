@@ -72,6 +72,14 @@ def test_a_temporary_directory_lives_as_long_as_its_object(tmp_path):
     assert repr(dmd.Dataset.from_shards(tmp_path / "kept")).startswith("Dataset 'arrays': train 6; regression (mosi)\n")
 
 
+def test_shards_that_took_the_place_of_a_dataset_are_not_used(tmp_path):
+    first = dmd.Dataset.from_arrays(train=arrays(), valid=arrays(), directory=tmp_path / "shards", name="first")
+    dmd.Dataset.from_arrays(train=arrays(7), valid=arrays(), directory=tmp_path / "shards", name="second")
+    for use in (lambda: dmd.train("demo", first, tmp_path / "run"), lambda: dmd.evaluate(tmp_path / "run", first)):
+        with pytest.raises(ValueError, match=r"shards held 'first' \(generation .* holds 'second' \(generation"):
+            use()
+
+
 def test_labels_of_every_kind():
     scaled = dmd.Dataset.from_arrays(train=arrays(labels=[1, 2, 3, 4, 5, 5]), label_range=(1, 5))
     assert "labels of train: sentiments 1 to 5, stored as -3 to 3" in repr(scaled)
