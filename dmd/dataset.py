@@ -14,9 +14,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -290,8 +290,11 @@ def _label_options(*, class_names: Sequence[str], emotions: Sequence[str], **giv
             if not isinstance(name, str) or "," in name:
                 raise ValueError(f"{option} has {name!r}; give names that are texts without a comma")
     span = given["label_range"]
-    if span is not None and len(span) != 2:
+    if span is not None and (not isinstance(span, Sized) or isinstance(span, str) or len(span) != 2):
         raise ValueError(f"label_range is {span!r}; give the lowest and the highest label, such as (1, 5)")
+    protocol, protocols = given["protocol"], get_args(Protocol)
+    if protocol is not None and protocol not in protocols:
+        raise ValueError(f"protocol is {protocol!r}; give one of {', '.join(protocols)}")
     return {**given, "class_names": ",".join(class_names) or None, "emotions": ",".join(emotions) or None}
 
 

@@ -110,6 +110,8 @@ def test_labels_of_every_kind():
         ({"ids": ["a"] * 6}, {}, "arrays: the id 'a' is there twice: train sample 0 and train sample 1"),
         ({"ids": ["a"] * 6, "id": ["a"] * 6}, {}, "arrays: train has id twice"),
         ({}, {"label_range": (1, 2, 3)}, r"label_range is \(1, 2, 3\); give the lowest and the highest"),
+        ({}, {"label_range": 5}, "label_range is 5; give the lowest and the highest label"),
+        ({}, {"protocol": "drop"}, "protocol is 'drop'; give one of mosi, sims"),
         ({}, {"classes": True, "binary": True}, "classes and binary"),
         ({}, {"label_range": (1, 5), "label_scale": 2.0}, "--label-range says what --label-scale does"),
         ({}, {"class_names": "ab"}, "class_names is the text 'ab'; give a list"),

@@ -19,6 +19,7 @@ from dmd.config import load_config
 from dmd.distributed.errors import StorageFailed
 from dmd.training.in_process import to_config
 from dmd.training.logging.trackers.processes import Senders
+from dmd.training.outcome import Outcome
 from tests.support.ranks import TINY, assert_bitwise, finish
 
 CONFIG = load_config(None, TINY)
@@ -208,6 +209,13 @@ def test_mistakes_are_those_of_the_command(shards, tmp_path, unchanged):
         dmd.train(CONFIG, shards, run, resume="always")
     with pytest.raises(ValueError, match=r"has neither on_step\(report\) nor on_epoch\(report\)"):
         dmd.train(CONFIG, shards, run, callbacks=[print])
+    with pytest.raises(ValueError, match=r"callbacks is .*; give a list, such as \[Curve\(\)\]"):
+        dmd.train(CONFIG, shards, run, callbacks=Watcher())
+    with pytest.raises(ValueError, match=r"callbacks has the class Watcher; give an object of it: Watcher\(\)"):
+        dmd.train(CONFIG, shards, run, callbacks=[Watcher])
+    outcome = Outcome(step=1, epoch=1, first_step=0, best_step=1, best_loss=1.0, stopped=False, finished_before=False)
+    with pytest.raises(ValueError, match=r"run_or_model is Outcome.*; give the directory of the run"):
+        dmd.evaluate(outcome)
     assert not run.exists()
     with sole_writer(run), pytest.raises(DirectoryInUse):
         dmd.train(CONFIG, shards, run)
@@ -274,6 +282,8 @@ def test_configs_of_every_form(tmp_path):
     assert to_config("mosi-aligned") == load_config("mosi-aligned")
     for values, message in (
         ({"train.epochs": 3, "train": {"epochs": 3}}, "config key 'train.epochs' is given twice"),
+        (None, "config is None; give the name of a preset, a YAML or JSON file"),
+        ({1: 2}, "config key 1 is no text; give keys such as 'train.epochs'"),
         ({"epochs": 3}, r"unknown config key 'epochs' \(did you mean train.epochs"),
         ({"train": 3, "train.epochs": 3}, "config section 'train' is 3, not a mapping"),
         ({"train.epochs": "many"}, "train.epochs is 'many'"),
