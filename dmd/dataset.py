@@ -14,9 +14,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -227,6 +227,21 @@ class Dataset:
                 _remove(place, os.getpid())
             raise
 
+    def checked_place(self) -> Place:
+        """The place, which still holds the shards that this object describes.
+
+        Raises:
+            ValueError: other shards took their place.
+        """
+        here = ShardIndex.load(self.place).info
+        if here.generation != self.info.generation:
+            raise ValueError(
+                f"{self.place} held {self.info.name!r} (generation {self.info.generation}) when this Dataset was made, "
+                f"and holds {here.name!r} (generation {here.generation}); to use that, take "
+                "dmd.Dataset.from_shards of it; otherwise write the first set again, to another directory"
+            )
+        return self.place
+
     @property
     def task(self) -> str:
         """What a model learns of it: regression, classes or multilabel."""
@@ -271,9 +286,15 @@ def _label_options(*, class_names: Sequence[str], emotions: Sequence[str], **giv
     for option, names in (("class_names", class_names), ("emotions", emotions)):
         if isinstance(names, str):
             raise ValueError(f"{option} is the text {names!r}; give a list of names")
+        for name in names:
+            if not isinstance(name, str) or "," in name:
+                raise ValueError(f"{option} has {name!r}; give names that are texts without a comma")
     span = given["label_range"]
-    if span is not None and len(span) != 2:
+    if span is not None and (not isinstance(span, Sized) or isinstance(span, str) or len(span) != 2):
         raise ValueError(f"label_range is {span!r}; give the lowest and the highest label, such as (1, 5)")
+    protocol, protocols = given["protocol"], get_args(Protocol)
+    if protocol is not None and protocol not in protocols:
+        raise ValueError(f"protocol is {protocol!r}; give one of {', '.join(protocols)}")
     return {**given, "class_names": ",".join(class_names) or None, "emotions": ",".join(emotions) or None}
 
 

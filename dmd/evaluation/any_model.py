@@ -41,11 +41,16 @@ def evaluate(
         docs/names.md; Acc and F1 are shares in [0, 1], MAE is in the units of the labels.
 
     Raises:
-        ValueError: no run or no such checkpoint there, data that the model cannot read, no such split, or a step of a
-            model, which is one already.
+        ValueError: neither run nor model, no such checkpoint there, data that the model cannot read, shards that took
+            the place of the data, no such split, or a step of a model, which is one already.
     """
+    if not isinstance(run_or_model, str | Path | TrainedModel):
+        raise ValueError(
+            f"run_or_model is {run_or_model!r:.60}; give the directory of the run, as dmd.train was given it, or a "
+            "model of dmd.load"
+        )
     split = named_split(split, "split")
-    place = data.place if isinstance(data, Dataset) else data
+    place = data.checked_place() if isinstance(data, Dataset) else data
     if not isinstance(run_or_model, TrainedModel):
         result = evaluate_run(Path(run_or_model), data=place, split=split, step=step, text_encoder=text_encoder)
         metrics: Metrics = result["metrics"]

@@ -45,10 +45,16 @@ class Callbacks:
             others it is raised at once.
 
     Raises:
-        ValueError: an object with neither method.
+        ValueError: no list, a class, or an object with neither method.
     """
 
     def __init__(self, callbacks: Sequence[Callback], *, may_save: bool) -> None:
+        if not isinstance(callbacks, Sequence):
+            raise ValueError(f"callbacks is {callbacks!r:.60}; give a list, such as [Curve()]")
+        for callback in callbacks:
+            if isinstance(callback, type):
+                name = callback.__name__
+                raise ValueError(f"callbacks has the class {name}; give an object of it: {name}()")
         self._on_step = _methods(callbacks, "on_step")
         self._on_epoch = _methods(callbacks, "on_epoch")
         self._may_save = may_save

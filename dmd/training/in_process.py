@@ -52,15 +52,18 @@ def train(
 
     Raises:
         ValueError: the user's mistakes, in the words of `dmd train`; the extra [train] is not installed; this process
-            is in a process group already; another process writes to the run (`DirectoryInUse`).
+            is in a process group or trains already; other shards took the place of the data; another process writes to
+            the run (`DirectoryInUse`).
         Diverged: loss or gradient were not finite (a ValueError).
         StorageFailed: the run directory cannot be written (an OSError).
     """
+    if not isinstance(run, str | Path) or not str(run).strip():
+        raise ValueError(f"run is {run!r}; give the directory of the run, such as runs/first")
     for library in ("deepspeed", "webdataset", "tensorboard"):
         require(library)
     return _found("train")(
         to_config(config),
-        (data.place if isinstance(data, Dataset) else to_place(data)).absolute(),
+        (data.checked_place() if isinstance(data, Dataset) else to_place(data)).absolute(),
         Path(run),
         callbacks=callbacks,
         resume=parse_resume(str(resume)),
@@ -72,13 +75,21 @@ def to_config(given: ConfigLike) -> Config:
     """The config that a caller means.
 
     Raises:
-        ValueError: unknown preset or key, a key that is given twice, or an impossible value.
+        ValueError: no config, unknown preset or key, a key that is given twice, or an impossible value.
     """
     if isinstance(given, Config):
         return given
+    if not isinstance(given, str | Path | Mapping):
+        raise ValueError(
+            f"config is {given!r:.60}; give the name of a preset, a YAML or JSON file, values by keys, or a "
+            "dmd.config.Config"
+        )
     if not isinstance(given, Mapping):
         is_file = isinstance(given, Path) or names_config_file(given)
         return load_config(file=given) if is_file else load_config(str(given))
+    for key in given:
+        if not isinstance(key, str):
+            raise ValueError(f"config key {key!r} is no text; give keys such as 'train.epochs'")
     nested: dict[str, Any] = {}
     for key, value in _dotted(given):
         section, dot, name = key.partition(".")

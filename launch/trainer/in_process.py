@@ -38,6 +38,8 @@ from launch.trainer.threads import set_threads
 _STDERR = 2
 _NO_PORT = 0
 """A rank that is alone meets nobody."""
+_training = threading.Lock()
+"""Held by the training of this process: process group, environment and random numbers are the process's own."""
 
 
 def train_in_process(
@@ -54,21 +56,49 @@ def train_in_process(
     Args:
         overrides: what the caller set of the config, as `section.key=value`, for a warning where nothing reads it.
     """
+    begin = time.perf_counter()
+    if not _training.acquire(blocking=False):
+        raise ValueError(
+            "this process trains already, in another thread or around this callback, and dmd.train trains one model at "
+            "a time: call it when the other call has returned, or in another process"
+        )
+    try:
+        outcome = _train_alone(
+            config,
+            data,
+            run.absolute(),  # a callback may change the working directory
+            callbacks=callbacks,
+            resume=resume,
+            overrides=overrides,
+        )
+    finally:
+        _training.release()
+    print(outcome.text(run, time.perf_counter() - begin), flush=True)
+    return outcome
+
+
+def _train_alone(
+    config: Config,
+    data: Place,
+    run: Path,
+    *,
+    callbacks: Sequence[Callback],
+    resume: Resume,
+    overrides: Sequence[str],
+) -> Outcome:
+    """Train while no other thread of this process does."""
     if dist.is_available() and dist.is_initialized():
         raise ValueError(
             "this process is in a process group already, and dmd.train makes one of its own: leave it with "
             "torch.distributed.destroy_process_group(), or train on several ranks with `dmd train --ranks N`"
         )
-    begin = time.perf_counter()
     with _as_before(default_device()):
         check_command(config, data, run, resume=resume, overrides=overrides, num_ranks=1, here=True)
         if config.train.deterministic:
             make_deterministic(os.environ)
         timeout = timedelta(seconds=config.train.collective_timeout)
         with _alone(timeout) as device, freed_memory_kept() if device.type == "cpu" else nullcontext():
-            outcome = _train(config, data, run, device, callbacks=callbacks, resume=resume)
-    print(outcome.text(run, time.perf_counter() - begin), flush=True)
-    return outcome
+            return _train(config, data, run, device, callbacks=callbacks, resume=resume)
 
 
 def _train(

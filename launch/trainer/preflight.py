@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.schema import DatasetInfo
 from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
@@ -115,7 +116,7 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
     """The plan of a training's epochs, of a config whose task is resolved; cheap, every rank makes it.
 
     Raises:
-        ValueError: more ranks than samples of a step, a file in the place of the run directory, an encoder
+        ValueError: more ranks than samples of a step, a file or shards in the place of the run directory, an encoder
             that is not there or does not fit the tokens, or targets that are all equal.
     """
     info = reader.index.info
@@ -123,6 +124,8 @@ def plan_training(config: Config, reader: ShardReader, run: Path, num_ranks: int
     plan = make_plan(config, info.counts["train"], num_ranks)
     if run.exists() and not run.is_dir():
         raise ValueError(f"the run directory {run} is a file; give another --run")
+    if (run / INDEX_NAME).exists():
+        raise ValueError(f"the run directory {run} holds shards ({INDEX_NAME}); give another --run")
     if info.text_kind == "tokens" and not checkpoint_paths(run / CHECKPOINTS):
         check_tokens(
             config_for_shards(config.text.encoder, info), vocab_size=info.vocab_size, length=info.lengths["text"]

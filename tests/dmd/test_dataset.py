@@ -72,6 +72,14 @@ def test_a_temporary_directory_lives_as_long_as_its_object(tmp_path):
     assert repr(dmd.Dataset.from_shards(tmp_path / "kept")).startswith("Dataset 'arrays': train 6; regression (mosi)\n")
 
 
+def test_shards_that_took_the_place_of_a_dataset_are_not_used(tmp_path):
+    first = dmd.Dataset.from_arrays(train=arrays(), valid=arrays(), directory=tmp_path / "shards", name="first")
+    dmd.Dataset.from_arrays(train=arrays(7), valid=arrays(), directory=tmp_path / "shards", name="second")
+    for use in (lambda: dmd.train("demo", first, tmp_path / "run"), lambda: dmd.evaluate(tmp_path / "run", first)):
+        with pytest.raises(ValueError, match=r"shards held 'first' \(generation .* holds 'second' \(generation"):
+            use()
+
+
 def test_labels_of_every_kind():
     scaled = dmd.Dataset.from_arrays(train=arrays(labels=[1, 2, 3, 4, 5, 5]), label_range=(1, 5))
     assert "labels of train: sentiments 1 to 5, stored as -3 to 3" in repr(scaled)
@@ -102,9 +110,13 @@ def test_labels_of_every_kind():
         ({"ids": ["a"] * 6}, {}, "arrays: the id 'a' is there twice: train sample 0 and train sample 1"),
         ({"ids": ["a"] * 6, "id": ["a"] * 6}, {}, "arrays: train has id twice"),
         ({}, {"label_range": (1, 2, 3)}, r"label_range is \(1, 2, 3\); give the lowest and the highest"),
+        ({}, {"label_range": 5}, "label_range is 5; give the lowest and the highest label"),
+        ({}, {"protocol": "drop"}, "protocol is 'drop'; give one of mosi, sims"),
         ({}, {"classes": True, "binary": True}, "classes and binary"),
         ({}, {"label_range": (1, 5), "label_scale": 2.0}, "--label-range says what --label-scale does"),
         ({}, {"class_names": "ab"}, "class_names is the text 'ab'; give a list"),
+        ({}, {"class_names": ["sad, a bit", "glad"], "classes": True}, "class_names has 'sad, a bit'; give names that"),
+        ({}, {"emotions": ["joy,fear"]}, "emotions has 'joy,fear'; give names that are texts without a comma"),
         ({}, {"nonfinite": "drop"}, "--nonfinite 'drop' is unknown"),
     ],
 )

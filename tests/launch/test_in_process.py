@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 import dmd
 from data_shards.sole_writer import DirectoryInUse, sole_writer
+from dmd.checkpoint.format import checkpoint_name
 from dmd.config import load_config
 from dmd.distributed.errors import StorageFailed
 from dmd.training.in_process import to_config
 from dmd.training.logging.trackers.processes import Senders
+from dmd.training.outcome import Outcome
 from tests.support.ranks import TINY, assert_bitwise, finish
 
 CONFIG = load_config(None, TINY)
@@ -199,6 +201,8 @@ def test_mistakes_are_those_of_the_command(shards, tmp_path, unchanged):
         (("mosi-aligne", shards, run), r"unknown preset 'mosi-aligne' \(did you mean mosi-aligned"),
         ((CONFIG, tmp_path, run), "index"),
         ((CONFIG, shards, shards / "index.parquet"), "is a file; give another --run"),
+        ((CONFIG, shards, shards), r"holds shards \(index.parquet\); give another --run"),
+        ((CONFIG, shards, ""), "run is ''; give the directory of the run"),
         (({"train.epoch": 1}, shards, run), r"unknown config key 'train.epoch' \(did you mean train.epochs"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -207,6 +211,13 @@ def test_mistakes_are_those_of_the_command(shards, tmp_path, unchanged):
         dmd.train(CONFIG, shards, run, resume="always")
     with pytest.raises(ValueError, match=r"has neither on_step\(report\) nor on_epoch\(report\)"):
         dmd.train(CONFIG, shards, run, callbacks=[print])
+    with pytest.raises(ValueError, match=r"callbacks is .*; give a list, such as \[Curve\(\)\]"):
+        dmd.train(CONFIG, shards, run, callbacks=Watcher())
+    with pytest.raises(ValueError, match=r"callbacks has the class Watcher; give an object of it: Watcher\(\)"):
+        dmd.train(CONFIG, shards, run, callbacks=[Watcher])
+    outcome = Outcome(step=1, epoch=1, first_step=0, best_step=1, best_loss=1.0, stopped=False, finished_before=False)
+    with pytest.raises(ValueError, match=r"run_or_model is Outcome.*; give the directory of the run"):
+        dmd.evaluate(outcome)
     assert not run.exists()
     with sole_writer(run), pytest.raises(DirectoryInUse):
         dmd.train(CONFIG, shards, run)
@@ -234,6 +245,35 @@ def test_a_process_group_of_the_caller_stays(shards, tmp_path):
         dist.destroy_process_group()
 
 
+def test_a_process_trains_one_model_at_a_time(shards, tmp_path, unchanged):
+    """A call in a callback and one in another thread meanwhile are refused, and the training goes on."""
+    refused: list[str] = []
+
+    def train_another() -> None:
+        with pytest.raises(ValueError, match="this process trains already") as raised:
+            dmd.train(CONFIG, shards, tmp_path / "other")
+        refused.append(str(raised.value))
+
+    def train_others() -> None:
+        train_another()
+        thread = threading.Thread(target=train_another)
+        thread.start()
+        thread.join()
+
+    assert dmd.train(with_steps(2), shards, tmp_path / "run", callbacks=[Watcher(1, train_others)]).step == 2
+    assert len(refused) == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_callback_may_change_the_working_directory(shards, tmp_path, unchanged, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    outcome = dmd.train(with_steps(2), shards, "run", callbacks=[Watcher(1, lambda: os.chdir(elsewhere))])
+    assert (tmp_path / "run" / "checkpoints" / checkpoint_name(outcome.best_step)).is_dir()
+    assert not list(elsewhere.iterdir())
+
+
 def test_configs_of_every_form(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("train: {epochs: 3}\nmodel: {dim: 20}\n")
@@ -244,6 +284,8 @@ def test_configs_of_every_form(tmp_path):
     assert to_config("mosi-aligned") == load_config("mosi-aligned")
     for values, message in (
         ({"train.epochs": 3, "train": {"epochs": 3}}, "config key 'train.epochs' is given twice"),
+        (None, "config is None; give the name of a preset, a YAML or JSON file"),
+        ({1: 2}, "config key 1 is no text; give keys such as 'train.epochs'"),
         ({"epochs": 3}, r"unknown config key 'epochs' \(did you mean train.epochs"),
         ({"train": 3, "train.epochs": 3}, "config section 'train' is 3, not a mapping"),
         ({"train.epochs": "many"}, "train.epochs is 'many'"),
