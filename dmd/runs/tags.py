@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from data_shards.durable import replace_file
+from data_shards.durable import read_regular, replace_file
 from dmd.documents import read_document
 
 TAGS = "tags.json"
@@ -15,13 +15,16 @@ def read_tags(run: Path) -> tuple[str, ...]:
     """The tags of a run, in their order.
 
     Raises:
-        ValueError: a damaged file.
+        ValueError: a damaged file, or no regular one.
     """
     path = run / TAGS
     try:
-        tags = json.loads(path.read_bytes())
+        file = read_regular(path)
     except FileNotFoundError:
         return ()
+    try:
+        with file:
+            tags = json.loads(file.read())
     except (ValueError, RecursionError):
         tags = None
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):

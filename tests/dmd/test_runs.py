@@ -182,6 +182,23 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_listed(folder, capsys):
     assert "there is no directory gone" in rejected(capsys, "runs", "gone")
 
 
+@pytest.mark.parametrize("name", [DOCUMENT, LINES, TAGS, TRIAL])
+def test_what_is_no_regular_file_is_named_and_neither_waited_for_nor_read(folder, capsys, name):
+    edit(folder / "two", finished=None, last_step=None)  # then what its search knows of it counts
+    place = folder / "two" / name
+    for make in (os.mkfifo, os.mkdir):
+        if place.is_fifo() or place.exists():
+            place.unlink()
+        make(place)
+        assert command("runs") == 0
+        said = capsys.readouterr()
+        assert "runs/one" in said.out
+        assert "runs/two" not in said.out
+        if name != DOCUMENT or make is os.mkfifo:
+            assert f"runs/two/{name} is not a regular file; remove it, or restore the file" in said.err
+        assert "Errno" not in said.err
+
+
 def test_tags_stay_with_a_run(folder, capsys):
     run = folder / "one"
     assert printed(capsys, "--tag", "baseline", "--tag", "v2", "runs/one") == "runs/one: baseline, v2\n"
