@@ -242,6 +242,9 @@ class TrainConfig:
             raise ValueError(
                 f"train.ghost_batches_per_forward is {self.ghost_batches_per_forward}; it must be at least 1, or auto"
             )
+        if len(set(self.trackers)) < len(self.trackers):
+            given = ",".join(self.trackers)
+            raise ValueError(f"train.trackers is [{given}]; name each tracker once")
         if self.save_minutes < 0:
             raise ValueError(f"train.save_minutes is {self.save_minutes}; it must be at least 0")
         for name in ("learning_rate", "clip_at", "collective_timeout", "reduce_bucket_mb"):
