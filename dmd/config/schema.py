@@ -230,6 +230,7 @@ class TrainConfig:
             "plateau_patience": 0,
             "early_stop": 1,
             "save_every": 0,
+            "save_minutes": 0,
             "keep_checkpoints": 2,
             "log_every": 1,
             "seed": 0,
@@ -245,8 +246,6 @@ class TrainConfig:
         if len(set(self.trackers)) < len(self.trackers):
             given = ",".join(self.trackers)
             raise ValueError(f"train.trackers is [{given}]; name each tracker once")
-        if self.save_minutes < 0:
-            raise ValueError(f"train.save_minutes is {self.save_minutes}; it must be at least 0")
         for name in ("learning_rate", "clip_at", "collective_timeout", "reduce_bucket_mb"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be above 0")
