@@ -140,6 +140,25 @@ def open_regular(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
     raise ValueError(f"{path} is not a regular file, so nothing was written; remove it")
 
 
+def read_regular(path: Path) -> BinaryIO:
+    """A regular file, opened to read it. A link is followed, and no pipe is waited for.
+
+    Raises:
+        OSError: as `os.open`.
+        ValueError: a pipe, a directory or the like has that name.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return os.fdopen(handle, "rb")
+        os.close(handle)
+    raise ValueError(f"{path} is not a regular file; remove it, or restore the file")
+
+
 def is_same_file(handle: int, path: Path) -> bool:
     """Whether the open file is still the one at `path`: it was neither removed nor replaced."""
     try:

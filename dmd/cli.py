@@ -4,7 +4,6 @@ Each floor declares its subcommands in setup.cfg (entry-point group `dmd.command
 `name(argv: list[str]) -> int` whose docstring's first line is its help. Run `dmd --help`, `dmd NAME --help`.
 """
 
-import os
 import select
 import signal
 import sys
@@ -16,6 +15,7 @@ from data_shards.durable import Unreadable
 from data_shards.places import redact
 from dmd.exit_codes import SIGNALLED, STORAGE, USER_ERROR
 from dmd.extras import missing_library
+from dmd.streams import discard_stdout, open_closed_streams, stdout_error
 
 GROUPS = {
     "data": ("extract", "shard", "verify", "inspect", "index"),
@@ -49,14 +49,13 @@ def _help(commands: dict[str, EntryPoint]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; returns its exit code."""
+    open_closed_streams()
     argv = sys.argv[1:] if argv is None else argv
     known = commands()
     if not argv or argv[0] in ("-h", "--help"):
-        print(_help(known))
-        return 0 if argv else USER_ERROR
+        return call("--help", lambda rest: print(_help(known)), []) or (0 if argv else USER_ERROR)
     if argv[0] == "--version":
-        print(f"dmd-cluster {version('dmd-cluster')}")
-        return 0
+        return call("--version", lambda rest: print(f"dmd-cluster {version('dmd-cluster')}"), [])
     name, *rest = argv
     if name not in known:
         print(f"dmd: error: {_unknown(name, rest, known)}", file=sys.stderr)
@@ -78,9 +77,12 @@ def _unknown(name: str, rest: list[str], known: Iterable[str]) -> str:
 
 def call(name: str, command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Call a subcommand; a `ValueError`, an `OSError` or a library that is not installed becomes one line on stderr and
-    exit code 2, `Unreadable` 74. A reader of stdout that has gone ends it in silence, as SIGPIPE would."""
+    exit code 2; `Unreadable` and a stdout that cannot be written become 74. A reader of stdout that has gone ends it in
+    silence, as SIGPIPE would."""
     try:
-        return int(command(argv) or 0)
+        code = int(command(argv) or 0)
+        sys.stdout.flush()
+        return code
     except Unreadable as error:
         why = redact(str(error))
         print(f"dmd {name}: error: {why}; the same command works when the storage works again", file=sys.stderr)
@@ -93,8 +95,12 @@ def call(name: str, command: Callable[[list[str]], int | None], argv: list[str])
         return USER_ERROR
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _stdout_has_no_reader():  # as of `dmd inspect SHARDS | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_stdout()
             return SIGNALLED + signal.SIGPIPE
+        if isinstance(error, OSError) and (failure := stdout_error()) is not None:
+            discard_stdout()
+            print(f"dmd {name}: error: standard output cannot be written: {failure.strerror}", file=sys.stderr)
+            return STORAGE
         print(f"dmd {name}: error: {redact(str(error))}", file=sys.stderr)
         return USER_ERROR
 

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, get_args
 
-from data_shards.durable import Unreadable
+from data_shards.durable import Unreadable, read_regular
 from data_shards.format.schema import names_tokenizer
 from data_shards.labels import Protocol
 
@@ -90,8 +90,9 @@ def read_document(run: Path) -> dict[str, Any]:
     """
     path = run / DOCUMENT
     try:
-        document = parse_object(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        with read_regular(path) as file:
+            document = parse_object(file.read())
+    except (FileNotFoundError, NotADirectoryError) as error:
         what = "an export, which `dmd predict` reads" if (run / "model.json").exists() else "not the directory of a run"
         raise ValueError(
             f"{run} has no readable {DOCUMENT}: {what}; give a directory that `dmd train --run` was given"

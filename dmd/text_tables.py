@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import unicodedata
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ GAP = 2
 """Columns between two columns of a table."""
 _UNBOUNDED = 1 << 16
 """Columns of a text that nobody looks at in a window."""
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode categories: controls, surrogates (bytes of file names that are no text), ends of lines and of paragraphs."""
 
 
 class Width(NamedTuple):
@@ -23,7 +26,8 @@ class Width(NamedTuple):
 def table_text(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int] = (), notes: Sequence[str] = ()
 ) -> str:
-    """A table as text. What does not fit the width of the terminal goes on in the next line; nothing is cut.
+    """A table as text. What does not fit the width of the terminal goes on in the next line; nothing is cut,
+    and control characters are escaped.
 
     Args:
         header: what stands above the columns.
@@ -35,6 +39,7 @@ def table_text(
     from rich.table import Table
     from rich.text import Text
 
+    header, rows, notes = [*map(printable, header)], [[*map(printable, row)] for row in rows], [*map(printable, notes)]
     console = Console(width=terminal_width(), highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     columns = [[row[number] for row in rows] for number in range(len(header))]
@@ -57,10 +62,16 @@ def table_text(
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
+def printable(text: str) -> str:
+    """A text whose control characters, which a terminal would obey, are escaped as Python writes them."""
+    return "".join(repr(sign)[1:-1] if unicodedata.category(sign) in _CONTROLS else sign for sign in text)
+
+
 def width_of(heading: str, cells: Sequence[str], *, is_number: bool) -> Width:
     """The widths of a column; headings may be broken between their words, and so may cells that are no numbers."""
     from rich.cells import cell_len
 
+    heading, cells = printable(heading), [*map(printable, cells)]
     words = [word for text in (heading, *([] if is_number else cells)) for word in text.split()]
     whole = list(cells) if is_number else []
     return Width(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -33,11 +34,15 @@ def loading_torch() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def stop_ends_process() -> Iterator[None]:
-    """End this process at once on a request to stop: before ranks run there is nothing to save."""
+def stop_ends_process(told: str = "asked to stop before a rank ran; the same command continues") -> Iterator[None]:
+    """End this process at once on a request to stop: before ranks run there is nothing to save.
+
+    Args:
+        told: what is said then.
+    """
 
     def end(number: int, frame: object) -> NoReturn:
-        print("dmd train: asked to stop before a rank ran; the same command continues", file=sys.stderr, flush=True)
+        print(f"dmd train: {told}", file=sys.stderr, flush=True)
         sys.exit(STOPPED)
 
     previous = {number: signal.signal(number, end) for number in STOP_SIGNALS}
@@ -60,6 +65,9 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     from launch.made_runs import has_begun, leave_no_log_alone, made_run
 
     require("deepspeed")
+    if options.dry_run:
+        with stop_ends_process("asked to stop; a dry run writes nothing"):
+            return _dry_run(options)
     with loading_torch():
         from launch.starting.restarts import run_with_restarts
         from launch.starting.runner import EXPLAINED, LauncherEnd, run_launcher
@@ -67,10 +75,6 @@ def train_by_launcher(options: argparse.Namespace) -> int:
 
     layout = _layout(options)
     rule = _restart_rule(options, layout)
-    if options.dry_run:
-        from launch.dry_run import dry_run
-
-        return dry_run(_check(options, layout), options, layout)
     further: list[str] = []
     patience = TrainConfig.collective_timeout
     rejection = ""
@@ -98,6 +102,18 @@ def train_by_launcher(options: argparse.Namespace) -> int:
             leave_no_log_alone(options)
         print_ending(continued(ending, run) if has_begun(options) else ending)
     return ending.code
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    with loading_torch():
+        from dmd.kernels.backend import default_device
+
+        if default_device().type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns at its import, here and in the timing process
+        from launch.dry_run import dry_run
+    layout = _layout(options)
+    _restart_rule(options, layout)
+    return dry_run(_check(options, layout), options, layout)
 
 
 def _on_hosts(layout: RankLayout) -> str:

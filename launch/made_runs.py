@@ -12,9 +12,17 @@ _DIGITS = 3
 
 
 def choose_run(options: argparse.Namespace) -> None:
-    """Give options without `--run` the first name that is free; nothing is made yet."""
+    """Give options without `--run` the first name that is free; nothing is made yet.
+
+    Raises:
+        ValueError: something else than a directory has the name of their folder.
+    """
+    from dmd.documents import RUNS  # with NumPy, which `dmd train --help` need not load
+
     options.run_is_made = options.run is None
     if options.run_is_made:
+        if os.path.lexists(RUNS) and not RUNS.is_dir():
+            raise ValueError(f"{RUNS} is not a directory, so no run gets a name in it; name one with --run DIR")
         options.run = next(path for path in _names(options) if not os.path.lexists(path))
 
 
@@ -67,7 +75,7 @@ def _take(options: argparse.Namespace) -> Path:
 
 
 def _names(options: argparse.Namespace) -> Iterator[Path]:
-    from dmd.documents import RUNS  # with NumPy, which `dmd train --help` need not load
+    from dmd.documents import RUNS
 
     stem = options.preset or ("run" if options.config is None else Path(options.config).stem)
     number = 0

@@ -16,7 +16,8 @@ def chosen_checkpoint(run: Path, step: Step = "best") -> Snapshot:
     """The checkpoint of a run that is asked for.
 
     Raises:
-        ValueError: no checkpoint; a step that is not there, with those that are; or the one that is wanted is damaged.
+        ValueError: no checkpoint; a step that is not there, with those that are; the best one is gone; or the one that
+            is wanted is damaged.
         Unreadable: one that may be it cannot be read.
     """
     if step not in ("best", "last") and (isinstance(step, bool) or not isinstance(step, int)):
@@ -35,7 +36,14 @@ def chosen_checkpoint(run: Path, step: Step = "best") -> Snapshot:
     snapshot = read_checkpoint(newest)
     check_state(snapshot.state, str(newest))
     best = snapshot.state["best_step"]
-    return snapshot if step == "last" or best in (None, snapshot.step) else _read(root, best)
+    if step == "last" or best in (None, snapshot.step):
+        return snapshot
+    if best not in checkpoint_paths(root):
+        raise ValueError(
+            f"the best checkpoint, of step {best}, is gone from {root}; give --last (in Python step='last') for the "
+            f"newest one, of step {snapshot.step}"
+        )
+    return _read(root, best)
 
 
 def _read(root: Path, step: int) -> Snapshot:

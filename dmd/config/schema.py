@@ -230,6 +230,7 @@ class TrainConfig:
             "plateau_patience": 0,
             "early_stop": 1,
             "save_every": 0,
+            "save_minutes": 0,
             "keep_checkpoints": 2,
             "log_every": 1,
             "seed": 0,
@@ -242,8 +243,9 @@ class TrainConfig:
             raise ValueError(
                 f"train.ghost_batches_per_forward is {self.ghost_batches_per_forward}; it must be at least 1, or auto"
             )
-        if self.save_minutes < 0:
-            raise ValueError(f"train.save_minutes is {self.save_minutes}; it must be at least 0")
+        if len(set(self.trackers)) < len(self.trackers):
+            given = ",".join(self.trackers)
+            raise ValueError(f"train.trackers is [{given}]; name each tracker once")
         for name in ("learning_rate", "clip_at", "collective_timeout", "reduce_bucket_mb"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be above 0")

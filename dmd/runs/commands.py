@@ -15,6 +15,7 @@ from dmd.runs.find import find_runs
 from dmd.runs.listing import listing, listing_csv, listing_json
 from dmd.runs.summary import RunSummary, read_summary
 from dmd.runs.tags import change_tags, check_tag
+from dmd.text_tables import printable
 
 
 def runs_parser() -> Parser:
@@ -130,7 +131,7 @@ def _read(path: Path) -> RunSummary | None:
 
 
 def _remark(text: str) -> None:
-    print(f"dmd runs: {text}", file=sys.stderr)
+    print(f"dmd runs: {printable(text)}", file=sys.stderr)
 
 
 def with_defaults(found: Sequence[RunSummary]) -> list[RunSummary]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_shards.durable import read_regular
 from dmd.documents import LINES, parse_line
 
 _BLOCK = 1 << 16
@@ -36,6 +37,7 @@ def read_end(run: Path, step: int | None) -> LogEnd:
 
     Raises:
         ValueError: a damaged line among those that are read; the last one may be torn, by a kill or a write under way.
+            Or the log is no regular file.
         OSError: the log cannot be read.
     """
     path = run / LINES
@@ -44,7 +46,7 @@ def read_end(run: Path, step: int | None) -> LogEnd:
     last: dict[str, Any] | None = None
     epochs: int | None = None
     best: dict[str, Any] | None = None
-    with path.open("rb") as file:
+    with read_regular(path) as file:
         for text in _lines_back(file):
             is_validation = _VALIDATION in text
             is_best = _BEST in text if step is None else is_validation

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from data_shards.durable import read_regular
 from data_shards.sole_writer import is_held
 from dmd.checkpoint.format import checkpoint_name
 from dmd.documents import NONFINITE, TRIAL, parse_object
@@ -25,6 +26,7 @@ def state_of(run: Path, config: dict[str, Any], sessions: list[dict[str, Any]], 
         last_step: of its log.
 
     Raises:
+        ValueError: what its search knows of it is no regular file.
         OSError: its lease cannot be read.
     """
     last = sessions[-1] if sessions else {}
@@ -44,7 +46,8 @@ def state_of(run: Path, config: dict[str, Any], sessions: list[dict[str, Any]], 
 
 def _of_trial(run: Path) -> State | None:
     try:
-        record = parse_object((run / TRIAL).read_bytes())
+        with read_regular(run / TRIAL) as file:
+            record = parse_object(file.read())
     except FileNotFoundError:
         return None
     return _OF_TRIALS.get((record or {}).get("state"))

@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
-from data_shards.durable import replace_file
+from data_shards.durable import locked, read_regular, replace_file
 from dmd.documents import read_document
 
 TAGS = "tags.json"
+_LOCK = ".tags-lock"
+"""Beside it, while a command changes it."""
 _NAME = re.compile(r"[\w.:@+-]{1,64}")
 
 
@@ -15,13 +17,16 @@ def read_tags(run: Path) -> tuple[str, ...]:
     """The tags of a run, in their order.
 
     Raises:
-        ValueError: a damaged file.
+        ValueError: a damaged file, or no regular one.
     """
     path = run / TAGS
     try:
-        tags = json.loads(path.read_bytes())
+        file = read_regular(path)
     except FileNotFoundError:
         return ()
+    try:
+        with file:
+            tags = json.loads(file.read())
     except (ValueError, RecursionError):
         tags = None
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
@@ -36,20 +41,22 @@ def check_tag(name: str) -> None:
 
 
 def change_tags(run: Path, *, add: list[str], remove: list[str]) -> tuple[str, ...]:
-    """Add tags to a run and remove some; returns what it has then. The file is replaced whole.
+    """Add tags to a run and remove some; returns what it has then. The file is replaced whole, by one
+    command at a time.
 
     Raises:
         ValueError: not the directory of a run, or a tag to remove that it does not have.
     """
     read_document(run)
-    tags = list(read_tags(run))
-    for name in remove:
-        if name not in tags:
-            raise ValueError(f"{run} has no tag {name!r}; it has {', '.join(tags) or 'none'}")
-        tags.remove(name)
-    tags += [name for name in add if name not in tags]
-    if tags:
-        replace_file(run / TAGS, json.dumps(tags).encode() + b"\n")
-    else:
-        (run / TAGS).unlink(missing_ok=True)
+    with locked(run / _LOCK):
+        tags = list(read_tags(run))
+        for name in remove:
+            if name not in tags:
+                raise ValueError(f"{run} has no tag {name!r}; it has {', '.join(tags) or 'none'}")
+            tags.remove(name)
+        tags += [name for name in add if name not in tags]
+        if tags:
+            replace_file(run / TAGS, json.dumps(tags).encode() + b"\n")
+        else:
+            (run / TAGS).unlink(missing_ok=True)
     return tuple(tags)

@@ -98,3 +98,15 @@ def test_a_session_that_was_finished_at_no_step(copy, value):
 def test_a_step_that_nothing_holds():
     assert parse_line(b'{"step": 9223372036854775807}') is not None
     assert parse_line(b'{"step": 9223372036854775808}') is None
+
+
+def test_where_the_best_checkpoint_is_gone_the_last_one_is_offered(copy, capsys):
+    snapshot = chosen_checkpoint(copy)
+    root, step = copy / "checkpoints", snapshot.step
+    shutil.rmtree(root)
+    state = snapshot.state | {"best_step": step + 1}
+    write_checkpoint(root, Snapshot(step=step, model=snapshot.model, optimizer=snapshot.optimizer, state=state), keep=2)
+    assert command("evaluate", copy) == 2
+    error = capsys.readouterr().err
+    assert f"the best checkpoint, of step {step + 1}, is gone from {root}; give --last " in error
+    assert f"the newest one, of step {step}" in error

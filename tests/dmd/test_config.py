@@ -60,6 +60,7 @@ def test_overrides_win_over_a_file(tmp_path):
         ("train.learning_rate=0", "train.learning_rate is 0"),
         ("model.text_dropout=1", "model.text_dropout is 1"),
         ("train.keep_checkpoints=1", "train.keep_checkpoints is 1; it must be at least 2"),
+        ("train.trackers=[wandb,wandb]", "train.trackers is [wandb,wandb]; name each tracker once"),
         ("objective.gamma=-1", "objective.gamma is -1"),
         ("train.plateau_factor=1", "train.plateau_factor is 1"),
         ("train.max_steps=0", "train.max_steps is 0"),

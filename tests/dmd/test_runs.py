@@ -8,6 +8,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from dmd.documents import DOCUMENT, LINES, NONFINITE, TRIAL
 from dmd.runs import log_end
 from dmd.runs.log_end import read_end
 from dmd.runs.summary import read_summary
-from dmd.runs.tags import TAGS
+from dmd.runs.tags import TAGS, change_tags, read_tags
 from dmd.text_tables import table_text
 from dmd.training.logging.recorder import Recorder
 from tests.support.commands import command, rejected
@@ -182,6 +183,35 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_listed(folder, capsys):
     assert "there is no directory gone" in rejected(capsys, "runs", "gone")
 
 
+def test_control_characters_of_names_are_escaped_in_tables_alone(folder, capsys):
+    name = "red\x1b[31m\nnext\u2028\udcff"
+    (folder / "one").rename(folder / name)
+    text = printed(capsys)
+    assert r"runs/red\x1b[31m\nnext\u2028\udcff  " in text
+    assert "\x1b" not in text
+    assert f"runs/{name}" in [one["run"] for one in listed(capsys)], "programs read names as they are"
+    (folder / name / DOCUMENT).write_text("[]")
+    assert command("runs") == 0
+    assert r"red\x1b[31m\nnext" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [DOCUMENT, LINES, TAGS, TRIAL])
+def test_what_is_no_regular_file_is_named_and_neither_waited_for_nor_read(folder, capsys, name):
+    edit(folder / "two", finished=None, last_step=None)  # then what its search knows of it counts
+    place = folder / "two" / name
+    for make in (os.mkfifo, os.mkdir):
+        if place.is_fifo() or place.exists():
+            place.unlink()
+        make(place)
+        assert command("runs") == 0
+        said = capsys.readouterr()
+        assert "runs/one" in said.out
+        assert "runs/two" not in said.out
+        if name != DOCUMENT or make is os.mkfifo:
+            assert f"runs/two/{name} is not a regular file; remove it, or restore the file" in said.err
+        assert "Errno" not in said.err
+
+
 def test_tags_stay_with_a_run(folder, capsys):
     run = folder / "one"
     assert printed(capsys, "--tag", "baseline", "--tag", "v2", "runs/one") == "runs/one: baseline, v2\n"
@@ -199,6 +229,14 @@ def test_tags_stay_with_a_run(folder, capsys):
         assert "change the runs that are named" in rejected(capsys, "runs", "--tag", "x", "runs/one", option)
     assert "has no tag 'v2'" in rejected(capsys, "runs", "--untag", "v2", "runs/one")
     assert "no readable run.json" in rejected(capsys, "runs", "--tag", "x", "runs")
+
+
+def test_commands_that_tag_a_run_at_once_lose_no_tag(folder):
+    names = [f"tag{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: change_tags(folder / "one", add=[name], remove=[]), names))
+    assert sorted(read_tags(folder / "one")) == sorted(names)
+    assert not list((folder / "one").glob(".tags*")), "no lock is left"
 
 
 def test_two_runs_side_by_side(folder, capsys):

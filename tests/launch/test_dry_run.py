@@ -1,6 +1,10 @@
 """`dmd train --dry-run`, and run directories that get their name here."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from launch.arguments import parse_rank, parse_train, train_parser
 from launch.made_runs import has_begun, leave_no_log_alone, made_run
 from launch.supervision.ending import CONTINUES, Ending, continued
 from launch.supervision.launcher_log import log_path
-from tests.support.commands import command
+from tests.support.commands import command, rejected
 from tests.support.ranks import TINY
 
 
@@ -82,6 +86,39 @@ def test_runs_get_the_next_number(tmp_path, monkeypatch, capsys):
             assert has_begun(options)
     assert parse_train(train_parser(), ["--data", "x", "--config", "a/mine.yaml"]).run == Path("runs/mine-001")
     assert parse_train(train_parser(), ["--data", "x"]).run == Path("runs/run-001")
+
+
+def test_where_runs_is_a_file_the_run_needs_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").touch()
+    assert "runs is not a directory, so no run gets a name in it; name one with --run DIR" in rejected(
+        capsys, "train", "--data", "x"
+    )
+
+
+@pytest.mark.slow
+def test_a_dry_run_that_is_asked_to_stop_does_not_say_that_it_continues(shards, tmp_path):
+    line = [sys.executable, "-m", "dmd.cli", "train", "--data", shards, "--run", tmp_path / "run", *TINY, "--dry-run"]
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    with subprocess.Popen(
+        [*map(str, line)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"CUDA_VISIBLE_DEVICES": ""},
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        for printed in process.stdout:
+            said += printed
+            if printed.startswith("  step 1: "):
+                break
+        process.send_signal(signal.SIGTERM)
+        more, errors = process.communicate()
+    assert process.returncode == 75
+    assert errors.splitlines()[-1] == "dmd train: asked to stop; a dry run writes nothing"
+    assert "accelerator" not in said + more + errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_was_named_is_left_as_it_is(tmp_path, capsys):
