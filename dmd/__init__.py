@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from dmd.checkpoint.select import Step
     from dmd.dataset import Dataset as Dataset
     from dmd.evaluation.any_model import evaluate as evaluate
-    from dmd.system.trained_model import Prediction, TrainedModel
+    from dmd.inference.export import load as load
+    from dmd.inference.hub import from_pretrained as from_pretrained
+    from dmd.inference.hub import push_to_hub as push_to_hub
+    from dmd.inference.predict_clip import predict_clip as predict_clip
+    from dmd.system.trained_model import TrainedModel
     from dmd.training.callbacks import Callback as Callback
     from dmd.training.callbacks import StopTraining as StopTraining
     from dmd.training.in_process import train as train
@@ -36,33 +38,13 @@ _PLACES = {
     "StepReport": "dmd.training.outcome",
     "StopTraining": "dmd.training.callbacks",
     "evaluate": "dmd.evaluation.any_model",
+    "from_pretrained": "dmd.inference.hub",
+    "load": "dmd.inference.export",
+    "predict_clip": "dmd.inference.predict_clip",
+    "push_to_hub": "dmd.inference.hub",
     "train": "dmd.training.in_process",
 }
 """Where the rest of this package's API is; a module is imported when one of its names is asked for."""
-
-
-def load(
-    path: "str | Path",
-    device: "str | torch.device | None" = None,
-    *,
-    step: "Step | None" = None,
-    text_encoder: str | None = None,
-) -> "TrainedModel":
-    """A trained model that predicts, without DeepSpeed and Ray: of an export, or of a checkpoint of a run.
-
-    Args:
-        path: directory that `dmd export` or a training wrote.
-        device: where it runs; None: the GPU where there is one.
-        step: which checkpoint of a run: its step, "best" or "last"; None: the best, or what an export holds.
-        text_encoder: where the text encoder's own weights are, of a model that names them; None: where it says.
-
-    Raises:
-        ValueError: neither of the two, damaged, a step that is not there (the message has those that are), or a text
-            encoder that is not here or has other weights.
-    """
-    from dmd.inference.export import load as load_export
-
-    return load_export(path, device, step=step, text_encoder=text_encoder)
 
 
 def save(
@@ -99,78 +81,6 @@ def save(
 
     return export(
         model, Path(directory), step=step, program=program, text_encoder=text_encoder, merge=merge, license=license
-    )
-
-
-def from_pretrained(
-    repo_id: "str | Path",
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    device: "str | torch.device | None" = None,
-    text_encoder: str | None = None,
-) -> "TrainedModel":
-    """A trained model from a repository of the Hugging Face hub, or from a directory; see
-    `dmd.inference.hub.from_pretrained`."""
-    from dmd.inference.hub import from_pretrained as fetch
-
-    return fetch(repo_id, revision=revision, token=token, device=device, text_encoder=text_encoder)
-
-
-def push_to_hub(
-    model: "TrainedModel | str | Path",
-    repo_id: str,
-    *,
-    step: "Step | None" = None,
-    private: bool | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    program: bool = True,
-    text_encoder: str | None = None,
-    license: str | None = None,
-    replace_readme: bool = False,
-) -> str:
-    """Upload a model to the Hugging Face hub, in one commit; returns the commit's address. See
-    `dmd.inference.hub.push_to_hub`."""
-    from dmd.inference.hub import push_to_hub as push
-
-    return push(
-        model,
-        repo_id,
-        step=step,
-        private=private,
-        token=token,
-        revision=revision,
-        commit_message=commit_message,
-        program=program,
-        text_encoder=text_encoder,
-        license=license,
-        replace_readme=replace_readme,
-    )
-
-
-def predict_clip(
-    model: "TrainedModel",
-    clip: "str | Path",
-    *,
-    transcript: str | None = None,
-    face_model: "str | Path | None" = None,
-    tokenizer: str | None = None,
-    text_encoder: str | None = None,
-    word_vectors: str | None = None,
-) -> "Prediction":
-    """What a model says about a video or a sound file; see `dmd.inference.predict_clip.predict_clip`."""
-    from dmd.inference.predict_clip import predict_clip as predict_one
-
-    return predict_one(
-        model,
-        clip,
-        transcript=transcript,
-        face_model=face_model,
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        word_vectors=word_vectors,
     )
 
 

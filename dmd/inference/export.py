@@ -67,17 +67,17 @@ def load(
     step: Step | None = None,
     text_encoder: str | None = None,
 ) -> TrainedModel:
-    """A trained model from an export, or from a checkpoint of a run directory.
+    """A trained model that predicts, without DeepSpeed and Ray: of an export, or of a checkpoint of a run.
 
     Args:
         path: directory that `dmd export` or a training wrote.
         device: where it runs; None: the GPU where there is one.
         step: which checkpoint of a run: its step, "best" or "last"; None: the best, or what an export holds.
-        text_encoder: see `TrainedModel`.
+        text_encoder: where the text encoder's own weights are, of a model that names them; None: where it says.
 
     Raises:
-        ValueError: neither of the two, damaged, a step that is not there, or a base that is not here or has other
-            weights.
+        ValueError: neither of the two, damaged, a step that is not there (the message has those that are), or a text
+            encoder that is not here or has other weights.
     """
     card, weights = read_model(path, step)
     place = default_device() if device is None else torch.device(device)
