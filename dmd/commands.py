@@ -282,7 +282,9 @@ def _predict_file(options: argparse.Namespace) -> int:
     if out is None:
         print(printed(tables), checkpoint_text(card.source.get("step")), sep="\n")
         return 0
-    rows = write_predictions(out, tables, schema(model.modules.scoring))
+    modules = model.modules
+    columns = schema(modules.scoring, heads=modules.network.heads, spaces=modules.objective.spaces)
+    rows = write_predictions(out, tables, columns)
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     counted = f" ({of_splits})" if of_splits else ""
     print(f"{out}: {rows} predictions{counted}; {checkpoint_text(card.source.get('step'))}")

@@ -23,7 +23,7 @@ from dmd.data.targets import scoring_of
 from dmd.evaluation.evaluate import Share, check_split, merge_shares, predict_share
 from dmd.evaluation.trained_run import describe, read_run_for, ready_model, shards_of
 from dmd.kernels.backend import default_device
-from dmd.model.dmd import HEADS
+from dmd.system.models import heads_of
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import config_of
 
@@ -117,8 +117,9 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         card, weights = read_run_for(run, info, question.step)
         check_split(reader, split)
         total, batches = reader.index.num_samples(split), num_evaluation_batches(reader, split, BATCH_SIZE)
-    scoring = scoring_of(config_of(card), card.data)
-    columns = len(HEADS) * scoring.outputs + scoring.label_width
+    config = config_of(card)
+    scoring, heads = scoring_of(config, card.data), list(heads_of(config.model.name))
+    columns = len(heads) * scoring.outputs + scoring.label_width
     tasks = [
         {"first": first, "stop": min(first + _BATCHES_PER_TASK, batches)}
         for first in range(0, batches, _BATCHES_PER_TASK)
@@ -132,4 +133,4 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         for content in answers(Evaluator, arguments, tasks, pool):
             shares.append(decode_share(content, columns))
             progress.advance()
-    return describe(run, card, info, split, merge_shares(shares, total, scoring))
+    return describe(run, card, info, split, merge_shares(shares, total, scoring, heads=heads))

@@ -16,9 +16,8 @@ from pyarrow.parquet import ParquetWriter
 from data_shards.places import Place
 from dmd.inference.inputs import Samples
 from dmd.metrics import Scoring
-from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
-from dmd.system.modules import SPACES
+from dmd.model.network import FUSED
 from dmd.system.trained_model import Prediction, TrainedModel
 from dmd.text_tables import table_text
 
@@ -29,17 +28,21 @@ _PRINTED = ("split", "id", "label", "prediction", "probability")
 """How the columns begin that are printed."""
 _NUMBER = "_number"
 """How columns of class numbers end."""
-EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
-def schema(scoring: Scoring) -> pa.Schema:
+def schema(scoring: Scoring, *, heads: Iterable[str], spaces: Iterable[str]) -> pa.Schema:
     """Columns of the predictions of a model.
+
+    Args:
+        scoring: what its heads say.
+        heads: their names.
+        spaces: the names of its GD-Units.
 
     `label` and `prediction`, of the fused head, are sentiments in the units of the model's data, or names of classes
     (`Scoring.titles`), whose numbers are in `label_number` and `prediction_number`; the other heads follow under their
     names. Of emotions there are `label_NAME`, `prediction_NAME` and `HEAD_NAME`, 0 or 1,
     for each. `probability_NAME`, or `probability_0`, ... of classes without names, are those of the fused head; the
-    twelve edges are last.
+    six edges of each GD-Unit are last.
     """
     answer = {"regression": pa.float32(), "classes": pa.string(), "multilabel": pa.uint8()}[scoring.kind]
     label = pa.float64() if scoring.kind == "regression" else answer
@@ -50,8 +53,8 @@ def schema(scoring: Scoring) -> pa.Schema:
             *((name, answer) for name in _answer_columns("prediction", scoring)),
             *((name, pa.int64()) for name in _number_columns(scoring)),
             *((name, pa.float32()) for name in _probability_columns(scoring)),
-            *((name, answer) for head in _other_heads() for name in _answer_columns(head, scoring)),
-            *((name, pa.float32()) for name in EDGE_COLUMNS),
+            *((name, answer) for head in heads if head != FUSED for name in _answer_columns(head, scoring)),
+            *((name, pa.float32()) for space in spaces for name in _edge_columns(space)),
         ]
     )
 
@@ -75,9 +78,8 @@ def _probability_columns(scoring: Scoring) -> list[str]:
     return [] if scoring.kind == "regression" else [f"probability_{name}" for name in scoring.column_names]
 
 
-def _other_heads() -> list[str]:
-    """The heads whose columns have their names."""
-    return [head for head in HEADS if head != "fused"]
+def _edge_columns(space: str) -> list[str]:
+    return [f"edge_{space}_{to}_from_{source}" for to, source in PAIRS]
 
 
 def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
@@ -89,7 +91,7 @@ def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tup
 def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
     """One batch as a table of `schema`; a missing label is null."""
     scoring = prediction.scoring
-    wanted = schema(scoring)
+    wanted = schema(scoring, heads=prediction.heads, spaces=prediction.edges)
     columns: dict[str, pa.Array] = {
         "split": pa.array([samples.split] * len(samples.ids)),
         "id": pa.array(samples.ids),
@@ -102,7 +104,7 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
             columns[name] = pa.array(column, from_pandas=may_lack).cast(wanted.field(name).type)
 
     answers = {"label": samples.labels}
-    answers |= {"prediction" if head == "fused" else head: prediction.answers(head).numpy() for head in HEADS}
+    answers |= {"prediction" if head == FUSED else head: prediction.answers(head).numpy() for head in prediction.heads}
     for what, values in answers.items():
         shown = _named(values, scoring.titles) if scoring.kind == "classes" else values
         add(_answer_columns(what, scoring), shown, may_lack=True)
@@ -110,8 +112,8 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
         add([name], answers[name.removesuffix(_NUMBER)], may_lack=True)
     if scoring.kind != "regression":
         add(_probability_columns(scoring), prediction.probabilities.numpy())
-    for space in SPACES:
-        add([name for name in EDGE_COLUMNS if name.startswith(f"edge_{space}_")], prediction.edges[space].numpy())
+    for space, edges in prediction.edges.items():
+        add(_edge_columns(space), edges.numpy())
     return pa.table(columns, schema=wanted)
 
 

@@ -24,6 +24,7 @@ from dmd.inference.inputs import check_shards, chosen_splits, shard_batches
 from dmd.inference.outputs import checkpoint_text, predictions, schema, to_table
 from dmd.inference.part_files import Part, PartFiles, make_request, write_part
 from dmd.kernels.backend import default_device
+from dmd.system.models import heads_of, spaces_of
 from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 
@@ -105,7 +106,9 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
         check_shards(card, reader, splits)
         request = make_request(card, weights, info, splits, order.samples_per_part)
-        columns = schema(scoring_of(config_of(card), card.data))
+        config = config_of(card)
+        name = config.model.name
+        columns = schema(scoring_of(config, card.data), heads=heads_of(name), spaces=spaces_of(name))
         files = PartFiles(folder, request, reader.index, columns)
         with nullcontext() if order.out.is_url else sole_writer(order.out.path):
             missing = files.missing()
