@@ -12,8 +12,8 @@ from dmd.losses.config import MisaConfig
 from dmd.model import ModelConfig
 from dmd.model.baselines.fusion import FusionLayer
 from dmd.model.baselines.misa import FUSION_WIDTH, MISA, UtteranceEncoder
-from dmd.model.baselines.recurrent import BidirectionalLSTM, Recurrence
 from dmd.model.config import MODALITIES
+from dmd.model.recurrent import BidirectionalLSTM
 from dmd.model.text import TextEncoder, build_text_encoder
 
 DIMS = {"text": 9, "audio": 5, "vision": 7}
@@ -56,7 +56,7 @@ def test_utterances_are_those_of_packed_lstms():
 
 
 def test_orthogonal_recurrent_weights():
-    weight = Recurrence(3, 6).weight_hidden.detach()  # [24, 6]
+    weight = UtteranceEncoder(6).first.back.weight_hidden.detach()  # [24, 6]
     torch.testing.assert_close(weight.T @ weight, torch.eye(6))
 
 

@@ -15,10 +15,10 @@ from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.fusion import FusionLayer
-from dmd.model.baselines.recurrent import BidirectionalLSTM, from_first_step
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.network import Head, Network, NetworkOutput, heads_by_name
-from dmd.model.padding import unpadded_range
+from dmd.model.padding import to_front, unpadded_mean, unpadded_range
+from dmd.model.recurrent import BidirectionalLSTM, Recurrence
 from dmd.model.text import TextEncoder
 
 FUSION_WIDTH = 2048
@@ -30,7 +30,8 @@ PUBLISHED_ORDER = ("text", "vision", "audio")
 
 
 class UtteranceEncoder(nn.Module):
-    """Two bidirectional LSTMs with a layer norm between them; their last states are the utterance.
+    """Two bidirectional LSTMs with a layer norm between them; their last states are the utterance. Initial weights of
+    the recurrences are orthogonal (src/solver.py).
 
     Args:
         features: of a step, and units of each direction.
@@ -44,9 +45,12 @@ class UtteranceEncoder(nn.Module):
         self.first = BidirectionalLSTM(features, features)
         self.norm = nn.LayerNorm(2 * features)
         self.second = BidirectionalLSTM(2 * features, features)
+        for module in self.modules():
+            if isinstance(module, Recurrence):
+                nn.init.orthogonal_(module.weight_hidden)
 
     def forward(self, x: Tensor, ranges: Tensor) -> Tensor:
-        """Read the unpadded steps of sequences, in float32 at least (`dmd.model.baselines.recurrent`).
+        """Read the unpadded steps of sequences.
 
         Args:
             x: [B, T, features].
@@ -55,11 +59,10 @@ class UtteranceEncoder(nn.Module):
         Returns:
             [B, STATES * features]: the last states ahead of both LSTMs, then those back.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            x, lengths = from_first_step(x.to(self.norm.weight.dtype), ranges)
-            states, first = self.first(x, lengths)
-            _, second = self.second(self.norm(states), lengths)
-            return torch.cat([first, second], dim=-1).flatten(1)
+        x, lengths = to_front(x, ranges)
+        states, first = self.first(x, lengths)
+        _, second = self.second(self.norm(states), lengths)
+        return torch.cat([first, second], dim=-1).flatten(1)
 
 
 class MISA(Network):
@@ -110,7 +113,7 @@ class MISA(Network):
             for m, encode in self.utterance_encoders.items()
         }
         if "text" not in utterances:
-            utterances["text"] = step_mean(begun.features["text"], unpadded["text"])
+            utterances["text"] = unpadded_mean(begun.features["text"], unpadded["text"])
         origin = {m: self.projections[m](utterances[m]) for m in MODALITIES}  # [B, d]
         private = {m: self.private_encoders[m](origin[m]).sigmoid() for m in MODALITIES}
         shared = {m: self.shared_encoder(origin[m]).sigmoid() for m in MODALITIES}
@@ -125,9 +128,3 @@ class MISA(Network):
             representation=hidden,
             compared={f"{name}_{m}": of[m] for name, of in groups.items() for m in MODALITIES},
         )
-
-
-def step_mean(x: Tensor, unpadded: Tensor) -> Tensor:
-    """Mean over the unpadded steps: x [B, T, D], unpadded [B, T] -> [B, D]; 0 of a sample without any."""
-    weight = unpadded[..., None].to(x.dtype)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
