@@ -5,7 +5,7 @@ from typing import Literal
 
 from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
-from dmd.losses import ObjectiveConfig
+from dmd.losses import MisaConfig, ObjectiveConfig
 from dmd.model import ModelConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
@@ -264,6 +264,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    misa: MisaConfig = field(default_factory=MisaConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

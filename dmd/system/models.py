@@ -104,6 +104,43 @@ _ROWS = (
         network="dmd.model.baselines.late_fusion:LateFusion",
         reads=(*_INPUTS, "model.dim", "model.output_dropout"),
     ),
+    Model(
+        name="mult",
+        title="MulT",
+        source="Tsai et al., Multimodal Transformer for Unaligned Multimodal Language Sequences (ACL 2019)",
+        network="dmd.model.baselines.mult:MulT",
+        reads=(
+            *_INPUTS,
+            "model.dim",
+            "model.heads",
+            "model.levels",
+            "model.kernel_*",
+            "model.attn_dropout*",
+            "model.relu_dropout",
+            "model.res_dropout",
+            "model.embed_dropout",
+            "model.output_dropout",
+            "model.masked_padding",
+        ),
+    ),
+    Model(
+        name="misa",
+        title="MISA",
+        source="Hazarika, Zimmermann and Poria, MISA: Modality-Invariant and -Specific Representations for Multimodal "
+        "Sentiment Analysis (ACM MM 2020)",
+        network="dmd.model.baselines.misa:MISA",
+        objective="dmd.losses.baselines.misa:MisaObjective",
+        section="misa",
+        reads=(
+            *_INPUTS,
+            "model.dim",
+            "model.heads",
+            "model.attn_dropout",
+            "model.relu_dropout",
+            "model.res_dropout",
+            "model.output_dropout",
+        ),
+    ),
 )
 MODELS: dict[str, Model] = {row.name: row for row in _ROWS}
 """The models by name, in the order of docs/models.md."""
