@@ -7,6 +7,7 @@ from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
+from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
 from dmd.system.models import unread_keys
@@ -264,6 +265,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    self_mm: SelfMMConfig = field(default_factory=SelfMMConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -39,7 +39,7 @@ class Model:
     objective: str = "dmd.losses.model_objective:ModelObjective"
     """`module:class`, of a `ModelObjective`."""
     section: str = ""
-    """The section of the config that its objective reads; empty: none."""
+    """The section of the config that is its own, which `Network.make` and its objective are given; empty: none."""
     reads: tuple[str, ...]
     """The keys of `model` that it reads beside `_ALWAYS`, or patterns of them."""
     is_captured: bool = False
@@ -71,6 +71,16 @@ _ROWS = (
         section="objective",
         reads=("model.*",),
         is_captured=True,
+    ),
+    Model(
+        name="self_mm",
+        title="Self-MM",
+        source="Yu, Xu, Yuan and Wu, Learning Modality-Specific Representations with Self-Supervised Multi-Task "
+        "Learning for Multimodal Sentiment Analysis (AAAI 2021)",
+        network="dmd.model.baselines.self_mm:SelfMM",
+        objective="dmd.losses.baselines.self_mm:SelfMMObjective",
+        section="self_mm",
+        reads=_INPUTS,
     ),
 )
 MODELS: dict[str, Model] = {row.name: row for row in _ROWS}
