@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from dmd.model.config import ModelName
+from dmd.model.config import Kind, ModelName
 
 if TYPE_CHECKING:
     from dmd.losses.model_objective import LossTerm, ModelObjective
@@ -42,6 +42,8 @@ class Model:
     """The section of the config that is its own, which `Network.make` and its objective are given; empty: none."""
     reads: tuple[str, ...]
     """The keys of `model` that it reads beside `_ALWAYS`, or patterns of them."""
+    kinds: tuple[Kind, ...] = ("regression", "classes", "multilabel")
+    """What its heads can predict."""
     is_captured: bool = False
     """Whether its pass has run as a CUDA graph."""
 
@@ -73,6 +75,38 @@ _ROWS = (
         is_captured=True,
     ),
     Model(
+        name="text_only",
+        title="text only",
+        source="DMD's own path of the text, alone",
+        network="dmd.model.baselines.text_only:TextOnly",
+        reads=(
+            *_INPUTS,
+            "model.dim",
+            "model.heads",
+            "model.levels",
+            "model.kernel_text",
+            "model.attn_dropout",
+            "model.relu_dropout",
+            "model.res_dropout",
+            "model.embed_dropout",
+            "model.output_dropout",
+        ),
+    ),
+    Model(
+        name="early_fusion",
+        title="early fusion (EF-LSTM)",
+        source="Williams et al., Recognizing Emotions in Video Using Multimodal DNN Feature Fusion (2018), as in MMSA",
+        network="dmd.model.baselines.early_fusion:EarlyFusion",
+        reads=(*_INPUTS, "model.dim", "model.levels", "model.output_dropout"),
+    ),
+    Model(
+        name="late_fusion",
+        title="late fusion (LF-DNN)",
+        source="Cambria et al., Benchmarking Multimodal Sentiment Analysis (2017), as in MMSA",
+        network="dmd.model.baselines.late_fusion:LateFusion",
+        reads=(*_INPUTS, "model.dim", "model.output_dropout"),
+    ),
+    Model(
         name="self_mm",
         title="Self-MM",
         source="Yu, Xu, Yuan and Wu, Learning Modality-Specific Representations with Self-Supervised Multi-Task "
@@ -81,6 +115,7 @@ _ROWS = (
         objective="dmd.losses.baselines.self_mm:SelfMMObjective",
         section="self_mm",
         reads=_INPUTS,
+        kinds=("regression",),
     ),
 )
 MODELS: dict[str, Model] = {row.name: row for row in _ROWS}

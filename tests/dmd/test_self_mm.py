@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
+from dmd.config import Config
 from dmd.data.plan import EpochPlan
 from dmd.distributed.sharing import join_sharing
 from dmd.losses.baselines.self_mm import SelfMMObjective
@@ -179,7 +180,7 @@ def test_the_network_is_the_published_one_over_sequences_without_padding(in_fron
 
     states = {"text": torch.stack([text[0] if pooling == "first" else text.mean(0) for text in given["text"]])}
     for modality, encoder in network.states.items():
-        _, (last, _) = encoder.lstm(pack_sequence(given[modality], enforce_sorted=False))
+        _, (last, _) = encoder.lstm.layers[0](pack_sequence(given[modality], enforce_sorted=False))
         states[modality] = encoder.out(last[0])
     states["fused"] = torch.cat([states["text"], states["audio"], states["vision"]], dim=1)
     for name, branch in network.branches.items():
@@ -200,9 +201,9 @@ def test_a_modality_without_any_step_says_the_same_of_all_samples():
 
 @pytest.mark.parametrize("task", [7, "multilabel"])
 def test_other_tasks_than_regression_are_an_error_that_names_the_model(task):
-    config = ModelConfig(task=task, emotions=4 if task == "multilabel" else 0)
-    with pytest.raises(ValueError, match=r"model\.name is 'self_mm'"):
-        SelfMM(config, PUBLISHED, dict.fromkeys(PUBLISHED, 50), own=SelfMMConfig())
+    emotions = 4 if task == "multilabel" else 0
+    with pytest.raises(ValueError, match=rf"model\.name is 'self_mm', .* and model\.task is {task!r}; set another"):
+        Config(model=ModelConfig(name="self_mm", task=task, emotions=emotions))
 
 
 GHOST = 2

@@ -18,37 +18,28 @@ from dmd.kernels.interface import Backend
 from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
-from dmd.model.padding import unpadded_range
+from dmd.model.padding import unpadded_mean, unpadded_range
+from dmd.model.recurrent import LastState
 from dmd.model.text import TextEncoder
 
 
-class LastState(nn.Module):
-    """The state of an LSTM behind the last unpadded step of a sequence, through a linear layer.
+class LastStep(nn.Module):
+    """The state of an LSTM behind the last unpadded step, through a linear layer.
 
     Args:
-        dim: features of a step.
+        features: of a step.
         hidden: channels of the LSTM.
         out: channels of the result.
     """
 
-    def __init__(self, dim: int, hidden: int, out: int) -> None:
+    def __init__(self, features: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(dim, hidden, batch_first=True)
+        self.lstm = LastState(features, hidden)
         self.out = nn.Linear(hidden, out)
 
-    def forward(self, x: Tensor, unpadded: Tensor) -> Tensor:
-        """x [B, T, D] and which of its steps are unpadded [B, T] -> [B, out].
-
-        The LSTM begins at the first unpadded step; a sample without any has the state 0, with which it begins.
-        """
-        begin, end = unpadded_range(unpadded, kernel=1).unbind(1)  # [B]
-        length = end - begin
-        steps = (begin[:, None] + torch.arange(x.shape[1], device=x.device)) % x.shape[1]  # each step once
-        with torch.autocast(x.device.type, enabled=False):  # cuDNN's LSTM would run in float16, where features overflow
-            moved = x.gather(1, steps[..., None].expand_as(x)).to(self.out.weight.dtype)
-            states, _ = self.lstm(moved)  # [B, T, hidden]
-            last = states[torch.arange(len(x), device=x.device), (length - 1).clamp(min=0)]
-            state: Tensor = self.out(last * (length > 0)[:, None])
+    def forward(self, x: Tensor, unpadded: Tensor, rng: DropoutRNG | None, backend: Backend) -> Tensor:
+        """x [B, T, features] and which of its steps are unpadded [B, T] -> [B, out]."""
+        state: Tensor = self.out(self.lstm(x, unpadded_range(unpadded, 1), rng, backend))
         return state
 
 
@@ -79,9 +70,6 @@ class SelfMM(Network):
         text_encoder: reads token ids.
         backend: what computes the dropout.
         own: hyperparameters of this model.
-
-    Raises:
-        ValueError: another task than regression.
     """
 
     heads = heads_by_name(
@@ -99,13 +87,13 @@ class SelfMM(Network):
         backend: Backend = CPU,
         own: SelfMMConfig,
     ) -> None:
-        check_regression(config)
+        assert config.kind == "regression", config.task
         super().__init__(config, dims, lengths, text_encoder, backend=backend)
         self.own = own
         self.states = nn.ModuleDict(
             {
-                "audio": LastState(self.dims["audio"], own.audio_lstm, own.audio_out),
-                "vision": LastState(self.dims["vision"], own.vision_lstm, own.vision_out),
+                "audio": LastStep(self.dims["audio"], own.audio_lstm, own.audio_out),
+                "vision": LastStep(self.dims["vision"], own.vision_lstm, own.vision_out),
             }
         )
         widths = {"text": self.dims["text"], "audio": own.audio_out, "vision": own.vision_out}
@@ -136,7 +124,7 @@ class SelfMM(Network):
         begun = self.begin(text, audio, vision, rng)
         unpadded = begun.unpadded()
         states = {"text": self._pooled(begun.features["text"], unpadded["text"])}
-        states |= {m: encode(begun.features[m], unpadded[m]) for m, encode in self.states.items()}
+        states |= {m: read(begun.features[m], unpadded[m], rng, self.backend) for m, read in self.states.items()}
         states = {FUSED: torch.cat([states[m] for m in MODALITIES], dim=-1), **states}
         outputs = {name: branch(states[name], rng, self.backend) for name, branch in self.branches.items()}
         return NetworkOutput(
@@ -151,16 +139,6 @@ class SelfMM(Network):
         if pooling == "auto":
             pooling = "mean" if self.text_encoder is None else "first"
         if pooling == "mean":
-            weights = unpadded / unpadded.sum(1, keepdim=True).clamp(min=1)  # [B, T]
-        else:
-            weights = unpadded & (unpadded.cumsum(1) == 1)
-        return (text * weights[..., None]).sum(1)
-
-
-def check_regression(config: ModelConfig) -> None:
-    """Raise ValueError unless a sentiment is to be predicted: a label of a modality is a distance on its scale."""
-    if config.kind != "regression":
-        raise ValueError(
-            f"model.name is 'self_mm' and model.task is {config.task!r}; Self-MM makes its labels of sentiments: set "
-            "model.task=regression, or another model.name"
-        )
+            return unpadded_mean(text, unpadded)
+        first = unpadded & (unpadded.cumsum(1) == 1)  # [B, T]
+        return (text * first[..., None]).sum(1)
