@@ -1,10 +1,5 @@
-"""LSTMs over padded sequences: the state behind the last unpadded step, wherever the padding is.
+"""LSTMs over padded sequences: the state behind the last unpadded step, wherever the padding is."""
 
-They run in the precision of their weights also under autocast, where cuDNN's would run in float16, in which features as
-large as COVAREP's overflow.
-"""
-
-import torch
 from torch import Tensor, nn
 
 from dmd.kernels.dropout.rng import DropoutRNG
@@ -41,11 +36,10 @@ class LastState(nn.Module):
         Returns:
             [B, hidden].
         """
-        with torch.autocast(x.device.type, enabled=False):
-            states, lengths = to_front(x.to(next(self.parameters()).dtype), ranges)
-            for number, layer in enumerate(self.layers):
-                if number:
-                    states = backend.dropout(states, self.rate, rng)
-                states, _ = layer(states)  # [B, T, hidden]
+        states, lengths = to_front(x, ranges)
+        for number, layer in enumerate(self.layers):
+            if number:
+                states = backend.dropout(states, self.rate, rng)
+            states, _ = layer(states)  # [B, T, hidden]
         last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[-1])
         return states.gather(1, last).squeeze(1)
