@@ -7,6 +7,7 @@ from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
 from dmd.losses import MisaConfig, ObjectiveConfig
 from dmd.model import ModelConfig
+from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
 from dmd.system.models import MODELS, unread_keys
@@ -265,6 +266,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     misa: MisaConfig = field(default_factory=MisaConfig)
+    self_mm: SelfMMConfig = field(default_factory=SelfMMConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -298,8 +300,15 @@ class Config:
             )
 
     def _check_model(self) -> None:
-        """Raise ValueError for a value under a key that the model does not read, or heads that do not fit."""
+        """Raise ValueError for what the model cannot predict, a value under a key that it does not read, or attention
+        heads that do not fit."""
         model = self.model
+        kinds = MODELS[model.name].kinds
+        if model.task != "auto" and model.kind not in kinds:
+            raise ValueError(
+                f"model.name is {model.name!r}, which learns {' and '.join(kinds)} alone, and model.task is "
+                f"{model.task!r}; set another model.name, or model.task={kinds[0]} where the shards hold it"
+            )
         if MODELS[model.name].reads_key("model.heads") and model.dim % model.heads:
             raise ValueError(f"model.heads is {model.heads}; it must divide model.dim, which is {model.dim}")
         given = {

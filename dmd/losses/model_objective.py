@@ -133,7 +133,7 @@ class ModelObjective(nn.Module):
         """Edges per sample of each of `spaces`, {space: [B, 6]}."""
         return {}
 
-    def start_training(self, num_samples: int) -> None:
+    def start_training(self, num_samples: int, device: torch.device) -> None:
         """A training of so many samples begins, before a checkpoint is read. Passes before it were trials, of which
         nothing is remembered."""
 

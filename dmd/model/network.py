@@ -113,6 +113,25 @@ class Network(nn.Module):
             {m: Normalisation(self.dims[m]) for m in numeric} if config.normalise == "train" else {}
         )
 
+    @classmethod
+    def make(
+        cls,
+        settings: object,
+        config: ModelConfig,
+        dims: Mapping[str, int],
+        lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None,
+        *,
+        backend: Backend,
+    ) -> "Network":
+        """A network of this class.
+
+        Args:
+            settings: the config section of the model's own, of a class that reads it.
+            config: as the others, what the class is made of.
+        """
+        return cls(config, dims, lengths, text_encoder, backend=backend)
+
     def use(self, backend: Backend) -> None:
         """Let a backend compute encoders and dropout from here on."""
         self.backend = backend

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from dmd.model.config import ModelName
+from dmd.model.config import Kind, ModelName
 
 if TYPE_CHECKING:
     from dmd.losses.model_objective import LossTerm, ModelObjective
@@ -39,9 +39,11 @@ class Model:
     objective: str = "dmd.losses.model_objective:ModelObjective"
     """`module:class`, of a `ModelObjective`."""
     section: str = ""
-    """The section of the config that its objective reads; empty: none."""
+    """The section of the config that is its own, which `Network.make` and its objective are given; empty: none."""
     reads: tuple[str, ...]
     """The keys of `model` that it reads beside `_ALWAYS`, or patterns of them."""
+    kinds: tuple[Kind, ...] = ("regression", "classes", "multilabel")
+    """What its heads can predict."""
     is_captured: bool = False
     """Whether its pass has run as a CUDA graph."""
 
@@ -140,6 +142,17 @@ _ROWS = (
             "model.res_dropout",
             "model.output_dropout",
         ),
+    ),
+    Model(
+        name="self_mm",
+        title="Self-MM",
+        source="Yu, Xu, Yuan and Wu, Learning Modality-Specific Representations with Self-Supervised Multi-Task "
+        "Learning for Multimodal Sentiment Analysis (AAAI 2021)",
+        network="dmd.model.baselines.self_mm:SelfMM",
+        objective="dmd.losses.baselines.self_mm:SelfMMObjective",
+        section="self_mm",
+        reads=_INPUTS,
+        kinds=("regression",),
     ),
 )
 MODELS: dict[str, Model] = {row.name: row for row in _ROWS}

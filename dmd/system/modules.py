@@ -63,7 +63,8 @@ class Modules(nn.Module):
         objective = self.model.objective_class()
         settings = getattr(config, self.model.section) if self.model.section else None
         self.add_module(
-            self.model.name, network(config.model, data["dims"], data["lengths"], text_encoder, backend=backend)
+            self.model.name,
+            network.make(settings, config.model, data["dims"], data["lengths"], text_encoder, backend=backend),
         )
         self.objective: ModelObjective = objective(settings, config.model, backend=backend)
 

@@ -105,7 +105,7 @@ class Training:
         self.guard = NonfiniteGuard(config.train, reader, run, is_main_rank=self.is_main_rank)
         self.versions = versions()
         self.stored_losses_until: int | None = None
-        engine.system.objective.start_training(reader.index.num_samples("train"))
+        engine.system.objective.start_training(reader.index.num_samples("train"), engine.device)
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
         self.first_step = self.step

@@ -140,7 +140,7 @@ def _facts(config: Config, reader: ShardReader, ranks: int, device: torch.device
     plan = make_plan(config, samples, ranks)
     system.objective.sharing = None if part == WHOLE else Sharing(part, group=None)
     engine = DeepSpeedEngine(system, config, _alone(plan), device)
-    system.objective.start_training(samples)
+    system.objective.start_training(samples, device)
     system.train()
     first, seconds = _time(engine, config, reader, plan)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes() - libraries

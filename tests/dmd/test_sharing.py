@@ -20,6 +20,7 @@ from dmd.data.plan import EpochPlan
 from dmd.distributed.sharing import join_sharing
 from dmd.losses import ObjectiveConfig
 from dmd.losses.sharing import Part, Sharing
+from dmd.model.config import kind_of
 from dmd.system.models import MODELS
 from dmd.system.system import TrainingSystem
 from dmd.training.step import _suspects, ghost_weights, make_rng
@@ -51,6 +52,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
         for name in MODELS
         if name != "dmd"
         for what, task in TASKS.items()
+        if kind_of(task.get("task", "regression")) in MODELS[name].kinds
     },
 }
 """Objective, model, and the valid samples of two ghost batches; with one ghost batch it is the last."""
