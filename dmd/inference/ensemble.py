@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -51,14 +52,18 @@ class Calibration:
 
     def uncertainty(self, prediction: Prediction) -> Tensor:
         """See `Prediction.uncertainty`; of the prediction of an ensemble."""
-        assert prediction.spread is not None, "it is the prediction of an ensemble"
         if prediction.scoring.kind == "regression":
+            assert prediction.spread is not None, "it is the prediction of an ensemble"
             return prediction.spread * self.value
-        logits = prediction.heads["fused"].double() / self.value
+        probabilities = self.probabilities(prediction)
         if prediction.scoring.kind == "classes":
-            return (1 - logits.softmax(-1).amax(-1)).float()
-        probability = logits.sigmoid()
-        return torch.where(probability > EVEN, 1 - probability, probability).float()
+            return (1 - probabilities.amax(-1)).float()
+        return torch.where(probabilities > EVEN, 1 - probabilities, probabilities).float()
+
+    def probabilities(self, prediction: Prediction) -> Tensor:
+        """Those of classes or emotions by logits that are divided by the temperature, [N, outputs] float64."""
+        logits = prediction.heads["fused"].double() / self.value
+        return logits.softmax(-1) if prediction.scoring.kind == "classes" else logits.sigmoid()
 
 
 def fit_value(prediction: Prediction, labels: Tensor) -> float:
@@ -214,6 +219,25 @@ class Ensemble:
         number = "uncalibrated" if self.calibration is None else f"calibrated by {self.calibration.value:.3g}"
         members = "".join(f"\n  {member!r}" for member in self.members)
         return f"Ensemble({len(self.members)} members, {number}:{members})"
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Raise ValueError where a path is named twice."""
+    resolved = [path.resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if resolved[number] in resolved[:number]:
+            raise ValueError(f"{path} is named twice; name each run once, an ensemble is of different ones")
+
+
+def encoder_for(card: ModelCard, text_encoder: str | None) -> str | None:
+    """Of a text encoder's weights that are named for an ensemble, those of a member: None where it holds all itself."""
+    return None if card.text_base is None else text_encoder
+
+
+def check_encoder(cards: Sequence[ModelCard], text_encoder: str | None) -> None:
+    """Raise ValueError where a text encoder's weights are named and no member needs them."""
+    if text_encoder is not None and all(card.text_base is None for card in cards):
+        raise ValueError(f"the text encoder {text_encoder!r} was named, but the members hold all their weights")
 
 
 def check_members(cards: Sequence[ModelCard]) -> None:
