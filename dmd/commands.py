@@ -360,7 +360,8 @@ def _predict_file(options: argparse.Namespace) -> int:
     if out is None:
         print(printed(tables), checkpoint_text(files.step), sep="\n")
         return 0
-    rows = write_predictions(out, tables, schema(model.scoring, of_ensemble=files.is_ensemble))
+    columns = schema(model.scoring, heads=files.heads, spaces=files.spaces, of_ensemble=files.is_ensemble)
+    rows = write_predictions(out, tables, columns)
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     counted = f" ({of_splits})" if of_splits else ""
     print(f"{out}: {rows} predictions{counted}; {checkpoint_text(files.step)}")

@@ -27,7 +27,7 @@ from dmd.evaluation.trained_run import describe, read_run_for, ready_model
 from dmd.inference.ensemble import check_distinct, check_encoder, check_members
 from dmd.inference.model_files import ModelFiles
 from dmd.kernels.backend import default_device
-from dmd.model.dmd import HEADS
+from dmd.system.models import heads_of
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import TrainedModel, config_of
 
@@ -141,7 +141,8 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         totals = {name: reader.index.num_samples(name) for name in splits}
         batches = {name: num_evaluation_batches(reader, name, BATCH_SIZE) for name in splits}
     scorings = [scoring_of(config_of(card), card.data) for card in cards]
-    columns = [len(HEADS) * scoring.outputs + scoring.label_width for scoring in scorings]
+    heads = [list(heads_of(config_of(card).model.name)) for card in cards]
+    columns = [len(own) * scoring.outputs + scoring.label_width for own, scoring in zip(heads, scorings, strict=True)]
     tasks = [
         {"split": name, "first": first, "stop": min(first + _BATCHES_PER_TASK, count)}
         for name, count in batches.items()
@@ -160,8 +161,11 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
             shares[str(tasks[number]["split"])].append(found)
             progress.advance()
     evaluations = [
-        {name: merge_shares([found[member] for found in shares[name]], totals[name], scoring) for name in splits}
-        for member, scoring in enumerate(scorings)
+        {
+            name: merge_shares([found[member] for found in shares[name]], totals[name], scorings[member], heads=own)
+            for name in splits
+        }
+        for member, own in enumerate(heads)
     ]
     if files.is_ensemble:
         return describe_ensemble(runs, cards, info, split, evaluations)

@@ -1,6 +1,6 @@
 """The config of a training: a typed tree of frozen dataclasses, which `dmd.config.loading` makes of files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from data_shards.places import redact
@@ -9,6 +9,7 @@ from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
+from dmd.system.models import unread_keys
 
 TrackerName = Literal["wandb", "mlflow"]
 """The rows of `dmd.training.logging.trackers.table`."""
@@ -268,6 +269,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        self._check_model()
         train = self.train
         if train.offload != "none" and train.zero_stage == 0:
             raise ValueError(
@@ -292,4 +294,18 @@ class Config:
             raise ValueError(
                 "train.zero_stage is 3 and text.compile is true, but compiled modules run without the hooks that "
                 "gather their weights; set text.compile=false, or train.zero_stage=2"
+            )
+
+    def _check_model(self) -> None:
+        """Raise ValueError for a value under a key that the model does not read."""
+        given = {
+            f"{section.name}.{key.name}": getattr(getattr(self, section.name), key.name)
+            for section in fields(self)
+            for key in fields(getattr(self, section.name))
+            if getattr(getattr(self, section.name), key.name) != key.default
+        }
+        for key in unread_keys(self.model.name, given):
+            raise ValueError(
+                f"{key} is {given[key]!r}, which model.name={self.model.name} does not read; leave it out "
+                "(docs/models.md says which model reads which keys)"
             )

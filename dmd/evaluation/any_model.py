@@ -31,7 +31,7 @@ def evaluate(
     step: Step | None = None,
     text_encoder: str | None = None,
 ) -> Metrics:
-    """Metrics of all eight heads on a split, as `dmd evaluate` computes them.
+    """Metrics of all heads on a split, as `dmd evaluate` computes them.
 
     Args:
         run_or_model: directory of a run, or what `dmd.load` gives; several runs are an ensemble.

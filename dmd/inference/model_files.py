@@ -32,7 +32,8 @@ from dmd.inference.ensemble import (
 )
 from dmd.inference.export import CARD, DamagedExport, read_card, read_model
 from dmd.kernels.backend import default_device
-from dmd.system.trained_model import ModelCard, TrainedModel
+from dmd.system.models import heads_of, spaces_of
+from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 ENSEMBLE = "ensemble.json"
 FORMAT = 1
@@ -70,6 +71,16 @@ class ModelFiles:
     def card(self) -> ModelCard:
         """That of the first member, whose data facts are those of all."""
         return self.members[0][0]
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads that all members have, `fused` first."""
+        return _common([list(heads_of(config_of(card).model.name)) for card, _ in self.members])
+
+    @property
+    def spaces(self) -> list[str]:
+        """The GD-Units that all members have."""
+        return _common([list(spaces_of(config_of(card).model.name)) for card, _ in self.members])
 
     @property
     def step(self) -> list[int] | int | None:
@@ -146,6 +157,11 @@ def load(
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     place = default_device() if device is None else torch.device(device)
     return read_files([Path(one) for one in paths], step).build(place, text_encoder=text_encoder)
+
+
+def _common(names: Sequence[Sequence[str]]) -> list[str]:
+    """Those that are in all, in the order of the first."""
+    return [name for name in names[0] if all(name in others for others in names)]
 
 
 def steps_of(path: Path) -> list[int] | int | None:

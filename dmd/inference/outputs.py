@@ -17,9 +17,8 @@ from data_shards.places import Place
 from dmd.inference.ensemble import Ensemble
 from dmd.inference.inputs import Samples
 from dmd.metrics import Scoring
-from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
-from dmd.system.modules import SPACES
+from dmd.model.network import FUSED
 from dmd.system.trained_model import Prediction, TrainedModel
 from dmd.text_tables import table_text
 
@@ -30,17 +29,21 @@ _PRINTED = ("split", "id", "label", "prediction", "probability", "spread", "unce
 """How the columns begin that are printed."""
 _NUMBER = "_number"
 """How columns of class numbers end."""
-EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
-def schema(scoring: Scoring, *, of_ensemble: bool = False) -> pa.Schema:
+def schema(scoring: Scoring, *, heads: Iterable[str], spaces: Iterable[str], of_ensemble: bool = False) -> pa.Schema:
     """Columns of the predictions of a model, or of an ensemble.
+
+    Args:
+        scoring: what its heads say.
+        heads: their names.
+        spaces: the names of its GD-Units.
 
     `label` and `prediction`, of the fused head, are sentiments in the units of the model's data, or names of classes
     (`Scoring.titles`), whose numbers are in `label_number` and `prediction_number`; the other heads follow under their
     names. Of emotions there are `label_NAME`, `prediction_NAME` and `HEAD_NAME`, 0 or 1,
     for each. `probability_NAME`, or `probability_0`, ... of classes without names, are those of the fused head; the
-    twelve edges are last.
+    six edges of each GD-Unit are last.
 
     Of an ensemble there are `spread`, or `spread_NAME` of each probability, and `uncertainty`, or `uncertainty_NAME` of
     each emotion, which is null where the ensemble is not calibrated (`dmd.system.trained_model.Prediction`).
@@ -55,8 +58,8 @@ def schema(scoring: Scoring, *, of_ensemble: bool = False) -> pa.Schema:
             *((name, pa.int64()) for name in _number_columns(scoring)),
             *((name, pa.float32()) for name in _probability_columns(scoring)),
             *((name, pa.float32()) for name in (*_spreads(scoring), *_uncertainties(scoring)) if of_ensemble),
-            *((name, answer) for head in _other_heads() for name in _answer_columns(head, scoring)),
-            *((name, pa.float32()) for name in EDGE_COLUMNS),
+            *((name, answer) for head in heads if head != FUSED for name in _answer_columns(head, scoring)),
+            *((name, pa.float32()) for space in spaces for name in _edge_columns(space)),
         ]
     )
 
@@ -91,9 +94,8 @@ def _uncertainties(scoring: Scoring) -> list[str]:
     return _answer_columns("uncertainty", scoring)
 
 
-def _other_heads() -> list[str]:
-    """The heads whose columns have their names."""
-    return [head for head in HEADS if head != "fused"]
+def _edge_columns(space: str) -> list[str]:
+    return [f"edge_{space}_{to}_from_{source}" for to, source in PAIRS]
 
 
 def predictions(model: TrainedModel | Ensemble, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
@@ -105,7 +107,7 @@ def predictions(model: TrainedModel | Ensemble, batches: Iterable[Samples]) -> I
 def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
     """One batch as a table of `schema`; a missing label is null."""
     scoring, of_ensemble = prediction.scoring, prediction.spread is not None
-    wanted = schema(scoring, of_ensemble=of_ensemble)
+    wanted = schema(scoring, heads=prediction.heads, spaces=prediction.edges, of_ensemble=of_ensemble)
     columns: dict[str, pa.Array] = {
         "split": pa.array([samples.split] * len(samples.ids)),
         "id": pa.array(samples.ids),
@@ -118,7 +120,7 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
             columns[name] = pa.array(column, from_pandas=may_lack).cast(wanted.field(name).type)
 
     answers = {"label": samples.labels}
-    answers |= {"prediction" if head == "fused" else head: prediction.answers(head).numpy() for head in HEADS}
+    answers |= {"prediction" if head == FUSED else head: prediction.answers(head).numpy() for head in prediction.heads}
     for what, values in answers.items():
         shown = _named(values, scoring.titles) if scoring.kind == "classes" else values
         add(_answer_columns(what, scoring), shown, may_lack=True)
@@ -131,8 +133,8 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
         known = prediction.uncertainty
         none = np.full((len(samples.ids), len(_uncertainties(scoring))), np.nan)
         add(_uncertainties(scoring), none if known is None else known.numpy(), may_lack=True)
-    for space in SPACES:
-        add([name for name in EDGE_COLUMNS if name.startswith(f"edge_{space}_")], prediction.edges[space].numpy())
+    for space, edges in prediction.edges.items():
+        add(_edge_columns(space), edges.numpy())
     return pa.table(columns, schema=wanted)
 
 

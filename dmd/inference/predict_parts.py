@@ -109,7 +109,12 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
         check_shards(card, reader, splits)
         request = make_request(files, info, splits, order.samples_per_part)
-        columns = schema(scoring_of(config_of(card), card.data), of_ensemble=files.is_ensemble)
+        columns = schema(
+            scoring_of(config_of(card), card.data),
+            heads=files.heads,
+            spaces=files.spaces,
+            of_ensemble=files.is_ensemble,
+        )
         parts = PartFiles(folder, request, reader.index, columns)
         with nullcontext() if order.out.is_url else sole_writer(order.out.path):
             missing = parts.missing()

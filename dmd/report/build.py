@@ -18,7 +18,7 @@ from dmd.metrics import Scoring
 from dmd.model.config import Kind
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
-from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
+from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
 from dmd.report.groups import Group, Measured, identity, make_groups
 from dmd.report.identity import BOOKKEEPING, check_seeds, flatten, value_text
 from dmd.report.inference import load_and_run
@@ -178,7 +178,7 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
             )
         )
         ends: dict[str, NDArray[np.floating]] = {
-            space: edges for space in SPACES if (edges := last_edges(run, space)) is not None
+            space: edges for space in result.edges if (edges := last_edges(run, space)) is not None
         }
         priors: dict[str, NDArray[np.floating]] = {space: prior_of(run, space) for space in ends}
         pictures.append(
@@ -194,19 +194,27 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
             figure=prediction_figure(result),
             caption=f"Fused predictions on the {result.split} split: {figures}.",
         ),
-        Picture(
-            name="heads",
-            figure=heads_figure(result),
-            caption=(f"The eight heads on the {result.split} split; the fused one is the model's."),
-        ),
-        Picture(
-            name="features",
-            figure=projection_figure(result, method),
-            caption=(
-                f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
-                f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
-            ),
-        ),
+    ]
+    if len(run.heads) > 1:
+        pictures.append(
+            Picture(
+                name="heads",
+                figure=heads_figure(result, run.heads),
+                caption=f"The {len(run.heads)} heads on the {result.split} split; the fused one is the model's.",
+            )
+        )
+    if result.features:
+        pictures.append(
+            Picture(
+                name="features",
+                figure=projection_figure(result, method),
+                caption=(
+                    f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
+                    f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
+                ),
+            )
+        )
+    pictures += [
         Picture(
             name="validation",
             figure=validation_metrics(run),

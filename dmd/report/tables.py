@@ -9,7 +9,6 @@ import numpy as np
 
 from dmd.metrics import METRICS, heading, headings_of, in_view, show, shown, unit_note
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS
 from dmd.report.groups import Group, Measured
 from dmd.report.published_results import ABLATION, RESULTS, UNIMODAL
 from dmd.report.statistics import paired_bootstrap, summarise
@@ -96,14 +95,15 @@ def run_table(groups: list[Group], split: str) -> Table:
 
 
 def heads_table(measured: Measured) -> Table:
-    """All metrics of all eight heads of one run."""
+    """All metrics of all heads of one run."""
     titles, split = headings_of(measured.result.metrics["fused"]), measured.result.split
+    heads = measured.run.heads
     rows = [
-        [HEADS[head].title, *(show(m, values[m]) for m in titles)] for head, values in measured.result.metrics.items()
+        [heads[head].title, *(show(m, values[m]) for m in titles)] for head, values in measured.result.metrics.items()
     ]
     return Table(
         name="heads",
-        title=f"All metrics of all eight heads on the {split} split",
+        title=f"All metrics of all heads on the {split} split",
         split=split,
         header=["head", *titles.values()],
         rows=rows,
@@ -163,7 +163,7 @@ def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
 
 
 def ablation_table(groups: list[Group]) -> Table:
-    """Our configs in the form of the paper's Table 3, above the figures that it prints."""
+    """Our configs of DMD in the form of the paper's Table 3, above the figures that it prints."""
 
     def marks(flags: Sequence[bool]) -> list[str]:
         return ["✓" if flag else "✗" for flag in flags]
@@ -177,7 +177,7 @@ def ablation_table(groups: list[Group]) -> Table:
             spread("acc7", group.values("acc7")),
             spread("f1_non0", group.values("f1_non0")),
         ]
-        for group in groups
+        for group in _of_dmd(groups)
     ]
     for flags, mosi, mosei in ABLATION:
         for data, (acc7, f1) in (("MOSI", mosi), ("MOSEI", mosei)):
@@ -191,10 +191,15 @@ def ablation_table(groups: list[Group]) -> Table:
     )
 
 
+def _of_dmd(groups: list[Group]) -> list[Group]:
+    """The configs of the model that the paper's tables are about."""
+    return [group for group in groups if group.members[0].run.model == "dmd"]
+
+
 def unimodal_table(groups: list[Group]) -> Table:
-    """Heads of the single modalities in the form of the paper's Table 4, above the figures that it prints."""
+    """DMD's heads of the single modalities in the form of the paper's Table 4, above the figures that it prints."""
     rows = []
-    for group in groups:
+    for group in _of_dmd(groups):
         for space in ("homo", "hetero"):
             heads = [f"{m}_{space}" for m in MODALITIES]
             pairs = [

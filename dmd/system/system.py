@@ -55,7 +55,7 @@ class TrainingSystem(Modules):
     @property
     def text_base(self) -> TextBase | None:
         """The weights that checkpoints name instead of holding; None where there are none."""
-        encoder = self.dmd.text_encoder
+        encoder = self.network.text_encoder
         return None if encoder is None else encoder.base
 
     def fresh_keys(self) -> DropoutKeys | None:
@@ -81,8 +81,11 @@ class TrainingSystem(Modules):
         return pass_terms(self.terms(batch, rng))
 
     def terms(self, batch: Batch, rng: DropoutRNG | None) -> dict[str, Tensor]:
-        """Terms {name: [G]} of a batch (see `Objective.forward`), kernel by kernel."""
-        return self.objective(self.predict(batch, rng), self.targets(batch), batch.mask)
+        """Terms {name: [G]} of a batch (see `ModelObjective.forward`), kernel by kernel."""
+        terms: dict[str, Tensor] = self.objective(
+            self.predict(batch, rng), self.targets(batch), batch.mask, rows=batch.rows
+        )
+        return terms
 
     def take_statistics(self, info: DatasetInfo) -> None:
         """Take over the statistics of the data to train on, where the config asks for them.
@@ -90,7 +93,7 @@ class TrainingSystem(Modules):
         Raises:
             ValueError: the index holds none.
         """
-        for modality, normalise in self.dmd.normalisation.items():
+        for modality, normalise in self.network.normalisation.items():
             if modality not in info.statistics:
                 raise ValueError(
                     f"model.normalise is 'train', but the index of {info.name} holds no statistics of {modality}; "
@@ -110,7 +113,7 @@ class ParameterGroup(TypedDict):
 def parameter_groups(system: TrainingSystem, config: Config) -> list[ParameterGroup]:
     """Optimizer groups: first what is no text encoder's, then the encoder's trained weights; where rates decay by layer
     a group for each depth, the last layer first."""
-    encoder = system.dmd.text_encoder
+    encoder = system.network.text_encoder
     text = {} if encoder is None else {name: p for name, p in encoder.network.named_parameters() if p.requires_grad}
     of_text = {id(p) for p in text.values()}
     rest = [p for p in system.parameters() if p.requires_grad and id(p) not in of_text]

@@ -19,7 +19,8 @@ from dmd.metrics import METRICS, Metric, Scoring, heading, headings_of, in_view,
 from dmd.metrics.table import DEFAULTS, NAME, PROTOCOLS, metrics_of, protocol_of
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS, DMDOutput, Head
+from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.network import Head
 from dmd.report import names
 from dmd.report.build import check_comparable, is_measured_as_published
 from dmd.report.curves import loss_terms
@@ -195,7 +196,7 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
     assert f"Bias,{expected:.3f},valid\n" in summary.csv()
     assert "MAE, Corr and Bias as they are" in summary.note
     assert heads_table(one).csv().splitlines()[0].endswith(",F1 Non0 %,Bias,split")
-    assert "Bias" in [axes.get_title() for axes in heads_figure(one.result).get_axes()]
+    assert "Bias" in [axes.get_title() for axes in heads_figure(one.result, one.run.heads).get_axes()]
     assert "| `bias` | Bias |" in names.page()
 
     log = Silent()
@@ -249,7 +250,7 @@ def test_a_new_term_is_a_row_and_its_function(run, monkeypatch):
     titles = [axes.get_title() for axes in figure.get_axes()]
     assert titles[-3:] == ["size of the answer", "gradient norm", "learning rate"]
     assert "other" not in titles
-    assert "| `size` | `decoupling_weight` | square of the fused prediction |" in names.page()
+    assert "| `dmd` | `size` | `objective.decoupling_weight` | square of the fused prediction |" in names.page()
 
 
 def test_a_term_that_no_sum_has_is_rejected():
@@ -278,7 +279,7 @@ def test_a_new_head_is_what_the_network_predicts_and_a_row(run, monkeypatch, tmp
     one = measured(run)
     assert one.result.metrics["mean"] == pytest.approx(metrics["mean"], rel=1e-5)
     assert heads_table(one).csv().splitlines()[-1].startswith('"mean, homo",')
-    assert "| `task_mean` | 1 |" in names.page()
+    assert "| `dmd` | `task_mean` | 1 |" in names.page()
     data = read_run(run).info["data"]
     assert command("predict", run, data, "--out", tmp_path / "valid.csv") == 0
     assert ',"vision_hetero","mean","edge_' in (tmp_path / "valid.csv").read_text().splitlines()[0]
