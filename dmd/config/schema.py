@@ -9,7 +9,7 @@ from dmd.losses import ObjectiveConfig
 from dmd.model import ModelConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
-from dmd.system.models import unread_keys
+from dmd.system.models import MODELS, unread_keys
 
 TrackerName = Literal["wandb", "mlflow"]
 """The rows of `dmd.training.logging.trackers.table`."""
@@ -297,15 +297,18 @@ class Config:
             )
 
     def _check_model(self) -> None:
-        """Raise ValueError for a value under a key that the model does not read."""
+        """Raise ValueError for a value under a key that the model does not read, or heads that do not fit."""
+        model = self.model
+        if MODELS[model.name].reads_key("model.heads") and model.dim % model.heads:
+            raise ValueError(f"model.heads is {model.heads}; it must divide model.dim, which is {model.dim}")
         given = {
             f"{section.name}.{key.name}": getattr(getattr(self, section.name), key.name)
             for section in fields(self)
             for key in fields(getattr(self, section.name))
             if getattr(getattr(self, section.name), key.name) != key.default
         }
-        for key in unread_keys(self.model.name, given):
+        for key in unread_keys(model.name, given):
             raise ValueError(
-                f"{key} is {given[key]!r}, which model.name={self.model.name} does not read; leave it out "
+                f"{key} is {given[key]!r}, which model.name={model.name} does not read; leave it out "
                 "(docs/models.md says which model reads which keys)"
             )

@@ -42,7 +42,7 @@ class ModelConfig:
     dim: int = 50
     """Channels of every encoder (d in the paper)."""
     heads: int = 10
-    """Attention heads; must divide `dim`."""
+    """Attention heads; must divide `dim`, where the model has some."""
     levels: int = 4
     """Layers of the self-attention and crossmodal encoders; memory encoders have max(levels, 3)."""
     kernel_text: int = 5
@@ -96,8 +96,6 @@ class ModelConfig:
         for name in ("gd_size_homo", "gd_size_hetero"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.dim % self.heads:
-            raise ValueError(f"model.heads is {self.heads}; it must divide model.dim, which is {self.dim}")
         if self.dim < 4:
             raise ValueError(f"model.dim is {self.dim}; the position embedding needs at least 4")
         for name in self.__dataclass_fields__:

@@ -72,6 +72,38 @@ _ROWS = (
         reads=("model.*",),
         is_captured=True,
     ),
+    Model(
+        name="text_only",
+        title="text only",
+        source="DMD's own path of the text, alone",
+        network="dmd.model.baselines.text_only:TextOnly",
+        reads=(
+            *_INPUTS,
+            "model.dim",
+            "model.heads",
+            "model.levels",
+            "model.kernel_text",
+            "model.attn_dropout",
+            "model.relu_dropout",
+            "model.res_dropout",
+            "model.embed_dropout",
+            "model.output_dropout",
+        ),
+    ),
+    Model(
+        name="early_fusion",
+        title="early fusion (EF-LSTM)",
+        source="Williams et al., Recognizing Emotions in Video Using Multimodal DNN Feature Fusion (2018), as in MMSA",
+        network="dmd.model.baselines.early_fusion:EarlyFusion",
+        reads=(*_INPUTS, "model.dim", "model.levels", "model.output_dropout"),
+    ),
+    Model(
+        name="late_fusion",
+        title="late fusion (LF-DNN)",
+        source="Cambria et al., Benchmarking Multimodal Sentiment Analysis (2017), as in MMSA",
+        network="dmd.model.baselines.late_fusion:LateFusion",
+        reads=(*_INPUTS, "model.dim", "model.output_dropout"),
+    ),
 )
 MODELS: dict[str, Model] = {row.name: row for row in _ROWS}
 """The models by name, in the order of docs/models.md."""
