@@ -129,7 +129,8 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         model = send_model(card, weights, text_encoder=question.text_encoder)
         arguments = {"model": model, "data": place, "generation": info.generation, "split": split}
         shares = []
-        for content in answers(Evaluator, arguments, tasks, pool):
-            shares.append(decode_share(content, columns))
-            progress.advance()
+        with answers(Evaluator, arguments, tasks, pool) as contents:
+            for content in contents:
+                shares.append(decode_share(content, columns))
+                progress.advance()
     return describe(run, card, info, split, merge_shares(shares, total, scoring))
