@@ -16,9 +16,14 @@ def command(*arguments: object) -> int:
 
 
 def rejected(capsys, *arguments: object) -> str:
-    """The one line that a command with a mistake prints, beside those that say what a busy machine waits for."""
+    """The one line that a command with a mistake prints."""
     capsys.readouterr()
     assert command(*arguments) == 2
+    return error_line(capsys)
+
+
+def error_line(capsys) -> str:
+    """The one line of stderr, beside those that say what a busy machine waits for."""
     lines = capsys.readouterr().err.strip().splitlines()
     errors = [line for line in lines if not line.startswith("waiting for ")]
     assert len(errors) == 1, lines
