@@ -156,10 +156,11 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
         model = send_model(files, text_encoder=question.text_encoder)
         arguments = {"model": model, "data": place, "generation": info.generation}
         numbered: list[Task] = [{"number": number, **task} for number, task in enumerate(tasks)]
-        for content in answers(Evaluator, arguments, numbered, pool):
-            number, found = decode_shares(content, columns)
-            shares[str(tasks[number]["split"])].append(found)
-            progress.advance()
+        with answers(Evaluator, arguments, numbered, pool) as contents:
+            for content in contents:
+                number, found = decode_shares(content, columns)
+                shares[str(tasks[number]["split"])].append(found)
+                progress.advance()
     evaluations = [
         {
             name: merge_shares([found[member] for found in shares[name]], totals[name], scorings[member], heads=own)

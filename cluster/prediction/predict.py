@@ -90,8 +90,8 @@ def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[st
             "stamp": work.stamp,
         }
         tasks = [asdict(part) for part in work.parts]
-        with Progress(len(tasks), "parts") as progress:
-            for name in answers(PartWriter, arguments, tasks, pool):
+        with Progress(len(tasks), "parts") as progress, answers(PartWriter, arguments, tasks, pool) as names:
+            for name in names:
                 done.append(name.decode())
                 progress.advance()
                 fault_point("answer")
