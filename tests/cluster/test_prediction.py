@@ -101,7 +101,7 @@ def told(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """A regression, another seed of it, and a classifier."""
     folder = tmp_path_factory.mktemp("told")
     shards = make_shards(folder / "shards", 1000)
-    more = {"sentiment": [], "other": ["train.seed=2"], "classes": ["model.task=3"]}
+    more = {"sentiment": [], "other": ["train.seed=2", "train.max_steps=1"], "classes": ["model.task=3"]}
     wanted = {name: ["train.epochs=1", *overrides] for name, overrides in more.items()}
     runs = train(shards, {folder / name: overrides for name, overrides in wanted.items()})
     found = {}
