@@ -27,8 +27,8 @@ class Moments:
     of_samples: Scores
     """Answers and labels as the metric reads them -> [..., N, K], float64."""
     value: Callable[[Tensor], Tensor]
-    """Means [..., K] over the samples of any sample of them -> [...]; NaN where the metric is not defined. A factor that
-    all means share changes nothing."""
+    """Means [..., K] over samples -> [...]; NaN where the metric is not defined. A factor that all means share changes
+    nothing."""
 
 
 def of_scores(score: Scores) -> Moments:
@@ -106,9 +106,7 @@ def of_emotions(of_one: Callable[[Tensor], Tensor]) -> Moments:
     def of_samples(said: Tensor, has: Tensor) -> Tensor:
         return _cells(said, has, 2).flatten(-3)
 
-    return Moments(
-        of_samples=of_samples, value=lambda means: of_one(means.unflatten(-1, (-1, 2, _CELLS))).nanmean(-1)
-    )
+    return Moments(of_samples=of_samples, value=lambda means: of_one(means.unflatten(-1, (-1, 2, _CELLS))).nanmean(-1))
 
 
 _CELLS = 3

@@ -329,9 +329,7 @@ _ROWS = (
     ),
     _accuracy_in_bins(5, views={"headline": 4, "hparams": 3, "configs": 1, "bootstrap": 1, "paper": 3}),
     _accuracy_in_bins(3, views={"bootstrap": 1, "paper": 4}),
-    _accuracy_in_bins(
-        2, views={"headline": 3, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 5}
-    ),
+    _accuracy_in_bins(2, views={"headline": 3, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 5}),
     Metric(
         name="f1_sims",
         title="F1 SIMS",

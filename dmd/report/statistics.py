@@ -55,8 +55,8 @@ class Pair:
     several pairs is resampled once."""
     second: NDArray[Any]
     """[other seeds, N, ...]"""
-    is_ensemble: bool = False
-    """Whether both are one ensemble each, the answers [1, N, ...] of all seeds together."""
+    members: tuple[int, int] | None = None
+    """Of two ensembles, whose answers are [1, N, ...], how many members each has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,10 @@ class Difference:
     """A metric of the second config of a pair minus that of the first; NaN where the metric is not defined."""
 
     name: str
-    is_ensemble: bool
     seeds: tuple[int, int]
     """Of the first and of the second."""
+    members: tuple[int, int] | None
+    """See `Pair`."""
     metric: str
     mean: float
     low: float
@@ -115,7 +116,8 @@ def compare(
     - *Interval*: each resample draws samples with replacement, the same ones for all configs, and seeds of each config;
       the metric of each seed is computed anew, and the interval is the percentile one.
     - *Simultaneous interval*: the difference and, to both sides, its bootstrap standard error times one factor, the
-      95 % quantile over resamples of the largest standardised deviation of any difference (max-t; Romano and Wolf 2005).
+      95 % quantile over resamples of the largest standardised deviation of any difference (max-t; Romano and Wolf
+      2005).
     - *p*: each permutation swaps a random half of the samples between the two configs. The statistic of a mean over
       samples is the difference of the means over seeds; of another metric it is the difference of the metrics of all
       seeds' answers pooled. All 2^N permutations where these are no more than `resamples`, else
@@ -147,16 +149,14 @@ def compare(
             found.append(
                 Difference(
                     name=pair.name,
-                    is_ensemble=pair.is_ensemble,
                     seeds=(len(pair.first), len(pair.second)),
+                    members=pair.members,
                     metric=metric,
                     mean=mean,
                     low=low,
                     high=high,
                     p=p_values[number][place],
-                    seeds_needed=math.nan
-                    if pair.is_ensemble
-                    else seeds_needed(VISIBLE, variances, samples=table.samples),
+                    seeds_needed=math.nan if pair.members else seeds_needed(VISIBLE, variances, samples=table.samples),
                     samples_needed=samples_needed(VISIBLE, variances, seeds=min(len(pair.first), len(pair.second))),
                 )
             )
@@ -248,7 +248,9 @@ class _Table:
                     counts[number, place] += int((~(found < observed - _ROUNDING)).sum())
         if not is_exact(self.samples, resamples):
             counts, tried = counts + 1, tried + 1
-        defined = [[not math.isnan(values[one].mean() + values[two].mean()) for values in self.values] for one, two in pairs]
+        defined = [
+            [not math.isnan(values[one].mean() + values[two].mean()) for values in self.values] for one, two in pairs
+        ]
         return np.where(defined, counts / tried, math.nan).tolist()
 
 
@@ -274,18 +276,18 @@ def _as_read(metric: str, answers: Tensor, labels: Tensor, scoring: Scoring) -> 
     return answers, labels > 0 if scoring.kind == "multilabel" else labels
 
 
-def _variances(
-    pair: Pair, draws: _Draws, table: _Table, place: int, places: tuple[int, int]
-) -> Variances:
+def _variances(pair: Pair, draws: _Draws, table: _Table, place: int, places: tuple[int, int]) -> Variances:
     """What the difference of a metric varies by, by the method of moments.
 
     A metric of one seed varies over resamples of the samples by what the config as such and what the seed answers to
     them; that of the mean over n seeds, by the former and an n-th of the latter.
     """
+    if any(np.isnan(table.values[place][number]).any() for number in places):
+        return Variances(seeds=math.nan, samples=math.nan)
     one, two = (draws.of_seeds[number, place] for number in places)
     of_samples = float(np.nanvar(two.mean(1) - one.mean(1)))
     of_seeds = 0.0
-    if not pair.is_ensemble:
+    if pair.members is None:
         for number, drawn in zip(places, (one, two), strict=True):
             count = drawn.shape[1]
             if count == 1:
@@ -314,7 +316,5 @@ def _corrected(found: list[Difference], deviations: list[NDArray[np.float64]]) -
     complete = list(found)
     for number, error, p in zip(known, errors, corrected, strict=True):
         mean, half = found[number].mean, factor * float(error)
-        complete[number] = replace(
-            found[number], low_of_all=mean - half, high_of_all=mean + half, p_of_all=float(p)
-        )
+        complete[number] = replace(found[number], low_of_all=mean - half, high_of_all=mean + half, p_of_all=float(p))
     return complete
