@@ -33,6 +33,8 @@ _ESCAPES = str.maketrans(
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
         "∞": r"$\infty$",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
         "✓": r"\checkmark{}",
         "✗": r"$\times$",
     }
@@ -64,4 +66,4 @@ def latex(table: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text in which LaTeX reads no character as a command."""
-    return text.translate(_ESCAPES)
+    return text.replace(">=", "≥").replace("<=", "≤").translate(_ESCAPES)

@@ -82,7 +82,7 @@ class Difference:
     """The same after Holm's correction over all differences of a call."""
     seeds_needed: float
     """Seeds of each config with which a difference of `VISIBLE` would be seen on these samples with a probability of
-    80 %; infinity where no number of seeds is enough; NaN with one seed, and of ensembles."""
+    80 %; infinity where no number of seeds is enough; NaN with one seed, of ensembles, and where nothing varied."""
     samples_needed: float
     """The same of samples, with the seeds that are there."""
 
@@ -277,7 +277,7 @@ def _as_read(metric: str, answers: Tensor, labels: Tensor, scoring: Scoring) -> 
 
 
 def _variances(pair: Pair, draws: _Draws, table: _Table, place: int, places: tuple[int, int]) -> Variances:
-    """What the difference of a metric varies by, by the method of moments.
+    """What the difference of a metric varies by, by the method of moments; NaN where nothing varied.
 
     A metric of one seed varies over resamples of the samples by what the config as such and what the seed answers to
     them; that of the mean over n seeds, by the former and an n-th of the latter.
@@ -296,6 +296,8 @@ def _variances(pair: Pair, draws: _Draws, table: _Table, place: int, places: tup
             of_seeds += float(np.var(table.values[place][number], ddof=1))
             single, mean = float(np.nanvar(drawn, axis=0).mean()), float(np.nanvar(drawn.mean(1)))
             of_samples -= (single - mean) / (count - 1)
+    if of_seeds <= _ROUNDING**2 and of_samples <= _ROUNDING**2:
+        return Variances(seeds=math.nan, samples=math.nan)
     return Variances(seeds=of_seeds, samples=max(of_samples, 0.0) * table.samples)
 
 
@@ -309,7 +311,7 @@ def _corrected(found: list[Difference], deviations: list[NDArray[np.float64]]) -
     errors = np.array([np.nanstd(deviations[number]) for number in known])
     largest = np.zeros_like(deviations[0])
     for number, error in zip(known, errors, strict=True):
-        if error > 0:
+        if error > _ROUNDING:
             largest = np.fmax(largest, np.abs(deviations[number]) / error)
     factor = float(np.quantile(largest, LEVEL))
     corrected = multipletests([found[number].p for number in known], method="holm")[1]

@@ -110,7 +110,9 @@ def _rows_of(groups: Sequence[Group], baselines: Sequence[SimpleBaseline]) -> li
     rows = list[_Row]()
     for group in groups:
         names = group.metrics
-        rows.append(_Row(name=group.name, of=_seeds(group), values={name: group.values(name) for name in names}))
+        rows.append(
+            _Row(name=group.name, of=f"single, {_seeds(group)}", values={name: group.values(name) for name in names})
+        )
         if len(group.members) > 1:
             fused = ensemble_of([member.result for member in group.members]).metrics["fused"]
             values = {name: [value] for name, value in fused.items()}
@@ -266,7 +268,7 @@ COMPARISON_NOTE = (
     f"excludes zero. p: paired permutation test over samples, {RESAMPLES:,} permutations or all, of these trained "
     "models; then Holm's correction over all rows. The last columns: how many seeds of each config on these samples, "
     f"or how many samples with these seeds, would show a difference of {VISIBLE:g}, a point of Acc and F1, with a "
-    f"probability of {100 * POWER:.0f} %; ∞: no number would; –: not known of one seed. One seed per config says "
+    f"probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where nothing varied. One seed per config says "
     "nothing of the spread between seeds, and fewer than five say it is smaller than it is."
 )
 
@@ -303,7 +305,7 @@ def difference_cells(found: Difference) -> list[str]:
     counts = dict.fromkeys(map(str, found.members or found.seeds))
     return [
         found.name,
-        f"ensembles of {' and '.join(counts)}" if found.members else f"{' and '.join(counts)} seeds",
+        f"ensembles of {' and '.join(counts)}" if found.members else f"single, {' and '.join(counts)} seeds",
         heading(found.metric),
         mean,
         f"[{low}, {high}]",
@@ -317,7 +319,7 @@ def difference_cells(found: Difference) -> list[str]:
 
 
 def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.3f}"
+    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _number(value: float, digits: int) -> str:

@@ -93,9 +93,9 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
         assert (row["split"], row["training"], int(row["best step"])) == ("valid", "finished", evaluated["step"])
     summary = [row for row in table(report / "overview" / "summary.csv") if row["metric"] == "MAE"]
     assert [(row["config"], row["of"]) for row in summary] == [
-        ("prior=published", "2 seeds"),
+        ("prior=published", "single, 2 seeds"),
         ("prior=published", "ensemble of 2"),
-        ("prior=uniform", "1 seed"),
+        ("prior=uniform", "single, 1 seed"),
         ("mean", COMPUTED),
         ("ridge regression", COMPUTED),
     ]
@@ -160,13 +160,15 @@ def test_an_ensemble_is_a_row_and_compared_with_ensembles(runs, report):
     row = next(row for row in main_table(groups, "valid").rows if row[1] == "ensemble of 2")
     assert row[2] == f"{expected_row['mae']:.3f}"
     compared = table(report / "overview" / "bootstrap.csv")
-    assert {row["of"] for row in compared} == {"2 and 1 seeds"}, "one config has no ensemble"
+    assert {row["of"] for row in compared} == {"single, 2 and 1 seeds"}, "one config has no ensemble"
     assert {row["seeds for 0.01"] for row in compared} == {"–"}
     results = [member.result for member in groups[0].members]
     pairs = pairs_of({"a": results, "b": results[::-1]})
     assert [pair.members for pair in pairs] == [None, (2, 2)]
     cells = difference_cells(compare(pairs, labels, metrics=["mae"], resamples=100)[1])
     assert cells[:4] == ["b", "ensembles of 2", "MAE", "+0.000"]
+    assert cells[4:6] == 2 * ["[+0.000, +0.000]"]
+    assert cells[-3:] == ["no difference shown", "–", "–"], "nothing varied"
     assert len(cells) == len(COMPARISON_HEADER)
 
 

@@ -194,7 +194,7 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
     expected = float((one.result.predictions["fused"] - one.result.labels).mean())
     assert metrics["fused"]["bias"] == pytest.approx(expected, rel=1e-5)
     summary = summary_table(make_groups([one]), "valid")
-    assert f"Bias,synthetic,1 seed,{expected:.3f},,valid\n" in summary.csv()
+    assert f'Bias,synthetic,"single, 1 seed",{expected:.3f},,valid\n' in summary.csv()
     assert "MAE, Corr and Bias as they are" in summary.note
     assert heads_table(one).csv().splitlines()[0].endswith(",F1 Non0 %,Bias,split")
     assert "Bias" in [axes.get_title() for axes in heads_figure(one.result).get_axes()]
