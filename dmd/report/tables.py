@@ -268,8 +268,8 @@ COMPARISON_NOTE = (
     f"excludes zero. p: paired permutation test over samples, {RESAMPLES:,} permutations or all, of these trained "
     "models; then Holm's correction over all rows. The last columns: how many seeds of each config on these samples, "
     f"or how many samples with these seeds, would show a difference of {VISIBLE:g}, a point of Acc and F1, with a "
-    f"probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where nothing varied. One seed per config says "
-    "nothing of the spread between seeds, and fewer than five say it is smaller than it is."
+    f"probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where nothing varied. "
+    "One seed per config says nothing of the spread between seeds, and fewer than five say it is smaller than it is."
 )
 
 
