@@ -104,6 +104,9 @@ def test_a_run_is_evaluated_loaded_and_exported(runs, name, tmp_path):
     assert all(key.startswith((f"{name}.", "objective.")) for key in model.modules.state_dict())
 
     assert command("export", run, tmp_path / "export", "--no-program") == 0
+    readme = (tmp_path / "export" / "README.md").read_text()
+    assert ("Decoupled Multimodal Distilling" in readme) == (name == "dmd")
+    assert MODELS[name].title in readme
     again = dmd.load(tmp_path / "export").predict(**given)
     assert all(torch.equal(again.heads[head], found.heads[head]) for head in heads_of(name))
     assert command("predict", run, run.parent / "shards", "--out", tmp_path / "out.csv") == 0
@@ -267,6 +270,13 @@ def test_a_search_varies_models_and_what_they_read(tmp_path):
     (tmp_path / "other.yaml").write_text("model.gd_size_homo: {choice: [32, 64]}")
     with pytest.raises(ValueError, match=r"impossible config: model\.gd_size_homo is 32, which model\.name=late"):
         load_space(tmp_path / "other.yaml", base)
+
+
+def test_a_key_is_explained_with_the_models_that_read_it(capsys):
+    assert command("config", "model.kernel_text", "model.dim") == 0
+    explained, common = capsys.readouterr().out.split("\n\n")
+    assert "read by: dmd, text_only" in explained
+    assert "read by" not in common
 
 
 def test_a_published_checkpoint_is_no_other_model(tmp_path, capsys):
