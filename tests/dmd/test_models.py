@@ -273,7 +273,7 @@ def test_a_search_varies_models_and_what_they_read(tmp_path):
 
 
 def test_a_key_is_explained_with_the_models_that_read_it(capsys):
-    assert command("config", "model.kernel_text", "model.dim") == 0
+    assert command("config", "model.kernel_text", "model.text_dropout") == 0
     explained, common = capsys.readouterr().out.split("\n\n")
     assert "read by: dmd, text_only" in explained
     assert "read by" not in common
