@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from dmd.metrics import Scoring, heading, in_view, show, shown
 from dmd.metrics import confusion as class_confusion
 from dmd.metrics.emotions import EVEN
-from dmd.model.dmd import HEADS
 from dmd.report.inference import SplitResult
 from dmd.report.style import COLOURS, INK, LOG_WIDTH, SOFT, grid_of, new_figure
 
@@ -188,10 +187,10 @@ def heads_figure(result: SplitResult) -> Figure:
     names = in_view("headline", result.metrics["fused"])
     figure = new_figure(9.8, 2.9)
     for axes, name in zip(grid_of(figure, len(names), len(names), sharey=True), names, strict=True):
-        values = [result.metrics[head][name] for head in HEADS]
+        values = [result.metrics[head][name] for head in result.predictions]
         widths = np.nan_to_num([shown(name, value) for value in values])
-        colours = [INK if head == "fused" else "#9ca3af" for head in HEADS]
-        axes.barh([head.title for head in HEADS.values()], widths, color=colours, height=0.65)
+        colours = [INK if head == "fused" else "#9ca3af" for head in result.predictions]
+        axes.barh([result.titles[head] for head in result.predictions], widths, color=colours, height=0.65)
         span = max(float(np.abs(widths).max()), 1e-9)
         for row, value in enumerate(values):
             axes.text(max(widths[row], 0) + 0.02 * span, row, show(name, value), va="center", fontsize=8)

@@ -14,6 +14,7 @@ Sources: Linux `Documentation/power/powercap/powercap.rst` (RAPL counts microjou
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ def _processor_counters(powercap: Path) -> list[_Counter]:
     if not packages:
         raise _NoEnergy(f"{powercap} shows no counter of energy (RAPL) on this host")
     return [
-        _Counter(read=lambda zone=zone: _joules(zone / "energy_uj"), size=_joules(zone / "max_energy_range_uj"))
+        _Counter(read=partial(_joules, zone / "energy_uj"), size=_joules(zone / "max_energy_range_uj"))
         for zone in packages
     ]
 
