@@ -14,6 +14,7 @@ from pyarrow.csv import CSVWriter
 from pyarrow.parquet import ParquetWriter
 
 from data_shards.places import Place
+from dmd.inference.ensemble import Ensemble
 from dmd.inference.inputs import Samples
 from dmd.metrics import Scoring
 from dmd.model.dmd import HEADS
@@ -25,21 +26,24 @@ from dmd.text_tables import table_text
 _SUFFIXES = (".parquet", ".csv")
 PRINTED_ROWS = 50
 """Of a table on the terminal."""
-_PRINTED = ("split", "id", "label", "prediction", "probability")
+_PRINTED = ("split", "id", "label", "prediction", "probability", "spread", "uncertainty")
 """How the columns begin that are printed."""
 _NUMBER = "_number"
 """How columns of class numbers end."""
 EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
-def schema(scoring: Scoring) -> pa.Schema:
-    """Columns of the predictions of a model.
+def schema(scoring: Scoring, *, of_ensemble: bool = False) -> pa.Schema:
+    """Columns of the predictions of a model, or of an ensemble.
 
     `label` and `prediction`, of the fused head, are sentiments in the units of the model's data, or names of classes
     (`Scoring.titles`), whose numbers are in `label_number` and `prediction_number`; the other heads follow under their
     names. Of emotions there are `label_NAME`, `prediction_NAME` and `HEAD_NAME`, 0 or 1,
     for each. `probability_NAME`, or `probability_0`, ... of classes without names, are those of the fused head; the
     twelve edges are last.
+
+    Of an ensemble there are `spread`, or `spread_NAME` of each probability, and `uncertainty`, or `uncertainty_NAME` of
+    each emotion, which is null where the ensemble is not calibrated (`dmd.system.trained_model.Prediction`).
     """
     answer = {"regression": pa.float32(), "classes": pa.string(), "multilabel": pa.uint8()}[scoring.kind]
     label = pa.float64() if scoring.kind == "regression" else answer
@@ -50,14 +54,18 @@ def schema(scoring: Scoring) -> pa.Schema:
             *((name, answer) for name in _answer_columns("prediction", scoring)),
             *((name, pa.int64()) for name in _number_columns(scoring)),
             *((name, pa.float32()) for name in _probability_columns(scoring)),
+            *((name, pa.float32()) for name in (*_spreads(scoring), *_uncertainties(scoring)) if of_ensemble),
             *((name, answer) for head in _other_heads() for name in _answer_columns(head, scoring)),
             *((name, pa.float32()) for name in EDGE_COLUMNS),
         ]
     )
 
 
-def checkpoint_text(step: int | None) -> str:
-    """What a line about predictions ends with: whose they are; None: an export that does not say."""
+def checkpoint_text(step: list[int] | int | None) -> str:
+    """What a line about predictions ends with: whose they are; None: an export that does not say; several: those of
+    the members of an ensemble."""
+    if isinstance(step, list):
+        return f"ensemble of checkpoints of steps {', '.join(map(str, step)) or 'that are unknown'}"
     return "a checkpoint of unknown step" if step is None else f"checkpoint of step {step}"
 
 
@@ -75,21 +83,29 @@ def _probability_columns(scoring: Scoring) -> list[str]:
     return [] if scoring.kind == "regression" else [f"probability_{name}" for name in scoring.column_names]
 
 
+def _spreads(scoring: Scoring) -> list[str]:
+    return ["spread"] if scoring.kind == "regression" else [f"spread_{name}" for name in scoring.column_names]
+
+
+def _uncertainties(scoring: Scoring) -> list[str]:
+    return _answer_columns("uncertainty", scoring)
+
+
 def _other_heads() -> list[str]:
     """The heads whose columns have their names."""
     return [head for head in HEADS if head != "fused"]
 
 
-def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
+def predictions(model: TrainedModel | Ensemble, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
     """Predict batch after batch."""
     for samples in batches:
-        yield samples, model.read(model.output(samples.inputs))
+        yield samples, model.answer(samples.inputs)
 
 
 def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
     """One batch as a table of `schema`; a missing label is null."""
-    scoring = prediction.scoring
-    wanted = schema(scoring)
+    scoring, of_ensemble = prediction.scoring, prediction.spread is not None
+    wanted = schema(scoring, of_ensemble=of_ensemble)
     columns: dict[str, pa.Array] = {
         "split": pa.array([samples.split] * len(samples.ids)),
         "id": pa.array(samples.ids),
@@ -110,6 +126,11 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
         add([name], answers[name.removesuffix(_NUMBER)], may_lack=True)
     if scoring.kind != "regression":
         add(_probability_columns(scoring), prediction.probabilities.numpy())
+    if prediction.spread is not None:
+        add(_spreads(scoring), prediction.spread.numpy())
+        known = prediction.uncertainty
+        none = np.full((len(samples.ids), len(_uncertainties(scoring))), np.nan)
+        add(_uncertainties(scoring), none if known is None else known.numpy(), may_lack=True)
     for space in SPACES:
         add([name for name in EDGE_COLUMNS if name.startswith(f"edge_{space}_")], prediction.edges[space].numpy())
     return pa.table(columns, schema=wanted)

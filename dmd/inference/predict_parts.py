@@ -1,4 +1,4 @@
-"""`dmd predict RUN SHARDS --out DIR/`: what is missing in DIR, computed here or elsewhere, then the manifest.
+"""`dmd predict RUN [RUN ...] SHARDS --out DIR/`: what is missing in DIR, computed here or elsewhere, then the manifest.
 
 predict_parts(order, compute)    # `compute_here`, or what `cluster.prediction` does on a Ray cluster
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from torch import Tensor
 
 from data_shards.places import Place
 from data_shards.progress import Progress
@@ -19,20 +18,21 @@ from data_shards.storage.folder import open_folder
 from dmd.checkpoint.select import Step
 from dmd.data.targets import scoring_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT
-from dmd.inference.export import read_model
+from dmd.inference.calibrated_files import with_calibration
 from dmd.inference.inputs import check_shards, chosen_splits, shard_batches
+from dmd.inference.model_files import Model, ModelFiles, read_files
 from dmd.inference.outputs import checkpoint_text, predictions, schema, to_table
 from dmd.inference.part_files import Part, PartFiles, make_request, write_part
 from dmd.kernels.backend import default_device
-from dmd.system.trained_model import ModelCard, TrainedModel, config_of
+from dmd.system.trained_model import config_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """What `dmd predict` is asked for with a directory as its output."""
 
-    model: Path
-    """A run, or an export."""
+    models: tuple[Path, ...]
+    """A run, or an export; several: an ensemble."""
     data: Place
     """Shards."""
     out: Place
@@ -43,6 +43,8 @@ class Order:
     """Which checkpoint of a run; None: the best, or what an export holds."""
     text_encoder: str | None = None
     """See `TrainedModel`."""
+    calibration: Place | None = None
+    """Shards whose validation split calibrates an ensemble; None: those of the trainings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,7 @@ class Work:
     """Of every part, for `dmd.inference.part_files.write_part`."""
     generation: str
     """Of the shards."""
-    card: ModelCard
-    weights: dict[str, Tensor]
+    files: ModelFiles
 
 
 Compute = Callable[[Work], None]
@@ -75,8 +76,8 @@ class Outcome:
     parts: int
     found: int
     """Parts that an earlier command had written."""
-    step: int | None
-    """Of the checkpoint; None for an export that does not say."""
+    step: list[int] | int | None
+    """See `Request`."""
 
     def __str__(self) -> str:
         of_splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
@@ -99,36 +100,39 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
             "name a .parquet file with --out"
         )
     folder = open_folder(order.out)
-    card, weights = read_model(order.model, order.step)
+    files = with_calibration(
+        read_files(order.models, order.step), order.models, data=order.calibration, text_encoder=order.text_encoder
+    )
+    card = files.card
     with ShardReader(order.data) as reader:
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
         check_shards(card, reader, splits)
-        request = make_request(card, weights, info, splits, order.samples_per_part)
-        columns = schema(scoring_of(config_of(card), card.data))
-        files = PartFiles(folder, request, reader.index, columns)
+        request = make_request(files, info, splits, order.samples_per_part)
+        columns = schema(scoring_of(config_of(card), card.data), of_ensemble=files.is_ensemble)
+        parts = PartFiles(folder, request, reader.index, columns)
         with nullcontext() if order.out.is_url else sole_writer(order.out.path):
-            missing = files.missing()
+            missing = parts.missing()
             if missing:
                 compute(
                     Work(
                         order=order,
                         parts=missing,
-                        begin=files.begin,
+                        begin=parts.begin,
                         stamp=request.digest(),
                         generation=info.generation,
-                        card=card,
-                        weights=weights,
+                        files=files,
                     )
                 )
-            rows = files.finish({"run": card.source.get("run")})
+            runs = [member.source.get("run") for member, _ in files.members]
+            rows = parts.finish({"runs": runs} if files.is_ensemble else {"run": runs[0]})
     total = len(request.parts())
     return Outcome(rows=rows, splits=request.splits, parts=total, found=total - len(missing), step=request.step)
 
 
 def compute_here(work: Work) -> None:
     """Compute parts in this process, one after the other."""
-    model = TrainedModel(work.card, work.weights, default_device(), text_encoder=work.order.text_encoder)
+    model = work.files.build(default_device(), text_encoder=work.order.text_encoder)
     folder = open_folder(work.order.out)
     work.begin()
     with ShardReader(work.order.data) as reader, Progress(len(work.parts), "parts") as progress:
@@ -137,7 +141,7 @@ def compute_here(work: Work) -> None:
             progress.advance()
 
 
-def predict_part(model: TrainedModel, reader: ShardReader, part: Part) -> pa.Table:
+def predict_part(model: Model, reader: ShardReader, part: Part) -> pa.Table:
     """The rows of a part."""
     batches = shard_batches(reader, model.card, part.split, range(part.begin, part.stop))
     return pa.concat_tables(to_table(samples, prediction) for samples, prediction in predictions(model, batches))

@@ -98,6 +98,12 @@ class Prediction:
     edges: dict[str, Tensor]
     """{"homo", "hetero": [N, 6]}, weights of the GD-Units in the order of `dmd.model.graph.PAIRS`."""
     scoring: Scoring = field(default_factory=Scoring)
+    spread: Tensor | None = None
+    """Of an ensemble: standard deviation (n - 1) over its members of the sentiment [N], in the units of the labels; or
+    of each probability [N, outputs]."""
+    uncertainty: Tensor | None = None
+    """Of an ensemble that is calibrated (`dmd.inference.ensemble.Calibration`): standard deviation of the sentiment's
+    error [N]; or the probability that the class [N], or what is said of each emotion [N, L], is wrong."""
 
     @property
     def sentiment(self) -> Tensor:
@@ -291,8 +297,12 @@ class TrainedModel:
         Raises:
             ValueError: other features than those of the training, values that are not finite, or nothing at all.
         """
-        outputs = self._outputs({"text": text, "audio": audio, "vision": vision}, nonfinite)
-        return join([self.read(output) for output in outputs])
+        batches = fitted_batches(self.card, {"text": text, "audio": audio, "vision": vision}, nonfinite)
+        return join([self.answer(inputs) for inputs in batches])
+
+    def answer(self, inputs: Inputs) -> Prediction:
+        """The predictions and edges for a batch."""
+        return self.read(self.output(inputs))
 
     def features(
         self, *, text: Any = None, audio: Any = None, vision: Any = None, nonfinite: Nonfinite = "refuse"
@@ -301,21 +311,18 @@ class TrainedModel:
 
         Args and errors are those of `predict`.
         """
-        outputs = list(self._outputs({"text": text, "audio": audio, "vision": vision}, nonfinite))
+        batches = fitted_batches(self.card, {"text": text, "audio": audio, "vision": vision}, nonfinite)
+        outputs = [self.output(inputs) for inputs in batches]
         return Representations(
             common=_rows([output.homo_repr for output in outputs]),
             private=_rows([output.hetero_repr for output in outputs]),
             fused=torch.cat([output.fused_repr.float().cpu() for output in outputs]),
         )
 
-    def _outputs(self, given: Mapping[str, Any], nonfinite: Nonfinite) -> Iterator[DMDOutput]:
-        """The network's output for a user's arrays, batch by batch."""
-        fitter = self.card.fitter(nonfinite)
-        inputs = fitter.fit(given)
-        for line in fitter.warnings():
-            _log.warning("warning: %s", line)
-        for begin in range(0, len(inputs), BATCH_SIZE):
-            yield self.output(inputs.pick(slice(begin, begin + BATCH_SIZE)))
+    @property
+    def scoring(self) -> Scoring:
+        """What its answers mean."""
+        return self.modules.scoring
 
     def __repr__(self) -> str:
         card, scoring = self.card, self.modules.scoring
@@ -345,13 +352,36 @@ def _rows(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {m: torch.cat([part[m].float().cpu() for part in parts]) for m in MODALITIES}
 
 
+def fitted_batches(card: ModelCard, given: Mapping[str, Any], nonfinite: Nonfinite) -> Iterator[Inputs]:
+    """A user's arrays as batches of a model; what was changed is a warning in the log.
+
+    Raises:
+        ValueError: as `TrainedModel.predict`.
+    """
+    fitter = card.fitter(nonfinite)
+    inputs = fitter.fit(given)
+    for line in fitter.warnings():
+        _log.warning("warning: %s", line)
+    for begin in range(0, len(inputs), BATCH_SIZE):
+        yield inputs.pick(slice(begin, begin + BATCH_SIZE))
+
+
 def join(parts: list[Prediction]) -> Prediction:
     """Predictions of consecutive batches as one."""
+    first = parts[0]
     return Prediction(
-        heads={head: torch.cat([part.heads[head] for part in parts]) for head in HEADS},
-        edges={space: torch.cat([part.edges[space] for part in parts]) for space in SPACES},
-        scoring=parts[0].scoring,
+        heads={head: torch.cat([part.heads[head] for part in parts]) for head in first.heads},
+        edges={space: torch.cat([part.edges[space] for part in parts]) for space in first.edges},
+        scoring=first.scoring,
+        spread=_joined([part.spread for part in parts]),
+        uncertainty=_joined([part.uncertainty for part in parts]),
     )
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    assert len(there) in (0, len(parts)), "all batches come from one model"
+    return torch.cat(there) if there else None
 
 
 @contextmanager
