@@ -22,8 +22,9 @@ from dmd.metrics.calibration import (
     fit_temperature,
     reliability_curve,
 )
+from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group
-from dmd.report.inference import SplitResult, ensemble_of
+from dmd.report.inference import SplitResult
 from dmd.report.sample_errors import videos_of
 from dmd.report.style import COLOURS, INK, SOFT, grid_of, in_lines, new_figure
 from dmd.report.tables import Table

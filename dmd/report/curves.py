@@ -92,8 +92,10 @@ def curves_by_config(groups: Sequence[Group]) -> Figure:
     Args:
         groups: at most as many as `groups.shown_together` gives.
     """
+    loss = groups[0].members[0].run.loss_title
     names = [name for name in in_view("headline", groups[0].metrics) if _by_epoch(groups[0], f"valid/{name}")]
-    panels: list[tuple[str, str, str]] = [("valid/loss", f"validation {groups[0].members[0].run.loss_title}", "")]
+    names = [name for name in names if heading(name) != loss]
+    panels: list[tuple[str, str, str]] = [("valid/loss", f"validation {loss}", "")]
     panels += [(f"valid/{name}", heading(name), name) for name in names]
     panels += [(tag, title, "") for tag, title in _RATES.items() if any(_by_epoch(group, tag) for group in groups)]
     columns = min(3, len(panels))
@@ -105,6 +107,8 @@ def curves_by_config(groups: Sequence[Group]) -> Figure:
                 seeds = [replace(c, values=np.array([shown(metric, value) for value in c.values])) for c in seeds]
             draw_band(axes, seeds, name=group.name, number=number)
         axes.set(title=title, xlabel="epoch")
+        if tag in _RATES:
+            axes.set_ylim(bottom=0)
     handles, labels = figure.get_axes()[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left")
     return figure

@@ -22,8 +22,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dmd.model.graph import PAIRS
+from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group, shown_together
-from dmd.report.inference import SplitResult, ensemble_of
+from dmd.report.inference import SplitResult
 from dmd.report.predictions import fine_classes
 from dmd.report.sample_errors import videos_of
 from dmd.report.tables import Table

@@ -1,8 +1,7 @@
-"""A run's best checkpoint on a split: predictions of all heads, edges per sample, and features to look at; and the
-ensemble of a config's seeds."""
+"""A run's best checkpoint on a split: predictions of all heads, edges per sample, and features to look at."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from data_shards.places import PlaceLike, to_place
 from data_shards.reading.reader import ShardReader
-from dmd.inference.ensemble import ensemble_prediction
 from dmd.inference.export import load
 from dmd.inference.inputs import read_samples
 from dmd.metrics import Scoring, head_metrics
@@ -68,26 +66,7 @@ class SplitResult:
         )
 
 
-def ensemble_of(members: Sequence[SplitResult]) -> SplitResult:
-    """What the ensemble of models says of the samples that all of them were given; one model is its own ensemble."""
-    first = members[0]
-    if len(members) == 1:
-        return first
-    prediction = ensemble_prediction([member.prediction for member in members])
-    labels = torch.from_numpy(first.labels)
-    spread = prediction.spread
-    return replace(
-        first,
-        predictions={head: values.numpy() for head, values in prediction.heads.items()},
-        edges={space: values.numpy() for space, values in prediction.edges.items()},
-        metrics={head: head_metrics(values, labels, first.scoring) for head, values in prediction.heads.items()},
-        answers=prediction.answers("fused").numpy(),
-        probabilities=_probabilities(prediction),
-        spread=None if spread is None else spread.numpy(),
-    )
-
-
-def _probabilities(prediction: Prediction) -> NDArray[np.floating]:
+def probabilities_of(prediction: Prediction) -> NDArray[np.floating]:
     """[N, outputs] of the fused head; [N, 0] of a regression."""
     if prediction.scoring.kind == "regression":
         return np.empty((len(prediction.heads["fused"]), 0))
@@ -124,7 +103,7 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
         feature_labels=label[kept],
         metrics={head: head_metrics(prediction.heads[head], torch.from_numpy(label), scoring) for head in HEADS},
         answers=prediction.answers("fused").numpy(),
-        probabilities=_probabilities(prediction),
+        probabilities=probabilities_of(prediction),
         scoring=scoring,
         texts=texts,
         steps=_steps(data, split),

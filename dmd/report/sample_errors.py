@@ -18,8 +18,9 @@ from scipy.stats import binomtest
 from data_shards.sources.csd.files import without_number
 from data_shards.sources.label_table import ID_SEPARATOR
 from dmd.model.config import MODALITIES
+from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group
-from dmd.report.inference import SplitResult, ensemble_of
+from dmd.report.inference import SplitResult
 from dmd.report.predictions import fine_classes, name_ticks
 from dmd.report.statistics import LEVEL, summarise
 from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
@@ -114,7 +115,8 @@ def _by_lengths(result: SplitResult) -> Iterable[Division]:
         sets = quantile_sets(values, unit)
         if same == name and len(sets) > 1:
             also = [m for m, (_, _, other) in lengths.items() if m != name and np.array_equal(other, values)]
-            title = title + "".join(f", {m}" for m in also)
+            if also:
+                title += f", of which there are as many as unpadded steps of {' and '.join(also)}"
             yield Division(name=name if name == "words" else f"steps_{name}", title=f"by {title}", sets=sets)
 
 
