@@ -160,10 +160,9 @@ def _write_picture(folder: Path, picture: Picture, *, few: bool) -> _WrittenPict
     svg = render(picture.figure, "svg")
     (folder / f"{picture.name}.svg").write_bytes(svg)
     picture.figure.set_layout_engine("none")  # its parts have their places now
-    (folder / f"{picture.name}.png").write_bytes(render(picture.figure, "png"))
-    source = _data_url("image/svg+xml", svg)
-    if few:
-        source = _data_url("image/png", few_shades(render(picture.figure, "png", dots=_FEW_DOTS)))
+    png = render(picture.figure, "png")
+    (folder / f"{picture.name}.png").write_bytes(png)
+    source = _data_url("image/png", few_shades(png)) if few else _data_url("image/svg+xml", svg)
     return _WrittenPicture(source=source, width=picture.width, height=picture.height, caption=picture.caption)
 
 
@@ -182,10 +181,12 @@ def _words_of(table: Table) -> list[bool]:
 
 
 def few_shades(png: bytes) -> bytes:
-    """A PNG with the shades that it has most of."""
+    """A PNG of fewer dots, with the shades that it has most of."""
     with Image.open(io.BytesIO(png)) as image:
         target = io.BytesIO()
-        image.convert("RGB").quantize(_SHADES).save(target, "png", optimize=True)
+        size = [round(side * _FEW_DOTS / _DOTS) for side in image.size]
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        small.quantize(_SHADES).save(target, "png", optimize=True)
     return target.getvalue()
 
 
@@ -206,9 +207,9 @@ def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def render(figure: Figure, kind: str, *, dots: int = _DOTS) -> bytes:
-    """A figure as the bytes of a file, the same for the same figure; `dots` per inch."""
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a file, the same for the same figure."""
     target = io.BytesIO()
     with rc_context(RC):  # type: ignore[arg-type]
-        figure.savefig(target, format=kind, dpi=dots, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.savefig(target, format=kind, dpi=_DOTS, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return target.getvalue()
