@@ -283,7 +283,7 @@ def _calibration_section(groups: list[Group], split: str) -> Section:
         else f" The number is fitted on the {_FITTED_ON} split where the shards have one."
     )
     if without:
-        text += f" Without it, since one seed has no spread: {', '.join(without)}."
+        text += f" Without it, since one seed, and one sample, have no spread: {', '.join(without)}."
     if not found:
         return Section(anchor="calibration", title="Calibration", text=text)
     regression = kind == "regression"

@@ -53,9 +53,10 @@ class Calibrated:
 
 
 def calibrate(group: Group) -> Calibrated | None:
-    """The calibration of a config's ensemble; None for sentiments of one seed, which has no spread."""
+    """The calibration of a config's ensemble; None for sentiments of one seed, which has no spread, and for fewer
+    samples than halves."""
     result = ensemble_of([member.result for member in group.members])
-    if result.scoring.kind == "regression" and result.spread is None:
+    if (result.scoring.kind == "regression" and result.spread is None) or len(result.ids) < HALVES:
         return None
     valid = [member.valid for member in group.members if member.valid is not None]
     values: tuple[float, ...]

@@ -63,9 +63,9 @@ def video_of(sample: str) -> str:
 
 
 def videos_of(ids: Sequence[str]) -> list[str]:
-    """The video of each sample; an empty list where not every id names one, or each names another."""
+    """The video of each sample; an empty list where not every id names one, or all or no two name the same."""
     videos = [video_of(sample) for sample in ids]
-    return videos if all(videos) and len(set(videos)) < len(videos) else []
+    return videos if all(videos) and 1 < len(set(videos)) < len(videos) else []
 
 
 def error_title(result: SplitResult) -> str:

@@ -340,6 +340,8 @@ def test_ids_name_videos_as_data_sets_write_them():
     assert video_of("sample 3") == ""
     assert videos_of(["a$_$1", "b$_$1"]) == [], "one sample of each says nothing of speakers"
     assert videos_of(["a$_$1", "a$_$2", "3"]) == []
+    assert videos_of(["a$_$1", "a$_$2"]) == []
+    assert halves(["a$_$1", "a$_$2"]).tolist() == [0, 1], "samples of one video alone are divided"
 
 
 def test_costs_are_those_recorded_and_a_dash_has_its_reason():
