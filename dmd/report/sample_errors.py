@@ -21,7 +21,7 @@ from dmd.model.config import MODALITIES
 from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group
 from dmd.report.inference import SplitResult
-from dmd.report.predictions import fine_classes, name_ticks
+from dmd.report.predictions import fine_classes
 from dmd.report.statistics import LEVEL, summarise
 from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
 from dmd.report.tables import Table
@@ -30,6 +30,8 @@ QUANTILES = 4
 """Sets into which samples are divided by their length."""
 SPEAKERS_DRAWN = 40
 """Of the figure; its table has all."""
+LETTERS_ACROSS = 150
+"""Below an axis as wide as the page, from which names are turned."""
 _ALL = "all"
 
 
@@ -41,7 +43,7 @@ class ErrorRow:
     count: int
     mean: float
     low: float
-    """Of the 95 % interval; NaN of one sample."""
+    """Of the 95 % interval, at least 0; NaN of one sample."""
     high: float
 
 
@@ -90,7 +92,7 @@ def error_row(name: str, errors: NDArray[np.float64], *, by_count: bool) -> Erro
         found = binomtest(int(errors.sum()), count).proportion_ci(LEVEL, method="wilson")
         return ErrorRow(name=name, count=count, mean=float(errors.mean()), low=found.low, high=found.high)
     summary = summarise(errors.tolist())
-    low, high = summary.mean - summary.half_width, summary.mean + summary.half_width
+    low, high = max(summary.mean - summary.half_width, 0.0), summary.mean + summary.half_width
     return ErrorRow(name=name, count=count, mean=summary.mean, low=low, high=high)
 
 
@@ -206,10 +208,9 @@ def _figure(rows: dict[str, list[ErrorRow]], whole: dict[str, ErrorRow], title: 
         axes.errorbar(
             range(len(chosen)), means, yerr=np.maximum(around, 0), fmt="o", color=INK, ecolor=COLOURS[1], capsize=2
         )
-        name_ticks(
-            axes, range(len(chosen)), [f"{row.name}\n{row.count}" if not worst_first else row.name for row in chosen]
-        )
+        names = [row.name if worst_first else f"{row.name}\n{row.count}" for row in chosen]
+        longest = max(len(row.name) for row in chosen)
+        turned = longest * len(chosen) * columns > LETTERS_ACROSS
+        axes.set_xticks(range(len(chosen)), names, rotation=90 if turned else 0, fontsize=7)
         axes.set(title=config, ylabel=title)
-        if worst_first:
-            axes.tick_params(axis="x", rotation=90)
     return figure
