@@ -27,23 +27,14 @@ from dmd.report.explorer import explorer
 from dmd.report.groups import Group, Measured, identity, make_groups, of_how_many, shown_together
 from dmd.report.identity import BOOKKEEPING, check_seeds, flatten, value_text
 from dmd.report.inference import load_and_run_splits, splits_of
+from dmd.report.overview import expectation, overview_tables
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
 from dmd.report.projection import Method, projection_figure
-from dmd.report.published_results import EXPECTED
 from dmd.report.runs import RunRecord, read_run
 from dmd.report.sample_errors import error_tables_and_figures, videos_of
 from dmd.report.style import RC
-from dmd.report.tables import (
-    Table,
-    ablation_table,
-    comparison_table,
-    heads_table,
-    published_table,
-    run_table,
-    summary_table,
-    unimodal_table,
-)
+from dmd.report.tables import Table, heads_table
 
 _FIGURES: dict[Kind, str] = {
     "regression": "confusion, scatter, residuals",
@@ -117,7 +108,7 @@ def build_report(
             out,
             f"DMD on {names}",
             f"{count}; {split} split, {samples} samples",
-            _sections(groups, measured, split, method, small=small),
+            _sections(groups, measured, split, data, method, small=small),
             names={group.name: group.full for group in groups},
             small=small,
         )
@@ -132,10 +123,10 @@ def _measure(run: RunRecord, data: Place | None, split: str, text_encoder: str |
 
 
 def _sections(
-    groups: list[Group], measured: list[Measured], split: str, method: Method, *, small: bool
+    groups: list[Group], measured: list[Measured], split: str, data: Place | None, method: Method, *, small: bool
 ) -> Iterator[Section]:
     """The page from top to bottom; single runs are folded where there are several."""
-    yield _overview(groups, split)
+    yield _overview(groups, split, data)
     yield _learning_section(groups)
     yield _sample_section(groups, split)
     yield _error_section(groups)
@@ -169,11 +160,6 @@ def check_comparable(scorings: Iterable[Scoring]) -> None:
         raise ValueError(_APART)
 
 
-def is_measured_as_published(scoring: Scoring) -> bool:
-    """Whether metrics are those of the published figures, of CMU-MOSI and CMU-MOSEI: of sentiments in [-3, 3]."""
-    return scoring.protocol == "mosi" and scoring.has_units_of_shards
-
-
 def _anchors(records: list[RunRecord]) -> list[str]:
     """What each run is called in the page, by its directory; a section of the page may be called so too."""
     counts = Counter(record.name for record in records)
@@ -183,12 +169,8 @@ def _anchors(records: list[RunRecord]) -> list[str]:
     ]
 
 
-def _overview(groups: list[Group], split: str) -> Section:
+def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     """What the runs reach, what differs, and the published figures."""
-    tables: list[Table | None] = [summary_table(groups, split), run_table(groups, split), comparison_table(groups)]
-    is_published = is_measured_as_published(groups[0].members[0].result.scoring)
-    if is_published:
-        tables += [published_table(groups, split), ablation_table(groups), unimodal_table(groups)]
     pictures = []
     if sum(len(group.members) for group in groups) > 1:
         pictures.append(
@@ -201,8 +183,8 @@ def _overview(groups: list[Group], split: str) -> Section:
     return Section(
         anchor="overview",
         title="Overview",
-        text=EXPECTED if is_published else "",
-        tables=[t for t in tables if t is not None],
+        text=expectation(groups, split, data=data),
+        tables=overview_tables(groups, split, data=data),
         pictures=pictures,
     )
 

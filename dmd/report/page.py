@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dmd.report.explorer import Explorer
+from dmd.report.latex import latex
 from dmd.report.style import RC
 from dmd.report.tables import Table
 
@@ -97,7 +98,8 @@ def write_page(
     names: Mapping[str, str] | None = None,
     small: bool = False,
 ) -> Path:
-    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG, every table as CSV, every download.
+    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG, every table as CSV and LaTeX, every
+    download.
 
     Args:
         sections: each is written before the next one is asked for, so that no more figures are held than it has.
@@ -111,10 +113,14 @@ def write_page(
         worst = [] if section.explorer is None else [section.explorer.worst]
         for table in [*worst, *section.tables]:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-        for download in section.downloads:
+        downloads = [
+            *(Download(name=f"{table.name}.tex", content=latex(table)) for table in section.tables),
+            *section.downloads,
+        ]
+        for download in downloads:
             (folder / download.name).write_text(download.content, encoding="utf-8")
         pictures = [_write_picture(folder, picture, few=small or section.light) for picture in section.pictures]
-        written.append(_Written(section=replace(section, pictures=[]), pictures=pictures))
+        written.append(_Written(section=replace(section, pictures=[], downloads=downloads), pictures=pictures))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["named"] = lambda text: _named(text, names or {})
     there = [one.section for one in written]

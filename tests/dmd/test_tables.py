@@ -21,10 +21,11 @@ from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
 from dmd.model.dmd import HEADS, DMDOutput, Head
 from dmd.report import names
-from dmd.report.build import check_comparable, is_measured_as_published
+from dmd.report.build import check_comparable
 from dmd.report.curves import loss_terms
 from dmd.report.groups import Measured, make_groups
 from dmd.report.inference import load_and_run
+from dmd.report.overview import is_measured_as_published
 from dmd.report.predictions import heads_figure
 from dmd.report.runs import Curve, read_run
 from dmd.report.tables import heads_table, summary_table
@@ -72,7 +73,8 @@ VIEWS = {
     "hparams": (["acc2_non0", "f1_non0", "acc7", "corr"], list(CLASSES)),
     "configs": (["mae", "corr", "acc7", "acc2_non0", "f1_non0"], list(CLASSES)),
     "missing": (["mae", "acc2_non0"], ["acc", "f1_weighted"]),
-    "bootstrap": (["mae", "acc7", "acc2_has0", "acc2_non0"], ["acc"]),
+    "bootstrap": (["mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_non0"], ["acc", "f1_weighted", "f1_macro"]),
+    "paper": (["mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_has0", "f1_non0"], list(CLASSES)),
 }
 HEAD_TITLES = {
     "fused": "fused",
@@ -102,7 +104,7 @@ def test_names_titles_and_orders_are_those_that_users_know():
     assert all(kind in PROTOCOLS[name].kinds for kind, name in DEFAULTS.items())
     for view, known in VIEWS.items():
         assert (in_view(view, REGRESSION), in_view(view, CLASSES)) == known, view
-    assert all(row.of_samples for row in METRICS.values() if "bootstrap" in row.views)
+    assert all(row.resampled for row in METRICS.values() if "bootstrap" in row.views)
     assert [loss_title(task) for task in ("regression", 3, "multilabel")] == ["MAE", "CE", "BCE"]
     assert [(head.name, head.title) for head in HEADS.values()] == list(HEAD_TITLES.items())
     assert [term.name for term in all_terms()] == TASK + DECOUPLING + DISTILLATION
@@ -192,7 +194,7 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
     expected = float((one.result.predictions["fused"] - one.result.labels).mean())
     assert metrics["fused"]["bias"] == pytest.approx(expected, rel=1e-5)
     summary = summary_table(make_groups([one]), "valid")
-    assert f"Bias,{expected:.3f},valid\n" in summary.csv()
+    assert f'Bias,synthetic,"single, 1 seed",{expected:.3f},,valid\n' in summary.csv()
     assert "MAE, Corr and Bias as they are" in summary.note
     assert heads_table(one).csv().splitlines()[0].endswith(",F1 Non0 %,Bias,split")
     assert "Bias" in [axes.get_title() for axes in heads_figure(one.result).get_axes()]
