@@ -114,7 +114,7 @@ def write_page(
         for table in [*worst, *section.tables]:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         downloads = [
-            *(Download(name=f"{table.name}.tex", content=latex(table)) for table in section.tables),
+            *(Download(name=f"{table.name}.tex", content=latex(table)) for table in [*worst, *section.tables]),
             *section.downloads,
         ]
         for download in downloads:
