@@ -8,7 +8,7 @@
 A sentiment is the mean of the members' sentiments; a probability of a class or an emotion is the mean of theirs. How
 far the members are apart is the spread. Its size says little of the error, since it leaves out what all members have in
 common. So `Calibration` holds one number, fitted on the validation split, that makes an uncertainty of it
-(`dmd.metrics.calibration`). Whether the spread tells the samples with larger errors from the others, an evaluation says.
+(`dmd.metrics.calibration`). Whether a larger spread belongs to a larger error, an evaluation says.
 
 Results do not depend on the order of the members: they are sorted before they are added, in float64.
 """
