@@ -18,6 +18,7 @@ from dmd.data.targets import scoring_of
 from dmd.inference.training_facts import Measured, TrainingFacts
 from dmd.metrics import Scoring, heading, known_metrics, metric, show, unit_note
 from dmd.model.config import MODALITIES
+from dmd.system.models import MODELS
 from dmd.system.trained_model import ModelCard, config_of
 
 if TYPE_CHECKING:
@@ -59,12 +60,13 @@ def readme(card: ModelCard, facts: TrainingFacts | None, *, name: str, license: 
     from huggingface_hub import ModelCardData
     from jinja2 import Environment
 
-    scoring = scoring_of(config_of(card), card.data)
+    config = config_of(card)
+    scoring, model = scoring_of(config, card.data), MODELS[config.model.name]
     facts = TrainingFacts() if facts is None else facts
     front = ModelCardData(
         license=license,
         library_name="dmd-cluster",
-        tags=["dmd", "multimodal", TASKS[scoring.kind][0]],
+        tags=[model.name, "multimodal", TASKS[scoring.kind][0]],
         datasets=[card.data["name"]] if DATASET.fullmatch(card.data["name"]) else None,
         metrics=sorted({_hub_metric(name) for part in facts.measured for name in known_metrics(part.metrics)}) or None,
         model_name=name,
@@ -75,6 +77,7 @@ def readme(card: ModelCard, facts: TrainingFacts | None, *, name: str, license: 
     text = environment.from_string(template).render(
         card_data=front.to_yaml(),
         name=name,
+        model=model,
         place=place,
         what=what_it_does(scoring),
         answer=_ANSWERS[scoring.kind],
