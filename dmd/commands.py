@@ -126,7 +126,7 @@ def print_evaluation(runs: list[Path], result: dict[str, Any], *, write_to: Path
         print()
         state = f"; trainings that are not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
     print(metrics_table(result["metrics"]))
-    chosen = checkpoint_text(result["steps"] if len(runs) > 1 else result["step"])
+    chosen = checkpoint_text(sorted(result["steps"]) if len(runs) > 1 else result["step"])
     print(f"{result['split']} split, {result['samples']} samples, {chosen}{state}")
     if len(runs) > 1:
         print(calibration_text(result["calibration"]))
@@ -161,9 +161,10 @@ def calibration_text(found: dict[str, Any] | None) -> str:
         ("the spread times", "coverage error") if "scale" in found else ("temperature", "expected calibration error")
     )
     value = found.get("scale", found.get("temperature"))
+    tells = f"; correlation of the spread with the error {found['correlation']:.2f}" if "scale" in found else ""
     return (
         f"uncertainty: {what} {value:.3g}, fitted on {found['samples']} {found['fitted_on']} samples; {measure} "
-        f"{found['before']['error']:.3f} before, {found['after']['error']:.3f} after"
+        f"{found['before']['error']:.3f} before, {found['after']['error']:.3f} after{tells}"
     )
 
 
