@@ -71,7 +71,7 @@ def train_by_launcher(options: argparse.Namespace) -> int:
     with loading_torch():
         from launch.starting.restarts import run_with_restarts
         from launch.starting.runner import EXPLAINED, LauncherEnd, run_launcher
-    from launch.supervision.ending import continued, print_ending
+    from launch.supervision.ending import MADE_RUN, continued, print_ending
 
     layout = _layout(options)
     rule = _restart_rule(options, layout)
@@ -92,6 +92,7 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         print(f"dmd train: {rejection}; telling the other hosts", file=sys.stderr, flush=True)
 
     def attempt(layout: RankLayout, arguments: list[str], about: Mapping[str, str]) -> LauncherEnd:
+        about = {**about, MADE_RUN: str(options.run)} if options.run_is_made else about
         return run_launcher(layout, arguments, options.data, patience=patience, rejection=rejection, about=about)
 
     with made_run(options) as run:

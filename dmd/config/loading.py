@@ -37,9 +37,9 @@ _LARGEST_NUMBER = 2**63
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader with the booleans of YAML 1.2: `off`, which YAML 1.1 reads as false, is a word here.
 
-    A key that is there twice is an error, not the last one. So are numbers that YAML 1.1 reads otherwise than they look:
-    `010`, which is 8 there, and `5:30`, which is 330. Aliases, by which a small file can mean a huge value, are none of
-    our language.
+    A key that is there twice is an error, not the last one. So are numbers that YAML 1.1 reads otherwise than they
+    look: `010`, which is 8 there, and `5:30`, which is 330. Aliases, by which a small file can mean a huge value, are
+    none of our language.
     """
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
@@ -196,7 +196,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{section}.{name} is {value}; it must be a finite number")
             if isinstance(value, int) and not -_LARGEST_NUMBER <= value < _LARGEST_NUMBER:
-                raise ValueError(f"{section}.{name} is {str(value):.40}; a whole number must fit into 64 bits")
+                raise ValueError(f"{section}.{name} is {value!s:.40}; a whole number must fit into 64 bits")
     return config
 
 
