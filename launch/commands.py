@@ -72,7 +72,7 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         from dmd.training.logging.provenance import COMMAND
         from launch.starting.restarts import run_with_restarts
         from launch.starting.runner import EXPLAINED, LauncherEnd, run_launcher
-    from launch.supervision.ending import continued, print_ending
+    from launch.supervision.ending import MADE_RUN, continued, print_ending
 
     layout = _layout(options)
     rule = _restart_rule(options, layout)
@@ -93,6 +93,8 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         print(f"dmd train: {rejection}; telling the other hosts", file=sys.stderr, flush=True)
 
     def attempt(layout: RankLayout, arguments: list[str], about: Mapping[str, str]) -> LauncherEnd:
+        if options.run_is_made:
+            about = {**about, MADE_RUN: str(options.run)}
         return run_launcher(
             layout,
             arguments,
