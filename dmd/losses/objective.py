@@ -11,6 +11,7 @@ from dmd.losses.config import ObjectiveConfig
 from dmd.losses.decoupling import Compared, compare, mean_squared, orthogonality
 from dmd.losses.distillation import make_prior
 from dmd.losses.ghost import sample_mean
+from dmd.losses.label_weights import LabelWeights
 from dmd.losses.sharing import Sharing
 from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
 from dmd.losses.triton_terms import KernelObjective
@@ -37,13 +38,17 @@ class Objective(nn.Module):
         self.config = config
         self.sharing: Sharing | None = None
         """The ranks that share each ghost batch with this one; None where it has whole ones."""
+        self.label_weights: LabelWeights | None = None
+        """Of `label_density_smoothing`; a training gives them (`dmd.data.label_density`)."""
         self.decoupling = model.decoupling
         self.kind = model.kind
         self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs, kind=model.kind)
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs, kind=model.kind)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
-        self.known_to_kernels = config.orthogonality == "batch" and model.kind == "regression" and all_in_triton()
+        unweighted = config.label_density_smoothing == 0
+        known = config.orthogonality == "batch" and model.kind == "regression" and unweighted
+        self.known_to_kernels = known and all_in_triton()
         self.use(backend)
 
     def use(self, backend: Backend) -> None:
@@ -69,6 +74,7 @@ class Objective(nn.Module):
             {name: [G]}: each term before weighting, `total`, and {"edges_homo", "edges_hetero": [G, 6]} (means over
             the samples of a ghost batch, for the log). A collective where ranks share ghost batches.
         """
+        assert (self.label_weights is None) == (self.config.label_density_smoothing == 0), "a training gives them"
         kernels = self.kernels if labels.shape[1] <= MOST_SAMPLES else None
         mask = mask.to(labels.dtype)
         if kernels is not None and self.known_to_kernels:
@@ -81,6 +87,7 @@ class Objective(nn.Module):
             kind=self.kind,
             labels=labels,
             mask=mask,
+            label_weights=None if self.label_weights is None else self.label_weights(labels),
             kernels=kernels,
         )
         terms: dict[str, Tensor] = {}

@@ -63,6 +63,8 @@ class Inputs:
     """[G, S], sentiments or class numbers; [G, S, L], emotions as 0 and 1."""
     mask: Tensor
     """[G, S], 1 for a sample, 0 for padding."""
+    label_weights: Tensor | None
+    """[G, S], of the task losses of samples; None: 1."""
     kernels: LossKernels | None
     """Of the backend, which the margin loss may use; None: PyTorch."""
     distilled: dict[str, Distilled] = field(default_factory=dict)
@@ -97,7 +99,8 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def _task(inputs: Inputs, *, head: str) -> Tensor:
-    return sample_mean(task_loss(inputs.output.predictions[head], inputs.labels, inputs.kind), inputs.mask)
+    losses = task_loss(inputs.output.predictions[head], inputs.labels, inputs.kind)
+    return sample_mean(losses if inputs.label_weights is None else losses * inputs.label_weights, inputs.mask)
 
 
 def _reconstruction(inputs: Inputs) -> Tensor:

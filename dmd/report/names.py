@@ -6,6 +6,7 @@ It is written from the tables that the program itself reads: `dmd.metrics.METRIC
 
 import sys
 
+from dmd.losses.consistency import CONSISTENCY
 from dmd.losses.terms import Part, all_terms
 from dmd.metrics import METRICS, heading
 from dmd.metrics.table import PROTOCOLS, Protocol
@@ -39,6 +40,7 @@ def page() -> str:
     ]
     heads = [f"| `{head.name}` | {head.title} | {head.about} |" for head in HEADS.values()]
     terms = [f"| `{term.name}` | {_WEIGHTS[term.part]} | {term.about} |" for term in all_terms()]
+    terms.append(f"| `{CONSISTENCY.name}` | {CONSISTENCY.weight} | {CONSISTENCY.about} |")
     return "\n".join(
         [
             INTRODUCTION,

@@ -16,6 +16,7 @@ from data_shards.terminal import DrawnLines, Items, drawing_stream
 from dmd.checkpoint.state import Cursor
 from dmd.config import TrainConfig
 from dmd.data.plan import EpochPlan
+from dmd.losses.consistency import CONSISTENCY
 from dmd.losses.terms import all_terms
 from dmd.metrics import Scoring, in_view, metric, show
 from dmd.training.outcome import EpochReport
@@ -25,7 +26,7 @@ from dmd.training.schedule import Schedule
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SHOWN_TERMS = ("task_fused", "reconstruction", "margin", "homo_logit", "hetero_logit")
+SHOWN_TERMS = ("task_fused", "reconstruction", "margin", "homo_logit", "hetero_logit", CONSISTENCY.name)
 """Loss terms that are shown beside their weighted sum."""
 
 
@@ -83,7 +84,7 @@ class TrainingProgress:
         self._epoch_began = time.monotonic()
         self._told = self._epoch_began
         self._drawn: DrawnLines | None = None
-        self._titles = {term.name: term.title for term in all_terms()}
+        self._titles = {term.name: term.title for term in all_terms()} | {CONSISTENCY.name: CONSISTENCY.title}
         self._loss_title = next(row.title for row in scoring.rows() if row.is_loss)
 
     def __enter__(self) -> "TrainingProgress":

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import get_args
 
+from dmd.losses.consistency import CONSISTENCY
 from dmd.losses.terms import Part, all_terms
 from dmd.metrics import Scoring, in_view
 from dmd.report.style import SPACE_TITLE
@@ -23,8 +24,12 @@ _PART_TITLES: dict[Part, str] = {
 }
 
 
-def layout(scoring: Scoring) -> Layout:
-    """The page of a model with these metrics."""
+def layout(scoring: Scoring, *, consistency: float = 0.0) -> Layout:
+    """The page of a model with these metrics.
+
+    Args:
+        consistency: `objective.consistency`, without which there is no such term.
+    """
     rows = {row.name: row for row in scoring.rows()}
     headline = [rows[name] for name in in_view("headline", rows)]
     return {
@@ -37,6 +42,7 @@ def layout(scoring: Scoring) -> Layout:
                 _PART_TITLES[part]: _chart(f"train/{term.name}" for term in all_terms() if term.part == part)
                 for part in get_args(Part)
             },
+            **({CONSISTENCY.title: _chart([f"train/{CONSISTENCY.name}"])} if consistency else {}),
         },
         "edges of the GD-Units": {
             title: ["Multiline", [f"train/{EDGES}{space}/.+$"]] for space, title in SPACE_TITLE.items()
