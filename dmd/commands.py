@@ -100,11 +100,14 @@ def _evaluate(
 
 def print_evaluation(run: Path, result: dict[str, Any], *, write_to: Path | None) -> None:
     """Print what `dmd.evaluation.trained_run.describe` says, and write it as JSON where that is wanted."""
+    from dmd.checkpoint.select import AVERAGED
     from dmd.checkpoint.standing import is_unfinished
+    from dmd.inference.outputs import checkpoint_text
 
     print(metrics_table(result["metrics"]))
     state = "; the training is not finished" if is_unfinished(run) else ""
-    print(f"{result['split']} split, {result['samples']} samples, checkpoint of step {result['step']}{state}")
+    chosen = checkpoint_text(result["step"], result.get(AVERAGED, ()))
+    print(f"{result['split']} split, {result['samples']} samples, {chosen}{state}")
     if write_to is not None:
         write_to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -266,7 +269,7 @@ def _predict_file(options: argparse.Namespace) -> int:
         check_suffix(out)
     kind = kind_of(options.inputs[0])
     check_options(_given(options), kind, options.inputs[0])
-    card, weights = read_model(options.model, options.step)
+    card, weights = read_model(options.model, options.step, text_encoder=options.text_encoder)
     text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
     # the encoder whose states clips get, or else the one that the model stands on
     of_clips, of_model = options.text_encoder, None
@@ -280,12 +283,12 @@ def _predict_file(options: argparse.Namespace) -> int:
         samples = _shown(_samples(options, model.card))
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     if out is None:
-        print(printed(tables), checkpoint_text(card.source.get("step")), sep="\n")
+        print(printed(tables), checkpoint_text(card.source.get("step"), card.averaged), sep="\n")
         return 0
     rows = write_predictions(out, tables, schema(model.modules.scoring))
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     counted = f" ({of_splits})" if of_splits else ""
-    print(f"{out}: {rows} predictions{counted}; {checkpoint_text(card.source.get('step'))}")
+    print(f"{out}: {rows} predictions{counted}; {checkpoint_text(card.source.get('step'), card.averaged)}")
     return 0
 
 
@@ -377,7 +380,8 @@ def export(argv: list[str]) -> int:
         name=None if options.push is None else options.push.rpartition("/")[2],
     )
     program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
-    chosen = checkpoint_text(read_card(options.out).source.get("step"))
+    card = read_card(options.out)
+    chosen = checkpoint_text(card.source.get("step"), card.averaged)
     print(f"{options.out}: {chosen}, {program}; in Python: model = dmd.load({str(options.out)!r})")
     if options.push is not None:
         url = push_to_hub(

@@ -114,7 +114,7 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
     place = to_place(shards_of(run, question.data)).absolute()
     with ShardReader(place) as reader:
         info = reader.index.info
-        card, weights = read_run_for(run, info, question.step)
+        card, weights = read_run_for(run, info, question.step, text_encoder=question.text_encoder)
         check_split(reader, split)
         total, batches = reader.index.num_samples(split), num_evaluation_batches(reader, split, BATCH_SIZE)
     scoring = scoring_of(config_of(card), card.data)

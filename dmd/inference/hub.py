@@ -206,7 +206,8 @@ def _upload(
                 files.append(CommitOperationAdd(name, str(folder / name)))
             elif name == PROGRAM and name in there:
                 files.append(CommitOperationDelete(name))  # of other weights
-        message = message or f"Checkpoint of step {card.source.get('step', 'unknown')}"
+        steps = f"Mean of {len(card.averaged)} checkpoints up to step" if card.averaged else "Checkpoint of step"
+        message = message or f"{steps} {card.source.get('step', 'unknown')}"
         done = api.create_commit(repo_id, files, commit_message=message, revision=revision, parent_commit=head)
     if keeps:
         _log.warning(

@@ -56,8 +56,15 @@ def schema(scoring: Scoring) -> pa.Schema:
     )
 
 
-def checkpoint_text(step: int | None) -> str:
-    """What a line about predictions ends with: whose they are; None: an export that does not say."""
+def checkpoint_text(step: int | None, averaged: Sequence[int] = ()) -> str:
+    """What a line about predictions ends with: whose they are; None: an export that does not say.
+
+    Args:
+        step: of the checkpoint.
+        averaged: steps of those whose mean it is.
+    """
+    if averaged:
+        return f"mean of the checkpoints of steps {', '.join(map(str, averaged))}"
     return "a checkpoint of unknown step" if step is None else f"checkpoint of step {step}"
 
 

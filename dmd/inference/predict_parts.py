@@ -77,12 +77,14 @@ class Outcome:
     """Parts that an earlier command had written."""
     step: int | None
     """Of the checkpoint; None for an export that does not say."""
+    averaged: list[int]
+    """Steps of the checkpoints whose mean the weights are."""
 
     def __str__(self) -> str:
         of_splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         earlier = f", {self.found} of them written before" if self.found else ""
         parts = f"{self.parts} part{'s' * (self.parts != 1)}"
-        chosen = checkpoint_text(self.step)
+        chosen = checkpoint_text(self.step, self.averaged)
         return f"{self.rows} predictions ({of_splits}) in {parts}{earlier}; {chosen}"
 
 
@@ -99,7 +101,7 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
             "name a .parquet file with --out"
         )
     folder = open_folder(order.out)
-    card, weights = read_model(order.model, order.step)
+    card, weights = read_model(order.model, order.step, text_encoder=order.text_encoder)
     with ShardReader(order.data) as reader:
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
@@ -123,7 +125,14 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
                 )
             rows = files.finish({"run": card.source.get("run")})
     total = len(request.parts())
-    return Outcome(rows=rows, splits=request.splits, parts=total, found=total - len(missing), step=request.step)
+    return Outcome(
+        rows=rows,
+        splits=request.splits,
+        parts=total,
+        found=total - len(missing),
+        step=request.step,
+        averaged=card.averaged,
+    )
 
 
 def compute_here(work: Work) -> None:

@@ -176,7 +176,8 @@ def _training(card: ModelCard, facts: TrainingFacts) -> Iterable[tuple[str, str]
     yield "data", f"{_cell(data['name'])}, generation `{_cell(data['generation'])}`"
     yield "samples", _listed(facts.counts) if facts.counts else "unknown"
     epochs = "" if facts.epochs is None else f" ({facts.epochs} epoch{'s' * (facts.epochs != 1)})"
-    yield "checkpoint", f"step {source.get('step', 'unknown')}{epochs}"
+    steps = f"steps {', '.join(map(str, card.averaged))}, the mean of their weights" if card.averaged else ""
+    yield "checkpoint", steps or f"step {source.get('step', 'unknown')}{epochs}"
     preset, changed = nearest_preset(card)
     differs = f", from which differ {', '.join(f'`{line}`' for line in changed)}" if changed else ""
     yield "config", f"nearest to the preset `{preset}`{differs}"
