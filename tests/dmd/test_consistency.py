@@ -11,6 +11,9 @@ from dmd.kernels.dropout.keys import SECOND_PASS, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses import ObjectiveConfig
 from dmd.losses.consistency import distance
+from dmd.metrics import Scoring
+from dmd.report.names import page
+from dmd.training.logging.tensorboard_layout import layout
 from dmd.training.step import make_rng
 from tests.support.small_system import SAMPLES, make_batch, make_system
 
@@ -90,3 +93,9 @@ def test_slots_without_a_ghost_batch_draw_masks_of_their_own():
 def test_a_negative_weight_is_rejected():
     with pytest.raises(ValueError, match=r"objective\.consistency is -1; it must be at least 0"):
         ObjectiveConfig(consistency=-1)
+
+
+def test_tensorboard_and_the_list_of_names_have_the_term():
+    assert layout(Scoring(), consistency=1.0)["objective"]["consistency"] == ["Multiline", ["train/consistency$"]]
+    assert "consistency" not in layout(Scoring())["objective"]
+    assert "| `consistency` | `consistency` | distance of the fused predictions" in page()
