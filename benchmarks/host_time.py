@@ -98,7 +98,7 @@ def make_system(
     system: Any = TrainingSystem(config, info, None, device or torch.device("cpu"))  # type: ignore[arg-type]
     if device is None:
         system.execution = Execution(backend=TRITON, reason="measured", precision="bf16")
-        system.dmd.use(TRITON)
+        system.network.use(TRITON)
         system.objective.use(TRITON)
         system.keys = system.fresh_keys()
     batch = random_batch(info, STEP, SAMPLES)  # type: ignore[arg-type]

@@ -68,9 +68,9 @@ class Side:
         encoder = build_text_encoder(TINY_BERT if tiny else BERT, frozen=False) if bert else None
         system = TrainingSystem(self.config, SimpleNamespace(dims=dims, lengths=lengths), encoder, device)
         if implementation == "reference":
-            reference(system.dmd)
+            reference(system.network)
         elif implementation not in OURS:
-            batched(system.dmd)
+            batched(system.network)
         self.system = system.to(device).train()
         self.loss: Callable[..., Tensor] = self._loss
         if implementation in COMPILED:
@@ -99,7 +99,7 @@ class Side:
     def _loss(self, text: Tensor, audio: Tensor, vision: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """The loss of a pass, with dropout by torch."""
         with self.system.execution.casting(self.device.type):
-            output = self.system.dmd(text, audio, vision, TorchRNG(self.device))
+            output = self.system.network(text, audio, vision, TorchRNG(self.device))
         return self.system.objective(output, labels, mask)["total"].sum()
 
     def step(self) -> None:
@@ -119,7 +119,7 @@ class Side:
 
     def text_encoder(self) -> None:
         """Forward and backward of the text encoder alone, in the same precision."""
-        encoder = self.system.dmd.text_encoder
+        encoder = self.system.network.text_encoder
         assert encoder is not None
         for batch in self.batches:
             with self.system.execution.casting(self.device.type):

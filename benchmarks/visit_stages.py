@@ -79,7 +79,7 @@ STAGES = (
         limit=110,
         least=30,
         cuda=f"OMP_NUM_THREADS=4 {SMOKE}",
-        cpu=f"{SMOKE} --tiny --limit 300",
+        cpu=f"{SMOKE} --tiny --limit 300 --cases mosi-aligned:bf16",
     ),
     _kernel_tests("tests", f"not ({LARGEST})", processes=8, each=90, limit=150, least=40),
     _step(

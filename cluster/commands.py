@@ -135,7 +135,7 @@ def predict(argv: list[str]) -> int:
 
 
 def evaluate(argv: list[str]) -> int:
-    """Print all metrics of a trained run on a split, for each of the eight heads."""
+    """Print all metrics of a trained run, or of the ensemble of several, on a split, for each of the eight heads."""
     from cluster.parsers import evaluate_parser
     from cluster.prediction.request import evaluation_request
     from dmd.commands import evaluate_here
@@ -149,6 +149,6 @@ def evaluate(argv: list[str]) -> int:
 
     encoder = None if options.text_encoder is None else base_name(options.text_encoder)
     question = Question(
-        run=options.run, data=options.data, split=options.split, step=options.step, text_encoder=encoder
+        runs=tuple(options.runs), data=options.data, split=options.split, step=options.step, text_encoder=encoder
     )
     return run_evaluate(question, write_to=options.json, request=request)

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from dmd.system.trained_model import ModelCard
 
 
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Add `--calibration` to a parser."""
+    parser.add_argument(
+        "--calibration",
+        type=place_option,
+        metavar="SHARDS",
+        help="of an ensemble: shards whose validation split calibrates its uncertainty (default: of the trainings)",
+    )
+
+
 SAMPLES_PER_PART = 1024
 """Of a directory of predictions: some 150 KB, and a minute or two of a slow CPU."""
 
@@ -34,10 +45,10 @@ def evaluate_parser() -> Parser:
     """Arguments of `dmd evaluate` in processes of this machine."""
     parser = Parser(
         prog="dmd evaluate",
-        description="Evaluate a checkpoint of a run, the best by default. Acc and F1 are printed in per cent; "
-        "--json writes them as shares in [0, 1].",
+        description="Evaluate a checkpoint of a run, the best by default, or the ensemble of several. Acc and F1 are "
+        "printed in per cent; --json writes them as shares in [0, 1].",
     )
-    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="several are evaluated as an ensemble")
     parser.add_argument("--data", type=place_option, metavar="SHARDS", help="other shards than those of the training")
     parser.add_argument("--split", default=DEFAULT_SPLIT, type=split_option, help=SPLIT_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
@@ -56,7 +67,7 @@ def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
     if options.ranks > 1 and STORE not in os.environ:
         return run_ranks(["evaluate", *argv], options.ranks)
     return _evaluate(
-        options.run,
+        options.runs,
         options.data,
         options.split,
         step=options.step,
@@ -67,7 +78,7 @@ def evaluate_here(argv: list[str], options: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    run: Path,
+    runs: list[Path],
     data: Place | None,
     split: str,
     *,
@@ -80,6 +91,7 @@ def _evaluate(
     import torch
     import torch.distributed as dist
 
+    from dmd.evaluation.ensemble import evaluate_ensemble
     from dmd.evaluation.trained_run import evaluate_run
     from dmd.kernels.backend import default_device
     from dmd.ranks import join_ranks
@@ -89,27 +101,70 @@ def _evaluate(
     device = default_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    result = evaluate_run(run, data=data, split=split, step=step, text_encoder=text_encoder)
+    if len(runs) > 1:
+        result = evaluate_ensemble(runs, data=data, split=split, step=step, text_encoder=text_encoder)
+    else:
+        result = evaluate_run(runs[0], data=data, split=split, step=step, text_encoder=text_encoder)
     is_main_rank = ranks == 1 or dist.get_rank() == 0
     if is_main_rank:
-        print_evaluation(run, result, write_to=write_to)
+        print_evaluation(runs, result, write_to=write_to)
     if ranks > 1:
         dist.destroy_process_group()
     return 0
 
 
-def print_evaluation(run: Path, result: dict[str, Any], *, write_to: Path | None) -> None:
-    """Print what `dmd.evaluation.trained_run.describe` says, and write it as JSON where that is wanted."""
-    from dmd.checkpoint.select import AVERAGED
+def print_evaluation(runs: list[Path], result: dict[str, Any], *, write_to: Path | None) -> None:
+    """Print what `dmd.evaluation.trained_run.describe` says of a run, or `dmd.evaluation.ensemble.describe_ensemble` of
+    several, and write it as JSON where that is wanted."""
     from dmd.checkpoint.standing import is_unfinished
     from dmd.inference.outputs import checkpoint_text
 
+    unfinished = [run for run in runs if is_unfinished(run)]
+    state = "; the training is not finished" if unfinished else ""
+    if len(runs) > 1:
+        print(gain_table(result))
+        print()
+        state = f"; trainings that are not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
     print(metrics_table(result["metrics"]))
-    state = "; the training is not finished" if is_unfinished(run) else ""
-    chosen = checkpoint_text(result["step"], result.get(AVERAGED, ()))
+    chosen = checkpoint_text(result["members"] if len(runs) > 1 else [result])
     print(f"{result['split']} split, {result['samples']} samples, {chosen}{state}")
+    if len(runs) > 1:
+        print(calibration_text(result["calibration"]))
     if write_to is not None:
         write_to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def gain_table(result: dict[str, Any]) -> str:
+    """The fused head of an ensemble, the mean of its members', the difference, and each member."""
+    from dmd.metrics import headings_of, show, unit_note
+
+    headings = headings_of(result["metrics"]["fused"])
+    rows = {
+        "ensemble": result["metrics"],
+        f"mean of {len(result['members'])} members": result["members_mean"],
+        "gain": result["gain"],
+        **{member["run"]: member["metrics"] for member in result["members"]},
+    }
+    return table_text(
+        ["fused head", *headings.values()],
+        [[title, *(show(name, of["fused"][name], 2) for name in headings)] for title, of in rows.items()],
+        numbers=range(1, len(headings) + 1),
+        notes=[unit_note(result["metrics"]["fused"])],
+    )
+
+
+def calibration_text(found: dict[str, Any] | None) -> str:
+    """What an evaluation says of an ensemble's uncertainty."""
+    if found is None:
+        return "no validation split, so the spread was not calibrated"
+    what, measure = (
+        ("the spread times", "coverage error") if "scale" in found else ("temperature", "expected calibration error")
+    )
+    value = found.get("scale", found.get("temperature"))
+    return (
+        f"uncertainty: {what} {value:.3g}, fitted on {found['samples']} {found['fitted_on']} samples; {measure} "
+        f"{found['before']['error']:.3f} before, {found['after']['error']:.3f} after"
+    )
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
@@ -132,13 +187,15 @@ def predict_parser() -> Parser:
         description="Predict clips, or samples of shards, a feature pickle or a table, labelled or not: on the "
         "terminal, into a Parquet or CSV file, or (samples of shards) into a directory of Parquet files.",
     )
-    parser.add_argument("model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote")
+    parser.add_argument(
+        "model", type=Path, metavar="RUN", help="a run, or what `dmd export` wrote; more of them are an ensemble"
+    )
     parser.add_argument(
         "inputs",
         type=place_option,
         nargs="+",
         metavar="CLIP|FEATURES|SHARDS",
-        help="video or sound files, a folder of them, a feature pickle, a table, or shards",
+        help="video or sound files, a folder of them, a feature pickle, a table, or shards; behind the runs",
     )
     parser.add_argument(
         "--out",
@@ -169,6 +226,7 @@ def predict_parser() -> Parser:
     )
     add_step(parser)
     add_text_encoder(parser)
+    add_calibration(parser)
     _add_clip_options(parser.add_argument_group("clips", "Features and text are made as those of the training were."))
     return parser
 
@@ -217,17 +275,31 @@ def parts_order(options: argparse.Namespace) -> "Order":
         raise ValueError(
             f"--out {options.out} is a directory, which takes whole splits; name a .parquet file with --id"
         )
-    place = _one_place(options.inputs)
+    models, inputs = models_and_inputs(options)
+    place = _one_place(inputs)
     check_options(_given(options), "parts", place)
     return Order(
-        model=options.model,
+        models=tuple(models),
         data=place.absolute(),
         out=options.out.absolute(),
         splits=_asked_splits(options),
         samples_per_part=options.samples_per_part,
         step=options.step,
         text_encoder=None if options.text_encoder is None else base_name(options.text_encoder),
+        calibration=options.calibration,
     )
+
+
+def models_and_inputs(options: argparse.Namespace) -> tuple[list[Path], list[Place]]:
+    """What `dmd predict` was given: directories of models first, which may be on another machine where there is only
+    one input, and then what they predict."""
+    from dmd.inference.model_files import is_model
+
+    *others, last = options.inputs
+    models = list(
+        takewhile(lambda place: not place.is_url and (is_model(place.path) or not place.path.exists()), others)
+    )
+    return [options.model, *(place.path for place in models)], [*others[len(models) :], last]
 
 
 def _one_place(inputs: list[Place]) -> Place:
@@ -248,9 +320,10 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict_file(options: argparse.Namespace) -> int:
+    from dmd.inference.calibrated_files import with_calibration
     from dmd.inference.clips import reads_states
-    from dmd.inference.export import read_model
     from dmd.inference.input_options import check_options, kind_of
+    from dmd.inference.model_files import read_files
     from dmd.inference.outputs import (
         check_suffix,
         checkpoint_text,
@@ -262,54 +335,62 @@ def _predict_file(options: argparse.Namespace) -> int:
     )
     from dmd.inference.transcript_text import TranscriptText
     from dmd.kernels.backend import default_device
-    from dmd.system.trained_model import TrainedModel
 
     out = None if options.out is None else options.out.path
     if out is not None:
         check_suffix(out)
-    kind = kind_of(options.inputs[0])
-    check_options(_given(options), kind, options.inputs[0])
-    card, weights = read_model(options.model, options.step, text_encoder=options.text_encoder)
+    models, inputs = models_and_inputs(options)
+    kind = kind_of(inputs[0])
+    check_options(_given(options), kind, inputs[0])
+    files = read_files(models, options.step, text_encoder=options.text_encoder)
+    card = files.card
     text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
     # the encoder whose states clips get, or else the one that the model stands on
     of_clips, of_model = options.text_encoder, None
     if kind != "clips" or not reads_states(card, text):
         of_clips, of_model = None, options.text_encoder
-    model = TrainedModel(card, weights, default_device(), text_encoder=of_model)
+    files = with_calibration(files, models, data=options.calibration, text_encoder=of_model)
+    model = files.build(default_device(), text_encoder=of_model)
     counts: Counter[str] = Counter()
     if kind == "clips":
-        samples = _clips(options, model.card, text, text_encoder=of_clips)  # tells how far it is
+        samples = _clips(options, inputs, model.card, text, text_encoder=of_clips)  # tells how far it is
     else:
-        samples = _shown(_samples(options, model.card))
+        samples = _shown(_samples(options, inputs, model.card))
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     if out is None:
-        print(printed(tables), checkpoint_text(card.source.get("step"), card.averaged), sep="\n")
+        print(printed(tables), checkpoint_text(files.sources), sep="\n")
         return 0
-    rows = write_predictions(out, tables, schema(model.modules.scoring))
+    columns = schema(model.scoring, heads=files.heads, spaces=files.spaces, of_ensemble=files.is_ensemble)
+    rows = write_predictions(out, tables, columns)
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     counted = f" ({of_splits})" if of_splits else ""
-    print(f"{out}: {rows} predictions{counted}; {checkpoint_text(card.source.get('step'), card.averaged)}")
+    print(f"{out}: {rows} predictions{counted}; {checkpoint_text(files.sources)}")
     return 0
 
 
 def _clips(
-    options: argparse.Namespace, card: "ModelCard", text: "TranscriptText", *, text_encoder: str | None
+    options: argparse.Namespace,
+    inputs: list[Place],
+    card: "ModelCard",
+    text: "TranscriptText",
+    *,
+    text_encoder: str | None,
 ) -> "Iterator[Samples]":
     """The clips that are to be predicted."""
     from dmd.inference.clips import FeatureMaker, clip_jobs
     from dmd.inference.inputs import read_clips
 
-    jobs = clip_jobs([place.path for place in options.inputs], options.transcript)
+    jobs = clip_jobs([place.path for place in inputs], options.transcript)
     maker = FeatureMaker(card, text, face_model=options.face_model, text_encoder=text_encoder)
     return read_clips(jobs, card, maker, text, ids=options.id)
 
 
-def _samples(options: argparse.Namespace, card: "ModelCard") -> "Iterator[Samples]":
+def _samples(options: argparse.Namespace, inputs: list[Place], card: "ModelCard") -> "Iterator[Samples]":
     """The samples of shards or features that are to be predicted."""
     from dmd.inference.inputs import read_samples
 
     return read_samples(
-        _one_place(options.inputs),
+        _one_place(inputs),
         card,
         splits=_asked_splits(options),
         default=None if options.id else DEFAULT_SPLIT,
@@ -337,14 +418,18 @@ def _counted(batches: "Iterable[Samples]", counts: "Counter[str]") -> "Iterator[
 
 
 def export(argv: list[str]) -> int:
-    """Write a trained model as one directory that `dmd.load` reads without DeepSpeed and Ray, or push it to the hub."""
+    """Write a trained model, or an ensemble of several, as one directory that `dmd.load` reads without DeepSpeed and
+    Ray, or push it to the hub."""
     parser = Parser(prog="dmd export", description=export.__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run, or another export")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run, or another export; several are an ensemble"
+    )
     parser.add_argument("out", type=Path, metavar="DIR")
     parser.add_argument("--no-program", action="store_true", help="no torch.export program")
     parser.add_argument("--merge", action="store_true", help="add LoRA's adapters to the text encoder's weights")
     add_step(parser)
     add_text_encoder(parser)
+    add_calibration(parser)
     group = parser.add_argument_group("the Hugging Face hub", "DIR has a README.md that the hub reads as a model card.")
     group.add_argument("--license", metavar="ID", help="of the model, as the hub names it, such as mit (default: none)")
     group.add_argument(
@@ -362,15 +447,15 @@ def export(argv: list[str]) -> int:
     if options.replace_readme and options.push is None:
         raise ValueError("--replace-readme is of the repository of --push; leave it out, or give --push OWNER/NAME")
 
-    from dmd.inference.export import export as export_run
-    from dmd.inference.export import read_card
+    from dmd.inference.any_export import export_any
     from dmd.inference.hub import check_push, push_to_hub
+    from dmd.inference.model_files import sources_of
     from dmd.inference.outputs import checkpoint_text
 
     if options.push is not None:
         check_push(options.push)
-    reason = export_run(
-        options.run,
+    reason = export_any(
+        options.runs,
         options.out,
         step=options.step,
         program=not options.no_program,
@@ -378,10 +463,10 @@ def export(argv: list[str]) -> int:
         merge=options.merge,
         license=options.license,
         name=None if options.push is None else options.push.rpartition("/")[2],
+        calibration=options.calibration,
     )
     program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
-    card = read_card(options.out)
-    chosen = checkpoint_text(card.source.get("step"), card.averaged)
+    chosen = checkpoint_text(sources_of(options.out))
     print(f"{options.out}: {chosen}, {program}; in Python: model = dmd.load({str(options.out)!r})")
     if options.push is not None:
         url = push_to_hub(

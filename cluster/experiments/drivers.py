@@ -5,6 +5,7 @@ them for nothing, once per trial.
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from cluster.ray_runtime.process_group import hide_gpus
 from cluster.ray_runtime.rank_endings import ending_of_failure
-from cluster.ray_runtime.resources import DRIVER_MEMORY
+from cluster.ray_runtime.resources import DRIVER_MEMORY, TrialSize
 from cluster.ray_runtime.trial import Failure, TrialOptions, run_training
 from cluster.search.values import with_values
 from data_shards.durable import replace_file
@@ -65,11 +66,26 @@ def drive_cell(cell: CellRun, options: TrialOptions, data: Place) -> str | None:
         return ending_of_failure(error).message
     if isinstance(end, Failure):
         return end.reason
-    size = options.size
-    evaluator = Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
-    result = ray.get(evaluator.evaluate.remote(str(cell.run), data, size.gpus_per_rank > 0))
+    result = ray.get(_evaluator(options.size).evaluate.remote(str(cell.run), data, options.size.gpus_per_rank > 0))
     replace_file(cell.result, encode(result, indent=1))
     return None
+
+
+def evaluate_ensemble_of(runs: Sequence[Path], data: Place, splits: Sequence[str], size: TrialSize) -> dict[str, Any]:
+    """Evaluate the ensemble of some runs with the resources of a rank; {split: result}.
+
+    Raises:
+        ray.exceptions.RayError: it failed; the cause is in its text.
+    """
+    names = [str(run) for run in runs]
+    found: dict[str, Any] = ray.get(
+        _evaluator(size).evaluate_ensemble.remote(names, data, list(splits), size.gpus_per_rank > 0)
+    )
+    return found
+
+
+def _evaluator(size: TrialSize) -> Any:
+    return Evaluator.options(num_cpus=size.cpus_per_rank, num_gpus=size.gpus_per_rank).remote()  # type: ignore[attr-defined]
 
 
 @ray.remote(max_restarts=3, max_task_retries=3)
@@ -83,3 +99,11 @@ class Evaluator:
         from dmd.evaluation.trained_run import evaluate_run
 
         return evaluate_run(Path(run), data=data, split="test")
+
+    def evaluate_ensemble(self, runs: list[str], data: Place, splits: list[str], on_gpu: bool) -> dict[str, Any]:
+        """Evaluate the ensemble of runs, by the best checkpoint of each, on splits; {split: result}."""
+        if not on_gpu:
+            hide_gpus()
+        from dmd.evaluation.ensemble import evaluate_ensemble
+
+        return {split: evaluate_ensemble([Path(run) for run in runs], data=data, split=split) for split in splits}

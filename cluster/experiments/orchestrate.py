@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from cluster.experiments.connection import Connection, connected
 from cluster.experiments.results import markdown, note_of, seed_rows, write_best, write_table, write_trials
-from cluster.experiments.seed_runs import make_cells, run_cells
+from cluster.experiments.seed_runs import make_cells, run_cells, run_ensembles
 from cluster.experiments.tune import search
 from cluster.ray_runtime.stopping import StopRequests
 from cluster.ray_runtime.unfinished import run_to_end
@@ -153,14 +153,21 @@ def _what_is_there(request: TuneRequest) -> str:
 def _train_seeds(
     request: Request, connection: Connection, configs: Mapping[str, Config], seeds: Sequence[int], out: Path
 ) -> int:
-    """Train and test every cell, write results.csv and results.md; a failed cell is named and left out."""
-    results = run_cells(make_cells(configs, seeds, out), connection, request.data)
+    """Train and test every cell and the ensemble of each config's seeds, write results.csv and results.md; what failed
+    is named and left out."""
+    cells = make_cells(configs, seeds, out)
+    results = run_cells(cells, connection, request.data)
+    ensembles = run_ensembles(cells, results, connection, request.data, out)
+    for name, found in ensembles.items():
+        if "error" in found:
+            print(f"{name}, ensemble of its seeds failed: {found['error']}")
     good = [result for result in results if "error" not in result]
     for result in results:
         if "error" in result:
             print(f"{result['name']} seed {result['seed']} failed: {result['error']}")
     if good:
-        rows = seed_rows(good)
+        rows = seed_rows(good, {name: found for name, found in ensembles.items() if "error" not in found})
         write_table(out / "results.csv", rows, note=note_of(good))
         print(f"{markdown(rows)}{note_of(good)}")
-    return FAILED if len(good) < len(results) else 0
+    failed = len(good) < len(results) or any("error" in found for found in ensembles.values())
+    return FAILED if failed else 0

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 
 from cluster.search.live_table import short
 from cluster.search.space import apply
-from cluster.search.trial_records import TrialRecord, TrialRecords
+from cluster.search.trial_records import TrialRecord, TrialRecords, or_nan
 from data_shards.durable import replace_file
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
@@ -80,28 +80,58 @@ def write_best(best: TrialRecord, num_trials: int, experiment: Path, base: Confi
 
 def note_of(results: Sequence[Row]) -> str:
     """What stands below the table of seeds."""
-    return f"On the test split, by the checkpoint of the best validation loss. {unit_note(results[0]['metrics'])}"
+    return (
+        "By each seed's checkpoint of the best validation loss; an ensemble is the mean of its seeds' predictions. "
+        f"{unit_note(results[0]['metrics'])}"
+    )
 
 
-def seed_rows(results: Iterable[Row]) -> list[Row]:
-    """One row per seed and three rows per name below them: mean, standard deviation, half a 95 % interval, in the units
-    of the headings.
+def seed_rows(results: Iterable[Row], ensembles: Mapping[str, Mapping[str, Any]] | None = None) -> list[Row]:
+    """Rows of the test split and, of a name with an ensemble, of the validation split: one per seed and, below them,
+    mean, standard deviation, half a 95 % interval and the ensemble, in the units of the headings.
 
     Args:
-        results: rows with `name`, `seed` and `metrics` (the fused head's, by name).
+        results: rows with `name`, `seed` and `metrics` (the fused head's on the test split, by name).
+        ensembles: by name {split: what `dmd.evaluation.ensemble.describe_ensemble` says}, of the seeds of a name that
+            has several, in the order of the results.
     """
     results = list(results)
     rows: list[Row] = []
     for name in dict.fromkeys(result["name"] for result in results):
         own = [result for result in results if result["name"] == name]
-        rows += [_row(name, result["seed"], result["metrics"]) for result in own]
-        over_seeds = {key: summarise([result["metrics"][key] for result in own]) for key in own[0]["metrics"]}
-        rows.append(_row(name, "mean", {key: summary.mean for key, summary in over_seeds.items()}))
-        rows.append(_row(name, "std", {key: summary.std for key, summary in over_seeds.items()}))
-        rows.append(_row(name, "95 % +-", {key: summary.half_width for key, summary in over_seeds.items()}))
+        seeds, of_splits = [result["seed"] for result in own], (ensembles or {}).get(name, {})
+        rows += _rows_of_split(name, "test", seeds, [result["metrics"] for result in own], of_splits.get("test"))
+        if "valid" in of_splits:
+            valid = of_splits["valid"]
+            metrics = [_numbers(member["metrics"]["fused"]) for member in valid["members"]]
+            rows += _rows_of_split(name, "valid", seeds, metrics, valid)
     return rows
 
 
-def _row(name: str, seed: object, metrics: dict[str, float]) -> Row:
+def _rows_of_split(
+    name: str,
+    split: str,
+    seeds: Sequence[int],
+    metrics: Sequence[Mapping[str, float]],
+    ensemble: Mapping[str, Any] | None,
+) -> list[Row]:
+    """The rows of one name on one split, of whose seeds those are the metrics."""
+    rows = [_row(name, split, seed, one) for seed, one in zip(seeds, metrics, strict=True)]
+    over_seeds = {key: summarise([one[key] for one in metrics]) for key in metrics[0]}
+    rows.append(_row(name, split, "mean", {key: summary.mean for key, summary in over_seeds.items()}))
+    rows.append(_row(name, split, "std", {key: summary.std for key, summary in over_seeds.items()}))
+    rows.append(_row(name, split, "95 % +-", {key: summary.half_width for key, summary in over_seeds.items()}))
+    if ensemble is not None:
+        whole = _numbers(ensemble["metrics"]["fused"])
+        rows.append(_row(name, split, f"ensemble of {len(seeds)} seeds", whole))
+    return rows
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics of JSON, which has null for a number that is not finite."""
+    return {name: or_nan(value) for name, value in metrics.items()}
+
+
+def _row(name: str, split: str, seed: object, metrics: Mapping[str, float]) -> Row:
     cells = {text: shown(key, metrics[key]) for key, text in headings_of(metrics).items()}
-    return {"name": name, "seed": seed, "split": "test", **cells}
+    return {"name": name, "seed": seed, "split": split, **cells}

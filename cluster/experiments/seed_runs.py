@@ -12,13 +12,18 @@ from typing import Any
 import ray
 
 from cluster.experiments.connection import Connection
-from cluster.experiments.drivers import CellRun, drive_cell
+from cluster.experiments.drivers import CellRun, drive_cell, evaluate_ensemble_of
 from cluster.ray_runtime.patience import LOOK_SECONDS, Patience
 from cluster.search.trial_records import or_nan, read_json
+from data_shards.durable import replace_file
 from data_shards.places import Place
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
-from dmd.documents import TEST_RESULT
+from dmd.documents import TEST_RESULT, encode
+from dmd.inference.ensemble import FEWEST
+
+ENSEMBLE_RESULTS = {"valid": "valid.json", "test": TEST_RESULT}
+"""By split, the file of a name's ensemble."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,40 @@ def run_cells(cells: Sequence[Cell], connection: Connection, data: Place) -> lis
             errors[cell.run] = failure
         print(f"{cell.name} seed {cell.seed}: {'failed: ' + failure if failure else 'done'}", flush=True)
     return [_result(cell, errors.get(cell.run)) for cell in cells]
+
+
+def run_ensembles(
+    cells: Sequence[Cell], results: Sequence[Mapping[str, Any]], connection: Connection, data: Place, out: Path
+) -> dict[str, dict[str, Any]]:
+    """Evaluate the ensemble of the seeds of each name that has several, on the validation and the test split, and write
+    it into OUT/NAME/valid.json and test.json, where it is read again when nothing has changed.
+
+    Args:
+        results: of the cells, as `run_cells` gives them; those that failed are left out.
+        data: the whole shards.
+
+    Returns:
+        {name: {split: what `dmd evaluate RUN RUN ... --json` writes}}; {name: {"error": why}} of one that failed.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(cell.name for cell in cells):
+        runs = [
+            cell.run for cell, result in zip(cells, results, strict=True) if cell.name == name and "error" not in result
+        ]
+        if len(runs) < FEWEST:
+            continue
+        files = {split: out / name / file for split, file in ENSEMBLE_RESULTS.items()}
+        before = {split: read_json(path) for split, path in files.items() if path.exists()}
+        if before.keys() != files.keys() or any(one.get("runs") != list(map(str, runs)) for one in before.values()):
+            try:
+                before = evaluate_ensemble_of(runs, data, list(files), connection.trial.size)
+            except ray.exceptions.RayError as error:
+                found[name] = {"error": str(error).strip().splitlines()[-1]}
+                continue
+            for split, path in files.items():
+                replace_file(path, encode(before[split], indent=1))
+        found[name] = before
+    return found
 
 
 def _result(cell: Cell, error: str | None) -> dict[str, Any]:

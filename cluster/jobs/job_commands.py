@@ -103,8 +103,12 @@ def _predict_files(options: argparse.Namespace) -> list[Path]:
 
     _check_encoder(options)
     pool_request(options)
-    parts_order(options)  # so there is one input, and an output
-    check_places({"RUN": to_place(options.model), "SHARDS": options.inputs[0], "--out": options.out})
+    order = parts_order(options)  # so there is one input, and an output
+    for model in order.models:
+        check_places({"RUN": to_place(model)})
+    check_places({"SHARDS": options.inputs[-1], "--out": options.out})
+    if options.calibration is not None:
+        check_places({"--calibration": options.calibration})
     return []
 
 
@@ -112,7 +116,8 @@ def _evaluate_files(options: argparse.Namespace) -> list[Path]:
     from cluster.prediction.request import evaluation_request
 
     optional = {"--data": options.data, "--json": options.json}
-    check_places({"RUN": to_place(options.run)})
+    for run in options.runs:
+        check_places({"RUN": to_place(run)})
     check_places({name: to_place(value) for name, value in optional.items() if value is not None})
     _check_encoder(options)
     evaluation_request(options)

@@ -1,5 +1,6 @@
 """`dmd evaluate --address`: actors predict the batches of a split, the driver computes the metrics of all of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,79 +21,94 @@ from dmd.checkpoint.select import Step
 from dmd.commands import print_evaluation
 from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import scoring_of
+from dmd.evaluation.ensemble import describe_ensemble, shards_of_all, splits_for
 from dmd.evaluation.evaluate import Share, check_split, merge_shares, predict_share
-from dmd.evaluation.trained_run import describe, read_run_for, ready_model, shards_of
+from dmd.evaluation.trained_run import describe, read_run_for, ready_model
+from dmd.inference.ensemble import check_distinct, check_encoder, check_members
+from dmd.inference.model_files import ModelFiles
 from dmd.kernels.backend import default_device
-from dmd.model.dmd import HEADS
+from dmd.system.models import heads_of
 from dmd.system.modules import BATCH_SIZE
-from dmd.system.trained_model import config_of
+from dmd.system.trained_model import TrainedModel, config_of
 
 _BATCHES_PER_TASK = 16
+_NUMBER_BYTES = 8
+"""Of the number of a task before its shares: its rows begin where an int64 may."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What is evaluated."""
 
-    run: Path
+    runs: tuple[Path, ...]
+    """Several: an ensemble."""
     data: Place | None
     """None: the shards of its training."""
     split: str
     step: Step | None
-    """Which checkpoint; None: the best."""
+    """Which checkpoint of each; None: the best."""
     text_encoder: str | None
     """See `dmd.system.trained_model.TrainedModel`."""
 
 
 class Evaluator(Actor):
-    """Predicts batches of a split as one process would."""
+    """Predicts batches of a split as one process would, by each member of an ensemble."""
 
-    def __init__(self, *, model: SentModel, data: Place, generation: str, split: str, on_gpu: bool) -> None:
+    def __init__(self, *, model: SentModel, data: Place, generation: str, on_gpu: bool) -> None:
         super().__init__(on_gpu=on_gpu)
         self._sent = model
         self._data = data
         self._generation = generation
-        self._split = split
 
     def prepare(self) -> None:
         """Build the model, open the shards."""
         self._reader = open_generation(self._data, self._generation)
-        info = self._reader.index.info
-        sent = self._sent
-        self._model = ready_model(
-            sent.card, sent.read_weights(), default_device(), info, text_encoder=sent.text_encoder
-        )
+        info, device, files = self._reader.index.info, default_device(), self._sent.read()
+        self._members = [
+            ready_model(card, weights, device, info, text_encoder=files.encoder_of(card, self._sent.text_encoder))
+            for card, weights in files.members
+        ]
 
     def compute(self, task: Task) -> bytes:
-        """The share of batches `first` to `stop`."""
-        model = self._model
+        """The shares of batches `first` to `stop` of a split by all members, one after the other; the number of the
+        task before them."""
+        return encode_shares(task["number"], [self._share(model, task) for model in self._members])
+
+    def _share(self, model: TrainedModel, task: Task) -> Share:
         with model.running():
             share = predict_share(
                 model.modules,
                 self._reader,
-                self._split,
+                task["split"],
                 model.config,
                 device=model.device,
                 numbers=range(task["first"], task["stop"]),
             )
         assert share is not None, "a task has a batch"
-        return encode_share(share)
+        return share
 
 
-def encode_share(share: Share) -> bytes:
-    """The rows [B] int64 and, after them, the values [B, ...] float32 of a share."""
-    rows, values = share
-    return rows.numpy().tobytes() + values.numpy().tobytes()
+def encode_shares(number: int, shares: Sequence[Share]) -> bytes:
+    """The number of a task, the rows [B] int64 of its samples, and of each share its values [B, ...] float32."""
+    rows = shares[0][0]
+    assert all(share[0].equal(rows) for share in shares), "members predict the same samples"
+    values = [values.numpy().tobytes() for _, values in shares]
+    return b"".join([number.to_bytes(_NUMBER_BYTES, "little"), rows.numpy().tobytes(), *values])
 
 
-def decode_share(content: bytes, columns: int) -> Share:
-    """A share with that many values per sample."""
-    row_bytes, value_bytes = torch.int64.itemsize, columns * torch.float32.itemsize
-    count = len(content) // (row_bytes + value_bytes)
+def decode_shares(content: bytes, columns: Sequence[int]) -> tuple[int, list[Share]]:
+    """The number of a task, and the shares of members with that many values per sample each."""
     buffer = bytearray(content)
-    rows = torch.frombuffer(buffer, dtype=torch.int64, count=count)
-    values = torch.frombuffer(buffer, dtype=torch.float32, offset=count * row_bytes)
-    return rows, values.view(count, columns)
+    size = torch.int64.itemsize + sum(columns) * torch.float32.itemsize
+    count, at = (len(buffer) - _NUMBER_BYTES) // size, _NUMBER_BYTES
+    rows = torch.frombuffer(buffer, dtype=torch.int64, count=count, offset=at)
+    at += count * torch.int64.itemsize
+    shares: list[Share] = []
+    for width in columns:
+        values = torch.frombuffer(buffer, dtype=torch.float32, count=count * width, offset=at)
+        shares.append((rows, values.view(count, width)))
+        at += count * width * torch.float32.itemsize
+    return int.from_bytes(buffer[:_NUMBER_BYTES], "little"), shares
 
 
 def run_evaluate(question: Question, *, write_to: Path | None, request: PoolRequest) -> int:
@@ -103,33 +119,57 @@ def run_evaluate(question: Question, *, write_to: Path | None, request: PoolRequ
     """
 
     def work(stop: StopRequests) -> int:
-        print_evaluation(question.run, _evaluate(question, request, stop), write_to=write_to)
+        print_evaluation(list(question.runs), _evaluate(question, request, stop), write_to=write_to)
         return 0
 
     return run_to_end(work, lambda: "nothing is kept of an evaluation")
 
 
 def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> dict[str, Any]:
-    run, split = question.run, question.split
-    place = to_place(shards_of(run, question.data)).absolute()
+    runs, split = question.runs, question.split
+    check_distinct(runs)
+    place = to_place(shards_of_all(runs, question.data)).absolute()
     with ShardReader(place) as reader:
         info = reader.index.info
-        card, weights = read_run_for(run, info, question.step, text_encoder=question.text_encoder)
+        files = ModelFiles(
+            members=tuple(read_run_for(run, info, question.step, text_encoder=question.text_encoder) for run in runs)
+        )
+        cards = [card for card, _ in files.members]
+        if files.is_ensemble:
+            check_members(cards)
+            check_encoder(cards, question.text_encoder)
         check_split(reader, split)
-        total, batches = reader.index.num_samples(split), num_evaluation_batches(reader, split, BATCH_SIZE)
-    scoring = scoring_of(config_of(card), card.data)
-    columns = len(HEADS) * scoring.outputs + scoring.label_width
+        splits = splits_for(reader, split) if files.is_ensemble else [split]
+        totals = {name: reader.index.num_samples(name) for name in splits}
+        batches = {name: num_evaluation_batches(reader, name, BATCH_SIZE) for name in splits}
+    scorings = [scoring_of(config_of(card), card.data) for card in cards]
+    heads = [list(heads_of(config_of(card).model.name)) for card in cards]
+    columns = [len(own) * scoring.outputs + scoring.label_width for own, scoring in zip(heads, scorings, strict=True)]
     tasks = [
-        {"first": first, "stop": min(first + _BATCHES_PER_TASK, batches)}
-        for first in range(0, batches, _BATCHES_PER_TASK)
+        {"split": name, "first": first, "stop": min(first + _BATCHES_PER_TASK, count)}
+        for name, count in batches.items()
+        for first in range(0, count, _BATCHES_PER_TASK)
     ]
+    shares: dict[str, list[list[Share]]] = {name: [] for name in splits}
+    """By split, of each task those of all members."""
     with cluster(request.address, stop, verbose=request.verbose), Progress(len(tasks), "tasks") as progress:
         pool = make_pool(request)
         check_storage(None, place, options="the shards")
-        model = send_model(card, weights, text_encoder=question.text_encoder)
-        arguments = {"model": model, "data": place, "generation": info.generation, "split": split}
-        shares = []
-        for content in answers(Evaluator, arguments, tasks, pool):
-            shares.append(decode_share(content, columns))
-            progress.advance()
-    return describe(run, card, info, split, merge_shares(shares, total, scoring))
+        model = send_model(files, text_encoder=question.text_encoder)
+        arguments = {"model": model, "data": place, "generation": info.generation}
+        numbered: list[Task] = [{"number": number, **task} for number, task in enumerate(tasks)]
+        with answers(Evaluator, arguments, numbered, pool) as contents:
+            for content in contents:
+                number, found = decode_shares(content, columns)
+                shares[str(tasks[number]["split"])].append(found)
+                progress.advance()
+    evaluations = [
+        {
+            name: merge_shares([found[member] for found in shares[name]], totals[name], scorings[member], heads=own)
+            for name in splits
+        }
+        for member, own in enumerate(heads)
+    ]
+    if files.is_ensemble:
+        return describe_ensemble(runs, cards, info, split, evaluations)
+    return describe(runs[0], cards[0], info, split, evaluations[0][split])

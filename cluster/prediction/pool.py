@@ -6,7 +6,8 @@ try again: the actor answers with the fault, and the driver raises it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -88,8 +89,14 @@ def make_pool(request: PoolRequest) -> Pool:
     return Pool(claim=claim, actors=actors, patience=request.patience, verbose=request.verbose)
 
 
-def answers(actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task], pool: Pool) -> Iterator[bytes]:
-    """Compute tasks; their answers, as they come.
+@contextmanager
+def answers(
+    actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task], pool: Pool
+) -> Iterator[Iterator[bytes]]:
+    """Compute tasks; inside the block their answers, as they come. No task runs behind it.
+
+    A thread of Ray Data's asks for tasks until its iterator is closed, which a reference in a traceback puts off. One
+    that outlived the connection would start a cluster of its own.
 
     Args:
         actor: what computes them.
@@ -113,8 +120,15 @@ def answers(actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task]
         num_cpus=pool.claim["CPU"],
         num_gpus=gpus,
     )
+    with closing(_payloads(mapped, pool)) as payloads:
+        yield payloads
+
+
+def _payloads(mapped: ray.data.Dataset, pool: Pool) -> Generator[bytes, None, None]:
+    """What the actors answer. Closes Ray Data's iterator at its end, whatever that is."""
+    blocks = iter(mapped.iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert isinstance(blocks, Generator), "Ray Data's iterator, whose close() ends the execution"
     try:
-        blocks = iter(mapped.iter_batches(batch_size=None, batch_format="pyarrow"))
         with waiting("actors to start and to end a first task"):
             first = list(islice(blocks, 1))
         for block in chain(first, blocks):
@@ -132,6 +146,8 @@ def answers(actor: type[Actor], arguments: dict[str, Any], tasks: Sequence[Task]
         raise ValueError(
             f"an actor cannot start: {first_line(error, 300)}; are the packages of all nodes the same?"
         ) from error
+    finally:
+        blocks.close()
 
 
 def _fitting(claim: dict[str, float]) -> int:

@@ -16,7 +16,6 @@ from data_shards.storage.folder import Folder, open_folder
 from dmd.inference.part_files import Part, write_part
 from dmd.inference.predict_parts import Order, Work, predict_part, predict_parts
 from dmd.kernels.backend import default_device
-from dmd.system.trained_model import TrainedModel
 from dmd.testing.fault_points import fault_point
 
 
@@ -33,8 +32,7 @@ class PartWriter(Actor):
 
     def prepare(self) -> None:
         """Build the model, open the shards."""
-        sent = self._sent
-        self._model = TrainedModel(sent.card, sent.read_weights(), default_device(), text_encoder=sent.text_encoder)
+        self._model = self._sent.read().build(default_device(), text_encoder=self._sent.text_encoder)
         self._reader = open_generation(self._data, self._generation)
         self._folder: Folder = open_folder(self._out)
 
@@ -85,15 +83,15 @@ def _compute(work: Work, request: PoolRequest, stop: StopRequests, done: list[st
         )
         work.begin()
         arguments: dict[str, Any] = {
-            "model": send_model(work.card, work.weights, text_encoder=order.text_encoder),
+            "model": send_model(work.files, text_encoder=order.text_encoder),
             "data": order.data,
             "generation": work.generation,
             "out": order.out,
             "stamp": work.stamp,
         }
         tasks = [asdict(part) for part in work.parts]
-        with Progress(len(tasks), "parts") as progress:
-            for name in answers(PartWriter, arguments, tasks, pool):
+        with Progress(len(tasks), "parts") as progress, answers(PartWriter, arguments, tasks, pool) as names:
+            for name in names:
                 done.append(name.decode())
                 progress.advance()
                 fault_point("answer")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, ray_logging
+from ray._private import auto_init_hook, ray_constants, ray_logging
 from ray._private.services import canonicalize_bootstrap_address_or_die, find_gcs_addresses
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -44,11 +44,15 @@ def cluster(
         verbose: whether Ray shows what it does, and what ranks print.
         show_ranks: whether it shows what ranks print.
 
-    Ray's workers end with this process however it ends, so a killed driver leaves no training behind.
+    Ray's workers end with this process however it ends, so a killed driver leaves no training behind. From here on no
+    call to Ray of this process starts a cluster by itself: a thread of a library's that outlives the connection gets
+    an error.
 
     Raises:
         ValueError: no cluster at the address.
     """
+    auto_init_hook.enable_auto_connect = False  # of RAY_ENABLE_AUTO_CONNECT, which Ray has read
+    os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # TensorBoard is the training's own
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that cannot go on reports no loss
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

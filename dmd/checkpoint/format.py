@@ -3,7 +3,8 @@
     RUN/checkpoints/step_00000042/
         model.safetensors       parameters and buffers by flat name, averaged where `train.ema_decay` asks for it
         optimizer.safetensors   optimizer state by flat name, such as `exp_avg/<parameter>`; with an average also
-                                `weights/<parameter>`, what the training continues from
+                                `weights/<parameter>`, what the training continues from; `objective/<name>`, what
+                                an objective remembers of samples
         state.json              cursor, seed, scheduler, early stopping, config, generation, versions
         manifest.json           size and sha256 of the other three; written last
 

@@ -1,21 +1,25 @@
 """What a checkpoint of a training holds, and whether a training may continue from it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from data_shards.format.schema import DatasetInfo
+from dmd.checkpoint.format import Snapshot
 from dmd.config import Config
 from dmd.config.loading import config_to_dict, written_config
 from dmd.documents import check_course
 from dmd.encoder_tokenizer import check_same_text
+from dmd.losses.model_objective import ModelObjective
 from dmd.metrics.table import DEFAULTS
 from dmd.model.text_base import TextBase, check_base
 from dmd.system.system import TrainingSystem
 
 VERSION = 1
+OBJECTIVE = "objective/"
+"""How the names of an objective's own tensors begin among the optimizer's of a checkpoint."""
 FREE_KEYS = frozenset(
     {
         "data.reader",
@@ -99,6 +103,18 @@ def make_state(
         "averaged_steps": averaged_steps,
         "versions": library_versions,
     }
+
+
+def with_objective(optimizer: dict[str, Tensor], objective: ModelObjective) -> dict[str, Tensor]:
+    """The optimizer's tensors of a checkpoint, and beside them what a training keeps of its objective."""
+    return optimizer | {f"{OBJECTIVE}{name}": tensor for name, tensor in objective.training_state().items()}
+
+
+def without_objective(snapshot: Snapshot) -> tuple[Snapshot, dict[str, Tensor]]:
+    """A snapshot without what `with_objective` added, and that."""
+    own = {k.removeprefix(OBJECTIVE): tensor for k, tensor in snapshot.optimizer.items() if k.startswith(OBJECTIVE)}
+    rest = {k: tensor for k, tensor in snapshot.optimizer.items() if not k.startswith(OBJECTIVE)}
+    return replace(snapshot, optimizer=rest), own
 
 
 def model_state(system: TrainingSystem) -> dict[str, Tensor]:

@@ -40,9 +40,10 @@ def _print_section(name: str, about: str, keys: "list[Key]") -> None:
 
 def _print_key(key: "Key") -> None:
     """All that is known of a key."""
-    from dmd.config.explain import set_by_presets
+    from dmd.config.explain import read_by, set_by_presets
 
     lines = [f"type: {key.type}", f"default: {key.default}"]
+    lines += [f"read by: {', '.join(names)}"] if (names := read_by(key)) else []
     lines += [f"preset {preset}: {value}" for preset, value in set_by_presets(key).items()]
     if not sys.stdout.isatty():
         print("\n  ".join([key.name, *lines, *key.wrapped()]))

@@ -10,6 +10,7 @@ from dmd.config.loading import check_key, config_to_dict, read_preset
 from dmd.config.preset_files import preset_names
 from dmd.config.reference import field_documents, type_name
 from dmd.config.schema import Config
+from dmd.system.models import MODELS
 
 WIDTH = 100
 """Columns of a comment."""
@@ -74,6 +75,12 @@ def set_by_presets(key: Key) -> dict[str, str]:
     section, _, name = key.name.partition(".")
     own = {preset: read_preset(preset).get(section, {}) for preset in preset_names()}
     return {preset: as_yaml(values[name]) for preset, values in own.items() if name in values}
+
+
+def read_by(key: Key) -> list[str]:
+    """The models that read a key; empty where all do."""
+    names = [name for name, row in MODELS.items() if row.reads_key(key.name)]
+    return [] if len(names) == len(MODELS) else names
 
 
 def as_yaml(value: Any) -> str:

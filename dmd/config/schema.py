@@ -1,14 +1,16 @@
 """The config of a training: a typed tree of frozen dataclasses, which `dmd.config.loading` makes of files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from data_shards.places import redact
 from dmd.kernels.backend import KernelChoice, PrecisionChoice
-from dmd.losses import ObjectiveConfig
+from dmd.losses import MisaConfig, ObjectiveConfig
 from dmd.model import ModelConfig
+from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.lora import ALL_LINEAR, DEFAULT, LoraSettings
 from dmd.model.quantize import Quantize
+from dmd.system.models import MODELS, unread_keys
 
 TrackerName = Literal["wandb", "mlflow"]
 """The rows of `dmd.training.logging.trackers.table`."""
@@ -263,11 +265,14 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    misa: MisaConfig = field(default_factory=MisaConfig)
+    self_mm: SelfMMConfig = field(default_factory=SelfMMConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        self._check_model()
         train = self.train
         smoothing = self.objective.label_density_smoothing
         if smoothing and self.model.task == "multilabel":
@@ -298,4 +303,28 @@ class Config:
             raise ValueError(
                 "train.zero_stage is 3 and text.compile is true, but compiled modules run without the hooks that "
                 "gather their weights; set text.compile=false, or train.zero_stage=2"
+            )
+
+    def _check_model(self) -> None:
+        """Raise ValueError for what the model cannot predict, a value under a key that it does not read, or attention
+        heads that do not fit."""
+        model = self.model
+        kinds = MODELS[model.name].kinds
+        if model.task != "auto" and model.kind not in kinds:
+            raise ValueError(
+                f"model.name is {model.name!r}, which learns {' and '.join(kinds)} alone, and model.task is "
+                f"{model.task!r}; set another model.name, or model.task={kinds[0]} where the shards hold it"
+            )
+        if MODELS[model.name].reads_key("model.heads") and model.dim % model.heads:
+            raise ValueError(f"model.heads is {model.heads}; it must divide model.dim, which is {model.dim}")
+        given = {
+            f"{section.name}.{key.name}": getattr(getattr(self, section.name), key.name)
+            for section in fields(self)
+            for key in fields(getattr(self, section.name))
+            if getattr(getattr(self, section.name), key.name) != key.default
+        }
+        for key in unread_keys(model.name, given):
+            raise ValueError(
+                f"{key} is {given[key]!r}, which model.name={model.name} does not read; leave it out "
+                "(docs/models.md says which model reads which keys)"
             )

@@ -2,5 +2,6 @@
 
 `evaluate` runs the modules of a training over a split, on any number of ranks. `trained_run` does it for a
 checkpoint of a run directory, as `dmd evaluate` shows it, and finds the shards that the run was trained on.
-`any_model` is `dmd.evaluate`: of a run or of a loaded model.
+`ensemble` evaluates several runs as one and calibrates them. `any_model` is `dmd.evaluate`: of runs or of loaded
+models.
 """

@@ -1,6 +1,6 @@
 """Evaluation of a split: every sample exactly once at any number of ranks, metrics computed once from all of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,12 +12,12 @@ from dmd.config import Config
 from dmd.data.loader import evaluation_batches, num_evaluation_batches
 from dmd.losses.task import task_loss
 from dmd.metrics import Scoring, head_metrics
-from dmd.model.dmd import HEADS
-from dmd.system.modules import BATCH_SIZE, Modules, all_heads
+from dmd.system.modules import BATCH_SIZE, Modules
 
 Share = tuple[Tensor, Tensor]
 """Part of an evaluation: row of each sample in its split [B], -1 for padding; its predictions of all heads and, last,
-its label [B, 8 * outputs + 1], of emotions [B, 8 * L + L]; float32, on the scale of the shards. On the CPU."""
+its label [B, heads * outputs + 1], of emotions [B, heads * L + L];
+float32, on the scale of the shards. On the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Evaluation:
         return float(task_loss(self.predictions["fused"], self.labels, self.scoring.kind).double().mean())
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """{head: {metric: value}} for all eight heads, the fused one first."""
-        return {head: head_metrics(self.predictions[head], self.labels, self.scoring) for head in HEADS}
+        """{head: {metric: value}} for all heads, the fused one first."""
+        return {head: head_metrics(values, self.labels, self.scoring) for head, values in self.predictions.items()}
 
 
 def check_split(reader: ShardReader, split: str) -> None:
@@ -70,7 +70,7 @@ def evaluate(
     shares = [share] * num_ranks
     if distributed:
         dist.all_gather_object(shares, share)
-    return merge_shares(shares, reader.index.num_samples(split), system.scoring)
+    return merge_shares(shares, reader.index.num_samples(split), system.scoring, heads=list(system.network.heads))
 
 
 def predict_share(
@@ -91,12 +91,12 @@ def predict_share(
     system.eval()
     share: Share | None = None
     rows: list[Tensor] = []
-    tables: list[Tensor] = []  # [B, 8, ...], on the device
+    tables: list[Tensor] = []  # [B, heads, ...], on the device
     labels: list[Tensor] = []
     batches = evaluation_batches(reader, split, config.data, batch_size=BATCH_SIZE, numbers=numbers)
     with torch.inference_mode():
         for batch in batches:
-            tables.append(all_heads(system.predict(batch.to(device))))
+            tables.append(system.all_heads(system.predict(batch.to(device))))
             rows.append(batch.rows.flatten())
             labels.append(system.targets(batch).flatten(0, 1).view(-1, system.scoring.label_width))
             heartbeat()
@@ -106,8 +106,9 @@ def predict_share(
     return share
 
 
-def merge_shares(shares: Iterable[Share | None], total: int, scoring: Scoring) -> Evaluation:
-    """All samples of a split of `total`, each of which is in one share, in their order; `scoring` is the model's."""
+def merge_shares(shares: Iterable[Share | None], total: int, scoring: Scoring, *, heads: Sequence[str]) -> Evaluation:
+    """All samples of a split of `total`, each of which is in one share, in their order; `scoring` and the names of the
+    heads are the model's."""
     present = [share for share in shares if share is not None]
     rows = torch.cat([rows for rows, _ in present])
     values = torch.cat([values for _, values in present])
@@ -117,8 +118,8 @@ def merge_shares(shares: Iterable[Share | None], total: int, scoring: Scoring) -
     width = scoring.label_width
     table, labels = values[order, :-width], values[order, -width:]
     if scoring.kind != "regression":
-        table = table.unflatten(1, (len(HEADS), scoring.outputs))  # [N, 8, outputs]
+        table = table.unflatten(1, (len(heads), scoring.outputs))  # [N, heads, outputs]
     if scoring.kind != "multilabel":
         labels = labels.squeeze(1)
     table, labels = scoring.in_units(table), scoring.in_units(labels)
-    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(HEADS)}, labels=labels, scoring=scoring)
+    return Evaluation(predictions={head: table[:, i] for i, head in enumerate(heads)}, labels=labels, scoring=scoring)

@@ -209,13 +209,16 @@ def ready_model(
     return model
 
 
+def checkpoint_of(card: ModelCard) -> dict[str, Any]:
+    """`step` of a run's checkpoint, and `averaged` where the weights are a mean, of which it is the last."""
+    return {"step": card.source["step"], **({AVERAGED: card.averaged} if card.averaged else {})}
+
+
 def describe(run: Path, card: ModelCard, info: DatasetInfo, split: str, result: Evaluation) -> dict[str, Any]:
     """What `dmd evaluate` writes as JSON."""
-    averaged = {AVERAGED: card.averaged} if card.averaged else {}
     return {
         "run": str(run),
-        "step": card.source["step"],
-        **averaged,
+        **checkpoint_of(card),
         "data": info.name,
         "generation": info.generation,
         "split": split,

@@ -1,13 +1,13 @@
 """A trained model as one directory that anyone can load: `dmd export RUN DIR`, `dmd.save(run, DIR)`, `dmd.load(DIR)`.
 
-    DIR/model.safetensors   weights of DMD, its text encoder (of LoRA: the adapters) and both GD-Units
+    DIR/model.safetensors   weights of the network, its text encoder (of LoRA: the adapters) and its objective
     DIR/model.json          config, data shapes, text encoder, origin (`ModelCard`)
     DIR/README.md           the same for people and for the Hugging Face hub; nothing reads it back
     DIR/program.pt2         the same as a `torch.export` program, where PyTorch can make one
 
-The program takes (text, audio, vision) with any number of samples and gives predictions [B, 8], on the scale [-3, 3] of
-the shards (`label_scale` and `label_offset` of model.json lead back), or logits [B, 8, outputs], and the edges of both
-GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without this package.
+The program takes (text, audio, vision) with any number of samples and gives predictions [B, heads], on the scale
+[-3, 3] of the shards (`label_scale` and `label_offset` of model.json lead back), or logits [B, heads, outputs], and of
+DMD the edges of both GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without this package.
 """
 
 import hashlib
@@ -49,8 +49,6 @@ FORMAT = 1
 """Version of this layout, part of model.json."""
 PROGRAM_TOLERANCE = 1e-4
 """Largest difference of a prediction between the program and the model that is accepted."""
-OF_ENCODER = "dmd.text_encoder.network."
-"""How the names of a text encoder's weights begin."""
 STAGED = ".new"
 """Directory in an export that holds what is being written."""
 CPU = torch.device("cpu")
@@ -238,14 +236,15 @@ def merged(model: TrainedModel) -> tuple[ModelCard, dict[str, Tensor]]:
     Raises:
         ValueError: a model without adapters.
     """
-    card, encoder = model.card, model.modules.dmd.text_encoder
+    card, encoder = model.card, model.modules.network.text_encoder
     if encoder is None or model.config.text.lora is None:
         raise ValueError("--merge, but the model has no adapters (text.lora_rank); export it without")
     if model.config.text.quantize != "none":
         raise ValueError("--merge, but adapters cannot be added to quantised weights (text.quantize); export without")
     merge_lora(encoder.network)
-    own = {name: tensor for name, tensor in model.modules.state_dict().items() if not name.startswith(OF_ENCODER)}
-    whole = {f"{OF_ENCODER}{name}": tensor for name, tensor in encoder.network.state_dict().items()}
+    of_encoder = f"{model.config.model.name}.text_encoder.network."
+    own = {name: tensor for name, tensor in model.modules.state_dict().items() if not name.startswith(of_encoder)}
+    whole = {f"{of_encoder}{name}": tensor for name, tensor in encoder.network.state_dict().items()}
     without = {name: value for name, value in asdict(TextConfig()).items() if name.startswith("lora_")}
     config = {**card.config, "text": card.config["text"] | without}
     return replace(card, config=config, text_base=None), own | whole

@@ -3,6 +3,8 @@
     push_to_hub("runs/first", "me/dmd-mosi")    # one commit: model.safetensors, model.json, README.md, program.pt2
     from_pretrained("me/dmd-mosi")              # fetches the first two; nothing of a repository is executed
 
+A repository of an ensemble has ensemble.json, a README.md and these files of each member in a directory below.
+
 `huggingface_hub.ModelHubMixin` would not serve: it is for a torch module whose arguments are its config, which it
 writes as config.json beside a README of its own, and it pushes a folder in any number of commits. Here the files are
 those of an export, the README is made from the run, and a repository never holds the weights of one model beside the
@@ -32,31 +34,26 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from data_shards.places import redact
+from data_shards.places import PlaceLike, redact
 from dmd.checkpoint.select import Step
 from dmd.errors import first_line
-from dmd.inference.export import (
-    CARD,
-    FILES,
-    PROGRAM,
-    PUSHED_README,
-    WEIGHTS,
-    DamagedExport,
-    card_text,
-    export,
-    is_export,
-    load,
-    read_model,
-)
+from dmd.inference.any_export import Exportable, export_any
+from dmd.inference.ensemble_export import MEMBER
+from dmd.inference.ensemble_readme import ensemble_readme
+from dmd.inference.export import CARD, FILES, PUSHED_README, WEIGHTS, DamagedExport, card_text, is_export
+from dmd.inference.model_files import ENSEMBLE, Model, ModelFiles, is_ensemble, load, read_document, read_files
+from dmd.inference.outputs import checkpoint_text
 from dmd.inference.readme import PLACE, README, readme
 from dmd.inference.training_facts import TRAINING, facts_from
-from dmd.system.trained_model import ModelCard, TrainedModel
 
 _log = logging.getLogger(__name__)
 LIBRARY = "dmd-cluster"
 _MAIN = "main"
 _TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 """What the HTTP client of huggingface_hub raises, such as where nobody answers; the client depends on the version."""
+_FILES = "|".join(re.escape(name) for name in FILES if name != README)
+_OURS = re.compile(rf"{re.escape(ENSEMBLE)}|({MEMBER.pattern}/)?({_FILES})|{MEMBER.pattern}/{re.escape(README)}")
+"""Files of a repository that a push replaces or removes; its README.md may be somebody else's."""
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give token="
 
@@ -68,11 +65,12 @@ def from_pretrained(
     token: str | None = None,
     device: str | torch.device | None = None,
     text_encoder: str | None = None,
-) -> TrainedModel:
-    """A trained model from a repository of the Hugging Face hub, or from a directory.
+) -> Model:
+    """A trained model or an ensemble from a repository of the Hugging Face hub, or from a directory.
 
-    Fetched are model.safetensors and model.json, into the hub's cache (HF_HOME); nothing of the repository is executed.
-    Without a network what is in the cache is taken. HF_ENDPOINT names another hub.
+    Fetched are model.safetensors and model.json, and of an ensemble those of its members and ensemble.json, into the
+    hub's cache (HF_HOME); nothing of the repository is executed. Without a network what is in the cache is taken.
+    HF_ENDPOINT names another hub.
 
     Args:
         repo_id: OWNER/NAME; or what `dmd.load` reads, an export or a run.
@@ -96,12 +94,12 @@ def from_pretrained(
                 name,
                 revision=revision,
                 token=_checked_token(token),
-                allow_patterns=[WEIGHTS, CARD],
+                allow_patterns=[WEIGHTS, CARD, ENSEMBLE, f"*/{WEIGHTS}", f"*/{CARD}"],
                 library_name=LIBRARY,
                 library_version=version(LIBRARY),
             )
         )
-    for file in (CARD, WEIGHTS):
+    for file in () if is_ensemble(folder) else (CARD, WEIGHTS):
         if not (folder / file).is_file():
             raise ValueError(
                 f"{name} has no {file}, so it is no model that `dmd export` wrote; give another repository"
@@ -113,7 +111,7 @@ def from_pretrained(
 
 
 def push_to_hub(
-    model: TrainedModel | str | Path,
+    model: Exportable,
     repo_id: str,
     *,
     step: Step | None = None,
@@ -125,14 +123,15 @@ def push_to_hub(
     text_encoder: str | None = None,
     license: str | None = None,
     replace_readme: bool = False,
+    calibration: PlaceLike | None = None,
 ) -> str:
     """Upload a model to the Hugging Face hub, in one commit; returns the commit's address.
 
     A README that somebody has changed on the hub since the last push stays as it is there, and a warning says so.
 
     Args:
-        model: a run, a model in memory, or an export. The files of an export are uploaded as they are, with its README
-            as you have edited it; only the name that it loads becomes `repo_id`.
+        model: a run, a model in memory, several runs for an ensemble, or an export. The files of an export are uploaded
+            as they are, with its README as you have edited it; only the name that it loads becomes `repo_id`.
         repo_id: OWNER/NAME; made where it is not there.
         step: which checkpoint of a run; None: the best.
         private: whether the repository is private, also one that is there; None: a new one as the owner's account has
@@ -144,22 +143,33 @@ def push_to_hub(
         text_encoder: see `dmd.system.trained_model.TrainedModel`.
         license: as the hub names it, such as `mit`; None: none. Not of an export, whose README says it.
         replace_readme: whether a README that was changed on the hub is replaced, too.
+        calibration: see `dmd.save`; not of an export.
 
     Raises:
         ValueError: what `dmd.save` rejects; no token, one that may not write there, a repository that is public where
             `private` is asked for, or the other way round, another commit meanwhile, or a hub that cannot be reached.
     """
     check_push(repo_id, token)
-    if not isinstance(model, TrainedModel) and is_export(Path(model)):
-        if step is not None or license is not None:
+    if isinstance(model, str | Path) and (is_export(Path(model)) or is_ensemble(Path(model))):
+        if step is not None or license is not None or calibration is not None:
             raise ValueError(
-                f"{model} is an export, which has its checkpoint and its README; leave step and license out"
+                f"{model} is an export, which has its checkpoint, its README and, of an ensemble, its calibration; "
+                "leave step, license and calibration out"
             )
         return _upload(Path(model), repo_id, private, token, revision, commit_message, replace_readme=replace_readme)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "export"
         name = repo_id.rpartition("/")[2]
-        export(model, out, step=step, program=program, text_encoder=text_encoder, license=license, name=name)
+        export_any(
+            model,
+            out,
+            step=step,
+            program=program,
+            text_encoder=text_encoder,
+            license=license,
+            name=name,
+            calibration=calibration,
+        )
         return _upload(out, repo_id, private, token, revision, commit_message, replace_readme=replace_readme)
 
 
@@ -180,8 +190,10 @@ def _upload(
     *,
     replace_readme: bool,
 ) -> str:
-    card, _ = read_model(folder)  # whole, or nothing is uploaded
-    text = _readme_of(folder, card, repo_id)
+    members = read_files([folder])  # whole, or nothing is uploaded
+    document = ENSEMBLE if members.is_ensemble else CARD
+    text = _readme_of(folder, members, repo_id)
+    paths = _paths(folder)
     api = HfApi(token=token, library_name=LIBRARY, library_version=version(LIBRARY))
     with _hub_errors(repo_id, revision, writes=True):
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -191,23 +203,19 @@ def _upload(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         head = api.repo_info(repo_id, revision=revision or _MAIN).sha
         there = set(api.list_repo_files(repo_id, revision=head))
-        pushed = _pushed_readme(api, repo_id, head) if CARD in there else None
+        pushed = next((_pushed_readme(api, repo_id, name, head) for name in (ENSEMBLE, CARD) if name in there), None)
         keeps = README in there and not replace_readme and pushed != _readme_digest(api, repo_id, head)
-        content = json.loads((folder / CARD).read_bytes())
+        content = json.loads((folder / document).read_bytes())
         content["source"].pop(PUSHED_README, None)
         digest = pushed if keeps else hashlib.sha256(text.encode()).hexdigest()
         content["source"] |= {} if digest is None else {PUSHED_README: digest}
         files: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(CARD, card_text(content).encode()),
+            CommitOperationAdd(document, card_text(content).encode()),
             *([] if keeps else [CommitOperationAdd(README, text.encode())]),
+            *(CommitOperationAdd(name, str(folder / name)) for name in paths if name not in (document, README)),
+            *(CommitOperationDelete(name) for name in sorted(there - paths) if _OURS.fullmatch(name)),
         ]
-        for name in FILES:
-            if name not in (CARD, README) and (folder / name).is_file():
-                files.append(CommitOperationAdd(name, str(folder / name)))
-            elif name == PROGRAM and name in there:
-                files.append(CommitOperationDelete(name))  # of other weights
-        steps = f"Mean of {len(card.averaged)} checkpoints up to step" if card.averaged else "Checkpoint of step"
-        message = message or f"{steps} {card.source.get('step', 'unknown')}"
+        message = message or checkpoint_text(members.sources).capitalize()
         done = api.create_commit(repo_id, files, commit_message=message, revision=revision, parent_commit=head)
     if keeps:
         _log.warning(
@@ -229,10 +237,19 @@ def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
         )
 
 
-def _pushed_readme(api: HfApi, repo_id: str, commit: str | None) -> str | None:
-    """sha256 of the README that the last push wrote; None where the model.json there does not say it."""
+def _paths(folder: Path) -> set[str]:
+    """The files of an export, or of an ensemble and its members, as a repository names them."""
+    return {
+        name
+        for path in folder.rglob("*")
+        if path.is_file() and (_OURS.fullmatch(name := path.relative_to(folder).as_posix()) or name == README)
+    }
+
+
+def _pushed_readme(api: HfApi, repo_id: str, name: str, commit: str | None) -> str | None:
+    """sha256 of the README that the last push wrote; None where the file of this name there does not say it."""
     try:
-        content = json.loads(_fetched(api, repo_id, CARD, commit))
+        content = json.loads(_fetched(api, repo_id, name, commit))
         return str(content["source"][PUSHED_README])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -246,13 +263,18 @@ def _fetched(api: HfApi, repo_id: str, name: str, commit: str | None) -> bytes:
     return Path(api.hf_hub_download(repo_id, name, revision=commit)).read_bytes()
 
 
-def _readme_of(folder: Path, card: ModelCard, repo_id: str) -> str:
+def _readme_of(folder: Path, members: ModelFiles, repo_id: str) -> str:
     """The README of an export as it is to be read on the hub; an older export has none and gets one."""
     path = folder / README
     if path.is_file():
         return path.read_text(encoding="utf-8").replace(f'from_pretrained("{PLACE}")', f'from_pretrained("{repo_id}")')
+    name = repo_id.rpartition("/")[2]
+    if members.is_ensemble:
+        cards = [card for card, _ in members.members]
+        return ensemble_readme(cards, read_document(folder), name=name, license=None, place=repo_id)
+    card = members.card
     facts = facts_from(card.source[TRAINING], str(folder)) if TRAINING in card.source else None
-    return readme(card, facts, name=repo_id.rpartition("/")[2], license=None, place=repo_id)
+    return readme(card, facts, name=name, license=None, place=repo_id)
 
 
 def _checked_repo(repo_id: str | Path) -> str:

@@ -3,7 +3,7 @@ has `dmd.inference.part_files`."""
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,32 +14,40 @@ from pyarrow.csv import CSVWriter
 from pyarrow.parquet import ParquetWriter
 
 from data_shards.places import Place
+from dmd.checkpoint.select import AVERAGED
+from dmd.inference.ensemble import Ensemble
 from dmd.inference.inputs import Samples
 from dmd.metrics import Scoring
-from dmd.model.dmd import HEADS
 from dmd.model.graph import PAIRS
-from dmd.system.modules import SPACES
+from dmd.model.network import FUSED
 from dmd.system.trained_model import Prediction, TrainedModel
 from dmd.text_tables import table_text
 
 _SUFFIXES = (".parquet", ".csv")
 PRINTED_ROWS = 50
 """Of a table on the terminal."""
-_PRINTED = ("split", "id", "label", "prediction", "probability")
+_PRINTED = ("split", "id", "label", "prediction", "probability", "spread", "uncertainty")
 """How the columns begin that are printed."""
 _NUMBER = "_number"
 """How columns of class numbers end."""
-EDGE_COLUMNS = tuple(f"edge_{space}_{to}_from_{source}" for space in SPACES for to, source in PAIRS)
 
 
-def schema(scoring: Scoring) -> pa.Schema:
-    """Columns of the predictions of a model.
+def schema(scoring: Scoring, *, heads: Iterable[str], spaces: Iterable[str], of_ensemble: bool = False) -> pa.Schema:
+    """Columns of the predictions of a model, or of an ensemble.
+
+    Args:
+        scoring: what its heads say.
+        heads: their names.
+        spaces: the names of its GD-Units.
 
     `label` and `prediction`, of the fused head, are sentiments in the units of the model's data, or names of classes
     (`Scoring.titles`), whose numbers are in `label_number` and `prediction_number`; the other heads follow under their
     names. Of emotions there are `label_NAME`, `prediction_NAME` and `HEAD_NAME`, 0 or 1,
     for each. `probability_NAME`, or `probability_0`, ... of classes without names, are those of the fused head; the
-    twelve edges are last.
+    six edges of each GD-Unit are last.
+
+    Of an ensemble there are `spread`, or `spread_NAME` of each probability, and `uncertainty`, or `uncertainty_NAME` of
+    each emotion, which is null where the ensemble is not calibrated (`dmd.system.trained_model.Prediction`).
     """
     answer = {"regression": pa.float32(), "classes": pa.string(), "multilabel": pa.uint8()}[scoring.kind]
     label = pa.float64() if scoring.kind == "regression" else answer
@@ -50,19 +58,30 @@ def schema(scoring: Scoring) -> pa.Schema:
             *((name, answer) for name in _answer_columns("prediction", scoring)),
             *((name, pa.int64()) for name in _number_columns(scoring)),
             *((name, pa.float32()) for name in _probability_columns(scoring)),
-            *((name, answer) for head in _other_heads() for name in _answer_columns(head, scoring)),
-            *((name, pa.float32()) for name in EDGE_COLUMNS),
+            *((name, pa.float32()) for name in (*_spreads(scoring), *_uncertainties(scoring)) if of_ensemble),
+            *((name, answer) for head in heads if head != FUSED for name in _answer_columns(head, scoring)),
+            *((name, pa.float32()) for space in spaces for name in _edge_columns(space)),
         ]
     )
 
 
-def checkpoint_text(step: int | None, averaged: Sequence[int] = ()) -> str:
-    """What a line about predictions ends with: whose they are; None: an export that does not say.
+def checkpoint_text(sources: Sequence[Mapping[str, Any]]) -> str:
+    """What a line about predictions ends with: whose they are.
 
     Args:
-        step: of the checkpoint.
-        averaged: steps of those whose mean it is.
+        sources: of a model, or of each member of an ensemble: `step`, which an export may lack, and `averaged` where
+            the weights are a mean, as in `ModelCard.source`.
     """
+    if len(sources) == 1:
+        return _one_checkpoint(sources[0])
+    if any(source.get(AVERAGED) for source in sources):
+        return f"ensemble of {'; '.join(map(_one_checkpoint, sources))}"
+    steps = sorted(source["step"] for source in sources if source.get("step") is not None)
+    return f"ensemble of checkpoints of steps {', '.join(map(str, steps)) or 'that are unknown'}"
+
+
+def _one_checkpoint(source: Mapping[str, Any]) -> str:
+    averaged, step = source.get(AVERAGED), source.get("step")
     if averaged:
         return f"mean of the checkpoints of steps {', '.join(map(str, averaged))}"
     return "a checkpoint of unknown step" if step is None else f"checkpoint of step {step}"
@@ -82,21 +101,28 @@ def _probability_columns(scoring: Scoring) -> list[str]:
     return [] if scoring.kind == "regression" else [f"probability_{name}" for name in scoring.column_names]
 
 
-def _other_heads() -> list[str]:
-    """The heads whose columns have their names."""
-    return [head for head in HEADS if head != "fused"]
+def _spreads(scoring: Scoring) -> list[str]:
+    return ["spread"] if scoring.kind == "regression" else [f"spread_{name}" for name in scoring.column_names]
 
 
-def predictions(model: TrainedModel, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
+def _uncertainties(scoring: Scoring) -> list[str]:
+    return _answer_columns("uncertainty", scoring)
+
+
+def _edge_columns(space: str) -> list[str]:
+    return [f"edge_{space}_{to}_from_{source}" for to, source in PAIRS]
+
+
+def predictions(model: TrainedModel | Ensemble, batches: Iterable[Samples]) -> Iterator[tuple[Samples, Prediction]]:
     """Predict batch after batch."""
     for samples in batches:
-        yield samples, model.read(model.output(samples.inputs))
+        yield samples, model.answer(samples.inputs)
 
 
 def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
     """One batch as a table of `schema`; a missing label is null."""
-    scoring = prediction.scoring
-    wanted = schema(scoring)
+    scoring, of_ensemble = prediction.scoring, prediction.spread is not None
+    wanted = schema(scoring, heads=prediction.heads, spaces=prediction.edges, of_ensemble=of_ensemble)
     columns: dict[str, pa.Array] = {
         "split": pa.array([samples.split] * len(samples.ids)),
         "id": pa.array(samples.ids),
@@ -109,7 +135,7 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
             columns[name] = pa.array(column, from_pandas=may_lack).cast(wanted.field(name).type)
 
     answers = {"label": samples.labels}
-    answers |= {"prediction" if head == "fused" else head: prediction.answers(head).numpy() for head in HEADS}
+    answers |= {"prediction" if head == FUSED else head: prediction.answers(head).numpy() for head in prediction.heads}
     for what, values in answers.items():
         shown = _named(values, scoring.titles) if scoring.kind == "classes" else values
         add(_answer_columns(what, scoring), shown, may_lack=True)
@@ -117,8 +143,13 @@ def to_table(samples: Samples, prediction: Prediction) -> pa.Table:
         add([name], answers[name.removesuffix(_NUMBER)], may_lack=True)
     if scoring.kind != "regression":
         add(_probability_columns(scoring), prediction.probabilities.numpy())
-    for space in SPACES:
-        add([name for name in EDGE_COLUMNS if name.startswith(f"edge_{space}_")], prediction.edges[space].numpy())
+    if prediction.spread is not None:
+        add(_spreads(scoring), prediction.spread.numpy())
+        known = prediction.uncertainty
+        none = np.full((len(samples.ids), len(_uncertainties(scoring))), np.nan)
+        add(_uncertainties(scoring), none if known is None else known.numpy(), may_lack=True)
+    for space, edges in prediction.edges.items():
+        add(_edge_columns(space), edges.numpy())
     return pa.table(columns, schema=wanted)
 
 

@@ -25,6 +25,7 @@ from data_shards.reading.index import ShardIndex
 from data_shards.storage.folder import Folder
 from dmd.checkpoint.writer import tensor_bytes
 from dmd.documents import encode, parse_object
+from dmd.inference.model_files import ModelFiles
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard
 from dmd.testing.fault_points import fault_point
@@ -70,10 +71,10 @@ class Part:
 class Request:
     """What is predicted by what; equal for equal rows. Without paths: runs and shards may move."""
 
-    step: int | None
-    """Of the checkpoint; None for an export that does not say."""
+    step: list[int] | int | None
+    """Of the checkpoint; None for an export that does not say; a list: of an ensemble's members."""
     model: str
-    """Digest of weights and config."""
+    """Digest of weights and config, of an ensemble of all of them and its calibration."""
     data: str
     """Name of the set of shards."""
     generation: str
@@ -100,9 +101,7 @@ class Request:
         return found
 
 
-def make_request(
-    card: ModelCard, weights: Mapping[str, Tensor], info: DatasetInfo, splits: list[str], samples_per_part: int
-) -> Request:
+def make_request(files: ModelFiles, info: DatasetInfo, splits: list[str], samples_per_part: int) -> Request:
     """The request for splits of shards.
 
     Raises:
@@ -116,13 +115,22 @@ def make_request(
     if sum(-(-count // samples_per_part) for count in counts.values()) > _MOST_PARTS:
         raise ValueError(f"--samples-per-part is {samples_per_part}: more than {_MOST_PARTS} parts; give a larger one")
     return Request(
-        step=card.source.get("step"),
-        model=model_digest(card, weights),
+        step=files.step,
+        model=digest_of(files),
         data=info.name,
         generation=info.generation,
         splits=counts,
         samples_per_part=samples_per_part,
     )
+
+
+def digest_of(files: ModelFiles) -> str:
+    """Of what a prediction depends on, whatever the order of an ensemble's members."""
+    digests = sorted(model_digest(card, weights) for card, weights in files.members)
+    if not files.is_ensemble:
+        return digests[0]
+    value = None if files.calibration is None else files.calibration.value
+    return hashlib.sha256(json.dumps([digests, value]).encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
 def model_digest(card: ModelCard, weights: Mapping[str, Tensor]) -> str:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from dmd.inference.clips import FeatureMaker, clip_jobs
 from dmd.inference.inputs import read_clips
+from dmd.inference.model_files import Model
 from dmd.inference.outputs import predictions
 from dmd.inference.transcript_text import TranscriptText
-from dmd.system.trained_model import Prediction, TrainedModel
+from dmd.system.trained_model import Prediction
 
 
 def predict_clip(
-    model: TrainedModel,
+    model: Model,
     clip: str | Path,
     *,
     transcript: str | None = None,

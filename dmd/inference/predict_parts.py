@@ -1,4 +1,4 @@
-"""`dmd predict RUN SHARDS --out DIR/`: what is missing in DIR, computed here or elsewhere, then the manifest.
+"""`dmd predict RUN [RUN ...] SHARDS --out DIR/`: what is missing in DIR, computed here or elsewhere, then the manifest.
 
 predict_parts(order, compute)    # `compute_here`, or what `cluster.prediction` does on a Ray cluster
 """
@@ -7,32 +7,33 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from torch import Tensor
 
 from data_shards.places import Place
 from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from data_shards.storage.folder import open_folder
-from dmd.checkpoint.select import Step
+from dmd.checkpoint.select import AVERAGED, Step
 from dmd.data.targets import scoring_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT
-from dmd.inference.export import read_model
+from dmd.inference.calibrated_files import with_calibration
 from dmd.inference.inputs import check_shards, chosen_splits, shard_batches
+from dmd.inference.model_files import Model, ModelFiles, read_files
 from dmd.inference.outputs import checkpoint_text, predictions, schema, to_table
 from dmd.inference.part_files import Part, PartFiles, make_request, write_part
 from dmd.kernels.backend import default_device
-from dmd.system.trained_model import ModelCard, TrainedModel, config_of
+from dmd.system.trained_model import config_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """What `dmd predict` is asked for with a directory as its output."""
 
-    model: Path
-    """A run, or an export."""
+    models: tuple[Path, ...]
+    """A run, or an export; several: an ensemble."""
     data: Place
     """Shards."""
     out: Place
@@ -43,6 +44,8 @@ class Order:
     """Which checkpoint of a run; None: the best, or what an export holds."""
     text_encoder: str | None = None
     """See `TrainedModel`."""
+    calibration: Place | None = None
+    """Shards whose validation split calibrates an ensemble; None: those of the trainings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,7 @@ class Work:
     """Of every part, for `dmd.inference.part_files.write_part`."""
     generation: str
     """Of the shards."""
-    card: ModelCard
-    weights: dict[str, Tensor]
+    files: ModelFiles
 
 
 Compute = Callable[[Work], None]
@@ -75,17 +77,14 @@ class Outcome:
     parts: int
     found: int
     """Parts that an earlier command had written."""
-    step: int | None
-    """Of the checkpoint; None for an export that does not say."""
-    averaged: list[int]
-    """Steps of the checkpoints whose mean the weights are."""
+    chosen: str
+    """Whose predictions they are, as `checkpoint_text` says it."""
 
     def __str__(self) -> str:
         of_splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         earlier = f", {self.found} of them written before" if self.found else ""
         parts = f"{self.parts} part{'s' * (self.parts != 1)}"
-        chosen = checkpoint_text(self.step, self.averaged)
-        return f"{self.rows} predictions ({of_splits}) in {parts}{earlier}; {chosen}"
+        return f"{self.rows} predictions ({of_splits}) in {parts}{earlier}; {self.chosen}"
 
 
 def predict_parts(order: Order, compute: Compute) -> Outcome:
@@ -101,43 +100,61 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
             "name a .parquet file with --out"
         )
     folder = open_folder(order.out)
-    card, weights = read_model(order.model, order.step, text_encoder=order.text_encoder)
+    files = with_calibration(
+        read_files(order.models, order.step, text_encoder=order.text_encoder),
+        order.models,
+        data=order.calibration,
+        text_encoder=order.text_encoder,
+    )
+    card = files.card
     with ShardReader(order.data) as reader:
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
         check_shards(card, reader, splits)
-        request = make_request(card, weights, info, splits, order.samples_per_part)
-        columns = schema(scoring_of(config_of(card), card.data))
-        files = PartFiles(folder, request, reader.index, columns)
+        request = make_request(files, info, splits, order.samples_per_part)
+        columns = schema(
+            scoring_of(config_of(card), card.data),
+            heads=files.heads,
+            spaces=files.spaces,
+            of_ensemble=files.is_ensemble,
+        )
+        parts = PartFiles(folder, request, reader.index, columns)
         with nullcontext() if order.out.is_url else sole_writer(order.out.path):
-            missing = files.missing()
+            missing = parts.missing()
             if missing:
                 compute(
                     Work(
                         order=order,
                         parts=missing,
-                        begin=files.begin,
+                        begin=parts.begin,
                         stamp=request.digest(),
                         generation=info.generation,
-                        card=card,
-                        weights=weights,
+                        files=files,
                     )
                 )
-            rows = files.finish({"run": card.source.get("run")})
+            rows = parts.finish(_origin(files))
     total = len(request.parts())
     return Outcome(
         rows=rows,
         splits=request.splits,
         parts=total,
         found=total - len(missing),
-        step=request.step,
-        averaged=card.averaged,
+        chosen=checkpoint_text(files.sources),
     )
+
+
+def _origin(files: ModelFiles) -> dict[str, Any]:
+    """What the manifest says of the runs, and of the checkpoints whose mean the weights are, by member."""
+    runs = [source.get("run") for source in files.sources]
+    averaged = [card.averaged for card, _ in files.members]
+    if files.is_ensemble:
+        return {"runs": runs} | ({AVERAGED: averaged} if any(averaged) else {})
+    return {"run": runs[0]} | ({AVERAGED: averaged[0]} if averaged[0] else {})
 
 
 def compute_here(work: Work) -> None:
     """Compute parts in this process, one after the other."""
-    model = TrainedModel(work.card, work.weights, default_device(), text_encoder=work.order.text_encoder)
+    model = work.files.build(default_device(), text_encoder=work.order.text_encoder)
     folder = open_folder(work.order.out)
     work.begin()
     with ShardReader(work.order.data) as reader, Progress(len(work.parts), "parts") as progress:
@@ -146,7 +163,7 @@ def compute_here(work: Work) -> None:
             progress.advance()
 
 
-def predict_part(model: TrainedModel, reader: ShardReader, part: Part) -> pa.Table:
+def predict_part(model: Model, reader: ShardReader, part: Part) -> pa.Table:
     """The rows of a part."""
     batches = shard_batches(reader, model.card, part.split, range(part.begin, part.stop))
     return pa.concat_tables(to_table(samples, prediction) for samples, prediction in predictions(model, batches))

@@ -18,6 +18,7 @@ from dmd.data.targets import scoring_of
 from dmd.inference.training_facts import Measured, TrainingFacts
 from dmd.metrics import Scoring, heading, known_metrics, metric, show, unit_note
 from dmd.model.config import MODALITIES
+from dmd.system.models import MODELS
 from dmd.system.trained_model import ModelCard, config_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 README = "README.md"
 PLACE = "OWNER/NAME"
 """What a README loads that is not pushed yet."""
-_TASKS = {
+TASKS = {
     "regression": ("multimodal-sentiment-analysis", "Multimodal sentiment analysis"),
     "classes": ("multimodal-emotion-recognition", "Multimodal classification"),
     "multilabel": ("multimodal-emotion-recognition", "Multimodal emotion recognition"),
@@ -34,7 +35,7 @@ _TASKS = {
 """Of a model: what the hub calls its task, and how people read it."""
 _HUB_METRICS = {"MAE": "mae", "Corr": "pearsonr", "Acc": "accuracy", "F1": "f1"}
 """Family of a metric -> its name at https://hf.co/metrics; others have our names."""
-_DATASET = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+DATASET = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 """What may be the name of a data set on the hub."""
 _UNTOLD = FREE_KEYS - {"text.encoder", "train.epochs", "train.max_steps", "train.early_stop", "train.precision"} | {
     "model.task",
@@ -59,13 +60,14 @@ def readme(card: ModelCard, facts: TrainingFacts | None, *, name: str, license: 
     from huggingface_hub import ModelCardData
     from jinja2 import Environment
 
-    scoring = scoring_of(config_of(card), card.data)
+    config = config_of(card)
+    scoring, model = scoring_of(config, card.data), MODELS[config.model.name]
     facts = TrainingFacts() if facts is None else facts
     front = ModelCardData(
         license=license,
         library_name="dmd-cluster",
-        tags=["dmd", "multimodal", _TASKS[scoring.kind][0]],
-        datasets=[card.data["name"]] if _DATASET.fullmatch(card.data["name"]) else None,
+        tags=[model.name, "multimodal", TASKS[scoring.kind][0]],
+        datasets=[card.data["name"]] if DATASET.fullmatch(card.data["name"]) else None,
         metrics=sorted({_hub_metric(name) for part in facts.measured for name in known_metrics(part.metrics)}) or None,
         model_name=name,
         eval_results=[result for part in facts.measured for result in _results(part, scoring)] or None,
@@ -75,8 +77,9 @@ def readme(card: ModelCard, facts: TrainingFacts | None, *, name: str, license: 
     text = environment.from_string(template).render(
         card_data=front.to_yaml(),
         name=name,
+        model=model,
         place=place,
-        what=_what(scoring),
+        what=what_it_does(scoring),
         answer=_ANSWERS[scoring.kind],
         inputs=_inputs(card),
         text=_text(card),
@@ -99,7 +102,7 @@ def _results(part: Measured, scoring: Scoring) -> "Iterable[EvalResult]":
     """A result per metric that is defined; shares in [0, 1], as `dmd evaluate --json` writes them."""
     from huggingface_hub import EvalResult
 
-    task, title = _TASKS[scoring.kind]
+    task, title = TASKS[scoring.kind]
     for name in known_metrics(part.metrics):
         value = part.metrics[name]
         if value is not None:
@@ -116,7 +119,8 @@ def _results(part: Measured, scoring: Scoring) -> "Iterable[EvalResult]":
             )
 
 
-def _what(scoring: Scoring) -> str:
+def what_it_does(scoring: Scoring) -> str:
+    """What a model makes of a recording, as a sentence."""
     if scoring.kind == "regression":
         low, high = scoring.limits
         answer = f"a sentiment from {low:g} to {high:g}"
@@ -140,18 +144,18 @@ def _text(card: ModelCard) -> str:
     """Where words come from: features, or a tokenizer and an encoder."""
     config, settings = config_of(card).text, card.text_encoder
     tokenizer = card.data.get("tokenizer") or {}
-    made = f"`{shown_name(tokenizer['name'])}` (sha256 {_cell(tokenizer['digest'])})" if tokenizer else ""
+    made = f"`{shown_name(tokenizer['name'])}` (sha256 {cell(tokenizer['digest'])})" if tokenizer else ""
     if settings is None:
         return f"Words are features, taken from {made}." if made else "Words are features."
     lines = [f"Tokens are made by the tokenizer {made}." if made else "The tokenizer is not recorded."]
-    kind = _cell(settings.get("model_type", "unknown"))
+    kind = cell(settings.get("model_type", "unknown"))
     state = "frozen" if config.frozen else f"trained by LoRA of rank {config.lora_rank}" if config.lora else "trained"
     lines.append(f"The text encoder began as `{shown_name(config.encoder)}` (type {kind}, {state}).")
     base = card.text_base
     if base is not None:
         lines.append(
             f"Its own weights are not in here: `dmd.from_pretrained(..., text_encoder=PATH)` takes "
-            f"`{shown_name(base['name'])}` (sha256 of the weights {_cell(base['sha256'])})."
+            f"`{shown_name(base['name'])}` (sha256 of the weights {cell(base['sha256'])})."
         )
     return " ".join(lines)
 
@@ -172,16 +176,22 @@ def _outputs(scoring: Scoring) -> str:
 
 
 def _training(card: ModelCard, facts: TrainingFacts) -> Iterable[tuple[str, str]]:
-    data, source = card.data, card.source
-    yield "data", f"{_cell(data['name'])}, generation `{_cell(data['generation'])}`"
+    data = card.data
+    yield "data", f"{cell(data['name'])}, generation `{cell(data['generation'])}`"
     yield "samples", _listed(facts.counts) if facts.counts else "unknown"
     epochs = "" if facts.epochs is None else f" ({facts.epochs} epoch{'s' * (facts.epochs != 1)})"
-    steps = f"steps {', '.join(map(str, card.averaged))}, the mean of their weights" if card.averaged else ""
-    yield "checkpoint", steps or f"step {source.get('step', 'unknown')}{epochs}"
+    yield "checkpoint", checkpoint_cell(card) + ("" if card.averaged else epochs)
     preset, changed = nearest_preset(card)
     differs = f", from which differ {', '.join(f'`{line}`' for line in changed)}" if changed else ""
     yield "config", f"nearest to the preset `{preset}`{differs}"
     yield "commit of dmd-cluster", f"`{facts.commit}`" if facts.commit else "unknown"
+
+
+def checkpoint_cell(card: ModelCard) -> str:
+    """Which checkpoint the weights are of, or the mean of which they are."""
+    if card.averaged:
+        return f"steps {', '.join(map(str, card.averaged))}, the mean of their weights"
+    return f"step {card.source.get('step', 'unknown')}"
 
 
 def nearest_preset(card: ModelCard) -> tuple[str, list[str]]:
@@ -199,7 +209,7 @@ def _changes(card: ModelCard, preset: str) -> list[str]:
         for name, value in values.items():
             key = f"{section}.{name}"
             if key not in _UNTOLD and value != base[section][name]:
-                changed.append(f"{key}={shown_name(value) if key == 'text.encoder' else _cell(value)}")
+                changed.append(f"{key}={shown_name(value) if key == 'text.encoder' else cell(value)}")
     return changed
 
 
@@ -210,8 +220,8 @@ def _section(part: Measured) -> dict[str, Any]:
     shown = {name: part.metrics[name] for name in names}
     return {
         "title": f"Result on the {split} split",
-        "about": f"{_cell(part.data)} (generation `{_cell(part.generation)}`), {part.split} split{samples}.",
-        "rows": [(_cell(heading(name)), "–" if value is None else show(name, value)) for name, value in shown.items()],
+        "about": f"{cell(part.data)} (generation `{cell(part.generation)}`), {part.split} split{samples}.",
+        "rows": [(cell(heading(name)), "–" if value is None else show(name, value)) for name, value in shown.items()],
         "note": unit_note(names),
     }
 
@@ -241,20 +251,20 @@ def shown_name(name: object) -> str:
     """A name on the hub as it is; of a path its last part, since the others are of somebody's machine."""
     text = str(name)
     is_path = text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
-    return _cell(PurePath(text.replace("\\", "/")).name if is_path else text)
+    return cell(PurePath(text.replace("\\", "/")).name if is_path else text)
 
 
 def _words(words: Iterable[object]) -> str:
-    return ", ".join(map(_cell, words))
+    return ", ".join(map(cell, words))
 
 
 def _listed(values: object) -> str:
     """A mapping as `name value, name value`; anything else as it is."""
     if not isinstance(values, dict):
-        return _cell(values)
-    return ", ".join(f"{_cell(key)} {_cell(value)}" for key, value in values.items())
+        return cell(values)
+    return ", ".join(f"{cell(key)} {cell(value)}" for key, value in values.items())
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """A value as a word of Markdown, on one line: it may come from anybody."""
     return re.sub(r"[|`<>\[\]\x00-\x1f\x7f]", " ", str(value))

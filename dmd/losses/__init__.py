@@ -9,7 +9,7 @@ A new term is its function and a row there. Where ranks share a ghost batch, `sh
 each of them computes all terms.
 """
 
-from dmd.losses.config import ObjectiveConfig
+from dmd.losses.config import MisaConfig, ObjectiveConfig
 from dmd.losses.objective import Objective
 
-__all__ = ["Objective", "ObjectiveConfig"]
+__all__ = ["MisaConfig", "Objective", "ObjectiveConfig"]

@@ -1,4 +1,4 @@
-"""The weights and switches of the objective."""
+"""The weights and switches of the objectives."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -43,7 +43,8 @@ class ObjectiveConfig:
     such as 0.5: a training sample's task losses are weighted by the inverse of the density of the train split's labels
     around its own, so that rare sentiments count as much as frequent ones. Weights have the mean 1. Of classes the
     density is their frequency, at any value above 0; emotions have none. Above 0 the objective runs in PyTorch.
-    Validation and metrics are not weighted. 0: none, as published."""
+    Of Self-MM the fused head alone is weighted: the labels of its other heads have another density. Validation and
+    metrics are not weighted. 0: none, as published."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -57,3 +58,24 @@ class ObjectiveConfig:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MisaConfig:
+    """Weights of MISA's losses. Defaults are the published ones for CMU-MOSI (declare-lab/MISA@ec42fad, src/config.py).
+    All losses are of a ghost batch."""
+
+    similarity_weight: float = 1.0
+    """Weight of the central moment discrepancy between the modalities' shared vectors."""
+    difference_weight: float = 0.3
+    """Weight of the correlation of private vectors with shared ones and with each other."""
+    reconstruction_weight: float = 1.0
+    """Weight of the squared error of what the decoders make of private and shared vectors."""
+    regression_loss: Literal["squared", "absolute"] = "squared"
+    """Error of a sentiment: squared, as published, or absolute, as of the other models. Validation reports the absolute
+    one either way."""
+
+    def __post_init__(self) -> None:
+        for name in ("similarity_weight", "difference_weight", "reconstruction_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"misa.{name} is {getattr(self, name)}; it must be at least 0")

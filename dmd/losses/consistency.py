@@ -6,33 +6,25 @@ is part of the first one: its ghost batches follow those of the first, so a trai
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dmd.losses.ghost import sample_mean
+from dmd.losses.model_objective import LossTerm
 from dmd.losses.sharing import Sharing
 from dmd.model.config import Kind
 
 PASSES = 2
 
 
-class _Logged(NamedTuple):
-    """The term as logs, figures and the documentation call it."""
-
-    name: str
-    title: str
-    weight: str
-    about: str
-
-
-CONSISTENCY = _Logged(
+CONSISTENCY = LossTerm(
     name="consistency",
     title="consistency",
-    weight="`consistency`",
+    weight="`objective.consistency`",
     about="distance of the fused predictions of two passes with dropouts of their own (R-Drop); only with this weight",
 )
+"""As logs, figures and the documentation call it; any model has it."""
 
 
 def distance(first: Tensor, second: Tensor, kind: Kind) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmd.kernels.cpu import CPU
 from dmd.kernels.interface import Backend, LossKernels
@@ -11,7 +11,7 @@ from dmd.losses.config import ObjectiveConfig
 from dmd.losses.decoupling import Compared, compare, mean_squared, orthogonality
 from dmd.losses.distillation import make_prior
 from dmd.losses.ghost import sample_mean
-from dmd.losses.label_weights import LabelWeights
+from dmd.losses.model_objective import LossTerm, ModelObjective
 from dmd.losses.sharing import Sharing
 from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
 from dmd.losses.triton_terms import KernelObjective
@@ -19,12 +19,13 @@ from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.decouple import Decoupled
 from dmd.model.dmd import DMDOutput, SampleOutput
 from dmd.model.graph import GDUnit
+from dmd.model.network import NetworkOutput
 
 MOST_SAMPLES = 64
 """Of a ghost batch that the Triton losses take: a program holds all of it, and ptxas works for minutes on more."""
 
 
-class Objective(nn.Module):
+class Objective(ModelObjective):
     """The two GD-Units and every loss term of DMD.
 
     Args:
@@ -33,15 +34,12 @@ class Objective(nn.Module):
         backend: whose kernels of losses compute what they know of the config, of up to MOST_SAMPLES samples.
     """
 
+    spaces = ("homo", "hetero")
+
     def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
-        super().__init__()
+        super().__init__(config, model, backend=backend)
         self.config = config
-        self.sharing: Sharing | None = None
-        """The ranks that share each ghost batch with this one; None where it has whole ones."""
-        self.label_weights: LabelWeights | None = None
-        """Of `label_density_smoothing`; a training gives them (`dmd.data.label_density`)."""
         self.decoupling = model.decoupling
-        self.kind = model.kind
         self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs, kind=model.kind)
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs, kind=model.kind)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
@@ -50,6 +48,11 @@ class Objective(nn.Module):
         known = config.orthogonality == "batch" and model.kind == "regression" and unweighted
         self.known_to_kernels = known and all_in_triton()
         self.use(backend)
+
+    @classmethod
+    def described(cls) -> list[LossTerm]:
+        """Every row of `dmd.losses.terms`."""
+        return [term.described for term in all_terms()]
 
     def use(self, backend: Backend) -> None:
         """Let a backend's kernels compute the losses from here on, and PyTorch what it has none for."""
@@ -61,20 +64,12 @@ class Objective(nn.Module):
             self.register_buffer("priors", priors, persistent=False)
             self.register_buffer("coefficients", self.weighted_sum(unit), persistent=False)
 
-    def forward(self, output: DMDOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Every term of every ghost batch.
-
-        Args:
-            output: of G * S samples, ghost batch after ghost batch; where ranks share ghost batches, of G * P, those of
-                this rank.
-            labels: [G, S], sentiments or class numbers; [G, S, L], emotions as 0 and 1.
-            mask: [G, S], 1 for a sample, 0 for padding.
-
-        Returns:
-            {name: [G]}: each term before weighting, `total`, and {"edges_homo", "edges_hetero": [G, 6]} (means over
-            the samples of a ghost batch, for the log). A collective where ranks share ghost batches.
-        """
-        assert (self.label_weights is None) == (self.config.label_density_smoothing == 0), "a training gives them"
+    def forward(
+        self, output: NetworkOutput, labels: Tensor, mask: Tensor, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """As `ModelObjective.forward`, and {"edges_homo", "edges_hetero": [G, 6]} (means over the samples of a ghost
+        batch, for the log)."""
+        assert isinstance(output, DMDOutput)
         kernels = self.kernels if labels.shape[1] <= MOST_SAMPLES else None
         mask = mask.to(labels.dtype)
         if kernels is not None and self.known_to_kernels:
@@ -87,7 +82,7 @@ class Objective(nn.Module):
             kind=self.kind,
             labels=labels,
             mask=mask,
-            label_weights=None if self.label_weights is None else self.label_weights(labels),
+            label_weights=self.weights_of(labels),
             kernels=kernels,
         )
         terms: dict[str, Tensor] = {}
@@ -98,6 +93,15 @@ class Objective(nn.Module):
             terms[term.name] = term.function(inputs)
         terms["total"] = self.weighted_sum(terms)
         return terms
+
+    def edges(self, output: NetworkOutput) -> dict[str, Tensor]:
+        """Edges per sample of both GD-Units, {"homo", "hetero": [B, 6]}."""
+        assert isinstance(output, DMDOutput)
+        edges = {}
+        for space, reprs in output.spaces.items():
+            logits = {m: output.predictions[f"{m}_{space}"].float() for m in MODALITIES}
+            edges[space] = self.get_submodule(space)(logits, {m: reprs[m].float() for m in MODALITIES})
+        return edges
 
     def _terms_by_kernels(
         self, kernels: LossKernels, output: DMDOutput, labels: Tensor, mask: Tensor

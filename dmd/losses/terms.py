@@ -17,8 +17,8 @@ from dmd.kernels.interface import LossKernels
 from dmd.losses.config import ObjectiveConfig
 from dmd.losses.decoupling import Compared, mean_squared, orthogonality
 from dmd.losses.distillation import logit_distillation, prior_regulariser, representation_distillation
-from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
+from dmd.losses.model_objective import LossTerm, task_term, weighted_mean
 from dmd.losses.task import task_loss
 from dmd.model.config import MODALITIES, Kind
 from dmd.model.dmd import HEADS, SampleOutput
@@ -29,6 +29,13 @@ task: as it is;
 decoupling: times `objective.decoupling_weight`, nothing without `model.decoupling`;
 relation: times `objective.decoupling_weight` and `objective.gamma`, nothing without `model.decoupling`;
 distillation, regulariser: times `objective.distillation_weight`, nothing without the distillation of its space."""
+_WEIGHTS: dict[Part, str] = {
+    "task": "1",
+    "decoupling": "`objective.decoupling_weight`",
+    "relation": "`objective.decoupling_weight` × `objective.gamma`",
+    "distillation": "`objective.distillation_weight`",
+    "regulariser": "`objective.distillation_weight`",
+}
 TRITON_HEADS = 8
 """Heads whose task losses the Triton kernels compute: the first ones."""
 
@@ -89,6 +96,11 @@ class Term:
     triton: int | None = None
     """Its row in the result of the Triton kernels; None: they do not know it."""
 
+    @property
+    def described(self) -> LossTerm:
+        """What people are told of it."""
+        return LossTerm(name=self.name, title=self.title, about=self.about, weight=_WEIGHTS[self.part])
+
     def __post_init__(self) -> None:
         assert (self.space is not None) == (self.part in ("distillation", "regulariser")), f"{self.name} is not summed"
 
@@ -100,7 +112,7 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 def _task(inputs: Inputs, *, head: str) -> Tensor:
     losses = task_loss(inputs.output.predictions[head], inputs.labels, inputs.kind)
-    return sample_mean(losses if inputs.label_weights is None else losses * inputs.label_weights, inputs.mask)
+    return weighted_mean(losses, inputs.mask, inputs.label_weights)
 
 
 def _reconstruction(inputs: Inputs) -> Tensor:
@@ -230,14 +242,14 @@ def all_terms() -> list[Term]:
     """Every term, in the order of the log."""
     task = [
         Term(
-            name=f"task_{head}",
-            title=f"task {head.replace('_', ' ')}",
-            about=f"error of the prediction `{head}`",
+            name=described.name,
+            title=described.title,
+            about=described.about,
             part="task",
             function=partial(_task, head=head),
             triton=number if number < TRITON_HEADS else None,
         )
-        for number, head in enumerate(HEADS)
+        for number, (head, described) in enumerate((head, task_term(head)) for head in HEADS)
     ]
     return [*task, *TERMS.values()]
 

@@ -25,12 +25,12 @@ def to_bins(values: Tensor, bins: int) -> Tensor:
 
 def clipped_error(prediction: Tensor, label: Tensor) -> Tensor:
     """Absolute error of each sample, [..., N]."""
-    return (_clip(prediction) - _clip(label)).abs()
+    return (clip(prediction) - clip(label)).abs()
 
 
 def clipped_correlation(prediction: Tensor, label: Tensor) -> float:
     """Pearson's r."""
-    return correlation(_clip(prediction), _clip(label))
+    return correlation(clip(prediction), clip(label))
 
 
 def right_bin(prediction: Tensor, label: Tensor, *, bins: int) -> Tensor:
@@ -40,8 +40,14 @@ def right_bin(prediction: Tensor, label: Tensor, *, bins: int) -> Tensor:
 
 def f1_of_two_bins(prediction: Tensor, label: Tensor) -> float:
     """Weighted F1 of the values above 0 against the others."""
-    return weighted_f1(to_bins(prediction, 2) == 1, to_bins(label, 2) == 1)
+    return weighted_f1(is_positive(prediction), is_positive(label))
 
 
-def _clip(values: Tensor) -> Tensor:
+def is_positive(values: Tensor) -> Tensor:
+    """Which of two bins each value is in."""
+    return to_bins(values, 2) == 1
+
+
+def clip(values: Tensor) -> Tensor:
+    """Values as the protocol reads them."""
     return values.clamp(-1, 1)

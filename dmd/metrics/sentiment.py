@@ -58,13 +58,28 @@ def correlation(prediction: Tensor, label: Tensor) -> float:
 
 def f1_has0(prediction: Tensor, label: Tensor) -> float:
     """Weighted F1 of `>= 0` against `< 0` over all samples."""
-    return weighted_f1(prediction >= 0, label >= 0)
+    return weighted_f1(is_not_negative(prediction), is_not_negative(label))
 
 
 def f1_non0(prediction: Tensor, label: Tensor) -> float:
     """Weighted F1 of `> 0` against `< 0` over the samples whose label is not 0."""
-    nonzero = label != 0
-    return weighted_f1(prediction[nonzero] > 0, label[nonzero] > 0)
+    nonzero = is_not_zero(label)
+    return weighted_f1(is_above_zero(prediction[nonzero]), is_above_zero(label[nonzero]))
+
+
+def is_not_negative(values: Tensor) -> Tensor:
+    """The positive class of Has0, like `values`."""
+    return values >= 0
+
+
+def is_above_zero(values: Tensor) -> Tensor:
+    """The positive class of Non0, like `values`."""
+    return values > 0
+
+
+def is_not_zero(label: Tensor) -> Tensor:
+    """Which samples Non0 counts, by their labels."""
+    return label != 0
 
 
 def weighted_f1(prediction: Tensor, label: Tensor) -> float:

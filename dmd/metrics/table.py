@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from dmd.metrics.bins import clipped_correlation, clipped_error, f1_of_two_bins, right_bin
+from dmd.metrics.bins import clip, clipped_correlation, clipped_error, f1_of_two_bins, is_positive, right_bin
 from dmd.metrics.classes import accuracy, cross_entropy, f1_macro, f1_weighted, right_answer
 from dmd.metrics.emotions import (
     binary_accuracy,
@@ -18,11 +18,26 @@ from dmd.metrics.emotions import (
     share_right,
     weighted_accuracy,
 )
+from dmd.metrics.moments import (
+    Moments,
+    accuracy_of,
+    macro_f1_of,
+    of_class_f1,
+    of_correlation,
+    of_emotions,
+    of_scores,
+    of_weighted_f1,
+    weighted_accuracy_of,
+    weighted_f1_of,
+)
 from dmd.metrics.sentiment import (
     absolute_error,
     correlation,
     f1_has0,
     f1_non0,
+    is_above_zero,
+    is_not_negative,
+    is_not_zero,
     mean_of,
     right_class,
     right_sign_has0,
@@ -34,13 +49,14 @@ from dmd.model.config import Kind, Task, kind_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-View = Literal["headline", "hparams", "configs", "missing", "bootstrap"]
+View = Literal["headline", "hparams", "configs", "missing", "bootstrap", "paper"]
 """Where some of the metrics are shown, beside the tables, which show all:
 headline: the epoch line of a training and the report's figure of the heads;
 hparams: TensorBoard's hyperparameter page, beside the validation loss;
 configs: the report's figure over configs and seeds;
 missing: the figure of `dmd missing`;
-bootstrap: the report's paired comparison of configs; needs `of_samples`."""
+bootstrap: the report's paired comparison of configs; needs `resampled`;
+paper: the columns of the report's table for a paper, in the order of the field."""
 Reads = Literal["answers", "stored", "emotions"]
 """What a metric is computed of, in float64, beside the labels of the same kind:
 answers: sentiments [N] in the units of the source, or logits [N, outputs];
@@ -121,6 +137,8 @@ class Metric:
     of_samples: Callable[[Tensor, Tensor], Tensor] | None = None
     """Of a mean over samples: what each adds, NaN where it is left out; from sentiments or class numbers [..., N] and
     labels [N], or booleans [..., N, L] and [N, L]."""
+    moments: Moments | None = None
+    """Of one that is no mean over samples: how it is computed of many resamples at once."""
     higher_is_better: bool = True
     is_loss: bool = False
     """Whether it is the validation loss of its models, by which checkpoints and trials are selected."""
@@ -132,6 +150,11 @@ class Metric:
     def fits(self, protocol: str, kind: Kind) -> bool:
         """Whether models of a kind have it in a protocol."""
         return protocol in self.protocols and kind in self.kinds
+
+    @property
+    def resampled(self) -> Moments | None:
+        """How it is computed of many resamples at once; None where it cannot be."""
+        return self.moments if self.of_samples is None else of_scores(self.of_samples)
 
     @property
     def of_each(self) -> bool:
@@ -182,6 +205,7 @@ def _of_emotions(
     about: str,
     function: Callable[[Tensor, Tensor], float],
     *,
+    of_cells: Callable[[Tensor], Tensor],
     protocols: tuple[str, ...],
     views: Mapping[View, int],
 ) -> tuple[Metric, Metric]:
@@ -202,6 +226,7 @@ def _of_emotions(
         title=f"{title} mean",
         about=f"mean over the emotions of `{each.name}`",
         function=mean_over_emotions(function),
+        moments=of_emotions(of_cells),
         views=views,
     )
     return each, mean
@@ -218,7 +243,7 @@ _ROWS = (
         of_samples=absolute_error,
         higher_is_better=False,
         is_loss=True,
-        views={"headline": 1, "configs": 1, "missing": 1, "bootstrap": 1},
+        views={"headline": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 1},
     ),
     Metric(
         name="corr",
@@ -227,9 +252,10 @@ _ROWS = (
         protocols=("mosi",),
         unit="",
         function=correlation,
-        views={"headline": 2, "hparams": 4, "configs": 1},
+        moments=of_correlation(),
+        views={"headline": 2, "hparams": 4, "configs": 1, "bootstrap": 1, "paper": 2},
     ),
-    _accuracy_in_classes(7, views={"headline": 4, "hparams": 3, "configs": 1, "bootstrap": 1}),
+    _accuracy_in_classes(7, views={"headline": 4, "hparams": 3, "configs": 1, "bootstrap": 1, "paper": 3}),
     _accuracy_in_classes(5, views={}),
     _accuracy_in_classes(3, views={}),
     Metric(
@@ -242,7 +268,7 @@ _ROWS = (
         reads="stored",
         of_samples=right_sign_has0,
         family="Acc",
-        views={"bootstrap": 1},
+        views={"bootstrap": 1, "paper": 4},
     ),
     Metric(
         name="f1_has0",
@@ -253,6 +279,8 @@ _ROWS = (
         function=f1_has0,
         reads="stored",
         family="F1",
+        moments=of_weighted_f1(is_not_negative),
+        views={"paper": 6},
     ),
     Metric(
         name="acc2_non0",
@@ -264,7 +292,7 @@ _ROWS = (
         reads="stored",
         of_samples=right_sign_non0,
         family="Acc",
-        views={"headline": 3, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1},
+        views={"headline": 3, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 5},
     ),
     Metric(
         name="f1_non0",
@@ -275,7 +303,8 @@ _ROWS = (
         function=f1_non0,
         reads="stored",
         family="F1",
-        views={"hparams": 2, "configs": 1},
+        moments=of_weighted_f1(is_above_zero, counts=is_not_zero),
+        views={"hparams": 2, "configs": 1, "bootstrap": 1, "paper": 7},
     ),
     Metric(
         name="mae_sims",
@@ -286,7 +315,7 @@ _ROWS = (
         function=mean_of(clipped_error),
         of_samples=clipped_error,
         higher_is_better=False,
-        views={"bootstrap": 1},
+        views={"bootstrap": 1, "paper": 1},
     ),
     Metric(
         name="corr_sims",
@@ -295,11 +324,12 @@ _ROWS = (
         protocols=("sims",),
         unit="",
         function=clipped_correlation,
-        views={"headline": 2, "hparams": 4, "configs": 1},
+        moments=of_correlation(clip),
+        views={"headline": 2, "hparams": 4, "configs": 1, "bootstrap": 1, "paper": 2},
     ),
-    _accuracy_in_bins(5, views={"headline": 4, "hparams": 3, "configs": 1, "bootstrap": 1}),
-    _accuracy_in_bins(3, views={"bootstrap": 1}),
-    _accuracy_in_bins(2, views={"headline": 3, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1}),
+    _accuracy_in_bins(5, views={"headline": 4, "hparams": 3, "configs": 1, "bootstrap": 1, "paper": 3}),
+    _accuracy_in_bins(3, views={"bootstrap": 1, "paper": 4}),
+    _accuracy_in_bins(2, views={"headline": 3, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 5}),
     Metric(
         name="f1_sims",
         title="F1 SIMS",
@@ -308,7 +338,8 @@ _ROWS = (
         unit="%",
         function=f1_of_two_bins,
         family="F1",
-        views={"hparams": 2, "configs": 1},
+        moments=of_weighted_f1(is_positive),
+        views={"hparams": 2, "configs": 1, "bootstrap": 1, "paper": 6},
     ),
     Metric(
         name="acc",
@@ -320,7 +351,7 @@ _ROWS = (
         function=accuracy,
         of_samples=right_answer,
         family="Acc",
-        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1},
+        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 1},
     ),
     Metric(
         name="f1_weighted",
@@ -330,7 +361,8 @@ _ROWS = (
         unit="%",
         function=f1_weighted,
         family="F1",
-        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1},
+        moments=of_class_f1(weighted_f1_of),
+        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 2},
     ),
     Metric(
         name="f1_macro",
@@ -340,7 +372,8 @@ _ROWS = (
         unit="%",
         function=f1_macro,
         family="F1",
-        views={"headline": 1, "hparams": 1, "configs": 1},
+        moments=of_class_f1(macro_f1_of),
+        views={"headline": 1, "hparams": 1, "configs": 1, "bootstrap": 1, "paper": 3},
     ),
     Metric(
         name="cross_entropy",
@@ -352,31 +385,34 @@ _ROWS = (
         function=cross_entropy,
         higher_is_better=False,
         is_loss=True,
-        views={"headline": 1, "hparams": 1, "configs": 1},
+        views={"headline": 1, "hparams": 1, "configs": 1, "paper": 5},
     ),
     *_of_emotions(
         "acc",
         "Acc",
         "accuracy",
         binary_accuracy,
+        of_cells=accuracy_of,
         protocols=("iemocap",),
-        views={"headline": 2, "hparams": 2, "configs": 1},
+        views={"headline": 2, "hparams": 2, "configs": 1, "bootstrap": 1, "paper": 2},
     ),
     *_of_emotions(
         "wacc",
         "WAcc",
         "weighted accuracy (TP * N / P + TN) / 2N",
         weighted_accuracy,
+        of_cells=weighted_accuracy_of,
         protocols=("emotions",),
-        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1},
+        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 2},
     ),
     *_of_emotions(
         "f1",
         "F1",
         "F1, mean over with and without it weighted by their shares,",
         weighted_f1,
+        of_cells=weighted_f1_of,
         protocols=("iemocap", "emotions"),
-        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1},
+        views={"headline": 1, "hparams": 1, "configs": 1, "missing": 1, "bootstrap": 1, "paper": 3},
     ),
     Metric(
         name="acc_each",
@@ -389,7 +425,7 @@ _ROWS = (
         reads="emotions",
         of_samples=share_right,
         family="Acc",
-        views={"missing": 1, "bootstrap": 1},
+        views={"missing": 1, "bootstrap": 1, "paper": 4},
     ),
     Metric(
         name="binary_cross_entropy",
@@ -401,7 +437,7 @@ _ROWS = (
         function=binary_cross_entropy,
         higher_is_better=False,
         is_loss=True,
-        views={"headline": 3, "hparams": 3, "configs": 2},
+        views={"headline": 3, "hparams": 3, "configs": 2, "paper": 5},
     ),
 )
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 MODALITIES = ("text", "audio", "vision")
+ModelName = Literal["dmd", "text_only", "early_fusion", "late_fusion", "mult", "misa", "self_mm"]
+"""The rows of `dmd.system.models`."""
 Task = Literal["auto", "regression", "multilabel"] | int
 Kind = Literal["regression", "classes", "multilabel"]
 """What the heads predict: a sentiment, one of several classes, or any number of emotions."""
@@ -24,10 +26,14 @@ def kind_of(task: Task) -> Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Width, depth and dropout of DMD. Feature dims and sequence lengths are not here: they come from the data."""
+    """Width, depth and dropout of the network. Feature dims and sequence lengths are not here: they come from the data.
+    docs/models.md says which keys a model reads; of DMD all."""
 
+    name: ModelName = "dmd"
+    """Which model is trained: dmd, or a baseline on the same footing (docs/models.md). A value under a key that it does
+    not read is an error."""
     task: Task = "auto"
-    """What the eight heads predict (docs/tasks.md). regression: the sentiment. A number of classes: one of them, as
+    """What the heads predict (docs/tasks.md). regression: the sentiment. A number of classes: one of them, as
     logits, with cross entropy in the place of the absolute error; `data.classes` says where they come from. multilabel:
     each emotion of the shards, as a logit, with binary cross entropy. auto: what the shards hold. run.json, checkpoints
     and exports name what it was."""
@@ -36,7 +42,7 @@ class ModelConfig:
     dim: int = 50
     """Channels of every encoder (d in the paper)."""
     heads: int = 10
-    """Attention heads; must divide `dim`."""
+    """Attention heads; must divide `dim`, where the model has some."""
     levels: int = 4
     """Layers of the self-attention and crossmodal encoders; memory encoders have max(levels, 3)."""
     kernel_text: int = 5
@@ -90,8 +96,6 @@ class ModelConfig:
         for name in ("gd_size_homo", "gd_size_hetero"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.dim % self.heads:
-            raise ValueError(f"model.heads is {self.heads}; it must divide model.dim, which is {self.dim}")
         if self.dim < 4:
             raise ValueError(f"model.dim is {self.dim}; the position embedding needs at least 4")
         for name in self.__dataclass_fields__:

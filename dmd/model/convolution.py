@@ -9,6 +9,8 @@ Seen on an H100: with cuDNN the convolutions' float32 gradients were 16 times as
 import torch
 from torch import Tensor, nn
 
+from dmd.model.config import ModelConfig
+
 
 class TemporalConvolution(nn.Conv1d):
     """A convolution over time without bias or padding, whose weight is [channels, features, window].
@@ -40,3 +42,21 @@ def windowed_product(x: Tensor, weight: Tensor) -> Tensor:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     windows = x.unfold(1, weight.shape[2], 1).transpose(2, 3).flatten(2)  # [B, T - window + 1, window * features]
     return windows @ weight.transpose(1, 2).flatten(1).T
+
+
+def convolution(modality: str, config: ModelConfig, dim: int) -> nn.Module:
+    """What brings a modality of `dim` features to `config.dim` channels; one that has them skips it."""
+    return nn.Identity() if dim == config.dim else TemporalConvolution(dim, config.dim, config.kernels[modality])
+
+
+def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:
+    """Time steps that the temporal convolution leaves; a modality that has `config.dim` channels skips it."""
+    if dim == config.dim:
+        return length
+    left = length - config.kernels[modality] + 1
+    if left < 1:
+        raise ValueError(
+            f"{modality} sequences have {length} steps, fewer than model.kernel_{modality}={config.kernels[modality]}; "
+            f"set model.kernel_{modality} to at most {length}"
+        )
+    return left

@@ -12,11 +12,11 @@ from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.interface import Backend
 from dmd.kernels.portable import side_by_side
 from dmd.model.config import MODALITIES, ModelConfig
-from dmd.model.convolution import TemporalConvolution
+from dmd.model.convolution import conv_length, convolution
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
-from dmd.model.normalisation import Normalisation
-from dmd.model.padding import unpadded_range, unpadded_steps
+from dmd.model.network import Begun, Head, Network, NetworkOutput, heads_by_name
+from dmd.model.padding import unpadded_range
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
@@ -33,30 +33,15 @@ PUBLISHED_ORDER = ("text", "vision", "audio")
 """The order in which the published code concatenates modalities before its fusion layers."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """A prediction head. Evaluation, objective, reports and predictions read `HEADS`."""
-
-    name: str
-    """In `DMDOutput.predictions`, where the network puts what the head says; in JSON, logs, columns of predictions."""
-    title: str
-    """In tables and figures."""
-    about: str
-    """What it predicts from."""
-
-
-HEADS: dict[str, Head] = {
-    head.name: head
-    for head in (
-        Head(name="fused", title="fused", about="both spaces of all modalities: the model's prediction"),
-        Head(name="shared", title="shared", about="what the shared encoders make of all homogeneous features"),
-        *(Head(name=f"{m}_homo", title=f"{m}, homo", about=f"homogeneous features of {m}") for m in MODALITIES),
-        *(
-            Head(name=f"{m}_hetero", title=f"{m}, hetero", about=f"heterogeneous features of {m}, reinforced")
-            for m in MODALITIES
-        ),
-    )
-}
+HEADS = heads_by_name(
+    Head(name="fused", title="fused", about="both spaces of all modalities: the model's prediction"),
+    Head(name="shared", title="shared", about="what the shared encoders make of all homogeneous features"),
+    *(Head(name=f"{m}_homo", title=f"{m}, homo", about=f"homogeneous features of {m}") for m in MODALITIES),
+    *(
+        Head(name=f"{m}_hetero", title=f"{m}, hetero", about=f"heterogeneous features of {m}, reinforced")
+        for m in MODALITIES
+    ),
+)
 """The eight predictions: the fused one, the one from all shared features, and one per modality and space."""
 
 
@@ -75,28 +60,27 @@ class SampleOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMDOutput(SampleOutput):
-    """Everything that the objective and the reports read."""
+class DMDOutput(SampleOutput, NetworkOutput):
+    """Everything that the objective and the reports read. `representation` is [B, 9d], of which the fused prediction is
+    a linear function."""
 
     decoupled: Decoupled
     """Features [B, T_m, d] of every modality."""
-    fused_repr: Tensor
-    """[B, 9d], what the fused prediction is a linear function of."""
+
+    @property
+    def spaces(self) -> dict[str, dict[str, Tensor]]:
+        """What the GD-Units `homo` and `hetero` compare."""
+        return {"homo": self.homo_repr, "hetero": self.hetero_repr}
 
 
-class DMD(nn.Module):
+class DMD(Network):
     """Decoupled Multimodal Distilling (CVPR 2023), without the GD-Units, which belong to the objective.
-
-    Args:
-        config: hyperparameters.
-        dims: feature dimension of each modality; that of the text is the encoder's where there is one.
-        lengths: time steps of each modality, as padded in the shards.
-        text_encoder: turns token ids into features; None where the shards hold text features.
-        backend: what computes encoders and dropout; `choose_execution` chooses one for a device.
 
     Raises:
         ValueError: a sequence is shorter than its convolution.
     """
+
+    heads = HEADS
 
     def __init__(
         self,
@@ -107,25 +91,13 @@ class DMD(nn.Module):
         *,
         backend: Backend = CPU,
     ) -> None:
-        super().__init__()
-        self.config, self.backend = config, backend
-        self.text_encoder = text_encoder
+        super().__init__(config, dims, lengths, text_encoder, backend=backend)
         dim = config.dim
-        dims = dict(dims) if text_encoder is None else {**dims, "text": text_encoder.dim}
-        steps = {m: conv_length(m, config, dims[m], lengths[m]) for m in MODALITIES}
-        numeric = MODALITIES if text_encoder is None else MODALITIES[1:]
-        self.normalisation = nn.ModuleDict(
-            {m: Normalisation(dims[m]) for m in numeric} if config.normalise == "train" else {}
-        )
-        self.convolution = nn.ModuleDict(
-            {
-                m: nn.Identity() if dims[m] == dim else TemporalConvolution(dims[m], dim, config.kernels[m])
-                for m in MODALITIES
-            }
-        )
+        steps = {m: conv_length(m, config, self.dims[m], lengths[m]) for m in MODALITIES}
+        self.convolution = nn.ModuleDict({m: convolution(m, config, self.dims[m]) for m in MODALITIES})
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
-        self._kernels = {m: 1 if dims[m] == dim else config.kernels[m] for m in MODALITIES}
+        self._kernels = {m: 1 if self.dims[m] == dim else config.kernels[m] for m in MODALITIES}
         self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True)
         targets, sources = zip(*CROSSMODAL, strict=True)
         self.crossmodal_encoders = (
@@ -165,30 +137,11 @@ class DMD(nn.Module):
         )
         return TransformerStack(plan, self.backend)
 
-    def use(self, backend: Backend) -> None:
-        """Let a backend compute encoders and dropout from here on."""
-        self.backend = backend
-        for stack in (self.shared_encoders, self.crossmodal_encoders, self.memory_encoders):
-            if stack is not None:
-                stack.use(backend)
-
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> DMDOutput:
-        """Predict the sentiment, or its class, of B samples.
-
-        Args:
-            text: features [B, T, D] or token ids [B, 3, T].
-            audio: [B, T, D].
-            vision: [B, T, D].
-            rng: dropout RNG; None switches dropout off.
-        """
-        tokens, backend = text, self.backend
-        if self.text_encoder is not None:
-            text = self.text_encoder(tokens)
-        raw = dict(zip(MODALITIES, (text, audio, vision), strict=True))
-        raw |= {m: normalise(raw[m]) for m, normalise in self.normalisation.items()}
-        raw["text"] = backend.dropout(raw["text"], self.config.text_dropout, rng)
-        features = {m: backend.drop_samples(x, self.config.modality_dropout, rng) for m, x in raw.items()}
-        key_ranges = self._key_ranges(tokens, text, features) if self.config.masked_padding else None
+        """See `Network.forward`."""
+        backend, begun = self.backend, self.begin(text, audio, vision, rng)
+        features = begun.features
+        key_ranges = self._key_ranges(begun) if self.config.masked_padding else None
         origin = {m: self.convolution[m](features[m]) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}
@@ -216,23 +169,12 @@ class DMD(nn.Module):
             margin_features=margin,
             homo_repr={m: homo[m].hidden for m in MODALITIES},
             hetero_repr={m: hetero[m].residual for m in MODALITIES},
-            fused_repr=fused_output.residual,
+            representation=fused_output.residual,
         )
 
-    def _key_ranges(self, tokens: Tensor, text: Tensor, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{m: [B, 2]}, unpadded steps of the convolved modalities; a modality that was dropped has none.
-
-        Args:
-            tokens: what the model was given as text.
-            text: the same as features, before their dropout.
-            features: what is convolved, of which the text has lost elements to its dropout.
-        """
-        unpadded = {m: unpadded_steps(features[m]) for m in MODALITIES}
-        kept = unpadded["text"].any(1, keepdim=True)
-        unpadded["text"] = unpadded_steps(text) & kept
-        if self.text_encoder is not None:
-            unpadded["text"] &= tokens[:, 1] != 0
-        return {m: unpadded_range(unpadded[m], self._kernels[m]) for m in MODALITIES}
+    def _key_ranges(self, begun: Begun) -> dict[str, Tensor]:
+        """{m: [B, 2]}, unpadded steps of the convolved modalities; a modality that was dropped has none."""
+        return {m: unpadded_range(unpadded, self._kernels[m]) for m, unpadded in begun.unpadded().items()}
 
     def _reinforce(
         self, private: Mapping[str, Tensor], key_ranges: Mapping[str, Tensor] | None, rng: DropoutRNG | None
@@ -255,16 +197,3 @@ class DMD(nn.Module):
 def _of(key_ranges: Mapping[str, Tensor] | None, modalities: Sequence[str]) -> list[Tensor] | None:
     """The unpadded steps of the sequences that a stage's encoders attend to; None: all are."""
     return None if key_ranges is None else [key_ranges[m] for m in modalities]
-
-
-def conv_length(modality: str, config: ModelConfig, dim: int, length: int) -> int:
-    """Time steps that the temporal convolution leaves; a modality that has `config.dim` channels skips it."""
-    if dim == config.dim:
-        return length
-    left = length - config.kernels[modality] + 1
-    if left < 1:
-        raise ValueError(
-            f"{modality} sequences have {length} steps, fewer than model.kernel_{modality}={config.kernels[modality]}; "
-            f"set model.kernel_{modality} to at most {length}"
-        )
-    return left

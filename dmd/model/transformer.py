@@ -25,6 +25,7 @@ class TransformerStack(nn.Module):
 
     def __init__(self, plan: StackPlan, backend: Backend = CPU) -> None:
         super().__init__()
+        assert plan.dim % plan.heads == 0, f"{plan.heads} heads of {plan.dim} channels"
         self.plan = plan
         encoders = len(plan.queries)
         self.layers = nn.ModuleList(EncoderLayer(encoders, plan.dim) for _ in range(plan.levels))

@@ -98,6 +98,8 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
         raise ValueError(f"{run} is there already; give a new directory")
     if stands_on_base(config.text.lora, config.text.quantize):
         raise ValueError("text.lora_rank or text.quantize is set, but published files hold all weights; leave them out")
+    if config.model.name != "dmd":
+        raise ValueError(f"model.name is {config.model.name!r}, but published files hold a DMD; leave it out")
     if config.model.task == "multilabel" or config.data.classes != "sentiment":
         raise ValueError(
             f"model.task is {config.model.task!r} and data.classes is {config.data.classes!r}, but published files "
@@ -114,13 +116,13 @@ def import_run(path: Path, run: Path, config: Config, *, data: Place | None) -> 
     torch.manual_seed(config.train.seed)
     shape = {"dims": dims, "lengths": lengths}
     modules = Modules(config, data=shape, text_encoder=encoder, device=torch.device("cpu"), binding=False)
-    report = from_published(published, modules.dmd.state_dict(), slots(config.model.levels))
+    report = from_published(published, modules.network.state_dict(), slots(config.model.levels))
     if report.missing:
         raise ValueError(
             f"{path} lacks {len(report.missing)} weights of the network, such as {report.missing[0]!r}; give the .pth "
             "of a whole DMD and the preset that it was trained with"
         )
-    modules.dmd.load_state_dict(report.state)
+    modules.network.load_state_dict(report.state)
     about = {
         "name": NAME,
         "generation": NAME,

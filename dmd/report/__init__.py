@@ -2,10 +2,12 @@
 
 `runs` reads the config, the data and every recorded number of a run; `inference` evaluates its best checkpoint on one
 split; `groups` finds the runs that are seeds of one config. Figures are drawn from those: `curves` and `edges` over the
-training, `predictions` and `projection` of a split, `compare` over seeds. `tables` has the tables, `statistics` the
-intervals, `published_results` the paper's numbers beside ours. `style` is how figures look, and `page` writes one HTML
-file that loads nothing else. `missing` is a page of its own: metrics with parts of the input left out. `names` writes
-docs/names.md, the list of metrics, heads and loss terms.
+training, `predictions` and `projection` of a split, `compare` over seeds. `tables` has the tables and `overview` those
+of all runs; `latex` writes them for papers. `statistics` has intervals and tests, by `resampling`, and what a
+difference takes, by `power`; `simple_baselines` fits a mean and a linear model; `published_results` has published
+numbers. `style` is how figures look, and `page` writes one HTML file that loads nothing else. `missing` is a page of
+its own: metrics with parts of the input left out. `names` writes docs/names.md, the list of metrics, heads and loss
+terms.
 
     runs -> inference -> groups -> figures, tables -> page
 

@@ -18,26 +18,17 @@ from dmd.metrics import Scoring
 from dmd.model.config import Kind
 from dmd.report.compare import comparison_figure
 from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
-from dmd.report.edges import SPACES, edge_curves, edge_heatmaps, last_edges, prior_of
+from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
 from dmd.report.groups import Group, Measured, identity, make_groups
 from dmd.report.identity import BOOKKEEPING, check_seeds, flatten, value_text
 from dmd.report.inference import load_and_run
+from dmd.report.overview import expectation, overview_tables
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
 from dmd.report.projection import Method, projection_figure
-from dmd.report.published_results import EXPECTED
 from dmd.report.runs import RunRecord, read_run
 from dmd.report.style import RC
-from dmd.report.tables import (
-    Table,
-    ablation_table,
-    comparison_table,
-    heads_table,
-    published_table,
-    run_table,
-    summary_table,
-    unimodal_table,
-)
+from dmd.report.tables import Table, heads_table
 
 _FIGURES: dict[Kind, str] = {
     "regression": "confusion, scatter, residuals",
@@ -94,7 +85,7 @@ def build_report(
         check_comparable([result.scoring for result in results])
         measured = [Measured(run=run, result=result) for run, result in zip(records, results, strict=True)]
         groups = make_groups(measured)
-        sections = [_overview(groups, split)]
+        sections = [_overview(groups, split, data)]
         first = {group.members[0].run.path for group in groups}
         for one, anchor in zip(measured, _anchors(records), strict=True):
             if not small or one.run.path in first:
@@ -124,23 +115,14 @@ def check_comparable(scorings: Iterable[Scoring]) -> None:
         raise ValueError(_APART)
 
 
-def is_measured_as_published(scoring: Scoring) -> bool:
-    """Whether metrics are those of the published figures, of CMU-MOSI and CMU-MOSEI: of sentiments in [-3, 3]."""
-    return scoring.protocol == "mosi" and scoring.has_units_of_shards
-
-
 def _anchors(records: list[RunRecord]) -> list[str]:
     names = [record.name for record in records]
     return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
 
 
-def _overview(groups: list[Group], split: str) -> Section:
+def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     """What the runs reach, what differs, and the published figures."""
     runs = {group.name: [member.run for member in group.members] for group in groups}
-    tables: list[Table | None] = [summary_table(groups, split), run_table(groups, split), comparison_table(groups)]
-    is_published = is_measured_as_published(groups[0].members[0].result.scoring)
-    if is_published:
-        tables += [published_table(groups, split), ablation_table(groups), unimodal_table(groups)]
     pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation loss of every run by step.")]
     if sum(len(group.members) for group in groups) > 1:
         pictures.append(
@@ -153,8 +135,8 @@ def _overview(groups: list[Group], split: str) -> Section:
     return Section(
         anchor="overview",
         title="Overview",
-        text=EXPECTED if is_published else "",
-        tables=[t for t in tables if t is not None],
+        text=expectation(groups, split, data=data),
+        tables=overview_tables(groups, split, data=data),
         pictures=pictures,
     )
 
@@ -178,7 +160,7 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
             )
         )
         ends: dict[str, NDArray[np.floating]] = {
-            space: edges for space in SPACES if (edges := last_edges(run, space)) is not None
+            space: edges for space in result.edges if (edges := last_edges(run, space)) is not None
         }
         priors: dict[str, NDArray[np.floating]] = {space: prior_of(run, space) for space in ends}
         pictures.append(
@@ -194,19 +176,27 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
             figure=prediction_figure(result),
             caption=f"Fused predictions on the {result.split} split: {figures}.",
         ),
-        Picture(
-            name="heads",
-            figure=heads_figure(result),
-            caption=(f"The eight heads on the {result.split} split; the fused one is the model's."),
-        ),
-        Picture(
-            name="features",
-            figure=projection_figure(result, method),
-            caption=(
-                f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
-                f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
-            ),
-        ),
+    ]
+    if len(run.heads) > 1:
+        pictures.append(
+            Picture(
+                name="heads",
+                figure=heads_figure(result, run.heads),
+                caption=f"The {len(run.heads)} heads on the {result.split} split; the fused one is the model's.",
+            )
+        )
+    if result.features:
+        pictures.append(
+            Picture(
+                name="features",
+                figure=projection_figure(result, method),
+                caption=(
+                    f"{_PROJECTION[method]} of the representations that the GD-Units compare, "
+                    f"{len(result.feature_labels)} samples of the {result.split} split in each modality."
+                ),
+            )
+        )
+    pictures += [
         Picture(
             name="validation",
             figure=validation_metrics(run),

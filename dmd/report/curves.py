@@ -5,8 +5,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from dmd.losses.consistency import CONSISTENCY
-from dmd.losses.terms import all_terms
 from dmd.metrics import heading, known_metrics, shown
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, in_lines, new_figure
@@ -44,8 +42,7 @@ def learning(run: RunRecord) -> Figure:
 
 def loss_terms(run: RunRecord) -> Figure:
     """Every loss term, the gradient norm and the learning rate, a panel each."""
-    titles = {f"train/{term.name}": term.title for term in all_terms()}
-    titles[f"train/{CONSISTENCY.name}"] = CONSISTENCY.title
+    titles = run.term_titles
     tags = [tag for tag in run.curves if tag in titles]
     tags += [tag for tag in ("train/gradient_norm", "train/learning_rate") if tag in run.curves]
     figure = new_figure(9.6, 1.55 * -(-len(tags) // 4))

@@ -1,8 +1,8 @@
 """What makes two configs one: the identity by which reports, experiments and lists of runs tell configs apart.
 
 Two trainings are seeds of one config if everything that may change a number is the same: the data and every config
-value but those of `BOOKKEEPING`. What a run adds to that, its precision and how far it got, is in `dmd.report.groups`.
-Needs no torch.
+value that the model reads, but those of `BOOKKEEPING`. What a run adds to that, its precision and how far it got, is in
+`dmd.report.groups`. Needs no torch.
 """
 
 import json
@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from dmd.system.models import DEFAULT, MODELS
 
 BOOKKEEPING = frozenset(
     {
@@ -58,11 +60,19 @@ def nested(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def compared_values(config: Config, dims: Mapping[str, int]) -> dict[str, Any]:
-    """The config values in which seeds of one config are equal, for data of these dims (text 0: token ids)."""
-    values = {key: value for key, value in flatten(config).items() if key not in BOOKKEEPING}
+    """The config values in which seeds of one config are equal, for data of these dims (text 0: token ids). Keys that
+    the model does not read are none of them."""
+    flat = flatten(config)
+    values = {key: value for key, value in flat.items() if key not in BOOKKEEPING and concerns(key, flat)}
     if dims.get("text"):  # no text encoder
         return {key: value for key, value in values.items() if not key.startswith("text.")}
     return {**values, "text.encoder": os.path.normpath(str(values["text.encoder"]))}
+
+
+def concerns(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether the model of a flat config reads a dotted key; what is under another is the default, or nothing."""
+    row = MODELS.get(str(config.get("model.name", DEFAULT)))
+    return row is None or row.reads_key(key)
 
 
 def value_text(value: Any) -> str:
@@ -81,9 +91,15 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted keys whose values are not the same in all of some flat configs, in their order."""
+    """Dotted keys whose values are not the same in all of some flat configs, in their order. A key that some models do
+    not read is compared among the others."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    return [key for key in keys if not all(is_same(config.get(key), configs[0].get(key)) for config in configs[1:])]
+    found = []
+    for key in keys:
+        values = [config.get(key) for config in configs if concerns(key, config)]
+        if not all(is_same(value, values[0]) for value in values[1:]):
+            found.append(key)
+    return found
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

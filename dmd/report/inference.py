@@ -14,8 +14,6 @@ from dmd.inference.export import load
 from dmd.inference.inputs import read_samples
 from dmd.metrics import Scoring, head_metrics
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS
-from dmd.system.modules import SPACES
 from dmd.system.trained_model import TrainedModel, join
 
 FEATURE_SAMPLES = 400
@@ -33,9 +31,10 @@ class SplitResult:
     predictions: dict[str, NDArray[np.floating]]
     """{head: [N], or logits [N, outputs]}"""
     edges: dict[str, NDArray[np.float32]]
-    """{space: [N, 6]}"""
+    """{space: [N, 6]}; {} of a model without GD-Units"""
     features: dict[str, NDArray[np.float32]]
-    """{space: [3, F, n]}, the representations that the GD-Units compare, of F samples."""
+    """{space: [3, F, n]}, the representations that the GD-Units compare, of F samples;
+    {} of a model without GD-Units."""
     feature_labels: NDArray[np.float64]
     """[F], or [F, L]"""
     metrics: dict[str, dict[str, float]]
@@ -53,14 +52,14 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
     Raises:
         ValueError: shards that are not there, lack the split, or do not fit the model.
     """
-    parts, reprs = [], {space: list[Tensor]() for space in SPACES}
+    parts, reprs = [], dict[str, list[Tensor]]()
     ids: list[str] = []
     labels: list[NDArray[np.float64]] = []
     for samples in read_samples(data, model.card, splits=[split]):
         output = model.output(samples.inputs)
         parts.append(model.read(output))
-        for space, of in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
-            reprs[space].append(torch.stack([of[m].float().cpu() for m in MODALITIES]))
+        for space, of in output.spaces.items():
+            reprs.setdefault(space, []).append(torch.stack([of[m].float().cpu() for m in MODALITIES]))
         ids += samples.ids
         labels.append(samples.labels)
     prediction, label, scoring = join(parts), np.concatenate(labels), model.modules.scoring
@@ -69,11 +68,13 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
         split=split,
         ids=ids,
         labels=label,
-        predictions={head: prediction.heads[head].numpy() for head in HEADS},
-        edges={space: prediction.edges[space].numpy() for space in SPACES},
-        features={space: torch.cat(reprs[space], dim=1).numpy()[:, kept] for space in SPACES},
+        predictions={head: values.numpy() for head, values in prediction.heads.items()},
+        edges={space: edges.numpy() for space, edges in prediction.edges.items()},
+        features={space: torch.cat(values, dim=1).numpy()[:, kept] for space, values in reprs.items()},
         feature_labels=label[kept],
-        metrics={head: head_metrics(prediction.heads[head], torch.from_numpy(label), scoring) for head in HEADS},
+        metrics={
+            head: head_metrics(values, torch.from_numpy(label), scoring) for head, values in prediction.heads.items()
+        },
         answers=prediction.answers("fused").numpy(),
         probabilities=np.empty((len(label), 0)) if scoring.kind == "regression" else prediction.probabilities.numpy(),
         scoring=scoring,

@@ -109,7 +109,7 @@ def _predict(model: TrainedModel, batches: list[Inputs], masks: Arrays) -> Tenso
         end = begin + len(inputs)
         part = {m: mask[begin:end] for m, mask in masks.items()}
         behind = inputs.text_mask
-        if model.modules.dmd.text_encoder is not None and "text" in part:
+        if model.modules.network.text_encoder is not None and "text" in part:
             mask = part.pop("text")
             behind = mask if behind is None else mask * behind
         masked = {m: array * part[m] if m in part else array for m, array in inputs.arrays.items()}

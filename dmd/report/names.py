@@ -1,31 +1,22 @@
 """The page that lists metrics, heads and loss terms: `python -m dmd.report.names > docs/names.md`.
 
-It is written from the tables that the program itself reads: `dmd.metrics.METRICS`, `dmd.model.dmd.HEADS` and
-`dmd.losses.terms`.
+It is written from the tables that the program itself reads: `dmd.metrics.METRICS`, and the heads and terms of each row
+of `dmd.system.models`.
 """
 
 import sys
 
-from dmd.losses.consistency import CONSISTENCY
-from dmd.losses.terms import Part, all_terms
 from dmd.metrics import METRICS, heading
 from dmd.metrics.table import PROTOCOLS, Protocol
 from dmd.model.config import Kind
-from dmd.model.dmd import HEADS
+from dmd.system.models import MODELS, terms_of
 
 INTRODUCTION = """\
 # Metrics, heads, loss terms
 
 Written by `python -m dmd.report.names > docs/names.md`; edit the rows of the tables in `dmd/metrics/table.py`,
-`dmd/model/dmd.py` and `dmd/losses/terms.py`, not this page.
+`dmd/losses/terms.py`, and of the networks and objectives of `dmd/system/models.py`, not this page.
 """
-_WEIGHTS: dict[Part, str] = {
-    "task": "1",
-    "decoupling": "`decoupling_weight`",
-    "relation": "`decoupling_weight` × `gamma`",
-    "distillation": "`distillation_weight`",
-    "regulariser": "`distillation_weight`",
-}
 _KINDS: dict[Kind, str] = {"regression": "sentiments", "classes": "classes", "multilabel": "emotions"}
 
 
@@ -38,9 +29,14 @@ def page() -> str:
         f"| `{row.name}` | {', '.join(_KINDS[kind] for kind in row.kinds)} | {_protocol(row)} |"
         for row in PROTOCOLS.values()
     ]
-    heads = [f"| `{head.name}` | {head.title} | {head.about} |" for head in HEADS.values()]
-    terms = [f"| `{term.name}` | {_WEIGHTS[term.part]} | {term.about} |" for term in all_terms()]
-    terms.append(f"| `{CONSISTENCY.name}` | {CONSISTENCY.weight} | {CONSISTENCY.about} |")
+    heads = [
+        f"| `{row.name}` | `{head.name}` | {head.title} | {head.about} |"
+        for row in MODELS.values()
+        for head in row.network_class().heads.values()
+    ]
+    terms = [
+        f"| `{name}` | `{term.name}` | {term.weight} | {term.about} |" for name in MODELS for term in terms_of(name)
+    ]
     return "\n".join(
         [
             INTRODUCTION,
@@ -63,17 +59,16 @@ def page() -> str:
             "",
             "## Heads",
             "",
-            "| name | title | predicts from |",
-            "|---|---|---|",
+            "| model | name | title | predicts from |",
+            "|---|---|---|---|",
             *heads,
             "",
             "## Loss terms",
             "",
-            "Logged before weighting as `train/NAME`; `train/total` is their weighted sum. Weights are config values",
-            "of `objective`.",
+            "Logged before weighting as `train/NAME`; `train/total` is their weighted sum.",
             "",
-            "| name | weight | |",
-            "|---|---|---|",
+            "| model | name | weight | |",
+            "|---|---|---|---|",
             *terms,
             "",
         ]

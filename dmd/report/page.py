@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dmd.report.latex import latex
 from dmd.report.style import RC
 from dmd.report.tables import Table
 
@@ -47,7 +48,8 @@ class Section:
 
 
 def write_page(out: Path, title: str, summary: str, sections: list[Section], *, small: bool = False) -> Path:
-    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG and every table as CSV.
+    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG and every table as CSV and
+    LaTeX.
 
     Args:
         small: the page holds pictures of a few shades in the place of vector graphics, a fifth of their bytes.
@@ -58,6 +60,7 @@ def write_page(out: Path, title: str, summary: str, sections: list[Section], *, 
         folder.mkdir(parents=True, exist_ok=True)
         for table in section.tables:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+            (folder / f"{table.name}.tex").write_text(latex(table), encoding="utf-8")
         for picture in section.pictures:
             svg = render(picture.figure, "svg")
             (folder / f"{picture.name}.svg").write_bytes(svg)

@@ -1,6 +1,7 @@
 """What a run directory says about its training: config, data, every recorded number by tag, and where it stands."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dmd.documents import read_document
 from dmd.metrics import loss_title
 from dmd.metrics.table import DEFAULTS
 from dmd.model.config import Task, kind_of
+from dmd.model.network import Head
+from dmd.system.models import heads_of, name_in, terms_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,21 @@ class RunRecord:
     def seed(self) -> int:
         """The seed of the training."""
         return int(self.config["train"]["seed"])
+
+    @property
+    def model(self) -> str:
+        """`model.name` of the training."""
+        return name_in(self.config)
+
+    @property
+    def heads(self) -> Mapping[str, Head]:
+        """The heads of its model."""
+        return heads_of(self.model)
+
+    @property
+    def term_titles(self) -> dict[str, str]:
+        """The titles of its model's loss terms, by their tags."""
+        return {f"train/{term.name}": term.title for term in terms_of(self.model)}
 
     @property
     def task(self) -> Task:

@@ -1,18 +1,25 @@
-"""Tables of a report: each is written as CSV and shown on the page."""
+"""Tables of a report: each is written as CSV and LaTeX and shown on the page."""
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from dmd.metrics import METRICS, heading, headings_of, in_view, show, shown, unit_note
+from dmd.metrics import METRICS, heading, headings_of, in_view, metric, show, shown, unit_note
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS
+from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group, Measured
-from dmd.report.published_results import ABLATION, RESULTS, UNIMODAL
-from dmd.report.statistics import paired_bootstrap, summarise
+from dmd.report.inference import SplitResult
+from dmd.report.power import POWER
+from dmd.report.published_results import ABLATION, UNIMODAL, PublishedResult
+from dmd.report.simple_baselines import SimpleBaseline
+from dmd.report.statistics import RESAMPLES, VISIBLE, Difference, Pair, compare, summarise
+
+COMPUTED = "computed by this report"
+"""What a table says of a row that no run stands behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +34,21 @@ class Table:
     """What the metrics are of, where it is one split: part of the title, and the last column of the CSV file."""
     header: list[str]
     rows: list[list[str]]
+    directions: Mapping[int, bool] = field(default_factory=dict)
+    """Of the columns whose rows are compared with each other, by their best value: whether higher is better."""
 
     def words(self, column: int) -> bool:
         """Whether a column holds words rather than numbers."""
         cells = [row[column] for row in self.rows]
         return any(len(cell) > 3 and cell[0].isalpha() for cell in cells)
+
+    def ranks(self, column: int) -> list[int]:
+        """Of each row its place in a column of `directions`, from 1; rows that look alike share one, and 0 is that of
+        rows without a number."""
+        numbers = [_leading_number(row[column]) for row in self.rows]
+        sign = -1 if self.directions[column] else 1
+        order = sorted({sign * number for number in numbers if number is not None})
+        return [0 if number is None else 1 + order.index(sign * number) for number in numbers]
 
     def csv(self) -> str:
         """The table as CSV."""
@@ -43,35 +60,124 @@ class Table:
         return text.getvalue()
 
 
-def spread(metric: str, values: Sequence[float]) -> str:
-    """`mean ± std [95 % interval of the mean]`, the mean alone for one value."""
+def _leading_number(cell: str) -> float | None:
+    """The number that a cell begins with: of `0.638 ± 0.020` the mean."""
+    try:
+        return float(cell.partition(" ")[0])
+    except ValueError:
+        return None
+
+
+def directions_of(metrics: Sequence[str], first: int) -> dict[int, bool]:
+    """`Table.directions` of columns of metrics, which begin with column `first`."""
+    return {first + number: metric(name).higher_is_better for number, name in enumerate(metrics)}
+
+
+def deviation(name: str, values: Sequence[float]) -> str:
+    """`mean ± std` of a metric, the mean alone for one value."""
+    summary = summarise(values)
+    mean = show(name, summary.mean)
+    return mean if summary.count == 1 else f"{mean} ± {show(name, summary.std)}"
+
+
+def spread(name: str, values: Sequence[float]) -> str:
+    """`mean ± std [95 % interval of the mean]` of a metric, the mean alone for one value."""
+    return " ".join(filter(None, (deviation(name, values), interval(name, values))))
+
+
+def interval(name: str, values: Sequence[float]) -> str:
+    """`[95 % interval of the mean]` of a metric, nothing for one value."""
     summary = summarise(values)
     if summary.count == 1:
-        return show(metric, summary.mean)
+        return ""
     low, high = summary.mean - summary.half_width, summary.mean + summary.half_width
-    deviation = show(metric, summary.std)
-    return f"{show(metric, summary.mean)} ± {deviation} [{show(metric, low)}, {show(metric, high)}]"
+    return f"[{show(name, low)}, {show(name, high)}]"
 
 
-def summary_table(groups: list[Group], split: str) -> Table:
-    """Every config with its mean, deviation and interval over seeds."""
-    return Table(
-        name="summary",
-        title=f"Results on the {split} split, fused prediction",
-        split=split,
-        note="Mean ± standard deviation over seeds (n - 1) [95 % interval of the mean, Student's t]. Each run is "
-        f"evaluated once, with the checkpoint of its best validation loss. {unit_note(groups[0].metrics)}",
-        header=["metric", *(f"{group.name}, {_seeds(group)}" for group in groups)],
-        rows=[
-            [title, *(spread(m, group.values(m)) for group in groups)]
-            for m, title in headings_of(groups[0].metrics).items()
-        ],
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """What a summary shows of a config, an ensemble or a baseline."""
+
+    name: str
+    of: str
+    values: dict[str, list[float]]
+    """By metric, of each seed."""
+
+
+def _rows_of(groups: Sequence[Group], baselines: Sequence[SimpleBaseline]) -> list[_Row]:
+    """Every config, its ensemble if it has several seeds, and the baselines last."""
+    rows = list[_Row]()
+    for group in groups:
+        names = group.metrics
+        rows.append(
+            _Row(name=group.name, of=f"single, {_seeds(group)}", values={name: group.values(name) for name in names})
+        )
+        if len(group.members) > 1:
+            fused = ensemble_of([member.result for member in group.members]).metrics["fused"]
+            values = {name: [value] for name, value in fused.items()}
+            rows.append(_Row(name=group.name, of=_ensemble(group), values=values))
+    rows += [
+        _Row(name=one.name, of=COMPUTED, values={name: [value] for name, value in one.metrics.items()})
+        for one in baselines
+    ]
+    return rows
 
 
 def _seeds(group: Group) -> str:
     count = len(group.members)
     return f"{count} seeds" if count > 1 else "1 seed"
+
+
+def _ensemble(group: Group) -> str:
+    return f"ensemble of {len(group.members)}"
+
+
+def _about(baselines: Sequence[SimpleBaseline]) -> str:
+    """What a note says of the baselines."""
+    parts = [f"{one.name} by this report ({one.about})" for one in baselines]
+    return f" Computed on the shards: {', '.join(parts)}." if parts else ""
+
+
+def _seed_counts(groups: Sequence[Group]) -> str:
+    """How many seeds configs have, in words."""
+    counts = sorted({len(group.members) for group in groups})
+    return "1 seed" if counts == [1] else f"{' to '.join(dict.fromkeys(map(str, (counts[0], counts[-1]))))} seeds"
+
+
+def main_table(groups: list[Group], split: str, baselines: Sequence[SimpleBaseline] = ()) -> Table:
+    """Models as rows, the metrics of papers as columns: mean ± deviation over seeds, and the ensemble."""
+    names = in_view("paper", groups[0].metrics)
+    samples = len(groups[0].members[0].result.ids)
+    return Table(
+        name="main",
+        title=f"Results on the {split} split",
+        split=split,
+        note=f"{samples} samples, {_seed_counts(groups)} per model: mean ± standard deviation over seeds (n - 1); of "
+        "an ensemble the metric of the mean of its seeds' answers. Each run is evaluated with the checkpoint of its "
+        f"best validation loss.{_about(baselines)} {unit_note(names)}",
+        header=["model", "of", *map(heading, names)],
+        rows=[[row.name, row.of, *(deviation(n, row.values[n]) for n in names)] for row in _rows_of(groups, baselines)],
+        directions=directions_of(names, 2),
+    )
+
+
+def summary_table(groups: list[Group], split: str, baselines: Sequence[SimpleBaseline] = ()) -> Table:
+    """Every metric of every config with its mean, deviation and interval over seeds, and of its ensemble."""
+    rows = _rows_of(groups, baselines)
+    return Table(
+        name="summary",
+        title=f"All metrics on the {split} split, fused prediction",
+        split=split,
+        note="Mean ± standard deviation over seeds (n - 1) and the 95 % interval of the mean (Student's t). Each run "
+        f"is evaluated once, with the checkpoint of its best validation loss.{_about(baselines)} "
+        f"{unit_note(groups[0].metrics)}",
+        header=["metric", "config", "of", "mean", "95 % interval"],
+        rows=[
+            [title, row.name, row.of, deviation(name, row.values[name]), interval(name, row.values[name])]
+            for name, title in headings_of(groups[0].metrics).items()
+            for row in rows
+        ],
+    )
 
 
 def run_table(groups: list[Group], split: str) -> Table:
@@ -92,63 +198,134 @@ def run_table(groups: list[Group], split: str) -> Table:
         header=["run", "config", "seed", "training", "best step", f"best valid {loss_title}", *titles.values()],
         rows=rows,
         note=unit_note(groups[0].metrics),
+        directions=directions_of(list(titles), 6),
     )
 
 
 def heads_table(measured: Measured) -> Table:
-    """All metrics of all eight heads of one run."""
+    """All metrics of all heads of one run."""
     titles, split = headings_of(measured.result.metrics["fused"]), measured.result.split
+    heads = measured.run.heads
     rows = [
-        [HEADS[head].title, *(show(m, values[m]) for m in titles)] for head, values in measured.result.metrics.items()
+        [heads[head].title, *(show(m, values[m]) for m in titles)] for head, values in measured.result.metrics.items()
     ]
     return Table(
         name="heads",
-        title=f"All metrics of all eight heads on the {split} split",
+        title=f"All metrics of all heads on the {split} split",
         split=split,
         header=["head", *titles.values()],
         rows=rows,
         note=unit_note(titles),
+        directions=directions_of(list(titles), 1),
     )
+
+
+def is_comparable(one: SplitResult, other: SplitResult) -> bool:
+    """Whether two results are answers to the same samples with the same labels."""
+    return other.ids == one.ids and other.scoring == one.scoring and np.array_equal(other.labels, one.labels)
 
 
 def comparison_table(groups: list[Group]) -> Table | None:
-    """Paired bootstrap of every config against the first one on the same samples; None for one config."""
-    reference, rows, others = groups[0], list[list[str]](), list[str]()
-    own = reference.members[0].result
-    compared = in_view("bootstrap", reference.metrics)
-    for group in groups[1:]:
-        there = group.members[0].result
-        if there.ids != own.ids or there.scoring != own.scoring or not np.array_equal(there.labels, own.labels):
-            others.append(group.name)
-            continue
-        first, second = (np.stack([m.result.answers for m in g.members]) for g in (reference, group))
-        for found in paired_bootstrap(first, second, own.labels, metrics=compared, scoring=own.scoring):
-            mean, low, high = (shown(found.metric, value) for value in (found.mean, found.low, found.high))
-            verdict = "differs" if low > 0 or high < 0 else "no difference shown"
-            rows.append(
-                [
-                    group.name,
-                    heading(found.metric),
-                    f"{mean:+.3f}",
-                    f"[{low:+.3f}, {high:+.3f}]",
-                    f"{found.p:.3f}",
-                    verdict,
-                ]
-            )
+    """Every config against the first one on the same samples, as seeds and as ensembles; None for one config."""
     if len(groups) == 1:
         return None
-    lower = ", ".join(METRICS[name].title for name in compared if not METRICS[name].higher_is_better)
+    reference = groups[0]
+    own = reference.members[0].result
+    names = in_view("bootstrap", reference.metrics)
+    compared = [group for group in groups[1:] if is_comparable(own, group.members[0].result)]
+    others = [group.name for group in groups[1:] if group not in compared]
+    pairs = pairs_of({group.name: [member.result for member in group.members] for group in (reference, *compared)})
+    differences = compare(pairs, own.labels, metrics=names, scoring=own.scoring) if pairs else []
+    lower = ", ".join(METRICS[name].title for name in names if not METRICS[name].higher_is_better)
     left_out = f" Not compared, since their samples or labels are others: {', '.join(others)}." if others else ""
     return Table(
         name="bootstrap",
-        title=f"Paired bootstrap on the {own.split} split against: {reference.name}",
+        title=f"Paired comparison on the {own.split} split against: {reference.name}",
         split=own.split,
-        note="Config minus reference, Acc in points of per cent. Samples and seeds are drawn with replacement, the "
-        "same samples for both; percentile interval of 10,000 resamples. One seed per config says nothing of "
-        f"the spread between seeds.{f' {lower}: lower is better.' if lower else ''}{left_out}",
-        header=["config", "metric", "difference", "95 % interval", "p", "at 5 %"],
-        rows=rows,
+        note=f"{COMPARISON_NOTE}{f' {lower}: lower is better.' if lower else ''}{left_out}",
+        header=list(COMPARISON_HEADER),
+        rows=[difference_cells(found) for found in differences],
     )
+
+
+COMPARISON_HEADER = (
+    "config",
+    "of",
+    "metric",
+    "difference",
+    "95 % interval",
+    "simultaneous",
+    "p",
+    "p, Holm",
+    "at 5 %",
+    f"seeds for {VISIBLE:g}",
+    f"samples for {VISIBLE:g}",
+)
+COMPARISON_NOTE = (
+    "Config minus reference, Acc and F1 in points of per cent. 95 % interval: percentiles of "
+    f"{RESAMPLES:,} paired bootstrap resamples of samples, the same ones for all, and of seeds; of ensembles samples "
+    "alone. Simultaneous: holds for all rows together (max-t over the same resamples); a config differs where it "
+    f"excludes zero. p: paired permutation test over samples, {RESAMPLES:,} permutations or all, of these trained "
+    "models; then Holm's correction over all rows. The last columns: how many seeds of each config on these samples, "
+    f"or how many samples with these seeds, would show a difference of {VISIBLE:g}, a point of Acc and F1, with a "
+    f"probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where nothing varied. "
+    "One seed per config says nothing of the spread between seeds, and fewer than five say it is smaller than it is."
+)
+
+
+def pairs_of(configs: Mapping[str, Sequence[SplitResult]]) -> list[Pair]:
+    """Every config against the first one: its seeds, and where both have several their ensembles.
+
+    Args:
+        configs: by name, the results of each one's seeds on the same samples.
+    """
+    seeds = {name: np.stack([result.answers for result in results]) for name, results in configs.items()}
+    ensembles = {name: ensemble_of(results).answers[None] for name, results in configs.items() if len(results) > 1}
+    first, *others = configs
+    pairs = list[Pair]()
+    for name in others:
+        pairs.append(Pair(name=name, first=seeds[first], second=seeds[name]))
+        if first in ensembles and name in ensembles:
+            pairs.append(
+                Pair(
+                    name=name,
+                    first=ensembles[first],
+                    second=ensembles[name],
+                    members=(len(configs[first]), len(configs[name])),
+                )
+            )
+    return pairs
+
+
+def difference_cells(found: Difference) -> list[str]:
+    """The cells of a difference under `COMPARISON_HEADER`."""
+    numbers = (found.mean, found.low, found.high, found.low_of_all, found.high_of_all)
+    mean, low, high, low_of_all, high_of_all = (_signed(shown(found.metric, value)) for value in numbers)
+    alone = "differs alone" if found.low > 0 or found.high < 0 else "no difference shown"
+    counts = dict.fromkeys(map(str, found.members or found.seeds))
+    return [
+        found.name,
+        f"ensembles of {' and '.join(counts)}" if found.members else f"single, {' and '.join(counts)} seeds",
+        heading(found.metric),
+        mean,
+        f"[{low}, {high}]",
+        f"[{low_of_all}, {high_of_all}]",
+        _number(found.p, 3),
+        _number(found.p_of_all, 3),
+        "differs" if found.is_shown else alone,
+        _number(found.seeds_needed, 0),
+        _number(found.samples_needed, 0),
+    ]
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _number(value: float, digits: int) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
 
 
 def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
@@ -162,12 +339,20 @@ def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
     )
 
 
-def ablation_table(groups: list[Group]) -> Table:
-    """Our configs in the form of the paper's Table 3, above the figures that it prints."""
+def ablation_table(groups: list[Group], data: str | None) -> Table | None:
+    """Our configs of DMD in the form of the paper's Table 3, above the figures that it prints of a data set; None where
+    it has none of it, and where no config is of DMD.
+
+    Args:
+        data: a key of `ABLATION`'s figures; None: another data set, or another split than that of the paper.
+    """
 
     def marks(flags: Sequence[bool]) -> list[str]:
         return ["✓" if flag else "✗" for flag in flags]
 
+    own = _of_dmd(groups)
+    if data is None or not own:
+        return None
     rows = [
         [
             "here",
@@ -177,11 +362,11 @@ def ablation_table(groups: list[Group]) -> Table:
             spread("acc7", group.values("acc7")),
             spread("f1_non0", group.values("f1_non0")),
         ]
-        for group in groups
+        for group in own
     ]
-    for flags, mosi, mosei in ABLATION:
-        for data, (acc7, f1) in (("MOSI", mosi), ("MOSEI", mosei)):
-            rows.append(["paper", f"{data}, unaligned", "test", *marks(flags), f"{acc7}", f"{f1}"])
+    for flags, figures in ABLATION:
+        acc7, f1 = figures[data]
+        rows.append(["paper", f"{data}, unaligned", "test", *marks(flags), f"{acc7}", f"{f1}"])
     return Table(
         name="ablation",
         title="Ablation, in the form of the paper's Table 3",
@@ -191,10 +376,20 @@ def ablation_table(groups: list[Group]) -> Table:
     )
 
 
-def unimodal_table(groups: list[Group]) -> Table:
-    """Heads of the single modalities in the form of the paper's Table 4, above the figures that it prints."""
+def _of_dmd(groups: list[Group]) -> list[Group]:
+    """The configs of the model that the paper's tables are about."""
+    return [group for group in groups if group.members[0].run.model == "dmd"]
+
+
+def unimodal_table(groups: list[Group], data: str | None) -> Table | None:
+    """DMD's heads of the single modalities in the form of the paper's Table 4, above the figures that it prints of a
+    data set, if any; None where no config is of DMD.
+
+    Args:
+        data: see `ablation_table`.
+    """
     rows = []
-    for group in groups:
+    for group in _of_dmd(groups):
         for space in ("homo", "hetero"):
             heads = [f"{m}_{space}" for m in MODALITIES]
             pairs = [
@@ -203,8 +398,10 @@ def unimodal_table(groups: list[Group]) -> Table:
             ]
             percent = [(shown("acc2_non0", a), shown("f1_non0", f)) for a, f in pairs]
             rows.append(["here", f"{group.name}: {space}", group.members[0].result.split, *_with_spread(percent)])
-    for name, values in UNIMODAL.items():
-        rows.append(["paper", f"MOSEI, {name}", "test", *_with_spread([values[m] for m in MODALITIES])])
+    if not rows:
+        return None
+    for name, values in UNIMODAL.get(data or "", {}).items():
+        rows.append(["paper", f"{data}, {name}", "test", *_with_spread([values[m] for m in MODALITIES])])
     return Table(
         name="unimodal",
         title="Single modalities, in the form of the paper's Table 4",
@@ -221,28 +418,30 @@ def _with_spread(pairs: list[tuple[float, float]]) -> list[str]:
     return [f"{acc2:.1f} / {f1:.1f}" for acc2, f1 in cells]
 
 
-def published_table(groups: list[Group], split: str) -> Table:
-    """Ours beside what the paper prints, each with its setting."""
+def published_table(groups: list[Group], split: str, results: Sequence[PublishedResult]) -> Table | None:
+    """Ours beside published figures of the same data set and split, each with its setting; None without any."""
+    if not results:
+        return None
+    names = in_view("paper", groups[0].metrics)
     rows = []
     for group in groups:
         info = group.members[0].run.info
         text = group.config["text"]["encoder"] if not info["dims"]["text"] else f"{info['dims']['text']}-d features"
         setting = f"{'/'.join(str(n) for n in info['lengths'].values())} steps, text: {text}"
-        rows.append(
-            [
-                f"here: {group.name}",
-                str(info["data_name"]),
-                f"{setting}, {_seeds(group)}",
-                split,
-                *(spread(m, group.values(m)) for m in ("acc7", "acc2_non0", "f1_non0")),
-            ]
-        )
-    rows += [[r.method, r.data, f"{r.setting}, paper", "test", f"{r.acc7}", f"{r.acc2}", f"{r.f1}"] for r in RESULTS]
+        rows += [
+            [f"here: {row.name}", f"{setting}, {row.of}", "this report", *(deviation(n, row.values[n]) for n in names)]
+            for row in _rows_of([group], [])
+        ]
+    for result in results:
+        cells = [show(name, result.metrics.get(name, math.nan)) for name in names]
+        rows.append([result.method, result.setting, result.source, *cells])
     return Table(
         name="published",
-        title="Beside the published figures",
-        note="Comparable only on the same data, features and split: the paper's figures are of the test split. In per "
-        "cent, Acc2 and F1 in the non-zero protocol.",
-        header=["method", "data", "setting", "split", *map(heading, ("acc7", "acc2_non0", "f1_non0"))],
+        title=f"Beside the published figures of {results[0].data} on the {split} split",
+        split=split,
+        note="Comparable only with the same features; how many seeds a figure is the mean of, its source says. The "
+        f"paper prints no deviations. {unit_note(names)}",
+        header=["method", "setting", "source", *map(heading, names)],
         rows=rows,
+        directions=directions_of(names, 3),
     )

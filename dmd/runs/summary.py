@@ -20,6 +20,7 @@ from dmd.report.identity import flatten
 from dmd.runs.log_end import LogEnd, read_end
 from dmd.runs.state import State, state_of
 from dmd.runs.tags import read_tags
+from dmd.system.models import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,8 @@ def read_summary(run: Path) -> RunSummary:
     document = read_document(run)
     if not all(isinstance(section, dict) for section in document["config"].values()):
         raise ValueError(f"{run}/run.json has a config of another shape; restore the file")
-    config, sessions = flatten(document["config"]), document["sessions"]
+    config = {"model.name": DEFAULT, **flatten(document["config"])}
+    sessions = document["sessions"]
     newest = _newest_state(run)
     best_step = None if newest is None else _best_step(*newest)
     end = read_end(run, best_step)

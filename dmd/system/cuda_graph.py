@@ -19,6 +19,7 @@ from dmd.kernels.common.block_sizes import MAX_WIDTH
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.system.joined_weights import JoinedWeights
+from dmd.system.models import MODELS
 from dmd.system.pass_terms import PassTerms, pass_terms
 
 Terms = Callable[[Batch, DropoutRNG], dict[str, Tensor]]
@@ -40,6 +41,8 @@ def obstacle_to_capture(config: Config, device: torch.device, backend: Backend, 
         return f"there are no CUDA graphs on {device.type} devices"
     if backend.name == "plain":
         return "plain kernels take dropout keys from the host (train.kernels)"
+    if not MODELS[config.model.name].is_captured:
+        return f"model.name is {config.model.name!r}, of which no pass has been captured"
     if 2 * config.model.dim > MAX_WIDTH:
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
     if train.zero_stage == 3:

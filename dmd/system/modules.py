@@ -1,4 +1,4 @@
-"""The three modules that are trained together, as one: DMD and the two GD-Units of its objective.
+"""What is trained together, as one module: the network of a model and its objective, which may have weights too.
 
 Here is, once, how they are built, under which names a checkpoint holds their weights, by which kernels and in which
 precision a device runs them, and what they say of samples. `dmd.system.system` trains them, `dmd.system.trained_model`
@@ -6,7 +6,7 @@ predicts with them.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,19 @@ from dmd.data.loader import Batch
 from dmd.data.targets import scoring_of, targets
 from dmd.kernels.backend import choose_execution, why_not_fused
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.losses import Objective
-from dmd.model import DMD
-from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS, DMDOutput
+from dmd.losses.model_objective import ModelObjective
+from dmd.model.network import Network, NetworkOutput
 from dmd.model.text import TextEncoder
+from dmd.system.models import MODELS
 
 BATCH_SIZE = 64
 """Samples of a pass that predicts. Fixed, so that a prediction has the same digits in every command and at any number
 of ranks."""
-SPACES = ("homo", "hetero")
 
 
 class Modules(nn.Module):
-    """DMD with its objective, under the names that checkpoints give them.
+    """A network with its objective, under the names that checkpoints give them: that of the model (`model.name`) and
+    `objective`.
 
     Args:
         data: facts of the data, under the names of `DatasetInfo`: `dims` and `lengths` of each modality, and what its
@@ -59,13 +58,25 @@ class Modules(nn.Module):
         self.execution = choose_execution(device, kernels=train.kernels, precision=train.precision, binding=binding)
         backend = self.execution.backend
         self.scoring = scoring_of(config, data)
-        self.dmd = DMD(config.model, data["dims"], data["lengths"], text_encoder, backend=backend)
-        self.objective = Objective(config.objective, config.model, backend=backend)
+        self.model = MODELS[config.model.name]
+        network = self.model.network_class()
+        objective = self.model.objective_class()
+        settings = getattr(config, self.model.section) if self.model.section else None
+        self.add_module(
+            self.model.name,
+            network.make(settings, config.model, data["dims"], data["lengths"], text_encoder, backend=backend),
+        )
+        self.objective: ModelObjective = objective(settings, config.model, backend=backend)
+
+    @property
+    def network(self) -> Network:
+        """The network."""
+        return cast(Network, self._modules[self.model.name])
 
     def use_pytorch(self, reason: str) -> None:
         """Go on with PyTorch alone, for a reason that `execution` states."""
         self.execution = self.execution.plain(self.device, reason)
-        self.dmd.use(self.execution.backend)
+        self.network.use(self.execution.backend)
         self.objective.use(self.execution.backend)
 
     def try_kernels(self, attempt: Callable[[], object], *, asked_for: bool) -> str:
@@ -79,7 +90,7 @@ class Modules(nn.Module):
             self.use_pytorch(reason)
         return reason
 
-    def output(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> DMDOutput:
+    def output(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """The network's output for B samples, in the precision of its device.
 
         Args:
@@ -89,9 +100,10 @@ class Modules(nn.Module):
             rng: dropout RNG of a training.
         """
         with self.execution.casting(audio.device.type):
-            return self.dmd(text, audio, vision, rng)
+            output: NetworkOutput = self.network(text, audio, vision, rng)
+            return output
 
-    def predict(self, batch: Batch, rng: DropoutRNG | None = None) -> DMDOutput:
+    def predict(self, batch: Batch, rng: DropoutRNG | None = None) -> NetworkOutput:
         """The network's output for the G * S samples of a batch."""
         return self.output(batch.text, batch.audio, batch.vision, rng)
 
@@ -99,17 +111,6 @@ class Modules(nn.Module):
         """What the heads are to predict: [G, S], sentiments or class numbers; [G, S, L], emotions."""
         return targets(batch.labels, self.scoring)
 
-    def answers(self, output: DMDOutput) -> tuple[Tensor, Tensor, Tensor]:
-        """All heads of an output (`all_heads`), and the edges of each GD-Unit, [B, 6]."""
-        return all_heads(output), *(self._edges(space, output) for space in SPACES)  # type: ignore[return-value]
-
-    def _edges(self, space: str, output: DMDOutput) -> Tensor:
-        """Edges of a space's GD-Unit per sample, [B, 6]."""
-        logits = {m: output.predictions[f"{m}_{space}"].float() for m in MODALITIES}
-        reprs = output.homo_repr if space == "homo" else output.hetero_repr
-        return self.objective.get_submodule(space)(logits, {m: reprs[m].float() for m in MODALITIES})
-
-
-def all_heads(output: DMDOutput) -> Tensor:
-    """Predictions [B, 8], or logits [B, 8, outputs], in the order of `HEADS`; float32."""
-    return torch.stack([output.predictions[head].float() for head in HEADS], dim=1)
+    def all_heads(self, output: NetworkOutput) -> Tensor:
+        """Predictions [B, heads], or logits [B, heads, outputs], in the order of the network's heads; float32."""
+        return torch.stack([output.predictions[head].float() for head in self.network.heads], dim=1)

@@ -13,7 +13,7 @@ from dmd.data.loader import Batch
 from dmd.kernels.dropout.keys import DropoutKeys
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.losses.consistency import joined_terms
-from dmd.model.dmd import DMDOutput
+from dmd.model.network import FUSED, NetworkOutput
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 from dmd.model.text_base import TextBase
@@ -59,7 +59,7 @@ class TrainingSystem(Modules):
     @property
     def text_base(self) -> TextBase | None:
         """The weights that checkpoints name instead of holding; None where there are none."""
-        encoder = self.dmd.text_encoder
+        encoder = self.network.text_encoder
         return None if encoder is None else encoder.base
 
     def fresh_keys(self) -> DropoutKeys | None:
@@ -85,7 +85,7 @@ class TrainingSystem(Modules):
         return pass_terms(self.terms(batch, rng))
 
     def terms(self, batch: Batch, rng: DropoutRNG | None) -> dict[str, Tensor]:
-        """Terms {name: [G]} of a batch (see `Objective.forward`), kernel by kernel.
+        """Terms {name: [G]} of a batch (see `ModelObjective.forward`), kernel by kernel.
 
         Args:
             rng: of `dmd.training.step.make_rng`, which knows of the second pass of `objective.consistency`.
@@ -96,17 +96,19 @@ class TrainingSystem(Modules):
         output, terms = self._terms(batch.twice(), rng)
         return joined_terms(
             terms,
-            output.predictions["fused"],
+            output.predictions[FUSED],
             batch.mask,
             kind=self.config.model.kind,
             weight=weight,
             sharing=self.objective.sharing,
         )
 
-    def _terms(self, batch: Batch, rng: DropoutRNG | None) -> tuple[DMDOutput, dict[str, Tensor]]:
+    def _terms(self, batch: Batch, rng: DropoutRNG | None) -> tuple[NetworkOutput, dict[str, Tensor]]:
         """What a pass gives, and the terms of its objective."""
+        is_weighted = self.objective.label_weights is not None
+        assert is_weighted == (self.config.objective.label_density_smoothing > 0), "take_label_density comes first"
         output = self.predict(batch, rng)
-        return output, self.objective(output, self.targets(batch), batch.mask)
+        return output, self.objective(output, self.targets(batch), batch.mask, rows=batch.rows)
 
     def take_statistics(self, info: DatasetInfo) -> None:
         """Take over the statistics of the data to train on, where the config asks for them.
@@ -114,7 +116,7 @@ class TrainingSystem(Modules):
         Raises:
             ValueError: the index holds none.
         """
-        for modality, normalise in self.dmd.normalisation.items():
+        for modality, normalise in self.network.normalisation.items():
             if modality not in info.statistics:
                 raise ValueError(
                     f"model.normalise is 'train', but the index of {info.name} holds no statistics of {modality}; "
@@ -143,7 +145,7 @@ class ParameterGroup(TypedDict):
 def parameter_groups(system: TrainingSystem, config: Config) -> list[ParameterGroup]:
     """Optimizer groups: first what is no text encoder's, then the encoder's trained weights; where rates decay by layer
     a group for each depth, the last layer first."""
-    encoder = system.dmd.text_encoder
+    encoder = system.network.text_encoder
     text = {} if encoder is None else {name: p for name, p in encoder.network.named_parameters() if p.requires_grad}
     of_text = {id(p) for p in text.values()}
     rest = [p for p in system.parameters() if p.requires_grad and id(p) not in of_text]

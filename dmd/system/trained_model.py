@@ -1,4 +1,4 @@
-"""A trained DMD: network, GD-Units and what they were trained with; needs neither DeepSpeed nor Ray.
+"""A trained model: network, objective and what they were trained with; needs neither DeepSpeed nor Ray.
 
 `dmd.load` gives one, and `dmd evaluate`, `predict`, `missing`, `report` and `export` work on one.
 
@@ -6,8 +6,8 @@ import dmd
 model = dmd.load("exported")                       # or the directory of a run
 result = model.predict(text=text, audio=audio, vision=None)    # of any length; None: missing
 result.sentiment                                   # [N]; of a classifier: classes, probabilities, names
-result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS
-model.features(text=text, audio=audio, vision=vision).fused    # [N, 9d]
+result.edges["homo"]                               # [N, 6], in the order of dmd.model.graph.PAIRS; of DMD
+model.features(text=text, audio=audio, vision=vision).fused    # [N, n]
 """
 
 import logging
@@ -29,13 +29,13 @@ from dmd.kernels.common.cards import current_device
 from dmd.metrics import Scoring
 from dmd.metrics.emotions import says_emotions
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.network import NetworkOutput
 from dmd.model.quantize import check_quantized
 from dmd.model.text import TextEncoder, build_text_encoder, load_text_encoder, stands_on_base
 from dmd.model.text_base import TextBase, check_base
 from dmd.system.declared import check_declared
 from dmd.system.input_arrays import InputFitter, Inputs
-from dmd.system.modules import BATCH_SIZE, SPACES, Modules
+from dmd.system.modules import BATCH_SIZE, Modules
 
 _log = logging.getLogger(__name__)
 
@@ -102,11 +102,18 @@ class Prediction:
     """What the model says about N samples; tensors on the CPU, float32 (sentiments that are scaled: float64)."""
 
     heads: dict[str, Tensor]
-    """{head: [N], sentiments in the units of the data's own labels; or logits [N, outputs]} for the eight heads of
-    `dmd.model.dmd.HEADS`."""
+    """{head: [N], sentiments in the units of the data's own labels; or logits [N, outputs]} for each head of the model,
+    `fused` first."""
     edges: dict[str, Tensor]
-    """{"homo", "hetero": [N, 6]}, weights of the GD-Units in the order of `dmd.model.graph.PAIRS`."""
+    """{"homo", "hetero": [N, 6]}, weights of the GD-Units in the order of `dmd.model.graph.PAIRS`; {} of a model that
+    has none."""
     scoring: Scoring = field(default_factory=Scoring)
+    spread: Tensor | None = None
+    """Of an ensemble: standard deviation (n - 1) over its members of the sentiment [N], in the units of the labels; or
+    of each probability [N, outputs]."""
+    uncertainty: Tensor | None = None
+    """Of an ensemble that is calibrated (`dmd.inference.ensemble.Calibration`): standard deviation of the sentiment's
+    error [N]; or the probability that the class [N], or what is said of each emotion [N, L], is wrong."""
 
     @property
     def sentiment(self) -> Tensor:
@@ -160,21 +167,24 @@ class Representations:
     """What the network makes of N samples before it predicts; tensors on the CPU, float32. d is `model.dim`."""
 
     common: dict[str, Tensor]
-    """{modality: [N, d]}, of the homogeneous (modality-irrelevant) space, which the GD-Unit `homo` compares."""
+    """{modality: [N, d]}, of DMD's homogeneous (modality-irrelevant) space, which the GD-Unit `homo` compares; {} of
+    another model."""
     private: dict[str, Tensor]
-    """{modality: [N, 2d]}, of the heterogeneous (modality-exclusive) space after the crossmodal encoders, which the
-    GD-Unit `hetero` compares."""
+    """{modality: [N, 2d]}, of DMD's heterogeneous (modality-exclusive) space after the crossmodal encoders, which the
+    GD-Unit `hetero` compares; {} of another model."""
     fused: Tensor
-    """[N, 9d], of all modalities and both spaces: the fused prediction is a linear function of it."""
+    """[N, n], what the fused prediction is made of; of DMD [N, 9d], of both spaces and all modalities, of which the
+    prediction is a linear function."""
 
 
 class InferenceModules(Modules):
     """The modules with the forward pass of an exported program."""
 
-    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions [B, 8], on the scale of the shards, or [B, 8, outputs] in the order of `HEADS`, and the edges of
-        each GD-Unit, [B, 6]."""
-        return self.answers(self.dmd(text, audio, vision))  # in float32, on whatever device the program will run
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, ...]:
+        """Predictions [B, heads], on the scale of the shards, or [B, heads, outputs] in the order of the heads, and the
+        edges of each GD-Unit, [B, 6], of a model that has some."""
+        output = self.network(text, audio, vision)  # in float32, on whatever device the program will run
+        return self.all_heads(output), *self.objective.edges(output).values()
 
 
 class TrainedModel:
@@ -218,8 +228,8 @@ class TrainedModel:
         )
         self.modules.load_state_dict(weights)
         self.modules.to(device).eval()
-        if self.modules.dmd.text_encoder is not None:
-            check_quantized(self.modules.dmd.text_encoder.network, otherwise="run it on another device")
+        if self.modules.network.text_encoder is not None:
+            check_quantized(self.modules.network.text_encoder.network, otherwise="run it on another device")
         if not validates:
             self.modules.requires_grad_(False)
 
@@ -268,11 +278,11 @@ class TrainedModel:
             yield
 
     @torch.inference_mode()
-    def output(self, inputs: Inputs) -> DMDOutput:
+    def output(self, inputs: Inputs) -> NetworkOutput:
         """The network's full output (features, representations) for a batch."""
         text, audio, vision = (inputs.arrays[m].to(self.device) for m in MODALITIES)
-        encoder = self.modules.dmd.text_encoder
-        found: list[DMDOutput] = []
+        encoder = self.modules.network.text_encoder
+        found: list[NetworkOutput] = []
 
         def run() -> None:
             with self.running(), _masked_output(encoder, inputs.text_mask):
@@ -300,8 +310,12 @@ class TrainedModel:
         Raises:
             ValueError: other features than those of the training, values that are not finite, or nothing at all.
         """
-        outputs = self._outputs({"text": text, "audio": audio, "vision": vision}, nonfinite)
-        return join([self.read(output) for output in outputs])
+        batches = fitted_batches(self.card, {"text": text, "audio": audio, "vision": vision}, nonfinite)
+        return join([self.answer(inputs) for inputs in batches])
+
+    def answer(self, inputs: Inputs) -> Prediction:
+        """The predictions and edges for a batch."""
+        return self.read(self.output(inputs))
 
     def features(
         self, *, text: Any = None, audio: Any = None, vision: Any = None, nonfinite: Nonfinite = "refuse"
@@ -310,21 +324,18 @@ class TrainedModel:
 
         Args and errors are those of `predict`.
         """
-        outputs = list(self._outputs({"text": text, "audio": audio, "vision": vision}, nonfinite))
+        batches = fitted_batches(self.card, {"text": text, "audio": audio, "vision": vision}, nonfinite)
+        outputs = [self.output(inputs) for inputs in batches]
         return Representations(
-            common=_rows([output.homo_repr for output in outputs]),
-            private=_rows([output.hetero_repr for output in outputs]),
-            fused=torch.cat([output.fused_repr.float().cpu() for output in outputs]),
+            common=_rows([output.spaces.get("homo", {}) for output in outputs]),
+            private=_rows([output.spaces.get("hetero", {}) for output in outputs]),
+            fused=torch.cat([output.representation.float().cpu() for output in outputs]),
         )
 
-    def _outputs(self, given: Mapping[str, Any], nonfinite: Nonfinite) -> Iterator[DMDOutput]:
-        """The network's output for a user's arrays, batch by batch."""
-        fitter = self.card.fitter(nonfinite)
-        inputs = fitter.fit(given)
-        for line in fitter.warnings():
-            _log.warning("warning: %s", line)
-        for begin in range(0, len(inputs), BATCH_SIZE):
-            yield self.output(inputs.pick(slice(begin, begin + BATCH_SIZE)))
+    @property
+    def scoring(self) -> Scoring:
+        """What its answers mean."""
+        return self.modules.scoring
 
     def __repr__(self) -> str:
         card, scoring = self.card, self.modules.scoring
@@ -333,34 +344,58 @@ class TrainedModel:
         parameters = sum(parameter.numel() for parameter in self.modules.parameters())
         encoder = "" if card.text_encoder is None else f", text encoder {self.config.text.encoder}"
         return (
-            f"TrainedModel({scoring.kind}{answers}; {shapes}{encoder}; {parameters:,} parameters on {self.device}; "
+            f"TrainedModel({self.config.model.name}, {scoring.kind}{answers}; {shapes}{encoder}; "
+            f"{parameters:,} parameters on {self.device}; "
             f"data {card.data['name']!r}, run {card.source.get('run')!r}, step {card.source.get('step')})"
         )
 
     @torch.inference_mode()
-    def read(self, output: DMDOutput) -> Prediction:
+    def read(self, output: NetworkOutput) -> Prediction:
         """The predictions and edges of an output."""
-        heads, *edges = (part.cpu() for part in self.modules.answers(output))
-        scoring = self.modules.scoring
+        modules, scoring = self.modules, self.modules.scoring
+        heads = scoring.in_units(modules.all_heads(output).cpu())
         return Prediction(
-            heads=dict(zip(HEADS, scoring.in_units(heads).unbind(1), strict=True)),
-            edges=dict(zip(SPACES, edges, strict=True)),
+            heads=dict(zip(modules.network.heads, heads.unbind(1), strict=True)),
+            edges={space: edges.cpu() for space, edges in modules.objective.edges(output).items()},
             scoring=scoring,
         )
 
 
 def _rows(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors of consecutive batches as one of each modality, on the CPU."""
-    return {m: torch.cat([part[m].float().cpu() for part in parts]) for m in MODALITIES}
+    return {m: torch.cat([part[m].float().cpu() for part in parts]) for m in parts[0]}
+
+
+def fitted_batches(card: ModelCard, given: Mapping[str, Any], nonfinite: Nonfinite) -> Iterator[Inputs]:
+    """A user's arrays as batches of a model; what was changed is a warning in the log.
+
+    Raises:
+        ValueError: as `TrainedModel.predict`.
+    """
+    fitter = card.fitter(nonfinite)
+    inputs = fitter.fit(given)
+    for line in fitter.warnings():
+        _log.warning("warning: %s", line)
+    for begin in range(0, len(inputs), BATCH_SIZE):
+        yield inputs.pick(slice(begin, begin + BATCH_SIZE))
 
 
 def join(parts: list[Prediction]) -> Prediction:
     """Predictions of consecutive batches as one."""
+    first = parts[0]
     return Prediction(
-        heads={head: torch.cat([part.heads[head] for part in parts]) for head in HEADS},
-        edges={space: torch.cat([part.edges[space] for part in parts]) for space in SPACES},
-        scoring=parts[0].scoring,
+        heads={head: torch.cat([part.heads[head] for part in parts]) for head in first.heads},
+        edges={space: torch.cat([part.edges[space] for part in parts]) for space in first.edges},
+        scoring=first.scoring,
+        spread=_joined([part.spread for part in parts]),
+        uncertainty=_joined([part.uncertainty for part in parts]),
     )
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    assert len(there) in (0, len(parts)), "all batches come from one model"
+    return torch.cat(there) if there else None
 
 
 @contextmanager

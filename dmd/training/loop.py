@@ -25,12 +25,20 @@ from dmd.checkpoint.standing import (
     newest_validation,
     schedule_of,
 )
-from dmd.checkpoint.state import Cursor, check_continues, check_same_base, make_state
+from dmd.checkpoint.state import (
+    Cursor,
+    check_continues,
+    check_same_base,
+    make_state,
+    with_objective,
+    without_objective,
+)
 from dmd.config import Config
 from dmd.data.loader import num_evaluation_batches, training_steps
 from dmd.distributed.collectives import all_or_none, any_rank, from_first_rank, stay_sole_writer
 from dmd.distributed.engine import Engine
 from dmd.evaluation.evaluate import evaluate
+from dmd.system.models import terms_of
 from dmd.system.modules import BATCH_SIZE
 from dmd.testing.fault_points import fault_point
 from dmd.training.audit import Audit
@@ -99,6 +107,7 @@ class Training:
         self.versions = versions()
         self.throughput = Throughput()
         self.stored_losses_until: int | None = None
+        engine.system.objective.start_training(reader.index.num_samples("train"), engine.device)
         resumed = self._resume(resume)
         self.audit = Audit(engine, self.step)
         self.first_step = self.step
@@ -114,6 +123,7 @@ class Training:
             self.plan,
             self.schedule,
             engine.system.scoring,
+            terms=terms_of(config.model.name),
             step=self.step,
             cursor=self.cursor,
             to_validate=len(range(engine.rank, batches, engine.num_ranks)),
@@ -289,6 +299,7 @@ class Training:
         self.cursor = Cursor(epoch=epoch, step=self.cursor.step + 1)
         if result.applied:
             self.average.update()
+        self.engine.system.objective.after_step(epoch=epoch, applied=result.applied)
         self.heartbeat()
         fault_point("step")
         if self.audit.on:
@@ -377,7 +388,7 @@ class Training:
             library_versions=self.versions,
             averaged_steps=self.average.updates,
         )
-        optimizer |= self.average.own_weights()
+        optimizer = with_objective(optimizer | self.average.own_weights(), self.engine.system.objective)
         self.output.saver.save(Snapshot(step=self.step, model=model, optimizer=optimizer, state=state))
 
     def _resume(self, resume: Resume) -> int | None:
@@ -387,7 +398,9 @@ class Training:
             return None
         check_continues(snapshot.state, self.config, self.reader.index.info, self.run_path)
         check_same_base(snapshot.state, self.engine.system.text_base, self.run_path)
+        snapshot, of_objective = without_objective(snapshot)
         self.average.restore(self.engine, snapshot)
+        self.engine.system.objective.load_training_state(of_objective)
         self.schedule.load_state(schedule_of(snapshot.state))
         self.guard.in_a_row = snapshot.state["nonfinite_in_a_row"]
         self.cursor = Cursor(**snapshot.state["cursor"])

@@ -141,6 +141,7 @@ def _facts(config: Config, reader: ShardReader, ranks: int, device: torch.device
     plan = make_plan(config, samples, ranks)
     system.objective.sharing = None if part == WHOLE else Sharing(part, group=None)
     engine = DeepSpeedEngine(system, config, _alone(plan), device)
+    system.objective.start_training(samples, device)
     system.train()
     first, seconds = _time(engine, config, reader, plan)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes() - libraries
@@ -180,7 +181,8 @@ def _time(engine: DeepSpeedEngine, config: Config, reader: ShardReader, plan: Ep
     steps = _steps(config, reader, plan)
     begin = time.perf_counter()
     for number, (place, batches) in enumerate(steps):
-        train_step(engine, batches, config, plan, step=number, step_in_epoch=place)
+        result = train_step(engine, batches, config, plan, step=number, step_in_epoch=place)
+        engine.system.objective.after_step(epoch=0, applied=result.applied)
         end = time.perf_counter()
         seconds.append(end - begin)
         print(f"  step {len(seconds)}: {seconds[-1]:.2f} s", flush=True)

@@ -1,8 +1,8 @@
 """ZeRO stage 3, where ranks divide the weights themselves: how whole ones are had for a validation or a checkpoint.
 
 DeepSpeed gathers a module's weights right before it runs and lets go of them behind it. That suits a text encoder,
-whose modules run one by one. The weights of DMD and its GD-Units, a few million, are read by kernels that run many
-modules at once: they stay on every rank, and only their gradients and Adam's moments are divided.
+whose modules run one by one. The weights of the rest, a few million, are read by kernels that run many modules at once:
+they stay on every rank, and only their gradients and Adam's moments are divided.
 
 This reaches into DeepSpeed where it has no interface: `ds_persist` and `persistent_parameters` name the weights that
 stay, an entry in `ds_active_sub_modules` keeps one from being let go, and `param_coordinator` is what its hooks ask.
@@ -32,7 +32,7 @@ HELD = "held"
 
 def kept_elements(system: TrainingSystem) -> int:
     """Elements up to which DeepSpeed itself keeps a weight on every rank: the vectors of the text encoder."""
-    encoder = system.dmd.text_encoder
+    encoder = system.network.text_encoder
     vectors = [] if encoder is None else [p.numel() for p in encoder.parameters() if p.ndim < 2]
     return max(vectors, default=0)
 
@@ -48,7 +48,7 @@ class DividedWeights:
     def __init__(self, optimizer: Any, system: TrainingSystem) -> None:
         self._optimizer = optimizer
         self._system = system
-        encoder = system.dmd.text_encoder
+        encoder = system.network.text_encoder
         of_encoder = set() if encoder is None else {id(parameter) for parameter in encoder.parameters()}
         self._kept: list[Any] = optimizer.persistent_parameters
         every: list[Any] = list(system.parameters())
@@ -153,8 +153,8 @@ class _Idle:
 
 
 def _says_something(record: logging.LogRecord) -> bool:
-    """DeepSpeed warns that it cannot look into DMD's output: it need not, as DMD's weights are kept."""
-    return "DMDOutput" not in record.getMessage()
+    """DeepSpeed warns that it cannot look into a network's output: it need not, as the network's weights are kept."""
+    return "dmd.model." not in record.getMessage()
 
 
 def _groups(parameters: Sequence[Any], capacity: int) -> Iterator[list[Any]]:

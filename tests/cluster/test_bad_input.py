@@ -14,6 +14,7 @@ from dmd.cli import main
 from launch.arguments import parse_train
 from launch.network.ports import free_port
 from tests.support.clusters import TINY, make_shards
+from tests.support.commands import error_line
 
 pytestmark = pytest.mark.ray
 
@@ -55,9 +56,8 @@ def test_tune(options, message, shards, tmp_path, capsys, monkeypatch):
     options = [option.replace("PORT", str(free_port())) for option in options]
     common = ["--space", "space.yaml", "--data", str(shards), "--out", "out", *TINY, "train.epochs=2"]
     assert main(["tune", *common, *options]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert message in error
-    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -76,9 +76,8 @@ def test_a_second_writer_learns_who_works_on_the_experiment(command, shards, tmp
     own = ["--space", "space.yaml"] if command == "tune" else ["--seeds", "1"]
     with sole_writer(tmp_path / "out"):
         assert main([command, *own, "--data", str(shards), "--out", str(tmp_path / "out"), *TINY]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert f"out is being written by process {os.getpid()} on {socket.gethostname()} (since" in error
-    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -99,9 +98,8 @@ def test_a_second_writer_learns_who_works_on_the_experiment(command, shards, tmp
 def test_shard(options, message, tmp_path, capsys):
     options = [option.replace("PORT", str(free_port())) for option in options]
     assert main(["shard", "--synthetic", str(tmp_path / "out"), *options]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert message in error
-    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -127,9 +125,8 @@ def test_processes_are_not_those_of_a_cluster(tmp_path, capsys):
 def test_experiment(options, message, shards, tmp_path, capsys):
     common = ["--data", str(shards), "--out", str(tmp_path / "out"), *TINY]
     assert main(["experiment", *common, *options]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert message in error
-    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -148,9 +145,8 @@ def test_train(options, message, shards, tmp_path, capsys):
     options = [option.replace("PORT", str(free_port())) for option in options]
     common = ["--address", "127.0.0.1:1", "--data", str(shards), "--run", str(tmp_path / "run"), *TINY]
     assert main(["train", *common, *options]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert message in error
-    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -158,9 +154,8 @@ def test_train(options, message, shards, tmp_path, capsys):
 def test_train_without_a_cluster(option, shards, tmp_path, capsys):
     common = ["--data", str(shards), "--run", str(tmp_path / "run"), *TINY]
     assert main(["train", *common, option, "1"]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert f"{option} is for ranks on a Ray cluster; name one with --address" in error
-    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -245,9 +240,8 @@ def test_a_rank_of_a_training_takes_a_cpu():
 def test_submit(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["submit", "--address", f"http://127.0.0.1:{free_port()}", *arguments]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert message in error
-    assert error.count("\n") == 1
 
 
 def test_a_mistyped_option_of_a_job_is_found_before_it_is_submitted(capsys, monkeypatch):

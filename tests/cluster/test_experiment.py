@@ -226,14 +226,19 @@ def test_trials_cannot_read_the_test_split(story):
 def test_final_seeds(story):
     best = min(records(story.out), key=lambda record: record["losses"][-1][1])
     rows = list(csv.DictReader((story.out / "final" / "results.csv").read_text().splitlines()))
-    assert [row["seed"] for row in rows] == ["1", "2", "mean", "std", "95 % +-"]
+    titles = ["1", "2", "mean", "std", "95 % +-", "ensemble of 2 seeds"]
+    splits = ("test", "valid")
+    assert [(row["split"], row["seed"]) for row in rows] == [(split, title) for split in splits for title in titles]
     values = [float(row["MAE"]) for row in rows]
-    assert {row["split"] for row in rows} == {"test"}
     assert values[0] != values[1]
     assert values[2] == pytest.approx((values[0] + values[1]) / 2)
     assert values[4] == pytest.approx(12.7062 * values[3] / 2**0.5)
     result = json.loads((story.out / "final" / f"trial_{best['number']:04d}" / "seed_1" / "test.json").read_text())
     assert (result["split"], result["samples"]) == ("test", 20)
+    for place, (split, file) in {5: ("test", "test.json"), 11: ("valid", "valid.json")}.items():
+        of_seeds = json.loads((story.out / "final" / f"trial_{best['number']:04d}" / file).read_text())
+        assert of_seeds["split"] == split
+        assert of_seeds["metrics"]["fused"]["mae"] == values[place] <= values[place - 3], "MAE is convex"
 
 
 def test_one_directory_per_trial_with_hparams(story):

@@ -7,6 +7,8 @@ Every fourth part of an actor's life on the second node kills it. The bucket is 
 import json
 import os
 import shutil
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 from ray._private.services import find_gcs_addresses
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from cluster.jobs.entrypoint import main as run_job
+from cluster.prediction.pool import Actor, Pool, Task, answers
+from cluster.ray_runtime.session import cluster
+from cluster.ray_runtime.stopping import stop_requests
 from dmd.exit_codes import LOST, STOPPED
 from dmd.inference.part_files import MANIFEST, REQUEST
 from launch.network.ports import free_port
-from tests.support.clusters import Node, assert_stopped, dmd, finish, wait_for
+from tests.support.clusters import PATIENCE, Node, assert_stopped, dmd, finish, wait_for
 from tests.support.commands import command, rejected
 from tests.support.servers import FaultyServer, proxy
 from tests.support.small_data import files
@@ -92,12 +98,14 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
-    """A regression and a classifier."""
+    """A regression, another seed of it, and a classifier."""
     folder = tmp_path_factory.mktemp("told")
     shards = make_shards(folder / "shards", 1000)
-    wanted = {"sentiment": ["train.epochs=1"], "classes": ["train.epochs=1", "model.task=3"]}
+    more = {"sentiment": [], "other": ["train.seed=2", "train.max_steps=1"], "classes": ["model.task=3"]}
+    wanted = {name: ["train.epochs=1", *overrides] for name, overrides in more.items()}
     runs = train(shards, {folder / name: overrides for name, overrides in wanted.items()})
     found = {}
+    found["other"] = Told(shards, runs.pop(1), folder, folder, {})
     for run in runs:
         about = Told(shards, run, folder / f"{run.name}-parts", folder / f"{run.name}.parquet", {})
         assert command("predict", run, shards, *SPLITS, "--out", about.parts, *SIZE) == 0
@@ -150,6 +158,16 @@ def evaluate(here: Told, address: str, out: Path) -> None:
     assert json.loads(out.read_text()) == here.metrics
 
 
+def test_an_ensemble_has_the_numbers_of_one_process(address, told, tmp_path):
+    here = told["sentiment"]
+    pair, shards = (here.run, told["other"].run), here.shards
+    for name, more in {"here": (), "there": ("--address", address)}.items():
+        assert command("predict", *pair, shards, "--split", "valid", "--out", tmp_path / name, *more) == 0
+        assert command("evaluate", *pair, "--json", tmp_path / f"{name}.json", *more) == 0
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+    assert (tmp_path / "there.json").read_text() == (tmp_path / "here.json").read_text()
+
+
 def test_a_mistake_is_no_reason_to_try_again(address, told, tmp_path, capsys):
     """A damaged sample, which an actor finds."""
     shards = shutil.copytree(told["sentiment"].shards, tmp_path / "shards")
@@ -161,6 +179,29 @@ def test_a_mistake_is_no_reason_to_try_again(address, told, tmp_path, capsys):
     error = rejected(capsys, *order, "--address", address)
     assert f"{shard} is damaged: " in error
     assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_after_a_mistake_nothing_asks_for_tasks(address):
+    """An exception keeps Ray Data's iterator. Its thread, once the connection has ended, would start a cluster."""
+
+    class Hasty(Actor):
+        def prepare(self) -> None:
+            pass
+
+        def compute(self, task: Task) -> bytes:
+            if task["number"] == 0:
+                raise ValueError("the mistake")
+            if task["number"] > 1:  # Ray Data shows an answer when it has the next
+                time.sleep(20)
+            return b""
+
+    pool = Pool(claim={"CPU": 1}, actors=1, patience=PATIENCE, verbose=False)
+    tasks = [{"number": number} for number in range(4)]
+    with stop_requests() as stop, cluster(address, stop):
+        with pytest.raises(ValueError, match="the mistake") as kept, answers(Hasty, {}, tasks, pool) as contents:
+            next(contents)
+        alive = [thread for thread in threading.enumerate() if isinstance(thread, StreamingExecutor)]
+        assert all(thread._shutdown for thread in alive), kept
 
 
 def test_two_clusters_on_one_host(address, told, tmp_path_factory, tmp_path, capsys, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 from cluster.jobs.job_commands import JOB_COMMANDS
 from cluster.parsers import predict_parser
-from cluster.prediction.evaluate import decode_share, encode_share
+from cluster.prediction.evaluate import decode_shares, encode_shares
 from cluster.prediction.request import pool_request
 from cluster.ray_runtime.resources import slots
 from dmd.commands import parts_order
@@ -57,6 +57,18 @@ def test_a_job_predicts_and_evaluates_with_the_checkpoint_that_is_asked_for(opti
     assert parts_order(JOB_COMMANDS["predict"].parse(lines["predict"])).step == step
 
 
+def test_a_job_takes_the_runs_of_an_ensemble():
+    """Which are not on this machine."""
+    predict, evaluate = JOB_COMMANDS["predict"], JOB_COMMANDS["evaluate"]
+    line = ["/nfs/a", "/nfs/b", "/nfs/shards", "--out", "/nfs/o/"]
+    assert predict.uploads(ROOT, line) == evaluate.uploads(ROOT, ["/nfs/a", "/nfs/b"]) == []
+    order = parts_order(predict.parse(line))
+    assert [str(model) for model in order.models] == ["/nfs/a", "/nfs/b"]
+    assert str(order.data) == "/nfs/shards"
+    with pytest.raises(ValueError, match="RUN"):
+        predict.uploads(ROOT, ["/nfs/a", "b", *line[2:]])
+
+
 def test_actors_that_fit():
     nodes = [{"CPU": 4, "GPU": 2}, {"CPU": 1, "GPU": 2}, {"CPU": 8}]
     assert slots({"CPU": 1.0}, nodes) == 13
@@ -64,8 +76,13 @@ def test_actors_that_fit():
     assert slots({"CPU": 2.0, "GPU": 0.5}, nodes) == 2
 
 
-def test_a_share_has_the_same_digits_on_the_other_side():
-    share: Share = torch.tensor([3, 4, -1]), torch.tensor([[0.1, -2e-38], [float("inf"), 3.0], [0.0, 1e-3]])
-    rows, values = decode_share(encode_share(share), columns=2)
-    assert rows.equal(share[0])
-    assert values.numpy().tobytes() == share[1].numpy().tobytes()
+def test_shares_of_members_have_the_same_digits_on_the_other_side():
+    """Of members with other heads, too."""
+    rows = torch.tensor([3, 4, -1])
+    one = torch.tensor([[0.1, -2e-38], [float("inf"), 3.0], [0.0, 1e-3]])
+    sent: list[Share] = [(rows, one), (rows, torch.arange(9.0).view(3, 3))]
+    number, found = decode_shares(encode_shares(7, sent), columns=[2, 3])
+    assert number == 7
+    for (there, values), (_, wanted) in zip(found, sent, strict=True):
+        assert there.equal(rows)
+        assert values.numpy().tobytes() == wanted.numpy().tobytes()

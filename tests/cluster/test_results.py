@@ -58,6 +58,30 @@ def test_seed_rows():
     assert "nan" not in markdown(rows)
 
 
+def test_the_ensemble_of_seeds_has_rows_on_both_splits():
+    def metrics(mae: float) -> dict:
+        return {**dict.fromkeys(METRICS, 0.5), "mae": mae}
+
+    def ensemble(mae: float, *of_members: float) -> dict:
+        members = [{"metrics": {"fused": metrics(one)}} for one in of_members]
+        return {"metrics": {"fused": {**metrics(mae), "corr": None}}, "members": members}
+
+    results = [{"name": "a", "seed": seed, "metrics": metrics(mae)} for seed, mae in ((1, 0.8), (2, 1.0))]
+    results.append({"name": "b", "seed": 1, "metrics": metrics(0.7)})
+    rows = seed_rows(results, {"a": {"test": ensemble(0.75, 0.8, 1.0), "valid": ensemble(0.6, 0.7, 0.9)}})
+    assert [(row["name"], row["split"], row["seed"], row["MAE"]) for row in rows if row["seed"] in (1, 2)] == [
+        ("a", "test", 1, 0.8),
+        ("a", "test", 2, 1.0),
+        ("a", "valid", 1, 0.7),
+        ("a", "valid", 2, 0.9),
+        ("b", "test", 1, 0.7),
+    ]
+    whole = [row for row in rows if row["seed"] == "ensemble of 2 seeds"]
+    assert [(row["split"], row["MAE"]) for row in whole] == [("test", 0.75), ("valid", 0.6)]
+    assert math.isnan(whole[0]["Corr"])
+    assert [row["MAE"] for row in rows if row["seed"] == "mean"] == pytest.approx([0.9, 0.8, 0.7])
+
+
 def test_tables(tmp_path):
     trials = TrialRecords(tmp_path)
     for number, (state, loss) in enumerate([("stopped", 0.9), ("finished", 0.7), ("diverged", math.inf)]):

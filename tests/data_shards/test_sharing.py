@@ -92,7 +92,7 @@ def test_shards_that_are_not_in_memory_are_streamed_beside_reading(tmp_path):
     with ShardReader(tmp_path) as reader:
         reader.read("train", [0])
         handle = os.open(path, os.O_RDONLY)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         present = False
         while not present and time.monotonic() < deadline:
             try:

@@ -13,6 +13,7 @@ from dmd.losses import ObjectiveConfig
 from dmd.losses.consistency import distance
 from dmd.metrics import Scoring
 from dmd.report.names import page
+from dmd.system.models import MODELS
 from dmd.training.logging.tensorboard_layout import layout
 from dmd.training.step import make_rng
 from tests.support.small_system import SAMPLES, make_batch, make_system
@@ -96,6 +97,8 @@ def test_a_negative_weight_is_rejected():
 
 
 def test_tensorboard_and_the_list_of_names_have_the_term():
-    assert layout(Scoring(), consistency=1.0)["objective"]["consistency"] == ["Multiline", ["train/consistency$"]]
-    assert "consistency" not in layout(Scoring())["objective"]
-    assert "| `consistency` | `consistency` | distance of the fused predictions" in page()
+    for name, row in MODELS.items():
+        charts = layout(Scoring(), row.objective_class(), consistency=1.0)["objective"]
+        assert charts["consistency"] == ["Multiline", ["train/consistency$"]]
+        assert "consistency" not in layout(Scoring(), row.objective_class())["objective"]
+        assert f"| `{name}` | `consistency` | `objective.consistency` | distance of the fused predictions" in page()

@@ -156,7 +156,7 @@ def test_a_reader_thread_hands_its_error_over_and_ends(shards, tmp_path, how):
         next(steps)
         assert _readers()
         del steps
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _readers() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _readers()

@@ -80,7 +80,7 @@ def test_a_checkpoint_holds_adapters_and_names_the_base(kind, runs, bases):
     assert snapshot.state["text_base"] == {"name": str(bases[kind]), "sha256": base.sha256}
     model = dmd.load(runs[kind], "cpu")
     stored = load_file(bases[kind] / "model.safetensors")
-    own = model.modules.dmd.text_encoder.network.state_dict()
+    own = model.modules.network.text_encoder.network.state_dict()
     kept = {name.replace(".base_layer", ""): tensor for name, tensor in own.items() if "lora_" not in name}
     assert kept, "and the base is as it was"
     assert [name for name, tensor in kept.items() if not torch.equal(tensor, stored[name])] == []

@@ -78,7 +78,7 @@ def test_shards_without_statistics_are_rejected(shards, tmp_path):
     config, device = load_config(None, overrides), torch.device("cpu")
     info = ShardIndex.load(shards).info
     system, _ = build_system(config, info, device)
-    assert system.dmd.normalisation["audio"].get_buffer("mean").tolist() == pytest.approx(
+    assert system.network.normalisation["audio"].get_buffer("mean").tolist() == pytest.approx(
         info.statistics["audio"]["mean"]
     )
     with ShardReader(shards) as reader:

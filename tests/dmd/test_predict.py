@@ -23,6 +23,7 @@ from dmd.inference.export import CARD, PROGRAM, example
 from dmd.inference.inputs import read_samples
 from dmd.inference.labels import pickle_labels
 from dmd.inference.outputs import predictions, schema, to_table
+from dmd.losses import Objective
 from dmd.metrics import Scoring
 from dmd.model import DMD, ModelConfig
 from dmd.model.dmd import HEADS
@@ -51,7 +52,7 @@ def test_predict_and_evaluate_agree(run, shards, tmp_path):
     assert command("evaluate", run, "--split", "test", "--json", tmp_path / "test.json") == 0
     assert command("predict", run, shards, "--split", "test", "--out", tmp_path / "out.parquet") == 0
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema.equals(schema(Scoring()))
+    assert table.schema.equals(schema(Scoring(), heads=HEADS, spaces=Objective.spaces))
     metrics = json.loads((tmp_path / "test.json").read_text())["metrics"]
     label = table["label"].to_numpy()
     for head in HEADS:
@@ -89,7 +90,7 @@ def test_features_are_what_the_heads_predict_from(run):
         assert features.common[m].shape == (70, config.dim)
         assert features.private[m].shape == (70, 2 * config.dim)
     assert features.fused.shape == (70, 9 * config.dim)
-    dmd_network, prediction = model.modules.dmd, model.predict(**given)
+    dmd_network, prediction = model.modules.network, model.predict(**given)
     assert torch.allclose(dmd_network.fused_head.out(features.fused).squeeze(1), prediction.sentiment, atol=1e-5)
     for m in MODALITIES:
         logits = dmd_network.hetero_heads[m].out(features.private[m]).squeeze(1)

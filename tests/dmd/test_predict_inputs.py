@@ -252,14 +252,15 @@ def test_without_out_the_predictions_are_printed(run, model, shards, tmp_path, c
 
 def test_printed_classes_have_their_names():
     scoring = Scoring(kind="classes", protocol="classes", outputs=2, names=("glad", "not glad"))
-    columns = {name: [None] * 2 for name in schema(scoring).names}
+    wanted = schema(scoring, heads=["fused"], spaces=[])
+    columns = {name: [None] * 2 for name in wanted.names}
     given = {
         "id": ["a", "b"],
         "label": ["not glad", None],
         "prediction": ["glad", "not glad"],
         "probability_glad": [0.75, 0.25],
     }
-    lines = printed([pa.table(columns | given, schema=schema(scoring))]).splitlines()
+    lines = printed([pa.table(columns | given, schema=wanted)]).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["id", "a", "b"]
     assert [re.split("  +", line) for line in lines] == [
         ["id", "label", "prediction", "probability_glad"],

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,19 +20,32 @@ from scipy import stats
 
 from dmd.config.loading import all_keys
 from dmd.losses.distillation import make_prior
-from dmd.metrics import Scoring, head_metrics, in_view
+from dmd.metrics import Scoring, head_metrics
 from dmd.model.graph import PAIRS
 from dmd.report.curves import learning, loss_terms, seeds_together, smooth
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import Measured, identity, make_groups
+from dmd.report.groups import Group, Measured, identity, make_groups
 from dmd.report.identity import BOOKKEEPING, BUDGET, flatten
 from dmd.report.inference import load_and_run
+from dmd.report.latex import latex
 from dmd.report.page import Picture, Section, render, write_page
 from dmd.report.predictions import confusion, prediction_figure
 from dmd.report.projection import project
+from dmd.report.published_results import COUNTS, MMSA, PAPER, expected, published
 from dmd.report.runs import read_run
-from dmd.report.statistics import paired_bootstrap, sample_scores, summarise
-from dmd.report.tables import Table, comparison_table
+from dmd.report.statistics import Difference, Pair, compare, summarise
+from dmd.report.tables import (
+    COMPARISON_HEADER,
+    COMPUTED,
+    Table,
+    ablation_table,
+    comparison_table,
+    difference_cells,
+    main_table,
+    pairs_of,
+    published_table,
+    unimodal_table,
+)
 from tests.support.commands import command
 
 pytestmark = pytest.mark.slow
@@ -77,10 +91,18 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
         assert row["MAE"] == f"{metrics['mae']:.3f}"
         assert row["Acc2 Non0 %"] == f"{100 * metrics['acc2_non0']:.1f}"
         assert (row["split"], row["training"], int(row["best step"])) == ("valid", "finished", evaluated["step"])
-    summary = {row["metric"]: row for row in table(report / "overview" / "summary.csv")}
-    first = summary["MAE"]["prior=published, 2 seeds"]
-    assert first.startswith(f"{np.mean(maes[:2]):.3f} ± {np.std(maes[:2], ddof=1):.3f} [")
-    assert summary["MAE"]["prior=uniform, 1 seed"] == f"{maes[2]:.3f}"
+    summary = [row for row in table(report / "overview" / "summary.csv") if row["metric"] == "MAE"]
+    assert [(row["config"], row["of"]) for row in summary] == [
+        ("prior=published", "single, 2 seeds"),
+        ("prior=published", "ensemble of 2"),
+        ("prior=uniform", "single, 1 seed"),
+        ("mean", COMPUTED),
+        ("ridge regression", COMPUTED),
+    ]
+    assert summary[0]["mean"] == f"{np.mean(maes[:2]):.3f} ± {np.std(maes[:2], ddof=1):.3f}"
+    assert summary[0]["95 % interval"].startswith("[")
+    assert summary[2]["mean"] == f"{maes[2]:.3f}"
+    assert [row["MAE"] for row in table(report / "overview" / "main.csv")] == [row["mean"] for row in summary]
     assert {row["config"] for row in table(report / "overview" / "bootstrap.csv")} == {"prior=uniform"}
     heads = table(report / "one" / "heads.csv")
     assert len(heads) == 8
@@ -88,22 +110,66 @@ def test_tables_repeat_what_evaluate_says(report, runs, tmp_path):
     assert config["objective.prior"]["prior=uniform"] == "uniform"
 
 
-def test_published_figures_stand_beside_ours(report):
-    published = table(report / "overview" / "published.csv")
-    assert {
-        "method": "DMD",
-        "data": "MOSI",
-        "setting": "aligned, BERT, paper",
-        "split": "test",
-        "Acc7 %": "45.6",
-        "Acc2 Non0 %": "86.0",
-        "F1 Non0 %": "86.0",
-    } in published
-    ablation = table(report / "overview" / "ablation.csv")
-    assert [row["source"] for row in ablation].count("here") == 2
-    assert [row["Acc7 %"] for row in ablation if row["source"] == "paper" and row["FD"] == "✗"] == ["32.4", "50.0"]
-    unimodal = [row for row in table(report / "overview" / "unimodal.csv") if row["source"] == "paper"]
-    assert (unimodal[1]["mean %"], unimodal[1]["deviation %"]) == ("70.1 / 68.3", "10.9 / 12.3")
+def grouped(runs: list[Path], split: str = "valid") -> list[Group]:
+    records = [read_run(run) for run in runs]
+    return make_groups(
+        [Measured(run=one, result=load_and_run(one.path, Path(one.info["data"]), split)) for one in records]
+    )
+
+
+def test_published_figures_stand_beside_ours_on_their_data_and_split_alone(runs, report):
+    assert not (report / "overview" / "published.csv").exists()
+    assert not (report / "overview" / "ablation.csv").exists()
+    assert {row["source"] for row in table(report / "overview" / "unimodal.csv")} == {"here"}
+    for data, counts in COUNTS.items():
+        assert {row.data for row in published(counts, "test")} == {data}
+        assert published(counts, "valid") == []
+        assert published(counts | {"test": counts["test"] - 1}, "test") == []
+        assert ("MAE 0.72-0.74" in expected(counts, "test")) == (data == "MOSI")
+        assert expected(counts, "valid") == ""
+    groups = grouped(runs, "test")
+    beside = published_table(groups, "test", published(COUNTS["MOSI"], "test"))
+    assert beside is not None
+    assert beside.header == [
+        "method",
+        "setting",
+        "source",
+        *("MAE", "Corr", "Acc7 %", "Acc2 Has0 %", "Acc2 Non0 %", "F1 Has0 %", "F1 Non0 %"),
+    ]
+    assert ["DMD", "aligned, BERT", PAPER, "–", "–", "45.6", "–", "86.0", "–", "86.0"] in beside.rows
+    assert ["Self-MM", "unaligned, BERT", MMSA, "0.708", "0.796", "46.7", "83.4", "85.5", "83.4", "85.4"] in beside.rows
+    assert [row[0] for row in beside.rows if row[2] == "this report"] == [
+        *2 * ["here: prior=published"],
+        "here: prior=uniform",
+    ]
+    ablation = ablation_table(groups, "MOSEI")
+    assert ablation is not None
+    assert [row[0] for row in ablation.rows].count("here") == 2
+    assert [row[-2] for row in ablation.rows if row[0] == "paper" and row[3] == "✗"] == ["50.0"]
+    assert ablation_table(groups, None) is None
+    unimodal = unimodal_table(groups, "MOSEI")
+    assert unimodal is not None
+    assert unimodal.rows[-1][-2:] == ["70.1 / 68.3", "10.9 / 12.3"]
+
+
+def test_an_ensemble_is_a_row_and_compared_with_ensembles(runs, report):
+    groups = grouped(runs)
+    answers = np.mean([member.result.answers for member in groups[0].members], 0)
+    labels = groups[0].members[0].result.labels
+    expected_row = head_metrics(torch.from_numpy(answers), torch.from_numpy(labels))
+    row = next(row for row in main_table(groups, "valid").rows if row[1] == "ensemble of 2")
+    assert row[2] == f"{expected_row['mae']:.3f}"
+    compared = table(report / "overview" / "bootstrap.csv")
+    assert {row["of"] for row in compared} == {"single, 2 and 1 seeds"}, "one config has no ensemble"
+    assert {row["seeds for 0.01"] for row in compared} == {"–"}
+    results = [member.result for member in groups[0].members]
+    pairs = pairs_of({"a": results, "b": results[::-1]})
+    assert [pair.members for pair in pairs] == [None, (2, 2)]
+    cells = difference_cells(compare(pairs, labels, metrics=["mae"], resamples=100)[1])
+    assert cells[:4] == ["b", "ensembles of 2", "MAE", "+0.000"]
+    assert cells[4:6] == 2 * ["[+0.000, +0.000]"]
+    assert cells[-3:] == ["no difference shown", "–", "–"], "nothing varied"
+    assert len(cells) == len(COMPARISON_HEADER)
 
 
 def test_edges_are_drawn_with_their_prior(runs):
@@ -197,29 +263,24 @@ def test_summaries_are_scipys():
     assert math.isnan(undefined.std)
 
 
-def test_scores_average_to_the_metrics():
-    generator = np.random.default_rng(0)
-    labels = np.round(generator.uniform(-3, 3, 200) * 5) / 5
-    labels[:20] = 0
-    predictions = labels + generator.normal(size=200)
-    metrics = head_metrics(torch.from_numpy(predictions), torch.from_numpy(labels))
-    compared = in_view("bootstrap", metrics)
-    assert compared == ["mae", "acc7", "acc2_has0", "acc2_non0"]
-    for metric in compared:
-        assert np.nanmean(sample_scores(metric, predictions, labels, Scoring())) == pytest.approx(metrics[metric])
-
-
 def test_the_bootstrap_finds_a_difference_and_only_where_there_is_one():
     generator = np.random.default_rng(1)
     labels = generator.uniform(-3, 3, 300)
     good, same = (labels + generator.normal(scale=0.5, size=(3, 300)) for _ in range(2))
     worse = labels + generator.normal(scale=0.8, size=(4, 300))
-    compared = ["mae", "acc7"]
-    found = {d.metric: d for d in paired_bootstrap(good, worse, labels, metrics=compared, resamples=1000)}
+    compared = ["mae", "acc7", "corr"]
+
+    def differences(other: np.ndarray) -> dict[str, Difference]:
+        pairs = [Pair(name="other", first=good, second=other)]
+        return {found.metric: found for found in compare(pairs, labels, metrics=compared, resamples=1000)}
+
+    found = differences(worse)
     assert found["mae"].low > 0
-    assert found["mae"].p < 0.01
+    assert found["mae"].p_of_all < 0.01
+    assert found["mae"].is_shown
+    assert found["corr"].high_of_all < 0
     assert found["mae"].mean == pytest.approx(np.abs(worse - labels).mean() - np.abs(good - labels).mean())
-    alike = {d.metric: d for d in paired_bootstrap(good, same, labels, metrics=compared, resamples=1000)}
+    alike = differences(same)
     assert alike["mae"].low < 0 < alike["mae"].high
 
 
@@ -287,6 +348,67 @@ def test_configs_on_other_samples_are_not_compared_in_silence(runs):
     assert compared is not None
     assert not compared.rows
     assert "Not compared, since their samples or labels are others: prior=uniform." in compared.note
+
+
+def cells_of(text: str) -> list[list[str]]:
+    """The header and the rows of a LaTeX table."""
+    body = re.search(r"\\toprule\n(.*)\\bottomrule", text, re.DOTALL)
+    assert body is not None
+    return [re.split(r"(?<!\\)&", line.removesuffix(r" \\")) for line in body[1].splitlines() if line != r"\midrule"]
+
+
+def test_every_table_is_latex_too(report, tmp_path):
+    """Whole environments, as many cells in each row, no character that is a command by mistake; compiled where there is
+    a LaTeX."""
+    paths = sorted(report.rglob("*.tex"))
+    assert [path.with_suffix(".csv") for path in paths] == sorted(report.rglob("*.csv"))
+    for path in paths:
+        text = path.read_text()
+        columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
+        assert columns is not None
+        for name in ("table", "tabular"):
+            assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
+        assert f"\\label{{tab:{path.stem}}}" in text
+        assert {len(row) for row in cells_of(text)} == {len(columns[1])}, path
+        rows = table(path.with_suffix(".csv"))
+        assert len(cells_of(text)) == 1 + len(rows)
+        bare = re.sub(r"\\[&%$#_{}]", "", text)
+        assert bare.count("{") == bare.count("}")
+        assert bare.count("$") % 2 == 0
+        assert not re.search(r"[#~^%]|[^\x00-\x7f]", bare), path
+        assert "_" not in re.sub(r"\\label\{.*\}", "", bare)
+    compiler = shutil.which("pdflatex") or shutil.which("tectonic")
+    if compiler is not None:
+        parts = "".join(path.read_text() for path in paths)
+        document = rf"\documentclass{{article}}\usepackage{{booktabs,amssymb}}\begin{{document}}{parts}\end{{document}}"
+        (tmp_path / "tables.tex").write_text(document)
+        subprocess.run([compiler, "tables.tex"], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
+
+
+def test_the_best_is_bold_by_its_direction_and_the_second_underlined():
+    metrics = Table(
+        name="main",
+        title="Results_on 100 %",
+        header=["model", "MAE", "Acc2 %"],
+        rows=[
+            ["lr=1e-3, a & b", "0.640 ± 0.020", "81.2"],
+            ["c_d", "0.650", "81.4 ± 1.0"],
+            ["mean", "–", "81.4"],
+            ["last", "0.700", "80.0"],
+        ],
+        directions={1: False, 2: True},
+    )
+    text = latex(metrics)
+    header, *rows = [[cell.strip() for cell in row] for row in cells_of(text)]
+    assert header == ["model", r"MAE $\downarrow$", r"Acc2 \% $\uparrow$"]
+    assert rows == [
+        [r"lr=1e-3, a \& b", r"\textbf{0.640 $\pm$ 0.020}", r"\underline{81.2}"],
+        [r"c\_d", r"\underline{0.650}", r"\textbf{81.4 $\pm$ 1.0}"],
+        ["mean", "--", r"\textbf{81.4}"],
+        ["last", "0.700", "80.0"],
+    ]
+    assert r"\caption{Results\_on 100 \%.}" in text
+    assert metrics.ranks(1) == [1, 2, 0, 3]
 
 
 def test_every_table_says_split_protocol_and_unit(report):

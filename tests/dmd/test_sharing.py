@@ -20,16 +20,22 @@ from dmd.data.plan import EpochPlan
 from dmd.distributed.sharing import join_sharing
 from dmd.losses import ObjectiveConfig
 from dmd.losses.sharing import Part, Sharing
-from dmd.model.config import ModelConfig
+from dmd.model.config import kind_of
+from dmd.system.models import MODELS
 from dmd.system.system import TrainingSystem
 from dmd.training.step import _suspects, ghost_weights, make_rng
 from launch.supervision.lost import lost_peers
 from tests.support.ranks import PATIENCE, forks
-from tests.support.small_system import LENGTHS, MODEL, SIZES
+from tests.support.small_system import LENGTHS, SIZES, small_model
 
 SIZE = 5
 """Samples of a ghost batch: no number of ranks divides it."""
 MINUTE = timedelta(minutes=1)
+TASKS: dict[str, dict[str, Any]] = {
+    "sentiments": {},
+    "classes": {"task": 3},
+    "emotions": {"task": "multilabel", "emotions": 3},
+}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
     "as published": ({}, {}, (5, 5)),
     "short": ({}, {}, (5, 2)),
@@ -43,18 +49,24 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
     "two passes": ({"consistency": 2.0}, {}, (5, 3)),
     "two passes, classes": ({"consistency": 0.5}, {"task": 3}, (5, 4)),
     "not decoupled": ({}, {"decoupling": False}, (5, 5)),
+    **{
+        f"{name}, {what}": ({}, {"name": name, **task}, (5, 4))
+        for name in MODELS
+        if name != "dmd"
+        for what, task in TASKS.items()
+        if kind_of(task.get("task", "regression")) in MODELS[name].kinds
+    },
 }
 """Objective, model, and the valid samples of two ghost batches; with one ghost batch it is the last."""
-WORLDS = ((2, 1), (3, 2), (4, 1), (4, 2))
+WORLDS = ((2, 1), (2, 2), (3, 2), (4, 1), (4, 2))
 """Ranks, ghost batches of a step."""
 
 
 def build(case: str, ghosts: int, dtype: torch.dtype) -> tuple[TrainingSystem, Config]:
     objective, model, _ = CASES[case]
     train = TrainConfig(ghost_batch_size=SIZE, ghost_batches_per_step=ghosts, kernels="plain", precision="fp32")
-    config = replace(
-        Config(), objective=ObjectiveConfig(**objective), model=ModelConfig(**{**vars(MODEL), **model}), train=train
-    )
+    own = small_model(model.get("name", "dmd"), **{key: value for key, value in model.items() if key != "name"})
+    config = replace(Config(), objective=ObjectiveConfig(**objective), model=own, train=train)
     torch.manual_seed(0)
     info: Any = SimpleNamespace(dims=SIZES, lengths=LENGTHS)
     return TrainingSystem(config, info, None, torch.device("cpu")).to(dtype), config

@@ -19,12 +19,14 @@ from dmd.metrics import METRICS, Metric, Scoring, heading, headings_of, in_view,
 from dmd.metrics.table import DEFAULTS, NAME, PROTOCOLS, metrics_of, protocol_of
 from dmd.model import DMD, ModelConfig
 from dmd.model.config import MODALITIES
-from dmd.model.dmd import HEADS, DMDOutput, Head
+from dmd.model.dmd import HEADS, DMDOutput
+from dmd.model.network import Head
 from dmd.report import names
-from dmd.report.build import check_comparable, is_measured_as_published
+from dmd.report.build import check_comparable
 from dmd.report.curves import loss_terms
 from dmd.report.groups import Measured, make_groups
 from dmd.report.inference import load_and_run
+from dmd.report.overview import is_measured_as_published
 from dmd.report.predictions import heads_figure
 from dmd.report.runs import Curve, read_run
 from dmd.report.tables import heads_table, summary_table
@@ -72,7 +74,8 @@ VIEWS = {
     "hparams": (["acc2_non0", "f1_non0", "acc7", "corr"], list(CLASSES)),
     "configs": (["mae", "corr", "acc7", "acc2_non0", "f1_non0"], list(CLASSES)),
     "missing": (["mae", "acc2_non0"], ["acc", "f1_weighted"]),
-    "bootstrap": (["mae", "acc7", "acc2_has0", "acc2_non0"], ["acc"]),
+    "bootstrap": (["mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_non0"], ["acc", "f1_weighted", "f1_macro"]),
+    "paper": (["mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_has0", "f1_non0"], list(CLASSES)),
 }
 HEAD_TITLES = {
     "fused": "fused",
@@ -102,7 +105,7 @@ def test_names_titles_and_orders_are_those_that_users_know():
     assert all(kind in PROTOCOLS[name].kinds for kind, name in DEFAULTS.items())
     for view, known in VIEWS.items():
         assert (in_view(view, REGRESSION), in_view(view, CLASSES)) == known, view
-    assert all(row.of_samples for row in METRICS.values() if "bootstrap" in row.views)
+    assert all(row.resampled for row in METRICS.values() if "bootstrap" in row.views)
     assert [loss_title(task) for task in ("regression", 3, "multilabel")] == ["MAE", "CE", "BCE"]
     assert [(head.name, head.title) for head in HEADS.values()] == list(HEAD_TITLES.items())
     assert [term.name for term in all_terms()] == TASK + DECOUPLING + DISTILLATION
@@ -192,10 +195,10 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
     expected = float((one.result.predictions["fused"] - one.result.labels).mean())
     assert metrics["fused"]["bias"] == pytest.approx(expected, rel=1e-5)
     summary = summary_table(make_groups([one]), "valid")
-    assert f"Bias,{expected:.3f},valid\n" in summary.csv()
+    assert f'Bias,synthetic,"single, 1 seed",{expected:.3f},,valid\n' in summary.csv()
     assert "MAE, Corr and Bias as they are" in summary.note
     assert heads_table(one).csv().splitlines()[0].endswith(",F1 Non0 %,Bias,split")
-    assert "Bias" in [axes.get_title() for axes in heads_figure(one.result).get_axes()]
+    assert "Bias" in [axes.get_title() for axes in heads_figure(one.result, one.run.heads).get_axes()]
     assert "| `bias` | Bias |" in names.page()
 
     log = Silent()
@@ -249,7 +252,7 @@ def test_a_new_term_is_a_row_and_its_function(run, monkeypatch):
     titles = [axes.get_title() for axes in figure.get_axes()]
     assert titles[-3:] == ["size of the answer", "gradient norm", "learning rate"]
     assert "other" not in titles
-    assert "| `size` | `decoupling_weight` | square of the fused prediction |" in names.page()
+    assert "| `dmd` | `size` | `objective.decoupling_weight` | square of the fused prediction |" in names.page()
 
 
 def test_a_term_that_no_sum_has_is_rejected():
@@ -278,7 +281,7 @@ def test_a_new_head_is_what_the_network_predicts_and_a_row(run, monkeypatch, tmp
     one = measured(run)
     assert one.result.metrics["mean"] == pytest.approx(metrics["mean"], rel=1e-5)
     assert heads_table(one).csv().splitlines()[-1].startswith('"mean, homo",')
-    assert "| `task_mean` | 1 |" in names.page()
+    assert "| `dmd` | `task_mean` | 1 |" in names.page()
     data = read_run(run).info["data"]
     assert command("predict", run, data, "--out", tmp_path / "valid.csv") == 0
     assert ',"vision_hetero","mean","edge_' in (tmp_path / "valid.csv").read_text().splitlines()[0]

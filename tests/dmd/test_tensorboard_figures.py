@@ -24,6 +24,7 @@ from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalar
 from data_shards.figures import _say_what_to_install
 from dmd.checkpoint.standing import read_lines
 from dmd.evaluation.evaluate import Evaluation
+from dmd.losses import Objective
 from dmd.losses.distillation import make_prior
 from dmd.metrics import Scoring
 from dmd.model.config import MODALITIES
@@ -119,7 +120,7 @@ def test_figures_of_a_log_fit_into_a_card(kind):
 
 def test_custom_scalars_are_on_one_page_also_after_a_resume(run, tmp_path):
     """Every chart of the page shows a tag that the log has."""
-    page = layout(Scoring())
+    page = layout(Scoring(), Objective)
     tags = {tag for line in read_lines(run) for tag in line if "/" in tag}
     patterns = [pattern for charts in page.values() for chart in charts.values() for pattern in chart[1]]
     unmet = [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in tags)]

@@ -134,7 +134,7 @@ def test_a_training_of_every_kind_is_evaluated_exported_and_loaded(kind, trained
     run = trained[kind]
     base = build_text_encoder(KINDS[kind], frozen=False)
     model = dmd.load(run, "cpu")
-    own = model.modules.dmd.text_encoder
+    own = model.modules.network.text_encoder
     assert {p.dtype for p in own.parameters()} == {torch.float32}
     torch.manual_seed(0)
     changed = [

@@ -129,8 +129,8 @@ def test_rates_decay_from_the_last_layer_to_the_embeddings(kind):
     grouped = [p for group in groups for p in group["params"]]
     assert len(grouped) == len(trained)
     assert {id(p) for p in grouped} == {id(p) for p in trained}
-    depth = depths(system.dmd.text_encoder.network)
-    of = {id(p): depth[name] for name, p in system.dmd.text_encoder.network.named_parameters()}
+    depth = depths(system.network.text_encoder.network)
+    of = {id(p): depth[name] for name, p in system.network.text_encoder.network.named_parameters()}
     for group, level in zip(groups[1:], (2, 1, 0), strict=True):
         assert {of[id(p)] for p in group["params"]} == {level}
     _, adapters = system_of(kind, *decay, "text.lora_rank=2")

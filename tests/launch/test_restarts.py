@@ -29,6 +29,7 @@ from launch.starting.rank_layout import RankLayout
 from launch.starting.restarts import RestartRule, run_with_restarts
 from launch.starting.runner import LauncherEnd
 from launch.supervision.ending import Ending
+from tests.support.commands import error_line
 from tests.support.ranks import TINY, assert_bitwise, last
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="openssh-client is not installed")
@@ -164,9 +165,8 @@ def test_wrong_options_are_one_line_and_exit_code_2(shards, tmp_path, capsys, ar
     hosts.write_text("a slots=1\nb slots=1\n")
     arguments = [str(hosts) if word == "HOSTS" else word for word in arguments]
     assert main(["train", "--data", str(shards), "--run", str(tmp_path / "run"), *TINY, *arguments]) == 2
-    error = capsys.readouterr().err
+    error = error_line(capsys)
     assert message in error
-    assert error.count("\n") == 1
 
 
 def train(shards: Path, folder: Path, *arguments: str, **env: str) -> tuple[int, str]:

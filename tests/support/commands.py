@@ -19,9 +19,15 @@ def rejected(capsys, *arguments: object) -> str:
     """The one line that a command with a mistake prints."""
     capsys.readouterr()
     assert command(*arguments) == 2
-    error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1, error
-    return error
+    return error_line(capsys)
+
+
+def error_line(capsys) -> str:
+    """The one line of stderr, beside those that say what a busy machine waits for."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if not line.startswith("waiting for ")]
+    assert len(errors) == 1, lines
+    return errors[0]
 
 
 def command_apart(*arguments: object, answers: str = "") -> subprocess.CompletedProcess[str]:

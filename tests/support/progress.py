@@ -6,6 +6,7 @@ from dmd.checkpoint.state import Cursor
 from dmd.config import TrainConfig
 from dmd.data.plan import EpochPlan
 from dmd.metrics import Scoring
+from dmd.system.models import terms_of
 from dmd.training.logging.progress import TrainingProgress
 from dmd.training.outcome import EpochReport
 from dmd.training.schedule import Schedule
@@ -27,6 +28,7 @@ def made_progress(**settings: object) -> TrainingProgress:
         plan,
         schedule,
         Scoring(),
+        terms=terms_of("dmd"),
         step=0,
         cursor=Cursor(),
         to_validate=4,

@@ -9,6 +9,7 @@ from dmd.config import Config, TrainConfig
 from dmd.data.loader import Batch
 from dmd.losses import ObjectiveConfig
 from dmd.model.config import ModelConfig
+from dmd.system.models import MODELS
 from dmd.system.system import TrainingSystem
 
 SIZES = {"text": 5, "audio": 3, "vision": 4}
@@ -28,6 +29,12 @@ MODEL = ModelConfig(
     relu_dropout=0.1,
     modality_dropout=0.1,
 )
+
+
+def small_model(name: str, **settings: object) -> ModelConfig:
+    """`MODEL` with these settings, or as much of it as another model reads."""
+    read = {key: value for key, value in vars(MODEL).items() if MODELS[name].reads_key(f"model.{key}")}
+    return ModelConfig(**{**read, "name": name, **settings})  # type: ignore[arg-type]
 
 
 def make_system(

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.writer import write_checkpoint
 from dmd.config.loading import load_config
+from dmd.system.models import MODELS
 from launch.network.ports import free_port
 from launch.network.rank_environment import rank_environment
 from launch.trainer.build import make_training
@@ -39,9 +41,14 @@ def _train(shards: str, runs: dict[str, list[str]], environment: dict[str, str],
         print(training.run().text(Path(run), 1), flush=True)
 
 
-def train_and_capture(shards: Path | str, runs: dict[Path, list[str]]) -> str:
-    """Runs of two epochs with the given overrides on top of `SMALL`, all in one other process; returns its output."""
-    wanted = {str(run): [*SMALL, *overrides] for run, overrides in runs.items()}
+def small_for(name: str) -> list[str]:
+    """What a model reads of `SMALL`, and its name."""
+    return [*(each for each in SMALL if MODELS[name].reads_key(each.partition("=")[0])), f"model.name={name}"]
+
+
+def train_and_capture(shards: Path | str, runs: dict[Path, list[str]], *, base: Sequence[str] = SMALL) -> str:
+    """Runs with the given overrides on top of `base`, all in one other process; returns its output."""
+    wanted = {str(run): [*base, *overrides] for run, overrides in runs.items()}
     with tempfile.NamedTemporaryFile("r") as log:
         process = forks.Process(target=_train, args=(str(shards), wanted, dict(os.environ), log.name))
         process.start()
@@ -51,9 +58,9 @@ def train_and_capture(shards: Path | str, runs: dict[Path, list[str]]) -> str:
     return output
 
 
-def train(shards: Path | str, runs: dict[Path, list[str]]) -> list[Path]:
+def train(shards: Path | str, runs: dict[Path, list[str]], *, base: Sequence[str] = SMALL) -> list[Path]:
     """The same; returns the runs."""
-    train_and_capture(shards, runs)
+    train_and_capture(shards, runs, base=base)
     return list(runs)
 
 

@@ -7,6 +7,7 @@ terminal, an epoch that takes long prints a line every `LINE_SECONDS`. Each epoc
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from dmd.checkpoint.state import Cursor
 from dmd.config import TrainConfig
 from dmd.data.plan import EpochPlan
 from dmd.losses.consistency import CONSISTENCY
-from dmd.losses.terms import all_terms
+from dmd.losses.model_objective import LossTerm
 from dmd.metrics import Scoring, in_view, metric, show
 from dmd.training.outcome import EpochReport
 from dmd.training.pace import Pace
@@ -26,8 +27,10 @@ from dmd.training.schedule import Schedule
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SHOWN_TERMS = ("task_fused", "reconstruction", "margin", "homo_logit", "hetero_logit", CONSISTENCY.name)
-"""Loss terms that are shown beside their weighted sum."""
+SHOWN_TERMS = 6
+"""Loss terms that are shown beside their weighted sum, at most."""
+_SHOWN_FIRST = ("task_fused", "reconstruction", "margin", "homo_logit", "hetero_logit", CONSISTENCY.name)
+"""Those that are shown where a training has them."""
 
 
 @dataclass
@@ -51,6 +54,7 @@ class TrainingProgress:
     """What is shown of a training; nothing on a rank that does not write.
 
     Args:
+        terms: of the model's objective.
         step: steps that were made before this session.
         cursor: where in the epoch it begins.
         to_validate: batches of a validation on this rank.
@@ -65,6 +69,7 @@ class TrainingProgress:
         schedule: Schedule,
         scoring: Scoring,
         *,
+        terms: Sequence[LossTerm],
         step: int,
         cursor: Cursor,
         to_validate: int,
@@ -84,7 +89,8 @@ class TrainingProgress:
         self._epoch_began = time.monotonic()
         self._told = self._epoch_began
         self._drawn: DrawnLines | None = None
-        self._titles = {term.name: term.title for term in all_terms()} | {CONSISTENCY.name: CONSISTENCY.title}
+        first = [term for term in terms if term.name in _SHOWN_FIRST]
+        self._titles = {term.name: term.title for term in (*first, *(t for t in terms if t not in first))[:SHOWN_TERMS]}
         self._loss_title = next(row.title for row in scoring.rows() if row.is_loss)
 
     def __enter__(self) -> "TrainingProgress":
@@ -196,7 +202,7 @@ class TrainingProgress:
             where[1] = f"validation {standing.validated} of {self._to_validate}"
         values = standing.values
         losses = [f"loss {values['total']:.3f}"] if values else []
-        losses += [f"{self._titles[name]} {values[name]:.3f}" for name in SHOWN_TERMS if name in values]
+        losses += [f"{title} {values[name]:.3f}" for name, title in self._titles.items() if name in values]
         return where, losses, self._validations()
 
     def _validations(self) -> list[str]:

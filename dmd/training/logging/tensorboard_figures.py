@@ -22,6 +22,7 @@ from dmd.evaluation.evaluate import Evaluation
 from dmd.losses.distillation import make_prior
 from dmd.metrics import Scoring, confusion
 from dmd.model.config import MODALITIES
+from dmd.model.network import FUSED
 from dmd.report.edges import edge_heatmaps
 from dmd.report.predictions import confusion_figure, emotion_figure, scatter
 from dmd.report.style import RC
@@ -40,7 +41,7 @@ class Features(NamedTuple):
 
     space: str
     points: Tensor
-    """[3 * samples, n]"""
+    """[3 * samples, n], or [samples, n] of a model without spaces"""
     about: dict[str, list[str]]
     """Columns by name; TensorBoard colours points by any of them."""
 
@@ -88,10 +89,11 @@ def _plain(value: Any) -> str:
 def sample_features(
     system: TrainingSystem, reader: ShardReader, config: Config, device: torch.device
 ) -> list[Features]:
-    """Representations that the GD-Units compare, of the first samples of the validation split; no collective."""
+    """Representations that the GD-Units compare, and those of a model without them, of the first samples of the
+    validation split; no collective."""
     was_training = system.training
     system.eval()
-    parts: dict[str, list[Tensor]] = {"homo": [], "hetero": []}
+    parts: dict[str, list[Tensor]] = {}  # [M, B, n], M modalities, or one of all
     labels: list[Tensor] = []
     answers: list[Tensor] = []
     batches = evaluation_batches(reader, "valid", config.data, batch_size=BATCH_SIZE)
@@ -99,8 +101,8 @@ def sample_features(
         for batch in batches:
             output = system.predict(batch.to(device))
             kept = batch.mask.flatten() > 0
-            for space, reprs in (("homo", output.homo_repr), ("hetero", output.hetero_repr)):
-                parts[space].append(torch.stack([reprs[m].float().cpu()[kept] for m in MODALITIES]))
+            for space, reprs in (output.spaces or {FUSED: {FUSED: output.representation}}).items():
+                parts.setdefault(space, []).append(torch.stack([of.float().cpu()[kept] for of in reprs.values()]))
             labels.append(system.scoring.in_units(system.targets(batch).flatten(0, 1)[kept]))
             answers.append(system.scoring.in_units(output.predictions["fused"].float().cpu()[kept]))
             if sum(map(len, labels)) >= FEATURE_SAMPLES:
@@ -112,8 +114,10 @@ def sample_features(
     of_samples = projector_columns(
         label[order], answer[order], [names[number] for number in order.tolist()], system.scoring
     )
-    about = {"modality": [m for m in MODALITIES for _ in order]}
-    about |= {name: column * len(MODALITIES) for name, column in of_samples.items()}
+    about = of_samples
+    if system.objective.spaces:
+        about = {"modality": [m for m in MODALITIES for _ in order]}
+        about |= {name: column * len(MODALITIES) for name, column in of_samples.items()}
     return [Features(space, torch.cat(values, dim=1)[:, order].flatten(0, 1), about) for space, values in parts.items()]
 
 

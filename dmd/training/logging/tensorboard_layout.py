@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from typing import get_args
 
 from dmd.losses.consistency import CONSISTENCY
+from dmd.losses.model_objective import ModelObjective
+from dmd.losses.objective import Objective
 from dmd.losses.terms import Part, all_terms
 from dmd.metrics import Scoring, in_view
 from dmd.report.style import SPACE_TITLE
@@ -24,13 +26,16 @@ _PART_TITLES: dict[Part, str] = {
 }
 
 
-def layout(scoring: Scoring, *, consistency: float = 0.0) -> Layout:
-    """The page of a model with these metrics.
+def layout(scoring: Scoring, objective: type[ModelObjective], *, consistency: float = 0.0) -> Layout:
+    """The page of a model with these metrics and this objective.
 
     Args:
         consistency: `objective.consistency`, without which there is no such term.
     """
     rows = {row.name: row for row in scoring.rows()}
+    edges: dict[str, list[str | list[str]]] = {
+        SPACE_TITLE[space]: ["Multiline", [f"train/{EDGES}{space}/.+$"]] for space in objective.spaces
+    }
     headline = [rows[name] for name in in_view("headline", rows)]
     return {
         f"validation (protocol {scoring.protocol})": {
@@ -38,21 +43,23 @@ def layout(scoring: Scoring, *, consistency: float = 0.0) -> Layout:
         },
         "objective": {
             "total": _chart([f"train/{TOTAL}"]),
-            **{
-                _PART_TITLES[part]: _chart(f"train/{term.name}" for term in all_terms() if term.part == part)
-                for part in get_args(Part)
-            },
+            **{title: _chart(f"train/{name}" for name in names) for title, names in _parts(objective).items()},
             **({CONSISTENCY.title: _chart([f"train/{CONSISTENCY.name}"])} if consistency else {}),
         },
-        "edges of the GD-Units": {
-            title: ["Multiline", [f"train/{EDGES}{space}/.+$"]] for space, title in SPACE_TITLE.items()
-        },
+        **({"edges of the GD-Units": edges} if edges else {}),
         "steps": {
             "learning rate": _chart(["train/learning_rate", "train/learning_rate_text"]),
             "gradient norm": _chart(["train/gradient_norm"]),
             "samples per second": _chart(["train/samples_per_second"]),
         },
     }
+
+
+def _parts(objective: type[ModelObjective]) -> dict[str, list[str]]:
+    """The names of the terms that one chart shows, by its title."""
+    if issubclass(objective, Objective):
+        return {_PART_TITLES[part]: [t.name for t in all_terms() if t.part == part] for part in get_args(Part)}
+    return {"terms": [term.name for term in objective.described()]}
 
 
 def _chart(tags: Iterable[str]) -> list[str | list[str]]:

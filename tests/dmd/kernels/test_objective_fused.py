@@ -51,7 +51,7 @@ def output(leaves: list[torch.Tensor]) -> DMDOutput:
         margin_features=parts[-3],
         homo_repr=parts[-2],
         hetero_repr=parts[-1],
-        fused_repr=torch.empty(0),  # which no term reads
+        representation=torch.empty(0),  # which no term reads
     )
 
 

@@ -175,7 +175,7 @@ def test_a_validation_reads_nothing_before_its_last_batch(tmp_path, monkeypatch)
 def predict(preset: str, variant: str, kernels: str) -> None:
     """`dmd predict`, `report` and `missing` run a trained model: its samples are copied, and nothing else."""
     system, config, info = build(preset, variant, kernels)
-    encoder = system.dmd.text_encoder
+    encoder = system.network.text_encoder
     settings = None if encoder is None else BERT
     data = {"name": "x", "generation": "x", "text_kind": info.text_kind, "dims": info.dims, "lengths": info.lengths}
     card = ModelCard(config=config_to_dict(config), data=data, text_encoder=settings, source={})
@@ -187,9 +187,10 @@ def predict(preset: str, variant: str, kernels: str) -> None:
     with torch.inference_mode():
         model.output(samples)  # small tables are copied once
         with Places() as places:
-            heads, *edges = model.modules.answers(model.output(samples))
+            output = model.output(samples)
+            heads, edges = model.modules.all_heads(output), model.modules.objective.edges(output)
     assert places.copies == {"to": 3}, places.copies
-    assert {x.device for x in (heads, *edges)} == {META}
+    assert {x.device for x in (heads, *edges.values())} == {META}
 
 
 def export(preset: str, variant: str, kernels: str) -> None:
@@ -198,7 +199,7 @@ def export(preset: str, variant: str, kernels: str) -> None:
     modules = InferenceModules(
         config,
         data=vars(info),
-        text_encoder=system.dmd.text_encoder,
+        text_encoder=system.network.text_encoder,
         device=META,
         binding=False,
     )

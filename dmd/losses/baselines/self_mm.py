@@ -1,0 +1,134 @@
+"""The objective of Self-MM: the error of the sentiment, and of each modality's prediction against its own label.
+
+    total = |fused - y| + sum over modalities s of tanh(|y_s - y|) |prediction_s - y_s|       mean over the samples
+
+`dmd.losses.baselines.unimodal_labels` makes the labels y_s. What a step was trained on is taken into them behind it:
+ghost batch after ghost batch in their order inside the step, whichever ranks ran them, so that what is remembered is
+the same on every rank. A ghost batch stands for a batch of the published code, which changes the weights after several
+batches too (`update_epochs`) and takes each batch's representations in before the next one is run: as the weights are
+the same for all batches of a step, the labels come out the same. A step that is not applied leaves nothing behind.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dmd.kernels.cpu import CPU
+from dmd.kernels.interface import Backend
+from dmd.losses.baselines.unimodal_labels import SPACES, UnimodalLabels
+from dmd.losses.ghost import sample_mean
+from dmd.losses.model_objective import LossTerm, ModelObjective, ObjectiveInputs, task_term
+from dmd.model.baselines.self_mm_config import SelfMMConfig
+from dmd.model.config import MODALITIES, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """What a pass of a step leaves to be taken into the labels."""
+
+    rows: Tensor
+    """[G, S] int64, -1 for padding."""
+    values: Tensor
+    """[G, S, 1 + n]: the sentiment and the representations of all spaces."""
+
+
+class SelfMMObjective(ModelObjective):
+    """See the module.
+
+    Args:
+        settings: hyperparameters of Self-MM.
+        model: the network's hyperparameters.
+        backend: not used.
+    """
+
+    def __init__(self, settings: SelfMMConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
+        super().__init__(settings, model, backend=backend)
+        self.own = settings
+        self.labels: UnimodalLabels | None = None
+        """None until a training begins."""
+        self._passes: list[_Pass] = []
+
+    @classmethod
+    def described(cls) -> list[LossTerm]:
+        """See `ModelObjective.described`."""
+        return [
+            task_term("fused"),
+            *(
+                LossTerm(
+                    name=f"task_{m}",
+                    title=f"task {m}",
+                    about=f"error of the prediction `{m}` against the label made for it, times tanh of what "
+                    "that label differs by from the sentiment",
+                )
+                for m in MODALITIES
+            ),
+        ]
+
+    def terms(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
+        """See `ModelObjective.terms`; a training pass is remembered until `after_step`."""
+        sentiments, mask = inputs.labels, inputs.mask
+        labels = dict.fromkeys(MODALITIES, sentiments)
+        if self.labels is not None and inputs.rows is not None:
+            rows = inputs.rows.to(sentiments.device)
+            labels = self.labels.of(rows.clamp(min=0), sentiments)
+            if self.training:
+                self._passes.append(_Pass(rows=rows, values=_values(inputs)))
+        terms = {"task_fused": inputs.task()}
+        for modality, label in labels.items():
+            weight = (label - sentiments).abs().tanh()
+            terms[f"task_{modality}"] = sample_mean(weight * (inputs.predictions[modality] - label).abs(), mask)
+        return terms
+
+    def start_training(self, num_samples: int, device: torch.device) -> None:
+        """Remember nothing of so many samples."""
+        self.labels = UnimodalLabels(num_samples, self.own, device)
+        self._passes = []
+
+    def after_step(self, *, epoch: int, applied: bool) -> None:
+        """Take what the step was trained on into the labels: two collectives where there are several ranks."""
+        passes, self._passes = self._passes, []
+        if not applied:
+            return
+        assert self.labels is not None, "start_training comes first"
+        rows = _in_order(torch.cat([one.rows for one in passes])).cpu()  # [ghost batches, S]
+        values = _in_order(torch.cat([one.values for one in passes]))
+        taken: set[int] = set()
+        for ghost, of_ghost in zip(rows, values, strict=True):
+            places = (ghost >= 0).nonzero().squeeze(1)
+            kept = ghost[places]  # [n]
+            if len(kept) == 0 or int(kept[0]) in taken:  # ranks that share a ghost batch have the same of it
+                continue
+            taken.add(int(kept[0]))
+            there = of_ghost.device
+            sentiments, *features = of_ghost[places.to(there)].split([1, *self.own.widths.values()], dim=1)
+            self.labels.take(
+                kept.to(there), sentiments.squeeze(1), dict(zip(SPACES, features, strict=True)), epoch=epoch + 1
+            )
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Copies on the CPU of everything that is remembered."""
+        assert self.labels is not None, "start_training comes first"
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self.labels.state().items()}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `training_state` gave."""
+        assert self.labels is not None, "start_training comes first"
+        self.labels.load(state)
+
+
+def _values(inputs: ObjectiveInputs) -> Tensor:
+    """The sentiment and all representations of each sample side by side, [G, S, 1 + n]."""
+    return torch.cat([inputs.labels[..., None], *(inputs.compared[name].detach() for name in SPACES)], dim=-1)
+
+
+def _in_order(own: Tensor) -> Tensor:
+    """This rank's [slots, ...] of a step's passes -> those of all ranks, ghost batch after ghost batch: the slots of
+    the ranks take turns (`EpochPlan.slots`)."""
+    if not dist.is_initialized():
+        return own
+    every = own.new_empty(dist.get_world_size(), *own.shape)
+    dist.all_gather(list(every.unbind(0)), own.contiguous())
+    return every.transpose(0, 1).flatten(0, 1)

@@ -1,0 +1,74 @@
+"""Early fusion: LSTMs over the features of all modalities, step by step (EF-LSTM)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.kernels.interface import Backend
+from dmd.model.baselines.scaled import scale
+from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.network import FUSED, Begun, Head, Network, NetworkOutput, heads_by_name
+from dmd.model.padding import resample, unpadded_range
+from dmd.model.recurrent import LastState
+from dmd.model.text import TextEncoder
+
+
+class EarlyFusion(Network):
+    """EF-LSTM of MMSA (thuiar/MMSA, EF_LSTM), after Williams et al., Recognizing Emotions in Video Using Multimodal DNN
+    Feature Fusion (2018): features of a step side by side, `model.levels` layers of LSTMs, the last state, one hidden
+    layer.
+
+    Published for aligned data. Sequences of different lengths are brought to the steps of the text first: what of a
+    sample is unpadded is averaged over as many equal parts as its text has steps. Otherwise than there, features are
+    normalised over a step's features, not over the samples of a batch, on which numbers would then depend; and the
+    state behind the last unpadded step is read, not that behind the last one.
+    """
+
+    heads = heads_by_name(Head(name=FUSED, title="fused", about="the state behind the last step of all modalities"))
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dims: Mapping[str, int],
+        lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None = None,
+        *,
+        backend: Backend = CPU,
+    ) -> None:
+        super().__init__(config, dims, lengths, text_encoder, backend=backend)
+        dim = config.dim
+        self.scale = nn.ModuleDict({m: scale(self.dims[m]) for m in MODALITIES})
+        self.recurrent = LastState(
+            sum(self.dims[m] for m in MODALITIES), dim, layers=config.levels, rate=config.output_dropout
+        )
+        self.hidden = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, config.outputs)
+        self._is_aligned = len(set(self.lengths.values())) == 1
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
+        """See `Network.forward`."""
+        backend, rate = self.backend, self.config.output_dropout
+        features, ranges = self._side_by_side(self.begin(text, audio, vision, rng))
+        state = backend.dropout(self.recurrent(features, ranges, rng, backend), rate, rng)
+        hidden = self.hidden(state).relu()
+        answer = self.out(backend.dropout(hidden, rate, rng))
+        return NetworkOutput(
+            predictions={FUSED: answer.squeeze(-1) if self.out.out_features == 1 else answer}, representation=hidden
+        )
+
+    def _side_by_side(self, begun: Begun) -> tuple[Tensor, Tensor]:
+        """Features of all modalities [B, T, D], and which steps are unpadded [B, 2]."""
+        unpadded = begun.unpadded()
+        scaled = {m: self.scale[m](begun.features[m]) * unpadded[m][..., None] for m in MODALITIES}
+        if self._is_aligned:
+            present = torch.stack([unpadded[m] for m in MODALITIES]).any(0)
+            return torch.cat([scaled[m] for m in MODALITIES], -1), unpadded_range(present, 1)
+        length = scaled["text"].shape[1]
+        ranges = {m: unpadded_range(unpadded[m], 1) for m in MODALITIES}
+        words = ranges["text"][:, 1] - ranges["text"][:, 0]
+        counts = torch.where(words > 0, words, length)  # a text that is missing leaves the others their course
+        parts = [resample(scaled[m], ranges[m], counts, length) for m in MODALITIES]
+        return torch.cat(parts, -1), torch.stack([torch.zeros_like(counts), counts], 1)

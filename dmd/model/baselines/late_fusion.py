@@ -1,0 +1,80 @@
+"""Late fusion: a small network of each modality, and one that reads what they make of it (LF-DNN)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.kernels.interface import Backend
+from dmd.model.baselines.scaled import scale
+from dmd.model.config import ModelConfig
+from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
+from dmd.model.padding import unpadded_mean, unpadded_range
+from dmd.model.recurrent import LastState
+from dmd.model.text import TextEncoder
+
+_POOLED = ("audio", "vision")
+
+
+class _Pooled(nn.Module):
+    """Three layers over the mean of a modality's steps."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.scale = scale(features)
+        self.layers = nn.ModuleList(nn.Linear(features if number == 0 else dim, dim) for number in range(3))
+
+    def forward(self, mean: Tensor, rate: float, rng: DropoutRNG | None, backend: Backend) -> Tensor:
+        """[B, features] -> [B, dim]."""
+        x = backend.dropout(self.scale(mean), rate, rng)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
+
+
+class LateFusion(Network):
+    """LF-DNN of MMSA (thuiar/MMSA, LF_DNN), after Cambria et al., Benchmarking Multimodal Sentiment Analysis (2017): an
+    LSTM over the text, three layers over the mean of voice and of face, two layers over what they give.
+
+    All of them have `model.dim` channels. Otherwise than there, features are normalised over a sample's features, not
+    over the samples of a batch, on which numbers would then depend; means and the last state are of unpadded steps; and
+    the text's dropout is on its features.
+    """
+
+    heads = heads_by_name(Head(name=FUSED, title="fused", about="the summaries of the three modalities"))
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dims: Mapping[str, int],
+        lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None = None,
+        *,
+        backend: Backend = CPU,
+    ) -> None:
+        super().__init__(config, dims, lengths, text_encoder, backend=backend)
+        dim = config.dim
+        self.text = LastState(self.dims["text"], dim)
+        self.text_out = nn.Linear(dim, dim)
+        self.pooled = nn.ModuleDict({m: _Pooled(self.dims[m], dim) for m in _POOLED})
+        self.fusion = nn.ModuleList([nn.Linear(3 * dim, dim), nn.Linear(dim, dim)])
+        self.out = nn.Linear(dim, config.outputs)
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
+        """See `Network.forward`."""
+        backend, rate = self.backend, self.config.output_dropout
+        begun = self.begin(text, audio, vision, rng)
+        features, unpadded = begun.features, begun.unpadded()
+        said = [
+            self.pooled[m](unpadded_mean(features[m], unpadded[m]), rate, rng, backend) for m in _POOLED
+        ]  # each [B, d]
+        said.append(self.text_out(self.text(features["text"], unpadded_range(unpadded["text"], 1), rng, backend)))
+        x = backend.dropout(torch.cat(said, -1), rate, rng)
+        for layer in self.fusion:
+            x = layer(x).relu()
+        answer = self.out(x)
+        return NetworkOutput(
+            predictions={FUSED: answer.squeeze(-1) if self.out.out_features == 1 else answer}, representation=x
+        )

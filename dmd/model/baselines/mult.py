@@ -1,0 +1,106 @@
+"""MulT, the multimodal transformer (Tsai et al., ACL 2019): each modality attends to the two others, then to itself.
+
+The network of the published code (yaohungt/Multimodal-Transformer@a670936, src/models.py) with its three memory
+encoders. The temporal convolutions have the widths that the configuration gives them, as in thuiar/MMSA@a94e65d.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.kernels.encoder.plan import StackPlan
+from dmd.kernels.interface import Backend
+from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.convolution import conv_length, convolution
+from dmd.model.dmd import CROSSMODAL
+from dmd.model.heads import ResidualHead
+from dmd.model.network import Head, Network, NetworkOutput, heads_by_name
+from dmd.model.padding import unpadded_range
+from dmd.model.text import TextEncoder
+from dmd.model.transformer import TransformerStack
+
+LEAST_MEMORY_LEVELS = 3
+"""Layers of the memory encoders at least (published code)."""
+
+
+class MulT(Network):
+    """Crossmodal transformers; see `Network` for what it takes.
+
+    Raises:
+        ValueError: a sequence is shorter than its convolution.
+    """
+
+    heads = heads_by_name(Head(name="fused", title="fused", about="the last steps of all three memory encoders"))
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dims: Mapping[str, int],
+        lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None = None,
+        *,
+        backend: Backend = CPU,
+    ) -> None:
+        super().__init__(config, dims, lengths, text_encoder, backend=backend)
+        dim = config.dim
+        self._kernels = {m: 1 if self.dims[m] == dim else config.kernels[m] for m in MODALITIES}
+        self._steps = {m: conv_length(m, config, self.dims[m], lengths[m]) for m in MODALITIES}
+        self.convolution = nn.ModuleDict({m: convolution(m, config, self.dims[m]) for m in MODALITIES})
+        targets, sources = zip(*CROSSMODAL, strict=True)
+        self.crossmodal_encoders = self._stack(targets, sources)
+        self.memory_encoders = self._memory_stack()
+        self.head = ResidualHead(6 * dim, 6 * dim, config.output_dropout, config.outputs)
+
+    def _stack(self, targets: tuple[str, ...], sources: tuple[str, ...]) -> TransformerStack:
+        """Encoders of the convolved modalities."""
+        config = self.config
+        plan = StackPlan(
+            dim=config.dim,
+            heads=config.heads,
+            levels=config.levels,
+            queries=tuple(self._steps[m] for m in targets),
+            keys=tuple(self._steps[m] for m in sources),
+            attn_rates=tuple(config.source_dropout[m] for m in sources),
+            relu_rate=config.relu_dropout,
+            res_rate=config.res_dropout,
+            embed_rate=config.embed_dropout,
+            last_step=False,
+        )
+        return TransformerStack(plan, self.backend)
+
+    def _memory_stack(self) -> TransformerStack:
+        """Encoders of what two crossmodal ones give, side by side; their last steps are wanted."""
+        lengths = tuple(self._steps[m] for m in MODALITIES)
+        plan = replace(
+            self.crossmodal_encoders.plan,
+            dim=2 * self.config.dim,
+            levels=max(self.config.levels, LEAST_MEMORY_LEVELS),
+            queries=lengths,
+            keys=lengths,
+            attn_rates=(self.config.attn_dropout,) * len(MODALITIES),
+            last_step=True,
+        )
+        return TransformerStack(plan, self.backend)
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
+        """See `Network.forward`."""
+        begun = self.begin(text, audio, vision, rng)
+        x = {m: self.convolution[m](begun.features[m]) for m in MODALITIES}  # [B, T_m, d]
+        of_sources = of_own = None
+        if self.config.masked_padding:
+            ranges = {m: unpadded_range(steps, self._kernels[m]) for m, steps in begun.unpadded().items()}
+            of_sources, of_own = [ranges[m] for _, m in CROSSMODAL], [ranges[m] for m in MODALITIES]
+        last = self.backend.encode_pairs(
+            self.crossmodal_encoders.tensors(),
+            self.memory_encoders.tensors(),
+            [x[target] for target, _ in CROSSMODAL],
+            [x[source] for _, source in CROSSMODAL],
+            key_ranges=(of_sources, of_own),
+            rng=rng,
+        )  # [B, 2d] of each modality
+        output = self.head(torch.cat(last, dim=-1), rng, self.backend)
+        return NetworkOutput(predictions={"fused": output.logit}, representation=output.residual)

@@ -1,0 +1,144 @@
+"""Self-MM (Yu et al., AAAI 2021): a prediction of all modalities and one of each alone, whose labels it makes itself.
+
+    text -> one step of it or their mean           [B, D]     -.
+    audio, vision -> LSTM -> last state -> linear  [B, out_m] -+-> dropout, linear, ReLU -> fused representation
+    each alone -> dropout, linear, ReLU -> representation -> linear, ReLU, linear -> prediction
+
+Source: thuiar/Self-MM@1786283, models/multiTask/SELF_MM.py. `dmd.losses.baselines.self_mm` is what it learns by.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dmd.kernels.cpu import CPU
+from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.kernels.interface import Backend
+from dmd.model.baselines.self_mm_config import SelfMMConfig
+from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
+from dmd.model.padding import unpadded_mean, unpadded_range
+from dmd.model.recurrent import LastState
+from dmd.model.text import TextEncoder
+
+
+class LastStep(nn.Module):
+    """The state of an LSTM behind the last unpadded step, through a linear layer.
+
+    Args:
+        features: of a step.
+        hidden: channels of the LSTM.
+        out: channels of the result.
+    """
+
+    def __init__(self, features: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.lstm = LastState(features, hidden)
+        self.out = nn.Linear(hidden, out)
+
+    def forward(self, x: Tensor, unpadded: Tensor, rng: DropoutRNG | None, backend: Backend) -> Tensor:
+        """x [B, T, features] and which of its steps are unpadded [B, T] -> [B, out]."""
+        state: Tensor = self.out(self.lstm(x, unpadded_range(unpadded, 1), rng, backend))
+        return state
+
+
+class Branch(nn.Module):
+    """dropout, linear, ReLU to a representation; linear, ReLU, linear to a prediction."""
+
+    def __init__(self, width: int, dim: int, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.represent = nn.Linear(width, dim)
+        self.hidden = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, 1)
+
+    def forward(self, x: Tensor, rng: DropoutRNG | None, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
+        """Representation [B, dim], hidden layer [B, dim] and prediction [B] of x [B, width]."""
+        representation = self.represent(backend.dropout(x, self.rate, rng)).relu()
+        hidden = self.hidden(representation).relu()
+        return representation, hidden, self.out(hidden).squeeze(-1)
+
+
+class SelfMM(Network):
+    """The network of Self-MM.
+
+    Args:
+        config: what all models share; of it those keys that `dmd.system.models` names.
+        dims: feature dimension of each modality; that of the text is the encoder's where there is one.
+        lengths: time steps of each modality.
+        text_encoder: reads token ids.
+        backend: what computes the dropout.
+        own: hyperparameters of this model.
+    """
+
+    heads = heads_by_name(
+        Head(name=FUSED, title="fused", about="all modalities: the model's prediction"),
+        *(Head(name=m, title=m, about=f"{m} alone, by labels that the model makes for it") for m in MODALITIES),
+    )
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dims: Mapping[str, int],
+        lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None = None,
+        *,
+        backend: Backend = CPU,
+        own: SelfMMConfig,
+    ) -> None:
+        assert config.kind == "regression", config.task
+        super().__init__(config, dims, lengths, text_encoder, backend=backend)
+        self.own = own
+        self.states = nn.ModuleDict(
+            {
+                "audio": LastStep(self.dims["audio"], own.audio_lstm, own.audio_out),
+                "vision": LastStep(self.dims["vision"], own.vision_lstm, own.vision_out),
+            }
+        )
+        widths = {"text": self.dims["text"], "audio": own.audio_out, "vision": own.vision_out}
+        rates = {FUSED: own.fused_dropout, "text": own.text_dropout}
+        rates |= {"audio": own.audio_dropout, "vision": own.vision_dropout}
+        inputs = {FUSED: sum(widths.values()), **widths}
+        self.branches = nn.ModuleDict(
+            {name: Branch(inputs[name], dim, rates[name]) for name, dim in own.widths.items()}
+        )
+
+    @classmethod
+    def make(
+        cls,
+        settings: object,
+        config: ModelConfig,
+        dims: Mapping[str, int],
+        lengths: Mapping[str, int],
+        text_encoder: TextEncoder | None,
+        *,
+        backend: Backend,
+    ) -> "SelfMM":
+        """See `Network.make`."""
+        assert isinstance(settings, SelfMMConfig)
+        return cls(config, dims, lengths, text_encoder, backend=backend, own=settings)
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
+        """See `Network.forward`; `compared` holds the representations whose labels are made."""
+        begun = self.begin(text, audio, vision, rng)
+        unpadded = begun.unpadded()
+        states = {"text": self._pooled(begun.features["text"], unpadded["text"])}
+        states |= {m: read(begun.features[m], unpadded[m], rng, self.backend) for m, read in self.states.items()}
+        states = {FUSED: torch.cat([states[m] for m in MODALITIES], dim=-1), **states}
+        outputs = {name: branch(states[name], rng, self.backend) for name, branch in self.branches.items()}
+        return NetworkOutput(
+            predictions={name: prediction for name, (_, _, prediction) in outputs.items()},
+            representation=outputs[FUSED][1],
+            compared={name: representation for name, (representation, _, _) in outputs.items()},
+        )
+
+    def _pooled(self, text: Tensor, unpadded: Tensor) -> Tensor:
+        """One vector [B, D] of the text [B, T, D]; 0 where no step is unpadded."""
+        pooling = self.own.text_pooling
+        if pooling == "auto":
+            pooling = "mean" if self.text_encoder is None else "first"
+        if pooling == "mean":
+            return unpadded_mean(text, unpadded)
+        first = unpadded & (unpadded.cumsum(1) == 1)  # [B, T]
+        return (text * first[..., None]).sum(1)
