@@ -208,7 +208,7 @@ def test_every_command_with_overrides_takes_spaces(capsys):
 def test_keys_are_listed_and_explained(capsys):
     assert command("config") == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed if re.match(r"[a-z]+\.[a-z]", line)] == all_keys()
+    assert [line.split()[0] for line in listed if re.match(r"[a-z_]+\.[a-z]", line)] == all_keys()
     assert command("config", "objective") == 0
     assert "\nobjective.gamma  " in capsys.readouterr().out
     assert command("config", "model.dim", "train.clip") == 0

@@ -55,6 +55,15 @@ def test_utterances_are_those_of_packed_lstms():
     torch.testing.assert_close(encoder(x, ranges), torch.stack(wanted))
 
 
+def test_lstms_keep_float32_under_autocast():
+    lstm, x, lengths = BidirectionalLSTM(5, 4), torch.randn(3, 7, 5), torch.tensor([7, 2, 4])
+    with torch.autocast("cpu", torch.bfloat16):
+        states, final = lstm(x, lengths)
+    wanted = lstm(x, lengths)
+    assert torch.equal(states, wanted[0])
+    assert torch.equal(final, wanted[1])
+
+
 def test_orthogonal_recurrent_weights():
     weight = UtteranceEncoder(6).first.back.weight_hidden.detach()  # [24, 6]
     torch.testing.assert_close(weight.T @ weight, torch.eye(6))

@@ -7,12 +7,14 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from data_shards.labels import Labels
 from data_shards.reading.reader import ShardReader
+from data_shards.sources.synthetic import SyntheticSource
+from data_shards.writing.build import build
 from dmd.config.loading import load_config
 from dmd.metrics import Scoring, head_metrics
 from dmd.report import simple_baselines as module
 from dmd.report.simple_baselines import _mean_over_steps, _token_counts, simple_baselines
-from tests.support.commands import command
 
 
 def test_steps_are_pooled_without_padding_at_either_end():
@@ -73,8 +75,10 @@ def test_classes_and_emotions(tmp_path, shards, monkeypatch):
     few = simple_baselines(shards, "valid", config, scoring)
     assert few[0].about == f"20 of {len(labels)} training samples"
 
-    assert command("shard", "--synthetic", tmp_path / "emotions", "--samples", 60, "--emotions", "happy,sad") == 0
-    scoring = Scoring(kind="multilabel", protocol="emotions", outputs=2, names=("happy", "sad"))
+    names = ("happy", "sad", "angry")
+    source = SyntheticSource(samples=60, steps=20, labels="emotions")
+    build(source, tmp_path / "emotions", labels=Labels(emotions=names))
+    scoring = Scoring(kind="multilabel", protocol="emotions", outputs=len(names), names=names)
     config = load_config(None, ["model.task=multilabel", "data.classes=emotions"])
     rates, logistic = simple_baselines(tmp_path / "emotions", "train", config, scoring)
     assert rates.metrics["wacc_mean"] == pytest.approx(0.5), "one answer for all"
@@ -82,6 +86,6 @@ def test_classes_and_emotions(tmp_path, shards, monkeypatch):
 
 
 def test_token_ids(tmp_path):
-    assert command("shard", "--synthetic", tmp_path / "shards", "--samples", 60, "--text", "tokens") == 0
+    build(SyntheticSource(samples=60, steps=20, text_kind="tokens"), tmp_path / "shards")
     _, ridge = simple_baselines(tmp_path / "shards", "valid", load_config(None, ["model.task=regression"]), Scoring())
     assert all(map(math.isfinite, ridge.metrics.values()))

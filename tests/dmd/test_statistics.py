@@ -1,7 +1,9 @@
 """Comparisons of configs: metrics of resamples, permutations, corrections, and how many seeds a difference takes."""
 
+import gc
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -24,6 +26,14 @@ SCORINGS = [
     Scoring(kind="multilabel", protocol="emotions", outputs=3, names=("a", "b", "c")),
     Scoring(kind="multilabel", protocol="iemocap", outputs=3, names=("a", "b", "c")),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_objects() -> Iterator[None]:
+    """`multipletests` collects garbage in each call, which takes long beside all that is imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def answers_of(scoring: Scoring, predictions: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from dmd.kernels.interface import Backend
 from dmd.losses.baselines.unimodal_labels import SPACES, UnimodalLabels
 from dmd.losses.ghost import sample_mean
 from dmd.losses.model_objective import LossTerm, ModelObjective, ObjectiveInputs, task_term
+from dmd.model.baselines.self_mm import alone
 from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.config import MODALITIES, ModelConfig
 
@@ -58,9 +59,9 @@ class SelfMMObjective(ModelObjective):
             task_term("fused"),
             *(
                 LossTerm(
-                    name=f"task_{m}",
-                    title=f"task {m}",
-                    about=f"error of the prediction `{m}` against the label made for it, times tanh of what "
+                    name=f"task_{alone(m)}",
+                    title=f"task {m} alone",
+                    about=f"error of the prediction `{alone(m)}` against the label made for it, times tanh of what "
                     "that label differs by from the sentiment",
                 )
                 for m in MODALITIES
@@ -79,7 +80,8 @@ class SelfMMObjective(ModelObjective):
         terms = {"task_fused": inputs.task()}
         for modality, label in labels.items():
             weight = (label - sentiments).abs().tanh()
-            terms[f"task_{modality}"] = sample_mean(weight * (inputs.predictions[modality] - label).abs(), mask)
+            error = (inputs.predictions[alone(modality)] - label).abs()
+            terms[f"task_{alone(modality)}"] = sample_mean(weight * error, mask)
         return terms
 
     def start_training(self, num_samples: int, device: torch.device) -> None:

@@ -16,7 +16,7 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.fusion import FusionLayer
 from dmd.model.config import MODALITIES, ModelConfig
-from dmd.model.network import Head, Network, NetworkOutput, heads_by_name
+from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import to_front, unpadded_mean, unpadded_range
 from dmd.model.recurrent import BidirectionalLSTM, Recurrence
 from dmd.model.text import TextEncoder
@@ -71,7 +71,7 @@ class MISA(Network):
     `compared` of its output holds `private_M`, `shared_M`, `origin_M` and `reconstructed_M` of each modality M, [B, d].
     """
 
-    heads = heads_by_name(Head(name="fused", title="fused", about="private and shared vectors of all modalities"))
+    heads = heads_by_name(Head(name=FUSED, title="fused", about="private and shared vectors of all modalities"))
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class MISA(Network):
         logit = self.out(hidden)  # [B, outputs]
         groups = {"private": private, "shared": shared, "origin": origin, "reconstructed": reconstructed}
         return NetworkOutput(
-            predictions={"fused": logit.squeeze(-1) if self.config.outputs == 1 else logit},
+            predictions={FUSED: logit.squeeze(-1) if self.config.outputs == 1 else logit},
             representation=hidden,
             compared={f"{name}_{m}": of[m] for name, of in groups.items() for m in MODALITIES},
         )

@@ -18,7 +18,7 @@ from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.convolution import conv_length, convolution
 from dmd.model.dmd import CROSSMODAL
 from dmd.model.heads import ResidualHead
-from dmd.model.network import Head, Network, NetworkOutput, heads_by_name
+from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_range
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
@@ -34,7 +34,7 @@ class MulT(Network):
         ValueError: a sequence is shorter than its convolution.
     """
 
-    heads = heads_by_name(Head(name="fused", title="fused", about="the last steps of all three memory encoders"))
+    heads = heads_by_name(Head(name=FUSED, title="fused", about="the last steps of all three memory encoders"))
 
     def __init__(
         self,
@@ -103,4 +103,4 @@ class MulT(Network):
             rng=rng,
         )  # [B, 2d] of each modality
         output = self.head(torch.cat(last, dim=-1), rng, self.backend)
-        return NetworkOutput(predictions={"fused": output.logit}, representation=output.residual)
+        return NetworkOutput(predictions={FUSED: output.logit}, representation=output.residual)

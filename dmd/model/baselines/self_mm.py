@@ -23,6 +23,11 @@ from dmd.model.recurrent import LastState
 from dmd.model.text import TextEncoder
 
 
+def alone(modality: str) -> str:
+    """The name of the head that predicts from one modality."""
+    return f"{modality}_alone"
+
+
 class LastStep(nn.Module):
     """The state of an LSTM behind the last unpadded step, through a linear layer.
 
@@ -74,7 +79,10 @@ class SelfMM(Network):
 
     heads = heads_by_name(
         Head(name=FUSED, title="fused", about="all modalities: the model's prediction"),
-        *(Head(name=m, title=m, about=f"{m} alone, by labels that the model makes for it") for m in MODALITIES),
+        *(
+            Head(name=alone(m), title=f"{m} alone", about=f"{m}, by labels that the model makes for it")
+            for m in MODALITIES
+        ),
     )
 
     def __init__(
@@ -128,7 +136,7 @@ class SelfMM(Network):
         states = {FUSED: torch.cat([states[m] for m in MODALITIES], dim=-1), **states}
         outputs = {name: branch(states[name], rng, self.backend) for name, branch in self.branches.items()}
         return NetworkOutput(
-            predictions={name: prediction for name, (_, _, prediction) in outputs.items()},
+            predictions={FUSED: outputs[FUSED][2], **{alone(m): outputs[m][2] for m in MODALITIES}},
             representation=outputs[FUSED][1],
             compared={name: representation for name, (representation, _, _) in outputs.items()},
         )
