@@ -68,7 +68,8 @@ def save(
         model: one in memory, which stays as it is; a run; or another export. An ensemble, or several runs and exports,
             become a directory with `ensemble.json` and an export of each member below it.
         directory: a new one, or that of an export, which is replaced.
-        step: which checkpoint of a run: its step, "best" or "last"; None: the best.
+        step: which checkpoint of a run: its step, "best" or "last"; or the mean of several: "average:5", of the newest
+            five that it keeps, or "soup" (docs/sharing.md). None: the best.
         program: whether to make a `torch.export` program.
         text_encoder: where the text encoder's own weights are, of a model that names them; None: where it says.
         merge: add LoRA's adapters to the weights of the text encoder, so that the export needs no base.

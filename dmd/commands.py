@@ -126,7 +126,7 @@ def print_evaluation(runs: list[Path], result: dict[str, Any], *, write_to: Path
         print()
         state = f"; trainings that are not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
     print(metrics_table(result["metrics"]))
-    chosen = checkpoint_text(sorted(result["steps"]) if len(runs) > 1 else result["step"])
+    chosen = checkpoint_text(result["members"] if len(runs) > 1 else [result])
     print(f"{result['split']} split, {result['samples']} samples, {chosen}{state}")
     if len(runs) > 1:
         print(calibration_text(result["calibration"]))
@@ -343,7 +343,7 @@ def _predict_file(options: argparse.Namespace) -> int:
     models, inputs = models_and_inputs(options)
     kind = kind_of(inputs[0])
     check_options(_given(options), kind, inputs[0])
-    files = read_files(models, options.step)
+    files = read_files(models, options.step, text_encoder=options.text_encoder)
     card = files.card
     text = TranscriptText(card, tokenizer=options.tokenizer, word_vectors=options.word_vectors)
     # the encoder whose states clips get, or else the one that the model stands on
@@ -359,13 +359,13 @@ def _predict_file(options: argparse.Namespace) -> int:
         samples = _shown(_samples(options, inputs, model.card))
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     if out is None:
-        print(printed(tables), checkpoint_text(files.step), sep="\n")
+        print(printed(tables), checkpoint_text(files.sources), sep="\n")
         return 0
     columns = schema(model.scoring, heads=files.heads, spaces=files.spaces, of_ensemble=files.is_ensemble)
     rows = write_predictions(out, tables, columns)
     of_splits = ", ".join(f"{split} {count}" for split, count in counts.items() if split)
     counted = f" ({of_splits})" if of_splits else ""
-    print(f"{out}: {rows} predictions{counted}; {checkpoint_text(files.step)}")
+    print(f"{out}: {rows} predictions{counted}; {checkpoint_text(files.sources)}")
     return 0
 
 
@@ -450,7 +450,7 @@ def export(argv: list[str]) -> int:
 
     from dmd.inference.any_export import export_any
     from dmd.inference.hub import check_push, push_to_hub
-    from dmd.inference.model_files import steps_of
+    from dmd.inference.model_files import sources_of
     from dmd.inference.outputs import checkpoint_text
 
     if options.push is not None:
@@ -467,7 +467,7 @@ def export(argv: list[str]) -> int:
         calibration=options.calibration,
     )
     program = "with a torch.export program" if reason is None else f"without a torch.export program ({reason})"
-    chosen = checkpoint_text(steps_of(options.out))
+    chosen = checkpoint_text(sources_of(options.out))
     print(f"{options.out}: {chosen}, {program}; in Python: model = dmd.load({str(options.out)!r})")
     if options.push is not None:
         url = push_to_hub(

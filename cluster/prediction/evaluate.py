@@ -131,7 +131,9 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
     place = to_place(shards_of_all(runs, question.data)).absolute()
     with ShardReader(place) as reader:
         info = reader.index.info
-        files = ModelFiles(members=tuple(read_run_for(run, info, question.step) for run in runs))
+        files = ModelFiles(
+            members=tuple(read_run_for(run, info, question.step, text_encoder=question.text_encoder) for run in runs)
+        )
         cards = [card for card, _ in files.members]
         if files.is_ensemble:
             check_members(cards)

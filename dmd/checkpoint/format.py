@@ -234,6 +234,18 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint that is known to be whole, on the CPU.
+
+    Raises:
+        Unreadable: it cannot be read.
+    """
+    import safetensors.torch
+
+    with as_unreadable(path):
+        return safetensors.torch.load_file(path / MODEL)
+
+
 def read_checkpoint(path: Path) -> Snapshot:
     """Verify a checkpoint and load it to the CPU.
 
@@ -249,7 +261,7 @@ def read_checkpoint(path: Path) -> Snapshot:
     with as_unreadable(path):
         return Snapshot(
             step=_step_of(path),
-            model=safetensors.torch.load_file(path / MODEL),
+            model=read_weights(path),
             optimizer=safetensors.torch.load_file(path / OPTIMIZER),
             state=read_state(path),
         )

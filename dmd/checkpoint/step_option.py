@@ -1,6 +1,10 @@
-"""The options of the commands that take a checkpoint of a run: `--step N`, `--best`, `--last`."""
+"""The options of the commands that take a checkpoint of a run: `--step N`, `--best`, `--last`; or the mean of several:
+`--average K`, `--soup`."""
 
 import argparse
+
+FEWEST = 2
+"""Checkpoints of a mean."""
 
 
 def add_step(parser: argparse.ArgumentParser) -> None:
@@ -10,6 +14,16 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     best = "that of the best validation loss (the default; the last one before the first validation)"
     group.add_argument("--best", dest="step", action="store_const", const="best", help=best)
     group.add_argument("--last", dest="step", action="store_const", const="last", help="the newest whole one")
+    average = "the mean of the weights of the newest K that are kept (train.keep_checkpoints)"
+    group.add_argument("--average", dest="step", type=_average, metavar="K", help=average)
+    soup = "the mean of those that are kept and do not raise its validation loss (greedy, the best first)"
+    group.add_argument("--soup", dest="step", action="store_const", const="soup", help=soup)
+
+
+def _average(text: str) -> str:
+    if not text.isdecimal() or int(text) < FEWEST:
+        raise argparse.ArgumentTypeError(f"{text!r} checkpoints have no mean; give {FEWEST} or more, or --last")
+    return f"average:{int(text)}"
 
 
 def _step(text: str) -> int:

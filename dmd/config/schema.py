@@ -274,6 +274,12 @@ class Config:
     def __post_init__(self) -> None:
         self._check_model()
         train = self.train
+        smoothing = self.objective.label_density_smoothing
+        if smoothing and self.model.task == "multilabel":
+            raise ValueError(
+                f"objective.label_density_smoothing is {smoothing:g}, but the model learns emotions, of which a sample "
+                "has any number, so there is no density of its label; set objective.label_density_smoothing=0"
+            )
         if train.offload != "none" and train.zero_stage == 0:
             raise ValueError(
                 f"train.offload is {train.offload!r}, which ZeRO does from stage 1 on; set train.zero_stage=1, 2 or 3"

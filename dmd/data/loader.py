@@ -67,6 +67,12 @@ class Batch:
         places = self.part.places(self.rows.shape[1])
         return [row for row in self.rows[:, places.start : places.stop].flatten().tolist() if row >= 0]
 
+    def twice(self) -> "Batch":
+        """The same ghost batches, and behind them again."""
+        tensors = {name: getattr(self, name) for name in ("text", "audio", "vision", "labels", "mask", "rows")}
+        doubled = {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()}
+        return Batch(**doubled, ghosts=2 * self.ghosts, part=self.part)
+
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device without waiting for the copy."""
         moved = {

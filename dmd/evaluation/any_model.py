@@ -37,7 +37,8 @@ def evaluate(
         run_or_model: directory of a run, or what `dmd.load` gives; several runs are an ensemble.
         data: what to evaluate on; None: the shards of the run's training. A model needs it.
         split: train, valid (val, dev) or test. Choose by valid; look at test once, when everything is chosen.
-        step: which checkpoint of a run: its step, "best" or "last"; None: the best.
+        step: which checkpoint of a run: its step, "best" or "last"; or the mean of several: "average:5", of the newest
+            five that it keeps, or "soup" (docs/sharing.md). None: the best.
         text_encoder: where the text encoder's own weights are, of a run that names them.
 
     Returns:

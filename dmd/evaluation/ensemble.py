@@ -22,7 +22,7 @@ from dmd.checkpoint.state import check_fits
 from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import check_same_labels
 from dmd.evaluation.evaluate import Evaluation, check_split, evaluate
-from dmd.evaluation.trained_run import read_run_for, ready_model, shards_of
+from dmd.evaluation.trained_run import checkpoint_of, read_run_for, ready_model, shards_of
 from dmd.inference.ensemble import (
     Calibration,
     Ensemble,
@@ -72,7 +72,7 @@ def evaluate_ensemble(
 
         def members() -> Iterator[Member]:
             for run in runs:
-                card, weights = read_run_for(run, info, step)
+                card, weights = read_run_for(run, info, step, text_encoder=text_encoder)
                 cards.append(card)
                 check_first_and_last(cards)
                 yield card, weights
@@ -255,7 +255,7 @@ def describe_ensemble(
         "members_mean": mean,
         "gain": {h: {name: metrics[h][name] - mean[h][name] for name in metrics[h]} for h in metrics},
         "members": [
-            {"run": str(run), "step": card.source["step"], "metrics": one}
+            {"run": str(run), **checkpoint_of(card), "metrics": one}
             for run, card, one in zip(runs, cards, of_members, strict=True)
         ],
         "calibration": _described(_calibration(valid, info), prediction, whole.labels) if valid else None,

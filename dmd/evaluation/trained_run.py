@@ -14,7 +14,10 @@ from data_shards.progress import Progress
 from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
-from dmd.checkpoint.select import Step, chosen_checkpoint
+from dmd.checkpoint.averaging import greedy_soup
+from dmd.checkpoint.format import Snapshot, checkpoint_paths, read_weights
+from dmd.checkpoint.saver import CHECKPOINTS
+from dmd.checkpoint.select import AVERAGED, SOUP, Step, chosen_checkpoint, mean_checkpoint, steps_to_average
 from dmd.checkpoint.state import check_fits
 from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import check_same_labels
@@ -26,23 +29,75 @@ from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 
-def read_run(run: Path, step: Step | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of a run's checkpoint; None: of the best.
+def read_run(
+    run: Path, step: Step | None = None, *, text_encoder: str | None = None
+) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a run's checkpoint, or of the mean of several; None: of the best.
+
+    Args:
+        text_encoder: see `TrainedModel`; a soup is evaluated with it.
 
     Raises:
-        ValueError: no such checkpoint, or a damaged one.
+        ValueError: no such checkpoint, a damaged one, or fewer than a mean takes; for a soup, shards of the run's
+            training that are not there or without a valid split.
     """
+    if step == SOUP:
+        return _soup(run, text_encoder)
     snapshot = chosen_checkpoint(run, "best" if step is None else step)
+    return _card(run, snapshot), snapshot.model
+
+
+def read_again(card: ModelCard) -> dict[str, Tensor]:
+    """The weights that a card names, from the run that it names.
+
+    Raises:
+        KeyError: it names none.
+        ValueError: the run does not hold them any more.
+    """
+    run, averaged = Path(card.source["run"]), card.averaged
+    return (mean_checkpoint(run, averaged) if averaged else chosen_checkpoint(run, card.source["step"])).model
+
+
+def _card(run: Path, snapshot: Snapshot) -> ModelCard:
     state = snapshot.state
     source = {"run": str(run), "step": snapshot.step, "versions": state.get("versions", {})}
-    card = ModelCard(
+    if AVERAGED in state:
+        source[AVERAGED] = state[AVERAGED]
+    return ModelCard(
         config=state["config"],
         data=state["data"],
         text_encoder=state["text_encoder"],
         source=source,
         text_base=state.get("text_base"),
     )
-    return card, snapshot.model
+
+
+def _soup(run: Path, text_encoder: str | None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a greedy soup of all checkpoints of a run, by the valid split of its shards. A collective
+    where ranks evaluate together."""
+    steps = steps_to_average(run)
+    newest = chosen_checkpoint(run, steps[-1])
+    card = _card(run, newest)
+    device = default_device()
+    try:
+        data = training_data(run)
+    except ValueError as error:
+        raise ValueError(f"a soup is chosen by the shards of the run's training: {error}; or give --average") from error
+    with ShardReader(data) as reader, Progress(2 * len(steps) - 1, "evaluations") as progress:
+        encoder = None if card.text_base is None else text_encoder
+        model = ready_model(card, newest.model, device, reader.index.info, text_encoder=encoder)
+
+        def loss(weights: Mapping[str, Tensor]) -> float:
+            model.modules.load_state_dict(weights)
+            with model.running():
+                found = evaluate(model.modules, reader, "valid", model.config, device=device).loss
+            progress.advance()
+            return found
+
+        paths = checkpoint_paths(run / CHECKPOINTS)
+        chosen = greedy_soup(steps, lambda step: read_weights(paths[step]), loss)
+    snapshot = mean_checkpoint(run, chosen)
+    return _card(run, snapshot), snapshot.model
 
 
 def training_data(run: Path) -> Place:
@@ -96,7 +151,7 @@ def evaluate_run(
             cannot read, or shards without that split.
     """
     with ShardReader(shards_of(run, data)) as reader:
-        card, weights = read_run_for(run, reader.index.info, step)
+        card, weights = read_run_for(run, reader.index.info, step, text_encoder=text_encoder)
         model = ready_model(card, weights, default_device(), reader.index.info, text_encoder=text_encoder)
         check_split(reader, split)
         batches = num_evaluation_batches(reader, split, BATCH_SIZE)
@@ -118,13 +173,15 @@ def shards_of(run: Path, data: PlaceLike | None) -> PlaceLike:
     return data or training_data(run)
 
 
-def read_run_for(run: Path, info: DatasetInfo, step: Step | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+def read_run_for(
+    run: Path, info: DatasetInfo, step: Step | None = None, *, text_encoder: str | None = None
+) -> tuple[ModelCard, dict[str, Tensor]]:
     """Card and weights of a run's checkpoint (None: the best) that can read these shards.
 
     Raises:
         ValueError: as `read_run`, or data that the model cannot read.
     """
-    card, weights = read_run(run, step)
+    card, weights = read_run(run, step, text_encoder=text_encoder)
     check_fits(card.data, info)
     check_same_labels(config_of(card), card.data, info)
     return card, weights
@@ -152,11 +209,16 @@ def ready_model(
     return model
 
 
+def checkpoint_of(card: ModelCard) -> dict[str, Any]:
+    """`step` of a run's checkpoint, and `averaged` where the weights are a mean, of which it is the last."""
+    return {"step": card.source["step"], **({AVERAGED: card.averaged} if card.averaged else {})}
+
+
 def describe(run: Path, card: ModelCard, info: DatasetInfo, split: str, result: Evaluation) -> dict[str, Any]:
     """What `dmd evaluate` writes as JSON."""
     return {
         "run": str(run),
-        "step": card.source["step"],
+        **checkpoint_of(card),
         "data": info.name,
         "generation": info.generation,
         "split": split,

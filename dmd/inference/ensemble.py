@@ -258,7 +258,9 @@ def check_members(cards: Sequence[ModelCard]) -> None:
 
 def name_of(card: ModelCard) -> str:
     """What messages call a model: its run, and which checkpoint."""
-    return f"{card.source.get('run', 'a model')} (step {card.source.get('step', 'unknown')})"
+    steps = ", ".join(map(str, card.averaged))
+    chosen = f"mean of steps {steps}" if steps else f"step {card.source.get('step', 'unknown')}"
+    return f"{card.source.get('run', 'a model')} ({chosen})"
 
 
 def _facts(card: ModelCard) -> dict[str, object]:

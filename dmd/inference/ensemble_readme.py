@@ -6,7 +6,7 @@ from importlib.resources import files
 from dmd.data.targets import scoring_of
 from dmd.inference.ensemble import Calibration
 from dmd.inference.model_files import EnsembleDocument
-from dmd.inference.readme import DATASET, PLACE, TASKS, cell, nearest_preset, what_it_does
+from dmd.inference.readme import DATASET, PLACE, TASKS, cell, checkpoint_cell, nearest_preset, what_it_does
 from dmd.metrics import Scoring, heading, known_metrics, show, unit_note
 from dmd.system.trained_model import ModelCard, config_of
 
@@ -58,7 +58,7 @@ def _member(directory: str, card: ModelCard) -> dict[str, str]:
     return {
         "directory": directory,
         "seed": str(config_of(card).train.seed),
-        "step": str(card.source.get("step", "unknown")),
+        "checkpoint": checkpoint_cell(card),
         "data": f"{cell(card.data['name'])}, generation `{cell(card.data['generation'])}`",
         "config": f"nearest to the preset `{preset}`{differs}",
     }

@@ -31,7 +31,7 @@ from dmd.checkpoint.select import Step
 from dmd.checkpoint.writer import tensor_bytes
 from dmd.config.schema import TextConfig
 from dmd.errors import first_line
-from dmd.evaluation.trained_run import read_run
+from dmd.evaluation.trained_run import read_again, read_run
 from dmd.inference.readme import README, readme
 from dmd.inference.training_facts import TRAINING, TrainingFacts, facts_from, facts_to_dict, read_facts
 from dmd.kernels.backend import default_device
@@ -70,20 +70,26 @@ def load(
     Args:
         path: directory that `dmd export` or a training wrote.
         device: where it runs; None: the GPU where there is one.
-        step: which checkpoint of a run: its step, "best" or "last"; None: the best, or what an export holds.
+        step: which checkpoint of a run: its step, "best" or "last"; or the mean of several: "average:5", of the newest
+            five that it keeps, or "soup". None: the best, or what an export holds.
         text_encoder: where the text encoder's own weights are, of a model that names them; None: where it says.
 
     Raises:
         ValueError: neither of the two, damaged, a step that is not there (the message has those that are), or a text
             encoder that is not here or has other weights.
     """
-    card, weights = read_model(path, step)
+    card, weights = read_model(path, step, text_encoder=text_encoder)
     place = default_device() if device is None else torch.device(device)
     return TrainedModel(card, weights, place, text_encoder=text_encoder)
 
 
-def read_model(path: str | Path, step: Step | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+def read_model(
+    path: str | Path, step: Step | None = None, *, text_encoder: str | None = None
+) -> tuple[ModelCard, dict[str, Tensor]]:
     """Card and weights of an export, or of a checkpoint of a run directory.
+
+    Args:
+        text_encoder: see `dmd.evaluation.trained_run.read_run`.
 
     Raises:
         ValueError: neither of the two, damaged, a step that is not there, or a step of an export.
@@ -94,11 +100,11 @@ def read_model(path: str | Path, step: Step | None = None) -> tuple[ModelCard, d
         if step is not None:
             raise ValueError(
                 f"{path} is an export, which holds one checkpoint (step {card.source.get('step', 'unknown')}), but "
-                f"{step!r} was asked for; leave it out (--step, --best, --last), or name the run"
+                f"{step!r} was asked for; leave it out (--step, --best, --last, --average, --soup), or name the run"
             )
         return card, weights
     if path.is_dir():
-        return read_run(path, step)
+        return read_run(path, step, text_encoder=text_encoder)
     raise ValueError(f"there is no directory {path}; give a run, or what `dmd export` wrote")
 
 
@@ -136,7 +142,7 @@ def export(
             writes there.
     """
     check_out(out)
-    card, weights = _to_write(model, step)
+    card, weights = _to_write(model, step, text_encoder)
     facts = _facts(model, card, weights)
     copy = TrainedModel(card, weights, CPU, text_encoder=text_encoder)
     card = copy.card
@@ -187,10 +193,12 @@ def check_out(out: Path) -> None:
         raise ValueError(f"{out} holds other files than an export; give a new directory")
 
 
-def _to_write(model: TrainedModel | str | Path, step: Step | None) -> tuple[ModelCard, dict[str, Tensor]]:
+def _to_write(
+    model: TrainedModel | str | Path, step: Step | None, text_encoder: str | None
+) -> tuple[ModelCard, dict[str, Tensor]]:
     """Card and weights of what is to be exported."""
     if not isinstance(model, TrainedModel):
-        return read_model(model, step)
+        return read_model(model, step, text_encoder=text_encoder)
     if step is not None:
         raise ValueError(f"a model in memory has one set of weights, but step {step!r} was asked for; give the run")
     return model.card, {name: tensor.detach() for name, tensor in model.modules.state_dict().items()}
@@ -216,7 +224,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
 def _is_of_run(card: ModelCard, weights: Mapping[str, Tensor]) -> bool:
     """Whether the run that a model in memory names is here and holds these weights."""
     try:
-        _, saved = read_run(Path(card.source["run"]), card.source["step"])
+        saved = read_again(card)
     except (KeyError, TypeError, ValueError, OSError):
         return False
     return saved.keys() == weights.keys() and all(saved[name].equal(weights[name].cpu()) for name in saved)

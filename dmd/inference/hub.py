@@ -215,7 +215,7 @@ def _upload(
             *(CommitOperationAdd(name, str(folder / name)) for name in paths if name not in (document, README)),
             *(CommitOperationDelete(name) for name in sorted(there - paths) if _OURS.fullmatch(name)),
         ]
-        message = message or checkpoint_text(members.step).capitalize()
+        message = message or checkpoint_text(members.sources).capitalize()
         done = api.create_commit(repo_id, files, commit_message=message, revision=revision, parent_commit=head)
     if keeps:
         _log.warning(

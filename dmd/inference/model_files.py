@@ -83,10 +83,16 @@ class ModelFiles:
         return _common([list(spaces_of(config_of(card).model.name)) for card, _ in self.members])
 
     @property
+    def sources(self) -> list[dict[str, Any]]:
+        """`ModelCard.source` of each member."""
+        return [card.source for card, _ in self.members]
+
+    @property
     def step(self) -> list[int] | int | None:
         """Of the checkpoint; None for an export that does not say; a list: of an ensemble's members, where they are
-        known."""
-        return _steps([card for card, _ in self.members])
+        known. Of a mean the last one."""
+        found = [source.get("step") for source in self.sources]
+        return sorted(step for step in found if step is not None) if self.is_ensemble else found[0]
 
     def build(self, device: torch.device, *, text_encoder: str | None = None) -> Model:
         """The model on a device.
@@ -107,10 +113,15 @@ class ModelFiles:
         return encoder_for(card, text_encoder) if self.is_ensemble else text_encoder
 
 
-def read_files(paths: Sequence[str | Path], step: Step | None = None) -> ModelFiles:
+def read_files(paths: Sequence[str | Path], step: Step | None = None, *, text_encoder: str | None = None) -> ModelFiles:
     """What is to be read of a model: of one directory, or of those of an ensemble's members.
 
     An ensemble that is alone has its calibration; one among others gives its members.
+
+    Args:
+        paths: runs, exports and exported ensembles.
+        step: which checkpoint, or the mean of which, of each run; None: the best.
+        text_encoder: see `dmd.evaluation.trained_run.read_run`.
 
     Raises:
         ValueError: no directory; as `read_model`; members that do not agree, or one that is named twice.
@@ -125,7 +136,7 @@ def read_files(paths: Sequence[str | Path], step: Step | None = None) -> ModelFi
         for place in ([path / name for name in documents[path].members] if path in documents else [path])
     ]
     check_distinct(places)
-    members = tuple(read_model(place, step) for place in places)
+    members = tuple(read_model(place, step, text_encoder=text_encoder) for place in places)
     if len(members) > 1:
         check_members([card for card, _ in members])
     return ModelFiles(members=members, calibration=documents[given[0]].calibration if given == [*documents] else None)
@@ -143,7 +154,8 @@ def load(
     Args:
         path: directory that `dmd export` or a training wrote; several make an ensemble of them.
         device: where it runs; None: the GPU where there is one.
-        step: which checkpoint of a run: its step, "best" or "last"; None: the best, or what an export holds.
+        step: which checkpoint of a run: its step, "best" or "last"; or the mean of several: "average:5", of the newest
+            five that it keeps, or "soup". None: the best, or what an export holds.
         text_encoder: where the text encoder's own weights are, of a model that names them; None: where it says.
 
     Returns:
@@ -156,7 +168,8 @@ def load(
     """
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     place = default_device() if device is None else torch.device(device)
-    return read_files([Path(one) for one in paths], step).build(place, text_encoder=text_encoder)
+    files = read_files([Path(one) for one in paths], step, text_encoder=text_encoder)
+    return files.build(place, text_encoder=text_encoder)
 
 
 def _common(names: Sequence[Sequence[str]]) -> list[str]:
@@ -164,15 +177,10 @@ def _common(names: Sequence[Sequence[str]]) -> list[str]:
     return [name for name in names[0] if all(name in others for others in names)]
 
 
-def steps_of(path: Path) -> list[int] | int | None:
-    """`ModelFiles.step` of an export, without its weights."""
+def sources_of(path: Path) -> list[dict[str, Any]]:
+    """`ModelFiles.sources` of an export, without its weights."""
     places = [path / name for name in read_document(path).members] if is_ensemble(path) else [path]
-    return _steps([read_card(place) for place in places])
-
-
-def _steps(cards: Sequence[ModelCard]) -> list[int] | int | None:
-    found = [card.source.get("step") for card in cards]
-    return sorted(step for step in found if step is not None) if len(found) > 1 else found[0]
+    return [read_card(place).source for place in places]
 
 
 def is_ensemble(path: Path) -> bool:

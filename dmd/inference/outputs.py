@@ -3,7 +3,7 @@ has `dmd.inference.part_files`."""
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +14,7 @@ from pyarrow.csv import CSVWriter
 from pyarrow.parquet import ParquetWriter
 
 from data_shards.places import Place
+from dmd.checkpoint.select import AVERAGED
 from dmd.inference.ensemble import Ensemble
 from dmd.inference.inputs import Samples
 from dmd.metrics import Scoring
@@ -64,11 +65,25 @@ def schema(scoring: Scoring, *, heads: Iterable[str], spaces: Iterable[str], of_
     )
 
 
-def checkpoint_text(step: list[int] | int | None) -> str:
-    """What a line about predictions ends with: whose they are; None: an export that does not say; several: those of
-    the members of an ensemble."""
-    if isinstance(step, list):
-        return f"ensemble of checkpoints of steps {', '.join(map(str, step)) or 'that are unknown'}"
+def checkpoint_text(sources: Sequence[Mapping[str, Any]]) -> str:
+    """What a line about predictions ends with: whose they are.
+
+    Args:
+        sources: of a model, or of each member of an ensemble: `step`, which an export may lack, and `averaged` where
+            the weights are a mean, as in `ModelCard.source`.
+    """
+    if len(sources) == 1:
+        return _one_checkpoint(sources[0])
+    if any(source.get(AVERAGED) for source in sources):
+        return f"ensemble of {'; '.join(map(_one_checkpoint, sources))}"
+    steps = sorted(source["step"] for source in sources if source.get("step") is not None)
+    return f"ensemble of checkpoints of steps {', '.join(map(str, steps)) or 'that are unknown'}"
+
+
+def _one_checkpoint(source: Mapping[str, Any]) -> str:
+    averaged, step = source.get(AVERAGED), source.get("step")
+    if averaged:
+        return f"mean of the checkpoints of steps {', '.join(map(str, averaged))}"
     return "a checkpoint of unknown step" if step is None else f"checkpoint of step {step}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,7 +16,7 @@ from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from data_shards.storage.folder import open_folder
-from dmd.checkpoint.select import Step
+from dmd.checkpoint.select import AVERAGED, Step
 from dmd.data.targets import scoring_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT
 from dmd.inference.calibrated_files import with_calibration
@@ -76,15 +77,14 @@ class Outcome:
     parts: int
     found: int
     """Parts that an earlier command had written."""
-    step: list[int] | int | None
-    """See `Request`."""
+    chosen: str
+    """Whose predictions they are, as `checkpoint_text` says it."""
 
     def __str__(self) -> str:
         of_splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         earlier = f", {self.found} of them written before" if self.found else ""
         parts = f"{self.parts} part{'s' * (self.parts != 1)}"
-        chosen = checkpoint_text(self.step)
-        return f"{self.rows} predictions ({of_splits}) in {parts}{earlier}; {chosen}"
+        return f"{self.rows} predictions ({of_splits}) in {parts}{earlier}; {self.chosen}"
 
 
 def predict_parts(order: Order, compute: Compute) -> Outcome:
@@ -101,7 +101,10 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
         )
     folder = open_folder(order.out)
     files = with_calibration(
-        read_files(order.models, order.step), order.models, data=order.calibration, text_encoder=order.text_encoder
+        read_files(order.models, order.step, text_encoder=order.text_encoder),
+        order.models,
+        data=order.calibration,
+        text_encoder=order.text_encoder,
     )
     card = files.card
     with ShardReader(order.data) as reader:
@@ -129,10 +132,24 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
                         files=files,
                     )
                 )
-            runs = [member.source.get("run") for member, _ in files.members]
-            rows = parts.finish({"runs": runs} if files.is_ensemble else {"run": runs[0]})
+            rows = parts.finish(_origin(files))
     total = len(request.parts())
-    return Outcome(rows=rows, splits=request.splits, parts=total, found=total - len(missing), step=request.step)
+    return Outcome(
+        rows=rows,
+        splits=request.splits,
+        parts=total,
+        found=total - len(missing),
+        chosen=checkpoint_text(files.sources),
+    )
+
+
+def _origin(files: ModelFiles) -> dict[str, Any]:
+    """What the manifest says of the runs, and of the checkpoints whose mean the weights are, by member."""
+    runs = [source.get("run") for source in files.sources]
+    averaged = [card.averaged for card, _ in files.members]
+    if files.is_ensemble:
+        return {"runs": runs} | ({AVERAGED: averaged} if any(averaged) else {})
+    return {"run": runs[0]} | ({AVERAGED: averaged[0]} if averaged[0] else {})
 
 
 def compute_here(work: Work) -> None:

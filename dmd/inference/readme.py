@@ -176,15 +176,22 @@ def _outputs(scoring: Scoring) -> str:
 
 
 def _training(card: ModelCard, facts: TrainingFacts) -> Iterable[tuple[str, str]]:
-    data, source = card.data, card.source
+    data = card.data
     yield "data", f"{cell(data['name'])}, generation `{cell(data['generation'])}`"
     yield "samples", _listed(facts.counts) if facts.counts else "unknown"
     epochs = "" if facts.epochs is None else f" ({facts.epochs} epoch{'s' * (facts.epochs != 1)})"
-    yield "checkpoint", f"step {source.get('step', 'unknown')}{epochs}"
+    yield "checkpoint", checkpoint_cell(card) + ("" if card.averaged else epochs)
     preset, changed = nearest_preset(card)
     differs = f", from which differ {', '.join(f'`{line}`' for line in changed)}" if changed else ""
     yield "config", f"nearest to the preset `{preset}`{differs}"
     yield "commit of dmd-cluster", f"`{facts.commit}`" if facts.commit else "unknown"
+
+
+def checkpoint_cell(card: ModelCard) -> str:
+    """Which checkpoint the weights are of, or the mean of which they are."""
+    if card.averaged:
+        return f"steps {', '.join(map(str, card.averaged))}, the mean of their weights"
+    return f"step {card.source.get('step', 'unknown')}"
 
 
 def nearest_preset(card: ModelCard) -> tuple[str, list[str]]:

@@ -64,7 +64,8 @@ def read_facts(card: ModelCard) -> TrainingFacts:
         found |= {"counts": info.get("counts", {}), "published": "published" in info}
         found["commit"] = _commit(document["sessions"], step)
         stands = standing(run)
-        valid = next((v for v in stands.validations if v.step == step), None) if stands is not None else None
+        validations = () if stands is None or card.averaged else stands.validations
+        valid = next((v for v in validations if v.step == step), None)
         if valid is not None:
             counts = found["counts"]
             samples = counts.get("valid") if isinstance(counts, dict) else None
@@ -128,7 +129,8 @@ def _test_result(run: Path, card: ModelCard) -> Measured | None:
     if not path.is_file():
         return None
     result = parse_object(path.read_bytes()) or {}
-    if result.get("split") != "test" or result.get("step") != card.source["step"]:
+    is_same = (result.get("step"), result.get("averaged", [])) == (card.source["step"], card.averaged)
+    if result.get("split") != "test" or not is_same:
         _log.warning("warning: %s is of another checkpoint or split; the model's README leaves it out", path)
         return None
     metrics = result.get("metrics")

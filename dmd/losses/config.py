@@ -33,9 +33,29 @@ class ObjectiveConfig:
     """Label smoothing of the margin loss: two samples are positives of each other to the degree 1 - distance of their
     labels / this value, and negatives for the rest; 0: positives have equal labels, all others are negatives, as
     published. Above 0 the margin loss runs in PyTorch."""
+    consistency: float = 0.0
+    """Weight of R-Drop (Liang et al., NeurIPS 2021): each sample goes through the network twice, with dropouts of its
+    own, and the distance of both fused predictions is added to the mean of both objectives. Squared difference of
+    sentiments, symmetric KL divergence of classes, of emotions the mean of theirs. Costs a second pass, in time and
+    memory. 0: one pass, as published."""
+    label_density_smoothing: float = 0.0
+    """Width of the kernel of label distribution smoothing (Yang et al., ICML 2021), in units of the shards' labels,
+    such as 0.5: a training sample's task losses are weighted by the inverse of the density of the train split's labels
+    around its own, so that rare sentiments count as much as frequent ones. Weights have the mean 1. Of classes the
+    density is their frequency, at any value above 0; emotions have none. Above 0 the objective runs in PyTorch.
+    Of Self-MM the fused head alone is weighted: the labels of its other heads have another density. Validation and
+    metrics are not weighted. 0: none, as published."""
 
     def __post_init__(self) -> None:
-        for name in ("decoupling_weight", "gamma", "distillation_weight", "margin_constant", "margin_smoothing"):
+        for name in (
+            "decoupling_weight",
+            "gamma",
+            "distillation_weight",
+            "margin_constant",
+            "margin_smoothing",
+            "consistency",
+            "label_density_smoothing",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be at least 0")
 

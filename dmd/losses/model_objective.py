@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dmd.kernels.cpu import CPU
 from dmd.kernels.interface import Backend
 from dmd.losses.ghost import sample_mean
+from dmd.losses.label_weights import LabelWeights
 from dmd.losses.sharing import Sharing
 from dmd.losses.task import task_loss
 from dmd.model.config import Kind, ModelConfig
@@ -62,10 +63,21 @@ class ObjectiveInputs:
     """[G, S], 1 for a sample, 0 for padding."""
     rows: Tensor | None
     """[G, S] int64 on the CPU, row of each sample in the train split, -1 for padding; None where there is none."""
+    label_weights: Tensor | None = None
+    """[G, S], of the task losses of samples; None: 1."""
 
     def task(self, head: str = FUSED) -> Tensor:
-        """The task loss of a head, mean over the samples, [G]."""
-        return sample_mean(task_loss(self.predictions[head], self.labels, self.kind), self.mask)
+        """The task loss of a head, weighted mean over the samples, [G]."""
+        return self.task_mean(task_loss(self.predictions[head], self.labels, self.kind))
+
+    def task_mean(self, losses: Tensor) -> Tensor:
+        """Mean over the samples of their task losses [G, S], times `label_weights`: [G]."""
+        return weighted_mean(losses, self.mask, self.label_weights)
+
+
+def weighted_mean(losses: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over the samples of losses [G, S] times their weights [G, S] (None: 1), [G]."""
+    return sample_mean(losses if weights is None else losses * weights, mask)
 
 
 class ModelObjective(nn.Module):
@@ -86,6 +98,8 @@ class ModelObjective(nn.Module):
         self.kind = model.kind
         self.sharing: Sharing | None = None
         """The ranks that share each ghost batch with this one; None where it has whole ones."""
+        self.label_weights: LabelWeights | None = None
+        """Of `objective.label_density_smoothing`; a training gives them (`dmd.data.label_density`)."""
 
     @classmethod
     def described(cls) -> list[LossTerm]:
@@ -113,7 +127,13 @@ class ModelObjective(nn.Module):
         mask = mask.to(labels.dtype)
         predictions, compared = self._gathered(output, mask)
         inputs = ObjectiveInputs(
-            predictions=predictions, compared=compared, kind=self.kind, labels=labels, mask=mask, rows=rows
+            predictions=predictions,
+            compared=compared,
+            kind=self.kind,
+            labels=labels,
+            mask=mask,
+            rows=rows,
+            label_weights=self.weights_of(labels),
         )
         terms = self.terms(inputs)
         weights = self.weights
@@ -123,6 +143,10 @@ class ModelObjective(nn.Module):
     def terms(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
         """Every term of `described`, {name: [G]}. None of them may depend on other ghost batches."""
         return {"task_fused": inputs.task()}
+
+    def weights_of(self, labels: Tensor) -> Tensor | None:
+        """The weights of samples by their labels [G, S], of their task losses; None: 1."""
+        return None if self.label_weights is None else self.label_weights(labels)
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -44,7 +44,9 @@ class Objective(ModelObjective):
         self.hetero = GDUnit(2 * model.dim, model.gd_size_hetero, model.outputs, kind=model.kind)
         self.register_buffer("prior_homo", make_prior(config.prior, "homo"), persistent=False)
         self.register_buffer("prior_hetero", make_prior(config.prior, "hetero"), persistent=False)
-        self.known_to_kernels = config.orthogonality == "batch" and model.kind == "regression" and all_in_triton()
+        unweighted = config.label_density_smoothing == 0
+        known = config.orthogonality == "batch" and model.kind == "regression" and unweighted
+        self.known_to_kernels = known and all_in_triton()
         self.use(backend)
 
     @classmethod
@@ -80,6 +82,7 @@ class Objective(ModelObjective):
             kind=self.kind,
             labels=labels,
             mask=mask,
+            label_weights=self.weights_of(labels),
             kernels=kernels,
         )
         terms: dict[str, Tensor] = {}

@@ -17,9 +17,8 @@ from dmd.kernels.interface import LossKernels
 from dmd.losses.config import ObjectiveConfig
 from dmd.losses.decoupling import Compared, mean_squared, orthogonality
 from dmd.losses.distillation import logit_distillation, prior_regulariser, representation_distillation
-from dmd.losses.ghost import sample_mean
 from dmd.losses.margin import margin_loss
-from dmd.losses.model_objective import LossTerm, task_term
+from dmd.losses.model_objective import LossTerm, task_term, weighted_mean
 from dmd.losses.task import task_loss
 from dmd.model.config import MODALITIES, Kind
 from dmd.model.dmd import HEADS, SampleOutput
@@ -71,6 +70,8 @@ class Inputs:
     """[G, S], sentiments or class numbers; [G, S, L], emotions as 0 and 1."""
     mask: Tensor
     """[G, S], 1 for a sample, 0 for padding."""
+    label_weights: Tensor | None
+    """[G, S], of the task losses of samples; None: 1."""
     kernels: LossKernels | None
     """Of the backend, which the margin loss may use; None: PyTorch."""
     distilled: dict[str, Distilled] = field(default_factory=dict)
@@ -110,7 +111,8 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def _task(inputs: Inputs, *, head: str) -> Tensor:
-    return sample_mean(task_loss(inputs.output.predictions[head], inputs.labels, inputs.kind), inputs.mask)
+    losses = task_loss(inputs.output.predictions[head], inputs.labels, inputs.kind)
+    return weighted_mean(losses, inputs.mask, inputs.label_weights)
 
 
 def _reconstruction(inputs: Inputs) -> Tensor:

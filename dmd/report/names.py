@@ -9,7 +9,7 @@ import sys
 from dmd.metrics import METRICS, heading
 from dmd.metrics.table import PROTOCOLS, Protocol
 from dmd.model.config import Kind
-from dmd.system.models import MODELS
+from dmd.system.models import MODELS, terms_of
 
 INTRODUCTION = """\
 # Metrics, heads, loss terms
@@ -35,9 +35,7 @@ def page() -> str:
         for head in row.network_class().heads.values()
     ]
     terms = [
-        f"| `{row.name}` | `{term.name}` | {term.weight} | {term.about} |"
-        for row in MODELS.values()
-        for term in row.objective_class().described()
+        f"| `{name}` | `{term.name}` | {term.weight} | {term.about} |" for name in MODELS for term in terms_of(name)
     ]
     return "\n".join(
         [

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from dmd.losses.model_objective import LossTerm, ModelObjective
     from dmd.model.network import Head, Network
 
-_ALWAYS = ("model.name", "model.task", "model.emotions")
+_ALWAYS = (
+    "model.name",
+    "model.task",
+    "model.emotions",
+    "objective.consistency",
+    "objective.label_density_smoothing",
+)
 """Keys that every model reads, beside those of its own section."""
 _INPUTS = ("model.normalise", "model.text_dropout", "model.modality_dropout")
 """Keys of `Network.begin`."""
@@ -177,8 +183,11 @@ def heads_of(name: str) -> "Mapping[str, Head]":
 
 
 def terms_of(name: str) -> "list[LossTerm]":
-    """The terms of a model's objective, in the order of the log."""
-    return MODELS[name].objective_class().described()
+    """The terms that trainings of a model log, in the order of the log: those of its objective, and the one that
+    `objective.consistency` adds."""
+    from dmd.losses.consistency import CONSISTENCY  # with torch
+
+    return [*MODELS[name].objective_class().described(), CONSISTENCY]
 
 
 def spaces_of(name: str) -> tuple[str, ...]:

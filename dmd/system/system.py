@@ -6,10 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from data_shards.format.schema import DatasetInfo
+from data_shards.reading.index import ShardIndex
 from dmd.config import Config
+from dmd.data.label_density import label_weights
 from dmd.data.loader import Batch
 from dmd.kernels.dropout.keys import DropoutKeys
 from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.losses.consistency import joined_terms
+from dmd.model.network import FUSED, NetworkOutput
 from dmd.model.normalisation import Normalisation
 from dmd.model.text import TextEncoder
 from dmd.model.text_base import TextBase
@@ -81,11 +85,30 @@ class TrainingSystem(Modules):
         return pass_terms(self.terms(batch, rng))
 
     def terms(self, batch: Batch, rng: DropoutRNG | None) -> dict[str, Tensor]:
-        """Terms {name: [G]} of a batch (see `ModelObjective.forward`), kernel by kernel."""
-        terms: dict[str, Tensor] = self.objective(
-            self.predict(batch, rng), self.targets(batch), batch.mask, rows=batch.rows
+        """Terms {name: [G]} of a batch (see `ModelObjective.forward`), kernel by kernel.
+
+        Args:
+            rng: of `dmd.training.step.make_rng`, which knows of the second pass of `objective.consistency`.
+        """
+        weight = self.config.objective.consistency
+        if rng is None or not weight:
+            return self._terms(batch, rng)[1]
+        output, terms = self._terms(batch.twice(), rng)
+        return joined_terms(
+            terms,
+            output.predictions[FUSED],
+            batch.mask,
+            kind=self.config.model.kind,
+            weight=weight,
+            sharing=self.objective.sharing,
         )
-        return terms
+
+    def _terms(self, batch: Batch, rng: DropoutRNG | None) -> tuple[NetworkOutput, dict[str, Tensor]]:
+        """What a pass gives, and the terms of its objective."""
+        is_weighted = self.objective.label_weights is not None
+        assert is_weighted == (self.config.objective.label_density_smoothing > 0), "take_label_density comes first"
+        output = self.predict(batch, rng)
+        return output, self.objective(output, self.targets(batch), batch.mask, rows=batch.rows)
 
     def take_statistics(self, info: DatasetInfo) -> None:
         """Take over the statistics of the data to train on, where the config asks for them.
@@ -101,6 +124,15 @@ class TrainingSystem(Modules):
                 )
             assert isinstance(normalise, Normalisation)
             normalise.set(**info.statistics[modality])
+
+    def take_label_density(self, index: ShardIndex) -> None:
+        """Weigh samples by the labels of the train split, where the config asks for that.
+
+        Raises:
+            ValueError: a kernel that is far too narrow for these labels.
+        """
+        weights = label_weights(self.config, index)
+        self.objective.label_weights = None if weights is None else weights.to(self.device)
 
 
 class ParameterGroup(TypedDict):

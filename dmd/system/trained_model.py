@@ -52,7 +52,8 @@ class ModelCard:
     text_encoder: dict[str, Any] | None
     """Configuration of the text encoder; None where the text comes as features."""
     source: dict[str, Any]
-    """Where the weights come from: `run`, `step`, `versions`."""
+    """Where the weights come from: `run`, `step`, `versions`; where they are the mean of several checkpoints also
+    `averaged`, the steps of these, of which `step` is the last."""
     text_base: dict[str, Any] | None = None
     """`name` and `sha256` of the text encoder's own weights, where the model stands on them (LoRA, quantised)."""
 
@@ -62,10 +63,18 @@ class ModelCard:
                 raise ValueError(f"the model's {name} is {getattr(self, name)!r:.40}, no object; export the run again")
         if self.text_encoder is not None and not isinstance(self.text_encoder, dict):
             raise ValueError(f"the model's text_encoder is {self.text_encoder!r:.40}, no object; export the run again")
+        if not isinstance(self.averaged, list) or not all(type(step) is int for step in self.averaged):
+            raise ValueError(f"the model's averaged is {self.averaged!r:.40}, no list of steps; export the run again")
         check_data(self.data, "the model's data")
         check_text_base(self.text_base, "the model")
         if (self.text_encoder is None) != (self.data["text_kind"] == "features"):
             raise ValueError("the model has token ids and no text encoder, or the other way; export the run again")
+
+    @property
+    def averaged(self) -> list[int]:
+        """The steps of the checkpoints whose mean the weights are; empty: they are those of one."""
+        steps: list[int] = self.source.get("averaged", [])
+        return steps
 
     def shape(self, modality: str) -> tuple[int, int]:
         """Shape of one sample of a modality: [T, D], or [3, T] for token ids."""

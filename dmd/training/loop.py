@@ -7,7 +7,6 @@
 `launch.trainer.in_process`, and for trials `cluster.ray_runtime.worker`, call `run()`.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from dmd.data.loader import num_evaluation_batches, training_steps
 from dmd.distributed.collectives import all_or_none, any_rank, from_first_rank, stay_sole_writer
 from dmd.distributed.engine import Engine
 from dmd.evaluation.evaluate import evaluate
+from dmd.system.models import terms_of
 from dmd.system.modules import BATCH_SIZE
 from dmd.testing.fault_points import fault_point
 from dmd.training.audit import Audit
@@ -49,6 +49,7 @@ from dmd.training.logging.provenance import versions
 from dmd.training.nonfinite import NonfiniteGuard
 from dmd.training.outcome import EpochReport, Outcome, StepReport
 from dmd.training.output import RunOutput, storage_error
+from dmd.training.pace import Throughput
 from dmd.training.schedule import Schedule
 from dmd.training.step import StepResult, make_plan, train_step
 
@@ -104,6 +105,7 @@ class Training:
         self.is_main_rank = engine.rank == 0
         self.guard = NonfiniteGuard(config.train, reader, run, is_main_rank=self.is_main_rank)
         self.versions = versions()
+        self.throughput = Throughput()
         self.stored_losses_until: int | None = None
         engine.system.objective.start_training(reader.index.num_samples("train"), engine.device)
         resumed = self._resume(resume)
@@ -121,14 +123,13 @@ class Training:
             self.plan,
             self.schedule,
             engine.system.scoring,
-            terms=engine.system.objective.described(),
+            terms=terms_of(config.model.name),
             step=self.step,
             cursor=self.cursor,
             to_validate=len(range(engine.rank, batches, engine.num_ranks)),
             ranks=f"{engine.num_ranks} rank{'s' * (engine.num_ranks > 1)} ({engine.device})",
             shown=self.is_main_rank,
         )
-        self._logged_at = 0.0
         self.output: RunOutput | None = None
         with all_or_none(engine.device):
             if self.is_main_rank and not self.finished_before:
@@ -245,7 +246,7 @@ class Training:
             first_step=self.cursor.step,
         )
         self.progress.begin_epoch()
-        self._logged_at = time.perf_counter()
+        self.throughput.begin()
         for batches in steps:
             place = self.cursor.step
             with waiting("the first step", shown=self.is_main_rank and self.step == self.first_step):
@@ -259,7 +260,8 @@ class Training:
                     flags=self._flags,
                 )
             self._advance(result)
-            self.progress.step(self.step, self.cursor, result.values, self._log_step(result, place))
+            self.throughput.step(plan.step_samples(place))
+            self.progress.step(self.step, self.cursor, result.values, self._log_step(result))
             self.callbacks.step(self._report(result))
             if self.finished or self.cursor.step == plan.num_steps:
                 return False
@@ -281,13 +283,11 @@ class Training:
             applied=result.applied,
         )
 
-    def _log_step(self, result: StepResult, place: int) -> float | None:
+    def _log_step(self, result: StepResult) -> float | None:
         """Log a step where it is due; returns samples per second since the last one that was logged."""
         if self.output is None or self.step % self.config.train.log_every:
             return None
-        now = time.perf_counter()
-        samples = self.plan.step_samples(place) * self.config.train.log_every / (now - self._logged_at)
-        self._logged_at = now
+        samples = self.throughput.lap()
         rates = [group["lr"] for group in self.engine.optimizer.param_groups]
         self.output.log.step(self.step, result.values, rates, samples)
         return samples
@@ -330,7 +330,7 @@ class Training:
     def _end_epoch(self) -> None:
         """Validate, log and save; the schedule looks at whole epochs only, `max_steps` may end inside one."""
         engine = self.engine
-        self.progress.begin_validation()
+        self.progress.begin_validation(self.throughput.whole())
 
         def heartbeat() -> None:
             self.heartbeat()

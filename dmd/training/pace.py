@@ -1,9 +1,56 @@
 """How fast a training goes, and how long it will take at that pace."""
 
 import time
+from typing import NamedTuple
 
 _MEMORY = 0.9
 """Weight of what came before, at each step."""
+
+
+class _Lap(NamedTuple):
+    """Steps one after the other."""
+
+    samples: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.samples / self.seconds if self.seconds > 0 else 0.0
+
+
+class Throughput:
+    """Samples per second of the steps of an epoch, or of the rest of one."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """The first step begins."""
+        self._began = self._lap_began = time.perf_counter()
+        self._samples = self._in_lap = 0
+        self._last: _Lap | None = None
+
+    def step(self, samples: int) -> None:
+        """A step of so many samples, over all ranks, has ended."""
+        self._samples += samples
+        self._in_lap += samples
+
+    def lap(self) -> float:
+        """The rate of the steps since the last call.
+
+        The step that ends an epoch may hold a few samples, and takes nearly as long as any: steps with fewer samples
+        than those of the call before count together with them.
+        """
+        now = time.perf_counter()
+        lap = _Lap(self._in_lap, now - self._lap_began)
+        if self._last is not None and lap.samples < self._last.samples:
+            lap = _Lap(lap.samples + self._last.samples, lap.seconds + self._last.seconds)
+        self._last, self._lap_began, self._in_lap = lap, now, 0
+        return lap.rate
+
+    def whole(self) -> float:
+        """The rate of all steps so far."""
+        return _Lap(self._samples, time.perf_counter() - self._began).rate
 
 
 class Pace:

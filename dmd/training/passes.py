@@ -22,6 +22,7 @@ from dmd.data.synthetic import random_batch
 from dmd.distributed.collectives import raised_anywhere
 from dmd.kernels.common.cards import current_device
 from dmd.kernels.common.rows import PassTooLarge
+from dmd.losses.consistency import PASSES
 from dmd.losses.sharing import WHOLE, Part, Sharing
 from dmd.system.fallback import fall_back
 from dmd.system.system import ADAM_MOMENTS, TrainingSystem
@@ -35,16 +36,20 @@ SPARE = 0.1
 """Share of a GPU's memory that a pass has to leave free, beside the optimizer's: fragmentation and validation."""
 
 
-def ghost_batches_at_once(train: TrainConfig, lengths: Mapping[str, int], device_type: str) -> int:
+def ghost_batches_at_once(
+    train: TrainConfig, lengths: Mapping[str, int], device_type: str, *, consistency: float = 0.0
+) -> int:
     """Ghost batches of a pass, at most, before memory has been tried.
 
     Args:
         lengths: time steps of each modality.
+        consistency: `objective.consistency`, with which a pass holds each ghost batch twice.
     """
     if train.ghost_batches_per_forward != "auto":
         return train.ghost_batches_per_forward
     if device_type == "cpu":
-        return OF_LONG_SEQUENCES if max(lengths.values()) > LONG else OF_SHORT_SEQUENCES
+        most = OF_LONG_SEQUENCES if max(lengths.values()) > LONG else OF_SHORT_SEQUENCES
+        return most // PASSES if consistency else most
     return train.ghost_batches_per_step
 
 
@@ -68,7 +73,9 @@ def settle_passes(
     """
     if num_ranks > config.train.ghost_batches_per_step:
         system.run_eagerly("ranks share ghost batches, and a captured pass would hold their collectives")
-    at_once = ghost_batches_at_once(config.train, info.lengths, system.device.type)
+    at_once = ghost_batches_at_once(
+        config.train, info.lengths, system.device.type, consistency=config.objective.consistency
+    )
     if system.device.type == "cpu":
         return at_once
     asked_for = config.train.ghost_batches_per_forward != "auto"

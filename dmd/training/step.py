@@ -16,7 +16,7 @@ from dmd.config import Config
 from dmd.data.loader import Batch
 from dmd.data.plan import EMPTY, EpochPlan
 from dmd.distributed.engine import Engine
-from dmd.kernels.dropout.keys import DropoutKeys, number_samples
+from dmd.kernels.dropout.keys import SECOND_PASS, DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG, derived_seed
 from dmd.testing.fault_points import fault_point
 
@@ -42,7 +42,11 @@ def ghost_weights(batch: Batch, samples: int) -> Tensor:
 def make_rng(
     batch: Batch, config: Config, *, step: int, forward: int, device: torch.device, keys: DropoutKeys | None = None
 ) -> DropoutRNG:
-    """Dropout of one pass, keyed by (seed, step, ghost batch, place); the text encoder draws from torch's generator."""
+    """Dropout of one pass, keyed by (seed, step, ghost batch, place); the text encoder draws from torch's generator.
+
+    With `objective.consistency` the samples go through the pass twice: the first time with the masks of a training
+    without it, then with those of ghost batches that no step has.
+    """
     seed = derived_seed("text", config.train.seed, step, *batch.ghosts, batch.part.number)
     # torch.manual_seed takes 0.2 ms: it asks for every kind of device.
     torch.default_generator.manual_seed(seed)
@@ -50,6 +54,8 @@ def make_rng(
         torch.cuda.manual_seed(seed)
     spare = config.train.ghost_batches_per_step  # slots without a ghost batch draw what nobody reads
     ghosts = [spare + forward if ghost == EMPTY else ghost for ghost in batch.ghosts]
+    if config.objective.consistency:
+        ghosts += [SECOND_PASS + ghost for ghost in ghosts]
     size = config.train.ghost_batch_size
     first = batch.part.places(size).start
     samples = number_samples(ghosts, range(first, first + batch.part.slots(size)))

@@ -100,6 +100,7 @@ def _prepare(
     plan = plan_training(config, reader, run, dist.get_world_size())
     with waiting("the network, and its text encoder, to be built", shown=shown), library_output():
         system, encoder = build_system(config, reader.index.info, device)
+        system.take_label_density(reader.index)
     check_offload(config, system, device, num_ranks=dist.get_world_size(), environment=os.environ)
     facts = facts_of(
         config=config,

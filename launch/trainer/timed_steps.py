@@ -134,6 +134,7 @@ def _facts(config: Config, reader: ShardReader, ranks: int, device: torch.device
     reset_peak()
     libraries = peak_bytes() if device.type == "cpu" else 0
     system, _ = build_system(config, info, device)
+    system.take_label_density(reader.index)
     set_float32_products(tf32=system.execution.tf32)
     part = make_plan(config, samples, ranks).part(0)
     config = settled(config, settle_passes(system, config, info, ranks, part=part))

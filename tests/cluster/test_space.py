@@ -10,6 +10,7 @@ from cluster.search.space import Space, apply, load_space
 from cluster.search.strategies import make_strategy
 from cluster.search.trial_records import TrialRecord, TrialRecords
 from dmd.config import Config
+from dmd.config.loading import config_to_dict
 
 SPACE = """
 train.learning_rate: {loguniform: [1e-5, 1e-3]}
@@ -69,8 +70,17 @@ def test_no_text(tmp_path):
 def test_shipped_spaces():
     paths = sorted((Path(__file__).parents[2] / "cluster" / "spaces").glob("*.yaml"))
     assert paths
+    published = config_to_dict(Config())
     for path in paths:
-        assert load_space(path, Config()).parameters
+        parameters = load_space(path, Config()).parameters
+        assert parameters
+        for parameter in parameters:
+            section, _, name = parameter.key.partition(".")
+            value = published[section][name]
+            if parameter.key == "text.learning_rate":
+                value = value or published["train"]["learning_rate"]
+            inside = value in parameter.choices or parameter.low <= value <= parameter.high
+            assert inside, f"{path.name}: the published {parameter.key} is {value}"
 
 
 @pytest.mark.parametrize(

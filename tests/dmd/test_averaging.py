@@ -92,7 +92,7 @@ def test_checkpoints_of_older_programs_continue(tmp_path):
         "train": ["ema_decay"],
         "model": ["normalise", "task", "emotions", "masked_padding"],
         "data": ["classes"],
-        "objective": ["margin_smoothing"],
+        "objective": ["margin_smoothing", "consistency", "label_density_smoothing"],
     }
     for section, names in later.items():
         for name in names:
@@ -105,6 +105,8 @@ def test_checkpoints_of_older_programs_continue(tmp_path):
         "model.task=3",
         "model.masked_padding=true",
         "objective.margin_smoothing=0.5",
+        "objective.consistency=1",
+        "objective.label_density_smoothing=0.5",
         "data.classes=stored",
     ):
         with pytest.raises(ValueError, match=rf"was trained with {override.partition('=')[0]}=.*; give that value"):

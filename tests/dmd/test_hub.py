@@ -363,7 +363,7 @@ def test_a_checkpoint_that_is_not_there_is_named(run, exported, shards, capsys):
     for name, more in (("evaluate", ()), ("predict", (shards,)), ("export", (run.parent / "never",))):
         error = rejected(capsys, name, run, *more, "--step", 999)
         assert f"there is no checkpoint of step 999 in {run}/checkpoints; steps that are there: {there}" in error
-    for option in (("--step", 1), ("--best",), ("--last",)):
+    for option in (("--step", 1), ("--best",), ("--last",), ("--average", 2), ("--soup",)):
         assert "is an export, which holds one checkpoint" in rejected(capsys, "predict", exported, shards, *option)
         error = rejected(capsys, "evaluate", exported, "--data", shards, *option)
         assert "holds no checkpoint: an export, which `dmd predict` reads; name the run" in error

@@ -21,7 +21,7 @@ from data_shards.terminal import CLEAR, DrawnLines, drawing_stream
 from dmd.checkpoint.state import Cursor
 from dmd.training.logging import progress as module
 from dmd.training.logging.progress import TrainingProgress
-from dmd.training.pace import Pace
+from dmd.training.pace import Pace, Throughput
 from tests.support.progress import made_progress, report_of
 
 VALUES = {"total": 7.9612, "task_fused": 1.0213, "reconstruction": 0.4121, "margin": 0.31, "cycle": 5.0}
@@ -79,7 +79,7 @@ def test_the_drawn_lines_say_where_it_stands(terminal, monkeypatch):
     assert re.search(r"epoch 1 of 40  ━+.*  step 3 of 8", shown)
     assert "loss 7.961  task fused 1.021  reconstruction 0.412  margin 0.310" in shown
     assert re.search(r"lr 1\.0e-03  812 samples/s  \d:\d\d left in the epoch, \d:\d\d at most in all", shown)
-    progress.begin_validation()
+    progress.begin_validation(640.0)
     progress.validated()
     progress._schedule.update(0.9, epoch=0, step=8)
     progress.end_epoch(report_of(1, METRICS), Cursor(epoch=1), best=True)
@@ -179,13 +179,13 @@ def test_a_file_gets_a_line_per_epoch_and_in_a_long_epoch_one_now_and_then(capsy
             r"\d:\d\d left in the epoch, \d:\d\d at most in all\n",
             line,
         )
-        progress.begin_validation()
+        progress.begin_validation(640.0)
         progress.validated()
         assert "epoch 1 of 40, validation 1 of 4, loss" in capsys.readouterr().out
         progress.end_epoch(report_of(1, METRICS), Cursor(epoch=1), best=True)
         assert re.fullmatch(
             r"epoch   1/40  step     8  loss 7\.961  valid \(mosi\) MAE 0\.9000  Corr 0\.6100  Acc2 Non0 81\.23 %  "
-            r"Acc7 34\.10 %  lr 1\.0e-03  812 samples/s  \d:\d\d  best\n",
+            r"Acc7 34\.10 %  lr 1\.0e-03  640 samples/s  \d:\d\d  best\n",
             capsys.readouterr().out,
         )
 
@@ -207,3 +207,24 @@ def test_the_time_that_is_left_counts_steps_validations_and_max_steps(monkeypatc
     assert pace(None).left(3, 0, 3) == pytest.approx(37 * 2 + 4 * 6)
     assert pace(12).left(3, 0, 3) == pytest.approx(9 * 2 + 2 * 6)
     assert pace(12).left(12, 1, 2) == pytest.approx(6), "its validation"
+
+
+def test_a_step_that_ends_an_epoch_with_few_samples_is_measured_with_the_one_before_it(monkeypatch):
+    """CMU-MOSI's epoch of 1,284 samples ends with a step of 4, which takes nearly as long as one of 160."""
+    now = [0.0]
+    monkeypatch.setattr("dmd.training.pace.time.perf_counter", lambda: now[0])
+    throughput, laps = Throughput(), []
+    for samples, seconds in [(160, 2.0), (160, 0.8), *[(160, 1.0)] * 6, (4, 0.5)]:
+        now[0] += seconds
+        throughput.step(samples)
+        laps.append(throughput.lap())
+    assert laps == pytest.approx([80, 200, *[160] * 6, 164 / 1.5])
+    assert throughput.whole() == pytest.approx(1284 / 9.3)
+    throughput.begin()
+    laps = []
+    for number in range(1, 6):  # a resume inside an epoch may cut the first lap short
+        now[0] += 1
+        throughput.step(160)
+        laps += [throughput.lap()] if number in (1, 5) else []
+    assert laps == pytest.approx([160, 160])
+    assert throughput.whole() == pytest.approx(160)

@@ -46,6 +46,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
     "classes": ({}, {"task": 3}, (5, 4)),
     "emotions": ({}, {"task": "multilabel", "emotions": 3}, (5, 4)),
     "emotions, smoothed margin": ({"margin_smoothing": 3}, {"task": "multilabel", "emotions": 3}, (3, 5)),
+    "two passes": ({"consistency": 2.0}, {}, (5, 3)),
+    "two passes, classes": ({"consistency": 0.5}, {"task": 3}, (5, 4)),
     "not decoupled": ({}, {"decoupling": False}, (5, 5)),
     **{
         f"{name}, {what}": ({}, {"name": name, **task}, (5, 4))

@@ -7,6 +7,7 @@ import torch
 
 from dmd.config import Config, TrainConfig
 from dmd.data.loader import Batch
+from dmd.losses import ObjectiveConfig
 from dmd.model.config import ModelConfig
 from dmd.system.models import MODELS
 from dmd.system.system import TrainingSystem
@@ -37,11 +38,16 @@ def small_model(name: str, **settings: object) -> ModelConfig:
 
 
 def make_system(
-    kernels: str, device: str, model: ModelConfig = MODEL, **train: object
+    kernels: str,
+    device: str,
+    model: ModelConfig = MODEL,
+    *,
+    objective: ObjectiveConfig | None = None,
+    **train: object,
 ) -> tuple[TrainingSystem, Config]:
     settings = {"ghost_batch_size": SAMPLES, "ghost_batches_per_step": GHOSTS, "precision": "fp32"} | train
     own = TrainConfig(kernels=kernels, **settings)
-    config = replace(Config(), model=model, train=own)
+    config = replace(Config(), model=model, objective=objective or ObjectiveConfig(), train=own)
     torch.manual_seed(0)
     info = SimpleNamespace(dims=SIZES, lengths=LENGTHS)
     return TrainingSystem(config, info, None, torch.device(device)).to(device), config

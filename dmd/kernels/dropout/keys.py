@@ -21,6 +21,8 @@ MULTIPLIER = 0xD6E8FEB86659FD93 - 2**64
 """Of the mix, as int64."""
 PLACE_BITS, GHOST_BITS, ENCODER_BITS, SITE_BITS = 16, 24, 10, 14
 """Of n, from the low end: places, ghost batches, encoders (0 where there is one mask for all) and call sites."""
+SECOND_PASS = 1 << GHOST_BITS - 1
+"""What is added to the numbers of ghost batches where the same samples go through the network again."""
 
 
 class KeySource(Protocol):

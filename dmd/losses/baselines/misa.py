@@ -90,7 +90,7 @@ class MisaObjective(ModelObjective):
     def _task(self, inputs: ObjectiveInputs) -> Tensor:
         """[G]"""
         if self.kind == "regression" and self.config.regression_loss == "squared":
-            return sample_mean((inputs.predictions[FUSED] - inputs.labels).square(), inputs.mask)
+            return inputs.task_mean((inputs.predictions[FUSED] - inputs.labels).square())
         return inputs.task()
 
 

@@ -81,7 +81,7 @@ def open_record(
         resume_step=resumed,
         compare=compare,
         stored_losses_until=stored_losses_until,
-        layout=layout(engine.system.scoring, type(engine.system.objective)),
+        layout=layout(engine.system.scoring, type(engine.system.objective), consistency=config.objective.consistency),
     )
 
 

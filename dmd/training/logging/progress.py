@@ -17,6 +17,7 @@ from data_shards.terminal import DrawnLines, Items, drawing_stream
 from dmd.checkpoint.state import Cursor
 from dmd.config import TrainConfig
 from dmd.data.plan import EpochPlan
+from dmd.losses.consistency import CONSISTENCY
 from dmd.losses.model_objective import LossTerm
 from dmd.metrics import Scoring, in_view, metric, show
 from dmd.training.outcome import EpochReport
@@ -26,10 +27,10 @@ from dmd.training.schedule import Schedule
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SHOWN_TERMS = 5
+SHOWN_TERMS = 6
 """Loss terms that are shown beside their weighted sum, at most."""
-_SHOWN_FIRST = ("task_fused", "reconstruction", "margin", "homo_logit", "hetero_logit")
-"""Those that are shown where a model has them."""
+_SHOWN_FIRST = ("task_fused", "reconstruction", "margin", "homo_logit", "hetero_logit", CONSISTENCY.name)
+"""Those that are shown where a training has them."""
 
 
 @dataclass
@@ -40,6 +41,9 @@ class _Standing:
     cursor: Cursor
     values: dict[str, float] = field(default_factory=dict)
     samples_per_second: float = 0.0
+    """Of the last steps that were measured."""
+    of_epoch: float = 0.0
+    """The same of all steps of the epoch whose validation is under way or has ended."""
     validated: int | None = None
     """Batches of the validation that is under way; None: there is none."""
     report: EpochReport | None = None
@@ -132,9 +136,14 @@ class TrainingProgress:
         now.samples_per_second = samples_per_second or now.samples_per_second
         self._tell_now_and_then()
 
-    def begin_validation(self) -> None:
-        """The validation begins."""
+    def begin_validation(self, samples_per_second: float) -> None:
+        """The validation begins.
+
+        Args:
+            samples_per_second: over all ranks, of all steps of the epoch that this session made.
+        """
         self._standing.validated = 0
+        self._standing.of_epoch = samples_per_second
         self._pace.begin()
 
     def validated(self) -> None:
@@ -166,7 +175,7 @@ class TrainingProgress:
         marked = ["best"] if best else []
         short = "  ".join([epoch, loss, f"valid {metrics}", *marked])
         protocol = f"valid ({self._scoring.protocol})"
-        rates = [f"lr {self._learning_rate:.1e}", f"{standing.samples_per_second:.3g} samples/s", took]
+        rates = [f"lr {self._learning_rate:.1e}", f"{standing.of_epoch:.3g} samples/s", took]
         whole = "  ".join([epoch, f"step {report.step:5d}", loss, f"{protocol} {metrics}", *rates, *marked])
         return short if self._drawn is not None and len(whole) > self._drawn.columns else whole
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import get_args
 
+from dmd.losses.consistency import CONSISTENCY
 from dmd.losses.model_objective import ModelObjective
 from dmd.losses.objective import Objective
 from dmd.losses.terms import Part, all_terms
@@ -25,8 +26,12 @@ _PART_TITLES: dict[Part, str] = {
 }
 
 
-def layout(scoring: Scoring, objective: type[ModelObjective]) -> Layout:
-    """The page of a model with these metrics and this objective."""
+def layout(scoring: Scoring, objective: type[ModelObjective], *, consistency: float = 0.0) -> Layout:
+    """The page of a model with these metrics and this objective.
+
+    Args:
+        consistency: `objective.consistency`, without which there is no such term.
+    """
     rows = {row.name: row for row in scoring.rows()}
     edges: dict[str, list[str | list[str]]] = {
         SPACE_TITLE[space]: ["Multiline", [f"train/{EDGES}{space}/.+$"]] for space in objective.spaces
@@ -39,6 +44,7 @@ def layout(scoring: Scoring, objective: type[ModelObjective]) -> Layout:
         "objective": {
             "total": _chart([f"train/{TOTAL}"]),
             **{title: _chart(f"train/{name}" for name in names) for title, names in _parts(objective).items()},
+            **({CONSISTENCY.title: _chart([f"train/{CONSISTENCY.name}"])} if consistency else {}),
         },
         **({"edges of the GD-Units": edges} if edges else {}),
         "steps": {

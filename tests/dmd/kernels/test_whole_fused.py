@@ -9,12 +9,14 @@ from dmd.config import Config, TrainConfig
 from dmd.kernels.dropout.keys import DropoutKeys, number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.portable import PORTABLE
+from dmd.losses import ObjectiveConfig
 from dmd.system.cuda_graph import obstacle_to_capture
 from dmd.training.step import make_rng
 from tests.dmd.kernels.forms import TOLERANCE, error, interpreted, on_cuda
 from tests.support.small_system import MODEL, make_batch, make_system
 
 ROUNDING = 6e-8
+TWO_PASSES = ObjectiveConfig(consistency=3.0)
 
 
 def losses(kernels: str, device: str, steps: int, nudge: int | None = None, **train: object) -> list[float]:
@@ -67,6 +69,23 @@ def check_masked_padding(device: str) -> None:
         assert error(unmasked[part], plain[part]) > 1e-3
 
 
+def check_two_passes(device: str) -> None:
+    """Loss terms and gradients where each sample goes through the network twice."""
+    found = []
+    for kernels, place in (("fused", device), ("plain", "cpu")):
+        system, config = make_system(kernels, place, objective=TWO_PASSES)
+        batch = make_batch(0, place)
+        rng = make_rng(batch, config, step=0, forward=0, device=torch.device(place), keys=system.keys)
+        terms = system(batch, rng)
+        terms.total.sum().backward()
+        gradients = torch.cat([p.grad.double().flatten().cpu() for p in system.parameters()])
+        rows = dict(zip(terms.names, terms.rows.double().cpu(), strict=True))
+        assert float(rows["consistency"].min()) > 0
+        found.append((torch.stack([rows[name] for name in sorted(rows)]), gradients))
+    for fused, plain in zip(*found, strict=True):
+        assert error(fused, plain) <= 3 * TOLERANCE["float32"]
+
+
 def check_dropout(device: str) -> None:
     """Any axis of samples: the plain form's elements, forward and backward."""
     from dmd.kernels.triton_backend import TRITON
@@ -115,6 +134,11 @@ def test_masked_padding_interpreted():
     interpreted(__name__, "check_masked_padding")
 
 
+@pytest.mark.slow
+def test_two_passes_interpreted():
+    interpreted(__name__, "check_two_passes")
+
+
 def test_plain_form_trains_in_bfloat16():
     half, full = losses("plain", "cpu", 12, precision="bf16"), losses("plain", "cpu", 12)
     assert half != full
@@ -160,14 +184,22 @@ def test_masked_padding_on_cuda():
 
 @pytest.mark.gpu
 @on_cuda
+def test_two_passes_on_cuda():
+    check_two_passes("cuda")
+
+
+@pytest.mark.gpu
+@on_cuda
 def test_dropout_on_cuda():
     check_dropout("cuda")
 
 
 @pytest.mark.gpu
 @on_cuda
-def test_captured_passes_are_the_passes():
-    eager, captured = losses("fused", "cuda", 12), losses("fused", "cuda", 12, cuda_graph="auto")
+@pytest.mark.parametrize("objective", [ObjectiveConfig(), TWO_PASSES])
+def test_captured_passes_are_the_passes(objective):
+    eager = losses("fused", "cuda", 12, objective=objective)
+    captured = losses("fused", "cuda", 12, objective=objective, cuda_graph="auto")
     torch.testing.assert_close(torch.tensor(captured), torch.tensor(eager), rtol=1e-5, atol=1e-6)
 
 

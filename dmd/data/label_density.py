@@ -1,0 +1,43 @@
+"""The weights of the train split's samples, read from the index: the same on every rank."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_shards.format.index_file import ROWS_PER_GROUP
+from data_shards.reading.index import ShardIndex
+from dmd.config import Config
+from dmd.data.loader import LABELS
+from dmd.data.targets import scoring_of, targets
+from dmd.losses.label_weights import LabelWeights, of_classes, of_sentiments
+
+
+def label_weights(config: Config, index: ShardIndex) -> LabelWeights | None:
+    """What `objective.label_density_smoothing` makes of the labels; None where it is off.
+
+    Args:
+        config: whose task is resolved. One that predicts emotions is rejected before.
+
+    Raises:
+        ValueError: a kernel that is far too narrow.
+    """
+    width = config.objective.label_density_smoothing
+    if not width:
+        return None
+    if config.model.kind == "classes":
+        return of_classes(_targets(config, index), config.model.outputs)
+    facts = index.label_facts("train")
+    assert facts.min is not None
+    assert facts.max is not None
+    return of_sentiments(_targets(config, index), low=facts.min, high=facts.max, width=width)
+
+
+def _targets(config: Config, index: ShardIndex) -> Iterator[Tensor]:
+    """What the heads are to predict of the train split, part by part, [n] float32."""
+    scoring, column = scoring_of(config, vars(index.info)), LABELS[config.data.classes]
+    total = index.num_samples("train")
+    for begin in range(0, total, ROWS_PER_GROUP):
+        rows = index.records("train", np.arange(begin, min(begin + ROWS_PER_GROUP, total)))
+        yield targets(torch.from_numpy(rows[column].astype(np.float32)), scoring)
