@@ -326,7 +326,7 @@ def _run_section(one: Measured, group: Group, anchor: str, method: Method) -> Se
             Picture(
                 name="heads",
                 figure=heads_figure(result),
-                caption=f"All {len(result.predictions)} heads on the {result.split} split; the fused one is the model's.",
+                caption=f"All heads on the {result.split} split; the fused one is the model's prediction.",
             )
         )
     if result.features:
