@@ -1,4 +1,8 @@
-"""The order of test files: those that take longest come first, so that parallel workers end at the same time."""
+"""The order of test files: those that take longest come first, so that parallel workers end at the same time; and what
+tests of all floors need."""
+
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,6 +36,9 @@ LONGEST = (
     "tests/dmd/test_quantize.py",
     "tests/dmd/test_normalisation.py",
     "tests/dmd/test_ranks.py",
+    "tests/dmd/test_models.py",
+    "tests/dmd/test_trackers.py",
+    "tests/test_extras.py",
 )
 """By the CPU time of a whole file, over some ten seconds; the order of others does not matter."""
 
@@ -47,3 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"tests marked `ray` belong in tests/cluster: {', '.join(astray)}")
     order = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches a test also where it runs in the background of a shell, which lets it ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -278,6 +278,7 @@ def test_the_next_sender_waits_for_the_one_before(tmp_path, server):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_a_sender_that_fails_or_is_interrupted(tmp_path, capfd):
     """With a tracker that is not there, so that its process ends when its turn comes, and with an error."""
     run = short_run(tmp_path / "run")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,11 +50,3 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 16 MiB."""
     with small_disk(tmp_path / "disk", "16m") as path:
         yield path
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C reaches a test also where it runs in the background of a shell, which lets it ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
