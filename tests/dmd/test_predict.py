@@ -103,7 +103,7 @@ def test_features_are_what_the_heads_predict_from(run):
 def test_a_model_says_what_it_is(run):
     said = repr(dmd.load(run))
     shapes = "text [50, 768], audio [50, 5], vision [50, 20]"
-    assert said.startswith(f"TrainedModel(regression; {shapes}; ")
+    assert said.startswith(f"TrainedModel(dmd, regression; {shapes}; ")
     assert said.endswith(
         f" parameters on cpu; data 'synthetic', run {str(run)!r}, step {dmd.load(run).card.source['step']})"
     )
