@@ -20,6 +20,9 @@ from dmd.config.loading import config_to_dict, load_config
 from dmd.inference.outputs import schema
 from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
+from dmd.losses import ObjectiveConfig
+from dmd.losses.consistency import CONSISTENCY
+from dmd.losses.label_weights import of_sentiments
 from dmd.losses.model_objective import ModelObjective
 from dmd.model.config import MODALITIES, ModelConfig, ModelName, kind_of
 from dmd.model.network import FUSED, Network
@@ -29,10 +32,11 @@ from dmd.report.identity import compared_values, concerns, differing_keys
 from dmd.system.models import DEFAULT, MODELS, heads_of, spaces_of, terms_of
 from dmd.system.modules import Modules
 from dmd.system.trained_model import ModelCard, TrainedModel
+from dmd.training.step import make_rng
 from tests.support.commands import command, rejected
 from tests.support.ranks import assert_bitwise, losses
 from tests.support.small_data import build_from, mmsa
-from tests.support.small_system import LENGTHS, SIZES, small_model
+from tests.support.small_system import GHOSTS, LENGTHS, SAMPLES, SIZES, make_batch, make_system, small_model
 from tests.support.trained import small_for, train
 
 BERT = {"model_type": "bert", "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99}
@@ -79,7 +83,7 @@ def test_a_row_is_a_network_and_its_objective(name):
 def test_a_run_that_was_continued_is_bitwise_the_run_that_was_not(runs, name):
     assert_bitwise(runs[name].with_name(f"{name}_stopped"), runs[name])
     log = [json.loads(line) for line in (runs[name] / "metrics.jsonl").read_text().splitlines()]
-    terms = {f"train/{term.name}" for term in terms_of(name)}
+    terms = {f"train/{term.name}" for term in terms_of(name) if term is not CONSISTENCY}
     assert all(terms <= line.keys() for line in log if "train/total" in line)
     assert len(losses(runs[name])) == 2 * 3, "23 samples in steps of 8"
     assert {f"valid_heads/{head}/mae" for head in heads_of(name)} <= {tag for line in log for tag in line}
@@ -193,6 +197,57 @@ def test_dropout_is_that_of_the_sample_whoever_runs_it(name):
     together, without = predict([0, 1, 2]), network(*sample).predictions[FUSED]
     assert torch.allclose(predict([1]), together[1:2], atol=1e-6)
     assert not torch.allclose(together, without)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_passes_are_to_predict_the_same(name):
+    """`objective.consistency` of any model. What is remembered of a sample is that of its first pass, which is the pass
+    of a training without it."""
+    cpu, rows = torch.device("cpu"), torch.arange(GHOSTS * SAMPLES).view(GHOSTS, SAMPLES)
+    batch, terms, states = replace(make_batch(0, "cpu"), rows=rows), [], []
+    for weight in (0.0, 3.0):
+        objective = ObjectiveConfig(consistency=weight)
+        system, config = make_system("plain", "cpu", small_model(name, text_dropout=0.3), objective=objective)
+        system.objective.start_training(rows.numel(), cpu)
+        terms.append(system.terms(batch, make_rng(batch, config, step=1, forward=0, device=cpu)))
+        system.objective.after_step(epoch=0, applied=True)
+        states.append(system.objective.training_state())
+    single, joined = terms
+    assert joined.keys() == {*single, CONSISTENCY.name}
+    assert joined[CONSISTENCY.name].min() > 0
+    assert not joined["task_fused"].equal(single["task_fused"])
+    joined[CONSISTENCY.name].sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in system.network.parameters())
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor, msg=key)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rare_labels_weigh_more(name):
+    """`objective.label_density_smoothing` of any model weighs the task loss of its fused head sample by sample."""
+    batch, width = make_batch(0, "cpu"), 0.1
+    objective = ObjectiveConfig(label_density_smoothing=width)
+    system, _ = make_system("plain", "cpu", small_model(name), objective=ObjectiveConfig())
+    system.eval()
+    alone = [
+        system.terms(replace(batch, mask=mask.expand(GHOSTS, -1)), None)["task_fused"] for mask in torch.eye(SAMPLES)
+    ]
+    plain = system.terms(batch, None)
+    system, _ = make_system("plain", "cpu", small_model(name), objective=objective)
+    low, high = float(batch.labels.min()), float(batch.labels.max())
+    system.objective.label_weights = of_sentiments([batch.labels.flatten()], low=low, high=high, width=width)
+    weights = system.objective.label_weights(batch.labels)
+    assert weights.unique().numel() > 1
+    weighted = system.eval().terms(batch, None)
+    torch.testing.assert_close(weighted["task_fused"], (torch.stack(alone, 1) * weights).mean(1))
+    for key, term in weighted.items():
+        assert key == "total" or key.startswith("task_") or term.equal(plain[key]), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_options_beyond_the_published_code_are_read_by_every_model(name):
+    given = ["objective.consistency=1", "objective.label_density_smoothing=0.5"]
+    assert load_config(None, [f"model.name={name}", *given]).objective.consistency == 1
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -101,7 +101,8 @@ class SelfMMObjective(ModelObjective):
         for ghost, of_ghost in zip(rows, values, strict=True):
             places = (ghost >= 0).nonzero().squeeze(1)
             kept = ghost[places]  # [n]
-            if len(kept) == 0 or int(kept[0]) in taken:  # ranks that share a ghost batch have the same of it
+            # Ranks that share a ghost batch have the same; of two passes (`objective.consistency`) the first stays.
+            if len(kept) == 0 or int(kept[0]) in taken:
                 continue
             taken.add(int(kept[0]))
             there = of_ghost.device
