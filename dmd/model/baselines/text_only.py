@@ -12,7 +12,7 @@ from dmd.model.config import ModelConfig
 from dmd.model.convolution import conv_length, convolution
 from dmd.model.heads import ResidualHead
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
-from dmd.model.padding import in_range, unpadded_mean, unpadded_range
+from dmd.model.padding import unpadded_range
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
@@ -20,14 +20,14 @@ from dmd.model.transformer import TransformerStack
 class TextOnly(Network):
     """The text's own way through a DMD: temporal convolution, transformer encoder, residual head.
 
-    Otherwise than there, attention never sees padded steps, and the head reads the mean over the unpadded ones. Voice
-    and face are not read.
+    The head reads the last unpadded step, and attention never sees padded ones: `model.masked_padding` of DMD. Voice and
+    face are not read.
 
     Raises:
         ValueError: a text that is shorter than its convolution.
     """
 
-    heads = heads_by_name(Head(name=FUSED, title="fused", about="the mean of the encoded text"))
+    heads = heads_by_name(Head(name=FUSED, title="fused", about="the last step of the encoded text"))
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TextOnly(Network):
             relu_rate=config.relu_dropout,
             res_rate=config.res_dropout,
             embed_rate=config.embed_dropout,
-            last_step=False,
+            last_step=True,
         )
         self.encoder = TransformerStack(plan, backend)
         self.head = ResidualHead(dim, dim, config.output_dropout, config.outputs)
@@ -62,7 +62,6 @@ class TextOnly(Network):
         """See `Network.forward`."""
         begun = self.begin(text, audio, vision, rng)
         ranges = unpadded_range(begun.unpadded()["text"], self._kernel)
-        (encoded,) = self.encoder([self.convolution(begun.features["text"])], key_ranges=[ranges], rng=rng)
-        pooled = unpadded_mean(encoded, in_range(ranges, encoded.shape[1]))  # [B, d]
-        said = self.head(pooled, rng, self.backend)
+        (last,) = self.encoder([self.convolution(begun.features["text"])], key_ranges=[ranges], rng=rng)  # [B, d]
+        said = self.head(last, rng, self.backend)
         return NetworkOutput(predictions={FUSED: said.logit}, representation=said.residual)
