@@ -20,8 +20,8 @@ from dmd.model.transformer import TransformerStack
 class TextOnly(Network):
     """The text's own way through a DMD: temporal convolution, transformer encoder, residual head.
 
-    The head reads the last unpadded step, and attention never sees padded ones: `model.masked_padding` of DMD. Voice and
-    face are not read.
+    The head reads the last unpadded step, and attention never sees padded ones, as with `model.masked_padding` there.
+    Voice and face are not read.
 
     Raises:
         ValueError: a text that is shorter than its convolution.
