@@ -37,7 +37,7 @@ class Objective(ModelObjective):
     spaces = ("homo", "hetero")
 
     def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
-        super().__init__(config, model, backend=backend)
+        super().__init__(model)
         self.config = config
         self.decoupling = model.decoupling
         self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs, kind=model.kind)
@@ -48,6 +48,12 @@ class Objective(ModelObjective):
         known = config.orthogonality == "batch" and model.kind == "regression" and unweighted
         self.known_to_kernels = known and all_in_triton()
         self.use(backend)
+
+    @classmethod
+    def make(cls, settings: object, model: ModelConfig) -> "Objective":
+        """See `ModelObjective.make`."""
+        assert isinstance(settings, ObjectiveConfig)
+        return cls(settings, model)
 
     @classmethod
     def described(cls) -> list[LossTerm]:

@@ -66,7 +66,8 @@ class Modules(nn.Module):
             self.model.name,
             network.make(settings, config.model, data["dims"], data["lengths"], text_encoder, backend=backend),
         )
-        self.objective: ModelObjective = objective(settings, config.model, backend=backend)
+        self.objective: ModelObjective = objective.make(settings, config.model)
+        self.objective.use(backend)
 
     @property
     def network(self) -> Network:

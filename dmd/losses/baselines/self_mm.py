@@ -16,11 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dmd.kernels.cpu import CPU
-from dmd.kernels.interface import Backend
 from dmd.losses.baselines.unimodal_labels import SPACES, UnimodalLabels
 from dmd.losses.ghost import sample_mean
-from dmd.losses.model_objective import LossTerm, ModelObjective, ObjectiveInputs, task_term
+from dmd.losses.model_objective import LossTerm, task_term
+from dmd.losses.terms_objective import ObjectiveInputs, TermsObjective
 from dmd.model.baselines.self_mm import alone
 from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.config import MODALITIES, ModelConfig
@@ -36,21 +35,26 @@ class _Pass:
     """[G, S, 1 + n]: the sentiment and the representations of all spaces."""
 
 
-class SelfMMObjective(ModelObjective):
+class SelfMMObjective(TermsObjective):
     """See the module.
 
     Args:
         settings: hyperparameters of Self-MM.
         model: the network's hyperparameters.
-        backend: not used.
     """
 
-    def __init__(self, settings: SelfMMConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
-        super().__init__(settings, model, backend=backend)
+    def __init__(self, settings: SelfMMConfig, model: ModelConfig) -> None:
+        super().__init__(model)
         self.own = settings
         self.labels: UnimodalLabels | None = None
         """None until a training begins."""
         self._passes: list[_Pass] = []
+
+    @classmethod
+    def make(cls, settings: object, model: ModelConfig) -> "SelfMMObjective":
+        """See `ModelObjective.make`."""
+        assert isinstance(settings, SelfMMConfig)
+        return cls(settings, model)
 
     @classmethod
     def described(cls) -> list[LossTerm]:
@@ -69,7 +73,7 @@ class SelfMMObjective(ModelObjective):
         ]
 
     def terms(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """See `ModelObjective.terms`; a training pass is remembered until `after_step`."""
+        """See `TermsObjective.terms`; a training pass is remembered until `after_step`."""
         sentiments, mask = inputs.labels, inputs.mask
         labels = dict.fromkeys(MODALITIES, sentiments)
         if self.labels is not None and inputs.rows is not None:
