@@ -17,6 +17,7 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_mean, unpadded_range
 from dmd.model.recurrent import LastState
@@ -62,7 +63,7 @@ class Branch(nn.Module):
         """Representation [B, dim], hidden layer [B, dim] and prediction [B] of x [B, width]."""
         representation = self.represent(backend.dropout(x, self.rate, rng)).relu()
         hidden = self.hidden(representation).relu()
-        return representation, hidden, self.out(hidden).squeeze(-1)
+        return representation, hidden, prediction_of(self.out(hidden))
 
 
 class SelfMM(Network):
@@ -131,11 +132,11 @@ class SelfMM(Network):
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """See `Network.forward`; `compared` holds the representations whose labels are made."""
-        begun = self.begin(text, audio, vision, rng)
-        unpadded = begun.unpadded()
-        states = {m: read(begun.features[m], unpadded[m], rng, self.backend) for m, read in self.states.items()}
+        inputs = self.begin(text, audio, vision, rng)
+        unpadded = inputs.unpadded()
+        states = {m: read(inputs.features[m], unpadded[m], rng, self.backend) for m, read in self.states.items()}
         if "text" not in states:
-            states["text"] = self._pooled(begun.features["text"], unpadded["text"])
+            states["text"] = self._pooled(inputs.features["text"], unpadded["text"])
         states = {FUSED: torch.cat([states[m] for m in MODALITIES], dim=-1), **states}
         outputs = {name: branch(states[name], rng, self.backend) for name, branch in self.branches.items()}
         return NetworkOutput(
