@@ -15,6 +15,7 @@ from dmd.kernels.interface import Backend
 from dmd.losses.ghost import sample_mean
 from dmd.losses.label_weights import LabelWeights
 from dmd.losses.sharing import Sharing
+from dmd.losses.task import task_loss
 from dmd.model.config import Kind, ModelConfig
 from dmd.model.network import NetworkOutput
 
@@ -38,6 +39,21 @@ def task_term(head: str) -> LossTerm:
     return LossTerm(
         name=f"task_{head}", title=f"task {head.replace('_', ' ')}", about=f"error of the prediction `{head}`"
     )
+
+
+FUSED_ERROR = LossTerm(
+    name="fused_error",
+    title="fused error",
+    weight="0",
+    about="validation's loss of the prediction `fused`, unweighted; only where `task_fused` is another: squared, or "
+    "weighted by label density",
+)
+"""As logs, figures and the documentation call it; any model may have it."""
+
+
+def fused_error(prediction: Tensor, labels: Tensor, mask: Tensor, kind: Kind) -> dict[str, Tensor]:
+    """`FUSED_ERROR` by name, [G], without a gradient; of what `task_loss` takes, [G, S, ...], and a mask [G, S]."""
+    return {FUSED_ERROR.name: sample_mean(task_loss(prediction.detach(), labels, kind), mask)}
 
 
 def weighted_mean(losses: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
@@ -94,9 +110,14 @@ class ModelObjective(nn.Module):
             rows: [G, S] int64 on the CPU, row of each sample in the train split, -1 for padding; None: nobody knows.
 
         Returns:
-            {name: [G]}: each term before weighting, and `total`.
+            {name: [G]}: each term before weighting, `total`, and `FUSED_ERROR` if `trains_another_error`.
         """
         raise NotImplementedError
+
+    @property
+    def trains_another_error(self) -> bool:
+        """Whether the fused head learns by another loss than validation has, so that `FUSED_ERROR` is logged."""
+        return self.label_weights is not None
 
     def weights_of(self, labels: Tensor) -> Tensor | None:
         """The weights of samples by their labels [G, S], of their task losses; None: 1."""

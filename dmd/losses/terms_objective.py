@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dmd.losses.model_objective import LossTerm, ModelObjective, task_term, weighted_mean
+from dmd.losses.model_objective import LossTerm, ModelObjective, fused_error, task_term, weighted_mean
 from dmd.losses.task import task_loss
 from dmd.model.config import Kind
 from dmd.model.network import FUSED, NetworkOutput
@@ -72,6 +72,8 @@ class TermsObjective(ModelObjective):
         terms = self.terms(inputs)
         weights = self.weights
         total = torch.stack([term * weights.get(name, 1.0) for name, term in terms.items()]).sum(0)
+        if self.trains_another_error:
+            terms |= fused_error(inputs.predictions[FUSED], labels, mask, self.kind)
         return {**terms, "total": total}
 
     def terms(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:

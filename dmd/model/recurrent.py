@@ -4,8 +4,8 @@ A packed sequence needs its lengths on the host. Here each sequence is moved to 
 direction, so that its padding follows behind and no state that is read depends on it.
 
 LSTMs run in float32, outside autocast, under which cuDNN's LSTM computes in float16, whose largest number is 65504.
-cuDNN wants the weights of an LSTM in one piece: it copies weights that an optimizer has joined with others at each call,
-and warns of that once. On CPUs LSTMs are bitwise reproducible; by its documentation cuDNN's LSTM is where
+cuDNN wants the weights of an LSTM in one piece: those that an optimizer has joined with others it copies at each call,
+and warns of that once. On CPUs LSTMs are bitwise reproducible; cuDNN's are, by its documentation, where
 CUBLAS_WORKSPACE_CONFIG is set, as `train.deterministic` does. This file has not run on CUDA.
 """
 

@@ -184,10 +184,11 @@ def heads_of(name: str) -> "Mapping[str, Head]":
 
 def terms_of(name: str) -> "list[LossTerm]":
     """The terms that trainings of a model log, in the order of the log: those of its objective, and the one that
-    `objective.consistency` adds."""
+    `objective.consistency` adds; and validation's loss, where a training has another."""
     from dmd.losses.consistency import CONSISTENCY  # with torch
+    from dmd.losses.model_objective import FUSED_ERROR
 
-    return [*MODELS[name].objective_class().described(), CONSISTENCY]
+    return [*MODELS[name].objective_class().described(), CONSISTENCY, FUSED_ERROR]
 
 
 def spaces_of(name: str) -> tuple[str, ...]:

@@ -17,13 +17,14 @@ import dmd
 from cluster.search.space import apply, load_space
 from dmd.config import Config
 from dmd.config.loading import config_to_dict, load_config
+from dmd.inference.export import example, save_program
 from dmd.inference.outputs import schema
 from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.losses import ObjectiveConfig
+from dmd.losses import MisaConfig, ObjectiveConfig
 from dmd.losses.consistency import CONSISTENCY
 from dmd.losses.label_weights import of_sentiments
-from dmd.losses.model_objective import ModelObjective
+from dmd.losses.model_objective import FUSED_ERROR, ModelObjective
 from dmd.model.config import MODALITIES, ModelConfig, ModelName, kind_of
 from dmd.model.network import FUSED, Network
 from dmd.model.padding import resample, to_front
@@ -46,6 +47,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "classes": {"task": 3},
     "emotions": {"task": "multilabel", "emotions": 3},
 }
+ABSOLUTE = MisaConfig(regression_loss="absolute")
+CONSISTENT = ObjectiveConfig(consistency=1)
+WITHOUT_DROPOUT = small_model("late_fusion", text_dropout=0, output_dropout=0, modality_dropout=0)
 OUTPUTS: dict[str, tuple[int, ...]] = {"sentiments": (), "classes": (3,), "emotions": (3,)}
 
 
@@ -83,7 +87,9 @@ def test_a_row_is_a_network_and_its_objective(name):
 def test_a_run_that_was_continued_is_bitwise_the_run_that_was_not(runs, name):
     assert_bitwise(runs[name].with_name(f"{name}_stopped"), runs[name])
     log = [json.loads(line) for line in (runs[name] / "metrics.jsonl").read_text().splitlines()]
-    terms = {f"train/{term.name}" for term in terms_of(name) if term is not CONSISTENCY}
+    terms = {f"train/{term.name}" for term in terms_of(name) if term not in (CONSISTENCY, FUSED_ERROR)}
+    if name == "misa":  # whose error is squared
+        terms.add(f"train/{FUSED_ERROR.name}")
     assert all(terms <= line.keys() for line in log if "train/total" in line)
     assert len(losses(runs[name])) == 2 * 3, "23 samples in steps of 8"
     assert {f"valid_heads/{head}/mae" for head in heads_of(name)} <= {tag for line in log for tag in line}
@@ -171,6 +177,10 @@ def test_every_task_is_predicted_also_without_a_modality(name, task):
             assert values.isfinite().all()
 
 
+def network_of(name: str, **settings: Any) -> Network:
+    return MODELS[name].network_class()(small_model(name, **settings), SIZES, LENGTHS)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_token_ids_are_read_through_a_text_encoder(name):
     model = trained(name, "sentiments", tokens=True)
@@ -181,6 +191,14 @@ def test_token_ids_are_read_through_a_text_encoder(name):
     output = model.modules.network(tokens, sample["audio"], sample["vision"])
     output.predictions[FUSED].sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.modules.network.text_encoder.parameters())
+
+
+def test_a_program_has_lstms(tmp_path):
+    model = trained("self_mm", "sentiments")
+    assert save_program(model, tmp_path / "model.pt2") is None
+    program, samples = torch.export.load(tmp_path / "model.pt2").module(), example(model.card, 7)
+    heads, *_ = program(*samples.values())
+    torch.testing.assert_close(heads[:, 0], model.predict(**samples).sentiment)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -239,6 +257,8 @@ def test_rare_labels_weigh_more(name):
     weights = system.objective.label_weights(batch.labels)
     assert weights.unique().numel() > 1
     weighted = system.eval().terms(batch, None)
+    error = weighted.pop(FUSED_ERROR.name)
+    torch.testing.assert_close(error, plain.get(FUSED_ERROR.name, plain["task_fused"]))
     torch.testing.assert_close(weighted["task_fused"], (torch.stack(alone, 1) * weights).mean(1))
     for key, term in weighted.items():
         assert key == "total" or key.startswith("task_") or term.equal(plain[key]), key
@@ -298,6 +318,26 @@ def test_sequences_are_moved_and_resampled():
 def test_a_value_that_the_model_does_not_read_is_rejected(given, message):
     with pytest.raises(ValueError, match=message):
         load_config(None, given)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ModelConfig(name="nope"), "model.name is 'nope'; give one of dmd, text_only, "),
+        (lambda: Config(model=ModelConfig(name="misa", task=3), misa=ABSOLUTE), "misa.regression_loss is 'absolute', "),
+        *(
+            (lambda name=name: network_of(name, heads=7), "model.heads is 7; it must divide")
+            for name in ("dmd", "misa")
+        ),
+        (
+            lambda: make_system("plain", "cpu", WITHOUT_DROPOUT, objective=CONSISTENT),
+            "every dropout is 0, so that both",
+        ),
+    ],
+)
+def test_a_mistake_in_python_is_the_error_of_a_config(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_the_width_of_a_model_without_heads_needs_no_heads():

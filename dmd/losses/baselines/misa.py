@@ -91,9 +91,18 @@ class MisaObjective(TermsObjective):
             "reconstruction": config.reconstruction_weight,
         }
 
+    @property
+    def trains_another_error(self) -> bool:
+        """See `ModelObjective.trains_another_error`."""
+        return self._is_squared or super().trains_another_error
+
+    @property
+    def _is_squared(self) -> bool:
+        return self.kind == "regression" and self.config.regression_loss == "squared"
+
     def _task(self, inputs: ObjectiveInputs) -> Tensor:
         """[G]"""
-        if self.kind == "regression" and self.config.regression_loss == "squared":
+        if self._is_squared:
             return inputs.task_mean((inputs.predictions[FUSED] - inputs.labels).square())
         return inputs.task()
 

@@ -23,10 +23,11 @@ class EarlyFusion(Network):
     layer.
 
     Published for aligned data. Sequences of different lengths are brought to the steps of the text first: what of a
-    sample is unpadded is averaged over as many equal parts as its text has steps. Sequences that are padded to equal lengths
-    are taken to be aligned, step by step, also where a sample's unpadded steps differ. Otherwise than there, features are
-    normalised over a step's features, not over the samples of a batch, on which numbers would then depend; and the
-    state behind the last unpadded step is read, not that behind the last one.
+    sample is unpadded is averaged over as many equal parts as its text has steps. Sequences padded to one length are
+    taken to be aligned, also where a sample's unpadded steps differ in number.
+
+    Otherwise than there, features are normalised over a step's features, not over the samples of a batch, on which
+    numbers would then depend; and the state behind the last unpadded step is read, not that behind the last one.
     """
 
     heads = heads_by_name(Head(name=FUSED, title="fused", about="the state behind the last step of all modalities"))
