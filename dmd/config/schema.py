@@ -315,8 +315,13 @@ class Config:
                 f"model.name is {model.name!r}, which learns {' and '.join(kinds)} alone, and model.task is "
                 f"{model.task!r}; set another model.name, or model.task={kinds[0]} where the shards hold it"
             )
-        if MODELS[model.name].reads_key("model.heads") and model.dim % model.heads:
-            raise ValueError(f"model.heads is {model.heads}; it must divide model.dim, which is {model.dim}")
+        if MODELS[model.name].reads_key("model.heads"):
+            model.check_heads()
+        if model.name == "misa" and model.task not in ("auto", "regression") and self.misa.regression_loss != "squared":
+            raise ValueError(
+                f"misa.regression_loss is {self.misa.regression_loss!r}, which is of sentiments, and model.task is "
+                f"{model.task!r}; leave it out"
+            )
         given = {
             f"{section.name}.{key.name}": getattr(getattr(self, section.name), key.name)
             for section in fields(self)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor
+
 from data_shards.durable import sync_directory, write_file
 from data_shards.places import PlaceLike
 from data_shards.sole_writer import LEASE_FILE, sole_writer
@@ -17,13 +19,15 @@ from dmd.evaluation.ensemble import Validated
 from dmd.inference.calibrated_files import validated
 from dmd.inference.ensemble import Calibration, Ensemble, encoder_for
 from dmd.inference.ensemble_readme import ensemble_readme
-from dmd.inference.export import STAGED, export
+from dmd.inference.export import STAGED, held_by, write_export
 from dmd.inference.model_files import ENSEMBLE, EnsembleDocument, document_text, read_document, read_files
 from dmd.inference.readme import README
-from dmd.system.trained_model import TrainedModel
+from dmd.system.trained_model import ModelCard, TrainedModel
 
 MEMBER = re.compile(r"member-\d{2,}", re.ASCII)
 """What the directories of members are called."""
+_Member = tuple[TrainedModel | Path, ModelCard, dict[str, Tensor]]
+"""A model in memory, or where it was read; its card and weights."""
 
 
 def export_ensemble(
@@ -57,13 +61,12 @@ def export_ensemble(
     if isinstance(models, Ensemble):
         if step is not None or calibration is not None:
             raise ValueError("an ensemble in memory has its checkpoints and its calibration; leave both out")
-        members: list[TrainedModel | Path] = list(models.members)
-        known, cards = models.calibration, [member.card for member in models.members]
+        members: list[_Member] = [(member, *held_by(member)) for member in models.members]
+        known = models.calibration
     else:
         paths = [Path(path) for path in models]
-        files = read_files(paths, step)
-        cards = [card for card, _ in files.members]
-        members = [*_places(paths)]
+        files = read_files(paths, step, text_encoder=text_encoder)
+        members = [(place, *read) for place, read in zip(_places(paths), files.members, strict=True)]
         known = files.calibration
         if known is not None and calibration is None:
             metrics = read_document(paths[0]).metrics
@@ -75,12 +78,13 @@ def export_ensemble(
     document = EnsembleDocument(members=tuple(names), calibration=known, metrics=metrics, source={})
     reasons = []
     with sole_writer(out), _staged(out) as folder:
-        for member, directory, card in zip(members, names, cards, strict=True):
+        for (member, card, weights), directory in zip(members, names, strict=True):
             reasons.append(
-                export(
+                write_export(
                     member,
+                    card,
+                    weights,
                     folder / directory,
-                    step=step,
                     program=program,
                     text_encoder=encoder_for(card, text_encoder),
                     merge=merge,
@@ -89,6 +93,7 @@ def export_ensemble(
                 )
             )
             (folder / directory / LEASE_FILE).unlink(missing_ok=True)
+        cards = [card for _, card, _ in members]
         text = ensemble_readme(cards, document, name=name or out.absolute().name, license=license)
         write_file(folder / README, [text.encode()])
         write_file(folder / ENSEMBLE, [document_text(asdict(document)).encode()])

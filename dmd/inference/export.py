@@ -143,6 +143,33 @@ def export(
     """
     check_out(out)
     card, weights = _to_write(model, step, text_encoder)
+    return write_export(
+        model,
+        card,
+        weights,
+        out,
+        program=program,
+        text_encoder=text_encoder,
+        merge=merge,
+        license=license,
+        name=name or out.absolute().name,
+    )
+
+
+def write_export(
+    model: TrainedModel | str | Path,
+    card: ModelCard,
+    weights: dict[str, Tensor],
+    out: Path,
+    *,
+    program: bool,
+    text_encoder: str | None,
+    merge: bool,
+    license: str | None,
+    name: str,
+) -> str | None:
+    """Write what has been read of a model; arguments and errors are those of `export`."""
+    check_out(out)
     facts = _facts(model, card, weights)
     copy = TrainedModel(card, weights, CPU, text_encoder=text_encoder)
     card = copy.card
@@ -150,7 +177,7 @@ def export(
         card, weights = merged(copy)
     with sole_writer(out), _staged(out) as folder:
         written = write_file(folder / WEIGHTS, tensor_bytes(weights))  # the library's own lets nobody else read it
-        text = readme(card, facts, name=name or out.absolute().name, license=license)
+        text = readme(card, facts, name=name, license=license)
         write_file(folder / README, [text.encode()])
         source = {key: value for key, value in card.source.items() if key not in (SHA256, TRAINING, PUSHED_README)}
         source |= {SHA256: written.sha256} | ({} if facts is None else {TRAINING: facts_to_dict(facts)})
@@ -201,6 +228,11 @@ def _to_write(
         return read_model(model, step, text_encoder=text_encoder)
     if step is not None:
         raise ValueError(f"a model in memory has one set of weights, but step {step!r} was asked for; give the run")
+    return held_by(model)
+
+
+def held_by(model: TrainedModel) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a model in memory."""
     return model.card, {name: tensor.detach() for name, tensor in model.modules.state_dict().items()}
 
 

@@ -1,29 +1,23 @@
-"""What every model's objective is: named terms of each ghost batch, and their weighted sum.
+"""What every model's objective is: named terms of each ghost batch, their weighted sum, and what a training asks of it.
 
-A model whose objective is the task loss of its fused head needs none of its own. Another one derives from
-`ModelObjective` and gives `terms`, their `weights` and what the documentation says of them:
-
-    NetworkOutput, labels, mask -> ObjectiveInputs -> terms -> {name: [G]} and "total"
-
-Where ranks share a ghost batch, what `ObjectiveInputs` holds is gathered, so that each of them computes all terms. An
-objective that remembers samples keeps what it remembers the same on every rank (`after_step`) and in checkpoints
-(`training_state`).
+A model whose objective is made of terms, each a function of predictions and labels, derives from
+`dmd.losses.terms_objective.TermsObjective`; DMD's has kernels and steps of its own. An objective that remembers samples
+keeps what it remembers the same on every rank (`after_step`) and in checkpoints (`training_state`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.interface import Backend
 from dmd.losses.ghost import sample_mean
 from dmd.losses.label_weights import LabelWeights
 from dmd.losses.sharing import Sharing
 from dmd.losses.task import task_loss
 from dmd.model.config import Kind, ModelConfig
-from dmd.model.network import FUSED, NetworkOutput
+from dmd.model.network import NetworkOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,32 +41,19 @@ def task_term(head: str) -> LossTerm:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveInputs:
-    """What terms read of G ghost batches of S samples, in float32 at least."""
+FUSED_ERROR = LossTerm(
+    name="fused_error",
+    title="fused error",
+    weight="0",
+    about="validation's loss of the prediction `fused`, unweighted; only where `task_fused` is another: squared, or "
+    "weighted by label density",
+)
+"""As logs, figures and the documentation call it; any model may have it."""
 
-    predictions: dict[str, Tensor]
-    """{head: [G, S], or logits [G, S, outputs]}"""
-    compared: dict[str, Tensor]
-    """{name: [G, S, ...]}, as `NetworkOutput.compared`."""
-    kind: Kind
-    """What the heads predict."""
-    labels: Tensor
-    """[G, S], sentiments or class numbers; [G, S, L], emotions as 0 and 1."""
-    mask: Tensor
-    """[G, S], 1 for a sample, 0 for padding."""
-    rows: Tensor | None
-    """[G, S] int64 on the CPU, row of each sample in the train split, -1 for padding; None where there is none."""
-    label_weights: Tensor | None = None
-    """[G, S], of the task losses of samples; None: 1."""
 
-    def task(self, head: str = FUSED) -> Tensor:
-        """The task loss of a head, weighted mean over the samples, [G]."""
-        return self.task_mean(task_loss(self.predictions[head], self.labels, self.kind))
-
-    def task_mean(self, losses: Tensor) -> Tensor:
-        """Mean over the samples of their task losses [G, S], times `label_weights`: [G]."""
-        return weighted_mean(losses, self.mask, self.label_weights)
+def fused_error(prediction: Tensor, labels: Tensor, mask: Tensor, kind: Kind) -> dict[str, Tensor]:
+    """`FUSED_ERROR` by name, [G], without a gradient; of what `task_loss` takes, [G, S, ...], and a mask [G, S]."""
+    return {FUSED_ERROR.name: sample_mean(task_loss(prediction.detach(), labels, kind), mask)}
 
 
 def weighted_mean(losses: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
@@ -81,30 +62,37 @@ def weighted_mean(losses: Tensor, mask: Tensor, weights: Tensor | None) -> Tenso
 
 
 class ModelObjective(nn.Module):
-    """The task loss of the fused head, and what another objective derives from.
+    """What a training asks of an objective.
 
     Args:
-        settings: the config section of the model's own; None where it has none.
         model: the network's hyperparameters.
-        backend: what computes; whose kernels of losses an objective may use.
     """
 
     spaces: tuple[str, ...] = ()
     """The names of its GD-Units, which `edges` are of; DMD alone has some."""
 
-    def __init__(self, settings: object, model: ModelConfig, *, backend: Backend = CPU) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self.settings = settings
-        self.kind = model.kind
+        self.kind: Kind = model.kind
         self.sharing: Sharing | None = None
         """The ranks that share each ghost batch with this one; None where it has whole ones."""
         self.label_weights: LabelWeights | None = None
         """Of `objective.label_density_smoothing`; a training gives them (`dmd.data.label_density`)."""
 
     @classmethod
+    def make(cls, settings: object, model: ModelConfig) -> "ModelObjective":
+        """An objective of this class.
+
+        Args:
+            settings: the config section of the model's own, of a class that reads it; None where it has none.
+            model: the network's hyperparameters.
+        """
+        return cls(model)
+
+    @classmethod
     def described(cls) -> list[LossTerm]:
-        """Every term that `terms` gives, in the order of the log."""
-        return [task_term(FUSED)]
+        """Every term that `forward` gives, in the order of the log."""
+        raise NotImplementedError
 
     def use(self, backend: Backend) -> None:
         """Let a backend's kernels compute the losses from here on."""
@@ -122,36 +110,18 @@ class ModelObjective(nn.Module):
             rows: [G, S] int64 on the CPU, row of each sample in the train split, -1 for padding; None: nobody knows.
 
         Returns:
-            {name: [G]}: each term before weighting, and `total`. A collective where ranks share ghost batches.
+            {name: [G]}: each term before weighting, `total`, and `FUSED_ERROR` if `trains_another_error`.
         """
-        mask = mask.to(labels.dtype)
-        predictions, compared = self._gathered(output, mask)
-        inputs = ObjectiveInputs(
-            predictions=predictions,
-            compared=compared,
-            kind=self.kind,
-            labels=labels,
-            mask=mask,
-            rows=rows,
-            label_weights=self.weights_of(labels),
-        )
-        terms = self.terms(inputs)
-        weights = self.weights
-        total = torch.stack([term * weights.get(name, 1.0) for name, term in terms.items()]).sum(0)
-        return {**terms, "total": total}
+        raise NotImplementedError
 
-    def terms(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """Every term of `described`, {name: [G]}. None of them may depend on other ghost batches."""
-        return {"task_fused": inputs.task()}
+    @property
+    def trains_another_error(self) -> bool:
+        """Whether the fused head learns by another loss than validation has, so that `FUSED_ERROR` is logged."""
+        return self.label_weights is not None
 
     def weights_of(self, labels: Tensor) -> Tensor | None:
         """The weights of samples by their labels [G, S], of their task losses; None: 1."""
         return None if self.label_weights is None else self.label_weights(labels)
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """The weight of each term that has another one than 1."""
-        return {}
 
     def edges(self, output: NetworkOutput) -> dict[str, Tensor]:
         """Edges per sample of each of `spaces`, {space: [B, 6]}."""
@@ -175,20 +145,3 @@ class ModelObjective(nn.Module):
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `training_state` gave."""
-
-    def _gathered(self, output: NetworkOutput, mask: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Predictions and `compared` of all samples of the ghost batches, [G, S, ...], in float32 at least."""
-        own_shape = (mask if self.sharing is None else self.sharing.own(mask)).shape
-
-        def view(tensor: Tensor) -> Tensor:
-            return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).unflatten(0, own_shape)
-
-        predictions, compared = _map(output.predictions, view), _map(output.compared, view)
-        if self.sharing is not None:
-            whole = iter(self.sharing.gather([*predictions.values(), *compared.values()], mask.shape[1]))
-            predictions, compared = (_map(part, lambda _: next(whole)) for part in (predictions, compared))
-        return predictions, compared
-
-
-def _map(tensors: Mapping[str, Tensor], function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    return {name: function(tensor) for name, tensor in tensors.items()}

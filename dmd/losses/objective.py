@@ -11,7 +11,7 @@ from dmd.losses.config import ObjectiveConfig
 from dmd.losses.decoupling import Compared, compare, mean_squared, orthogonality
 from dmd.losses.distillation import make_prior
 from dmd.losses.ghost import sample_mean
-from dmd.losses.model_objective import LossTerm, ModelObjective
+from dmd.losses.model_objective import LossTerm, ModelObjective, fused_error
 from dmd.losses.sharing import Sharing
 from dmd.losses.terms import Distilled, Inputs, Part, all_in_triton, all_terms, total, triton_order
 from dmd.losses.triton_terms import KernelObjective
@@ -19,7 +19,7 @@ from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.decouple import Decoupled
 from dmd.model.dmd import DMDOutput, SampleOutput
 from dmd.model.graph import GDUnit
-from dmd.model.network import NetworkOutput
+from dmd.model.network import FUSED, NetworkOutput
 
 MOST_SAMPLES = 64
 """Of a ghost batch that the Triton losses take: a program holds all of it, and ptxas works for minutes on more."""
@@ -37,7 +37,7 @@ class Objective(ModelObjective):
     spaces = ("homo", "hetero")
 
     def __init__(self, config: ObjectiveConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
-        super().__init__(config, model, backend=backend)
+        super().__init__(model)
         self.config = config
         self.decoupling = model.decoupling
         self.homo = GDUnit(model.dim, model.gd_size_homo, model.outputs, kind=model.kind)
@@ -48,6 +48,12 @@ class Objective(ModelObjective):
         known = config.orthogonality == "batch" and model.kind == "regression" and unweighted
         self.known_to_kernels = known and all_in_triton()
         self.use(backend)
+
+    @classmethod
+    def make(cls, settings: object, model: ModelConfig) -> "Objective":
+        """See `ModelObjective.make`."""
+        assert isinstance(settings, ObjectiveConfig)
+        return cls(settings, model)
 
     @classmethod
     def described(cls) -> list[LossTerm]:
@@ -92,6 +98,8 @@ class Objective(ModelObjective):
                 terms[f"edges_{term.space}"] = sample_mean(own.edges.detach(), inputs.mask)
             terms[term.name] = term.function(inputs)
         terms["total"] = self.weighted_sum(terms)
+        if self.trains_another_error:
+            terms |= fused_error(whole.predictions[FUSED], labels, mask, self.kind)
         return terms
 
     def edges(self, output: NetworkOutput) -> dict[str, Tensor]:

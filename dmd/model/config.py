@@ -1,7 +1,7 @@
 """The hyperparameters of the network. Defaults are the published ones for CMU-MOSI (mdswyz/DMD, config.json)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 MODALITIES = ("text", "audio", "vision")
 ModelName = Literal["dmd", "text_only", "early_fusion", "late_fusion", "mult", "misa", "self_mm"]
@@ -11,6 +11,8 @@ Kind = Literal["regression", "classes", "multilabel"]
 """What the heads predict: a sentiment, one of several classes, or any number of emotions."""
 _FEWEST = 2
 """Classes or emotions that there are at least."""
+_LEAST_DIM = 4
+"""What the position embedding of DMD's encoders needs; of every model, so that a search may vary models."""
 
 
 def kind_of(task: Task) -> Kind:
@@ -40,11 +42,12 @@ class ModelConfig:
     emotions: int = 0
     """Emotions of `task: multilabel`: as many as the shards hold, which sets it; 0 otherwise."""
     dim: int = 50
-    """Channels of every encoder (d in the paper)."""
+    """Channels of every encoder (d in the paper of DMD); of a baseline, of its layers."""
     heads: int = 10
     """Attention heads; must divide `dim`, where the model has some."""
     levels: int = 4
-    """Layers of the self-attention and crossmodal encoders; memory encoders have max(levels, 3)."""
+    """Layers of the self-attention and crossmodal encoders, of which memory encoders have max(levels, 3); of early
+    fusion, of its LSTM."""
     kernel_text: int = 5
     """Width of the temporal convolution of the text features, in time steps, without padding."""
     kernel_audio: int = 5
@@ -58,7 +61,7 @@ class ModelConfig:
     text_dropout: float = 0.5
     """Dropout on the text features before their convolution."""
     attn_dropout: float = 0.3
-    """Dropout of attention weights over text, and of the memory encoders."""
+    """Dropout of attention weights over text, and of the memory encoders; of MISA, in its fusion layer."""
     attn_dropout_audio: float = 0.2
     """Dropout of attention weights over audio."""
     attn_dropout_vision: float = 0.0
@@ -70,7 +73,7 @@ class ModelConfig:
     embed_dropout: float = 0.2
     """Dropout of the scaled and positioned input of each encoder."""
     output_dropout: float = 0.5
-    """Dropout inside the prediction heads."""
+    """Dropout inside the prediction heads; of early and late fusion in all layers, of MISA behind its fusion."""
     gd_size_homo: int = 64
     """Width of the homogeneous GD-Unit's projections."""
     gd_size_hetero: int = 32
@@ -89,6 +92,8 @@ class ModelConfig:
     encoder: practice for missing modalities. What is left is not scaled up."""
 
     def __post_init__(self) -> None:
+        if self.name not in get_args(ModelName):
+            raise ValueError(f"model.name is {self.name!r}; give one of {', '.join(get_args(ModelName))}")
         self._check_task()
         for name in ("dim", "heads", "levels", "kernel_text", "kernel_audio", "kernel_vision"):
             if getattr(self, name) < 1:
@@ -96,8 +101,8 @@ class ModelConfig:
         for name in ("gd_size_homo", "gd_size_hetero"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.dim < 4:
-            raise ValueError(f"model.dim is {self.dim}; the position embedding needs at least 4")
+        if self.dim < _LEAST_DIM:
+            raise ValueError(f"model.dim is {self.dim}; it must be at least {_LEAST_DIM}")
         for name in self.__dataclass_fields__:
             if name.endswith("dropout") or "dropout_" in name:
                 rate = getattr(self, name)
@@ -114,6 +119,11 @@ class ModelConfig:
                 f"model.emotions is {self.emotions} and model.task is {self.task!r}; the shards say how many there "
                 "are: leave it out"
             )
+
+    def check_heads(self) -> None:
+        """Raise ValueError where attention heads do not fit, of a model that has some."""
+        if self.dim % self.heads:
+            raise ValueError(f"model.heads is {self.heads}; it must divide model.dim, which is {self.dim}")
 
     @property
     def kind(self) -> Kind:

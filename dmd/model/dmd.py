@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.interface import Backend
 from dmd.kernels.portable import side_by_side
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.convolution import conv_length, convolution
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
-from dmd.model.network import Begun, Head, Network, NetworkOutput, heads_by_name
+from dmd.model.network import FUSED, Head, Network, NetworkInputs, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_range
+from dmd.model.stack_plans import memory_plan, stack_plan
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
@@ -34,7 +34,7 @@ PUBLISHED_ORDER = ("text", "vision", "audio")
 
 
 HEADS = heads_by_name(
-    Head(name="fused", title="fused", about="both spaces of all modalities: the model's prediction"),
+    Head(name=FUSED, title="fused", about="both spaces of all modalities: the model's prediction"),
     Head(name="shared", title="shared", about="what the shared encoders make of all homogeneous features"),
     *(Head(name=f"{m}_homo", title=f"{m}, homo", about=f"homogeneous features of {m}") for m in MODALITIES),
     *(
@@ -98,12 +98,16 @@ class DMD(Network):
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
         self._kernels = {m: 1 if self.dims[m] == dim else config.kernels[m] for m in MODALITIES}
-        self.shared_encoders = self._stack(dim, MODALITIES, MODALITIES, steps, last_step=True)
+        self.shared_encoders = TransformerStack(
+            stack_plan(config, steps, MODALITIES, MODALITIES, last_step=True), backend
+        )
         targets, sources = zip(*CROSSMODAL, strict=True)
         self.crossmodal_encoders = (
-            self._stack(dim, targets, sources, steps, last_step=False) if config.crossmodal else None
+            TransformerStack(stack_plan(config, steps, targets, sources, last_step=False), backend)
+            if config.crossmodal
+            else None
         )
-        self.memory_encoders = self._stack(2 * dim, MODALITIES, MODALITIES, steps, last_step=True)
+        self.memory_encoders = TransformerStack(memory_plan(config, steps), backend)
         rate, outputs = config.output_dropout, config.outputs
         self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate, outputs) for m in MODALITIES})
         self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate, outputs) for m in MODALITIES})
@@ -112,36 +116,11 @@ class DMD(Network):
         self.shared_gate = nn.Linear(3 * dim, 3 * dim)
         self.fused_head = ResidualHead(9 * dim, 9 * dim, rate, outputs)
 
-    def _stack(
-        self,
-        dim: int,
-        targets: tuple[str, ...],
-        sources: tuple[str, ...],
-        steps: Mapping[str, int],
-        *,
-        last_step: bool,
-    ) -> TransformerStack:
-        config = self.config
-        memory = dim != config.dim
-        plan = StackPlan(
-            dim=dim,
-            heads=config.heads,
-            levels=max(config.levels, 3) if memory else config.levels,
-            queries=tuple(steps[m] for m in targets),
-            keys=tuple(steps[m] for m in sources),
-            attn_rates=tuple(config.attn_dropout if memory else config.source_dropout[m] for m in sources),
-            relu_rate=config.relu_dropout,
-            res_rate=config.res_dropout,
-            embed_rate=config.embed_dropout,
-            last_step=last_step,
-        )
-        return TransformerStack(plan, self.backend)
-
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> DMDOutput:
         """See `Network.forward`."""
-        backend, begun = self.backend, self.begin(text, audio, vision, rng)
-        features = begun.features
-        key_ranges = self._key_ranges(begun) if self.config.masked_padding else None
+        backend, inputs = self.backend, self.begin(text, audio, vision, rng)
+        features = inputs.features
+        key_ranges = self._key_ranges(inputs) if self.config.masked_padding else None
         origin = {m: self.convolution[m](features[m]) for m in MODALITIES}
         decoupled = self.decoupler(origin)
         predictions: dict[str, Tensor] = {}
@@ -159,7 +138,7 @@ class DMD(Network):
         gated = [torch.sigmoid(self.gates[m](memory[m])) for m in PUBLISHED_ORDER]
         fused = torch.cat([*gated, torch.sigmoid(self.shared_gate(shared))], dim=-1)  # [B, 9d]
         fused_output = self.fused_head(fused, rng, backend)
-        predictions["fused"] = fused_output.logit
+        predictions[FUSED] = fused_output.logit
         predictions["shared"] = self.shared_head(shared, rng, backend).logit
         predictions.update({f"{m}_homo": homo[m].logit for m in MODALITIES})
         predictions.update({f"{m}_hetero": hetero[m].logit for m in MODALITIES})
@@ -172,9 +151,9 @@ class DMD(Network):
             representation=fused_output.residual,
         )
 
-    def _key_ranges(self, begun: Begun) -> dict[str, Tensor]:
+    def _key_ranges(self, inputs: NetworkInputs) -> dict[str, Tensor]:
         """{m: [B, 2]}, unpadded steps of the convolved modalities; a modality that was dropped has none."""
-        return {m: unpadded_range(unpadded, self._kernels[m]) for m, unpadded in begun.unpadded().items()}
+        return {m: unpadded_range(unpadded, self._kernels[m]) for m, unpadded in inputs.unpadded().items()}
 
     def _reinforce(
         self, private: Mapping[str, Tensor], key_ranges: Mapping[str, Tensor] | None, rng: DropoutRNG | None

@@ -8,6 +8,11 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 
 
+def prediction_of(logit: Tensor) -> Tensor:
+    """What a linear output [B, outputs] predicts: [B] of one output, else the logits."""
+    return logit.squeeze(-1) if logit.shape[-1] == 1 else logit
+
+
 class HeadOutput(NamedTuple):
     """What a head gives."""
 
@@ -33,5 +38,4 @@ class ResidualHead(nn.Module):
         """Predict from h [B, n]; the backend computes the dropout."""
         hidden = self.fc1(h).relu()
         residual = self.fc2(backend.dropout(hidden, self.rate, rng)) + h
-        logit = self.out(residual)
-        return HeadOutput(logit.squeeze(-1) if self.out.out_features == 1 else logit, hidden, residual)
+        return HeadOutput(prediction_of(self.out(residual)), hidden, residual)

@@ -27,7 +27,7 @@ class Head:
     """A prediction head. Evaluation, objective, reports and predictions read the heads of the model."""
 
     name: str
-    """In `NetworkOutput.predictions`, where the network puts what the head says; in JSON, logs, columns of
+    """In `NetworkOutput.predictions`, where the network puts what the head predicts; in JSON, logs, columns of
     predictions."""
     title: str
     """In tables and figures."""
@@ -43,7 +43,7 @@ def heads_by_name(*heads: Head) -> dict[str, Head]:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutput:
-    """What a network says of B samples."""
+    """What a network computes of B samples."""
 
     predictions: dict[str, Tensor]
     """{head: [B], or logits [B, outputs]} for each of the model's heads."""
@@ -59,8 +59,8 @@ class NetworkOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
-    """What a forward pass begins with."""
+class NetworkInputs:
+    """What a network reads."""
 
     features: dict[str, Tensor]
     """{modality: [B, T, D]}, behind text encoder, normalisation and dropout."""
@@ -150,7 +150,7 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def begin(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None) -> Begun:
+    def begin(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None) -> NetworkInputs:
         """The features that a model reads, of what `forward` was given."""
         tokens = None
         if self.text_encoder is not None:
@@ -159,4 +159,4 @@ class Network(nn.Module):
         raw |= {m: normalise(raw[m]) for m, normalise in self.normalisation.items()}
         raw["text"] = self.backend.dropout(raw["text"], self.config.text_dropout, rng)
         features = {m: self.backend.drop_samples(x, self.config.modality_dropout, rng) for m, x in raw.items()}
-        return Begun(features=features, text=text, tokens=tokens)
+        return NetworkInputs(features=features, text=text, tokens=tokens)

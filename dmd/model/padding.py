@@ -72,7 +72,7 @@ def resample(x: Tensor, ranges: Tensor, counts: Tensor, length: int) -> Tensor:
         length: of the result.
 
     Returns:
-        [B, length, D], zeros behind a sample's steps, and where it had none.
+        [B, length, D], zeros behind a sample's steps, and where it had none; in float32 at least.
     """
     steps = torch.arange(length, device=x.device)
     old = torch.arange(x.shape[1], device=x.device)
@@ -81,4 +81,7 @@ def resample(x: Tensor, ranges: Tensor, counts: Tensor, length: int) -> Tensor:
     end = begin + width[:, None]
     overlap = torch.minimum(end[..., None], old + 1.0) - torch.maximum(begin[..., None], old.to(end.dtype))
     share = overlap.clamp(min=0) / width.clamp(min=1 / max(length, 1))[:, None, None]  # [B, length, T]
-    return (share * in_range(torch.stack([torch.zeros_like(counts), counts], 1), length)[..., None]).to(x.dtype) @ x
+    share = share * in_range(torch.stack([torch.zeros_like(counts), counts], 1), length)[..., None]
+    with torch.autocast(x.device.type, enabled=False):  # shares of 8 bits would not sum to 1
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return share.to(dtype) @ x.to(dtype)

@@ -1,12 +1,12 @@
 """LSTMs over padded sequences, as `pack_padded_sequence` and `nn.LSTM` compute them, wherever the padding is.
 
-A packed sequence needs its lengths on the host. Here sequences are moved to step 0, or turned round for the backward
-direction, so that padding follows behind and reaches nothing that is used.
+A packed sequence needs its lengths on the host. Here each sequence is moved to step 0, or turned round for the backward
+direction, so that its padding follows behind and no state that is read depends on it.
 
-LSTMs run outside autocast, in float32: for it cuDNN's would be one of float16, whose largest number is 65504. cuDNN
-wants the weights of an LSTM in one piece; those that an optimizer has joined with others it copies at each call, and
-says so once. On CPUs results are bitwise reproducible; cuDNN's LSTM is, as its documentation has it, where
-CUBLAS_WORKSPACE_CONFIG is set, as `train.deterministic` does. It has not run on CUDA.
+LSTMs run in float32, outside autocast, under which cuDNN's LSTM computes in float16, whose largest number is 65504.
+cuDNN wants the weights of an LSTM in one piece: those that an optimizer has joined with others it copies at each call,
+and warns of that once. On CPUs LSTMs are bitwise reproducible; cuDNN's are, by its documentation, where
+CUBLAS_WORKSPACE_CONFIG is set, as `train.deterministic` does. This file has not run on CUDA.
 """
 
 import math
@@ -23,8 +23,8 @@ GATES = 4
 
 
 class Recurrence(nn.Module):
-    """An LSTM of one layer and one direction, with the parameters and initial weights of `nn.LSTM`, whose list of them
-    `torch.export` warns of.
+    """An LSTM of one layer and one direction, with the parameters and initial weights of `nn.LSTM`: of that
+    module itself `torch.export` warns.
 
     Args:
         features: of a step.

@@ -112,7 +112,8 @@ def curves_by_config(groups: Sequence[Group]) -> Figure:
 
 
 def train_beside_validation(groups: Sequence[Group]) -> Figure:
-    """The task loss of the fused prediction in training, and on the valid split, by epoch: a panel per config."""
+    """Validation's loss of the fused prediction on the train split, with dropout, and on the valid split, by epoch: a
+    panel per config."""
     columns = min(PANELS_ACROSS, max(len(groups), 2))
     titles = [in_lines(group.name, _NAME * 3 // (columns + 1)) for group in groups]
     height = 2.2 + 0.15 * max(title.count("\n") for title in titles)
@@ -120,8 +121,9 @@ def train_beside_validation(groups: Sequence[Group]) -> Figure:
     panels = grid_of(figure, len(groups), columns, sharey=True)
     loss = groups[0].members[0].run.loss_title
     for axes, title, group in zip(panels, titles, groups, strict=True):
-        for number, (tag, name) in enumerate((("train/task_fused", f"training {loss}"), ("valid/loss", "validation"))):
-            draw_band(axes, _by_epoch(group, tag), name=name, number=number)
+        training = _by_epoch(group, "train/fused_error") or _by_epoch(group, "train/task_fused")
+        draw_band(axes, training, name=f"training {loss}", number=0)
+        draw_band(axes, _by_epoch(group, "valid/loss"), name="validation", number=1)
         axes.set(title=title, xlabel="epoch")
     for axes in panels[::columns]:
         axes.set_ylabel(loss)

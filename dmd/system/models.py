@@ -1,7 +1,7 @@
 """The models that can be trained, one row each: `model.name` chooses one.
 
 Whatever trains, evaluates, predicts or reports reads the row. A new model is a network (`dmd.model.network.Network`) in
-a file of `dmd/model/baselines`, an objective (`dmd.losses.model_objective.ModelObjective`) in one of
+a file of `dmd/model/baselines`, an objective (`dmd.losses.terms_objective.TermsObjective`) in one of
 `dmd/losses/baselines` where it is more than the task loss of the fused head, its name in `ModelName`, and a row.
 docs/models.md says how. Rows name classes by their place, so that reading this table needs no torch.
 """
@@ -42,7 +42,7 @@ class Model:
     """Where it is published, and what here is otherwise."""
     network: str
     """`module:class`, of a `Network`."""
-    objective: str = "dmd.losses.model_objective:ModelObjective"
+    objective: str = "dmd.losses.terms_objective:TermsObjective"
     """`module:class`, of a `ModelObjective`."""
     section: str = ""
     """The section of the config that is its own, which `Network.make` and its objective are given; empty: none."""
@@ -184,10 +184,11 @@ def heads_of(name: str) -> "Mapping[str, Head]":
 
 def terms_of(name: str) -> "list[LossTerm]":
     """The terms that trainings of a model log, in the order of the log: those of its objective, and the one that
-    `objective.consistency` adds."""
+    `objective.consistency` adds; and validation's loss, where a training has another."""
     from dmd.losses.consistency import CONSISTENCY  # with torch
+    from dmd.losses.model_objective import FUSED_ERROR
 
-    return [*MODELS[name].objective_class().described(), CONSISTENCY]
+    return [*MODELS[name].objective_class().described(), CONSISTENCY, FUSED_ERROR]
 
 
 def spaces_of(name: str) -> tuple[str, ...]:

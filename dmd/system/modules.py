@@ -6,6 +6,7 @@ predicts with them.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, cast
 
 import torch
@@ -39,7 +40,7 @@ class Modules(nn.Module):
             trained model on another machine takes what is there.
 
     Raises:
-        ValueError: what the config asks for and the device does not have.
+        ValueError: what the config asks for and the device does not have; `objective.consistency` without any dropout.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Modules(nn.Module):
         binding: bool,
     ) -> None:
         super().__init__()
+        _check_consistency(config, text_encoder)
         self.config = config
         self.device = device
         train = config.train
@@ -66,7 +68,8 @@ class Modules(nn.Module):
             self.model.name,
             network.make(settings, config.model, data["dims"], data["lengths"], text_encoder, backend=backend),
         )
-        self.objective: ModelObjective = objective(settings, config.model, backend=backend)
+        self.objective: ModelObjective = objective.make(settings, config.model)
+        self.objective.use(backend)
 
     @property
     def network(self) -> Network:
@@ -114,3 +117,23 @@ class Modules(nn.Module):
     def all_heads(self, output: NetworkOutput) -> Tensor:
         """Predictions [B, heads], or logits [B, heads, outputs], in the order of the network's heads; float32."""
         return torch.stack([output.predictions[head].float() for head in self.network.heads], dim=1)
+
+
+def _check_consistency(config: Config, text_encoder: TextEncoder | None) -> None:
+    """Raise ValueError where both passes of `objective.consistency` would be the same. A text encoder that is trained
+    has a dropout of its own."""
+    weight, model = config.objective.consistency, MODELS[config.model.name]
+    if not weight or (text_encoder is not None and not config.text.frozen):
+        return
+    sections = ["model", *([model.section] if model.section else [])]
+    rates = {
+        f"{section}.{key.name}": getattr(getattr(config, section), key.name)
+        for section in sections
+        for key in fields(getattr(config, section))
+        if "dropout" in key.name
+    }
+    if not any(rate for key, rate in rates.items() if model.reads_key(key)):
+        raise ValueError(
+            f"objective.consistency is {weight:g}, but every dropout is 0, so that both passes are the same; set "
+            "objective.consistency=0, or model.text_dropout=0.1"
+        )

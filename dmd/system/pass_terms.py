@@ -26,7 +26,7 @@ class PassTerms(NamedTuple):
 
 
 def pass_terms(terms: Mapping[str, Tensor]) -> PassTerms:
-    """Terms {name: [G]} and mean edges {name: [G, 6]}, as `Objective.forward` gives them, in one tensor."""
+    """Terms {name: [G]} and mean edges {name: [G, 6]}, as `ModelObjective.forward` gives them, in one tensor."""
     single = [TOTAL, *(name for name in terms if name != TOTAL and not name.startswith(EDGES))]
     spaces = [name for name in terms if name.startswith(EDGES)]
     names = (*single, *(f"{space}/{edge}" for space in spaces for edge in EDGE_NAMES))

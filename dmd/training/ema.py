@@ -1,4 +1,4 @@
-"""Weight averaging: an exponential moving average of everything that is trained, DMD and both GD-Units.
+"""Weight averaging: an exponential moving average of everything that is trained, network and objective.
 
 The averaged weights are what is validated, logged, kept as best and given to `dmd evaluate`, `predict`, `export` and
 `report`: a checkpoint's `model.safetensors` holds them. The training goes on from its own weights, which lie beside the

@@ -101,7 +101,8 @@ def told(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """A regression, another seed of it, and a classifier."""
     folder = tmp_path_factory.mktemp("told")
     shards = make_shards(folder / "shards", 1000)
-    more = {"sentiment": [], "other": ["train.seed=2", "train.max_steps=1"], "classes": ["model.task=3"]}
+    saved = ["train.max_steps=2", "train.save_every=1"]
+    more = {"sentiment": saved, "other": ["train.seed=2", *saved], "classes": ["model.task=3"]}
     wanted = {name: ["train.epochs=1", *overrides] for name, overrides in more.items()}
     runs = train(shards, {folder / name: overrides for name, overrides in wanted.items()})
     found = {}
@@ -158,14 +159,16 @@ def evaluate(here: Told, address: str, out: Path) -> None:
     assert json.loads(out.read_text()) == here.metrics
 
 
-def test_an_ensemble_has_the_numbers_of_one_process(address, told, tmp_path):
+def test_an_ensemble_of_means_has_the_numbers_of_one_process(address, told, tmp_path):
     here = told["sentiment"]
     pair, shards = (here.run, told["other"].run), here.shards
     for name, more in {"here": (), "there": ("--address", address)}.items():
+        more = ("--average", 2, *more)
         assert command("predict", *pair, shards, "--split", "valid", "--out", tmp_path / name, *more) == 0
         assert command("evaluate", *pair, "--json", tmp_path / f"{name}.json", *more) == 0
     assert files(tmp_path / "there") == files(tmp_path / "here")
     assert (tmp_path / "there.json").read_text() == (tmp_path / "here.json").read_text()
+    assert [one["averaged"] for one in json.loads((tmp_path / "there.json").read_text())["members"]] == [[1, 2], [1, 2]]
 
 
 def test_a_mistake_is_no_reason_to_try_again(address, told, tmp_path, capsys):

@@ -17,10 +17,14 @@ import dmd
 from cluster.search.space import apply, load_space
 from dmd.config import Config
 from dmd.config.loading import config_to_dict, load_config
+from dmd.inference.export import example, save_program
 from dmd.inference.outputs import schema
 from dmd.kernels.dropout.keys import number_samples
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.losses.model_objective import ModelObjective
+from dmd.losses import MisaConfig, ObjectiveConfig
+from dmd.losses.consistency import CONSISTENCY
+from dmd.losses.label_weights import of_sentiments
+from dmd.losses.model_objective import FUSED_ERROR, ModelObjective
 from dmd.model.config import MODALITIES, ModelConfig, ModelName, kind_of
 from dmd.model.network import FUSED, Network
 from dmd.model.padding import resample, to_front
@@ -29,10 +33,11 @@ from dmd.report.identity import compared_values, concerns, differing_keys
 from dmd.system.models import DEFAULT, MODELS, heads_of, spaces_of, terms_of
 from dmd.system.modules import Modules
 from dmd.system.trained_model import ModelCard, TrainedModel
+from dmd.training.step import make_rng
 from tests.support.commands import command, rejected
 from tests.support.ranks import assert_bitwise, losses
 from tests.support.small_data import build_from, mmsa
-from tests.support.small_system import LENGTHS, SIZES, small_model
+from tests.support.small_system import GHOSTS, LENGTHS, SAMPLES, SIZES, make_batch, make_system, small_model
 from tests.support.trained import small_for, train
 
 BERT = {"model_type": "bert", "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99}
@@ -42,6 +47,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "classes": {"task": 3},
     "emotions": {"task": "multilabel", "emotions": 3},
 }
+ABSOLUTE = MisaConfig(regression_loss="absolute")
+CONSISTENT = ObjectiveConfig(consistency=1)
+WITHOUT_DROPOUT = small_model("late_fusion", text_dropout=0, output_dropout=0, modality_dropout=0)
 OUTPUTS: dict[str, tuple[int, ...]] = {"sentiments": (), "classes": (3,), "emotions": (3,)}
 
 
@@ -79,7 +87,9 @@ def test_a_row_is_a_network_and_its_objective(name):
 def test_a_run_that_was_continued_is_bitwise_the_run_that_was_not(runs, name):
     assert_bitwise(runs[name].with_name(f"{name}_stopped"), runs[name])
     log = [json.loads(line) for line in (runs[name] / "metrics.jsonl").read_text().splitlines()]
-    terms = {f"train/{term.name}" for term in terms_of(name)}
+    terms = {f"train/{term.name}" for term in terms_of(name) if term not in (CONSISTENCY, FUSED_ERROR)}
+    if name == "misa":  # whose error is squared
+        terms.add(f"train/{FUSED_ERROR.name}")
     assert all(terms <= line.keys() for line in log if "train/total" in line)
     assert len(losses(runs[name])) == 2 * 3, "23 samples in steps of 8"
     assert {f"valid_heads/{head}/mae" for head in heads_of(name)} <= {tag for line in log for tag in line}
@@ -167,6 +177,10 @@ def test_every_task_is_predicted_also_without_a_modality(name, task):
             assert values.isfinite().all()
 
 
+def network_of(name: str, **settings: Any) -> Network:
+    return MODELS[name].network_class()(small_model(name, **settings), SIZES, LENGTHS)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_token_ids_are_read_through_a_text_encoder(name):
     model = trained(name, "sentiments", tokens=True)
@@ -177,6 +191,14 @@ def test_token_ids_are_read_through_a_text_encoder(name):
     output = model.modules.network(tokens, sample["audio"], sample["vision"])
     output.predictions[FUSED].sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.modules.network.text_encoder.parameters())
+
+
+def test_a_program_has_lstms(tmp_path):
+    model = trained("self_mm", "sentiments")
+    assert save_program(model, tmp_path / "model.pt2") is None
+    program, samples = torch.export.load(tmp_path / "model.pt2").module(), example(model.card, 7)
+    heads, *_ = program(*samples.values())
+    torch.testing.assert_close(heads[:, 0], model.predict(**samples).sentiment)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -193,6 +215,59 @@ def test_dropout_is_that_of_the_sample_whoever_runs_it(name):
     together, without = predict([0, 1, 2]), network(*sample).predictions[FUSED]
     assert torch.allclose(predict([1]), together[1:2], atol=1e-6)
     assert not torch.allclose(together, without)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_passes_are_to_predict_the_same(name):
+    """`objective.consistency` of any model. What is remembered of a sample is that of its first pass, which is the pass
+    of a training without it."""
+    cpu, rows = torch.device("cpu"), torch.arange(GHOSTS * SAMPLES).view(GHOSTS, SAMPLES)
+    batch, terms, states = replace(make_batch(0, "cpu"), rows=rows), [], []
+    for weight in (0.0, 3.0):
+        objective = ObjectiveConfig(consistency=weight)
+        system, config = make_system("plain", "cpu", small_model(name, text_dropout=0.3), objective=objective)
+        system.objective.start_training(rows.numel(), cpu)
+        terms.append(system.terms(batch, make_rng(batch, config, step=1, forward=0, device=cpu)))
+        system.objective.after_step(epoch=0, applied=True)
+        states.append(system.objective.training_state())
+    single, joined = terms
+    assert joined.keys() == {*single, CONSISTENCY.name}
+    assert joined[CONSISTENCY.name].min() > 0
+    assert not joined["task_fused"].equal(single["task_fused"])
+    joined[CONSISTENCY.name].sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in system.network.parameters())
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor, msg=key)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rare_labels_weigh_more(name):
+    """`objective.label_density_smoothing` of any model weighs the task loss of its fused head sample by sample."""
+    batch, width = make_batch(0, "cpu"), 0.1
+    objective = ObjectiveConfig(label_density_smoothing=width)
+    system, _ = make_system("plain", "cpu", small_model(name), objective=ObjectiveConfig())
+    system.eval()
+    alone = [
+        system.terms(replace(batch, mask=mask.expand(GHOSTS, -1)), None)["task_fused"] for mask in torch.eye(SAMPLES)
+    ]
+    plain = system.terms(batch, None)
+    system, _ = make_system("plain", "cpu", small_model(name), objective=objective)
+    low, high = float(batch.labels.min()), float(batch.labels.max())
+    system.objective.label_weights = of_sentiments([batch.labels.flatten()], low=low, high=high, width=width)
+    weights = system.objective.label_weights(batch.labels)
+    assert weights.unique().numel() > 1
+    weighted = system.eval().terms(batch, None)
+    error = weighted.pop(FUSED_ERROR.name)
+    torch.testing.assert_close(error, plain.get(FUSED_ERROR.name, plain["task_fused"]))
+    torch.testing.assert_close(weighted["task_fused"], (torch.stack(alone, 1) * weights).mean(1))
+    for key, term in weighted.items():
+        assert key == "total" or key.startswith("task_") or term.equal(plain[key]), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_options_beyond_the_published_code_are_read_by_every_model(name):
+    given = ["objective.consistency=1", "objective.label_density_smoothing=0.5"]
+    assert load_config(None, [f"model.name={name}", *given]).objective.consistency == 1
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -243,6 +318,26 @@ def test_sequences_are_moved_and_resampled():
 def test_a_value_that_the_model_does_not_read_is_rejected(given, message):
     with pytest.raises(ValueError, match=message):
         load_config(None, given)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ModelConfig(name="nope"), "model.name is 'nope'; give one of dmd, text_only, "),
+        (lambda: Config(model=ModelConfig(name="misa", task=3), misa=ABSOLUTE), "misa.regression_loss is 'absolute', "),
+        *(
+            (lambda name=name: network_of(name, heads=7), "model.heads is 7; it must divide")
+            for name in ("dmd", "misa")
+        ),
+        (
+            lambda: make_system("plain", "cpu", WITHOUT_DROPOUT, objective=CONSISTENT),
+            "every dropout is 0, so that both",
+        ),
+    ],
+)
+def test_a_mistake_in_python_is_the_error_of_a_config(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_the_width_of_a_model_without_heads_needs_no_heads():

@@ -155,7 +155,8 @@ def test_the_network_has_the_parameters_of_the_published_one():
 
     wanted = weights_of(nn.LSTM(5, 32), nn.Linear(32, 16), nn.LSTM(20, 64), nn.Linear(64, 32))
     wanted += branch(768 + 16 + 32, 128) + branch(768, 64) + branch(16, 16) + branch(32, 32)
-    network = SelfMM(ModelConfig(task="regression"), PUBLISHED, dict.fromkeys(PUBLISHED, 50), own=SelfMMConfig())
+    own = SelfMMConfig(text_pooling="first")
+    network = SelfMM(ModelConfig(task="regression"), PUBLISHED, dict.fromkeys(PUBLISHED, 50), own=own)
     assert weights_of(network) == wanted
 
 
@@ -169,7 +170,7 @@ def padded(sequences: list[Tensor], steps: int, *, in_front: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("in_front", [False, True], ids=["padded behind", "padded in front"])
-@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("pooling", ["first", "lstm", "mean"])
 def test_the_network_is_the_published_one_over_sequences_without_padding(in_front, pooling):
     torch.manual_seed(0)
     own = SelfMMConfig(text_pooling=pooling, fused_dim=6, text_dim=5, audio_dim=4, vision_dim=3)
@@ -178,6 +179,7 @@ def test_the_network_is_the_published_one_over_sequences_without_padding(in_fron
     given = {m: [torch.randn(length, dim) for length in (6, 1, 4)] for m, dim in sizes.items()}
     output = network(**{m: padded(sequences, 6, in_front=in_front) for m, sequences in given.items()})
 
+    assert ("text" in network.states) == (pooling == "lstm")
     states = {"text": torch.stack([text[0] if pooling == "first" else text.mean(0) for text in given["text"]])}
     for modality, encoder in network.states.items():
         (layer,) = encoder.lstm.layers

@@ -56,6 +56,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
         for what, task in TASKS.items()
         if kind_of(task.get("task", "regression")) in MODELS[name].kinds
     },
+    **{f"{name}, two passes": ({"consistency": 2.0}, {"name": name}, (5, 4)) for name in ("misa", "self_mm")},
 }
 """Objective, model, and the valid samples of two ghost batches; with one ghost batch it is the last."""
 WORLDS = ((2, 1), (2, 2), (3, 2), (4, 1), (4, 2))

@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -9,11 +11,12 @@ import dmd
 from dmd.checkpoint.averaging import greedy_soup, mean_weights
 from dmd.checkpoint.format import list_checkpoints, read_weights
 from dmd.checkpoint.select import chosen_checkpoint
-from dmd.inference.export import read_card
+from dmd.inference.export import example, read_card
+from dmd.inference.part_files import MANIFEST
 from tests.support.commands import command, rejected
-from tests.support.trained import train
+from tests.support.trained import SMALL, small_for, train
 
-ALL_ON = [
+BEYOND = [
     "train.epochs=3",
     "train.ema_decay=0.9",
     "train.keep_checkpoints=3",
@@ -23,16 +26,26 @@ ALL_ON = [
     "objective.consistency=2",
     "objective.label_density_smoothing=0.5",
 ]
+ALL_ON = [*SMALL, *BEYOND]
 
 
 @pytest.fixture(scope="module")
 def averaging(shards, tmp_path_factory):
-    """A run with averaged weights, normalisation, two passes and weighted labels; and one that was continued."""
+    """A run with averaged weights, normalisation, two passes and weighted labels; one that was continued; and another
+    seed and model."""
     folder = tmp_path_factory.mktemp("soups")
-    whole, continued = folder / "whole", folder / "continued"
-    train(shards, {whole: ALL_ON, continued: [*ALL_ON, "train.epochs=1"]})
-    train(shards, {continued: ALL_ON})
-    return whole, continued
+    whole, continued, other = folder / "whole", folder / "continued", folder / "other"
+    train(
+        shards,
+        {
+            whole: ALL_ON,
+            continued: [*ALL_ON, "train.epochs=1"],
+            other: [*small_for("late_fusion"), *BEYOND, "train.seed=2"],
+        },
+        base=(),
+    )
+    train(shards, {continued: ALL_ON}, base=())
+    return whole, continued, other
 
 
 def weights(*values: float) -> dict[str, torch.Tensor]:
@@ -76,7 +89,7 @@ def test_a_greedy_soup_takes_what_does_not_harm():
 
 
 def test_commands_and_python_take_the_mean_of_the_newest_checkpoints(averaging, shards, tmp_path, capsys):
-    run, _ = averaging
+    run, _, _ = averaging
     steps = [info.step for info in list_checkpoints(run / "checkpoints")]
     assert len(steps) == 3
     newest = [read_weights(run / "checkpoints" / f"step_{step:08d}") for step in steps[1:]]
@@ -104,13 +117,45 @@ def test_commands_and_python_take_the_mean_of_the_newest_checkpoints(averaging, 
 
 
 def test_a_soup_is_no_worse_on_valid_than_any_checkpoint(averaging):
-    run, _ = averaging
+    run, _, _ = averaging
     steps = [info.step for info in list_checkpoints(run / "checkpoints")]
     single = [dmd.evaluate(run, step=step)["fused"]["mae"] for step in steps]
     assert dmd.evaluate(run, step="soup")["fused"]["mae"] <= min(single) + 1e-6
     averaged = dmd.load(run, step="soup").card.averaged
     assert set(averaged) <= set(steps)
     assert steps[single.index(min(single))] in averaged
+
+
+def test_an_ensemble_of_means(averaging, shards, tmp_path, capsys):
+    """Each member is the mean of its own checkpoints, and so it is told, in every command."""
+    one, _, two = averaging
+    pair = [one, two]
+    steps = {run: [info.step for info in list_checkpoints(run / "checkpoints")][-2:] for run in pair}
+    means = [f"mean of the checkpoints of steps {first}, {last}" for first, last in steps.values()]
+    said = f"ensemble of {means[0]}; {means[1]}"
+    assert command("evaluate", *pair, "--average", 2, "--json", tmp_path / "valid.json") == 0
+    assert f", {said}\n" in capsys.readouterr().out
+    result = json.loads((tmp_path / "valid.json").read_text())
+    assert [member["averaged"] for member in result["members"]] == list(steps.values())
+    assert [member["metrics"] for member in result["members"]] == [dmd.evaluate(run, step="average:2") for run in pair]
+    assert dmd.evaluate(pair, step="average:2") == result["metrics"]
+    assert command("predict", *pair, shards, "--average", 2, "--out", f"{tmp_path}/parts/") == 0
+    assert f"; {said}\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "parts" / MANIFEST).read_text())["averaged"] == list(steps.values())
+    assert command("predict", *pair, shards, "--average", 2, "--out", tmp_path / "out.parquet") == 0
+    assert f"; {said}\n" in capsys.readouterr().out
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert ds.dataset(tmp_path / "parts").to_table()["prediction"].equals(table["prediction"])
+    assert command("export", *pair, tmp_path / "export", "--average", 2, "--no-program") == 0
+    assert f": {said}, " in capsys.readouterr().out
+    exported = dmd.load(tmp_path / "export")
+    assert [member.card.averaged for member in exported.members] == list(steps.values())
+    given = example(exported.card, 3)
+    assert exported.predict(**given).sentiment.equal(dmd.load(pair, step="average:2").predict(**given).sentiment)
+    readme = (tmp_path / "export" / "README.md").read_text()
+    assert f"| steps {', '.join(map(str, steps[two]))}, the mean of their weights |" in readme
+    soups = [member.card.averaged for member in dmd.load(pair, step="soup").members]
+    assert soups == [dmd.load(run, step="soup").card.averaged for run in pair]
 
 
 def test_what_a_run_keeps_is_said_where_it_is_too_little(run, shards, capsys):
@@ -127,12 +172,12 @@ def test_what_a_run_keeps_is_said_where_it_is_too_little(run, shards, capsys):
 
 
 def test_two_passes_and_weighted_labels_are_logged_and_resumed_bitwise(averaging):
-    whole, _ = averaging
+    whole, continued, _ = averaging
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     terms = [line["train/consistency"] for line in lines if line["kind"] == "train"]
     assert terms
     assert min(terms) > 0
-    one, other = (chosen_checkpoint(run, "last") for run in averaging)
+    one, other = (chosen_checkpoint(run, "last") for run in (whole, continued))
     assert one.step == other.step
     assert all(tensor.equal(other.model[name]) for name, tensor in one.model.items())
     assert not [name for name in one.model if "label_weights" in name]

@@ -11,7 +11,7 @@ TINY = [
     "model.text_dropout=0.1",
     *(
         f"self_mm.{name}=4"
-        for name in ("audio_lstm", "vision_lstm", "audio_out", "vision_out", "fused_dim", "text_dim")
+        for name in ("text_lstm", "audio_lstm", "vision_lstm", "text_out", "audio_out", "vision_out", "fused_dim")
     ),
     "train.ghost_batch_size=8",
     "train.ghost_batches_per_step=4",

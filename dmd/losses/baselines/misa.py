@@ -10,11 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dmd.kernels.cpu import CPU
-from dmd.kernels.interface import Backend
 from dmd.losses.config import MisaConfig
 from dmd.losses.ghost import sample_mean
-from dmd.losses.model_objective import LossTerm, ModelObjective, ObjectiveInputs, task_term
+from dmd.losses.model_objective import LossTerm, task_term
+from dmd.losses.terms_objective import ObjectiveInputs, TermsObjective
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.network import FUSED
 
@@ -26,18 +25,23 @@ PAIRS = (("text", "vision"), ("text", "audio"), ("audio", "vision"))
 """Pairs of modalities that are compared with each other."""
 
 
-class MisaObjective(ModelObjective):
+class MisaObjective(TermsObjective):
     """The task loss with the three losses below.
 
     Args:
         settings: their weights.
         model: the network's hyperparameters.
-        backend: what computes.
     """
 
-    def __init__(self, settings: MisaConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
-        super().__init__(settings, model, backend=backend)
+    def __init__(self, settings: MisaConfig, model: ModelConfig) -> None:
+        super().__init__(model)
         self.config = settings
+
+    @classmethod
+    def make(cls, settings: object, model: ModelConfig) -> "MisaObjective":
+        """See `ModelObjective.make`."""
+        assert isinstance(settings, MisaConfig)
+        return cls(settings, model)
 
     @classmethod
     def described(cls) -> list[LossTerm]:
@@ -65,7 +69,7 @@ class MisaObjective(ModelObjective):
         ]
 
     def terms(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """See `ModelObjective.terms`."""
+        """See `TermsObjective.terms`."""
         private, shared, origin, reconstructed = (
             {m: inputs.compared[f"{group}_{m}"] for m in MODALITIES}
             for group in ("private", "shared", "origin", "reconstructed")
@@ -79,7 +83,7 @@ class MisaObjective(ModelObjective):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """See `ModelObjective.weights`."""
+        """See `TermsObjective.weights`."""
         config = self.config
         return {
             "similarity": config.similarity_weight,
@@ -87,9 +91,18 @@ class MisaObjective(ModelObjective):
             "reconstruction": config.reconstruction_weight,
         }
 
+    @property
+    def trains_another_error(self) -> bool:
+        """See `ModelObjective.trains_another_error`."""
+        return self._is_squared or super().trains_another_error
+
+    @property
+    def _is_squared(self) -> bool:
+        return self.kind == "regression" and self.config.regression_loss == "squared"
+
     def _task(self, inputs: ObjectiveInputs) -> Tensor:
         """[G]"""
-        if self.kind == "regression" and self.config.regression_loss == "squared":
+        if self._is_squared:
             return inputs.task_mean((inputs.predictions[FUSED] - inputs.labels).square())
         return inputs.task()
 

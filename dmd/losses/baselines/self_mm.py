@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dmd.kernels.cpu import CPU
-from dmd.kernels.interface import Backend
 from dmd.losses.baselines.unimodal_labels import SPACES, UnimodalLabels
 from dmd.losses.ghost import sample_mean
-from dmd.losses.model_objective import LossTerm, ModelObjective, ObjectiveInputs, task_term
+from dmd.losses.model_objective import LossTerm, task_term
+from dmd.losses.terms_objective import ObjectiveInputs, TermsObjective
 from dmd.model.baselines.self_mm import alone
 from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.network import FUSED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,32 +31,37 @@ class _Pass:
     """What a pass of a step leaves to be taken into the labels."""
 
     rows: Tensor
-    """[G, S] int64, -1 for padding."""
+    """[G, S] int64 on the CPU, -1 for padding."""
     values: Tensor
     """[G, S, 1 + n]: the sentiment and the representations of all spaces."""
 
 
-class SelfMMObjective(ModelObjective):
+class SelfMMObjective(TermsObjective):
     """See the module.
 
     Args:
         settings: hyperparameters of Self-MM.
         model: the network's hyperparameters.
-        backend: not used.
     """
 
-    def __init__(self, settings: SelfMMConfig, model: ModelConfig, *, backend: Backend = CPU) -> None:
-        super().__init__(settings, model, backend=backend)
+    def __init__(self, settings: SelfMMConfig, model: ModelConfig) -> None:
+        super().__init__(model)
         self.own = settings
         self.labels: UnimodalLabels | None = None
         """None until a training begins."""
         self._passes: list[_Pass] = []
 
     @classmethod
+    def make(cls, settings: object, model: ModelConfig) -> "SelfMMObjective":
+        """See `ModelObjective.make`."""
+        assert isinstance(settings, SelfMMConfig)
+        return cls(settings, model)
+
+    @classmethod
     def described(cls) -> list[LossTerm]:
         """See `ModelObjective.described`."""
         return [
-            task_term("fused"),
+            task_term(FUSED),
             *(
                 LossTerm(
                     name=f"task_{alone(m)}",
@@ -69,20 +74,20 @@ class SelfMMObjective(ModelObjective):
         ]
 
     def terms(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """See `ModelObjective.terms`; a training pass is remembered until `after_step`."""
+        """See `TermsObjective.terms`; a training pass is remembered until `after_step`."""
         sentiments, mask = inputs.labels, inputs.mask
         labels = dict.fromkeys(MODALITIES, sentiments)
         if self.labels is not None and inputs.rows is not None:
-            rows = inputs.rows.to(sentiments.device)
-            labels = self.labels.of(rows.clamp(min=0), sentiments)
+            labels = self.labels.of(inputs.rows.clamp(min=0).to(sentiments.device), sentiments)
             if self.training:
-                self._passes.append(_Pass(rows=rows, values=_values(inputs)))
-        terms = {"task_fused": inputs.task()}
-        for modality, label in labels.items():
-            weight = (label - sentiments).abs().tanh()
-            error = (inputs.predictions[alone(modality)] - label).abs()
-            terms[f"task_{alone(modality)}"] = sample_mean(weight * error, mask)
-        return terms
+                self._passes.append(_Pass(rows=inputs.rows, values=_values(inputs)))
+        terms = {f"task_{FUSED}": inputs.task()}
+        heads = [alone(modality) for modality in labels]
+        label = torch.stack(list(labels.values()), dim=-1)  # [G, S, 3]
+        weight = (label - sentiments[..., None]).abs().tanh()
+        error = (torch.stack([inputs.predictions[head] for head in heads], dim=-1) - label).abs()
+        means = sample_mean(weight * error, mask)  # [G, 3]
+        return terms | {f"task_{head}": mean for head, mean in zip(heads, means.unbind(-1), strict=True)}
 
     def start_training(self, num_samples: int, device: torch.device) -> None:
         """Remember nothing of so many samples."""
@@ -95,13 +100,15 @@ class SelfMMObjective(ModelObjective):
         if not applied:
             return
         assert self.labels is not None, "start_training comes first"
-        rows = _in_order(torch.cat([one.rows for one in passes])).cpu()  # [ghost batches, S]
-        values = _in_order(torch.cat([one.values for one in passes]))
+        own_values = torch.cat([one.values for one in passes])
+        rows = _in_order(torch.cat([one.rows for one in passes]), own_values.device)  # [ghost batches, S]
+        values = _in_order(own_values, own_values.device)
         taken: set[int] = set()
         for ghost, of_ghost in zip(rows, values, strict=True):
             places = (ghost >= 0).nonzero().squeeze(1)
             kept = ghost[places]  # [n]
-            if len(kept) == 0 or int(kept[0]) in taken:  # ranks that share a ghost batch have the same of it
+            # Ranks that share a ghost batch have the same; of two passes (`objective.consistency`) the first stays.
+            if len(kept) == 0 or int(kept[0]) in taken:
                 continue
             taken.add(int(kept[0]))
             there = of_ghost.device
@@ -126,11 +133,11 @@ def _values(inputs: ObjectiveInputs) -> Tensor:
     return torch.cat([inputs.labels[..., None], *(inputs.compared[name].detach() for name in SPACES)], dim=-1)
 
 
-def _in_order(own: Tensor) -> Tensor:
+def _in_order(own: Tensor, device: torch.device) -> Tensor:
     """This rank's [slots, ...] of a step's passes -> those of all ranks, ghost batch after ghost batch: the slots of
-    the ranks take turns (`EpochPlan.slots`)."""
-    if not dist.is_initialized():
+    the ranks take turns (`EpochPlan.slots`). Ranks exchange them on a device; the result is where `own` is."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return own
-    every = own.new_empty(dist.get_world_size(), *own.shape)
-    dist.all_gather(list(every.unbind(0)), own.contiguous())
-    return every.transpose(0, 1).flatten(0, 1)
+    every = torch.empty(dist.get_world_size(), *own.shape, dtype=own.dtype, device=device)
+    dist.all_gather(list(every.unbind(0)), own.to(device).contiguous())
+    return every.transpose(0, 1).flatten(0, 1).to(own.device)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.config import MODALITIES
+from dmd.model.network import FUSED
 
-FUSED = "fused"
 SPACES = (FUSED, *MODALITIES)
 """Representations that are remembered; the label of the fused one is the sentiment."""
 TINY = 1e-8
@@ -59,11 +59,8 @@ class UnimodalLabels:
             rows: of the train split, of any shape; padding may have any sample's.
             sentiments: of the same shape.
         """
-        seen = self.seen[rows]
-        return {
-            modality: torch.where(seen, self.labels[SPACES.index(modality), rows], sentiments)
-            for modality in MODALITIES
-        }
+        labels = torch.where(self.seen[rows], self.labels[1:, rows], sentiments)  # [3, ...]
+        return dict(zip(MODALITIES, labels, strict=True))
 
     def take(self, rows: Tensor, sentiments: Tensor, features: Mapping[str, Tensor], *, epoch: int) -> None:
         """Make the labels of a ghost batch that a step was trained on, then remember its representations.
@@ -90,14 +87,14 @@ class UnimodalLabels:
     def _moved(self, labels: Tensor, features: Mapping[str, Tensor], epoch: int) -> Tensor:
         """Labels [4, n] after their step towards what the representations say; where a class has no sample yet, so that
         it has no mean, they stay."""
-        said = {name: self._relative_distance(name, features[name]) for name in SPACES}
+        distances = {name: self._relative_distance(name, features[name]) for name in SPACES}
         sentiments = labels[0].double()
         moved = [labels[0]]
         for number, name in enumerate(SPACES[1:], start=1):
-            ratio = said[name] / (said[FUSED] + TINY)
-            new = (ratio * sentiments + sentiments + said[name] - said[FUSED]) / 2
+            ratio = distances[name] / (distances[FUSED] + TINY)
+            new = (ratio * sentiments + sentiments + distances[name] - distances[FUSED]) / 2
             new = new.clamp(-self.config.label_limit, self.config.label_limit)
-            known = (self.counts[[0, number]] > 0).all() & new.isfinite()
+            known = (self.counts[0].minimum(self.counts[number]) > 0).all() & new.isfinite()
             step = ((epoch - 1) * labels[number] + 2 * new) / (epoch + 1)
             moved.append(torch.where(known, step.to(labels.dtype), labels[number]))
         return torch.stack(moved)

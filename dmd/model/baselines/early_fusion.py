@@ -10,7 +10,8 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.scaled import scale
 from dmd.model.config import MODALITIES, ModelConfig
-from dmd.model.network import FUSED, Begun, Head, Network, NetworkOutput, heads_by_name
+from dmd.model.heads import prediction_of
+from dmd.model.network import FUSED, Head, Network, NetworkInputs, NetworkOutput, heads_by_name
 from dmd.model.padding import resample, unpadded_range
 from dmd.model.recurrent import LastState
 from dmd.model.text import TextEncoder
@@ -22,9 +23,11 @@ class EarlyFusion(Network):
     layer.
 
     Published for aligned data. Sequences of different lengths are brought to the steps of the text first: what of a
-    sample is unpadded is averaged over as many equal parts as its text has steps. Otherwise than there, features are
-    normalised over a step's features, not over the samples of a batch, on which numbers would then depend; and the
-    state behind the last unpadded step is read, not that behind the last one.
+    sample is unpadded is averaged over as many equal parts as its text has steps. Sequences padded to one length are
+    taken to be aligned, also where a sample's unpadded steps differ in number.
+
+    Otherwise than there, features are normalised over a step's features, not over the samples of a batch, on which
+    numbers would then depend; and the state behind the last unpadded step is read, not that behind the last one.
     """
 
     heads = heads_by_name(Head(name=FUSED, title="fused", about="the state behind the last step of all modalities"))
@@ -54,15 +57,13 @@ class EarlyFusion(Network):
         features, ranges = self._side_by_side(self.begin(text, audio, vision, rng))
         state = backend.dropout(self.recurrent(features, ranges, rng, backend), rate, rng)
         hidden = self.hidden(state).relu()
-        answer = self.out(backend.dropout(hidden, rate, rng))
-        return NetworkOutput(
-            predictions={FUSED: answer.squeeze(-1) if self.out.out_features == 1 else answer}, representation=hidden
-        )
+        logit = self.out(backend.dropout(hidden, rate, rng))
+        return NetworkOutput(predictions={FUSED: prediction_of(logit)}, representation=hidden)
 
-    def _side_by_side(self, begun: Begun) -> tuple[Tensor, Tensor]:
+    def _side_by_side(self, inputs: NetworkInputs) -> tuple[Tensor, Tensor]:
         """Features of all modalities [B, T, D], and which steps are unpadded [B, 2]."""
-        unpadded = begun.unpadded()
-        scaled = {m: self.scale[m](begun.features[m]) * unpadded[m][..., None] for m in MODALITIES}
+        unpadded = inputs.unpadded()
+        scaled = {m: self.scale[m](inputs.features[m]) * unpadded[m][..., None] for m in MODALITIES}
         if self._is_aligned:
             present = torch.stack([unpadded[m] for m in MODALITIES]).any(0)
             return torch.cat([scaled[m] for m in MODALITIES], -1), unpadded_range(present, 1)

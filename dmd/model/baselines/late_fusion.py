@@ -10,6 +10,7 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.scaled import scale
 from dmd.model.config import ModelConfig
+from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_mean, unpadded_range
 from dmd.model.recurrent import LastState
@@ -65,16 +66,14 @@ class LateFusion(Network):
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """See `Network.forward`."""
         backend, rate = self.backend, self.config.output_dropout
-        begun = self.begin(text, audio, vision, rng)
-        features, unpadded = begun.features, begun.unpadded()
-        said = [
+        inputs = self.begin(text, audio, vision, rng)
+        features, unpadded = inputs.features, inputs.unpadded()
+        summaries = [
             self.pooled[m](unpadded_mean(features[m], unpadded[m]), rate, rng, backend) for m in _POOLED
         ]  # each [B, d]
-        said.append(self.text_out(self.text(features["text"], unpadded_range(unpadded["text"], 1), rng, backend)))
-        x = backend.dropout(torch.cat(said, -1), rate, rng)
+        summaries.append(self.text_out(self.text(features["text"], unpadded_range(unpadded["text"], 1), rng, backend)))
+        x = backend.dropout(torch.cat(summaries, -1), rate, rng)
         for layer in self.fusion:
             x = layer(x).relu()
-        answer = self.out(x)
-        return NetworkOutput(
-            predictions={FUSED: answer.squeeze(-1) if self.out.out_features == 1 else answer}, representation=x
-        )
+        logit = self.out(x)
+        return NetworkOutput(predictions={FUSED: prediction_of(logit)}, representation=x)

@@ -2,8 +2,8 @@
 
 The network of the published code (declare-lab/MISA@ec42fad, src/models.py): LSTMs read voice and face. The text is the
 mean of the encoder's states where there is one (`use_bert`), and is read by LSTMs where it comes as features. Its two
-discriminators are not here: no loss of the published training reads the
-one, and the other belongs to the adversarial similarity that the paper's results do not use.
+discriminators are not here: no loss of the published training reads the one, and the other belongs to the adversarial
+similarity that the paper's results do not use.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.fusion import FusionLayer
 from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import to_front, unpadded_mean, unpadded_range
 from dmd.model.recurrent import BidirectionalLSTM, Recurrence
@@ -83,6 +84,7 @@ class MISA(Network):
         backend: Backend = CPU,
     ) -> None:
         super().__init__(config, dims, lengths, text_encoder, backend=backend)
+        config.check_heads()
         dim = config.dim
         sequences = MODALITIES if text_encoder is None else MODALITIES[1:]
         self.utterance_encoders = nn.ModuleDict({m: UtteranceEncoder(self.dims[m]) for m in sequences})
@@ -106,14 +108,14 @@ class MISA(Network):
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """See `Network.forward`."""
-        begun = self.begin(text, audio, vision, rng)
-        unpadded = begun.unpadded()
+        inputs = self.begin(text, audio, vision, rng)
+        unpadded = inputs.unpadded()
         utterances = {
-            m: encode(begun.features[m], unpadded_range(unpadded[m], kernel=1))
+            m: encode(inputs.features[m], unpadded_range(unpadded[m], kernel=1))
             for m, encode in self.utterance_encoders.items()
         }
         if "text" not in utterances:
-            utterances["text"] = unpadded_mean(begun.features["text"], unpadded["text"])
+            utterances["text"] = unpadded_mean(inputs.features["text"], unpadded["text"])
         origin = {m: self.projections[m](utterances[m]) for m in MODALITIES}  # [B, d]
         private = {m: self.private_encoders[m](origin[m]).sigmoid() for m in MODALITIES}
         shared = {m: self.shared_encoder(origin[m]).sigmoid() for m in MODALITIES}
@@ -121,10 +123,9 @@ class MISA(Network):
         vectors = [*(private[m] for m in PUBLISHED_ORDER), *(shared[m] for m in PUBLISHED_ORDER)]
         fused = self.fusion(torch.stack(vectors, dim=1), rng, self.backend).flatten(1)  # [B, 6d]
         hidden = self.backend.dropout(self.hidden(fused), self.config.output_dropout, rng).relu()  # [B, 3d]
-        logit = self.out(hidden)  # [B, outputs]
         groups = {"private": private, "shared": shared, "origin": origin, "reconstructed": reconstructed}
         return NetworkOutput(
-            predictions={FUSED: logit.squeeze(-1) if self.config.outputs == 1 else logit},
+            predictions={FUSED: prediction_of(self.out(hidden))},
             representation=hidden,
             compared={f"{name}_{m}": of[m] for name, of in groups.items() for m in MODALITIES},
         )

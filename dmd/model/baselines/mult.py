@@ -5,14 +5,12 @@ encoders. The temporal convolutions have the widths that the configuration gives
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.interface import Backend
 from dmd.model.config import MODALITIES, ModelConfig
 from dmd.model.convolution import conv_length, convolution
@@ -20,11 +18,9 @@ from dmd.model.dmd import CROSSMODAL
 from dmd.model.heads import ResidualHead
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_range
+from dmd.model.stack_plans import memory_plan, stack_plan
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
-
-LEAST_MEMORY_LEVELS = 3
-"""Layers of the memory encoders at least (published code)."""
 
 
 class MulT(Network):
@@ -48,51 +44,22 @@ class MulT(Network):
         super().__init__(config, dims, lengths, text_encoder, backend=backend)
         dim = config.dim
         self._kernels = {m: 1 if self.dims[m] == dim else config.kernels[m] for m in MODALITIES}
-        self._steps = {m: conv_length(m, config, self.dims[m], lengths[m]) for m in MODALITIES}
+        steps = {m: conv_length(m, config, self.dims[m], lengths[m]) for m in MODALITIES}
         self.convolution = nn.ModuleDict({m: convolution(m, config, self.dims[m]) for m in MODALITIES})
         targets, sources = zip(*CROSSMODAL, strict=True)
-        self.crossmodal_encoders = self._stack(targets, sources)
-        self.memory_encoders = self._memory_stack()
+        self.crossmodal_encoders = TransformerStack(
+            stack_plan(config, steps, targets, sources, last_step=False), backend
+        )
+        self.memory_encoders = TransformerStack(memory_plan(config, steps), backend)
         self.head = ResidualHead(6 * dim, 6 * dim, config.output_dropout, config.outputs)
-
-    def _stack(self, targets: tuple[str, ...], sources: tuple[str, ...]) -> TransformerStack:
-        """Encoders of the convolved modalities."""
-        config = self.config
-        plan = StackPlan(
-            dim=config.dim,
-            heads=config.heads,
-            levels=config.levels,
-            queries=tuple(self._steps[m] for m in targets),
-            keys=tuple(self._steps[m] for m in sources),
-            attn_rates=tuple(config.source_dropout[m] for m in sources),
-            relu_rate=config.relu_dropout,
-            res_rate=config.res_dropout,
-            embed_rate=config.embed_dropout,
-            last_step=False,
-        )
-        return TransformerStack(plan, self.backend)
-
-    def _memory_stack(self) -> TransformerStack:
-        """Encoders of what two crossmodal ones give, side by side; their last steps are wanted."""
-        lengths = tuple(self._steps[m] for m in MODALITIES)
-        plan = replace(
-            self.crossmodal_encoders.plan,
-            dim=2 * self.config.dim,
-            levels=max(self.config.levels, LEAST_MEMORY_LEVELS),
-            queries=lengths,
-            keys=lengths,
-            attn_rates=(self.config.attn_dropout,) * len(MODALITIES),
-            last_step=True,
-        )
-        return TransformerStack(plan, self.backend)
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """See `Network.forward`."""
-        begun = self.begin(text, audio, vision, rng)
-        x = {m: self.convolution[m](begun.features[m]) for m in MODALITIES}  # [B, T_m, d]
+        inputs = self.begin(text, audio, vision, rng)
+        x = {m: self.convolution[m](inputs.features[m]) for m in MODALITIES}  # [B, T_m, d]
         of_sources = of_own = None
         if self.config.masked_padding:
-            ranges = {m: unpadded_range(steps, self._kernels[m]) for m, steps in begun.unpadded().items()}
+            ranges = {m: unpadded_range(steps, self._kernels[m]) for m, steps in inputs.unpadded().items()}
             of_sources, of_own = [ranges[m] for _, m in CROSSMODAL], [ranges[m] for m in MODALITIES]
         last = self.backend.encode_pairs(
             self.crossmodal_encoders.tensors(),

@@ -1,6 +1,6 @@
 """Self-MM (Yu et al., AAAI 2021): a prediction of all modalities and one of each alone, whose labels it makes itself.
 
-    text -> one step of it or their mean           [B, D]     -.
+    text -> its first step, or as audio and vision [B, D]     -.
     audio, vision -> LSTM -> last state -> linear  [B, out_m] -+-> dropout, linear, ReLU -> fused representation
     each alone -> dropout, linear, ReLU -> representation -> linear, ReLU, linear -> prediction
 
@@ -17,6 +17,7 @@ from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.self_mm_config import SelfMMConfig
 from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_mean, unpadded_range
 from dmd.model.recurrent import LastState
@@ -62,7 +63,7 @@ class Branch(nn.Module):
         """Representation [B, dim], hidden layer [B, dim] and prediction [B] of x [B, width]."""
         representation = self.represent(backend.dropout(x, self.rate, rng)).relu()
         hidden = self.hidden(representation).relu()
-        return representation, hidden, self.out(hidden).squeeze(-1)
+        return representation, hidden, prediction_of(self.out(hidden))
 
 
 class SelfMM(Network):
@@ -98,13 +99,15 @@ class SelfMM(Network):
         assert config.kind == "regression", config.task
         super().__init__(config, dims, lengths, text_encoder, backend=backend)
         self.own = own
-        self.states = nn.ModuleDict(
-            {
-                "audio": LastStep(self.dims["audio"], own.audio_lstm, own.audio_out),
-                "vision": LastStep(self.dims["vision"], own.vision_lstm, own.vision_out),
-            }
-        )
-        widths = {"text": self.dims["text"], "audio": own.audio_out, "vision": own.vision_out}
+        self._text_pooling = own.text_pooling
+        if own.text_pooling == "auto":
+            self._text_pooling = "lstm" if text_encoder is None else "first"
+        lstms = {"text": own.text_lstm, "audio": own.audio_lstm, "vision": own.vision_lstm}
+        widths = {"text": own.text_out, "audio": own.audio_out, "vision": own.vision_out}
+        if self._text_pooling != "lstm":
+            del lstms["text"]
+            widths["text"] = self.dims["text"]
+        self.states = nn.ModuleDict({m: LastStep(self.dims[m], hidden, widths[m]) for m, hidden in lstms.items()})
         rates = {FUSED: own.fused_dropout, "text": own.text_dropout}
         rates |= {"audio": own.audio_dropout, "vision": own.vision_dropout}
         inputs = {FUSED: sum(widths.values()), **widths}
@@ -129,10 +132,11 @@ class SelfMM(Network):
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """See `Network.forward`; `compared` holds the representations whose labels are made."""
-        begun = self.begin(text, audio, vision, rng)
-        unpadded = begun.unpadded()
-        states = {"text": self._pooled(begun.features["text"], unpadded["text"])}
-        states |= {m: read(begun.features[m], unpadded[m], rng, self.backend) for m, read in self.states.items()}
+        inputs = self.begin(text, audio, vision, rng)
+        unpadded = inputs.unpadded()
+        states = {m: read(inputs.features[m], unpadded[m], rng, self.backend) for m, read in self.states.items()}
+        if "text" not in states:
+            states["text"] = self._pooled(inputs.features["text"], unpadded["text"])
         states = {FUSED: torch.cat([states[m] for m in MODALITIES], dim=-1), **states}
         outputs = {name: branch(states[name], rng, self.backend) for name, branch in self.branches.items()}
         return NetworkOutput(
@@ -143,10 +147,7 @@ class SelfMM(Network):
 
     def _pooled(self, text: Tensor, unpadded: Tensor) -> Tensor:
         """One vector [B, D] of the text [B, T, D]; 0 where no step is unpadded."""
-        pooling = self.own.text_pooling
-        if pooling == "auto":
-            pooling = "mean" if self.text_encoder is None else "first"
-        if pooling == "mean":
+        if self._text_pooling == "mean":
             return unpadded_mean(text, unpadded)
         first = unpadded & (unpadded.cumsum(1) == 1)  # [B, T]
         return (text * first[..., None]).sum(1)

@@ -9,13 +9,18 @@ from typing import Literal
 class SelfMMConfig:
     """Self-MM (`model.name: self_mm`): widths, dropout and the labels that it makes for each modality."""
 
-    text_pooling: Literal["auto", "first", "mean"] = "auto"
-    """What the text's representation is: `first`, its first unpadded step, which of BERT is [CLS] (published); `mean`,
-    over its unpadded steps. auto: first where a text encoder reads tokens, mean where the shards hold features."""
+    text_pooling: Literal["auto", "first", "lstm", "mean"] = "auto"
+    """What stands for the text: `first`, its first unpadded step, which of BERT is [CLS] (published); `lstm`, the last
+    state of an LSTM, as of audio and vision; `mean`, over its unpadded steps. auto: first where a text encoder reads
+    tokens, lstm where the shards hold features."""
+    text_lstm: int = 128
+    """Channels of the LSTM over text features."""
     audio_lstm: int = 32
     """Channels of the LSTM over audio."""
     vision_lstm: int = 64
     """Channels of the LSTM over vision."""
+    text_out: int = 128
+    """Channels to which the last state of the text's LSTM is projected."""
     audio_out: int = 16
     """Channels to which audio's last state is projected."""
     vision_out: int = 32

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.encoder.plan import StackPlan
 from dmd.kernels.interface import Backend
 from dmd.model.config import ModelConfig
 from dmd.model.convolution import conv_length, convolution
 from dmd.model.heads import ResidualHead
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
-from dmd.model.padding import in_range, unpadded_mean, unpadded_range
+from dmd.model.padding import unpadded_range
+from dmd.model.stack_plans import stack_plan
 from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
@@ -20,14 +20,14 @@ from dmd.model.transformer import TransformerStack
 class TextOnly(Network):
     """The text's own way through a DMD: temporal convolution, transformer encoder, residual head.
 
-    Otherwise than there, attention never sees padded steps, and the head reads the mean over the unpadded ones. Voice
-    and face are not read.
+    The head reads the last unpadded step, and attention never sees padded ones, as with `model.masked_padding` there.
+    Voice and face are not read.
 
     Raises:
         ValueError: a text that is shorter than its convolution.
     """
 
-    heads = heads_by_name(Head(name=FUSED, title="fused", about="the mean of the encoded text"))
+    heads = heads_by_name(Head(name=FUSED, title="fused", about="the last step of the encoded text"))
 
     def __init__(
         self,
@@ -43,26 +43,14 @@ class TextOnly(Network):
         steps = conv_length("text", config, features, lengths["text"])
         self.convolution = convolution("text", config, features)
         self._kernel = 1 if features == dim else config.kernel_text
-        plan = StackPlan(
-            dim=dim,
-            heads=config.heads,
-            levels=config.levels,
-            queries=(steps,),
-            keys=(steps,),
-            attn_rates=(config.attn_dropout,),
-            relu_rate=config.relu_dropout,
-            res_rate=config.res_dropout,
-            embed_rate=config.embed_dropout,
-            last_step=False,
-        )
+        plan = stack_plan(config, {"text": steps}, ("text",), ("text",), last_step=True)
         self.encoder = TransformerStack(plan, backend)
         self.head = ResidualHead(dim, dim, config.output_dropout, config.outputs)
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """See `Network.forward`."""
-        begun = self.begin(text, audio, vision, rng)
-        ranges = unpadded_range(begun.unpadded()["text"], self._kernel)
-        (encoded,) = self.encoder([self.convolution(begun.features["text"])], key_ranges=[ranges], rng=rng)
-        pooled = unpadded_mean(encoded, in_range(ranges, encoded.shape[1]))  # [B, d]
-        said = self.head(pooled, rng, self.backend)
-        return NetworkOutput(predictions={FUSED: said.logit}, representation=said.residual)
+        inputs = self.begin(text, audio, vision, rng)
+        ranges = unpadded_range(inputs.unpadded()["text"], self._kernel)
+        (last,) = self.encoder([self.convolution(inputs.features["text"])], key_ranges=[ranges], rng=rng)  # [B, d]
+        output = self.head(last, rng, self.backend)
+        return NetworkOutput(predictions={FUSED: output.logit}, representation=output.residual)
