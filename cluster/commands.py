@@ -43,9 +43,10 @@ def extract(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     """Train DMD on shards with DeepSpeed; with --run the same command again continues."""
+    from dmd.streams import lasting_streams
     from launch.commands import loading_torch, stop_ends_process, train_by_launcher
 
-    with stop_ends_process():
+    with stop_ends_process(), lasting_streams():
         from cluster.cluster_options import require_address
         from cluster.parsers import TRAIN_OPTIONS, train_parser
         from dmd.config.options import print_config

@@ -161,9 +161,10 @@ def calibration_text(found: dict[str, Any] | None) -> str:
         ("the spread times", "coverage error") if "scale" in found else ("temperature", "expected calibration error")
     )
     value = found.get("scale", found.get("temperature"))
+    tells = f"; correlation of the spread with the error {found['correlation']:.2f}" if "scale" in found else ""
     return (
         f"uncertainty: {what} {value:.3g}, fitted on {found['samples']} {found['fitted_on']} samples; {measure} "
-        f"{found['before']['error']:.3f} before, {found['after']['error']:.3f} after"
+        f"{found['before']['error']:.3f} before, {found['after']['error']:.3f} after{tells}"
     )
 
 

@@ -49,8 +49,8 @@ class Dataset:
         Raises:
             ValueError: no set of shards.
         """
-        self.place = place
-        """Directory or URL of the shards."""
+        self.place = place.absolute()
+        """Directory or URL of the shards, which stays the same when the working directory changes."""
         self.is_temporary = temporary
         self.info: DatasetInfo = ShardIndex.load(place).info
         """Counts, sizes and labels, as the index has them."""

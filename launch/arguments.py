@@ -1,6 +1,7 @@
 """Arguments of a training, the same for `dmd train` and for the script that the launcher runs."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,8 +46,9 @@ def parse_rank(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def parse_train(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """The options of `dmd train`, by its parser or one with more options."""
+    """The options of `dmd train`, by its parser or one with more options; `command` is what the user typed."""
     options = parser.parse_intermixed_args(argv)
+    options.command = shlex.join(["dmd", "train", *argv])
     require_options(parser, options, ["data"])
     if options.run is None and options.host_rank is not None:
         parser.error("the commands of all hosts need the same directory, and none can make up its name: give --run RUN")

@@ -69,9 +69,10 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         with stop_ends_process("asked to stop; a dry run writes nothing"):
             return _dry_run(options)
     with loading_torch():
+        from dmd.training.logging.provenance import COMMAND
         from launch.starting.restarts import run_with_restarts
         from launch.starting.runner import EXPLAINED, LauncherEnd, run_launcher
-    from launch.supervision.ending import continued, print_ending
+    from launch.supervision.ending import MADE_RUN, continued, print_ending
 
     layout = _layout(options)
     rule = _restart_rule(options, layout)
@@ -92,7 +93,16 @@ def train_by_launcher(options: argparse.Namespace) -> int:
         print(f"dmd train: {rejection}; telling the other hosts", file=sys.stderr, flush=True)
 
     def attempt(layout: RankLayout, arguments: list[str], about: Mapping[str, str]) -> LauncherEnd:
-        return run_launcher(layout, arguments, options.data, patience=patience, rejection=rejection, about=about)
+        if options.run_is_made:
+            about = {**about, MADE_RUN: str(options.run)}
+        return run_launcher(
+            layout,
+            arguments,
+            options.data,
+            patience=patience,
+            rejection=rejection,
+            about={**about, COMMAND: redact(options.command)},
+        )
 
     with made_run(options) as run:
         ranks = f"{layout.num_ranks} rank{'s' * (layout.num_ranks > 1)}"

@@ -9,7 +9,7 @@ import os
 import sys
 
 from data_shards.waiting import waiting
-from dmd.streams import open_closed_streams
+from dmd.streams import lasting_streams, open_closed_streams
 from launch.supervision.channels import Channels
 from launch.supervision.launcher_log import divert_libraries, library_output
 from launch.supervision.supervise import StopRequest, supervise
@@ -29,4 +29,6 @@ def _train(stop: StopRequest, channels: Channels) -> int:
 
 if __name__ == "__main__":
     open_closed_streams()
-    sys.exit(supervise(_train))
+    with lasting_streams():
+        code = supervise(_train)
+    sys.exit(code)

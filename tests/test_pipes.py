@@ -1,5 +1,7 @@
 """Commands whose reader goes away, as `head` does, or whose standard streams are closed or full."""
 
+import io
+import json
 import os
 import shlex
 import subprocess
@@ -8,7 +10,8 @@ import sys
 import pytest
 
 from dmd.cli import call
-from tests.support.trained import make_shards
+from dmd.streams import LastingFile
+from tests.support.trained import SMALL, make_shards
 
 
 @pytest.mark.slow
@@ -19,6 +22,34 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
         process.stdout.close()
         assert process.wait() == 141
         assert process.stderr.read() == b""
+
+
+@pytest.mark.slow
+@pytest.mark.multiproc
+def test_a_training_whose_reader_has_gone_goes_on(tmp_path):
+    """As of `dmd train ... 2>&1 | head -1`."""
+    shards, run = make_shards(tmp_path / "shards", 40), tmp_path / "run"
+    command = [sys.executable, "-m", "dmd.cli", "train", "--data", str(shards), "--run", str(run), "--ranks", "1"]
+    with subprocess.Popen([*command, *SMALL], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait() == 0
+    assert json.loads((run / "run.json").read_text())["sessions"][-1]["finished"]
+    assert list(run.glob("checkpoints/step_*"))
+
+
+def test_a_lost_reader_is_told_once(capsys):
+    reading, writing = os.pipe()
+    with (
+        open(reading) as reader,
+        io.TextIOWrapper(LastingFile(writing, told="nobody reads"), write_through=True) as out,
+    ):
+        print("read", file=out)
+        assert reader.readline() == "read\n"
+        reader.close()
+        for _ in range(2):
+            print("lost", file=out)
+    assert capsys.readouterr().err == "nobody reads\n"
 
 
 def in_shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,7 @@ A new one is a function that checks its options and a row of `JOB_COMMANDS`.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from data_shards.places import Place, to_place
 from data_shards.shard_options import FILE_OPTIONS
 from data_shards.text.options import makes_text
 from dmd.commands import parts_order
+from dmd.config.loading import load_config
 from dmd.config.options import config_of
 from dmd.report.commands import report_parser
 from launch.arguments import parse_train
 
 _LARGEST_FILE = 2**20
+_TRACKERS = "train.trackers="
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,17 @@ class JobCommand:
             if (root / path).stat().st_size > _LARGEST_FILE:
                 raise ValueError(f"{path} has more than 1 MiB; put it on the shared storage and name it there")
         return relative
+
+    def trackers(self, root: Path, arguments: list[str]) -> Sequence[str]:
+        """The trackers that a command line, which `uploads` has checked, asks for. A config file that only the cluster
+        has cannot name them."""
+        options = self.parse([*self.added, *arguments])
+        if not hasattr(options, "overrides"):
+            return ()
+        file = None if options.config is None else root / options.config
+        if file is None or file.is_file():
+            return load_config(options.preset, options.overrides, file=file).train.trackers
+        return load_config(None, [word for word in options.overrides if word.startswith(_TRACKERS)]).train.trackers
 
 
 def _tune_files(options: argparse.Namespace) -> list[Path]:

@@ -12,9 +12,11 @@ import argparse
 import asyncio
 import configparser
 import hashlib
+import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from cluster.jobs.parser import MANAGED
 from cluster.ray_runtime.access import PLACES, find_token, send_token
 from data_shards.command_line import Parser
 from dmd.exit_codes import LOST, STOPPED
+from dmd.training.logging.trackers.variables import tracker_variables
+from launch.starting.private_variables import holds_secret
 
 UPLOADED = ("cluster", "data_shards", "dmd", "launch", "constraints.txt", "setup.cfg", "pyproject.toml")
 ANSWER_SECONDS = 60
@@ -54,7 +58,9 @@ def submit(options: argparse.Namespace) -> int:
         return manage(options.command, options.arguments, options.address)
     root = options.working_dir.absolute()
     files = named_files(root, options.command, options.arguments)
-    environment = runtime_environment(root, files, pinned=options.environment == "pinned")
+    trackers = JOB_COMMANDS[options.command].trackers(root, options.arguments)
+    variables = public_variables(tracker_variables(trackers, os.environ))
+    environment = runtime_environment(root, files, variables, pinned=options.environment == "pinned")
     arguments = [*JOB_COMMANDS[options.command].added, *options.arguments]
     entrypoint = shlex.join(["python", "-m", "cluster.jobs.entrypoint", options.command, *arguments])
     client = connect(options.address)
@@ -100,11 +106,20 @@ def named_files(root: Path, command: str, arguments: list[str]) -> list[Path]:
     return JOB_COMMANDS[command].uploads(root, arguments)
 
 
-def runtime_environment(root: Path, files: list[Path], *, pinned: bool) -> dict[str, Any]:
-    """What Ray uploads, the project's packages and these files, and installs for a job."""
+def public_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those variables that a job may be given, since Ray's job list shows them to everybody; says which it may not."""
+    secret = [name for name, value in variables.items() if holds_secret(name, value)]
+    if secret:
+        names, them = ", ".join(secret), "it" if len(secret) == 1 else "them"
+        print(f"not sent, since Ray's job list is open to everybody: {names}; set {them} on the nodes", file=sys.stderr)
+    return {name: value for name, value in variables.items() if name not in secret}
+
+
+def runtime_environment(root: Path, files: list[Path], variables: Mapping[str, str], *, pinned: bool) -> dict[str, Any]:
+    """What Ray uploads, the project's packages and these files, and installs for a job, and its variables."""
     extra = [path.as_posix() for path in files if path.parts[0] not in UPLOADED]
     return {
-        "env_vars": {_STOP_WAIT: str(_STOP_SECONDS)},
+        "env_vars": {_STOP_WAIT: str(_STOP_SECONDS), **variables},
         "working_dir": str(root),
         "excludes": excludes([*UPLOADED, *extra]),
         **(pinned_environment(root) if pinned else {}),

@@ -25,12 +25,30 @@ _RUN_CONFIG = "config"
 """Key of a run's document that holds its config."""
 
 
+_UNUSUAL = {
+    "tag:yaml.org,2002:int": re.compile(r"^[-+]?0[0-9xb]|[:_]"),
+    "tag:yaml.org,2002:float": re.compile("[:_]"),
+}
+"""Numbers on bases other than ten, and parts in them that are no digits, by the tag that YAML 1.1 gives them."""
+_LARGEST_NUMBER = 2**63
+"""Whole numbers are below that, and not below its negative: more is no 64-bit number."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader with the booleans of YAML 1.2: `off`, which YAML 1.1 reads as false, is a word here.
 
-    A key that is there twice is an error, not the last one; aliases, by which a small file can mean a huge value, are
+    A key that is there twice is an error, not the last one. So are numbers that YAML 1.1 reads otherwise than they
+    look: `010`, which is 8 there, and `5:30`, which is 330. Aliases, by which a small file can mean a huge value, are
     none of our language.
     """
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """The text of a scalar, of which a number is written in one way."""
+        text = super().construct_scalar(node)
+        if node.tag in _UNUSUAL and _UNUSUAL[node.tag].search(text):
+            problem = f"{text} is a number in YAML's own notation; write it with decimal digits, or a text in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys differ."""
@@ -177,6 +195,8 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         for name, value in inner.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{section}.{name} is {value}; it must be a finite number")
+            if isinstance(value, int) and not -_LARGEST_NUMBER <= value < _LARGEST_NUMBER:
+                raise ValueError(f"{section}.{name} is {value!s:.40}; a whole number must fit into 64 bits")
     return config
 
 
@@ -233,7 +253,8 @@ def _scalar(key: str, text: str) -> Any:
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"the value of {key}, {text!r}, is no valid YAML") from error
+        why = error.problem if isinstance(error, yaml.constructor.ConstructorError) else "it is no valid YAML"
+        raise ValueError(f"the value of {key} is {text!r:.200}; {why}") from error
     if isinstance(value, str):
         try:
             return float(value)

@@ -35,6 +35,7 @@ from dmd.inference.ensemble import (
 )
 from dmd.kernels.backend import default_device
 from dmd.metrics.calibration import coverage_curve, coverage_error, expected_calibration_error, reliability_curve
+from dmd.metrics.sentiment import correlation
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard, Prediction, config_of
 
@@ -232,7 +233,7 @@ def describe_ensemble(
     `metrics` are the ensemble's, `members` has those of each member, `members_mean` their mean and `gain` the
     difference. `calibration`, where there is a validation split, has the value of `Calibration` and, on the evaluated
     split before and after it, the curve (`coverage_curve`, `reliability_curve`) and its mean distance from the
-    diagonal.
+    diagonal; of sentiments also Pearson's `correlation` of the spread with the absolute error there.
 
     Args:
         found: {split: evaluation} of each member, with the validation split where the shards have one.
@@ -270,6 +271,7 @@ def _described(calibration: Calibration, prediction: Prediction, labels: Tensor)
         return {
             "scale": calibration.value,
             **about,
+            "correlation": correlation(before.double(), error.abs().double()),
             "before": _curve(coverage_curve, coverage_error, error, before, names=("nominal", "observed")),
             "after": _curve(coverage_curve, coverage_error, error, after, names=("nominal", "observed")),
         }

@@ -6,9 +6,9 @@
     model.calibrated("shards/mosi").predict(...).uncertainty             # [N]
 
 A sentiment is the mean of the members' sentiments; a probability of a class or an emotion is the mean of theirs. How
-far the members are apart is the spread. It orders samples by their error better than chance, but its size means little:
-it leaves out what all members have in common. So `Calibration` holds one number, fitted on the validation split, that
-makes an uncertainty of it (`dmd.metrics.calibration`).
+far the members are apart is the spread. Its size says little of the error, since it leaves out what all members have in
+common. So `Calibration` holds one number, fitted on the validation split, that makes an uncertainty of it
+(`dmd.metrics.calibration`). Whether a larger spread belongs to a larger error, an evaluation says.
 
 Results do not depend on the order of the members: they are sorted before they are added, in float64.
 """

@@ -3,7 +3,9 @@
 build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,21 @@ from data_shards.sole_writer import sole_writer
 from dmd.evaluation.trained_run import training_data
 from dmd.metrics import Scoring
 from dmd.model.config import Kind
+from dmd.report.calibration import calibrate, calibration_figure, calibration_table
 from dmd.report.compare import comparison_figure
-from dmd.report.curves import learning, loss_terms, seeds_together, validation_metrics
+from dmd.report.costs import command_table, cost_table, typed_command
+from dmd.report.curves import curves_by_config, learning, loss_terms, train_beside_validation, validation_metrics
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
-from dmd.report.groups import Group, Measured, identity, make_groups
+from dmd.report.explorer import explorer
+from dmd.report.groups import Group, Measured, identity, make_groups, of_how_many, shown_together
 from dmd.report.identity import BOOKKEEPING, check_seeds, flatten, value_text
-from dmd.report.inference import load_and_run
+from dmd.report.inference import load_and_run_splits, splits_of
 from dmd.report.overview import expectation, overview_tables
 from dmd.report.page import Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
 from dmd.report.projection import Method, projection_figure
 from dmd.report.runs import RunRecord, read_run
+from dmd.report.sample_errors import error_tables_and_figures, videos_of
 from dmd.report.style import RC
 from dmd.report.tables import Table, heads_table
 
@@ -39,6 +45,18 @@ _APART = (
     "the runs have different tasks (model.task), protocols, names of classes or emotions, or units of sentiments, "
     "which no table compares; report them apart"
 )
+_ERRORS: dict[Kind, str] = {
+    "regression": "Error is the distance of prediction and label.",
+    "classes": "Error is what the probability of the true class lacks of 1.",
+    "multilabel": "Error is the mean distance of an emotion's probability from its label.",
+}
+_FITTED_ON = "valid"
+"""The split on which calibration is fitted."""
+_PANELS = 12
+"""Configs of a figure with a panel for each."""
+_VECTOR_RUNS = 6
+"""Single runs up to which the page holds their pictures as vector graphics."""
+_SECTIONS = frozenset({"overview", "learning", "samples", "errors", "calibration", "costs", "config"})
 _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
@@ -70,31 +88,58 @@ def build_report(
         ValueError: a run that is named twice, is none, or whose shards are not there; two runs of one seed; runs that
             no table compares; another writer.
     """
-    resolved = [path.resolve() for path in paths]
-    for number, path in enumerate(resolved):
-        if path in resolved[:number]:
-            raise ValueError(f"{paths[number]} is named twice; name each run once")
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise ValueError(f"{path} is named twice; name each run once")
+        seen.add(path.resolve())
     records = [read_run(path, unfinished=unfinished) for path in paths]
     if len({(str(record.task), record.protocol) for record in records}) > 1:
         raise ValueError(_APART)
     check_seeds((record.path, identity(record), record.seed) for record in records)
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
-        results = [
-            load_and_run(run.path, data or training_data(run.path), split, text_encoder=text_encoder) for run in records
-        ]
-        check_comparable([result.scoring for result in results])
-        measured = [Measured(run=run, result=result) for run, result in zip(records, results, strict=True)]
+        measured = [_measure(run, data, split, text_encoder) for run in records]
+        check_comparable([one.result.scoring for one in measured])
         groups = make_groups(measured)
-        sections = [_overview(groups, split, data)]
-        first = {group.members[0].run.path for group in groups}
-        for one, anchor in zip(measured, _anchors(records), strict=True):
-            if not small or one.run.path in first:
-                sections.append(_run_section(one, anchor, method))
-        sections.append(_config_section(groups))
         names = ", ".join(sorted({str(run.info.get("data_name")) for run in records}))
         count = f"{len(records)} run{'s' if len(records) > 1 else ''}, {len(groups)} config{'s' * (len(groups) > 1)}"
         samples = " / ".join(dict.fromkeys(str(len(one.result.ids)) for one in measured))
-        return write_page(out, f"DMD on {names}", f"{count}; {split} split, {samples} samples", sections, small=small)
+        return write_page(
+            out,
+            f"DMD on {names}",
+            f"{count}; {split} split, {samples} samples",
+            _sections(groups, measured, split, data, method, small=small),
+            names={group.name: group.full for group in groups},
+            small=small,
+        )
+
+
+def _measure(run: RunRecord, data: Place | None, split: str, text_encoder: str | None) -> Measured:
+    """A run on the split of the report and, to calibrate, on the valid split where that is another."""
+    place = data or training_data(run.path)
+    splits = {split} | {_FITTED_ON}.intersection(splits_of(place))
+    results = load_and_run_splits(run.path, place, sorted(splits), text_encoder=text_encoder)
+    return Measured(run=run, result=results[split], valid=None if split == _FITTED_ON else results.get(_FITTED_ON))
+
+
+def _sections(
+    groups: list[Group], measured: list[Measured], split: str, data: Place | None, method: Method, *, small: bool
+) -> Iterator[Section]:
+    """The page from top to bottom; single runs are folded where there are several."""
+    yield _overview(groups, split, data)
+    yield _learning_section(groups)
+    yield _sample_section(groups, split)
+    yield _error_section(groups)
+    yield _calibration_section(groups, split)
+    yield Section(anchor="costs", title="Costs", tables=[cost_table(groups), command_table(groups)])
+    names = {id(member): group for group in groups for member in group.members}
+    first = {group.members[0].run.path for group in groups}
+    kept = [one for one in measured if not small or one.run.path in first]
+    anchors = dict(zip((one.run.path for one in measured), _anchors([one.run for one in measured]), strict=True))
+    for one in kept:
+        section = _run_section(one, names[id(one)], anchors[one.run.path], method)
+        yield replace(section, part="Single runs", folded=len(kept) > 1, light=len(kept) > _VECTOR_RUNS)
+    yield _config_section(groups)
 
 
 def check_comparable(scorings: Iterable[Scoring]) -> None:
@@ -116,14 +161,17 @@ def check_comparable(scorings: Iterable[Scoring]) -> None:
 
 
 def _anchors(records: list[RunRecord]) -> list[str]:
-    names = [record.name for record in records]
-    return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
+    """What each run is called in the page, by its directory; a section of the page may be called so too."""
+    counts = Counter(record.name for record in records)
+    return [
+        record.name if counts[record.name] == 1 and record.name not in _SECTIONS else f"{record.name}_{number}"
+        for number, record in enumerate(records, 1)
+    ]
 
 
 def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     """What the runs reach, what differs, and the published figures."""
-    runs = {group.name: [member.run for member in group.members] for group in groups}
-    pictures = [Picture(name="seeds", figure=seeds_together(runs), caption="Validation loss of every run by step.")]
+    pictures = []
     if sum(len(group.members) for group in groups) > 1:
         pictures.append(
             Picture(
@@ -141,7 +189,103 @@ def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     )
 
 
-def _run_section(one: Measured, anchor: str, method: Method) -> Section:
+def _learning_section(groups: list[Group]) -> Section:
+    """Whether configs learn, by epoch, over their seeds."""
+    shown = shown_together(groups)
+    pictures = [
+        Picture(
+            name="configs",
+            figure=curves_by_config(shown),
+            caption=(
+                "Validation of the fused prediction and learning rate by epoch: mean over seeds, the band is one "
+                f"standard deviation (n - 1) to either side.{of_how_many(shown, groups)}"
+            ),
+        )
+    ]
+    for begin in range(0, len(groups), _PANELS):
+        part = groups[begin : begin + _PANELS]
+        pictures.append(
+            Picture(
+                name=f"train_and_valid_{begin // _PANELS + 1}" if len(groups) > _PANELS else "train_and_valid",
+                figure=train_beside_validation(part),
+                caption=(
+                    "Loss of the fused prediction in training, with dropout and while the weights change, beside that "
+                    "of the valid split: mean and standard deviation over seeds. Where validation rises while "
+                    "training falls, the model learns its samples by heart."
+                ),
+            )
+        )
+    return Section(anchor="learning", title="Learning", pictures=pictures)
+
+
+def _sample_section(groups: list[Group], split: str) -> Section:
+    found = explorer(groups)
+    text = (
+        f"The {split} split, sample by sample: of each config the ensemble of its seeds (the mean of sentiments, or of "
+        f"probabilities). {_ERRORS[groups[0].members[0].result.scoring.kind]} Spread is the standard deviation over "
+        "seeds; one seed has none."
+    )
+    if found.left_out:
+        names = ", ".join(found.left_out)
+        text += f" To keep the page small, {len(found.left_out)} configs lack the other heads and edges here: {names}."
+    return Section(anchor="samples", title="Samples", text=text, explorer=found)
+
+
+def _error_section(groups: list[Group]) -> Section:
+    """Where a config is wrong: by length, speaker and label; of configs with the samples of the first one."""
+    ids = groups[0].members[0].result.ids
+    same = [group for group in groups if group.members[0].result.ids == ids]
+    shown = shown_together(same)
+    tables, figures = error_tables_and_figures(shown)
+    text = f"Of each config the ensemble of its seeds.{of_how_many(shown, same)}"
+    if len(same) < len(groups):
+        others = ", ".join(group.name for group in groups if group not in same)
+        text += f" Left out, since their samples are others: {others}."
+    if not videos_of(ids):
+        text += " There is no table by video or speaker: the ids of the samples do not begin with one."
+    pictures = [Picture(name=name, figure=figure, caption=caption) for name, (figure, caption) in figures.items()]
+    return Section(anchor="errors", title="Errors", text=text, tables=tables, pictures=pictures)
+
+
+def _calibration_section(groups: list[Group], split: str) -> Section:
+    """Whether uncertainties can be believed."""
+    kind = groups[0].members[0].result.scoring.kind
+    calibrated = {group.name: calibrate(group) for group in groups}
+    found = [one for one in calibrated.values() if one is not None]
+    without = [name for name, one in calibrated.items() if one is None]
+    what = (
+        "The spread over seeds, times one scale, as the standard deviation of a normal distribution around the "
+        "prediction: how many errors lie inside its central intervals."
+        if kind == "regression"
+        else "How often an answer is right, by the probability that it is given; logits are divided by one temperature."
+    )
+    text = what + (
+        f" On the {split} split itself, the number that is tried on one half was fitted on the other."
+        if split == _FITTED_ON
+        else f" The number is fitted on the {_FITTED_ON} split where the shards have one."
+    )
+    if without:
+        text += f" Without it, since one seed, and one sample, have no spread: {', '.join(without)}."
+    if not found:
+        return Section(anchor="calibration", title="Calibration", text=text)
+    regression = kind == "regression"
+    shown = {group.name for group in shown_together([group for group in groups if group.name not in without])}
+    drawn = [one for one in found if one.name in shown]
+    caption = "Below the diagonal the model is surer than it is right." + (
+        f" {len(drawn)} of {len(found)} configs; the table has all." if len(drawn) < len(found) else ""
+    )
+    return Section(
+        anchor="calibration",
+        title="Calibration",
+        text=text,
+        tables=[calibration_table(found, split, regression=regression)],
+        pictures=[
+            Picture(name="calibration", figure=calibration_figure(drawn, regression=regression), caption=caption)
+        ],
+    )
+
+
+def _run_section(one: Measured, group: Group, anchor: str, method: Method) -> Section:
     """Everything about one run: is it learning, what is distilled into what, what does it predict."""
     run, result = one.run, one.result
     figures = _FIGURES[result.scoring.kind]
@@ -177,12 +321,12 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
             caption=f"Fused predictions on the {result.split} split: {figures}.",
         ),
     ]
-    if len(run.heads) > 1:
+    if len(result.predictions) > 1:
         pictures.append(
             Picture(
                 name="heads",
-                figure=heads_figure(result, run.heads),
-                caption=f"The {len(run.heads)} heads on the {result.split} split; the fused one is the model's.",
+                figure=heads_figure(result),
+                caption=f"All heads on the {result.split} split; the fused one is the model's prediction.",
             )
         )
     if result.features:
@@ -213,7 +357,13 @@ def _run_section(one: Measured, anchor: str, method: Method) -> Section:
         ),
     ]
     return Section(
-        anchor=anchor, title=f"Run {anchor}", facts=_facts(run), tables=[heads_table(one)], pictures=pictures
+        anchor=anchor,
+        title=f"Run {anchor}: {group.name}, seed {run.seed}",
+        short=anchor,
+        facts=[("config", group.full), *_facts(run)],
+        commands=[typed_command(run)],
+        tables=[heads_table(one)],
+        pictures=pictures,
     )
 
 
@@ -228,7 +378,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
         ("best", f"validation {run.loss_title} {loss:.4f} at step {step}"),
         ("ranks", f"{info.get('ranks')} on {info.get('device')}; {info.get('parameters')} parameters"),
         ("sessions", f"{len(run.sessions)}, {'finished' if run.finished else 'NOT FINISHED'} at step {run.last_step}"),
-        ("command", redact(str(last.get("command")))),
+        ("command of rank 0", redact(str(last.get("command")))),
         ("commit", str(last.get("git_commit"))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]

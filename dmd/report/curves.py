@@ -1,16 +1,23 @@
-"""Figures of a training over its steps: is it learning, every loss term, validation metrics, seeds together."""
+"""Figures of trainings: configs by epoch, as mean and band over their seeds; of one run every loss term and metric."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from dmd.metrics import heading, known_metrics, shown
+from dmd.metrics import heading, in_view, known_metrics, shown
+from dmd.report.groups import Group
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.style import COLOURS, DASHES, INK, SOFT, grid_of, in_lines, new_figure
 
 _NAME = 42
 """Characters of a line of a config's name above a panel."""
+PANELS_ACROSS = 3
+_RATES = {"train/learning_rate": "learning rate", "train/learning_rate_text": "learning rate of the text encoder"}
 
 
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
@@ -76,30 +83,96 @@ def validation_metrics(run: RunRecord) -> Figure:
     return figure
 
 
-def seeds_together(groups: dict[str, list[RunRecord]]) -> Figure:
-    """Validation loss of every run, a panel per config, on one scale."""
-    columns = min(3, len(groups))
-    titles = [in_lines(name, _NAME) for name in groups]
-    height = 2.5 + 0.15 * max(title.count("\n") for title in titles)
-    figure = new_figure(3.6 * max(columns, 2), height * -(-len(groups) // columns))
-    loss = next(iter(groups.values()))[0].loss_title
-    panels = grid_of(figure, len(groups), columns, sharey=True)
-    for axes, title, runs in zip(panels, titles, groups.values(), strict=True):
-        for number, run in enumerate(runs):
-            curve = run.curves["valid/loss"]
-            axes.plot(
-                curve.steps,
-                curve.values,
-                linestyle=DASHES[number % 4],
-                linewidth=1.8,
-                color=(INK, *COLOURS[1:])[number % 3],
-                label=f"seed {run.seed}",
-            )
-        axes.set(title=title, xlabel="step")
-        axes.legend(ncols=2)
-    for axes in panels[::columns]:
-        axes.set_ylabel(f"validation {loss}")
+def curves_by_config(groups: Sequence[Group]) -> Figure:
+    """Validation loss, headline metrics and learning rate by epoch: the mean over seeds of each config, with a band.
+
+    Args:
+        groups: at most as many as `groups.shown_together` gives.
+    """
+    loss = groups[0].members[0].run.loss_title
+    names = [name for name in in_view("headline", groups[0].metrics) if _by_epoch(groups[0], f"valid/{name}")]
+    names = [name for name in names if heading(name) != loss]
+    panels: list[tuple[str, str, str]] = [("valid/loss", f"validation {loss}", "")]
+    panels += [(f"valid/{name}", heading(name), name) for name in names]
+    panels += [(tag, title, "") for tag, title in _RATES.items() if any(_by_epoch(group, tag) for group in groups)]
+    columns = min(3, len(panels))
+    figure = new_figure(9.6, 2.3 * -(-len(panels) // columns) + 0.3 * len(groups))
+    for axes, (tag, title, metric) in zip(grid_of(figure, len(panels), columns), panels, strict=True):
+        for number, group in enumerate(groups):
+            seeds = _by_epoch(group, tag)
+            if metric:
+                seeds = [replace(c, values=np.array([shown(metric, value) for value in c.values])) for c in seeds]
+            draw_band(axes, seeds, name=group.name, number=number)
+        axes.set(title=title, xlabel="epoch")
+        if tag in _RATES:
+            axes.set_ylim(bottom=0)
+    handles, labels = figure.get_axes()[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left")
     return figure
+
+
+def train_beside_validation(groups: Sequence[Group]) -> Figure:
+    """The task loss of the fused prediction in training, and on the valid split, by epoch: a panel per config."""
+    columns = min(PANELS_ACROSS, max(len(groups), 2))
+    titles = [in_lines(group.name, _NAME * 3 // (columns + 1)) for group in groups]
+    height = 2.2 + 0.15 * max(title.count("\n") for title in titles)
+    figure = new_figure(9.6, height * -(-len(groups) // columns) + 0.3)
+    panels = grid_of(figure, len(groups), columns, sharey=True)
+    loss = groups[0].members[0].run.loss_title
+    for axes, title, group in zip(panels, titles, groups, strict=True):
+        for number, (tag, name) in enumerate((("train/task_fused", f"training {loss}"), ("valid/loss", "validation"))):
+            draw_band(axes, _by_epoch(group, tag), name=name, number=number)
+        axes.set(title=title, xlabel="epoch")
+    for axes in panels[::columns]:
+        axes.set_ylabel(loss)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=2)
+    return figure
+
+
+def draw_band(axes: Axes, seeds: Sequence[Curve], *, name: str, number: int) -> None:
+    """The mean of some curves and, where there are several, their standard deviation (n - 1) around it."""
+    if not seeds:
+        return
+    steps, mean, deviation = over_seeds(seeds)
+    colour = (INK, *COLOURS[1:])[number % 3]
+    line = DASHES[number // 3 % len(DASHES)]
+    axes.plot(steps, mean, color=colour, linestyle=line, linewidth=1.8, label=name, marker="o", markersize=2)
+    axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+
+
+def over_seeds(
+    seeds: Sequence[Curve],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (n - 1) of some curves at every step that one of them has [T]; each step counts the
+    curves that have a finite number there, and the deviation of one is NaN."""
+    values: dict[int, list[float]] = {}
+    for seed in seeds:
+        for step, value in zip(seed.steps.tolist(), seed.values.tolist(), strict=True):
+            if np.isfinite(value):
+                values.setdefault(step, []).append(value)
+    steps = sorted(values)
+    mean = [float(np.mean(values[step])) for step in steps]
+    deviation = [float(np.std(values[step], ddof=1)) if len(values[step]) > 1 else np.nan for step in steps]
+    return np.array(steps, dtype=np.int64), np.array(mean), np.array(deviation)
+
+
+def by_epoch(run: RunRecord, tag: str) -> Curve | None:
+    """A tag over the epochs 1, 2, ... of a run: the mean of what its steps logged in each; None where it has none."""
+    curve, steps = run.curves.get(tag), int(run.info.get("steps_per_epoch") or 0)
+    if curve is None or not steps:
+        return None
+    epochs = (curve.steps - 1) // steps + 1
+    known = np.isfinite(curve.values)
+    count = np.bincount(epochs[known])
+    total = np.bincount(epochs[known], weights=curve.values[known])
+    there = np.flatnonzero(count)
+    return Curve(steps=there, values=total[there] / count[there])
+
+
+def _by_epoch(group: Group, tag: str) -> list[Curve]:
+    found = (by_epoch(member.run, tag) for member in group.members)
+    return [curve for curve in found if curve is not None]
 
 
 def _width(curve: Curve) -> int:

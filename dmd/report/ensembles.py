@@ -7,8 +7,7 @@ import torch
 
 from dmd.inference.ensemble import ensemble_prediction
 from dmd.metrics import head_metrics
-from dmd.report.inference import SplitResult
-from dmd.system.trained_model import Prediction
+from dmd.report.inference import SplitResult, probabilities_of
 
 
 def ensemble_of(members: Sequence[SplitResult]) -> SplitResult:
@@ -16,22 +15,15 @@ def ensemble_of(members: Sequence[SplitResult]) -> SplitResult:
     first = members[0]
     if len(members) == 1:
         return first
-    prediction = ensemble_prediction(
-        [
-            Prediction(
-                heads={head: torch.from_numpy(values) for head, values in member.predictions.items()},
-                edges={space: torch.from_numpy(values) for space, values in member.edges.items()},
-                scoring=member.scoring,
-            )
-            for member in members
-        ]
-    )
+    prediction = ensemble_prediction([member.prediction for member in members])
     labels = torch.from_numpy(first.labels)
+    spread = prediction.spread
     return replace(
         first,
         predictions={head: values.numpy() for head, values in prediction.heads.items()},
         edges={space: values.numpy() for space, values in prediction.edges.items()},
         metrics={head: head_metrics(values, labels, first.scoring) for head, values in prediction.heads.items()},
         answers=prediction.answers("fused").numpy(),
-        probabilities=first.probabilities if first.scoring.kind == "regression" else prediction.probabilities.numpy(),
+        probabilities=probabilities_of(prediction),
+        spread=None if spread is None else spread.numpy(),
     )

@@ -1,5 +1,6 @@
-"""A run's best checkpoint on one split: predictions of all heads, edges per sample, and features to look at."""
+"""A run's best checkpoint on a split: predictions of all heads, edges per sample, and features to look at."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_shards.places import PlaceLike
+from data_shards.places import PlaceLike, to_place
+from data_shards.reading.reader import ShardReader
 from dmd.inference.export import load
 from dmd.inference.inputs import read_samples
 from dmd.metrics import Scoring, head_metrics
 from dmd.model.config import MODALITIES
-from dmd.system.trained_model import TrainedModel, join
+from dmd.system.trained_model import Prediction, TrainedModel, join
 
 FEATURE_SAMPLES = 400
 """Samples whose features are kept, evenly spread over the split (Fig. 4 of the paper shows 400)."""
@@ -44,6 +46,30 @@ class SplitResult:
     probabilities: NDArray[np.floating]
     """[N, outputs], of the fused head's classes or emotions; [N, 0] of a regression"""
     scoring: Scoring = field(default_factory=Scoring)
+    texts: Sequence[str] = ()
+    """[N], empty where the shards have none"""
+    steps: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """{modality: [N]}, unpadded steps"""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    """{head: what tables call it}"""
+    spread: NDArray[np.floating] | None = None
+    """[N], or [N, outputs]: standard deviation over the members of an ensemble, see `Prediction.spread`"""
+
+    @property
+    def prediction(self) -> Prediction:
+        """The same as a model gives it."""
+        return Prediction(
+            heads={head: torch.from_numpy(values) for head, values in self.predictions.items()},
+            edges={space: torch.from_numpy(values) for space, values in self.edges.items()},
+            scoring=self.scoring,
+        )
+
+
+def probabilities_of(prediction: Prediction) -> NDArray[np.floating]:
+    """[N, outputs] of the fused head; [N, 0] of a regression."""
+    if prediction.scoring.kind == "regression":
+        return np.empty((len(prediction.heads["fused"]), 0))
+    return prediction.probabilities.numpy()
 
 
 def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
@@ -54,6 +80,7 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
     """
     parts, reprs = [], dict[str, list[Tensor]]()
     ids: list[str] = []
+    texts: list[str] = []
     labels: list[NDArray[np.float64]] = []
     for samples in read_samples(data, model.card, splits=[split]):
         output = model.output(samples.inputs)
@@ -61,6 +88,7 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
         for space, of in output.spaces.items():
             reprs.setdefault(space, []).append(torch.stack([of[m].float().cpu() for m in MODALITIES]))
         ids += samples.ids
+        texts += samples.texts
         labels.append(samples.labels)
     prediction, label, scoring = join(parts), np.concatenate(labels), model.modules.scoring
     kept = np.unique(np.linspace(0, len(label) - 1, min(FEATURE_SAMPLES, len(label))).astype(int))
@@ -76,11 +104,36 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
             head: head_metrics(values, torch.from_numpy(label), scoring) for head, values in prediction.heads.items()
         },
         answers=prediction.answers("fused").numpy(),
-        probabilities=np.empty((len(label), 0)) if scoring.kind == "regression" else prediction.probabilities.numpy(),
+        probabilities=probabilities_of(prediction),
         scoring=scoring,
+        texts=texts,
+        steps=_steps(data, split),
+        titles={name: head.title for name, head in model.modules.network.heads.items()},
     )
 
 
 def load_and_run(run: Path, data: PlaceLike, split: str, *, text_encoder: str | None = None) -> SplitResult:
     """`run_split` with the best checkpoint of a run, and its text encoder's own weights at `text_encoder`."""
-    return run_split(load(run, text_encoder=text_encoder), data, split)
+    return load_and_run_splits(run, data, [split], text_encoder=text_encoder)[split]
+
+
+def load_and_run_splits(
+    run: Path, data: PlaceLike, splits: Iterable[str], *, text_encoder: str | None = None
+) -> dict[str, SplitResult]:
+    """`load_and_run` of several splits, with the model loaded once."""
+    model = load(run, text_encoder=text_encoder)
+    return {split: run_split(model, data, split) for split in splits}
+
+
+def splits_of(data: PlaceLike) -> list[str]:
+    """The splits of shards. Raises ValueError where they are not there."""
+    with ShardReader(to_place(data)) as reader:
+        return list(reader.index.info.counts)
+
+
+def _steps(data: PlaceLike, split: str) -> dict[str, NDArray[np.int64]]:
+    """Unpadded steps of each modality [N], as the index has them."""
+    with ShardReader(to_place(data)) as reader:
+        index = reader.index
+        lengths = index.records(split, range(index.num_samples(split)))["length"].astype(np.int64)  # [N, modalities]
+    return {modality: lengths[:, number] for number, modality in enumerate(MODALITIES)}

@@ -1,6 +1,6 @@
 """Figures of what a model predicts on a split: confusion, scatter, residuals, metrics of all heads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmd.metrics import Scoring, heading, in_view, show, shown
 from dmd.metrics import confusion as class_confusion
 from dmd.metrics.emotions import EVEN
-from dmd.model.network import FUSED, Head
+from dmd.model.network import FUSED
 from dmd.report.inference import SplitResult
 from dmd.report.style import COLOURS, INK, LOG_WIDTH, SOFT, grid_of, new_figure
 
@@ -183,15 +183,15 @@ def _draw_scatter(
     )
 
 
-def heads_figure(result: SplitResult, heads: Mapping[str, Head]) -> Figure:
+def heads_figure(result: SplitResult) -> Figure:
     """The headline metrics of all heads as bars with their numbers."""
     names = in_view("headline", result.metrics["fused"])
     figure = new_figure(9.8, 2.9)
     for axes, name in zip(grid_of(figure, len(names), len(names), sharey=True), names, strict=True):
-        values = [result.metrics[head][name] for head in heads]
+        values = [result.metrics[head][name] for head in result.predictions]
         widths = np.nan_to_num([shown(name, value) for value in values])
-        colours = [INK if head == FUSED else "#9ca3af" for head in heads]
-        axes.barh([head.title for head in heads.values()], widths, color=colours, height=0.65)
+        colours = [INK if head == FUSED else "#9ca3af" for head in result.predictions]
+        axes.barh([result.titles.get(head, head) for head in result.predictions], widths, color=colours, height=0.65)
         span = max(float(np.abs(widths).max()), 1e-9)
         for row, value in enumerate(values):
             axes.text(max(widths[row], 0) + 0.02 * span, row, show(name, value), va="center", fontsize=8)

@@ -45,7 +45,7 @@ class RunSummary:
     """Under dotted keys, as run.json has it."""
     info: dict[str, Any]
     preset: str
-    """That of its command; empty where the command names none."""
+    """That of its command, or the file name of its --config; empty where the command names neither."""
     epochs: int
     """Validated ones."""
     step: int
@@ -188,11 +188,19 @@ def _time(text: object) -> datetime | None:
 
 
 def _preset(session: dict[str, Any]) -> str:
-    """The preset that a session's command names."""
+    """The preset that a session's command names, or else the file name of its `--config`."""
     try:
         words = shlex.split(str(session.get("command", "")))
     except ValueError:
         return ""
-    given = [word.partition("=")[2] for word in words if word.startswith("--preset=")]
-    given += [after for word, after in pairwise(words) if word == "--preset"]
+    return _given(words, "--preset") or Path(_given(words, "--config")).name
+
+
+def _given(words: list[str], option: str) -> str:
+    """The value of an option, as it is given last; "" where it is not."""
+    given = [
+        after if word == option else word.partition("=")[2]
+        for word, after in pairwise([*words, ""])
+        if word == option or word.startswith(f"{option}=")
+    ]
     return given[-1] if given else ""

@@ -29,13 +29,18 @@ _SHELL_SAFE = re.compile(r"[\w@+=:,./ -]*")
 """Values that are the same behind pdsh (which replaces %n, %h, %u) and a shell's double quotes."""
 
 
+def holds_secret(name: str, value: str) -> bool:
+    """Whether a variable is a secret by its name, or its value a URL with one."""
+    return bool(_SECRET.search(name)) or redact(value) != value
+
+
 def is_private(name: str, value: str) -> bool:
     """Whether a variable must go through a file.
 
     Raises:
         ValueError: neither a file nor a shell can carry it: a rank needs it at its start, and a shell would change it.
     """
-    if name == DATA or _SECRET.search(name) or redact(value) != value:
+    if name == DATA or holds_secret(name, value):
         return True
     if _SHELL_SAFE.fullmatch(value):
         return False

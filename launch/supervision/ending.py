@@ -18,6 +18,8 @@ from dmd.exit_codes import STOPPED, severity
 REPORTS = "DMD_REPORTS"
 """Environment variable: where a supervisor reports how its rank ended; a path, or STDERR."""
 STDERR = "stderr"
+MADE_RUN = "DMD_MADE_RUN"
+"""Environment variable: the run directory, where `dmd train` has made its name."""
 _PREFIX = "dmd rank ended: "
 SAME_COMMAND = "the same command"
 """What goes on, in messages; where the name of a run was made, `continued` in its place names the run."""
@@ -114,7 +116,8 @@ class Reporter:
         elif self._file is not None and wrapper_alive:
             os.write(self._file, f"{line}\n".encode())
         else:
-            print_ending(ending)
+            made = os.environ.get(MADE_RUN)
+            print_ending(continued(ending, Path(made)) if made and SAME_COMMAND in ending.message else ending)
 
 
 def report_line(rank: int, ending: Ending) -> str:

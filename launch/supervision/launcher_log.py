@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from data_shards.durable import APPENDING, open_regular
+from dmd.streams import LastingFile
 
 LOG = "DMD_LAUNCHER_LOG"
 """Environment variable: the run directory, where ranks keep such a log."""
@@ -88,7 +89,8 @@ def divert_libraries(environment: Mapping[str, str]) -> None:
     log = open_log(environment)
     if log is None:
         return
-    sys.stdout, sys.stderr = _copy(sys.stdout), _copy(sys.stderr)
+    told = "standard output has no reader any more; the training goes on" if environment.get("RANK") == "0" else ""
+    sys.stdout, sys.stderr = _copy(sys.stdout, told), _copy(sys.stderr)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -110,8 +112,8 @@ class _Screen(io.TextIOWrapper):
     """A stream to what a descriptor was before it became that of the log."""
 
 
-def _copy(stream: TextIO) -> TextIO:
-    copy = os.fdopen(os.dup(stream.fileno()), "wb", buffering=0)
+def _copy(stream: TextIO, told: str = "") -> TextIO:
+    copy = LastingFile(os.dup(stream.fileno()), told=told)
     return _Screen(copy, encoding=stream.encoding, errors=stream.errors, write_through=True)
 
 

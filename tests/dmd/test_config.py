@@ -67,6 +67,12 @@ def test_overrides_win_over_a_file(tmp_path):
         ("data.window=0", "data.window is 0"),
         ("text.learning_rate=-1", "text.learning_rate is -1"),
         ("train.seed=[", "no valid YAML"),
+        ("train.epochs=010", "the value of train.epochs is '010'; 010 is a number in YAML's own notation"),
+        ("train.epochs=5:30", "5:30 is a number in YAML's own notation; write it with decimal digits"),
+        ("train.epochs=1_000", "1_000 is a number in YAML's own notation"),
+        ("train.learning_rate=1:30.5", "1:30.5 is a number in YAML's own notation"),
+        ("train.seed=9223372036854775808", "train.seed is 9223372036854775808; a whole number must fit into 64 bits"),
+        (f"train.epochs={'9' * 400}", f"train.epochs is {'9' * 40}; a whole number must fit"),
     ],
 )
 def test_a_mistake_names_key_value_and_suggested_fix(override, message):
@@ -81,6 +87,7 @@ def test_a_mistake_names_key_value_and_suggested_fix(override, message):
     [
         ("- 1", "holds a list"),
         ("a: [", "no valid YAML"),
+        ("train: {epochs: 0x10}", "0x10 is a number in YAML's own notation"),
         ("trian: {}", "unknown config key 'trian'"),
         ("train: 3", "config section 'train' is 3"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dmd
+from data_shards.places import to_place
 from tests.support.commands import command
 from tests.support.small_data import COUNTS, build_from, files, mmsa, read_all, save
 
@@ -78,6 +79,14 @@ def test_shards_that_took_the_place_of_a_dataset_are_not_used(tmp_path):
     for use in (lambda: dmd.train("demo", first, tmp_path / "run"), lambda: dmd.evaluate(tmp_path / "run", first)):
         with pytest.raises(ValueError, match=r"shards held 'first' \(generation .* holds 'second' \(generation"):
             use()
+
+
+def test_a_dataset_stays_where_it_is_when_the_working_directory_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = dmd.Dataset.from_arrays(train=arrays(), valid=arrays(), directory="shards")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert data.checked_place() == to_place(tmp_path / "shards")
 
 
 def test_labels_of_every_kind():

@@ -31,6 +31,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/commands.md",
     "docs/data.md",
+    "docs/ensembles.md",
     "docs/expected-times.md",
     "docs/extraction.md",
     "docs/gallery.md",

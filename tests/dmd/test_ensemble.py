@@ -195,12 +195,16 @@ def test_an_evaluation_has_the_members_beside_it(runs, shards, tmp_path, capsys)
     assert len(result["calibration"]["after"]["observed"]) == 19
 
 
-def test_classes(shards, tmp_path):
-    wanted = {tmp_path / f"{seed}": ["train.epochs=1", f"train.seed={seed}", "model.task=3"] for seed in (1, 2)}
+def test_classes_by_two_models(shards, tmp_path):
+    """Which have the fused head in common, and no GD-Unit."""
+    wanted = {
+        tmp_path / name: ["train.epochs=1", "model.task=3", f"model.name={name}"] for name in ("dmd", "text_only")
+    }
     pair = train(shards, wanted)
     assert command("predict", *pair, shards, "--out", tmp_path / "out.parquet") == 0
     table = pq.read_table(tmp_path / "out.parquet")
     assert [name for name in table.column_names if name.startswith("spread")] == ["spread_0", "spread_1", "spread_2"]
+    assert not [name for name in table.column_names if name.startswith(("edge", "text_homo"))]
     probability = np.stack([table[f"probability_{number}"].to_numpy() for number in range(3)])
     assert command("evaluate", *pair, "--json", tmp_path / "valid.json") == 0
     temperature = json.loads((tmp_path / "valid.json").read_text())["calibration"]["temperature"]

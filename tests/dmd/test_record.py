@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from dmd.training.logging.costs import CostMeter
 from dmd.training.logging.provenance import git_commit, versions
 from tests.support.records import CONFIG, recorder, train
 
@@ -244,3 +245,32 @@ def test_files_that_are_named_almost_like_events_stay(tmp_path, resume):
     train(recorder(tmp_path, resume_step=resume), 21, 30)
     kept = {path.name for path in tmp_path.glob("events.out.tfevents.*")}
     assert kept > {"events.out.tfevents.backup", "events.out.tfevents.1x.host", "events.out.tfevents.77.d"}
+
+
+def test_a_session_says_what_it_cost(tmp_path):
+    record = recorder(tmp_path)
+    train(record, 1, 100)
+    record.close({"mae": 0.9})
+    costs = json.loads((tmp_path / "run.json").read_text())["sessions"][-1]["costs"]
+    assert 0 < costs["cpu_seconds"] < 600
+    assert costs["peak_memory"] > 10_000_000
+    assert ("joules" in costs) != ("no_energy" in costs)
+
+
+def test_energy_is_counted_over_a_counter_that_begins_anew(tmp_path):
+    """Files as Linux shows them: a package, and a part of it that counts once alone."""
+    package, part = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0:0"
+    for zone in (package, part):
+        zone.mkdir()
+        (zone / "max_energy_range_uj").write_text("1000000000")
+        (zone / "energy_uj").write_text("990000000")
+    meter = CostMeter("cpu", powercap=tmp_path)
+    (package / "energy_uj").write_text("25000000")
+    facts = meter.facts()
+    assert facts["joules"] == 35
+    assert "no_energy" not in facts
+    (package / "energy_uj").write_text("no number")
+    assert "energy_uj cannot be read (ValueError)" in meter.facts()["no_energy"]
+    none = CostMeter("cpu", powercap=tmp_path / "none").facts()
+    assert "shows no counter of energy" in none["no_energy"]
+    assert "joules" not in none

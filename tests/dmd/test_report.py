@@ -19,10 +19,11 @@ from PIL import Image
 from scipy import stats
 
 from dmd.config.loading import all_keys
+from dmd.evaluation.trained_run import training_data
 from dmd.losses.distillation import make_prior
 from dmd.metrics import Scoring, head_metrics
 from dmd.model.graph import PAIRS
-from dmd.report.curves import learning, loss_terms, seeds_together, smooth
+from dmd.report.curves import learning, loss_terms, smooth, train_beside_validation
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
 from dmd.report.groups import Group, Measured, identity, make_groups
 from dmd.report.identity import BOOKKEEPING, BUDGET, flatten
@@ -67,11 +68,37 @@ def test_the_page_is_one_file_that_asks_for_nothing(report):
     html = (report / "index.html").read_text()
     for address in re.findall(r'(?:src|href)="([^"]*)"', html):
         assert address.startswith(("data:", "#")), address[:80]
-    assert not re.search(r"<script|@import|url\(|https?://", html)
+    assert not re.search(r"<script[^>]* src|<link[^>]*stylesheet|@import|url\(|https?://|fetch\(|import\(", html)
     pictures = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
     assert len(pictures) == len(list(report.rglob("*.svg"))) == len(list(report.rglob("*.png"))) > 20
     for picture in pictures:
         ElementTree.fromstring(base64.b64decode(picture))
+
+
+def test_the_page_has_all_samples_its_contents_and_folded_runs(report, runs):
+    html = (report / "index.html").read_text()
+    data = re.search(r'<script type="application/json" id="sample-data">(.*?)</script>', html, re.DOTALL)
+    assert data is not None
+    samples = json.loads(data[1])
+    result = load_and_run(runs[0], training_data(runs[0]), "valid")
+    assert samples["sets"][0]["columns"][0]["values"] == result.ids
+    assert [(config["name"], config["seeds"]) for config in samples["configs"]] == [
+        ("prior=published", "2 seeds"),
+        ("prior=uniform", "1 seed"),
+    ]
+    heads = [column["title"] for column in samples["configs"][0]["columns"] if column["of"] == "heads"]
+    edges = [column["title"] for column in samples["configs"][0]["columns"] if column["of"] == "edges"]
+    assert (len(heads), len(edges)) == (len(result.predictions) - 1, 2 * len(PAIRS))
+    links = re.findall(r'<a href="#([^"]+)"', html)
+    assert {"overview", "learning", "samples", "errors", "calibration", "costs", "config", "one", "uniform"} <= {*links}
+    assert all(f'id="{link}"' in html for link in links)
+    folded = re.findall(r'<details class="section" id="([^"]+)"', html)
+    assert folded == ["one", "two", "uniform"]
+    assert html.count('loading="lazy" decoding="async"') == len(list(report.glob("*/losses.svg"))) * 8
+    assert re.search(r"This page has \d+\.\d MiB, of which pictures \d+\.\d, samples \d+\.\d", html)
+    costs = table(report / "costs" / "costs.csv")
+    assert all(float(row["CPU hours"]) > 0 and float(row["step ms"]) > 0 for row in costs)
+    assert all(int(row["trained"].replace(",", "")) <= int(row["parameters"].replace(",", "")) for row in costs)
 
 
 def test_every_picture_has_content(report):
@@ -210,7 +237,8 @@ def test_axes_have_no_markup_and_names_of_configs_are_whole(runs):
     assert any(labels)
     assert all(not label or label.replace(".", "").isdecimal() for label in labels), "no spelling of powers"
     name = "hetero_distillation=false, homo_distillation=false, learning_rate=0.001"
-    panel = seeds_together({name: [run], "reference": [run]}).get_axes()[0]
+    groups = [Group(name=title, members=(Measured(run=run, result=None),)) for title in (name, "reference")]
+    panel = train_beside_validation(groups).get_axes()[0]
     assert panel.get_title().replace("\n", " ") == name
     assert max(map(len, panel.get_title().splitlines())) <= 42
 
@@ -231,7 +259,9 @@ def test_a_small_page_has_the_same_pictures_of_fewer_bytes(runs, tmp_path):
     assert embedded is not None
     with Image.open(io.BytesIO(base64.b64decode(embedded[1]))) as image:
         assert image.width >= int(embedded[2]), "no dot is drawn larger than it is"
-    assert pages[True].stat().st_size < pages[False].stat().st_size / 2
+    vector = re.search(r'data:image/svg\+xml;base64,([^"]+)"', pages[False].read_text())
+    assert vector is not None
+    assert len(embedded[1]) < len(vector[1]) / 2
 
 
 def test_the_gallery_is_one_small_page():
@@ -417,7 +447,7 @@ def test_every_table_says_split_protocol_and_unit(report):
         for cell in header:
             assert not re.search(r"Acc|F1", cell) or cell.endswith(" %"), (path, cell)
             assert not re.match(r"(Acc2|F1)(?! Has0| Non0)", cell), (path, cell)
-        assert "split" in header or path.stem == "config", path
+        assert "split" in header or path.stem in ("config", "costs", "commands"), path
     assert {row["metric"] for row in table(report / "overview" / "summary.csv")} == {
         "MAE",
         "Corr",

@@ -86,6 +86,18 @@ def test_runs_are_listed_with_what_their_checkpoints_stand_for(folder, capsys):
         assert "0.1234" not in output, "the test split is never shown"
 
 
+def test_the_preset_of_a_run_is_that_of_its_command_or_its_file(folder):
+    for words, told in {
+        "python launch/train.py --preset mosi-aligned": "mosi-aligned",
+        "dmd train --preset=demo --config a/mine.yaml": "demo",
+        "dmd train --config a/mine.yaml": "mine.yaml",
+        "dmd train --config": "",
+        "mine.py": "",
+    }.items():
+        edit(folder / "one", command=words)
+        assert read_summary(folder / "one").preset == told
+
+
 def test_states_are_what_directories_tell(folder, capsys):
     run = folder / "one"
     last = json.loads((run / DOCUMENT).read_text())["sessions"][-1]["last_step"]

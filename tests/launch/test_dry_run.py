@@ -13,7 +13,7 @@ from dmd.checkpoint.format import MODEL, OPTIMIZER
 from dmd.cli import main
 from launch.arguments import parse_rank, parse_train, train_parser
 from launch.made_runs import has_begun, leave_no_log_alone, made_run
-from launch.supervision.ending import CONTINUES, Ending, continued
+from launch.supervision.ending import CONTINUES, MADE_RUN, Ending, Reporter, continued
 from launch.supervision.launcher_log import log_path
 from tests.support.commands import command, rejected
 from tests.support.ranks import TINY
@@ -143,6 +143,18 @@ def test_a_run_that_was_named_is_left_as_it_is(tmp_path, capsys):
 def test_the_ending_of_a_run_whose_name_was_made_names_it(message, told):
     """Once, and never that the same command continues, which would begin another run."""
     assert continued(Ending(code=1, message=message), Path("runs/x-001")).message == told
+
+
+def test_the_last_words_of_a_supervisor_name_a_run_whose_name_was_made(monkeypatch, capsys):
+    """`dmd train` has died, which would have told."""
+    monkeypatch.setenv(MADE_RUN, "runs/x-001")
+    for message in (f"lost{CONTINUES}", "a mistake"):
+        Reporter().report(Ending(code=1, message=message), wrapper_alive=False)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "dmd train: error: lost; the command with --run runs/x-001 continues",
+        "dmd train: error: a mistake",
+    ]
 
 
 @pytest.mark.parametrize("of_the_user", [None, "run", "run/notes"])

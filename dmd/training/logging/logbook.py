@@ -31,6 +31,7 @@ from dmd.training.logging.recorder import Recorder
 from dmd.training.logging.tensorboard_figures import sample_features, wants_figures
 from dmd.training.logging.tensorboard_layout import layout
 
+_FLOAT32_BYTES = 4
 RETRY_SECONDS = 30
 """Time between two attempts to reopen a record that could not be written."""
 
@@ -63,6 +64,7 @@ def open_record(
         "device": str(engine.device),
         "steps_per_epoch": plan.num_steps,
         "parameters": engine.sizes.parameters,
+        "trained_parameters": engine.sizes.trained_bytes // _FLOAT32_BYTES,
         "kernels": engine.system.execution.kernels,
         "precision": engine.system.execution.precision,
         "cuda_graph": engine.system.captured,

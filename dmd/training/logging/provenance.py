@@ -28,6 +28,8 @@ _PACKAGES = (
     "tensorboard",
 )
 
+COMMAND = "DMD_COMMAND"
+"""Environment variable: the user's command, which started the ranks; unset where that is this process."""
 RESTART = "DMD_RESTART"
 """Environment variable: which restart of a command a session is, and why, in one line; unset in the first one."""
 
@@ -60,9 +62,10 @@ def git_commit() -> str | None:
 
 def provenance() -> dict[str, Any]:
     """What run.json says about one session of a run."""
-    restart = os.environ.get(RESTART)
+    restart, asked = os.environ.get(RESTART), os.environ.get(COMMAND)
     return {
         **({} if restart is None else {"restart": restart}),
+        **({} if asked is None else {"user_command": redact(asked)}),
         "host": socket.gethostname(),
         "command": redact(shlex.join([sys.executable, *sys.argv])),
         "git_commit": git_commit(),

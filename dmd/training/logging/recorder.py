@@ -30,6 +30,7 @@ from data_shards.durable import is_same_file, replace_file
 from dmd.checkpoint.standing import STORED_UNTIL
 from dmd.documents import DOCUMENT, LINES, encode, finite, read_document
 from dmd.evaluation.evaluate import Evaluation
+from dmd.training.logging.costs import CostMeter
 from dmd.training.logging.hyperparameters import BEST, DESCRIPTION_SUFFIX, hyperparameters
 from dmd.training.logging.provenance import provenance
 from dmd.training.logging.record_files import cut_lines, draw, open_event_file
@@ -76,6 +77,7 @@ class Recorder:
         session = {"started": _now(), "resume_step": resume_step, "changed": changed, **provenance()}
         if stored_losses_until is not None:
             session[STORED_UNTIL] = stored_losses_until
+        self._costs = CostMeter(str(info.get("device", "cpu")))
         sessions = [*earlier.get("sessions", []), session]
         self._document: dict[str, Any] = {"config": config, "info": info, "sessions": sessions}
         self._write_document()
@@ -123,6 +125,7 @@ class Recorder:
         if not tags:
             return
         self._last_step = max(self._last_step, step)
+        self._costs.look()
         line = {"step": step, "time": time.time(), "kind": kind, **tags}
         self._append(encode(line) + b"\n")
         draw(self._event_file, line)
@@ -147,7 +150,12 @@ class Recorder:
             self.scalars(self._last_step, metrics, kind="final")
             self._events.add_summary(self._session_end)
             self._document["metrics"] = metrics
-        ended = {"ended": _now(), "last_step": self._last_step, "finished": metrics is not None}
+        ended = {
+            "ended": _now(),
+            "last_step": self._last_step,
+            "finished": metrics is not None,
+            "costs": self._costs.facts(),
+        }
         self._document["sessions"][-1] |= ended
         os.fsync(self._lines)
         self._close_files()
