@@ -5,10 +5,10 @@ other are evidence for each other, so the density of a sentiment is the histogra
 by a Gaussian kernel, and a sample weighs its inverse. The density of a class is its frequency. Weights have the mean 1
 over the split that was counted.
 
-A density is no less than that of FEWEST samples of one label, nor than the highest one over MOST_RATIO, so that no sample
-weighs more than MOST_RATIO times another, or MOST_RATIO. The published code limits the counts of inverse weights to [5,
-1000] before it smooths them (YyzHarry/imbalanced-regression@c37d6f4, imdb-wiki-dir/datasets.py), which is the same two
-bounds; here bins are finer than labels, so the density is limited instead.
+A density is no less than that of FEWEST samples of one label, nor than the highest one over MOST_RATIO, so that no
+sample weighs more than MOST_RATIO times another, nor more than MOST_RATIO. The published code limits the counts of
+inverse weights to [5, 1000] before it smooths them (YyzHarry/imbalanced-regression@c37d6f4, imdb-wiki-dir/datasets.py):
+5 samples at least, and a ratio of 200 at most. Here bins are finer than labels, so the density is limited instead.
 """
 
 import math
