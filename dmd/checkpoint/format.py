@@ -253,11 +253,21 @@ def read_checkpoint(path: Path) -> Snapshot:
         ValueError: it is damaged.
         Unreadable: it cannot be read.
     """
-    import safetensors.torch
-
     reason = verify_checkpoint(path)
     if reason is not None:
         raise ValueError(f"the checkpoint {path} is damaged: {reason}; take another step")
+    return read_whole(path)
+
+
+def read_whole(path: Path) -> Snapshot:
+    """Load a checkpoint that is known to be whole to the CPU.
+
+    Raises:
+        ValueError: its state.json is not a JSON object.
+        Unreadable: it cannot be read.
+    """
+    import safetensors.torch
+
     with as_unreadable(path):
         return Snapshot(
             step=_step_of(path),

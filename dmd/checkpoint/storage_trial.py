@@ -20,13 +20,14 @@ from dmd.system.system import ADAM_MOMENTS
 _BLOCK = 1 << 24
 
 
-def checkpoint_sizes(sizes: SystemSizes, *, averages: bool) -> dict[str, int]:
+def checkpoint_sizes(sizes: SystemSizes, *, averages: bool, objective: int) -> dict[str, int]:
     """Bytes of the tensors of a checkpoint, by file; of its optimizer state as it is after the first step.
 
     Args:
         averages: whether it holds averaged weights beside those that the training goes on from.
+        objective: bytes of what the objective remembers of samples (`ModelObjective.training_bytes`).
     """
-    return {MODEL: sizes.state_bytes, OPTIMIZER: (ADAM_MOMENTS + averages) * sizes.trained_bytes}
+    return {MODEL: sizes.state_bytes, OPTIMIZER: (ADAM_MOMENTS + averages) * sizes.trained_bytes + objective}
 
 
 def try_storage(root: Path, sizes: Mapping[str, int]) -> None:

@@ -153,8 +153,9 @@ class TrainConfig:
     """Ghost batches of one optimizer step, over all ranks. More ranks than these share them, up to one rank a sample;
     numbers of ranks that are multiples of it are the fast ones (docs/scaling.md)."""
     ghost_batches_per_forward: int | Literal["auto"] = "auto"
-    """Ghost batches that a rank runs at once, at most: memory against speed, the result is the same. auto: on CUDA all
-    of its share, or as many as its memory holds; on a CPU 10, of long sequences 2. run.json says how many."""
+    """Ghost batches that a rank runs at once, at most: memory against speed, the result is the same but for the draws
+    of a trained text encoder's dropout, which are those of a pass. auto: on CUDA all of its share, or as many as its
+    memory holds; on a CPU 10, of long sequences 2. run.json says how many."""
     learning_rate: float = 1e-4
     """Adam's learning rate."""
     clip: Literal["none", "value", "norm"] = "value"

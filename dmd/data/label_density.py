@@ -11,7 +11,7 @@ from data_shards.reading.index import ShardIndex
 from dmd.config import Config
 from dmd.data.loader import LABELS
 from dmd.data.targets import scoring_of, targets
-from dmd.losses.label_weights import LabelWeights, of_classes, of_sentiments
+from dmd.losses.label_weights import LabelWeights, check_width, of_classes, of_sentiments
 
 
 def label_weights(config: Config, index: ShardIndex) -> LabelWeights | None:
@@ -28,10 +28,28 @@ def label_weights(config: Config, index: ShardIndex) -> LabelWeights | None:
         return None
     if config.model.kind == "classes":
         return of_classes(_targets(config, index), config.model.outputs)
+    low, high = _ends(index)
+    return of_sentiments(_targets(config, index), low=low, high=high, width=width)
+
+
+def check_label_density(config: Config, index: ShardIndex) -> None:
+    """Raise ValueError where `label_weights` would, without reading a label.
+
+    Args:
+        config: whose task is resolved.
+    """
+    width = config.objective.label_density_smoothing
+    if width and config.model.kind != "classes":
+        low, high = _ends(index)
+        check_width(low=low, high=high, width=width)
+
+
+def _ends(index: ShardIndex) -> tuple[float, float]:
+    """The lowest and the highest label of the train split."""
     facts = index.label_facts("train")
     assert facts.min is not None
     assert facts.max is not None
-    return of_sentiments(_targets(config, index), low=facts.min, high=facts.max, width=width)
+    return facts.min, facts.max
 
 
 def _targets(config: Config, index: ShardIndex) -> Iterator[Tensor]:

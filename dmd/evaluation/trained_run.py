@@ -15,9 +15,17 @@ from data_shards.reading.index import ShardIndex
 from data_shards.reading.reader import ShardReader
 from data_shards.storage.store import was_opened
 from dmd.checkpoint.averaging import greedy_soup
-from dmd.checkpoint.format import Snapshot, checkpoint_paths, read_weights
-from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.select import AVERAGED, SOUP, Step, chosen_checkpoint, mean_checkpoint, steps_to_average
+from dmd.checkpoint.format import Snapshot, read_weights
+from dmd.checkpoint.select import (
+    AVERAGED,
+    SOUP,
+    Step,
+    all_whole,
+    chosen_checkpoint,
+    mean_checkpoint,
+    mean_of,
+    read_known,
+)
 from dmd.checkpoint.state import check_fits
 from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import check_same_labels
@@ -75,8 +83,9 @@ def _card(run: Path, snapshot: Snapshot) -> ModelCard:
 def _soup(run: Path, text_encoder: str | None) -> tuple[ModelCard, dict[str, Tensor]]:
     """Card and weights of a greedy soup of all checkpoints of a run, by the valid split of its shards. A collective
     where ranks evaluate together."""
-    steps = steps_to_average(run)
-    newest = chosen_checkpoint(run, steps[-1])
+    paths = all_whole(run)
+    steps = list(paths)
+    newest = read_known(paths[steps[-1]])
     card = _card(run, newest)
     device = default_device()
     try:
@@ -94,9 +103,8 @@ def _soup(run: Path, text_encoder: str | None) -> tuple[ModelCard, dict[str, Ten
             progress.advance()
             return found
 
-        paths = checkpoint_paths(run / CHECKPOINTS)
         chosen = greedy_soup(steps, lambda step: read_weights(paths[step]), loss)
-    snapshot = mean_checkpoint(run, chosen)
+    snapshot = mean_of({step: paths[step] for step in chosen})
     return _card(run, snapshot), snapshot.model
 
 

@@ -37,14 +37,16 @@ class ObjectiveConfig:
     """Weight of R-Drop (Liang et al., NeurIPS 2021): each sample goes through the network twice, with dropouts of its
     own, and the distance of both fused predictions is added to the mean of both objectives. Squared difference of
     sentiments, symmetric KL divergence of classes, of emotions the mean of theirs. Costs a second pass, in time and
-    memory. 0: one pass, as published."""
+    memory, and none is captured (`train.cuda_graph`). 0: one pass, as published."""
     label_density_smoothing: float = 0.0
     """Width of the kernel of label distribution smoothing (Yang et al., ICML 2021), in units of the shards' labels,
     such as 0.5: a training sample's task losses are weighted by the inverse of the density of the train split's labels
-    around its own, so that rare sentiments count as much as frequent ones. Weights have the mean 1. Of classes the
-    density is their frequency, at any value above 0; emotions have none. Above 0 the objective runs in PyTorch.
-    Of Self-MM the fused head alone is weighted: the labels of its other heads have another density. Validation and
-    metrics are not weighted. 0: none, as published."""
+    around its own, so that rare sentiments count as much as frequent ones. Weights have the mean 1. A density is no
+    less than that of 5 samples of one label, nor than a 200th of the highest, as in the published code; a training says
+    at its start what samples weigh. Of classes the density is their frequency, at any value above 0; emotions have
+    none. Above 0 the objective runs in PyTorch, and no pass is captured. Of Self-MM the fused head alone is weighted:
+    the labels of its other heads have another density. Validation and metrics are not weighted. 0: none, as
+    published."""
 
     def __post_init__(self) -> None:
         for name in (

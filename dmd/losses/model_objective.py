@@ -143,5 +143,9 @@ class ModelObjective(nn.Module):
         """What a training needs to go on and a trained model does not: copies on the CPU, the same on every rank."""
         return {}
 
+    def training_bytes(self) -> int:
+        """Bytes of `training_state`, once a training has begun."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.training_state().values())
+
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `training_state` gave."""

@@ -7,7 +7,7 @@ Triton kernels do not know it: where a term has no row of theirs, the objective 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -238,20 +238,23 @@ TERMS: dict[str, Term] = {row.name: row for row in _ROWS}
 """The terms by name, without the task losses: those are one for each row of `dmd.model.dmd.HEADS`."""
 
 
-def all_terms() -> list[Term]:
+def all_terms() -> tuple[Term, ...]:
     """Every term, in the order of the log."""
-    task = [
-        Term(
-            name=described.name,
-            title=described.title,
-            about=described.about,
-            part="task",
-            function=partial(_task, head=head),
-            triton=number if number < TRITON_HEADS else None,
-        )
-        for number, (head, described) in enumerate((head, task_term(head)) for head in HEADS)
-    ]
-    return [*task, *TERMS.values()]
+    return (*(_task_row(head, number) for number, head in enumerate(HEADS)), *TERMS.values())
+
+
+@cache
+def _task_row(head: str, number: int) -> Term:
+    """The task loss of a row of `HEADS`, made once: each pass asks for all terms."""
+    described = task_term(head)
+    return Term(
+        name=described.name,
+        title=described.title,
+        about=described.about,
+        part="task",
+        function=partial(_task, head=head),
+        triton=number if number < TRITON_HEADS else None,
+    )
 
 
 def triton_order() -> list[str]:

@@ -39,7 +39,9 @@ BOOKKEEPING = frozenset(
     }
 )
 """The seed, and the keys of device, throughput, checkpoints and log: the only ones in which seeds of one config may
-differ. A key that is added to the config counts as a difference until it stands here."""
+differ. They change no result beyond rounding, but for the draws of a trained text encoder's dropout: those depend on
+`train.ghost_batches_per_forward` and the number of ranks, and are then others as with another seed. A key that is added
+to the config counts as a difference until it stands here."""
 BUDGET = frozenset({"train.epochs", "train.max_steps", "train.early_stop"})
 """Keys that say when a training ends."""
 Config = Mapping[str, Mapping[str, Any]]

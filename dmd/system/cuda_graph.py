@@ -24,6 +24,8 @@ from dmd.system.pass_terms import PassTerms, pass_terms
 
 Terms = Callable[[Batch, DropoutRNG], dict[str, Tensor]]
 """Loss terms {name: [G]} of a batch, of which `total` is the objective."""
+_UNTRIED = ("consistency", "label_density_smoothing")
+"""Keys of `objective` with which no capture has run on a GPU, where they are not 0."""
 WARMUPS = 3
 """Passes, forward and backward, that are run before the capture (torch's own default)."""
 
@@ -43,6 +45,8 @@ def obstacle_to_capture(config: Config, device: torch.device, backend: Backend, 
         return "plain kernels take dropout keys from the host (train.kernels)"
     if not MODELS[config.model.name].is_captured:
         return f"model.name is {config.model.name!r}, of which no pass has been captured"
+    if untried := [key for key in _UNTRIED if getattr(config.objective, key)]:
+        return f"objective.{untried[0]} is above 0, of which no capture has run on a GPU"
     if 2 * config.model.dim > MAX_WIDTH:
         return f"encoders of {2 * config.model.dim} channels, 2 model.dim, run in part in plain torch; {MAX_WIDTH} fit"
     if train.zero_stage == 3:

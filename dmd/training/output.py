@@ -20,6 +20,7 @@ class RunOutput:
 
     Args:
         run: the run directory; whether it can hold checkpoints of the engine's system is tried here.
+        engine: whose objective has started its training.
         resumed: step that the training continues from.
         stored_losses_until: see `dmd.training.logging.recorder.Recorder`.
         lease: the right to write there; None where the caller sees to it that nobody else does.
@@ -45,7 +46,8 @@ class RunOutput:
         from dmd.training.logging.trackers.processes import Senders
 
         run.mkdir(parents=True, exist_ok=True)
-        sizes = checkpoint_sizes(engine.sizes, averages=config.train.ema_decay > 0)
+        objective = engine.system.objective.training_bytes()
+        sizes = checkpoint_sizes(engine.sizes, averages=config.train.ema_decay > 0, objective=objective)
         try_storage(run / CHECKPOINTS, sizes)
         self.saver = Saver(run, config.train)
         self.log = Logbook(

@@ -42,7 +42,10 @@ def ghost_weights(batch: Batch, samples: int) -> Tensor:
 def make_rng(
     batch: Batch, config: Config, *, step: int, forward: int, device: torch.device, keys: DropoutKeys | None = None
 ) -> DropoutRNG:
-    """Dropout of one pass, keyed by (seed, step, ghost batch, place); the text encoder draws from torch's generator.
+    """Dropout of one pass, keyed by (seed, step, ghost batch, place), the same on however many ranks and passes.
+
+    The text encoder draws from torch's generator instead, which is seeded by the ghost batches of the pass together:
+    its draws are others with other ranks or `train.ghost_batches_per_forward`, as with another seed.
 
     With `objective.consistency` the samples go through the pass twice: the first time with the masks of a training
     without it, then with those of ghost batches that no step has.

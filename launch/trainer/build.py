@@ -101,6 +101,9 @@ def _prepare(
     with waiting("the network, and its text encoder, to be built", shown=shown), library_output():
         system, encoder = build_system(config, reader.index.info, device)
         system.take_label_density(reader.index)
+    if shown and system.objective.label_weights is not None:
+        least, largest = system.objective.label_weights.span()
+        print(f"objective.label_density_smoothing: samples weigh {least:.3g} to {largest:.3g}", flush=True)
     check_offload(config, system, device, num_ranks=dist.get_world_size(), environment=os.environ)
     facts = facts_of(
         config=config,

@@ -18,7 +18,7 @@ from dmd.checkpoint.resume import Resume, choose_checkpoint
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.state import check_continues
 from dmd.config import Config
-from dmd.data.label_density import label_weights
+from dmd.data.label_density import check_label_density
 from dmd.data.plan import EpochPlan
 from dmd.data.targets import check_targets, resolve_task
 from dmd.encoder_files import check_encoder_files
@@ -105,7 +105,7 @@ def check_training(config: Config, reader: ShardReader, run: Path, num_ranks: in
         check_encoder_tokenizer(config.text.encoder, info)
     encoder = None if info.text_kind == "features" else _meta_encoder(config)
     TrainingSystem(config, info, encoder, default_device()).take_statistics(info)
-    label_weights(config, reader.index)
+    check_label_density(config, reader.index)
     return plan
 
 

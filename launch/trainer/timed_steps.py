@@ -161,7 +161,9 @@ def _facts(config: Config, reader: ShardReader, ranks: int, device: torch.device
         optimizer=optimizer_bytes(config.train, engine.sizes.trained_bytes, ranks),
         peak=peak,
         libraries=libraries,
-        checkpoint=checkpoint_sizes(engine.sizes, averages=config.train.ema_decay > 0),
+        checkpoint=checkpoint_sizes(
+            engine.sizes, averages=config.train.ema_decay > 0, objective=system.objective.training_bytes()
+        ),
     )
 
 

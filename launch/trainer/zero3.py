@@ -1,8 +1,8 @@
 """ZeRO stage 3, where ranks divide the weights themselves: how whole ones are had for a validation or a checkpoint.
 
 DeepSpeed gathers a module's weights right before it runs and lets go of them behind it. That suits a text encoder,
-whose modules run one by one. The weights of the rest, a few million, are read by kernels that run many modules at once:
-they stay on every rank, and only their gradients and Adam's moments are divided.
+whose modules run one by one. The weights of the rest, of MISA 24 million and of the others a few, are read by kernels
+that run many modules at once: they stay on every rank, and only their gradients and Adam's moments are divided.
 
 This reaches into DeepSpeed where it has no interface: `ds_persist` and `persistent_parameters` name the weights that
 stay, an entry in `ds_active_sub_modules` keeps one from being let go, and `param_coordinator` is what its hooks ask.
@@ -26,6 +26,8 @@ from launch.trainer.deepspeed_library import (
     safe_set_local_optimizer_state,
 )
 
+_UNKNOWN_OUTPUT = "unknown inputs or outputs type (<class 'dmd.model."
+"""Part of a warning of DeepSpeed's, of `runtime/zero/parameter_offload.py`."""
 HELD = "held"
 """Stands for a user of a weight, beside the modules that DeepSpeed counts."""
 
@@ -57,7 +59,7 @@ class DividedWeights:
                 parameter.ds_persist = True
                 self._kept.append(parameter)
         self._divided: list[Any] = [parameter for parameter in every if not parameter.ds_persist]
-        logging.getLogger("DeepSpeed").addFilter(_says_something)
+        logging.getLogger("DeepSpeed").addFilter(says_something)
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
         self.keep()
 
@@ -152,9 +154,10 @@ class _Idle:
         return lambda *arguments, **options: None
 
 
-def _says_something(record: logging.LogRecord) -> bool:
-    """DeepSpeed warns that it cannot look into a network's output: it need not, as the network's weights are kept."""
-    return "dmd.model." not in record.getMessage()
+def says_something(record: logging.LogRecord) -> bool:
+    """Whether a line of DeepSpeed's is anything but the warning that it cannot look into a network's output, which it
+    need not, as the network's weights are kept."""
+    return _UNKNOWN_OUTPUT not in record.getMessage()
 
 
 def _groups(parameters: Sequence[Any], capacity: int) -> Iterator[list[Any]]:

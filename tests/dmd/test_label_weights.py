@@ -8,10 +8,18 @@ import torch
 
 from data_shards.reading.index import ShardIndex
 from dmd.config.loading import load_config
-from dmd.data.label_density import label_weights
+from dmd.data.label_density import check_label_density, label_weights
 from dmd.data.targets import resolve_task
 from dmd.losses import ObjectiveConfig
-from dmd.losses.label_weights import BINS_IN_WIDTH, MOST_BINS, LabelWeights, of_classes, of_sentiments
+from dmd.losses.label_weights import (
+    BINS_IN_WIDTH,
+    FEWEST,
+    MOST_BINS,
+    MOST_RATIO,
+    LabelWeights,
+    of_classes,
+    of_sentiments,
+)
 from dmd.model.dmd import HEADS
 from tests.support.small_system import make_batch, make_system
 
@@ -47,10 +55,22 @@ def test_wide_kernels_weigh_all_alike_and_labels_beyond_the_ends_weigh_as_these(
 
 
 def test_each_class_that_occurs_weighs_the_same_in_all():
-    numbers = torch.tensor([0.0, 0, 0, 0, 2, 2, 1, 1, 1, 1])
-    weights = of_classes([numbers[:7], numbers[7:]], 4)(numbers)
+    numbers = torch.tensor([0.0] * 12 + [2.0] * 6 + [1.0] * 12)
+    weights = of_classes([numbers[:20], numbers[20:]], 4)(numbers)
     assert float(weights.mean()) == pytest.approx(1)
-    torch.testing.assert_close(weights, torch.tensor([10 / 3 / 4] * 4 + [10 / 3 / 2] * 2 + [10 / 3 / 4] * 4))
+    torch.testing.assert_close(weights, torch.tensor([30 / 3 / 12] * 12 + [30 / 3 / 6] * 6 + [30 / 3 / 12] * 12))
+
+
+def test_no_weight_is_without_bound():
+    """A lone label or class counts as FEWEST of it, and where there are very many others as one in MOST_RATIO."""
+    for common in (1000, 1_000_000):
+        fewest = max(FEWEST, common / MOST_RATIO)
+        labels = torch.cat([torch.zeros(common), torch.tensor([3.0])])
+        for weights in (weights_of(labels, 0.1), of_classes([labels], 4)):
+            least, largest = weights.span()
+            assert largest / least == pytest.approx(common / fewest)
+            assert weights(labels[-1:]).item() == largest <= MOST_RATIO
+            assert float(weights(labels).double().mean()) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_kernel_that_is_far_too_narrow_is_rejected():
@@ -77,6 +97,18 @@ def test_the_train_split_alone_is_counted_and_no_weight_is_saved(shards):
     assert label_weights(replace(config, objective=ObjectiveConfig()), index) is None
 
 
+def test_a_width_is_checked_without_reading_a_label(shards):
+    index = ShardIndex.load(shards)
+    for width in (0.0, WIDTH, 1e-5):
+        config = resolve_task(load_config(None, [f"objective.label_density_smoothing={width}"]), index.info)
+        if width == 1e-5:
+            for check in (check_label_density, label_weights):
+                with pytest.raises(ValueError, match="far too narrow for labels from"):
+                    check(config, index)
+            config = replace(config, model=replace(config.model, task=3))
+        check_label_density(config, index)
+
+
 def test_emotions_have_no_density():
     with pytest.raises(ValueError, match="but the model learns emotions, of which a sample has any number"):
         load_config(None, ["model.task=multilabel", "model.emotions=2", "objective.label_density_smoothing=1"])
@@ -88,13 +120,14 @@ def test_task_losses_are_weighted_and_nothing_else_is():
     for objective in (ObjectiveConfig(), ObjectiveConfig(label_density_smoothing=WIDTH)):
         system, _ = make_system("plain", "cpu", objective=objective)
         if objective.label_density_smoothing:
-            system.objective.label_weights = weights_of(batch.labels.flatten())
+            system.objective.label_weights = weights_of(batch.labels.flatten().repeat(20))
             assert not system.objective.known_to_kernels
         system.eval()
         terms.append(system.terms(batch, None))
         output = system.predict(batch)
     plain, weighted = terms
-    of = weights_of(batch.labels.flatten())(batch.labels)
+    of = weights_of(batch.labels.flatten().repeat(20))(batch.labels)
+    assert of.unique().numel() > 1
     for name, term in weighted.items():
         if name.startswith("task_"):
             errors = (output.predictions[name.removeprefix("task_")].view_as(batch.labels) - batch.labels).abs()

@@ -253,7 +253,7 @@ def test_rare_labels_weigh_more(name):
     plain = system.terms(batch, None)
     system, _ = make_system("plain", "cpu", small_model(name), objective=objective)
     low, high = float(batch.labels.min()), float(batch.labels.max())
-    system.objective.label_weights = of_sentiments([batch.labels.flatten()], low=low, high=high, width=width)
+    system.objective.label_weights = of_sentiments([batch.labels.flatten()] * 20, low=low, high=high, width=width)
     weights = system.objective.label_weights(batch.labels)
     assert weights.unique().numel() > 1
     weighted = system.eval().terms(batch, None)

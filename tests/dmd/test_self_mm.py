@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
+from dmd.checkpoint.format import MODEL, OPTIMIZER
+from dmd.checkpoint.storage_trial import checkpoint_sizes
 from dmd.config import Config
 from dmd.data.plan import EpochPlan
+from dmd.distributed.engine import SystemSizes
 from dmd.distributed.sharing import join_sharing
 from dmd.losses.baselines.self_mm import SelfMMObjective
 from dmd.losses.baselines.unimodal_labels import SPACES, UnimodalLabels
@@ -233,6 +236,17 @@ def make_epoch_plan(ranks: int) -> EpochPlan:
 
 def order_of(epoch: int) -> list[int]:
     return torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(epoch)).tolist()
+
+
+def test_what_is_remembered_counts_where_storage_is_tried():
+    """Float32 representations and four labels of each sample, one byte that it was seen; float64 sums and counts."""
+    sizes = SystemSizes(parameters=3, trained_bytes=12, state_bytes=16)
+    width = sum(OWN.widths.values())
+    remembered = SAMPLES * (4 * width + 4 * len(SPACES) + 1) + 8 * 2 * width + 8 * 2 * len(SPACES)
+    objective = fresh_objective()
+    assert objective.training_bytes() == remembered
+    found = checkpoint_sizes(sizes, averages=True, objective=objective.training_bytes())
+    assert found == {MODEL: 16, OPTIMIZER: 36 + remembered}
 
 
 def fresh_objective() -> SelfMMObjective:

@@ -9,8 +9,9 @@ import torch
 
 import dmd
 from dmd.checkpoint.averaging import greedy_soup, mean_weights
-from dmd.checkpoint.format import list_checkpoints, read_weights
-from dmd.checkpoint.select import chosen_checkpoint
+from dmd.checkpoint.format import Snapshot, list_checkpoints, read_weights
+from dmd.checkpoint.select import AVERAGED, chosen_checkpoint, newest_in_a_row
+from dmd.checkpoint.writer import write_checkpoint
 from dmd.inference.export import example, read_card
 from dmd.inference.part_files import MANIFEST
 from tests.support.commands import command, rejected
@@ -114,6 +115,34 @@ def test_commands_and_python_take_the_mean_of_the_newest_checkpoints(averaging, 
         text = (tmp_path / folder / "README.md").read_text()
         assert f"steps {steps[1]}, {steps[2]}, the mean of their weights" in text
         assert "\nmetrics:\n" not in text, "the run has measured other weights"
+
+
+def test_a_best_checkpoint_that_retention_spared_is_no_part_of_an_average(run, tmp_path):
+    """Steps 40 (the best), 99 and 100 are not the three newest of a training."""
+    saved = chosen_checkpoint(run, "last")
+    root = tmp_path / "checkpoints"
+
+    def write(*steps: int, keep: int) -> None:
+        train = {**saved.state["config"]["train"], "keep_checkpoints": keep}
+        state = {**saved.state, "best_step": 10, "config": {**saved.state["config"], "train": train}}
+        for step in steps:
+            write_checkpoint(root, Snapshot(step=step, model=saved.model, optimizer={}, state=state), keep=keep)
+
+    write(10, 20, 30, 40, 50, keep=3)
+    assert [info.step for info in list_checkpoints(root)] == [10, 30, 40, 50]
+    assert chosen_checkpoint(tmp_path, "average:3").state[AVERAGED] == [30, 40, 50]
+    with pytest.raises(ValueError, match=r"keeps 3 \(of steps 30, 40, 50\), apart from 10, spared as the best; "):
+        chosen_checkpoint(tmp_path, "average:4")
+    write(60, keep=5)  # continued with a longer memory, which brings nothing back
+    assert list(newest_in_a_row(tmp_path, 4)) == [30, 40, 50, 60]
+    with pytest.raises(ValueError, match=r"apart from 10.*, spared as the best"):
+        newest_in_a_row(tmp_path, 5)
+    # Of the one that is damaged last nobody knows how many its training kept: as few as the one before it.
+    for damaged, left in ((40, [30, 50, 60]), (60, [50])):
+        (root / f"step_{damaged:08d}" / "model.safetensors").unlink()
+        assert list(newest_in_a_row(tmp_path, len(left))) == left
+        with pytest.raises(ValueError, match=r"apart from 10.*, spared as the best"):
+            newest_in_a_row(tmp_path, len(left) + 1)
 
 
 def test_a_soup_is_no_worse_on_valid_than_any_checkpoint(averaging):

@@ -7,7 +7,10 @@ import torch
 
 from data_shards.reading.reader import ShardReader
 from dmd.checkpoint.format import newest_whole
+from dmd.checkpoint.state import OBJECTIVE
+from dmd.model.config import ModelConfig
 from tests.support.ranks import assert_bitwise, assert_close, committed_samples, finish, last, losses, train
+from tests.support.small_data import build_from, mmsa
 
 pytestmark = pytest.mark.multiproc
 SAVES = "train.save_every=2"
@@ -46,6 +49,38 @@ def test_elastic_over_ranks_and_stages(shards, reference, tmp_path):
     assert sorted(steps) == [(step // 5, step + 1) for step in range(10)]
     for epoch in (0, 1):
         assert sum((ids for (of, _), ids in steps.items() if of == epoch), Counter()) == split
+
+
+UNREAD = {"misa": ["levels"], "self_mm": ["dim", "heads", "levels"]}
+"""Keys of `TINY` that another model than DMD does not read, which has to leave them at their defaults."""
+MOVING = {"misa": (), "self_mm": ("self_mm.first_epoch=1",)}
+"""What makes labels of single modalities move in the first epoch."""
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_other_models_are_elastic_over_ranks_and_stages(tmp_path, name):
+    """One rank; two ranks that divide the optimizer, stop inside the epoch and go on dividing the weights. The samples
+    have few features, from which MISA's LSTMs have their widths."""
+    build_from(mmsa(), tmp_path)
+    shards = tmp_path / "shards"
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    defaults = [f"model.{key}={getattr(ModelConfig(), key)}" for key in UNREAD[name]]
+    small = ("train.ghost_batches_per_step=2", "train.epochs=1")
+    overrides = (*defaults, f"model.name={name}", *MOVING[name], *small)
+    finish(shards, whole, *overrides)
+    for stage, *limit in ((1, "train.max_steps=2"), (3,)):
+        ended = finish(shards, run, *overrides, f"train.zero_stage={stage}", *limit, ranks=2)
+        assert "unknown inputs or outputs" not in ended.output, "a warning of ZeRO 3 that concerns no user"
+    assert_close(run, whole)
+    ours, plain = last(run).optimizer, last(whole).optimizer
+    assert {key: tensor.shape for key, tensor in ours.items()} == {key: t.shape for key, t in plain.items()}
+    remembered = [key for key in ours if key.startswith(OBJECTIVE)]
+    assert bool(remembered) == (name == "self_mm")
+    for key in remembered:
+        torch.testing.assert_close(ours[key], plain[key], rtol=1e-3, atol=1e-5)
+    if name == "self_mm":
+        sentiments, *moved = ours[f"{OBJECTIVE}labels"]
+        assert all(not labels.equal(sentiments) for labels in moved)
 
 
 def test_elastic_where_ranks_share_a_ghost_batch(shards, tmp_path):
