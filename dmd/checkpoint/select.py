@@ -18,8 +18,8 @@ from dmd.checkpoint.format import (
     verify_checkpoint,
 )
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.step_option import FEWEST
-from dmd.documents import check_state
+from dmd.checkpoint.step_option import AVERAGE, FEWEST
+from dmd.documents import check_state, is_exported
 
 _log = logging.getLogger(__name__)
 Step = int | str
@@ -27,8 +27,6 @@ Step = int | str
 newest whole one, from which a training goes on; a number: the checkpoint of that step. `average:K`: the mean of the
 weights of the K newest whole ones; `soup`: a greedy soup of all that are kept, by their validation losses."""
 SOUP = "soup"
-AVERAGE = "average:"
-"""What the name of an average begins with; the number of checkpoints follows."""
 AVERAGED = "averaged"
 """Key of a snapshot's state, and of `ModelCard.source`: the steps of the checkpoints whose mean the weights are."""
 
@@ -70,11 +68,9 @@ def _root(run: Path) -> Path:
     """Where the checkpoints of a run are. Raises ValueError where there are none."""
     root = run / CHECKPOINTS
     if not checkpoint_paths(root):
-        is_export = (run / "model.json").exists()
+        exported = "an export, which `dmd predict` reads; `dmd evaluate` takes runs, so name the run"
         what = "not the directory of a run, or one that has saved nothing yet"
-        raise ValueError(
-            f"{run} holds no checkpoint: {'an export, which `dmd predict` reads; name the run' if is_export else what}"
-        )
+        raise ValueError(f"{run} holds no checkpoint: {exported if is_exported(run) else what}")
     return root
 
 
