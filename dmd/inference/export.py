@@ -192,9 +192,8 @@ def write_export(
     if merge:
         card, weights = merged(copy)
     with sole_writer(out), _staged(out) as folder:
-        written = write_file(
-            folder / WEIGHTS, tensor_bytes(dict(weights))
-        )  # the library's own lets nobody else read it
+        # the library's own function makes a file that nobody else may read
+        written = write_file(folder / WEIGHTS, tensor_bytes(dict(weights)))
         text = readme(card, facts, name=name or out.absolute().name, license=license)
         write_file(folder / README, [text.encode()])
         source = {key: value for key, value in card.source.items() if key not in (SHA256, TRAINING, PUSHED_README)}

@@ -239,10 +239,8 @@ def read_document(path: Path) -> EnsembleDocument:
     except ValidationError as error:
         raise DamagedExport(f"{path}/{ENSEMBLE} is damaged; copy or export the ensemble again") from error
     names = document.members
-    fits = (
-        FEWEST <= len(names) <= MOST and len(set(names)) == len(names) and set(document.metrics) in (set(), _MEASURED)
-    )
-    if not fits or not is_usable(document.calibration):
+    are_distinct = FEWEST <= len(names) <= MOST and len(set(names)) == len(names)
+    if not are_distinct or set(document.metrics) not in (set(), _MEASURED) or not is_usable(document.calibration):
         raise DamagedExport(f"{path}/{ENSEMBLE} is damaged; copy or export the ensemble again")
     for name in names:
         if not MEMBER.fullmatch(name):

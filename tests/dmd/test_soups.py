@@ -1,6 +1,7 @@
 """The mean of checkpoints: of which weights, which of them a greedy soup takes, and the commands that take it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -101,6 +102,18 @@ def test_commands_and_python_take_the_mean_of_the_newest_checkpoints(averaging, 
         text = (tmp_path / folder / "README.md").read_text()
         assert f"steps {steps[1]}, {steps[2]}, the mean of their weights" in text
         assert "\nmetrics:\n" not in text, "the run has measured other weights"
+
+
+def test_a_soup_of_a_run_whose_shards_are_elsewhere(averaging, shards, tmp_path, capsys):
+    run, moved = averaging[0], tmp_path / "moved"
+    shutil.copytree(run, moved)
+    document = json.loads((moved / "run.json").read_text())
+    document["info"]["data"] = str(tmp_path / "gone")
+    (moved / "run.json").write_text(json.dumps(document))
+    assert "a soup is chosen by the shards of the run's training: " in rejected(
+        capsys, "predict", moved, shards, "--soup"
+    )
+    assert dmd.evaluate(moved, shards, step="soup") == dmd.evaluate(run, step="soup")
 
 
 def test_a_soup_is_no_worse_on_valid_than_any_checkpoint(averaging):
