@@ -136,7 +136,7 @@ def predict(argv: list[str]) -> int:
 
 
 def evaluate(argv: list[str]) -> int:
-    """Print all metrics of a trained run, or of the ensemble of several, on a split, for each of the eight heads."""
+    """Print all metrics of a trained run, or of the ensemble of several, on a split, for each head."""
     from cluster.parsers import evaluate_parser
     from cluster.prediction.request import evaluation_request
     from dmd.commands import evaluate_here

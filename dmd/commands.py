@@ -3,11 +3,10 @@ process, which the floor `cluster` declares, since both run on a Ray cluster too
 """
 
 import argparse
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from data_shards.command_line import Parser
 from data_shards.places import Place, place_option
 from dmd.checkpoint.step_option import add_step
 from dmd.config.options import add_config_options, config_of
+from dmd.documents import encode
 from dmd.evaluation.split_option import DEFAULT_SPLIT, SPLIT_HELP, split_option
 from dmd.evaluation.text_encoder_option import add_text_encoder
 from dmd.text_tables import table_text
@@ -33,7 +33,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=place_option,
         metavar="SHARDS",
-        help="of an ensemble: shards whose validation split calibrates its uncertainty (default: of the trainings)",
+        help="of an ensemble: shards whose validation split calibrates its uncertainty, or none for no calibration "
+        "(default: those of the trainings)",
     )
 
 
@@ -102,7 +103,7 @@ def _evaluate(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if len(runs) > 1:
-        result = evaluate_ensemble(runs, data=data, split=split, step=step, text_encoder=text_encoder)
+        result = evaluate_ensemble(runs, data=data, splits=[split], step=step, text_encoder=text_encoder)[split]
     else:
         result = evaluate_run(runs[0], data=data, split=split, step=step, text_encoder=text_encoder)
     is_main_rank = ranks == 1 or dist.get_rank() == 0
@@ -131,7 +132,7 @@ def print_evaluation(runs: list[Path], result: dict[str, Any], *, write_to: Path
     if len(runs) > 1:
         print(calibration_text(result["calibration"]))
     if write_to is not None:
-        write_to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_to.write_bytes(encode(result, indent=2) + b"\n")
 
 
 def gain_table(result: dict[str, Any]) -> str:
@@ -292,15 +293,29 @@ def parts_order(options: argparse.Namespace) -> "Order":
 
 
 def models_and_inputs(options: argparse.Namespace) -> tuple[list[Path], list[Place]]:
-    """What `dmd predict` was given: directories of models first, which may be on another machine where there is only
-    one input, and then what they predict."""
+    """What `dmd predict` was given: directories of models first, and then what they predict.
+
+    Raises:
+        ValueError: nothing behind the models; among them something that is neither a model nor a clip.
+    """
+    from dmd.inference.clips import are_clips
+    from dmd.inference.inputs import is_named_as_input
     from dmd.inference.model_files import is_model
 
+    def names_model(place: Place) -> bool:
+        if place.is_url or is_named_as_input(place.path):
+            return False
+        return is_model(place.path) or not place.path.exists()  # which is an error of its own
+
     *others, last = options.inputs
-    models = list(
-        takewhile(lambda place: not place.is_url and (is_model(place.path) or not place.path.exists()), others)
-    )
-    return [options.model, *(place.path for place in models)], [*others[len(models) :], last]
+    models = list(takewhile(names_model, others))
+    if not last.is_url and is_model(last.path):
+        raise ValueError(f"{last} is a model; name what it predicts behind it: clips, features or shards")
+    inputs = [*others[len(models) :], last]
+    first = inputs[0]
+    if len(inputs) > 1 and not first.is_url and not is_named_as_input(first.path) and not are_clips(first.path):
+        raise ValueError(f"{first} is named as a RUN, and holds none; leave it out, or name a run or an export")
+    return [options.model, *(place.path for place in models)], inputs
 
 
 def _one_place(inputs: list[Place]) -> Place:
@@ -321,7 +336,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict_file(options: argparse.Namespace) -> int:
-    from dmd.inference.calibrated_files import with_calibration
+    from dmd.inference.calibrated_files import check_calibration, with_calibration
     from dmd.inference.clips import reads_states
     from dmd.inference.input_options import check_options, kind_of
     from dmd.inference.model_files import read_files
@@ -350,13 +365,14 @@ def _predict_file(options: argparse.Namespace) -> int:
     of_clips, of_model = options.text_encoder, None
     if kind != "clips" or not reads_states(card, text):
         of_clips, of_model = None, options.text_encoder
+    check_calibration(files, models, data=options.calibration, text_encoder=of_model)
+    if kind == "clips":
+        samples = _clips(options, inputs, card, text, text_encoder=of_clips)  # tells how far it is
+    else:
+        samples = _shown(_begun(_samples(options, inputs, card)))
     files = with_calibration(files, models, data=options.calibration, text_encoder=of_model)
     model = files.build(default_device(), text_encoder=of_model)
     counts: Counter[str] = Counter()
-    if kind == "clips":
-        samples = _clips(options, inputs, model.card, text, text_encoder=of_clips)  # tells how far it is
-    else:
-        samples = _shown(_samples(options, inputs, model.card))
     tables = (to_table(*pair) for pair in predictions(model, _counted(samples, counts)))
     if out is None:
         print(printed(tables), checkpoint_text(files.sources), sep="\n")
@@ -400,6 +416,11 @@ def _samples(options: argparse.Namespace, inputs: list[Place], card: "ModelCard"
         tokenizer=options.tokenizer,
         word_vectors=options.word_vectors,
     )
+
+
+def _begun(batches: "Iterator[Samples]") -> "Iterator[Samples]":
+    """The same samples, of which the first are read here and raise what is wrong with the input."""
+    return chain(list(islice(batches, 1)), batches)
 
 
 def _shown(batches: "Iterable[Samples]") -> "Iterator[Samples]":

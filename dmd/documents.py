@@ -25,6 +25,8 @@ TEST_RESULT = "test.json"
 """What `dmd evaluate RUN --split test --json RUN/test.json`, and an experiment, writes beside it."""
 LINES = "metrics.jsonl"
 """The log of a run as JSON lines."""
+EXPORTED, EXPORTED_ENSEMBLE = "model.json", "ensemble.json"
+"""In what `dmd export` writes (`dmd.inference.export`, `dmd.inference.model_files`)."""
 EXPERIMENT = "experiment.json"
 """What a search or an experiment was asked for, in the directory above its runs."""
 STATE_PARTS: dict[str, type | tuple[type, ...]] = {
@@ -93,7 +95,7 @@ def read_document(run: Path) -> dict[str, Any]:
         with read_regular(path) as file:
             document = parse_object(file.read())
     except (FileNotFoundError, NotADirectoryError) as error:
-        what = "an export, which `dmd predict` reads" if (run / "model.json").exists() else "not the directory of a run"
+        what = "an export, which `dmd predict` reads" if is_exported(run) else "not the directory of a run"
         raise ValueError(
             f"{run} has no readable {DOCUMENT}: {what}; give a directory that `dmd train --run` was given"
         ) from error
@@ -107,6 +109,11 @@ def read_document(run: Path) -> dict[str, Any]:
     if any(session.get("finished") and not _is_count(session.get("last_step")) for session in document["sessions"]):
         raise ValueError(f"{path} has a session that was finished at no step; restore the file")
     return document
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a directory looks like one that `dmd export` wrote, of a model or of an ensemble."""
+    return any((path / name).exists() for name in (EXPORTED, EXPORTED_ENSEMBLE))
 
 
 def check_state(state: dict[str, Any], where: str) -> None:

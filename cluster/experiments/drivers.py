@@ -71,15 +71,13 @@ def drive_cell(cell: CellRun, options: TrialOptions, data: Place) -> str | None:
     return None
 
 
-def evaluate_ensemble_of(runs: Sequence[Path], data: Place, splits: Sequence[str], size: TrialSize) -> dict[str, Any]:
-    """Evaluate the ensemble of some runs with the resources of a rank; {split: result}.
-
-    Raises:
-        ray.exceptions.RayError: it failed; the cause is in its text.
-    """
+def evaluate_ensemble_of(
+    runs: Sequence[Path], data: Place, splits: Sequence[str], size: TrialSize
+) -> "ray.ObjectRef[dict[str, Any]]":
+    """Begin to evaluate the ensemble of some runs with the resources of a rank; {split: result}."""
     names = [str(run) for run in runs]
-    found: dict[str, Any] = ray.get(
-        _evaluator(size).evaluate_ensemble.remote(names, data, list(splits), size.gpus_per_rank > 0)
+    found: ray.ObjectRef[dict[str, Any]] = _evaluator(size).evaluate_ensemble.remote(
+        names, data, list(splits), size.gpus_per_rank > 0
     )
     return found
 
@@ -106,4 +104,4 @@ class Evaluator:
             hide_gpus()
         from dmd.evaluation.ensemble import evaluate_ensemble
 
-        return {split: evaluate_ensemble([Path(run) for run in runs], data=data, split=split) for split in splits}
+        return evaluate_ensemble([Path(run) for run in runs], data=data, splits=splits)

@@ -4,10 +4,10 @@ Each is a Ray task that drives one training (`cluster.experiments.drivers`); a r
 repeats nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -22,6 +22,7 @@ from dmd.config.loading import config_to_dict
 from dmd.documents import TEST_RESULT, encode
 from dmd.inference.ensemble import FEWEST
 
+Item = TypeVar("Item")
 ENSEMBLE_RESULTS = {"valid": "valid.json", "test": TEST_RESULT}
 """By split, the file of a name's ensemble."""
 
@@ -76,33 +77,51 @@ def run_cells(cells: Sequence[Cell], connection: Connection, data: Place) -> lis
     waiting = [cell for cell in cells if not (cell.run / TEST_RESULT).exists()]
     if not waiting:
         print(f"all {len(cells)} trainings have ended before; none is run again", flush=True)
-    patience = Patience(connection.patience)
-    running: dict[ray.ObjectRef[Any], Cell] = {}
     errors: dict[Path, str] = {}
-    while waiting or running:
-        while waiting and len(running) < connection.concurrent:
-            cell = waiting.pop(0)
-            running[drive_cell.remote(cell.to_drive(), connection.trial, data)] = cell
-        ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
-        patience.look()
-        if not ready:
-            continue
-        cell = running.pop(ready[0])
-        try:
-            failure = ray.get(ready[0])
-        except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
-            failure = str(error).strip().splitlines()[-1]
+
+    def start(cell: Cell) -> "ray.ObjectRef[Any]":
+        return drive_cell.remote(cell.to_drive(), connection.trial, data)
+
+    for cell, failure, error in _side_by_side(waiting, start, connection):
+        failure = error if error is not None else failure
         if failure is not None:
             errors[cell.run] = failure
         print(f"{cell.name} seed {cell.seed}: {'failed: ' + failure if failure else 'done'}", flush=True)
     return [_result(cell, errors.get(cell.run)) for cell in cells]
 
 
+def _side_by_side(
+    waiting: Sequence[Item], start: Callable[[Item], "ray.ObjectRef[Any]"], connection: Connection
+) -> Iterator[tuple[Item, Any, str | None]]:
+    """Start a task of Ray's for each item, as many at a time as the connection says; what each has returned, and why it
+    failed, as they end.
+
+    Raises:
+        Unavailable: the cluster has had no room for any of them for too long.
+    """
+    items = list(waiting)
+    patience = Patience(connection.patience)
+    running: dict[ray.ObjectRef[Any], Item] = {}
+    while items or running:
+        while items and len(running) < connection.concurrent:
+            item = items.pop(0)
+            running[start(item)] = item
+        ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
+        patience.look()
+        for ended in ready:
+            item = running.pop(ended)
+            try:
+                yield item, ray.get(ended), None
+            except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
+                yield item, None, str(error).strip().splitlines()[-1]
+
+
 def run_ensembles(
     cells: Sequence[Cell], results: Sequence[Mapping[str, Any]], connection: Connection, data: Place, out: Path
 ) -> dict[str, dict[str, Any]]:
     """Evaluate the ensemble of the seeds of each name that has several, on the validation and the test split, and write
-    it into OUT/NAME/valid.json and test.json, where it is read again when nothing has changed.
+    it into OUT/NAME/valid.json and test.json, where it is read again when nothing has changed; as many names at a time
+    as the connection says.
 
     Args:
         results: of the cells, as `run_cells` gives them; those that failed are left out.
@@ -110,26 +129,47 @@ def run_ensembles(
 
     Returns:
         {name: {split: what `dmd evaluate RUN RUN ... --json` writes}}; {name: {"error": why}} of one that failed.
+
+    Raises:
+        Unavailable: as `run_cells`.
     """
     found: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, list[Path]] = {}
     for name in dict.fromkeys(cell.name for cell in cells):
         runs = [
             cell.run for cell, result in zip(cells, results, strict=True) if cell.name == name and "error" not in result
         ]
         if len(runs) < FEWEST:
             continue
-        files = {split: out / name / file for split, file in ENSEMBLE_RESULTS.items()}
-        before = {split: read_json(path) for split, path in files.items() if path.exists()}
-        if before.keys() != files.keys() or any(one.get("runs") != list(map(str, runs)) for one in before.values()):
-            try:
-                before = evaluate_ensemble_of(runs, data, list(files), connection.trial.size)
-            except ray.exceptions.RayError as error:
-                found[name] = {"error": str(error).strip().splitlines()[-1]}
-                continue
-            for split, path in files.items():
-                replace_file(path, encode(before[split], indent=1))
-        found[name] = before
+        found[name] = {
+            split: read_json(out / name / file)
+            for split, file in ENSEMBLE_RESULTS.items()
+            if (out / name / file).exists()
+        }
+        if not are_of_runs(found[name], runs):
+            waiting[name] = runs
+
+    def start(name: str) -> "ray.ObjectRef[Any]":
+        return evaluate_ensemble_of(waiting[name], data, list(ENSEMBLE_RESULTS), connection.trial.size)
+
+    for name, results_by_split, error in _side_by_side(list(waiting), start, connection):
+        found[name] = results_by_split if error is None else {"error": error}
+        if error is None:
+            for split, file in ENSEMBLE_RESULTS.items():
+                replace_file(out / name / file, encode(results_by_split[split], indent=1))
     return found
+
+
+def are_of_runs(found: Mapping[str, Mapping[str, Any]], runs: Sequence[Path]) -> bool:
+    """Whether results of an ensemble, by split, are all there and of what the test results of its runs are of: the same
+    checkpoints and data."""
+    tested = [(run, read_json(run / TEST_RESULT)) for run in runs]
+    wanted = [(str(run), result.get("step"), result.get("generation")) for run, result in tested]
+    return found.keys() == ENSEMBLE_RESULTS.keys() and all(
+        [(member.get("run"), member.get("step"), result.get("generation")) for member in result.get("members", [])]
+        == wanted
+        for result in found.values()
+    )
 
 
 def _result(cell: Cell, error: str | None) -> dict[str, Any]:

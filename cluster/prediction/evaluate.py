@@ -24,7 +24,7 @@ from dmd.data.targets import scoring_of
 from dmd.evaluation.ensemble import describe_ensemble, shards_of_all, splits_for
 from dmd.evaluation.evaluate import Share, check_split, merge_shares, predict_share
 from dmd.evaluation.trained_run import describe, read_run_for, ready_model
-from dmd.inference.ensemble import check_distinct, check_encoder, check_members
+from dmd.inference.ensemble import DifferentWeights, check_distinct, check_encoder, check_members
 from dmd.inference.model_files import ModelFiles
 from dmd.kernels.backend import default_device
 from dmd.system.models import heads_of
@@ -131,15 +131,21 @@ def _evaluate(question: Question, request: PoolRequest, stop: StopRequests) -> d
     place = to_place(shards_of_all(runs, question.data)).absolute()
     with ShardReader(place) as reader:
         info = reader.index.info
+        check_split(reader, split)
         files = ModelFiles(
-            members=tuple(read_run_for(run, info, question.step, text_encoder=question.text_encoder) for run in runs)
+            members=tuple(
+                read_run_for(run, info, question.step, data=question.data, text_encoder=question.text_encoder)
+                for run in runs
+            )
         )
-        cards = [card for card, _ in files.members]
+        cards = files.cards
         if files.is_ensemble:
             check_members(cards)
             check_encoder(cards, question.text_encoder)
-        check_split(reader, split)
-        splits = splits_for(reader, split) if files.is_ensemble else [split]
+            different = DifferentWeights()
+            for member in files.members:
+                different.add(*member)
+        splits = splits_for(reader, [split]) if files.is_ensemble else [split]
         totals = {name: reader.index.num_samples(name) for name in splits}
         batches = {name: num_evaluation_batches(reader, name, BATCH_SIZE) for name in splits}
     scorings = [scoring_of(config_of(card), card.data) for card in cards]

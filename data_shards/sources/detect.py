@@ -21,13 +21,13 @@ from data_shards.sources.mmsa import MmsaSource, Nonfinite, TextChoice
 from data_shards.sources.mmsa_fet import is_clip
 from data_shards.sources.paths import Paths, count_no_files, default_name, named_files, to_paths, where_of
 from data_shards.sources.pickle_files import PickleFilesSource
+from data_shards.sources.pickled import PICKLE_SUFFIXES
 from data_shards.sources.split_file import read_split_file
 from data_shards.sources.splits import UNSPLIT, find_splits, splits_in_path
 from data_shards.sources.table import TableSource, table_format
 from data_shards.writing.source import IdentifiedSource
 
 Format = Literal["auto", "mmsa", "misa", "table", "csd"]
-_PICKLES = (".pkl", ".pickle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,7 +323,7 @@ def _check_all_taken(paths: Sequence[Path], taken: Sequence[Path], kind: str) ->
 def _pickles(paths: Sequence[Path]) -> list[Path]:
     """The pickles among many files; none where these are tables, beside which pickles may lie in directories."""
     files = [file for file, _ in named_files(paths)]
-    pickles = [file for file in files if file.suffix.lower() in _PICKLES]
+    pickles = [file for file in files if file.suffix.lower() in PICKLE_SUFFIXES]
     near = any(file in paths or file.parent in paths for file in pickles)
     return pickles if near or not any(map(table_format, files)) else []
 
@@ -331,7 +331,7 @@ def _pickles(paths: Sequence[Path]) -> list[Path]:
 def _holds_sequences(paths: Sequence[Path]) -> bool:
     """Whether the user's files are computational sequences, and none is a pickle or a table."""
     files = [file for file, _ in named_files(paths)]
-    others = any(file.suffix.lower() in _PICKLES or table_format(file) for file in files)
+    others = any(file.suffix.lower() in PICKLE_SUFFIXES or table_format(file) for file in files)
     return not others and bool(sequence_files(paths))
 
 

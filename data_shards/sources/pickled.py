@@ -4,6 +4,8 @@ from typing import Any
 
 from data_shards.sources.splits import KNOWN, find_splits, split_of
 
+PICKLE_SUFFIXES = (".pkl", ".pickle")
+
 
 class Fields(dict[str, Any]):
     """The fields of a split; notes which were read (by `[]` or `get`, not by `in`)."""

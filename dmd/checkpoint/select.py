@@ -17,9 +17,9 @@ from dmd.checkpoint.format import (
     verify_checkpoint,
 )
 from dmd.checkpoint.saver import CHECKPOINTS
-from dmd.checkpoint.step_option import FEWEST
+from dmd.checkpoint.step_option import AVERAGE, FEWEST
 from dmd.config.loading import written_config
-from dmd.documents import check_state
+from dmd.documents import check_state, is_exported
 
 _log = logging.getLogger(__name__)
 Step = int | str
@@ -28,8 +28,6 @@ newest whole one, from which a training goes on; a number: the checkpoint of tha
 weights of the K newest whole ones that were saved one after the other; `soup`: a greedy soup of all that are kept, by
 their validation losses."""
 SOUP = "soup"
-AVERAGE = "average:"
-"""What the name of an average begins with; the number of checkpoints follows."""
 AVERAGED = "averaged"
 """Key of a snapshot's state, and of `ModelCard.source`: the steps of the checkpoints whose mean the weights are."""
 
@@ -71,11 +69,9 @@ def _root(run: Path) -> Path:
     """Where the checkpoints of a run are. Raises ValueError where there are none."""
     root = run / CHECKPOINTS
     if not checkpoint_paths(root):
-        is_export = (run / "model.json").exists()
+        exported = "an export, which `dmd predict` reads; `dmd evaluate` takes runs, so name the run"
         what = "not the directory of a run, or one that has saved nothing yet"
-        raise ValueError(
-            f"{run} holds no checkpoint: {'an export, which `dmd predict` reads; name the run' if is_export else what}"
-        )
+        raise ValueError(f"{run} holds no checkpoint: {exported if is_exported(run) else what}")
     return root
 
 

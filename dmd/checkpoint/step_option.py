@@ -5,6 +5,8 @@ import argparse
 
 FEWEST = 2
 """Checkpoints of a mean."""
+AVERAGE = "average:"
+"""What the name of an average begins with (`dmd.checkpoint.select.Step`); the number of checkpoints follows."""
 
 
 def add_step(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +25,7 @@ def add_step(parser: argparse.ArgumentParser) -> None:
 def _average(text: str) -> str:
     if not text.isdecimal() or int(text) < FEWEST:
         raise argparse.ArgumentTypeError(f"{text!r} checkpoints have no mean; give {FEWEST} or more, or --last")
-    return f"average:{int(text)}"
+    return f"{AVERAGE}{int(text)}"
 
 
 def _step(text: str) -> int:

@@ -8,12 +8,13 @@ is none of ours stays where it is, and so does a checkpoint that cannot be read.
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from json import dumps
 from pathlib import Path
@@ -201,6 +202,14 @@ def tensor_bytes(tensors: dict[str, Tensor]) -> Iterator[memoryview]:
     yield memoryview(struct.pack("<Q", len(text)) + text)
     for name in names:
         yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of the safetensors file that holds these weights. Raises as `tensor_bytes`."""
+    digest = hashlib.sha256()
+    for piece in tensor_bytes(dict(weights)):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 class AsyncWriter:

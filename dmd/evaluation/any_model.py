@@ -11,16 +11,13 @@ from dmd.checkpoint.select import Step
 from dmd.checkpoint.state import check_fits
 from dmd.data.targets import check_same_labels
 from dmd.dataset import Dataset
-from dmd.evaluation.ensemble import evaluate_ensemble, together
+from dmd.evaluation.ensemble import Metrics, evaluate_ensemble, together
 from dmd.evaluation.evaluate import Evaluation
 from dmd.evaluation.evaluate import evaluate as evaluate_split
 from dmd.evaluation.split_option import DEFAULT_SPLIT
 from dmd.evaluation.trained_run import evaluate_run
 from dmd.inference.ensemble import Ensemble
 from dmd.system.trained_model import TrainedModel
-
-Metrics = dict[str, dict[str, float]]
-"""{head: {metric: value}}"""
 
 
 def evaluate(
@@ -75,7 +72,7 @@ def _evaluate_runs(
     if len(runs) == 1:
         result = evaluate_run(runs[0], data=place, split=split, step=step, text_encoder=text_encoder)
     else:
-        result = evaluate_ensemble(runs, data=place, split=split, step=step, text_encoder=text_encoder)
+        result = evaluate_ensemble(runs, data=place, splits=[split], step=step, text_encoder=text_encoder)[split]
     metrics: Metrics = result["metrics"]
     return metrics
 

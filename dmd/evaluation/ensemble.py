@@ -5,7 +5,7 @@ Members are evaluated one after the other, so that the memory of one is enough.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from dmd.checkpoint.state import check_fits
 from dmd.data.loader import num_evaluation_batches
 from dmd.data.targets import check_same_labels
 from dmd.evaluation.evaluate import Evaluation, check_split, evaluate
-from dmd.evaluation.trained_run import checkpoint_of, read_run_for, ready_model, shards_of
+from dmd.evaluation.trained_run import checkpoint_of, read_run, read_run_for, ready_model, shards_of
 from dmd.inference.ensemble import (
     Calibration,
+    DifferentWeights,
     Ensemble,
     check_distinct,
     check_encoder,
@@ -51,11 +52,12 @@ def evaluate_ensemble(
     runs: Sequence[Path],
     *,
     data: PlaceLike | None,
-    split: str,
+    splits: Sequence[str],
     step: Step | None = None,
     text_encoder: str | None = None,
-) -> dict[str, Any]:
-    """Metrics of the ensemble of several runs on a split, as `describe_ensemble` gives them; every rank gets them.
+) -> dict[str, dict[str, Any]]:
+    """Metrics of the ensemble of several runs on splits, {split: as `describe_ensemble` gives them}; every rank gets
+    them.
 
     Args:
         data: shards; None: those of the trainings, which must be the same.
@@ -63,35 +65,35 @@ def evaluate_ensemble(
         text_encoder: see `TrainedModel`; of the members that name one.
 
     Raises:
-        ValueError: as `dmd.evaluation.trained_run.evaluate_run`; a run that is named twice; runs that do not agree.
+        ValueError: as `dmd.evaluation.trained_run.evaluate_run`; a run that is named twice, or copied; runs that do
+            not agree.
     """
     check_distinct(runs)
+    if text_encoder is not None:  # before a minute's work; all checkpoints of a run have one text encoder
+        check_encoder([read_run(run, "last")[0] for run in runs], text_encoder)
     with ShardReader(shards_of_all(runs, data)) as reader:
-        info, cards = reader.index.info, list[ModelCard]()
-        check_split(reader, split)
+        info, cards, different = reader.index.info, list[ModelCard](), DifferentWeights()
+        for split in splits:
+            check_split(reader, split)
 
-        def members() -> Iterator[Member]:
-            for run in runs:
-                card, weights = read_run_for(run, info, step, text_encoder=text_encoder)
-                cards.append(card)
-                check_first_and_last(cards)
-                yield card, weights
+        def read(run: Path) -> Member:
+            card, weights = read_run_for(run, info, step, data=data, text_encoder=text_encoder)
+            cards.append(card)
+            if len(cards) > 1:
+                check_members([cards[0], card])
+            different.add(card, weights)
+            return card, weights
 
-        found = evaluate_members(members(), reader, splits_for(reader, split), len(runs), text_encoder=text_encoder)
-    check_encoder(cards, text_encoder)
-    return describe_ensemble(runs, cards, info, split, found)
-
-
-def check_first_and_last(cards: Sequence[ModelCard]) -> None:
-    """Raise ValueError where the last of some members does not agree with the first."""
-    if len(cards) > 1:
-        check_members([cards[0], cards[-1]])
+        found = evaluate_members(
+            map(read, runs), reader, splits_for(reader, splits), len(runs), text_encoder=text_encoder
+        )
+    return {split: describe_ensemble(runs, cards, info, split, found) for split in splits}
 
 
-def splits_for(reader: ShardReader, split: str) -> list[str]:
-    """The splits that the evaluation of an ensemble on one of them reads: that one first."""
+def splits_for(reader: ShardReader, splits: Sequence[str]) -> list[str]:
+    """The splits that the evaluation of an ensemble on some of them reads: those first."""
     there = reader.index.num_samples(CALIBRATION_SPLIT) > 0
-    return list(dict.fromkeys([split, *([CALIBRATION_SPLIT] if there else [])]))
+    return list(dict.fromkeys([*splits, *([CALIBRATION_SPLIT] if there else [])]))
 
 
 def shards_of_all(runs: Sequence[Path], data: PlaceLike | None) -> PlaceLike:
@@ -136,6 +138,7 @@ def evaluate_members(
                         for split in splits
                     }
                 )
+            del model, weights  # before the next is read
     return found
 
 
@@ -187,16 +190,8 @@ def calibrate(model: Ensemble, data: PlaceLike) -> Ensemble:
 
 
 def together(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, Prediction]:
-    """The evaluation of an ensemble, of those of its members on one split; and its prediction, with the spread.
-
-    Raises:
-        ValueError: two members that predict the very same.
-    """
+    """The evaluation of an ensemble, of those of its members on one split; and its prediction, with the spread."""
     first = evaluations[0]
-    for number, one in enumerate(evaluations):
-        for other in evaluations[:number]:
-            if all(one.predictions[head].equal(values) for head, values in other.predictions.items()):
-                raise ValueError("two members have the same weights, so they say the same; name each model once")
     prediction = ensemble_prediction(
         [Prediction(heads=one.predictions, edges={}, scoring=one.scoring) for one in evaluations]
     )
@@ -244,8 +239,6 @@ def describe_ensemble(
     mean = mean_metrics(metrics, of_members)
     valid = [evaluations[CALIBRATION_SPLIT] for evaluations in found if CALIBRATION_SPLIT in evaluations]
     return {
-        "runs": [str(run) for run in runs],
-        "steps": [card.source["step"] for card in cards],
         "data": info.name,
         "generation": info.generation,
         "split": split,

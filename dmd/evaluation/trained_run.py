@@ -38,11 +38,12 @@ from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
 
 def read_run(
-    run: Path, step: Step | None = None, *, text_encoder: str | None = None
+    run: Path, step: Step | None = None, *, data: PlaceLike | None = None, text_encoder: str | None = None
 ) -> tuple[ModelCard, dict[str, Tensor]]:
     """Card and weights of a run's checkpoint, or of the mean of several; None: of the best.
 
     Args:
+        data: shards by whose valid split a soup is chosen where those of the run's training are not here.
         text_encoder: see `TrainedModel`; a soup is evaluated with it.
 
     Raises:
@@ -50,7 +51,7 @@ def read_run(
             training that are not there or without a valid split.
     """
     if step == SOUP:
-        return _soup(run, text_encoder)
+        return _soup(run, data, text_encoder)
     snapshot = chosen_checkpoint(run, "best" if step is None else step)
     return _card(run, snapshot), snapshot.model
 
@@ -80,19 +81,25 @@ def _card(run: Path, snapshot: Snapshot) -> ModelCard:
     )
 
 
-def _soup(run: Path, text_encoder: str | None) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of a greedy soup of all checkpoints of a run, by the valid split of its shards. A collective
-    where ranks evaluate together."""
+def _soup(run: Path, data: PlaceLike | None, text_encoder: str | None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a greedy soup of all checkpoints of a run, by the valid split of its shards, or of `data`
+    where these are not here. A collective where ranks evaluate together."""
     paths = all_whole(run)
     steps = list(paths)
     newest = read_known(paths[steps[-1]])
     card = _card(run, newest)
     device = default_device()
     try:
-        data = training_data(run)
+        place: PlaceLike = training_data(run)
     except ValueError as error:
-        raise ValueError(f"a soup is chosen by the shards of the run's training: {error}; or give --average") from error
-    with ShardReader(data) as reader, Progress(2 * len(steps) - 1, "evaluations") as progress:
+        if data is None:
+            raise ValueError(
+                f"a soup is chosen by the shards of the run's training: {error} (of `dmd evaluate`); or give --average"
+            ) from error
+        place = data
+    with ShardReader(place) as reader, Progress(2 * len(steps) - 1, "evaluations") as progress:
+        check_fits(card.data, reader.index.info)
+        check_same_labels(config_of(card), card.data, reader.index.info)
         encoder = None if card.text_base is None else text_encoder
         model = ready_model(card, newest.model, device, reader.index.info, text_encoder=encoder)
 
@@ -159,7 +166,7 @@ def evaluate_run(
             cannot read, or shards without that split.
     """
     with ShardReader(shards_of(run, data)) as reader:
-        card, weights = read_run_for(run, reader.index.info, step, text_encoder=text_encoder)
+        card, weights = read_run_for(run, reader.index.info, step, data=data, text_encoder=text_encoder)
         model = ready_model(card, weights, default_device(), reader.index.info, text_encoder=text_encoder)
         check_split(reader, split)
         batches = num_evaluation_batches(reader, split, BATCH_SIZE)
@@ -182,14 +189,23 @@ def shards_of(run: Path, data: PlaceLike | None) -> PlaceLike:
 
 
 def read_run_for(
-    run: Path, info: DatasetInfo, step: Step | None = None, *, text_encoder: str | None = None
+    run: Path,
+    info: DatasetInfo,
+    step: Step | None = None,
+    *,
+    data: PlaceLike | None = None,
+    text_encoder: str | None = None,
 ) -> tuple[ModelCard, dict[str, Tensor]]:
     """Card and weights of a run's checkpoint (None: the best) that can read these shards.
+
+    Args:
+        data: see `read_run`.
+        text_encoder: the same.
 
     Raises:
         ValueError: as `read_run`, or data that the model cannot read.
     """
-    card, weights = read_run(run, step, text_encoder=text_encoder)
+    card, weights = read_run(run, step, data=data, text_encoder=text_encoder)
     check_fits(card.data, info)
     check_same_labels(config_of(card), card.data, info)
     return card, weights
@@ -218,8 +234,9 @@ def ready_model(
 
 
 def checkpoint_of(card: ModelCard) -> dict[str, Any]:
-    """`step` of a run's checkpoint, and `averaged` where the weights are a mean, of which it is the last."""
-    return {"step": card.source["step"], **({AVERAGED: card.averaged} if card.averaged else {})}
+    """`step` of a checkpoint, None where an export does not say it, and `averaged` where the weights are a mean, of
+    which it is the last."""
+    return {"step": card.source.get("step"), **({AVERAGED: card.averaged} if card.averaged else {})}
 
 
 def describe(run: Path, card: ModelCard, info: DatasetInfo, split: str, result: Evaluation) -> dict[str, Any]:

@@ -14,9 +14,8 @@ Results do not depend on the order of the members: they are sorted before they a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_shards.sources.mmsa import Nonfinite
+from dmd.checkpoint.writer import weights_digest
 from dmd.config import Config
 from dmd.inference.clips import check_made_alike
 from dmd.metrics import Scoring
@@ -34,7 +34,7 @@ from dmd.model.config import Kind
 from dmd.system.input_arrays import Inputs
 from dmd.system.trained_model import ModelCard, Prediction, TrainedModel, config_of, fitted_batches, join
 
-FEWEST = 2
+FEWEST, MOST = 2, 99
 """Members of an ensemble."""
 
 
@@ -171,16 +171,14 @@ class Ensemble:
         calibration: what makes an uncertainty of the spread; None: predictions have none.
 
     Raises:
-        ValueError: fewer than two members, members that do not agree, or one that is given twice.
+        ValueError: fewer than two members or more than 99, members that do not agree, or two of the same weights.
     """
 
     def __init__(self, members: Sequence[TrainedModel], *, calibration: Calibration | None = None) -> None:
         check_members([member.card for member in members])
-        for one, other in combinations(members, 2):
-            if _are_one(one, other):
-                raise ValueError(
-                    f"{name_of(one.card)} and {name_of(other.card)} have the same weights; name each model once"
-                )
+        different = DifferentWeights()
+        for member in members:
+            different.add(member.card, member.modules.state_dict())
         self.members = tuple(members)
         self.calibration = calibration
         self.card: ModelCard = members[0].card
@@ -223,10 +221,28 @@ class Ensemble:
 
 def check_distinct(paths: Sequence[Path]) -> None:
     """Raise ValueError where a path is named twice."""
-    resolved = [path.resolve() for path in paths]
-    for number, path in enumerate(paths):
-        if resolved[number] in resolved[:number]:
+    seen: set[Path] = set()
+    for path in paths:
+        resolved = path.resolve()
+        if resolved in seen:
             raise ValueError(f"{path} is named twice; name each run once, an ensemble is of different ones")
+        seen.add(resolved)
+
+
+class DifferentWeights:
+    """Compares the weights of members, which are added one by one, without keeping them."""
+
+    def __init__(self) -> None:
+        self._cards: dict[str, ModelCard] = {}
+
+    def add(self, card: ModelCard, weights: Mapping[str, Tensor]) -> None:
+        """Raise ValueError where a member before has the very same weights: a copy of its run."""
+        digest = weights_digest(weights)
+        if digest in self._cards:
+            raise ValueError(
+                f"{name_of(self._cards[digest])} and {name_of(card)} have the same weights; name each model once"
+            )
+        self._cards[digest] = card
 
 
 def encoder_for(card: ModelCard, text_encoder: str | None) -> str | None:
@@ -244,6 +260,8 @@ def check_members(cards: Sequence[ModelCard]) -> None:
     """Raise ValueError unless there are several models that read the same features and learn the same labels."""
     if len(cards) < FEWEST:
         raise ValueError(f"an ensemble of {len(cards)} members; give at least {FEWEST}")
+    if len(cards) > MOST:
+        raise ValueError(f"an ensemble of {len(cards)} members; give at most {MOST}")
     first = cards[0]
     for other in cards[1:]:
         theirs = _facts(other)
@@ -281,9 +299,3 @@ def _facts(card: ModelCard) -> dict[str, object]:
         "class names": list(data.get("class_names") or ()),
         "emotions": list(data.get("emotions") or ()),
     }
-
-
-def _are_one(one: TrainedModel, other: TrainedModel) -> bool:
-    """Whether two models have the very same weights."""
-    ours, theirs = one.modules.state_dict(), other.modules.state_dict()
-    return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)

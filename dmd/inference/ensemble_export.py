@@ -1,14 +1,11 @@
 """An ensemble as one directory: `dmd export RUN RUN DIR`, `dmd.save([run, run], DIR)`; `model_files` reads it."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-
-from torch import Tensor
 
 from data_shards.durable import sync_directory, write_file
 from data_shards.places import PlaceLike
@@ -16,18 +13,12 @@ from data_shards.sole_writer import LEASE_FILE, sole_writer
 from dmd.checkpoint.select import Step
 from dmd.documents import finite
 from dmd.evaluation.ensemble import Validated
-from dmd.inference.calibrated_files import validated
-from dmd.inference.ensemble import Calibration, Ensemble, encoder_for
+from dmd.inference.calibrated_files import is_none, validated
+from dmd.inference.ensemble import Calibration, Ensemble, check_encoder, encoder_for
 from dmd.inference.ensemble_readme import ensemble_readme
-from dmd.inference.export import STAGED, held_by, write_export
-from dmd.inference.model_files import ENSEMBLE, EnsembleDocument, document_text, read_document, read_files
+from dmd.inference.export import STAGED, ToWrite, card_text, is_export, read_to_write, write_export
+from dmd.inference.model_files import ENSEMBLE, MEMBER, EnsembleDocument, read_document, read_files
 from dmd.inference.readme import README
-from dmd.system.trained_model import ModelCard, TrainedModel
-
-MEMBER = re.compile(r"member-\d{2,}", re.ASCII)
-"""What the directories of members are called."""
-_Member = tuple[TrainedModel | Path, ModelCard, dict[str, Tensor]]
-"""A model in memory, or where it was read; its card and weights."""
 
 
 def export_ensemble(
@@ -46,8 +37,8 @@ def export_ensemble(
 
     Args:
         models: runs and exports; or an ensemble in memory, or the directory of one, whose calibration is kept.
-        calibration: shards whose validation split calibrates it; None: those of the trainings. An ensemble in memory
-            has its own.
+        calibration: shards whose validation split calibrates it; None: those of the trainings; `none`: it is not
+            calibrated. An ensemble in memory has its own.
 
     The others are those of `dmd.inference.export.export`, for each member.
 
@@ -61,42 +52,45 @@ def export_ensemble(
     if isinstance(models, Ensemble):
         if step is not None or calibration is not None:
             raise ValueError("an ensemble in memory has its checkpoints and its calibration; leave both out")
-        members: list[_Member] = [(member, *held_by(member)) for member in models.members]
+        members = [read_to_write(member, None, None) for member in models.members]
         known = models.calibration
     else:
         paths = [Path(path) for path in models]
         files = read_files(paths, step, text_encoder=text_encoder)
-        members = [(place, *read) for place, read in zip(_places(paths), files.members, strict=True)]
-        known = files.calibration
-        if known is not None and calibration is None:
-            metrics = read_document(paths[0]).metrics
+        check_encoder(files.cards, text_encoder)
+        members = [
+            ToWrite(card=card, weights=weights, is_run=not is_export(place))
+            for (card, weights), place in zip(files.members, files.places, strict=True)
+        ]
+        if is_none(calibration):
+            known = None
+        elif files.calibration is not None and calibration is None:
+            known, metrics = files.calibration, read_document(paths[0]).metrics
         else:
             found = validated(files, paths, data=calibration, text_encoder=text_encoder)
+    cards = [member.card for member in members]
     if found is not None:
         known, metrics = found.calibration, finite(found.metrics)
     names = [f"member-{number:02d}" for number in range(1, len(members) + 1)]
     document = EnsembleDocument(members=tuple(names), calibration=known, metrics=metrics, source={})
     reasons = []
     with sole_writer(out), _staged(out) as folder:
-        for (member, card, weights), directory in zip(members, names, strict=True):
+        for member, directory in zip(members, names, strict=True):
             reasons.append(
                 write_export(
                     member,
-                    card,
-                    weights,
                     folder / directory,
                     program=program,
-                    text_encoder=encoder_for(card, text_encoder),
+                    text_encoder=encoder_for(member.card, text_encoder),
                     merge=merge,
                     license=license,
                     name=f"{name or out.absolute().name}, {directory}",
                 )
             )
             (folder / directory / LEASE_FILE).unlink(missing_ok=True)
-        cards = [card for _, card, _ in members]
         text = ensemble_readme(cards, document, name=name or out.absolute().name, license=license)
         write_file(folder / README, [text.encode()])
-        write_file(folder / ENSEMBLE, [document_text(asdict(document)).encode()])
+        write_file(folder / ENSEMBLE, [card_text(asdict(document)).encode()])
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -109,15 +103,6 @@ def check_ensemble_out(out: Path) -> None:
     is_lone_text = README in names and ENSEMBLE not in names and not others
     if is_lone_text or not all(map(MEMBER.fullmatch, others)):
         raise ValueError(f"{out} holds other files than an exported ensemble; give a new directory")
-
-
-def _places(paths: Sequence[Path]) -> Iterator[Path]:
-    """Where the members are, of an exported ensemble its directories."""
-    for path in paths:
-        if (path / ENSEMBLE).is_file():
-            yield from (path / name for name in read_document(path).members)
-        else:
-            yield path
 
 
 @contextmanager

@@ -10,13 +10,12 @@ The program takes (text, audio, vision) with any number of samples and gives pre
 DMD the edges of both GD-Units [B, 6]; `torch.export.load("DIR/program.pt2").module()` runs it without this package.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from torch import Tensor
 from data_shards.durable import read_entry, sync_directory, write_file
 from data_shards.sole_writer import LEASE_FILE, sole_writer
 from dmd.checkpoint.select import Step
-from dmd.checkpoint.writer import tensor_bytes
+from dmd.checkpoint.writer import tensor_bytes, weights_digest
 from dmd.config.schema import TextConfig
+from dmd.documents import EXPORTED
 from dmd.errors import first_line
 from dmd.evaluation.trained_run import read_again, read_run
 from dmd.inference.readme import README, readme
@@ -38,7 +38,7 @@ from dmd.kernels.backend import default_device
 from dmd.model.lora import merge_lora
 from dmd.system.trained_model import InferenceModules, ModelCard, TrainedModel
 
-WEIGHTS, CARD, PROGRAM = "model.safetensors", "model.json", "program.pt2"
+WEIGHTS, CARD, PROGRAM = "model.safetensors", EXPORTED, "program.pt2"
 FILES = (WEIGHTS, CARD, README, PROGRAM)
 """Of an export; an older one has no README."""
 SHA256 = "sha256"
@@ -142,42 +142,59 @@ def export(
             writes there.
     """
     check_out(out)
-    card, weights = _to_write(model, step, text_encoder)
     return write_export(
-        model,
-        card,
-        weights,
+        read_to_write(model, step, text_encoder),
         out,
         program=program,
         text_encoder=text_encoder,
         merge=merge,
         license=license,
-        name=name or out.absolute().name,
+        name=name,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToWrite:
+    """A model that was read, or is in memory, and is to be exported."""
+
+    card: ModelCard
+    weights: Mapping[str, Tensor]
+    is_run: bool
+    """Whether they were read from the run that the card names."""
+
+
+def read_to_write(model: TrainedModel | str | Path, step: Step | None, text_encoder: str | None) -> ToWrite:
+    """What `export` is to write; arguments and errors are those of `export`."""
+    if not isinstance(model, TrainedModel):
+        card, weights = read_model(model, step, text_encoder=text_encoder)
+        return ToWrite(card=card, weights=weights, is_run=not is_export(Path(model)))
+    if step is not None:
+        raise ValueError(f"a model in memory has one set of weights, but step {step!r} was asked for; give the run")
+    held = {name: tensor.detach() for name, tensor in model.modules.state_dict().items()}
+    return ToWrite(card=model.card, weights=held, is_run=False)
+
+
 def write_export(
-    model: TrainedModel | str | Path,
-    card: ModelCard,
-    weights: dict[str, Tensor],
+    given: ToWrite,
     out: Path,
     *,
     program: bool,
     text_encoder: str | None,
     merge: bool,
     license: str | None,
-    name: str,
+    name: str | None,
 ) -> str | None:
-    """Write what has been read of a model; arguments and errors are those of `export`."""
-    check_out(out)
-    facts = _facts(model, card, weights)
+    """Write a model that was read; arguments, return value and errors are those of `export`."""
+    card, weights = given.card, given.weights
+    facts = _facts(given)
     copy = TrainedModel(card, weights, CPU, text_encoder=text_encoder)
     card = copy.card
     if merge:
         card, weights = merged(copy)
     with sole_writer(out), _staged(out) as folder:
-        written = write_file(folder / WEIGHTS, tensor_bytes(weights))  # the library's own lets nobody else read it
-        text = readme(card, facts, name=name, license=license)
+        # the library's own function makes a file that nobody else may read
+        written = write_file(folder / WEIGHTS, tensor_bytes(dict(weights)))
+        text = readme(card, facts, name=name or out.absolute().name, license=license)
         write_file(folder / README, [text.encode()])
         source = {key: value for key, value in card.source.items() if key not in (SHA256, TRAINING, PUSHED_README)}
         source |= {SHA256: written.sha256} | ({} if facts is None else {TRAINING: facts_to_dict(facts)})
@@ -206,7 +223,7 @@ def _staged(out: Path) -> Iterator[Path]:
 
 
 def card_text(content: dict[str, Any]) -> str:
-    """The text of model.json."""
+    """The text of model.json, or of ensemble.json."""
     return json.dumps(content, indent=1) + "\n"
 
 
@@ -220,37 +237,13 @@ def check_out(out: Path) -> None:
         raise ValueError(f"{out} holds other files than an export; give a new directory")
 
 
-def _to_write(
-    model: TrainedModel | str | Path, step: Step | None, text_encoder: str | None
-) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of what is to be exported."""
-    if not isinstance(model, TrainedModel):
-        return read_model(model, step, text_encoder=text_encoder)
-    if step is not None:
-        raise ValueError(f"a model in memory has one set of weights, but step {step!r} was asked for; give the run")
-    return held_by(model)
-
-
-def held_by(model: TrainedModel) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Card and weights of a model in memory."""
-    return model.card, {name: tensor.detach() for name, tensor in model.modules.state_dict().items()}
-
-
-def _facts(model: TrainedModel | str | Path, card: ModelCard, weights: Mapping[str, Tensor]) -> TrainingFacts | None:
+def _facts(given: ToWrite) -> TrainingFacts | None:
     """What is known of the training of these very weights; None: nothing."""
+    card = given.card
     if TRAINING in card.source:
-        is_same = card.source.get(SHA256) == _digest(weights)
+        is_same = card.source.get(SHA256) == weights_digest(given.weights)
         return facts_from(card.source[TRAINING], "the model") if is_same else None
-    is_run = not isinstance(model, TrainedModel) and not is_export(Path(model))
-    return read_facts(card) if is_run or _is_of_run(card, weights) else None
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    """sha256 of the file that holds these weights."""
-    digest = hashlib.sha256()
-    for piece in tensor_bytes(dict(weights)):
-        digest.update(piece)
-    return digest.hexdigest()
+    return read_facts(card) if given.is_run or _is_of_run(card, given.weights) else None
 
 
 def _is_of_run(card: ModelCard, weights: Mapping[str, Tensor]) -> bool:

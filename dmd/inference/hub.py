@@ -38,10 +38,9 @@ from data_shards.places import PlaceLike, redact
 from dmd.checkpoint.select import Step
 from dmd.errors import first_line
 from dmd.inference.any_export import Exportable, export_any
-from dmd.inference.ensemble_export import MEMBER
 from dmd.inference.ensemble_readme import ensemble_readme
 from dmd.inference.export import CARD, FILES, PUSHED_README, WEIGHTS, DamagedExport, card_text, is_export
-from dmd.inference.model_files import ENSEMBLE, Model, ModelFiles, is_ensemble, load, read_document, read_files
+from dmd.inference.model_files import ENSEMBLE, MEMBER, Model, ModelFiles, is_ensemble, load, read_document, read_files
 from dmd.inference.outputs import checkpoint_text
 from dmd.inference.readme import PLACE, README, readme
 from dmd.inference.training_facts import TRAINING, facts_from
@@ -68,7 +67,7 @@ def from_pretrained(
 ) -> Model:
     """A trained model or an ensemble from a repository of the Hugging Face hub, or from a directory.
 
-    Fetched are model.safetensors and model.json, and of an ensemble those of its members and ensemble.json, into the
+    Fetched are model.json and model.safetensors, or ensemble.json and these two of each member that it names, into the
     hub's cache (HF_HOME); nothing of the repository is executed. Without a network what is in the cache is taken.
     HF_ENDPOINT names another hub.
 
@@ -88,26 +87,41 @@ def from_pretrained(
             raise ValueError(f"revision is {revision!r}, but {repo_id} is a directory; leave it out")
         return load(repo_id, device, text_encoder=text_encoder)
     name = _checked_repo(repo_id)
+    folder = _snapshot(name, revision, token, [CARD, ENSEMBLE])
+    commit = folder.name
+    try:
+        if is_ensemble(folder):
+            members = read_document(folder).members
+            _snapshot(name, commit, token, [f"{member}/{file}" for member in members for file in (CARD, WEIGHTS)])
+        else:
+            _check_there(name, folder / CARD)
+            _snapshot(name, commit, token, [WEIGHTS])
+            _check_there(name, folder / WEIGHTS)
+        return load(folder, device, text_encoder=text_encoder)
+    except DamagedExport as error:
+        raise DamagedExport(f"{name}: {error}; to download it again, remove {folder.parent.parent}") from error
+
+
+def _check_there(name: str, file: Path) -> None:
+    if not file.is_file():
+        raise ValueError(
+            f"{name} has no {file.name}, so it is no model that `dmd export` wrote; give another repository"
+        )
+
+
+def _snapshot(name: str, revision: str | None, token: str | None, files: list[str]) -> Path:
+    """Fetch these files of a repository, those that it has; the directory of the commit in the cache."""
     with _hub_errors(name, revision):
-        folder = Path(
+        return Path(
             snapshot_download(
                 name,
                 revision=revision,
                 token=_checked_token(token),
-                allow_patterns=[WEIGHTS, CARD, ENSEMBLE, f"*/{WEIGHTS}", f"*/{CARD}"],
+                allow_patterns=files,
                 library_name=LIBRARY,
                 library_version=version(LIBRARY),
             )
         )
-    for file in () if is_ensemble(folder) else (CARD, WEIGHTS):
-        if not (folder / file).is_file():
-            raise ValueError(
-                f"{name} has no {file}, so it is no model that `dmd export` wrote; give another repository"
-            )
-    try:
-        return load(folder, device, text_encoder=text_encoder)
-    except DamagedExport as error:
-        raise DamagedExport(f"{name}: {error}; to download it again, remove {folder.parent.parent}") from error
 
 
 def push_to_hub(

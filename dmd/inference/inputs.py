@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.clip_sets.clip_files import MEDIA_SUFFIXES
 from data_shards.clip_sets.jobs import ClipJob
 from data_shards.format.index_file import INDEX_NAME
 from data_shards.format.schema import MODALITIES
@@ -27,8 +28,9 @@ from data_shards.reading.reader import ShardReader
 from data_shards.safe_pickle.load import Pickle
 from data_shards.sources.conversions import is_missing, to_id, to_raw_text
 from data_shards.sources.mmsa import Nonfinite
-from data_shards.sources.pickled import Fields, as_text, size_of, text_keys
+from data_shards.sources.pickled import PICKLE_SUFFIXES, Fields, as_text, size_of, text_keys
 from data_shards.sources.splits import find_splits, split_of
+from data_shards.sources.table import TABLE_SUFFIXES
 from dmd.data.targets import check_same_labels, scoring_of
 from dmd.encoder_tokenizer import check_same_text
 from dmd.inference.clips import FeatureMaker, check_made_alike, clip_fields
@@ -150,6 +152,11 @@ def are_shards(path: Place) -> bool:
     if path.is_url or (path.path / INDEX_NAME).exists():
         return True
     return path.is_dir() and not is_table(path.path)
+
+
+def is_named_as_input(path: Path) -> bool:
+    """Whether a path has a suffix of what is predicted, so that it names no model: media, pickles and tables."""
+    return path.suffix.lower() in {*MEDIA_SUFFIXES, *PICKLE_SUFFIXES, *TABLE_SUFFIXES}
 
 
 def _checked(

@@ -5,9 +5,9 @@ DIR/README.md         the same for people
 DIR/member-01/ ...    an export each (`dmd.inference.export`)
 """
 
-import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,22 +20,28 @@ from torch import Tensor
 from data_shards.durable import read_regular
 from dmd.checkpoint.saver import CHECKPOINTS
 from dmd.checkpoint.select import Step
-from dmd.documents import DOCUMENT, parse_object
+from dmd.documents import DOCUMENT, EXPORTED_ENSEMBLE, parse_object
 from dmd.inference.ensemble import (
     FEWEST,
+    MOST,
     Calibration,
+    DifferentWeights,
     Ensemble,
     check_distinct,
     check_encoder,
     check_members,
     encoder_for,
 )
-from dmd.inference.export import CARD, DamagedExport, read_card, read_model
+from dmd.inference.export import CARD, DamagedExport, is_export, read_card, read_model
 from dmd.kernels.backend import default_device
 from dmd.system.models import heads_of, spaces_of
 from dmd.system.trained_model import ModelCard, TrainedModel, config_of
 
-ENSEMBLE = "ensemble.json"
+ENSEMBLE = EXPORTED_ENSEMBLE
+MEMBER = re.compile(r"member-[0-9]{2}")
+"""What the directories of members are called."""
+_MEASURED = {"ensemble", "members_mean"}
+"""Keys of `EnsembleDocument.metrics`."""
 FORMAT = 1
 """Version of the layout of an exported ensemble, part of ensemble.json."""
 Model = TrainedModel | Ensemble
@@ -60,12 +66,19 @@ class ModelFiles:
     """A model as it is read: one member, or those of an ensemble."""
 
     members: tuple[tuple[ModelCard, dict[str, Tensor]], ...]
+    places: tuple[Path, ...] = ()
+    """Of each member the directory that it was read from; empty: it came from another process."""
     calibration: Calibration | None = None
 
     @property
     def is_ensemble(self) -> bool:
         """Whether there are several."""
         return len(self.members) > 1
+
+    @property
+    def cards(self) -> list[ModelCard]:
+        """Those of the members."""
+        return [card for card, _ in self.members]
 
     @property
     def card(self) -> ModelCard:
@@ -75,17 +88,17 @@ class ModelFiles:
     @property
     def heads(self) -> list[str]:
         """The heads that all members have, `fused` first."""
-        return _common([list(heads_of(config_of(card).model.name)) for card, _ in self.members])
+        return _common([list(heads_of(config_of(card).model.name)) for card in self.cards])
 
     @property
     def spaces(self) -> list[str]:
         """The GD-Units that all members have."""
-        return _common([list(spaces_of(config_of(card).model.name)) for card, _ in self.members])
+        return _common([list(spaces_of(config_of(card).model.name)) for card in self.cards])
 
     @property
     def sources(self) -> list[dict[str, Any]]:
         """`ModelCard.source` of each member."""
-        return [card.source for card, _ in self.members]
+        return [card.source for card in self.cards]
 
     @property
     def step(self) -> list[int] | int | None:
@@ -101,7 +114,7 @@ class ModelFiles:
             ValueError: as `TrainedModel`, and as `Ensemble`.
         """
         if self.is_ensemble:
-            check_encoder([card for card, _ in self.members], text_encoder)
+            check_encoder(self.cards, text_encoder)
         members = [
             TrainedModel(card, weights, device, text_encoder=self.encoder_of(card, text_encoder))
             for card, weights in self.members
@@ -124,22 +137,26 @@ def read_files(paths: Sequence[str | Path], step: Step | None = None, *, text_en
         text_encoder: see `dmd.evaluation.trained_run.read_run`.
 
     Raises:
-        ValueError: no directory; as `read_model`; members that do not agree, or one that is named twice.
+        ValueError: no directory; as `read_model`; members that do not agree, or one that is named twice, or copied.
     """
     if not paths:
         raise ValueError("no model is named; give a run, or what `dmd export` wrote")
     given = [Path(path) for path in paths]
-    documents = {path: read_document(path) for path in given if is_ensemble(path)}
-    places = [
-        place
-        for path in given
-        for place in ([path / name for name in documents[path].members] if path in documents else [path])
-    ]
+    places = [place for path in given for place in (_member_places(path) if is_ensemble(path) else [path])]
     check_distinct(places)
-    members = tuple(read_model(place, step, text_encoder=text_encoder) for place in places)
+    different, members = DifferentWeights(), list[tuple[ModelCard, dict[str, Tensor]]]()
+    for place in places:
+        members.append(read_model(place, step, text_encoder=text_encoder))
+        if len(places) > 1:
+            different.add(*members[-1])
     if len(members) > 1:
         check_members([card for card, _ in members])
-    return ModelFiles(members=members, calibration=documents[given[0]].calibration if given == [*documents] else None)
+    alone = len(given) == 1 and is_ensemble(given[0])
+    return ModelFiles(
+        members=tuple(members),
+        places=tuple(places),
+        calibration=read_document(given[0]).calibration if alone else None,
+    )
 
 
 def load(
@@ -179,8 +196,20 @@ def _common(names: Sequence[Sequence[str]]) -> list[str]:
 
 def sources_of(path: Path) -> list[dict[str, Any]]:
     """`ModelFiles.sources` of an export, without its weights."""
-    places = [path / name for name in read_document(path).members] if is_ensemble(path) else [path]
-    return [read_card(place).source for place in places]
+    return [read_card(place).source for place in (_member_places(path) if is_ensemble(path) else [path])]
+
+
+def _member_places(path: Path) -> list[Path]:
+    """The directories of an exported ensemble's members.
+
+    Raises:
+        ValueError: as `read_document`; `DamagedExport`, one that is no export, or lies elsewhere.
+    """
+    places = [path / name for name in read_document(path).members]
+    for place in places:
+        if not is_export(place) or place.resolve().parent != path.resolve():
+            raise DamagedExport(f"{place} is no export in the directory of its ensemble; copy or export {path} again")
+    return places
 
 
 def is_ensemble(path: Path) -> bool:
@@ -209,18 +238,18 @@ def read_document(path: Path) -> EnsembleDocument:
         document: EnsembleDocument = TypeAdapter(EnsembleDocument).validate_python(content)
     except ValidationError as error:
         raise DamagedExport(f"{path}/{ENSEMBLE} is damaged; copy or export the ensemble again") from error
-    if len(document.members) < FEWEST or not _is_positive(document.calibration):
+    names = document.members
+    are_distinct = FEWEST <= len(names) <= MOST and len(set(names)) == len(names)
+    if not are_distinct or set(document.metrics) not in (set(), _MEASURED) or not is_usable(document.calibration):
         raise DamagedExport(f"{path}/{ENSEMBLE} is damaged; copy or export the ensemble again")
-    for name in document.members:
-        if Path(name).name != name or name.startswith("."):
-            raise ValueError(f"{path}/{ENSEMBLE} names the member {name!r:.80}; members are directories beside it")
+    for name in names:
+        if not MEMBER.fullmatch(name):
+            raise DamagedExport(
+                f"{path}/{ENSEMBLE} names the member {name!r:.80}; members are directories beside it, such as member-01"
+            )
     return document
 
 
-def _is_positive(calibration: Calibration | None) -> bool:
+def is_usable(calibration: Calibration | None) -> bool:
+    """Whether a calibration that was read, from a file that may come from anybody, can be applied; None: none."""
     return calibration is None or (math.isfinite(calibration.value) and calibration.value > 0)
-
-
-def document_text(content: dict[str, Any]) -> str:
-    """The text of ensemble.json."""
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -1,6 +1,7 @@
 """Predictions as a directory, or a prefix of a bucket: `dmd predict RUN SHARDS --out DIR/`, by one process or many.
 
-    DIR/_request.json         what is predicted by what; written first, the same command continues it
+    DIR/_request.json         what is predicted by what; written first, the same command continues it. Of an ensemble
+                              also its calibration, which is fitted once: a later command takes it from there
     DIR/part-000000.parquet   consecutive samples of one split, whole or not there
     DIR/_manifest.json        written last, when all parts have been read back
 
@@ -13,11 +14,12 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile, ParquetWriter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from data_shards.format.schema import DatasetInfo
@@ -25,13 +27,15 @@ from data_shards.reading.index import ShardIndex
 from data_shards.storage.folder import Folder
 from dmd.checkpoint.writer import tensor_bytes
 from dmd.documents import encode, parse_object
-from dmd.inference.model_files import ModelFiles
+from dmd.inference.calibrated_files import Source
+from dmd.inference.ensemble import Calibration
+from dmd.inference.model_files import ModelFiles, is_usable
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.trained_model import ModelCard
 from dmd.testing.fault_points import fault_point
 
 REQUEST, MANIFEST = "_request.json", "_manifest.json"
-FORMAT = 3
+FORMAT = 4
 """Version of this layout, part of the request."""
 _MOST_PARTS = 10**6
 """As many as have names of one length, so that sorted names are in the order of the parts."""
@@ -40,6 +44,7 @@ _DIGEST_DIGITS = 16
 _TITLES = {
     "step": "--step",
     "model": "run",
+    "calibration": "--calibration",
     "data": "shards",
     "generation": "shards",
     "splits": "--split",
@@ -47,6 +52,10 @@ _TITLES = {
     "format": "version of this program",
 }
 """What a user calls what a key of a request follows from."""
+_OF_ENSEMBLE = "runs, and the checkpoint of each,"
+"""The same, of the key `model` of an ensemble."""
+_FITTED = "fitted"
+"""Key of the request's file beside the request: the calibration that was fitted."""
 _STAMP = b"dmd.request"
 """Key of a part's Parquet metadata: the digest of the request that it belongs to."""
 
@@ -74,7 +83,9 @@ class Request:
     step: list[int] | int | None
     """Of the checkpoint; None for an export that does not say; a list: of an ensemble's members."""
     model: str
-    """Digest of weights and config, of an ensemble of all of them and its calibration."""
+    """Digest of weights and config, of an ensemble of those of all members."""
+    calibration: Source | None
+    """What that of an ensemble comes from, not what was fitted, whose last digits depend on the device."""
     data: str
     """Name of the set of shards."""
     generation: str
@@ -101,8 +112,13 @@ class Request:
         return found
 
 
-def make_request(files: ModelFiles, info: DatasetInfo, splits: list[str], samples_per_part: int) -> Request:
+def make_request(
+    files: ModelFiles, info: DatasetInfo, splits: list[str], samples_per_part: int, *, calibration: Source | None
+) -> Request:
     """The request for splits of shards.
+
+    Args:
+        calibration: `dmd.inference.calibrated_files.source_of`.
 
     Raises:
         ValueError: parts of no whole batches, or too many.
@@ -117,6 +133,7 @@ def make_request(files: ModelFiles, info: DatasetInfo, splits: list[str], sample
     return Request(
         step=files.step,
         model=digest_of(files),
+        calibration=calibration,
         data=info.name,
         generation=info.generation,
         splits=counts,
@@ -129,8 +146,7 @@ def digest_of(files: ModelFiles) -> str:
     digests = sorted(model_digest(card, weights) for card, weights in files.members)
     if not files.is_ensemble:
         return digests[0]
-    value = None if files.calibration is None else files.calibration.value
-    return hashlib.sha256(json.dumps([digests, value]).encode()).hexdigest()[:_DIGEST_DIGITS]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
 def model_digest(card: ModelCard, weights: Mapping[str, Tensor]) -> str:
@@ -181,28 +197,55 @@ class PartFiles:
             )
         return [part for part in self.request.parts() if part.name not in names or self._fault(part) is not None]
 
-    def begin(self) -> None:
-        """Take the folder, which is there, before the first part is written."""
+    def is_begun(self) -> bool:
+        """Whether the folder holds a request, which `missing` has compared with this one."""
+        return REQUEST in self._folder.names()
+
+    def calibration(self) -> Calibration | None:
+        """The calibration with which the folder was begun; None: without.
+
+        Raises:
+            ValueError: a damaged one.
+        """
+        before = parse_object(self._folder.read(REQUEST)) or {}
+        try:
+            found: Calibration | None = TypeAdapter(Calibration | None).validate_python(before.get(_FITTED))
+        except ValidationError as error:
+            raise self._damaged() from error
+        if not is_usable(found):
+            raise self._damaged()
+        return found
+
+    def begin(self, calibration: Calibration | None) -> None:
+        """Take the folder, which is there, before the first part is written by a model with this calibration."""
         self._folder.clear_staged()
         names = self._folder.names()
         if REQUEST not in names:
-            self._folder.write(REQUEST, encode(self.request.content(), indent=1))
+            fitted = {} if calibration is None else {_FITTED: asdict(calibration)}
+            self._folder.write(REQUEST, encode({**self.request.content(), **fitted}, indent=1))
         if MANIFEST in names:
             self._folder.remove(MANIFEST)
 
     def _compare(self) -> None:
         """Compare the request that the folder holds with this one."""
-        place = self._folder.place
         before = parse_object(self._folder.read(REQUEST))
         if before is None:
-            raise ValueError(f"{place}/{REQUEST} is damaged; give a new directory")
-        for key, wanted in self.request.content().items():
-            was, now = json.dumps(before.get(key)), json.dumps(wanted)  # as text: splits have an order
+            raise self._damaged()
+        content = self.request.content()
+        of_ensemble = isinstance(before.get("step"), list) or isinstance(content["step"], list)
+        # steps of other members are only a part of the difference
+        keys = list(dict.fromkeys(["format", *(["model"] if of_ensemble else []), *content]))
+        for key in keys:
+            was, now = json.dumps(before.get(key)), json.dumps(content[key])  # as text: splits have an order
             if was != now:
+                title = _OF_ENSEMBLE if key == "model" and of_ensemble else _TITLES[key]
                 raise ValueError(
-                    f"{place} holds predictions with another {key}: {was}, not {now}; give another --out, or the "
-                    f"{_TITLES[key]} that it was begun with"
+                    f"{self._folder.place} holds predictions with another {key}: {was}, not {now}; give another --out, "
+                    f"or the {title} that it was begun with"
                 )
+
+    def _damaged(self) -> ValueError:
+        return ValueError(f"{self._folder.place}/{REQUEST} is damaged; give a new directory")
 
     def finish(self, source: Mapping[str, Any]) -> int:
         """Read the parts that were missing, then write the manifest; returns the number of rows.

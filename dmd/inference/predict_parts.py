@@ -5,7 +5,8 @@ predict_parts(order, compute)    # `compute_here`, or what `cluster.prediction` 
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from data_shards.progress import Progress
 from data_shards.reading.reader import ShardReader
 from data_shards.sole_writer import sole_writer
 from data_shards.storage.folder import open_folder
-from dmd.checkpoint.select import AVERAGED, Step
+from dmd.checkpoint.select import Step
 from dmd.data.targets import scoring_of
 from dmd.evaluation.split_option import DEFAULT_SPLIT
-from dmd.inference.calibrated_files import with_calibration
+from dmd.evaluation.trained_run import checkpoint_of
+from dmd.inference.calibrated_files import check_calibration, source_of, with_calibration
 from dmd.inference.inputs import check_shards, chosen_splits, shard_batches
 from dmd.inference.model_files import Model, ModelFiles, read_files
 from dmd.inference.outputs import checkpoint_text, predictions, schema, to_table
@@ -45,7 +47,7 @@ class Order:
     text_encoder: str | None = None
     """See `TrainedModel`."""
     calibration: Place | None = None
-    """Shards whose validation split calibrates an ensemble; None: those of the trainings."""
+    """Shards whose validation split calibrates an ensemble; None: those of the trainings; `none`: no calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +102,15 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
             "name a .parquet file with --out"
         )
     folder = open_folder(order.out)
-    files = with_calibration(
-        read_files(order.models, order.step, text_encoder=order.text_encoder),
-        order.models,
-        data=order.calibration,
-        text_encoder=order.text_encoder,
-    )
+    files = read_files(order.models, order.step, text_encoder=order.text_encoder)
+    check_calibration(files, order.models, data=order.calibration, text_encoder=order.text_encoder)
     card = files.card
     with ShardReader(order.data) as reader:
         info = reader.index.info
         splits = chosen_splits(order.data, info.counts, order.splits, DEFAULT_SPLIT)
         check_shards(card, reader, splits)
-        request = make_request(files, info, splits, order.samples_per_part)
+        source = source_of(files, order.calibration)
+        request = make_request(files, info, splits, order.samples_per_part, calibration=source)
         columns = schema(
             scoring_of(config_of(card), card.data),
             heads=files.heads,
@@ -122,11 +121,12 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
         with nullcontext() if order.out.is_url else sole_writer(order.out.path):
             missing = parts.missing()
             if missing:
+                files = _calibrated(files, order, parts)
                 compute(
                     Work(
                         order=order,
                         parts=missing,
-                        begin=parts.begin,
+                        begin=partial(parts.begin, files.calibration),
                         stamp=request.digest(),
                         generation=info.generation,
                         files=files,
@@ -143,13 +143,17 @@ def predict_parts(order: Order, compute: Compute) -> Outcome:
     )
 
 
+def _calibrated(files: ModelFiles, order: Order, parts: PartFiles) -> ModelFiles:
+    """The files with the calibration with which the output was begun, or where it is new with one of the order."""
+    if parts.is_begun():
+        return replace(files, calibration=parts.calibration())
+    return with_calibration(files, order.models, data=order.calibration, text_encoder=order.text_encoder)
+
+
 def _origin(files: ModelFiles) -> dict[str, Any]:
-    """What the manifest says of the runs, and of the checkpoints whose mean the weights are, by member."""
-    runs = [source.get("run") for source in files.sources]
-    averaged = [card.averaged for card, _ in files.members]
-    if files.is_ensemble:
-        return {"runs": runs} | ({AVERAGED: averaged} if any(averaged) else {})
-    return {"run": runs[0]} | ({AVERAGED: averaged[0]} if averaged[0] else {})
+    """What the manifest says of the run, of its checkpoint or those whose mean the weights are; of each member."""
+    members = [{"run": card.source.get("run"), **checkpoint_of(card)} for card in files.cards]
+    return {"members": members} if files.is_ensemble else members[0]
 
 
 def compute_here(work: Work) -> None:

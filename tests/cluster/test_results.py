@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 from cluster.experiments.results import markdown, seed_rows, write_best, write_table, write_trials
-from cluster.experiments.seed_runs import make_cells
+from cluster.experiments.seed_runs import are_of_runs, make_cells
 from cluster.jobs.submit import excludes
 from cluster.parsers import parse_experiment, parse_tune
 from cluster.ray_runtime.resources import TrialSize, concurrent_trials, parse_ranks, rank_slots
@@ -56,6 +56,26 @@ def test_seed_rows():
     assert rows[4]["MAE"] == pytest.approx(12.7062 * math.sqrt(0.02 / 2), rel=1e-6), "Student's t at one degree"
     assert (rows[0]["Acc7 %"], rows[0]["F1 Non0 %"], rows[0]["Corr"], rows[0]["split"]) == (50, 50, 0.5, "test")
     assert "nan" not in markdown(rows)
+
+
+def test_the_result_of_an_ensemble_is_of_certain_checkpoints(tmp_path):
+    runs = [tmp_path / "seed_1", tmp_path / "seed_2"]
+
+    def trained(*steps: int, generation: str = "g") -> None:
+        for run, step in zip(runs, steps, strict=True):
+            run.mkdir(exist_ok=True)
+            (run / "test.json").write_text(json.dumps({"step": step, "generation": generation}))
+
+    members = [{"run": str(run), "step": step} for run, step in zip(runs, (10, 20), strict=True)]
+    found = {split: {"members": members, "generation": "g"} for split in ("valid", "test")}
+    trained(10, 20)
+    assert are_of_runs(found, runs)
+    assert not are_of_runs({"test": found["test"]}, runs), "one of the splits is missing"
+    assert not are_of_runs(found, runs[:1]), "other seeds"
+    trained(10, 30)
+    assert not are_of_runs(found, runs), "a seed was trained again"
+    trained(10, 20, generation="other")
+    assert not are_of_runs(found, runs)
 
 
 def test_the_ensemble_of_seeds_has_rows_on_both_splits():

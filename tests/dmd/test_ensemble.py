@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from dmd.inference.export import CARD, WEIGHTS, example
 from dmd.inference.inputs import Samples
 from dmd.inference.model_files import ENSEMBLE, read_document
 from dmd.inference.outputs import to_table
-from dmd.inference.part_files import MANIFEST
+from dmd.inference.part_files import MANIFEST, REQUEST
 from dmd.metrics import Scoring
 from dmd.metrics.calibration import (
     LARGEST,
@@ -158,10 +159,25 @@ def test_every_command_has_the_digits_of_the_mean(runs, shards, exported, tmp_pa
     part.unlink()
     assert command("predict", one, two, shards, "--split", "test", "--out", parts) == 0, "continues in any order"
     assert ds.dataset(parts).to_table().replace_schema_metadata().equals(tables[0].replace_schema_metadata())
-    assert json.loads((parts / MANIFEST).read_text())["runs"] == [str(one), str(two)]
-    assert "with another step: [1, 1], not [1, 1, 1]" in rejected(
-        capsys, "predict", *runs, shards, "--split", "test", "--out", parts
-    )
+    members = json.loads((parts / MANIFEST).read_text())["members"]
+    assert [(member["run"], member["step"]) for member in members] == [(str(one), 1), (str(two), 1)]
+    error = rejected(capsys, "predict", *runs, shards, "--split", "test", "--out", parts)
+    assert "with another model: " in error
+    assert "or the runs, and the checkpoint of each, that it was begun with" in error
+    error = rejected(capsys, "predict", one, two, shards, "--split", "test", "--out", parts, "--calibration", "none")
+    assert 'with another calibration: {"data": "of the trainings"}, not null; ' in error
+    request = json.loads((parts / REQUEST).read_text())
+    request["fitted"]["value"] *= 2
+    (parts / REQUEST).write_text(json.dumps(request))
+    part.unlink()
+    assert command("predict", one, two, shards, "--split", "test", "--out", parts) == 0
+    again = ds.dataset(parts).to_table()["uncertainty"].to_numpy()
+    assert again == pytest.approx(2 * tables[0]["uncertainty"].to_numpy()), "as it was begun, whatever a device fits"
+    request["fitted"]["value"] = -1
+    (parts / REQUEST).write_text(json.dumps(request))
+    part.unlink()
+    error = rejected(capsys, "predict", one, two, shards, "--split", "test", "--out", parts)
+    assert f"{REQUEST} is damaged; give a new directory" in error
 
     model = dmd.load([one, two])
     with ShardReader(shards) as reader:
@@ -252,10 +268,25 @@ def test_an_exported_ensemble(runs, exported, shards, tmp_path, capsys):
     assert "holds other files than an exported ensemble" in rejected(capsys, "export", *runs[:2], again / "member-01")
     assert "holds other files than an export" in rejected(capsys, "export", runs[0], again)
     document = json.loads((again / ENSEMBLE).read_text())
-    for broken in ({"members": ["../both/member-01", "member-02"]}, {"members": ["member-01"]}, {"calibration": 3}):
+    for broken in (
+        {"members": ["../both/member-01", "member-02"]},
+        {"members": ["", "member-02"]},
+        {"members": ["member-01\n", "member-02"]},
+        {"members": ["member-01", "member-01"]},
+        {"members": ["member-01"]},
+        {"members": [f"member-{number}" for number in range(100)]},
+        {"calibration": 3},
+        {"metrics": {"x": {}}},
+    ):
         (again / ENSEMBLE).write_text(json.dumps(document | broken))
         with pytest.raises(ValueError, match=f"{ENSEMBLE} (is damaged|names the member)"):
             dmd.load(again)
+    (again / ENSEMBLE).write_text(json.dumps(document))
+    shutil.rmtree(again / "member-02")
+    (again / "member-02").symlink_to(exported / "member-02")
+    with pytest.raises(ValueError, match="member-02 is no export in the directory of its ensemble"):
+        dmd.load(again)
+    assert "an export, which `dmd predict` reads" in rejected(capsys, "evaluate", exported, "--data", shards)
 
 
 def test_an_ensemble_on_the_hub(runs, exported, tmp_path, monkeypatch):
@@ -266,10 +297,14 @@ def test_an_ensemble_on_the_hub(runs, exported, tmp_path, monkeypatch):
         there = repository.commits[repository.branches["main"]]
         parts = {f"member-0{number}/{name}" for number in (1, 2) for name in (CARD, WEIGHTS, "README.md")}
         assert set(there) == {ENSEMBLE, "README.md", *parts}
+        for stray in ("stray/deep/model.safetensors", "member-03/model.safetensors"):
+            there[stray] = b"what nothing names"
         assert 'dmd.from_pretrained("me/both")' in there["README.md"].decode()
         model = dmd.from_pretrained("me/both", device="cpu")
         given = example(model.card, 3)
         assert model.predict(**given).uncertainty.equal(dmd.load(exported, "cpu").predict(**given).uncertainty)
+        weights = {path.parent.name for path in (tmp_path / "hub" / "cache").rglob(WEIGHTS)}
+        assert weights == {"member-01", "member-02"}, "what the document names is fetched"
         dmd.push_to_hub(runs[0], "me/both", token=WRITER, program=False)
         assert ENSEMBLE not in repository.commits[repository.branches["main"]]
         assert not isinstance(dmd.from_pretrained("me/both", device="cpu"), Ensemble)
@@ -284,12 +319,24 @@ def test_what_is_no_ensemble(runs, shards, tmp_path, capsys, caplog):
     models = [dmd.load(one), dmd.load(one)]
     with pytest.raises(ValueError, match="have the same weights"):
         Ensemble(models)
+    copy = tmp_path / "copy"
+    shutil.copytree(one, copy)
+    for order in (
+        ("evaluate", one, copy),
+        ("predict", one, copy, shards),
+        ("export", one, copy, tmp_path / "both", "--no-program"),
+    ):
+        assert "have the same weights; name each model once" in rejected(capsys, *order)
+    assert not (tmp_path / "both").exists()
     card = models[0].card
     for key, value in (("lengths", {**card.data["lengths"], "audio": 7}), ("class_names", ["a"]), ("label_scale", 3.0)):
         with pytest.raises(ValueError, match=r"members of an ensemble read the same features"):
             check_members([card, replace(card, data={**card.data, key: value})])
     assert "--calibration" in rejected(capsys, "predict", one, shards, "--calibration", shards)
-    assert "was named, but the members hold all" in rejected(capsys, "predict", one, two, shards, "--text-encoder", "x")
+    for order in (("predict", one, two, shards), ("evaluate", one, two), ("export", one, two, tmp_path / "both")):
+        assert "was named, but the members hold all" in rejected(capsys, *order, "--text-encoder", "x")
+    with pytest.raises(ValueError, match="an ensemble of 100 members; give at most 99"):
+        check_members([card] * 100)
     with pytest.raises(ValueError, match=r"give an ensemble: dmd\.load"):
         calibrate(models[0], shards)
     export = tmp_path / "one"
@@ -298,5 +345,20 @@ def test_what_is_no_ensemble(runs, shards, tmp_path, capsys, caplog):
     assert command("predict", export, two, shards, "--out", tmp_path / "out.parquet") == 0
     assert "the ensemble is not calibrated" in caplog.text
     assert pq.read_table(tmp_path / "out.parquet")["uncertainty"].null_count == 10
+    caplog.clear()
+    for out in (tmp_path / "out.parquet", f"{tmp_path}/parts/"):
+        rejected(capsys, "predict", export, two, tmp_path / "typo.pkl", "--out", out)
+    assert not caplog.text, "the input is looked at before the ensemble is calibrated"
+    assert command("predict", export, two, shards, "--calibration", "none", "--out", tmp_path / "out.parquet") == 0
+    assert not caplog.text
+    assert pq.read_table(tmp_path / "out.parquet")["uncertainty"].null_count == 10
     assert command("predict", export, two, shards, "--calibration", shards, "--out", tmp_path / "out.parquet") == 0
     assert pq.read_table(tmp_path / "out.parquet")["uncertainty"].null_count == 0
+
+
+def test_what_stands_among_the_runs(runs, shards, tmp_path, capsys):
+    one, two, _ = runs
+    assert f"{two} is a model; name what it predicts behind it" in rejected(capsys, "predict", one, two)
+    (tmp_path / "test.json").write_text("{}")
+    error = rejected(capsys, "predict", one, tmp_path / "test.json", two, shards)
+    assert f"{tmp_path / 'test.json'} is named as a RUN, and holds none" in error

@@ -274,13 +274,16 @@ def test_clips_are_rejected_by_name(folder, tmp_path, capsys):
     (tmp_path / "other" / CARD).write_text(json.dumps(card | {"data": card["data"] | {"extraction": {}}}))
     error = rejected(capsys, "predict", tmp_path / "other", clip, "--transcript", "good")
     assert "features that `dmd extract` did not make" in error
-    assert "there is nothing at this path" in rejected(capsys, "predict", run, tmp_path / "gone.mp4")
+    for clips in ([tmp_path / "gone.mp4"], [tmp_path / "gone.mp4", clip]):
+        assert "there is nothing at this path" in rejected(capsys, "predict", run, *clips)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     error = rejected(capsys, "predict", run, tmp_path / "broken.mp4", "--transcript", "good")
     assert f"no features can be made of {tmp_path / 'broken.mp4'}: " in error
     error = rejected(capsys, "predict", run, clip, "--transcript", "gone.srt")
     assert "--transcript gone.srt is not there" in error
-    assert "2 inputs were given, which only clips may be" in rejected(capsys, "predict", run, shards, shards)
+    assert f"{shards} is named as a RUN, and holds none" in rejected(capsys, "predict", run, shards, shards)
+    pickles = [tmp_path / "one.pkl", tmp_path / "two.pkl"]
+    assert "2 inputs were given, which only clips may be" in rejected(capsys, "predict", run, *pickles)
     error = rejected(capsys, "predict", run, clip, shards)
     assert f"{shards} is no video and no sound file; give several clips" in error
 

@@ -1,6 +1,7 @@
 """The mean of checkpoints: of which weights, which of them a greedy soup takes, and the commands that take it."""
 
 import json
+import shutil
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -143,6 +144,18 @@ def test_a_best_checkpoint_that_retention_spared_is_no_part_of_an_average(run, t
         assert list(newest_in_a_row(tmp_path, len(left))) == left
         with pytest.raises(ValueError, match=r"apart from 10.*, spared as the best"):
             newest_in_a_row(tmp_path, len(left) + 1)
+
+
+def test_a_soup_of_a_run_whose_shards_are_elsewhere(averaging, shards, tmp_path, capsys):
+    run, moved = averaging[0], tmp_path / "moved"
+    shutil.copytree(run, moved)
+    document = json.loads((moved / "run.json").read_text())
+    document["info"]["data"] = str(tmp_path / "gone")
+    (moved / "run.json").write_text(json.dumps(document))
+    assert "a soup is chosen by the shards of the run's training: " in rejected(
+        capsys, "predict", moved, shards, "--soup"
+    )
+    assert dmd.evaluate(moved, shards, step="soup") == dmd.evaluate(run, step="soup")
 
 
 def test_a_soup_is_no_worse_on_valid_than_any_checkpoint(averaging):
