@@ -12,10 +12,11 @@ from scipy import stats
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from dmd.metrics import METRICS, Scoring, head_metrics, in_view
+from dmd.metrics.measure import answers_as_read
 from dmd.metrics.table import metrics_of
 from dmd.report.power import POWER, Variances, power, samples_needed, seeds_needed
 from dmd.report.resampling import is_exact
-from dmd.report.statistics import VISIBLE, Difference, Pair, _as_read, compare
+from dmd.report.statistics import VISIBLE, Difference, Pair, compare
 
 SCORINGS = [
     Scoring(),
@@ -67,7 +68,7 @@ def test_a_metric_of_means_is_the_metric(scoring):
     compared = [row for row in rows if row.resampled is not None]
     assert set(in_view("bootstrap", all_metrics)) <= {row.name for row in compared}
     for row in compared:
-        given, truth = _as_read(row.name, answers_of(scoring, predictions), labels, scoring)
+        given, truth = answers_as_read(row.reads, answers_of(scoring, predictions), labels, scoring)
         moments = row.resampled.of_samples(given, truth)
         assert float(row.resampled.value(moments.mean(0))) == pytest.approx(all_metrics[row.name], abs=1e-9), row.name
         weighted = row.resampled.value(counts @ moments / 150)
@@ -83,7 +84,7 @@ def test_a_metric_of_means_is_undefined_where_the_metric_is():
         ("wacc_mean", torch.ones(5, 3).bool(), torch.ones(5, 3), scoring),
     ):
         moments = METRICS[name].resampled
-        found = moments.value(moments.of_samples(*_as_read(name, answers, labels, of)).mean(0))
+        found = moments.value(moments.of_samples(*answers_as_read(METRICS[name].reads, answers, labels, of)).mean(0))
         assert math.isnan(found), name
 
 
