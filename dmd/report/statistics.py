@@ -379,9 +379,13 @@ def _corrected(found: list[Difference], deviations: list[NDArray[np.float64]]) -
         if error > _ROUNDING:
             largest = np.fmax(largest, np.abs(deviations[number]) / error)
     factor = float(np.quantile(largest, LEVEL))
-    corrected = multipletests([found[number].p for number in known], method="holm")[1]
     complete = list(found)
-    for number, error, p in zip(known, errors, corrected, strict=True):
+    for number, error in zip(known, errors, strict=True):
         mean, half = found[number].mean, factor * float(error)
-        complete[number] = replace(found[number], low_of_all=mean - half, high_of_all=mean + half, p_of_all=float(p))
+        complete[number] = replace(found[number], low_of_all=mean - half, high_of_all=mean + half)
+    tested = [number for number in known if not math.isnan(found[number].p)]
+    if tested:
+        corrected = multipletests([found[number].p for number in tested], method="holm")[1]
+        for number, p in zip(tested, corrected, strict=True):
+            complete[number] = replace(complete[number], p_of_all=float(p))
     return complete

@@ -182,8 +182,8 @@ def main_table(groups: list[Group], split: str, baselines: Sequence[SimpleBaseli
         title=f"Results on the {split} split",
         split=split,
         note=f"{_sample_counts(groups)}. {_seed_counts(groups)} per model: mean ± standard deviation over seeds "
-        "(n - 1); of an ensemble the metric of the mean of its seeds' answers. Each run is evaluated with the checkpoint of its "
-        f"best validation loss.{_about(baselines)} {unit_note(names)}",
+        "(n - 1); of an ensemble the metric of the mean of its seeds' answers. Each run is evaluated with the "
+        f"checkpoint of its best validation loss.{_about(baselines)} {unit_note(names)}",
         header=["model", "of", *map(heading, names)],
         rows=[[row.name, row.of, *(deviation(n, row.values[n]) for n in names)] for row in _rows_of(groups, baselines)],
         directions=directions_of(names, 2) if _are_comparable(groups) else {},
@@ -304,8 +304,8 @@ COMPARISON_NOTE = (
     f"zero. p: paired permutation test, at least {RESAMPLES:,} permutations and {PERMUTATIONS_PER_ROW} a row, or all, "
     "of these trained models; none of Corr and F1 where the numbers of seeds differ; then Holm's correction over all "
     "rows. The last columns: how many seeds of each config on these samples, or how many samples with these seeds, "
-    f"would show a difference of {VISIBLE:g} (a point of Acc and F1; of errors on another scale than [-3, 3] as large a "
-    f"part of it) with a probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where "
+    f"would show a difference of {VISIBLE:g} (a point of Acc and F1; of errors on another scale than [-3, 3] as large "
+    f"a part of it) with a probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where "
     "nothing varied. One seed per config says nothing of the spread between seeds, and fewer than five say it is "
     "smaller than it is."
 )
