@@ -113,7 +113,7 @@ def _rows_of(groups: Sequence[Group], baselines: Sequence[SimpleBaseline]) -> li
             _Row(name=group.name, of=f"single, {_seeds(group)}", values={name: group.values(name) for name in names})
         )
         if len(group.members) > 1:
-            fused = ensemble_of([member.result for member in group.members]).metrics["fused"]
+            fused = group.ensemble.metrics["fused"]
             values = {name: [value] for name, value in fused.items()}
             rows.append(_Row(name=group.name, of=_ensemble(group), values=values))
     rows += [
