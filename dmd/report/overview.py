@@ -21,6 +21,7 @@ from dmd.report.tables import (
     summary_table,
     unimodal_table,
 )
+from dmd.system.models import DEFAULT
 
 
 def overview_tables(groups: list[Group], split: str, *, data: Place | None) -> list[Table]:
@@ -49,9 +50,11 @@ def overview_tables(groups: list[Group], split: str, *, data: Place | None) -> l
 
 
 def expectation(groups: list[Group], split: str, *, data: Place | None) -> str:
-    """A sentence about what published code reaches on the data set and split at hand, if that is known."""
+    """A sentence about what published code of DMD reaches on the data set and split at hand, if that is known and a
+    config is of DMD."""
     scoring = groups[0].members[0].result.scoring
-    return expected(_counts(groups, data), split) if is_measured_as_published(scoring) else ""
+    is_dmd = any(group.members[0].run.model == DEFAULT for group in groups)
+    return expected(_counts(groups, data), split) if is_dmd and is_measured_as_published(scoring) else ""
 
 
 def is_measured_as_published(scoring: Scoring) -> bool:
