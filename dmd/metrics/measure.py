@@ -51,13 +51,27 @@ def head_metrics(prediction: Tensor, label: Tensor, scoring: Scoring = SENTIMENT
 
 def _as_read(reads: Reads, prediction: Tensor, label: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
     """Predictions and labels as metrics read them."""
+    if reads == "answers":
+        return prediction, label.long() if scoring.kind == "classes" else label
+    if scoring.kind == "classes":
+        prediction = prediction.argmax(1)
+    elif scoring.kind == "multilabel":
+        prediction = says_emotions(prediction)
+    return answers_as_read(reads, prediction, label, scoring)
+
+
+def answers_as_read(reads: Reads, answers: Tensor, labels: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    """What metrics over samples read of what a model answers.
+
+    Args:
+        answers: sentiments or class numbers [..., N], or booleans [..., N, L].
+        labels: [N], or [N, L].
+    """
     if reads == "stored":
-        return scoring.stored(prediction).double(), scoring.stored(label).double()
-    if reads == "emotions":
-        if scoring.kind == "classes":
-            return one_of(prediction.argmax(1), scoring.outputs), one_of(label, scoring.outputs)
-        return says_emotions(prediction), label > 0
-    return prediction, label.long() if scoring.kind == "classes" else label
+        return scoring.stored(answers).double(), scoring.stored(labels).double()
+    if reads == "emotions" and scoring.kind == "classes":
+        return one_of(answers, scoring.outputs), one_of(labels, scoring.outputs)
+    return answers, labels > 0 if scoring.kind == "multilabel" else labels
 
 
 def _check(prediction: Tensor, label: Tensor, scoring: Scoring) -> None:

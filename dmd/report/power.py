@@ -2,7 +2,8 @@
 
 The difference of two means over n seeds and N samples has two variances: s / n, where s is what one seed of each
 config adds, and t / N, where t is what one sample adds, on which both configs are measured. A t test sees it, whose
-degrees of freedom are those of Satterthwaite (1946); its power is that of the noncentral t distribution.
+degrees of freedom are those of Satterthwaite (1946); its power is that of the noncentral t distribution. Where samples
+come in videos, the N samples here are the videos.
 """
 
 import math
@@ -33,8 +34,10 @@ def power(difference: float, variances: Variances, *, seeds: int, samples: int) 
 
     Args:
         seeds: of each config, at least two unless they add nothing.
-        samples: at least two.
+        samples: at least two, since one says nothing of what a sample adds.
     """
+    assert samples > 1, samples
+    assert seeds > 1 or not variances.seeds, seeds
     of_seeds, of_samples = variances.seeds / seeds, variances.samples / samples
     variance = of_seeds + of_samples
     if variance == 0:
@@ -44,7 +47,11 @@ def power(difference: float, variances: Variances, *, seeds: int, samples: int) 
         freedom += of_seeds**2 / (2 * (seeds - 1))
     freedom = variance**2 / freedom
     noncentrality, limit = abs(difference) / math.sqrt(variance), stdtrit(freedom, 1 - LEVEL / 2)
-    return float(1 - nctdtr(freedom, noncentrality, limit) + nctdtr(freedom, noncentrality, -limit))
+    below, opposite = nctdtr(freedom, noncentrality, limit), nctdtr(freedom, noncentrality, -limit)
+    if math.isnan(below):  # SciPy's answer far out, where the probability to stay below the limit is 0
+        assert noncentrality > limit, (freedom, noncentrality, limit)
+        return 1.0
+    return float(1 - below + (0.0 if math.isnan(opposite) else opposite))
 
 
 def seeds_needed(difference: float, variances: Variances, *, samples: int) -> float:
@@ -52,8 +59,11 @@ def seeds_needed(difference: float, variances: Variances, *, samples: int) -> fl
     samples.
 
     Returns:
-        A whole number; infinity where no number of seeds is enough; NaN where the variances are not known.
+        A whole number; infinity where no number of seeds is enough; NaN where the variances are not known, and with one
+        sample, which says nothing of the others.
     """
+    if samples < 2:
+        return math.nan
     return _fewest(variances, lambda seeds: power(difference, variances, seeds=seeds, samples=samples))
 
 

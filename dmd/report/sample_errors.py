@@ -15,8 +15,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from data_shards.sources.csd.files import without_number
-from data_shards.sources.label_table import ID_SEPARATOR
 from dmd.model.config import MODALITIES
 from dmd.report.groups import Group
 from dmd.report.inference import SplitResult
@@ -24,6 +22,8 @@ from dmd.report.predictions import fine_classes
 from dmd.report.statistics import LEVEL, summarise
 from dmd.report.style import COLOURS, INK, SOFT, grid_of, new_figure
 from dmd.report.tables import Table
+from dmd.report.videos import video_of as video_of
+from dmd.report.videos import videos_of as videos_of
 
 QUANTILES = 4
 """Sets into which samples are divided by their length."""
@@ -54,19 +54,6 @@ class Division:
     title: str
     sets: dict[str, NDArray[np.bool_]]
     """{name: [N]}"""
-
-
-def video_of(sample: str) -> str:
-    """The video of a sample's id, as MMSA and MMSDK write ids (`video$_$segment`, `video[3]`); empty of another id."""
-    if ID_SEPARATOR in sample:
-        return sample.rpartition(ID_SEPARATOR)[0]
-    return without_number(sample) if sample.endswith("]") and "[" in sample else ""
-
-
-def videos_of(ids: Sequence[str]) -> list[str]:
-    """The video of each sample; an empty list where not every id names one, or all or no two name the same."""
-    videos = [video_of(sample) for sample in ids]
-    return videos if all(videos) and 1 < len(set(videos)) < len(videos) else []
 
 
 def error_title(result: SplitResult) -> str:

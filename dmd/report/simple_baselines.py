@@ -19,10 +19,10 @@ from scipy import sparse
 from data_shards.format.schema import MODALITIES
 from data_shards.places import PlaceLike
 from data_shards.reading.reader import ShardReader
-from data_shards.sources.label_table import ID_SEPARATOR
 from dmd.config import Config
 from dmd.inference.labels import shard_labels
 from dmd.metrics import Scoring, head_metrics
+from dmd.report.videos import video_of
 
 TRAIN_SAMPLES = 4_000
 """Samples of a training split that are read at most, evenly spread over it."""
@@ -79,7 +79,7 @@ def simple_baselines(data: PlaceLike, split: str, config: Config, scoring: Scori
             "",
             _mean(train.labels, len(measured.labels), scoring),
         ),
-        (name, f", penalty {penalty:g}", answers),
+        (name, f", penalty {penalty:g}{_at_an_end(penalty)}", answers),
     ]
     return [
         SimpleBaseline(
@@ -142,8 +142,8 @@ def _token_counts(tokens: NDArray[np.int64], vocabulary: int) -> Features:
 
 
 def _videos(ids: Sequence[str]) -> NDArray[np.int64]:
-    """A number for the video of each sample, which is the first part of its id; of an id without parts, its own."""
-    names = [name.rpartition(ID_SEPARATOR)[0] or name for name in ids]
+    """A number for the video of each sample; a sample whose id names none is its own."""
+    names = [video_of(name) or name for name in ids]
     return np.unique(names, return_inverse=True)[1]
 
 
@@ -200,6 +200,11 @@ def _fitted(
     }
     penalty = min(errors, key=lambda one: errors[one])
     return penalty, _answers(features, labels, others, penalty, scoring)
+
+
+def _at_an_end(penalty: float) -> str:
+    """A hint where another penalty than those of `PENALTIES` might be better."""
+    return {PENALTIES[0]: ", the least that was tried", PENALTIES[-1]: ", the largest that was tried"}.get(penalty, "")
 
 
 def _folds(groups: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -5,8 +5,10 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmd.metrics import METRICS, heading, headings_of, in_view, metric, show, shown, unit_note
 from dmd.model.config import MODALITIES
@@ -16,10 +18,21 @@ from dmd.report.inference import SplitResult
 from dmd.report.power import POWER
 from dmd.report.published_results import ABLATION, UNIMODAL, PublishedResult
 from dmd.report.simple_baselines import SimpleBaseline
-from dmd.report.statistics import RESAMPLES, VISIBLE, Difference, Pair, compare, summarise
+from dmd.report.statistics import (
+    PERMUTATIONS_PER_ROW,
+    RESAMPLES,
+    VISIBLE,
+    Difference,
+    Pair,
+    compare,
+    summarise,
+)
+from dmd.report.videos import videos_of
 
 COMPUTED = "computed by this report"
 """What a table says of a row that no run stands behind."""
+LEAST_P = 0.001
+"""The least that is shown as a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +57,12 @@ class Table:
 
     def ranks(self, column: int) -> list[int]:
         """Of each row its place in a column of `directions`, from 1; rows that look alike share one, and 0 is that of
-        rows without a number."""
+        rows without a number, and of all where no two numbers look different."""
         numbers = [_leading_number(row[column]) for row in self.rows]
         sign = -1 if self.directions[column] else 1
         order = sorted({sign * number for number in numbers if number is not None})
+        if len(order) < 2:
+            return [0] * len(numbers)
         return [0 if number is None else 1 + order.index(sign * number) for number in numbers]
 
     def csv(self) -> str:
@@ -144,20 +159,34 @@ def _seed_counts(groups: Sequence[Group]) -> str:
     return "1 seed" if counts == [1] else f"{' to '.join(dict.fromkeys(map(str, (counts[0], counts[-1]))))} seeds"
 
 
+def _are_comparable(groups: Sequence[Group]) -> bool:
+    """Whether all results are answers to the same samples."""
+    first, *others = [member.result for group in groups for member in group.members]
+    return all(is_comparable(first, other) for other in others)
+
+
+def _sample_counts(groups: Sequence[Group]) -> str:
+    """How many samples configs are measured on, in words."""
+    counts = [len(group.members[0].result.ids) for group in groups]
+    if _are_comparable(groups):
+        return f"{counts[0]} samples"
+    each = ", ".join(f"{group.name} {count}" for group, count in zip(groups, counts, strict=True))
+    return f"Samples: {each}; they are not the same, so no model is marked as the best"
+
+
 def main_table(groups: list[Group], split: str, baselines: Sequence[SimpleBaseline] = ()) -> Table:
     """Models as rows, the metrics of papers as columns: mean ± deviation over seeds, and the ensemble."""
     names = in_view("paper", groups[0].metrics)
-    samples = len(groups[0].members[0].result.ids)
     return Table(
         name="main",
         title=f"Results on the {split} split",
         split=split,
-        note=f"{samples} samples, {_seed_counts(groups)} per model: mean ± standard deviation over seeds (n - 1); of "
-        "an ensemble the metric of the mean of its seeds' answers. Each run is evaluated with the checkpoint of its "
-        f"best validation loss.{_about(baselines)} {unit_note(names)}",
+        note=f"{_sample_counts(groups)}. {_seed_counts(groups)} per model: mean ± standard deviation over seeds "
+        "(n - 1); of an ensemble the metric of the mean of its seeds' answers. Each run is evaluated with the "
+        f"checkpoint of its best validation loss.{_about(baselines)} {unit_note(names)}",
         header=["model", "of", *map(heading, names)],
         rows=[[row.name, row.of, *(deviation(n, row.values[n]) for n in names)] for row in _rows_of(groups, baselines)],
-        directions=directions_of(names, 2),
+        directions=directions_of(names, 2) if _are_comparable(groups) else {},
     )
 
 
@@ -198,7 +227,6 @@ def run_table(groups: list[Group], split: str) -> Table:
         header=["run", "config", "seed", "training", "best step", f"best valid {loss_title}", *titles.values()],
         rows=rows,
         note=unit_note(groups[0].metrics),
-        directions=directions_of(list(titles), 6),
     )
 
 
@@ -235,14 +263,22 @@ def comparison_table(groups: list[Group]) -> Table | None:
     compared = [group for group in groups[1:] if is_comparable(own, group.members[0].result)]
     others = [group.name for group in groups[1:] if group not in compared]
     pairs = pairs_of({group.name: [member.result for member in group.members] for group in (reference, *compared)})
-    differences = compare(pairs, own.labels, metrics=names, scoring=own.scoring) if pairs else []
+    videos = videos_of(own.ids)
+    differences = compare(pairs, own.labels, metrics=names, scoring=own.scoring, videos=videos) if pairs else []
+    unfinite = [group.name for group in (reference, *compared) if not all(map(_is_finite, group.members))]
     lower = ", ".join(METRICS[name].title for name in names if not METRICS[name].higher_is_better)
-    left_out = f" Not compared, since their samples or labels are others: {', '.join(others)}." if others else ""
+    notes = [_unit_note(videos), COMPARISON_NOTE]
+    if lower:
+        notes.append(f"{lower}: lower is better.")
+    if others:
+        notes.append(f"Not compared, since their samples or labels are others: {', '.join(others)}.")
+    if unfinite:
+        notes.append(f"Without metrics, since not all their answers are finite: {', '.join(unfinite)}.")
     return Table(
         name="bootstrap",
         title=f"Paired comparison on the {own.split} split against: {reference.name}",
         split=own.split,
-        note=f"{COMPARISON_NOTE}{f' {lower}: lower is better.' if lower else ''}{left_out}",
+        note=" ".join(notes),
         header=list(COMPARISON_HEADER),
         rows=[difference_cells(found) for found in differences],
     )
@@ -263,14 +299,29 @@ COMPARISON_HEADER = (
 )
 COMPARISON_NOTE = (
     "Config minus reference, Acc and F1 in points of per cent. 95 % interval: percentiles of "
-    f"{RESAMPLES:,} paired bootstrap resamples of samples, the same ones for all, and of seeds; of ensembles samples "
-    "alone. Simultaneous: holds for all rows together (max-t over the same resamples); a config differs where it "
-    f"excludes zero. p: paired permutation test over samples, {RESAMPLES:,} permutations or all, of these trained "
-    "models; then Holm's correction over all rows. The last columns: how many seeds of each config on these samples, "
-    f"or how many samples with these seeds, would show a difference of {VISIBLE:g}, a point of Acc and F1, with a "
-    f"probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where nothing varied. "
-    "One seed per config says nothing of the spread between seeds, and fewer than five say it is smaller than it is."
+    f"{RESAMPLES:,} paired bootstrap resamples, the same ones for all, and of seeds; of ensembles without seeds. "
+    "Simultaneous: holds for all rows together (max-t over the same resamples); a config differs where it excludes "
+    f"zero. p: paired permutation test, at least {RESAMPLES:,} permutations and {PERMUTATIONS_PER_ROW} a row, or all, "
+    "of these trained models; none of Corr and F1 where the numbers of seeds differ; then Holm's correction over all "
+    "rows. The last columns: how many seeds of each config on these samples, or how many samples with these seeds, "
+    f"would show a difference of {VISIBLE:g} (a point of Acc and F1; of errors on another scale than [-3, 3] as large "
+    f"a part of it) with a probability of {100 * POWER:.0f} %; ∞: no number would; –: not known, of one seed or where "
+    "nothing varied. One seed per config says nothing of the spread between seeds, and fewer than five say it is "
+    "smaller than it is."
 )
+
+
+def _unit_note(videos: Sequence[str]) -> str:
+    """What a comparison draws and swaps."""
+    if not videos:
+        return (
+            "Samples are drawn and swapped one by one, as independent: their ids name no videos. If some are of one "
+            "video, intervals and p are too small."
+        )
+    return (
+        f"Whole videos are drawn and swapped, {len(set(videos))} with {len(videos)} samples, since samples of one "
+        "video are alike."
+    )
 
 
 def pairs_of(configs: Mapping[str, Sequence[SplitResult]]) -> list[Pair]:
@@ -279,8 +330,8 @@ def pairs_of(configs: Mapping[str, Sequence[SplitResult]]) -> list[Pair]:
     Args:
         configs: by name, the results of each one's seeds on the same samples.
     """
-    seeds = {name: np.stack([result.answers for result in results]) for name, results in configs.items()}
-    ensembles = {name: ensemble_of(results).answers[None] for name, results in configs.items() if len(results) > 1}
+    seeds = {name: np.stack([_answers(result) for result in results]) for name, results in configs.items()}
+    ensembles = {name: _answers(ensemble_of(results))[None] for name, results in configs.items() if len(results) > 1}
     first, *others = configs
     pairs = list[Pair]()
     for name in others:
@@ -297,6 +348,22 @@ def pairs_of(configs: Mapping[str, Sequence[SplitResult]]) -> list[Pair]:
     return pairs
 
 
+def _is_finite(measured: Measured) -> bool:
+    """Whether a run has answers to all samples."""
+    return bool(np.isfinite(measured.result.predictions["fused"]).all())
+
+
+def _answers(result: SplitResult) -> NDArray[Any]:
+    """Answers [N, ...]; NaN of samples for which the fused head says nothing finite, which is a class number too."""
+    fused = result.predictions["fused"]
+    finite = np.isfinite(fused.reshape(len(fused), -1)).all(1)
+    if finite.all():
+        return result.answers
+    answers = result.answers.astype(np.float64)
+    answers[~finite] = math.nan
+    return answers
+
+
 def difference_cells(found: Difference) -> list[str]:
     """The cells of a difference under `COMPARISON_HEADER`."""
     numbers = (found.mean, found.low, found.high, found.low_of_all, found.high_of_all)
@@ -310,11 +377,11 @@ def difference_cells(found: Difference) -> list[str]:
         mean,
         f"[{low}, {high}]",
         f"[{low_of_all}, {high_of_all}]",
-        _number(found.p, 3),
-        _number(found.p_of_all, 3),
+        _probability(found.p),
+        _probability(found.p_of_all),
         "differs" if found.is_shown else alone,
-        _number(found.seeds_needed, 0),
-        _number(found.samples_needed, 0),
+        _count(found.seeds_needed),
+        _count(found.samples_needed),
     ]
 
 
@@ -322,10 +389,16 @@ def _signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:+.3f}"
 
 
-def _number(value: float, digits: int) -> str:
+def _probability(value: float) -> str:
     if math.isnan(value):
         return "–"
-    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+    return f"<{LEAST_P:.3f}" if value < LEAST_P else f"{value:.3f}"
+
+
+def _count(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.0f}"
 
 
 def ablation_flags(group: Group) -> tuple[bool, bool, bool, bool]:
@@ -443,5 +516,4 @@ def published_table(groups: list[Group], split: str, results: Sequence[Published
         f"paper prints no deviations. {unit_note(names)}",
         header=["method", "setting", "source", *map(heading, names)],
         rows=rows,
-        directions=directions_of(names, 3),
     )

@@ -14,7 +14,7 @@ from data_shards.writing.build import build
 from dmd.config.loading import load_config
 from dmd.metrics import Scoring, head_metrics
 from dmd.report import simple_baselines as module
-from dmd.report.simple_baselines import _mean_over_steps, _token_counts, simple_baselines
+from dmd.report.simple_baselines import _at_an_end, _mean_over_steps, _token_counts, _videos, simple_baselines
 
 
 def test_steps_are_pooled_without_padding_at_either_end():
@@ -32,6 +32,17 @@ def test_tokens_are_counted_where_the_mask_has_them():
     counts = _token_counts(tokens, 9).toarray()
     assert counts[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 2, 0]
     assert counts[1].tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_utterances_of_a_video_are_one_fold_however_ids_are_written():
+    assert _videos(["b$_$1", "a$_$0", "b$_$2"]).tolist() == [1, 0, 1]
+    assert _videos(["b[1]", "a[0]", "b[2]"]).tolist() == [1, 0, 1]
+    assert _videos(["1", "0", "2"]).tolist() == [1, 0, 2], "ids without a video"
+
+
+def test_a_penalty_at_an_end_is_told():
+    ends = [_at_an_end(penalty) for penalty in module.PENALTIES]
+    assert ends == [", the least that was tried", "", "", "", ", the largest that was tried"]
 
 
 def test_sentiments(shards):
@@ -53,8 +64,8 @@ def test_sentiments(shards):
 
     features, others = pooled(train), pooled(valid)
     center, scale = features.mean(0), features.std(0)
-    penalty = float(ridge.about.rpartition(" ")[2])
-    assert ridge.about == f"{len(features)} training samples, penalty {penalty:g}"
+    penalty = float(ridge.about.partition("penalty ")[2].partition(",")[0])
+    assert ridge.about == f"{len(features)} training samples, penalty {penalty:g}{_at_an_end(penalty)}"
     model = Ridge(alpha=penalty).fit((features - center) / scale, train["label"])
     answers = torch.from_numpy(model.predict((others - center) / scale).astype(np.float64))
     assert ridge.metrics["mae"] == pytest.approx(head_metrics(answers, labels)["mae"], abs=1e-3)

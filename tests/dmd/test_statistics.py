@@ -12,10 +12,11 @@ from scipy import stats
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from dmd.metrics import METRICS, Scoring, head_metrics, in_view
+from dmd.metrics.measure import answers_as_read
 from dmd.metrics.table import metrics_of
 from dmd.report.power import POWER, Variances, power, samples_needed, seeds_needed
 from dmd.report.resampling import is_exact
-from dmd.report.statistics import VISIBLE, Difference, Pair, _as_read, compare
+from dmd.report.statistics import PERMUTATIONS_PER_ROW, VISIBLE, Difference, Pair, compare, visible
 
 SCORINGS = [
     Scoring(),
@@ -67,7 +68,7 @@ def test_a_metric_of_means_is_the_metric(scoring):
     compared = [row for row in rows if row.resampled is not None]
     assert set(in_view("bootstrap", all_metrics)) <= {row.name for row in compared}
     for row in compared:
-        given, truth = _as_read(row.name, answers_of(scoring, predictions), labels, scoring)
+        given, truth = answers_as_read(row.reads, answers_of(scoring, predictions), labels, scoring)
         moments = row.resampled.of_samples(given, truth)
         assert float(row.resampled.value(moments.mean(0))) == pytest.approx(all_metrics[row.name], abs=1e-9), row.name
         weighted = row.resampled.value(counts @ moments / 150)
@@ -83,7 +84,7 @@ def test_a_metric_of_means_is_undefined_where_the_metric_is():
         ("wacc_mean", torch.ones(5, 3).bool(), torch.ones(5, 3), scoring),
     ):
         moments = METRICS[name].resampled
-        found = moments.value(moments.of_samples(*_as_read(name, answers, labels, of)).mean(0))
+        found = moments.value(moments.of_samples(*answers_as_read(METRICS[name].reads, answers, labels, of)).mean(0))
         assert math.isnan(found), name
 
 
@@ -114,6 +115,98 @@ def test_few_samples_are_permuted_in_all_ways():
         errors, lambda x, y, axis: (y - x).mean(axis), permutation_type="samples", vectorized=True, n_resamples=np.inf
     )
     assert one(found, "mae").p == pytest.approx(scipy.pvalue)
+
+
+def test_a_video_counts_once_however_often_its_sample_is_repeated():
+    """Three equal samples a video are what one sample is; and the samples that a difference takes are three times as
+    many."""
+    generator = np.random.default_rng(11)
+    labels = generator.uniform(-3, 3, 30)
+    first, second = labels + generator.normal(size=(2, 30)), labels + 0.2 + generator.normal(size=(2, 30))
+    metrics = ["mae", "corr", "acc2_non0", "f1_non0"]
+    single = compare([Pair(name="b", first=first, second=second)], labels, metrics=metrics, resamples=300)
+    thrice = Pair(name="b", first=first.repeat(3, 1), second=second.repeat(3, 1))
+    videos = [f"{number:02}" for number in range(30) for _ in range(3)]
+    together = compare([thrice], labels.repeat(3), metrics=metrics, videos=videos, resamples=300)
+    apart = compare([thrice], labels.repeat(3), metrics=metrics, resamples=300)
+    for one_each, by_video, by_sample in zip(single, together, apart, strict=True):
+        for field in ("mean", "low", "high", "low_of_all", "high_of_all", "p", "p_of_all", "seeds_needed"):
+            assert getattr(by_video, field) == pytest.approx(getattr(one_each, field), abs=1e-9), field
+        assert by_video.samples_needed == 3 * one_each.samples_needed
+        assert by_sample.high - by_sample.low < 0.8 * (by_video.high - by_video.low)
+
+
+def test_videos_are_swapped_in_all_ways_and_the_metric_is_the_mean_over_seeds():
+    """Against an enumeration of the metrics of all swaps of five videos of other lengths."""
+    generator = np.random.default_rng(12)
+    video = np.repeat([3, 0, 4, 1, 2], [2, 5, 3, 1, 4])
+    labels = generator.uniform(-3, 3, len(video))
+    first = labels + generator.normal(size=(2, len(video)))
+    second = labels + 0.5 + 1.2 * generator.normal(size=(2, len(video)))
+    pair = Pair(name="b", first=first, second=second)
+    found = compare([pair], labels, metrics=["mae", "corr", "f1_has0"], videos=[str(number) for number in video])
+
+    def metrics_of_sides(swap: tuple[bool, ...]) -> list[dict[str, float]]:
+        """Of the seeds of the first config, then of the second, with videos swapped."""
+        swapped = np.array(swap)[video]
+        answers = [*np.where(swapped, second, first), *np.where(swapped, first, second)]
+        return [head_metrics(torch.from_numpy(seed), torch.from_numpy(labels)) for seed in answers]
+
+    every = [metrics_of_sides(swap) for swap in itertools.product([False, True], repeat=5)]
+    for metric in ("mae", "corr", "f1_has0"):
+        differences = [(c[metric] + d[metric] - a[metric] - b[metric]) / 2 for a, b, c, d in every]
+        observed = differences[0]
+        assert one(found, metric).mean == pytest.approx(observed)
+        expected = np.mean([abs(value) >= abs(observed) - 1e-9 for value in differences])
+        assert one(found, metric).p == pytest.approx(expected)
+
+
+def test_seeds_that_have_no_partner_are_not_swapped():
+    """Only a mean over samples is the same of the mean over seeds."""
+    generator = np.random.default_rng(13)
+    labels = generator.uniform(-3, 3, 40)
+    pair = Pair(name="b", first=labels + generator.normal(size=(3, 40)), second=labels + generator.normal(size=(2, 40)))
+    mae, corr = compare([pair], labels, metrics=["mae", "corr"], resamples=200)
+    assert mae.p == mae.p_of_all > 0, "the correction is over one p value"
+    assert math.isnan(corr.p)
+    assert math.isnan(corr.p_of_all)
+    assert corr.low < corr.mean < corr.high, "its interval is there"
+
+
+def test_permutations_are_enough_for_the_correction():
+    """The least p value of many rows is below 5 % after it."""
+    generator = np.random.default_rng(14)
+    labels = generator.uniform(-3, 3, 100)
+    first, second = labels[None] + 0.1, labels[None] + generator.normal(size=(1, 100)) + 2
+    pairs = [Pair(name=str(number), first=first, second=second) for number in range(3)]
+    found = compare(pairs, labels, metrics=["mae"], resamples=50)
+    least = 1 / (1 + 3 * PERMUTATIONS_PER_ROW)
+    assert [difference.p for difference in found] == pytest.approx(3 * [least])
+    assert [difference.p_of_all for difference in found] == pytest.approx(3 * [3 * least])
+
+
+def test_an_answer_that_is_not_finite_is_not_left_out():
+    """The metrics of its config are not defined; others are what they are without it."""
+    generator = np.random.default_rng(15)
+    labels = generator.uniform(-3, 3, 60)
+    first, second = (labels + generator.normal(size=(2, 60)) for _ in range(2))
+    broken = second.copy()
+    broken[1, 7] = math.nan
+    pairs = [Pair(name="b", first=first, second=second), Pair(name="c", first=first, second=broken)]
+    metrics = ["mae", "corr", "acc7", "f1_has0"]
+    found = compare(pairs, labels, metrics=metrics, resamples=200)
+    for difference in found[4:]:
+        for field in ("mean", "low", "high_of_all", "p", "p_of_all", "seeds_needed", "samples_needed"):
+            assert math.isnan(getattr(difference, field)), field
+    for difference, alone in zip(found, compare(pairs[:1], labels, metrics=metrics, resamples=200), strict=False):
+        assert (difference.low, difference.high) == (alone.low, alone.high)
+
+
+def test_a_difference_that_is_seen_has_the_units_of_the_metric():
+    doubled = Scoring(scale=0.5)
+    assert visible("mae", Scoring()) == visible("corr", doubled) == visible("acc7", doubled) == VISIBLE
+    assert visible("mae", doubled) == 2 * VISIBLE, "of labels in [-6, 6]"
+    assert visible("mae_sims", Scoring(protocol="sims", scale=3.0)) == VISIBLE / 3
 
 
 def test_many_samples_are_permuted_at_random():
@@ -194,6 +287,16 @@ def test_needed_numbers_are_those_of_the_t_test():
     assert seeds_needed(0.1, Variances(seeds=1.0, samples=10.0), samples=20) == math.inf, "too few samples"
     assert samples_needed(0.01, Variances(seeds=1.0, samples=1.0), seeds=3) == math.inf, "too few seeds"
     assert math.isnan(seeds_needed(0.1, Variances(seeds=math.nan, samples=1.0), samples=20))
+    assert math.isnan(seeds_needed(0.1, Variances(seeds=1.0, samples=0.0), samples=1)), "one sample"
+
+
+def test_power_far_out_is_one():
+    """Where SciPy's noncentral t has no number."""
+    for freedom in (1, 2, 29, 10_000, 100_000_000):
+        for size in (38, 50, 1e3, 1e6):
+            variances = Variances(seeds=0.0, samples=float(freedom + 1))
+            found = power(size, variances, seeds=1, samples=freedom + 1)
+            assert found == pytest.approx(1, abs=0.05), (freedom, size)
 
 
 def test_needed_seeds_show_a_difference_in_four_of_five_experiments():
@@ -223,6 +326,9 @@ def test_needed_seeds_show_a_difference_in_four_of_five_experiments():
     assert stats.binomtest(seen, len(found), POWER).pvalue > 0.01, seen
     estimated = np.median([one.seeds_needed for one in found])
     assert estimated == pytest.approx(needed, rel=0.3)
+    apart = Variances(seeds=2 * of_seed**2, samples=2 * (of_config**2 + of_both**2 / needed))
+    estimated = np.median([one.samples_needed for one in found])
+    assert estimated == pytest.approx(samples_needed(VISIBLE, apart, seeds=needed), rel=0.3)
 
 
 def test_seeds_are_asked_of_seeds_and_samples_of_all():

@@ -24,11 +24,20 @@ from dmd.model.network import Head
 from dmd.report import names
 from dmd.report.build import check_comparable
 from dmd.report.curves import loss_terms
-from dmd.report.groups import Measured, make_groups
+from dmd.report.groups import Group, Measured, make_groups
 from dmd.report.overview import is_measured_as_published
 from dmd.report.predictions import heads_figure
 from dmd.report.runs import Curve, read_run
-from dmd.report.tables import heads_table, summary_table
+from dmd.report.statistics import Difference
+from dmd.report.tables import (
+    Table,
+    comparison_table,
+    difference_cells,
+    heads_table,
+    main_table,
+    run_table,
+    summary_table,
+)
 from dmd.training.logging.logbook import Logbook
 from tests.support.commands import command
 from tests.support.progress import made_progress, report_of
@@ -156,6 +165,71 @@ def evaluated(run: Path, out: Path) -> dict[str, dict[str, float]]:
 def measured(run: Path) -> Measured:
     record = read_run(run)
     return Measured(run=record, result=load_and_run(run, Path(record.info["data"]), "valid"))
+
+
+def test_models_of_other_samples_are_not_ranked(run):
+    one = measured(run)
+    fewer = replace(one.result, ids=one.result.ids[:-1])
+    same, other = (Group(name="other", members=(replace(one, result=result),)) for result in (one.result, fewer))
+    count = len(one.result.ids)
+    table = main_table([Group(name="first", members=(one,)), same], "valid")
+    assert table.directions[2] is False
+    assert table.note.startswith(f"{count} samples. 1 seed per model: ")
+    apart = main_table([Group(name="first", members=(one,)), other], "valid")
+    assert apart.directions == {}
+    assert f"Samples: first {count}, other {count - 1}; they are not the same, so no model is marked" in apart.note
+    assert run_table([same], "valid").directions == {}, "the best seed is no better than the others"
+
+
+def test_numbers_are_ranked_where_they_differ():
+    rows = [["a", "0.5"], ["b", "–"]]
+    table = Table(name="t", title="t", header=["", "MAE"], rows=rows, directions={1: False})
+    assert table.ranks(1) == [0, 0]
+    assert replace(table, rows=[*rows, ["c", "0.5"]]).ranks(1) == [0, 0, 0]
+    assert replace(table, rows=[*rows, ["c", "0.6"]]).ranks(1) == [1, 0, 2]
+
+
+def test_a_comparison_says_what_it_draws_and_who_has_no_metrics(run):
+    """By samples, or by the videos that ids name; a config with an answer that is not finite has no metrics."""
+    one = measured(run)
+    count = len(one.result.ids)
+    fused = one.result.predictions["fused"].copy()
+    fused[3] = np.nan
+    broken = replace(one.result, predictions={**one.result.predictions, "fused": fused})
+
+    def compared(ids: list[str]) -> Table:
+        groups = [
+            Group(name=name, members=(replace(one, result=replace(result, ids=ids)),))
+            for name, result in (("first", one.result), ("broken", broken))
+        ]
+        found = comparison_table(groups)
+        assert found is not None
+        return found
+
+    by_video = compared([f"video{number // 5:03}[{number % 5}]" for number in range(count)])
+    assert by_video.note.startswith(f"Whole videos are drawn and swapped, {-(-count // 5)} with {count} samples, ")
+    by_sample = compared([str(number) for number in range(count)])
+    assert by_sample.note.startswith("Samples are drawn and swapped one by one, as independent")
+    assert by_sample.note.endswith("Without metrics, since not all their answers are finite: broken.")
+    assert {cell for row in by_sample.rows for cell in row[6:8]} == {"–"}
+
+
+def test_a_small_p_is_not_zero():
+    found = Difference(
+        name="b",
+        seeds=(1, 1),
+        members=None,
+        metric="mae",
+        mean=1.0,
+        low=0.9,
+        high=1.1,
+        p=1e-4,
+        p_of_all=0.001,
+        seeds_needed=float("nan"),
+        samples_needed=float("inf"),
+    )
+    assert difference_cells(found)[6:8] == ["<0.001", "0.001"]
+    assert difference_cells(found)[-2:] == ["–", "∞"]
 
 
 class Silent:

@@ -101,6 +101,8 @@ def test_what_the_projector_is_told_of_classes_and_emotions():
     emotions = Scoring(kind="multilabel", protocol="emotions", outputs=2, names=names)
     told = projector_columns(torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, -2.0]]), ["v$_$1"], emotions)
     assert (told["label"], told["prediction"], told["video"]) == (["happy, sad"], ["none"], ["v"])
+    told = projector_columns(torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, -2.0]]), ["v[1]"], emotions)
+    assert told["video"] == ["v"]
 
 
 @pytest.mark.parametrize("kind", ["regression", "classes", "multilabel"])

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from data_shards.reading.reader import ShardReader
-from data_shards.sources.label_table import ID_SEPARATOR
 from dmd.config import Config
 from dmd.data.loader import evaluation_batches
 from dmd.evaluation.evaluate import Evaluation
@@ -26,6 +25,7 @@ from dmd.model.network import FUSED
 from dmd.report.edges import edge_heatmaps
 from dmd.report.predictions import confusion_figure, emotion_figure, scatter
 from dmd.report.style import RC
+from dmd.report.videos import video_of
 from dmd.system.modules import BATCH_SIZE
 from dmd.system.system import TrainingSystem
 
@@ -148,6 +148,7 @@ def projector_columns(label: Tensor, answer: Tensor, names: list[str], scoring: 
             "prediction": [scoring.describe(y) for y in said],
         }
     columns |= {"split": ["valid"] * len(names), "id": names}
-    if all(ID_SEPARATOR in name for name in names):
-        columns["video"] = [name.rpartition(ID_SEPARATOR)[0] for name in names]
+    videos = [video_of(name) for name in names]
+    if all(videos):
+        columns["video"] = videos
     return columns
