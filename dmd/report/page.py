@@ -110,8 +110,7 @@ def write_page(
     Args:
         sections: each is written before the next one is asked for, so that no more figures are held than it has.
         names: {short name: the whole one}, which a tooltip shows where a cell holds the short one.
-        small: the page holds pictures of a few shades in the place of vector graphics, a fifth of their bytes, and no
-            LaTeX.
+        small: the page holds pictures of a few shades in the place of vector graphics, a fifth of their bytes.
     """
     written: list[_Written] = []
     for section in sections:
@@ -128,9 +127,7 @@ def write_page(
         for download in downloads:
             (folder / download.name).write_text(download.content, encoding="utf-8")
         pictures = [_write_picture(folder, picture, small=small, light=section.light) for picture in section.pictures]
-        written.append(
-            _Written(section=replace(section, pictures=[]), downloads=[] if small else downloads, pictures=pictures)
-        )
+        written.append(_Written(section=replace(section, pictures=[]), downloads=downloads, pictures=pictures))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["named"] = lambda text: _named(text, names or {})
     there = [one.section for one in written]

@@ -198,7 +198,7 @@ def summary_table(groups: list[Group], split: str, baselines: Sequence[SimpleBas
         title=f"All metrics on the {split} split, fused prediction",
         split=split,
         note="Mean ± standard deviation over seeds (n - 1) and the 95 % interval of the mean (Student's t). Each run "
-        f"is evaluated once, with the checkpoint of its best validation loss.{_about(baselines)} "
+        f"is evaluated once on this split, with the checkpoint of its best validation loss.{_about(baselines)} "
         f"{unit_note(groups[0].metrics)}",
         header=["metric", "config", "of", "mean", "95 % interval"],
         rows=[

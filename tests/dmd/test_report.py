@@ -267,7 +267,10 @@ def test_a_small_page_has_the_same_pictures_of_fewer_bytes(runs, tmp_path):
 def test_the_gallery_is_one_small_page():
     page = Path(__file__).parents[2] / "docs" / "gallery" / "report.html"
     assert page.stat().st_size < 1_000_000
-    addresses = re.findall(r'(?:src|href)="([^"]*)"', page.read_text())
+    html = page.read_text()
+    assert 'download="main.tex"' in html
+    assert "Li et al." not in html, "published figures are of other data"
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
 

@@ -433,8 +433,6 @@ def test_work_grows_with_the_runs_not_with_their_square(tmp_path):
 def test_latex_of_a_section_is_beside_the_page_and_in_it(tmp_path):
     named = (Table(name=name, title="t", header=["model"], rows=[["one"]]) for name in ("summary", "other"))
     sections = [Section(anchor="50%", title="one", tables=list(named))]
-    small = write_page(tmp_path, "t", "t", sections, small=True)
-    assert not [link for link in Elements(small.read_text()).named("a") if link.get("download")]
     page = write_page(tmp_path, "t", "t", sections)
     assert [path.name for path in (tmp_path / "50%").glob("*.tex")] == ["summary.tex"]
     links = [link["href"] for link in Elements(page.read_text()).named("a") if not link.get("download")]
