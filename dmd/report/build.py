@@ -34,7 +34,7 @@ from dmd.report.explorer import explorer
 from dmd.report.groups import Group, Measured, identity, make_groups, of_how_many, shown_together
 from dmd.report.identity import BOOKKEEPING, check_seeds, flatten, value_text
 from dmd.report.inference import load_and_run_splits, splits_of
-from dmd.report.overview import expectation, overview_tables
+from dmd.report.overview import expectation, overview_tables, sets_of
 from dmd.report.page import PAGE, PAGE_IDS, Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
 from dmd.report.projection import Method, projection_figure
@@ -200,6 +200,7 @@ def anchors_of(names: Sequence[str]) -> list[str]:
 
 def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     """What the runs reach, what differs, and the published figures."""
+    sets = sets_of(groups, data)
     pictures = []
     if sum(len(group.members) for group in groups) > 1:
         pictures.append(
@@ -212,8 +213,8 @@ def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     return Section(
         anchor="overview",
         title="Overview",
-        text=expectation(groups, split, data=data),
-        tables=overview_tables(groups, split, data=data),
+        text=expectation(groups, split, sets),
+        tables=overview_tables(groups, split, sets),
         pictures=pictures,
     )
 
