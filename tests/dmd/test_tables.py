@@ -272,7 +272,7 @@ def test_a_new_metric_is_a_row_and_its_function(run, monkeypatch, tmp_path, caps
     assert f'Bias,synthetic,"single, 1 seed",{expected:.3f},,valid\n' in summary.csv()
     assert "MAE, Corr and Bias as they are" in summary.note
     assert heads_table(one).csv().splitlines()[0].endswith(",F1 Non0 %,Bias,split")
-    assert "Bias" in [axes.get_title() for axes in heads_figure(one.result, one.run.heads).get_axes()]
+    assert "Bias" in [axes.get_title() for axes in heads_figure(one.result).get_axes()]
     assert "| `bias` | Bias |" in names.page()
 
     log = Silent()
