@@ -62,18 +62,25 @@ class Calibration:
 
     def probabilities(self, prediction: Prediction) -> Tensor:
         """Those of classes or emotions by logits that are divided by the temperature, [N, outputs] float64."""
-        logits = prediction.heads["fused"].double() / self.value
-        return logits.softmax(-1) if prediction.scoring.kind == "classes" else logits.sigmoid()
+        return probabilities_at(prediction, self.value)
+
+
+def probabilities_at(prediction: Prediction, temperature: float | Tensor) -> Tensor:
+    """Probabilities of classes or emotions by logits that are divided by a temperature, or by one of each sample
+    [N, 1]: [N, outputs] float64."""
+    logits = prediction.heads["fused"].double() / temperature
+    return logits.softmax(-1) if prediction.scoring.kind == "classes" else logits.sigmoid()
 
 
 def fit_value(prediction: Prediction, labels: Tensor) -> float:
-    """The number of a `Calibration`, of an ensemble's predictions of labelled samples.
+    """The number of a `Calibration`, of an ensemble's predictions of labelled samples; of classes and emotions also of
+    one model's.
 
     Args:
         labels: sentiments [N] in the units of the source, class numbers [N], or emotions [N, L].
     """
-    assert prediction.spread is not None, "it is the prediction of an ensemble"
     if prediction.scoring.kind == "regression":
+        assert prediction.spread is not None, "it is the prediction of an ensemble"
         return fit_scale(prediction.heads["fused"] - labels, prediction.spread)
     return fit_temperature(prediction.heads["fused"], labels)
 

@@ -4,8 +4,9 @@ build_report([Path("runs/1111"), Path("runs/1112")], Path("report"))
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from data_shards.places import Place, redact
 from data_shards.sole_writer import sole_writer
 from dmd.evaluation.trained_run import training_data
 from dmd.metrics import Scoring
-from dmd.model.config import Kind
-from dmd.report.calibration import calibrate, calibration_figure, calibration_table
+from dmd.model.config import Kind, kind_of
+from dmd.report.calibration import (
+    calibrate,
+    calibration_figure,
+    calibration_table,
+    can_be_calibrated,
+    has_finite_answers,
+)
 from dmd.report.compare import comparison_figure
 from dmd.report.costs import command_table, cost_table, typed_command
 from dmd.report.curves import curves_by_config, learning, loss_terms, train_beside_validation, validation_metrics
@@ -27,14 +34,15 @@ from dmd.report.explorer import explorer
 from dmd.report.groups import Group, Measured, identity, make_groups, of_how_many, shown_together
 from dmd.report.identity import BOOKKEEPING, check_seeds, flatten, value_text
 from dmd.report.inference import load_and_run_splits, splits_of
-from dmd.report.overview import expectation, overview_tables
-from dmd.report.page import Picture, Section, write_page
+from dmd.report.overview import expectation, overview_tables, sets_of
+from dmd.report.page import PAGE, PAGE_IDS, Picture, Section, write_page
 from dmd.report.predictions import heads_figure, prediction_figure
 from dmd.report.projection import Method, projection_figure
 from dmd.report.runs import RunRecord, read_run
 from dmd.report.sample_errors import error_tables_and_figures, videos_of
 from dmd.report.style import RC
 from dmd.report.tables import Table, heads_table
+from dmd.system.models import MODELS
 
 _FIGURES: dict[Kind, str] = {
     "regression": "confusion, scatter, residuals",
@@ -50,13 +58,15 @@ _ERRORS: dict[Kind, str] = {
     "classes": "Error is what the probability of the true class lacks of 1.",
     "multilabel": "Error is the mean distance of an emotion's probability from its label.",
 }
+_LAST_EPOCHS = "Where seeds end at different epochs, later means are of those that still train."
 _FITTED_ON = "valid"
 """The split on which calibration is fitted."""
 _PANELS = 12
 """Configs of a figure with a panel for each."""
 _VECTOR_RUNS = 6
-"""Single runs up to which the page holds their pictures as vector graphics."""
-_SECTIONS = frozenset({"overview", "learning", "samples", "errors", "calibration", "costs", "config"})
+"""Single runs up to which the page holds their pictures as vector graphics, and projects the features of each as asked
+for; of more it does so for the first run of each config, and by PCA for the others, which takes no seconds."""
+_RESERVED = frozenset({"overview", "learning", "samples", "errors", "calibration", "costs", "config", PAGE, *PAGE_IDS})
 _PROJECTION = {"tsne": "t-SNE", "pca": "PCA"}
 
 
@@ -78,7 +88,7 @@ def build_report(
         out: directory of the page and its files.
         data: shards to evaluate on; None: those of each run's training.
         split: evaluated once per run.
-        method: how features are projected into the plane.
+        method: how features are projected into the plane; where runs are many, those of the first run of each config.
         unfinished: take runs whose training has not ended too.
         text_encoder: see `dmd.system.trained_model.TrainedModel`; of all runs.
         small: a page of fewer bytes: a section of its own for the first run of each config alone, and pictures of a few
@@ -98,26 +108,36 @@ def build_report(
         raise ValueError(_APART)
     check_seeds((record.path, identity(record), record.seed) for record in records)
     with sole_writer(out), rc_context(RC):  # type: ignore[arg-type]
-        measured = [_measure(run, data, split, text_encoder) for run in records]
+        seeds = Counter(identity(run) for run in records)
+        kind = kind_of(records[0].task)
+        measured = [
+            _measure(run, data, split, text_encoder, with_valid=can_be_calibrated(kind, seeds[identity(run)]))
+            for run in records
+        ]
         check_comparable([one.result.scoring for one in measured])
         groups = make_groups(measured)
         names = ", ".join(sorted({str(run.info.get("data_name")) for run in records}))
-        count = f"{len(records)} run{'s' if len(records) > 1 else ''}, {len(groups)} config{'s' * (len(groups) > 1)}"
+        runs = f"{len(records)} run{'s' if len(records) > 1 else ''}, {len(groups)} config{'s' * (len(groups) > 1)}"
         samples = " / ".join(dict.fromkeys(str(len(one.result.ids)) for one in measured))
         return write_page(
             out,
-            f"DMD on {names}",
-            f"{count}; {split} split, {samples} samples",
+            f"{_models(records)} on {names}",
+            f"{runs}; {split} split, {samples} samples",
             _sections(groups, measured, split, data, method, small=small),
             names={group.name: group.full for group in groups},
             small=small,
         )
 
 
-def _measure(run: RunRecord, data: Place | None, split: str, text_encoder: str | None) -> Measured:
+def _models(records: list[RunRecord]) -> str:
+    """The models of some runs, as tables call them."""
+    return ", ".join(dict.fromkeys(MODELS[record.model].title for record in records))
+
+
+def _measure(run: RunRecord, data: Place | None, split: str, text_encoder: str | None, *, with_valid: bool) -> Measured:
     """A run on the split of the report and, to calibrate, on the valid split where that is another."""
     place = data or training_data(run.path)
-    splits = {split} | {_FITTED_ON}.intersection(splits_of(place))
+    splits = {split} | ({_FITTED_ON}.intersection(splits_of(place)) if with_valid else set())
     results = load_and_run_splits(run.path, place, sorted(splits), text_encoder=text_encoder)
     return Measured(run=run, result=results[split], valid=None if split == _FITTED_ON else results.get(_FITTED_ON))
 
@@ -135,10 +155,13 @@ def _sections(
     names = {id(member): group for group in groups for member in group.members}
     first = {group.members[0].run.path for group in groups}
     kept = [one for one in measured if not small or one.run.path in first]
-    anchors = dict(zip((one.run.path for one in measured), _anchors([one.run for one in measured]), strict=True))
+    anchors = dict(zip((one.run.path for one in measured), anchors_of([one.run.name for one in measured]), strict=True))
+    light = len(kept) > _VECTOR_RUNS
     for one in kept:
-        section = _run_section(one, names[id(one)], anchors[one.run.path], method)
-        yield replace(section, part="Single runs", folded=len(kept) > 1, light=len(kept) > _VECTOR_RUNS)
+        group = names[id(one)]
+        way = "pca" if light and one is not group.members[0] else method
+        section = _run_section(one, group, anchors[one.run.path], way)
+        yield replace(section, part="Single runs", folded=len(kept) > 1, light=light)
     yield _config_section(groups)
 
 
@@ -160,17 +183,24 @@ def check_comparable(scorings: Iterable[Scoring]) -> None:
         raise ValueError(_APART)
 
 
-def _anchors(records: list[RunRecord]) -> list[str]:
-    """What each run is called in the page, by its directory; a section of the page may be called so too."""
-    counts = Counter(record.name for record in records)
-    return [
-        record.name if counts[record.name] == 1 and record.name not in _SECTIONS else f"{record.name}_{number}"
-        for number, record in enumerate(records, 1)
-    ]
+def anchors_of(names: Sequence[str]) -> list[str]:
+    """What each run is called in the page, by the name of its directory: with the first free number behind a name that
+    several runs have, or that the page gives to something else."""
+    counts = Counter(names)
+    taken = {*names, *_RESERVED}
+    anchors = []
+    for name in names:
+        anchor = name
+        if counts[name] > 1 or name in _RESERVED:
+            anchor = next(one for one in (f"{name}_{number}" for number in count(1)) if one not in taken)
+            taken.add(anchor)
+        anchors.append(anchor)
+    return anchors
 
 
 def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     """What the runs reach, what differs, and the published figures."""
+    sets = sets_of(groups, data)
     pictures = []
     if sum(len(group.members) for group in groups) > 1:
         pictures.append(
@@ -183,8 +213,8 @@ def _overview(groups: list[Group], split: str, data: Place | None) -> Section:
     return Section(
         anchor="overview",
         title="Overview",
-        text=expectation(groups, split, data=data),
-        tables=overview_tables(groups, split, data=data),
+        text=expectation(groups, split, sets),
+        tables=overview_tables(groups, split, sets),
         pictures=pictures,
     )
 
@@ -198,7 +228,7 @@ def _learning_section(groups: list[Group]) -> Section:
             figure=curves_by_config(shown),
             caption=(
                 "Validation of the fused prediction and learning rate by epoch: mean over seeds, the band is one "
-                f"standard deviation (n - 1) to either side.{of_how_many(shown, groups)}"
+                f"standard deviation (n - 1) to either side. {_LAST_EPOCHS}{of_how_many(shown, groups)}"
             ),
         )
     ]
@@ -210,12 +240,24 @@ def _learning_section(groups: list[Group]) -> Section:
                 figure=train_beside_validation(part),
                 caption=(
                     "Loss of the fused prediction in training, with dropout and while the weights change, beside that "
-                    "of the valid split: mean and standard deviation over seeds. Where validation rises while "
-                    "training falls, the model learns its samples by heart."
+                    f"of the valid split: mean and standard deviation over seeds. {_LAST_EPOCHS} Where validation "
+                    f"rises while training falls, the model learns its samples by heart.{_weighted(part)}"
                 ),
             )
         )
     return Section(anchor="learning", title="Learning", pictures=pictures)
+
+
+def _weighted(groups: list[Group]) -> str:
+    """A sentence about configs whose losses in training are weighted; empty where none is."""
+    key = "label_density_smoothing"
+    names = [group.name for group in groups if group.config["objective"].get(key)]
+    if not names:
+        return ""
+    return (
+        f" Of {', '.join(names)} the training loss is weighted by the density of labels (objective.{key}) and the "
+        "validation loss is not, so the distance between both says nothing."
+    )
 
 
 def _sample_section(groups: list[Group], split: str) -> Section:
@@ -264,14 +306,18 @@ def _calibration_section(groups: list[Group], split: str) -> Section:
         if split == _FITTED_ON
         else f" The number is fitted on the {_FITTED_ON} split where the shards have one."
     )
-    if without:
-        text += f" Without it, since one seed, and one sample, have no spread: {', '.join(without)}."
+    undefined = [group.name for group in groups if not has_finite_answers(group)]
+    alone = [name for name in without if name not in undefined]
+    if alone:
+        text += f" Without it, since one seed, and one sample, have no spread: {', '.join(alone)}."
+    if undefined:
+        text += f" Without it, since some answers are not finite numbers: {', '.join(undefined)}."
     if not found:
         return Section(anchor="calibration", title="Calibration", text=text)
     regression = kind == "regression"
     shown = {group.name for group in shown_together([group for group in groups if group.name not in without])}
     drawn = [one for one in found if one.name in shown]
-    caption = "Below the diagonal the model is surer than it is right." + (
+    caption = "Below the diagonal the model is overconfident." + (
         f" {len(drawn)} of {len(found)} configs; the table has all." if len(drawn) < len(found) else ""
     )
     return Section(
@@ -392,5 +438,10 @@ def _config_section(groups: list[Group]) -> Section:
     rows = [[key, *(value_text(config.get(key, "–")) for config in flat)] for key in keys if key != "train.seed"]
     note = f"Of the first run of each config. Its seeds may differ in {', '.join(sorted(BOOKKEEPING))}."
     header = ["key", *(group.name for group in groups)]
-    table = Table(name="config", title="Every value", note=note, header=header, rows=rows)
-    return Section(anchor="config", title="Configuration", tables=[table])
+    tables = [Table(name="config", title="Every value", note=note, header=header, rows=rows)]
+    if any(group.name != group.full for group in groups):
+        called = [[group.name, group.seeds, group.full] for group in groups]
+        tables.insert(
+            0, Table(name="names", title="Names of configs", header=["config", "runs", "values"], rows=called)
+        )
+    return Section(anchor="config", title="Configuration", tables=tables)

@@ -6,7 +6,7 @@ other, and the other way round: no sample is judged by a number that was fitted 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmd.inference.ensemble import fit_value, probabilities_at
 from dmd.metrics.calibration import (
     coverage_curve,
     coverage_error,
     expected_calibration_error,
-    fit_scale,
-    fit_temperature,
     reliability_curve,
 )
+from dmd.model.config import Kind
 from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group
 from dmd.report.inference import SplitResult
@@ -30,6 +30,7 @@ from dmd.report.style import COLOURS, INK, SOFT, grid_of, in_lines, new_figure
 from dmd.report.tables import Table
 
 HALVES = 2
+_ALL = slice(None)
 _NAME = 34
 """Characters of a line of a config's name above a panel."""
 
@@ -52,21 +53,33 @@ class Calibrated:
     error_after: float
 
 
+def can_be_calibrated(kind: Kind, seeds: int) -> bool:
+    """Whether so many runs of one config say how uncertain they are: one model's sentiments have no spread."""
+    return seeds > 1 or kind != "regression"
+
+
+def has_finite_answers(group: Group) -> bool:
+    """Whether all that is needed to calibrate a config is a finite number."""
+    results = [result for member in group.members for result in (member.result, member.valid) if result is not None]
+    return all(bool(np.isfinite(result.predictions["fused"]).all()) for result in results)
+
+
 def calibrate(group: Group) -> Calibrated | None:
-    """The calibration of a config's ensemble; None for sentiments of one seed, which has no spread, and for fewer
-    samples than halves."""
-    result = ensemble_of([member.result for member in group.members])
-    if (result.scoring.kind == "regression" and result.spread is None) or len(result.ids) < HALVES:
+    """The calibration of a config's ensemble; None for sentiments of one seed, which has no spread, for fewer samples
+    than halves, and for answers that are not finite."""
+    result = group.ensemble
+    has_spread = can_be_calibrated(result.scoring.kind, len(group.members))
+    if not has_spread or len(result.ids) < HALVES or not has_finite_answers(group):
         return None
     valid = [member.valid for member in group.members if member.valid is not None]
     values: tuple[float, ...]
     if len(valid) == len(group.members):
-        values, where = (fitted(ensemble_of(valid), slice(None)),), "the valid split"
+        values, where = (_fitted(ensemble_of(valid)),), "the valid split"
         number = torch.full((len(result.ids),), values[0], dtype=torch.float64)
     else:
         half = halves(result.ids)
         first, second = (torch.from_numpy(half == number) for number in range(HALVES))
-        values = (fitted(result, second), fitted(result, first))
+        values = (_fitted(result, second), _fitted(result, first))
         number = torch.where(first, values[0], values[1]).double()
         where = f"the other half of the {result.split} split" + (", by videos" if videos_of(result.ids) else "")
     before, after = (_judged(result, value) for value in (torch.ones_like(number), number))
@@ -91,25 +104,27 @@ def halves(ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array([number[video] for video in videos])
 
 
-def fitted(result: SplitResult, chosen: Tensor | slice) -> float:
+def _fitted(result: SplitResult, chosen: Tensor | slice = _ALL) -> float:
     """The scale or temperature that some samples of a split ask for."""
-    fused, labels = torch.from_numpy(result.predictions["fused"]), torch.from_numpy(result.labels)
-    if result.scoring.kind == "regression":
-        assert result.spread is not None, "of an ensemble"
-        return fit_scale((fused.double() - labels)[chosen], torch.from_numpy(result.spread)[chosen])
-    return fit_temperature(fused[chosen], labels[chosen])
+    whole = result.prediction
+    part = replace(
+        whole,
+        heads={"fused": whole.heads["fused"][chosen]},
+        edges={},
+        spread=None if whole.spread is None else whole.spread[chosen],
+    )
+    return fit_value(part, torch.from_numpy(result.labels)[chosen])
 
 
 def _judged(result: SplitResult, number: Tensor) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], float]:
     """The curve, and its mean distance from the diagonal, with a scale or temperature per sample [N]."""
-    fused, labels = torch.from_numpy(result.predictions["fused"]).double(), torch.from_numpy(result.labels)
+    prediction, labels = result.prediction, torch.from_numpy(result.labels)
     if result.scoring.kind == "regression":
-        assert result.spread is not None, "of an ensemble"
-        error, sigma = fused - labels, torch.from_numpy(result.spread).double() * number
+        assert prediction.spread is not None, "of an ensemble"
+        error, sigma = prediction.heads["fused"].double() - labels, prediction.spread.double() * number
         nominal, observed = coverage_curve(error, sigma)
         return (nominal.numpy(), observed.numpy()), coverage_error(error, sigma)
-    logits = fused / number[:, None]
-    probabilities = logits.softmax(-1) if result.scoring.kind == "classes" else logits.sigmoid()
+    probabilities = probabilities_at(prediction, number[:, None])
     confidence, right, _ = reliability_curve(probabilities, labels)
     return (confidence.numpy(), right.numpy()), expected_calibration_error(probabilities, labels)
 

@@ -6,9 +6,9 @@ dash, with the reason below the table. Costs of a process are those of the rank 
 
 import math
 import shlex
+import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,17 @@ from dmd.report.groups import Group
 from dmd.report.identity import flatten, is_same, value_text
 from dmd.report.runs import RunRecord
 from dmd.report.tables import Table
+from dmd.runs.state import state_of
+from dmd.runs.summary import session_seconds
 
 DASH = "–"
 _HOUR = 3600.0
 _MIB = 1 << 20
 _SCRIPT = "launch/train.py"
 """How the path of the script ends that the launcher runs on every rank."""
-_OLDER = "an older program did not record it"
+_ENDED = "an older program did not record it"
+_KILLED = "a session was killed, which records no costs"
+_RUNNING = "the run is still running, and records the costs of a session at its end"
 
 
 def typed_command(run: RunRecord) -> str:
@@ -59,18 +63,6 @@ def _without_resume(words: list[str]) -> list[str]:
     return words
 
 
-def seconds_of(run: RunRecord) -> tuple[float, bool]:
-    """How long the sessions of a run took, and whether that is known of all: one that was killed has no end."""
-    total, are_all = 0.0, True
-    for session in run.sessions:
-        try:
-            took = datetime.fromisoformat(session["ended"]) - datetime.fromisoformat(session["started"])
-            total += max(took.total_seconds(), 0.0)
-        except (KeyError, TypeError, ValueError):
-            are_all = False
-    return total, are_all
-
-
 def step_seconds(run: RunRecord) -> float:
     """Median seconds of a step, of all ranks together; NaN where the log does not say."""
     rate, counts = run.curves.get("train/samples_per_second"), run.info.get("counts") or {}
@@ -90,8 +82,9 @@ def cost_table(groups: Sequence[Group]) -> Table:
         name="costs",
         title="What each run cost",
         note="Hours are those of all sessions, ≥ where one was killed; device hours are hours times ranks. CPU hours, "
-        "memory and energy are of the process that wrote the record, one rank of them; energy of processors is that of "
-        f"the whole host. Step: the median, of all ranks together.{reasons}",
+        "memory and energy are of the process that wrote the record, one rank of them. Peak MiB is that of the process "
+        "since it began; energy of processors is that of the whole host. Step: the median, of all ranks together."
+        f"{reasons}",
         header=[
             "run",
             "config",
@@ -114,18 +107,15 @@ def cost_table(groups: Sequence[Group]) -> Table:
 
 def _row(run: RunRecord, config: str, missing: Counter[str]) -> list[str]:
     info = run.info
-    seconds, are_all = seconds_of(run)
+    is_running = state_of(run.path, flatten(run.config), run.sessions, run.last_step) == "running"
+    seconds, are_all = session_seconds(run.sessions, end=time.time() if is_running else None)
     step, ranks = step_seconds(run), int(info.get("ranks") or 1)
     bound = "" if are_all else "≥ "
     costs: list[dict[str, Any]] = [session["costs"] for session in run.sessions if session.get("costs")]
-    if len(costs) < len(run.sessions):
-        bound_of_costs = "≥ "
-        ended = any("ended" in session and not session.get("costs") for session in run.sessions)
-        missing[
-            f"CPU hours, memory, energy: {_OLDER if ended else 'a session was killed, which records no costs'}"
-        ] += 1
-    else:
-        bound_of_costs = ""
+    without = [session for session in run.sessions if not session.get("costs")]
+    bound_of_costs = "≥ " if without else ""
+    for reason in {_why_no_costs(session, goes_on=is_running and session is run.sessions[-1]) for session in without}:
+        missing[f"CPU hours, memory, energy: {reason}"] += 1
     for reason in {str(one["no_energy"]) for one in costs if "no_energy" in one}:
         missing[f"No energy: {reason}"] += 1
     return [
@@ -144,6 +134,12 @@ def _row(run: RunRecord, config: str, missing: Counter[str]) -> list[str]:
         _largest(costs, "peak_device_memory"),
         _sum(costs, "joules", 1 / _HOUR, bound_of_costs),
     ]
+
+
+def _why_no_costs(session: dict[str, Any], *, goes_on: bool) -> str:
+    if "ended" in session:
+        return _ENDED
+    return _RUNNING if goes_on else _KILLED
 
 
 def command_table(groups: Sequence[Group]) -> Table:

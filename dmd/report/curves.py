@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -106,8 +107,7 @@ def curves_by_config(groups: Sequence[Group]) -> Figure:
         axes.set(title=title, xlabel="epoch")
         if tag in _RATES:
             axes.set_ylim(bottom=0)
-    handles, labels = figure.get_axes()[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left")
+    _legend_below(figure, columns=1)
     return figure
 
 
@@ -127,9 +127,17 @@ def train_beside_validation(groups: Sequence[Group]) -> Figure:
         axes.set(title=title, xlabel="epoch")
     for axes in panels[::columns]:
         axes.set_ylabel(loss)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=2)
+    _legend_below(figure, columns=2)
     return figure
+
+
+def _legend_below(figure: Figure, *, columns: int) -> None:
+    """One legend for all panels, of whatever any of them shows."""
+    found: dict[str, Any] = {}
+    for axes in figure.get_axes():
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(list(found.values()), list(found), loc="outside lower left", ncols=columns)
 
 
 def draw_band(axes: Axes, seeds: Sequence[Curve], *, name: str, number: int) -> None:

@@ -22,7 +22,6 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dmd.model.graph import PAIRS
-from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group, shown_together
 from dmd.report.inference import SplitResult
 from dmd.report.predictions import fine_classes
@@ -72,7 +71,7 @@ def explorer(groups: Sequence[Group]) -> Explorer:
     worst: Table | None = None
     for number in in_order:
         group = groups[number]
-        result = ensemble_of([member.result for member in group.members])
+        result = group.ensemble
         key = json.dumps([result.ids, result.labels.tolist()])
         if key not in places:
             places[key] = len(sets)

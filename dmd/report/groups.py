@@ -11,8 +11,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from dmd.report.ensembles import ensemble_of
 from dmd.report.identity import BUDGET, compared_values, differing_keys, short_names, value_text
 from dmd.report.inference import SplitResult
 from dmd.report.runs import RunRecord
@@ -56,6 +58,11 @@ class Group:
     def seeds(self) -> str:
         """How many runs it has, in words."""
         return f"{len(self.members)} seeds" if len(self.members) > 1 else "1 seed"
+
+    @cached_property
+    def ensemble(self) -> SplitResult:
+        """What all its members say together; a single one, what it says."""
+        return ensemble_of([member.result for member in self.members])
 
     @property
     def best_loss(self) -> float:

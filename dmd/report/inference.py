@@ -62,6 +62,7 @@ class SplitResult:
             heads={head: torch.from_numpy(values) for head, values in self.predictions.items()},
             edges={space: torch.from_numpy(values) for space, values in self.edges.items()},
             scoring=self.scoring,
+            spread=None if self.spread is None else torch.from_numpy(self.spread),
         )
 
 
@@ -112,15 +113,11 @@ def run_split(model: TrainedModel, data: PlaceLike, split: str) -> SplitResult:
     )
 
 
-def load_and_run(run: Path, data: PlaceLike, split: str, *, text_encoder: str | None = None) -> SplitResult:
-    """`run_split` with the best checkpoint of a run, and its text encoder's own weights at `text_encoder`."""
-    return load_and_run_splits(run, data, [split], text_encoder=text_encoder)[split]
-
-
 def load_and_run_splits(
     run: Path, data: PlaceLike, splits: Iterable[str], *, text_encoder: str | None = None
 ) -> dict[str, SplitResult]:
-    """`load_and_run` of several splits, with the model loaded once."""
+    """`run_split` of some splits with the best checkpoint of a run, and its text encoder's own weights at
+    `text_encoder`; the model is loaded once."""
     model = load(run, text_encoder=text_encoder)
     return {split: run_split(model, data, split) for split in splits}
 

@@ -4,10 +4,16 @@
 they are shown, so that what looks alike is marked alike.
 """
 
+import re
+
 from dmd.report.tables import Table
 
+OF_PAPERS = frozenset({"main", "summary", "bootstrap", "published", "ablation", "unimodal", "heads"})
+"""The names of the tables that a paper may show."""
 _MARKS = {1: "textbf: --rwrap;", 2: "underline: --rwrap;"}
 """Of a place in a column."""
+_MINUS = re.compile(r"(?<![\w.-])-(?=[.\d∞])")
+_NO_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 _ARROWS = {True: " ↑", False: " ↓"}
 _ESCAPES = str.maketrans(
     {
@@ -25,6 +31,7 @@ _ESCAPES = str.maketrans(
         "<": "$<$",
         ">": "$>$",
         "±": r"$\pm$",
+        "−": "$-$",
         "×": r"$\times$",
         "–": "--",
         "…": r"\dots{}",
@@ -42,9 +49,9 @@ _ESCAPES = str.maketrans(
 """What LaTeX reads as a command, or its fonts lack. `[` behind the end of a row would be a length."""
 
 
-def latex(table: Table) -> str:
-    """A `table` environment with caption and label `tab:NAME`; its header says of each compared column whether high or
-    low is good."""
+def latex(table: Table, section: str) -> str:
+    """A `table` environment with caption and label `tab:SECTION-NAME`; its header says of each compared column whether
+    high or low is good."""
     from pandas import DataFrame
     from pandas.io.formats.style import Styler
 
@@ -60,10 +67,10 @@ def latex(table: Table) -> str:
         position="t",
         position_float="centering",
         caption=escaped(f"{table.title}. {table.note}".strip()),
-        label=f"tab:{table.name}",
+        label=f"tab:{_NO_LABEL.sub('-', section)}-{table.name}",
     )
 
 
 def escaped(text: str) -> str:
-    """Text in which LaTeX reads no character as a command."""
-    return text.replace(">=", "≥").replace("<=", "≤").translate(_ESCAPES)
+    """Text in which LaTeX reads no character as a command; a hyphen before a number is a minus."""
+    return _MINUS.sub("−", text.replace(">=", "≥").replace("<=", "≤")).translate(_ESCAPES)

@@ -1,5 +1,6 @@
 """The tables about all runs of a report together."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from data_shards.format.schema import DatasetInfo
@@ -21,15 +22,19 @@ from dmd.report.tables import (
     summary_table,
     unimodal_table,
 )
+from dmd.system.models import DEFAULT
+
+Sets = Mapping[str, tuple[DatasetInfo, Place]]
+"""Sets of shards by their generation."""
 
 
-def overview_tables(groups: list[Group], split: str, *, data: Place | None) -> list[Table]:
+def overview_tables(groups: list[Group], split: str, sets: Sets) -> list[Table]:
     """What the runs reach beside simple baselines and published figures, and what differs between them.
 
     Args:
-        data: shards that the runs were evaluated on; None: those of each one's training.
+        sets: see `sets_of`.
     """
-    baselines = _baselines(groups, split, data)
+    baselines = _baselines(groups, split, sets)
     tables: list[Table | None] = [
         main_table(groups, split, baselines),
         comparison_table(groups),
@@ -38,7 +43,7 @@ def overview_tables(groups: list[Group], split: str, *, data: Place | None) -> l
     ]
     scoring = groups[0].members[0].result.scoring
     if is_measured_as_published(scoring):
-        counts = _counts(groups, data)
+        counts = _counts(sets)
         known = data_set_of(counts) if split == PUBLISHED_SPLIT else None
         tables += [
             published_table(groups, split, published(counts, split)),
@@ -48,10 +53,12 @@ def overview_tables(groups: list[Group], split: str, *, data: Place | None) -> l
     return [table for table in tables if table is not None]
 
 
-def expectation(groups: list[Group], split: str, *, data: Place | None) -> str:
-    """A sentence about what published code reaches on the data set and split at hand, if that is known."""
+def expectation(groups: list[Group], split: str, sets: Sets) -> str:
+    """A sentence about what published code of DMD reaches on the data set and split at hand, if that is known and a
+    config is of DMD."""
     scoring = groups[0].members[0].result.scoring
-    return expected(_counts(groups, data), split) if is_measured_as_published(scoring) else ""
+    is_dmd = any(group.members[0].run.model == DEFAULT for group in groups)
+    return expected(_counts(sets), split) if is_dmd and is_measured_as_published(scoring) else ""
 
 
 def is_measured_as_published(scoring: Scoring) -> bool:
@@ -59,23 +66,25 @@ def is_measured_as_published(scoring: Scoring) -> bool:
     return scoring.protocol == "mosi" and scoring.has_units_of_shards
 
 
-def _counts(groups: list[Group], data: Place | None) -> dict[str, int]:
-    """Samples by split of the shards that all runs were evaluated on; none where these are different ones."""
-    sets = _sets(groups, data)
-    return next(iter(sets.values()))[0].counts if len(sets) == 1 else {}
+def sets_of(groups: list[Group], data: Place | None) -> Sets:
+    """The sets of shards that runs were evaluated on, by generation.
 
-
-def _sets(groups: list[Group], data: Place | None) -> dict[str, tuple[DatasetInfo, Place]]:
-    """The sets of shards that runs were evaluated on, by generation."""
+    Args:
+        data: shards that the runs were evaluated on; None: those of each one's training.
+    """
     places = [data or training_data(group.members[0].run.path) for group in groups]
     indexes = [(ShardIndex.load(place).info, place) for place in dict.fromkeys(places)]
     return {info.generation: (info, place) for info, place in indexes}
 
 
-def _baselines(groups: list[Group], split: str, data: Place | None) -> list[SimpleBaseline]:
+def _counts(sets: Sets) -> dict[str, int]:
+    """Samples by split of the shards that all runs were evaluated on; none where these are different ones."""
+    return next(iter(sets.values()))[0].counts if len(sets) == 1 else {}
+
+
+def _baselines(groups: list[Group], split: str, sets: Sets) -> list[SimpleBaseline]:
     """The simple baselines of every set of shards, each fitted once; with the set in their names where there are
     several."""
-    sets = _sets(groups, data)
     config, scoring = written_config(groups[0].config), groups[0].members[0].result.scoring
     found = list[SimpleBaseline]()
     for info, place in sets.values():

@@ -1,8 +1,15 @@
 "use strict";
 // Links open what they lead to; commands can be copied; on a narrow screen the contents begin closed.
 (() => {
+  const named = (hash) => {
+    try {
+      return decodeURIComponent(hash);
+    } catch {
+      return hash; // typed by hand, with a % that begins no escape
+    }
+  };
   const openTarget = () => {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = document.getElementById(named(location.hash.slice(1)));
     for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
     if (target) target.scrollIntoView();
   };
@@ -136,9 +143,11 @@
     table.tBodies[0].replaceChildren(
       ...part.map((row) => {
         const line = document.createElement("tr");
-        for (const column of shown) {
+        for (const [place, column] of shown.entries()) {
           const kind = isText(column) ? (column.title === "text" ? "words text" : "words") : "";
-          line.append(element("td", text(column, row), kind));
+          const cell = element(place ? "td" : "th", text(column, row), kind);
+          if (!place) cell.scope = "row";
+          line.append(cell);
         }
         return line;
       }),
@@ -180,6 +189,7 @@
       field(kind).disabled = !there;
       if (!there) field(kind).checked = false;
     }
+    table.closest("[role=region]").ariaLabel = `Samples: ${config().name}, ${config().seeds}`;
     showHeader();
     showRows();
   };

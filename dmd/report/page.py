@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import Environment
 from markupsafe import Markup, escape
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
 from dmd.report.explorer import Explorer
-from dmd.report.latex import latex
+from dmd.report.latex import OF_PAPERS, latex
 from dmd.report.style import RC
 from dmd.report.tables import Table
 
@@ -28,6 +31,9 @@ _DOTS, _FEW_DOTS = 150, 110
 _SHADES = 64
 _LONG_TABLE = 24
 """Rows from which a table is folded."""
+PAGE = "index.html"
+PAGE_IDS = ("contents", "sample-controls", "sample-status", "samples-table", "sample-pages", "sample-data")
+"""What `page.html.j2` gives to its own elements; no section is called so."""
 _SIZE = "(size)"
 """Stands in the last line of the page until its size is known."""
 _MIB = 1 << 20
@@ -79,14 +85,14 @@ class Section:
     """To be copied."""
     explorer: Explorer | None = None
     tables: list[Table] = field(default_factory=list)
-    downloads: list[Download] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     part: str = ""
     """Under which line of the contents it stands, with others; empty: by itself."""
     folded: bool = False
     """Whether a reader opens it; its pictures are decoded then."""
     light: bool = False
-    """Whether the page holds its pictures in a few shades, whatever `write_page` is told."""
+    """Whether its pictures are drawn once, as PNG of fewer dots, and stand in the page in a few shades, whatever
+    `write_page` is told."""
 
 
 def write_page(
@@ -98,8 +104,8 @@ def write_page(
     names: Mapping[str, str] | None = None,
     small: bool = False,
 ) -> Path:
-    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG, every table as CSV and LaTeX, every
-    download.
+    """Write `out/index.html` and, under `out/ANCHOR/`, every figure as PNG and SVG, every table as CSV, and those of
+    `OF_PAPERS` as LaTeX too.
 
     Args:
         sections: each is written before the next one is asked for, so that no more figures are held than it has.
@@ -114,13 +120,14 @@ def write_page(
         for table in [*worst, *section.tables]:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         downloads = [
-            *(Download(name=f"{table.name}.tex", content=latex(table)) for table in [*worst, *section.tables]),
-            *section.downloads,
+            Download(name=f"{table.name}.tex", content=latex(table, section.anchor))
+            for table in section.tables
+            if table.name in OF_PAPERS
         ]
         for download in downloads:
             (folder / download.name).write_text(download.content, encoding="utf-8")
-        pictures = [_write_picture(folder, picture, few=small or section.light) for picture in section.pictures]
-        written.append(_Written(section=replace(section, pictures=[], downloads=downloads), pictures=pictures))
+        pictures = [_write_picture(folder, picture, small=small, light=section.light) for picture in section.pictures]
+        written.append(_Written(section=replace(section, pictures=[]), downloads=downloads, pictures=pictures))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["named"] = lambda text: _named(text, names or {})
     there = [one.section for one in written]
@@ -136,7 +143,7 @@ def write_page(
         script=Markup(_part("page.js")),
         size=_SIZE,
     )
-    path = out / "index.html"
+    path = out / PAGE
     before, _, after = html.rpartition(_SIZE)  # the last one: behind all that comes from data
     drawn = sum(len(picture.source) for one in written for picture in one.pictures) / _MIB
     said = f"{len(html.encode()) / _MIB:.1f} MiB, of which pictures {drawn:.1f}, samples {samples:.1f}"
@@ -148,6 +155,7 @@ def write_page(
 class _WrittenPicture:
     source: str
     """The picture itself, as an address."""
+    title: str
     width: int
     height: int
     caption: str
@@ -158,18 +166,26 @@ class _Written:
     """A section without its figures."""
 
     section: Section
+    downloads: list[Download]
     pictures: list[_WrittenPicture]
 
 
-def _write_picture(folder: Path, picture: Picture, *, few: bool) -> _WrittenPicture:
+def _write_picture(folder: Path, picture: Picture, *, small: bool, light: bool) -> _WrittenPicture:
     """Write a picture's files; returns it as the page holds it."""
-    svg = render(picture.figure, "svg")
-    (folder / f"{picture.name}.svg").write_bytes(svg)
-    picture.figure.set_layout_engine("none")  # its parts have their places now
-    png = render(picture.figure, "png")
+    svg = b"" if light else render(picture.figure, "svg")
+    if svg:
+        (folder / f"{picture.name}.svg").write_bytes(svg)
+    dots = _FEW_DOTS if light else _DOTS
+    png = render(picture.figure, "png", dots=dots)
     (folder / f"{picture.name}.png").write_bytes(png)
-    source = _data_url("image/png", few_shades(png)) if few else _data_url("image/svg+xml", svg)
-    return _WrittenPicture(source=source, width=picture.width, height=picture.height, caption=picture.caption)
+    few = small or light
+    return _WrittenPicture(
+        source=_data_url("image/png", few_shades(png, dots=dots)) if few else _data_url("image/svg+xml", svg),
+        title=picture.name.replace("_", " "),
+        width=picture.width,
+        height=picture.height,
+        caption=picture.caption,
+    )
 
 
 def _part(name: str) -> str:
@@ -186,13 +202,15 @@ def _words_of(table: Table) -> list[bool]:
     return [table.words(column) for column in range(len(table.header))]
 
 
-def few_shades(png: bytes) -> bytes:
-    """A PNG of fewer dots, with the shades that it has most of."""
+def few_shades(png: bytes, *, dots: int) -> bytes:
+    """A PNG of so many dots per inch as one of `_FEW_DOTS`, with the shades that it has most of."""
     with Image.open(io.BytesIO(png)) as image:
         target = io.BytesIO()
-        size = [round(side * _FEW_DOTS / _DOTS) for side in image.size]
-        small = image.convert("RGB").resize(size, Image.Resampling.BOX)  # other ways make twice the bytes
-        small.quantize(_SHADES).save(target, "png", optimize=True)
+        picture = image.convert("RGB")
+        if dots != _FEW_DOTS:
+            size = [round(side * _FEW_DOTS / dots) for side in image.size]
+            picture = picture.resize(size, Image.Resampling.BOX)  # other ways make twice the bytes
+        picture.quantize(_SHADES).save(target, "png", optimize=True)
     return target.getvalue()
 
 
@@ -213,9 +231,20 @@ def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def render(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a file, the same for the same figure."""
+def render(figure: Figure, kind: Literal["svg", "png"], *, dots: int = _DOTS) -> bytes:
+    """A figure as the bytes of a file, the same for the same figure.
+
+    It is laid out when it is drawn first; later pictures of it have their parts in the same places. `Figure.savefig`
+    draws a figure that lays itself out twice each time.
+    """
     target = io.BytesIO()
+    own_dots = figure.dpi
     with rc_context(RC):  # type: ignore[arg-type]
-        figure.savefig(target, format=kind, dpi=_DOTS, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.dpi = dots
+        if kind == "svg":
+            FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None})  # type: ignore[no-untyped-call]
+        else:
+            FigureCanvasAgg(figure).print_png(target, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    figure.dpi = own_dots
+    figure.set_layout_engine("none")
     return target.getvalue()

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from dmd.model.config import MODALITIES
-from dmd.report.ensembles import ensemble_of
 from dmd.report.groups import Group
 from dmd.report.inference import SplitResult
 from dmd.report.predictions import fine_classes
@@ -139,7 +138,7 @@ def _filled(sets: Mapping[str, Any]) -> dict[str, NDArray[np.bool_]]:
 def error_tables_and_figures(groups: Sequence[Group]) -> tuple[list[Table], dict[str, tuple[Figure, str]]]:
     """Tables, and {name: (figure, caption)}, of each division of the samples of some configs, which have the same ones:
     of each config the ensemble of its seeds."""
-    results = {group.name: ensemble_of([member.result for member in group.members]) for group in groups}
+    results = {group.name: group.ensemble for group in groups}
     first = next(iter(results.values()))
     by_count, title = first.scoring.kind == "classes", error_title(first)
     errors = {name: errors_of(result) for name, result in results.items()}
@@ -154,9 +153,9 @@ def error_tables_and_figures(groups: Sequence[Group]) -> tuple[list[Table], dict
         tables.append(_table(name, f"{title} {division.title}", rows, whole, first.split))
         caption = f"{title} {division.title} on the {first.split} split, with 95 % intervals; dashed: all samples."
         if division.name == "video":
-            caption += f" The {min(SPEAKERS_DRAWN, len(division.sets))} largest errors of the first config" + (
-                f" of {len(division.sets)}." if len(division.sets) > SPEAKERS_DRAWN else "."
-            )
+            count, drawn = len(division.sets), min(SPEAKERS_DRAWN, len(division.sets))
+            which = f"The {drawn} of {count} videos" if drawn < count else "Videos"
+            caption += f" {which} with the largest mean error of the first config, the largest first."
         figures[name] = _figure(rows, whole, title, worst_first=division.name == "video"), caption
     return tables, figures
 

@@ -128,7 +128,7 @@ def _rows_of(groups: Sequence[Group], baselines: Sequence[SimpleBaseline]) -> li
             _Row(name=group.name, of=f"single, {_seeds(group)}", values={name: group.values(name) for name in names})
         )
         if len(group.members) > 1:
-            fused = ensemble_of([member.result for member in group.members]).metrics["fused"]
+            fused = group.ensemble.metrics["fused"]
             values = {name: [value] for name, value in fused.items()}
             rows.append(_Row(name=group.name, of=_ensemble(group), values=values))
     rows += [
@@ -198,7 +198,7 @@ def summary_table(groups: list[Group], split: str, baselines: Sequence[SimpleBas
         title=f"All metrics on the {split} split, fused prediction",
         split=split,
         note="Mean ± standard deviation over seeds (n - 1) and the 95 % interval of the mean (Student's t). Each run "
-        f"is evaluated once, with the checkpoint of its best validation loss.{_about(baselines)} "
+        f"is evaluated once on this split, with the checkpoint of its best validation loss.{_about(baselines)} "
         f"{unit_note(groups[0].metrics)}",
         header=["metric", "config", "of", "mean", "95 % interval"],
         rows=[

@@ -3,6 +3,7 @@
 import math
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -98,7 +99,7 @@ def read_summary(run: Path) -> RunSummary:
     end = read_end(run, best_step)
     state = state_of(run, config, sessions, end.step)
     course = _course(sessions)
-    seconds, seconds_are_all = _seconds(course, state, end)
+    seconds, seconds_are_all = session_seconds(course, end=time.time() if state == "running" else end.time)
     return RunSummary(
         path=run,
         state=state,
@@ -163,8 +164,12 @@ def _course(sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sessions[first:]
 
 
-def _seconds(sessions: list[dict[str, Any]], state: State, end: LogEnd) -> tuple[float, bool]:
-    """How long sessions took, and whether that is known of all. The last one ends with its log, or goes on."""
+def session_seconds(sessions: Sequence[dict[str, Any]], *, end: float | None) -> tuple[float, bool]:
+    """How long sessions took, and whether that is known of all.
+
+    Args:
+        end: of the last session where it does not say so itself, in seconds since 1970; None: that is not known.
+    """
     total, are_all = 0.0, True
     for number, session in enumerate(sessions, 1):
         started, ended = _time(session.get("started")), _time(session.get("ended"))
@@ -172,7 +177,7 @@ def _seconds(sessions: list[dict[str, Any]], state: State, end: LogEnd) -> tuple
             continue
         until = None if ended is None else ended.timestamp()
         if until is None and number == len(sessions):
-            until = time.time() if state == "running" else end.time
+            until = end
         if until is None:
             are_all = False
         else:

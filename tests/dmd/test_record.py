@@ -258,14 +258,17 @@ def test_a_session_says_what_it_cost(tmp_path):
 
 
 def test_energy_is_counted_over_a_counter_that_begins_anew(tmp_path):
-    """Files as Linux shows them: a package, and a part of it that counts once alone."""
-    package, part = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0:0"
-    for zone in (package, part):
+    """Files as Linux shows them: a package, a part of it that counts once alone, and the platform, which has both."""
+    zones = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "core", "intel-rapl:1": "psys"}
+    package, part, platform = (tmp_path / zone for zone in zones)
+    for zone in (package, part, platform):
         zone.mkdir()
+        (zone / "name").write_text(f"{zones[zone.name]}\n")
         (zone / "max_energy_range_uj").write_text("1000000000")
         (zone / "energy_uj").write_text("990000000")
     meter = CostMeter("cpu", powercap=tmp_path)
-    (package / "energy_uj").write_text("25000000")
+    for zone in (package, platform):
+        (zone / "energy_uj").write_text("25000000")
     facts = meter.facts()
     assert facts["joules"] == 35
     assert "no_energy" not in facts

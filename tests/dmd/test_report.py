@@ -27,8 +27,7 @@ from dmd.report.curves import learning, loss_terms, smooth, train_beside_validat
 from dmd.report.edges import edge_curves, edge_heatmaps, last_edges, prior_of
 from dmd.report.groups import Group, Measured, identity, make_groups
 from dmd.report.identity import BOOKKEEPING, BUDGET, flatten
-from dmd.report.inference import load_and_run
-from dmd.report.latex import latex
+from dmd.report.latex import OF_PAPERS, escaped, latex
 from dmd.report.page import Picture, Section, render, write_page
 from dmd.report.predictions import confusion, prediction_figure
 from dmd.report.projection import project
@@ -48,6 +47,7 @@ from dmd.report.tables import (
     unimodal_table,
 )
 from tests.support.commands import command
+from tests.support.trained import load_and_run
 
 pytestmark = pytest.mark.slow
 
@@ -267,7 +267,10 @@ def test_a_small_page_has_the_same_pictures_of_fewer_bytes(runs, tmp_path):
 def test_the_gallery_is_one_small_page():
     page = Path(__file__).parents[2] / "docs" / "gallery" / "report.html"
     assert page.stat().st_size < 1_000_000
-    addresses = re.findall(r'(?:src|href)="([^"]*)"', page.read_text())
+    html = page.read_text()
+    assert 'download="main.tex"' in html
+    assert "Li et al." not in html, "published figures are of other data"
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
 
@@ -277,8 +280,9 @@ def test_figures_are_reproducible(runs):
     first, again = (edge_curves(run) for _ in range(2))
     assert first is not None
     assert again is not None
-    for kind in ("png", "svg"):
+    for kind in ("svg", "png"):
         assert render(first, kind) == render(again, kind)
+    assert render(first, "svg") == render(again, "svg"), "parts keep their places"
 
 
 def test_summaries_are_scipys():
@@ -391,14 +395,14 @@ def test_every_table_is_latex_too(report, tmp_path):
     """Whole environments, as many cells in each row, no character that is a command by mistake; compiled where there is
     a LaTeX."""
     paths = sorted(report.rglob("*.tex"))
-    assert [path.with_suffix(".csv") for path in paths] == sorted(report.rglob("*.csv"))
+    assert {path.stem for path in paths} == {"main", "summary", "bootstrap", "unimodal", "heads"} < OF_PAPERS
     for path in paths:
         text = path.read_text()
         columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
         assert columns is not None
         for name in ("table", "tabular"):
             assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
-        assert f"\\label{{tab:{path.stem}}}" in text
+        assert text.count(f"\\label{{tab:{path.parent.name}-{path.stem}}}") == 1
         assert {len(row) for row in cells_of(text)} == {len(columns[1])}, path
         rows = table(path.with_suffix(".csv"))
         assert len(cells_of(text)) == 1 + len(rows)
@@ -428,7 +432,7 @@ def test_the_best_is_bold_by_its_direction_and_the_second_underlined():
         ],
         directions={1: False, 2: True},
     )
-    text = latex(metrics)
+    text = latex(metrics, "50 %")
     header, *rows = [[cell.strip() for cell in row] for row in cells_of(text)]
     assert header == ["model", r"MAE $\downarrow$", r"Acc2 \% $\uparrow$"]
     assert rows == [
@@ -438,6 +442,10 @@ def test_the_best_is_bold_by_its_direction_and_the_second_underlined():
         ["last", "0.700", "80.0"],
     ]
     assert r"\caption{Results\_on 100 \%.}" in text
+    assert r"\label{tab:50---main}" in text
+    assert escaped("-0.1 [-.2, -∞] lr=1e-3 83.4-84.5 mosi-2") == (
+        r"$-$0.1 {[}$-$.2, $-$$\infty$] lr=1e-3 83.4-84.5 mosi-2"
+    )
     assert metrics.ranks(1) == [1, 2, 0, 3]
 
 
@@ -447,7 +455,7 @@ def test_every_table_says_split_protocol_and_unit(report):
         for cell in header:
             assert not re.search(r"Acc|F1", cell) or cell.endswith(" %"), (path, cell)
             assert not re.match(r"(Acc2|F1)(?! Has0| Non0)", cell), (path, cell)
-        assert "split" in header or path.stem in ("config", "costs", "commands"), path
+        assert "split" in header or path.stem in ("config", "costs", "commands", "names"), path
     assert {row["metric"] for row in table(report / "overview" / "summary.csv")} == {
         "MAE",
         "Corr",

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,19 +14,28 @@ import numpy as np
 import pytest
 import torch
 
+from data_shards.sole_writer import sole_writer
 from dmd.checkpoint.standing import Standing, Validation
 from dmd.config import Config
 from dmd.config.loading import config_to_dict
 from dmd.metrics import Scoring, head_metrics
 from dmd.metrics.calibration import coverage_error, fit_scale
-from dmd.report.calibration import calibrate, calibration_figure, calibration_table, halves
-from dmd.report.costs import command_table, cost_table, seconds_of, step_seconds, typed_command
+from dmd.report.build import anchors_of
+from dmd.report.calibration import (
+    calibrate,
+    calibration_figure,
+    calibration_table,
+    can_be_calibrated,
+    halves,
+    has_finite_answers,
+)
+from dmd.report.costs import command_table, cost_table, step_seconds, typed_command
 from dmd.report.curves import by_epoch, over_seeds, train_beside_validation
 from dmd.report.ensembles import ensemble_of
 from dmd.report.explorer import WORST, cell_text, explorer
 from dmd.report.groups import LONGEST_NAME, SHOWN, Group, Measured, make_groups, of_how_many, shown_together
 from dmd.report.inference import SplitResult
-from dmd.report.page import Download, Section, write_page
+from dmd.report.page import PAGE_IDS, Picture, Section, write_page
 from dmd.report.runs import Curve, RunRecord
 from dmd.report.sample_errors import (
     divisions,
@@ -344,7 +354,7 @@ def test_ids_name_videos_as_data_sets_write_them():
     assert halves(["a$_$1", "a$_$2"]).tolist() == [0, 1], "samples of one video alone are divided"
 
 
-def test_costs_are_those_recorded_and_a_dash_has_its_reason():
+def test_costs_are_those_recorded_and_a_dash_has_its_reason(tmp_path):
     groups = made_groups(1)
     killed = made_run(5, sessions=[{"started": "2026-01-01T00:00:00+00:00"}, made_run().sessions[0]])
     groups.append(Group(name="killed", members=(Measured(run=killed, result=made_result()),)))
@@ -356,7 +366,14 @@ def test_costs_are_those_recorded_and_a_dash_has_its_reason():
     assert "there is no counter (3 of 3 runs)" in table.note
     assert "a session was killed, which records no costs (1 of 3 runs)" in table.note
     assert step_seconds(made_run()) == pytest.approx(1.0), "15 samples a step, 15 in a second"
-    assert seconds_of(killed) == (3600, False)
+    begun = datetime.now(UTC) - timedelta(hours=1)
+    going = made_run(7, path=tmp_path, sessions=[made_run().sessions[0], {"started": begun.isoformat()}])
+    with sole_writer(tmp_path):
+        table = cost_table([Group(name="going", members=(Measured(run=going, result=made_result()),))])
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert (row["hours"], row["CPU hours"]) == ("2", "≥ 0.5")
+    assert "the run is still running" in table.note
+    assert "a session was killed, which" not in table.note
 
 
 def test_commands_are_what_a_user_types():
@@ -413,11 +430,57 @@ def test_work_grows_with_the_runs_not_with_their_square(tmp_path):
     assert len([one for one in found.named("details") if one.get("class") == "section"]) == 50
 
 
-def test_files_of_a_section_are_beside_the_page_and_in_it(tmp_path):
-    section = Section(anchor="one", title="one", downloads=[Download(name="summary.tex", content="\\toprule ä")])
-    page = write_page(tmp_path, "t", "t", [section])
-    assert (tmp_path / "one" / "summary.tex").read_text() == "\\toprule ä"
+def test_latex_of_a_section_is_beside_the_page_and_in_it(tmp_path):
+    named = (Table(name=name, title="t", header=["model"], rows=[["one"]]) for name in ("summary", "other"))
+    sections = [Section(anchor="50%", title="one", tables=list(named))]
+    page = write_page(tmp_path, "t", "t", sections)
+    assert [path.name for path in (tmp_path / "50%").glob("*.tex")] == ["summary.tex"]
+    links = [link["href"] for link in Elements(page.read_text()).named("a") if not link.get("download")]
+    assert links == ["#50%25"], "an address in which % begins an escape"
     link = next(link for link in Elements(page.read_text()).named("a") if link.get("download"))
     assert link["download"] == "summary.tex"
     assert link["href"] is not None
     assert link["href"].startswith("data:text/plain;charset=utf-8;base64,")
+
+
+def test_names_of_runs_are_those_of_one_element_each(tmp_path):
+    assert anchors_of(["one", "two"]) == ["one", "two"]
+    names = ["seed", "seed", "seed_1", "config", "config_1", "index.html", *PAGE_IDS]
+    anchors = anchors_of(names)
+    assert anchors[:5] == ["seed_2", "seed_3", "seed_1", "config_2", "config_1"]
+    page = write_page(tmp_path, "t", "t", [Section(anchor="samples", title="s", explorer=explorer(made_groups(1)))])
+    ids = {attributes["id"] for _, attributes in Elements(page.read_text()).elements if attributes.get("id")}
+    assert {*PAGE_IDS, "samples"} == ids
+    assert not {*anchors} & {*ids, "index.html"}
+    assert len({*anchors}) == len(names)
+
+
+def test_pictures_of_light_sections_are_drawn_once(tmp_path):
+    pictures = [Picture(name="train_and_valid", figure=train_beside_validation(made_groups(1)), caption="c")]
+    page = write_page(tmp_path, "t", "t", [Section(anchor="one", title="one", pictures=pictures, light=True)])
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["train_and_valid.png"]
+    shown = Elements(page.read_text())
+    (image,) = shown.named("img")
+    assert (image["src"] or "").startswith("data:image/png")
+    assert image["alt"] == "train and valid"
+
+
+def test_a_figure_names_what_any_of_its_panels_shows():
+    first, second = made_groups(2, seeds=1)
+    del first.members[0].run.curves["train/task_fused"]
+    names = [text.get_text() for text in train_beside_validation([first, second]).legends[0].get_texts()]
+    assert len(names) == 2
+    assert "validation" in names
+
+
+def test_configs_without_finite_answers_are_named_and_not_calibrated():
+    group = made_groups(1)[0]
+    first = group.members[0]
+    answers = np.where(np.arange(SAMPLES) == 3, math.nan, first.result.predictions["fused"])
+    undefined = replace(first, result=replace(first.result, predictions={"fused": answers}))
+    broken = Group(name="broken", members=(undefined, group.members[1]))
+    assert calibrate(broken) is None
+    assert not has_finite_answers(broken)
+    assert has_finite_answers(group)
+    assert can_be_calibrated("classes", 1)
+    assert not can_be_calibrated("regression", 1)

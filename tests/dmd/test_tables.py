@@ -25,7 +25,6 @@ from dmd.report import names
 from dmd.report.build import check_comparable
 from dmd.report.curves import loss_terms
 from dmd.report.groups import Group, Measured, make_groups
-from dmd.report.inference import load_and_run
 from dmd.report.overview import is_measured_as_published
 from dmd.report.predictions import heads_figure
 from dmd.report.runs import Curve, read_run
@@ -42,6 +41,7 @@ from dmd.report.tables import (
 from dmd.training.logging.logbook import Logbook
 from tests.support.commands import command
 from tests.support.progress import made_progress, report_of
+from tests.support.trained import load_and_run
 
 ROOT = Path(__file__).parents[2]
 REGRESSION = {

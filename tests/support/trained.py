@@ -11,6 +11,7 @@ import torch
 from dmd.checkpoint.format import Snapshot
 from dmd.checkpoint.writer import write_checkpoint
 from dmd.config.loading import load_config
+from dmd.report.inference import SplitResult, load_and_run_splits
 from dmd.system.models import MODELS
 from launch.network.ports import free_port
 from launch.network.rank_environment import rank_environment
@@ -82,3 +83,8 @@ def damage_state(run: Path, to: Path) -> None:
         ),
         keep=2,
     )
+
+
+def load_and_run(run: Path, data: Path, split: str) -> SplitResult:
+    """One split by the best checkpoint of a run."""
+    return load_and_run_splits(run, data, [split])[split]

@@ -49,6 +49,8 @@ class CostMeter:
 
     def __init__(self, device: str, *, powercap: Path = POWERCAP) -> None:
         self._device = torch.device(device)
+        if self._device.type == "cuda" and torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats(self._device)
         self._cpu_at_start = time.process_time()
         self._joules = 0.0
         self._looked_at = time.monotonic()
@@ -82,7 +84,8 @@ class CostMeter:
             self._why_not = str(error)
 
     def facts(self) -> dict[str, Any]:
-        """Seconds of CPU; bytes of memory at the peak of the process, and of the device; joules, or why not."""
+        """Seconds of CPU; bytes at the peak of the process's memory, since the process began, and of what torch held of
+        the device, since the meter was made; joules, or why not."""
         self.look(now=True)
         found: dict[str, Any] = {
             "cpu_seconds": round(time.process_time() - self._cpu_at_start, 3),
@@ -97,15 +100,24 @@ class CostMeter:
 
 
 def _processor_counters(powercap: Path) -> list[_Counter]:
-    """A counter for each package of this host, without those of its parts."""
+    """A counter for each package of this host, without those of its parts, and of the whole platform (`psys`), which
+    counts the packages too."""
     zones = sorted(powercap.glob("intel-rapl:[0-9]*"))
-    packages = [zone for zone in zones if zone.name.count(":") == 1]
+    packages = [zone for zone in zones if zone.name.count(":") == 1 and _name(zone).startswith("package")]
     if not packages:
         raise _NoEnergy(f"{powercap} shows no counter of energy (RAPL) on this host")
     return [
         _Counter(read=partial(_joules, zone / "energy_uj"), size=_joules(zone / "max_energy_range_uj"))
         for zone in packages
     ]
+
+
+def _name(zone: Path) -> str:
+    """What Linux calls a zone: `package-0`, `psys`."""
+    try:
+        return (zone / "name").read_text()
+    except OSError:
+        return ""
 
 
 def _joules(path: Path) -> float:
