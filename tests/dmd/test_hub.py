@@ -366,7 +366,7 @@ def test_a_checkpoint_that_is_not_there_is_named(run, exported, shards, capsys):
     for option in (("--step", 1), ("--best",), ("--last",), ("--average", 2), ("--soup",)):
         assert "is an export, which holds one checkpoint" in rejected(capsys, "predict", exported, shards, *option)
         error = rejected(capsys, "evaluate", exported, "--data", shards, *option)
-        assert "holds no checkpoint: an export, which `dmd predict` reads; name the run" in error
+        assert "holds no checkpoint: an export, which `dmd predict` reads; `dmd evaluate` takes runs" in error
     for step in ("newest", True, 1.5):
         with pytest.raises(ValueError, match="it must be the step of a checkpoint, 'best' or 'last'"):
             dmd.load(run, step=step)
