@@ -298,7 +298,7 @@ COMPARISON_HEADER = (
     f"samples for {VISIBLE:g}",
 )
 COMPARISON_NOTE = (
-    "Config minus reference, Acc and F1 in points of per cent. 95 % interval: percentiles of "
+    "Config minus reference, Acc and F1 in points of per cent. 95 % interval: expanded percentiles of "
     f"{RESAMPLES:,} paired bootstrap resamples, the same ones for all, and of seeds; of ensembles without seeds. "
     "Simultaneous: holds for all rows together (max-t over the same resamples); a config differs where it excludes "
     f"zero. p: paired permutation test, at least {RESAMPLES:,} permutations and {PERMUTATIONS_PER_ROW} a row, or all, "
