@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 from torch import Tensor
 
 from dmd.metrics import METRICS, Scoring
@@ -125,11 +125,12 @@ def compare(
     """Compare configs on the same samples.
 
     - *Interval*: each resample draws units with replacement, the same ones for all configs, and seeds of each config;
-      the metric of each seed is computed anew, and the interval is the percentile one. A unit is a video with all its
-      samples (cluster bootstrap; Davison and Hinkley 1997, section 3.8), or a sample.
+      the metric of each seed is computed anew, and the interval is the percentile one, expanded for few units
+      (Hesterberg 2015, section 5.3). A unit is a video with all its samples (cluster bootstrap; Davison and Hinkley
+      1997, section 3.8), or a sample.
     - *Simultaneous interval*: the difference and, to both sides, its bootstrap standard error times one factor, the
       95 % quantile over resamples of the largest standardised deviation of any difference (max-t; Romano and Wolf
-      2005).
+      2005), expanded as much.
     - *p*: each permutation swaps a random half of the units between the two configs. The statistic is the difference of
       the means over seeds of the metric; of a metric that is no mean over samples it takes as many seeds of both, whose
       answers are swapped in their order. All 2^U permutations of U units where these are no more than `resamples` and
@@ -159,7 +160,7 @@ def compare(
         for place, metric in enumerate(metrics):
             drawn = draws.of_config[two, place] - draws.of_config[one, place]
             mean = float(table.values[place][two].mean() - table.values[place][one].mean())
-            low, high = _quantiles(drawn, mean)
+            low, high = _quantiles(drawn, mean, table.units)
             of_seeds, of_units = _variances(pair, draws, table, place, (one, two))
             size, fewest = visible(metric, scoring), min(len(pair.first), len(pair.second))
             found.append(
@@ -177,14 +178,23 @@ def compare(
                 )
             )
             deviations.append(drawn - mean)
-    return _corrected(found, deviations)
+    return _corrected(found, deviations, table.units)
 
 
-def _quantiles(drawn: NDArray[np.float64], mean: float) -> tuple[float, float]:
+def _expansion(units: int) -> float:
+    """How many times wider than a normal interval of the standard deviation over resamples that of U units is: by
+    Student's t, and since resamples vary too little by the factor √((U - 1) / U)."""
+    freedom = max(units - 1, 1)
+    tail = (1 + LEVEL) / 2
+    return float(math.sqrt((freedom + 1) / freedom) * stdtrit(freedom, tail) / ndtri(tail))
+
+
+def _quantiles(drawn: NDArray[np.float64], mean: float, units: int) -> tuple[float, float]:
     """The percentile interval; resamples for which the metric is not defined are left out."""
     if math.isnan(mean):
         return math.nan, math.nan
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    above = float(ndtr(_expansion(units) * ndtri((1 + LEVEL) / 2)))
+    low, high = np.nanquantile(drawn, [1 - above, above])
     return float(low), float(high)
 
 
@@ -366,7 +376,7 @@ def _in_samples(units: float, table: _Table) -> float:
     return math.ceil(units * table.samples / table.units) if math.isfinite(units) else units
 
 
-def _corrected(found: list[Difference], deviations: list[NDArray[np.float64]]) -> list[Difference]:
+def _corrected(found: list[Difference], deviations: list[NDArray[np.float64]], units: int) -> list[Difference]:
     """With what holds for all of them together."""
     from statsmodels.stats.multitest import multipletests
 
@@ -378,7 +388,7 @@ def _corrected(found: list[Difference], deviations: list[NDArray[np.float64]]) -
     for number, error in zip(known, errors, strict=True):
         if error > _ROUNDING:
             largest = np.fmax(largest, np.abs(deviations[number]) / error)
-    factor = float(np.quantile(largest, LEVEL))
+    factor = _expansion(units) * float(np.quantile(largest, LEVEL))
     complete = list(found)
     for number, error in zip(known, errors, strict=True):
         mean, half = found[number].mean, factor * float(error)
