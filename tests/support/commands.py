@@ -10,7 +10,6 @@ from pathlib import Path
 from dmd.cli import main
 from tests.support.ranks import forks
 
-
 _OF_A_BUSY_MACHINE = re.compile(r"waiting for |\d+ of \d+ [a-z ]+, \S+ a second")
 
 
