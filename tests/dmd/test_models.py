@@ -134,8 +134,9 @@ def test_a_report_compares_models(runs, tmp_path, capsys):
     assert {"edges.svg", "features.svg"} <= {path.name for path in (tmp_path / "dmd").iterdir()}
     assert not {"edges.svg", "features.svg"} & {path.name for path in (tmp_path / "late_fusion").iterdir()}
     assert (tmp_path / "late_fusion" / "losses.svg").is_file()
-    summary = (tmp_path / "overview" / "summary.csv").read_text().splitlines()[0]
-    assert '"name=late_fusion, 1 seed","name=dmd, 1 seed"' in summary
+    summary = (tmp_path / "overview" / "summary.csv").read_text()
+    assert 'MAE,name=late_fusion,"single, 1 seed",' in summary
+    assert 'MAE,name=dmd,"single, 1 seed",' in summary
     unimodal = (tmp_path / "overview" / "unimodal.csv").read_text()
     assert "name=dmd: homo" in unimodal
     assert "late_fusion" not in unimodal
