@@ -183,7 +183,8 @@ def test_an_ensemble_of_means(averaging, shards, tmp_path, capsys):
     assert dmd.evaluate(pair, step="average:2") == result["metrics"]
     assert command("predict", *pair, shards, "--average", 2, "--out", f"{tmp_path}/parts/") == 0
     assert f"; {said}\n" in capsys.readouterr().out
-    assert json.loads((tmp_path / "parts" / MANIFEST).read_text())["averaged"] == list(steps.values())
+    manifest = json.loads((tmp_path / "parts" / MANIFEST).read_text())
+    assert [member["averaged"] for member in manifest["members"]] == list(steps.values())
     assert command("predict", *pair, shards, "--average", 2, "--out", tmp_path / "out.parquet") == 0
     assert f"; {said}\n" in capsys.readouterr().out
     table = pq.read_table(tmp_path / "out.parquet")
