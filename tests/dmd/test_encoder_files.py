@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig
 
 import dmd
+from data_shards.reading.index import ShardIndex
 from dmd.encoder_files import check_encoder_files
 from dmd.inference.export import CARD, WEIGHTS
 from dmd.model.text import build_text_encoder, encoder_config, load_text_encoder, plain_config
@@ -98,13 +99,8 @@ def test_a_prediction_runs_no_code_of_an_export(tokens, tmp_path, kind):
         "name_or_path": str(tmp_path),
         "_attn_implementation": "somebody/kernel",
     }
-    shape = {
-        "name": "x",
-        "generation": "x",
-        "text_kind": "tokens",
-        "dims": {"text": 0, "audio": 5, "vision": 6},
-        "lengths": dict.fromkeys(("text", "audio", "vision"), 50),
-    }
+    info = ShardIndex.load(tokens).info
+    shape = {name: getattr(info, name) for name in ("name", "generation", "text_kind", "dims", "lengths")}
     card = {"format": 1, "config": {}, "data": shape, "text_encoder": encoder, "source": {}}
     (tmp_path / CARD).write_text(json.dumps(card))
     error = rejected(yes("predict", tmp_path, tokens, "--out", tmp_path / "out.csv"))

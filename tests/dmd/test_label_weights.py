@@ -20,6 +20,7 @@ from dmd.losses.label_weights import (
     of_classes,
     of_sentiments,
 )
+from dmd.losses.model_objective import FUSED_ERROR
 from dmd.model.dmd import HEADS
 from tests.support.small_system import make_batch, make_system
 
@@ -132,7 +133,10 @@ def test_task_losses_are_weighted_and_nothing_else_is():
         if name.startswith("task_"):
             errors = (output.predictions[name.removeprefix("task_")].view_as(batch.labels) - batch.labels).abs()
             torch.testing.assert_close(term, (errors * of).mean(1), msg=name)
+        elif name == FUSED_ERROR.name:
+            torch.testing.assert_close(term, plain["task_fused"])
         elif name != "total":
             assert term.equal(plain[name]), name
+    assert FUSED_ERROR.name in weighted
     change = sum((weighted[f"task_{head}"] - plain[f"task_{head}"] for head in HEADS), torch.zeros(()))
     torch.testing.assert_close(weighted["total"] - plain["total"], change)

@@ -9,6 +9,7 @@ from transformers import BertConfig
 
 from dmd.losses.baselines.misa import MisaObjective, difference, reconstruction, similarity
 from dmd.losses.config import MisaConfig
+from dmd.losses.model_objective import FUSED_ERROR
 from dmd.model import ModelConfig
 from dmd.model.baselines.fusion import FusionLayer
 from dmd.model.baselines.misa import FUSION_WIDTH, MISA, UtteranceEncoder
@@ -248,6 +249,8 @@ def test_the_objective_weighs_its_terms():
     torch.testing.assert_close(terms["task_fused"], squared.sum(1) / MASK.sum(1))
     total = terms["task_fused"] + 0.5 * terms["similarity"] + 0.25 * terms["difference"] + 2 * terms["reconstruction"]
     torch.testing.assert_close(terms["total"], total)
-    assert list(terms) == [*(term.name for term in MisaObjective.described()), "total"]
+    assert list(terms) == [*(term.name for term in MisaObjective.described()), FUSED_ERROR.name, "total"]
+    absolute_error = (output.predictions["fused"].view(2, 4) - labels).abs() * MASK
+    torch.testing.assert_close(terms[FUSED_ERROR.name], absolute_error.sum(1) / MASK.sum(1))
     absolute = MisaObjective(MisaConfig(regression_loss="absolute"), CONFIG)(output, labels, MASK)["task_fused"]
     torch.testing.assert_close(absolute, squared.sqrt().sum(1) / MASK.sum(1))
