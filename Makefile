@@ -7,8 +7,6 @@ PROCESSES := $(PARALLEL) 3 -m "($(APART)) and not ray"
 CLUSTERS := $(BIN)/pytest -m ray tests/cluster
 KERNEL_TESTS := tests/dmd/kernels
 KERNELS := OMP_NUM_THREADS=1 $(BIN)/pytest $(KERNEL_TESTS)
-# In one process behind the tests of Ray, so that both rows of `unit` take equally long.
-BEHIND_CLUSTERS := $(KERNEL_TESTS) tests/dmd/test_docs.py tests/data_shards/extraction
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 # Where the environment forbids it, every process would compile the project and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,15 +38,15 @@ types: .venv/installed
 	$(BIN)/mypy
 
 # Two rows, which take equally long. Tests of Ray run one after the other, since a test may look at all of Ray's processes
-# of the machine, and those of kernels and some others after them; beside them the rest, those that start processes or
-# hosts last. Each row waits for its processes some of the time.
+# of the machine, and those of kernels after them; beside them all others, those that start processes or hosts last. Each
+# row waits for its processes some of the time.
 unit: .venv/installed packages
-	@echo "the tests now, some nineteen minutes; each kind is shown when it has ended"
+	@echo "the tests now, some seventeen minutes; each kind is shown when it has ended"
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=line clusters-kernels others
 
 clusters-kernels: .venv/installed packages
 	$(CLUSTERS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(BEHIND_CLUSTERS)
+	$(KERNELS)
 
 clusters: .venv/installed packages
 	$(CLUSTERS)
@@ -57,7 +55,7 @@ kernels: .venv/installed
 	$(KERNELS)
 
 others: .venv/installed packages
-	OMP_NUM_THREADS=1 $(PARALLEL) auto -m "not ($(APART))" $(addprefix --ignore ,$(BEHIND_CLUSTERS))
+	OMP_NUM_THREADS=1 $(PARALLEL) auto -m "not ($(APART))" --ignore $(KERNEL_TESTS)
 	$(PROCESSES)
 
 processes: .venv/installed packages
