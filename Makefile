@@ -41,7 +41,7 @@ types: .venv/installed
 # of the machine, and those of kernels after them; beside them all others, those that start processes or hosts last. Each
 # row waits for its processes some of the time.
 unit: .venv/installed packages
-	@echo "the tests now, some seventeen minutes; each kind is shown when it has ended"
+	@echo "the tests now, some twenty minutes; each kind is shown when it has ended"
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=line clusters-kernels others
 
 clusters-kernels: .venv/installed packages
