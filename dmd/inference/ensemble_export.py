@@ -16,7 +16,15 @@ from dmd.evaluation.ensemble import Validated
 from dmd.inference.calibrated_files import is_none, validated
 from dmd.inference.ensemble import Calibration, Ensemble, check_encoder, encoder_for
 from dmd.inference.ensemble_readme import ensemble_readme
-from dmd.inference.export import STAGED, ToWrite, card_text, is_export, read_to_write, write_export
+from dmd.inference.export import (
+    STAGED,
+    ToWrite,
+    card_text,
+    is_export,
+    read_to_write,
+    staging_folder,
+    write_export,
+)
 from dmd.inference.model_files import ENSEMBLE, MEMBER, EnsembleDocument, read_document, read_files
 from dmd.inference.readme import README
 
@@ -108,10 +116,7 @@ def check_ensemble_out(out: Path) -> None:
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
     """A directory whose content replaces that of an exported ensemble when the block has ended, without an error."""
-    folder = out / STAGED
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-    folder.mkdir()
-    try:
+    with staging_folder(out) as folder:
         yield folder
         (out / ENSEMBLE).unlink(missing_ok=True)  # without it this is no ensemble, after a kill
         for path in [path for path in out.iterdir() if MEMBER.fullmatch(path.name)]:
@@ -122,5 +127,3 @@ def _staged(out: Path) -> Iterator[Path]:
         sync_directory(out)
         os.replace(folder / ENSEMBLE, out / ENSEMBLE)
         sync_directory(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -204,12 +204,21 @@ def write_export(
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A directory whose files replace those of an export when the block has ended; where it raises, none does."""
+def staging_folder(out: Path) -> Iterator[Path]:
+    """An empty directory below `out` for what is to replace its content; gone when the block has ended."""
     folder = out / STAGED
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     folder.mkdir()
     try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A directory whose files replace those of an export when the block has ended; where it raises, none does."""
+    with staging_folder(out) as folder:
         yield folder
         (out / CARD).unlink(missing_ok=True)  # without it this is no export, after a kill
         for file in (PROGRAM, WEIGHTS, README, CARD):
@@ -218,8 +227,6 @@ def _staged(out: Path) -> Iterator[Path]:
             else:
                 (out / file).unlink(missing_ok=True)
         sync_directory(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def card_text(content: dict[str, Any]) -> str:
