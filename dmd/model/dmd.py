@@ -6,18 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.interface import Backend
 from dmd.kernels.portable import side_by_side
-from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.config import MODALITIES
 from dmd.model.convolution import conv_length, convolution
 from dmd.model.decouple import Decoupled, Decoupler, Undecoupled
 from dmd.model.heads import ResidualHead
 from dmd.model.network import FUSED, Head, Network, NetworkInputs, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_range
 from dmd.model.stack_plans import memory_plan, stack_plan
-from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
 CROSSMODAL = (
@@ -82,32 +79,24 @@ class DMD(Network):
 
     heads = HEADS
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        backend: Backend = CPU,
-    ) -> None:
-        super().__init__(config, dims, lengths, text_encoder, backend=backend)
-        dim = config.dim
-        steps = {m: conv_length(m, config, self.dims[m], lengths[m]) for m in MODALITIES}
+    def build(self) -> None:
+        """See `Network.build`."""
+        config, dim = self.config, self.config.dim
+        steps = {m: conv_length(m, config, self.dims[m], self.lengths[m]) for m in MODALITIES}
         self.convolution = nn.ModuleDict({m: convolution(m, config, self.dims[m]) for m in MODALITIES})
         self.decoupler = Decoupler(dim) if config.decoupling else Undecoupled()
         self.margin = nn.ModuleDict({m: nn.Linear(steps[m] * dim, dim) for m in MODALITIES})
         self._kernels = {m: 1 if self.dims[m] == dim else config.kernels[m] for m in MODALITIES}
         self.shared_encoders = TransformerStack(
-            stack_plan(config, steps, MODALITIES, MODALITIES, last_step=True), backend
+            stack_plan(config, steps, MODALITIES, MODALITIES, last_step=True), self.backend
         )
         targets, sources = zip(*CROSSMODAL, strict=True)
         self.crossmodal_encoders = (
-            TransformerStack(stack_plan(config, steps, targets, sources, last_step=False), backend)
+            TransformerStack(stack_plan(config, steps, targets, sources, last_step=False), self.backend)
             if config.crossmodal
             else None
         )
-        self.memory_encoders = TransformerStack(memory_plan(config, steps), backend)
+        self.memory_encoders = TransformerStack(memory_plan(config, steps), self.backend)
         rate, outputs = config.output_dropout, config.outputs
         self.homo_heads = nn.ModuleDict({m: ResidualHead(steps[m] * dim, dim, rate, outputs) for m in MODALITIES})
         self.hetero_heads = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, rate, outputs) for m in MODALITIES})

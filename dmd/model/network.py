@@ -1,7 +1,8 @@
 """What every model is: a network that predicts by named heads, and its beginning, which all of them share.
 
-A model derives from `Network`, says what its heads are, and computes a `NetworkOutput`. Its forward pass begins with
-`begin`: text encoder, normalisation, dropout of the text, dropout of modalities. `dmd.system.models` lists the models.
+A model derives from `Network`, says what its heads are, builds its modules, and computes a `NetworkOutput`. Its forward
+pass begins with `begin`: text encoder, normalisation, dropout of the text, dropout of modalities. `dmd.system.models`
+lists the models.
 """
 
 from collections.abc import Mapping
@@ -89,6 +90,7 @@ class Network(nn.Module):
         lengths: time steps of each modality, as padded in the shards.
         text_encoder: turns token ids into features; None where the shards hold text features.
         backend: what computes encoders and dropout; `choose_execution` chooses one for a device.
+        settings: the config section of the model's own, of a class that reads it; None where it has none.
     """
 
     heads: Mapping[str, Head]
@@ -102,9 +104,10 @@ class Network(nn.Module):
         text_encoder: TextEncoder | None = None,
         *,
         backend: Backend = CPU,
+        settings: object = None,
     ) -> None:
         super().__init__()
-        self.config, self.backend = config, backend
+        self.config, self.backend, self.settings = config, backend, settings
         self.text_encoder = text_encoder
         self.dims = dict(dims) if text_encoder is None else {**dims, "text": text_encoder.dim}
         self.lengths = dict(lengths)
@@ -112,25 +115,15 @@ class Network(nn.Module):
         self.normalisation = nn.ModuleDict(
             {m: Normalisation(self.dims[m]) for m in numeric} if config.normalise == "train" else {}
         )
+        self.build()
 
-    @classmethod
-    def make(
-        cls,
-        settings: object,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None,
-        *,
-        backend: Backend,
-    ) -> "Network":
-        """A network of this class.
+    def build(self) -> None:
+        """Make the model's modules, of the attributes that `__init__` has set.
 
-        Args:
-            settings: the config section of the model's own, of a class that reads it.
-            config: as the others, what the class is made of.
+        Raises:
+            ValueError: hyperparameters, or lengths of sequences, that do not fit together.
         """
-        return cls(config, dims, lengths, text_encoder, backend=backend)
+        raise NotImplementedError
 
     def use(self, backend: Backend) -> None:
         """Let a backend compute encoders and dropout from here on."""

@@ -45,7 +45,7 @@ class Model:
     objective: str = "dmd.losses.terms_objective:TermsObjective"
     """`module:class`, of a `ModelObjective`."""
     section: str = ""
-    """The section of the config that is its own, which `Network.make` and its objective are given; empty: none."""
+    """The section of the config that is its own, which its network and its objective are given; empty: none."""
     reads: tuple[str, ...]
     """The keys of `model` that it reads beside `_ALWAYS`, or patterns of them."""
     kinds: tuple[Kind, ...] = ("regression", "classes", "multilabel")

@@ -66,7 +66,7 @@ class Modules(nn.Module):
         settings = getattr(config, self.model.section) if self.model.section else None
         self.add_module(
             self.model.name,
-            network.make(settings, config.model, data["dims"], data["lengths"], text_encoder, backend=backend),
+            network(config.model, data["dims"], data["lengths"], text_encoder, backend=backend, settings=settings),
         )
         self.objective: ModelObjective = objective.make(settings, config.model)
         self.objective.use(backend)

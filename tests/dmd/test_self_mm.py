@@ -159,7 +159,7 @@ def test_the_network_has_the_parameters_of_the_published_one():
     wanted = weights_of(nn.LSTM(5, 32), nn.Linear(32, 16), nn.LSTM(20, 64), nn.Linear(64, 32))
     wanted += branch(768 + 16 + 32, 128) + branch(768, 64) + branch(16, 16) + branch(32, 32)
     own = SelfMMConfig(text_pooling="first")
-    network = SelfMM(ModelConfig(task="regression"), PUBLISHED, dict.fromkeys(PUBLISHED, 50), own=own)
+    network = SelfMM(ModelConfig(task="regression"), PUBLISHED, dict.fromkeys(PUBLISHED, 50), settings=own)
     assert weights_of(network) == wanted
 
 
@@ -178,7 +178,7 @@ def test_the_network_is_the_published_one_over_sequences_without_padding(in_fron
     torch.manual_seed(0)
     own = SelfMMConfig(text_pooling=pooling, fused_dim=6, text_dim=5, audio_dim=4, vision_dim=3)
     sizes = {"text": 7, "audio": 5, "vision": 4}
-    network = SelfMM(ModelConfig(task="regression"), sizes, dict.fromkeys(sizes, 6), own=own).eval()
+    network = SelfMM(ModelConfig(task="regression"), sizes, dict.fromkeys(sizes, 6), settings=own).eval()
     given = {m: [torch.randn(length, dim) for length in (6, 1, 4)] for m, dim in sizes.items()}
     output = network(**{m: padded(sequences, 6, in_front=in_front) for m, sequences in given.items()})
 
@@ -201,7 +201,7 @@ def test_the_network_is_the_published_one_over_sequences_without_padding(in_fron
 def test_a_modality_without_any_step_says_the_same_of_all_samples():
     torch.manual_seed(0)
     sizes = {"text": 3, "audio": 2, "vision": 2}
-    network = SelfMM(ModelConfig(task="regression"), sizes, dict.fromkeys(sizes, 4), own=SelfMMConfig())
+    network = SelfMM(ModelConfig(task="regression"), sizes, dict.fromkeys(sizes, 4), settings=SelfMMConfig())
     said = network(torch.randn(3, 4, 3), torch.zeros(3, 4, 2), torch.randn(3, 4, 2)).predictions
     assert {head: len(set(of.tolist())) for head, of in said.items()} == {
         "fused": 3,

@@ -1,20 +1,15 @@
 """Early fusion: LSTMs over the features of all modalities, step by step (EF-LSTM)."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.interface import Backend
 from dmd.model.baselines.scaled import scale
-from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.config import MODALITIES
 from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkInputs, NetworkOutput, heads_by_name
 from dmd.model.padding import resample, unpadded_range
 from dmd.model.recurrent import LastState
-from dmd.model.text import TextEncoder
 
 
 class EarlyFusion(Network):
@@ -32,17 +27,9 @@ class EarlyFusion(Network):
 
     heads = heads_by_name(Head(name=FUSED, title="fused", about="the state behind the last step of all modalities"))
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        backend: Backend = CPU,
-    ) -> None:
-        super().__init__(config, dims, lengths, text_encoder, backend=backend)
-        dim = config.dim
+    def build(self) -> None:
+        """See `Network.build`."""
+        config, dim = self.config, self.config.dim
         self.scale = nn.ModuleDict({m: scale(self.dims[m]) for m in MODALITIES})
         self.recurrent = LastState(
             sum(self.dims[m] for m in MODALITIES), dim, layers=config.levels, rate=config.output_dropout

@@ -1,20 +1,15 @@
 """Late fusion: a small network of each modality, and one that reads what they make of it (LF-DNN)."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.scaled import scale
-from dmd.model.config import ModelConfig
 from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_mean, unpadded_range
 from dmd.model.recurrent import LastState
-from dmd.model.text import TextEncoder
 
 _POOLED = ("audio", "vision")
 
@@ -46,17 +41,9 @@ class LateFusion(Network):
 
     heads = heads_by_name(Head(name=FUSED, title="fused", about="the summaries of the three modalities"))
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        backend: Backend = CPU,
-    ) -> None:
-        super().__init__(config, dims, lengths, text_encoder, backend=backend)
-        dim = config.dim
+    def build(self) -> None:
+        """See `Network.build`."""
+        config, dim = self.config, self.config.dim
         self.text = LastState(self.dims["text"], dim)
         self.text_out = nn.Linear(dim, dim)
         self.pooled = nn.ModuleDict({m: _Pooled(self.dims[m], dim) for m in _POOLED})

@@ -6,21 +6,16 @@ discriminators are not here: no loss of the published training reads the one, an
 similarity that the paper's results do not use.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.interface import Backend
 from dmd.model.baselines.fusion import FusionLayer
-from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.config import MODALITIES
 from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import to_front, unpadded_mean, unpadded_range
 from dmd.model.recurrent import BidirectionalLSTM, Recurrence
-from dmd.model.text import TextEncoder
 
 FUSION_WIDTH = 2048
 """Of the MLP of the fusion layer: PyTorch's default, which the published code takes."""
@@ -74,19 +69,12 @@ class MISA(Network):
 
     heads = heads_by_name(Head(name=FUSED, title="fused", about="private and shared vectors of all modalities"))
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        backend: Backend = CPU,
-    ) -> None:
-        super().__init__(config, dims, lengths, text_encoder, backend=backend)
+    def build(self) -> None:
+        """See `Network.build`."""
+        config = self.config
         config.check_heads()
         dim = config.dim
-        sequences = MODALITIES if text_encoder is None else MODALITIES[1:]
+        sequences = MODALITIES if self.text_encoder is None else MODALITIES[1:]
         self.utterance_encoders = nn.ModuleDict({m: UtteranceEncoder(self.dims[m]) for m in sequences})
         widths = {m: (UtteranceEncoder.STATES if m in sequences else 1) * self.dims[m] for m in MODALITIES}
         self.projections = nn.ModuleDict(

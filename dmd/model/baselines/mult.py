@@ -4,22 +4,17 @@ The network of the published code (yaohungt/Multimodal-Transformer@a670936, src/
 encoders. The temporal convolutions have the widths that the configuration gives them, as in thuiar/MMSA@a94e65d.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.interface import Backend
-from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.config import MODALITIES
 from dmd.model.convolution import conv_length, convolution
 from dmd.model.dmd import CROSSMODAL
 from dmd.model.heads import ResidualHead
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_range
 from dmd.model.stack_plans import memory_plan, stack_plan
-from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
 
@@ -32,25 +27,17 @@ class MulT(Network):
 
     heads = heads_by_name(Head(name=FUSED, title="fused", about="the last steps of all three memory encoders"))
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        backend: Backend = CPU,
-    ) -> None:
-        super().__init__(config, dims, lengths, text_encoder, backend=backend)
-        dim = config.dim
+    def build(self) -> None:
+        """See `Network.build`."""
+        config, dim = self.config, self.config.dim
         self._kernels = {m: 1 if self.dims[m] == dim else config.kernels[m] for m in MODALITIES}
-        steps = {m: conv_length(m, config, self.dims[m], lengths[m]) for m in MODALITIES}
+        steps = {m: conv_length(m, config, self.dims[m], self.lengths[m]) for m in MODALITIES}
         self.convolution = nn.ModuleDict({m: convolution(m, config, self.dims[m]) for m in MODALITIES})
         targets, sources = zip(*CROSSMODAL, strict=True)
         self.crossmodal_encoders = TransformerStack(
-            stack_plan(config, steps, targets, sources, last_step=False), backend
+            stack_plan(config, steps, targets, sources, last_step=False), self.backend
         )
-        self.memory_encoders = TransformerStack(memory_plan(config, steps), backend)
+        self.memory_encoders = TransformerStack(memory_plan(config, steps), self.backend)
         self.head = ResidualHead(6 * dim, 6 * dim, config.output_dropout, config.outputs)
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:

@@ -7,21 +7,17 @@
 Source: thuiar/Self-MM@1786283, models/multiTask/SELF_MM.py. `dmd.losses.baselines.self_mm` is what it learns by.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
 from dmd.kernels.interface import Backend
 from dmd.model.baselines.self_mm_config import SelfMMConfig
-from dmd.model.config import MODALITIES, ModelConfig
+from dmd.model.config import MODALITIES
 from dmd.model.heads import prediction_of
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_mean, unpadded_range
 from dmd.model.recurrent import LastState
-from dmd.model.text import TextEncoder
 
 
 def alone(modality: str) -> str:
@@ -67,16 +63,7 @@ class Branch(nn.Module):
 
 
 class SelfMM(Network):
-    """The network of Self-MM.
-
-    Args:
-        config: what all models share; of it those keys that `dmd.system.models` names.
-        dims: feature dimension of each modality; that of the text is the encoder's where there is one.
-        lengths: time steps of each modality.
-        text_encoder: reads token ids.
-        backend: what computes the dropout.
-        own: hyperparameters of this model.
-    """
+    """The network of Self-MM; its settings are a `SelfMMConfig`, see `Network` for the rest that it takes."""
 
     heads = heads_by_name(
         Head(name=FUSED, title="fused", about="all modalities: the model's prediction"),
@@ -86,22 +73,14 @@ class SelfMM(Network):
         ),
     )
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        backend: Backend = CPU,
-        own: SelfMMConfig,
-    ) -> None:
-        assert config.kind == "regression", config.task
-        super().__init__(config, dims, lengths, text_encoder, backend=backend)
-        self.own = own
+    def build(self) -> None:
+        """See `Network.build`."""
+        own = self.settings
+        assert isinstance(own, SelfMMConfig)
+        assert self.config.kind == "regression", self.config.task
         self._text_pooling = own.text_pooling
         if own.text_pooling == "auto":
-            self._text_pooling = "lstm" if text_encoder is None else "first"
+            self._text_pooling = "lstm" if self.text_encoder is None else "first"
         lstms = {"text": own.text_lstm, "audio": own.audio_lstm, "vision": own.vision_lstm}
         widths = {"text": own.text_out, "audio": own.audio_out, "vision": own.vision_out}
         if self._text_pooling != "lstm":
@@ -114,21 +93,6 @@ class SelfMM(Network):
         self.branches = nn.ModuleDict(
             {name: Branch(inputs[name], dim, rates[name]) for name, dim in own.widths.items()}
         )
-
-    @classmethod
-    def make(
-        cls,
-        settings: object,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None,
-        *,
-        backend: Backend,
-    ) -> "SelfMM":
-        """See `Network.make`."""
-        assert isinstance(settings, SelfMMConfig)
-        return cls(config, dims, lengths, text_encoder, backend=backend, own=settings)
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
         """See `Network.forward`; `compared` holds the representations whose labels are made."""

@@ -1,19 +1,13 @@
 """The text alone: how far a model comes without voice and face."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
-from dmd.kernels.cpu import CPU
 from dmd.kernels.dropout.rng import DropoutRNG
-from dmd.kernels.interface import Backend
-from dmd.model.config import ModelConfig
 from dmd.model.convolution import conv_length, convolution
 from dmd.model.heads import ResidualHead
 from dmd.model.network import FUSED, Head, Network, NetworkOutput, heads_by_name
 from dmd.model.padding import unpadded_range
 from dmd.model.stack_plans import stack_plan
-from dmd.model.text import TextEncoder
 from dmd.model.transformer import TransformerStack
 
 
@@ -29,22 +23,15 @@ class TextOnly(Network):
 
     heads = heads_by_name(Head(name=FUSED, title="fused", about="the last step of the encoded text"))
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dims: Mapping[str, int],
-        lengths: Mapping[str, int],
-        text_encoder: TextEncoder | None = None,
-        *,
-        backend: Backend = CPU,
-    ) -> None:
-        super().__init__(config, dims, lengths, text_encoder, backend=backend)
+    def build(self) -> None:
+        """See `Network.build`."""
+        config = self.config
         features, dim = self.dims["text"], config.dim
-        steps = conv_length("text", config, features, lengths["text"])
+        steps = conv_length("text", config, features, self.lengths["text"])
         self.convolution = convolution("text", config, features)
         self._kernel = 1 if features == dim else config.kernel_text
         plan = stack_plan(config, {"text": steps}, ("text",), ("text",), last_step=True)
-        self.encoder = TransformerStack(plan, backend)
+        self.encoder = TransformerStack(plan, self.backend)
         self.head = ResidualHead(dim, dim, config.output_dropout, config.outputs)
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, rng: DropoutRNG | None = None) -> NetworkOutput:
